@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/* header: frame 1 of a trainer's message, its topic, and the check of the frames that follow.
+ *
+ *   frame 0  topic   tensor/<job>/<stack>/<layer>/<site>/   or   event/<job>/
+ *   frame 1  header  MessagePack map, at most 64 KiB
+ *   frame 2..        one raw tensor each, in the header's order
+ *
+ * Pure; any thread. */
+#ifndef PROTO_HEADER_H
+#define PROTO_HEADER_H
+
+#include "tensor.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PROTO_VERSION    1
+#define HEADER_BYTES_MAX 65536
+#define JOB_NAME_MAX     128
+#define RUN_BYTES        16
+#define TENSORS_MAX      TENSOR_ROLE_COUNT
+#define LAYER_MAX        65535u
+#define WORLD_MAX        1048576u
+#define TOPIC_MAX        256 /* longest topic with its NUL: summary/<128>/encoder/65535/cross/ is 160 */
+#define HELLO_LAYERS_MAX 4096
+
+enum message_type { MESSAGE_ATTENTION, MESSAGE_QK, MESSAGE_WEIGHTS, MESSAGE_EVENT };
+enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE };
+enum stack { STACK_ENCODER, STACK_DECODER };
+enum site { SITE_SELF, SITE_CROSS };
+
+/* Which attention of the model. */
+struct layer_id {
+    enum stack stack;
+    uint32_t layer;
+    enum site site;
+};
+
+/* One layer of a `hello`. */
+struct layer_info {
+    struct layer_id id;
+    uint32_t heads;
+};
+
+struct header {
+    enum message_type type;
+    char job[JOB_NAME_MAX + 1];
+    uint8_t run[RUN_BYTES]; /* random per start of the trainer */
+    uint32_t rank, world;   /* rank < world */
+    uint64_t seq;           /* +1 per message of this publisher and topic */
+    uint64_t dropped;       /* what the publisher itself has dropped on this topic */
+    uint64_t time_ns;       /* the publisher's clock, since 1970 */
+    uint64_t epoch, step;
+
+    /* events */
+    enum event_type event;
+    struct layer_info *layers; /* hello; owned, may be NULL */
+    uint32_t layer_count;
+
+    /* tensors */
+    struct layer_id layer;
+    uint32_t tensor_count;
+    struct tensor tensors[TENSORS_MAX];
+    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk of `weights` */
+    bool causal;
+    uint32_t window;                   /* keys a query may look back; 0 = all */
+    int32_t *q_len, *k_len;            /* valid lengths per sample [B]; owned, NULL = all valid */
+    uint32_t head_offset, heads_total; /* this slice of the model's heads; default 0 and H */
+    bool dropout;                      /* weights are after dropout */
+    bool learned_sink;                 /* rows may sum to less than 1 */
+};
+
+/* Decodes and validates frame 1. On success *ret_header is filled and owns its arrays
+ * (header_clear). On failure it holds nothing, but ret_header->job is the job's name if that could be
+ * read, else "", and *reterr_key is the key at fault (static string) or NULL. Returns 0 or an error of
+ * err.def (never ERR_AGAIN, ERR_CLOSED). */
+int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key);
+void header_clear(struct header *header);
+
+/* Appends the header's map to an empty writer, with the keys its type needs.
+ * Returns 0 or ERR_MEMORY. */
+struct mpk_writer;
+int header_encode(const struct header *header, struct mpk_writer *writer);
+
+/* Checks the sizes of the frames after the header. Returns 0, ERR_FRAMES_MISSING, ERR_FRAMES_EXTRA or
+ * ERR_SIZE_MISMATCH. */
+int header_check_frames(const struct header *header, const size_t *frame_bytes, size_t frames);
+
+/* The frame index (2..) of a tensor, or 0 when the message has none of that role. */
+uint32_t header_frame_of(const struct header *header, enum tensor_role role);
+
+/* Whether `name` is 1..128 of [A-Za-z0-9._-]. */
+bool job_name_valid(const char *name, size_t len);
+
+/* "tensor/<job>/<stack>/<layer>/<site>/" with another first word for results ("live", "summary").
+ * ret_topic has TOPIC_MAX bytes; returns the length without the NUL. */
+size_t topic_layer(const char *word, const char *job, struct layer_id id, char *ret_topic);
+/* "<word>/<job>/". */
+size_t topic_job(const char *word, const char *job, char *ret_topic);
+/* Whether the topic frame is the one this header belongs to.
+ * Returns 0, ERR_TOPIC (no such form) or ERR_TOPIC_MISMATCH. */
+int topic_check(const struct header *header, const void *topic, size_t len);
+
+const char *message_type_name(enum message_type type);
+const char *event_name(enum event_type event);
+const char *stack_name(enum stack stack);
+const char *site_name(enum site site);
+
+#endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* mpk: bounded MessagePack documents: check, parse, look up, write.
+ *
+ * MessagePack-C has no limits: 155 bytes can make it reserve 63 GB, and it ignores trailing bytes.
+ * Therefore a document is first walked by mpk_check, iteratively and without allocating, and only a
+ * document that passed goes to msgpack_unpack_next. Pure; any thread; a document or writer belongs to
+ * one thread at a time. */
+#ifndef PROTO_MPK_H
+#define PROTO_MPK_H
+
+#include <msgpack.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct mpk_limits {
+    size_t bytes;      /* length of the whole document */
+    uint32_t depth;    /* nested containers; the document's own map is 1 */
+    uint32_t elements; /* values in total, keys included */
+};
+
+/* 64 KiB, 8 levels, 16384 elements: a header of either direction. */
+extern const struct mpk_limits mpk_header_limits;
+/* 64 MiB, 8 levels, 4 Mi elements: a result from the daemon, whom a client trusts more. */
+extern const struct mpk_limits mpk_result_limits;
+
+/* Returns 0 when buf[0..len) is exactly one value within the limits, free of extension types and of the
+ * reserved byte 0xc1, else ERR_HEADER_SIZE, _TRUNCATED, _MALFORMED, _DEPTH, _ELEMENTS or _TRAILING. */
+int mpk_check(const void *buf, size_t len, const struct mpk_limits *limits);
+
+/* A parsed document. Strings and binaries point into the buffer given to mpk_parse, which must outlive
+ * it. */
+struct mpk_doc {
+    msgpack_unpacked unpacked;
+    const msgpack_object *root;
+};
+
+/* Checks, then parses. Returns 0, a code of mpk_check, or ERR_MEMORY. On failure *ret_doc needs no
+ * mpk_doc_clear. */
+int mpk_parse(const void *buf, size_t len, const struct mpk_limits *limits, struct mpk_doc *ret_doc);
+void mpk_doc_clear(struct mpk_doc *doc);
+
+/* The value of a string key of a map; NULL when `map` is not a map or lacks the key. */
+const msgpack_object *mpk_find(const msgpack_object *map, const char *key);
+
+/* Typed readers of one value. Return 0, ERR_KEY_TYPE, or ERR_KEY_RANGE for numbers beyond `max`. */
+int mpk_get_u64(const msgpack_object *value, uint64_t max, uint64_t *ret_number);
+int mpk_get_bool(const msgpack_object *value, bool *ret_bool);
+/* Integers are accepted where a real number is wanted; nil gives NaN. */
+int mpk_get_f64(const msgpack_object *value, double *ret_number);
+/* Whether the value is the given string. */
+bool mpk_is_str(const msgpack_object *value, const char *text);
+
+/* A growing output buffer. Failures are sticky: write on, and ask mpk_writer_ok once at the end. */
+struct mpk_writer {
+    msgpack_sbuffer buffer; /* buffer.data, buffer.size: what was written */
+    msgpack_packer packer;
+    bool failed;
+};
+
+void mpk_writer_init(struct mpk_writer *writer);
+void mpk_writer_clear(struct mpk_writer *writer);
+bool mpk_writer_ok(const struct mpk_writer *writer);
+
+void mpk_put_map(struct mpk_writer *writer, uint32_t pairs);
+void mpk_put_array(struct mpk_writer *writer, uint32_t length);
+void mpk_put_str(struct mpk_writer *writer, const char *text);
+void mpk_put_bin(struct mpk_writer *writer, const void *data, size_t len);
+void mpk_put_u64(struct mpk_writer *writer, uint64_t number);
+void mpk_put_bool(struct mpk_writer *writer, bool value);
+void mpk_put_nil(struct mpk_writer *writer);
+/* NaN and infinities become nil: a number that does not exist is null. */
+void mpk_put_f64(struct mpk_writer *writer, double number);
+
+/* The document as JSON text, `indent` 0 for one line; binaries as lower-case hex. Returns a malloc'ed
+ * string, or NULL when out of memory. */
+char *mpk_to_json(const msgpack_object *root, unsigned indent);
+
+#endif

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/* result: the maps the daemon publishes: live, summary, job. Encoders only; readers walk the map by
+ * name (mpk_find), so that unknown keys are skipped.
+ *
+ * The last key of each map is `snapshot`, so that the last byte of the encoded map is 0xc2 (false) or
+ * 0xc3 (true): the last-value cache flips it in place (result_set_snapshot).
+ * NaN in any number means "does not exist" and becomes nil. Pure; any thread. */
+#ifndef PROTO_RESULT_H
+#define PROTO_RESULT_H
+
+#include "header.h"
+#include "metric.h"
+#include "mpk.h"
+
+/* The statistics of one number over a window. */
+struct result_stat {
+    double mean, std, min, max, p50, p90, p99, last;
+    uint64_t count;
+};
+
+/* Keys of every result. */
+struct result_common {
+    const char *job;
+    const uint8_t *run; /* RUN_BYTES, written as lower-case hex text */
+    uint64_t epoch, step, time_ns;
+};
+
+/* Keys of every result about one layer. */
+struct result_layer {
+    struct layer_id id;
+    uint32_t shape[4]; /* B, H, Tq, Tk of the newest message */
+    bool causal;
+    uint64_t rows;         /* (sample, head, query) rows that counted */
+    uint64_t invalid_rows; /* rows that were left out as unsound */
+    double row_sum_error;  /* largest |sum - 1| seen; NaN when no row was seen */
+};
+
+/* One message's numbers. Arrays are [heads]; NULL = not computed, the key is left out. */
+struct live_result {
+    struct result_common common;
+    struct result_layer layer;
+    uint32_t rank;
+    uint32_t heads;
+    const double *value[METRIC_COUNT];
+    bool has_aggregate;
+    double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    const double *singular_values; /* [heads][SINGULAR_VALUES_MAX], row-major; NaN past the last */
+    const struct pair *pairs;      /* [pair_count], descending; NULL = not computed */
+    uint32_t pair_count;
+};
+
+struct reason_count {
+    const char *reason;
+    uint64_t count;
+};
+
+enum window_unit { WINDOW_EPOCH, WINDOW_STEP, WINDOW_SECOND };
+
+struct result_window {
+    enum window_unit unit;
+    uint64_t first, last;   /* first and last unit covered, inclusive */
+    uint64_t length, every; /* in units, from the config */
+    bool partial; /* covers less than `length`, or a unit in it was cut short */
+};
+
+/* One layer's window. Arrays are [heads]; NULL = not computed. */
+struct summary_result {
+    struct result_common common; /* epoch and step of the newest message */
+    struct result_layer layer;
+    struct result_window window;
+    uint32_t ranks;    /* ranks that contributed */
+    uint64_t messages; /* messages in the window */
+    uint64_t lost;     /* messages that never arrived: gaps in seq */
+    const struct reason_count *dropped; /* messages that arrived or were announced, and were not used */
+    uint32_t dropped_count;
+    uint32_t heads;
+    const struct result_stat *stat[METRIC_COUNT];
+    const struct result_stat (*aggregate)[MAP_STAT_COUNT]; /* [AGGREGATE_COUNT]; NULL = not computed */
+    /* [heads][SINGULAR_VALUES_MAX]; its p50, p90 and p99 are not kept and left out of the map */
+    const struct result_stat *singular_values;
+    const struct pair *pairs; /* of the newest message */
+    uint32_t pair_count;
+};
+
+enum job_state { JOB_ACTIVE, JOB_IDLE, JOB_ENDED };
+
+/* One run of a job. */
+struct job_result {
+    struct result_common common;
+    enum job_state state;
+    uint32_t world, ranks;
+    const struct layer_info *layers; /* [layer_count] */
+    uint32_t layer_count;
+    uint64_t received, processed, lost;
+    const struct reason_count *dropped;
+    uint32_t dropped_count;
+};
+
+/* Each appends one map to an empty writer; ask mpk_writer_ok afterwards. `snapshot` is false. */
+void live_encode(const struct live_result *live, struct mpk_writer *writer);
+void summary_encode(const struct summary_result *summary, struct mpk_writer *writer);
+void job_encode(const struct job_result *job, struct mpk_writer *writer);
+
+/* Sets the `snapshot` value of an encoded result in place. */
+void result_set_snapshot(void *buf, size_t len, bool snapshot);
+
+const char *window_unit_name(enum window_unit unit);
+const char *job_state_name(enum job_state state);
+/* 2 * RUN_BYTES lower-case hex digits and a NUL. */
+void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1]);
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* tensor: dtype and shape of one raw frame, with an overflow-checked size. Pure; any thread.
+ *
+ * Frames are little-endian, C-contiguous, last dimension fastest. */
+#ifndef PROTO_TENSOR_H
+#define PROTO_TENSOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define TENSOR_RANK_MAX 4
+
+enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64, DTYPE_U8, DTYPE_I32, DTYPE_COUNT };
+
+/* What a tensor is within its message. */
+enum tensor_role {
+    TENSOR_WEIGHTS, /* [B,H,Tq,Tk] f32 f16 bf16 f64 */
+    TENSOR_MASK,    /* [B,Tq,Tk] u8, 1 = may attend */
+    TENSOR_TOKENS,  /* [B,Tk] i32 */
+    TENSOR_GRAD,    /* like weights */
+    TENSOR_ROLE_COUNT
+};
+
+struct tensor {
+    enum tensor_role role;
+    enum dtype dtype;
+    uint32_t rank;                    /* used entries of shape */
+    uint64_t shape[TENSOR_RANK_MAX];  /* no entry is 0 after a successful decode */
+    uint64_t bytes;                   /* prod(shape) * dtype_size */
+};
+
+/* "f32", "bf16", ...; bytes of one element. */
+const char *dtype_name(enum dtype dtype);
+size_t dtype_size(enum dtype dtype);
+/* Sets *ret_dtype. Returns 0 or ERR_DTYPE. The name is not NUL-terminated. */
+int dtype_parse(const char *name, size_t len, enum dtype *ret_dtype);
+
+const char *tensor_role_name(enum tensor_role role);
+int tensor_role_parse(const char *name, size_t len, enum tensor_role *ret_role);
+
+/* Sets *ret_bytes to prod(shape) * dtype_size. Returns 0, ERR_SHAPE (rank not 1..4), ERR_SHAPE_ZERO
+ * or ERR_SHAPE_OVERFLOW (more than INT64_MAX bytes). */
+int tensor_bytes(enum dtype dtype, const uint64_t *shape, uint32_t rank, uint64_t *ret_bytes);
+
+#endif

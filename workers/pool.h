@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* pool: a fixed number of worker threads and one bounded first-in first-out queue.
+ *
+ * Overflow policy: reject; the submitter keeps the job and decides. Counters: pool_stats.
+ * Shutdown: pool_free finishes every queued job first. */
+#ifndef WORKERS_POOL_H
+#define WORKERS_POOL_H
+
+#include "block.h"
+#include <stdint.h>
+
+struct pool;
+
+/* Embed as the first member, or use `container`. Caller-owned; must live until `run` has returned. */
+struct pool_job {
+    /* Called on a worker thread, with that worker's scratch. It may free the job: the pool does not touch
+     * it again. */
+    void (*run)(struct pool_job *job, struct scratch *scratch);
+    struct pool_job *next; /* the pool's */
+};
+
+struct pool_stats {
+    uint64_t submitted, rejected, completed;
+    uint32_t queued, queued_max, threads;
+};
+
+/* Starts `threads` (1..256) workers with a queue of `capacity` jobs; returns once all of them run.
+ * Returns 0, ERR_ARGUMENT, ERR_MEMORY, or -errno of a thread that could not start. */
+int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool);
+/* All or none of a list of jobs linked by `next`. Any thread. Returns 0, or ERR_AGAIN when they do not
+ * fit: the caller still owns them. */
+int pool_submit(struct pool *pool, struct pool_job *first, uint32_t count);
+struct pool_stats pool_stats(struct pool *pool);
+/* Runs what is queued, joins the threads, nulls the pointer. Accepts a NULL pool. */
+void pool_free(struct pool **pool);
+
+#endif
