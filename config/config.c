@@ -1,2 +1,224 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* config: the key table and everything that walks it.
+ *
+ * A key's bytes live in struct config at the offset the table names, so that defaults, --set, the
+ * YAML reader, the dump and the documentation are loops over the table. Defaults are text and pass
+ * through the same parser as a user's value. */
+#include "config.h"
+
+#include "table.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+/* Units of the bounds in keys.def. */
+#define KIB(n)     ((uint64_t)(n) << 10)
+#define MIB(n)     ((uint64_t)(n) << 20)
+#define GIB(n)     ((uint64_t)(n) << 30)
+#define TIB(n)     ((uint64_t)(n) << 40)
+#define SECONDS(n) ((uint64_t)((n)*1000000000.0))
+
+const struct key config_keys[KEY_COUNT] = {
+#define KEY(section, name, type, text, minimum, maximum, help)                                     \
+    {#section, #name, {VALUE_##type, minimum, maximum},                                            \
+     text,     help,  offsetof(struct config, section##_##name)},
+#include "keys.def"
+#undef KEY
+};
+
+/* Bytes of a user's value that a message quotes. */
+#define QUOTE_MAX 80
+
+static void *field(struct config *config, const struct key *key)
+{
+    return (char *)config + key->offset;
+}
+
+const void *config_field(const struct config *config, int key)
+{
+    return (const char *)config + config_keys[key].offset;
+}
+
+bool config_opens_section(int index)
+{
+    return index == 0 || strcmp(config_keys[index].section, config_keys[index - 1].section) != 0;
+}
+
+/* Messages --------------------------------------------------------------------------------------
+ */
+
+/* Long paths are shortened from the left, so that the file's name survives. */
+static const char *path_tail(const char *path)
+{
+    size_t len = strlen(path);
+    return len > 300 ? path + len - 300 : path;
+}
+
+int config_error(char *reterr, struct origin origin, const char *format, ...)
+{
+    size_t used;
+    if (origin.line == 0)
+        used = (size_t)snprintf(reterr, CONFIG_ERROR_MAX, "%s: ", path_tail(origin.path));
+    else
+        used = (size_t)snprintf(reterr, CONFIG_ERROR_MAX, "%s:%zu: ", path_tail(origin.path),
+                                origin.line);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(reterr + used, CONFIG_ERROR_MAX - used, format, args);
+    va_end(args);
+    return -1;
+}
+
+/* `text` for a message: shortened, and with '?' for what a terminal should not see. */
+static const char *quotable(const char *text, char ret_text[QUOTE_MAX + 4])
+{
+    size_t len = 0;
+    for (; text[len] && len < QUOTE_MAX; len++)
+        ret_text[len] = text[len] < ' ' || text[len] > '~' ? '?' : text[len];
+    strcpy(ret_text + len, text[len] ? "..." : "");
+    return ret_text;
+}
+
+/* Number of single-character edits between two names; names beyond 31 bytes count as far away. */
+static unsigned edit_distance(const char *a, const char *b)
+{
+    unsigned row[32];
+    size_t width = strlen(b);
+    if (strlen(a) > 31 || width > 31)
+        return 32;
+    for (unsigned j = 0; j <= width; j++)
+        row[j] = j;
+    for (unsigned i = 1; a[i - 1]; i++) {
+        unsigned diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= width; j++) {
+            unsigned best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            best = best < row[j] + 1 ? best : row[j] + 1;
+            row[j] = best < row[j - 1] + 1 ? best : row[j - 1] + 1;
+        }
+    }
+    return row[width];
+}
+
+/* The names a user could have written, and the closest one. */
+struct names {
+    char list[CONFIG_ERROR_MAX / 2]; /* comma-separated */
+    size_t used;
+    const char *wanted, *closest;
+    unsigned distance;
+};
+
+static void names_add(struct names *names, const char *name)
+{
+    int written = snprintf(names->list + names->used, sizeof(names->list) - names->used, "%s%s",
+                           names->used ? ", " : "", name);
+    names->used += (size_t)written;
+    assert(names->used < sizeof(names->list));
+    unsigned distance = edit_distance(names->wanted, name);
+    if (distance < names->distance) {
+        names->distance = distance;
+        names->closest = name;
+    }
+}
+
+/* "; did you mean budget?" when a name is within two edits, else "". */
+static const char *names_guess(const struct names *names, char ret_text[64])
+{
+    bool close = names->distance <= 2 && names->distance < strlen(names->wanted);
+    snprintf(ret_text, 64, close ? "; did you mean %s?" : "%.0s", close ? names->closest : "");
+    return ret_text;
+}
+
+static int unknown_section(const char *section, struct origin origin, char *reterr)
+{
+    struct names names = {.wanted = section, .distance = 32};
+    char guess[64], quoted[QUOTE_MAX + 4];
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (config_opens_section(i))
+            names_add(&names, config_keys[i].section);
+    return config_error(reterr, origin, "%s: unknown section (valid: %s%s)",
+                        quotable(section, quoted), names.list, names_guess(&names, guess));
+}
+
+static int unknown_key(const char *section, const char *name, struct origin origin, char *reterr)
+{
+    struct names names = {.wanted = name, .distance = 32};
+    char guess[64], quoted[QUOTE_MAX + 4];
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (strcmp(config_keys[i].section, section) == 0)
+            names_add(&names, config_keys[i].name);
+    return config_error(reterr, origin, "%s.%s: unknown key (valid in %s: %s%s)", section,
+                        quotable(name, quoted), section, names.list, names_guess(&names, guess));
+}
+
+/* Table -----------------------------------------------------------------------------------------
+ */
+
+int config_find_section(const char *section, struct origin origin, char *reterr)
+{
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (strcmp(config_keys[i].section, section) == 0)
+            return i;
+    return unknown_section(section, origin, reterr);
+}
+
+int config_find_key(const char *section, const char *name, struct origin origin, char *reterr)
+{
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (strcmp(config_keys[i].section, section) == 0 && strcmp(config_keys[i].name, name) == 0)
+            return i;
+    return unknown_key(section, name, origin, reterr);
+}
+
+int config_assign(struct config *config, int key, const char *text, struct origin origin,
+                  char *reterr)
+{
+    const struct key *entry = &config_keys[key];
+    char reason[VALUE_REASON_MAX], quoted[QUOTE_MAX + 4];
+    if (value_parse(&entry->rule, text, field(config, entry), reason) == 0)
+        return 0;
+    return config_error(reterr, origin, "%s.%s: '%s': %s", entry->section, entry->name,
+                        quotable(text, quoted), reason);
+}
+
+void config_defaults(struct config *ret_config)
+{
+    char error[CONFIG_ERROR_MAX];
+    memset(ret_config, 0, sizeof(*ret_config));
+    for (int i = 0; i < KEY_COUNT; i++) {
+        struct origin origin = {"keys.def", 0};
+        int result = config_assign(ret_config, i, config_keys[i].text, origin, error);
+        assert(result == 0);
+        (void)result;
+    }
+}
+
+int config_set(struct config *config, const char *assignment, char *reterr)
+{
+    struct origin origin = {"--set", 0};
+    char section[64], name[64], quoted[QUOTE_MAX + 4];
+    int value_at = -1;
+    if (sscanf(assignment, "%63[^.=].%63[^.=]=%n", section, name, &value_at) != 2 || value_at < 0)
+        return config_error(reterr, origin, "'%s': not of the form section.key=value",
+                            quotable(assignment, quoted));
+    if (config_find_section(section, origin, reterr) < 0)
+        return -1;
+    int key = config_find_key(section, name, origin, reterr);
+    return key < 0 ? -1 : config_assign(config, key, assignment + value_at, origin, reterr);
+}
+
+void config_each(const struct config *config,
+                 void (*visit)(void *data, const char *section, const char *name,
+                               const char *value),
+                 void *data)
+{
+    for (int i = 0; i < KEY_COUNT; i++) {
+        const struct key *key = &config_keys[i];
+        char text[VALUE_TEXT_MAX];
+        value_print(&key->rule, config_field(config, i), text);
+        visit(data, key->section, key->name, text);
+    }
+}

@@ -2,8 +2,8 @@
 /* config: every setting of attnd, from defaults, a YAML file and --set, in that order.
  *
  * One table (keys.def) drives the struct, the parser, the dump and the documented default file.
- * Errors are sentences for people: "path:line: section.key: 'value': reason (valid: ...)". Start-up only;
- * one thread. */
+ * Errors are sentences for people: "path:line: section.key: 'value': reason (valid: ...)". Start-up
+ * only; one thread. */
 #ifndef CONFIG_CONFIG_H
 #define CONFIG_CONFIG_H
 
@@ -15,7 +15,12 @@
 #define ENDPOINT_MAX 256
 
 enum config_unit { CONFIG_UNIT_EPOCH, CONFIG_UNIT_STEP, CONFIG_UNIT_SECOND };
-enum config_level { CONFIG_LEVEL_ERROR, CONFIG_LEVEL_WARNING, CONFIG_LEVEL_INFO, CONFIG_LEVEL_DEBUG };
+enum config_level {
+    CONFIG_LEVEL_ERROR,
+    CONFIG_LEVEL_WARNING,
+    CONFIG_LEVEL_INFO,
+    CONFIG_LEVEL_DEBUG
+};
 enum config_format { CONFIG_FORMAT_TEXT, CONFIG_FORMAT_JSON };
 
 typedef struct {
@@ -45,25 +50,29 @@ struct config {
 /* All defaults. */
 void config_defaults(struct config *ret_config);
 
-/* Applies a YAML file over *config. Returns 0, or -1 with a message in reterr (CONFIG_ERROR_MAX bytes,
- * no newline); *config is then unchanged. A key that is named twice, an unknown key, a wrong type and a
- * value out of range are errors. An empty file is valid. */
+/* Applies a YAML file over *config. Returns 0, or -1 with a message in reterr (CONFIG_ERROR_MAX
+ * bytes, no newline); *config is then unchanged. A key that is named twice, an unknown key, a wrong
+ * type and a value out of range are errors. An empty file is valid. */
 int config_load(struct config *config, const char *path, char *reterr);
 
 /* Applies one "section.key=value", as --set gives it. Same errors, with "--set" for path:line. */
 int config_set(struct config *config, const char *assignment, char *reterr);
 
-/* Checks what no single key can tell (for instance that window.length and window.every need at most 64
- * parts). Returns 0 or -1 with a message. */
+/* Checks what no single key can tell (for instance that window.length and window.every need at most
+ * 64 parts). Returns 0 or -1 with a message. */
 int config_check(const struct config *config, char *reterr);
 
 /* Writes *config as YAML with every key and its help as comments; what --print-config shows. With
  * defaults it is config/attnd.yaml, byte for byte. */
 void config_print(const struct config *config, FILE *out);
 
-/* Calls `visit` for every key in table order with its value as text; for the control call `config`. */
+/* Writes every key as a Markdown table: the one in config/README.md. */
+void config_print_table(FILE *out);
+
+/* Calls `visit` for every key in table order with its value as text: the control call `config`. */
 void config_each(const struct config *config,
-                 void (*visit)(void *data, const char *section, const char *name, const char *value),
+                 void (*visit)(void *data, const char *section, const char *name,
+                               const char *value),
                  void *data);
 
 #endif

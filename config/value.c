@@ -1,2 +1,335 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* value: typed text.
+ *
+ *   BYTES     a whole number and a unit: 65536, 512MiB, 1GiB, 10MB
+ *   DURATION  a whole number and a unit: 500ms, 5s, 2m or 2min, 1h, 1d; stored in nanoseconds
+ *   COUNT     a whole number
+ *   BOOL, UNIT, LEVEL, FORMAT  one word of a list
+ *   ENDPOINT  tcp://host:port or ipc://path, as ZeroMQ binds them
+ *
+ * There are no fractions: 1536MiB says what 1.5GiB would, and every value prints back exactly. */
+#include "value.h"
+
+#include "config.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/un.h>
+
+/* Scales of a type, largest first. A value is printed in the first unit that has `print` set and
+ * divides it. */
+struct scale {
+    const char *unit;
+    uint64_t factor;
+    bool print;
+};
+
+static const struct scale byte_scales[] = {
+    {"TiB", UINT64_C(1) << 40, true},
+    {"TB", UINT64_C(1000000000000), false},
+    {"GiB", UINT64_C(1) << 30, true},
+    {"GB", UINT64_C(1000000000), false},
+    {"MiB", UINT64_C(1) << 20, true},
+    {"MB", UINT64_C(1000000), false},
+    {"KiB", UINT64_C(1) << 10, true},
+    {"KB", UINT64_C(1000), false},
+    {"kB", UINT64_C(1000), false},
+    {"B", 1, false},
+    {"", 1, true},
+    {NULL, 0, false},
+};
+
+static const struct scale duration_scales[] = {
+    {"d", UINT64_C(86400000000000), true},
+    {"h", UINT64_C(3600000000000), true},
+    {"min", UINT64_C(60000000000), true},
+    {"m", UINT64_C(60000000000), false},
+    {"s", UINT64_C(1000000000), true},
+    {"ms", UINT64_C(1000000), true},
+    {"us", UINT64_C(1000), true},
+    {"ns", 1, true},
+    {NULL, 0, false},
+};
+
+static const struct scale count_scales[] = {
+    {"", 1, true},
+    {NULL, 0, false},
+};
+
+/* The words of a type; a word's position is the value. */
+static const char *const bool_words[] = {"false", "true", NULL};
+static const char *const unit_words[] = {"epoch", "step", "second", NULL};
+static const char *const level_words[] = {"error", "warning", "info", "debug", NULL};
+static const char *const format_words[] = {"text", "json", NULL};
+
+/* Everything about a type; `scales` or `words` or neither (endpoint) is set. */
+struct type_info {
+    const char *name;
+    const char *reason; /* completes "'x': " */
+    const struct scale *scales;
+    const char *const *words;
+};
+
+static const struct type_info type_info[] = {
+    [VALUE_ENDPOINT] = {.name = "endpoint"},
+    [VALUE_BYTES] = {"size", "not a size such as 65536, 512MiB or 10MB", byte_scales, NULL},
+    [VALUE_COUNT] = {"count", "not a whole number", count_scales, NULL},
+    [VALUE_DURATION] = {"duration", "not a duration such as 500ms, 5s, 2min or 1h", duration_scales,
+                        NULL},
+    [VALUE_BOOL] = {"boolean", "not one of the choices", NULL, bool_words},
+    [VALUE_UNIT] = {"choice", "not one of the choices", NULL, unit_words},
+    [VALUE_LEVEL] = {"choice", "not one of the choices", NULL, level_words},
+    [VALUE_FORMAT] = {"choice", "not one of the choices", NULL, format_words},
+};
+
+static_assert(sizeof(enum config_unit) == sizeof(unsigned), "choices are stored as unsigned");
+static_assert(sizeof(enum config_level) == sizeof(unsigned), "choices are stored as unsigned");
+static_assert(sizeof(enum config_format) == sizeof(unsigned), "choices are stored as unsigned");
+
+const char *value_type_name(enum value_type type)
+{
+    return type_info[type].name;
+}
+
+/* Writes "reason (valid: ...)". Always returns -1, so that callers can return it. */
+static int refuse(const struct value_rule *rule, const char *reason, char *reterr_reason)
+{
+    char valid[VALUE_TEXT_MAX];
+    value_valid(rule, valid);
+    snprintf(reterr_reason, VALUE_REASON_MAX, "%s (valid: %s)", reason, valid);
+    return -1;
+}
+
+/* Numbers ---------------------------------------------------------------------------------------
+ */
+
+enum number_result { NUMBER_OK, NUMBER_SYNTAX, NUMBER_RANGE };
+
+/* Reads leading digits; *text moves behind them. A number beyond 64 bits is NUMBER_RANGE. */
+static enum number_result parse_digits(const char **text, uint64_t *ret_number)
+{
+    const char *at = *text;
+    uint64_t number = 0;
+    bool overflow = false;
+    for (; *at >= '0' && *at <= '9'; at++) {
+        uint64_t digit = (uint64_t)(*at - '0');
+        overflow = overflow || number > (UINT64_MAX - digit) / 10;
+        number = number * 10 + digit;
+    }
+    if (at == *text)
+        return NUMBER_SYNTAX;
+    *text = at;
+    *ret_number = number;
+    return overflow ? NUMBER_RANGE : NUMBER_OK;
+}
+
+static const struct scale *find_scale(const struct scale *scales, const char *unit)
+{
+    for (const struct scale *scale = scales; scale->unit; scale++)
+        if (strcmp(scale->unit, unit) == 0)
+            return scale;
+    return NULL;
+}
+
+/* "512MiB", "512 MiB", and 0 without a unit whatever the type. */
+static enum number_result parse_scaled(const struct scale *scales, const char *text,
+                                       uint64_t *ret_number)
+{
+    uint64_t number = 0;
+    enum number_result result = parse_digits(&text, &number);
+    if (result == NUMBER_SYNTAX)
+        return result;
+    if (*text == ' ' && text[1] != '\0')
+        text++;
+    const struct scale *scale = find_scale(scales, text);
+    if (!scale && !(result == NUMBER_OK && number == 0 && *text == '\0'))
+        return NUMBER_SYNTAX;
+    uint64_t factor = scale ? scale->factor : 1;
+    if (result == NUMBER_RANGE || number > UINT64_MAX / factor)
+        return NUMBER_RANGE;
+    *ret_number = number * factor;
+    return NUMBER_OK;
+}
+
+static int number_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                        char *reterr_reason)
+{
+    const struct type_info *type = &type_info[rule->type];
+    uint64_t number = 0;
+    enum number_result result = parse_scaled(type->scales, text, &number);
+    if (result == NUMBER_SYNTAX)
+        return refuse(rule, type->reason, reterr_reason);
+    if (result == NUMBER_RANGE || number < rule->minimum || number > rule->maximum)
+        return refuse(rule, "out of range", reterr_reason);
+    memcpy(ret_value, &number, sizeof(number));
+    return 0;
+}
+
+static void number_print(enum value_type type, uint64_t number, char *ret_text)
+{
+    const struct scale *scale = type_info[type].scales;
+    while (scale[1].unit && (!scale->print || number % scale->factor != 0 || number == 0))
+        scale++;
+    const char *unit = number == 0 && type == VALUE_DURATION ? "s" : scale->unit;
+    snprintf(ret_text, VALUE_TEXT_MAX, "%" PRIu64 "%s", number / scale->factor, unit);
+}
+
+static void number_valid(const struct value_rule *rule, char *ret_text)
+{
+    char minimum[VALUE_TEXT_MAX / 4], maximum[VALUE_TEXT_MAX / 4], text[VALUE_TEXT_MAX];
+    number_print(rule->type, rule->minimum, text);
+    snprintf(minimum, sizeof(minimum), "%.60s", text);
+    number_print(rule->type, rule->maximum, text);
+    snprintf(maximum, sizeof(maximum), "%.60s", text);
+    snprintf(ret_text, VALUE_TEXT_MAX, "%s to %s", minimum, maximum);
+}
+
+/* Words -----------------------------------------------------------------------------------------
+ */
+
+static int word_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                      char *reterr_reason)
+{
+    const struct type_info *type = &type_info[rule->type];
+    unsigned index = 0;
+    while (type->words[index] && strcmp(type->words[index], text) != 0)
+        index++;
+    if (!type->words[index])
+        return refuse(rule, type->reason, reterr_reason);
+    if (rule->type == VALUE_BOOL)
+        *(bool *)ret_value = index == 1;
+    else
+        memcpy(ret_value, &index, sizeof(index));
+    return 0;
+}
+
+static void word_print(enum value_type type, const void *value, char *ret_text)
+{
+    unsigned index;
+    if (type == VALUE_BOOL)
+        index = *(const bool *)value ? 1 : 0;
+    else
+        memcpy(&index, value, sizeof(index));
+    snprintf(ret_text, VALUE_TEXT_MAX, "%s", type_info[type].words[index]);
+}
+
+static void words_valid(enum value_type type, char *ret_text)
+{
+    size_t used = 0;
+    for (const char *const *word = type_info[type].words; *word; word++)
+        used += (size_t)snprintf(ret_text + used, VALUE_TEXT_MAX - used, "%s%s", used ? ", " : "",
+                                 *word);
+}
+
+/* Endpoints -------------------------------------------------------------------------------------
+ */
+
+/* Longest path that fits a Unix socket's address with its NUL. */
+#define IPC_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path) - 1)
+
+/* The host of tcp://: a name, an address, an interface, or `*`. */
+static const char *tcp_host_reason(const char *host, size_t len)
+{
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                  "0123456789.-_";
+    if (len == 0)
+        return "the host is missing";
+    if (len == 1 && host[0] == '*')
+        return NULL;
+    if (host[0] == '[' && host[len - 1] == ']')
+        return strspn(host + 1, "0123456789abcdefABCDEF:.") == len - 2 && len > 3
+                   ? NULL
+                   : "the host is not an IPv6 address in [ ]";
+    return strspn(host, allowed) >= len ? NULL : "the host is not a name, an address, [IPv6] or *";
+}
+
+static const char *tcp_reason(const char *address)
+{
+    const char *colon = strrchr(address, ':');
+    if (!colon)
+        return "the port is missing";
+    const char *reason = tcp_host_reason(address, (size_t)(colon - address));
+    if (reason)
+        return reason;
+    const char *port = colon + 1;
+    if (strcmp(port, "*") == 0)
+        return NULL;
+    uint64_t number = 0;
+    bool valid = parse_digits(&port, &number) == NUMBER_OK && *port == '\0' && number >= 1 &&
+                 number <= UINT16_MAX;
+    return valid ? NULL : "the port is not 1 to 65535 or *";
+}
+
+static const char *ipc_reason(const char *path)
+{
+    if (*path == '\0')
+        return "the path is missing";
+    if (strlen(path) > IPC_PATH_MAX)
+        return "the path is longer than a socket's name may be (107 bytes)";
+    for (; *path; path++)
+        if (*path < ' ' || *path > '~')
+            return "the path holds something other than printable ASCII";
+    return NULL;
+}
+
+/* NULL when `text` is an endpoint, else what is wrong with it. */
+static const char *endpoint_reason(const char *text)
+{
+    if (strlen(text) >= ENDPOINT_MAX)
+        return "longer than 255 bytes";
+    if (strncmp(text, "tcp://", 6) == 0)
+        return tcp_reason(text + 6);
+    if (strncmp(text, "ipc://", 6) == 0)
+        return ipc_reason(text + 6);
+    return "not an endpoint";
+}
+
+static int endpoint_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                          char *reterr_reason)
+{
+    const char *reason = endpoint_reason(text);
+    if (reason)
+        return refuse(rule, reason, reterr_reason);
+    config_endpoint *endpoint = ret_value;
+    snprintf(endpoint->text, sizeof(endpoint->text), "%s", text);
+    return 0;
+}
+
+/* By type ---------------------------------------------------------------------------------------
+ */
+
+int value_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                char reterr_reason[VALUE_REASON_MAX])
+{
+    if (type_info[rule->type].scales)
+        return number_parse(rule, text, ret_value, reterr_reason);
+    if (type_info[rule->type].words)
+        return word_parse(rule, text, ret_value, reterr_reason);
+    return endpoint_parse(rule, text, ret_value, reterr_reason);
+}
+
+void value_print(const struct value_rule *rule, const void *value, char ret_text[VALUE_TEXT_MAX])
+{
+    if (type_info[rule->type].scales) {
+        uint64_t number;
+        memcpy(&number, value, sizeof(number));
+        number_print(rule->type, number, ret_text);
+    } else if (type_info[rule->type].words) {
+        word_print(rule->type, value, ret_text);
+    } else {
+        const config_endpoint *endpoint = value;
+        snprintf(ret_text, VALUE_TEXT_MAX, "%s", endpoint->text);
+    }
+}
+
+void value_valid(const struct value_rule *rule, char ret_text[VALUE_TEXT_MAX])
+{
+    if (type_info[rule->type].scales)
+        number_valid(rule, ret_text);
+    else if (type_info[rule->type].words)
+        words_valid(rule->type, ret_text);
+    else
+        snprintf(ret_text, VALUE_TEXT_MAX, "tcp://host:port, ipc://path");
+}

@@ -1,2 +1,318 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* yaml: a config file as libyaml's events, read by descent: file -> sections -> keys.
+ *
+ * Events instead of libyaml's document tree: each event has its line, nothing is built from input
+ * that is about to be refused, and an alias is seen before it is expanded. Of YAML only what a
+ * two-level file needs is accepted: mappings and scalars, one document; no anchors, aliases or
+ * tags. Values go into a copy of the configuration, which replaces the caller's when the whole file
+ * was read. */
+#include "table.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <yaml.h>
+
+/* Largest accepted file; the full commented file has 8 KiB. */
+#define FILE_BYTES_MAX 1048576
+
+/* Longest accepted name or value: an endpoint fits twice. */
+#define SCALAR_MAX 512
+
+enum node_kind { NODE_SCALAR, NODE_MAP, NODE_LIST, NODE_END, NODE_OTHER };
+
+/* One event, copied out of libyaml. */
+struct node {
+    enum node_kind kind;
+    size_t line;
+    char text[SCALAR_MAX];
+    bool empty; /* a scalar of which nothing is written: "key:" */
+};
+
+struct reader {
+    yaml_parser_t parser;
+    const char *path;
+    const char *input;
+    size_t size;
+    struct config staged;
+    size_t section_line[KEY_COUNT]; /* by the section's first key; 0 = not seen */
+    size_t key_line[KEY_COUNT];
+    char *reterr;
+};
+
+static struct origin at_line(const struct reader *reader, size_t line)
+{
+    return (struct origin){reader->path, line};
+}
+
+/* Events ----------------------------------------------------------------------------------------
+ */
+
+static size_t line_of_offset(const struct reader *reader, size_t offset)
+{
+    size_t line = 1;
+    for (size_t i = 0; i < offset && i < reader->size; i++)
+        line += reader->input[i] == '\n';
+    return line;
+}
+
+/* libyaml's complaint; its reader (encoding errors) knows an offset instead of a line. */
+static int refuse_syntax(struct reader *reader)
+{
+    const yaml_parser_t *parser = &reader->parser;
+    size_t line = parser->error == YAML_READER_ERROR
+                      ? line_of_offset(reader, parser->problem_offset)
+                      : parser->problem_mark.line + 1;
+    if (parser->error == YAML_MEMORY_ERROR)
+        return config_error(reader->reterr, at_line(reader, 0), "out of memory");
+    const char *context = parser->context ? parser->context : "";
+    return config_error(reader->reterr, at_line(reader, line), "not valid YAML: %s%s%s",
+                        parser->problem, *context ? ", " : "", context);
+}
+
+static int copy_scalar(struct reader *reader, const yaml_event_t *event, struct node *ret_node)
+{
+    const char *value = (const char *)event->data.scalar.value;
+    size_t length = event->data.scalar.length;
+    if (length >= SCALAR_MAX)
+        return config_error(reader->reterr, at_line(reader, ret_node->line),
+                            "a text of %zu bytes is too long (valid: at most %d)", length,
+                            SCALAR_MAX - 1);
+    if (memchr(value, '\0', length))
+        return config_error(reader->reterr, at_line(reader, ret_node->line),
+                            "a text holds a NUL byte");
+    memcpy(ret_node->text, value, length + 1);
+    ret_node->empty = length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
+    return 0;
+}
+
+static bool has_anchor(const yaml_event_t *event)
+{
+    return event->type == YAML_ALIAS_EVENT ||
+           (event->type == YAML_SCALAR_EVENT && event->data.scalar.anchor) ||
+           (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.anchor) ||
+           (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.anchor);
+}
+
+static bool has_tag(const yaml_event_t *event)
+{
+    return (event->type == YAML_SCALAR_EVENT && event->data.scalar.tag) ||
+           (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.tag) ||
+           (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.tag);
+}
+
+static enum node_kind node_kind(yaml_event_type_t type)
+{
+    switch (type) {
+    case YAML_SCALAR_EVENT:
+        return NODE_SCALAR;
+    case YAML_MAPPING_START_EVENT:
+        return NODE_MAP;
+    case YAML_SEQUENCE_START_EVENT:
+        return NODE_LIST;
+    case YAML_MAPPING_END_EVENT:
+    case YAML_STREAM_END_EVENT:
+        return NODE_END;
+    default:
+        return NODE_OTHER;
+    }
+}
+
+static int convert(struct reader *reader, const yaml_event_t *event, struct node *ret_node)
+{
+    ret_node->kind = node_kind(event->type);
+    ret_node->line = event->start_mark.line + 1;
+    if (has_anchor(event))
+        return config_error(reader->reterr, at_line(reader, ret_node->line),
+                            "anchors and aliases are not accepted: write the value out");
+    if (has_tag(event))
+        return config_error(reader->reterr, at_line(reader, ret_node->line),
+                            "tags are not accepted: write the plain value");
+    return event->type == YAML_SCALAR_EVENT ? copy_scalar(reader, event, ret_node) : 0;
+}
+
+/* The next event. Returns 0, or -1 with a message. */
+static int next(struct reader *reader, struct node *ret_node)
+{
+    yaml_event_t event;
+    if (!yaml_parser_parse(&reader->parser, &event))
+        return refuse_syntax(reader);
+    int result = convert(reader, &event, ret_node);
+    yaml_event_delete(&event);
+    return result;
+}
+
+/* Descent ---------------------------------------------------------------------------------------
+ */
+
+static int read_value(struct reader *reader, const char *section, const struct node *name)
+{
+    struct origin origin = at_line(reader, name->line);
+    int key = config_find_key(section, name->text, origin, reader->reterr);
+    if (key < 0)
+        return -1;
+    if (reader->key_line[key])
+        return config_error(reader->reterr, origin, "%s.%s: given twice (first on line %zu)",
+                            section, name->text, reader->key_line[key]);
+    reader->key_line[key] = name->line;
+    struct node value;
+    if (next(reader, &value) != 0)
+        return -1;
+    if (value.kind != NODE_SCALAR)
+        return config_error(reader->reterr, origin, "%s.%s: expected one value, found a %s",
+                            section, name->text, value.kind == NODE_MAP ? "mapping" : "list");
+    return config_assign(&reader->staged, key, value.text, origin, reader->reterr);
+}
+
+static int read_section_body(struct reader *reader, const char *section)
+{
+    for (;;) {
+        struct node name;
+        if (next(reader, &name) != 0)
+            return -1;
+        if (name.kind == NODE_END)
+            return 0;
+        if (name.kind != NODE_SCALAR)
+            return config_error(reader->reterr, at_line(reader, name.line),
+                                "%s: expected the name of a key, found a %s", section,
+                                name.kind == NODE_MAP ? "mapping" : "list");
+        if (read_value(reader, section, &name) != 0)
+            return -1;
+    }
+}
+
+/* A section whose keys are all left out or commented is nothing wrong. */
+static int read_section(struct reader *reader, const struct node *name)
+{
+    struct origin origin = at_line(reader, name->line);
+    int first = config_find_section(name->text, origin, reader->reterr);
+    if (first < 0)
+        return -1;
+    if (reader->section_line[first])
+        return config_error(reader->reterr, origin, "%s: section given twice (first on line %zu)",
+                            name->text, reader->section_line[first]);
+    reader->section_line[first] = name->line;
+    struct node body;
+    if (next(reader, &body) != 0)
+        return -1;
+    if (body.kind == NODE_SCALAR && body.empty)
+        return 0;
+    if (body.kind != NODE_MAP)
+        return config_error(reader->reterr, origin,
+                            "%s: expected lines of `key: value`, found a %s", name->text,
+                            body.kind == NODE_LIST ? "list" : "value");
+    return read_section_body(reader, name->text);
+}
+
+static int read_sections(struct reader *reader)
+{
+    for (;;) {
+        struct node name;
+        if (next(reader, &name) != 0)
+            return -1;
+        if (name.kind == NODE_END)
+            return 0;
+        if (name.kind != NODE_SCALAR)
+            return config_error(reader->reterr, at_line(reader, name.line),
+                                "expected the name of a section, found a %s",
+                                name.kind == NODE_MAP ? "mapping" : "list");
+        if (read_section(reader, &name) != 0)
+            return -1;
+    }
+}
+
+static int read_document(struct reader *reader)
+{
+    struct node node;
+    if (next(reader, &node) != 0)
+        return -1;
+    if (node.kind == NODE_SCALAR && node.empty)
+        return 0;
+    if (node.kind != NODE_MAP)
+        return config_error(reader->reterr, at_line(reader, node.line),
+                            "expected sections such as `ingest:`, found a %s",
+                            node.kind == NODE_LIST ? "list" : "value");
+    return read_sections(reader);
+}
+
+/* stream start, then nothing or one document (start, node, end), then stream end */
+static int read_stream(struct reader *reader)
+{
+    struct node node;
+    if (next(reader, &node) != 0 || next(reader, &node) != 0)
+        return -1;
+    if (node.kind == NODE_END)
+        return 0;
+    if (read_document(reader) != 0 || next(reader, &node) != 0 || next(reader, &node) != 0)
+        return -1;
+    if (node.kind == NODE_END)
+        return 0;
+    return config_error(reader->reterr, at_line(reader, node.line),
+                        "a second document begins here (valid: one per file)");
+}
+
+/* Files -----------------------------------------------------------------------------------------
+ */
+
+/* Fills buf with at most FILE_BYTES_MAX + 1 bytes of the file; returns their number or -1 (errno).
+ */
+static ssize_t read_all(int fd, char *buf)
+{
+    size_t used = 0;
+    while (used <= FILE_BYTES_MAX) {
+        ssize_t got = read(fd, buf + used, FILE_BYTES_MAX + 1 - used);
+        if (got == 0)
+            break;
+        if (got < 0 && errno != EINTR)
+            return -1;
+        used += got > 0 ? (size_t)got : 0;
+    }
+    return (ssize_t)used;
+}
+
+static ssize_t slurp(const char *path, char *buf)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t size = read_all(fd, buf);
+    int error = errno;
+    close(fd);
+    errno = error;
+    return size;
+}
+
+static int load_text(struct config *config, const char *path, const char *input, size_t size,
+                     char *reterr)
+{
+    struct reader reader = {
+        .path = path, .input = input, .size = size, .staged = *config, .reterr = reterr};
+    if (!yaml_parser_initialize(&reader.parser))
+        return config_error(reterr, at_line(&reader, 0), "out of memory");
+    yaml_parser_set_input_string(&reader.parser, (const unsigned char *)input, size);
+    int result = read_stream(&reader);
+    yaml_parser_delete(&reader.parser);
+    if (result == 0)
+        *config = reader.staged;
+    return result;
+}
+
+int config_load(struct config *config, const char *path, char *reterr)
+{
+    struct origin origin = {path, 0};
+    char *input = malloc(FILE_BYTES_MAX + 1);
+    if (!input)
+        return config_error(reterr, origin, "out of memory");
+    int result;
+    ssize_t size = slurp(path, input);
+    if (size < 0)
+        result = config_error(reterr, origin, "cannot read it: %s", strerror(errno));
+    else if (size > FILE_BYTES_MAX)
+        result = config_error(reterr, origin, "larger than 1 MiB, so not a config file");
+    else
+        result = load_text(config, path, input, (size_t)size, reterr);
+    free(input);
+    return result;
+}

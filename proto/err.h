@@ -26,7 +26,7 @@ enum err {
 /* Position of a code in err.def, or -1 when it is not one of ours. */
 int err_index(int code);
 
-/* The slug ("size_mismatch") and the sentence of a code; static strings, "unknown" for other codes. */
+/* The slug ("size_mismatch") and the sentence of a code; static; "unknown" for other codes. */
 const char *err_slug(int code);
 const char *err_text(int code);
 

@@ -1,2 +1,558 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* Decoding runs over one table, KEYS. The map is walked once and each value is filed under its key;
+ * then the keys are read in the table's order, so that a message with several faults is always
+ * refused for the same one: first the version, then the type, then what the type needs.
+ *
+ * Lengths of arrays are known to be sound when they are reached here: mpk_check has counted the
+ * elements, so an array is never longer than the header's bytes, and allocating from its size is
+ * safe. */
+#include "header.h"
+
+#include "err.h"
+#include "mpk.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADS_TOTAL_MAX (1u << 20)
+
+static const char *const types[] = {
+    [MESSAGE_ATTENTION] = "attention",
+    [MESSAGE_QK] = "qk",
+    [MESSAGE_WEIGHTS] = "weights",
+    [MESSAGE_EVENT] = "event",
+};
+
+static const char *const events[] = {
+    [EVENT_HELLO] = "hello",
+    [EVENT_EPOCH_END] = "epoch_end",
+    [EVENT_BYE] = "bye",
+};
+
+const char *message_type_name(enum message_type type)
+{
+    return types[type];
+}
+
+const char *event_name(enum event_type event)
+{
+    return events[event];
+}
+
+/* Which messages a key belongs to. */
+enum scope { IN_TENSORS = 1, IN_EVENTS = 2, IN_HELLO = 4, IN_ALL = 7, OPTIONAL = 0 };
+
+struct rule {
+    const char *key;
+    unsigned needed, used; /* scopes in which the key must be, may be */
+    int (*read)(const struct rule *rule, const msgpack_object *value, struct header *header);
+    size_t offset; /* of the field, for the readers of plain numbers */
+    uint64_t max;  /* of the number */
+};
+
+/* Sets *ret_position to that of a word in a list. */
+static int read_word(const msgpack_object *value, const char *const *words, unsigned count,
+                     int err_unknown, unsigned *ret_position)
+{
+    if (value->type != MSGPACK_OBJECT_STR)
+        return ERR_KEY_TYPE;
+    for (unsigned i = 0; i < count; i++) {
+        if (mpk_is_str(value, words[i])) {
+            *ret_position = i;
+            return 0;
+        }
+    }
+    return err_unknown;
+}
+
+static int read_u32(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    uint64_t number;
+    int rc = mpk_get_u64(value, rule->max, &number);
+
+    if (!rc)
+        *(uint32_t *)(void *)((char *)header + rule->offset) = (uint32_t)number;
+    return rc;
+}
+
+static int read_u64(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    return mpk_get_u64(value, rule->max, (uint64_t *)(void *)((char *)header + rule->offset));
+}
+
+static int read_bool(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    return mpk_get_bool(value, (bool *)((char *)header + rule->offset));
+}
+
+static int read_version(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    uint64_t version;
+
+    (void)rule;
+    (void)header;
+    return mpk_get_u64(value, UINT64_MAX, &version) == 0 && version == PROTO_VERSION ? 0
+                                                                                     : ERR_VERSION;
+}
+
+static int read_type(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    unsigned type;
+    int rc = read_word(value, types, 4, ERR_TYPE_UNKNOWN, &type);
+
+    (void)rule;
+    if (rc)
+        return rc;
+    if (type == MESSAGE_QK || type == MESSAGE_WEIGHTS)
+        return ERR_TYPE_UNSUPPORTED;
+    header->type = (enum message_type)type;
+    return 0;
+}
+
+static int read_event(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    unsigned event;
+    int rc = read_word(value, events, 3, ERR_EVENT_UNKNOWN, &event);
+
+    (void)rule;
+    if (!rc)
+        header->event = (enum event_type)event;
+    return rc;
+}
+
+static int read_job(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    (void)rule;
+    if (value->type != MSGPACK_OBJECT_STR)
+        return ERR_KEY_TYPE;
+    if (!job_name_valid(value->via.str.ptr, value->via.str.size))
+        return ERR_JOB_NAME;
+    memcpy(header->job, value->via.str.ptr, value->via.str.size);
+    header->job[value->via.str.size] = '\0';
+    return 0;
+}
+
+static int read_run(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    (void)rule;
+    if (value->type != MSGPACK_OBJECT_BIN)
+        return ERR_KEY_TYPE;
+    if (value->via.bin.size != RUN_BYTES)
+        return ERR_KEY_RANGE;
+    memcpy(header->run, value->via.bin.ptr, RUN_BYTES);
+    return 0;
+}
+
+static int get_stack(const msgpack_object *value, enum stack *ret_stack)
+{
+    const char *const words[] = {stack_name(STACK_ENCODER), stack_name(STACK_DECODER)};
+    unsigned position;
+    int rc = read_word(value, words, 2, ERR_KEY_RANGE, &position);
+
+    if (!rc)
+        *ret_stack = (enum stack)position;
+    return rc;
+}
+
+static int get_site(const msgpack_object *value, enum site *ret_site)
+{
+    const char *const words[] = {site_name(SITE_SELF), site_name(SITE_CROSS)};
+    unsigned position;
+    int rc = read_word(value, words, 2, ERR_KEY_RANGE, &position);
+
+    if (!rc)
+        *ret_site = (enum site)position;
+    return rc;
+}
+
+static int read_stack(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    (void)rule;
+    return get_stack(value, &header->layer.stack);
+}
+
+static int read_site(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    (void)rule;
+    return get_site(value, &header->layer.site);
+}
+
+/* What each role allows: a set of dtypes, and which dimensions of `weights` its own are. */
+enum { B, H, Q, K };
+#define FLOATS (1u << DTYPE_F32 | 1u << DTYPE_F16 | 1u << DTYPE_BF16 | 1u << DTYPE_F64)
+
+static const struct {
+    unsigned dtypes;
+    uint32_t rank;
+    uint8_t dims[TENSOR_RANK_MAX];
+} role_rules[TENSOR_ROLE_COUNT] = {
+    [TENSOR_WEIGHTS] = {FLOATS, 4, {B, H, Q, K}},
+    [TENSOR_MASK] = {1u << DTYPE_U8, 3, {B, Q, K}},
+    [TENSOR_TOKENS] = {1u << DTYPE_I32, 2, {B, K}},
+    [TENSOR_GRAD] = {FLOATS, 4, {B, H, Q, K}},
+};
+
+static int read_role(const msgpack_object *value, struct tensor *tensor)
+{
+    if (value->type != MSGPACK_OBJECT_STR)
+        return ERR_KEY_TYPE;
+    return tensor_role_parse(value->via.str.ptr, value->via.str.size, &tensor->role);
+}
+
+static int read_dtype(const msgpack_object *value, struct tensor *tensor)
+{
+    int rc;
+
+    if (value->type != MSGPACK_OBJECT_STR)
+        return ERR_KEY_TYPE;
+    rc = dtype_parse(value->via.str.ptr, value->via.str.size, &tensor->dtype);
+    if (!rc && !(role_rules[tensor->role].dtypes & 1u << tensor->dtype))
+        rc = ERR_DTYPE;
+    return rc;
+}
+
+static int read_shape(const msgpack_object *value, struct tensor *tensor)
+{
+    int rc = 0;
+
+    if (value->type != MSGPACK_OBJECT_ARRAY)
+        return ERR_KEY_TYPE;
+    if (value->via.array.size != role_rules[tensor->role].rank)
+        return ERR_SHAPE;
+    tensor->rank = value->via.array.size;
+    for (uint32_t i = 0; i < tensor->rank && !rc; i++)
+        rc = mpk_get_u64(&value->via.array.ptr[i], UINT64_MAX, &tensor->shape[i]);
+    if (!rc)
+        rc = tensor_bytes(tensor->dtype, tensor->shape, tensor->rank, &tensor->bytes);
+    for (uint32_t i = 0; i < tensor->rank && !rc; i++)
+        rc = tensor->shape[i] > INT32_MAX ? ERR_SHAPE : 0;
+    return rc;
+}
+
+static int read_tensor(const msgpack_object *value, struct tensor *ret_tensor)
+{
+    static const char *const names[] = {"name", "dtype", "shape"};
+    const msgpack_object *found[3];
+    const char *duplicate;
+    int rc = mpk_collect(value, names, 3, found, &duplicate);
+
+    if (rc)
+        return rc;
+    if (!found[0] || !found[1] || !found[2])
+        return ERR_KEY_MISSING;
+    rc = read_role(found[0], ret_tensor);
+    if (!rc)
+        rc = read_dtype(found[1], ret_tensor);
+    if (!rc)
+        rc = read_shape(found[2], ret_tensor);
+    return rc;
+}
+
+static const struct tensor *find_tensor(const struct header *header, enum tensor_role role)
+{
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
+        if (header->tensors[i].role == role)
+            return &header->tensors[i];
+    }
+    return NULL;
+}
+
+/* Every tensor against the dimensions of `weights`. */
+static int check_shapes(struct header *header)
+{
+    const struct tensor *weights = find_tensor(header, TENSOR_WEIGHTS);
+
+    if (!weights)
+        return ERR_TENSOR_NAME;
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
+        const struct tensor *tensor = &header->tensors[i];
+
+        for (uint32_t d = 0; d < tensor->rank; d++) {
+            if (tensor->shape[d] != weights->shape[role_rules[tensor->role].dims[d]])
+                return ERR_SHAPE;
+        }
+    }
+    header->batch = (uint32_t)weights->shape[B];
+    header->heads = (uint32_t)weights->shape[H];
+    header->queries = (uint32_t)weights->shape[Q];
+    header->keys = (uint32_t)weights->shape[K];
+    /* The default; the keys of the same names come later in the table. */
+    header->heads_total = header->heads;
+    return 0;
+}
+
+static int read_tensors(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    (void)rule;
+    if (value->type != MSGPACK_OBJECT_ARRAY)
+        return ERR_KEY_TYPE;
+    /* More than there are roles: one is unknown or named twice. */
+    if (value->via.array.size > TENSORS_MAX)
+        return ERR_TENSOR_NAME;
+    for (uint32_t i = 0; i < value->via.array.size; i++) {
+        struct tensor tensor = {0};
+        int rc = read_tensor(&value->via.array.ptr[i], &tensor);
+
+        if (rc)
+            return rc;
+        if (find_tensor(header, tensor.role))
+            return ERR_TENSOR_NAME;
+        header->tensors[header->tensor_count++] = tensor;
+    }
+    return check_shapes(header);
+}
+
+static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t max,
+                        int32_t **ret_lengths)
+{
+    int rc = 0;
+
+    if (value->type != MSGPACK_OBJECT_ARRAY)
+        return ERR_KEY_TYPE;
+    if (value->via.array.size != batch)
+        return ERR_LENGTHS;
+    *ret_lengths = calloc(batch, sizeof(**ret_lengths));
+    if (!*ret_lengths)
+        return ERR_MEMORY;
+    for (uint32_t i = 0; i < batch && !rc; i++) {
+        uint64_t length = 0;
+
+        rc = mpk_get_u64(&value->via.array.ptr[i], max, &length);
+        (*ret_lengths)[i] = (int32_t)length;
+    }
+    return rc == ERR_KEY_RANGE ? ERR_LENGTHS : rc;
+}
+
+static int read_q_len(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    (void)rule;
+    return read_lengths(value, header->batch, header->queries, &header->q_len);
+}
+
+static int read_k_len(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    (void)rule;
+    return read_lengths(value, header->batch, header->keys, &header->k_len);
+}
+
+/* Token texts: accepted, and not used yet. */
+static int read_labels(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    (void)rule;
+    (void)header;
+    if (value->type != MSGPACK_OBJECT_ARRAY)
+        return ERR_KEY_TYPE;
+    for (uint32_t i = 0; i < value->via.array.size; i++) {
+        if (value->via.array.ptr[i].type != MSGPACK_OBJECT_STR)
+            return ERR_KEY_TYPE;
+    }
+    return 0;
+}
+
+static int read_layer_info(const msgpack_object *value, struct layer_info *ret_info)
+{
+    static const char *const names[] = {"stack", "layer", "site", "heads"};
+    const msgpack_object *found[4];
+    const char *duplicate;
+    uint64_t layer, heads;
+    int rc = mpk_collect(value, names, 4, found, &duplicate);
+
+    if (rc)
+        return rc;
+    if (!found[0] || !found[1] || !found[2] || !found[3])
+        return ERR_KEY_MISSING;
+    if ((rc = get_stack(found[0], &ret_info->id.stack)) != 0 ||
+        (rc = mpk_get_u64(found[1], LAYER_MAX, &layer)) != 0 ||
+        (rc = get_site(found[2], &ret_info->id.site)) != 0 ||
+        (rc = mpk_get_u64(found[3], HEADS_TOTAL_MAX, &heads)) != 0)
+        return rc;
+    ret_info->id.layer = (uint32_t)layer;
+    ret_info->heads = (uint32_t)heads;
+    return heads > 0 ? 0 : ERR_KEY_RANGE;
+}
+
+static int read_layers(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    uint32_t count;
+    int rc = 0;
+
+    (void)rule;
+    if (value->type != MSGPACK_OBJECT_ARRAY)
+        return ERR_KEY_TYPE;
+    count = value->via.array.size;
+    if (count > HELLO_LAYERS_MAX)
+        return ERR_KEY_RANGE;
+    if (count == 0)
+        return 0;
+    header->layers = calloc(count, sizeof(*header->layers));
+    if (!header->layers)
+        return ERR_MEMORY;
+    for (uint32_t i = 0; i < count && !rc; i++)
+        rc = read_layer_info(&value->via.array.ptr[i], &header->layers[i]);
+    header->layer_count = count;
+    return rc;
+}
+
+static int read_client(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    (void)rule;
+    if (value->type != MSGPACK_OBJECT_STR)
+        return ERR_KEY_TYPE;
+    if (value->via.str.size > CLIENT_NAME_MAX)
+        return ERR_KEY_RANGE;
+    for (uint32_t i = 0; i < value->via.str.size; i++) {
+        if (value->via.str.ptr[i] < ' ' || value->via.str.ptr[i] > '~')
+            return ERR_KEY_RANGE;
+    }
+    if (value->via.str.size > 0)
+        memcpy(header->client, value->via.str.ptr, value->via.str.size);
+    return 0;
+}
+
+/* KEY(name, needed in, used in, reader, field, largest number), in the order of checking. */
+#define NO_FIELD         0, 0
+#define FIELD(name, max) offsetof(struct header, name), max
+#define KEYS(KEY)                                                                                  \
+    KEY(v, IN_ALL, IN_ALL, read_version, NO_FIELD)                                                 \
+    KEY(type, IN_ALL, IN_ALL, read_type, NO_FIELD)                                                 \
+    KEY(event, IN_EVENTS, IN_EVENTS, read_event, NO_FIELD)                                         \
+    KEY(job, IN_ALL, IN_ALL, read_job, NO_FIELD)                                                   \
+    KEY(run, IN_ALL, IN_ALL, read_run, NO_FIELD)                                                   \
+    KEY(rank, IN_ALL, IN_ALL, read_u32, FIELD(rank, WORLD_MAX - 1))                                \
+    KEY(world, IN_ALL, IN_ALL, read_u32, FIELD(world, WORLD_MAX))                                  \
+    KEY(seq, IN_ALL, IN_ALL, read_u64, FIELD(seq, UINT64_MAX))                                     \
+    KEY(dropped, IN_ALL, IN_ALL, read_u64, FIELD(dropped, UINT64_MAX))                             \
+    KEY(time_ns, IN_ALL, IN_ALL, read_u64, FIELD(time_ns, UINT64_MAX))                             \
+    KEY(epoch, IN_ALL, IN_ALL, read_u64, FIELD(epoch, UINT64_MAX))                                 \
+    KEY(step, IN_ALL, IN_ALL, read_u64, FIELD(step, UINT64_MAX))                                   \
+    KEY(stack, IN_TENSORS, IN_TENSORS, read_stack, NO_FIELD)                                       \
+    KEY(layer, IN_TENSORS, IN_TENSORS, read_u32, FIELD(layer.layer, LAYER_MAX))                    \
+    KEY(site, IN_TENSORS, IN_TENSORS, read_site, NO_FIELD)                                         \
+    KEY(tensors, IN_TENSORS, IN_TENSORS, read_tensors, NO_FIELD)                                   \
+    KEY(causal, OPTIONAL, IN_TENSORS, read_bool, FIELD(causal, 0))                                 \
+    KEY(window, OPTIONAL, IN_TENSORS, read_u32, FIELD(window, UINT32_MAX))                         \
+    KEY(q_len, OPTIONAL, IN_TENSORS, read_q_len, NO_FIELD)                                         \
+    KEY(k_len, OPTIONAL, IN_TENSORS, read_k_len, NO_FIELD)                                         \
+    KEY(head_offset, OPTIONAL, IN_TENSORS, read_u32, FIELD(head_offset, HEADS_TOTAL_MAX))          \
+    KEY(heads_total, OPTIONAL, IN_TENSORS, read_u32, FIELD(heads_total, HEADS_TOTAL_MAX))          \
+    KEY(dropout, OPTIONAL, IN_TENSORS, read_bool, FIELD(dropout, 0))                               \
+    KEY(learned_sink, OPTIONAL, IN_TENSORS, read_bool, FIELD(learned_sink, 0))                     \
+    KEY(labels, OPTIONAL, IN_TENSORS, read_labels, NO_FIELD)                                       \
+    KEY(layers, OPTIONAL, IN_HELLO, read_layers, NO_FIELD)                                         \
+    KEY(client, OPTIONAL, IN_HELLO, read_client, NO_FIELD)
+
+#define RULE(name, needed, used, read, field)  {#name, needed, used, read, field},
+#define NAME(name, needed, used, read, field)  #name,
+#define INDEX(name, needed, used, read, field) KEY_##name,
+
+enum { KEYS(INDEX) KEY_COUNT };
+static const struct rule rules[] = {KEYS(RULE)};
+static const char *const key_names[] = {KEYS(NAME)};
+
+static unsigned scope_of(const struct header *header)
+{
+    if (header->type != MESSAGE_EVENT)
+        return IN_TENSORS;
+    return IN_EVENTS | (header->event == EVENT_HELLO ? (unsigned)IN_HELLO : 0);
+}
+
+/* Reads one key into its field. */
+static int apply(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    unsigned scope = scope_of(header);
+
+    if (!(rule->used & scope))
+        return 0;
+    if (!value)
+        return rule->needed & scope ? ERR_KEY_MISSING : 0;
+    return rule->read(rule, value, header);
+}
+
+static int check_numbers(const struct header *header, const char **reterr_key)
+{
+    if (header->rank >= header->world) {
+        *reterr_key = "rank";
+        return ERR_KEY_RANGE;
+    }
+    if (header->type == MESSAGE_EVENT)
+        return 0;
+    /* Neither number is above 2^31, so the sum is exact. */
+    if (header->heads_total > HEADS_TOTAL_MAX ||
+        (uint64_t)header->head_offset + header->heads > header->heads_total) {
+        *reterr_key = "heads_total";
+        return ERR_KEY_RANGE;
+    }
+    return 0;
+}
+
+static int decode_map(const msgpack_object *map, struct header *header, const char **reterr_key)
+{
+    const msgpack_object *values[KEY_COUNT];
+    int rc_keys = mpk_collect(map, key_names, KEY_COUNT, values, reterr_key), rc = 0;
+    const char *duplicate = *reterr_key;
+
+    /* For whom to count a refusal, even one for the version. */
+    if (values[KEY_job])
+        read_job(NULL, values[KEY_job], header);
+    for (unsigned i = 0; i < KEY_COUNT && !rc; i++) {
+        *reterr_key = rules[i].key;
+        rc = apply(&rules[i], values[i], header);
+        /* Another version may mean something by a repeated key; this one does not. */
+        if (i == KEY_v && !rc && rc_keys) {
+            *reterr_key = duplicate;
+            rc = rc_keys;
+        }
+    }
+    return rc ? rc : check_numbers(header, reterr_key);
+}
+
+int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key)
+{
+    struct mpk_doc doc;
+    const char *key = NULL;
+    int rc = mpk_parse(buf, len, &mpk_header_limits, &doc);
+
+    memset(ret_header, 0, sizeof(*ret_header));
+    if (rc == 0) {
+        rc = doc.root->type == MSGPACK_OBJECT_MAP ? decode_map(doc.root, ret_header, &key)
+                                                  : ERR_HEADER_NOT_MAP;
+        mpk_doc_clear(&doc);
+    }
+    if (rc) {
+        header_clear(ret_header);
+        *reterr_key = key;
+    }
+    return rc;
+}
+
+void header_clear(struct header *header)
+{
+    free(header->layers);
+    free(header->q_len);
+    free(header->k_len);
+    header->layers = NULL;
+    header->layer_count = 0;
+    header->q_len = NULL;
+    header->k_len = NULL;
+}
+
+int header_check_frames(const struct header *header, const size_t *frame_bytes, size_t frames)
+{
+    uint32_t expected = header->type == MESSAGE_EVENT ? 0 : header->tensor_count;
+
+    if (frames < expected)
+        return ERR_FRAMES_MISSING;
+    if (frames > expected)
+        return ERR_FRAMES_EXTRA;
+    for (uint32_t i = 0; i < expected; i++) {
+        if (frame_bytes[i] != header->tensors[i].bytes)
+            return ERR_SIZE_MISMATCH;
+    }
+    return 0;
+}
+
+uint32_t header_frame_of(const struct header *header, enum tensor_role role)
+{
+    const struct tensor *tensor = find_tensor(header, role);
+
+    return tensor ? 2 + (uint32_t)(tensor - header->tensors) : 0;
+}

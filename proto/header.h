@@ -23,6 +23,7 @@
 #define WORLD_MAX        1048576u
 #define TOPIC_MAX        256 /* longest topic with its NUL: summary/<128>/encoder/65535/cross/ is 160 */
 #define HELLO_LAYERS_MAX 4096
+#define CLIENT_NAME_MAX  64
 
 enum message_type { MESSAGE_ATTENTION, MESSAGE_QK, MESSAGE_WEIGHTS, MESSAGE_EVENT };
 enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE };
@@ -56,6 +57,7 @@ struct header {
     enum event_type event;
     struct layer_info *layers; /* hello; owned, may be NULL */
     uint32_t layer_count;
+    char client[CLIENT_NAME_MAX + 1]; /* hello; who publishes, printable ASCII; "" = not said */
 
     /* tensors */
     struct layer_id layer;
@@ -71,9 +73,9 @@ struct header {
 };
 
 /* Decodes and validates frame 1. On success *ret_header is filled and owns its arrays
- * (header_clear). On failure it holds nothing, but ret_header->job is the job's name if that could be
- * read, else "", and *reterr_key is the key at fault (static string) or NULL. Returns 0 or an error of
- * err.def (never ERR_AGAIN, ERR_CLOSED). */
+ * (header_clear). On failure it holds nothing, but ret_header->job is the job's name if that could
+ * be read, else "", and *reterr_key is the key at fault (static string) or NULL. Returns 0 or an
+ * error of err.def (never ERR_AGAIN, ERR_CLOSED). */
 int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key);
 void header_clear(struct header *header);
 
@@ -82,8 +84,8 @@ void header_clear(struct header *header);
 struct mpk_writer;
 int header_encode(const struct header *header, struct mpk_writer *writer);
 
-/* Checks the sizes of the frames after the header. Returns 0, ERR_FRAMES_MISSING, ERR_FRAMES_EXTRA or
- * ERR_SIZE_MISMATCH. */
+/* Checks the `frames` sizes of the frames after the header, frame_bytes[0] being frame 2's. Returns
+ * 0, ERR_FRAMES_MISSING, ERR_FRAMES_EXTRA or ERR_SIZE_MISMATCH. */
 int header_check_frames(const struct header *header, const size_t *frame_bytes, size_t frames);
 
 /* The frame index (2..) of a tensor, or 0 when the message has none of that role. */

@@ -1,2 +1,142 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* The encoder writes what header_decode reads, keys in PROTOCOL.md's order. Optional keys are left
+ * out while they say what their absence says, so that equal headers have equal bytes. */
+#include "header.h"
+
+#include "err.h"
+#include "mpk.h"
+
+static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+{
+    mpk_put_str(writer, key);
+    mpk_put_u64(writer, number);
+}
+
+static void put_text(struct mpk_writer *writer, const char *key, const char *text)
+{
+    mpk_put_str(writer, key);
+    mpk_put_str(writer, text);
+}
+
+static void put_flag(struct mpk_writer *writer, const char *key, bool flag)
+{
+    if (!flag)
+        return;
+    mpk_put_str(writer, key);
+    mpk_put_bool(writer, true);
+}
+
+static void put_common(struct mpk_writer *writer, const struct header *header)
+{
+    put_number(writer, "v", PROTO_VERSION);
+    put_text(writer, "type", message_type_name(header->type));
+    put_text(writer, "job", header->job);
+    mpk_put_str(writer, "run");
+    mpk_put_bin(writer, header->run, RUN_BYTES);
+    put_number(writer, "rank", header->rank);
+    put_number(writer, "world", header->world);
+    put_number(writer, "seq", header->seq);
+    put_number(writer, "dropped", header->dropped);
+    put_number(writer, "time_ns", header->time_ns);
+    put_number(writer, "epoch", header->epoch);
+    put_number(writer, "step", header->step);
+}
+
+enum { COMMON_PAIRS = 11 };
+
+static void put_layer_id(struct mpk_writer *writer, struct layer_id id)
+{
+    put_text(writer, "stack", stack_name(id.stack));
+    put_number(writer, "layer", id.layer);
+    put_text(writer, "site", site_name(id.site));
+}
+
+static void put_tensor(struct mpk_writer *writer, const struct tensor *tensor)
+{
+    mpk_put_map(writer, 3);
+    put_text(writer, "name", tensor_role_name(tensor->role));
+    put_text(writer, "dtype", dtype_name(tensor->dtype));
+    mpk_put_str(writer, "shape");
+    mpk_put_array(writer, tensor->rank);
+    for (uint32_t i = 0; i < tensor->rank; i++)
+        mpk_put_u64(writer, tensor->shape[i]);
+}
+
+static void put_lengths(struct mpk_writer *writer, const char *key, const int32_t *lengths,
+                        uint32_t batch)
+{
+    if (!lengths)
+        return;
+    mpk_put_str(writer, key);
+    mpk_put_array(writer, batch);
+    for (uint32_t i = 0; i < batch; i++)
+        mpk_put_u64(writer, (uint64_t)lengths[i]);
+}
+
+static bool is_slice(const struct header *header)
+{
+    return header->heads_total != header->heads;
+}
+
+static uint32_t count_optional(const struct header *header)
+{
+    return (uint32_t)header->causal + (header->window != 0) + (header->q_len != NULL) +
+           (header->k_len != NULL) + (is_slice(header) ? 2u : 0u) + (uint32_t)header->dropout +
+           (uint32_t)header->learned_sink;
+}
+
+static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
+{
+    mpk_put_map(writer, COMMON_PAIRS + 4 + count_optional(header));
+    put_common(writer, header);
+    put_layer_id(writer, header->layer);
+    mpk_put_str(writer, "tensors");
+    mpk_put_array(writer, header->tensor_count);
+    for (uint32_t i = 0; i < header->tensor_count; i++)
+        put_tensor(writer, &header->tensors[i]);
+    put_flag(writer, "causal", header->causal);
+    if (header->window != 0)
+        put_number(writer, "window", header->window);
+    put_lengths(writer, "q_len", header->q_len, header->batch);
+    put_lengths(writer, "k_len", header->k_len, header->batch);
+    if (is_slice(header)) {
+        put_number(writer, "head_offset", header->head_offset);
+        put_number(writer, "heads_total", header->heads_total);
+    }
+    put_flag(writer, "dropout", header->dropout);
+    put_flag(writer, "learned_sink", header->learned_sink);
+}
+
+static void put_layers(struct mpk_writer *writer, const struct header *header)
+{
+    mpk_put_str(writer, "layers");
+    mpk_put_array(writer, header->layer_count);
+    for (uint32_t i = 0; i < header->layer_count; i++) {
+        mpk_put_map(writer, 4);
+        put_layer_id(writer, header->layers[i].id);
+        put_number(writer, "heads", header->layers[i].heads);
+    }
+}
+
+static void put_event(struct mpk_writer *writer, const struct header *header)
+{
+    bool layers = header->event == EVENT_HELLO && header->layer_count > 0;
+    bool client = header->event == EVENT_HELLO && header->client[0] != '\0';
+
+    mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)layers + (uint32_t)client);
+    put_common(writer, header);
+    put_text(writer, "event", event_name(header->event));
+    if (layers)
+        put_layers(writer, header);
+    if (client)
+        put_text(writer, "client", header->client);
+}
+
+int header_encode(const struct header *header, struct mpk_writer *writer)
+{
+    if (header->type == MESSAGE_EVENT)
+        put_event(writer, header);
+    else
+        put_tensor_message(writer, header);
+    return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
+}

@@ -1,2 +1,191 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* MessagePack to JSON by way of jansson. A document must never fail as a whole because of one odd
+ * value, so everything JSON cannot say has a stand-in (see mpk.h); only memory can run out. The
+ * recursion is as deep as the document, and mpk_check bounds that. */
+#include "mpk.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
+
+/* The least second byte of a sequence that begins with `lead`; 0x80 unless shorter forms exist. */
+static unsigned second_min(unsigned lead)
+{
+    return lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+}
+
+/* The largest: surrogates and what lies beyond U+10FFFF are not characters. */
+static unsigned second_max(unsigned lead)
+{
+    return lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+}
+
+/* Length of the valid UTF-8 sequence at `at`, 0 when there is none. */
+static size_t utf8_len(const unsigned char *at, size_t left)
+{
+    unsigned lead = at[0];
+    size_t len = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+
+    if (lead > 0xf4 || len > left)
+        return 0;
+    if (len > 1 && (at[1] < second_min(lead) || at[1] > second_max(lead)))
+        return 0;
+    for (size_t i = 2; i < len; i++) {
+        if ((at[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    return len;
+}
+
+/* A copy in which every byte that is not UTF-8 is replaced; NULL when out of memory. */
+static char *repair(const char *text, size_t len, size_t *ret_len)
+{
+    const unsigned char *at = (const unsigned char *)text;
+    char *copy = malloc(3 * len + 1), *out = copy;
+
+    while (copy && len > 0) {
+        size_t valid = utf8_len(at, len), used = valid ? valid : 1, put = valid ? valid : 3;
+
+        memcpy(out, valid ? (const char *)at : replacement, put);
+        out += put;
+        at += used;
+        len -= used;
+    }
+    if (copy)
+        *ret_len = (size_t)(out - copy);
+    return copy;
+}
+
+static json_t *text_to_json(const char *text, size_t len)
+{
+    json_t *json = json_stringn(text ? text : "", len);
+    size_t repaired_len = 0;
+    char *repaired;
+
+    if (json)
+        return json;
+    repaired = repair(text, len, &repaired_len);
+    json = repaired ? json_stringn(repaired, repaired_len) : NULL;
+    free(repaired);
+    return json;
+}
+
+static json_t *bin_to_json(const char *data, size_t len)
+{
+    static const char digits[] = "0123456789abcdef";
+    char *hex = malloc(2 * len + 1);
+    json_t *json;
+
+    if (!hex)
+        return NULL;
+    for (size_t i = 0; i < len; i++) {
+        hex[2 * i] = digits[(unsigned char)data[i] >> 4];
+        hex[2 * i + 1] = digits[(unsigned char)data[i] & 15];
+    }
+    json = json_stringn(hex, 2 * len);
+    free(hex);
+    return json;
+}
+
+static json_t *real_to_json(double number)
+{
+    return isfinite(number) ? json_real(number) : json_null();
+}
+
+static json_t *u64_to_json(uint64_t number)
+{
+    return number <= INT64_MAX ? json_integer((json_int_t)number) : json_real((double)number);
+}
+
+static json_t *to_json(const msgpack_object *value);
+
+static json_t *array_to_json(const msgpack_object_array *array)
+{
+    json_t *json = json_array();
+
+    for (uint32_t i = 0; json && i < array->size; i++) {
+        if (json_array_append_new(json, to_json(&array->ptr[i])) != 0) {
+            json_decref(json);
+            return NULL;
+        }
+    }
+    return json;
+}
+
+static json_t *key_to_json(const msgpack_object *key)
+{
+    char text[24] = "?";
+
+    if (key->type == MSGPACK_OBJECT_STR)
+        return text_to_json(key->via.str.ptr, key->via.str.size);
+    if (key->type == MSGPACK_OBJECT_POSITIVE_INTEGER)
+        snprintf(text, sizeof(text), "%" PRIu64, key->via.u64);
+    if (key->type == MSGPACK_OBJECT_NEGATIVE_INTEGER)
+        snprintf(text, sizeof(text), "%" PRId64, key->via.i64);
+    return json_string(text);
+}
+
+static int add_pair(json_t *object, const msgpack_object_kv *pair)
+{
+    json_t *key = key_to_json(&pair->key);
+    int rc = -1;
+
+    if (key)
+        rc = json_object_setn_new(object, json_string_value(key), json_string_length(key),
+                                  to_json(&pair->val));
+    json_decref(key);
+    return rc;
+}
+
+static json_t *map_to_json(const msgpack_object_map *map)
+{
+    json_t *json = json_object();
+
+    for (uint32_t i = 0; json && i < map->size; i++) {
+        if (add_pair(json, &map->ptr[i]) != 0) {
+            json_decref(json);
+            return NULL;
+        }
+    }
+    return json;
+}
+
+static json_t *to_json(const msgpack_object *value)
+{
+    switch (value->type) {
+    case MSGPACK_OBJECT_BOOLEAN:
+        return json_boolean(value->via.boolean);
+    case MSGPACK_OBJECT_POSITIVE_INTEGER:
+        return u64_to_json(value->via.u64);
+    case MSGPACK_OBJECT_NEGATIVE_INTEGER:
+        return json_integer(value->via.i64);
+    case MSGPACK_OBJECT_FLOAT32:
+    case MSGPACK_OBJECT_FLOAT64:
+        return real_to_json(value->via.f64);
+    case MSGPACK_OBJECT_STR:
+        return text_to_json(value->via.str.ptr, value->via.str.size);
+    case MSGPACK_OBJECT_BIN:
+        return bin_to_json(value->via.bin.ptr, value->via.bin.size);
+    case MSGPACK_OBJECT_ARRAY:
+        return array_to_json(&value->via.array);
+    case MSGPACK_OBJECT_MAP:
+        return map_to_json(&value->via.map);
+    default: /* nil; extension types never pass mpk_check */
+        return json_null();
+    }
+}
+
+char *mpk_to_json(const msgpack_object *root, unsigned indent)
+{
+    json_t *json = to_json(root);
+    size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(indent) : (size_t)JSON_COMPACT);
+    char *text = json ? json_dumps(json, flags) : NULL;
+
+    json_decref(json);
+    return text;
+}

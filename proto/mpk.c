@@ -1,2 +1,375 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* The check walks the document with a cursor and a small stack of "values still owed" per open
+ * container. Three things bound it, each checked on the announced number before it is used:
+ *
+ *   bytes     a length is compared with what is left, never added to a position;
+ *   depth     a container deeper than the limit is refused when it opens;
+ *   elements  a container's count is taken from one budget for the whole document when it opens, so
+ * that nesting cannot multiply counts that are each small enough.
+ *
+ * After it the parser's own memory is bounded too: one object per element. */
+#include "mpk.h"
+
+#include "err.h"
+#include <math.h>
+#include <string.h>
+
+/* MessagePack-C's parser refuses more than this. */
+#define DEPTH_MAX 32
+
+const struct mpk_limits mpk_header_limits = {65536, 8, 16384};
+const struct mpk_limits mpk_result_limits = {64u << 20, 8, 4u << 20};
+
+enum form { FORM_BAD, FORM_SCALAR, FORM_BLOB, FORM_ARRAY, FORM_MAP };
+
+/* What follows a lead byte 0xc0..0xdf: `width` payload bytes of a scalar, or a length of that
+ * width. */
+static const struct {
+    uint8_t form, width;
+} formats[0x20] = {
+    [0x00] = {FORM_SCALAR, 0},                                                    /* nil */
+    [0x01] = {FORM_BAD, 0},                                                       /* never used */
+    [0x02] = {FORM_SCALAR, 0},                                                    /* false, true */
+    [0x03] = {FORM_SCALAR, 0}, [0x04] = {FORM_BLOB, 1},                           /* bin */
+    [0x05] = {FORM_BLOB, 2},   [0x06] = {FORM_BLOB, 4},   [0x07] = {FORM_BAD, 0}, /* ext */
+    [0x08] = {FORM_BAD, 0},    [0x09] = {FORM_BAD, 0},    [0x0a] = {FORM_SCALAR, 4}, /* float */
+    [0x0b] = {FORM_SCALAR, 8}, [0x0c] = {FORM_SCALAR, 1},                            /* unsigned */
+    [0x0d] = {FORM_SCALAR, 2}, [0x0e] = {FORM_SCALAR, 4}, [0x0f] = {FORM_SCALAR, 8},
+    [0x10] = {FORM_SCALAR, 1}, /* signed */
+    [0x11] = {FORM_SCALAR, 2}, [0x12] = {FORM_SCALAR, 4}, [0x13] = {FORM_SCALAR, 8},
+    [0x14] = {FORM_BAD, 0}, /* fixext */
+    [0x15] = {FORM_BAD, 0},    [0x16] = {FORM_BAD, 0},    [0x17] = {FORM_BAD, 0},
+    [0x18] = {FORM_BAD, 0},    [0x19] = {FORM_BLOB, 1}, /* str */
+    [0x1a] = {FORM_BLOB, 2},   [0x1b] = {FORM_BLOB, 4},   [0x1c] = {FORM_ARRAY, 2},
+    [0x1d] = {FORM_ARRAY, 4},  [0x1e] = {FORM_MAP, 2},    [0x1f] = {FORM_MAP, 4},
+};
+
+struct cursor {
+    const unsigned char *at;
+    size_t left;
+};
+
+/* The head of one value: `count` payload bytes of a scalar or blob, or values of a container. */
+struct head {
+    enum form form;
+    uint64_t count;
+};
+
+static int read_number(struct cursor *cursor, unsigned width, uint64_t *ret_number)
+{
+    uint64_t number = 0;
+
+    if (width > cursor->left)
+        return ERR_HEADER_TRUNCATED;
+    for (unsigned i = 0; i < width; i++)
+        number = number << 8 | cursor->at[i];
+    cursor->at += width;
+    cursor->left -= width;
+    *ret_number = number;
+    return 0;
+}
+
+static int read_long_head(struct cursor *cursor, unsigned lead, struct head *ret_head)
+{
+    int rc = 0;
+
+    ret_head->form = (enum form)formats[lead - 0xc0].form;
+    ret_head->count = formats[lead - 0xc0].width;
+    if (ret_head->form == FORM_BAD)
+        return ERR_HEADER_MALFORMED;
+    if (ret_head->form != FORM_SCALAR)
+        rc = read_number(cursor, formats[lead - 0xc0].width, &ret_head->count);
+    return rc;
+}
+
+static int read_head(struct cursor *cursor, struct head *ret_head)
+{
+    uint64_t lead;
+    int rc = read_number(cursor, 1, &lead);
+
+    if (rc)
+        return rc;
+    if (lead < 0x80 || lead >= 0xe0)
+        *ret_head = (struct head){FORM_SCALAR, 0};
+    else if (lead < 0x90)
+        *ret_head = (struct head){FORM_MAP, lead & 0x0f};
+    else if (lead < 0xa0)
+        *ret_head = (struct head){FORM_ARRAY, lead & 0x0f};
+    else if (lead < 0xc0)
+        *ret_head = (struct head){FORM_BLOB, lead & 0x1f};
+    else
+        rc = read_long_head(cursor, (unsigned)lead, ret_head);
+    if (!rc && ret_head->form == FORM_MAP)
+        ret_head->count *= 2; /* at most 2^33: no overflow */
+    return rc;
+}
+
+struct walk {
+    struct cursor cursor;
+    uint64_t budget;              /* elements that may still be announced */
+    uint32_t depth, depth_max;    /* open containers */
+    uint64_t owed[DEPTH_MAX + 1]; /* [0] is the document itself */
+};
+
+static int open_container(struct walk *walk, uint64_t count)
+{
+    if (walk->depth == walk->depth_max)
+        return ERR_HEADER_DEPTH;
+    if (count > walk->budget)
+        return ERR_HEADER_ELEMENTS;
+    walk->budget -= count;
+    walk->owed[++walk->depth] = count;
+    return 0;
+}
+
+static int skip_payload(struct walk *walk, uint64_t bytes)
+{
+    if (bytes > walk->cursor.left)
+        return ERR_HEADER_TRUNCATED;
+    walk->cursor.at += bytes;
+    walk->cursor.left -= (size_t)bytes;
+    return 0;
+}
+
+static int walk_value(struct walk *walk)
+{
+    struct head head;
+    int rc = read_head(&walk->cursor, &head);
+
+    if (rc)
+        return rc;
+    walk->owed[walk->depth]--;
+    rc = head.form == FORM_MAP || head.form == FORM_ARRAY ? open_container(walk, head.count)
+                                                          : skip_payload(walk, head.count);
+    while (!rc && walk->depth > 0 && walk->owed[walk->depth] == 0)
+        walk->depth--;
+    return rc;
+}
+
+int mpk_check(const void *buf, size_t len, const struct mpk_limits *limits)
+{
+    struct walk walk = {.cursor = {buf, len}, .owed = {1}};
+    int rc = 0;
+
+    if (len > limits->bytes)
+        return ERR_HEADER_SIZE;
+    if (limits->elements == 0)
+        return ERR_HEADER_ELEMENTS;
+    walk.budget = limits->elements - 1;
+    walk.depth_max = limits->depth < DEPTH_MAX ? limits->depth : DEPTH_MAX;
+    while (!rc && walk.owed[walk.depth] > 0)
+        rc = walk_value(&walk);
+    if (!rc && walk.cursor.left > 0)
+        rc = ERR_HEADER_TRAILING;
+    return rc;
+}
+
+int mpk_parse(const void *buf, size_t len, const struct mpk_limits *limits, struct mpk_doc *ret_doc)
+{
+    size_t off = 0;
+    msgpack_unpack_return status;
+    int rc = mpk_check(buf, len, limits);
+
+    if (rc)
+        return rc;
+    msgpack_unpacked_init(&ret_doc->unpacked);
+    status = msgpack_unpack_next(&ret_doc->unpacked, buf, len, &off);
+    if (status == MSGPACK_UNPACK_SUCCESS && off == len) {
+        ret_doc->root = &ret_doc->unpacked.data;
+        return 0;
+    }
+    msgpack_unpacked_destroy(&ret_doc->unpacked);
+    return status == MSGPACK_UNPACK_NOMEM_ERROR ? ERR_MEMORY : ERR_HEADER_MALFORMED;
+}
+
+void mpk_doc_clear(struct mpk_doc *doc)
+{
+    msgpack_unpacked_destroy(&doc->unpacked);
+    msgpack_unpacked_init(&doc->unpacked);
+    doc->root = NULL;
+}
+
+bool mpk_is_str(const msgpack_object *value, const char *text)
+{
+    size_t len = strlen(text);
+
+    return value->type == MSGPACK_OBJECT_STR && value->via.str.size == len &&
+           memcmp(value->via.str.ptr, text, len) == 0;
+}
+
+const msgpack_object *mpk_find(const msgpack_object *map, const char *key)
+{
+    if (!map || map->type != MSGPACK_OBJECT_MAP)
+        return NULL;
+    for (uint32_t i = 0; i < map->via.map.size; i++) {
+        if (mpk_is_str(&map->via.map.ptr[i].key, key))
+            return &map->via.map.ptr[i].val;
+    }
+    return NULL;
+}
+
+/* Position of a key in a list of names, or `count`. */
+static uint32_t name_index(const msgpack_object *key, const char *const *names, uint32_t count)
+{
+    uint32_t i = 0;
+
+    while (i < count && !(key->via.str.size > 0 && key->via.str.ptr[0] == names[i][0] &&
+                          mpk_is_str(key, names[i])))
+        i++;
+    return i;
+}
+
+int mpk_collect(const msgpack_object *map, const char *const *names, uint32_t count,
+                const msgpack_object **ret_values, const char **reterr_key)
+{
+    int rc = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        ret_values[i] = NULL;
+    if (map->type != MSGPACK_OBJECT_MAP)
+        return ERR_KEY_TYPE;
+    for (uint32_t i = 0; i < map->via.map.size; i++) {
+        const msgpack_object_kv *pair = &map->via.map.ptr[i];
+        uint32_t at;
+
+        if (pair->key.type != MSGPACK_OBJECT_STR) {
+            rc = rc ? rc : ERR_KEY_TYPE;
+            continue;
+        }
+        at = name_index(&pair->key, names, count);
+        if (at < count && ret_values[at]) {
+            rc = rc ? rc : ERR_KEY_DUPLICATE;
+            *reterr_key = names[at];
+        } else if (at < count) {
+            ret_values[at] = &pair->val;
+        }
+    }
+    return rc;
+}
+
+int mpk_get_u64(const msgpack_object *value, uint64_t max, uint64_t *ret_number)
+{
+    if (value->type == MSGPACK_OBJECT_NEGATIVE_INTEGER)
+        return ERR_KEY_RANGE;
+    if (value->type != MSGPACK_OBJECT_POSITIVE_INTEGER)
+        return ERR_KEY_TYPE;
+    if (value->via.u64 > max)
+        return ERR_KEY_RANGE;
+    *ret_number = value->via.u64;
+    return 0;
+}
+
+int mpk_get_bool(const msgpack_object *value, bool *ret_bool)
+{
+    if (value->type != MSGPACK_OBJECT_BOOLEAN)
+        return ERR_KEY_TYPE;
+    *ret_bool = value->via.boolean;
+    return 0;
+}
+
+int mpk_get_f64(const msgpack_object *value, double *ret_number)
+{
+    switch (value->type) {
+    case MSGPACK_OBJECT_NIL:
+        *ret_number = NAN;
+        return 0;
+    case MSGPACK_OBJECT_POSITIVE_INTEGER:
+        *ret_number = (double)value->via.u64;
+        return 0;
+    case MSGPACK_OBJECT_NEGATIVE_INTEGER:
+        *ret_number = (double)value->via.i64;
+        return 0;
+    case MSGPACK_OBJECT_FLOAT32:
+    case MSGPACK_OBJECT_FLOAT64:
+        *ret_number = value->via.f64;
+        return 0;
+    default:
+        return ERR_KEY_TYPE;
+    }
+}
+
+static int write_bytes(void *context, const char *bytes, size_t len)
+{
+    struct mpk_writer *writer = context;
+
+    if (writer->failed || len == 0)
+        return 0;
+    if (msgpack_sbuffer_write(&writer->buffer, bytes, len) != 0)
+        writer->failed = true;
+    return 0;
+}
+
+void mpk_writer_init(struct mpk_writer *writer)
+{
+    msgpack_sbuffer_init(&writer->buffer);
+    msgpack_packer_init(&writer->packer, writer, write_bytes);
+    writer->failed = false;
+}
+
+void mpk_writer_clear(struct mpk_writer *writer)
+{
+    msgpack_sbuffer_destroy(&writer->buffer);
+    mpk_writer_init(writer);
+}
+
+bool mpk_writer_ok(const struct mpk_writer *writer)
+{
+    return !writer->failed;
+}
+
+/* The packer's results need no look: write_bytes remembers its own failures. */
+void mpk_put_map(struct mpk_writer *writer, uint32_t pairs)
+{
+    msgpack_pack_map(&writer->packer, pairs);
+}
+
+void mpk_put_array(struct mpk_writer *writer, uint32_t length)
+{
+    msgpack_pack_array(&writer->packer, length);
+}
+
+void mpk_put_str(struct mpk_writer *writer, const char *text)
+{
+    size_t len = strlen(text);
+
+    msgpack_pack_str(&writer->packer, len);
+    msgpack_pack_str_body(&writer->packer, text, len);
+}
+
+void mpk_put_bin(struct mpk_writer *writer, const void *data, size_t len)
+{
+    msgpack_pack_bin(&writer->packer, len);
+    msgpack_pack_bin_body(&writer->packer, data, len);
+}
+
+void mpk_put_u64(struct mpk_writer *writer, uint64_t number)
+{
+    msgpack_pack_uint64(&writer->packer, number);
+}
+
+void mpk_put_bool(struct mpk_writer *writer, bool value)
+{
+    if (value)
+        msgpack_pack_true(&writer->packer);
+    else
+        msgpack_pack_false(&writer->packer);
+}
+
+void mpk_put_nil(struct mpk_writer *writer)
+{
+    msgpack_pack_nil(&writer->packer);
+}
+
+void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len)
+{
+    if (msgpack_sbuffer_write(&writer->buffer, encoded, len) != 0)
+        writer->failed = true;
+}
+
+void mpk_put_f64(struct mpk_writer *writer, double number)
+{
+    if (isfinite(number))
+        msgpack_pack_double(&writer->packer, number);
+    else
+        mpk_put_nil(writer);
+}

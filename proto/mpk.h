@@ -3,8 +3,8 @@
  *
  * MessagePack-C has no limits: 155 bytes can make it reserve 63 GB, and it ignores trailing bytes.
  * Therefore a document is first walked by mpk_check, iteratively and without allocating, and only a
- * document that passed goes to msgpack_unpack_next. Pure; any thread; a document or writer belongs to
- * one thread at a time. */
+ * document that passed goes to msgpack_unpack_next. Pure; any thread; a document or writer belongs
+ * to one thread at a time. */
 #ifndef PROTO_MPK_H
 #define PROTO_MPK_H
 
@@ -24,12 +24,13 @@ extern const struct mpk_limits mpk_header_limits;
 /* 64 MiB, 8 levels, 4 Mi elements: a result from the daemon, whom a client trusts more. */
 extern const struct mpk_limits mpk_result_limits;
 
-/* Returns 0 when buf[0..len) is exactly one value within the limits, free of extension types and of the
- * reserved byte 0xc1, else ERR_HEADER_SIZE, _TRUNCATED, _MALFORMED, _DEPTH, _ELEMENTS or _TRAILING. */
+/* Returns 0 when buf[0..len) is exactly one value within the limits, free of extension types and of
+ * the reserved byte 0xc1, else ERR_HEADER_SIZE, _TRUNCATED, _MALFORMED, _DEPTH, _ELEMENTS or
+ * _TRAILING. */
 int mpk_check(const void *buf, size_t len, const struct mpk_limits *limits);
 
-/* A parsed document. Strings and binaries point into the buffer given to mpk_parse, which must outlive
- * it. */
+/* A parsed document. Strings and binaries point into the buffer given to mpk_parse, which must
+ * outlive it. `root` points into the struct: it must not be copied or moved. */
 struct mpk_doc {
     msgpack_unpacked unpacked;
     const msgpack_object *root;
@@ -37,11 +38,19 @@ struct mpk_doc {
 
 /* Checks, then parses. Returns 0, a code of mpk_check, or ERR_MEMORY. On failure *ret_doc needs no
  * mpk_doc_clear. */
-int mpk_parse(const void *buf, size_t len, const struct mpk_limits *limits, struct mpk_doc *ret_doc);
+int mpk_parse(const void *buf, size_t len, const struct mpk_limits *limits,
+              struct mpk_doc *ret_doc);
 void mpk_doc_clear(struct mpk_doc *doc);
 
 /* The value of a string key of a map; NULL when `map` is not a map or lacks the key. */
 const msgpack_object *mpk_find(const msgpack_object *map, const char *key);
+
+/* Walks a map once and files values under their names: ret_values[i] is the first value of
+ * names[i], or NULL. Other keys are skipped. Fills ret_values also on failure. Returns 0,
+ * ERR_KEY_TYPE when `map` is not a map or a key is not a string, or ERR_KEY_DUPLICATE with
+ * *reterr_key = the name. */
+int mpk_collect(const msgpack_object *map, const char *const *names, uint32_t count,
+                const msgpack_object **ret_values, const char **reterr_key);
 
 /* Typed readers of one value. Return 0, ERR_KEY_TYPE, or ERR_KEY_RANGE for numbers beyond `max`. */
 int mpk_get_u64(const msgpack_object *value, uint64_t max, uint64_t *ret_number);
@@ -51,7 +60,8 @@ int mpk_get_f64(const msgpack_object *value, double *ret_number);
 /* Whether the value is the given string. */
 bool mpk_is_str(const msgpack_object *value, const char *text);
 
-/* A growing output buffer. Failures are sticky: write on, and ask mpk_writer_ok once at the end. */
+/* A growing output buffer. Failures are sticky: write on, and ask mpk_writer_ok once at the end.
+ * The packer points to the writer: it must not be copied or moved after mpk_writer_init. */
 struct mpk_writer {
     msgpack_sbuffer buffer; /* buffer.data, buffer.size: what was written */
     msgpack_packer packer;
@@ -69,11 +79,15 @@ void mpk_put_bin(struct mpk_writer *writer, const void *data, size_t len);
 void mpk_put_u64(struct mpk_writer *writer, uint64_t number);
 void mpk_put_bool(struct mpk_writer *writer, bool value);
 void mpk_put_nil(struct mpk_writer *writer);
+/* One value that is encoded already. */
+void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len);
 /* NaN and infinities become nil: a number that does not exist is null. */
 void mpk_put_f64(struct mpk_writer *writer, double number);
 
-/* The document as JSON text, `indent` 0 for one line; binaries as lower-case hex. Returns a malloc'ed
- * string, or NULL when out of memory. */
+/* The document as JSON text, `indent` 0 for one line; binaries as lower-case hex; NaN and
+ * infinities as null; bytes that are not UTF-8 as U+FFFD; integers beyond INT64_MAX as reals. Keys
+ * that are integers become text, other keys that are not strings "?". Of a key that appears twice
+ * the last value counts. Returns a malloc'ed string, or NULL when out of memory. */
 char *mpk_to_json(const msgpack_object *root, unsigned indent);
 
 #endif

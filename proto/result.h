@@ -2,9 +2,9 @@
 /* result: the maps the daemon publishes: live, summary, job. Encoders only; readers walk the map by
  * name (mpk_find), so that unknown keys are skipped.
  *
- * The last key of each map is `snapshot`, so that the last byte of the encoded map is 0xc2 (false) or
- * 0xc3 (true): the last-value cache flips it in place (result_set_snapshot).
- * NaN in any number means "does not exist" and becomes nil. Pure; any thread. */
+ * The last key of each map is `snapshot`, so that the last byte of the encoded map is 0xc2 (false)
+ * or 0xc3 (true): the last-value cache flips it in place (result_set_snapshot). NaN in any number
+ * means "does not exist" and becomes nil. Pure; any thread. */
 #ifndef PROTO_RESULT_H
 #define PROTO_RESULT_H
 
@@ -60,7 +60,7 @@ struct result_window {
     enum window_unit unit;
     uint64_t first, last;   /* first and last unit covered, inclusive */
     uint64_t length, every; /* in units, from the config */
-    bool partial; /* covers less than `length`, or a unit in it was cut short */
+    bool partial;           /* covers less than `length`, or a unit in it was cut short */
 };
 
 /* One layer's window. Arrays are [heads]; NULL = not computed. */
@@ -71,11 +71,13 @@ struct summary_result {
     uint32_t ranks;    /* ranks that contributed */
     uint64_t messages; /* messages in the window */
     uint64_t lost;     /* messages that never arrived: gaps in seq */
-    const struct reason_count *dropped; /* messages that arrived or were announced, and were not used */
+    const struct reason_count
+        *dropped; /* messages that arrived or were announced, and were not used */
     uint32_t dropped_count;
     uint32_t heads;
     const struct result_stat *stat[METRIC_COUNT];
-    const struct result_stat (*aggregate)[MAP_STAT_COUNT]; /* [AGGREGATE_COUNT]; NULL = not computed */
+    const struct result_stat (
+        *aggregate)[MAP_STAT_COUNT]; /* [AGGREGATE_COUNT]; NULL = not computed */
     /* [heads][SINGULAR_VALUES_MAX]; its p50, p90 and p99 are not kept and left out of the map */
     const struct result_stat *singular_values;
     const struct pair *pairs; /* of the newest message */

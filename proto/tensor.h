@@ -24,9 +24,9 @@ enum tensor_role {
 struct tensor {
     enum tensor_role role;
     enum dtype dtype;
-    uint32_t rank;                    /* used entries of shape */
-    uint64_t shape[TENSOR_RANK_MAX];  /* no entry is 0 after a successful decode */
-    uint64_t bytes;                   /* prod(shape) * dtype_size */
+    uint32_t rank;                   /* used entries of shape */
+    uint64_t shape[TENSOR_RANK_MAX]; /* no entry is 0 after a successful decode */
+    uint64_t bytes;                  /* prod(shape) * dtype_size */
 };
 
 /* "f32", "bf16", ...; bytes of one element. */

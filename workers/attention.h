@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* attention: one message's attention weights as the kernels see them, and what its rows may attend to.
+/* attention: one message's attention weights as the kernels see them, and what its rows may attend
+ * to.
  *
  * Rule 1 of workers/KERNELS.md: the mask comes from here, never from the weights. */
 #ifndef WORKERS_ATTENTION_H
@@ -11,29 +12,39 @@
 
 /* Borrowed pointers; `weights` may be unaligned. */
 struct attention {
-    const void *weights; /* [B, H, Tq, Tk], C-contiguous, rows sum to 1 within attention_tolerance */
-    enum dtype dtype;    /* F32, F64, F16 or BF16 */
+    const void
+        *weights;     /* [B, H, Tq, Tk], C-contiguous, rows sum to 1 within attention_tolerance */
+    enum dtype dtype; /* F32, F64, F16 or BF16 */
     uint32_t batch, heads, queries, keys;
-    bool self;             /* self-attention: query i and key i are the same position */
-    bool causal;           /* key j is visible to query i when j <= i */
-    uint32_t window;       /* key j is visible when j > i - window; 0 = no bound */
-    const int32_t *q_len;  /* [B] valid queries, right padding; NULL = all */
-    const int32_t *k_len;  /* [B] valid keys; NULL = all */
-    const uint8_t *mask;   /* [B, Tq, Tk], 1 = may attend; NULL = all */
-    bool dropout;          /* after dropout: row sums are not checked */
-    bool learned_sink;     /* rows may sum to less than 1 */
+    bool self;            /* self-attention: query i and key i are the same position */
+    bool causal;          /* key j is visible to query i when j <= i */
+    uint32_t window;      /* key j is visible when j > i - window; 0 = no bound */
+    const int32_t *q_len; /* [B] valid queries, right padding; NULL = all */
+    const int32_t *k_len; /* [B] valid keys; NULL = all */
+    const uint8_t *mask;  /* [B, Tq, Tk], 1 = may attend; NULL = all */
+    bool dropout;         /* after dropout: row sums are not checked */
+    bool learned_sink;    /* rows may sum to less than 1 */
 };
+
+/* Valid queries and keys of sample b by length alone: q_len and k_len, clamped to the shape. */
+uint32_t attention_query_count(const struct attention *a, uint32_t b);
+uint32_t attention_key_count(const struct attention *a, uint32_t b);
 
 /* Whether query i of sample b is one (not padding). */
 bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i);
 
 /* Writes the valid keys of a row, ascending, to ret_keys[keys]; returns how many. */
-uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i, uint32_t *ret_keys);
+uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i,
+                              uint32_t *ret_keys);
 
 /* Converts row (b, h, i) to f64, as sent. */
-void attention_load_row(const struct attention *a, uint32_t b, uint32_t h, uint32_t i, double *ret_row);
+void attention_load_row(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,
+                        double *ret_row);
 
 /* Largest |sum - 1| of a sound row: 1e-3 for f32 and f64, 2e-2 for f16 and bf16. */
 double attention_tolerance(enum dtype dtype);
+/* The most negative weight that still counts as rounding: -1e-6 for f32 and f64, -1e-3 for f16 and
+ * bf16. */
+double attention_negative_bound(enum dtype dtype);
 
 #endif

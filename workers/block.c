@@ -1,2 +1,231 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* block: life, merging and reading out; the arithmetic on rows is in block_ref.c.
+ *
+ * Everything a block holds is a sum, a set of moments, a histogram or a list of best entries, so
+ * merging is member by member. Only two numbers are worked out at the end, from the merged state:
+ * locality (a quotient) and importance (a softmax over heads). */
+#include "block.h"
+#include "err.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int allocate(struct block *block)
+{
+    block->head = calloc(block->heads, sizeof *block->head);
+    if (block->head == NULL) {
+        return ERR_MEMORY;
+    }
+    if (block->plan.group[METRIC_GROUP_IMPORTANCE]) {
+        size_t count = (size_t)block->batch * block->heads;
+        block->importance = calloc(count, sizeof *block->importance);
+        if (block->importance == NULL) {
+            return ERR_MEMORY;
+        }
+    }
+    if (block->plan.group[METRIC_GROUP_PAIRS]) {
+        block->pairs = calloc(block->plan.top_pairs, sizeof *block->pairs);
+        if (block->pairs == NULL) {
+            return ERR_MEMORY;
+        }
+    }
+    return 0;
+}
+
+int block_init(struct block *block, const struct attention *a, const struct block_plan *plan)
+{
+    assert(a->batch > 0 && a->heads > 0 && a->queries > 0 && a->keys > 0);
+    assert(!plan->group[METRIC_GROUP_PAIRS] ||
+           (plan->top_pairs >= 1 && plan->top_pairs <= TOP_PAIRS_MAX));
+    *block =
+        (struct block){.plan = *plan, .batch = a->batch, .heads = a->heads, .row_sum_error = NAN};
+    int rc = allocate(block);
+    if (rc < 0) {
+        block_clear(block);
+    }
+    return rc;
+}
+
+void block_clear(struct block *block)
+{
+    for (uint32_t h = 0; block->head != NULL && h < block->heads; h++) {
+        for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+            dist_clear(&block->head[h].row[m]);
+        }
+    }
+    free(block->head);
+    free(block->importance);
+    free(block->pairs);
+    *block = (struct block){.row_sum_error = NAN};
+}
+
+/* Larger weight first; ties by lower query, then lower key. */
+static bool comes_before(const struct pair *a, const struct pair *b)
+{
+    if (a->weight > b->weight || a->weight < b->weight) {
+        return a->weight > b->weight;
+    }
+    return a->query < b->query || (a->query == b->query && a->key < b->key);
+}
+
+void block_offer_pair(struct block *block, struct pair pair)
+{
+    uint32_t at = block->pair_count;
+    if (at == block->plan.top_pairs) {
+        if (!comes_before(&pair, &block->pairs[at - 1])) {
+            return;
+        }
+        at--;
+    } else {
+        block->pair_count++;
+    }
+    for (; at > 0 && comes_before(&pair, &block->pairs[at - 1]); at--) {
+        block->pairs[at] = block->pairs[at - 1];
+    }
+    block->pairs[at] = pair;
+}
+
+static int merge_head(struct head_block *into, const struct head_block *from)
+{
+    for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+        int rc = dist_merge(&into->row[m], &from->row[m]);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    moments_merge(&into->entries, &from->entries);
+    into->neighbour_sum += from->neighbour_sum;
+    into->neighbour_count += from->neighbour_count;
+    return 0;
+}
+
+static void merge_importance(struct block *into, const struct block *from)
+{
+    size_t count = into->importance != NULL ? (size_t)into->batch * into->heads : 0;
+    for (size_t i = 0; i < count; i++) {
+        into->importance[i].entropy += from->importance[i].entropy;
+        moments_merge(&into->importance[i].entries, &from->importance[i].entries);
+    }
+}
+
+int block_merge(struct block *into, const struct block *from)
+{
+    assert(into->batch == from->batch && into->heads == from->heads);
+    assert(memcmp(into->plan.group, from->plan.group, sizeof into->plan.group) == 0);
+    for (uint32_t h = 0; h < into->heads; h++) {
+        int rc = merge_head(&into->head[h], &from->head[h]);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    into->rows += from->rows;
+    into->invalid_rows += from->invalid_rows;
+    into->row_sum_error = fmax(into->row_sum_error, from->row_sum_error); /* NaN gives way */
+    merge_importance(into, from);
+    for (uint32_t map = 0; map < AGGREGATE_COUNT; map++) {
+        moments_merge(&into->map[map], &from->map[map]);
+    }
+    for (uint32_t i = 0; i < from->pair_count; i++) {
+        block_offer_pair(into, from->pairs[i]);
+    }
+    return 0;
+}
+
+/* (V + E) / 2 of one head, V and E averaged over the samples that have two entries or more; NaN
+ * without. */
+static double importance_score(const struct block *block, uint32_t h)
+{
+    double variance = 0, entropy = 0;
+    uint32_t samples = 0;
+    for (uint32_t b = 0; b < block->batch; b++) {
+        const struct importance_block *share = &block->importance[(size_t)b * block->heads + h];
+        if (share->entries.n >= 2) {
+            variance += moments_variance(&share->entries);
+            entropy += share->entropy;
+            samples++;
+        }
+    }
+    return samples > 0 ? (variance / samples + entropy / samples) / 2 : NAN;
+}
+
+/* In place, over the finite scores; the others become NaN. */
+static void softmax(double *score, uint32_t n)
+{
+    double max = -INFINITY;
+    for (uint32_t h = 0; h < n; h++) {
+        max = isfinite(score[h]) && score[h] > max ? score[h] : max;
+    }
+    double sum = 0;
+    for (uint32_t h = 0; h < n; h++) {
+        score[h] = isfinite(score[h]) ? exp(score[h] - max) : NAN;
+        sum += isnan(score[h]) ? 0 : score[h];
+    }
+    for (uint32_t h = 0; h < n; h++) {
+        score[h] /= sum;
+    }
+}
+
+static double head_value(const struct block *block, uint32_t h, enum metric metric)
+{
+    const struct head_block *head = &block->head[h];
+    if (metric < METRIC_ROW_COUNT) {
+        return moments_mean(&head->row[metric].moments);
+    }
+    switch (metric) {
+    case METRIC_MEAN:
+        return moments_mean(&head->entries);
+    case METRIC_MIN:
+        return head->entries.n > 0 ? head->entries.min : NAN;
+    case METRIC_MAX:
+        return head->entries.n > 0 ? head->entries.max : NAN;
+    case METRIC_STD:
+        return moments_std(&head->entries);
+    case METRIC_VARIANCE:
+        return moments_variance(&head->entries);
+    case METRIC_LOCALITY:
+        return head->neighbour_count > 0 ? head->neighbour_sum / (double)head->neighbour_count
+                                         : NAN;
+    default:
+        return NAN;
+    }
+}
+
+static void core_values(const struct block *block, double *const ret_value[METRIC_COUNT])
+{
+    for (uint32_t m = 0; m <= METRIC_LOCALITY; m++) {
+        for (uint32_t h = 0; ret_value[m] != NULL && h < block->heads; h++) {
+            ret_value[m][h] = head_value(block, h, (enum metric)m);
+        }
+    }
+}
+
+static void importance_values(const struct block *block, double *ret_value)
+{
+    for (uint32_t h = 0; h < block->heads; h++) {
+        ret_value[h] = importance_score(block, h);
+    }
+    softmax(ret_value, block->heads);
+}
+
+void block_values(const struct block *block, double *const ret_value[METRIC_COUNT])
+{
+    if (block->plan.group[METRIC_GROUP_CORE]) {
+        core_values(block, ret_value);
+    }
+    if (block->plan.group[METRIC_GROUP_IMPORTANCE] && ret_value[METRIC_IMPORTANCE] != NULL) {
+        importance_values(block, ret_value[METRIC_IMPORTANCE]);
+    }
+}
+
+void block_aggregate(const struct block *block, double ret_stat[AGGREGATE_COUNT][MAP_STAT_COUNT])
+{
+    for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
+        const struct moments *map = &block->map[i];
+        ret_stat[i][MAP_MEAN] = moments_mean(map);
+        ret_stat[i][MAP_MAX] = map->n > 0 ? map->max : NAN;
+        ret_stat[i][MAP_MIN] = map->n > 0 ? map->min : NAN;
+        ret_stat[i][MAP_STD] = moments_std(map);
+    }
+}

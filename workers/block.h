@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* block: everything measured on a range of query rows of one message, over all samples and heads.
  *
- * A message is cut into blocks of rows, one job each; blocks share nothing, and merged in the order of
- * their rows they give what one block over all rows would have given. A block covers all heads and
- * samples of its rows, so the across-head maps need no locks. The formulas are in KERNELS.md.
+ * A message is cut into blocks of rows, one job each; blocks share nothing, and merged in the order
+ * of their rows they give what one block over all rows would have given. A block covers all heads
+ * and samples of its rows, so the across-head maps need no locks. The formulas are in KERNELS.md.
  *
  * Owned by one thread at a time: a worker fills it, the loop thread merges it. */
 #ifndef WORKERS_BLOCK_H
@@ -23,8 +23,8 @@ struct block_plan {
 struct head_block {
     struct dist row[METRIC_ROW_COUNT]; /* per-row values of sound rows */
     struct moments entries;            /* valid entries of sound rows */
-    double neighbour_sum;              /* A[i,i-1] + A[i,i+1] over sound rows: locality's numerator */
-    uint64_t neighbour_count;          /* how many such entries exist */
+    double neighbour_sum;     /* A[i,i-1] + A[i,i+1] over sound rows: locality's numerator */
+    uint64_t neighbour_count; /* how many such entries exist */
 };
 
 /* One (sample, head)'s share of the importance score. */
@@ -36,12 +36,12 @@ struct importance_block {
 struct block {
     struct block_plan plan;
     uint32_t batch, heads;
-    uint64_t rows, invalid_rows;
-    double row_sum_error;                  /* NaN while no row was seen */
-    struct head_block *head;               /* [heads] */
-    struct importance_block *importance;   /* [batch][heads]; NULL when the group is off */
-    struct moments map[AGGREGATE_COUNT];   /* entries of the across-head maps, pooled over samples */
-    struct pair *pairs;                    /* best pair_count so far, descending; NULL when off */
+    uint64_t rows, invalid_rows; /* sound and unsound: together every (sample, head, valid query) */
+    double row_sum_error;        /* NaN while no row with a valid key and a finite sum was seen */
+    struct head_block *head;     /* [heads] */
+    struct importance_block *importance; /* [batch][heads]; NULL when the group is off */
+    struct moments map[AGGREGATE_COUNT]; /* entries of the across-head maps, pooled over samples */
+    struct pair *pairs;                  /* best pair_count so far, descending; NULL when off */
     uint32_t pair_count;
 };
 
@@ -55,20 +55,25 @@ void *scratch_take(struct scratch *scratch, size_t bytes);
 void scratch_clear(struct scratch *scratch);
 
 /* An empty block. Returns 0 or ERR_MEMORY. */
+/* SPECTRUM in the plan is ignored; across-head maps belong to CORE; rows are counted in any case.
+ */
 int block_init(struct block *block, const struct attention *a, const struct block_plan *plan);
-/* Adds the rows [row_begin, row_end) of every sample and head, by the scalar reference: compiled without
- * vectorising, one formula per function. Returns 0 or ERR_MEMORY (the block is then only good for
- * block_clear). */
+/* Adds the rows [row_begin, row_end) of every sample and head, by the scalar reference: compiled
+ * without vectorising, one formula per function. Returns 0 or ERR_MEMORY (the block is then only
+ * good for block_clear). */
 int block_compute_ref(struct block *block, const struct attention *a, uint32_t row_begin,
                       uint32_t row_end, struct scratch *scratch);
 /* Merges the block of the rows that follow. Returns 0 or ERR_MEMORY, as above. */
 int block_merge(struct block *into, const struct block *from);
 void block_clear(struct block *block);
+/* For kernels: offers one entry of the head-mean map; the best plan.top_pairs stay. */
+void block_offer_pair(struct block *block, struct pair pair);
 
-/* The message's own numbers: ret_value[metric][heads] for every metric of the plan's groups (NaN where it
- * does not exist), NULL entries are skipped. Row metrics give their mean over the rows. */
+/* The message's own numbers: ret_value[metric][heads] for every metric of the plan's groups but
+ * SPECTRUM (NaN where it does not exist); other groups' entries are left as they are, NULL entries
+ * are skipped. Row metrics give their mean over the rows. */
 void block_values(const struct block *block, double *const ret_value[METRIC_COUNT]);
-/* mean, max, min, std of the sum, mean and max maps. */
+/* mean, max, min, std of the sum, mean and max maps; NaN without CORE. */
 void block_aggregate(const struct block *block, double ret_stat[AGGREGATE_COUNT][MAP_STAT_COUNT]);
 
 #endif

@@ -1,2 +1,429 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* block_ref: the scalar reference. One small function per formula of KERNELS.md, in f64, one entry
+ * after the other; compiled without vectorising. It is what every faster path is compared with, so
+ * it is written to be checked against the formulas by eye.
+ *
+ * Order: rows i, then samples b, then heads h. The valid keys of a row depend on (b, i) alone and
+ * are found once for all heads. Each row (b, h, i) is converted to f64 once and feeds
+ *
+ *     core        the weights of its valid keys, gathered side by side (`struct row`)
+ *     importance  the row as sent
+ *     maps        sum and max over heads of the rows as sent, finished when the last head is in
+ *     pairs       the mean map, averaged over samples, finished when the last sample is in
+ *
+ * A row's moments are taken in two passes (mean, then squared deviations) and merged into the
+ * head's: the accuracy of Welford's update without its division for every entry. */
+#include "block.h"
+#include "err.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+/* One row as it counts: its valid keys, ascending, and their weights. What is excluded is not in
+ * here. */
+struct row {
+    uint32_t query, n;
+    const uint32_t *key;
+    const double *weight;
+};
+
+/* Carved from the worker's scratch; each holds `keys` elements. */
+struct work {
+    double *sent;      /* one row, all keys, as sent */
+    double *weight;    /* its valid weights, gathered; then finite map entries */
+    double *softmax;   /* exp of the row, for importance */
+    double *sum, *max; /* over heads, of one (b, i) */
+    double *pair_sum;  /* over samples, of the head-mean row i */
+    uint32_t *key;     /* valid keys of (b, i) */
+    uint32_t *pair_n;  /* samples in pair_sum */
+};
+
+#define WORK_F64 6
+#define WORK_U32 2
+
+static int take_work(struct scratch *scratch, uint32_t keys, struct work *ret_work)
+{
+    size_t n = keys;
+    double *f64 =
+        scratch_take(scratch, n * (WORK_F64 * sizeof(double) + WORK_U32 * sizeof(uint32_t)));
+    if (f64 == NULL) {
+        return ERR_MEMORY;
+    }
+    uint32_t *u32 = (uint32_t *)(void *)(f64 + WORK_F64 * n);
+    *ret_work = (struct work){
+        .sent = f64,
+        .weight = f64 + n,
+        .softmax = f64 + 2 * n,
+        .sum = f64 + 3 * n,
+        .max = f64 + 4 * n,
+        .pair_sum = f64 + 5 * n,
+        .key = u32,
+        .pair_n = u32 + n,
+    };
+    return 0;
+}
+
+/* Row soundness. */
+
+static double row_sum(const struct row *r)
+{
+    double sum = 0;
+    for (uint32_t k = 0; k < r->n; k++) {
+        sum += r->weight[k];
+    }
+    return sum;
+}
+
+/* Finite, and not negative beyond rounding. */
+static bool weights_sound(const struct row *r, double negative_bound)
+{
+    for (uint32_t k = 0; k < r->n; k++) {
+        if (!isfinite(r->weight[k]) || r->weight[k] < negative_bound) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool sum_sound(const struct attention *a, double sum)
+{
+    if (a->dropout) {
+        return true;
+    }
+    double tolerance = attention_tolerance(a->dtype);
+    return a->learned_sink ? sum <= 1 + tolerance : fabs(sum - 1) <= tolerance;
+}
+
+/* Row metrics. */
+
+/* -sum A ln A; 0 ln 0 = 0, and weights below zero by rounding count as 0. */
+static double entropy(const struct row *r)
+{
+    double sum = 0;
+    for (uint32_t k = 0; k < r->n; k++) {
+        if (r->weight[k] > 0) {
+            sum -= r->weight[k] * log(r->weight[k]);
+        }
+    }
+    return sum;
+}
+
+/* max A */
+static double confidence(const struct row *r)
+{
+    double max = r->weight[0];
+    for (uint32_t k = 1; k < r->n; k++) {
+        max = r->weight[k] > max ? r->weight[k] : max;
+    }
+    return max;
+}
+
+/* sum A |i - j| */
+static double mean_distance(const struct row *r)
+{
+    double sum = 0;
+    for (uint32_t k = 0; k < r->n; k++) {
+        sum += r->weight[k] * fabs((double)r->query - (double)r->key[k]);
+    }
+    return sum;
+}
+
+/* A[i, j]; 0 when key j is excluded. */
+static double weight_of(const struct row *r, uint32_t j)
+{
+    uint32_t begin = 0, end = r->n;
+    while (begin < end) {
+        uint32_t middle = begin + (end - begin) / 2;
+        if (r->key[middle] < j) {
+            begin = middle + 1;
+        } else {
+            end = middle;
+        }
+    }
+    return begin < r->n && r->key[begin] == j ? r->weight[begin] : 0;
+}
+
+/* Mean and squared deviations in two passes; x must be finite. */
+static struct moments moments_of(const double *x, uint32_t n)
+{
+    if (n == 0) {
+        return (struct moments){0};
+    }
+    double sum = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        sum += x[k];
+    }
+    struct moments m = {.n = n, .mean = sum / n, .min = x[0], .max = x[0]};
+    for (uint32_t k = 0; k < n; k++) {
+        double deviation = x[k] - m.mean;
+        m.m2 += deviation * deviation;
+        m.min = x[k] < m.min ? x[k] : m.min;
+        m.max = x[k] > m.max ? x[k] : m.max;
+    }
+    return m;
+}
+
+static void merge_moments_of(struct moments *into, const double *x, uint32_t n)
+{
+    struct moments m = moments_of(x, n);
+    moments_merge(into, &m);
+}
+
+/* Locality: both neighbours, where they are positions of this sample. */
+static void add_neighbours(struct head_block *head, const struct row *r, uint32_t keys,
+                           uint32_t queries)
+{
+    uint32_t i = r->query;
+    if (i >= 1 && i - 1 < keys) {
+        head->neighbour_sum += weight_of(r, i - 1);
+        head->neighbour_count++;
+    }
+    if (i + 1 < keys && i + 1 < queries) {
+        head->neighbour_sum += weight_of(r, i + 1);
+        head->neighbour_count++;
+    }
+}
+
+static int add_entropy(struct head_block *head, const struct row *r)
+{
+    double h = entropy(r);
+    int rc = dist_add(&head->row[METRIC_ENTROPY], h);
+    if (rc == 0 && r->n >= 2) {
+        rc = dist_add(&head->row[METRIC_ENTROPY_NORMALIZED], h / log(r->n));
+    }
+    return rc;
+}
+
+/* The row metrics that are one weight of the row. */
+static int add_single_weights(struct head_block *head, const struct attention *a,
+                              const struct row *r)
+{
+    int rc = 0;
+    if (a->self && r->query < a->keys) {
+        rc = dist_add(&head->row[METRIC_DIAGONAL], weight_of(r, r->query));
+    }
+    if (rc == 0 && r->query >= 1) {
+        rc = dist_add(&head->row[METRIC_FIRST_TOKEN], weight_of(r, 0));
+    }
+    return rc;
+}
+
+/* One sound row of one head. */
+static int add_core(struct head_block *head, const struct attention *a, uint32_t b,
+                    const struct row *r)
+{
+    int rc = add_entropy(head, r);
+    if (rc == 0) {
+        rc = dist_add(&head->row[METRIC_CONFIDENCE], confidence(r));
+    }
+    if (rc == 0) {
+        rc = dist_add(&head->row[METRIC_MEAN_DISTANCE], mean_distance(r));
+    }
+    if (rc == 0) {
+        rc = add_single_weights(head, a, r);
+    }
+    merge_moments_of(&head->entries, r->weight, r->n);
+    if (a->self) {
+        add_neighbours(head, r, a->keys, attention_query_count(a, b));
+    }
+    return rc;
+}
+
+/* Judges and counts one row with a valid query; returns whether it is sound. */
+static bool count_row(struct block *block, const struct attention *a, const struct row *r)
+{
+    double sum = row_sum(r);
+    if (r->n > 0 && isfinite(sum)) {
+        block->row_sum_error = fmax(block->row_sum_error, fabs(sum - 1)); /* NaN gives way */
+    }
+    bool sound =
+        r->n > 0 && weights_sound(r, attention_negative_bound(a->dtype)) && sum_sound(a, sum);
+    block->rows += sound;
+    block->invalid_rows += !sound;
+    return sound;
+}
+
+/* Importance, of the row as sent. */
+
+static bool all_finite(const double *x, uint32_t n)
+{
+    for (uint32_t j = 0; j < n; j++) {
+        if (!isfinite(x[j])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* -sum P ln(P + 1e-8), P = softmax of the row; `e` holds n elements. */
+static double softmax_entropy(const double *x, uint32_t n, double *e)
+{
+    double max = x[0];
+    for (uint32_t j = 1; j < n; j++) {
+        max = x[j] > max ? x[j] : max;
+    }
+    double sum = 0;
+    for (uint32_t j = 0; j < n; j++) {
+        e[j] = exp(x[j] - max);
+        sum += e[j];
+    }
+    double entropy = 0;
+    for (uint32_t j = 0; j < n; j++) {
+        double p = e[j] / sum;
+        entropy -= p * log(p + 1e-8);
+    }
+    return entropy;
+}
+
+static void add_importance(struct importance_block *share, const double *sent, uint32_t keys,
+                           double *e)
+{
+    if (all_finite(sent, keys)) {
+        share->entropy += softmax_entropy(sent, keys, e);
+        merge_moments_of(&share->entries, sent, keys);
+    }
+}
+
+/* Across-head maps. */
+
+static void begin_maps(const struct work *w, uint32_t keys)
+{
+    for (uint32_t j = 0; j < keys; j++) {
+        w->sum[j] = 0;
+        w->max[j] = -INFINITY;
+    }
+}
+
+/* NaN stays in the maximum once it is there, as in torch. */
+static void add_to_maps(const struct work *w, uint32_t keys)
+{
+    for (uint32_t j = 0; j < keys; j++) {
+        double x = w->sent[j];
+        w->sum[j] += x;
+        w->max[j] = x > w->max[j] || isnan(x) ? x : w->max[j];
+    }
+}
+
+/* Adds a finished row of a map to its statistics, finite entries only. */
+static void add_map(struct moments *map, const double *x, uint32_t keys, double *finite)
+{
+    uint32_t n = 0;
+    for (uint32_t j = 0; j < keys; j++) {
+        finite[n] = x[j];
+        n += isfinite(x[j]) != 0;
+    }
+    merge_moments_of(map, finite, n);
+}
+
+static void sum_to_mean(double *sum, uint32_t keys, uint32_t heads)
+{
+    for (uint32_t j = 0; j < keys; j++) {
+        sum[j] /= heads;
+    }
+}
+
+/* Top pairs. */
+
+static void begin_pairs(const struct work *w, uint32_t keys)
+{
+    memset(w->pair_sum, 0, keys * sizeof *w->pair_sum);
+    memset(w->pair_n, 0, keys * sizeof *w->pair_n);
+}
+
+static void add_to_pairs(const struct work *w, const double *mean, uint32_t keys)
+{
+    for (uint32_t j = 0; j < keys; j++) {
+        if (isfinite(mean[j])) {
+            w->pair_sum[j] += mean[j];
+            w->pair_n[j]++;
+        }
+    }
+}
+
+/* The average of an entry is over the samples where it is finite. */
+static void offer_pairs(struct block *block, const struct work *w, uint32_t i, uint32_t keys)
+{
+    for (uint32_t j = 0; j < keys; j++) {
+        double weight = w->pair_sum[j] / w->pair_n[j];
+        if (isfinite(weight)) {
+            block_offer_pair(block, (struct pair){.query = i, .key = j, .weight = weight});
+        }
+    }
+}
+
+/* Putting it together. */
+
+/* Statistics of the maps of (b, i), now that all heads are in; leaves the mean map's row in w->sum.
+ */
+static void finish_maps(struct block *block, const struct work *w, uint32_t keys)
+{
+    bool core = block->plan.group[METRIC_GROUP_CORE];
+    if (core) {
+        add_map(&block->map[AGGREGATE_SUM], w->sum, keys, w->weight);
+        add_map(&block->map[AGGREGATE_MAX], w->max, keys, w->weight);
+    }
+    sum_to_mean(w->sum, keys, block->heads);
+    if (core) {
+        add_map(&block->map[AGGREGATE_MEAN], w->sum, keys, w->weight);
+    }
+    if (block->plan.group[METRIC_GROUP_PAIRS]) {
+        add_to_pairs(w, w->sum, keys);
+    }
+}
+
+/* Row (b, h, i), already in w->sent, with its n valid keys in w->key. */
+static int add_valid_row(struct block *block, const struct attention *a, const struct work *w,
+                         uint32_t b, uint32_t h, uint32_t i, uint32_t n)
+{
+    for (uint32_t k = 0; k < n; k++) {
+        w->weight[k] = w->sent[w->key[k]];
+    }
+    struct row r = {.query = i, .n = n, .key = w->key, .weight = w->weight};
+    bool sound = count_row(block, a, &r);
+    if (!sound || !block->plan.group[METRIC_GROUP_CORE]) {
+        return 0;
+    }
+    return add_core(&block->head[h], a, b, &r);
+}
+
+/* Query i of one sample, all heads. */
+static int add_sample(struct block *block, const struct attention *a, const struct work *w,
+                      uint32_t b, uint32_t i)
+{
+    bool query_valid = attention_query_valid(a, b, i);
+    uint32_t n = query_valid ? attention_valid_keys(a, b, i, w->key) : 0;
+    begin_maps(w, a->keys);
+    for (uint32_t h = 0; h < a->heads; h++) {
+        attention_load_row(a, b, h, i, w->sent);
+        add_to_maps(w, a->keys);
+        if (block->plan.group[METRIC_GROUP_IMPORTANCE]) {
+            struct importance_block *share = &block->importance[(size_t)b * a->heads + h];
+            add_importance(share, w->sent, a->keys, w->softmax);
+        }
+        int rc = query_valid ? add_valid_row(block, a, w, b, h, i, n) : 0;
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    finish_maps(block, w, a->keys);
+    return 0;
+}
+
+int block_compute_ref(struct block *block, const struct attention *a, uint32_t row_begin,
+                      uint32_t row_end, struct scratch *scratch)
+{
+    assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
+    struct work w;
+    int rc = take_work(scratch, a->keys, &w);
+    for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
+        begin_pairs(&w, a->keys);
+        for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
+            rc = add_sample(block, a, &w, b, i);
+        }
+        if (rc == 0 && block->plan.group[METRIC_GROUP_PAIRS]) {
+            offer_pairs(block, &w, i, a->keys);
+        }
+    }
+    return rc;
+}

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* dist: the distribution of one number: count, mean, M2, min, max, and a histogram for quantiles.
  *
- * Mergeable: any split of the values over blocks, samples, ranks or windows, merged in any order, has the
- * same count, min, max and histogram bit for bit, and the same mean and variance up to f64 rounding
- * (Chan, Golub and LeVeque 1983). Not locked: one owner at a time. */
+ * Mergeable: any split of the values over blocks, samples, ranks or windows, merged in any order,
+ * has the same count, min, max and histogram bit for bit, and the same mean and variance up to f64
+ * rounding (Chan, Golub and LeVeque 1983). Not locked: one owner at a time. */
 #ifndef WORKERS_DIST_H
 #define WORKERS_DIST_H
 
@@ -25,12 +25,13 @@ double moments_std(const struct moments *m);
 /* NaN for n = 0. */
 double moments_mean(const struct moments *m);
 
-/* Histogram with buckets (2^(k/32), 2^((k+1)/32)] on either side of zero: a relative width of 2.2 %, so a
- * quantile is within 1.1 % of a value that was seen. |x| < 2^-40 counts as zero, |x| > 2^40 as 2^40. The
- * used buckets are kept as a sorted list: about 8 bytes each, at most 5122. The index comes from the
- * exponent and a table, not from log(), and is exact at the bounds. */
+/* Histogram with buckets (2^(k/32), 2^((k+1)/32)] on either side of zero: a relative width of 2.2
+ * %, so a quantile is within 1.1 % of a value that was seen. |x| < 2^-40 counts as zero, |x| > 2^40
+ * as 2^40. The used buckets are kept as a sorted list: 8 bytes each, at most 5123 (2561 either
+ * side, and zero). The index comes from the exponent and a table, not from log(), and is exact at
+ * the bounds. */
 struct bucket {
-    int32_t key; /* monotone in x; 0 is the zero bucket, negative keys are negative values */
+    int32_t key;    /* monotone in x; 0 is the zero bucket, negative keys are negative values */
     uint32_t count; /* saturates */
 };
 
@@ -46,7 +47,8 @@ void hist_clear(struct hist *h);
 /* The key of a value, and the middle (geometric) of a bucket. */
 int32_t hist_key(double x);
 double hist_key_middle(int32_t key);
-/* Upper bound of a bucket: the largest x with this key, for positive keys. */
+/* The largest x with this key (of the last bucket, and of those past it: 2^40); monotone in the
+ * key. */
 double hist_key_bound(int32_t key);
 
 struct dist {

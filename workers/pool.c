@@ -1,2 +1,239 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* pool: threads that wait on one condition, and a list of jobs linked through the jobs themselves.
+ *
+ * One mutex guards everything but a worker's own scratch. A job runs with the mutex released and is
+ * not touched after `run` was entered, because `run` may hand it back to its owner or free it.
+ *
+ * Waking: a submit signals as many sleepers as it brought jobs, no more. A worker looks at the list
+ * before it sleeps, so a busy one needs no signal. An idle pool makes no system call at all.
+ *
+ * Shutdown: `closing` is set and everybody is woken; a worker leaves when closing is set and the
+ * list is empty. A job may still submit further jobs while the pool closes: its own worker comes
+ * back for them.
+ *
+ * Signals are blocked in the workers, so that they reach the thread that expects them.
+ *
+ * A failing pthread call on an initialised mutex or condition is a bug, not a run-time condition:
+ * `must` stops the process. What can fail at run time (starting threads, memory) is returned. */
+#include "pool.h"
+#include "err.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define THREADS_MAX  256
+#define NAME_MAX_LEN 15 /* Linux: without the NUL */
+
+struct pool {
+    pthread_mutex_t lock;
+    pthread_cond_t work;  /* a job came, or closing */
+    pthread_cond_t ready; /* `running` went up */
+
+    /* under lock */
+    struct pool_job *first, **end; /* end: where the next job is linked */
+    struct pool_stats stats;
+    uint32_t idle;    /* workers inside a wait for `work`, signalled or not */
+    uint32_t running; /* workers that have started */
+    bool closing;
+
+    /* fixed by pool_new */
+    uint32_t capacity;
+    uint32_t threads; /* created */
+    pthread_t thread[];
+};
+
+static void must(int rc)
+{
+    if (rc != 0) {
+        abort();
+    }
+}
+
+static void lock(struct pool *pool)
+{
+    must(pthread_mutex_lock(&pool->lock));
+}
+
+static void unlock(struct pool *pool)
+{
+    must(pthread_mutex_unlock(&pool->lock));
+}
+
+/* Waits for a job and unlinks it; NULL when the pool closes and all is done. Called locked. */
+static struct pool_job *next_job(struct pool *pool)
+{
+    while (pool->first == NULL && !pool->closing) {
+        pool->idle++;
+        must(pthread_cond_wait(&pool->work, &pool->lock));
+        pool->idle--;
+    }
+    struct pool_job *job = pool->first;
+    if (job != NULL) {
+        pool->first = job->next;
+        if (pool->first == NULL) {
+            pool->end = &pool->first;
+        }
+        pool->stats.queued--;
+    }
+    return job;
+}
+
+static void name_thread(uint32_t index)
+{
+    char name[32];
+    snprintf(name, sizeof name, "attnd-worker%s%u", index < 100 ? "-" : "", index);
+    name[NAME_MAX_LEN] = '\0';
+    pthread_setname_np(pthread_self(), name); /* only for people who look: failing is no harm */
+}
+
+static void *work_loop(void *argument)
+{
+    struct pool *pool = argument;
+    struct scratch scratch = {0};
+    lock(pool);
+    name_thread(pool->running++);
+    must(pthread_cond_signal(&pool->ready));
+    for (struct pool_job *job; (job = next_job(pool)) != NULL;) {
+        unlock(pool);
+        job->run(job, &scratch);
+        lock(pool);
+        pool->stats.completed++;
+    }
+    unlock(pool);
+    scratch_clear(&scratch);
+    return NULL;
+}
+
+static void close_and_join(struct pool *pool)
+{
+    lock(pool);
+    pool->closing = true;
+    must(pthread_cond_broadcast(&pool->work));
+    unlock(pool);
+    for (uint32_t i = 0; i < pool->threads; i++) {
+        must(pthread_join(pool->thread[i], NULL));
+    }
+}
+
+static void destroy(struct pool *pool)
+{
+    must(pthread_cond_destroy(&pool->ready));
+    must(pthread_cond_destroy(&pool->work));
+    must(pthread_mutex_destroy(&pool->lock));
+    free(pool);
+}
+
+/* Returns 0 or an errno, with what was started left to close_and_join. */
+static int create_threads(struct pool *pool, uint32_t threads)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    must(pthread_sigmask(SIG_SETMASK, &all, &before));
+    int rc = 0;
+    while (rc == 0 && pool->threads < threads) {
+        rc = pthread_create(&pool->thread[pool->threads], NULL, work_loop, pool);
+        pool->threads += rc == 0;
+    }
+    must(pthread_sigmask(SIG_SETMASK, &before, NULL));
+    return rc;
+}
+
+static void wait_until_running(struct pool *pool)
+{
+    lock(pool);
+    while (pool->running < pool->threads) {
+        must(pthread_cond_wait(&pool->ready, &pool->lock));
+    }
+    unlock(pool);
+}
+
+static struct pool *allocate(uint32_t threads, uint32_t capacity)
+{
+    struct pool *pool = calloc(1, sizeof *pool + threads * sizeof pool->thread[0]);
+    if (pool == NULL) {
+        return NULL;
+    }
+    pool->end = &pool->first;
+    pool->capacity = capacity;
+    pool->stats.threads = threads;
+    must(pthread_mutex_init(&pool->lock, NULL));
+    must(pthread_cond_init(&pool->work, NULL));
+    must(pthread_cond_init(&pool->ready, NULL));
+    return pool;
+}
+
+int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool)
+{
+    if (threads < 1 || threads > THREADS_MAX || capacity < 1) {
+        return ERR_ARGUMENT;
+    }
+    struct pool *pool = allocate(threads, capacity);
+    if (pool == NULL) {
+        return ERR_MEMORY;
+    }
+    int rc = create_threads(pool, threads);
+    if (rc != 0) {
+        close_and_join(pool);
+        destroy(pool);
+        return -rc;
+    }
+    wait_until_running(pool);
+    *ret_pool = pool;
+    return 0;
+}
+
+static void append(struct pool *pool, struct pool_job *first, struct pool_job *last, uint32_t count)
+{
+    *pool->end = first;
+    pool->end = &last->next;
+    pool->stats.submitted += count;
+    pool->stats.queued += count;
+    if (pool->stats.queued > pool->stats.queued_max) {
+        pool->stats.queued_max = pool->stats.queued;
+    }
+    for (uint32_t i = 0; i < count && i < pool->idle; i++) {
+        must(pthread_cond_signal(&pool->work));
+    }
+}
+
+int pool_submit(struct pool *pool, struct pool_job *first, uint32_t count)
+{
+    if (count == 0) {
+        return 0;
+    }
+    struct pool_job *last = first;
+    for (uint32_t i = 1; i < count; i++) {
+        last = last->next;
+    }
+    lock(pool);
+    bool fits = count <= pool->capacity - pool->stats.queued;
+    if (fits) {
+        last->next = NULL;
+        append(pool, first, last, count);
+    } else {
+        pool->stats.rejected += count;
+    }
+    unlock(pool);
+    return fits ? 0 : ERR_AGAIN;
+}
+
+struct pool_stats pool_stats(struct pool *pool)
+{
+    lock(pool);
+    struct pool_stats stats = pool->stats;
+    unlock(pool);
+    return stats;
+}
+
+void pool_free(struct pool **pool)
+{
+    if (*pool == NULL) {
+        return;
+    }
+    close_and_join(*pool);
+    destroy(*pool);
+    *pool = NULL;
+}

@@ -11,27 +11,30 @@
 
 struct pool;
 
-/* Embed as the first member, or use `container`. Caller-owned; must live until `run` has returned. */
+/* Embed as the first member, or use `container`. Caller-owned; must live until `run` has returned.
+ */
 struct pool_job {
-    /* Called on a worker thread, with that worker's scratch. It may free the job: the pool does not touch
-     * it again. */
+    /* Called on a worker thread, with that worker's scratch. It may free the job: the pool does not
+     * touch it again. */
     void (*run)(struct pool_job *job, struct scratch *scratch);
     struct pool_job *next; /* the pool's */
 };
 
+/* Jobs, not lists of jobs. Once the queue is empty and nothing runs: submitted = completed. */
 struct pool_stats {
-    uint64_t submitted, rejected, completed;
+    uint64_t submitted, rejected, completed; /* rejected ones are not in submitted */
     uint32_t queued, queued_max, threads;
 };
 
-/* Starts `threads` (1..256) workers with a queue of `capacity` jobs; returns once all of them run.
- * Returns 0, ERR_ARGUMENT, ERR_MEMORY, or -errno of a thread that could not start. */
+/* Starts `threads` (1..256) workers with a queue of `capacity` (>= 1) jobs; returns once all of
+ * them run. Returns 0, ERR_ARGUMENT, ERR_MEMORY, or -errno of a thread that could not start. */
 int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool);
-/* All or none of a list of jobs linked by `next`. Any thread. Returns 0, or ERR_AGAIN when they do not
- * fit: the caller still owns them. */
+/* All or none of a list of jobs linked by `next`. Any thread. Returns 0, or ERR_AGAIN when they do
+ * not fit: the caller still owns them. */
 int pool_submit(struct pool *pool, struct pool_job *first, uint32_t count);
 struct pool_stats pool_stats(struct pool *pool);
-/* Runs what is queued, joins the threads, nulls the pointer. Accepts a NULL pool. */
+/* Runs what is queued, joins the threads, nulls the pointer. Accepts a NULL pool. Not from a
+ * worker; nobody but running jobs may submit meanwhile. */
 void pool_free(struct pool **pool);
 
 #endif

@@ -1,2 +1,32 @@
 /* SPDX-License-Identifier: MIT */
-typedef int placeholder;
+/* scratch: one growing buffer per worker thread.
+ *
+ * A job takes all it needs in one call and carves it up itself; the next job overwrites it. The old
+ * buffer is given back before the larger one is asked for, since nothing in it is worth keeping. It
+ * never shrinks: a worker keeps what the largest message so far needed. */
+#include "block.h"
+
+#include <stdlib.h>
+
+#define SCRATCH_ALIGN 64
+
+void *scratch_take(struct scratch *scratch, size_t bytes)
+{
+    if (bytes > SIZE_MAX - SCRATCH_ALIGN) {
+        return NULL;
+    }
+    if (scratch->memory != NULL && bytes <= scratch->bytes) {
+        return scratch->memory;
+    }
+    scratch_clear(scratch);
+    size_t rounded = (bytes / SCRATCH_ALIGN + 1) * SCRATCH_ALIGN;
+    scratch->memory = aligned_alloc(SCRATCH_ALIGN, rounded);
+    scratch->bytes = scratch->memory != NULL ? rounded : 0;
+    return scratch->memory;
+}
+
+void scratch_clear(struct scratch *scratch)
+{
+    free(scratch->memory);
+    *scratch = (struct scratch){0};
+}

@@ -2,7 +2,8 @@
 /* spectrum: the singular values of one head's attention map, by LAPACK (dgesdd, values only).
  *
  * The map is the valid rectangle [q_len x k_len] of one sample, as sent. Computed in f64; ranks are
- * judged with the eps of the dtype that was sent. Any thread; OpenBLAS must have been set to one thread. */
+ * judged with the eps of the dtype that was sent. Any thread; OpenBLAS must have been set to one
+ * thread. */
 #ifndef WORKERS_SPECTRUM_H
 #define WORKERS_SPECTRUM_H
 
@@ -10,8 +11,8 @@
 #include "block.h"
 #include "metric.h"
 
-/* NaN where a number does not exist: an empty or non-finite map, a condition number of a map of short
- * rank (it is infinite), singular values past min(q_len, k_len). */
+/* NaN where a number does not exist: an empty or non-finite map, a condition number of a map of
+ * short rank (it is infinite), singular values past min(q_len, k_len). */
 struct spectrum {
     double singular_values[SINGULAR_VALUES_MAX]; /* descending */
     double spectral_norm;                        /* s1 */
@@ -24,7 +25,7 @@ struct spectrum {
 void spectrum_global_init(void);
 
 /* Returns 0 or ERR_MEMORY. */
-int spectrum_compute(const struct attention *a, uint32_t sample, uint32_t head, struct scratch *scratch,
-                     struct spectrum *ret_spectrum);
+int spectrum_compute(const struct attention *a, uint32_t sample, uint32_t head,
+                     struct scratch *scratch, struct spectrum *ret_spectrum);
 
 #endif

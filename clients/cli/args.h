@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* args: attnctl's command line as a struct. Pure but for getopt's own state; one thread. */
+#ifndef CLI_ARGS_H
+#define CLI_ARGS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Which options were given, and which a command takes. */
+enum args_option {
+    ARGS_ENDPOINT = 1 << 0,
+    ARGS_TIMEOUT = 1 << 1,
+    ARGS_JSON = 1 << 2,
+    ARGS_HELP = 1 << 3,
+    ARGS_VERSION = 1 << 4,
+    ARGS_METRIC = 1 << 5,
+    ARGS_STACK = 1 << 6,
+    ARGS_LAYER = 1 << 7,
+    ARGS_SITE = 1 << 8,
+    ARGS_COUNT = 1 << 9,
+    ARGS_SUMMARIES = 1 << 10,
+    ARGS_EVERY_COMMAND = ARGS_ENDPOINT | ARGS_TIMEOUT | ARGS_JSON | ARGS_HELP,
+};
+
+#define ARGS_WORDS_MAX 4
+#define ARGS_ERROR_MAX 256
+
+/* Strings point into argv, the environment, or are static. */
+struct args {
+    unsigned given; /* enum args_option, ored */
+    const char *endpoint;
+    int timeout_ms;
+    const char *metric;
+    const char *stack, *site;          /* NULL = every one */
+    uint32_t layer;                    /* counts when ARGS_LAYER is given */
+    uint64_t count;                    /* 0 = no limit */
+    const char *summaries;             /* NULL = ask the daemon */
+    const char *words[ARGS_WORDS_MAX]; /* what is no option: the command, then its arguments */
+    int word_count;
+};
+
+/* Returns 0, or -1 with a message (ARGS_ERROR_MAX bytes). */
+int args_parse(int argc, char **argv, struct args *ret_args, char *reterr);
+
+/* One line per option of the set, as --help shows them. */
+void args_print_options(unsigned options, FILE *out);
+
+/* The name of the first option in the set: "metric". */
+const char *args_option_name(unsigned options);
+
+#endif

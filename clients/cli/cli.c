@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+
+static int explain_unreachable(struct cli *cli)
+{
+    fprintf(
+        cli->err,
+        "attnctl: cannot reach attnd at %s within %g s: is it running? start it with `attnd` or "
+        "give --endpoint\n",
+        cli->args->endpoint, cli->args->timeout_ms / 1000.0);
+    return CLI_UNREACHABLE;
+}
+
+static int explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)
+{
+    switch (status) {
+    case RPC_REFUSED:
+        fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
+        return CLI_FINDING;
+    case RPC_UNREACHABLE:
+        return explain_unreachable(cli);
+    case RPC_BROKEN:
+        fprintf(cli->err, "attnctl: what answers at %s is not attnd\n", cli->args->endpoint);
+        return CLI_UNREACHABLE;
+    case RPC_ENDPOINT:
+        return cli_usage(cli,
+                         "--endpoint: '%.200s': not an endpoint (valid: tcp://host:port, "
+                         "ipc://path)",
+                         cli->args->endpoint);
+    case RPC_INTERRUPTED:
+        fputs("attnctl: interrupted\n", cli->err);
+        return CLI_FINDING;
+    default:
+        fputs("attnctl: out of memory\n", cli->err);
+        return CLI_FINDING;
+    }
+}
+
+int cli_connect(struct cli *cli, struct rpc *ret_rpc)
+{
+    enum rpc_status status = rpc_open(cli->args->endpoint, cli->args->timeout_ms, ret_rpc);
+    return status == RPC_OK ? CLI_OK : explain(cli, status, NULL);
+}
+
+int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
+             struct rpc_reply *ret_reply)
+{
+    enum rpc_status status = rpc_call(cli->rpc, method, params, ret_reply);
+    return status == RPC_OK ? CLI_OK : explain(cli, status, ret_reply);
+}
+
+int cli_usage(struct cli *cli, const char *format, ...)
+{
+    va_list args;
+    fputs("attnctl: ", cli->err);
+    va_start(args, format);
+    vfprintf(cli->err, format, args);
+    va_end(args);
+    putc('\n', cli->err);
+    return CLI_USAGE;
+}
+
+int cli_print_json(struct cli *cli, const msgpack_object *value)
+{
+    char *text = mpk_to_json(value, 2);
+    if (!text) {
+        fputs("attnctl: out of memory\n", cli->err);
+        return CLI_FINDING;
+    }
+    fprintf(cli->out, "%s\n", text);
+    free(text);
+    return CLI_OK;
+}
+
+int cli_show(struct cli *cli, const char *method,
+             int (*show)(struct cli *cli, const msgpack_object *result))
+{
+    struct rpc_reply reply;
+    int code = cli_call(cli, method, NULL, &reply);
+    if (code != CLI_OK)
+        return code;
+    if (cli->args->given & ARGS_JSON)
+        code = cli_print_json(cli, reply.result);
+    else
+        code = show(cli, reply.result);
+    rpc_reply_clear(&reply);
+    return code;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* cli: what every attnctl command works with, and the commands themselves. */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include "args.h"
+#include "rpc.h"
+
+#include <stdio.h>
+
+enum cli_exit {
+    CLI_OK = 0,
+    CLI_FINDING = 1,     /* attnd answered, and the answer is bad news: no such job */
+    CLI_USAGE = 2,       /* the command line cannot be followed */
+    CLI_UNREACHABLE = 3, /* attnd cannot be reached */
+};
+
+struct cli {
+    const struct args *args;
+    struct rpc *rpc;
+    FILE *out, *err;
+    int width;
+};
+
+/* Calls attnd; a failure is explained on err. Returns CLI_OK (then rpc_reply_clear is the caller's)
+ * or the exit code. */
+int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
+             struct rpc_reply *ret_reply);
+
+/* Connects, or explains on err. Returns CLI_OK or the exit code. */
+int cli_connect(struct cli *cli, struct rpc *ret_rpc);
+
+/* Explains on err what is wrong with the command line; returns CLI_USAGE. */
+int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* The value as indented JSON on out. Returns CLI_OK, or CLI_FINDING when out of memory. */
+int cli_print_json(struct cli *cli, const msgpack_object *value);
+
+/* Calls a method without parameters and prints its answer: as JSON with --json, else by `show`. */
+int cli_show(struct cli *cli, const char *method,
+             int (*show)(struct cli *cli, const msgpack_object *result));
+
+/* Commands; each returns an exit code. */
+int cmd_ping(struct cli *cli);
+int cmd_jobs(struct cli *cli);
+int cmd_summary(struct cli *cli);
+int cmd_tail(struct cli *cli);
+int cmd_stats(struct cli *cli);
+int cmd_config(struct cli *cli);
+int cmd_flush(struct cli *cli);
+
+#endif

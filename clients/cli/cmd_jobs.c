@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/* jobs: one row per run that attnd knows. */
+#include "cli.h"
+#include "field.h"
+#include "out.h"
+
+#include <inttypes.h>
+
+static const char *const columns[] = {"JOB",    "RUN",      "STATE",     "EPOCH", "STEP",   "RANKS",
+                                      "LAYERS", "RECEIVED", "PROCESSED", "LOST",  "DROPPED"};
+enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
+
+static void add_row(struct out_table *table, const msgpack_object *job)
+{
+    char text[OUT_CELL_MAX];
+    field_text(job, "job", text, sizeof(text));
+    out_cell(table, "%s", text);
+    field_text(job, "run", text, 9); /* 8 of 32 digits tell runs apart */
+    out_cell(table, "%s", text);
+    field_text(job, "state", text, sizeof(text));
+    out_cell(table, "%s", text);
+    out_cell(table, "%" PRIu64, field_u64(job, "epoch"));
+    out_cell(table, "%" PRIu64, field_u64(job, "step"));
+    out_cell(table, "%" PRIu64 "/%" PRIu64, field_u64(job, "ranks"), field_u64(job, "world"));
+    out_cell(table, "%" PRIu32, field_length(mpk_find(job, "layers")));
+    out_cell(table, "%" PRIu64, field_u64(job, "received"));
+    out_cell(table, "%" PRIu64, field_u64(job, "processed"));
+    out_cell(table, "%" PRIu64, field_u64(job, "lost"));
+    out_cell(table, "%" PRIu64, field_sum(mpk_find(job, "dropped")));
+}
+
+static int show_jobs(struct cli *cli, const msgpack_object *result)
+{
+    if (field_length(result) == 0 || result->type != MSGPACK_OBJECT_ARRAY) {
+        fputs("no jobs yet: attach one with attnd.watch(model, job=\"name\")\n", cli->out);
+        return CLI_OK;
+    }
+    struct out_table table;
+    out_init(&table, COLUMNS);
+    for (int i = 0; i < COLUMNS; i++)
+        out_cell(&table, "%s", columns[i]);
+    for (uint32_t i = 0; i < result->via.array.size; i++)
+        add_row(&table, &result->via.array.ptr[i]);
+    out_print(&table, cli->width, false, cli->out);
+    return CLI_OK;
+}
+
+int cmd_jobs(struct cli *cli)
+{
+    return cli_show(cli, "jobs", show_jobs);
+}

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: MIT */
+/* summary: the newest window of a job as one table per window: a row per layer, a column per head.
+ */
+#include "cli.h"
+#include "field.h"
+#include "out.h"
+
+#include "header.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One summary, with what it is sorted and grouped by. */
+struct row {
+    const msgpack_object *map, *values; /* values: the metric's means [heads], or NULL */
+    char run[33], stack[16], site[16];
+    uint64_t first, last, layer;
+};
+
+static const msgpack_object *window_of(const msgpack_object *map)
+{
+    return mpk_find(map, "window");
+}
+
+/* Metrics of all groups but spectrum are under `heads`. */
+static const msgpack_object *means_of(const msgpack_object *map, const char *metric)
+{
+    const msgpack_object *stats = mpk_find(mpk_find(map, "heads"), metric);
+    if (!stats)
+        stats = mpk_find(mpk_find(map, "spectrum"), metric);
+    const msgpack_object *means = mpk_find(stats, "mean");
+    return means && means->type == MSGPACK_OBJECT_ARRAY ? means : NULL;
+}
+
+static struct row make_row(const msgpack_object *map, const char *metric)
+{
+    struct row row = {.map = map, .values = means_of(map, metric)};
+    field_text(map, "run", row.run, sizeof(row.run));
+    field_text(map, "stack", row.stack, sizeof(row.stack));
+    field_text(map, "site", row.site, sizeof(row.site));
+    row.layer = field_u64(map, "layer");
+    row.first = field_u64(window_of(map), "first");
+    row.last = field_u64(window_of(map), "last");
+    return row;
+}
+
+static int compare_u64(uint64_t a, uint64_t b)
+{
+    return (a > b) - (a < b);
+}
+
+static int compare_window(const struct row *a, const struct row *b)
+{
+    int order = strcmp(a->run, b->run);
+    order = order ? order : compare_u64(a->first, b->first);
+    return order ? order : compare_u64(a->last, b->last);
+}
+
+/* Within a window: encoder before decoder, by layer, self before cross. */
+static int compare_rows(const void *left, const void *right)
+{
+    const struct row *a = left, *b = right;
+    int order = compare_window(a, b);
+    order = order ? order : strcmp(b->stack, a->stack);
+    order = order ? order : compare_u64(a->layer, b->layer);
+    return order ? order : strcmp(b->site, a->site);
+}
+
+/* Whether four decimals show every value; otherwise all are shown with an exponent. */
+static bool is_plain(const struct row *rows, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        for (uint32_t head = 0; head < field_length(rows[i].values); head++) {
+            double value = fabs(field_item(rows[i].values, head));
+            if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000))
+                return false;
+        }
+    }
+    return true;
+}
+
+static void add_value(struct out_table *table, double value, bool plain)
+{
+    if (isnan(value))
+        out_cell(table, "-");
+    else
+        out_cell(table, plain ? "%.4f" : "%.2e", value);
+}
+
+static uint32_t heads_max(const struct row *rows, uint32_t count)
+{
+    uint32_t heads = 0;
+    for (uint32_t i = 0; i < count; i++)
+        heads = field_length(rows[i].values) > heads ? field_length(rows[i].values) : heads;
+    return heads;
+}
+
+static void print_table(struct cli *cli, const struct row *rows, uint32_t count)
+{
+    struct out_table table;
+    uint32_t heads = heads_max(rows, count);
+    bool plain = is_plain(rows, count);
+    out_init(&table, 1 + (int)heads);
+    out_cell(&table, "LAYER");
+    for (uint32_t head = 0; head < heads; head++)
+        out_cell(&table, "h%" PRIu32, head);
+    for (uint32_t i = 0; i < count; i++) {
+        char layer[LAYER_TEXT_MAX];
+        field_layer(rows[i].map, layer);
+        out_cell(&table, "%s", layer);
+        for (uint32_t head = 0; head < heads; head++)
+            add_value(&table, field_item(rows[i].values, head), plain);
+    }
+    out_print(&table, cli->width, false, cli->out);
+}
+
+/* Totals over the layers of one window. */
+struct totals {
+    uint64_t epoch, step, ranks, messages, lost, dropped;
+    bool partial;
+};
+
+static struct totals add_up(const struct row *rows, uint32_t count)
+{
+    struct totals totals = {0};
+    for (uint32_t i = 0; i < count; i++) {
+        const msgpack_object *map = rows[i].map;
+        uint64_t epoch = field_u64(map, "epoch"), step = field_u64(map, "step");
+        uint64_t ranks = field_u64(map, "ranks");
+        totals.epoch = epoch > totals.epoch ? epoch : totals.epoch;
+        totals.step = step > totals.step ? step : totals.step;
+        totals.ranks = ranks > totals.ranks ? ranks : totals.ranks;
+        totals.messages += field_u64(map, "messages");
+        totals.lost += field_u64(map, "lost");
+        totals.dropped += field_sum(mpk_find(map, "dropped"));
+        totals.partial = totals.partial || field_bool(window_of(map), "partial");
+    }
+    return totals;
+}
+
+static void print_heading(struct cli *cli, const struct row *rows, uint32_t count)
+{
+    struct totals totals = add_up(rows, count);
+    const struct row *row = &rows[0];
+    char job[JOB_NAME_MAX + 1], unit[16];
+    field_text(row->map, "job", job, sizeof(job));
+    field_text(window_of(row->map), "unit", unit, sizeof(unit));
+    fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n", job, row->run,
+            totals.epoch, totals.step);
+    fprintf(cli->out, "window: %s %" PRIu64, unit, row->first);
+    if (row->last != row->first)
+        fprintf(cli->out, " to %" PRIu64, row->last);
+    fprintf(cli->out,
+            "%s, %" PRIu64 " rank%s, %" PRIu64 " message%s, %" PRIu64 " lost, %" PRIu64
+            " dropped\n",
+            totals.partial ? " (partial)" : "", totals.ranks, out_plural(totals.ranks),
+            totals.messages, out_plural(totals.messages), totals.lost, totals.dropped);
+    fprintf(cli->out, "%s, mean over the window\n\n", cli->args->metric);
+}
+
+static void print_groups(struct cli *cli, const struct row *rows, uint32_t count)
+{
+    for (uint32_t from = 0, to; from < count; from = to) {
+        to = from + 1;
+        while (to < count && compare_window(&rows[from], &rows[to]) == 0)
+            to++;
+        if (from > 0)
+            putc('\n', cli->out);
+        print_heading(cli, rows + from, to - from);
+        print_table(cli, rows + from, to - from);
+    }
+}
+
+static void print_names(FILE *out, const msgpack_object *map, const char **separator)
+{
+    for (uint32_t i = 0; map && map->type == MSGPACK_OBJECT_MAP && i < map->via.map.size; i++) {
+        char name[64];
+        field_show(&map->via.map.ptr[i].key, name, sizeof(name));
+        fprintf(out, "%s%s", *separator, name);
+        *separator = ", ";
+    }
+}
+
+/* No layer has the metric: name those there are. */
+static int refuse_metric(struct cli *cli, const msgpack_object *map)
+{
+    const char *separator = "";
+    fprintf(cli->err,
+            "attnctl: --metric: '%.80s': not in this summary (valid: ", cli->args->metric);
+    print_names(cli->err, mpk_find(map, "heads"), &separator);
+    print_names(cli->err, mpk_find(map, "spectrum"), &separator);
+    fputs(")\n", cli->err);
+    return CLI_USAGE;
+}
+
+static int show_summary(struct cli *cli, const msgpack_object *result)
+{
+    uint32_t count = result->type == MSGPACK_OBJECT_ARRAY ? result->via.array.size : 0;
+    if (count == 0) {
+        fprintf(cli->err, "attnctl: no summary of %s matches yet\n", cli->args->words[1]);
+        return CLI_FINDING;
+    }
+    struct row *rows = calloc(count, sizeof(*rows));
+    if (!rows) {
+        fputs("attnctl: out of memory\n", cli->err);
+        return CLI_FINDING;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        rows[i] = make_row(&result->via.array.ptr[i], cli->args->metric);
+    qsort(rows, count, sizeof(*rows), compare_rows);
+    int code = CLI_OK;
+    if (heads_max(rows, count) == 0)
+        code = refuse_metric(cli, rows[0].map);
+    else
+        print_groups(cli, rows, count);
+    free(rows);
+    return code;
+}
+
+static void put_text(struct mpk_writer *params, const char *key, const char *text)
+{
+    if (!text)
+        return;
+    mpk_put_str(params, key);
+    mpk_put_str(params, text);
+}
+
+static void put_params(struct mpk_writer *params, const struct args *args)
+{
+    bool has_layer = args->given & ARGS_LAYER;
+    mpk_put_map(params, 1u + (args->stack != NULL) + (args->site != NULL) + has_layer);
+    put_text(params, "job", args->words[1]);
+    put_text(params, "stack", args->stack);
+    put_text(params, "site", args->site);
+    if (has_layer) {
+        mpk_put_str(params, "layer");
+        mpk_put_u64(params, args->layer);
+    }
+}
+
+int cmd_summary(struct cli *cli)
+{
+    struct rpc_reply reply;
+    struct mpk_writer params;
+    mpk_writer_init(&params);
+    put_params(&params, cli->args);
+    int code = cli_call(cli, "summary", &params, &reply);
+    mpk_writer_clear(&params);
+    if (code != CLI_OK)
+        return code;
+    if (cli->args->given & ARGS_JSON)
+        code = cli_print_json(cli, reply.result);
+    else
+        code = show_summary(cli, reply.result);
+    rpc_reply_clear(&reply);
+    return code;
+}

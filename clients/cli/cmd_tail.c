@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT */
+/* tail: one line per message that attnd publishes, until Ctrl-C or --count.
+ *
+ * Where it publishes is asked through the control endpoint. A daemon that binds `*` cannot know by
+ * which name this machine sees it; the host that answered the question is taken then. */
+#include "cli.h"
+#include "field.h"
+#include "out.h"
+
+#include "header.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ENDPOINT_MAX 256
+
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+/* Without SA_RESTART, so that a waiting poll returns. */
+static void catch_interrupts(void)
+{
+    struct sigaction action = {.sa_handler = interrupt};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+/* Where to subscribe -----------------------------------------------------------------------------
+ */
+
+/* The host of tcp://host:port, as a length from text + 6; 0 for anything else. */
+static size_t host_length(const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    return strncmp(text, "tcp://", 6) == 0 && colon > text + 6 ? (size_t)(colon - text - 6) : 0;
+}
+
+static bool is_wildcard(const char *endpoint)
+{
+    size_t length = host_length(endpoint);
+    const char *host = endpoint + 6;
+    return (length == 1 && *host == '*') || (length == 7 && strncmp(host, "0.0.0.0", 7) == 0) ||
+           (length == 4 && strncmp(host, "[::]", 4) == 0);
+}
+
+/* Replaces a wildcard host by the control endpoint's, or by this machine when that is ipc. */
+static void reachable(const char *published, const char *control, char ret_endpoint[ENDPOINT_MAX])
+{
+    size_t length = host_length(control);
+    const char *host = length > 0 ? control + 6 : "127.0.0.1";
+    if (length == 0)
+        length = strlen(host);
+    if (is_wildcard(published))
+        snprintf(ret_endpoint, ENDPOINT_MAX, "tcp://%.*s%s", (int)length, host,
+                 strrchr(published, ':'));
+    else
+        snprintf(ret_endpoint, ENDPOINT_MAX, "%s", published);
+}
+
+static int ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
+{
+    struct rpc_reply reply;
+    char published[ENDPOINT_MAX];
+    int code = cli_call(cli, "config", NULL, &reply);
+    if (code != CLI_OK)
+        return code;
+    field_text(reply.result, "publish.endpoint", published, sizeof(published));
+    rpc_reply_clear(&reply);
+    size_t length = strlen(published);
+    if (length == 0 || published[length - 1] == '*')
+        return cli_usage(cli, "attnd does not say where it publishes: give --summaries ENDPOINT");
+    reachable(published, cli->args->endpoint, ret_endpoint);
+    return CLI_OK;
+}
+
+/* Lines -----------------------------------------------------------------------------------------
+ */
+
+/* Mean, smallest and largest of the numbers that exist. */
+struct spread {
+    uint32_t count;
+    double mean, min, max;
+};
+
+static struct spread spread_of(const msgpack_object *array)
+{
+    struct spread spread = {.min = INFINITY, .max = -INFINITY};
+    for (uint32_t i = 0; i < field_length(array); i++) {
+        double value = field_item(array, i);
+        if (isnan(value))
+            continue;
+        spread.count++;
+        spread.mean += (value - spread.mean) / spread.count;
+        spread.min = fmin(spread.min, value);
+        spread.max = fmax(spread.max, value);
+    }
+    return spread;
+}
+
+/* The metric's number per head: an array in live results, the array `mean` in summaries. */
+static const msgpack_object *heads_of(const msgpack_object *map, const char *metric)
+{
+    const msgpack_object *value = mpk_find(mpk_find(map, "heads"), metric);
+    if (!value)
+        value = mpk_find(mpk_find(map, "spectrum"), metric);
+    return value && value->type == MSGPACK_OBJECT_MAP ? mpk_find(value, "mean") : value;
+}
+
+static void print_metric(struct cli *cli, const msgpack_object *map)
+{
+    struct spread spread = spread_of(heads_of(map, cli->args->metric));
+    if (spread.count > 0)
+        fprintf(cli->out, " %s %.4g [%.4g, %.4g] over %" PRIu32 " head%s", cli->args->metric,
+                spread.mean, spread.min, spread.max, spread.count, out_plural(spread.count));
+}
+
+static void print_live(struct cli *cli, const msgpack_object *map)
+{
+    char layer[LAYER_TEXT_MAX];
+    field_layer(map, layer);
+    fprintf(cli->out, " %s epoch %" PRIu64 " step %" PRIu64 " rank %" PRIu64 ":", layer,
+            field_u64(map, "epoch"), field_u64(map, "step"), field_u64(map, "rank"));
+    print_metric(cli, map);
+}
+
+static void print_summary(struct cli *cli, const msgpack_object *map)
+{
+    const msgpack_object *window = mpk_find(map, "window");
+    uint64_t first = field_u64(window, "first"), last = field_u64(window, "last");
+    char layer[LAYER_TEXT_MAX], unit[16];
+    field_layer(map, layer);
+    field_text(window, "unit", unit, sizeof(unit));
+    fprintf(cli->out, " %s %s %" PRIu64, layer, unit, first);
+    if (last != first)
+        fprintf(cli->out, " to %" PRIu64, last);
+    fputs(field_bool(window, "partial") ? " (partial):" : ":", cli->out);
+    print_metric(cli, map);
+    uint64_t messages = field_u64(map, "messages");
+    fprintf(cli->out, ", %" PRIu64 " message%s, %" PRIu64 " lost, %" PRIu64 " dropped", messages,
+            out_plural(messages), field_u64(map, "lost"), field_sum(mpk_find(map, "dropped")));
+}
+
+static void print_alert(struct cli *cli, const msgpack_object *map)
+{
+    char severity[32], state[32], rule[64], message[512];
+    field_text(map, "severity", severity, sizeof(severity));
+    field_text(map, "state", state, sizeof(state));
+    field_text(map, "rule", rule, sizeof(rule));
+    field_text(map, "message", message, sizeof(message));
+    fprintf(cli->out, " %s %s %s: %s", severity, state, rule, message);
+}
+
+static void print_job(struct cli *cli, const msgpack_object *map)
+{
+    char state[32], run[9];
+    uint32_t layers = field_length(mpk_find(map, "layers"));
+    field_text(map, "state", state, sizeof(state));
+    field_text(map, "run", run, sizeof(run));
+    fprintf(cli->out,
+            " %s, run %s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
+            ", %" PRIu32 " layer%s, received %" PRIu64 ", lost %" PRIu64 ", dropped %" PRIu64,
+            state, run, field_u64(map, "epoch"), field_u64(map, "step"), field_u64(map, "ranks"),
+            field_u64(map, "world"), layers, out_plural(layers), field_u64(map, "received"),
+            field_u64(map, "lost"), field_sum(mpk_find(map, "dropped")));
+}
+
+static const struct {
+    const char *kind;
+    void (*print)(struct cli *cli, const msgpack_object *map);
+} printers[] = {
+    {"live", print_live},
+    {"summary", print_summary},
+    {"alert", print_alert},
+    {"job", print_job},
+};
+
+static void print_line(struct cli *cli, const msgpack_object *map)
+{
+    char kind[32], job[JOB_NAME_MAX + 1];
+    field_text(map, "kind", kind, sizeof(kind));
+    field_text(map, "job", job, sizeof(job));
+    fprintf(cli->out, "%-7s %s", kind, job);
+    for (size_t i = 0; i < sizeof(printers) / sizeof(printers[0]); i++)
+        if (strcmp(kind, printers[i].kind) == 0)
+            printers[i].print(cli, map);
+    fputs(field_bool(map, "snapshot") ? " (last value)\n" : "\n", cli->out);
+}
+
+static void print_json_line(struct cli *cli, const msgpack_object *map)
+{
+    char *text = mpk_to_json(map, 0);
+    if (text)
+        fprintf(cli->out, "%s\n", text);
+    else
+        fputs("attnctl: skipped a message: out of memory\n", cli->err);
+    free(text);
+}
+
+/* Messages --------------------------------------------------------------------------------------
+ */
+
+/* Prints one published map; false when it could not be read. */
+static bool print_message(struct cli *cli, zmq_msg_t *frame)
+{
+    struct mpk_doc doc;
+    if (mpk_parse(zmq_msg_data(frame), zmq_msg_size(frame), &mpk_result_limits, &doc) != 0) {
+        fputs("attnctl: skipped a message that is not a result\n", cli->err);
+        return false;
+    }
+    if (cli->args->given & ARGS_JSON)
+        print_json_line(cli, doc.root);
+    else
+        print_line(cli, doc.root);
+    fflush(cli->out);
+    mpk_doc_clear(&doc);
+    return true;
+}
+
+/* Takes one message off the socket: topic, map. Frames beyond are ignored. Returns whether a line
+ * was printed. */
+static bool take_message(struct cli *cli, void *socket)
+{
+    bool printed = false;
+    int more = 1;
+    for (int index = 0; more; index++) {
+        zmq_msg_t frame;
+        zmq_msg_init(&frame);
+        if (zmq_msg_recv(&frame, socket, ZMQ_DONTWAIT) < 0)
+            more = 0;
+        else {
+            more = zmq_msg_more(&frame);
+            if (index == 1)
+                printed = print_message(cli, &frame);
+        }
+        zmq_msg_close(&frame);
+    }
+    return printed;
+}
+
+static void follow(struct cli *cli, void *socket)
+{
+    zmq_pollitem_t item = {.socket = socket, .events = ZMQ_POLLIN};
+    uint64_t left = cli->args->count ? cli->args->count : UINT64_MAX;
+    while (left > 0 && !interrupted && !ferror(cli->out)) {
+        if (zmq_poll(&item, 1, -1) <= 0)
+            continue;
+        left -= take_message(cli, socket);
+    }
+}
+
+static void *subscribe(struct rpc *rpc, const char *endpoint, const char *prefix)
+{
+    int no_linger = 0;
+    int64_t max_bytes = INT64_C(64) << 20;
+    void *socket = zmq_socket(rpc->context, ZMQ_SUB);
+    if (!socket)
+        return NULL;
+    zmq_setsockopt(socket, ZMQ_LINGER, &no_linger, sizeof(no_linger));
+    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof(max_bytes));
+    if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, prefix, strlen(prefix)) == 0 &&
+        zmq_connect(socket, endpoint) == 0)
+        return socket;
+    zmq_close(socket);
+    return NULL;
+}
+
+int cmd_tail(struct cli *cli)
+{
+    char endpoint[ENDPOINT_MAX];
+    int code = CLI_OK;
+    if (cli->args->summaries)
+        snprintf(endpoint, sizeof(endpoint), "%s", cli->args->summaries);
+    else
+        code = ask_endpoint(cli, endpoint);
+    if (code != CLI_OK)
+        return code;
+    const char *prefix = cli->args->word_count > 1 ? cli->args->words[1] : "";
+    void *socket = subscribe(cli->rpc, endpoint, prefix);
+    if (!socket)
+        return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(errno));
+    catch_interrupts();
+    follow(cli, socket);
+    zmq_close(socket);
+    return CLI_OK;
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* field: reading a result map by name, with an answer for what is not there, and text that is safe
+ * to print. A newer attnd may add keys and an older one lack some; neither is an error. Pure; any
+ * thread. */
+#ifndef CLI_FIELD_H
+#define CLI_FIELD_H
+
+#include "mpk.h"
+
+/* The number of a key; 0 when it is not there or no whole number. */
+uint64_t field_u64(const msgpack_object *map, const char *key);
+
+/* The text of a key, "" when it is not there; shortened to fit, control characters replaced by '?'.
+ */
+void field_text(const msgpack_object *map, const char *key, char *ret_text, size_t size);
+
+/* Whether a key is `true`. */
+bool field_bool(const msgpack_object *map, const char *key);
+
+/* Elements of an array or pairs of a map; 0 for anything else, NULL included. */
+uint32_t field_length(const msgpack_object *value);
+
+/* Element `index` of an array as a number; NaN when it is not there or no number. */
+double field_item(const msgpack_object *array, uint32_t index);
+
+/* The sum of a map's whole numbers: {"late": 3, "shape": 1} is 4. */
+uint64_t field_sum(const msgpack_object *map);
+
+/* Any scalar as text: numbers, true, false, "-" for nil, strings like field_text; containers as
+ * their size. */
+void field_show(const msgpack_object *value, char *ret_text, size_t size);
+
+/* "decoder.3.self" of a layer result; "-" when it names no layer. */
+#define LAYER_TEXT_MAX 64
+void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
+
+#endif

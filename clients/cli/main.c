@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+/* attnctl: asks a running attnd. This file is the table of contents. */
+#include "cli.h"
+#include "out.h"
+
+#include <string.h>
+
+struct command {
+    const char *name;
+    int (*run)(struct cli *cli);
+    const char *help;
+    const char *arguments;
+    const char *example;
+    unsigned options; /* besides ARGS_EVERY_COMMAND */
+    int words_min, words_max;
+};
+
+static const struct command commands[] = {
+    {"jobs", cmd_jobs, "the training jobs attnd knows", "", "attnctl jobs", 0, 0, 0},
+    {"summary", cmd_summary, "the newest window of a job, per layer and head", " JOB",
+     "attnctl summary gpt-small --metric mean_distance --stack decoder",
+     ARGS_METRIC | ARGS_STACK | ARGS_LAYER | ARGS_SITE, 1, 1},
+    {"tail", cmd_tail, "what attnd publishes, one line per message, until Ctrl-C",
+     " [TOPIC-PREFIX]", "attnctl tail summary/gpt-small/ --count 10",
+     ARGS_METRIC | ARGS_COUNT | ARGS_SUMMARIES, 0, 1},
+    {"stats", cmd_stats, "counters, and whether every message is accounted for", "",
+     "attnctl stats --json", 0, 0, 0},
+    {"ping", cmd_ping, "whether attnd is there, its version and for how long", "",
+     "attnctl ping --timeout 0.5", 0, 0, 0},
+    {"config", cmd_config, "the settings in force", "", "attnctl config --json", 0, 0, 0},
+    {"flush", cmd_flush, "close open windows now and publish them as partial", " [JOB]",
+     "attnctl flush gpt-small", 0, 0, 1},
+};
+enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
+
+static const struct command *find_command(const char *name)
+{
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+static void print_help(FILE *out)
+{
+    fputs("usage: attnctl COMMAND [ARGUMENTS] [OPTIONS]\n\n", out);
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fputs("\noptions of every command:\n", out);
+    args_print_options(ARGS_EVERY_COMMAND, out);
+    fputs("\nattnctl COMMAND --help shows a command's own options and an example.\n"
+          "exit status: 0 done, 1 bad news, 2 wrong usage, 3 attnd cannot be reached\n",
+          out);
+}
+
+static void print_command_help(const struct command *command, FILE *out)
+{
+    fprintf(out, "usage: attnctl %s%s [OPTIONS]\n%s\n\n", command->name, command->arguments,
+            command->help);
+    args_print_options(command->options | ARGS_EVERY_COMMAND, out);
+    fprintf(out, "\nexample: %s\n", command->example);
+}
+
+/* Whether the command line fits the command; explains if not. */
+static int check_usage(struct cli *cli, const struct command *command)
+{
+    unsigned foreign = cli->args->given & ~(command->options | ARGS_EVERY_COMMAND);
+    int words = cli->args->word_count - 1;
+    if (foreign)
+        return cli_usage(cli, "--%s is not an option of %s (see attnctl %s --help)",
+                         args_option_name(foreign), command->name, command->name);
+    if (words < command->words_min || words > command->words_max)
+        return cli_usage(cli, "usage: attnctl %s%s [OPTIONS]", command->name, command->arguments);
+    return CLI_OK;
+}
+
+static int run(struct cli *cli, const struct command *command)
+{
+    struct rpc rpc;
+    int code = check_usage(cli, command);
+    if (code == CLI_OK)
+        code = cli_connect(cli, &rpc);
+    if (code != CLI_OK)
+        return code;
+    cli->rpc = &rpc;
+    code = command->run(cli);
+    rpc_close(&rpc);
+    return code;
+}
+
+static int dispatch(struct cli *cli)
+{
+    const struct args *args = cli->args;
+    if (args->given & ARGS_VERSION) {
+        fputs("attnctl " ATTND_VERSION "\n", cli->out);
+        return CLI_OK;
+    }
+    const struct command *command = args->word_count > 0 ? find_command(args->words[0]) : NULL;
+    if (args->word_count > 0 && !command)
+        return cli_usage(cli, "no command '%.80s' (see attnctl --help)", args->words[0]);
+    if (!command) {
+        bool asked = args->given & ARGS_HELP;
+        print_help(asked ? cli->out : cli->err);
+        return asked ? CLI_OK : CLI_USAGE;
+    }
+    if (args->given & ARGS_HELP) {
+        print_command_help(command, cli->out);
+        return CLI_OK;
+    }
+    return run(cli, command);
+}
+
+int main(int argc, char **argv)
+{
+    char error[ARGS_ERROR_MAX];
+    struct args args;
+    struct cli cli = {.args = &args, .out = stdout, .err = stderr, .width = out_width(stdout)};
+    if (args_parse(argc, argv, &args, error) != 0)
+        return cli_usage(&cli, "%s (see attnctl --help)", error);
+    int code = dispatch(&cli);
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return cli_usage(&cli, "cannot write the output");
+    return code;
+}

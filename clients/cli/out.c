@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+#include "out.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define GAP 2 /* blanks between columns */
+
+void out_init(struct out_table *table, int columns)
+{
+    *table = (struct out_table){.columns = columns};
+}
+
+static bool grow(struct out_table *table)
+{
+    int room = table->room ? table->room * 2 : 64;
+    char **cells = realloc(table->cells, (size_t)room * sizeof(*cells));
+    if (!cells)
+        return false;
+    table->cells = cells;
+    table->room = room;
+    return true;
+}
+
+void out_cell(struct out_table *table, const char *format, ...)
+{
+    char text[OUT_CELL_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    if (table->failed || (table->used == table->room && !grow(table))) {
+        table->failed = true;
+        return;
+    }
+    table->cells[table->used] = strdup(text);
+    table->failed = !table->cells[table->used];
+    table->used += !table->failed;
+}
+
+/* Columns a text takes: UTF-8 continuation bytes take none. */
+static int text_width(const char *text)
+{
+    int width = 0;
+    for (; *text; text++)
+        width += ((unsigned char)*text & 0xc0) != 0x80;
+    return width;
+}
+
+static int column_width(const struct out_table *table, int column)
+{
+    int width = 0;
+    for (int i = column; i < table->used; i += table->columns) {
+        int cell = text_width(table->cells[i]);
+        width = cell > width ? cell : width;
+    }
+    return width;
+}
+
+static void print_cell(const struct out_table *table, int row, int column, bool right, FILE *out)
+{
+    const char *text = table->cells[row * table->columns + column];
+    int pad = column_width(table, column) - text_width(text);
+    if (right)
+        fprintf(out, "%*s%s", pad, "", text);
+    else
+        fprintf(out, "%s%*s", text, pad, "");
+}
+
+/* The last cell of a line is not padded to the right: no line ends in blanks. */
+static void print_row(const struct out_table *table, int row, int from, int to, bool text,
+                      FILE *out)
+{
+    if (from < to || !text)
+        print_cell(table, row, 0, false, out);
+    for (int column = from; column < to; column++) {
+        fprintf(out, "%*s", GAP, "");
+        if (text && column == to - 1)
+            fputs(table->cells[row * table->columns + column], out);
+        else
+            print_cell(table, row, column, !text, out);
+    }
+    putc('\n', out);
+}
+
+/* The column behind the last one that fits beside the first when `from` starts the block. */
+static int block_end(const struct out_table *table, int from, int width)
+{
+    int used = column_width(table, 0), to = from;
+    while (to < table->columns) {
+        used += GAP + column_width(table, to);
+        if (used > width && to > from)
+            break;
+        to++;
+    }
+    return to;
+}
+
+static void print_blocks(const struct out_table *table, int width, bool text, FILE *out)
+{
+    int rows = table->used / table->columns;
+    for (int from = 1; from < table->columns || from == 1;) {
+        int to = block_end(table, from, width);
+        if (from > 1)
+            putc('\n', out);
+        for (int row = 0; row < rows; row++)
+            print_row(table, row, from, to, text, out);
+        from = to > from ? to : from + 1;
+    }
+}
+
+void out_print(struct out_table *table, int width, bool text, FILE *out)
+{
+    if (table->failed)
+        fputs("(out of memory)\n", out);
+    else
+        print_blocks(table, width, text, out);
+    for (int i = 0; i < table->used; i++)
+        free(table->cells[i]);
+    free(table->cells);
+    *table = (struct out_table){0};
+}
+
+int out_width(FILE *out)
+{
+    struct winsize size;
+    if (isatty(fileno(out)) && ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col >= 40)
+        return size.ws_col;
+    return 80;
+}
+
+void out_duration(double seconds, char ret_text[OUT_TIME_MAX])
+{
+    unsigned long long whole = seconds > 0 && seconds < 1e15 ? (unsigned long long)seconds : 0;
+    if (whole >= 86400)
+        snprintf(ret_text, OUT_TIME_MAX, "%llu d %llu h", whole / 86400, whole % 86400 / 3600);
+    else if (whole >= 3600)
+        snprintf(ret_text, OUT_TIME_MAX, "%llu h %llu min", whole / 3600, whole % 3600 / 60);
+    else if (whole >= 60)
+        snprintf(ret_text, OUT_TIME_MAX, "%llu min %llu s", whole / 60, whole % 60);
+    else
+        snprintf(ret_text, OUT_TIME_MAX, "%.1f s", whole > 0 || seconds > 0 ? seconds : 0.0);
+}
+
+const char *out_plural(unsigned long long count)
+{
+    return count == 1 ? "" : "s";
+}

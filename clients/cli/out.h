@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* out: tables for a terminal. Cells are collected, then printed in columns as wide as they need;
+ * what does not fit the width goes on in further blocks below, each with the first column again.
+ * One thread per table. */
+#ifndef CLI_OUT_H
+#define CLI_OUT_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#define OUT_CELL_MAX 160
+
+struct out_table {
+    int columns;
+    char **cells; /* [rows * columns]; the first row holds the names; owned */
+    int used, room;
+    bool failed; /* out of memory: printing says so */
+};
+
+/* A table begins with the names of its columns; then cells follow, row by row. */
+void out_init(struct out_table *table, int columns);
+void out_cell(struct out_table *table, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Prints and frees. The first column is left-aligned, the others are right-aligned, or all are
+ * left-aligned with `text` set. */
+void out_print(struct out_table *table, int width, bool text, FILE *out);
+
+/* How wide `out` is: the terminal's columns, or 80 for anything else. */
+int out_width(FILE *out);
+
+/* "3 d 4 h", "5 min 2 s", "0.8 s". */
+#define OUT_TIME_MAX 32
+void out_duration(double seconds, char ret_text[OUT_TIME_MAX]);
+
+/* "1 message", "2 messages" - the noun with an s unless there is one. */
+const char *out_plural(unsigned long long count);
+
+#endif

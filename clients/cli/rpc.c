@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+/* rpc: a DEALER that is connected once and asks one thing at a time.
+ *
+ * ZeroMQ connects in the background and never reports that nobody is there; therefore every call
+ * has a deadline, and only the deadline tells. A reply with another id is a late answer to an
+ * earlier call and is skipped. */
+#include "rpc.h"
+
+#include "field.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+/* As much as a client is willing to hold: mpk_result_limits.bytes. */
+#define REPLY_BYTES_MAX (INT64_C(64) << 20)
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+enum rpc_status rpc_open(const char *endpoint, int timeout_ms, struct rpc *ret_rpc)
+{
+    struct rpc rpc = {.endpoint = endpoint, .timeout_ms = timeout_ms, .context = zmq_ctx_new()};
+    int no_linger = 0;
+    int64_t max_bytes = REPLY_BYTES_MAX;
+    if (!rpc.context)
+        return RPC_MEMORY;
+    rpc.socket = zmq_socket(rpc.context, ZMQ_DEALER);
+    if (!rpc.socket) {
+        rpc_close(&rpc);
+        return RPC_MEMORY;
+    }
+    zmq_setsockopt(rpc.socket, ZMQ_LINGER, &no_linger, sizeof(no_linger));
+    zmq_setsockopt(rpc.socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof(max_bytes));
+    if (zmq_connect(rpc.socket, endpoint) != 0) {
+        rpc_close(&rpc);
+        return RPC_ENDPOINT;
+    }
+    *ret_rpc = rpc;
+    return RPC_OK;
+}
+
+void rpc_close(struct rpc *rpc)
+{
+    if (rpc->socket)
+        zmq_close(rpc->socket);
+    if (rpc->context)
+        zmq_ctx_term(rpc->context);
+    rpc->socket = rpc->context = NULL;
+}
+
+static enum rpc_status send_request(struct rpc *rpc, const char *method,
+                                    const struct mpk_writer *params)
+{
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    mpk_put_array(&writer, 4);
+    mpk_put_u64(&writer, 0);
+    mpk_put_u64(&writer, ++rpc->last_id);
+    mpk_put_str(&writer, method);
+    if (!params)
+        mpk_put_map(&writer, 0);
+    else if (msgpack_sbuffer_write(&writer.buffer, params->buffer.data, params->buffer.size) != 0)
+        writer.failed = true;
+    enum rpc_status status = RPC_MEMORY;
+    if (mpk_writer_ok(&writer) && (!params || mpk_writer_ok(params)))
+        status = zmq_send(rpc->socket, writer.buffer.data, writer.buffer.size, ZMQ_DONTWAIT) < 0
+                     ? RPC_UNREACHABLE
+                     : RPC_OK;
+    mpk_writer_clear(&writer);
+    return status;
+}
+
+/* Receives one frame into an initialised message, waiting until the deadline. */
+static enum rpc_status receive(struct rpc *rpc, int64_t deadline_ms, zmq_msg_t *frame)
+{
+    zmq_pollitem_t item = {.socket = rpc->socket, .events = ZMQ_POLLIN};
+    for (;;) {
+        int64_t left_ms = deadline_ms - now_ms();
+        int ready = zmq_poll(&item, 1, left_ms > 0 ? (long)left_ms : 0);
+        if (ready < 0)
+            return errno == EINTR ? RPC_INTERRUPTED : RPC_BROKEN;
+        if (ready > 0 && zmq_msg_recv(frame, rpc->socket, ZMQ_DONTWAIT) >= 0)
+            return RPC_OK;
+        if (left_ms <= 0)
+            return RPC_UNREACHABLE;
+    }
+}
+
+static void read_error(const msgpack_object *error, struct rpc_reply *ret_reply)
+{
+    field_text(error, "code", ret_reply->code, sizeof(ret_reply->code));
+    field_text(error, "message", ret_reply->message, sizeof(ret_reply->message));
+}
+
+/* Takes a parsed reply apart. RPC_UNREACHABLE = not the answer that is waited for. */
+static enum rpc_status check_reply(const struct rpc *rpc, struct rpc_reply *reply)
+{
+    const msgpack_object *root = reply->doc.root;
+    uint64_t type, id;
+    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4)
+        return RPC_BROKEN;
+    const msgpack_object *part = root->via.array.ptr;
+    if (mpk_get_u64(&part[0], 1, &type) != 0 || type != 1 ||
+        mpk_get_u64(&part[1], UINT64_MAX, &id) != 0)
+        return RPC_BROKEN;
+    if (id != rpc->last_id)
+        return RPC_UNREACHABLE;
+    reply->result = &part[3];
+    if (part[2].type == MSGPACK_OBJECT_NIL)
+        return RPC_OK;
+    if (part[2].type != MSGPACK_OBJECT_MAP)
+        return RPC_BROKEN;
+    read_error(&part[2], reply);
+    return RPC_REFUSED;
+}
+
+/* One frame, as far as it goes, in place: neither a ZeroMQ message nor a document may be moved.
+ * Owns nothing unless RPC_OK. */
+static enum rpc_status receive_reply(struct rpc *rpc, int64_t deadline_ms, struct rpc_reply *reply)
+{
+    zmq_msg_init(&reply->frame);
+    enum rpc_status status = receive(rpc, deadline_ms, &reply->frame);
+    bool parsed = false;
+    if (status == RPC_OK) {
+        parsed = !zmq_msg_more(&reply->frame) &&
+                 mpk_parse(zmq_msg_data(&reply->frame), zmq_msg_size(&reply->frame),
+                           &mpk_result_limits, &reply->doc) == 0;
+        status = parsed ? check_reply(rpc, reply) : RPC_BROKEN;
+    }
+    if (status == RPC_OK)
+        return RPC_OK;
+    if (parsed)
+        mpk_doc_clear(&reply->doc);
+    zmq_msg_close(&reply->frame);
+    return status;
+}
+
+enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_writer *params,
+                         struct rpc_reply *ret_reply)
+{
+    int64_t deadline_ms = now_ms() + rpc->timeout_ms;
+    enum rpc_status status = send_request(rpc, method, params);
+    if (status != RPC_OK)
+        return status;
+    do
+        status = receive_reply(rpc, deadline_ms, ret_reply);
+    while (status == RPC_UNREACHABLE && now_ms() < deadline_ms);
+    return status;
+}
+
+void rpc_reply_clear(struct rpc_reply *reply)
+{
+    mpk_doc_clear(&reply->doc);
+    zmq_msg_close(&reply->frame);
+}

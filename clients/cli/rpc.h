@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* rpc: one question to attnd and its answer, over a ZeroMQ DEALER.
+ *
+ *   request [0, id, method, params]      reply [1, id, error, result]
+ *
+ * One thread per struct rpc. */
+#ifndef CLI_RPC_H
+#define CLI_RPC_H
+
+#include "mpk.h"
+
+#include <zmq.h>
+
+enum rpc_status {
+    RPC_OK,
+    RPC_REFUSED,     /* attnd answered with an error */
+    RPC_UNREACHABLE, /* no answer in time */
+    RPC_ENDPOINT,    /* the endpoint is not one */
+    RPC_BROKEN,      /* something answered that is not attnd */
+    RPC_INTERRUPTED, /* a signal came first */
+    RPC_MEMORY,
+};
+
+struct rpc {
+    const char *endpoint;
+    int timeout_ms;
+    void *context, *socket;
+    uint64_t last_id;
+};
+
+/* Nothing is sent yet: an attnd that is not there shows at the first call. `endpoint` must outlive
+ * the rpc. On failure *ret_rpc needs no rpc_close. Returns RPC_OK, RPC_ENDPOINT or RPC_MEMORY. */
+enum rpc_status rpc_open(const char *endpoint, int timeout_ms, struct rpc *ret_rpc);
+void rpc_close(struct rpc *rpc);
+
+#define RPC_TEXT_MAX 256
+
+struct rpc_reply {
+    zmq_msg_t frame;
+    struct mpk_doc doc;
+    const msgpack_object *result;                   /* points into frame and doc */
+    char code[RPC_TEXT_MAX], message[RPC_TEXT_MAX]; /* of RPC_REFUSED; printable */
+};
+
+/* Calls `method` with a map of parameters (NULL = an empty one). With RPC_OK the reply owns memory
+ * until rpc_reply_clear, and must not be moved; with RPC_REFUSED only code and message are set;
+ * otherwise nothing is. */
+enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_writer *params,
+                         struct rpc_reply *ret_reply);
+void rpc_reply_clear(struct rpc_reply *reply);
+
+#endif

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""control: questions to a running daemon.
+
+MessagePack-RPC over a DEALER, one frame each way:
+
+    request [0, id, method, params]      params is a map
+    reply   [1, id, error, result]       error is nil, or a map {code, message}
+
+ZeroMQ never says that nobody is there; so every call has a deadline.
+"""
+from __future__ import annotations
+
+import time
+from typing import Any, Dict, Optional
+
+import msgpack
+import zmq
+
+from . import wire
+
+DEFAULT_TIMEOUT_S = 5.0
+
+
+class ControlError(Exception):
+    """The daemon refused a request. `code` is one of its reasons, such as 'job_unknown'."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(f"{message} ({code})" if message else code)
+        self.code = code
+        self.message = message
+
+
+class Control:
+    """A connection to the daemon's control endpoint; `timeout` seconds per call.
+
+    Every method raises TimeoutError when no answer came in time, ControlError when the daemon refused, and
+    ConnectionError when something answered that is not attnd. One thread at a time. ValueError for a bad
+    endpoint.
+    """
+
+    def __init__(self, endpoint: str = wire.CONTROL_ENDPOINT, timeout: float = DEFAULT_TIMEOUT_S):
+        self._endpoint = endpoint
+        self._timeout = timeout
+        self._last_id = 0
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.RESULT_BYTES_MAX)
+        try:
+            self._socket.connect(endpoint)
+        except (zmq.ZMQError, TypeError, AttributeError) as error:
+            self.close()
+            raise ValueError(f"endpoint {endpoint!r}: {error}") from None
+
+    def ping(self) -> Any:
+        """The daemon's version and uptime."""
+        return self.call("ping")
+
+    def jobs(self) -> Any:
+        """The known jobs with their state, layers and counters."""
+        return self.call("jobs")
+
+    def summary(self, job: str, **where: Any) -> Any:
+        """The newest summaries of a job; `where` narrows them down: run, stack, layer, site."""
+        return self.call("summary", {"job": job, **where})
+
+    def stats(self) -> Any:
+        """The daemon's own counters."""
+        return self.call("stats")
+
+    def config(self) -> Any:
+        """The configuration in force."""
+        return self.call("config")
+
+    def flush(self, job: Optional[str] = None) -> Any:
+        """Closes the open windows, of one job or of all, and publishes them as partial."""
+        return self.call("flush", {} if job is None else {"job": job})
+
+    def call(self, method: str, params: Optional[Dict[str, Any]] = None) -> Any:
+        """Calls any method with a map of parameters; its result as decoded MessagePack."""
+        self._last_id += 1
+        request = msgpack.packb([0, self._last_id, method, params or {}], use_bin_type=True)
+        try:
+            self._socket.send(request, zmq.DONTWAIT)
+        except zmq.Again:  # as many requests are queued as ZeroMQ takes: nobody answered for long
+            raise self._no_answer(method) from None
+        error, result = self._reply(method)
+        if error is None:
+            return result
+        if isinstance(error, dict):
+            raise ControlError(str(error.get("code", "error")), str(error.get("message", "")))
+        raise ControlError("error", str(error))
+
+    def _reply(self, method: str):
+        """(error, result) of the newest request; late answers to earlier ones are skipped."""
+        deadline = time.monotonic() + self._timeout
+        while self._socket.poll(max(0.0, (deadline - time.monotonic()) * 1000)):
+            frames = self._socket.recv_multipart()
+            try:
+                kind, number, error, result = msgpack.unpackb(frames[0], raw=False, strict_map_key=False)
+            except Exception as cause:
+                raise ConnectionError(f"{self._endpoint}: not an answer of attnd") from cause
+            if len(frames) != 1 or kind != 1:
+                raise ConnectionError(f"{self._endpoint}: not an answer of attnd")
+            if number == self._last_id:
+                return error, result
+        raise self._no_answer(method)
+
+    def _no_answer(self, method: str) -> TimeoutError:
+        return TimeoutError(f"{self._endpoint}: no answer to {method} within {self._timeout:g} s")
+
+    def close(self) -> None:
+        """Disconnects. Idempotent."""
+        self._socket.close(linger=0)
+        self._context.term()
+
+    def __enter__(self) -> "Control":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()

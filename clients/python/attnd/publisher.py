@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: MIT
+"""publisher: what a training job calls to publish attention. Never blocks, never raises at runtime.
+
+Bad arguments raise ValueError at once, whether or not anybody listens, so that they are found on the
+first try. Everything else (no daemon, a slow daemon, no memory) is counted, not raised.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+
+from . import tensors, wire
+from .sender import Identity, Message, Sender
+
+log = logging.getLogger("attnd")
+
+DEFAULT_QUEUE_BYTES = 256 << 20
+DEFAULT_LINGER_S = 2.0
+DEFAULT_HIGH_WATER = 8
+_HEADER_SLACK_BYTES = 1024  # all keys of a header but the lengths and the labels
+
+
+class Publisher:
+    """Publishes the attention of one rank of one training job.
+
+    job          1 to 128 of A-Z a-z 0-9 . _ -
+    endpoint     where the daemon listens
+    rank, world  this process and how many there are; 0 <= rank < world
+    queue_bytes  payload bytes that may wait here; above it the newest message is dropped and counted.
+                 ZeroMQ holds up to `high_water` messages more.
+    run          16 bytes naming this start of the job, the same on every rank; random by default
+    linger       seconds that close() and the end of the program may spend on sending what is queued
+    on_publish   called on the publishing thread with each queued `sender.Message`, for tests and
+                 verification; its arrays are the ones that travel, and read-only
+
+    Threads: any. Fork: the child's copy is inert. Use as a context manager, or call close(); the end of
+    the program closes what is still open, within `linger`. ValueError for bad arguments.
+    """
+
+    def __init__(self, job: str, endpoint: str = wire.INGEST_ENDPOINT, rank: int = 0, world: int = 1,
+                 queue_bytes: int = DEFAULT_QUEUE_BYTES, *, run: Optional[Union[bytes, str]] = None,
+                 linger: float = DEFAULT_LINGER_S, high_water: int = DEFAULT_HIGH_WATER,
+                 on_publish: Optional[Callable[[Message], None]] = None):
+        wire.check_job(job)
+        world = wire.check_int("world", world, wire.WORLD_MAX, 1)
+        rank = wire.check_int("rank", rank, world - 1)
+        queue_bytes = wire.check_int("queue_bytes", queue_bytes, minimum=1)
+        high_water = wire.check_int("high_water", high_water, 1000, 1)
+        if not 0 <= linger <= 3600:
+            raise ValueError(f"linger = {linger}: must be 0 to 3600 seconds")
+        self._identity = Identity(job, _check_run(run), rank, world)
+        self._on_publish = on_publish
+        self._topics: Dict[wire.Layer, bytes] = {}
+        self._event_topic = wire.event_topic(job)
+        self._step = 0
+        self._warned = False
+        self._sender = Sender(self._identity, endpoint, queue_bytes, linger, high_water)
+        self._finalizer = weakref.finalize(self, Sender.close, self._sender)
+        self._finalizer.atexit = False  # sender closes what is open then, in the right order
+
+    # ---------------------------------------------------------------------------------------- identity
+
+    @property
+    def job(self) -> str:
+        """The job's name."""
+        return self._identity.job
+
+    @property
+    def run(self) -> str:
+        """This run, as 32 lower-case hex digits: the `run` of every result about it."""
+        return self._identity.run.hex()
+
+    @property
+    def rank(self) -> int:
+        """This process's rank."""
+        return self._identity.rank
+
+    # ---------------------------------------------------------------------------------------- capturing
+
+    def wanted(self, stack: str, layer: int, site: str) -> bool:
+        """Whether somebody is subscribed to this attention: False means that capturing it is wasted.
+
+        Cheap enough to ask on every call. ValueError when the three do not name an attention.
+        """
+        return self._sender.wanted(self._topic(stack, layer, site))
+
+    def publish_attention(self, weights: Any, *, stack: str, layer: int, site: str = "self", epoch: int = 0,
+                          step: int = 0, causal: bool = False, window: int = 0, q_len: Any = None,
+                          k_len: Any = None, mask: Any = None, dropout: bool = False,
+                          learned_sink: bool = False, head_offset: Optional[int] = None,
+                          heads_total: Optional[int] = None, labels: Optional[Sequence[str]] = None,
+                          dtype: Optional[str] = None) -> bool:
+        """Publishes the attention weights of one layer in one step; True when they were queued.
+
+        weights       [B, H, Tq, Tk] f32, f64, f16 or bf16, numpy or torch; copied once, here; rows sum to 1
+        stack, layer, site   'encoder' or 'decoder', 0 to 65535, 'self' or 'cross'
+        epoch, step   counted from 0
+        causal        key j is visible to query i when j <= i
+        window        keys a query may look back (with itself); 0 = all
+        q_len, k_len  [B] valid queries and keys per sample: padding on the right
+        mask          [B, Tq, Tk] nonzero = may attend, for what the others cannot say
+        dropout       the weights are after dropout
+        learned_sink  rows may sum to less than 1
+        head_offset, heads_total   when this is a slice of the layer's heads (tensor parallel)
+        labels        token texts of the first sample's keys; left out when the header gets too large
+        dtype         'bf16' when a numpy array of 16-bit integers holds bf16 bits
+
+        False, and no work, when nobody is subscribed (counted as skipped), or when the queue is full or
+        there is no memory for the copy (counted as dropped). ValueError for arguments that contradict
+        this; never another exception.
+        """
+        topic = self._topic(stack, layer, site)
+        epoch, step = wire.check_int("epoch", epoch), wire.check_int("step", step)
+        shape, name, nbytes = tensors.describe_weights(weights, dtype)
+        q_len = tensors.check_lengths("q_len", q_len, shape[0], shape[2])
+        k_len = tensors.check_lengths("k_len", k_len, shape[0], shape[3])
+        _check_header_room(q_len, k_len)
+        window = wire.check_int("window", window, 2**31 - 1)
+        _check_heads(head_offset, heads_total, shape[1])
+        labels = _fitting_labels(labels, shape)
+        self._step = step
+        if not self._sender.wanted(topic):
+            if mask is not None:
+                tensors.copy_mask(mask, shape)
+            self._sender.skip()
+            return False
+        frames: Tuple[Any, ...] = ()
+        described = [("weights", name, shape)]
+        if mask is not None:
+            frames = (tensors.copy_mask(mask, shape),)
+            described.append(("mask", "u8", frames[0].shape))
+            nbytes += frames[0].nbytes
+        keys = wire.attention_keys((stack, int(layer), site), described, causal=bool(causal), window=window,
+                                   q_len=q_len, k_len=k_len, head_offset=head_offset,
+                                   heads_total=heads_total, dropout=bool(dropout),
+                                   learned_sink=bool(learned_sink), labels=labels)
+        return self._capture(topic, keys, epoch, step, weights, frames, nbytes)
+
+    def _capture(self, topic: bytes, keys: Dict[str, Any], epoch: int, step: int, weights: Any,
+                 more: Tuple[Any, ...], nbytes: int) -> bool:
+        """Reserves, copies and queues; what goes wrong here is counted and said once."""
+        if not self._sender.reserve(topic, nbytes):
+            return False
+        try:
+            frames = (tensors.copy_weights(weights), *more)
+            message = Message(topic, "attention", keys, epoch, step, frames, nbytes)
+            if self._on_publish is not None:
+                self._on_publish(message)
+        except Exception:
+            self._sender.cancel(topic, nbytes)
+            self._warn("a message could not be captured")
+            return False
+        self._sender.put(message)
+        return True
+
+    # ------------------------------------------------------------------------------------------- events
+
+    def hello(self, layers: Sequence[Sequence[Any]]) -> None:
+        """Announces the model: `layers` is a list of (stack, layer, site, heads).
+
+        Said now, and again to every daemon that subscribes later. ValueError for a bad layer.
+        """
+        if len(layers) > wire.HELLO_LAYERS_MAX:
+            raise ValueError(f"hello: {len(layers)} layers, at most {wire.HELLO_LAYERS_MAX}")
+        checked = [(*wire.check_layer(*entry[:3]), wire.check_int("heads", entry[3], 65535, 1))
+                   for entry in layers]
+        from . import __version__
+        keys = wire.hello_keys(checked, f"attnd-python/{__version__}")
+        if len(wire.pack_header(keys)) > wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES:
+            log.warning("job %s: too many layers for one hello; announced without them", self.job)
+            keys["layers"] = []
+        self._event(keys, 0)
+
+    def epoch_end(self, epoch: int, step: Optional[int] = None) -> None:
+        """Tells that this rank has published everything of `epoch`. `step` defaults to the last one."""
+        epoch = wire.check_int("epoch", epoch)
+        step = self._step if step is None else wire.check_int("step", step)
+        self._event({"event": "epoch_end"}, epoch, step)
+
+    def bye(self) -> None:
+        """Tells that this rank publishes nothing more. close() does it by itself."""
+        self.close()
+
+    def _event(self, keys: Dict[str, Any], epoch: int, step: int = 0) -> None:
+        message = Message(self._event_topic, "event", keys, epoch, step, (), 0)
+        if self._sender.reserve(self._event_topic, 0):
+            self._sender.put(message)
+
+    # ---------------------------------------------------------------------------------------- lifecycle
+
+    def wait_for_subscriber(self, timeout: float = 2.0) -> bool:
+        """Blocks until tensors of this job are subscribed to, at most `timeout` seconds; whether they are."""
+        return self._sender.wait_for_subscriber(timeout)
+
+    def drain(self, timeout: float = 10.0) -> bool:
+        """Blocks until everything queued is in ZeroMQ's hands, at most `timeout` seconds; whether it is."""
+        return self._sender.drain(timeout)
+
+    def stats(self) -> Dict[str, Any]:
+        """Counters since the start, in messages unless named otherwise.
+
+        published = sent + dropped + skipped + queued. `skipped`: nobody was subscribed. `sent_bytes` and
+        `queued_bytes` count payload; `subscribed` tells whether anybody listens now; `dropped_by_topic`
+        maps a topic to its share of `dropped`.
+        """
+        return self._sender.stats()
+
+    def close(self) -> None:
+        """Says bye, sends what is queued within `linger` seconds, and disconnects. Idempotent."""
+        self._finalizer()
+
+    def __enter__(self) -> "Publisher":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------ helpers
+
+    def _topic(self, stack: str, layer: int, site: str) -> bytes:
+        key = (stack, layer, site)
+        topic = self._topics.get(key)
+        if topic is None:
+            topic = self._topics[key] = wire.tensor_topic(self.job, *wire.check_layer(stack, layer, site))
+        return topic
+
+    def _warn(self, what: str) -> None:
+        """Logs with the current exception, the first time only."""
+        if not self._warned:
+            self._warned = True
+            log.warning("job %s: %s; further failures are only counted", self.job, what, exc_info=True)
+
+
+def _check_run(run: Optional[Union[bytes, str]]) -> bytes:
+    if run is None:
+        return os.urandom(wire.RUN_BYTES)
+    try:
+        raw = bytes.fromhex(run) if isinstance(run, str) else bytes(run)
+    except (ValueError, TypeError):
+        raw = b""
+    if len(raw) != wire.RUN_BYTES:
+        raise ValueError(f"run {run!r}: must be {wire.RUN_BYTES} bytes, or as many hex pairs")
+    return raw
+
+
+def _check_heads(offset: Optional[int], total: Optional[int], heads: int) -> None:
+    first = wire.check_int("head_offset", offset or 0, 2**31 - 1)
+    if total is not None and first + heads > wire.check_int("heads_total", total, 2**31 - 1, 1):
+        raise ValueError(f"heads {first} to {first + heads - 1}: beyond heads_total = {total}")
+
+
+def _check_header_room(q_len: Any, k_len: Any) -> None:
+    """Lengths travel in the header, 64 KiB at most: 5 bytes and one element each."""
+    count = sum(len(x) for x in (q_len, k_len) if x is not None)
+    limit = min((wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES) // 5, wire.HEADER_ELEMENTS_MAX - 200)
+    if count > limit:
+        raise ValueError(f"{count} lengths: at most {limit} fit into a header; publish smaller batches")
+
+
+def _fitting_labels(labels: Optional[Sequence[str]], shape: Sequence[int]) -> Optional[Sequence[str]]:
+    """The labels if they are one text per key and small enough to travel, else None or ValueError."""
+    if labels is None:
+        return None
+    labels = list(labels)
+    if len(labels) != shape[3] or not all(isinstance(text, str) for text in labels):
+        raise ValueError(f"labels: must be {shape[3]} strings, one per key")
+    lengths_room = 10 * shape[0]
+    size = sum(len(text.encode("utf-8", "replace")) + 5 for text in labels)
+    fits = size + lengths_room + _HEADER_SLACK_BYTES <= wire.HEADER_BYTES_MAX and len(labels) <= 4096
+    return labels if fits else None

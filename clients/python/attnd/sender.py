@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: MIT
+"""sender: one thread that owns the XPUB socket, and the bounded queue in front of it.
+
+The training thread only ever takes a lock for a few instructions: it reserves bytes, copies, appends, and
+writes one byte to a pipe. Everything that can wait happens here.
+
+    training thread                    sender thread
+    reserve -> copy -> put ── queue ──► take subscriptions, send the head, or wait
+                                        idle:  poll(XPUB, wake pipe), no timeout
+                                        full:  the same with a growing pause of 1 to 50 ms; XPUB claims to
+                                               be writable even when its pipe is full, so POLLOUT cannot
+                                               tell when to go on
+    Drop points, each counted per topic and told to the daemon in the topic's next header:
+        the queue is over its bytes (newest dropped), the copy failed, nobody is subscribed any more when
+        the message's turn comes, the queue is not empty when close() runs out of time.
+
+Events travel in the same queue, so they never overtake a tensor, and take no bytes, so they are never
+dropped for lack of room. `hello` is kept and said again to every new subscriber of the events: a daemon that
+restarts learns the model's layers.
+
+Identity that holds at any moment: published = sent + dropped + skipped + queued.
+"""
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import zmq
+import zmq.utils.garbage  # its exit handler must be registered before ours: see _close_all
+
+from . import wire
+
+log = logging.getLogger("attnd")
+
+HEARTBEAT_INTERVAL_MS = 1000
+HEARTBEAT_TIMEOUT_MS = 3000
+SUBSCRIPTION_BYTES_MAX = 65536
+PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
+
+
+class Message(NamedTuple):
+    """What is queued: everything of the header but seq, dropped and time, and the payload.
+
+    `frames` are read-only arrays that belong to the queue and are handed to ZeroMQ without a copy.
+    """
+    topic: bytes
+    kind: str
+    keys: Dict[str, Any]
+    epoch: int
+    step: int
+    frames: Tuple[np.ndarray, ...]
+    nbytes: int
+
+
+class Identity(NamedTuple):
+    """Who publishes; the same in every header. `run` is 16 bytes."""
+    job: str
+    run: bytes
+    rank: int
+    world: int
+
+
+class Sender:
+    """Queue and thread. Every method may be called from any thread; none blocks unless it says so."""
+
+    def __init__(self, identity: Identity, endpoint: str, queue_bytes: int, linger_s: float,
+                 high_water: int):
+        self.identity = identity
+        self.prefixes: Tuple[bytes, ...] = ()  # what is subscribed; replaced as a whole, never changed
+        self._event_topic = wire.event_topic(identity.job)
+        self._tensor_prefix = f"tensor/{identity.job}/".encode("ascii")
+        self._queue_bytes = queue_bytes
+        self._linger_s = linger_s
+        self._pid = os.getpid()
+        self._reset_queue()
+        self._hello: Optional[Message] = None
+        self._hello_due = False
+        self._deadline: Optional[float] = None  # set by close(): when to stop trying
+        self._warned_drop = False
+        self._context, self._socket = _open_socket(endpoint, high_water)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._thread = threading.Thread(target=self._run, name="attnd-sender", daemon=True)
+        _live.add(self)
+        self._thread.start()
+
+    def _reset_queue(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._queue: Deque[Message] = deque()
+        self._queued_bytes = 0  # reserved ones included
+        self._count = {"published": 0, "sent": 0, "dropped": 0, "skipped": 0, "sent_bytes": 0}
+        self._position = (0, 0)  # epoch and step of the newest message
+        self._pending = 0  # published, and neither sent, dropped nor skipped yet
+        self._seq: Dict[bytes, int] = {}
+        self._dropped: Dict[bytes, int] = {}
+        self._wake_sent = False
+        self._open = True
+
+    # ------------------------------------------------------------------ called by the training thread
+
+    def wanted(self, topic: bytes) -> bool:
+        """Whether somebody is subscribed to the topic."""
+        return topic.startswith(self.prefixes)
+
+    def skip(self) -> None:
+        """Counts a message that nobody wanted."""
+        with self._changed:
+            self._count["published"] += 1
+            self._count["skipped"] += 1
+
+    def reserve(self, topic: bytes, nbytes: int) -> bool:
+        """Takes `nbytes` of the queue before they are copied. False: the message was counted as dropped.
+
+        After True comes exactly one put() or cancel().
+        """
+        with self._changed:
+            self._count["published"] += 1
+            if not self._open:
+                self._count["skipped"] += 1
+                return False
+            if nbytes and self._queued_bytes + nbytes > self._queue_bytes:
+                self._count_drop(topic)
+                warn = not self._warned_drop
+                self._warned_drop = True
+            else:
+                self._queued_bytes += nbytes
+                self._pending += 1
+                return True
+        if warn:
+            log.warning("job %s: a message of %d bytes was dropped, the queue of %d bytes is full; further "
+                        "drops are only counted", self.identity.job, nbytes, self._queue_bytes)
+        return False
+
+    def cancel(self, topic: bytes, nbytes: int) -> None:
+        """Gives a reservation back and counts the message as dropped."""
+        with self._changed:
+            self._queued_bytes -= nbytes
+            self._pending -= 1
+            self._count_drop(topic)
+            self._changed.notify_all()
+
+    def put(self, message: Message) -> None:
+        """Queues a message whose bytes were reserved. The queue owns its arrays from here on."""
+        with self._changed:
+            if not self._open:
+                self._queued_bytes -= message.nbytes
+                self._pending -= 1
+                self._count_drop(message.topic)
+                return
+            self._queue.append(message)
+            if message.keys.get("event") != "hello":
+                self._position = (message.epoch, message.step)
+            if not self._wake_sent:
+                self._wake_sent = True
+                self._wake()
+
+    def wait_for_subscriber(self, timeout_s: float) -> bool:
+        """Blocks until tensors of this job are subscribed to, at most `timeout_s`; whether they are."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._has_subscriber() or not self._open,
+                                          max(0.0, timeout_s)) and self._has_subscriber()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Blocks until the queue is handed to ZeroMQ, at most `timeout_s`; whether it is empty."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._pending == 0, max(0.0, timeout_s))
+
+    def stats(self) -> Dict[str, Any]:
+        """Counters of messages and bytes; see Publisher.stats."""
+        with self._changed:
+            return {**self._count, "queued": self._pending, "queued_bytes": self._queued_bytes,
+                    "subscribed": self._has_subscriber(),
+                    "dropped_by_topic": {t.decode(): n for t, n in self._dropped.items()}}
+
+    def close(self) -> None:
+        """Queues `bye`, sends what is queued for at most the linger time, and ends the thread.
+
+        Blocks for the linger time plus half a second at most. May be called again, and in a forked child,
+        where it does nothing.
+        """
+        if os.getpid() != self._pid:
+            return
+        with self._changed:
+            if self._deadline is None:
+                self._deadline = time.monotonic() + self._linger_s
+                if self._open:
+                    self._count["published"] += 1
+                    self._pending += 1
+                    self._queue.append(Message(self._event_topic, "event", {"event": "bye"},
+                                               *self._position, (), 0))
+            self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(self._linger_s + 0.5)
+
+    # ----------------------------------------------------------------------------------- inner workings
+
+    def _has_subscriber(self) -> bool:
+        mine = self._tensor_prefix
+        return any(p.startswith(mine) or mine.startswith(p) for p in self.prefixes)
+
+    def _count_drop(self, topic: bytes) -> None:
+        """The caller holds the lock."""
+        self._count["dropped"] += 1
+        self._dropped[topic] = self._dropped.get(topic, 0) + 1
+
+    def _wake(self) -> None:
+        """The caller holds the lock, so that the pipe cannot be closed, and its number reused, meanwhile."""
+        if self._open:
+            try:
+                os.write(self._wake_write, b"!")
+            except BlockingIOError:  # full: a wake-up is under way
+                pass
+
+    def make_inert(self) -> None:
+        """In a forked child: drop everything without touching the parent's socket."""
+        self.prefixes = ()
+        self._reset_queue()
+        self._open = False
+        _orphans.append((self._context, self._socket))
+
+    # ---------------------------------------------------------------------------- on the sender thread
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception:
+            log.warning("job %s: publishing stopped", self.identity.job, exc_info=True)
+        finally:
+            self._shut()
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        pause_s = PAUSE_MIN_S
+        while True:
+            sent, full = self._flush()
+            with self._changed:
+                deadline = self._deadline
+                if deadline is not None and (not self._queue or time.monotonic() >= deadline):
+                    return
+            pause_s = min(2 * pause_s, PAUSE_MAX_S) if full and not sent else PAUSE_MIN_S
+            poller.poll(pause_s * 1000 if full else None)
+            self._clear_wake()
+
+    def _clear_wake(self) -> None:
+        with self._changed:  # from here on a put() writes again
+            self._wake_sent = False
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            pass
+
+    def _flush(self) -> Tuple[int, bool]:
+        """Sends from the head until the queue is empty or the pipe full: (messages sent, pipe full)."""
+        sent = 0
+        while True:
+            self._take_subscriptions()
+            if self._hello_due:
+                if not self._send(self._hello, False):
+                    return sent, True
+                self._hello_due = False
+            with self._changed:
+                if not self._queue:
+                    return sent, False
+                message = self._queue[0]
+            if not self._send(message, True):
+                return sent, True
+            sent += 1
+
+    def _send(self, message: Message, queued: bool) -> bool:
+        """Sends, or drops for lack of a subscriber. False: the pipe is full, try again later.
+
+        `queued` is false for a repeated hello, which is not part of the counts.
+        """
+        if queued and message.keys.get("event") == "hello":
+            self._hello = message
+        if not self.wanted(message.topic):
+            if queued:
+                self._done(message, None)
+            return True
+        with self._changed:
+            seq, dropped = self._seq.get(message.topic, 0), self._dropped.get(message.topic, 0)
+        header = wire.common_keys(message.kind, *self.identity, seq=seq, dropped=dropped,
+                                  time_ns=time.time_ns(), epoch=message.epoch, step=message.step)
+        header.update(message.keys)
+        # Made before anything is sent: an error here must not leave half a message in the socket.
+        parts: List[Any] = [message.topic, wire.pack_header(header),
+                            *(zmq.Frame(frame, copy=False) for frame in message.frames)]
+        try:
+            self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return False
+        self._seq[message.topic] = seq + 1
+        if queued:
+            self._done(message, seq)
+        return True
+
+    def _done(self, message: Message, seq: Optional[int]) -> None:
+        """Takes the head off the queue: sent with `seq`, or unwanted (None).
+
+        An unwanted tensor had been captured for a subscriber who left: dropped. An unwanted event is
+        skipped; a daemon that is not there misses nothing.
+        """
+        with self._changed:
+            if self._queue and self._queue[0] is message:
+                self._queue.popleft()
+            self._queued_bytes -= message.nbytes
+            self._pending -= 1
+            if seq is not None:
+                self._count["sent"] += 1
+                self._count["sent_bytes"] += message.nbytes
+            elif message.kind == "event":
+                self._count["skipped"] += 1
+            else:
+                self._count_drop(message.topic)
+            self._changed.notify_all()
+
+    def _take_subscriptions(self) -> None:
+        changed = False
+        prefixes = set(self.prefixes)
+        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            frame = self._socket.recv(zmq.DONTWAIT)
+            if frame[:1] == b"\x01":
+                prefixes.add(frame[1:])
+                if self._hello is not None and self._event_topic.startswith(frame[1:]):
+                    self._hello_due = True
+            elif frame[:1] == b"\x00":
+                prefixes.discard(frame[1:])
+            changed = True
+        if changed:
+            with self._changed:
+                self.prefixes = tuple(sorted(prefixes))
+                self._changed.notify_all()
+
+    def _shut(self) -> None:
+        with self._changed:
+            self._open = False
+            self.prefixes = ()
+            for message in self._queue:
+                self._count_drop(message.topic)
+                self._pending -= 1
+                self._queued_bytes -= message.nbytes
+            self._queue.clear()
+            deadline = self._deadline
+            os.close(self._wake_write)
+            os.close(self._wake_read)
+            self._changed.notify_all()
+        left_s = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        self._socket.close(linger=int(left_s * 1000))
+        self._context.term()  # returns after the linger time at the latest
+
+
+def _open_socket(endpoint: str, high_water: int) -> Tuple[zmq.Context, zmq.Socket]:
+    """A connected XPUB in a context of its own; ValueError when ZeroMQ does not take the endpoint."""
+    context = zmq.Context()
+    socket = context.socket(zmq.XPUB)
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # else the pipe, and its subscriptions, outlive the daemon
+    socket.setsockopt(zmq.XPUB_NODROP, 1)  # a full pipe is EAGAIN instead of a silent loss
+    socket.setsockopt(zmq.SNDHWM, high_water)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, SUBSCRIPTION_BYTES_MAX)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+    try:
+        socket.connect(endpoint)
+    except (zmq.ZMQError, TypeError, AttributeError) as error:
+        socket.close()
+        context.term()
+        raise ValueError(f"endpoint {endpoint!r}: {error}") from None
+    return context, socket
+
+
+# Forking: the child has the parent's memory but not its threads. Every sender in it goes quiet, and its
+# sockets are kept referenced so that no destructor of the child touches the parent's connections.
+_live: "weakref.WeakSet[Sender]" = weakref.WeakSet()
+_orphans: List[Any] = []
+
+
+def _after_fork_in_child() -> None:
+    for sender in list(_live):
+        sender.make_inert()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# Registered after pyzmq's own handler, hence run before it: that one forgets the buffers that are still in flight.
+def _close_all() -> None:
+    for sender in list(_live):
+        sender.close()
+
+
+atexit.register(_close_all)

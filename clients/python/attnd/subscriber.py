@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""subscriber: reads what the daemon publishes.
+
+    for summary in attnd.Subscriber(topics=("summary/gpt-small/",)):
+        print(summary["stack"], summary["layer"], summary["heads"]["entropy"]["mean"])
+"""
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
+
+import zmq
+
+from . import wire
+
+log = logging.getLogger("attnd")
+
+DEFAULT_HIGH_WATER = 1000
+
+
+class Subscriber:
+    """An iterator over the daemon's results, each a plain dict (see wire.decode_result) with its `topic` added.
+
+    endpoint  where the daemon publishes
+    topics    prefixes: "summary/", "live/<job>/", "summary/<job>/decoder/5/self/", "alert/", "job/"
+    timeout   seconds of silence after which iteration ends; None: it never does
+
+    On subscription the daemon sends the last value of every matching topic, with `snapshot` true. A snapshot
+    that says nothing new about its topic (same run, same window or step) is skipped. One thread at a time;
+    fork: do not use the parent's in the child. ValueError for a bad endpoint or topic.
+    """
+
+    def __init__(self, endpoint: str = wire.SUMMARY_ENDPOINT, topics: Union[str, Sequence[str]] = ("summary/",),
+                 timeout: Optional[float] = None, high_water: int = DEFAULT_HIGH_WATER):
+        topics = (topics,) if isinstance(topics, str) else tuple(topics)
+        if not all(isinstance(topic, str) and topic.isascii() for topic in topics):
+            raise ValueError(f"topics {topics!r}: must be ASCII texts")
+        self._timeout = timeout
+        self._known: Dict[str, Tuple[Any, ...]] = {}  # by topic: what the newest result was about
+        self.malformed = 0  # messages that were not results
+        self._context, self._socket = _open_socket(endpoint, topics, high_water)
+
+    def next(self, timeout: Optional[float] = None) -> Optional[Dict[str, Any]]:
+        """The next result, or None when none came within `timeout` seconds (None: wait for ever)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left_ms = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
+            if not self._socket.poll(left_ms):
+                return None
+            result = self._take(self._socket.recv_multipart())
+            if result is not None:
+                return result
+
+    def _take(self, frames: Sequence[bytes]) -> Optional[Dict[str, Any]]:
+        """The result of one message, or None when it is malformed or a snapshot of what is known."""
+        try:
+            topic, payload = frames
+            name = topic.decode("ascii")
+            result = wire.decode_result(payload)
+        except ValueError as error:
+            if not self.malformed:
+                log.warning("a message that is no result was skipped: %s; further ones are only counted", error)
+            self.malformed += 1
+            return None
+        subject = _subject(result)
+        if result.get("snapshot") and self._known.get(name) == subject:
+            return None
+        self._known[name] = subject
+        result["topic"] = name
+        return result
+
+    def __iter__(self) -> Iterator[Dict[str, Any]]:
+        while not self._socket.closed:
+            result = self.next(self._timeout)
+            if result is None:
+                return
+            yield result
+
+    def close(self) -> None:
+        """Disconnects. Idempotent."""
+        if not self._socket.closed:
+            self._socket.close(linger=0)
+            self._context.term()
+
+    def __enter__(self) -> "Subscriber":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+def _subject(result: Dict[str, Any]) -> Tuple[Any, ...]:
+    """What a result is about: equal for two copies of one value."""
+    window = result.get("window")
+    if isinstance(window, dict):
+        return result.get("run"), window.get("unit"), window.get("first"), window.get("last")
+    return (result.get("run"), result.get("epoch"), result.get("step"), result.get("rank"),
+            result.get("time_ns"))
+
+
+def _open_socket(endpoint: str, topics: Sequence[str], high_water: int) -> Tuple[zmq.Context, zmq.Socket]:
+    context = zmq.Context()
+    socket = context.socket(zmq.SUB)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RCVHWM, high_water)
+    socket.setsockopt(zmq.MAXMSGSIZE, wire.RESULT_BYTES_MAX)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
+    for topic in topics:
+        socket.setsockopt(zmq.SUBSCRIBE, topic.encode("ascii"))
+    try:
+        socket.connect(endpoint)
+    except (zmq.ZMQError, TypeError, AttributeError) as error:
+        socket.close()
+        context.term()
+        raise ValueError(f"endpoint {endpoint!r}: {error}") from None
+    return context, socket

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""wire: what travels between a training job, the daemon and its readers. No sockets, no threads.
+
+Trainer to daemon, ZeroMQ multipart:
+
+    frame 0   topic    tensor/<job>/<stack>/<layer>/<site>/   or   event/<job>/
+    frame 1   header   MessagePack map, string keys, at most 64 KiB
+    frame 2.. one raw tensor each, little-endian, C-contiguous, in the header's order
+
+Daemon to readers: topic, and one MessagePack map (`decode_result`).
+"""
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import msgpack
+import numpy as np
+
+VERSION = 1
+HEADER_BYTES_MAX = 65536
+HEADER_ELEMENTS_MAX = 16384
+RESULT_BYTES_MAX = 64 << 20
+RUN_BYTES = 16
+LAYER_MAX = 65535
+WORLD_MAX = 1048576
+HELLO_LAYERS_MAX = 4096
+
+STACKS = ("encoder", "decoder")
+SITES = ("self", "cross")
+
+INGEST_ENDPOINT = "tcp://127.0.0.1:5570"
+SUMMARY_ENDPOINT = "tcp://127.0.0.1:5571"
+CONTROL_ENDPOINT = "tcp://127.0.0.1:5572"
+
+# Bytes of one element of every dtype that travels.
+DTYPE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "u8": 1, "i32": 4}
+WEIGHT_DTYPES = ("f32", "f64", "f16", "bf16")
+
+Layer = Tuple[str, int, str]
+
+_JOB = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+
+
+# -------------------------------------------------------------------------------- names and topics
+
+def check_job(job: str) -> str:
+    """Returns `job` if it is 1..128 of [A-Za-z0-9._-]; ValueError otherwise."""
+    if not isinstance(job, str) or not _JOB.match(job):
+        raise ValueError(f"job name {job!r}: must be 1 to 128 of A-Z a-z 0-9 . _ -")
+    return job
+
+
+def check_layer(stack: str, layer: int, site: str) -> Layer:
+    """Returns (stack, layer, site) if it names an attention of a model; ValueError otherwise."""
+    if stack not in STACKS:
+        raise ValueError(f"stack {stack!r}: must be one of {', '.join(STACKS)}")
+    if site not in SITES:
+        raise ValueError(f"site {site!r}: must be one of {', '.join(SITES)}")
+    return stack, check_int("layer", layer, LAYER_MAX), site
+
+
+def check_int(name: str, value: Any, maximum: int = 2**64 - 1, minimum: int = 0) -> int:
+    """Returns `value` as an int in [minimum, maximum]; ValueError naming it otherwise."""
+    try:
+        number = value.__index__()
+    except AttributeError:
+        raise ValueError(f"{name} = {value!r}: must be an integer") from None
+    if not minimum <= number <= maximum:
+        raise ValueError(f"{name} = {number}: must be {minimum} to {maximum}")
+    return number
+
+
+def tensor_topic(job: str, stack: str, layer: int, site: str) -> bytes:
+    """b"tensor/<job>/<stack>/<layer>/<site>/"; the arguments are taken as checked."""
+    return f"tensor/{job}/{stack}/{layer}/{site}/".encode("ascii")
+
+
+def event_topic(job: str) -> bytes:
+    """b"event/<job>/"; the argument is taken as checked."""
+    return f"event/{job}/".encode("ascii")
+
+
+# ------------------------------------------------------------------------------------------ header
+
+def pack_header(header: Dict[str, Any]) -> bytes:
+    """The header as MessagePack: binary for `run`, text for every other string. Keys in dict order."""
+    return msgpack.packb(header, use_bin_type=True)
+
+
+def common_keys(kind: str, job: str, run: bytes, rank: int, world: int, seq: int, dropped: int,
+                time_ns: int, epoch: int, step: int) -> Dict[str, Any]:
+    """The keys every message has. `run` is 16 bytes, `time_ns` nanoseconds since 1970."""
+    return {"v": VERSION, "type": kind, "job": job, "run": run, "rank": rank, "world": world,
+            "seq": seq, "dropped": dropped, "time_ns": time_ns, "epoch": epoch, "step": step}
+
+
+def attention_keys(layer: Layer, tensors: Sequence[Tuple[str, str, Sequence[int]]], *,
+                   causal: bool = False, window: int = 0, q_len: Optional[Iterable[int]] = None,
+                   k_len: Optional[Iterable[int]] = None, head_offset: Optional[int] = None,
+                   heads_total: Optional[int] = None, dropout: bool = False,
+                   learned_sink: bool = False, labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+    """The keys an attention message adds. `tensors` is (name, dtype, shape) in the order of the frames.
+
+    Optional keys that say nothing (False, 0, None) are left out: that is their default on the wire.
+    """
+    keys: Dict[str, Any] = {
+        "stack": layer[0], "layer": layer[1], "site": layer[2],
+        "tensors": [{"name": n, "dtype": d, "shape": [int(x) for x in s]} for n, d, s in tensors]}
+    if causal:
+        keys["causal"] = True
+    if window:
+        keys["window"] = window
+    if q_len is not None:
+        keys["q_len"] = [int(x) for x in q_len]
+    if k_len is not None:
+        keys["k_len"] = [int(x) for x in k_len]
+    if head_offset is not None or heads_total is not None:
+        heads = int(tensors[0][2][1])
+        keys["head_offset"] = head_offset or 0
+        keys["heads_total"] = heads_total if heads_total is not None else heads + (head_offset or 0)
+    if dropout:
+        keys["dropout"] = True
+    if learned_sink:
+        keys["learned_sink"] = True
+    if labels is not None:
+        keys["labels"] = list(labels)
+    return keys
+
+
+def hello_keys(layers: Sequence[Tuple[str, int, str, int]], client: str) -> Dict[str, Any]:
+    """The keys of a `hello`: `layers` is (stack, layer, site, heads), `client` names the library."""
+    return {"event": "hello",
+            "layers": [{"stack": st, "layer": la, "site": si, "heads": h} for st, la, si, h in layers],
+            "client": client}
+
+
+# ----------------------------------------------------------------------------------------- results
+
+# Where a result keeps its numbers; what is outside (shape, window, ...) stays as it came.
+_NUMERIC = ("heads", "aggregate", "spectrum", "drift")
+
+
+def decode_result(payload: bytes) -> Dict[str, Any]:
+    """One result of the daemon as a plain dict. The result owns its memory.
+
+    Under `heads`, `aggregate`, `spectrum` and `drift` a list of numbers becomes a float64 array (nil
+    is NaN) of shape [heads]; `count` becomes int64. Singular values are [heads, values], short heads padded
+    with NaN (`count`: 0). A single nil there becomes NaN. Everything else stays as decoded: str, int, float, bool, None, list, dict.
+    ValueError when the payload is not a MessagePack map.
+    """
+    try:
+        result = msgpack.unpackb(payload, raw=False, strict_map_key=True, max_bin_len=RESULT_BYTES_MAX,
+                                 max_str_len=RESULT_BYTES_MAX, max_array_len=1 << 22, max_map_len=1 << 16,
+                                 ext_hook=_refuse_ext)
+    except Exception as error:  # msgpack raises a dozen kinds; to the caller they are one
+        raise ValueError(f"not a result: {error}") from error
+    if not isinstance(result, dict):
+        raise ValueError("not a result: not a map")
+    for key in _NUMERIC:
+        if isinstance(result.get(key), dict):
+            result[key] = _to_arrays(result[key], key)
+    return result
+
+
+def _refuse_ext(code: int, data: bytes) -> Any:
+    raise ValueError(f"extension type {code}")
+
+
+def _to_arrays(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _to_arrays(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return _array(value, key)
+    return float("nan") if value is None else value
+
+
+def _array(values: List[Any], key: str) -> Any:
+    """A list of numbers and nils as [n], a list of such lists as [n, longest], padded; anything else as it is."""
+    nested = bool(values) and isinstance(values[0], list)
+    rows = values if nested else [values]
+    if not all(isinstance(row, list) and all(x is None or isinstance(x, (int, float)) for x in row)
+               for row in rows):
+        return values
+    counts = key == "count" and not any(x is None for row in rows for x in row)
+    width = max(len(row) for row in rows)
+    array = np.full((len(rows), width), 0 if counts else np.nan, dtype=np.int64 if counts else np.float64)
+    for i, row in enumerate(rows):
+        array[i, :len(row)] = row if counts else [np.nan if x is None else x for x in row]
+    return array if nested else array[0]

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/* check: what no single key can tell. Each check names the key to change and what would do. */
+#include "table.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* Parts of one window that the daemon keeps: the ring of partial results is this long. */
+#define WINDOW_PARTS_MAX 64
+
+static int check_window(const struct config *config, char *reterr)
+{
+    uint64_t a = config->window_length, b = config->window_every;
+    while (b != 0) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    uint64_t parts = config->window_length / a;
+    if (parts <= WINDOW_PARTS_MAX)
+        return 0;
+    snprintf(reterr, CONFIG_ERROR_MAX,
+             "window.every: '%" PRIu64 "': a window.length of %" PRIu64 " would be kept in %" PRIu64
+             " parts of %" PRIu64 " (valid: at most %d parts; for instance window.every=%" PRIu64
+             ")",
+             config->window_every, config->window_length, parts, a, WINDOW_PARTS_MAX,
+             config->window_length);
+    return -1;
+}
+
+static int check_budget(const struct config *config, char *reterr)
+{
+    if (config->ingest_max_message <= config->ingest_budget)
+        return 0;
+    char message[VALUE_TEXT_MAX], budget[VALUE_TEXT_MAX];
+    value_print(&config_keys[KEY_ingest_max_message].rule, &config->ingest_max_message, message);
+    value_print(&config_keys[KEY_ingest_budget].rule, &config->ingest_budget, budget);
+    snprintf(reterr, CONFIG_ERROR_MAX,
+             "ingest.max_message: '%s': larger than ingest.budget, so such a message could never be"
+             " read (valid: at most %s)",
+             message, budget);
+    return -1;
+}
+
+static bool is_wildcard_host(const char *host, size_t len)
+{
+    return (len == 1 && host[0] == '*') || (len == 7 && memcmp(host, "0.0.0.0", 7) == 0) ||
+           (len == 4 && memcmp(host, "[::]", 4) == 0);
+}
+
+/* Whether binding both endpoints would fail. A port or path `*` is a fresh one each time. */
+static bool endpoints_clash(const config_endpoint *a, const config_endpoint *b)
+{
+    size_t scheme = strlen("tcp://");
+    if (strncmp(a->text, b->text, scheme) != 0)
+        return false;
+    const char *host_a = a->text + scheme, *host_b = b->text + scheme;
+    if (strncmp(a->text, "ipc", 3) == 0)
+        return strcmp(host_a, host_b) == 0 && strcmp(host_a, "*") != 0;
+    const char *port_a = strrchr(host_a, ':'), *port_b = strrchr(host_b, ':');
+    if (strcmp(port_a, port_b) != 0 || strcmp(port_a, ":*") == 0)
+        return false;
+    size_t len_a = (size_t)(port_a - host_a), len_b = (size_t)(port_b - host_b);
+    return is_wildcard_host(host_a, len_a) || is_wildcard_host(host_b, len_b) ||
+           (len_a == len_b && memcmp(host_a, host_b, len_a) == 0);
+}
+
+static int check_endpoints(const struct config *config, char *reterr)
+{
+    static const int keys[] = {KEY_ingest_endpoint, KEY_publish_endpoint, KEY_control_endpoint};
+    for (int i = 1; i < 3; i++) {
+        for (int j = 0; j < i; j++) {
+            const struct key *key = &config_keys[keys[i]], *other = &config_keys[keys[j]];
+            const config_endpoint *endpoint = config_field(config, keys[i]);
+            if (!endpoints_clash(endpoint, config_field(config, keys[j])))
+                continue;
+            snprintf(reterr, CONFIG_ERROR_MAX,
+                     "%s.endpoint: '%s': taken by %s.endpoint (valid: another port or path)",
+                     key->section, endpoint->text, other->section);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int check_metrics(const struct config *config, char *reterr)
+{
+    if (config->metrics_core || config->metrics_importance || config->metrics_pairs ||
+        config->metrics_spectrum)
+        return 0;
+    snprintf(reterr, CONFIG_ERROR_MAX,
+             "metrics: every group is off, so there is nothing to measure (valid: at least one of "
+             "core, importance, pairs, spectrum on)");
+    return -1;
+}
+
+int config_check(const struct config *config, char *reterr)
+{
+    if (check_budget(config, reterr) != 0 || check_endpoints(config, reterr) != 0 ||
+        check_window(config, reterr) != 0)
+        return -1;
+    return check_metrics(config, reterr);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* table: keys.def as data, and the one function that assigns a value and words its errors.
+ * Private to config/. Pure; any thread. */
+#ifndef CONFIG_TABLE_H
+#define CONFIG_TABLE_H
+
+#include "config.h"
+#include "value.h"
+
+enum {
+#define KEY(section, name, type, text, minimum, maximum, help) KEY_##section##_##name,
+#include "keys.def"
+#undef KEY
+    KEY_COUNT
+};
+
+struct key {
+    const char *section, *name;
+    struct value_rule rule;
+    const char *text; /* default */
+    const char *help;
+    size_t offset; /* in struct config */
+};
+
+extern const struct key config_keys[KEY_COUNT];
+
+/* Where a key's value lives. */
+const void *config_field(const struct config *config, int key);
+
+/* Whether a key is the first of its section. */
+bool config_opens_section(int key);
+
+/* Where a value comes from: line 0 = no line, as in "--set". */
+struct origin {
+    const char *path;
+    size_t line;
+};
+
+/* Writes "path:line: message". Always returns -1. */
+int config_error(char *reterr, struct origin origin, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* The index of a section's first key, or of a key. Return -1 with a message that lists what there
+ * is and guesses what was meant. `section` of config_find_key must exist. */
+int config_find_section(const char *section, struct origin origin, char *reterr);
+int config_find_key(const char *section, const char *name, struct origin origin, char *reterr);
+
+/* Sets one key. Returns 0, or -1 with a message; *config is then unchanged. */
+int config_assign(struct config *config, int key, const char *text, struct origin origin,
+                  char *reterr);
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+#include "args.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SET_MAX 256
+
+static const char usage[] =
+    "usage: attnd [--config FILE] [--set SECTION.KEY=VALUE]...\n"
+    "\n"
+    "Receives attention tensors from training jobs and publishes per-head metrics.\n"
+    "Without a config file it listens on loopback with built-in defaults.\n"
+    "\n"
+    "  --config FILE          read settings from a YAML file\n"
+    "  --set SECTION.KEY=VALUE  change one setting; wins over the file\n"
+    "  --print-config         show every setting in force, with its explanation\n"
+    "  --check-config FILE    check a file and say what is wrong with it\n"
+    "  --version              show the version\n"
+    "  --help                 show this\n"
+    "\n"
+    "example: attnd --set window.length=5 --set window.every=1\n"
+    "exit status: 0 stopped or answered, 1 cannot start, 2 usage or config error\n";
+
+struct args {
+    const char *config_path, *check_path;
+    const char *set[SET_MAX];
+    int set_count;
+    bool print_config, version, help;
+};
+
+static const struct option options[] = {
+    {"config", required_argument, NULL, 'c'},
+    {"set", required_argument, NULL, 's'},
+    {"print-config", no_argument, NULL, 'p'},
+    {"check-config", required_argument, NULL, 'k'},
+    {"version", no_argument, NULL, 'v'},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+static int fail(char *reterr, const char *text, const char *what)
+{
+    snprintf(reterr, CONFIG_ERROR_MAX, "%s%s; see attnd --help", text, what);
+    return -1;
+}
+
+static int take_option(struct args *args, int option, char **argv, char *reterr)
+{
+    switch (option) {
+    case 'c':
+        args->config_path = optarg;
+        return 0;
+    case 's':
+        if (args->set_count == SET_MAX)
+            return fail(reterr, "too many --set", "");
+        args->set[args->set_count++] = optarg;
+        return 0;
+    case 'p':
+        args->print_config = true;
+        return 0;
+    case 'k':
+        args->check_path = optarg;
+        return 0;
+    case 'v':
+        args->version = true;
+        return 0;
+    case 'h':
+        args->help = true;
+        return 0;
+    case ':':
+        return fail(reterr, "a value is missing after ", argv[optind - 1]);
+    default:
+        return fail(reterr, "unknown option ", argv[optind - 1]);
+    }
+}
+
+static int parse(int argc, char **argv, struct args *args, char *reterr)
+{
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1)
+        if (take_option(args, option, argv, reterr) != 0)
+            return -1;
+    return optind == argc ? 0 : fail(reterr, "unexpected argument ", argv[optind]);
+}
+
+static int build_config(const struct args *args, struct config *config, char *reterr)
+{
+    const char *path = args->check_path ? args->check_path : args->config_path;
+    config_defaults(config);
+    if (path && config_load(config, path, reterr) != 0)
+        return -1;
+    for (int i = 0; i < args->set_count; i++)
+        if (config_set(config, args->set[i], reterr) != 0)
+            return -1;
+    return config_check(config, reterr);
+}
+
+int args_read(int argc, char **argv, struct config *config, enum args_action *ret_action, char *reterr)
+{
+    struct args args = {0};
+    if (parse(argc, argv, &args, reterr) != 0)
+        return -1;
+    *ret_action = ARGS_DONE;
+    if (args.help) {
+        fputs(usage, stdout);
+        return 0;
+    }
+    if (args.version) {
+        puts("attnd " ATTND_VERSION);
+        return 0;
+    }
+    if (build_config(&args, config, reterr) != 0)
+        return -1;
+    if (args.check_path)
+        printf("%s: ok\n", args.check_path);
+    else if (args.print_config)
+        config_print(config, stdout);
+    else
+        *ret_action = ARGS_RUN;
+    return 0;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/* control: questions and commands over a ROUTER socket, as MessagePack-RPC:
+ * [0, id, method, params] -> [1, id, error, result]. A request may come from a DEALER (one frame) or a REQ (an
+ * empty frame before it); what stands before the request is sent back as it came. Loop thread only.
+ *
+ * Methods: ping, jobs, summary, stats, config, flush. A flush is answered once everything received before it
+ * has been shown. */
+#ifndef DAEMON_CONTROL_H
+#define DAEMON_CONTROL_H
+
+#include "config.h"
+#include "publisher.h"
+#include "registry.h"
+#include "stats.h"
+
+#include <uv.h>
+
+struct pool;
+
+/* What the answers are made of; all outlive the control. */
+struct control_view {
+    const struct config *config;
+    struct stats *stats;
+    struct registry *registry;
+    struct publisher *publisher;
+    struct pool *pool;
+    uint64_t started_ns;
+    uint64_t (*bytes_in_flight)(void *data);
+    uint64_t (*messages_in_flight)(void *data);
+    uint64_t (*last_arrival)(void *data);
+    void *data;
+};
+
+struct control;
+
+/* Binds control.endpoint. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). */
+int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *view,
+                struct control **ret_control, char *reterr);
+/* Answers flushes that have been waiting, if none waits any more. */
+void control_settle(struct control *control);
+/* Stops; freed once the loop has run the close callbacks. Accepts NULL. */
+void control_close(struct control **control);
+
+#endif

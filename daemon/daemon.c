@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: MIT */
+/* A message's life on the loop thread: NOTE_ARRIVED (registry says compute) -> work_new -> pool; when the pool's
+ * queue is full it waits in `waiting`, bounded by the byte budget, and goes on when jobs finish. NOTE_DONE ->
+ * work_finish -> registry -> message freed, its bytes released to ingest.
+ *
+ * Stopping: SIGTERM -> ingest drains its socket and posts NOTE_STOPPED; when that is here and nothing is in
+ * flight, or shutdown.timeout has passed, open windows are shown as partial, the handles are closed and uv_run
+ * returns. Sockets may linger a second for slow subscribers. */
+#include "daemon.h"
+
+#include "clock.h"
+#include "control.h"
+#include "endpoint.h"
+#include "ingest.h"
+#include "log.h"
+#include "publisher.h"
+#include "registry.h"
+#include "work.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#define TICK_MS 1000
+
+struct daemon {
+    struct config config;
+    uv_loop_t loop;
+    uv_signal_t sigterm, sigint;
+    uv_timer_t tick;     /* runs while a job is active */
+    uv_timer_t deadline; /* runs while stopping */
+    void *zmq;
+    struct stats stats;
+    struct inbox inbox;
+    struct pool *pool;
+    struct ingest *ingest;
+    struct publisher *publisher;
+    struct control *control;
+    struct registry *registry;
+    struct result_sink sink;
+    struct message *waiting, **waiting_last; /* for room in the pool's queue */
+    uint64_t last_arrival;
+    uint32_t in_flight; /* messages with work, waiting or in the pool */
+    uint64_t started_ns;
+    bool loop_ready, handles_ready;
+    bool stopping, ingest_stopped, finished, drained;
+};
+
+/* Results */
+
+static void put_result(void *data, const char *topic, struct mpk_writer *writer, bool is_summary)
+{
+    struct daemon *daemon = data;
+    stats_add(&daemon->stats, COUNT_SUMMARIES, is_summary);
+    publisher_put(daemon->publisher, topic, writer);
+}
+
+static void forget_job(void *data, const char *job)
+{
+    struct daemon *daemon = data;
+    publisher_forget_job(daemon->publisher, job);
+}
+
+/* Messages */
+
+static void release(struct daemon *daemon, struct message *message)
+{
+    uint64_t cost = message->cost;
+    work_free(&message->work);
+    message_free(&message);
+    ingest_release(daemon->ingest, cost);
+}
+
+static void drop(struct daemon *daemon, struct message *message, int code)
+{
+    stats_drop(&daemon->stats, code);
+    log_event(LOG_DEBUG, "message_dropped", LOG_STR("reason", err_slug(code)),
+              LOG_STR("job", message->header.job), LOG_NUM("seq", message->header.seq));
+    release(daemon, message);
+}
+
+static void wait_for_room(struct daemon *daemon, struct message *message)
+{
+    message->next = NULL;
+    *daemon->waiting_last = message;
+    daemon->waiting_last = &message->next;
+}
+
+static void submit_waiting(struct daemon *daemon)
+{
+    while (daemon->waiting && work_submit(daemon->waiting->work, daemon->pool) == 0)
+        daemon->waiting = daemon->waiting->next;
+    if (!daemon->waiting)
+        daemon->waiting_last = &daemon->waiting;
+}
+
+static void compute(struct daemon *daemon, struct message *message)
+{
+    int code = work_new(message, &daemon->config, &daemon->inbox);
+    if (code) {
+        run_abandon(message->run, message, code);
+        drop(daemon, message, code);
+        return;
+    }
+    daemon->in_flight++;
+    wait_for_room(daemon, message);
+    submit_waiting(daemon);
+}
+
+static void start_tick(struct daemon *daemon);
+
+static void on_arrived(struct daemon *daemon, struct message *message)
+{
+    daemon->last_arrival = message->arrival;
+    start_tick(daemon);
+    int code = registry_arrive(daemon->registry, message, clock_monotonic_ns());
+    stats_add(&daemon->stats, COUNT_LOST, message->losses.lost);
+    stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source);
+    if (code == RUN_COMPUTE) {
+        compute(daemon, message);
+    } else if (code == RUN_HANDLED) {
+        stats_add(&daemon->stats, COUNT_PROCESSED, 1);
+        stats_add(&daemon->stats, COUNT_EVENTS, 1);
+        release(daemon, message);
+    } else {
+        drop(daemon, message, code);
+    }
+}
+
+static void on_done(struct daemon *daemon, struct message *message)
+{
+    struct measured measured;
+    struct run *run = message->run;
+    int code = work_finish(message->work, &measured);
+    daemon->in_flight--;
+    if (code)
+        run_abandon(run, message, code);
+    else
+        code = run_complete(run, message, &measured);
+    if (code)
+        stats_drop(&daemon->stats, code);
+    else
+        stats_add(&daemon->stats, COUNT_PROCESSED, 1);
+    release(daemon, message);
+    run_settle(run, clock_monotonic_ns());
+    submit_waiting(daemon);
+}
+
+static void on_refused(struct daemon *daemon, struct refusal *refusal)
+{
+    registry_refused(daemon->registry, refusal->job, refusal->code);
+    free(refusal);
+}
+
+static void finish_if_drained(struct daemon *daemon);
+
+static void on_note(void *data, struct note *note)
+{
+    struct daemon *daemon = data;
+    switch (note->kind) {
+    case NOTE_ARRIVED:
+        on_arrived(daemon, (struct message *)note);
+        break;
+    case NOTE_DONE:
+        on_done(daemon, (struct message *)note);
+        break;
+    case NOTE_REFUSED:
+        on_refused(daemon, (struct refusal *)note);
+        break;
+    case NOTE_STOPPED:
+        daemon->ingest_stopped = true;
+        break;
+    }
+    control_settle(daemon->control);
+    finish_if_drained(daemon);
+}
+
+/* Time and signals */
+
+static void on_tick(uv_timer_t *timer)
+{
+    struct daemon *daemon = timer->data;
+    if (!registry_tick(daemon->registry, clock_monotonic_ns()))
+        uv_timer_stop(timer); /* nobody is training: no wake-ups */
+    control_settle(daemon->control);
+}
+
+static void start_tick(struct daemon *daemon)
+{
+    if (!daemon->finished && !uv_is_active((const uv_handle_t *)&daemon->tick))
+        uv_timer_start(&daemon->tick, on_tick, TICK_MS, TICK_MS);
+}
+
+static void close_handle(void *handle)
+{
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+/* Shows what is open and lets go of the loop, whose run then ends. */
+static void finish(struct daemon *daemon)
+{
+    daemon->finished = true;
+    registry_show(daemon->registry);
+    publisher_close(&daemon->publisher);
+    control_close(&daemon->control);
+    close_handle(&daemon->sigterm);
+    close_handle(&daemon->sigint);
+    close_handle(&daemon->tick);
+    close_handle(&daemon->deadline);
+    if (daemon->drained)
+        inbox_close(&daemon->inbox);
+    else
+        uv_unref((uv_handle_t *)&daemon->inbox.wake); /* workers still post to it */
+}
+
+static void finish_if_drained(struct daemon *daemon)
+{
+    if (!daemon->ingest_stopped || daemon->in_flight > 0 || daemon->finished)
+        return;
+    daemon->drained = true;
+    finish(daemon);
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct daemon *daemon = timer->data;
+    log_event(LOG_WARNING, "stop_timed_out", LOG_NUM("in_flight", daemon->in_flight));
+    finish(daemon);
+}
+
+static void on_signal(uv_signal_t *signal, int number)
+{
+    struct daemon *daemon = signal->data;
+    if (daemon->stopping)
+        _exit(EXIT_FAILURE);
+    daemon->stopping = true;
+    log_event(LOG_INFO, "stopping", LOG_STR("signal", number == SIGINT ? "SIGINT" : "SIGTERM"));
+    ingest_stop(daemon->ingest);
+    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+}
+
+/* Start */
+
+static uint32_t worker_threads(const struct config *config)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (config->workers_threads)
+        return (uint32_t)config->workers_threads;
+    return cores < 1 ? 1 : cores > 8 ? 8 : (uint32_t)cores;
+}
+
+static int fail(char *reterr, const char *what, const char *why)
+{
+    snprintf(reterr, CONFIG_ERROR_MAX, "cannot %s: %s", what, why);
+    return -1;
+}
+
+static int open_loop(struct daemon *daemon, char *reterr)
+{
+    int rc = uv_loop_init(&daemon->loop);
+    if (rc != 0)
+        return fail(reterr, "create the event loop", uv_strerror(rc));
+    daemon->loop_ready = true;
+    rc = inbox_init(&daemon->inbox, &daemon->loop, on_note, daemon);
+    if (rc != 0)
+        return fail(reterr, "create the event loop", uv_strerror(rc));
+    uv_timer_init(&daemon->loop, &daemon->tick);
+    uv_timer_init(&daemon->loop, &daemon->deadline);
+    uv_signal_init(&daemon->loop, &daemon->sigterm);
+    uv_signal_init(&daemon->loop, &daemon->sigint);
+    daemon->tick.data = daemon->deadline.data = daemon;
+    daemon->sigterm.data = daemon->sigint.data = daemon;
+    daemon->handles_ready = true;
+    return 0;
+}
+
+static int open_workers(struct daemon *daemon, char *reterr)
+{
+    spectrum_global_init();
+    int rc = pool_new(worker_threads(&daemon->config), (uint32_t)daemon->config.workers_queue,
+                      &daemon->pool);
+    if (rc != 0)
+        return fail(reterr, "start the workers", rc > ERR_BASE ? strerror(-rc) : err_text(rc));
+    daemon->sink = (struct result_sink){put_result, daemon};
+    daemon->registry = registry_new(&daemon->config, &daemon->sink, forget_job, daemon);
+    return daemon->registry ? 0 : fail(reterr, "start", err_text(ERR_MEMORY));
+}
+
+static uint64_t view_bytes(void *data)
+{
+    return ingest_in_flight(((struct daemon *)data)->ingest);
+}
+
+/* Messages received and neither processed nor dropped yet, those still in the inbox included. */
+static uint64_t view_messages(void *data)
+{
+    struct stats *stats = &((struct daemon *)data)->stats;
+    uint64_t settled = stats_get(stats, COUNT_PROCESSED) + stats_dropped_total(stats);
+    uint64_t received = stats_get(stats, COUNT_RECEIVED);
+    return received > settled ? received - settled : 0;
+}
+
+static uint64_t view_arrival(void *data)
+{
+    return ((struct daemon *)data)->last_arrival;
+}
+
+static struct control_view make_view(struct daemon *daemon)
+{
+    return (struct control_view){
+        .config = &daemon->config,
+        .stats = &daemon->stats,
+        .registry = daemon->registry,
+        .publisher = daemon->publisher,
+        .pool = daemon->pool,
+        .started_ns = daemon->started_ns,
+        .bytes_in_flight = view_bytes,
+        .messages_in_flight = view_messages,
+        .last_arrival = view_arrival,
+        .data = daemon,
+    };
+}
+
+/* Ingest last: nothing may arrive before there is somebody to handle it. */
+static int open_sockets(struct daemon *daemon, char *reterr)
+{
+    daemon->zmq = zmq_ctx_new();
+    if (!daemon->zmq)
+        return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
+    if (publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
+                      &daemon->publisher, reterr) != 0)
+        return -1;
+    struct control_view view = make_view(daemon);
+    if (control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr) != 0)
+        return -1;
+    return ingest_new(daemon->zmq, &daemon->config, &daemon->inbox, &daemon->stats,
+                      &daemon->ingest, reterr);
+}
+
+static int start_signals(struct daemon *daemon, char *reterr)
+{
+    signal(SIGPIPE, SIG_IGN);
+    int rc = uv_signal_start(&daemon->sigterm, on_signal, SIGTERM);
+    if (rc == 0)
+        rc = uv_signal_start(&daemon->sigint, on_signal, SIGINT);
+    return rc == 0 ? 0 : fail(reterr, "handle signals", uv_strerror(rc));
+}
+
+int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr)
+{
+    struct daemon *daemon = calloc(1, sizeof *daemon);
+    if (!daemon)
+        return fail(reterr, "start", err_text(ERR_MEMORY));
+    daemon->config = *config;
+    daemon->waiting_last = &daemon->waiting;
+    daemon->started_ns = clock_monotonic_ns();
+    if (open_loop(daemon, reterr) || open_workers(daemon, reterr) || start_signals(daemon, reterr) ||
+        open_sockets(daemon, reterr)) {
+        daemon_free(&daemon);
+        return -1;
+    }
+    *ret_daemon = daemon;
+    return 0;
+}
+
+/* Run and stop */
+
+static void log_started(struct daemon *daemon)
+{
+    const struct config *config = &daemon->config;
+    log_event(LOG_INFO, "started", LOG_STR("version", ATTND_VERSION),
+              LOG_STR("ingest", config->ingest_endpoint.text),
+              LOG_STR("publish", config->publish_endpoint.text),
+              LOG_STR("control", config->control_endpoint.text),
+              LOG_NUM("workers", pool_stats(daemon->pool).threads),
+              LOG_NUM("pid", (uint64_t)getpid()));
+}
+
+static void log_stopped(struct daemon *daemon)
+{
+    struct stats *stats = &daemon->stats;
+    log_event(LOG_INFO, "stopped", LOG_NUM("received", stats_get(stats, COUNT_RECEIVED)),
+              LOG_NUM("processed", stats_get(stats, COUNT_PROCESSED)),
+              LOG_NUM("dropped", stats_dropped_total(stats)),
+              LOG_NUM("lost", stats_get(stats, COUNT_LOST)),
+              LOG_NUM("summaries", stats_get(stats, COUNT_SUMMARIES)));
+}
+
+void daemon_run(struct daemon *daemon)
+{
+    log_started(daemon);
+    uv_run(&daemon->loop, UV_RUN_DEFAULT);
+    log_stopped(daemon);
+    if (daemon->drained)
+        return;
+    /* Workers are still busy with what nobody waits for any more: leave without them. */
+    ingest_free(&daemon->ingest);
+    zmq_ctx_term(daemon->zmq);
+    _exit(EXIT_SUCCESS);
+}
+
+static void close_loop(struct daemon *daemon)
+{
+    publisher_close(&daemon->publisher);
+    control_close(&daemon->control);
+    if (daemon->handles_ready && !daemon->finished) {
+        close_handle(&daemon->sigterm);
+        close_handle(&daemon->sigint);
+        close_handle(&daemon->tick);
+        close_handle(&daemon->deadline);
+        inbox_close(&daemon->inbox);
+    }
+    uv_run(&daemon->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&daemon->loop);
+}
+
+void daemon_free(struct daemon **daemon_p)
+{
+    struct daemon *daemon = *daemon_p;
+    if (!daemon)
+        return;
+    ingest_free(&daemon->ingest);
+    pool_free(&daemon->pool);
+    if (daemon->loop_ready)
+        close_loop(daemon);
+    registry_free(&daemon->registry);
+    if (daemon->zmq)
+        zmq_ctx_term(daemon->zmq);
+    free(daemon);
+    *daemon_p = NULL;
+}

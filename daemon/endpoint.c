@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/* An ipc:// path whose socket file is left over from a killed daemon is free to take: ZeroMQ unlinks and binds.
+ * It would also do that to the socket of a daemon that runs, which would then starve silently; therefore we
+ * try to connect first, and refuse when somebody answers. */
+#include "endpoint.h"
+
+#include "config.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <zmq.h>
+
+/* Peers that vanish without closing are noticed after TIMEOUT. */
+#define HEARTBEAT_INTERVAL_MS 5000
+#define HEARTBEAT_TIMEOUT_MS  15000
+#define HANDSHAKE_MS          5000
+
+static bool ipc_answers(const char *endpoint)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const char *path = endpoint + strlen("ipc://");
+    if (strncmp(endpoint, "ipc://", strlen("ipc://")) != 0 || strlen(path) >= sizeof address.sun_path)
+        return false;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return false;
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    bool answers = connect(fd, (const struct sockaddr *)&address, sizeof address) == 0;
+    close(fd);
+    return answers;
+}
+
+static const char *advice(int error)
+{
+    switch (error) {
+    case EADDRINUSE:
+        return "; is another attnd running? stop it, or choose another endpoint with --set";
+    case EACCES:
+    case EPERM:
+        return "; choose an endpoint this user may bind, with --set";
+    case ENOENT:
+        return "; create the directory first";
+    case EADDRNOTAVAIL:
+    case ENODEV:
+        return "; the host is not an address of this machine";
+    default:
+        return "";
+    }
+}
+
+static void *fail(void *socket, const struct endpoint_options *options, int error, char *reterr)
+{
+    snprintf(reterr, CONFIG_ERROR_MAX, "%s: cannot bind %s: %s%s", options->key, options->endpoint,
+             zmq_strerror(error), advice(error));
+    if (socket)
+        zmq_close(socket);
+    return NULL;
+}
+
+static int set_int(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof value);
+}
+
+static int set_limits(void *socket, const struct endpoint_options *options)
+{
+    int rc = set_int(socket, ZMQ_LINGER, options->linger_ms);
+    rc |= zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->max_message, sizeof options->max_message);
+    rc |= set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
+    rc |= set_int(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS);
+    rc |= set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS);
+    if (options->receive_queue)
+        rc |= set_int(socket, ZMQ_RCVHWM, options->receive_queue);
+    if (options->send_queue)
+        rc |= set_int(socket, ZMQ_SNDHWM, options->send_queue);
+    return rc;
+}
+
+void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr)
+{
+    if (ipc_answers(options->endpoint))
+        return fail(NULL, options, EADDRINUSE, reterr);
+    void *socket = zmq_socket(zmq_context, options->type);
+    if (!socket)
+        return fail(NULL, options, zmq_errno(), reterr);
+    if (set_limits(socket, options) != 0 || zmq_bind(socket, options->endpoint) != 0)
+        return fail(socket, options, zmq_errno(), reterr);
+    return socket;
+}
+
+void endpoint_bound(void *socket, char *ret_text, unsigned size)
+{
+    size_t length = size;
+    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, ret_text, &length) != 0)
+        *ret_text = '\0';
+}

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: MIT */
+#include "ingest.h"
+
+#include "clock.h"
+#include "endpoint.h"
+#include "err.h"
+#include "log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include <zmq.h>
+
+/* Notes the loop may be behind by before ingest stops reading: bounds a flood of tiny messages, whose
+ * bytes alone would not reach the budget. */
+#define INBOX_DEPTH_MAX 8192
+/* How often a paused ingest services its socket. */
+#define PAUSE_MS 100
+/* How long a stopping ingest waits for messages that are on their way. */
+#define DRAIN_MS 50
+
+struct ingest {
+    void *socket; /* the thread's, once it runs */
+    const struct config *config;
+    struct inbox *inbox;
+    struct stats *stats;
+    pthread_t thread;
+    bool thread_started;
+    int wake_fd;
+    uint64_t arrivals;
+    struct note stopped;
+    _Atomic uint64_t in_flight;
+    _Atomic bool stop;
+    _Atomic bool paused;
+};
+
+static void wake(struct ingest *ingest)
+{
+    uint64_t one = 1;
+    (void)!write(ingest->wake_fd, &one, sizeof one); /* fails only when already signalled 2^64 times */
+}
+
+static bool may_receive(struct ingest *ingest)
+{
+    return atomic_load(&ingest->in_flight) < ingest->config->ingest_budget &&
+           inbox_depth(ingest->inbox) < INBOX_DEPTH_MAX;
+}
+
+/* Each reason is logged when it first happens and at every power of two after that. */
+static void log_refusal(const struct message *message, int code, const char *key, uint64_t before)
+{
+    char topic[TOPIC_MAX] = "";
+    if ((before & (before + 1)) != 0)
+        return;
+    if (message->frame_count > 0) {
+        size_t len = zmq_msg_size(&message->frames[0]);
+        len = len < sizeof topic ? len : sizeof topic - 1;
+        memcpy(topic, zmq_msg_data((zmq_msg_t *)&message->frames[0]), len);
+    }
+    log_event(LOG_WARNING, "message_refused", LOG_STR("reason", err_slug(code)),
+              LOG_STR("detail", err_text(code)), LOG_STR("key", key ? key : "-"),
+              LOG_STR("topic", topic), LOG_NUM("count", before + 1));
+}
+
+static void post_refusal(struct ingest *ingest, const char *job, int code)
+{
+    struct refusal *refusal = *job ? calloc(1, sizeof *refusal) : NULL;
+    if (!refusal)
+        return; /* nobody to attribute it to; the global counter has it */
+    refusal->note.kind = NOTE_REFUSED;
+    refusal->code = code;
+    strcpy(refusal->job, job);
+    inbox_post(ingest->inbox, &refusal->note);
+}
+
+static void refuse(struct ingest *ingest, struct message *message, int code, const char *key)
+{
+    uint64_t before = stats_drop(ingest->stats, code);
+    log_refusal(message, code, key, before);
+    post_refusal(ingest, message->header.job, code);
+    message_free(&message);
+}
+
+static void admit(struct ingest *ingest, struct message *message)
+{
+    message->note.kind = NOTE_ARRIVED;
+    message->arrival = ++ingest->arrivals;
+    message->received_ns = clock_monotonic_ns();
+    atomic_fetch_add(&ingest->in_flight, message->cost);
+    inbox_post(ingest->inbox, &message->note);
+}
+
+/* Receives and posts one message. Returns 0, ERR_AGAIN when there was none, ERR_CLOSED. */
+static int receive_one(struct ingest *ingest)
+{
+    struct message *message = NULL;
+    const char *key = NULL;
+    int code = message_receive(ingest->socket, &message);
+    if (code == ERR_AGAIN || code == ERR_CLOSED)
+        return code;
+    stats_add(ingest->stats, COUNT_RECEIVED, 1);
+    if (code) {
+        stats_drop(ingest->stats, code);
+        return 0;
+    }
+    stats_add(ingest->stats, COUNT_BYTES, message->bytes);
+    code = message_check(message, ingest->config->ingest_max_message,
+                         ingest->config->limits_heads, &key);
+    if (code)
+        refuse(ingest, message, code, key);
+    else
+        admit(ingest, message);
+    return 0;
+}
+
+static void consume_wake(struct ingest *ingest)
+{
+    uint64_t count;
+    (void)!read(ingest->wake_fd, &count, sizeof count);
+}
+
+/* Over budget: waits for a release, but looks at the socket now and then (see the header). */
+static void wait_paused(struct ingest *ingest)
+{
+    zmq_pollitem_t item = {.fd = ingest->wake_fd, .events = ZMQ_POLLIN};
+    int events = 0;
+    size_t size = sizeof events;
+    if (!atomic_exchange(&ingest->paused, true))
+        stats_add(ingest->stats, COUNT_PAUSES, 1);
+    if (may_receive(ingest)) /* released between the check and the flag */
+        return;
+    zmq_poll(&item, 1, PAUSE_MS);
+    if (item.revents)
+        consume_wake(ingest);
+    zmq_getsockopt(ingest->socket, ZMQ_EVENTS, &events, &size);
+}
+
+static void wait_message(struct ingest *ingest)
+{
+    zmq_pollitem_t items[] = {
+        {.socket = ingest->socket, .events = ZMQ_POLLIN},
+        {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
+    };
+    atomic_store(&ingest->paused, false);
+    zmq_poll(items, 2, -1);
+    if (items[1].revents)
+        consume_wake(ingest);
+}
+
+static void receive_available(struct ingest *ingest)
+{
+    while (!atomic_load(&ingest->stop) && may_receive(ingest) && receive_one(ingest) == 0)
+        ;
+}
+
+/* No more subscriptions; then whatever is here, as long as it keeps coming within DRAIN_MS and the stop's
+ * deadline. */
+static void drain(struct ingest *ingest)
+{
+    uint64_t deadline = clock_monotonic_ns() + ingest->config->shutdown_timeout;
+    zmq_pollitem_t item = {.socket = ingest->socket, .events = ZMQ_POLLIN};
+    zmq_setsockopt(ingest->socket, ZMQ_UNSUBSCRIBE, "tensor/", strlen("tensor/"));
+    zmq_setsockopt(ingest->socket, ZMQ_UNSUBSCRIBE, "event/", strlen("event/"));
+    while (clock_monotonic_ns() < deadline) {
+        if (!may_receive(ingest)) {
+            wait_paused(ingest);
+            continue;
+        }
+        if (receive_one(ingest) == ERR_AGAIN && zmq_poll(&item, 1, DRAIN_MS) <= 0)
+            break;
+    }
+}
+
+static void *ingest_main(void *data)
+{
+    struct ingest *ingest = data;
+    pthread_setname_np(pthread_self(), "attnd-ingest");
+    while (!atomic_load(&ingest->stop)) {
+        if (may_receive(ingest))
+            wait_message(ingest);
+        else
+            wait_paused(ingest);
+        receive_available(ingest);
+    }
+    drain(ingest);
+    ingest->stopped.kind = NOTE_STOPPED;
+    inbox_post(ingest->inbox, &ingest->stopped);
+    return NULL;
+}
+
+static int subscribe(void *socket)
+{
+    return zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "tensor/", strlen("tensor/")) ||
+           zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "event/", strlen("event/"));
+}
+
+static int open_socket(struct ingest *ingest, void *zmq_context, char *reterr)
+{
+    const struct config *config = ingest->config;
+    struct endpoint_options options = {
+        .key = "ingest.endpoint",
+        .endpoint = config->ingest_endpoint.text,
+        .type = ZMQ_SUB,
+        .receive_queue = (int)config->ingest_receive_queue,
+        .max_message = (int64_t)config->ingest_max_message,
+    };
+    ingest->socket = endpoint_bind(zmq_context, &options, reterr);
+    if (!ingest->socket)
+        return -1;
+    if (subscribe(ingest->socket) == 0)
+        return 0;
+    snprintf(reterr, CONFIG_ERROR_MAX, "ingest.endpoint: cannot subscribe: %s",
+             zmq_strerror(zmq_errno()));
+    return -1;
+}
+
+static int start(struct ingest *ingest, void *zmq_context, char *reterr)
+{
+    ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (ingest->wake_fd < 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "cannot create an event descriptor: %s", strerror(errno));
+        return -1;
+    }
+    if (open_socket(ingest, zmq_context, reterr) != 0)
+        return -1;
+    int rc = pthread_create(&ingest->thread, NULL, ingest_main, ingest);
+    if (rc != 0)
+        snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the ingest thread: %s", strerror(rc));
+    ingest->thread_started = rc == 0;
+    return rc == 0 ? 0 : -1;
+}
+
+int ingest_new(void *zmq_context, const struct config *config, struct inbox *inbox,
+               struct stats *stats, struct ingest **ret_ingest, char *reterr)
+{
+    struct ingest *ingest = calloc(1, sizeof *ingest);
+    if (!ingest) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "%s", err_text(ERR_MEMORY));
+        return -1;
+    }
+    ingest->config = config;
+    ingest->inbox = inbox;
+    ingest->stats = stats;
+    ingest->wake_fd = -1;
+    if (start(ingest, zmq_context, reterr) != 0) {
+        ingest_free(&ingest);
+        return -1;
+    }
+    *ret_ingest = ingest;
+    return 0;
+}
+
+void ingest_release(struct ingest *ingest, uint64_t cost)
+{
+    atomic_fetch_sub(&ingest->in_flight, cost);
+    if (atomic_load(&ingest->paused) && may_receive(ingest))
+        wake(ingest);
+}
+
+uint64_t ingest_in_flight(struct ingest *ingest)
+{
+    return atomic_load(&ingest->in_flight);
+}
+
+void ingest_stop(struct ingest *ingest)
+{
+    if (!atomic_exchange(&ingest->stop, true))
+        wake(ingest);
+}
+
+void ingest_free(struct ingest **ingest_p)
+{
+    struct ingest *ingest = *ingest_p;
+    if (!ingest)
+        return;
+    if (ingest->thread_started)
+        pthread_join(ingest->thread, NULL);
+    if (ingest->socket)
+        zmq_close(ingest->socket);
+    if (ingest->wake_fd >= 0)
+        close(ingest->wake_fd);
+    free(ingest);
+    *ingest_p = NULL;
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/* layer_state: what one attention layer has shown during one part of a window: a distribution per head and
+ * metric, mergeable with the states of other parts. Loop thread only.
+ *
+ * Memory: about 250 bytes plus 8 per used histogram bucket, for each of METRIC_COUNT metrics and head. */
+#ifndef DAEMON_LAYER_STATE_H
+#define DAEMON_LAYER_STATE_H
+
+#include "dist.h"
+#include "err.h"
+#include "header.h"
+#include "message.h"
+#include "result.h"
+#include "work.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct layer_state {
+    uint32_t heads; /* of the model: heads_total */
+    uint64_t newest; /* arrival of the newest message; 0 = none yet */
+    uint64_t epoch, step, time_ns; /* of the newest message */
+    uint32_t shape[4];
+    bool causal;
+    uint64_t rows, invalid_rows;
+    double row_sum_error;
+    uint64_t messages, lost, source_dropped;
+    uint32_t dropped[ERR_COUNT];
+    uint8_t *rank_bits; /* bit per rank index; owned */
+    uint32_t rank_bytes;
+    bool on[METRIC_COUNT]; /* whether any message had this metric */
+    bool has_aggregate, has_singular_values;
+    struct dist *stat;     /* [METRIC_COUNT][heads]; owned */
+    double *last;          /* [METRIC_COUNT][heads] of the newest message with that head */
+    uint64_t *last_arrival; /* [heads] */
+    struct dist aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    double aggregate_last[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    struct moments *singular_values;  /* [heads][SINGULAR_VALUES_MAX]; owned */
+    double *singular_last;            /* [heads][SINGULAR_VALUES_MAX]; owned */
+    struct pair pairs[TOP_PAIRS_MAX]; /* of the newest message */
+    uint32_t pair_count;
+};
+
+/* An empty state. Returns NULL when out of memory. */
+struct layer_state *layer_state_new(uint32_t heads);
+void layer_state_free(struct layer_state **state);
+
+/* Adds a measured message. Returns 0 or ERR_MEMORY (then it may be in partly). */
+int layer_state_add(struct layer_state *state, const struct message *message,
+                    const struct measured *measured);
+/* Adds a later part. Returns 0 or ERR_MEMORY. */
+int layer_state_merge(struct layer_state *into, const struct layer_state *from);
+
+uint32_t layer_state_ranks(const struct layer_state *state);
+
+/* Writes the state as a summary map. Returns 0 or ERR_MEMORY. */
+int layer_state_encode(const struct layer_state *state, struct layer_id id, const char *job,
+                       const uint8_t *run, const struct result_window *window,
+                       struct mpk_writer *writer);
+
+#endif

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/* A line is built in a buffer on the stack and written at once, so that lines of different threads never
+ * mix and logging never allocates. Values are escaped: a hostile topic cannot forge a line. */
+#include "log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LINE_MAX_BYTES 1024
+
+static struct {
+    enum log_level level;
+    bool json;
+} log_sink = {LOG_INFO, false};
+
+static const char *const level_name[] = {"error", "warning", "info", "debug"};
+
+struct line {
+    char text[LINE_MAX_BYTES];
+    size_t used;
+};
+
+void log_setup(enum log_level level, bool json)
+{
+    log_sink.level = level;
+    log_sink.json = json;
+}
+
+static void put_char(struct line *line, char c)
+{
+    if (line->used < sizeof line->text - 1)
+        line->text[line->used++] = c;
+}
+
+static void put_text(struct line *line, const char *text)
+{
+    while (*text)
+        put_char(line, *text++);
+}
+
+static bool is_plain(unsigned char c)
+{
+    return c > 0x20 && c < 0x7f && c != '"' && c != '\\' && c != '=';
+}
+
+static void put_escaped(struct line *line, const char *text)
+{
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        char escape[8];
+        if (c == '"' || c == '\\')
+            put_char(line, '\\');
+        if (c >= 0x20 && c != 0x7f) {
+            put_char(line, (char)c);
+        } else {
+            snprintf(escape, sizeof escape, "\\u%04x", c);
+            put_text(line, escape);
+        }
+    }
+}
+
+static bool needs_quotes(const char *text)
+{
+    bool plain = *text != '\0';
+    for (; *text; text++)
+        plain = plain && is_plain((unsigned char)*text);
+    return !plain;
+}
+
+static void put_quoted(struct line *line, const char *text)
+{
+    put_char(line, '"');
+    put_escaped(line, text);
+    put_char(line, '"');
+}
+
+static void put_value(struct line *line, const char *text)
+{
+    if (log_sink.json || needs_quotes(text))
+        put_quoted(line, text);
+    else
+        put_text(line, text);
+}
+
+static void put_key(struct line *line, const char *key)
+{
+    if (line->used > 0 && line->text[line->used - 1] != '{')
+        put_text(line, log_sink.json ? ", " : " ");
+    if (log_sink.json)
+        put_quoted(line, key);
+    else
+        put_text(line, key);
+    put_text(line, log_sink.json ? ": " : "=");
+}
+
+static void put_field(struct line *line, const struct log_field *field)
+{
+    char number[32];
+    put_key(line, field->key);
+    if (field->text) {
+        put_value(line, field->text);
+    } else {
+        snprintf(number, sizeof number, "%" PRIu64, field->number);
+        put_text(line, number);
+    }
+}
+
+static void format_time(char *text, size_t size)
+{
+    struct timespec now;
+    struct tm utc;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    size_t used = strftime(text, size, "%Y-%m-%dT%H:%M:%S", &utc);
+    snprintf(text + used, size - used, ".%03ldZ", now.tv_nsec / 1000000);
+}
+
+void log_write(enum log_level level, const char *event, const struct log_field *fields)
+{
+    struct line line = {.used = 0};
+    char time_text[40];
+    if (level > log_sink.level)
+        return;
+    format_time(time_text, sizeof time_text);
+    if (log_sink.json)
+        put_char(&line, '{');
+    put_field(&line, &LOG_STR("time", time_text));
+    put_field(&line, &LOG_STR("level", level_name[level]));
+    put_field(&line, &LOG_STR("event", event));
+    for (; fields->key; fields++)
+        put_field(&line, fields);
+    if (log_sink.json)
+        put_char(&line, '}');
+    line.text[line.used++] = '\n';
+    /* Nothing sensible can be done about a stderr that does not take the line. */
+    (void)!write(STDERR_FILENO, line.text, line.used);
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+#include "message.h"
+
+#include "err.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static struct message *message_new(void)
+{
+    struct message *message = calloc(1, sizeof *message);
+    return message;
+}
+
+/* Takes the frame over: keeps it, or discards it when there are too many. */
+static void take_frame(struct message *message, zmq_msg_t *frame)
+{
+    message->bytes += zmq_msg_size(frame);
+    message->frames_seen++;
+    if (message->frame_count == MESSAGE_FRAMES_MAX) {
+        zmq_msg_close(frame);
+        return;
+    }
+    zmq_msg_t *slot = &message->frames[message->frame_count++];
+    zmq_msg_init(slot);
+    zmq_msg_move(slot, frame);
+    zmq_msg_close(frame);
+}
+
+static int receive_error(void)
+{
+    return errno == EAGAIN || errno == EINTR ? ERR_AGAIN : ERR_CLOSED;
+}
+
+/* Once the first frame is here the others are too: ZeroMQ delivers whole messages. */
+static int receive_rest(void *socket, struct message *message, bool more)
+{
+    while (more) {
+        zmq_msg_t frame;
+        zmq_msg_init(&frame);
+        if (zmq_msg_recv(&frame, socket, 0) < 0) {
+            zmq_msg_close(&frame);
+            return ERR_CLOSED;
+        }
+        more = zmq_msg_more(&frame);
+        if (message)
+            take_frame(message, &frame);
+        else
+            zmq_msg_close(&frame);
+    }
+    return 0;
+}
+
+int message_receive(void *socket, struct message **ret_message)
+{
+    zmq_msg_t frame;
+    zmq_msg_init(&frame);
+    if (zmq_msg_recv(&frame, socket, ZMQ_DONTWAIT) < 0) {
+        int code = receive_error();
+        zmq_msg_close(&frame);
+        return code;
+    }
+    struct message *message = message_new();
+    bool more = zmq_msg_more(&frame);
+    if (message)
+        take_frame(message, &frame);
+    else
+        zmq_msg_close(&frame);
+    int code = receive_rest(socket, message, more);
+    if (!message)
+        return code ? code : ERR_MEMORY;
+    if (code) {
+        message_free(&message);
+        return code;
+    }
+    message->cost = message->bytes + sizeof *message;
+    *ret_message = message;
+    return 0;
+}
+
+/* A message without a header frame, or with frames thrown away, has no header to believe in. */
+static int check_frame_count(const struct message *message)
+{
+    if (message->frame_count < 2)
+        return ERR_FRAMES_MISSING;
+    return message->frames_seen > MESSAGE_FRAMES_MAX ? ERR_FRAMES_EXTRA : 0;
+}
+
+static int check_tensor_frames(const struct message *message)
+{
+    size_t bytes[MESSAGE_FRAMES_MAX];
+    for (uint32_t i = 2; i < message->frame_count; i++)
+        bytes[i - 2] = zmq_msg_size(&message->frames[i]);
+    return header_check_frames(&message->header, bytes, message->frame_count - 2);
+}
+
+int message_check(struct message *message, uint64_t max_bytes, uint64_t max_heads,
+                  const char **reterr_key)
+{
+    struct header *header = &message->header;
+    zmq_msg_t *frames = message->frames;
+    *reterr_key = NULL;
+    if (message->bytes > max_bytes)
+        return ERR_TOO_LARGE;
+    int code = check_frame_count(message);
+    if (code)
+        return code;
+    code = header_decode(zmq_msg_data(&frames[1]), zmq_msg_size(&frames[1]), header, reterr_key);
+    if (code)
+        return code;
+    code = topic_check(header, zmq_msg_data(&frames[0]), zmq_msg_size(&frames[0]));
+    if (code)
+        return code;
+    if (header->type != MESSAGE_EVENT && header->heads_total > max_heads)
+        return ERR_HEADS_LIMIT;
+    return check_tensor_frames(message);
+}
+
+static const void *tensor_data(struct message *message, enum tensor_role role)
+{
+    uint32_t frame = header_frame_of(&message->header, role);
+    return frame ? zmq_msg_data(&message->frames[frame]) : NULL;
+}
+
+static enum dtype weights_dtype(const struct header *header)
+{
+    return header->tensors[header_frame_of(header, TENSOR_WEIGHTS) - 2].dtype;
+}
+
+struct attention message_attention(struct message *message)
+{
+    const struct header *header = &message->header;
+    return (struct attention){
+        .weights = tensor_data(message, TENSOR_WEIGHTS),
+        .dtype = weights_dtype(header),
+        .batch = header->batch,
+        .heads = header->heads,
+        .queries = header->queries,
+        .keys = header->keys,
+        .self = header->layer.site == SITE_SELF,
+        .causal = header->causal,
+        .window = header->window,
+        .q_len = header->q_len,
+        .k_len = header->k_len,
+        .mask = tensor_data(message, TENSOR_MASK),
+        .dropout = header->dropout,
+        .learned_sink = header->learned_sink,
+    };
+}
+
+void message_free(struct message **message_p)
+{
+    struct message *message = *message_p;
+    if (!message)
+        return;
+    for (uint32_t i = 0; i < message->frame_count; i++)
+        zmq_msg_close(&message->frames[i]);
+    header_clear(&message->header);
+    free(message);
+    *message_p = NULL;
+}

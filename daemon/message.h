@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* message: one received multipart message, from the socket to the last worker, never copied.
+ *
+ * The ZeroMQ frames are moved in, the header is decoded once, the tensors are read in place. Owned by one
+ * thread at a time: ingest until it is posted, then the loop; while `work` runs, workers read the frames. */
+#ifndef DAEMON_MESSAGE_H
+#define DAEMON_MESSAGE_H
+
+#include "attention.h"
+#include "header.h"
+#include "inbox.h"
+#include "sequence.h"
+#include <stdint.h>
+#include <zmq.h>
+
+#define MESSAGE_FRAMES_MAX (2 + TENSORS_MAX)
+
+struct run;
+struct stream;
+struct window_part;
+struct work;
+
+struct message {
+    struct note note; /* first: what travels through the inbox */
+    zmq_msg_t frames[MESSAGE_FRAMES_MAX];
+    uint32_t frame_count; /* frames held */
+    uint32_t frames_seen; /* frames that came; those beyond MESSAGE_FRAMES_MAX were discarded */
+    uint64_t bytes;       /* of all frames that came */
+    uint64_t cost;        /* what it counts against the budget: bytes and bookkeeping */
+    uint64_t arrival;     /* position in the order of reception */
+    uint64_t received_ns; /* monotonic clock */
+    struct header header; /* valid when decoded */
+
+    /* the loop's, while the message is worked on */
+    struct run *run;
+    struct stream *stream;
+    struct window_part *part;
+    uint32_t rank_index;
+    struct losses losses; /* what its sequence number says was lost before it */
+    struct work *work;
+    struct message *next; /* waiting for room in the pool's queue */
+};
+
+/* A refused message, for the counters of its job. */
+struct refusal {
+    struct note note;
+    char job[JOB_NAME_MAX + 1];
+    int code;
+};
+
+/* Receives one whole message without waiting. Returns 0 with *ret_message, ERR_AGAIN when there is none,
+ * ERR_MEMORY when a message was there but had to be thrown away, ERR_CLOSED when the context ended. */
+int message_receive(void *socket, struct message **ret_message);
+
+/* Decodes the header and checks topic, frames and limits. Returns 0 or the reason to refuse it.
+ * *reterr_key as in header_decode. */
+int message_check(struct message *message, uint64_t max_bytes, uint64_t max_heads,
+                  const char **reterr_key);
+
+/* The weights as the kernels see them; borrowed from the message. */
+struct attention message_attention(struct message *message);
+
+void message_free(struct message **message);
+
+#endif

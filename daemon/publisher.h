@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/* publisher: the XPUB socket that results go out on, and the last value of each topic for late subscribers.
+ *
+ * A new subscription makes the last values of the topics it matches go out once more, marked `snapshot: true`.
+ * ZeroMQ cannot send to one subscriber only, so the others on that topic see the repeat too and skip it by
+ * the mark. A subscriber that is too slow loses messages once publish.send_queue of them are waiting for it;
+ * ZeroMQ does not tell how many. Never blocks. Loop thread only. */
+#ifndef DAEMON_PUBLISHER_H
+#define DAEMON_PUBLISHER_H
+
+#include "config.h"
+#include "mpk.h"
+#include "stats.h"
+
+#include <uv.h>
+
+struct publisher;
+
+/* Binds publish.endpoint. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). */
+int publisher_new(uv_loop_t *loop, void *zmq_context, const struct config *config,
+                  struct stats *stats, struct publisher **ret_publisher, char *reterr);
+
+/* Sends an encoded result and keeps it as the topic's last value. Takes the writer's buffer: the writer is
+ * empty afterwards. */
+void publisher_put(struct publisher *publisher, const char *topic, struct mpk_writer *writer);
+
+/* Forgets the last values of a job. */
+void publisher_forget_job(struct publisher *publisher, const char *job);
+
+/* Calls `visit` for each last value whose topic begins with `prefix`. */
+void publisher_each(const struct publisher *publisher, const char *prefix,
+                    void (*visit)(void *data, const char *topic, const void *value, size_t size),
+                    void *data);
+
+/* Stops; the memory is freed once the loop has run the close callbacks. Accepts NULL. */
+void publisher_close(struct publisher **publisher);
+
+#endif

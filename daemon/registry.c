@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+#include "registry.h"
+
+#include "log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct job {
+    char name[JOB_NAME_MAX + 1];
+    struct run *runs; /* newest first */
+    UT_hash_handle hh;
+};
+
+struct registry {
+    const struct config *config;
+    const struct result_sink *sink;
+    void (*forget)(void *data, const char *job);
+    void *data;
+    struct job *jobs;
+};
+
+struct registry *registry_new(const struct config *config, const struct result_sink *sink,
+                              void (*forget)(void *data, const char *job), void *data)
+{
+    struct registry *registry = calloc(1, sizeof *registry);
+    if (!registry)
+        return NULL;
+    registry->config = config;
+    registry->sink = sink;
+    registry->forget = forget;
+    registry->data = data;
+    return registry;
+}
+
+static void remove_job(struct registry *registry, struct job *job)
+{
+    HASH_DEL(registry->jobs, job);
+    while (job->runs) {
+        struct run *run = job->runs;
+        job->runs = run->next;
+        run_free(&run);
+    }
+    free(job);
+}
+
+void registry_free(struct registry **registry_p)
+{
+    struct registry *registry = *registry_p;
+    if (!registry)
+        return;
+    while (registry->jobs)
+        remove_job(registry, registry->jobs);
+    free(registry);
+    *registry_p = NULL;
+}
+
+/* Making room */
+
+static uint64_t last_heard(const struct job *job)
+{
+    uint64_t last = 0;
+    for (const struct run *run = job->runs; run; run = run->next)
+        last = run->last_ns > last ? run->last_ns : last;
+    return last;
+}
+
+static bool job_at_rest(const struct job *job)
+{
+    for (const struct run *run = job->runs; run; run = run->next)
+        if (run->state == JOB_ACTIVE || run->in_flight)
+            return false;
+    return true;
+}
+
+static struct job *longest_at_rest(struct registry *registry)
+{
+    struct job *longest = NULL;
+    for (struct job *job = registry->jobs; job; job = job->hh.next)
+        if (job_at_rest(job) && (!longest || last_heard(job) < last_heard(longest)))
+            longest = job;
+    return longest;
+}
+
+static int make_room_for_job(struct registry *registry)
+{
+    if (HASH_COUNT(registry->jobs) < registry->config->limits_jobs)
+        return 0;
+    struct job *job = longest_at_rest(registry);
+    if (!job)
+        return ERR_JOB_LIMIT;
+    log_event(LOG_INFO, "job_forgotten", LOG_STR("job", job->name));
+    registry->forget(registry->data, job->name);
+    remove_job(registry, job);
+    return 0;
+}
+
+static void remove_run(struct job *job, struct run *run)
+{
+    struct run **link = &job->runs;
+    while (*link != run)
+        link = &(*link)->next;
+    *link = run->next;
+    run_free(&run);
+}
+
+static int make_room_for_run(struct registry *registry, struct job *job)
+{
+    struct run *longest = NULL;
+    uint32_t count = 0;
+    for (struct run *run = job->runs; run; run = run->next, count++)
+        if (!run->in_flight && (!longest || run->last_ns < longest->last_ns))
+            longest = run;
+    if (count < registry->config->limits_runs)
+        return 0;
+    if (!longest)
+        return ERR_RUN_LIMIT;
+    run_show(longest);
+    remove_run(job, longest);
+    return 0;
+}
+
+/* Finding */
+
+static struct job *find_job(const struct registry *registry, const char *name)
+{
+    struct job *job = NULL;
+    HASH_FIND_STR(registry->jobs, name, job);
+    return job;
+}
+
+static int add_job(struct registry *registry, const char *name, struct job **ret_job)
+{
+    int code = make_room_for_job(registry);
+    if (code)
+        return code;
+    struct job *job = calloc(1, sizeof *job);
+    if (!job)
+        return ERR_MEMORY;
+    strcpy(job->name, name);
+    HASH_ADD_STR(registry->jobs, name, job);
+    if (!job->hh.tbl) {
+        free(job);
+        return ERR_MEMORY;
+    }
+    *ret_job = job;
+    return 0;
+}
+
+static struct run *find_run(const struct job *job, const uint8_t *id)
+{
+    struct run *run = job->runs;
+    while (run && memcmp(run->id, id, RUN_BYTES) != 0)
+        run = run->next;
+    return run;
+}
+
+static int add_run(struct registry *registry, struct job *job, const struct header *header,
+                   uint64_t now_ns, struct run **ret_run)
+{
+    char hex[2 * RUN_BYTES + 1];
+    int code = make_room_for_run(registry, job);
+    if (code)
+        return code;
+    struct run *run = run_new(header, registry->config, registry->sink, now_ns);
+    if (!run)
+        return ERR_MEMORY;
+    run->next = job->runs;
+    job->runs = run;
+    run_hex(run->id, hex);
+    log_event(LOG_INFO, "run_started", LOG_STR("job", job->name), LOG_STR("run", hex),
+              LOG_NUM("world", header->world));
+    *ret_run = run;
+    return 0;
+}
+
+static int find_or_add(struct registry *registry, const struct header *header, uint64_t now_ns,
+                       struct run **ret_run)
+{
+    struct job *job = find_job(registry, header->job);
+    int code = job ? 0 : add_job(registry, header->job, &job);
+    if (code)
+        return code;
+    *ret_run = find_run(job, header->run);
+    code = *ret_run ? 0 : add_run(registry, job, header, now_ns, ret_run);
+    if (code && !job->runs)
+        remove_job(registry, job);
+    return code;
+}
+
+int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns)
+{
+    struct run *run;
+    int code = find_or_add(registry, &message->header, now_ns, &run);
+    if (code)
+        return code;
+    code = run_arrive(run, message, now_ns);
+    if (code < 0)
+        run_refused(run, code);
+    run_settle(run, now_ns);
+    return code;
+}
+
+void registry_refused(struct registry *registry, const char *name, int code)
+{
+    struct job *job = find_job(registry, name);
+    if (!job)
+        return;
+    job->runs->received++;
+    run_refused(job->runs, code);
+}
+
+/* All runs */
+
+void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run), void *data)
+{
+    for (struct job *job = registry->jobs; job; job = job->hh.next)
+        for (struct run *run = job->runs; run; run = run->next)
+            visit(data, run);
+}
+
+struct tick {
+    uint64_t now_ns;
+    bool active;
+};
+
+static void tick_run(void *data, struct run *run)
+{
+    struct tick *tick = data;
+    run_tick(run, tick->now_ns);
+    tick->active = tick->active || run->state == JOB_ACTIVE;
+}
+
+bool registry_tick(struct registry *registry, uint64_t now_ns)
+{
+    struct tick tick = {.now_ns = now_ns};
+    registry_each(registry, tick_run, &tick);
+    return tick.active;
+}
+
+static void show_run(void *data, struct run *run)
+{
+    (void)data;
+    run_show(run);
+}
+
+void registry_show(struct registry *registry)
+{
+    registry_each(registry, show_run, NULL);
+}
+
+struct flush {
+    const char *job; /* NULL: all */
+    uint64_t arrival;
+    int waiting;
+};
+
+static void flush_run(void *data, struct run *run)
+{
+    struct flush *flush = data;
+    if (!flush->job || strcmp(run->job, flush->job) == 0)
+        flush->waiting += run_flush(run, flush->arrival);
+}
+
+int registry_flush(struct registry *registry, const char *job, uint64_t arrival)
+{
+    struct flush flush = {.job = job, .arrival = arrival};
+    if (job && !find_job(registry, job))
+        return ERR_JOB_UNKNOWN;
+    registry_each(registry, flush_run, &flush);
+    return flush.waiting;
+}
+
+static void count_flushing(void *data, struct run *run)
+{
+    uint32_t *count = data;
+    *count += run->flush_left > 0;
+}
+
+uint32_t registry_flushing(const struct registry *registry)
+{
+    uint32_t count = 0;
+    registry_each(registry, count_flushing, &count);
+    return count;
+}
+
+uint32_t registry_jobs(const struct registry *registry)
+{
+    return HASH_COUNT(registry->jobs);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/* registry: every job and its runs, found by name and run id, within limits. Loop thread only.
+ *
+ * A job comes to exist with its first valid message; refused messages never make one. When limits.runs is
+ * reached the longest silent run makes room; when limits.jobs is reached the longest silent job does, if it is
+ * idle or ended, else the newcomer is refused. */
+#ifndef DAEMON_REGISTRY_H
+#define DAEMON_REGISTRY_H
+
+#include "run.h"
+
+struct registry;
+
+/* `forget` is called with a job's name when it makes room. Returns NULL when out of memory. */
+struct registry *registry_new(const struct config *config, const struct result_sink *sink,
+                              void (*forget)(void *data, const char *job), void *data);
+void registry_free(struct registry **registry);
+
+/* As run_arrive, finding or making job and run. A refusal is counted to the run, if there is one. */
+int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns);
+/* A message that ingest refused: counted to the newest run of the job, if it is known. */
+void registry_refused(struct registry *registry, const char *job, int code);
+
+/* run_tick for every run. Returns whether any run is active, that is, whether ticks are needed. */
+bool registry_tick(struct registry *registry, uint64_t now_ns);
+/* Shows all open windows as partial, at shutdown. */
+void registry_show(struct registry *registry);
+/* run_flush for every run of the job (NULL: of all jobs). Returns how many runs have to wait, or
+ * ERR_JOB_UNKNOWN. */
+int registry_flush(struct registry *registry, const char *job, uint64_t arrival);
+/* Runs that still have to show their windows after a flush. */
+uint32_t registry_flushing(const struct registry *registry);
+
+uint32_t registry_jobs(const struct registry *registry);
+/* Calls `visit` for every run, jobs in the order of their first message. */
+void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run), void *data);
+
+#endif

@@ -1,0 +1,479 @@
+/* SPDX-License-Identifier: MIT */
+/* The story of a message here: run_arrive checks its sequence, finds its layer and opens its part of the window;
+ * the caller has it computed; run_complete adds the numbers to the layer's state in that part. Only then can
+ * the part close, because it counts what is in flight. An epoch_end arrives behind every message that was
+ * received before it, so a part never closes over their heads.
+ *
+ * Losses are written to the part the message was for; when that is closed, to the oldest open one. */
+#include "run.h"
+
+#include "live.h"
+#include "log.h"
+#include "state_table.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct run *run_new(const struct header *header, const struct config *config,
+                    const struct result_sink *sink, uint64_t now_ns)
+{
+    struct window_rule rule = {
+        .unit = (enum window_unit)config->window_unit,
+        .length = config->window_length,
+        .every = config->window_every,
+        .timeout_ns = config->window_timeout,
+        .rank_grace_ns = config->window_rank_grace,
+    };
+    struct run *run = calloc(1, sizeof *run);
+    if (!run)
+        return NULL;
+    memcpy(run->id, header->run, RUN_BYTES);
+    strcpy(run->job, header->job);
+    run->config = config;
+    run->sink = sink;
+    run->last_ns = now_ns;
+    window_init(&run->window, &rule, now_ns);
+    return run;
+}
+
+static void free_part(struct window_part *part)
+{
+    struct state_table *table = part->data;
+    state_table_free(&table);
+    free(part);
+}
+
+void run_free_windows(struct run *run)
+{
+    struct window_part *part;
+    while ((part = window_take_any(&run->window)))
+        free_part(part);
+}
+
+void run_free(struct run **run_p)
+{
+    struct run *run = *run_p;
+    struct stream *stream, *next;
+    if (!run)
+        return;
+    run_free_windows(run);
+    window_fini(&run->window);
+    HASH_ITER(hh, run->streams, stream, next) {
+        HASH_DEL(run->streams, stream);
+        sequences_clear(&stream->sequences);
+        free(stream);
+    }
+    sequences_clear(&run->events);
+    free(run);
+    *run_p = NULL;
+}
+
+/* Streams */
+
+static uint32_t pack(struct layer_id id)
+{
+    return id.layer << 2 | (uint32_t)id.stack << 1 | (uint32_t)id.site;
+}
+
+static int add_stream(struct run *run, struct layer_id id, uint32_t heads, struct stream **ret_stream)
+{
+    if (run->stream_count >= run->config->limits_layers)
+        return ERR_STREAM_LIMIT;
+    struct stream *stream = calloc(1, sizeof *stream);
+    if (!stream)
+        return ERR_MEMORY;
+    *stream = (struct stream){.key = pack(id), .id = id, .heads = heads, .index = run->stream_count};
+    HASH_ADD(hh, run->streams, key, sizeof stream->key, stream);
+    if (!stream->hh.tbl) {
+        free(stream);
+        return ERR_MEMORY;
+    }
+    run->stream_count++;
+    run->dirty = true;
+    *ret_stream = stream;
+    return 0;
+}
+
+static int find_stream(struct run *run, struct layer_id id, uint32_t heads, struct stream **ret_stream)
+{
+    uint32_t key = pack(id);
+    struct stream *stream = NULL;
+    HASH_FIND(hh, run->streams, &key, sizeof key, stream);
+    if (!stream)
+        return add_stream(run, id, heads, ret_stream);
+    if (stream->heads != heads)
+        return ERR_HEADS_CHANGED;
+    *ret_stream = stream;
+    return 0;
+}
+
+/* The state of a layer in a part, made on first use; NULL when out of memory. */
+static struct layer_state *state_of(struct window_part *part, const struct stream *stream)
+{
+    if (!part->data)
+        part->data = state_table_new();
+    return part->data ? state_table_get(part->data, stream->index, stream->heads) : NULL;
+}
+
+/* Arrivals */
+
+static void note_losses(struct run *run, const struct losses *losses, struct layer_state *state)
+{
+    run->lost += losses->lost;
+    run->source_dropped += losses->source;
+    if (state) {
+        state->lost += losses->lost;
+        state->source_dropped += losses->source;
+    }
+}
+
+static struct layer_state *oldest_state(struct run *run, const struct stream *stream)
+{
+    struct window_part *oldest = window_oldest(&run->window);
+    return oldest ? state_of(oldest, stream) : NULL;
+}
+
+static void refused_in_stream(struct run *run, const struct stream *stream, int code)
+{
+    struct layer_state *state = oldest_state(run, stream);
+    if (state)
+        state->dropped[err_index(code)]++;
+}
+
+/* Places a numbered message in its window. */
+static int place(struct run *run, struct message *message, uint64_t now_ns)
+{
+    const struct header *header = &message->header;
+    uint64_t unit = window_unit_of(&run->window, header->epoch, header->step, now_ns);
+    int code = window_arrive(&run->window, message->rank_index, unit, now_ns, &message->part);
+    if (code) {
+        note_losses(run, &message->losses, oldest_state(run, message->stream));
+        return code;
+    }
+    struct layer_state *state = state_of(message->part, message->stream);
+    note_losses(run, &message->losses, state);
+    if (!state) {
+        window_done(message->part);
+        return ERR_MEMORY;
+    }
+    return 0;
+}
+
+static int arrive_tensors(struct run *run, struct message *message, uint64_t now_ns)
+{
+    const struct header *header = &message->header;
+    int code = find_stream(run, header->layer, header->heads_total, &message->stream);
+    if (code)
+        return code;
+    code = sequences_next(&message->stream->sequences, message->rank_index, header->seq,
+                          header->dropped, &message->losses);
+    if (!code)
+        code = place(run, message, now_ns);
+    if (code) {
+        refused_in_stream(run, message->stream, code);
+        return code;
+    }
+    message->run = run;
+    run->in_flight++;
+    return RUN_COMPUTE;
+}
+
+static int handle_hello(struct run *run, const struct header *header)
+{
+    struct stream *stream;
+    int code = 0;
+    for (uint32_t i = 0; i < header->layer_count && !code; i++)
+        code = find_stream(run, header->layers[i].id, header->layers[i].heads, &stream);
+    return code;
+}
+
+static int arrive_event(struct run *run, struct message *message)
+{
+    const struct header *header = &message->header;
+    int code = sequences_next(&run->events, message->rank_index, header->seq, header->dropped,
+                              &message->losses);
+    if (code)
+        return code;
+    note_losses(run, &message->losses, NULL);
+    if (header->event == EVENT_HELLO)
+        code = handle_hello(run, header);
+    else if (header->event == EVENT_EPOCH_END)
+        window_epoch_end(&run->window, message->rank_index, header->epoch);
+    else
+        window_bye(&run->window, message->rank_index);
+    if (code)
+        return code;
+    run->processed++;
+    return RUN_HANDLED;
+}
+
+static void note_position(struct run *run, const struct header *header, uint64_t now_ns)
+{
+    run->last_ns = now_ns;
+    run->epoch = header->epoch;
+    run->step = header->step;
+    run->time_ns = header->time_ns;
+    if (run->state == JOB_IDLE) {
+        run->state = JOB_ACTIVE;
+        run->dirty = true;
+    }
+}
+
+int run_arrive(struct run *run, struct message *message, uint64_t now_ns)
+{
+    const struct header *header = &message->header;
+    uint32_t ranks = run->window.rank_count;
+    run->received++;
+    int code = window_rank(&run->window, header->rank, header->world, run->config->limits_ranks,
+                           &message->rank_index);
+    if (code)
+        return code;
+    if (run->window.ranks[message->rank_index].bye)
+        return ERR_ENDED;
+    run->dirty = run->dirty || run->window.rank_count != ranks;
+    note_position(run, header, now_ns);
+    if (header->type == MESSAGE_EVENT)
+        return arrive_event(run, message);
+    return arrive_tensors(run, message, now_ns);
+}
+
+void run_refused(struct run *run, int code)
+{
+    run->dropped[err_index(code)]++;
+}
+
+/* Completions */
+
+static void publish_live(struct run *run, const struct message *message, const struct measured *measured);
+
+static void account(struct run *run, struct message *message)
+{
+    window_done(message->part);
+    run->in_flight--;
+    if (run->flush_left > 0 && message->arrival <= run->flush_arrival && --run->flush_left == 0)
+        run_show(run);
+}
+
+int run_complete(struct run *run, struct message *message, const struct measured *measured)
+{
+    struct layer_state *state = state_of(message->part, message->stream);
+    int code = state ? layer_state_add(state, message, measured) : ERR_MEMORY;
+    if (code) {
+        run_abandon(run, message, code);
+        return code;
+    }
+    run->processed++;
+    publish_live(run, message, measured);
+    account(run, message);
+    return 0;
+}
+
+void run_abandon(struct run *run, struct message *message, int code)
+{
+    struct layer_state *state = state_of(message->part, message->stream);
+    if (state)
+        state->dropped[err_index(code)]++;
+    run_refused(run, code);
+    account(run, message);
+}
+
+/* Publishing */
+
+static void publish_live(struct run *run, const struct message *message, const struct measured *measured)
+{
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    topic_layer("live", run->job, message->header.layer, topic);
+    if (live_write(message, measured, &writer) == 0)
+        run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ false);
+    mpk_writer_clear(&writer);
+}
+
+static void publish_job(struct run *run)
+{
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    run->dirty = false;
+    mpk_writer_init(&writer);
+    run_encode(run, &writer);
+    topic_job("job", run->job, topic);
+    run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ false);
+    mpk_writer_clear(&writer);
+}
+
+static void publish_summary(struct run *run, const struct stream *stream,
+                            const struct layer_state *state, const struct result_window *window)
+{
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    int code = layer_state_encode(state, stream->id, run->job, run->id, window, &writer);
+    topic_layer("summary", run->job, stream->id, topic);
+    if (code)
+        log_event(LOG_ERROR, "summary_lost", LOG_STR("topic", topic), LOG_STR("reason", err_slug(code)));
+    else
+        run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ true);
+    mpk_writer_clear(&writer);
+}
+
+/* The parts of one window, collected for merging. */
+struct part_list {
+    struct window_part *parts[WINDOW_PARTS_MAX + WINDOW_OPEN_MAX + 1];
+    uint32_t count;
+};
+
+static void collect(void *data, struct window_part *part)
+{
+    struct part_list *list = data;
+    if (part->data && list->count < sizeof list->parts / sizeof list->parts[0])
+        list->parts[list->count++] = part;
+}
+
+/* The state of one layer over a whole window: borrowed when one part has it all, else merged into *ret_merged,
+ * which the caller frees. NULL when the layer has no messages there. */
+static const struct layer_state *merge_parts(const struct part_list *list, const struct stream *stream,
+                                             struct layer_state **ret_merged)
+{
+    const struct layer_state *only = NULL;
+    for (uint32_t i = 0; i < list->count; i++) {
+        const struct layer_state *state = state_table_find(list->parts[i]->data, stream->index);
+        if (!state || !state->messages)
+            continue;
+        if (only && !*ret_merged) {
+            *ret_merged = layer_state_new(stream->heads);
+            if (!*ret_merged || layer_state_merge(*ret_merged, only) != 0)
+                return NULL;
+        }
+        if (*ret_merged && layer_state_merge(*ret_merged, state) != 0)
+            return NULL;
+        only = *ret_merged ? *ret_merged : state;
+    }
+    return only;
+}
+
+/* Publishes the window that ends with `last`, a summary per layer. Returns how many. */
+static uint32_t publish_window(struct run *run, const struct window_part *last)
+{
+    struct result_window window = window_describe(&run->window, last);
+    struct part_list list = {.count = 0};
+    uint32_t published = 0;
+    window_each(&run->window, last, collect, &list);
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        struct layer_state *merged = NULL;
+        const struct layer_state *state = merge_parts(&list, stream, &merged);
+        if (state) {
+            publish_summary(run, stream, state, &window);
+            published++;
+        }
+        layer_state_free(&merged);
+    }
+    if (published)
+        publish_job(run);
+    log_event(LOG_DEBUG, "window_published", LOG_STR("job", run->job), LOG_NUM("last", window.last),
+              LOG_NUM("layers", published), LOG_NUM("partial", window.partial));
+    return published;
+}
+
+uint32_t run_show(struct run *run)
+{
+    uint32_t published = 0;
+    for (struct window_part *part = run->window.open; part; part = part->next)
+        if (window_due(&run->window, part))
+            published += publish_window(run, part);
+    return published;
+}
+
+bool run_flush(struct run *run, uint64_t arrival)
+{
+    run->flush_arrival = arrival;
+    run->flush_left = run->in_flight;
+    if (run->flush_left == 0)
+        run_show(run);
+    return run->flush_left > 0;
+}
+
+/* Time */
+
+static void end_if_all_bye(struct run *run)
+{
+    if (run->state == JOB_ENDED || !window_all_bye(&run->window) || run->window.open || run->in_flight)
+        return;
+    run->state = JOB_ENDED;
+    run_free_windows(run);
+    publish_job(run);
+    log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job), LOG_NUM("processed", run->processed),
+              LOG_NUM("lost", run->lost));
+}
+
+void run_settle(struct run *run, uint64_t now_ns)
+{
+    struct window_part *part;
+    while ((part = window_close_next(&run->window, now_ns))) {
+        if (window_due(&run->window, part))
+            publish_window(run, part);
+        while ((part = window_forget(&run->window)))
+            free_part(part);
+    }
+    end_if_all_bye(run);
+}
+
+static void go_idle(struct run *run)
+{
+    run->state = JOB_IDLE;
+    run_show(run);
+    run_free_windows(run);
+    publish_job(run);
+    log_event(LOG_INFO, "run_idle", LOG_STR("job", run->job));
+}
+
+void run_tick(struct run *run, uint64_t now_ns)
+{
+    struct window_part *quiet;
+    run_settle(run, now_ns);
+    while ((quiet = window_quiet(&run->window, now_ns)))
+        publish_window(run, window_boundary(&run->window, quiet));
+    if (run->state == JOB_ACTIVE && !run->in_flight &&
+        now_ns - run->last_ns >= run->config->limits_idle)
+        go_idle(run);
+    if (run->dirty)
+        publish_job(run);
+}
+
+/* The job map */
+
+static uint32_t list_dropped(const struct run *run, struct reason_count *ret_list)
+{
+    uint32_t count = 0;
+    if (run->source_dropped)
+        ret_list[count++] = (struct reason_count){.reason = "source", .count = run->source_dropped};
+    for (int i = 0; i < ERR_COUNT; i++)
+        if (run->dropped[i])
+            ret_list[count++] =
+                (struct reason_count){.reason = err_slug(ERR_BASE - i), .count = run->dropped[i]};
+    return count;
+}
+
+void run_encode(const struct run *run, struct mpk_writer *writer)
+{
+    struct reason_count dropped[ERR_COUNT + 1];
+    struct layer_info *layers = calloc(run->stream_count + 1, sizeof *layers);
+    uint32_t count = 0;
+    for (struct stream *stream = run->streams; stream && layers; stream = stream->hh.next)
+        layers[count++] = (struct layer_info){.id = stream->id, .heads = stream->heads};
+    struct job_result result = {
+        .common = {run->job, run->id, run->epoch, run->step, run->time_ns},
+        .state = run->state,
+        .world = run->window.world,
+        .ranks = run->window.rank_count,
+        .layers = layers,
+        .layer_count = count,
+        .received = run->received,
+        .processed = run->processed,
+        .lost = run->lost,
+        .dropped = dropped,
+        .dropped_count = list_dropped(run, dropped),
+    };
+    job_encode(&result, writer);
+    free(layers);
+}

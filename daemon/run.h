@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/* run: one start of a training job: its ranks, its attention layers (streams), and their windows.
+ *
+ * Takes arrivals and completions in order and publishes what follows from them. Time comes in as an argument.
+ * Loop thread only. */
+#ifndef DAEMON_RUN_H
+#define DAEMON_RUN_H
+
+#include "config.h"
+#include "err.h"
+#include "header.h"
+#include "message.h"
+#include "result.h"
+#include "sequence.h"
+#include "window.h"
+#include "work.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uthash.h>
+
+/* Where results go; the sink takes the writer's buffer. */
+struct result_sink {
+    void (*put)(void *data, const char *topic, struct mpk_writer *writer, bool is_summary);
+    void *data;
+};
+
+/* One attention layer. */
+struct stream {
+    uint32_t key; /* packed layer_id */
+    uint32_t index;
+    struct layer_id id;
+    uint32_t heads; /* of the model; fixed for the run */
+    struct sequences sequences;
+    UT_hash_handle hh;
+};
+
+struct run {
+    uint8_t id[RUN_BYTES];
+    char job[JOB_NAME_MAX + 1];
+    const struct config *config;
+    const struct result_sink *sink;
+    enum job_state state;
+    bool dirty; /* the job map should be published again */
+    struct window window;
+    struct stream *streams; /* by key, in order of appearance */
+    uint32_t stream_count;
+    struct sequences events;
+    uint64_t last_ns;
+    uint64_t epoch, step, time_ns; /* newest seen */
+    uint64_t received, processed, lost, source_dropped;
+    uint64_t dropped[ERR_COUNT];
+    uint32_t in_flight;
+    uint64_t flush_arrival; /* show the windows once the messages up to this one are processed */
+    uint32_t flush_left;    /* how many of them are still in flight */
+    struct run *next; /* the job's list */
+};
+
+/* What became of an arrival besides an error: the caller computes it, or it was an event and is done. */
+enum { RUN_COMPUTE = 0, RUN_HANDLED = 1 };
+
+/* Returns NULL when out of memory. */
+struct run *run_new(const struct header *header, const struct config *config,
+                    const struct result_sink *sink, uint64_t now_ns);
+/* Frees the state of windows; the run itself stays known. Nothing may be in flight. */
+void run_free_windows(struct run *run);
+void run_free(struct run **run);
+
+/* A message in the order of reception. Returns RUN_COMPUTE (the message's run, stream and part are set,
+ * and run_complete or run_abandon must follow), RUN_HANDLED, or the reason to refuse it. */
+int run_arrive(struct run *run, struct message *message, uint64_t now_ns);
+/* Its numbers: adds them to its window and publishes them as `live`. Returns 0 or ERR_MEMORY; the message
+ * is accounted for either way. */
+int run_complete(struct run *run, struct message *message, const struct measured *measured);
+/* It could not be computed, because of `code`. */
+void run_abandon(struct run *run, struct message *message, int code);
+/* A message of this run was refused. */
+void run_refused(struct run *run, int code);
+
+/* Closes and publishes what may be. Call after any of the above, and on a timer. */
+void run_settle(struct run *run, uint64_t now_ns);
+/* Shows windows that have gone quiet, publishes the job map when dirty, and goes idle or ended. */
+void run_tick(struct run *run, uint64_t now_ns);
+/* Publishes every open window as partial, without closing it. Returns how many summaries. */
+uint32_t run_show(struct run *run);
+/* run_show once everything received so far is processed. Returns whether it has to wait. */
+bool run_flush(struct run *run, uint64_t arrival);
+
+/* Appends the job map. */
+void run_encode(const struct run *run, struct mpk_writer *writer);
+
+#endif

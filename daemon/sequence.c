@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+#include "sequence.h"
+
+#include "err.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int reserve(struct sequences *sequences, uint32_t count)
+{
+    if (count <= sequences->count)
+        return 0;
+    struct sequence *grown = realloc(sequences->of_rank, count * sizeof *grown);
+    if (!grown)
+        return ERR_MEMORY;
+    memset(grown + sequences->count, 0, (count - sequences->count) * sizeof *grown);
+    sequences->of_rank = grown;
+    sequences->count = count;
+    return 0;
+}
+
+int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t seq, uint64_t dropped,
+                   struct losses *ret_losses)
+{
+    if (reserve(sequences, rank_index + 1) != 0)
+        return ERR_MEMORY;
+    struct sequence *sequence = &sequences->of_rank[rank_index];
+    if (sequence->seen && seq < sequence->next)
+        return seq + 1 == sequence->next ? ERR_SEQ_DUPLICATE : ERR_SEQ_ORDER;
+    bool from_start = sequence->seen || seq == 0;
+    ret_losses->lost = sequence->seen ? seq - sequence->next : 0;
+    ret_losses->source = from_start && dropped > sequence->dropped ? dropped - sequence->dropped : 0;
+    *sequence = (struct sequence){.seen = true, .next = seq + 1, .dropped = dropped};
+    return 0;
+}
+
+void sequences_clear(struct sequences *sequences)
+{
+    free(sequences->of_rank);
+    *sequences = (struct sequences){0};
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* sequence: what one publisher has sent on one topic, and what that says about losses. Pure.
+ *
+ * A gap in seq is a message that was sent and never arrived; `dropped` is what the publisher gave up itself and
+ * did not number. The first message seen may have any seq: attnd may have started in the middle of a run, and
+ * what was sent before is nobody's loss. */
+#ifndef DAEMON_SEQUENCE_H
+#define DAEMON_SEQUENCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sequence {
+    bool seen;
+    uint64_t next;    /* the seq to come */
+    uint64_t dropped; /* as last reported by the publisher */
+};
+
+/* One sequence per rank index of a topic, grown on demand. A zeroed struct is empty. */
+struct sequences {
+    struct sequence *of_rank; /* owned */
+    uint32_t count;
+};
+
+struct losses {
+    uint64_t lost;   /* sent, never arrived */
+    uint64_t source; /* dropped by the publisher since its last message */
+};
+
+/* Takes the next message in. Returns 0, ERR_SEQ_DUPLICATE, ERR_SEQ_ORDER (both without effect) or
+ * ERR_MEMORY. */
+int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t seq, uint64_t dropped,
+                   struct losses *ret_losses);
+void sequences_clear(struct sequences *sequences);
+
+#endif

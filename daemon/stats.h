@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* stats: the daemon's counters, and drops by reason. Any thread adds; readers see each counter whole. */
+#ifndef DAEMON_STATS_H
+#define DAEMON_STATS_H
+
+#include "err.h"
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum counter {
+#define COUNTER(symbol, name, unit, help) COUNT_##symbol,
+#include "stats.def"
+#undef COUNTER
+    COUNT_COUNT
+};
+
+struct stats {
+    _Atomic uint64_t counter[COUNT_COUNT];
+    _Atomic uint64_t dropped[ERR_COUNT]; /* by err_index */
+};
+
+extern const char *const counter_name[COUNT_COUNT];
+
+void stats_add(struct stats *stats, enum counter counter, uint64_t amount);
+/* `code` is an error of err.def. Returns how often it was counted before. */
+uint64_t stats_drop(struct stats *stats, int code);
+uint64_t stats_get(struct stats *stats, enum counter counter);
+uint64_t stats_dropped(struct stats *stats, int index);
+uint64_t stats_dropped_total(struct stats *stats);
+
+#endif

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+/* Two decisions that are not obvious:
+ *
+ * boundary_part. Units may be skipped (a step is sampled every 7th, a window is due every 10). The part at
+ * which a summary is due must exist to be closed, so opening a part also opens the due part that follows it.
+ * It closes by the same rules; a part without messages has no data and adds nothing.
+ *
+ * stragglers. "Finished" is judged per rank from what the rank itself said: a larger unit, an epoch_end, a bye.
+ * Ranks of `world` that were never heard of hold up only the first part, and only for rank_grace: often one
+ * rank of many is watched. */
+#include "window.h"
+
+#include "err.h"
+
+#include <stdlib.h>
+
+#define UNIT_MAX     (UINT64_C(1) << 62)
+#define SECOND_NS    UINT64_C(1000000000)
+
+static uint64_t gcd(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+void window_init(struct window *window, const struct window_rule *rule, uint64_t now_ns)
+{
+    *window = (struct window){.rule = *rule, .first_ns = now_ns};
+    window->part = gcd(rule->length, rule->every);
+}
+
+static int grow_ranks(struct window *window)
+{
+    uint32_t capacity = window->rank_capacity ? 2 * window->rank_capacity : 8;
+    struct window_rank *ranks = realloc(window->ranks, capacity * sizeof *ranks);
+    if (!ranks)
+        return ERR_MEMORY;
+    window->ranks = ranks;
+    window->rank_capacity = capacity;
+    return 0;
+}
+
+int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit, uint32_t *ret_index)
+{
+    for (uint32_t i = 0; i < window->rank_count; i++) {
+        if (window->ranks[i].rank == rank) {
+            *ret_index = i;
+            return 0;
+        }
+    }
+    if (window->rank_count >= limit)
+        return ERR_RANK_LIMIT;
+    if (window->rank_count == window->rank_capacity && grow_ranks(window) != 0)
+        return ERR_MEMORY;
+    if (world > window->world)
+        window->world = world;
+    *ret_index = window->rank_count++;
+    window->ranks[*ret_index] = (struct window_rank){.rank = rank};
+    return 0;
+}
+
+uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t step, uint64_t now_ns)
+{
+    switch (window->rule.unit) {
+    case WINDOW_EPOCH:
+        return epoch;
+    case WINDOW_STEP:
+        return step;
+    default:
+        return now_ns > window->first_ns ? (now_ns - window->first_ns) / SECOND_NS : 0;
+    }
+}
+
+static uint64_t first_unit(const struct window *window, const struct window_part *part)
+{
+    return part->index * window->part;
+}
+
+static uint64_t last_unit(const struct window *window, const struct window_part *part)
+{
+    return first_unit(window, part) + window->part - 1;
+}
+
+/* The due part of the summary that `index` belongs to. */
+static uint64_t boundary_index(const struct window *window, uint64_t index)
+{
+    uint64_t stride = window->rule.every / window->part;
+    return index - index % stride + stride - 1;
+}
+
+static uint32_t count_open(const struct window *window)
+{
+    uint32_t count = 0;
+    for (const struct window_part *part = window->open; part; part = part->next)
+        count++;
+    return count;
+}
+
+/* Finds or inserts the open part of this index; NULL when out of memory. */
+static struct window_part *open_part(struct window *window, uint64_t index, uint64_t now_ns)
+{
+    struct window_part **link = &window->open;
+    while (*link && (*link)->index < index)
+        link = &(*link)->next;
+    if (*link && (*link)->index == index)
+        return *link;
+    struct window_part *part = calloc(1, sizeof *part);
+    if (!part)
+        return NULL;
+    part->index = index;
+    part->last_ns = now_ns;
+    part->next = *link;
+    *link = part;
+    return part;
+}
+
+static bool is_open(const struct window *window, uint64_t index)
+{
+    for (const struct window_part *part = window->open; part; part = part->next)
+        if (part->index == index)
+            return true;
+    return false;
+}
+
+static void advance(struct window_rank *rank, uint64_t unit)
+{
+    if (!rank->seen || unit > rank->position)
+        rank->position = unit;
+    rank->seen = true;
+}
+
+int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uint64_t now_ns,
+                  struct window_part **ret_part)
+{
+    uint64_t index = unit / window->part;
+    if (unit >= UNIT_MAX)
+        return ERR_KEY_RANGE;
+    if (index < window->next_index)
+        return ERR_LATE;
+    if (!is_open(window, index) && count_open(window) >= WINDOW_OPEN_MAX)
+        return ERR_AHEAD;
+    struct window_part *part = open_part(window, index, now_ns);
+    if (!part || !open_part(window, boundary_index(window, index), now_ns))
+        return ERR_MEMORY;
+    advance(&window->ranks[rank_index], unit);
+    part->in_flight++;
+    part->arrivals++;
+    part->last_ns = now_ns;
+    *ret_part = part;
+    return 0;
+}
+
+void window_done(struct window_part *part)
+{
+    part->in_flight--;
+}
+
+struct window_part *window_oldest(const struct window *window)
+{
+    return window->open;
+}
+
+void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch)
+{
+    struct window_rank *rank = &window->ranks[rank_index];
+    if (window->rule.unit == WINDOW_EPOCH && epoch < UNIT_MAX && epoch + 1 > rank->finished)
+        rank->finished = epoch + 1;
+}
+
+void window_bye(struct window *window, uint32_t rank_index)
+{
+    window->ranks[rank_index].bye = true;
+}
+
+bool window_all_bye(const struct window *window)
+{
+    for (uint32_t i = 0; i < window->rank_count; i++)
+        if (!window->ranks[i].bye)
+            return false;
+    return window->rank_count > 0;
+}
+
+/* By moving on or by an epoch_end: the whole part was seen. */
+static bool rank_completed(const struct window *window, const struct window_rank *rank,
+                           const struct window_part *part)
+{
+    uint64_t last = last_unit(window, part);
+    return (rank->seen && rank->position > last) || rank->finished > last;
+}
+
+static uint32_t count_completed(const struct window *window, const struct window_part *part)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < window->rank_count; i++)
+        count += rank_completed(window, &window->ranks[i], part);
+    return count;
+}
+
+static uint32_t count_finished(const struct window *window, const struct window_part *part)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < window->rank_count; i++)
+        count += window->ranks[i].bye || rank_completed(window, &window->ranks[i], part);
+    return count;
+}
+
+static bool waits_for_unknown_ranks(const struct window *window, uint64_t now_ns)
+{
+    return window->next_index == 0 && !window->closed && window->rank_count < window->world &&
+           now_ns - window->first_ns < window->rule.rank_grace_ns;
+}
+
+static bool clock_passed(const struct window *window, const struct window_part *part, uint64_t now_ns)
+{
+    return now_ns >= window->first_ns + (last_unit(window, part) + 1) * SECOND_NS;
+}
+
+enum verdict { KEEP_OPEN, CLOSE, CLOSE_CUT };
+
+static enum verdict judge_ranks(const struct window *window, const struct window_part *part,
+                                uint64_t now_ns)
+{
+    uint32_t finished = count_finished(window, part);
+    bool silent = now_ns - part->last_ns >= window->rule.timeout_ns;
+    if (finished == window->rank_count && !waits_for_unknown_ranks(window, now_ns))
+        return count_completed(window, part) == window->rank_count ? CLOSE : CLOSE_CUT;
+    return finished > 0 && silent ? CLOSE_CUT : KEEP_OPEN;
+}
+
+static enum verdict judge(const struct window *window, const struct window_part *part, uint64_t now_ns)
+{
+    if (part->in_flight > 0)
+        return KEEP_OPEN;
+    if (window->rule.unit == WINDOW_SECOND && clock_passed(window, part, now_ns))
+        return CLOSE;
+    if (window->rule.unit == WINDOW_SECOND)
+        return window_all_bye(window) ? CLOSE_CUT : KEEP_OPEN;
+    return judge_ranks(window, part, now_ns);
+}
+
+static void append_closed(struct window *window, struct window_part *part)
+{
+    struct window_part **link = &window->closed;
+    while (*link)
+        link = &(*link)->next;
+    part->next = NULL;
+    *link = part;
+}
+
+struct window_part *window_close_next(struct window *window, uint64_t now_ns)
+{
+    struct window_part *part = window->open;
+    enum verdict verdict = part ? judge(window, part, now_ns) : KEEP_OPEN;
+    if (verdict == KEEP_OPEN)
+        return NULL;
+    part->closed = true;
+    part->cut = verdict == CLOSE_CUT;
+    window->open = part->next;
+    window->next_index = part->index + 1;
+    append_closed(window, part);
+    return part;
+}
+
+bool window_due(const struct window *window, const struct window_part *part)
+{
+    return boundary_index(window, part->index) == part->index;
+}
+
+static uint64_t parts_per_window(const struct window *window)
+{
+    return window->rule.length / window->part;
+}
+
+struct window_part *window_forget(struct window *window)
+{
+    struct window_part *oldest = window->closed;
+    if (!oldest || oldest->index + parts_per_window(window) > window->next_index)
+        return NULL;
+    window->closed = oldest->next;
+    return oldest;
+}
+
+struct window_part *window_quiet(struct window *window, uint64_t now_ns)
+{
+    for (struct window_part *part = window->open; part; part = part->next) {
+        bool news = part->arrivals > part->shown && part->in_flight == 0;
+        if (news && now_ns - part->last_ns >= window->rule.timeout_ns) {
+            part->shown = part->arrivals;
+            return part;
+        }
+    }
+    return NULL;
+}
+
+struct window_part *window_boundary(const struct window *window, const struct window_part *part)
+{
+    uint64_t index = boundary_index(window, part->index);
+    struct window_part *boundary = window->open;
+    while (boundary && boundary->index != index)
+        boundary = boundary->next;
+    return boundary;
+}
+
+static void visit_list(const struct window *window, struct window_part *list, uint64_t last_index,
+                       void (*visit)(void *, struct window_part *), void *data)
+{
+    for (struct window_part *part = list; part && part->index <= last_index; part = part->next)
+        if (part->index + parts_per_window(window) > last_index)
+            visit(data, part);
+}
+
+void window_each(const struct window *window, const struct window_part *last,
+                 void (*visit)(void *data, struct window_part *part), void *data)
+{
+    visit_list(window, window->closed, last->index, visit, data);
+    visit_list(window, window->open, last->index, visit, data);
+}
+
+static void note_partial(void *data, struct window_part *part)
+{
+    bool *partial = data;
+    *partial = *partial || part->cut || !part->closed;
+}
+
+struct result_window window_describe(const struct window *window, const struct window_part *last)
+{
+    struct result_window described = {
+        .unit = window->rule.unit,
+        .last = last_unit(window, last),
+        .length = window->rule.length,
+        .every = window->rule.every,
+    };
+    bool full = described.last + 1 >= described.length;
+    described.first = full ? described.last + 1 - described.length : 0;
+    described.partial = !full;
+    window_each(window, last, note_partial, &described.partial);
+    return described;
+}
+
+struct window_part *window_take_any(struct window *window)
+{
+    struct window_part **list = window->open ? &window->open : &window->closed;
+    struct window_part *part = *list;
+    if (part)
+        *list = part->next;
+    return part;
+}
+
+void window_fini(struct window *window)
+{
+    free(window->ranks);
+    *window = (struct window){0};
+}

@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: MIT */
+/* kernel_cli: runs the kernels on one tensor and prints everything they found as JSON.
+ *
+ * For test_against_numpy.py, which owns the truth; nothing is checked here beyond what would crash.
+ *
+ *     kernel_cli weights=FILE dtype=f32 shape=B,H,Tq,Tk [self=1] [causal=1] [window=W]
+ * [q_len=n,...] [k_len=n,...] [mask=FILE] [dropout=1] [learned_sink=1] [top_pairs=K] [cuts=row,...]
+ *                [groups=cip] [spectrum=1] [offset=BYTES] [dump=1]
+ *
+ * cuts: the rows where a new block begins; the blocks are merged in the order of their rows.
+ * groups: c(ore), i(mportance), p(airs). offset: misalignment of the tensor in memory. dump: the
+ * weights of sample 0, head 0, as they were loaded. Numbers are printed with 17 digits; NaN and
+ * Infinity in Python's spelling. */
+#include "attention.h"
+#include "block.h"
+#include "dist.h"
+#include "metric.h"
+#include "spectrum.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST_MAX 256
+
+struct list {
+    uint32_t count;
+    int32_t value[LIST_MAX];
+};
+
+struct options {
+    const char *weights_path, *mask_path;
+    struct list shape, q_len, k_len, cuts;
+    uint32_t offset;
+    bool spectrum, dump;
+    struct attention a;
+    struct block_plan plan;
+};
+
+static const char *const metric_names[METRIC_COUNT] = {
+#define METRIC(symbol, name, kind, group, unit) [METRIC_##symbol] = name,
+#include "metric.def"
+#undef METRIC
+};
+
+static _Noreturn void die(const char *what)
+{
+    fprintf(stderr, "kernel_cli: %s\n", what);
+    exit(2);
+}
+
+static void *must_have(void *memory)
+{
+    if (memory == NULL) {
+        die("out of memory");
+    }
+    return memory;
+}
+
+static void parse_list(const char *text, struct list *ret)
+{
+    for (ret->count = 0; *text != '\0' && ret->count < LIST_MAX; ret->count++) {
+        char *end;
+        ret->value[ret->count] = (int32_t)strtol(text, &end, 10);
+        text = *end == ',' ? end + 1 : end;
+    }
+}
+
+static enum dtype parse_dtype(const char *text)
+{
+    static const struct {
+        const char *name;
+        enum dtype dtype;
+    } known[] = {{"f32", DTYPE_F32}, {"f64", DTYPE_F64}, {"f16", DTYPE_F16}, {"bf16", DTYPE_BF16}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (strcmp(text, known[i].name) == 0) {
+            return known[i].dtype;
+        }
+    }
+    die("unknown dtype");
+}
+
+static void parse_groups(const char *text, struct block_plan *plan)
+{
+    plan->group[METRIC_GROUP_CORE] = strchr(text, 'c') != NULL;
+    plan->group[METRIC_GROUP_IMPORTANCE] = strchr(text, 'i') != NULL;
+    plan->group[METRIC_GROUP_PAIRS] = strchr(text, 'p') != NULL;
+}
+
+/* Returns whether the key is a number or a flag. */
+static bool parse_scalar(struct options *o, const char *key, const char *value)
+{
+    uint32_t n = (uint32_t)strtoul(value, NULL, 10);
+    struct {
+        const char *key;
+        bool *flag;
+        uint32_t *number;
+    } table[] = {
+        {"self", &o->a.self, NULL},
+        {"causal", &o->a.causal, NULL},
+        {"dropout", &o->a.dropout, NULL},
+        {"learned_sink", &o->a.learned_sink, NULL},
+        {"spectrum", &o->spectrum, NULL},
+        {"dump", &o->dump, NULL},
+        {"window", NULL, &o->a.window},
+        {"offset", NULL, &o->offset},
+        {"top_pairs", NULL, &o->plan.top_pairs},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        if (strcmp(key, table[i].key) != 0) {
+            continue;
+        }
+        if (table[i].flag != NULL) {
+            *table[i].flag = n != 0;
+        } else {
+            *table[i].number = n;
+        }
+        return true;
+    }
+    return false;
+}
+
+static void parse_option(struct options *o, const char *key, const char *value)
+{
+    if (strcmp(key, "weights") == 0) {
+        o->weights_path = value;
+    } else if (strcmp(key, "mask") == 0) {
+        o->mask_path = value;
+    } else if (strcmp(key, "dtype") == 0) {
+        o->a.dtype = parse_dtype(value);
+    } else if (strcmp(key, "shape") == 0) {
+        parse_list(value, &o->shape);
+    } else if (strcmp(key, "q_len") == 0) {
+        parse_list(value, &o->q_len);
+    } else if (strcmp(key, "k_len") == 0) {
+        parse_list(value, &o->k_len);
+    } else if (strcmp(key, "cuts") == 0) {
+        parse_list(value, &o->cuts);
+    } else if (strcmp(key, "groups") == 0) {
+        parse_groups(value, &o->plan);
+    } else if (!parse_scalar(o, key, value)) {
+        die("unknown option");
+    }
+}
+
+static void parse_options(int argc, char **argv, struct options *o)
+{
+    for (int i = 1; i < argc; i++) {
+        char *value = strchr(argv[i], '=');
+        if (value == NULL) {
+            die("not key=value");
+        }
+        *value = '\0';
+        parse_option(o, argv[i], value + 1);
+    }
+    if (o->weights_path == NULL || o->shape.count != 4) {
+        die("weights and shape are needed");
+    }
+}
+
+/* A file of exactly `bytes` bytes, `offset` bytes into an allocation that ends with it. */
+static unsigned char *read_file(const char *path, size_t bytes, size_t offset)
+{
+    unsigned char *memory = must_have(malloc(offset + bytes));
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        die("no such file");
+    }
+    if (fread(memory + offset, 1, bytes, file) != bytes || fgetc(file) != EOF) {
+        die("file size differs from the shape");
+    }
+    fclose(file);
+    return memory;
+}
+
+static void print_number(double x)
+{
+    if (isnan(x)) {
+        printf("NaN");
+    } else if (isinf(x)) {
+        printf(x > 0 ? "Infinity" : "-Infinity");
+    } else {
+        printf("%.17g", x);
+    }
+}
+
+static void print_numbers(const double *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        printf(i > 0 ? "," : "[");
+        print_number(x[i]);
+    }
+    printf(n > 0 ? "]" : "[]");
+}
+
+static void print_values(const struct block *block)
+{
+    double *value[METRIC_COUNT] = {NULL};
+    printf("\"values\":{");
+    double *memory = must_have(malloc((size_t)METRIC_COUNT * block->heads * sizeof *memory));
+    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+        value[m] = memory + (size_t)m * block->heads;
+        for (uint32_t h = 0; h < block->heads; h++) {
+            value[m][h] = -12345; /* must be overwritten or stay, by the plan */
+        }
+    }
+    block_values(block, value);
+    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+        printf("%s\"%s\":", m > 0 ? "," : "", metric_names[m]);
+        print_numbers(value[m], block->heads);
+    }
+    printf("},\n");
+    free(memory);
+}
+
+static void print_dist(const struct dist *d)
+{
+    static const double q[] = {0, 0.01, 0.25, 0.5, 0.9, 0.99, 1};
+    double quantile[sizeof q / sizeof q[0]];
+    for (size_t i = 0; i < sizeof q / sizeof q[0]; i++) {
+        quantile[i] = dist_quantile(d, q[i]);
+    }
+    double moments[] = {moments_mean(&d->moments), moments_variance(&d->moments), d->moments.min,
+                        d->moments.max};
+    printf("{\"n\":%llu,\"moments\":", (unsigned long long)d->moments.n);
+    print_numbers(moments, 4);
+    printf(",\"quantiles\":");
+    print_numbers(quantile, sizeof q / sizeof q[0]);
+    printf(",\"hist\":[");
+    for (uint32_t i = 0; i < d->hist.used; i++) {
+        printf("%s[%d,%u]", i > 0 ? "," : "", d->hist.buckets[i].key, d->hist.buckets[i].count);
+    }
+    printf("]}");
+}
+
+static void print_dists(const struct block *block)
+{
+    printf("\"dists\":{");
+    for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+        printf("%s\"%s\":[", m > 0 ? "," : "", metric_names[m]);
+        for (uint32_t h = 0; h < block->heads; h++) {
+            printf(h > 0 ? "," : "");
+            print_dist(&block->head[h].row[m]);
+        }
+        printf("]");
+    }
+    printf("},\n");
+}
+
+static void print_aggregate(const struct block *block)
+{
+    double stat[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    block_aggregate(block, stat);
+    printf("\"aggregate\":[");
+    for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
+        printf(i > 0 ? "," : "");
+        print_numbers(stat[i], MAP_STAT_COUNT);
+    }
+    printf("],\n");
+}
+
+static void print_pairs(const struct block *block)
+{
+    printf("\"pairs\":[");
+    for (uint32_t i = 0; i < block->pair_count; i++) {
+        printf("%s[%u,%u,", i > 0 ? "," : "", block->pairs[i].query, block->pairs[i].key);
+        print_number(block->pairs[i].weight);
+        printf("]");
+    }
+    printf("],\n");
+}
+
+static void print_spectrum(const struct attention *a, uint32_t b, uint32_t h,
+                           struct scratch *scratch)
+{
+    struct spectrum s;
+    if (spectrum_compute(a, b, h, scratch, &s) < 0) {
+        die("spectrum: out of memory");
+    }
+    double number[] = {s.spectral_norm, s.condition_number, s.rank, s.effective_rank};
+    printf("{\"numbers\":");
+    print_numbers(number, 4);
+    printf(",\"values\":");
+    print_numbers(s.singular_values, SINGULAR_VALUES_MAX);
+    printf("}");
+}
+
+static void print_spectra(const struct attention *a, struct scratch *scratch)
+{
+    printf("\"spectra\":[");
+    for (uint32_t b = 0; b < a->batch; b++) {
+        for (uint32_t h = 0; h < a->heads; h++) {
+            printf(b + h > 0 ? "," : "");
+            print_spectrum(a, b, h, scratch);
+        }
+    }
+    printf("],\n");
+}
+
+static void print_weights(const struct attention *a)
+{
+    double *row = must_have(malloc(a->keys * sizeof *row));
+    printf("\"weights\":[");
+    for (uint32_t i = 0; i < a->queries; i++) {
+        attention_load_row(a, 0, 0, i, row);
+        printf(i > 0 ? ",\n" : "");
+        print_numbers(row, a->keys);
+    }
+    printf("],\n");
+    free(row);
+}
+
+/* Computes [begin, end) as a block of its own and merges it. */
+static void add_block(struct block *total, const struct options *o, uint32_t begin, uint32_t end,
+                      struct scratch *scratch)
+{
+    struct block part;
+    if (block_init(&part, &o->a, &o->plan) < 0 ||
+        block_compute_ref(&part, &o->a, begin, end, scratch) < 0 || block_merge(total, &part) < 0) {
+        die("block: out of memory");
+    }
+    block_clear(&part);
+}
+
+static void compute(struct block *total, const struct options *o, struct scratch *scratch)
+{
+    if (block_init(total, &o->a, &o->plan) < 0) {
+        die("block: out of memory");
+    }
+    uint32_t begin = 0;
+    for (uint32_t i = 0; i < o->cuts.count; i++) {
+        uint32_t end = (uint32_t)o->cuts.value[i];
+        add_block(total, o, begin, end, scratch);
+        begin = end;
+    }
+    if (o->cuts.count > 0) {
+        add_block(total, o, begin, o->a.queries, scratch);
+    } else if (block_compute_ref(total, &o->a, 0, o->a.queries, scratch) < 0) {
+        die("block: out of memory");
+    }
+}
+
+static void report(const struct options *o)
+{
+    struct scratch scratch = {0};
+    struct block block;
+    compute(&block, o, &scratch);
+    printf("{\"rows\":%llu,\"invalid_rows\":%llu,\"row_sum_error\":",
+           (unsigned long long)block.rows, (unsigned long long)block.invalid_rows);
+    print_number(block.row_sum_error);
+    printf(",\n");
+    print_values(&block);
+    print_dists(&block);
+    print_aggregate(&block);
+    print_pairs(&block);
+    if (o->spectrum) {
+        print_spectra(&o->a, &scratch);
+    }
+    if (o->dump) {
+        print_weights(&o->a);
+    }
+    printf("\"end\":true}\n");
+    block_clear(&block);
+    scratch_clear(&scratch);
+}
+
+static size_t element_bytes(enum dtype dtype)
+{
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+static void set_shape(struct options *o)
+{
+    struct attention *a = &o->a;
+    a->batch = (uint32_t)o->shape.value[0];
+    a->heads = (uint32_t)o->shape.value[1];
+    a->queries = (uint32_t)o->shape.value[2];
+    a->keys = (uint32_t)o->shape.value[3];
+    a->q_len = o->q_len.count > 0 ? o->q_len.value : NULL;
+    a->k_len = o->k_len.count > 0 ? o->k_len.value : NULL;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.plan = {.top_pairs = 10}};
+    parse_groups("cip", &o.plan);
+    parse_options(argc, argv, &o);
+    set_shape(&o);
+    spectrum_global_init();
+    size_t map = (size_t)o.a.queries * o.a.keys;
+    unsigned char *weights =
+        read_file(o.weights_path, o.a.batch * o.a.heads * map * element_bytes(o.a.dtype), o.offset);
+    o.a.weights = weights + o.offset;
+    unsigned char *mask = NULL;
+    if (o.mask_path != NULL) {
+        mask = read_file(o.mask_path, o.a.batch * map, 0);
+        o.a.mask = mask;
+    }
+    report(&o);
+    free(weights);
+    free(mask);
+    return 0;
+}

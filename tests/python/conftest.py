@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""What the tests share: a stand-in for the daemon, and bounded waits on conditions."""
+import pathlib
+import subprocess
+import sys
+import textwrap
+import time
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "clients" / "python"
+sys.path[:0] = [str(PACKAGE), str(PACKAGE / "examples")]
+
+WAIT_S = 10.0
+
+
+def wait_until(condition, what, timeout_s=WAIT_S):
+    """Polls `condition` until it holds; fails the test with `what` when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.002)
+
+
+class FakeDaemon:
+    """A SUB socket where the daemon would be: it subscribes, and keeps what it gets."""
+
+    def __init__(self, endpoint="tcp://127.0.0.1:*", topics=(b"",), high_water=1000, receive_buffer=None):
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.SUB)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RCVHWM, high_water)
+        if receive_buffer:
+            self.socket.setsockopt(zmq.RCVBUF, receive_buffer)
+        for topic in topics:
+            self.socket.setsockopt(zmq.SUBSCRIBE, topic)
+        self.socket.bind(endpoint)
+        self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def serve(self):
+        """Lets ZeroMQ pass subscriptions on, without receiving anything: a SUB does it only when asked."""
+        self.socket.getsockopt(zmq.EVENTS)
+
+    def attach(self, publisher):
+        """Waits until the publisher knows of the subscription."""
+        wait_until(lambda: self.serve() or publisher.stats()["subscribed"], "the subscription arrives")
+
+    def receive(self, timeout_s=WAIT_S):
+        """(topic, header, frames) of the next message, or None."""
+        if not self.socket.poll(timeout_s * 1000):
+            return None
+        topic, header, *frames = self.socket.recv_multipart()
+        return topic.decode(), msgpack.unpackb(header, raw=False), frames
+
+    def next(self, kind=None):
+        """The next message, or the next of a type; fails the test when it does not come."""
+        while True:
+            message = self.receive()
+            assert message is not None, f"no message (of type {kind}) came"
+            if kind is None or message[1]["type"] == kind:
+                return message
+
+    def rest(self, timeout_s=0.2):
+        """Everything until it is quiet for a moment."""
+        found = []
+        while (message := self.receive(timeout_s)) is not None:
+            found.append(message)
+        return found
+
+    def until_bye(self):
+        """Everything up to and with `bye`."""
+        found = [self.next()]
+        while found[-1][1].get("event") != "bye":
+            found.append(self.next())
+        return found
+
+    def close(self):
+        if not self.context.closed:
+            self.socket.close(linger=0)
+            self.context.term()
+
+
+@pytest.fixture
+def daemon():
+    fake = FakeDaemon()
+    yield fake
+    fake.close()
+
+
+def uniform(batch=2, heads=3, queries=4, keys=4, dtype=np.float32):
+    """Attention weights whose rows are uniform."""
+    return np.full((batch, heads, queries, keys), 1.0 / keys, dtype=dtype)
+
+
+def free_endpoint():
+    """An endpoint nobody listens on."""
+    fake = FakeDaemon()
+    fake.close()
+    return fake.endpoint
+
+
+def run_python(source, timeout_s=30.0, fake=None):
+    """Runs a script in a new interpreter of this kind, while serving `fake`: (seconds, exit code, stderr)."""
+    begin = time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(source)], stderr=subprocess.PIPE, text=True,
+                          env={"PYTHONPATH": str(PACKAGE), "PATH": "/usr/bin:/bin"}) as process:
+        try:
+            wait_until(lambda: (fake and fake.serve()) or process.poll() is not None, "the script ends", timeout_s)
+        finally:
+            process.kill()
+        return time.monotonic() - begin, process.wait(), process.stderr.read()
+
+
+def identity_holds(stats):
+    return stats["published"] == stats["sent"] + stats["dropped"] + stats["skipped"] + stats["queued"]

@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: MIT
+"""The publisher never blocks, never raises at runtime, and every message is sent, dropped or skipped."""
+import logging
+import os
+import threading
+import time
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+
+import attnd
+from conftest import (FakeDaemon, free_endpoint, identity_holds, run_python, uniform, wait_until)
+
+AT = {"stack": "decoder", "layer": 0}
+TOPIC = "tensor/job/decoder/0/self/"
+
+
+@pytest.fixture
+def publisher(daemon):
+    with attnd.Publisher("job", daemon.endpoint) as it:
+        daemon.attach(it)
+        yield it
+
+
+# ---------------------------------------------------------------------------------- what is published
+
+def test_a_message_arrives_as_it_was_published(daemon, publisher):
+    weights = np.random.default_rng(1).random((2, 3, 4, 5), dtype=np.float32)
+    mask = np.ones((2, 4, 5), dtype=bool)
+    mask[0, 1, 2] = False
+    assert publisher.publish_attention(weights, stack="encoder", layer=7, site="cross", epoch=3, step=11,
+                                       causal=True, window=2, q_len=[4, 2], k_len=[5, 0], mask=mask, dropout=True,
+                                       learned_sink=True, head_offset=3, heads_total=9,
+                                       labels=["a", "b", "c", "d", "é"])
+    topic, header, frames = daemon.next()
+    assert topic == "tensor/job/encoder/7/cross/"
+    assert header.pop("time_ns") == pytest.approx(time.time_ns(), abs=60e9)
+    assert header.pop("run").hex() == publisher.run
+    assert header == {
+        "v": 1, "type": "attention", "job": "job", "rank": 0, "world": 1, "seq": 0, "dropped": 0, "epoch": 3,
+        "step": 11, "stack": "encoder", "layer": 7, "site": "cross",
+        "tensors": [{"name": "weights", "dtype": "f32", "shape": [2, 3, 4, 5]},
+                    {"name": "mask", "dtype": "u8", "shape": [2, 4, 5]}],
+        "causal": True, "window": 2, "q_len": [4, 2], "k_len": [5, 0], "head_offset": 3, "heads_total": 9,
+        "dropout": True, "learned_sink": True, "labels": ["a", "b", "c", "d", "é"]}
+    assert frames[0] == weights.tobytes()
+    assert frames[1] == mask.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("dtype,name", [(np.float32, "f32"), (np.float64, "f64"), (np.float16, "f16"), (">f4", "f32")])
+def test_numpy_dtypes_travel_little_endian_and_contiguous(daemon, publisher, dtype, name):
+    weights = np.random.default_rng(1).random((2, 3, 4, 5)).astype(dtype).transpose(1, 0, 3, 2)
+    publisher.publish_attention(weights, **AT)
+    _, header, frames = daemon.next()
+    assert header["tensors"] == [{"name": "weights", "dtype": name, "shape": [3, 2, 5, 4]}]
+    assert frames[0] == weights.astype(weights.dtype.newbyteorder("<")).tobytes()
+
+
+def test_torch_dtypes_travel(daemon, publisher):
+    torch = pytest.importorskip("torch")
+    for dtype, name in [(torch.float32, "f32"), (torch.float64, "f64"), (torch.float16, "f16"),
+                        (torch.bfloat16, "bf16")]:
+        weights = torch.rand(2, 3, 4, 5).to(dtype).transpose(0, 1).requires_grad_()
+        publisher.publish_attention(weights, **AT)
+        _, header, frames = daemon.next()
+        assert header["tensors"] == [{"name": "weights", "dtype": name, "shape": [3, 2, 4, 5]}]
+        raw = weights.detach().contiguous()
+        raw = raw.view(torch.int16) if name == "bf16" else raw
+        assert frames[0] == raw.numpy().tobytes()
+
+
+def test_bf16_bits_in_numpy(daemon, publisher):
+    bits = np.full((1, 1, 2, 2), 0x3F00, dtype=np.uint16)
+    publisher.publish_attention(bits, dtype="bf16", **AT)
+    _, header, frames = daemon.next()
+    assert header["tensors"][0]["dtype"] == "bf16" and frames[0] == bits.tobytes()
+
+
+def test_the_payload_is_copied_when_captured(daemon, publisher):
+    weights = uniform(8, 8, 64, 64)
+    expected = weights.tobytes()
+    publisher.publish_attention(weights, **AT)
+    weights[:] = -1
+    assert daemon.next()[2][0] == expected
+
+
+def test_seq_is_contiguous_per_topic_and_events_keep_their_place(daemon, publisher):
+    publisher.hello([("decoder", 0, "self", 3)])
+    for step in range(5):
+        publisher.publish_attention(uniform(), epoch=0, step=step, **AT)
+        publisher.publish_attention(uniform(), stack="encoder", layer=1, epoch=0, step=step)
+    publisher.epoch_end(0)
+    publisher.publish_attention(uniform(), epoch=1, step=5, **AT)
+    publisher.close()
+    got = daemon.until_bye()
+    order = [h.get("event", h.get("stack")) for _, h, _ in got]
+    assert order == ["hello"] + ["decoder", "encoder"] * 5 + ["epoch_end", "decoder", "bye"]
+    for topic in {t for t, _, _ in got}:
+        assert [h["seq"] for t, h, _ in got if t == topic] == list(range(sum(t == topic for t, _, _ in got)))
+    assert got[-3][1]["epoch"] == 0 and got[-3][1]["step"] == 4
+    assert got[-1][1]["epoch"] == 1 and got[-1][1]["step"] == 5
+    assert got[0][1]["layers"] == [{"stack": "decoder", "layer": 0, "site": "self", "heads": 3}]
+
+
+def test_labels_that_do_not_fit_a_header_are_left_out(daemon, publisher):
+    publisher.publish_attention(uniform(1, 1, 1, 4), labels=["x" * 20000] * 4, **AT)
+    assert "labels" not in daemon.next()[1]
+
+
+# ------------------------------------------------------------------------------ subscriptions and skips
+
+def test_without_a_subscriber_publishing_is_a_counted_no_op():
+    with attnd.Publisher("job", free_endpoint()) as publisher:
+        assert not publisher.wanted("decoder", 0, "self")
+        for _ in range(100):
+            assert publisher.publish_attention(uniform(), **AT) is False
+        publisher.epoch_end(0)
+        wait_until(lambda: publisher.stats()["queued"] == 0, "the event is looked at")
+        stats = publisher.stats()
+        assert stats["skipped"] == 101 and stats["sent"] == stats["dropped"] == 0
+        assert identity_holds(stats)
+
+
+def test_only_subscribed_layers_are_wanted():
+    fake = FakeDaemon(topics=(b"tensor/job/decoder/3/", b"event/"))
+    with attnd.Publisher("job", fake.endpoint) as publisher:
+        fake.attach(publisher)
+        assert publisher.wanted("decoder", 3, "self") and publisher.wanted("decoder", 3, "cross")
+        assert not publisher.wanted("decoder", 31, "self") and not publisher.wanted("encoder", 3, "self")
+        assert not publisher.publish_attention(uniform(), **AT)
+        assert publisher.publish_attention(uniform(), stack="decoder", layer=3)
+        assert fake.next()[0] == "tensor/job/decoder/3/self/"
+    fake.close()
+
+
+def test_waiting_for_a_subscriber_is_bounded_and_sees_a_late_one():
+    endpoint = free_endpoint()
+    with attnd.Publisher("job", endpoint) as publisher:
+        begin = time.monotonic()
+        assert publisher.wait_for_subscriber(0.1) is False
+        assert time.monotonic() - begin < 2
+        fake = FakeDaemon(endpoint)
+        threading.Thread(target=lambda: fake.attach(publisher)).start()
+        assert publisher.wait_for_subscriber(10) is True
+        publisher.publish_attention(uniform(), **AT)
+        assert fake.next("attention")[1]["seq"] == 0  # nothing before it was lost: nothing was sent
+        fake.close()
+
+
+def test_a_subscriber_of_another_job_is_not_one_of_ours():
+    fake = FakeDaemon(topics=(b"tensor/job2/",))
+    with attnd.Publisher("job", fake.endpoint) as publisher:
+        wait_until(lambda: fake.serve() or publisher._sender.prefixes, "the subscription arrives")
+        assert publisher.wait_for_subscriber(0.01) is False
+    fake.close()
+
+
+def test_a_daemon_that_restarts_hears_hello_again_and_seq_goes_on():
+    fake = FakeDaemon()
+    with attnd.Publisher("job", fake.endpoint) as publisher:
+        fake.attach(publisher)
+        publisher.hello([("decoder", 0, "self", 3)])
+        publisher.publish_attention(uniform(), **AT)
+        assert fake.next()[1]["event"] == "hello" and fake.next()[1]["seq"] == 0
+        fake.close()
+        wait_until(lambda: not publisher.wanted("decoder", 0, "self"), "the publisher notices")
+        assert publisher.publish_attention(uniform(), **AT) is False
+        fake = FakeDaemon(fake.endpoint)
+        fake.attach(publisher)
+        assert fake.next()[1]["event"] == "hello"
+        publisher.publish_attention(uniform(), **AT)
+        header = fake.next()[1]
+        assert header["seq"] == 1 and header["dropped"] == 0
+        assert identity_holds(publisher.stats())
+    fake.close()
+
+
+# -------------------------------------------------------------------------------------- slow daemons
+
+def test_a_stalled_daemon_never_blocks_and_every_message_is_accounted_for():
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    publisher = attnd.Publisher("job", fake.endpoint, queue_bytes=4 << 20, high_water=2)
+    fake.attach(publisher)
+    weights = uniform(4, 4, 128, 128)  # 1 MiB
+    slowest = 0.0
+    for step in range(60):
+        begin = time.monotonic()
+        publisher.publish_attention(weights, step=step, **AT)
+        slowest = max(slowest, time.monotonic() - begin)
+    assert slowest < 0.5
+    publisher.epoch_end(0)
+    stats = publisher.stats()
+    assert stats["dropped"] > 0 and stats["skipped"] == 0 and identity_holds(stats)
+    assert stats["queued_bytes"] <= 4 << 20
+
+    got = [fake.next("attention")]  # the daemon wakes up
+    while fake.socket.poll(1000):
+        got.append(fake.receive())
+    assert got[-1][1]["event"] == "epoch_end"  # never dropped for lack of room
+    tensors = [h for _, h, _ in got if h["type"] == "attention"]
+    assert [h["seq"] for h in tensors] == list(range(len(tensors)))
+    assert publisher.drain(10)
+    stats = publisher.stats()
+    assert stats["sent"] == len(tensors) + 1 and stats["sent"] + stats["dropped"] == stats["published"] == 61
+
+    publisher.publish_attention(weights, step=99, **AT)  # the next header tells
+    header = fake.next("attention")[1]
+    assert header["dropped"] == stats["dropped"] == stats["dropped_by_topic"][TOPIC]
+    publisher.close()
+    fake.close()
+
+
+def test_only_one_warning_about_drops(caplog):
+    fake = FakeDaemon()
+    with attnd.Publisher("job", fake.endpoint, queue_bytes=10) as publisher:
+        fake.attach(publisher)
+        with caplog.at_level(logging.WARNING, logger="attnd"):
+            for _ in range(5):
+                assert publisher.publish_attention(uniform(), **AT) is False
+        assert publisher.stats()["dropped"] == 5
+        assert len(caplog.records) == 1 and "dropped" in caplog.text
+    fake.close()
+
+
+def test_failing_copies_are_drops_and_not_errors(daemon, publisher, monkeypatch, caplog):
+    from attnd import tensors
+
+    def no_memory(_):
+        raise MemoryError
+
+    monkeypatch.setattr(tensors, "copy_weights", no_memory)
+    for _ in range(3):
+        assert publisher.publish_attention(uniform(), **AT) is False
+    stats = publisher.stats()
+    assert stats["dropped"] == 3 and stats["queued_bytes"] == 0 and identity_holds(stats)
+    assert len(caplog.records) == 1
+
+
+def test_what_was_captured_for_a_subscriber_who_left_is_dropped():
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    publisher = attnd.Publisher("job", fake.endpoint, high_water=1)
+    fake.attach(publisher)
+    for _ in range(20):
+        publisher.publish_attention(uniform(4, 4, 128, 128), **AT)
+    assert publisher.stats()["queued"] > 0
+    fake.close()
+    wait_until(lambda: publisher.stats()["queued"] == 0, "the queue is given up")
+    stats = publisher.stats()
+    assert stats["dropped"] > 0 and stats["sent"] + stats["dropped"] == 20 and identity_holds(stats)
+    publisher.close()
+
+
+# ------------------------------------------------------------------------------------------- the end
+
+def test_closing_is_bounded_with_a_stalled_daemon():
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    publisher = attnd.Publisher("job", fake.endpoint, linger=0.3, high_water=1)
+    fake.attach(publisher)
+    for _ in range(30):
+        publisher.publish_attention(uniform(4, 4, 128, 128), **AT)
+    begin = time.monotonic()
+    publisher.close()
+    assert time.monotonic() - begin < 2
+    stats = publisher.stats()
+    assert stats["queued"] == 0 and identity_holds(stats)
+    fake.close()
+
+
+def test_after_close_publishing_is_skipped(daemon):
+    publisher = attnd.Publisher("job", daemon.endpoint)
+    daemon.attach(publisher)
+    publisher.close()
+    publisher.close()
+    assert publisher.publish_attention(uniform(), **AT) is False
+    publisher.epoch_end(1)
+    assert publisher.wait_for_subscriber(0.1) is False
+    assert identity_holds(publisher.stats())
+
+
+@pytest.mark.parametrize("where", ["nobody", "daemon"])
+def test_an_interpreter_that_forgets_to_close_still_ends(where):
+    fake = FakeDaemon()
+    endpoint = fake.endpoint
+    if where == "nobody":
+        fake.close()
+    seconds, code, errors = run_python(f"""
+        import attnd, numpy as np
+        p = attnd.Publisher("job", {endpoint!r}, linger=1.0)
+        p.wait_for_subscriber({10 if where == "daemon" else 0.1})
+        for step in range(10):
+            p.publish_attention(np.full((8, 8, 64, 64), 1/64, np.float32), stack="decoder", layer=0, step=step)
+    """, fake=fake if where == "daemon" else None)
+    assert code == 0 and errors == ""
+    assert seconds < 15
+    if where == "daemon":
+        got = fake.until_bye()
+        assert [h["type"] for _, h, _ in got] == ["attention"] * 10 + ["event"]
+        fake.close()
+
+
+def test_an_interpreter_with_a_stalled_daemon_still_ends():
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    seconds, code, _ = run_python(f"""
+        import attnd, numpy as np
+        p = attnd.Publisher("job", {fake.endpoint!r}, linger=0.5)
+        p.wait_for_subscriber(10)
+        for step in range(50):
+            p.publish_attention(np.full((4, 4, 128, 128), 1/128, np.float32), stack="decoder", layer=0)
+        raise SystemExit(7)
+    """, fake=fake)
+    assert code == 7 and seconds < 15
+    fake.close()
+
+
+def test_a_forked_child_is_inert_and_the_parent_goes_on(daemon, publisher):
+    publisher.publish_attention(uniform(), **AT)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            ok = (not publisher.wanted("decoder", 0, "self")
+                  and not publisher.publish_attention(uniform(), **AT)
+                  and publisher.wait_for_subscriber(0.01) is False)
+            publisher.epoch_end(0)
+            publisher.close()
+            os.write(write, b"y" if ok else b"n")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"y"
+    publisher.publish_attention(uniform(), **AT)
+    publisher.close()
+    got = daemon.until_bye()
+    assert [h.get("event", h["seq"]) for _, h, _ in got] == [0, 1, "bye"]
+
+
+def test_a_forked_child_that_ends_normally_does_not_hang(daemon):
+    _, code, errors = run_python(f"""
+        import os, sys, attnd, numpy as np
+        p = attnd.Publisher("job", {daemon.endpoint!r})
+        p.wait_for_subscriber(10)
+        p.publish_attention(np.full((8, 8, 64, 64), 1/64, np.float32), stack="decoder", layer=0)
+        child = os.fork()
+        if child == 0:
+            sys.exit(3)                  # with all exit handlers and destructors
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+        p.publish_attention(np.full((8, 8, 64, 64), 1/64, np.float32), stack="decoder", layer=0)
+    """, fake=daemon)
+    assert code == 0, errors
+    assert [h.get("event", h["seq"]) for _, h, _ in daemon.until_bye()] == [0, 1, "bye"]
+
+
+def test_an_idle_publisher_does_not_wake_up(daemon, publisher):
+    poll_calls = []
+    original = zmq.Poller.poll
+    wait_until(lambda: publisher.stats()["queued"] == 0, "idle")
+
+    def count(self, timeout=None):
+        if threading.current_thread().name == "attnd-sender":
+            poll_calls.append(timeout)
+        return original(self, timeout)
+
+    zmq.Poller.poll = count
+    try:
+        publisher.publish_attention(uniform(), **AT)
+        daemon.next()
+        wait_until(lambda: poll_calls, "back to sleep")
+        assert set(poll_calls) == {None}  # no timeout: sleeps until something happens
+    finally:
+        zmq.Poller.poll = original
+
+
+# ----------------------------------------------------------------------------------------- arguments
+
+@pytest.mark.parametrize("arguments", [
+    {"job": "a/b"}, {"endpoint": "nonsense"}, {"endpoint": "tcp://"}, {"endpoint": 5}, {"rank": 1},
+    {"world": 0}, {"rank": -1}, {"queue_bytes": 0}, {"linger": -1}, {"run": b"short"}, {"run": "xy"},
+    {"high_water": 0}])
+def test_bad_constructor_arguments_are_value_errors(arguments):
+    with pytest.raises(ValueError):
+        attnd.Publisher(**{"job": "job", "endpoint": "tcp://127.0.0.1:1", **arguments})
+
+
+@pytest.mark.parametrize("arguments,says", [
+    ({"weights": np.ones((2, 2, 2))}, "batch, heads"), ({"weights": np.ones((1, 1, 0, 1))}, "none of them 0"),
+    ({"weights": np.ones((1, 1, 1, 1), dtype=np.int64)}, "dtype"), ({"weights": [[[[1.0]]]]}, "numpy array"),
+    ({"stack": "both"}, "stack"), ({"layer": -1}, "layer"), ({"site": "x"}, "site"), ({"epoch": -1}, "epoch"),
+    ({"step": 1.5}, "step"), ({"window": -1}, "window"), ({"q_len": [1]}, "q_len"), ({"q_len": [1, 5]}, "q_len"),
+    ({"k_len": [1.0, 2.0]}, "k_len"), ({"mask": np.ones((4, 4))}, "mask"), ({"head_offset": 2, "heads_total": 4}, "heads"),
+    ({"labels": ["a"]}, "labels"), ({"dtype": "u8"}, "dtype")])
+@pytest.mark.parametrize("listening", [True, False])
+def test_bad_arguments_are_value_errors_whether_or_not_anybody_listens(arguments, says, listening, daemon):
+    with attnd.Publisher("job", daemon.endpoint if listening else free_endpoint()) as publisher:
+        if listening:
+            daemon.attach(publisher)
+        with pytest.raises(ValueError, match=says):
+            publisher.publish_attention(**{"weights": uniform(), **AT, **arguments})
+        assert publisher.stats()["published"] == 0
+
+
+def test_lengths_that_do_not_fit_a_header_are_refused(daemon, publisher):
+    with pytest.raises(ValueError, match="lengths"):
+        publisher.publish_attention(uniform(20000, 1, 1, 1), k_len=[1] * 20000, **AT)
+
+
+def test_importing_the_package_imports_neither_torch_nor_zmq():
+    _, code, errors = run_python("""
+        import attnd, sys
+        assert "torch" not in sys.modules and "zmq" not in sys.modules
+        attnd.Publisher, attnd.Subscriber, attnd.Control
+        assert "torch" not in sys.modules
+        assert set(attnd.__all__) <= set(dir(attnd))
+        try: attnd.nothing
+        except AttributeError: pass
+        else: raise SystemExit(1)
+    """)
+    assert code == 0, errors
+
+
+def test_headers_are_what_a_strict_reader_takes(daemon, publisher):
+    publisher.publish_attention(uniform(), **AT)
+    daemon.socket.poll(10000)
+    _, raw, _ = daemon.socket.recv_multipart()
+    header = msgpack.unpackb(raw, raw=False, strict_map_key=True)
+    assert isinstance(header["run"], bytes) and len(header["run"]) == 16

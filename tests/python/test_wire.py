@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""The package's bytes and the golden bytes are the same bytes."""
+import json
+
+import msgpack
+import numpy as np
+import pytest
+
+from attnd import wire
+from conftest import ROOT
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def golden(name):
+    return (GOLDEN / f"{name}.msgpack").read_bytes(), json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def common_of(twin):
+    return wire.common_keys(twin["type"], twin["job"], bytes.fromhex(twin["run"]), twin["rank"], twin["world"],
+                            twin["seq"], twin["dropped"], twin["time_ns"], twin["epoch"], twin["step"])
+
+
+@pytest.mark.parametrize("name", ["attention", "attention_full"])
+def test_attention_header_encodes_to_the_golden_bytes(name):
+    payload, twin = golden(name)
+    optional = {k: twin[k] for k in ("causal", "window", "q_len", "k_len", "head_offset", "heads_total", "dropout",
+                                     "learned_sink") if k in twin}
+    keys = wire.attention_keys((twin["stack"], twin["layer"], twin["site"]),
+                               [(t["name"], t["dtype"], t["shape"]) for t in twin["tensors"]], **optional)
+    assert wire.pack_header({**common_of(twin), **keys}) == payload
+
+
+@pytest.mark.parametrize("name", ["epoch_end", "bye"])
+def test_event_header_encodes_to_the_golden_bytes(name):
+    payload, twin = golden(name)
+    assert wire.pack_header({**common_of(twin), "event": twin["event"]}) == payload
+
+
+def test_hello_encodes_to_the_golden_bytes():
+    payload, twin = golden("hello")
+    keys = wire.hello_keys([(x["stack"], x["layer"], x["site"], x["heads"]) for x in twin["layers"]], twin["client"])
+    assert wire.pack_header({**common_of(twin), **keys}) == payload
+
+
+@pytest.mark.parametrize("name", ["summary", "live", "live_bare", "job"])
+def test_golden_results_decode_to_their_twins(name):
+    payload, twin = golden(name)
+    assert_same(wire.decode_result(payload), twin)
+
+
+def assert_same(value, twin, path="result"):
+    """A decoded result against its JSON twin: arrays against lists, NaN against null."""
+    if isinstance(value, dict):
+        assert list(value) == list(twin), path
+        for key in value:
+            assert_same(value[key], twin[key], f"{path}.{key}")
+    elif isinstance(value, np.ndarray) and value.ndim == 2:
+        assert len(value) == len(twin), path
+        for i, row in enumerate(twin):
+            assert_same(value[i, :len(row)], row, f"{path}[{i}]")
+    elif isinstance(value, np.ndarray):
+        assert value.dtype == (np.int64 if path.endswith("count") or ".count[" in path else np.float64), path
+        expected = np.array([np.nan if x is None else x for x in twin], dtype=np.float64)
+        np.testing.assert_array_equal(value.astype(np.float64), expected, err_msg=path)
+    elif isinstance(value, float) and twin is None:
+        assert np.isnan(value), path
+    else:
+        assert value == twin, path
+
+
+def test_ragged_singular_values_are_padded_with_nan():
+    result = wire.decode_result(golden("live")[0])
+    values = result["spectrum"]["singular_values"]
+    assert values.shape == (2, 3)
+    np.testing.assert_array_equal(values[0], [1.0, 0.5, 0.25])
+    assert np.isnan(values[1]).all()
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x01", b"\x81\xa1a", b"\x80\x80",
+                                     msgpack.packb({"a": msgpack.ExtType(5, b"x")})])
+def test_what_is_no_result_is_a_value_error(payload):
+    with pytest.raises(ValueError):
+        wire.decode_result(payload)
+
+
+def test_topics():
+    assert wire.tensor_topic("gpt", "decoder", 12, "self") == b"tensor/gpt/decoder/12/self/"
+    assert wire.event_topic("gpt") == b"event/gpt/"
+
+
+@pytest.mark.parametrize("job", ["", "a/b", "a b", "x" * 129, "ä", "a\n", None])
+def test_bad_job_names_are_refused(job):
+    with pytest.raises(ValueError, match="job name"):
+        wire.check_job(job)
+
+
+@pytest.mark.parametrize("layer", [("middle", 0, "self"), ("decoder", -1, "self"), ("decoder", 65536, "self"),
+                                   ("decoder", 0.5, "self"), ("decoder", 0, "both")])
+def test_bad_layers_are_refused(layer):
+    with pytest.raises(ValueError):
+        wire.check_layer(*layer)

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/* Rules between keys. */
+#include "helpers.h"
+
+/* The defaults with some keys changed; the list ends with NULL. */
+static struct config with(const char *const *assignments)
+{
+    struct config config = defaults();
+    for (; *assignments; assignments++)
+        set(&config, *assignments);
+    return config;
+}
+
+#define WITH(...) with((const char *const[]){__VA_ARGS__, NULL})
+
+static void assert_fits(struct config config)
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    int result = config_check(&config, error);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
+}
+
+static void assert_clashes(struct config config, const char *message)
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    assert_int_equal(config_check(&config, error), -1);
+    assert_string_equal(error, message);
+}
+
+static void test_a_message_fits_the_budget(void **state)
+{
+    (void)state;
+    assert_fits(WITH("ingest.budget=1GiB", "ingest.max_message=1GiB"));
+    assert_clashes(WITH("ingest.budget=100MiB"),
+                   "ingest.max_message: '256MiB': larger than ingest.budget, so such a message "
+                   "could never be read (valid: at most 100MiB)");
+}
+
+static void test_a_window_has_at_most_64_parts(void **state)
+{
+    (void)state;
+    assert_fits(WITH("window.length=64"));
+    assert_fits(WITH("window.length=1000000", "window.every=1000000"));
+    assert_fits(WITH("window.length=1000", "window.every=100"));
+    assert_fits(WITH("window.length=10", "window.every=1000"));
+    assert_clashes(
+        WITH("window.length=65"),
+        "window.every: '1': a window.length of 65 would be kept in 65 parts of 1 (valid: "
+        "at most 64 parts; for instance window.every=65)");
+    assert_clashes(WITH("window.length=1000", "window.every=15"),
+                   "window.every: '15': a window.length of 1000 would be kept in 200 parts of 5 "
+                   "(valid: at most 64 parts; for instance window.every=1000)");
+}
+
+static void test_endpoints_differ(void **state)
+{
+    (void)state;
+    assert_clashes(WITH("publish.endpoint=tcp://127.0.0.1:5570"),
+                   "publish.endpoint: 'tcp://127.0.0.1:5570': taken by ingest.endpoint (valid: "
+                   "another port or path)");
+    assert_clashes(
+        WITH("control.endpoint=ipc:///a", "publish.endpoint=ipc:///a"),
+        "control.endpoint: 'ipc:///a': taken by publish.endpoint (valid: another port or "
+        "path)");
+}
+
+static void test_a_wildcard_host_takes_the_port_on_every_address(void **state)
+{
+    (void)state;
+    assert_clashes(
+        WITH("control.endpoint=tcp://*:5570"),
+        "control.endpoint: 'tcp://*:5570': taken by ingest.endpoint (valid: another port "
+        "or path)");
+    assert_clashes(WITH("ingest.endpoint=tcp://0.0.0.0:5572"),
+                   "control.endpoint: 'tcp://127.0.0.1:5572': taken by ingest.endpoint (valid: "
+                   "another port or path)");
+    assert_fits(WITH("control.endpoint=tcp://127.0.0.2:5570"));
+    assert_fits(WITH("control.endpoint=tcp://localhost:15570"));
+}
+
+static void test_chosen_ports_never_clash(void **state)
+{
+    (void)state;
+    assert_fits(WITH("ingest.endpoint=tcp://127.0.0.1:*", "publish.endpoint=tcp://127.0.0.1:*",
+                     "control.endpoint=tcp://127.0.0.1:*"));
+    assert_fits(WITH("ingest.endpoint=ipc://*", "publish.endpoint=ipc://*"));
+    assert_fits(WITH("ingest.endpoint=ipc://5571", "publish.endpoint=ipc:///5571"));
+}
+
+static void test_something_is_measured(void **state)
+{
+    (void)state;
+    assert_fits(WITH("metrics.core=false", "metrics.importance=false", "metrics.pairs=false"));
+    assert_clashes(WITH("metrics.core=false", "metrics.importance=false", "metrics.pairs=false",
+                        "metrics.spectrum=false"),
+                   "metrics: every group is off, so there is nothing to measure (valid: at least "
+                   "one of core, importance, pairs, spectrum on)");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_message_fits_the_budget),
+        cmocka_unit_test(test_a_window_has_at_most_64_parts),
+        cmocka_unit_test(test_endpoints_differ),
+        cmocka_unit_test(test_a_wildcard_host_takes_the_port_on_every_address),
+        cmocka_unit_test(test_chosen_ports_never_clash),
+        cmocka_unit_test(test_something_is_measured),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/* Documentation says what the table says. With ATTND_UPDATE_DOCS set, it is rewritten first. */
+#include "helpers.h"
+
+static void path_of(const char *name, char ret_path[4096])
+{
+    const char *directory = getenv("ATTND_CONFIG_DIR");
+    snprintf(ret_path, 4096, "%s/%s", directory ? directory : "config", name);
+}
+
+static char *read_file(const char *path)
+{
+    char *text = calloc(1, 1 << 20);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    assert_true(fread(text, 1, (1 << 20) - 1, file) > 0);
+    fclose(file);
+    return text;
+}
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static char *table_text(void)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    config_print_table(out);
+    fclose(out);
+    return text;
+}
+
+static void test_the_default_file_is_the_dump_of_the_defaults(void **state)
+{
+    (void)state;
+    char path[4096];
+    struct config config = defaults();
+    char *expected = printed(&config);
+    path_of("attnd.yaml", path);
+    if (getenv("ATTND_UPDATE_DOCS"))
+        write_file(path, expected);
+    char *text = read_file(path);
+    assert_string_equal(text, expected);
+    free(text);
+    free(expected);
+}
+
+static void test_the_default_file_changes_nothing(void **state)
+{
+    (void)state;
+    char path[4096], error[CONFIG_ERROR_MAX];
+    struct config config = defaults(), expected = defaults();
+    set(&config, "window.length=7"); /* so that the file has something to restore */
+    path_of("attnd.yaml", path);
+    assert_int_equal(config_load(&config, path, error), 0);
+    assert_same_config(&config, &expected);
+}
+
+/* Puts the table between the README's markers. */
+static void update_readme(const char *path, const char *table)
+{
+    char *text = read_file(path);
+    char *start = strstr(text, "<!-- keys -->\n"), *end = strstr(text, "<!-- /keys -->");
+    assert_non_null(start);
+    assert_non_null(end);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file, "%.*s<!-- keys -->\n%s%s", (int)(start - text), text, table, end);
+    fclose(file);
+    free(text);
+}
+
+static void test_the_readme_holds_the_table(void **state)
+{
+    (void)state;
+    char path[4096];
+    char *table = table_text();
+    path_of("README.md", path);
+    if (getenv("ATTND_UPDATE_DOCS"))
+        update_readme(path, table);
+    char *text = read_file(path);
+    char *start = strstr(text, "<!-- keys -->\n");
+    assert_non_null(start);
+    start += strlen("<!-- keys -->\n");
+    char *end = strstr(start, "<!-- /keys -->");
+    assert_non_null(end);
+    *end = '\0';
+    assert_string_equal(start, table);
+    free(text);
+    free(table);
+}
+
+/* A help is one line that fits the file and does not break the table. */
+static void test_every_key_is_documented(void **state)
+{
+    (void)state;
+    for (int i = 0; i < KEY_COUNT; i++) {
+        const char *help = config_keys[i].help;
+        assert_in_range(strlen(help), 10, 110);
+        assert_null(strpbrk(help, "\n|`"));
+        assert_true(help[strlen(help) - 1] != '.');
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_default_file_is_the_dump_of_the_defaults),
+        cmocka_unit_test(test_the_default_file_changes_nothing),
+        cmocka_unit_test(test_the_readme_holds_the_table),
+        cmocka_unit_test(test_every_key_is_documented),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

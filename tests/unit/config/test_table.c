@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: MIT */
+/* The table: every key takes what its type takes, through --set and through a file. */
+#include "helpers.h"
+
+#include <inttypes.h>
+
+/* Sets key `index` to `text` by --set and by file, expecting the same success, and that the value
+ * reads back as `expected`. */
+static void accept(int index, const char *text, const char *expected)
+{
+    const struct key *key = &config_keys[index];
+    char line[1024], error[CONFIG_ERROR_MAX] = "", shown[VALUE_TEXT_MAX];
+    struct config by_set = defaults(), by_file = defaults();
+    snprintf(line, sizeof(line), "%s.%s=%s", key->section, key->name, text);
+    set(&by_set, line);
+    snprintf(line, sizeof(line), "%s:\n  %s: '%s'\n", key->section, key->name, text);
+    assert_int_equal(load_text(&by_file, line, error), 0);
+    value_print(&key->rule, config_field(&by_set, index), shown);
+    assert_string_equal(shown, expected);
+    assert_same_config(&by_set, &by_file);
+}
+
+/* Both ways refuse `text` for the same reason, each naming its place. */
+static void refuse(int index, const char *text, const char *reason)
+{
+    const struct key *key = &config_keys[index];
+    char valid[VALUE_TEXT_MAX], input[1024], message[CONFIG_ERROR_MAX];
+    value_valid(&key->rule, valid);
+    snprintf(input, sizeof(input), "%s.%s=%s", key->section, key->name, text);
+    snprintf(message, sizeof(message), "--set: %s.%s: '%s': %s (valid: %s)", key->section,
+             key->name, text, reason, valid);
+    assert_set_refused(input, message);
+    snprintf(input, sizeof(input), "# a comment\n%s:\n\n  %s: '%s'\n", key->section, key->name,
+             text);
+    snprintf(message, sizeof(message), "attnd.yaml:4: %s.%s: '%s': %s (valid: %s)", key->section,
+             key->name, text, reason, valid);
+    assert_refused(input, message);
+}
+
+static void check_bounds(int index, const char *unit, const char *syntax)
+{
+    const struct value_rule *rule = &config_keys[index].rule;
+    char text[64], shown[VALUE_TEXT_MAX];
+    snprintf(text, sizeof(text), "%" PRIu64 "%s", rule->minimum, unit);
+    value_print(rule, &rule->minimum, shown);
+    accept(index, text, shown);
+    snprintf(text, sizeof(text), "%" PRIu64 "%s", rule->maximum, unit);
+    value_print(rule, &rule->maximum, shown);
+    accept(index, text, shown);
+    snprintf(text, sizeof(text), "%" PRIu64 "%s", rule->maximum + 1, unit);
+    refuse(index, text, "out of range");
+    if (rule->minimum > 0) {
+        snprintf(text, sizeof(text), "%" PRIu64 "%s", rule->minimum - 1, unit);
+        refuse(index, text, "out of range");
+    }
+    refuse(index, "many", syntax);
+    refuse(index, "", syntax);
+}
+
+static void check_words(int index, const char *const *words)
+{
+    for (; *words; words++)
+        accept(index, *words, *words);
+    refuse(index, "sideways", "not one of the choices");
+    refuse(index, "", "not one of the choices");
+}
+
+static void check_endpoint(int index)
+{
+    accept(index, "tcp://*:7000", "tcp://*:7000");
+    accept(index, "ipc:///tmp/a b", "ipc:///tmp/a b");
+    refuse(index, "7000", "not an endpoint");
+    refuse(index, "tcp://127.0.0.1:70000", "the port is not 1 to 65535 or *");
+}
+
+static void check_key(int index)
+{
+    switch (config_keys[index].rule.type) {
+    case VALUE_ENDPOINT:
+        check_endpoint(index);
+        break;
+    case VALUE_BYTES:
+        check_bounds(index, "B", "not a size such as 65536, 512MiB or 10MB");
+        break;
+    case VALUE_DURATION:
+        check_bounds(index, "ns", "not a duration such as 500ms, 5s, 2min or 1h");
+        break;
+    case VALUE_COUNT:
+        check_bounds(index, "", "not a whole number");
+        break;
+    case VALUE_BOOL:
+        check_words(index, (const char *const[]){"true", "false", NULL});
+        break;
+    case VALUE_UNIT:
+        check_words(index, (const char *const[]){"epoch", "step", "second", NULL});
+        break;
+    case VALUE_LEVEL:
+        check_words(index, (const char *const[]){"error", "warning", "info", "debug", NULL});
+        break;
+    case VALUE_FORMAT:
+        check_words(index, (const char *const[]){"text", "json", NULL});
+        break;
+    }
+}
+
+static void test_every_key_takes_what_its_type_takes(void **state)
+{
+    (void)state;
+    for (int i = 0; i < KEY_COUNT; i++)
+        check_key(i);
+}
+
+/* A default in its shortest form reads the same in keys.def, in the dump and in the documentation.
+ */
+static void test_every_default_parses_and_is_canonical(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    for (int i = 0; i < KEY_COUNT; i++) {
+        char text[VALUE_TEXT_MAX];
+        value_print(&config_keys[i].rule, config_field(&config, i), text);
+        assert_string_equal(text, config_keys[i].text);
+    }
+}
+
+static void test_defaults_pass_the_checks(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX] = "";
+    assert_int_equal(config_check(&config, error), 0);
+    assert_string_equal(error, "");
+}
+
+static void test_fields_carry_the_types_units(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    assert_string_equal(config.ingest_endpoint.text, "tcp://127.0.0.1:5570");
+    assert_int_equal(config.ingest_budget, UINT64_C(512) << 20);
+    assert_int_equal(config.window_timeout, UINT64_C(60000000000));
+    assert_int_equal(config.window_unit, CONFIG_UNIT_EPOCH);
+    assert_int_equal(config.log_level, CONFIG_LEVEL_INFO);
+    assert_true(config.metrics_spectrum);
+}
+
+/* A section that is split in keys.def would be printed twice. */
+static void test_sections_are_contiguous_and_keys_unique(void **state)
+{
+    (void)state;
+    for (int i = 0; i < KEY_COUNT; i++) {
+        for (int j = 0; j < i; j++) {
+            bool same = strcmp(config_keys[i].section, config_keys[j].section) == 0;
+            assert_false(same && config_opens_section(i));
+            assert_false(same && strcmp(config_keys[i].name, config_keys[j].name) == 0);
+        }
+    }
+}
+
+static void test_set_needs_section_key_and_value(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"",          "x", "ingest.budget", "ingest=1", ".budget=1",
+                                      "ingest.=1", "=", "a.b.c=1"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        char message[CONFIG_ERROR_MAX];
+        snprintf(message, sizeof(message), "--set: '%s': not of the form section.key=value",
+                 bad[i]);
+        assert_set_refused(bad[i], message);
+    }
+}
+
+static void test_set_names_unknown_keys_and_guesses(void **state)
+{
+    (void)state;
+    assert_set_refused("window.evry=1",
+                       "--set: window.evry: unknown key (valid in window: unit, length, every, "
+                       "timeout, rank_grace; did you mean every?)");
+    assert_set_refused("window.colour=1",
+                       "--set: window.colour: unknown key (valid in window: unit, length, every, "
+                       "timeout, rank_grace)");
+    assert_set_refused("windows.unit=epoch",
+                       "--set: windows: unknown section (valid: ingest, publish, control, workers, "
+                       "window, metrics, limits, shutdown, log; did you mean window?)");
+}
+
+/* The value may itself hold `=`. */
+static void test_set_splits_at_the_first_equals_sign(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    set(&config, "control.endpoint=ipc:///tmp/a=b");
+    assert_string_equal(config.control_endpoint.text, "ipc:///tmp/a=b");
+}
+
+static void test_messages_shorten_and_clean_what_they_quote(void **state)
+{
+    (void)state;
+    char assignment[400] = "window.length=", message[CONFIG_ERROR_MAX];
+    memset(assignment + 14, 'z', 300);
+    snprintf(message, sizeof(message),
+             "--set: window.length: '%.80s...': not a whole number (valid: 1 to 1000000)",
+             assignment + 14);
+    assert_set_refused(assignment, message);
+    assert_set_refused("window.length=\033[2J",
+                       "--set: window.length: '?[2J': not a whole number (valid: 1 to 1000000)");
+}
+
+struct visited {
+    int count;
+    char first[128], last[128];
+};
+
+static void visit(void *data, const char *section, const char *name, const char *value)
+{
+    struct visited *visited = data;
+    char *text = visited->count == 0 ? visited->first : visited->last;
+    snprintf(text, 128, "%s.%s=%s", section, name, value);
+    visited->count++;
+}
+
+static void test_each_visits_every_key_in_table_order(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    struct visited visited = {0};
+    set(&config, "log.format=json");
+    config_each(&config, visit, &visited);
+    assert_int_equal(visited.count, KEY_COUNT);
+    assert_string_equal(visited.first, "ingest.endpoint=tcp://127.0.0.1:5570");
+    assert_string_equal(visited.last, "log.format=json");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_key_takes_what_its_type_takes),
+        cmocka_unit_test(test_every_default_parses_and_is_canonical),
+        cmocka_unit_test(test_defaults_pass_the_checks),
+        cmocka_unit_test(test_fields_carry_the_types_units),
+        cmocka_unit_test(test_sections_are_contiguous_and_keys_unique),
+        cmocka_unit_test(test_set_needs_section_key_and_value),
+        cmocka_unit_test(test_set_names_unknown_keys_and_guesses),
+        cmocka_unit_test(test_set_splits_at_the_first_equals_sign),
+        cmocka_unit_test(test_messages_shorten_and_clean_what_they_quote),
+        cmocka_unit_test(test_each_visits_every_key_in_table_order),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

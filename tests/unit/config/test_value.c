@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/* Each type: what is read, how it is printed, and the words of every refusal. */
+#include "helpers.h"
+
+static const struct value_rule bytes = {VALUE_BYTES, 0, UINT64_MAX};
+static const struct value_rule count = {VALUE_COUNT, 1, 100};
+static const struct value_rule duration = {VALUE_DURATION, 0, UINT64_MAX};
+static const struct value_rule boolean = {VALUE_BOOL, 0, 0};
+static const struct value_rule unit = {VALUE_UNIT, 0, 0};
+static const struct value_rule level = {VALUE_LEVEL, 0, 0};
+static const struct value_rule format = {VALUE_FORMAT, 0, 0};
+static const struct value_rule endpoint = {VALUE_ENDPOINT, 0, 0};
+
+static void assert_number(const struct value_rule *rule, const char *text, uint64_t number,
+                          const char *canonical)
+{
+    uint64_t value = 0;
+    char reason[VALUE_REASON_MAX] = "", printed_text[VALUE_TEXT_MAX];
+    assert_int_equal(value_parse(rule, text, &value, reason), 0);
+    assert_int_equal(value, number);
+    value_print(rule, &value, printed_text);
+    assert_string_equal(printed_text, canonical);
+}
+
+static void assert_reason(const struct value_rule *rule, const char *text, const char *expected)
+{
+    config_endpoint untouched, value;
+    memset(&untouched, 0x5a, sizeof(untouched));
+    value = untouched;
+    char reason[VALUE_REASON_MAX] = "";
+    assert_int_equal(value_parse(rule, text, &value, reason), -1);
+    assert_string_equal(reason, expected);
+    assert_memory_equal(&value, &untouched, sizeof(value));
+}
+
+static void assert_word(const struct value_rule *rule, const char *text, unsigned index)
+{
+    unsigned value = 99;
+    char reason[VALUE_REASON_MAX] = "", printed_text[VALUE_TEXT_MAX];
+    assert_int_equal(value_parse(rule, text, &value, reason), 0);
+    assert_int_equal(value, index);
+    value_print(rule, &value, printed_text);
+    assert_string_equal(printed_text, text);
+}
+
+static void assert_endpoint(const char *text)
+{
+    config_endpoint value;
+    char reason[VALUE_REASON_MAX] = "", printed_text[VALUE_TEXT_MAX];
+    int result = value_parse(&endpoint, text, &value, reason);
+    assert_string_equal(reason, "");
+    assert_int_equal(result, 0);
+    value_print(&endpoint, &value, printed_text);
+    assert_string_equal(printed_text, text);
+}
+
+static void test_sizes_are_binary_decimal_or_plain(void **state)
+{
+    (void)state;
+    assert_number(&bytes, "0", 0, "0");
+    assert_number(&bytes, "65536", 65536, "64KiB");
+    assert_number(&bytes, "65537", 65537, "65537");
+    assert_number(&bytes, "512MiB", UINT64_C(536870912), "512MiB");
+    assert_number(&bytes, "512 MiB", UINT64_C(536870912), "512MiB");
+    assert_number(&bytes, "1GiB", UINT64_C(1073741824), "1GiB");
+    assert_number(&bytes, "2TiB", UINT64_C(2199023255552), "2TiB");
+    assert_number(&bytes, "10MB", 10000000, "10000000");
+    assert_number(&bytes, "10kB", 10000, "10000");
+    assert_number(&bytes, "3GB", UINT64_C(3000000000), "3000000000");
+    assert_number(&bytes, "7B", 7, "7");
+}
+
+static void test_sizes_are_refused_with_examples(void **state)
+{
+    (void)state;
+    static const struct value_rule rule = {VALUE_BYTES, 1 << 20, UINT64_C(1) << 40};
+    const char *reason = "not a size such as 65536, 512MiB or 10MB (valid: 1MiB to 1TiB)";
+    const char *const bad[] = {"",       "MiB",   "1.5GiB", "-1",  "+1",     "1mib", "0x10",
+                               "1 MiB ", " 1MiB", "1MiBs",  "1e6", "1MiB\n", "12 ",  "1  MiB"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_reason(&rule, bad[i], reason);
+}
+
+static void test_sizes_out_of_range_name_the_range(void **state)
+{
+    (void)state;
+    static const struct value_rule rule = {VALUE_BYTES, 1 << 20, UINT64_C(1) << 40};
+    const char *reason = "out of range (valid: 1MiB to 1TiB)";
+    assert_reason(&rule, "0", reason);
+    assert_reason(&rule, "1048575", reason);
+    assert_reason(&rule, "1099511627777", reason);
+    assert_reason(&rule, "18446744073709551616", reason);
+    assert_reason(&rule, "16777216TiB", reason);
+    assert_reason(&rule, "99999999999999999999999999999999TiB", reason);
+}
+
+static void test_durations_need_a_unit(void **state)
+{
+    (void)state;
+    assert_number(&duration, "0", 0, "0s");
+    assert_number(&duration, "0s", 0, "0s");
+    assert_number(&duration, "15ns", 15, "15ns");
+    assert_number(&duration, "3us", 3000, "3us");
+    assert_number(&duration, "500ms", 500000000, "500ms");
+    assert_number(&duration, "5s", UINT64_C(5000000000), "5s");
+    assert_number(&duration, "60s", UINT64_C(60000000000), "1min");
+    assert_number(&duration, "90s", UINT64_C(90000000000), "90s");
+    assert_number(&duration, "2m", UINT64_C(120000000000), "2min");
+    assert_number(&duration, "10min", UINT64_C(600000000000), "10min");
+    assert_number(&duration, "1h", UINT64_C(3600000000000), "1h");
+    assert_number(&duration, "24h", UINT64_C(86400000000000), "1d");
+}
+
+static void test_durations_are_refused_with_examples(void **state)
+{
+    (void)state;
+    static const struct value_rule rule = {VALUE_DURATION, 100000000, UINT64_C(86400000000000)};
+    const char *reason = "not a duration such as 500ms, 5s, 2min or 1h (valid: 100ms to 1d)";
+    assert_reason(&rule, "5", reason);
+    assert_reason(&rule, "5 weeks", reason);
+    assert_reason(&rule, "s", reason);
+    assert_reason(&rule, "", reason);
+    assert_reason(&rule, "99ms", "out of range (valid: 100ms to 1d)");
+    assert_reason(&rule, "25h", "out of range (valid: 100ms to 1d)");
+    assert_reason(&rule, "18446744073709551615d", "out of range (valid: 100ms to 1d)");
+}
+
+static void test_counts_are_whole_numbers(void **state)
+{
+    (void)state;
+    assert_number(&count, "1", 1, "1");
+    assert_number(&count, "007", 7, "7");
+    assert_number(&count, "100", 100, "100");
+    assert_reason(&count, "0", "out of range (valid: 1 to 100)");
+    assert_reason(&count, "101", "out of range (valid: 1 to 100)");
+    assert_reason(&count, "ten", "not a whole number (valid: 1 to 100)");
+    assert_reason(&count, "1.0", "not a whole number (valid: 1 to 100)");
+    assert_reason(&count, "-1", "not a whole number (valid: 1 to 100)");
+    assert_reason(&count, "1k", "not a whole number (valid: 1 to 100)");
+}
+
+static void test_booleans_are_true_or_false(void **state)
+{
+    (void)state;
+    char reason[VALUE_REASON_MAX];
+    bool value = false;
+    assert_int_equal(value_parse(&boolean, "true", &value, reason), 0);
+    assert_true(value);
+    assert_int_equal(value_parse(&boolean, "false", &value, reason), 0);
+    assert_false(value);
+    assert_reason(&boolean, "yes", "not one of the choices (valid: false, true)");
+    assert_reason(&boolean, "True", "not one of the choices (valid: false, true)");
+    assert_reason(&boolean, "1", "not one of the choices (valid: false, true)");
+}
+
+static void test_choices_are_the_enum_values(void **state)
+{
+    (void)state;
+    assert_word(&unit, "epoch", CONFIG_UNIT_EPOCH);
+    assert_word(&unit, "step", CONFIG_UNIT_STEP);
+    assert_word(&unit, "second", CONFIG_UNIT_SECOND);
+    assert_word(&level, "error", CONFIG_LEVEL_ERROR);
+    assert_word(&level, "warning", CONFIG_LEVEL_WARNING);
+    assert_word(&level, "info", CONFIG_LEVEL_INFO);
+    assert_word(&level, "debug", CONFIG_LEVEL_DEBUG);
+    assert_word(&format, "text", CONFIG_FORMAT_TEXT);
+    assert_word(&format, "json", CONFIG_FORMAT_JSON);
+    assert_reason(&unit, "epochs", "not one of the choices (valid: epoch, step, second)");
+    assert_reason(&level, "", "not one of the choices (valid: error, warning, info, debug)");
+    assert_reason(&format, "JSON", "not one of the choices (valid: text, json)");
+}
+
+static void test_endpoints_are_tcp_or_ipc(void **state)
+{
+    (void)state;
+    assert_endpoint("tcp://127.0.0.1:5570");
+    assert_endpoint("tcp://*:5570");
+    assert_endpoint("tcp://*:*");
+    assert_endpoint("tcp://127.0.0.1:*");
+    assert_endpoint("tcp://node-7.cluster_a.example:1");
+    assert_endpoint("tcp://eth0:65535");
+    assert_endpoint("tcp://[::1]:5570");
+    assert_endpoint("ipc:///run/attnd/ingest.sock");
+    assert_endpoint("ipc://relative");
+    assert_endpoint("ipc://@abstract");
+    assert_endpoint("ipc://it's got: everything # here");
+}
+
+static void test_endpoints_are_refused_for_a_reason(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"", "not an endpoint"},
+        {"localhost:5570", "not an endpoint"},
+        {"udp://127.0.0.1:5570", "not an endpoint"},
+        {"TCP://127.0.0.1:5570", "not an endpoint"},
+        {"tcp://", "the port is missing"},
+        {"tcp://127.0.0.1", "the port is missing"},
+        {"tcp://:5570", "the host is missing"},
+        {"tcp://my host:5570", "the host is not a name, an address, [IPv6] or *"},
+        {"tcp://::1:5570", "the host is not a name, an address, [IPv6] or *"},
+        {"tcp://**:5570", "the host is not a name, an address, [IPv6] or *"},
+        {"tcp://[]:5570", "the host is not an IPv6 address in [ ]"},
+        {"tcp://[node]:5570", "the host is not an IPv6 address in [ ]"},
+        {"tcp://127.0.0.1:", "the port is not 1 to 65535 or *"},
+        {"tcp://127.0.0.1:0", "the port is not 1 to 65535 or *"},
+        {"tcp://127.0.0.1:65536", "the port is not 1 to 65535 or *"},
+        {"tcp://127.0.0.1:55x", "the port is not 1 to 65535 or *"},
+        {"tcp://127.0.0.1:5570/x", "the port is not 1 to 65535 or *"},
+        {"tcp://127.0.0.1:99999999999999999999", "the port is not 1 to 65535 or *"},
+        {"ipc://", "the path is missing"},
+        {"ipc://a\tb", "the path holds something other than printable ASCII"},
+        {"ipc:///\xc3\xbc", "the path holds something other than printable ASCII"},
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        char expected[VALUE_REASON_MAX];
+        snprintf(expected, sizeof(expected), "%s (valid: tcp://host:port, ipc://path)", bad[i][1]);
+        assert_reason(&endpoint, bad[i][0], expected);
+    }
+}
+
+/* 107 bytes fit sun_path with its NUL, 108 do not. */
+static void test_ipc_paths_fit_a_socket_address(void **state)
+{
+    (void)state;
+    char text[6 + 108 + 1] = "ipc://";
+    memset(text + 6, 'x', 107);
+    assert_endpoint(text);
+    text[6 + 107] = 'x';
+    assert_reason(&endpoint, text,
+                  "the path is longer than a socket's name may be (107 bytes) (valid: "
+                  "tcp://host:port, ipc://path)");
+}
+
+static void test_an_endless_host_is_refused(void **state)
+{
+    (void)state;
+    char text[400] = "tcp://";
+    memset(text + 6, 'h', 300);
+    strcpy(text + 306, ":5570");
+    assert_reason(&endpoint, text, "longer than 255 bytes (valid: tcp://host:port, ipc://path)");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes_are_binary_decimal_or_plain),
+        cmocka_unit_test(test_sizes_are_refused_with_examples),
+        cmocka_unit_test(test_sizes_out_of_range_name_the_range),
+        cmocka_unit_test(test_durations_need_a_unit),
+        cmocka_unit_test(test_durations_are_refused_with_examples),
+        cmocka_unit_test(test_counts_are_whole_numbers),
+        cmocka_unit_test(test_booleans_are_true_or_false),
+        cmocka_unit_test(test_choices_are_the_enum_values),
+        cmocka_unit_test(test_endpoints_are_tcp_or_ipc),
+        cmocka_unit_test(test_endpoints_are_refused_for_a_reason),
+        cmocka_unit_test(test_ipc_paths_fit_a_socket_address),
+        cmocka_unit_test(test_an_endless_host_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+/* Files: what is read, and the words and the line of every refusal. */
+#include "helpers.h"
+
+#include <sys/stat.h>
+
+static struct config loaded(const char *text)
+{
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX] = "";
+    int result = load_text(&config, text, error);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
+    return config;
+}
+
+static void test_a_file_replaces_only_what_it_names(void **state)
+{
+    (void)state;
+    struct config config = loaded("window: {unit: step, length: 20}\n"
+                                  "log:\n"
+                                  "  level: \"debug\" # a comment\n");
+    struct config expected = defaults();
+    set(&expected, "window.unit=step");
+    set(&expected, "window.length=20");
+    set(&expected, "log.level=debug");
+    assert_same_config(&config, &expected);
+}
+
+static void test_files_that_say_nothing_change_nothing(void **state)
+{
+    (void)state;
+    struct config expected = defaults();
+    const char *const texts[] = {"",          "\n\n",         "# nothing\n",
+                                 "---\n",     "---\n...\n",   "{}\n",
+                                 "ingest:\n", "ingest: {}\n", "ingest:\n  # budget: 1GiB\nlog:\n"};
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        struct config config = loaded(texts[i]);
+        assert_same_config(&config, &expected);
+    }
+}
+
+static void test_what_is_printed_loads_to_the_same(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    set(&config, "ingest.endpoint=ipc:///tmp/it's: a # trap:");
+    set(&config, "publish.endpoint=tcp://*:*");
+    set(&config, "ingest.budget=1000000001");
+    set(&config, "window.timeout=1500ms");
+    set(&config, "window.rank_grace=0");
+    set(&config, "metrics.core=false");
+    set(&config, "log.level=warning");
+    char *text = printed(&config);
+    struct config again = loaded(text);
+    assert_same_config(&again, &config);
+    free(text);
+}
+
+static void test_unknown_names_are_refused(void **state)
+{
+    (void)state;
+    assert_refused("log:\n  level: info\ningest:\n  budgt: 1GiB\n",
+                   "attnd.yaml:4: ingest.budgt: unknown key (valid in ingest: endpoint, budget, "
+                   "max_message, receive_queue; did you mean budget?)");
+    assert_refused("\ningset:\n  budget: 1GiB\n",
+                   "attnd.yaml:2: ingset: unknown section (valid: ingest, publish, control, "
+                   "workers, window, metrics, limits, shutdown, log; did you mean ingest?)");
+    assert_refused("budget: 1GiB\n",
+                   "attnd.yaml:1: budget: unknown section (valid: ingest, publish, control, "
+                   "workers, window, metrics, limits, shutdown, log)");
+}
+
+static void test_bad_values_name_the_line_of_their_key(void **state)
+{
+    (void)state;
+    assert_refused("window:\n  length: 2\n  unit: epochs\n  every: 1\n",
+                   "attnd.yaml:3: window.unit: 'epochs': not one of the choices (valid: epoch, "
+                   "step, second)");
+    assert_refused("window:\n  unit:\n\n    epochs\n",
+                   "attnd.yaml:2: window.unit: 'epochs': not one of the choices (valid: epoch, "
+                   "step, second)");
+    assert_refused("ingest:\n  budget:\n",
+                   "attnd.yaml:2: ingest.budget: '': not a size such as 65536, 512MiB or 10MB "
+                   "(valid: 1MiB to 1TiB)");
+    assert_refused("ingest: {budget: 1GiB, max_message: 1B}\n",
+                   "attnd.yaml:1: ingest.max_message: '1B': out of range (valid: 64KiB to 16GiB)");
+}
+
+static void test_a_name_may_be_given_once(void **state)
+{
+    (void)state;
+    assert_refused("log:\n  level: info\n  format: json\n  level: debug\n",
+                   "attnd.yaml:4: log.level: given twice (first on line 2)");
+    assert_refused("log:\n  level: info\nwindow:\nlog:\n  format: json\n",
+                   "attnd.yaml:4: log: section given twice (first on line 1)");
+}
+
+static void test_wrong_kinds_of_nodes_are_refused(void **state)
+{
+    (void)state;
+    assert_refused("ingest\n", "attnd.yaml:1: expected sections such as `ingest:`, found a value");
+    assert_refused("- ingest\n", "attnd.yaml:1: expected sections such as `ingest:`, found a list");
+    assert_refused("ingest: 5\n",
+                   "attnd.yaml:1: ingest: expected lines of `key: value`, found a value");
+    assert_refused("ingest:\n  - budget\n",
+                   "attnd.yaml:1: ingest: expected lines of `key: value`, found a list");
+    assert_refused("ingest:\n  budget: [1GiB]\n",
+                   "attnd.yaml:2: ingest.budget: expected one value, found a list");
+    assert_refused("ingest:\n  budget:\n    size: 1GiB\n",
+                   "attnd.yaml:2: ingest.budget: expected one value, found a mapping");
+    assert_refused("? [a]\n: b\n", "attnd.yaml:1: expected the name of a section, found a list");
+    assert_refused("ingest:\n  ? {a: b}\n  : c\n",
+                   "attnd.yaml:2: ingest: expected the name of a key, found a mapping");
+}
+
+static void test_broken_yaml_names_its_line(void **state)
+{
+    (void)state;
+    assert_refused("ingest:\n  budget: 1GiB\n max_message: 2\n",
+                   "attnd.yaml:3: not valid YAML: did not find expected key, while parsing a block "
+                   "mapping");
+    assert_refused("ingest:\n\tbudget: 1GiB\n",
+                   "attnd.yaml:2: not valid YAML: found character that cannot start any token, "
+                   "while scanning for the next token");
+    assert_refused("ingest: {budget: 1GiB\n",
+                   "attnd.yaml:2: not valid YAML: did not find expected ',' or '}', while parsing "
+                   "a flow mapping");
+}
+
+static void test_bytes_that_are_not_text_name_their_line(void **state)
+{
+    (void)state;
+    assert_refused("log:\n  level: in\xff\xfe\n",
+                   "attnd.yaml:2: not valid YAML: invalid leading UTF-8 octet");
+    assert_refused("log:\n\n  level: \"a\001\"\n",
+                   "attnd.yaml:3: not valid YAML: control characters are not allowed");
+    assert_refused("log:\n  level: \"a\\0b\"\n", "attnd.yaml:2: a text holds a NUL byte");
+}
+
+static void test_anchors_aliases_and_tags_are_refused(void **state)
+{
+    (void)state;
+    const char *anchor = "anchors and aliases are not accepted: write the value out";
+    char message[CONFIG_ERROR_MAX];
+    snprintf(message, sizeof(message), "attnd.yaml:2: %s", anchor);
+    assert_refused("log:\n  level: &l info\n", message);
+    snprintf(message, sizeof(message), "attnd.yaml:1: %s", anchor);
+    assert_refused("log: &l {level: info}\n", message);
+    assert_refused("log: *l\n", message);
+    assert_refused("&a [*a, *a, *a]\n", message);
+    assert_refused("log:\n  level: !!str info\n",
+                   "attnd.yaml:2: tags are not accepted: write the plain value");
+}
+
+static void test_one_document_per_file(void **state)
+{
+    (void)state;
+    assert_refused("log:\n  level: info\n---\nlog:\n  level: debug\n",
+                   "attnd.yaml:3: a second document begins here (valid: one per file)");
+}
+
+static void test_long_texts_are_refused(void **state)
+{
+    (void)state;
+    char text[1024] = "log:\n  level: ";
+    size_t start = strlen(text);
+    memset(text + start, 'x', 600);
+    assert_refused(text, "attnd.yaml:2: a text of 600 bytes is too long (valid: at most 511)");
+}
+
+/* Nesting must cost nothing: the first level that is wrong ends the reading. */
+static void test_deep_nesting_is_refused_at_its_first_level(void **state)
+{
+    (void)state;
+    char *text = malloc(500001);
+    memset(text, '[', 500000);
+    text[500000] = '\0';
+    assert_refused(text, "attnd.yaml:1: expected sections such as `ingest:`, found a list");
+    free(text);
+}
+
+static void test_huge_files_are_refused(void **state)
+{
+    (void)state;
+    char *text = malloc(1048577), error[CONFIG_ERROR_MAX];
+    memset(text, '\n', 1048577);
+    struct config config = defaults();
+    assert_int_equal(load_bytes(&config, text, 1048576, error), 0);
+    assert_int_equal(load_bytes(&config, text, 1048577, error), -1);
+    assert_string_equal(error, "attnd.yaml: larger than 1 MiB, so not a config file");
+    free(text);
+}
+
+static void test_unreadable_files_say_why(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX];
+    assert_int_equal(config_load(&config, "/nowhere/attnd.yaml", error), -1);
+    assert_string_equal(error, "/nowhere/attnd.yaml: cannot read it: No such file or directory");
+    assert_int_equal(config_load(&config, "/tmp", error), -1);
+    assert_string_equal(error, "/tmp: cannot read it: Is a directory");
+    assert_int_equal(config_load(&config, "/dev/zero", error), -1);
+    assert_string_equal(error, "/dev/zero: larger than 1 MiB, so not a config file");
+}
+
+static void test_a_path_of_any_length_fits_the_message(void **state)
+{
+    (void)state;
+    char path[4000], error[CONFIG_ERROR_MAX];
+    memset(path, 'p', sizeof(path) - 1);
+    path[sizeof(path) - 1] = '\0';
+    struct config config = defaults();
+    assert_int_equal(config_load(&config, path, error), -1);
+    assert_non_null(strstr(error, "ppp: cannot read it: File name too long"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_file_replaces_only_what_it_names),
+        cmocka_unit_test(test_files_that_say_nothing_change_nothing),
+        cmocka_unit_test(test_what_is_printed_loads_to_the_same),
+        cmocka_unit_test(test_unknown_names_are_refused),
+        cmocka_unit_test(test_bad_values_name_the_line_of_their_key),
+        cmocka_unit_test(test_a_name_may_be_given_once),
+        cmocka_unit_test(test_wrong_kinds_of_nodes_are_refused),
+        cmocka_unit_test(test_broken_yaml_names_its_line),
+        cmocka_unit_test(test_bytes_that_are_not_text_name_their_line),
+        cmocka_unit_test(test_anchors_aliases_and_tags_are_refused),
+        cmocka_unit_test(test_one_document_per_file),
+        cmocka_unit_test(test_long_texts_are_refused),
+        cmocka_unit_test(test_deep_nesting_is_refused_at_its_first_level),
+        cmocka_unit_test(test_huge_files_are_refused),
+        cmocka_unit_test(test_unreadable_files_say_why),
+        cmocka_unit_test(test_a_path_of_any_length_fits_the_message),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+#include "support.h"
+
+#include "err.h"
+#include <math.h>
+#include <string.h>
+
+/* Checks and parses an exact copy; both must agree. */
+static int check(const void *data, size_t len)
+{
+    struct bytes copy = bytes_copy(data, len);
+    struct mpk_doc doc;
+    int rc = mpk_check(copy.data, copy.len, &mpk_header_limits);
+
+    assert_int_equal(mpk_parse(copy.data, copy.len, &mpk_header_limits, &doc), rc);
+    if (rc == 0)
+        mpk_doc_clear(&doc);
+    bytes_free(&copy);
+    return rc;
+}
+
+static void test_every_kind_of_value_is_accepted(void **state)
+{
+    static const char document[] =
+        "\xdc\x00\x19"                 /* 25 values */
+        "\xc0\xc2\xc3\x00\x7f\xe0\xff" /* nil, booleans, small integers */
+        "\xcc\xff\xcd\xff\xff\xce\xff\xff\xff\xff\xcf\xff\xff\xff\xff\xff\xff\xff\xff"
+        "\xd0\x80\xd1\x80\x00\xd2\x80\x00\x00\x00\xd3\x80\x00\x00\x00\x00\x00\x00\x00"
+        "\xca\x3f\x80\x00\x00\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00"
+        "\xa1x\xd9\x01x\xda\x00\x01x\xdb\x00\x00\x00\x01x"
+        "\xc4\x01\x00\xc5\x00\x01\x00\xc6\x00\x00\x00\x00"
+        "\x91\xc0";
+
+    (void)state;
+    assert_int_equal(check(LITERAL(document)), 0);
+}
+
+static void test_all_lead_bytes_have_a_verdict(void **state)
+{
+    (void)state;
+    for (unsigned lead = 0; lead < 256; lead++) {
+        unsigned char document[24] = {(unsigned char)lead};
+        int rc = check(document, 1);
+        bool bad = lead == 0xc1 || (lead >= 0xc7 && lead <= 0xc9) || (lead >= 0xd4 && lead <= 0xd8);
+        bool whole = lead <= 0x80 || lead == 0x90 || lead == 0xa0 || lead == 0xc0 || lead == 0xc2 ||
+                     lead == 0xc3 || lead >= 0xe0;
+
+        assert_int_equal(rc, bad ? ERR_HEADER_MALFORMED : whole ? 0 : ERR_HEADER_TRUNCATED);
+    }
+}
+
+static void test_extension_types_are_refused_with_their_payload(void **state)
+{
+    (void)state;
+    assert_int_equal(check(LITERAL("\xd4\x01\x00")), ERR_HEADER_MALFORMED);
+    assert_int_equal(check(LITERAL("\xc7\x01\x01\x00")), ERR_HEADER_MALFORMED);
+    assert_int_equal(check(LITERAL("\x81\xa1x\xd8\x01 1234567890abcdef")), ERR_HEADER_MALFORMED);
+    assert_int_equal(check(LITERAL("\x81\xa1x\xc1")), ERR_HEADER_MALFORMED);
+}
+
+static void test_nothing_at_all_is_truncated(void **state)
+{
+    (void)state;
+    assert_int_equal(check("", 0), ERR_HEADER_TRUNCATED);
+}
+
+static void test_bytes_after_the_value_are_refused(void **state)
+{
+    (void)state;
+    assert_int_equal(check(LITERAL("\xc0\xc0\xc0")), ERR_HEADER_TRAILING);
+    assert_int_equal(check(LITERAL("\x80\xc1")), ERR_HEADER_TRAILING);
+}
+
+static void test_lengths_beyond_the_end_are_refused(void **state)
+{
+    (void)state;
+    assert_int_equal(check(LITERAL("\xdb\xff\xff\xff\xff")), ERR_HEADER_TRUNCATED);
+    assert_int_equal(check(LITERAL("\xc6\xff\xff\xff\xffxxxx")), ERR_HEADER_TRUNCATED);
+    assert_int_equal(check(LITERAL("\xa5uvwx")), ERR_HEADER_TRUNCATED);
+}
+
+static void test_huge_counts_are_refused(void **state)
+{
+    (void)state;
+    assert_int_equal(check(LITERAL("\xdd\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
+    assert_int_equal(check(LITERAL("\xdf\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
+    assert_int_equal(check(LITERAL("\xdf\x10\x00\x00\x00")), ERR_HEADER_ELEMENTS);
+    assert_int_equal(check(LITERAL("\xdd\xff\x00\x00\x00")), ERR_HEADER_ELEMENTS);
+}
+
+/* 31 arrays of 2^26 within each other: 155 bytes that make MessagePack-C reserve 63 GB. */
+static void test_the_nested_bomb_is_refused(void **state)
+{
+    unsigned char bomb[31 * 5];
+
+    (void)state;
+    for (size_t i = 0; i < 31; i++)
+        memcpy(bomb + 5 * i, "\xdd\x04\x00\x00\x00", 5);
+    assert_int_equal(check(bomb, sizeof(bomb)), ERR_HEADER_ELEMENTS);
+}
+
+/* Each count alone is within the budget; together they are not. */
+static void test_the_element_budget_is_for_the_whole_document(void **state)
+{
+    static const struct mpk_limits limits = {64, 8, 10};
+
+    (void)state;
+    assert_int_equal(mpk_check(LITERAL("\x93\x93\xc0\xc0\xc0\x93\xc0\xc0\xc0\xc0"), &limits), 0);
+    assert_int_equal(mpk_check(LITERAL("\x93\x93\xc0\xc0\xc0\x94\xc0\xc0\xc0\xc0\xc0"), &limits),
+                     ERR_HEADER_ELEMENTS);
+    assert_int_equal(mpk_check(LITERAL("\x85"), &limits), ERR_HEADER_ELEMENTS);
+}
+
+static void test_depth_bomb_is_refused(void **state)
+{
+    struct bytes bomb = bytes_repeat(0x91, 60000);
+
+    (void)state;
+    assert_int_equal(check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
+    memset(bomb.data, 0x81, bomb.len);
+    assert_int_equal(check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
+    bytes_free(&bomb);
+}
+
+static void test_depth_eight_is_the_last_accepted(void **state)
+{
+    (void)state;
+    assert_int_equal(check(LITERAL("\x91\x91\x91\x91\x91\x91\x91\x90")), 0);
+    assert_int_equal(check(LITERAL("\x91\x91\x91\x91\x91\x91\x91\x91\x90")), ERR_HEADER_DEPTH);
+}
+
+static void test_64_kib_is_the_last_accepted(void **state)
+{
+    struct bytes text = bytes_repeat('x', 65537);
+
+    (void)state;
+    memcpy(text.data, "\xda\xff\xfd", 3);
+    assert_int_equal(check(text.data, 65536), 0);
+    memcpy(text.data, "\xda\xff\xfe", 3);
+    assert_int_equal(check(text.data, 65537), ERR_HEADER_SIZE);
+    bytes_free(&text);
+}
+
+static void test_find_sees_only_string_keys_of_maps(void **state)
+{
+    static const char document[] = "\x83\x01\x02\xa1k\x03\xa2kk\x04";
+    struct mpk_doc doc;
+
+    (void)state;
+    assert_int_equal(mpk_parse(LITERAL(document), &mpk_header_limits, &doc), 0);
+    assert_int_equal(mpk_find(doc.root, "k")->via.u64, 3);
+    assert_null(mpk_find(doc.root, "kkk"));
+    assert_null(mpk_find(mpk_find(doc.root, "k"), "k"));
+    assert_null(mpk_find(NULL, "k"));
+    mpk_doc_clear(&doc);
+}
+
+static void test_collect_files_first_values_and_names_duplicates(void **state)
+{
+    static const char document[] = "\x84\xa1"
+                                   "b\x01\xa1x\x02\xa1"
+                                   "a\x03\xa1"
+                                   "b\x04";
+    static const char *const names[] = {"a", "b", "c"};
+    const msgpack_object *values[3];
+    const char *key = NULL;
+    struct mpk_doc doc;
+
+    (void)state;
+    assert_int_equal(mpk_parse(LITERAL(document), &mpk_header_limits, &doc), 0);
+    assert_int_equal(mpk_collect(doc.root, names, 3, values, &key), ERR_KEY_DUPLICATE);
+    assert_string_equal(key, "b");
+    assert_int_equal(values[0]->via.u64, 3);
+    assert_int_equal(values[1]->via.u64, 1);
+    assert_null(values[2]);
+    mpk_doc_clear(&doc);
+}
+
+static void test_readers_tell_type_from_range(void **state)
+{
+    static const char document[] = "\x95\x05\xff\xc3\xca\x3f\x00\x00\x00\xc0";
+    const msgpack_object *items;
+    struct mpk_doc doc;
+    uint64_t number;
+    double real;
+    bool flag;
+
+    (void)state;
+    assert_int_equal(mpk_parse(LITERAL(document), &mpk_header_limits, &doc), 0);
+    items = doc.root->via.array.ptr;
+    assert_int_equal(mpk_get_u64(&items[0], 5, &number), 0);
+    assert_int_equal(mpk_get_u64(&items[0], 4, &number), ERR_KEY_RANGE);
+    assert_int_equal(mpk_get_u64(&items[1], 5, &number), ERR_KEY_RANGE);
+    assert_int_equal(mpk_get_u64(&items[2], 5, &number), ERR_KEY_TYPE);
+    assert_int_equal(mpk_get_bool(&items[2], &flag), 0);
+    assert_int_equal(mpk_get_bool(&items[0], &flag), ERR_KEY_TYPE);
+    assert_int_equal(mpk_get_f64(&items[3], &real), 0);
+    assert_true(real == 0.5);
+    assert_int_equal(mpk_get_f64(&items[1], &real), 0);
+    assert_true(real == -1.0);
+    assert_int_equal(mpk_get_f64(&items[4], &real), 0);
+    assert_true(isnan(real));
+    assert_int_equal(mpk_get_f64(&items[2], &real), ERR_KEY_TYPE);
+    mpk_doc_clear(&doc);
+}
+
+static void test_numbers_that_do_not_exist_are_written_as_nil(void **state)
+{
+    struct mpk_writer writer;
+    struct bytes bytes;
+
+    (void)state;
+    mpk_writer_init(&writer);
+    mpk_put_f64(&writer, (double)NAN);
+    mpk_put_f64(&writer, (double)INFINITY);
+    mpk_put_f64(&writer, (double)-INFINITY);
+    bytes = bytes_written(&writer);
+    assert_int_equal(bytes.len, 3);
+    assert_memory_equal(bytes.data, "\xc0\xc0\xc0", 3);
+    bytes_free(&bytes);
+}
+
+static void test_integers_take_their_smallest_width(void **state)
+{
+    struct mpk_writer writer;
+    struct bytes bytes;
+
+    (void)state;
+    mpk_writer_init(&writer);
+    mpk_put_u64(&writer, 127);
+    mpk_put_u64(&writer, 128);
+    mpk_put_u64(&writer, 256);
+    mpk_put_u64(&writer, 65536);
+    mpk_put_bin(&writer, NULL, 0);
+    bytes = bytes_written(&writer);
+    assert_int_equal(bytes.len, 13);
+    assert_memory_equal(bytes.data, "\x7f\xcc\x80\xcd\x01\x00\xce\x00\x01\x00\x00\xc4\x00", 13);
+    bytes_free(&bytes);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_kind_of_value_is_accepted),
+        cmocka_unit_test(test_all_lead_bytes_have_a_verdict),
+        cmocka_unit_test(test_extension_types_are_refused_with_their_payload),
+        cmocka_unit_test(test_nothing_at_all_is_truncated),
+        cmocka_unit_test(test_bytes_after_the_value_are_refused),
+        cmocka_unit_test(test_lengths_beyond_the_end_are_refused),
+        cmocka_unit_test(test_huge_counts_are_refused),
+        cmocka_unit_test(test_the_nested_bomb_is_refused),
+        cmocka_unit_test(test_the_element_budget_is_for_the_whole_document),
+        cmocka_unit_test(test_depth_bomb_is_refused),
+        cmocka_unit_test(test_depth_eight_is_the_last_accepted),
+        cmocka_unit_test(test_64_kib_is_the_last_accepted),
+        cmocka_unit_test(test_find_sees_only_string_keys_of_maps),
+        cmocka_unit_test(test_collect_files_first_values_and_names_duplicates),
+        cmocka_unit_test(test_readers_tell_type_from_range),
+        cmocka_unit_test(test_numbers_that_do_not_exist_are_written_as_nil),
+        cmocka_unit_test(test_integers_take_their_smallest_width),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/* PROTOCOL.md is the contract, so it must not lag behind the lists it describes. */
+#include "support.h"
+
+#include "err.h"
+#include "header.h"
+#include "metric.h"
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The document as a string. */
+static char *document(void)
+{
+    struct bytes bytes = bytes_file(PROTOCOL_MD);
+    char *text = realloc(bytes.data, bytes.len + 1);
+
+    assert_non_null(text);
+    text[bytes.len] = '\0';
+    return text;
+}
+
+static void expect_mention(const char *text, const char *word)
+{
+    char quoted[128];
+
+    snprintf(quoted, sizeof(quoted), "`%s`", word);
+    if (!strstr(text, quoted))
+        fail_msg("PROTOCOL.md does not mention %s", quoted);
+}
+
+static void test_every_reason_is_listed(void **state)
+{
+    char *text = document();
+
+    (void)state;
+    for (int i = 0; i < ERR_COUNT; i++)
+        expect_mention(text, err_slug(ERR_BASE - i));
+    free(text);
+}
+
+static void test_every_metric_is_listed(void **state)
+{
+    char *text = document();
+
+    (void)state;
+    for (unsigned i = 0; i < METRIC_COUNT; i++)
+        expect_mention(text, metric_info[i].name);
+    free(text);
+}
+
+/* Reads the hex digits of the fenced block after `<!-- golden: name -->`; other characters before
+ * the first two-digit pair of a line are not hex there, so a block holds hex only. */
+static size_t read_hex(const char *text, const char *name, unsigned char *ret_bytes, size_t max)
+{
+    char mark[128];
+    const char *at;
+    size_t count = 0;
+
+    snprintf(mark, sizeof(mark), "<!-- golden: %s -->", name);
+    at = strstr(text, mark);
+    if (!at)
+        fail_msg("no example %s", name);
+    at = strchr(strstr(at, "```"), '\n');
+    for (; *at != '`' && count < max; at++) {
+        if (isxdigit((unsigned char)at[0]) && isxdigit((unsigned char)at[1])) {
+            char digits[3] = {at[0], at[1], '\0'};
+
+            ret_bytes[count++] = (unsigned char)strtoul(digits, NULL, 16);
+            at++;
+        }
+    }
+    return count;
+}
+
+static void test_the_byte_examples_are_the_golden_files(void **state)
+{
+    static const char *const names[] = {"attention", "epoch_end"};
+    char *text = document();
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        unsigned char example[4096];
+        char path[512];
+        struct bytes golden;
+
+        snprintf(path, sizeof(path), "%s/%s.msgpack", GOLDEN_DIR, names[i]);
+        golden = bytes_file(path);
+        assert_int_equal(read_hex(text, names[i], example, sizeof(example)), golden.len);
+        assert_memory_equal(example, golden.data, golden.len);
+        bytes_free(&golden);
+    }
+    free(text);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_reason_is_listed),
+        cmocka_unit_test(test_every_metric_is_listed),
+        cmocka_unit_test(test_the_byte_examples_are_the_golden_files),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+#include "attention.h"
+
+#include <string.h>
+
+/* The valid keys of a row as text, one digit per key. */
+static void assert_keys(const struct attention *a, uint32_t b, uint32_t i, const char *want)
+{
+    uint32_t keys[10];
+    char got[11] = {0};
+    uint32_t n = attention_valid_keys(a, b, i, keys);
+    for (uint32_t k = 0; k < n; k++) {
+        got[k] = (char)('0' + keys[k]);
+    }
+    assert_string_equal(got, want);
+}
+
+static struct attention shape(uint32_t batch, uint32_t queries, uint32_t keys)
+{
+    return (struct attention){.batch = batch, .heads = 1, .queries = queries, .keys = keys};
+}
+
+static void test_without_a_mask_all_keys_are_valid(void **state)
+{
+    (void)state;
+    struct attention a = shape(1, 2, 5);
+    assert_keys(&a, 0, 0, "01234");
+    assert_keys(&a, 0, 1, "01234");
+    assert_true(attention_query_valid(&a, 0, 1));
+    assert_false(attention_query_valid(&a, 0, 2));
+}
+
+/* Top-left alignment: query 0 sees key 0 only, whatever the shape. */
+static void test_causal_is_aligned_top_left(void **state)
+{
+    (void)state;
+    struct attention wide = shape(1, 2, 5), tall = shape(1, 5, 2);
+    wide.causal = tall.causal = true;
+    assert_keys(&wide, 0, 0, "0");
+    assert_keys(&wide, 0, 1, "01");
+    assert_keys(&tall, 0, 0, "0");
+    assert_keys(&tall, 0, 4, "01");
+}
+
+static void test_lengths_are_per_sample(void **state)
+{
+    (void)state;
+    const int32_t q_len[] = {2, 0, 3}, k_len[] = {1, 0, 4};
+    struct attention a = shape(3, 3, 4);
+    a.q_len = q_len;
+    a.k_len = k_len;
+    assert_keys(&a, 0, 0, "0");
+    assert_keys(&a, 1, 0, "");
+    assert_keys(&a, 2, 2, "0123");
+    assert_true(attention_query_valid(&a, 0, 1));
+    assert_false(attention_query_valid(&a, 0, 2));
+    assert_false(attention_query_valid(&a, 1, 0));
+    assert_true(attention_query_valid(&a, 2, 2));
+}
+
+static void test_lengths_out_of_range_are_clamped(void **state)
+{
+    (void)state;
+    const int32_t len[] = {-1, 100};
+    struct attention a = shape(2, 3, 3);
+    a.q_len = a.k_len = len;
+    assert_keys(&a, 0, 0, "");
+    assert_keys(&a, 1, 0, "012");
+    assert_false(attention_query_valid(&a, 0, 0));
+    assert_false(attention_query_valid(&a, 1, 3));
+}
+
+static void test_window_bounds_the_past(void **state)
+{
+    (void)state;
+    struct attention a = shape(1, 6, 6);
+    a.window = 2;
+    assert_keys(&a, 0, 0, "012345");
+    assert_keys(&a, 0, 3, "2345");
+    a.causal = true;
+    assert_keys(&a, 0, 0, "0");
+    assert_keys(&a, 0, 3, "23");
+    a.window = 1;
+    assert_keys(&a, 0, 5, "5");
+    a.window = UINT32_MAX;
+    assert_keys(&a, 0, 5, "012345");
+}
+
+static void test_window_past_the_last_key_leaves_none(void **state)
+{
+    (void)state;
+    struct attention a = shape(1, 9, 3);
+    a.window = 2;
+    assert_keys(&a, 0, 3, "2");
+    assert_keys(&a, 0, 4, "");
+    assert_keys(&a, 0, 8, "");
+}
+
+static void test_explicit_mask_makes_holes(void **state)
+{
+    (void)state;
+    const uint8_t mask[2 * 2 * 3] = {1, 0, 1, 0, 0, 0, 2, 1, 255, 1, 1, 1};
+    struct attention a = shape(2, 2, 3);
+    a.mask = mask;
+    assert_keys(&a, 0, 0, "02");
+    assert_keys(&a, 0, 1, "");
+    assert_keys(&a, 1, 0, "1"); /* only 1 means "may attend" */
+    a.causal = true;
+    assert_keys(&a, 1, 1, "01");
+}
+
+static double f16_by_formula(uint32_t code)
+{
+    double sign = code & 0x8000 ? -1 : 1;
+    int exponent = (int)(code >> 10 & 31);
+    double fraction = code & 1023;
+    if (exponent == 31) {
+        return fraction == 0 ? sign * INFINITY : NAN;
+    }
+    return sign * (exponent == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, exponent - 25));
+}
+
+static double bf16_by_formula(uint32_t code)
+{
+    double sign = code & 0x8000 ? -1 : 1;
+    int exponent = (int)(code >> 7 & 255);
+    double fraction = code & 127;
+    if (exponent == 255) {
+        return fraction == 0 ? sign * INFINITY : NAN;
+    }
+    return sign * (exponent == 0 ? ldexp(fraction, -133) : ldexp(128 + fraction, exponent - 134));
+}
+
+static void check_codes(enum dtype dtype, double (*formula)(uint32_t))
+{
+    static unsigned char bytes[1 + 65536 * 2];
+    static double row[65536];
+    for (uint32_t code = 0; code < 65536; code++) {
+        uint16_t half = (uint16_t)code;
+        memcpy(bytes + 1 + 2 * (size_t)code, &half, 2);
+    }
+    struct attention a = shape(1, 1, 65536);
+    a.weights = bytes + 1;
+    a.dtype = dtype;
+    attention_load_row(&a, 0, 0, 0, row);
+    for (uint32_t code = 0; code < 65536; code++) {
+        double want = formula(code);
+        assert_true(isnan(want) ? isnan(row[code]) : row[code] == want);
+        assert_true(isnan(want) || !signbit(want) == !signbit(row[code]));
+    }
+}
+
+static void test_all_f16_codes_convert_exactly(void **state)
+{
+    (void)state;
+    check_codes(DTYPE_F16, f16_by_formula);
+}
+
+static void test_all_bf16_codes_convert_exactly(void **state)
+{
+    (void)state;
+    check_codes(DTYPE_BF16, bf16_by_formula);
+}
+
+static void test_rows_are_found_at_any_alignment(void **state)
+{
+    (void)state;
+    unsigned char bytes[2 * 3 * 2 * 2 * 8 + 8];
+    for (uint32_t offset = 0; offset < 8; offset++) {
+        for (uint32_t i = 0; i < 24; i++) {
+            float single = (float)i;
+            memcpy(bytes + offset + i * 4, &single, 4);
+        }
+        struct attention a = shape(2, 2, 2);
+        a.heads = 3;
+        a.weights = bytes + offset;
+        double row[2];
+        attention_load_row(&a, 1, 2, 1, row);
+        assert_true(row[0] == 22 && row[1] == 23);
+        attention_load_row(&a, 0, 1, 0, row);
+        assert_true(row[0] == 4 && row[1] == 5);
+    }
+}
+
+static void test_f32_and_f64_keep_special_values(void **state)
+{
+    (void)state;
+    float single[] = {0x1p-149f, INFINITY, -0.0f};
+    double twice[] = {0x1p-1074, -INFINITY, NAN}, row[3];
+    struct attention a = shape(1, 1, 3);
+    a.weights = single;
+    attention_load_row(&a, 0, 0, 0, row);
+    assert_true(row[0] == 0x1p-149 && isinf(row[1]) && signbit(row[2]));
+    a.weights = twice;
+    a.dtype = DTYPE_F64;
+    attention_load_row(&a, 0, 0, 0, row);
+    assert_true(row[0] == 0x1p-1074 && row[1] == -INFINITY && isnan(row[2]));
+}
+
+static void test_tolerances_follow_the_dtype(void **state)
+{
+    (void)state;
+    assert_true(attention_tolerance(DTYPE_F32) == 1e-3 && attention_tolerance(DTYPE_F64) == 1e-3);
+    assert_true(attention_tolerance(DTYPE_F16) == 2e-2 && attention_tolerance(DTYPE_BF16) == 2e-2);
+    assert_true(attention_negative_bound(DTYPE_F32) == -1e-6);
+    assert_true(attention_negative_bound(DTYPE_BF16) == -1e-3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_without_a_mask_all_keys_are_valid),
+        cmocka_unit_test(test_causal_is_aligned_top_left),
+        cmocka_unit_test(test_lengths_are_per_sample),
+        cmocka_unit_test(test_lengths_out_of_range_are_clamped),
+        cmocka_unit_test(test_window_bounds_the_past),
+        cmocka_unit_test(test_window_past_the_last_key_leaves_none),
+        cmocka_unit_test(test_explicit_mask_makes_holes),
+        cmocka_unit_test(test_all_f16_codes_convert_exactly),
+        cmocka_unit_test(test_all_bf16_codes_convert_exactly),
+        cmocka_unit_test(test_rows_are_found_at_any_alignment),
+        cmocka_unit_test(test_f32_and_f64_keep_special_values),
+        cmocka_unit_test(test_tolerances_follow_the_dtype),
+    };
+    return cmocka_run_group_tests_name("attention", tests, NULL, NULL);
+}

@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: MIT */
+/* Analytic cases: maps whose numbers are known without computing them. */
+#include "unit.h"
+#include "block.h"
+#include "err.h"
+#include "heap.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define T 16
+
+struct numbers {
+    double value[METRIC_COUNT][4];
+    uint64_t rows, invalid_rows;
+    double row_sum_error;
+    double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
+};
+
+static const struct block_plan everything = {
+    .group =
+        {[METRIC_GROUP_CORE] = true, [METRIC_GROUP_IMPORTANCE] = true, [METRIC_GROUP_PAIRS] = true},
+    .top_pairs = 10};
+
+static struct attention self_map(const float *weights, uint32_t heads, uint32_t length)
+{
+    return (struct attention){.weights = weights,
+                              .dtype = DTYPE_F32,
+                              .batch = 1,
+                              .heads = heads,
+                              .queries = length,
+                              .keys = length,
+                              .self = true};
+}
+
+static void compute(struct block *block, const struct attention *a)
+{
+    struct scratch scratch = {0};
+    assert_int_equal(block_init(block, a, &everything), 0);
+    assert_int_equal(block_compute_ref(block, a, 0, a->queries, &scratch), 0);
+    scratch_clear(&scratch);
+}
+
+static struct numbers numbers_of(const struct attention *a)
+{
+    struct numbers n;
+    double *value[METRIC_COUNT];
+    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+        value[m] = n.value[m];
+    }
+    struct block block;
+    compute(&block, a);
+    block_values(&block, value);
+    block_aggregate(&block, n.aggregate);
+    n.rows = block.rows;
+    n.invalid_rows = block.invalid_rows;
+    n.row_sum_error = block.row_sum_error;
+    block_clear(&block);
+    return n;
+}
+
+static void test_uniform_causal_head_is_not_focused(void **state)
+{
+    (void)state;
+    float x[T * T] = {0};
+    for (uint32_t i = 0; i < T; i++) {
+        for (uint32_t j = 0; j <= i; j++) {
+            x[i * T + j] = 1 / (float)(i + 1);
+        }
+    }
+    struct attention a = self_map(x, 1, T);
+    a.causal = true;
+    struct numbers n = numbers_of(&a);
+    assert_close(n.value[METRIC_ENTROPY_NORMALIZED][0], 1, 1e-6);
+    double harmonic = 0, entropy = 0;
+    for (uint32_t i = 0; i < T; i++) {
+        harmonic += 1.0 / (i + 1);
+        entropy += log(i + 1.0);
+    }
+    assert_close(n.value[METRIC_DIAGONAL][0], harmonic / T, 1e-6);
+    assert_close(n.value[METRIC_FIRST_TOKEN][0], (harmonic - 1) / (T - 1), 1e-6);
+    assert_close(n.value[METRIC_ENTROPY][0], entropy / T, 1e-6);
+    assert_close(n.value[METRIC_MEAN][0], T / (T * (T + 1) / 2.0), 1e-7);
+    assert_int_equal(n.rows, T);
+    assert_int_equal(n.invalid_rows, 0);
+}
+
+static void test_identity_looks_at_itself(void **state)
+{
+    (void)state;
+    float x[T * T] = {0};
+    for (uint32_t i = 0; i < T; i++) {
+        x[i * T + i] = 1;
+    }
+    struct attention a = self_map(x, 1, T);
+    struct numbers n = numbers_of(&a);
+    assert_true(n.value[METRIC_ENTROPY][0] == 0 && n.value[METRIC_ENTROPY_NORMALIZED][0] == 0);
+    assert_true(n.value[METRIC_DIAGONAL][0] == 1 && n.value[METRIC_CONFIDENCE][0] == 1);
+    assert_true(n.value[METRIC_MEAN_DISTANCE][0] == 0 && n.value[METRIC_FIRST_TOKEN][0] == 0);
+    assert_true(n.value[METRIC_LOCALITY][0] == 0);
+    assert_true(n.value[METRIC_MIN][0] == 0 && n.value[METRIC_MAX][0] == 1);
+    assert_close(n.value[METRIC_VARIANCE][0], (1.0 / T) * (1 - 1.0 / T) * T * T / (T * T - 1),
+                 1e-14);
+    assert_true(n.row_sum_error == 0);
+}
+
+static void test_previous_token_head_is_half_local(void **state)
+{
+    (void)state;
+    float x[T * T] = {0};
+    x[0] = 1;
+    for (uint32_t i = 1; i < T; i++) {
+        x[i * T + i - 1] = 1;
+    }
+    struct attention a = self_map(x, 1, T);
+    struct numbers n = numbers_of(&a);
+    assert_true(n.value[METRIC_LOCALITY][0] == 0.5); /* T-1 of 2(T-1) neighbours */
+    assert_close(n.value[METRIC_MEAN_DISTANCE][0], (T - 1.0) / T, 1e-15);
+    assert_close(n.value[METRIC_DIAGONAL][0], 1.0 / T, 1e-15);
+    assert_close(n.value[METRIC_FIRST_TOKEN][0], 1.0 / (T - 1), 1e-15); /* row 1 */
+}
+
+static void test_first_token_skips_query_zero(void **state)
+{
+    (void)state;
+    float x[] = {1, 0, 0, 0, 1, 0, 1, 0, 0};
+    struct attention a = self_map(x, 1, 3);
+    assert_true(numbers_of(&a).value[METRIC_FIRST_TOKEN][0] == 0.5);
+}
+
+/* The definition over a full map, padding left out. */
+static void test_locality_is_the_mean_of_the_two_side_diagonals(void **state)
+{
+    (void)state;
+    float x[T * T];
+    uint64_t random = 3;
+    int32_t length = T - 3;
+    double sum = 0;
+    for (int32_t i = 0; i < T; i++) {
+        double row = 0;
+        for (int32_t j = 0; j < T; j++) {
+            x[i * T + j] = (float)random_unit(&random);
+            row += j < length ? (double)x[i * T + j] : 0;
+        }
+        for (int32_t j = 0; j < T; j++) {
+            x[i * T + j] /= (float)row;
+            sum += i < length && j < length && abs(i - j) == 1 ? (double)x[i * T + j] : 0;
+        }
+    }
+    struct attention a = self_map(x, 1, T);
+    a.q_len = a.k_len = &length;
+    assert_close(numbers_of(&a).value[METRIC_LOCALITY][0], sum / (2 * (length - 1)), 1e-14);
+}
+
+static void test_cross_attention_has_no_diagonal(void **state)
+{
+    (void)state;
+    float x[] = {1, 0, 0, 1, 1, 0};
+    struct attention a = self_map(x, 1, 3);
+    a.keys = 2;
+    a.self = false;
+    struct numbers n = numbers_of(&a);
+    assert_nan(n.value[METRIC_DIAGONAL][0]);
+    assert_nan(n.value[METRIC_LOCALITY][0]);
+    assert_close(n.value[METRIC_MEAN_DISTANCE][0], 2.0 / 3, 1e-15);
+}
+
+static void test_a_single_position(void **state)
+{
+    (void)state;
+    float x[] = {1, 1};
+    struct attention a = self_map(x, 2, 1);
+    struct numbers n = numbers_of(&a);
+    assert_true(n.value[METRIC_ENTROPY][1] == 0 && n.value[METRIC_CONFIDENCE][1] == 1);
+    assert_true(n.value[METRIC_DIAGONAL][0] == 1 && n.value[METRIC_MEAN][0] == 1);
+    assert_nan(n.value[METRIC_ENTROPY_NORMALIZED][0]);
+    assert_nan(n.value[METRIC_FIRST_TOKEN][0]);
+    assert_nan(n.value[METRIC_VARIANCE][0]);
+    assert_nan(n.value[METRIC_LOCALITY][0]);
+    assert_nan(n.value[METRIC_IMPORTANCE][0]);
+    assert_true(n.aggregate[AGGREGATE_SUM][MAP_MEAN] == 2 &&
+                n.aggregate[AGGREGATE_MEAN][MAP_MAX] == 1);
+    assert_nan(n.aggregate[AGGREGATE_MAX][MAP_STD]);
+}
+
+static void test_unsound_rows_are_counted_and_left_out(void **state)
+{
+    (void)state;
+    /* sound; NaN; wrong sum; negative; sound */
+    float x[] = {0, 1, 0,    0,     0, NAN, 1, 0, 0, 0, 0.5f, 0.49f, 0,
+                 0, 0, 1.1f, -0.1f, 0, 0,   0, 0, 0, 0, 0,    1};
+    struct attention a = self_map(x, 1, 5);
+    struct numbers n = numbers_of(&a);
+    assert_int_equal(n.rows, 2);
+    assert_int_equal(n.invalid_rows, 3);
+    assert_true(n.value[METRIC_CONFIDENCE][0] == 1 && n.value[METRIC_MAX][0] == 1);
+    assert_true(n.value[METRIC_DIAGONAL][0] == 0.5);
+    assert_close(n.row_sum_error, 0.01, 1e-7);
+}
+
+static void test_all_rows_unsound_leaves_no_numbers(void **state)
+{
+    (void)state;
+    float x[] = {NAN, NAN, NAN, NAN};
+    struct attention a = self_map(x, 1, 2);
+    struct numbers n = numbers_of(&a);
+    assert_int_equal(n.rows, 0);
+    assert_int_equal(n.invalid_rows, 2);
+    assert_nan(n.row_sum_error);
+    for (uint32_t m = 0; m <= METRIC_IMPORTANCE; m++) {
+        assert_nan(n.value[m][0]);
+    }
+    for (uint32_t s = 0; s < MAP_STAT_COUNT; s++) {
+        assert_nan(n.aggregate[AGGREGATE_MEAN][s]);
+    }
+}
+
+/* A valid query that may attend to nothing is unsound, and no witness of a sum. */
+static void test_no_valid_key_is_unsound(void **state)
+{
+    (void)state;
+    float x[] = {0, 0, 0, 0};
+    int32_t none = 0;
+    struct attention a = self_map(x, 1, 2);
+    a.k_len = &none;
+    struct numbers n = numbers_of(&a);
+    assert_int_equal(n.invalid_rows, 2);
+    assert_nan(n.row_sum_error);
+}
+
+/* Rule 1: what the mask excludes is never looked at, NaN included. */
+static void test_excluded_weights_do_not_exist(void **state)
+{
+    (void)state;
+    float x[] = {1, NAN, INFINITY, 0.5f, 0.5f, -7, NAN, NAN, NAN};
+    int32_t two = 2;
+    struct attention a = self_map(x, 1, 3);
+    a.causal = true;
+    a.q_len = a.k_len = &two;
+    struct numbers n = numbers_of(&a);
+    assert_int_equal(n.rows, 2);
+    assert_int_equal(n.invalid_rows, 0);
+    assert_close(n.value[METRIC_ENTROPY][0], log(2) / 2, 1e-15);
+    assert_close(n.value[METRIC_ENTROPY_NORMALIZED][0], 1, 1e-15); /* row 0 has one key: not in */
+    assert_close(n.value[METRIC_MEAN][0], 2.0 / 3, 1e-15);
+}
+
+static void test_dropout_and_learned_sink_relax_the_sum(void **state)
+{
+    (void)state;
+    float x[] = {0.5f, 0.2f, 0.9f, 0.3f};
+    struct attention a = self_map(x, 1, 2);
+    assert_int_equal(numbers_of(&a).rows, 0);
+    a.learned_sink = true;
+    assert_int_equal(numbers_of(&a).rows, 1);
+    a.dropout = true;
+    struct numbers n = numbers_of(&a);
+    assert_int_equal(n.rows, 2);
+    assert_close(n.row_sum_error, 0.3, 1e-7);
+}
+
+static void test_importance_sums_to_one_and_ranks_heads(void **state)
+{
+    (void)state;
+    float x[3][2][2] = {{{1, 0}, {0, 1}}, {{0.5f, 0.5f}, {0.5f, 0.5f}}, {{1, 0}, {0, 1}}};
+    struct attention a = self_map(&x[0][0][0], 3, 2);
+    struct numbers n = numbers_of(&a);
+    double p = 1 / (1 + exp(-1)), q = 1 - p;
+    double sharp = (1.0 / 3 - 2 * (p * log(p + 1e-8) + q * log(q + 1e-8))) / 2;
+    double flat = -2 * log(0.5 + 1e-8) / 2;
+    double sum = 2 * exp(sharp) + exp(flat);
+    assert_close(n.value[METRIC_IMPORTANCE][0], exp(sharp) / sum, 1e-14);
+    assert_close(n.value[METRIC_IMPORTANCE][1], exp(flat) / sum, 1e-14);
+    assert_true(n.value[METRIC_IMPORTANCE][0] == n.value[METRIC_IMPORTANCE][2]);
+}
+
+static void test_maps_run_over_heads(void **state)
+{
+    (void)state;
+    float x[2][4] = {{1, 0, 0, 1}, {0.5f, 0.5f, 0.5f, 0.5f}};
+    struct attention a = self_map(&x[0][0], 2, 2);
+    struct numbers n = numbers_of(&a);
+    assert_true(n.aggregate[AGGREGATE_SUM][MAP_MAX] == 1.5 &&
+                n.aggregate[AGGREGATE_SUM][MAP_MIN] == 0.5);
+    assert_true(n.aggregate[AGGREGATE_MEAN][MAP_MEAN] == 0.5);
+    assert_true(n.aggregate[AGGREGATE_MAX][MAP_MAX] == 1 &&
+                n.aggregate[AGGREGATE_MAX][MAP_MIN] == 0.5);
+    assert_close(n.aggregate[AGGREGATE_SUM][MAP_STD], sqrt(1.0 / 3), 1e-15);
+}
+
+/* As torch's max: one NaN among the heads, and the entry is NaN; then it is left out. */
+static void test_nan_stays_in_the_max_map(void **state)
+{
+    (void)state;
+    for (uint32_t bad = 0; bad < 2; bad++) {
+        float x[2][2] = {{0.25f, 0.75f}, {0.5f, 0.5f}};
+        x[bad][1] = NAN;
+        struct attention a = self_map(&x[0][0], 2, 1);
+        a.keys = 2;
+        struct numbers n = numbers_of(&a);
+        assert_true(n.aggregate[AGGREGATE_MAX][MAP_MAX] == 0.5);
+        assert_true(n.aggregate[AGGREGATE_MAX][MAP_MEAN] == 0.5);
+    }
+}
+
+static void test_pairs_are_ordered_with_ties_by_position(void **state)
+{
+    (void)state;
+    float x[] = {0.25f, 0.5f, 0.25f, 0.5f, 0.25f, 0.25f, 0.125f, 0.75f, 0.125f};
+    struct attention a = self_map(x, 1, 3);
+    struct block block;
+    compute(&block, &a);
+    const uint32_t want[][2] = {{2, 1}, {0, 1}, {1, 0}, {0, 0}, {0, 2},
+                                {1, 1}, {1, 2}, {2, 0}, {2, 2}};
+    assert_int_equal(block.pair_count, 9);
+    for (uint32_t i = 0; i < 9; i++) {
+        assert_int_equal(block.pairs[i].query, want[i][0]);
+        assert_int_equal(block.pairs[i].key, want[i][1]);
+    }
+    block_clear(&block);
+}
+
+static void test_pairs_average_the_samples_where_finite(void **state)
+{
+    (void)state;
+    float x[] = {0.5f, NAN, 0.25f, 0.25f, 0.75f, NAN};
+    struct attention a = self_map(x, 1, 1);
+    a.batch = 2;
+    a.keys = 3;
+    struct block block;
+    compute(&block, &a);
+    assert_int_equal(block.pair_count, 3);
+    assert_int_equal(block.pairs[0].key, 1);
+    assert_true(block.pairs[0].weight == 0.75);
+    assert_int_equal(block.pairs[1].key, 0);
+    assert_true(block.pairs[1].weight == 0.375);
+    assert_true(block.pairs[2].weight == 0.25);
+    block_clear(&block);
+}
+
+static void assert_same(const struct block *a, const struct block *b)
+{
+    assert_int_equal(a->rows, b->rows);
+    assert_int_equal(a->invalid_rows, b->invalid_rows);
+    assert_true(a->row_sum_error == b->row_sum_error);
+    for (uint32_t h = 0; h < a->heads; h++) {
+        for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+            const struct dist *x = &a->head[h].row[m], *y = &b->head[h].row[m];
+            assert_int_equal(x->moments.n, y->moments.n);
+            assert_int_equal(x->hist.used, y->hist.used);
+            if (x->hist.used > 0) {
+                assert_memory_equal(x->hist.buckets, y->hist.buckets,
+                                    x->hist.used * sizeof *x->hist.buckets);
+            }
+            assert_close(x->moments.mean, y->moments.mean, 1e-13);
+            assert_close(x->moments.m2, y->moments.m2, 1e-11);
+        }
+        assert_int_equal(a->head[h].neighbour_count, b->head[h].neighbour_count);
+        assert_close(a->head[h].neighbour_sum, b->head[h].neighbour_sum, 1e-13);
+    }
+    assert_int_equal(a->pair_count, b->pair_count);
+    for (uint32_t i = 0; i < a->pair_count; i++) {
+        assert_int_equal(a->pairs[i].query, b->pairs[i].query);
+        assert_int_equal(a->pairs[i].key, b->pairs[i].key);
+        assert_true(a->pairs[i].weight == b->pairs[i].weight);
+    }
+}
+
+/* Two samples, two heads, some unsound rows. */
+static void fill_random(float *x, uint64_t random)
+{
+    for (uint32_t row = 0; row < 2 * 2 * T; row++) {
+        double sum = 0;
+        for (uint32_t j = 0; j < T; j++) {
+            x[row * T + j] = (float)pow(random_unit(&random), 4);
+            sum += (double)x[row * T + j];
+        }
+        double factor = random_unit(&random) < 0.1 ? 0.9 : 1;
+        for (uint32_t j = 0; j < T; j++) {
+            x[row * T + j] = (float)((double)x[row * T + j] / sum * factor);
+        }
+    }
+}
+
+static void add_range(struct block *into, const struct attention *a, uint32_t begin, uint32_t end)
+{
+    struct scratch scratch = {0};
+    struct block part;
+    assert_int_equal(block_init(&part, a, &everything), 0);
+    assert_int_equal(block_compute_ref(&part, a, begin, end, &scratch), 0);
+    assert_int_equal(block_merge(into, &part), 0);
+    block_clear(&part);
+    scratch_clear(&scratch);
+}
+
+static void test_any_cut_merges_to_the_whole(void **state)
+{
+    (void)state;
+    static float x[2 * 2 * T * T];
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        fill_random(x, seed);
+        struct attention a = self_map(x, 2, T);
+        a.batch = 2;
+        struct block whole, cut;
+        compute(&whole, &a);
+        assert_int_equal(block_init(&cut, &a, &everything), 0);
+        uint64_t random = seed + 1000;
+        for (uint32_t begin = 0; begin < T;) {
+            uint32_t end = begin + (uint32_t)(random_unit(&random) * 6); /* empty ones too */
+            end = end < T ? end : T;
+            add_range(&cut, &a, begin, end);
+            begin = end;
+        }
+        assert_same(&whole, &cut);
+        block_clear(&whole);
+        block_clear(&cut);
+    }
+}
+
+static void test_groups_that_are_off_stay_off(void **state)
+{
+    (void)state;
+    float x[] = {1, 0, 0, 1};
+    struct attention a = self_map(x, 1, 2);
+    struct block_plan nothing = {.group = {false}};
+    struct block block;
+    struct scratch scratch = {0};
+    assert_int_equal(block_init(&block, &a, &nothing), 0);
+    assert_int_equal(block_compute_ref(&block, &a, 0, 2, &scratch), 0);
+    double entropy = 77, *value[METRIC_COUNT] = {[METRIC_ENTROPY] = &entropy};
+    block_values(&block, value);
+    assert_true(entropy == 77);
+    assert_null(block.importance);
+    assert_null(block.pairs);
+    assert_int_equal(block.rows, 2); /* rows are always counted */
+    block_clear(&block);
+    scratch_clear(&scratch);
+}
+
+/* The n-th allocation fails, for every n there is: an error, no crash, no leak. */
+static int run_once(const struct attention *a)
+{
+    struct block block, part;
+    struct scratch scratch = {0};
+    int rc = block_init(&block, a, &everything);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = block_init(&part, a, &everything);
+    if (rc == 0) {
+        rc = block_compute_ref(&part, a, 0, T, &scratch);
+        rc = rc < 0 ? rc : block_merge(&block, &part);
+        block_clear(&part);
+    }
+    block_clear(&block);
+    scratch_clear(&scratch);
+    return rc;
+}
+
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    static float x[2 * 2 * T * T];
+    fill_random(x, 1);
+    struct attention a = self_map(x, 2, T);
+    a.batch = 2;
+    unsigned nth = 1;
+    for (;; nth++) {
+        heap_fail_at(nth);
+        int rc = run_once(&a);
+        if (!heap_has_failed()) {
+            assert_int_equal(rc, 0);
+            break;
+        }
+        assert_int_equal(rc, ERR_MEMORY);
+    }
+    heap_fail_at(0);
+    assert_in_range(nth, 20, 1000);
+}
+
+static void test_scratch_grows_and_is_aligned(void **state)
+{
+    (void)state;
+    struct scratch scratch = {0};
+    for (size_t bytes = 0; bytes < 1000; bytes += 37) {
+        unsigned char *memory = scratch_take(&scratch, bytes);
+        assert_non_null(memory);
+        assert_int_equal((uintptr_t)memory % 64, 0);
+        memset(memory, 1, bytes);
+    }
+    void *before = scratch.memory;
+    assert_ptr_equal(scratch_take(&scratch, 10), before);
+    assert_null(scratch_take(&scratch, SIZE_MAX));
+    assert_ptr_equal(scratch.memory, before);
+    scratch_clear(&scratch);
+    scratch_clear(&scratch);
+    assert_null(scratch.memory);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_uniform_causal_head_is_not_focused),
+        cmocka_unit_test(test_identity_looks_at_itself),
+        cmocka_unit_test(test_previous_token_head_is_half_local),
+        cmocka_unit_test(test_first_token_skips_query_zero),
+        cmocka_unit_test(test_locality_is_the_mean_of_the_two_side_diagonals),
+        cmocka_unit_test(test_cross_attention_has_no_diagonal),
+        cmocka_unit_test(test_a_single_position),
+        cmocka_unit_test(test_unsound_rows_are_counted_and_left_out),
+        cmocka_unit_test(test_all_rows_unsound_leaves_no_numbers),
+        cmocka_unit_test(test_no_valid_key_is_unsound),
+        cmocka_unit_test(test_excluded_weights_do_not_exist),
+        cmocka_unit_test(test_dropout_and_learned_sink_relax_the_sum),
+        cmocka_unit_test(test_importance_sums_to_one_and_ranks_heads),
+        cmocka_unit_test(test_maps_run_over_heads),
+        cmocka_unit_test(test_nan_stays_in_the_max_map),
+        cmocka_unit_test(test_pairs_are_ordered_with_ties_by_position),
+        cmocka_unit_test(test_pairs_average_the_samples_where_finite),
+        cmocka_unit_test(test_any_cut_merges_to_the_whole),
+        cmocka_unit_test(test_groups_that_are_off_stay_off),
+        cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_scratch_grows_and_is_aligned),
+    };
+    return cmocka_run_group_tests_name("block", tests, NULL, NULL);
+}

@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: MIT */
+/* Nothing sleeps here: a gate (semaphore) holds the workers where a test wants them, and every wait
+ * ends because something happened. The build's test timeout is the bound. */
+#include "unit.h"
+#include "err.h"
+#include "heap.h"
+#include "pool.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define JOBS 64
+
+/* A job that says when it runs and waits to be let go. */
+struct gated {
+    struct pool_job job;
+    sem_t *entered, *gate; /* NULL = does not wait */
+    atomic_uint *ran;
+    uint32_t index;
+    uint32_t *order; /* where index goes, by count of jobs run */
+    char name[16];
+};
+
+static void run_gated(struct pool_job *job, struct scratch *scratch)
+{
+    (void)scratch;
+    struct gated *g = (struct gated *)job;
+    pthread_getname_np(pthread_self(), g->name, sizeof g->name);
+    if (g->entered != NULL) {
+        sem_post(g->entered);
+        sem_wait(g->gate);
+    }
+    unsigned before = atomic_fetch_add(g->ran, 1);
+    if (g->order != NULL) {
+        g->order[before] = g->index;
+    }
+}
+
+struct fixture {
+    sem_t entered, gate;
+    atomic_uint ran;
+    struct gated job[JOBS];
+    uint32_t order[JOBS];
+};
+
+static void begin(struct fixture *f)
+{
+    memset(f, 0, sizeof *f);
+    sem_init(&f->entered, 0, 0);
+    sem_init(&f->gate, 0, 0);
+    for (uint32_t i = 0; i < JOBS; i++) {
+        f->job[i] =
+            (struct gated){.job.run = run_gated, .ran = &f->ran, .index = i, .order = f->order};
+    }
+}
+
+static void end(struct fixture *f)
+{
+    sem_destroy(&f->entered);
+    sem_destroy(&f->gate);
+}
+
+static void make_gated(struct fixture *f, uint32_t begin_index, uint32_t end_index)
+{
+    for (uint32_t i = begin_index; i < end_index; i++) {
+        f->job[i].entered = &f->entered;
+        f->job[i].gate = &f->gate;
+    }
+}
+
+static void wait_for(sem_t *semaphore, uint32_t times)
+{
+    for (uint32_t i = 0; i < times; i++) {
+        sem_wait(semaphore);
+    }
+}
+
+static void open_gate(struct fixture *f, uint32_t times)
+{
+    for (uint32_t i = 0; i < times; i++) {
+        sem_post(&f->gate);
+    }
+}
+
+/* Links jobs [first, first + count) and submits them. */
+static int submit(struct pool *pool, struct fixture *f, uint32_t first, uint32_t count)
+{
+    for (uint32_t i = first; i + 1 < first + count; i++) {
+        f->job[i].job.next = &f->job[i + 1].job;
+    }
+    return pool_submit(pool, &f->job[first].job, count);
+}
+
+static struct pool *new_pool(uint32_t threads, uint32_t capacity)
+{
+    struct pool *pool = NULL;
+    assert_int_equal(pool_new(threads, capacity, &pool), 0);
+    return pool;
+}
+
+static void test_full_queue_rejects_and_keeps_the_jobs(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    make_gated(&f, 0, 1);
+    struct pool *pool = new_pool(1, 3);
+    assert_int_equal(submit(pool, &f, 0, 1), 0);
+    wait_for(&f.entered, 1); /* the worker is busy: the queue is all there is */
+    assert_int_equal(submit(pool, &f, 1, 3), 0);
+    assert_int_equal(submit(pool, &f, 4, 1), ERR_AGAIN);
+    struct pool_stats stats = pool_stats(pool);
+    assert_int_equal(stats.queued, 3);
+    assert_int_equal(stats.submitted, 4);
+    assert_int_equal(stats.rejected, 1);
+    open_gate(&f, 1);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&f.ran), 4);
+    assert_int_equal(f.job[4].name[0], '\0'); /* never ran */
+    end(&f);
+}
+
+static void test_a_list_goes_in_whole_or_not_at_all(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    make_gated(&f, 0, 1);
+    struct pool *pool = new_pool(1, 4);
+    assert_int_equal(submit(pool, &f, 0, 1), 0);
+    wait_for(&f.entered, 1);
+    assert_int_equal(submit(pool, &f, 1, 2), 0);
+    assert_int_equal(submit(pool, &f, 3, 3), ERR_AGAIN);
+    assert_int_equal(pool_stats(pool).queued, 2);
+    assert_ptr_equal(f.job[3].job.next, &f.job[4].job); /* the list is as it was */
+    assert_int_equal(submit(pool, &f, 3, 2), 0);
+    assert_int_equal(submit(pool, &f, 0, 5), ERR_AGAIN); /* more than the queue could ever hold */
+    open_gate(&f, 1);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&f.ran), 5);
+    end(&f);
+}
+
+static void test_jobs_of_one_worker_run_in_order(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    make_gated(&f, 0, 1);
+    struct pool *pool = new_pool(1, JOBS);
+    assert_int_equal(submit(pool, &f, 0, 1), 0);
+    wait_for(&f.entered, 1);
+    assert_int_equal(submit(pool, &f, 1, 10), 0);
+    assert_int_equal(submit(pool, &f, 11, JOBS - 11), 0);
+    assert_int_equal(pool_stats(pool).queued_max, JOBS - 1);
+    open_gate(&f, 1);
+    pool_free(&pool);
+    for (uint32_t i = 0; i < JOBS; i++) {
+        assert_int_equal(f.order[i], i);
+    }
+    end(&f);
+}
+
+/* All of them are inside a job at once; with one worker fewer this would never return. */
+static void test_all_workers_run_at_the_same_time(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    make_gated(&f, 0, 8);
+    struct pool *pool = new_pool(8, 8);
+    assert_int_equal(pool_stats(pool).threads, 8);
+    assert_int_equal(submit(pool, &f, 0, 3), 0);
+    assert_int_equal(submit(pool, &f, 3, 5), 0);
+    wait_for(&f.entered, 8);
+    assert_int_equal(atomic_load(&f.ran), 0);
+    open_gate(&f, 8);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&f.ran), 8);
+    end(&f);
+}
+
+static void test_workers_are_named(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    make_gated(&f, 0, 2);
+    struct pool *pool = new_pool(2, 2);
+    assert_int_equal(submit(pool, &f, 0, 2), 0);
+    wait_for(&f.entered, 2);
+    open_gate(&f, 2);
+    pool_free(&pool);
+    assert_memory_equal(f.job[0].name, "attnd-worker-", 13);
+    assert_memory_equal(f.job[1].name, "attnd-worker-", 13);
+    assert_string_not_equal(f.job[0].name, f.job[1].name);
+    end(&f);
+}
+
+static void test_shutdown_runs_everything(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    struct pool *pool = new_pool(3, JOBS);
+    assert_int_equal(submit(pool, &f, 0, JOBS), 0);
+    pool_free(&pool);
+    assert_null(pool);
+    assert_int_equal(atomic_load(&f.ran), JOBS);
+    end(&f);
+}
+
+static void test_stats_add_up(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    make_gated(&f, 0, JOBS);
+    struct pool *pool = new_pool(2, JOBS);
+    assert_int_equal(submit(pool, &f, 0, 2), 0);
+    wait_for(&f.entered, 2);
+    assert_int_equal(submit(pool, &f, 2, 10), 0);
+    struct pool_stats stats = pool_stats(pool);
+    assert_int_equal(stats.submitted, 12);
+    assert_int_equal(stats.completed, 0);
+    assert_int_equal(stats.queued, 10);
+    open_gate(&f, 10);
+    wait_for(&f.entered, 10); /* the last two are inside: ten are done */
+    stats = pool_stats(pool);
+    assert_int_equal(stats.queued, 0);
+    assert_in_range(stats.completed, 9, 10); /* the tenth may be on its way out */
+    open_gate(&f, 2);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&f.ran), 12);
+    end(&f);
+}
+
+/* A job that frees itself and, while it lasts, submits a successor: also during shutdown. */
+struct chain {
+    struct pool_job job;
+    struct pool *pool;
+    atomic_uint *ran;
+    unsigned left;
+};
+
+static void run_chain(struct pool_job *job, struct scratch *scratch)
+{
+    struct chain *c = (struct chain *)job;
+    assert_non_null(scratch_take(scratch, 1000));
+    if (c->left > 0) {
+        struct chain *next = malloc(sizeof *next);
+        assert_non_null(next);
+        *next = *c;
+        next->left--;
+        assert_int_equal(pool_submit(c->pool, &next->job, 1), 0);
+    }
+    atomic_fetch_add(c->ran, 1);
+    free(c);
+}
+
+static void test_jobs_may_free_themselves_and_submit_more(void **state)
+{
+    (void)state;
+    atomic_uint ran = 0;
+    struct pool *pool = new_pool(2, 4);
+    struct chain *c = malloc(sizeof *c);
+    assert_non_null(c);
+    *c = (struct chain){.job.run = run_chain, .pool = pool, .ran = &ran, .left = 100};
+    assert_int_equal(pool_submit(pool, &c->job, 1), 0);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&ran), 101);
+}
+
+/* Several threads submit one job at a time and try again when the queue is full. */
+struct submitter {
+    pthread_t thread;
+    struct pool *pool;
+    struct gated *job;
+};
+
+static void *submit_all(void *argument)
+{
+    struct submitter *s = argument;
+    for (uint32_t i = 0; i < JOBS / 4; i++) {
+        while (pool_submit(s->pool, &s->job[i].job, 1) == ERR_AGAIN) {
+            sched_yield();
+        }
+    }
+    return NULL;
+}
+
+static void test_many_submitters_lose_nothing(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    struct pool *pool = new_pool(2, 3);
+    struct submitter s[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        s[i] = (struct submitter){.pool = pool, .job = f.job + i * (JOBS / 4)};
+        assert_int_equal(pthread_create(&s[i].thread, NULL, submit_all, &s[i]), 0);
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_int_equal(pthread_join(s[i].thread, NULL), 0);
+    }
+    assert_int_equal(pool_stats(pool).submitted, JOBS);
+    assert_in_range(pool_stats(pool).queued_max, 1, 3);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&f.ran), JOBS);
+    end(&f);
+}
+
+static void test_arguments_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    struct pool *pool = NULL;
+    assert_int_equal(pool_new(0, 1, &pool), ERR_ARGUMENT);
+    assert_int_equal(pool_new(257, 1, &pool), ERR_ARGUMENT);
+    assert_int_equal(pool_new(1, 0, &pool), ERR_ARGUMENT);
+    assert_null(pool);
+    pool_free(&pool);
+}
+
+static void test_largest_pool_starts_and_stops(void **state)
+{
+    (void)state;
+    struct pool *pool = new_pool(256, 1);
+    assert_int_equal(pool_stats(pool).threads, 256);
+    pool_free(&pool);
+}
+
+static void test_out_of_memory_is_reported(void **state)
+{
+    (void)state;
+    struct pool *pool = NULL;
+    heap_fail_at(1);
+    assert_int_equal(pool_new(1, 1, &pool), ERR_MEMORY);
+    heap_fail_at(0);
+    assert_null(pool);
+}
+
+static void test_submitting_nothing_is_no_error(void **state)
+{
+    (void)state;
+    struct pool *pool = new_pool(1, 1);
+    assert_int_equal(pool_submit(pool, NULL, 0), 0);
+    pool_free(&pool);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_full_queue_rejects_and_keeps_the_jobs),
+        cmocka_unit_test(test_a_list_goes_in_whole_or_not_at_all),
+        cmocka_unit_test(test_jobs_of_one_worker_run_in_order),
+        cmocka_unit_test(test_all_workers_run_at_the_same_time),
+        cmocka_unit_test(test_workers_are_named),
+        cmocka_unit_test(test_shutdown_runs_everything),
+        cmocka_unit_test(test_stats_add_up),
+        cmocka_unit_test(test_jobs_may_free_themselves_and_submit_more),
+        cmocka_unit_test(test_many_submitters_lose_nothing),
+        cmocka_unit_test(test_arguments_out_of_range_are_refused),
+        cmocka_unit_test(test_largest_pool_starts_and_stops),
+        cmocka_unit_test(test_out_of_memory_is_reported),
+        cmocka_unit_test(test_submitting_nothing_is_no_error),
+    };
+    return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
+}
