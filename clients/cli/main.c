@@ -49,7 +49,8 @@ static void print_help(FILE *out)
     fputs("\noptions of every command:\n", out);
     args_print_options(ARGS_EVERY_COMMAND, out);
     fputs("\nattnctl COMMAND --help shows a command's own options and an example.\n"
-          "exit status: 0 done, 1 bad news, 2 wrong usage, 3 attnd cannot be reached\n",
+          "Endpoint: --endpoint, else $ATTND_ENDPOINT, else tcp://127.0.0.1:5572.\n"
+          "Exit status: 0 done, 1 bad news, 2 wrong usage, 3 attnd cannot be reached\n",
           out);
 }
 

@@ -180,6 +180,8 @@ static void print_number(double x)
         printf("NaN");
     } else if (isinf(x)) {
         printf(x > 0 ? "Infinity" : "-Infinity");
+    } else if (x == 0) {
+        printf(signbit(x) ? "-0.0" : "0.0"); /* JSON's -0 is an integer, and loses its sign */
     } else {
         printf("%.17g", x);
     }

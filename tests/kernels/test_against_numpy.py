@@ -67,7 +67,8 @@ def encode(x, dtype):
 
 def decode(raw, dtype):
     if dtype == "bf16":
-        return (raw.astype("<u4") << 16).view("<f4").astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            return (raw.astype("<u4") << 16).view("<f4").astype(np.float64)
     return raw.astype(np.float64)
 
 

@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: MIT */
+/* The trainer's side. Three things shape it.
+ *
+ * Nothing blocks. Sends are ZMQ_DONTWAIT on an XPUB with NODROP, so that a full pipe is an error we can
+ * count instead of a silent loss. Nothing is queued for a daemon that is not there (IMMEDIATE), and a dead
+ * one is noticed by heartbeats. Every call first takes in the subscriptions that have arrived.
+ *
+ * A message is all or nothing. ZeroMQ decides at the first frame whether a pipe has room, and then takes the
+ * whole message. So everything that can fail happens before the first frame: memory is reserved and the
+ * header encoded. The tensors are copied after it, because a message that is refused need not be copied.
+ * Should a later frame fail all the same, the socket is replaced: closing it discards the half message.
+ *
+ * The order of the counters. seq counts what was handed to ZeroMQ, per topic, without gaps; dropped counts
+ * what was not, and travels with the topic's next message. So the daemon can tell a lost connection (a gap)
+ * from a slow reader (dropped). */
+#include "attn/attn.h"
+
+#include "err.h"
+#include "header.h"
+#include "mpk.h"
+#include "prefixes.h"
+#include "socket.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <zmq.h>
+
+/* Messages per pipe. Small, because bytes are what counts: max_queued_bytes. */
+#define SEND_HWM 8
+/* Larger than any notice of a subscription to our topics. */
+#define NOTICE_BYTES_MAX 1024
+/* Notices taken in by one call, so that a flood of them cannot hold up the training. */
+#define NOTICES_PER_CALL 1024
+/* So that `hello` fits a header: 1024 layers of at most 50 bytes and 9 elements. */
+#define LAYERS_MAX 1024
+
+struct topic {
+    struct layer_id id;
+    uint64_t seq, dropped;
+};
+
+struct attn_publisher {
+    void *context, *socket;
+    attn_publisher_options options; /* `job` and `run` are not used: see header */
+    char endpoint[ENDPOINT_MAX];
+    struct header header; /* what all messages have in common */
+    struct prefixes prefixes;
+
+    struct topic events;
+    struct topic *topics; /* owned; in order of first use */
+    size_t topic_count, topic_capacity;
+    size_t topic_next; /* where the next look-up starts: training loops repeat themselves */
+
+    struct layer_info *layers; /* owned; what hello says */
+    uint32_t layer_count;
+    bool has_hello, hello_due;
+
+    _Atomic uint64_t queued_bytes; /* also decremented by ZeroMQ's thread */
+    attn_publisher_counts counts;
+};
+
+/* ---- life ---- */
+
+void attn_publisher_options_default(attn_publisher_options *ret_options)
+{
+    *ret_options = (attn_publisher_options){
+        .endpoint = "tcp://127.0.0.1:5570",
+        .world = 1,
+        .max_queued_bytes = (uint64_t)256 << 20,
+        .linger_ms = 1000,
+        .event_retry_ms = 100,
+    };
+}
+
+static int open_socket(attn_publisher *publisher)
+{
+    const struct socket_option options[] = {
+        {ZMQ_IMMEDIATE, 1},
+        {ZMQ_XPUB_NODROP, 1},
+        {ZMQ_SNDHWM, SEND_HWM},
+        {ZMQ_LINGER, (int)publisher->options.linger_ms},
+        {ZMQ_HEARTBEAT_IVL, 1000},
+        {ZMQ_HEARTBEAT_TIMEOUT, 3000},
+        {ZMQ_HANDSHAKE_IVL, 5000},
+        {ZMQ_RECONNECT_IVL, 100},
+        {ZMQ_RECONNECT_IVL_MAX, 2000},
+    };
+
+    return socket_open(publisher->context, ZMQ_XPUB, options, sizeof(options) / sizeof(options[0]),
+                       NOTICE_BYTES_MAX, publisher->endpoint, &publisher->socket);
+}
+
+static void close_socket(attn_publisher *publisher)
+{
+    if (publisher->socket)
+        zmq_close(publisher->socket);
+    publisher->socket = NULL;
+    prefixes_clear(&publisher->prefixes);
+}
+
+/* Also called when a message was left half sent; subscriptions come anew with the connection. Should the new
+ * socket fail, later calls find none and skip. */
+static void replace_socket(attn_publisher *publisher)
+{
+    close_socket(publisher);
+    (void)open_socket(publisher);
+}
+
+static bool options_valid(const attn_publisher_options *options)
+{
+    return options && options->endpoint && strlen(options->endpoint) < ENDPOINT_MAX && options->job &&
+           job_name_valid(options->job, strlen(options->job)) && options->world <= WORLD_MAX &&
+           options->rank < options->world && options->linger_ms <= INT32_MAX;
+}
+
+static int fill_run(const uint8_t *run, uint8_t *ret_run)
+{
+    if (run)
+        memcpy(ret_run, run, RUN_BYTES);
+    else if (getrandom(ret_run, RUN_BYTES, 0) != RUN_BYTES)
+        return ATTN_E_TRANSPORT;
+    return 0;
+}
+
+/* On failure the half-made publisher is freed by the caller. */
+static int set_up(attn_publisher *publisher, const attn_publisher_options *options)
+{
+    int rc = fill_run(options->run, publisher->header.run);
+
+    if (rc)
+        return rc;
+    publisher->options = *options;
+    strcpy(publisher->endpoint, options->endpoint);
+    strcpy(publisher->header.job, options->job);
+    publisher->header.rank = options->rank;
+    publisher->header.world = options->world;
+    publisher->context = zmq_ctx_new();
+    return publisher->context ? open_socket(publisher) : ATTN_E_MEMORY;
+}
+
+static void destroy(attn_publisher *publisher)
+{
+    close_socket(publisher);
+    if (publisher->context)
+        socket_context_free(publisher->context);
+    free(publisher->topics);
+    free(publisher->layers);
+    free(publisher);
+}
+
+int attn_publisher_new(const attn_publisher_options *options, attn_publisher **ret_publisher)
+{
+    attn_publisher *publisher;
+    int rc;
+
+    if (!options_valid(options) || !ret_publisher)
+        return ATTN_E_ARGUMENT;
+    publisher = calloc(1, sizeof(*publisher));
+    if (!publisher)
+        return ATTN_E_MEMORY;
+    rc = set_up(publisher, options);
+    if (rc)
+        destroy(publisher);
+    else
+        *ret_publisher = publisher;
+    return rc;
+}
+
+/* ---- one message on its way ---- */
+
+/* A tensor's copy. ZeroMQ's thread frees it, at the latest in zmq_ctx_term: the publisher outlives it. */
+struct payload {
+    _Atomic uint64_t *queued_bytes;
+    uint64_t bytes;
+    max_align_t data[];
+};
+
+static void free_payload(void *data, void *hint)
+{
+    struct payload *payload = hint;
+
+    (void)data;
+    atomic_fetch_sub(payload->queued_bytes, payload->bytes);
+    free(payload);
+}
+
+struct message {
+    zmq_msg_t frames[2 + TENSORS_MAX];
+    const void *source[TENSORS_MAX]; /* what frame 2 + i is a copy of */
+    unsigned count;                  /* frames initialised */
+};
+
+static void message_close(struct message *message)
+{
+    for (unsigned i = 0; i < message->count; i++)
+        zmq_msg_close(&message->frames[i]);
+    message->count = 0;
+}
+
+static int message_add(struct message *message, const void *data, size_t len)
+{
+    zmq_msg_t *frame = &message->frames[message->count];
+
+    if (zmq_msg_init_size(frame, len) != 0)
+        return ATTN_E_MEMORY;
+    memcpy(zmq_msg_data(frame), data, len);
+    message->count++;
+    return 0;
+}
+
+/* Reserves a frame for a tensor that is copied later. */
+static int message_reserve(attn_publisher *publisher, struct message *message, uint64_t bytes,
+                           const void *source)
+{
+    struct payload *payload = malloc(sizeof(*payload) + bytes);
+
+    if (!payload)
+        return ATTN_E_MEMORY;
+    payload->queued_bytes = &publisher->queued_bytes;
+    payload->bytes = bytes;
+    if (zmq_msg_init_data(&message->frames[message->count], payload->data, bytes, free_payload, payload) != 0) {
+        free(payload);
+        return ATTN_E_MEMORY;
+    }
+    atomic_fetch_add(&publisher->queued_bytes, bytes);
+    message->source[message->count - 2] = source;
+    message->count++;
+    return 0;
+}
+
+static int add_header(struct message *message, const struct header *header)
+{
+    struct mpk_writer writer;
+    int rc = ATTN_E_MEMORY;
+
+    mpk_writer_init(&writer);
+    if (header_encode(header, &writer) == 0) {
+        /* Too large, or too many elements: only long arrays from the caller do that. */
+        rc = ATTN_E_ARGUMENT;
+        if (mpk_check(writer.buffer.data, writer.buffer.size, &mpk_header_limits) == 0)
+            rc = message_add(message, writer.buffer.data, writer.buffer.size);
+    }
+    mpk_writer_clear(&writer);
+    return rc;
+}
+
+/* sources[i] belongs to header->tensors[i]. */
+static int message_make(attn_publisher *publisher, const char *topic, const struct header *header,
+                        const void *const *sources, struct message *ret_message)
+{
+    int rc;
+
+    ret_message->count = 0;
+    rc = message_add(ret_message, topic, strlen(topic));
+    if (!rc)
+        rc = add_header(ret_message, header);
+    for (uint32_t i = 0; i < header->tensor_count && !rc; i++)
+        rc = message_reserve(publisher, ret_message, header->tensors[i].bytes, sources[i]);
+    if (rc)
+        message_close(ret_message);
+    return rc;
+}
+
+static int send_frame(void *socket, zmq_msg_t *frame, int more)
+{
+    int rc;
+
+    do
+        rc = zmq_msg_send(frame, socket, ZMQ_DONTWAIT | more);
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -1 : 0;
+}
+
+/* Sends and closes a message. Returns 0, ATTN_E_DROPPED or ATTN_E_TRANSPORT. */
+static int message_send(attn_publisher *publisher, struct message *message)
+{
+    unsigned sent = 0;
+    int rc = 0;
+
+    while (sent < message->count && !rc) {
+        zmq_msg_t *frame = &message->frames[sent];
+
+        if (sent >= 2)
+            memcpy(zmq_msg_data(frame), message->source[sent - 2], zmq_msg_size(frame));
+        rc = send_frame(publisher->socket, frame, sent + 1 < message->count ? ZMQ_SNDMORE : 0);
+        if (!rc)
+            sent++;
+    }
+    if (!rc)
+        return 0;
+    rc = errno == EAGAIN && sent == 0 ? ATTN_E_DROPPED : ATTN_E_TRANSPORT;
+    for (unsigned i = sent; i < message->count; i++)
+        zmq_msg_close(&message->frames[i]);
+    if (sent > 0)
+        replace_socket(publisher);
+    return rc;
+}
+
+static uint64_t total_bytes(const struct header *header)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < header->tensor_count; i++)
+        bytes += header->tensors[i].bytes;
+    return bytes;
+}
+
+static bool has_room(const attn_publisher *publisher, uint64_t bytes)
+{
+    uint64_t max = publisher->options.max_queued_bytes;
+
+    return bytes <= max && atomic_load(&publisher->queued_bytes) <= max - bytes;
+}
+
+static uint64_t realtime_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* One attempt; counts a success. */
+static int try_send(attn_publisher *publisher, struct topic *topic, const char *name, struct header *header,
+                    const void *const *sources)
+{
+    uint64_t bytes = total_bytes(header);
+    struct message message;
+    int rc;
+
+    if (!has_room(publisher, bytes))
+        return ATTN_E_DROPPED;
+    header->seq = topic->seq;
+    header->dropped = topic->dropped;
+    header->time_ns = realtime_ns();
+    rc = message_make(publisher, name, header, sources, &message);
+    if (!rc)
+        rc = message_send(publisher, &message);
+    if (!rc) {
+        topic->seq++;
+        publisher->counts.sent++;
+        publisher->counts.bytes += bytes;
+    }
+    return rc;
+}
+
+static int count_drop(attn_publisher *publisher, struct topic *topic, int rc)
+{
+    if (rc < 0 && rc != ATTN_E_ARGUMENT) {
+        topic->dropped++;
+        publisher->counts.dropped++;
+    }
+    return rc;
+}
+
+/* ---- events ---- */
+
+/* Events are few and matter, so they wait a little for room. */
+static int send_event(attn_publisher *publisher, enum event_type event)
+{
+    struct header header = publisher->header;
+    uint64_t deadline = socket_now_ms() + publisher->options.event_retry_ms;
+    char name[TOPIC_MAX];
+    int rc;
+
+    topic_job("event", header.job, name);
+    header.type = MESSAGE_EVENT;
+    header.event = event;
+    if (event == EVENT_HELLO) {
+        header.layers = publisher->layers;
+        header.layer_count = publisher->layer_count;
+        strcpy(header.client, "libattn/" ATTND_VERSION);
+    }
+    rc = try_send(publisher, &publisher->events, name, &header, NULL);
+    while (rc == ATTN_E_DROPPED && socket_now_ms() < deadline) {
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        rc = try_send(publisher, &publisher->events, name, &header, NULL);
+    }
+    return count_drop(publisher, &publisher->events, rc);
+}
+
+static bool wants_events(const attn_publisher *publisher)
+{
+    char name[TOPIC_MAX];
+
+    topic_job("event", publisher->header.job, name);
+    return prefixes_match(&publisher->prefixes, name);
+}
+
+/* Takes in the notices that have arrived. */
+static void drain(attn_publisher *publisher)
+{
+    zmq_msg_t notice;
+
+    zmq_msg_init(&notice);
+    for (int i = 0; i < NOTICES_PER_CALL; i++) {
+        if (zmq_msg_recv(&notice, publisher->socket, ZMQ_DONTWAIT) < 0)
+            break;
+        prefixes_apply(&publisher->prefixes, zmq_msg_data(&notice), zmq_msg_size(&notice));
+    }
+    zmq_msg_close(&notice);
+}
+
+/* At the start of every call. A daemon that newly wants events has not heard our hello. */
+static void service(attn_publisher *publisher)
+{
+    bool wanted = wants_events(publisher), wants;
+
+    if (!publisher->socket)
+        return;
+    drain(publisher);
+    wants = wants_events(publisher);
+    if (wants && !wanted)
+        publisher->hello_due = publisher->has_hello;
+    if (wants && publisher->hello_due && send_event(publisher, EVENT_HELLO) == 0)
+        publisher->hello_due = false;
+}
+
+static int say(attn_publisher *publisher, enum event_type event)
+{
+    service(publisher);
+    if (!wants_events(publisher)) {
+        publisher->counts.skipped++;
+        return ATTN_SKIPPED;
+    }
+    return send_event(publisher, event);
+}
+
+int attn_epoch_end(attn_publisher *publisher)
+{
+    return say(publisher, EVENT_EPOCH_END);
+}
+
+static bool id_valid(attn_stack stack, uint32_t layer, attn_site site)
+{
+    return (unsigned)stack <= ATTN_DECODER && layer <= LAYER_MAX && (unsigned)site <= ATTN_CROSS;
+}
+
+static struct layer_id layer_id(attn_stack stack, uint32_t layer, attn_site site)
+{
+    return (struct layer_id){stack == ATTN_ENCODER ? STACK_ENCODER : STACK_DECODER, layer,
+                             site == ATTN_SELF ? SITE_SELF : SITE_CROSS};
+}
+
+int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count)
+{
+    struct layer_info *copy;
+
+    if (count > LAYERS_MAX || (count > 0 && !layers))
+        return ATTN_E_ARGUMENT;
+    for (size_t i = 0; i < count; i++) {
+        if (!id_valid(layers[i].stack, layers[i].layer, layers[i].site) || layers[i].heads < 1 ||
+            layers[i].heads > HEADS_TOTAL_MAX)
+            return ATTN_E_ARGUMENT;
+    }
+    copy = calloc(count + 1, sizeof(*copy));
+    if (!copy)
+        return ATTN_E_MEMORY;
+    for (size_t i = 0; i < count; i++)
+        copy[i] = (struct layer_info){layer_id(layers[i].stack, layers[i].layer, layers[i].site),
+                                      layers[i].heads};
+    free(publisher->layers);
+    publisher->layers = copy;
+    publisher->layer_count = (uint32_t)count;
+    publisher->has_hello = true;
+    /* Due only after the drain, which would send it once more. */
+    publisher->hello_due = false;
+    drain_then_due:
+    return 0;
+}

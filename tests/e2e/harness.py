@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""Starts a real attnd and talks to it at wire level: trainers, subscribers and control, without the client package.
+
+Everything waits on a condition with a bound; nothing sleeps and hopes.
+"""
+import os
+import signal
+import subprocess
+import tempfile
+import time
+
+import msgpack
+import numpy as np
+import zmq
+
+ATTND = os.environ.get("ATTND_BIN", "build/daemon/attnd")
+# Sanitizer builds are slower by an order of magnitude.
+PATIENCE_S = float(os.environ.get("ATTND_TEST_PATIENCE", "30"))
+
+
+def wait_until(condition, what, timeout=None):
+    """Polls `condition` until it returns something true, and returns that."""
+    deadline = time.monotonic() + (timeout or PATIENCE_S)
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"timed out waiting for {what}")
+        time.sleep(0.01)
+
+
+def softmax_maps(rng, batch, heads, queries, keys, causal=False, dtype=np.float32):
+    """Random attention weights [B, H, Tq, Tk] whose rows sum to 1."""
+    logits = rng.normal(size=(batch, heads, queries, keys))
+    if causal:
+        logits = np.where(np.arange(keys) > np.arange(queries)[:, None], -np.inf, logits)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return (weights / weights.sum(-1, keepdims=True)).astype(dtype)
+
+
+DTYPE_NAME = {"float32": "f32", "float64": "f64", "float16": "f16", "uint8": "u8", "int32": "i32"}
+
+
+class Attnd:
+    """One daemon on ipc endpoints in a directory of its own."""
+
+    def __init__(self, *settings, directory=None):
+        self.directory = directory or tempfile.mkdtemp(prefix="attnd-")
+        self.settings = settings
+        self.process = None
+        self.context = zmq.Context()
+        self.request_id = 0
+        self.start()
+
+    def endpoint(self, name):
+        return f"ipc://{self.directory}/{name}"
+
+    def start(self):
+        arguments = [ATTND]
+        for name in ("ingest", "publish", "control"):
+            arguments += ["--set", f"{name}.endpoint={self.endpoint(name)}"]
+        for setting in self.settings:
+            arguments += ["--set", setting]
+        self.log = open(os.path.join(self.directory, "log"), "a+b")
+        self.process = subprocess.Popen(arguments, stderr=self.log)
+        assert self.call("ping")["version"]
+
+    def log_text(self):
+        with open(os.path.join(self.directory, "log"), errors="replace") as log:
+            return log.read()
+
+    def call(self, method, timeout=None, **params):
+        """One control request. Returns the result; raises RuntimeError with the error's code."""
+        socket = self.context.socket(zmq.DEALER)
+        socket.linger = 0
+        try:
+            socket.connect(self.endpoint("control"))
+            self.request_id += 1
+            socket.send(msgpack.packb([0, self.request_id, method, params]))
+            timeout_ms = int(1000 * (timeout or PATIENCE_S))
+            assert socket.poll(timeout_ms), f"no answer to {method}:\n{self.log_text()}"
+            kind, request_id, error, result = msgpack.unpackb(socket.recv(), strict_map_key=False)
+        finally:
+            socket.close()
+        assert (kind, request_id) == (1, self.request_id)
+        if error is not None:
+            raise RuntimeError(error["code"])
+        return result
+
+    def stats(self):
+        return self.call("stats")
+
+    def settled(self, received):
+        """Waits until `received` messages have come in and none is in flight; checks the identity."""
+        def done():
+            stats = self.stats()
+            return stats if stats["received"] >= received and stats["in_flight"] == 0 else None
+
+        stats = wait_until(done, f"{received} messages (now {self.stats()})")
+        assert stats["received"] == stats["processed"] + sum(stats["dropped"].values())
+        assert stats["in_flight_bytes"] == 0
+        return stats
+
+    def rss_kb(self):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return int(next(line for line in status if line.startswith("VmRSS")).split()[1])
+
+    def stop(self, sig=signal.SIGTERM):
+        """Sends the signal and returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(PATIENCE_S)
+
+    def close(self):
+        code = self.stop()
+        self.context.destroy(linger=0)
+        self.log.close()
+        assert code == 0, f"attnd exited with {code}:\n{self.log_text()}"
+
+
+class Trainer:
+    """A publisher at wire level: an XPUB with the settings of the contract."""
+
+    def __init__(self, attnd, job, rank=0, world=1, run=None):
+        self.job, self.rank, self.world = job, rank, world
+        self.run = run or os.urandom(16)
+        self.sequence = {}
+        self.socket = attnd.context.socket(zmq.XPUB)
+        self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        self.socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SNDHWM, 1000)
+        self.socket.connect(attnd.endpoint("ingest"))
+        self.wait_subscribed()
+
+    def wait_subscribed(self):
+        prefixes = set()
+        while not {b"tensor/", b"event/"} <= prefixes:
+            assert self.socket.poll(int(1000 * PATIENCE_S)), "attnd did not subscribe"
+            frame = self.socket.recv()
+            if frame[:1] == b"\x01":
+                prefixes.add(frame[1:])
+
+    def send(self, *frames):
+        """Raw frames, waiting for room (tests want them all to arrive)."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self.socket.send_multipart(frames, zmq.DONTWAIT)
+            except zmq.Again:
+                assert time.monotonic() < deadline, "the pipe stayed full"
+                time.sleep(0.001)
+
+    def common(self, topic, kind, epoch, step, **keys):
+        seq = self.sequence.get(topic, 0)
+        self.sequence[topic] = seq + 1
+        header = dict(v=1, type=kind, job=self.job, run=self.run, rank=self.rank, world=self.world,
+                      seq=seq, dropped=0, time_ns=time.time_ns(), epoch=epoch, step=step)
+        header.update(keys)
+        return header
+
+    def attention_frames(self, weights, epoch=0, step=0, stack="decoder", layer=0, site="self",
+                         mask=None, **keys):
+        topic = f"tensor/{self.job}/{stack}/{layer}/{site}/"
+        tensors = [("weights", weights)] + ([("mask", mask)] if mask is not None else [])
+        header = self.common(topic, "attention", epoch, step, stack=stack, layer=layer, site=site)
+        header["tensors"] = [dict(name=name, dtype=DTYPE_NAME[str(a.dtype)], shape=list(a.shape))
+                             for name, a in tensors]
+        header.update(keys)
+        return [topic.encode(), msgpack.packb(header)] + [a.tobytes() for _, a in tensors]
+
+    def attention(self, weights, **keys):
+        self.send(*self.attention_frames(weights, **keys))
+
+    def event(self, event, epoch=0, step=0, **keys):
+        topic = f"event/{self.job}/"
+        header = self.common(topic, "event", epoch, step, event=event, **keys)
+        self.send(topic.encode(), msgpack.packb(header))
+
+    def close(self):
+        self.socket.close(linger=0)
+
+
+class Reader:
+    """A subscriber to results."""
+
+    def __init__(self, attnd, *topics):
+        self.socket = attnd.context.socket(zmq.SUB)
+        self.socket.linger = 0
+        before = attnd.stats()["subscriptions"]
+        self.socket.connect(attnd.endpoint("publish"))
+        for topic in topics:
+            self.socket.subscribe(topic.encode())
+        wait_until(lambda: attnd.stats()["subscriptions"] >= before + len(topics), "the subscription")
+
+    def next(self, timeout=None):
+        timeout_ms = int(1000 * (timeout or PATIENCE_S))
+        assert self.socket.poll(timeout_ms), "no result came"
+        topic, body = self.socket.recv_multipart()
+        return topic.decode(), msgpack.unpackb(body)
+
+    def silent(self, seconds=0.2):
+        return not self.socket.poll(int(1000 * seconds))
+
+    def close(self):
+        self.socket.close()

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+#include "fake.h"
+
+#include <unistd.h>
+#include <zmq.h>
+
+void fake_put_ok(struct mpk_writer *reply, uint64_t id)
+{
+    mpk_put_array(reply, 4);
+    mpk_put_u64(reply, 1);
+    mpk_put_u64(reply, id);
+    mpk_put_nil(reply);
+}
+
+void fake_put_error(struct mpk_writer *reply, uint64_t id, const char *code, const char *message)
+{
+    mpk_put_array(reply, 4);
+    mpk_put_u64(reply, 1);
+    mpk_put_u64(reply, id);
+    mpk_put_map(reply, 2);
+    mpk_put_str(reply, "code");
+    mpk_put_str(reply, code);
+    mpk_put_str(reply, "message");
+    mpk_put_str(reply, message);
+    mpk_put_nil(reply);
+}
+
+/* Takes [0, id, method, params] apart; a request that is none ends the test program. */
+static void answer_request(struct fake *fake, const void *request, size_t size,
+                           struct mpk_writer *reply)
+{
+    struct mpk_doc doc;
+    uint64_t id = 0;
+    char method[64] = "";
+    if (mpk_parse(request, size, &mpk_header_limits, &doc) != 0)
+        abort();
+    const msgpack_object_array *array = &doc.root->via.array;
+    if (doc.root->type != MSGPACK_OBJECT_ARRAY || array->size != 4 ||
+        array->ptr[2].type != MSGPACK_OBJECT_STR || array->ptr[3].type != MSGPACK_OBJECT_MAP)
+        abort();
+    mpk_get_u64(&array->ptr[1], UINT64_MAX, &id);
+    snprintf(method, sizeof(method), "%.*s", (int)array->ptr[2].via.str.size,
+             array->ptr[2].via.str.ptr);
+    fake->answer(method, id, &array->ptr[3], reply);
+    mpk_doc_clear(&doc);
+}
+
+/* identity, request -> identity, reply; until the context shuts down. */
+static void *serve(void *data)
+{
+    struct fake *fake = data;
+    for (;;) {
+        char identity[256], request[4096];
+        int identity_size = zmq_recv(fake->router, identity, sizeof(identity), 0);
+        if (identity_size < 0)
+            return NULL;
+        int size = zmq_recv(fake->router, request, sizeof(request), 0);
+        if (size < 0)
+            return NULL;
+        struct mpk_writer reply;
+        mpk_writer_init(&reply);
+        answer_request(fake, request, (size_t)size, &reply);
+        if (reply.buffer.size > 0) {
+            zmq_send(fake->router, identity, (size_t)identity_size, ZMQ_SNDMORE);
+            zmq_send(fake->router, reply.buffer.data, reply.buffer.size, 0);
+        }
+        mpk_writer_clear(&reply);
+    }
+}
+
+void fake_start(struct fake *fake, fake_answer *answer)
+{
+    int linger_ms = 1000;
+    *fake = (struct fake){.directory = "/tmp/attnd-cli-XXXXXX", .answer = answer};
+    assert_non_null(mkdtemp(fake->directory));
+    snprintf(fake->endpoint, sizeof(fake->endpoint), "ipc://%s/control", fake->directory);
+    snprintf(fake->published, sizeof(fake->published), "ipc://%s/publish", fake->directory);
+    fake->context = zmq_ctx_new();
+    fake->router = zmq_socket(fake->context, ZMQ_ROUTER);
+    fake->pub = zmq_socket(fake->context, ZMQ_XPUB);
+    zmq_setsockopt(fake->router, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
+    zmq_setsockopt(fake->pub, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
+    assert_int_equal(zmq_bind(fake->router, fake->endpoint), 0);
+    assert_int_equal(zmq_bind(fake->pub, fake->published), 0);
+    assert_int_equal(pthread_create(&fake->thread, NULL, serve, fake), 0);
+}
+
+void fake_stop(struct fake *fake)
+{
+    zmq_ctx_shutdown(fake->context);
+    pthread_join(fake->thread, NULL);
+    zmq_close(fake->router);
+    zmq_close(fake->pub);
+    zmq_ctx_term(fake->context);
+    unlink(fake->endpoint + strlen("ipc://"));
+    unlink(fake->published + strlen("ipc://"));
+    rmdir(fake->directory);
+}

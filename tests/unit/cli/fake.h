@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* fake: an attnd for the tests of its command line: a ROUTER that answers as it is told, and a PUB.
+ * The answering function runs on the fake's own thread. */
+#ifndef TESTS_CLI_FAKE_H
+#define TESTS_CLI_FAKE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "mpk.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Appends the whole reply frame to an empty writer; leaving it empty means silence. */
+typedef void fake_answer(const char *method, uint64_t id, const msgpack_object *params,
+                         struct mpk_writer *reply);
+
+struct fake {
+    char directory[32], endpoint[64], published[64];
+    void *context, *router, *pub;
+    fake_answer *answer;
+    pthread_t thread;
+};
+
+void fake_start(struct fake *fake, fake_answer *answer);
+void fake_stop(struct fake *fake);
+
+/* [1, id, nil, - the result follows */
+void fake_put_ok(struct mpk_writer *reply, uint64_t id);
+/* [1, id, {code, message}, nil] */
+void fake_put_error(struct mpk_writer *reply, uint64_t id, const char *code, const char *message);
+
+#endif

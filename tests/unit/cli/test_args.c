@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/* The command line: defaults, order, and the words of every refusal. */
+#include "fake.h"
+
+#include "args.h"
+
+/* Parses "attnctl" and up to seven more words. */
+static int parse(struct args *args, char *error, const char *const *words)
+{
+    char copies[8][64] = {"attnctl"}, *argv[9] = {copies[0]};
+    static char kept[8][64];
+    int argc = 1;
+    for (; words[argc - 1]; argc++) {
+        snprintf(kept[argc], sizeof(kept[argc]), "%s", words[argc - 1]);
+        argv[argc] = kept[argc];
+    }
+    return args_parse(argc, argv, args, error);
+}
+
+#define PARSE(args, error, ...) parse(args, error, (const char *const[]){__VA_ARGS__, NULL})
+
+static void assert_refused(const char *const *words, const char *message)
+{
+    struct args args;
+    char error[ARGS_ERROR_MAX] = "";
+    assert_int_equal(parse(&args, error, words), -1);
+    assert_string_equal(error, message);
+}
+
+#define ASSERT_REFUSED(message, ...)                                                               \
+    assert_refused((const char *const[]){__VA_ARGS__, NULL}, message)
+
+static void test_defaults(void **state)
+{
+    (void)state;
+    struct args args;
+    char error[ARGS_ERROR_MAX];
+    unsetenv("ATTND_ENDPOINT");
+    assert_int_equal(PARSE(&args, error, "jobs"), 0);
+    assert_string_equal(args.endpoint, "tcp://127.0.0.1:5572");
+    assert_string_equal(args.metric, "entropy_normalized");
+    assert_int_equal(args.timeout_ms, 2000);
+    assert_int_equal(args.count, 0);
+    assert_int_equal(args.given, 0);
+    assert_null(args.stack);
+}
+
+static void test_an_option_outdoes_the_environment(void **state)
+{
+    (void)state;
+    struct args args;
+    char error[ARGS_ERROR_MAX];
+    setenv("ATTND_ENDPOINT", "ipc:///env", 1);
+    assert_int_equal(PARSE(&args, error, "jobs"), 0);
+    assert_string_equal(args.endpoint, "ipc:///env");
+    assert_int_equal(PARSE(&args, error, "jobs", "--endpoint", "ipc:///option"), 0);
+    assert_string_equal(args.endpoint, "ipc:///option");
+    unsetenv("ATTND_ENDPOINT");
+}
+
+static void test_options_stand_anywhere(void **state)
+{
+    (void)state;
+    struct args args;
+    char error[ARGS_ERROR_MAX];
+    assert_int_equal(
+        PARSE(&args, error, "--json", "summary", "--layer=3", "gpt", "--stack", "decoder"), 0);
+    assert_int_equal(args.word_count, 2);
+    assert_string_equal(args.words[0], "summary");
+    assert_string_equal(args.words[1], "gpt");
+    assert_int_equal(args.layer, 3);
+    assert_int_equal(args.given, ARGS_JSON | ARGS_LAYER | ARGS_STACK);
+}
+
+static void test_timeouts_are_seconds_or_milliseconds(void **state)
+{
+    (void)state;
+    struct args args;
+    char error[ARGS_ERROR_MAX];
+    assert_int_equal(PARSE(&args, error, "jobs", "--timeout", "0.25"), 0);
+    assert_int_equal(args.timeout_ms, 250);
+    assert_int_equal(PARSE(&args, error, "jobs", "--timeout", "5s"), 0);
+    assert_int_equal(args.timeout_ms, 5000);
+    assert_int_equal(PARSE(&args, error, "jobs", "--timeout", "40ms"), 0);
+    assert_int_equal(args.timeout_ms, 40);
+    ASSERT_REFUSED("--timeout: 'soon': not accepted (valid: 1ms to 3600s)", "--timeout", "soon");
+    ASSERT_REFUSED("--timeout: '-1': not accepted (valid: 1ms to 3600s)", "--timeout", "-1");
+    ASSERT_REFUSED("--timeout: 'nan': not accepted (valid: 1ms to 3600s)", "--timeout", "nan");
+}
+
+static void test_mistakes_are_named(void **state)
+{
+    (void)state;
+    ASSERT_REFUSED("no option --jsno", "jobs", "--jsno");
+    ASSERT_REFUSED("--metric needs a value", "summary", "--metric");
+    ASSERT_REFUSED("--stack: 'both': not accepted (valid: encoder, decoder)", "--stack", "both");
+    ASSERT_REFUSED("--site: 'Self': not accepted (valid: self, cross)", "--site", "Self");
+    ASSERT_REFUSED("--layer: '-1': not accepted (valid: 0 to 65535)", "--layer", "-1");
+    ASSERT_REFUSED("--layer: '65536': not accepted (valid: 0 to 65535)", "--layer", "65536");
+    ASSERT_REFUSED("--count: '0': not accepted (valid: 1 or more)", "--count", "0");
+    ASSERT_REFUSED("--count: '99999999999999999999': not accepted (valid: 1 or more)", "--count",
+                   "99999999999999999999");
+    ASSERT_REFUSED("too many words: 'e'", "a", "b", "c", "d", "e");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_an_option_outdoes_the_environment),
+        cmocka_unit_test(test_options_stand_anywhere),
+        cmocka_unit_test(test_timeouts_are_seconds_or_milliseconds),
+        cmocka_unit_test(test_mistakes_are_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

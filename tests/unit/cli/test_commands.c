@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: MIT */
+/* attnctl as a user sees it: the program itself, its text and its exit status, against a fake attnd
+ * that answers with maps of proto/result.h. */
+#include "fake.h"
+
+#include "field.h"
+#include "result.h"
+
+#include <math.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <zmq.h>
+
+static const uint8_t run_bytes[RUN_BYTES] = {0xab, 0xcd, 0xef, 0x01, 0x23};
+
+static struct result_common common(uint64_t epoch, uint64_t step)
+{
+    return (struct result_common){"gpt-small", run_bytes, epoch, step, 1};
+}
+
+/* What the fake says -----------------------------------------------------------------------------
+ */
+
+static void put_job(struct mpk_writer *reply)
+{
+    static const struct reason_count dropped[] = {{"late", 2}, {"shape", 1}};
+    struct job_result job = {
+        .common = common(3, 1200),
+        .state = JOB_ACTIVE,
+        .world = 4,
+        .ranks = 2,
+        .received = 640,
+        .processed = 637,
+        .lost = 5,
+        .dropped = dropped,
+        .dropped_count = 2,
+    };
+    job_encode(&job, reply);
+}
+
+static void put_summary(struct mpk_writer *reply, struct layer_id id, double base)
+{
+    struct result_stat stat[12];
+    for (int head = 0; head < 12; head++)
+        stat[head] = (struct result_stat){.mean = head == 1 ? NAN : base + head / 100.0};
+    struct summary_result summary = {
+        .common = common(3, 1200),
+        .layer = {.id = id, .shape = {4, 12, 16, 16}},
+        .window = {.unit = WINDOW_EPOCH, .first = 2, .last = 3, .length = 2, .every = 1},
+        .ranks = 1,
+        .messages = 40,
+        .lost = 1,
+        .heads = 12,
+    };
+    summary.stat[METRIC_ENTROPY_NORMALIZED] = stat;
+    summary_encode(&summary, reply);
+}
+
+/* Layers out of order: the table sorts them. */
+static void put_summaries(struct mpk_writer *reply, const msgpack_object *params)
+{
+    if (mpk_find(params, "layer")) {
+        mpk_put_array(reply, 1);
+        put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.00001);
+        return;
+    }
+    mpk_put_array(reply, 3);
+    put_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_CROSS}, 0.3);
+    put_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_SELF}, 0.2);
+    put_summary(reply, (struct layer_id){STACK_ENCODER, 0, SITE_SELF}, 0.1);
+}
+
+static void put_number(struct mpk_writer *reply, const char *key, uint64_t number)
+{
+    mpk_put_str(reply, key);
+    mpk_put_u64(reply, number);
+}
+
+static uint64_t received = 645;
+
+static void put_stats(struct mpk_writer *reply)
+{
+    mpk_put_map(reply, 6);
+    mpk_put_str(reply, "uptime_s");
+    mpk_put_f64(reply, 12.5);
+    put_number(reply, "received", received);
+    put_number(reply, "processed", 640);
+    put_number(reply, "in_flight", 2);
+    mpk_put_str(reply, "dropped");
+    mpk_put_map(reply, 2);
+    put_number(reply, "late", 2);
+    put_number(reply, "shape", 1);
+    mpk_put_str(reply, "pool");
+    mpk_put_map(reply, 1);
+    put_number(reply, "jobs_done", 9000);
+}
+
+static char published[64];
+
+static void put_config(struct mpk_writer *reply)
+{
+    mpk_put_map(reply, 2);
+    mpk_put_str(reply, "publish.endpoint");
+    mpk_put_str(reply, published);
+    mpk_put_str(reply, "window.unit");
+    mpk_put_str(reply, "epoch");
+}
+
+static void put_ping(struct mpk_writer *reply)
+{
+    mpk_put_map(reply, 2);
+    mpk_put_str(reply, "version");
+    mpk_put_str(reply, "0.1.0");
+    mpk_put_str(reply, "uptime_s");
+    mpk_put_f64(reply, 3725);
+}
+
+static void answer(const char *method, uint64_t id, const msgpack_object *params,
+                   struct mpk_writer *reply)
+{
+    char job[64];
+    field_text(params, "job", job, sizeof(job));
+    if (strcmp(job, "nope") == 0) {
+        fake_put_error(reply, id, "job_unknown", "no such job");
+        return;
+    }
+    fake_put_ok(reply, id);
+    if (strcmp(method, "ping") == 0) {
+        put_ping(reply);
+    } else if (strcmp(method, "jobs") == 0) {
+        mpk_put_array(reply, 1);
+        put_job(reply);
+    } else if (strcmp(method, "summary") == 0) {
+        put_summaries(reply, params);
+    } else if (strcmp(method, "stats") == 0) {
+        put_stats(reply);
+    } else if (strcmp(method, "config") == 0) {
+        put_config(reply);
+    } else {
+        mpk_put_map(reply, 1);
+        put_number(reply, "windows", *job ? 1 : 3);
+    }
+}
+
+static void answer_no_jobs(const char *method, uint64_t id, const msgpack_object *params,
+                           struct mpk_writer *reply)
+{
+    (void)method, (void)params;
+    fake_put_ok(reply, id);
+    mpk_put_array(reply, 0);
+}
+
+/* Running attnctl --------------------------------------------------------------------------------
+ */
+
+/* Starts `attnctl arguments` with both outputs in the returned pipe. */
+static FILE *start(const char *endpoint, const char *arguments)
+{
+    char command[1024];
+    const char *program = getenv("ATTNCTL");
+    assert_non_null(program);
+    snprintf(command, sizeof(command), "ATTND_ENDPOINT=%s exec '%s' %s 2>&1", endpoint, program,
+             arguments);
+    fflush(NULL);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    return pipe;
+}
+
+static void finish(FILE *pipe, int expected_status, const char *expected_text)
+{
+    char text[8192];
+    size_t size = fread(text, 1, sizeof(text) - 1, pipe);
+    text[size] = '\0';
+    int status = pclose(pipe);
+    assert_string_equal(text, expected_text);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), expected_status);
+}
+
+static void assert_says(void **state, const char *arguments, int status, const char *text)
+{
+    struct fake *fake = *state;
+    finish(start(fake->endpoint, arguments), status, text);
+}
+
+static int set_up(void **state)
+{
+    static struct fake fake;
+    fake_start(&fake, answer);
+    snprintf(published, sizeof(published), "%s", fake.published);
+    *state = &fake;
+    return 0;
+}
+
+static int set_up_without_jobs(void **state)
+{
+    set_up(state);
+    ((struct fake *)*state)->answer = answer_no_jobs;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    fake_stop(*state);
+    return 0;
+}
+
+/* Tests ------------------------------------------------------------------------------------------
+ */
+
+static void test_jobs_fit_80_columns(void **state)
+{
+    assert_says(state, "jobs", 0,
+                "JOB             RUN   STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
+                "gpt-small  abcdef01  active      3  1200    2/4       640     5        3\n");
+}
+
+static void test_no_jobs_say_how_to_get_one(void **state)
+{
+    assert_says(state, "jobs", 0,
+                "no jobs yet: attach one with attnd.watch(model, job=\"name\")\n");
+}
+
+static void test_a_summary_has_a_row_per_layer_and_wraps_by_heads(void **state)
+{
+    assert_says(state, "summary gpt-small", 0,
+                "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                "window: epoch 2 to 3, 1 rank, 120 messages, 3 lost, 0 dropped\n"
+                "entropy_normalized, mean over the window\n"
+                "\n"
+                "LAYER                 h0  h1      h2      h3      h4      h5      h6      h7\n"
+                "encoder.0.self    0.1000   -  0.1200  0.1300  0.1400  0.1500  0.1600  0.1700\n"
+                "decoder.10.self   0.2000   -  0.2200  0.2300  0.2400  0.2500  0.2600  0.2700\n"
+                "decoder.10.cross  0.3000   -  0.3200  0.3300  0.3400  0.3500  0.3600  0.3700\n"
+                "\n"
+                "LAYER                 h8      h9     h10     h11\n"
+                "encoder.0.self    0.1800  0.1900  0.2000  0.2100\n"
+                "decoder.10.self   0.2800  0.2900  0.3000  0.3100\n"
+                "decoder.10.cross  0.3800  0.3900  0.4000  0.4100\n");
+}
+
+static void test_small_values_keep_their_digits(void **state)
+{
+    assert_says(state, "summary gpt-small --layer 1", 0,
+                "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
+                "entropy_normalized, mean over the window\n"
+                "\n"
+                "LAYER                 h0  h1        h2        h3        h4        h5        h6\n"
+                "decoder.1.self  1.00e-05   -  2.00e-02  3.00e-02  4.00e-02  5.00e-02  6.00e-02\n"
+                "\n"
+                "LAYER                 h7        h8        h9       h10       h11\n"
+                "decoder.1.self  7.00e-02  8.00e-02  9.00e-02  1.00e-01  1.10e-01\n");
+}
+
+static void test_an_unknown_metric_names_those_there_are(void **state)
+{
+    assert_says(state, "summary gpt-small --metric entropi", 2,
+                "attnctl: --metric: 'entropi': not in this summary (valid: entropy_normalized)\n");
+}
+
+static void test_an_unknown_job_is_a_finding(void **state)
+{
+    assert_says(state, "summary nope", 1, "attnctl: attnd refused: no such job (job_unknown)\n");
+}
+
+static void test_stats_add_up(void **state)
+{
+    received = 645;
+    assert_says(state, "stats", 0,
+                "COUNTER         VALUE\n"
+                "received          645\n"
+                "processed         640\n"
+                "in_flight           2\n"
+                "dropped             3\n"
+                "  late              2\n"
+                "  shape             1\n"
+                "uptime_s         12.5\n"
+                "pool.jobs_done   9000\n"
+                "\n"
+                "received = processed + in_flight + dropped: 645 = 640 + 2 + 3: adds up\n");
+}
+
+static void test_stats_that_do_not_add_up_are_a_finding(void **state)
+{
+    received = 650;
+    FILE *pipe = start(((struct fake *)*state)->endpoint, "stats | tail -n 1");
+    finish(pipe, 0,
+           "received = processed + in_flight + dropped: 650 = 640 + 2 + 3: does not add up, 5 "
+           "unaccounted for\n");
+    pipe = start(((struct fake *)*state)->endpoint, "stats > /dev/null");
+    finish(pipe, 1, "");
+}
+
+static void test_ping_config_and_flush(void **state)
+{
+    char expected[256];
+    snprintf(expected, sizeof(expected), "attnd 0.1.0 at %s, up 1 h 2 min\n",
+             ((struct fake *)*state)->endpoint);
+    assert_says(state, "ping", 0, expected);
+    snprintf(expected, sizeof(expected),
+             "KEY               VALUE\npublish.endpoint  %s\nwindow.unit       epoch\n", published);
+    assert_says(state, "config", 0, expected);
+    assert_says(state, "flush", 0, "closed and published 3 windows\n");
+    assert_says(state, "flush gpt-small", 0, "closed and published 1 window\n");
+}
+
+static void test_json_is_the_answer_itself(void **state)
+{
+    assert_says(state, "flush --json", 0, "{\n  \"windows\": 3\n}\n");
+}
+
+static void publish(struct fake *fake, const char *topic, const struct mpk_writer *map)
+{
+    zmq_send(fake->pub, topic, strlen(topic), ZMQ_SNDMORE);
+    zmq_send(fake->pub, map->buffer.data, map->buffer.size, 0);
+}
+
+/* Waits for the subscription of a tail, so that nothing is published too early. */
+static void await_subscription(struct fake *fake, const char *prefix)
+{
+    char frame[128];
+    int timeout_ms = 5000;
+    zmq_setsockopt(fake->pub, ZMQ_RCVTIMEO, &timeout_ms, sizeof(timeout_ms));
+    int size = zmq_recv(fake->pub, frame, sizeof(frame), 0);
+    assert_int_equal(size, 1 + strlen(prefix));
+    assert_memory_equal(frame + 1, prefix, strlen(prefix));
+}
+
+static void publish_all(struct fake *fake)
+{
+    struct mpk_writer map;
+    static const double values[] = {0.25, 0.75, NAN};
+    struct live_result live = {
+        .common = common(3, 7),
+        .layer = {.id = {STACK_ENCODER, 0, SITE_SELF}},
+        .rank = 1,
+        .heads = 3,
+    };
+    live.value[METRIC_ENTROPY_NORMALIZED] = values;
+    mpk_writer_init(&map);
+    live_encode(&live, &map);
+    publish(fake, "live/gpt-small/encoder/0/self/", &map);
+    mpk_writer_clear(&map);
+    mpk_writer_init(&map);
+    put_summary(&map, (struct layer_id){STACK_DECODER, 2, SITE_CROSS}, 0.5);
+    result_set_snapshot(map.buffer.data, map.buffer.size, true);
+    publish(fake, "summary/gpt-small/decoder/2/cross/", &map);
+    mpk_writer_clear(&map);
+    mpk_writer_init(&map);
+    put_job(&map);
+    publish(fake, "job/gpt-small/", &map);
+    mpk_writer_clear(&map);
+}
+
+static void test_tail_prints_a_line_per_message(void **state)
+{
+    struct fake *fake = *state;
+    FILE *pipe = start(fake->endpoint, "tail --count 3");
+    await_subscription(fake, "");
+    publish_all(fake);
+    finish(
+        pipe, 0,
+        "live    gpt-small encoder.0.self epoch 3 step 7 rank 1: entropy_normalized 0.5 [0.25, "
+        "0.75] over 2 heads\n"
+        "summary gpt-small decoder.2.cross epoch 2 to 3: entropy_normalized 0.5591 [0.5, 0.61] "
+        "over 11 heads, 40 messages, 1 lost, 0 dropped (last value)\n"
+        "job     gpt-small active, run abcdef01, epoch 3 step 1200, rank 2/4, 0 layers, received "
+        "640, lost 5, dropped 3\n");
+}
+
+static void test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result(void **state)
+{
+    struct fake *fake = *state;
+    FILE *pipe = start(fake->endpoint, "tail job/gpt-small/ --count 1");
+    await_subscription(fake, "job/gpt-small/");
+    zmq_send(fake->pub, "job/gpt-small/", 14, ZMQ_SNDMORE);
+    zmq_send(fake->pub, "\xc1", 1, 0);
+    publish_all(fake);
+    finish(
+        pipe, 0,
+        "attnctl: skipped a message that is not a result\n"
+        "job     gpt-small active, run abcdef01, epoch 3 step 1200, rank 2/4, 0 layers, received "
+        "640, lost 5, dropped 3\n");
+}
+
+static void test_tail_as_json_is_one_line_per_message(void **state)
+{
+    struct fake *fake = *state;
+    FILE *pipe =
+        start("ipc:///nobody", "tail --json --count 3 --summaries $TAIL_FROM | cut -c1-19");
+    await_subscription(fake, "");
+    publish_all(fake);
+    finish(pipe, 0,
+           "{\"v\":1,\"kind\":\"live\n{\"v\":1,\"kind\":\"summ\n{\"v\":1,\"kind\":\"job\"\n");
+}
+
+static int set_up_tail(void **state)
+{
+    set_up(state);
+    return setenv("TAIL_FROM", published, 1);
+}
+
+static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
+{
+    strcpy(published, "tcp://127.0.0.1:*");
+    assert_says(state, "tail", 2,
+                "attnctl: attnd does not say where it publishes: give --summaries ENDPOINT\n");
+}
+
+static void test_an_absent_daemon_is_said_to_be_absent(void **state)
+{
+    (void)state;
+    finish(start("ipc:///tmp/attnd-nobody-is-here", "jobs --timeout 0.1"), 3,
+           "attnctl: cannot reach attnd at ipc:///tmp/attnd-nobody-is-here within 0.1 s: is it "
+           "running? start it with `attnd` or give --endpoint\n");
+}
+
+static void test_wrong_usage_is_explained(void **state)
+{
+    assert_says(state, "summry", 2, "attnctl: no command 'summry' (see attnctl --help)\n");
+    assert_says(state, "summary", 2, "attnctl: usage: attnctl summary JOB [OPTIONS]\n");
+    assert_says(state, "jobs extra", 2, "attnctl: usage: attnctl jobs [OPTIONS]\n");
+    assert_says(state, "jobs --count 3", 2,
+                "attnctl: --count is not an option of jobs (see attnctl jobs --help)\n");
+    assert_says(state, "jobs --endpoint nowhere", 2,
+                "attnctl: --endpoint: 'nowhere': not an endpoint (valid: tcp://host:port, "
+                "ipc://path)\n");
+}
+
+static void test_version_and_help(void **state)
+{
+    assert_says(state, "--version", 0, "attnctl " ATTND_VERSION "\n");
+    assert_says(state, "flush --help", 0,
+                "usage: attnctl flush [JOB] [OPTIONS]\n"
+                "close open windows now and publish them as partial\n"
+                "\n"
+                "  --json                 print the answer as JSON\n"
+                "  --endpoint ENDPOINT    where attnd answers\n"
+                "  --timeout SECONDS      how long to wait for an answer (default 2)\n"
+                "  --help                 what a command does\n"
+                "\n"
+                "example: attnctl flush gpt-small\n");
+}
+
+#define WITH_FAKE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH_FAKE(test_jobs_fit_80_columns),
+        cmocka_unit_test_setup_teardown(test_no_jobs_say_how_to_get_one, set_up_without_jobs,
+                                        tear_down),
+        WITH_FAKE(test_a_summary_has_a_row_per_layer_and_wraps_by_heads),
+        WITH_FAKE(test_small_values_keep_their_digits),
+        WITH_FAKE(test_an_unknown_metric_names_those_there_are),
+        WITH_FAKE(test_an_unknown_job_is_a_finding),
+        WITH_FAKE(test_stats_add_up),
+        WITH_FAKE(test_stats_that_do_not_add_up_are_a_finding),
+        WITH_FAKE(test_ping_config_and_flush),
+        WITH_FAKE(test_json_is_the_answer_itself),
+        WITH_FAKE(test_tail_prints_a_line_per_message),
+        WITH_FAKE(test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result),
+        cmocka_unit_test_setup_teardown(test_tail_as_json_is_one_line_per_message, set_up_tail,
+                                        tear_down),
+        WITH_FAKE(test_a_port_of_the_daemons_choice_needs_summaries),
+        cmocka_unit_test(test_an_absent_daemon_is_said_to_be_absent),
+        WITH_FAKE(test_wrong_usage_is_explained),
+        WITH_FAKE(test_version_and_help),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/* Tables, as text. */
+#include "fake.h"
+
+#include "out.h"
+
+/* A table of the given cells (NULL ends them) prints as `expected`. */
+static void assert_table(int columns, int width, bool text, const char *const *cells,
+                         const char *expected)
+{
+    struct out_table table;
+    char *printed = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&printed, &size);
+    out_init(&table, columns);
+    for (; *cells; cells++)
+        out_cell(&table, "%s", *cells);
+    out_print(&table, width, text, out);
+    fclose(out);
+    assert_string_equal(printed, expected);
+    free(printed);
+}
+
+#define CELLS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+static void test_numbers_are_aligned_right(void **state)
+{
+    (void)state;
+    assert_table(3, 80, false, CELLS("NAME", "A", "LONG", "x", "1000", "1", "longer", "2", "33"),
+                 "NAME       A  LONG\n"
+                 "x       1000     1\n"
+                 "longer     2    33\n");
+}
+
+static void test_text_is_aligned_left_and_ends_without_blanks(void **state)
+{
+    (void)state;
+    assert_table(3, 80, true, CELLS("A", "B", "C", "one", "two", "three", "1", "2", "3"),
+                 "A    B    C\n"
+                 "one  two  three\n"
+                 "1    2    3\n");
+}
+
+static void test_wide_tables_go_on_below(void **state)
+{
+    (void)state;
+    assert_table(5, 14, false, CELLS("L", "h0", "h1", "h2", "h3", "a", "0.1", "0.2", "0.3", "0.4"),
+                 "L   h0   h1\n"
+                 "a  0.1  0.2\n"
+                 "\n"
+                 "L   h2   h3\n"
+                 "a  0.3  0.4\n");
+}
+
+/* A column wider than the terminal is printed all the same. */
+static void test_no_column_is_lost(void **state)
+{
+    (void)state;
+    assert_table(3, 5, false, CELLS("L", "abcdefgh", "b", "x", "1", "2"),
+                 "L  abcdefgh\n"
+                 "x         1\n"
+                 "\n"
+                 "L  b\n"
+                 "x  2\n");
+}
+
+static void test_a_single_column_and_an_empty_table(void **state)
+{
+    (void)state;
+    assert_table(1, 80, false, CELLS("JOB", "gpt"), "JOB\ngpt\n");
+    assert_table(2, 80, false, CELLS("A", "B"), "A  B\n");
+}
+
+static void test_letters_beyond_ascii_take_one_column(void **state)
+{
+    (void)state;
+    assert_table(2, 80, false, CELLS("J", "N", "\xc3\xbc", "1", "uu", "2"),
+                 "J   N\n\xc3\xbc   1\nuu  2\n");
+}
+
+static void test_many_rows_grow_the_table(void **state)
+{
+    (void)state;
+    struct out_table table;
+    char *printed = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&printed, &size);
+    out_init(&table, 2);
+    for (int i = 0; i < 1000; i++)
+        out_cell(&table, "%d", i % 10);
+    out_print(&table, 80, false, out);
+    fclose(out);
+    assert_int_equal(size, 500 * strlen("0  1\n"));
+    free(printed);
+}
+
+static void assert_duration(double seconds, const char *expected)
+{
+    char text[OUT_TIME_MAX];
+    out_duration(seconds, text);
+    assert_string_equal(text, expected);
+}
+
+static void test_durations_have_two_units_at_most(void **state)
+{
+    (void)state;
+    assert_duration(0, "0.0 s");
+    assert_duration(-1, "0.0 s");
+    assert_duration(2.34, "2.3 s");
+    assert_duration(61, "1 min 1 s");
+    assert_duration(7260, "2 h 1 min");
+    assert_duration(90000, "1 d 1 h");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_numbers_are_aligned_right),
+        cmocka_unit_test(test_text_is_aligned_left_and_ends_without_blanks),
+        cmocka_unit_test(test_wide_tables_go_on_below),
+        cmocka_unit_test(test_no_column_is_lost),
+        cmocka_unit_test(test_a_single_column_and_an_empty_table),
+        cmocka_unit_test(test_letters_beyond_ascii_take_one_column),
+        cmocka_unit_test(test_many_rows_grow_the_table),
+        cmocka_unit_test(test_durations_have_two_units_at_most),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

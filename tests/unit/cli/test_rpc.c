@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/* Questions and answers, with a daemon that answers well, badly, late or not at all. */
+#include "fake.h"
+
+#include "field.h"
+#include "rpc.h"
+
+/* The parameters come back as the result. */
+static void echo(const char *method, uint64_t id, const msgpack_object *params,
+                 struct mpk_writer *reply)
+{
+    char job[64];
+    field_text(params, "job", job, sizeof(job));
+    fake_put_ok(reply, id);
+    mpk_put_map(reply, 2);
+    mpk_put_str(reply, "method");
+    mpk_put_str(reply, method);
+    mpk_put_str(reply, "job");
+    mpk_put_str(reply, job);
+}
+
+static void refuse(const char *method, uint64_t id, const msgpack_object *params,
+                   struct mpk_writer *reply)
+{
+    (void)method, (void)params;
+    fake_put_error(reply, id, "job_unknown", "no such job\n");
+}
+
+static void be_silent(const char *method, uint64_t id, const msgpack_object *params,
+                      struct mpk_writer *reply)
+{
+    (void)method, (void)id, (void)params, (void)reply;
+}
+
+/* The answer to another question only. */
+static void answer_another(const char *method, uint64_t id, const msgpack_object *params,
+                           struct mpk_writer *reply)
+{
+    echo(method, id + 1, params, reply);
+}
+
+/* What is no answer, by the name of the question. */
+static void answer_bytes(const char *method, uint64_t id, const msgpack_object *params,
+                         struct mpk_writer *reply)
+{
+    (void)id, (void)params;
+    if (strcmp(method, "garbage") == 0)
+        msgpack_sbuffer_write(&reply->buffer, "\xc1\xc1", 2);
+    else if (strcmp(method, "text") == 0)
+        mpk_put_str(reply, "HTTP/1.1 400 Bad Request");
+    else if (strcmp(method, "short") == 0) {
+        mpk_put_array(reply, 1);
+        mpk_put_u64(reply, 1);
+    } else {
+        mpk_put_array(reply, 4);
+        for (int i = 0; i < 4; i++)
+            mpk_put_str(reply, "x");
+    }
+}
+
+static void open_to(struct fake *fake, fake_answer *answer, int timeout_ms, struct rpc *ret_rpc)
+{
+    fake_start(fake, answer);
+    assert_int_equal(rpc_open(fake->endpoint, timeout_ms, ret_rpc), RPC_OK);
+}
+
+static void close_both(struct fake *fake, struct rpc *rpc)
+{
+    rpc_close(rpc);
+    fake_stop(fake);
+}
+
+static void assert_echo(struct rpc *rpc, const char *method, const char *job)
+{
+    struct rpc_reply reply;
+    struct mpk_writer params;
+    char text[64];
+    mpk_writer_init(&params);
+    mpk_put_map(&params, 1);
+    mpk_put_str(&params, "job");
+    mpk_put_str(&params, job);
+    assert_int_equal(rpc_call(rpc, method, &params, &reply), RPC_OK);
+    field_text(reply.result, "method", text, sizeof(text));
+    assert_string_equal(text, method);
+    field_text(reply.result, "job", text, sizeof(text));
+    assert_string_equal(text, job);
+    rpc_reply_clear(&reply);
+    mpk_writer_clear(&params);
+}
+
+static void test_method_and_parameters_arrive(void **state)
+{
+    (void)state;
+    struct fake fake;
+    struct rpc rpc;
+    open_to(&fake, echo, 5000, &rpc);
+    assert_echo(&rpc, "summary", "gpt-small");
+    assert_echo(&rpc, "flush", "a job with a name beyond the small-message size of ZeroMQ");
+    close_both(&fake, &rpc);
+}
+
+static void test_parameters_may_be_left_out(void **state)
+{
+    (void)state;
+    struct fake fake;
+    struct rpc rpc;
+    struct rpc_reply reply;
+    open_to(&fake, echo, 5000, &rpc);
+    assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_OK);
+    assert_int_equal(field_length(reply.result), 2);
+    rpc_reply_clear(&reply);
+    close_both(&fake, &rpc);
+}
+
+static void test_a_refusal_carries_its_code_and_clean_text(void **state)
+{
+    (void)state;
+    struct fake fake;
+    struct rpc rpc;
+    struct rpc_reply reply;
+    open_to(&fake, refuse, 5000, &rpc);
+    assert_int_equal(rpc_call(&rpc, "summary", NULL, &reply), RPC_REFUSED);
+    assert_string_equal(reply.code, "job_unknown");
+    assert_string_equal(reply.message, "no such job?");
+    close_both(&fake, &rpc);
+}
+
+static void test_silence_ends_at_the_deadline(void **state)
+{
+    (void)state;
+    struct fake fake;
+    struct rpc rpc;
+    struct rpc_reply reply;
+    open_to(&fake, be_silent, 50, &rpc);
+    assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_UNREACHABLE);
+    close_both(&fake, &rpc);
+}
+
+static void test_nobody_there_ends_at_the_deadline(void **state)
+{
+    (void)state;
+    struct rpc rpc;
+    struct rpc_reply reply;
+    assert_int_equal(rpc_open("ipc:///tmp/attnd-nobody-is-here", 50, &rpc), RPC_OK);
+    assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_UNREACHABLE);
+    rpc_close(&rpc);
+}
+
+static void test_an_answer_to_another_question_is_skipped(void **state)
+{
+    (void)state;
+    struct fake fake;
+    struct rpc rpc;
+    struct rpc_reply reply;
+    open_to(&fake, answer_another, 100, &rpc);
+    assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_UNREACHABLE);
+    close_both(&fake, &rpc);
+}
+
+static void test_what_is_no_answer_is_broken(void **state)
+{
+    (void)state;
+    static const char *const methods[] = {"garbage", "text", "short", "strings"};
+    struct fake fake;
+    struct rpc rpc;
+    struct rpc_reply reply;
+    open_to(&fake, answer_bytes, 5000, &rpc);
+    for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
+        assert_int_equal(rpc_call(&rpc, methods[i], NULL, &reply), RPC_BROKEN);
+    close_both(&fake, &rpc);
+}
+
+static void test_an_endpoint_must_be_one(void **state)
+{
+    (void)state;
+    struct rpc rpc;
+    assert_int_equal(rpc_open("localhost", 50, &rpc), RPC_ENDPOINT);
+    assert_int_equal(rpc_open("tcp://127.0.0.1:port", 50, &rpc), RPC_ENDPOINT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_method_and_parameters_arrive),
+        cmocka_unit_test(test_parameters_may_be_left_out),
+        cmocka_unit_test(test_a_refusal_carries_its_code_and_clean_text),
+        cmocka_unit_test(test_silence_ends_at_the_deadline),
+        cmocka_unit_test(test_nobody_there_ends_at_the_deadline),
+        cmocka_unit_test(test_an_answer_to_another_question_is_skipped),
+        cmocka_unit_test(test_what_is_no_answer_is_broken),
+        cmocka_unit_test(test_an_endpoint_must_be_one),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
