@@ -13,8 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HEADS_TOTAL_MAX (1u << 20)
-
 static const char *const types[] = {
     [MESSAGE_ATTENTION] = "attention",
     [MESSAGE_QK] = "qk",

@@ -21,6 +21,7 @@
 #define TENSORS_MAX      TENSOR_ROLE_COUNT
 #define LAYER_MAX        65535u
 #define WORLD_MAX        1048576u
+#define HEADS_TOTAL_MAX  1048576u
 #define TOPIC_MAX        256 /* longest topic with its NUL: summary/<128>/encoder/65535/cross/ is 160 */
 #define HELLO_LAYERS_MAX 4096
 #define CLIENT_NAME_MAX  64

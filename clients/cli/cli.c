@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "cli.h"
 
+#include "err.h"
+
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int explain_unreachable(struct cli *cli)
 {
@@ -14,12 +17,21 @@ static int explain_unreachable(struct cli *cli)
     return CLI_UNREACHABLE;
 }
 
+static int explain_refusal(struct cli *cli, const struct rpc_reply *reply)
+{
+    if (strcmp(reply->code, err_slug(ERR_JOB_UNKNOWN)) == 0 && cli->args->word_count > 1)
+        fprintf(cli->err, "attnctl: no such job: '%.80s' (see attnctl jobs)\n",
+                cli->args->words[1]);
+    else
+        fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
+    return CLI_FINDING;
+}
+
 static int explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)
 {
     switch (status) {
     case RPC_REFUSED:
-        fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
-        return CLI_FINDING;
+        return explain_refusal(cli, reply);
     case RPC_UNREACHABLE:
         return explain_unreachable(cli);
     case RPC_BROKEN:

@@ -126,6 +126,7 @@ class Trainer:
         self.job, self.rank, self.world = job, rank, world
         self.run = run or os.urandom(16)
         self.sequence = {}
+        self.prefixes = set()
         self.socket = attnd.context.socket(zmq.XPUB)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)
@@ -135,12 +136,10 @@ class Trainer:
         self.wait_subscribed()
 
     def wait_subscribed(self):
-        prefixes = set()
-        while not {b"tensor/", b"event/"} <= prefixes:
+        while not {b"tensor/", b"event/"} <= self.prefixes:
             assert self.socket.poll(int(1000 * PATIENCE_S)), "attnd did not subscribe"
             frame = self.socket.recv()
-            if frame[:1] == b"\x01":
-                prefixes.add(frame[1:])
+            (self.prefixes.add if frame[:1] == b"\x01" else self.prefixes.discard)(frame[1:])
 
     def send(self, *frames):
         """Raw frames, waiting for room (tests want them all to arrive)."""

@@ -142,8 +142,12 @@ def test_waiting_for_a_subscriber_is_bounded_and_sees_a_late_one():
         assert publisher.wait_for_subscriber(0.1) is False
         assert time.monotonic() - begin < 2
         fake = FakeDaemon(endpoint)
-        threading.Thread(target=lambda: fake.attach(publisher)).start()
-        assert publisher.wait_for_subscriber(10) is True
+        seen = []
+        waiter = threading.Thread(target=lambda: seen.append(publisher.wait_for_subscriber(10)))
+        waiter.start()
+        fake.attach(publisher)
+        waiter.join()
+        assert seen == [True]
         publisher.publish_attention(uniform(), **AT)
         assert fake.next("attention")[1]["seq"] == 0  # nothing before it was lost: nothing was sent
         fake.close()

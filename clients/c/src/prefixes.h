@@ -19,14 +19,15 @@ struct prefixes {
     size_t count, capacity;
 };
 
-/* Applies an XPUB notice: 0x01 prefix adds, 0x00 prefix removes; anything else is ignored. Without memory an
- * addition is lost, and so are the messages it would have asked for. */
+/* Applies an XPUB notice: 0x01 prefix adds, 0x00 prefix removes; anything else is ignored. Without
+ * memory an addition is lost, and so are the messages it would have asked for. */
 void prefixes_apply(struct prefixes *prefixes, const void *notice, size_t len);
 
 /* Whether the topic begins with any of them. O(prefixes): a handful in practice. */
 bool prefixes_match(const struct prefixes *prefixes, const char *topic);
 
-/* Whether anything below a root ("tensor/job/") is asked for: a prefix of the root, or one it is a prefix of. */
+/* Whether anything below a root ("tensor/job/") is asked for: a prefix of the root, or one it is a
+ * prefix of. */
 bool prefixes_touch(const struct prefixes *prefixes, const char *root);
 
 /* Empties the set. */

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /* The trainer's side. Three things shape it.
  *
- * Nothing blocks. Sends are ZMQ_DONTWAIT on an XPUB with NODROP, so that a full pipe is an error we can
- * count instead of a silent loss. Nothing is queued for a daemon that is not there (IMMEDIATE), and a dead
- * one is noticed by heartbeats. Every call first takes in the subscriptions that have arrived.
+ * Nothing blocks. Sends are ZMQ_DONTWAIT on an XPUB with NODROP, so that a full pipe is an error we
+ * can count instead of a silent loss. Nothing is queued for a daemon that is not there (IMMEDIATE),
+ * and a dead one is noticed by heartbeats. Every call first takes in the subscriptions that have
+ * arrived.
  *
- * A message is all or nothing. ZeroMQ decides at the first frame whether a pipe has room, and then takes the
- * whole message. So everything that can fail happens before the first frame: memory is reserved and the
- * header encoded. The tensors are copied after it, because a message that is refused need not be copied.
- * Should a later frame fail all the same, the socket is replaced: closing it discards the half message.
+ * A message is all or nothing. ZeroMQ decides at the first frame whether a pipe has room, and then
+ * takes the whole message. So everything that can fail happens before the first frame: memory is
+ * reserved and the header encoded. The tensors are copied after it, because a message that is
+ * refused need not be copied. Should a later frame fail all the same, the socket is replaced:
+ * closing it discards the half message.
  *
- * The order of the counters. seq counts what was handed to ZeroMQ, per topic, without gaps; dropped counts
- * what was not, and travels with the topic's next message. So the daemon can tell a lost connection (a gap)
- * from a slow reader (dropped). */
+ * The order of the counters. seq counts what was handed to ZeroMQ, per topic, without gaps; dropped
+ * counts what was not, and travels with the topic's next message. So the daemon can tell a lost
+ * connection (a gap) from a slow reader (dropped). */
 #include "attn/attn.h"
 
 #include "err.h"
@@ -102,8 +104,8 @@ static void close_socket(attn_publisher *publisher)
     prefixes_clear(&publisher->prefixes);
 }
 
-/* Also called when a message was left half sent; subscriptions come anew with the connection. Should the new
- * socket fail, later calls find none and skip. */
+/* Also called when a message was left half sent; subscriptions come anew with the connection.
+ * Should the new socket fail, later calls find none and skip. */
 static void replace_socket(attn_publisher *publisher)
 {
     close_socket(publisher);
@@ -112,9 +114,10 @@ static void replace_socket(attn_publisher *publisher)
 
 static bool options_valid(const attn_publisher_options *options)
 {
-    return options && options->endpoint && strlen(options->endpoint) < ENDPOINT_MAX && options->job &&
-           job_name_valid(options->job, strlen(options->job)) && options->world <= WORLD_MAX &&
-           options->rank < options->world && options->linger_ms <= INT32_MAX;
+    return options && options->endpoint && strlen(options->endpoint) < ENDPOINT_MAX &&
+           options->job && job_name_valid(options->job, strlen(options->job)) &&
+           options->world <= WORLD_MAX && options->rank < options->world &&
+           options->linger_ms <= INT32_MAX;
 }
 
 static int fill_run(const uint8_t *run, uint8_t *ret_run)
@@ -172,7 +175,8 @@ int attn_publisher_new(const attn_publisher_options *options, attn_publisher **r
 
 /* ---- one message on its way ---- */
 
-/* A tensor's copy. ZeroMQ's thread frees it, at the latest in zmq_ctx_term: the publisher outlives it. */
+/* A tensor's copy. ZeroMQ's thread frees it, at the latest in zmq_ctx_term: the publisher outlives
+ * it. */
 struct payload {
     _Atomic uint64_t *queued_bytes;
     uint64_t bytes;
@@ -222,7 +226,8 @@ static int message_reserve(attn_publisher *publisher, struct message *message, u
         return ATTN_E_MEMORY;
     payload->queued_bytes = &publisher->queued_bytes;
     payload->bytes = bytes;
-    if (zmq_msg_init_data(&message->frames[message->count], payload->data, bytes, free_payload, payload) != 0) {
+    if (zmq_msg_init_data(&message->frames[message->count], payload->data, bytes, free_payload,
+                          payload) != 0) {
         free(payload);
         return ATTN_E_MEMORY;
     }
@@ -325,8 +330,8 @@ static uint64_t realtime_ns(void)
 }
 
 /* One attempt; counts a success. */
-static int try_send(attn_publisher *publisher, struct topic *topic, const char *name, struct header *header,
-                    const void *const *sources)
+static int try_send(attn_publisher *publisher, struct topic *topic, const char *name,
+                    struct header *header, const void *const *sources)
 {
     uint64_t bytes = total_bytes(header);
     struct message message;
@@ -357,13 +362,13 @@ static int count_drop(attn_publisher *publisher, struct topic *topic, int rc)
     return rc;
 }
 
-/* ---- events ---- */
+/* ---- subscriptions and events ---- */
 
-/* Events are few and matter, so they wait a little for room. */
-static int send_event(attn_publisher *publisher, enum event_type event)
+/* Waits up to wait_ms for room: events are few, and matter. Counts no drop. */
+static int send_event(attn_publisher *publisher, enum event_type event, uint32_t wait_ms)
 {
     struct header header = publisher->header;
-    uint64_t deadline = socket_now_ms() + publisher->options.event_retry_ms;
+    uint64_t deadline = socket_now_ms() + wait_ms;
     char name[TOPIC_MAX];
     int rc;
 
@@ -380,7 +385,7 @@ static int send_event(attn_publisher *publisher, enum event_type event)
         nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
         rc = try_send(publisher, &publisher->events, name, &header, NULL);
     }
-    return count_drop(publisher, &publisher->events, rc);
+    return rc;
 }
 
 static bool wants_events(const attn_publisher *publisher)
@@ -405,7 +410,8 @@ static void drain(attn_publisher *publisher)
     zmq_msg_close(&notice);
 }
 
-/* At the start of every call. A daemon that newly wants events has not heard our hello. */
+/* At the start of every call. A daemon that newly wants events has not heard our hello; it is sent
+ * without waiting here, and tried again at the next call. */
 static void service(attn_publisher *publisher)
 {
     bool wanted = wants_events(publisher), wants;
@@ -416,23 +422,34 @@ static void service(attn_publisher *publisher)
     wants = wants_events(publisher);
     if (wants && !wanted)
         publisher->hello_due = publisher->has_hello;
-    if (wants && publisher->hello_due && send_event(publisher, EVENT_HELLO) == 0)
+    if (wants && publisher->hello_due && send_event(publisher, EVENT_HELLO, 0) == 0)
         publisher->hello_due = false;
 }
 
 static int say(attn_publisher *publisher, enum event_type event)
 {
-    service(publisher);
     if (!wants_events(publisher)) {
         publisher->counts.skipped++;
         return ATTN_SKIPPED;
     }
-    return send_event(publisher, event);
+    return count_drop(publisher, &publisher->events,
+                      send_event(publisher, event, publisher->options.event_retry_ms));
 }
 
 int attn_epoch_end(attn_publisher *publisher)
 {
+    service(publisher);
     return say(publisher, EVENT_EPOCH_END);
+}
+
+void attn_publisher_free(attn_publisher **publisher)
+{
+    if (!publisher || !*publisher)
+        return;
+    service(*publisher);
+    (void)say(*publisher, EVENT_BYE);
+    destroy(*publisher);
+    *publisher = NULL;
 }
 
 static bool id_valid(attn_stack stack, uint32_t layer, attn_site site)
@@ -446,29 +463,257 @@ static struct layer_id layer_id(attn_stack stack, uint32_t layer, attn_site site
                              site == ATTN_SELF ? SITE_SELF : SITE_CROSS};
 }
 
-int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count)
+static bool layers_valid(const attn_layer *layers, size_t count)
 {
-    struct layer_info *copy;
-
     if (count > LAYERS_MAX || (count > 0 && !layers))
-        return ATTN_E_ARGUMENT;
+        return false;
     for (size_t i = 0; i < count; i++) {
         if (!id_valid(layers[i].stack, layers[i].layer, layers[i].site) || layers[i].heads < 1 ||
             layers[i].heads > HEADS_TOTAL_MAX)
-            return ATTN_E_ARGUMENT;
+            return false;
     }
+    return true;
+}
+
+int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count)
+{
+    struct layer_info *copy;
+    int rc;
+
+    if (!layers_valid(layers, count))
+        return ATTN_E_ARGUMENT;
     copy = calloc(count + 1, sizeof(*copy));
     if (!copy)
         return ATTN_E_MEMORY;
-    for (size_t i = 0; i < count; i++)
-        copy[i] = (struct layer_info){layer_id(layers[i].stack, layers[i].layer, layers[i].site),
-                                      layers[i].heads};
+    for (size_t i = 0; i < count; i++) {
+        copy[i].id = layer_id(layers[i].stack, layers[i].layer, layers[i].site);
+        copy[i].heads = layers[i].heads;
+    }
+    /* The new hello is said below, not by service. */
+    publisher->has_hello = false;
+    service(publisher);
     free(publisher->layers);
     publisher->layers = copy;
     publisher->layer_count = (uint32_t)count;
     publisher->has_hello = true;
-    /* Due only after the drain, which would send it once more. */
-    publisher->hello_due = false;
-    drain_then_due:
+    rc = say(publisher, EVENT_HELLO);
+    publisher->hello_due = rc != 0;
+    return rc;
+}
+
+void attn_set_position(attn_publisher *publisher, uint64_t epoch, uint64_t step)
+{
+    publisher->header.epoch = epoch;
+    publisher->header.step = step;
+}
+
+bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t layer,
+                          attn_site site)
+{
+    char name[TOPIC_MAX];
+
+    if (!id_valid(stack, layer, site))
+        return false;
+    service(publisher);
+    topic_layer("tensor", publisher->header.job, layer_id(stack, layer, site), name);
+    return prefixes_match(&publisher->prefixes, name);
+}
+
+static bool wanted_at_all(const attn_publisher *publisher)
+{
+    char tensors[TOPIC_MAX], events[TOPIC_MAX];
+
+    topic_job("tensor", publisher->header.job, tensors);
+    topic_job("event", publisher->header.job, events);
+    return prefixes_touch(&publisher->prefixes, tensors) ||
+           prefixes_touch(&publisher->prefixes, events);
+}
+
+int attn_publisher_wait(attn_publisher *publisher, int timeout_ms)
+{
+    uint64_t now = socket_now_ms(), deadline;
+
+    if (timeout_ms < 0)
+        return ATTN_E_ARGUMENT;
+    deadline = now + (uint64_t)timeout_ms;
+    for (;;) {
+        if (!publisher->socket)
+            return ATTN_E_TRANSPORT;
+        service(publisher);
+        if (wanted_at_all(publisher))
+            return 0;
+        now = socket_now_ms();
+        if (now >= deadline)
+            return ATTN_E_TIMEOUT;
+        if (socket_wait(publisher->socket, (long)(deadline - now)) < 0)
+            return ATTN_E_TRANSPORT;
+    }
+}
+
+void attn_publisher_stats(const attn_publisher *publisher, attn_publisher_counts *ret_counts)
+{
+    *ret_counts = publisher->counts;
+    ret_counts->queued_bytes = atomic_load(&publisher->queued_bytes);
+}
+
+/* ---- tensors ---- */
+
+static bool same_layer(struct layer_id a, struct layer_id b)
+{
+    return a.stack == b.stack && a.layer == b.layer && a.site == b.site;
+}
+
+static struct topic *add_topic(attn_publisher *publisher, struct layer_id id)
+{
+    if (publisher->topic_count == publisher->topic_capacity) {
+        size_t capacity = publisher->topic_capacity ? 2 * publisher->topic_capacity : 32;
+        struct topic *topics = realloc(publisher->topics, capacity * sizeof(*topics));
+
+        if (!topics)
+            return NULL;
+        publisher->topics = topics;
+        publisher->topic_capacity = capacity;
+    }
+    publisher->topics[publisher->topic_count] = (struct topic){.id = id};
+    return &publisher->topics[publisher->topic_count++];
+}
+
+/* The counters of a layer; NULL when out of memory. */
+static struct topic *topic_of(attn_publisher *publisher, struct layer_id id)
+{
+    for (size_t i = 0; i < publisher->topic_count; i++) {
+        size_t at = (publisher->topic_next + i) % publisher->topic_count;
+
+        if (same_layer(publisher->topics[at].id, id)) {
+            publisher->topic_next = at + 1;
+            return &publisher->topics[at];
+        }
+    }
+    return add_topic(publisher, id);
+}
+
+static bool lengths_valid(const int32_t *lengths, uint32_t batch, uint32_t max)
+{
+    for (uint32_t i = 0; lengths && i < batch; i++) {
+        if (lengths[i] < 0 || (uint32_t)lengths[i] > max)
+            return false;
+    }
+    return true;
+}
+
+static uint32_t heads_total(const attn_attention *attention)
+{
+    return attention->heads_total ? attention->heads_total : attention->heads;
+}
+
+static bool attention_valid(const attn_attention *a)
+{
+    return a && a->weights && id_valid(a->stack, a->layer, a->site) &&
+           (unsigned)a->dtype <= ATTN_F64 && (unsigned)a->grad_dtype <= ATTN_F64 && a->batch >= 1 &&
+           a->heads >= 1 && a->queries >= 1 && a->keys >= 1 && a->batch <= INT32_MAX &&
+           a->queries <= INT32_MAX && a->keys <= INT32_MAX && heads_total(a) <= HEADS_TOTAL_MAX &&
+           (uint64_t)a->head_offset + a->heads <= heads_total(a) &&
+           /* 14000 entries do not fit the header: not worth a walk */
+           (a->batch <= HEADER_BYTES_MAX || (!a->q_len && !a->k_len)) &&
+           lengths_valid(a->q_len, a->batch, a->queries) &&
+           lengths_valid(a->k_len, a->batch, a->keys);
+}
+
+/* The header of a message, and where its tensors are. */
+struct outgoing {
+    struct header header;
+    const void *sources[TENSORS_MAX];
+};
+
+/* Appends a tensor unless `data` is NULL. Returns 0 or ATTN_E_ARGUMENT. */
+static int add_tensor(struct outgoing *out, struct tensor tensor, const void *data)
+{
+    if (!data)
+        return 0;
+    if (tensor_bytes(tensor.dtype, tensor.shape, tensor.rank, &tensor.bytes) != 0 ||
+        tensor.bytes > INT64_MAX / TENSORS_MAX)
+        return ATTN_E_ARGUMENT;
+    out->sources[out->header.tensor_count] = data;
+    out->header.tensors[out->header.tensor_count++] = tensor;
     return 0;
+}
+
+static int add_tensors(struct outgoing *out, const attn_attention *a)
+{
+    static const enum dtype dtypes[] = {[ATTN_F32] = DTYPE_F32,
+                                        [ATTN_F16] = DTYPE_F16,
+                                        [ATTN_BF16] = DTYPE_BF16,
+                                        [ATTN_F64] = DTYPE_F64};
+    const struct tensor weights = {TENSOR_WEIGHTS,
+                                   dtypes[a->dtype],
+                                   4,
+                                   {a->batch, a->heads, a->queries, a->keys},
+                                   0},
+                        mask = {TENSOR_MASK, DTYPE_U8, 3, {a->batch, a->queries, a->keys}, 0},
+                        tokens = {TENSOR_TOKENS, DTYPE_I32, 2, {a->batch, a->keys}, 0},
+                        grad = {TENSOR_GRAD,
+                                dtypes[a->grad_dtype],
+                                4,
+                                {a->batch, a->heads, a->queries, a->keys},
+                                0};
+    int rc = add_tensor(out, weights, a->weights);
+
+    if (!rc)
+        rc = add_tensor(out, mask, a->mask);
+    if (!rc)
+        rc = add_tensor(out, tokens, a->tokens);
+    if (!rc)
+        rc = add_tensor(out, grad, a->grad);
+    return rc;
+}
+
+static void fill_header(const attn_publisher *publisher, const attn_attention *a,
+                        struct header *ret_header)
+{
+    *ret_header = publisher->header;
+    ret_header->type = MESSAGE_ATTENTION;
+    ret_header->layer = layer_id(a->stack, a->layer, a->site);
+    ret_header->batch = a->batch;
+    ret_header->heads = a->heads;
+    ret_header->queries = a->queries;
+    ret_header->keys = a->keys;
+    ret_header->causal = a->causal;
+    ret_header->window = a->window;
+    /* Only read, by header_encode; never freed by header_clear. */
+    ret_header->q_len = (int32_t *)(uintptr_t)a->q_len;
+    ret_header->k_len = (int32_t *)(uintptr_t)a->k_len;
+    ret_header->head_offset = a->head_offset;
+    ret_header->heads_total = heads_total(a);
+    ret_header->dropout = a->dropout;
+    ret_header->learned_sink = a->learned_sink;
+}
+
+void attn_attention_default(attn_attention *ret_attention)
+{
+    *ret_attention = (attn_attention){.stack = ATTN_ENCODER};
+}
+
+int attn_publish_attention(attn_publisher *publisher, const attn_attention *attention)
+{
+    struct outgoing out;
+    struct topic *topic;
+    char name[TOPIC_MAX];
+
+    if (!attention_valid(attention))
+        return ATTN_E_ARGUMENT;
+    service(publisher);
+    fill_header(publisher, attention, &out.header);
+    topic_layer("tensor", out.header.job, out.header.layer, name);
+    if (!prefixes_match(&publisher->prefixes, name)) {
+        publisher->counts.skipped++;
+        return ATTN_SKIPPED;
+    }
+    if (add_tensors(&out, attention) != 0)
+        return ATTN_E_ARGUMENT;
+    topic = topic_of(publisher, out.header.layer);
+    if (!topic) {
+        publisher->counts.dropped++;
+        return ATTN_E_MEMORY;
+    }
+    return count_drop(publisher, topic, try_send(publisher, topic, name, &out.header, out.sources));
 }

@@ -19,8 +19,8 @@ _HOME = {
     "Subscriber": "subscriber",
     "Control": "control",
     "ControlError": "control",
-    "watch": "watch",
-    "Watch": "watch",
+    "watch": "capture",
+    "Watch": "capture",
 }
 
 __all__ = ["__version__", *_HOME]

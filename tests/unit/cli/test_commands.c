@@ -262,7 +262,7 @@ static void test_an_unknown_metric_names_those_there_are(void **state)
 
 static void test_an_unknown_job_is_a_finding(void **state)
 {
-    assert_says(state, "summary nope", 1, "attnctl: attnd refused: no such job (job_unknown)\n");
+    assert_says(state, "summary nope", 1, "attnctl: no such job: 'nope' (see attnctl jobs)\n");
 }
 
 static void test_stats_add_up(void **state)

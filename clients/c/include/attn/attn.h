@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* attn: publish what a model's attention does, and read what attnd makes of it.
  *
- * A publisher is the trainer's side. It is made not to matter to the training: no call waits for the
- * network (except those that say how long), none prints, none ends the process, and while nobody has
- * subscribed to a layer nothing of it is even copied. A subscriber is a reader's side: it receives the
- * daemon's results as they are published.
+ * A publisher is the trainer's side. It is made not to matter to the training: no call waits for
+ * the network (except those that say how long), none prints, none ends the process, and while
+ * nobody has subscribed to a layer nothing of it is even copied. A subscriber is a reader's side:
+ * it receives the daemon's results as they are published.
  *
- * Threads: an object belongs to one thread at a time; different objects are independent. Do not use one
- * in a child process after fork().
- * Memory: what is passed in is copied before the call returns, and stays the caller's. Objects are freed
- * by their _free function, which takes the address of the pointer, sets it to NULL, and accepts NULL.
- * Errors: functions that can fail return 0 or more on success and a negative attn_code on failure, and
- * write their ret_ parameters only on success. */
+ * Threads: an object belongs to one thread at a time; different objects are independent. Do not use
+ * one in a child process after fork(). Memory: what is passed in is copied before the call returns,
+ * and stays the caller's. Objects are freed by their _free function, which takes the address of the
+ * pointer, sets it to NULL, and accepts NULL. Errors: functions that can fail return 0 or more on
+ * success and a negative attn_code on failure, and write their ret_ parameters only on success. */
 #ifndef ATTN_ATTN_H
 #define ATTN_ATTN_H
 
@@ -67,44 +66,50 @@ typedef struct attn_publisher attn_publisher;
 typedef struct attn_publisher_options {
     const char *endpoint; /* the daemon's ingest (default "tcp://127.0.0.1:5570") */
     const char *job;      /* 1..128 of [A-Za-z0-9._-]; required (default NULL) */
-    const uint8_t *run;   /* 16 bytes that tell this start of the trainer from others; all ranks of one start
-                             must give the same (default NULL: random, right for one rank) */
-    uint32_t rank, world; /* rank < world <= 1048576 (default 0 of 1) */
-    uint64_t max_queued_bytes; /* copies waiting to be sent; what would exceed it is dropped (default 256 MiB) */
+    const uint8_t
+        *run; /* 16 bytes that tell this start of the trainer from others; all ranks of one start
+                 must give the same (default NULL: random, right for one rank) */
+    uint32_t rank, world;      /* rank < world <= 1048576 (default 0 of 1) */
+    uint64_t max_queued_bytes; /* copies waiting to be sent; what would exceed it is dropped
+                                  (default 256 MiB) */
     uint32_t linger_ms;        /* how long attn_publisher_free waits for them (default 1000) */
-    uint32_t event_retry_ms;   /* how long hello, epoch_end and bye wait for room; 0 = not (default 100) */
+    uint32_t
+        event_retry_ms; /* how long hello, epoch_end and bye wait for room; 0 = not (default 100) */
 } attn_publisher_options;
 
 /* Fills in the defaults above. */
 ATTN_API void attn_publisher_options_default(attn_publisher_options *ret_options);
 
-/* Makes a publisher and starts connecting in the background; the daemon need not be there, now or ever.
- * Returns 0, ATTN_E_ARGUMENT, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
-ATTN_API int attn_publisher_new(const attn_publisher_options *options, attn_publisher **ret_publisher);
+/* Makes a publisher and starts connecting in the background; the daemon need not be there, now or
+ * ever. Returns 0, ATTN_E_ARGUMENT, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
+ATTN_API int attn_publisher_new(const attn_publisher_options *options,
+                                attn_publisher **ret_publisher);
 
 /* Says bye, waits up to linger_ms for queued messages, and frees. */
 ATTN_API void attn_publisher_free(attn_publisher **publisher);
 
-/* Waits until the daemon has subscribed to anything of this job. A trainer that starts to publish before
- * that loses nothing but the first messages. timeout_ms < 0 is refused: this wait is always bounded.
- * Returns 0, ATTN_E_TIMEOUT, ATTN_E_ARGUMENT or ATTN_E_TRANSPORT. */
+/* Waits until the daemon has subscribed to anything of this job. A trainer that starts to publish
+ * before that loses nothing but the first messages. timeout_ms < 0 is refused: this wait is always
+ * bounded. Returns 0, ATTN_E_TIMEOUT, ATTN_E_ARGUMENT or ATTN_E_TRANSPORT. */
 ATTN_API int attn_publisher_wait(attn_publisher *publisher, int timeout_ms);
 
-/* Whether anyone wants this layer now. Ask before computing what is only computed to be published. */
-ATTN_API bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t layer, attn_site site);
+/* Whether anyone wants this layer now. Ask before computing what is only computed to be published.
+ */
+ATTN_API bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t layer,
+                                   attn_site site);
 
-/* Introduces the model: its layers in any order (at most 1024), copied. It is said again by itself whenever
- * a daemon newly subscribes, for instance after a restart. Optional.
- * Returns 0, ATTN_SKIPPED (remembered until there is a daemon), ATTN_E_ARGUMENT, ATTN_E_MEMORY,
- * ATTN_E_DROPPED or ATTN_E_TRANSPORT. */
+/* Introduces the model: its layers in any order (at most 1024), copied. It is said again by itself
+ * whenever a daemon newly subscribes, for instance after a restart. Optional. Returns 0,
+ * ATTN_SKIPPED (remembered until there is a daemon), ATTN_E_ARGUMENT, ATTN_E_MEMORY, ATTN_E_DROPPED
+ * or ATTN_E_TRANSPORT. */
 ATTN_API int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count);
 
-/* Sets where the training is: both are written into every message that follows. Steps count from the start
- * of the run, not of the epoch. Both start at 0. */
+/* Sets where the training is: both are written into every message that follows. Steps count from
+ * the start of the run, not of the epoch. Both start at 0. */
 ATTN_API void attn_set_position(attn_publisher *publisher, uint64_t epoch, uint64_t step);
 
-/* One attention layer's weights in one step. Arrays are C-contiguous, last dimension fastest; numbers
- * little-endian. */
+/* One attention layer's weights in one step. Arrays are C-contiguous, last dimension fastest;
+ * numbers little-endian. */
 typedef struct attn_attention {
     attn_stack stack;
     uint32_t layer; /* 0..65535 */
@@ -114,17 +119,19 @@ typedef struct attn_attention {
     attn_dtype dtype;
     uint32_t batch, heads, queries, keys; /* 1..INT32_MAX each */
 
-    /* Everything below is optional. What may be attended to is told here and never guessed from zeros. */
-    bool causal;          /* query i sees keys 0..i + (keys - queries) */
-    uint32_t window;      /* keys a query may look back, itself included; 0 = all */
-    const int32_t *q_len; /* [batch] valid queries of each sample, 0..queries; NULL = all */
-    const int32_t *k_len; /* [batch] valid keys of each sample, 0..keys; NULL = all */
-    const uint8_t *mask;  /* [batch][queries][keys], 1 = may attend; NULL = by the above alone */
+    /* Everything below is optional. What may be attended to is told here and never guessed from
+     * zeros. */
+    bool causal;           /* query i sees keys 0..i + (keys - queries) */
+    uint32_t window;       /* keys a query may look back, itself included; 0 = all */
+    const int32_t *q_len;  /* [batch] valid queries of each sample, 0..queries; NULL = all */
+    const int32_t *k_len;  /* [batch] valid keys of each sample, 0..keys; NULL = all */
+    const uint8_t *mask;   /* [batch][queries][keys], 1 = may attend; NULL = by the above alone */
     const int32_t *tokens; /* [batch][keys] token numbers; NULL = not given */
     const void *grad;      /* gradient of the loss by the weights, same shape; NULL = not given */
     attn_dtype grad_dtype;
 
-    uint32_t head_offset; /* first head of this slice, when heads are split over ranks (default 0) */
+    uint32_t
+        head_offset; /* first head of this slice, when heads are split over ranks (default 0) */
     uint32_t heads_total; /* heads of the whole layer; 0 = `heads` */
     bool dropout;         /* the weights are after dropout */
     bool learned_sink;    /* rows may sum to less than 1 */
@@ -133,14 +140,15 @@ typedef struct attn_attention {
 /* Sets everything to zero: encoder self-attention of layer 0, f32, no shape. */
 ATTN_API void attn_attention_default(attn_attention *ret_attention);
 
-/* Copies one layer's weights once and queues them; returns at once. Returns 0 (queued), ATTN_SKIPPED
- * (nobody wants this layer), ATTN_E_DROPPED (queue full, told to the daemon with the layer's next message),
- * ATTN_E_ARGUMENT (also when q_len and k_len do not fit the 64 KiB header), ATTN_E_MEMORY or
- * ATTN_E_TRANSPORT. A training loop may ignore all of them. */
+/* Copies one layer's weights once and queues them; returns at once. Returns 0 (queued),
+ * ATTN_SKIPPED (nobody wants this layer), ATTN_E_DROPPED (queue full, told to the daemon with the
+ * layer's next message), ATTN_E_ARGUMENT (also when q_len and k_len do not fit the 64 KiB header),
+ * ATTN_E_MEMORY or ATTN_E_TRANSPORT. A training loop may ignore all of them. */
 ATTN_API int attn_publish_attention(attn_publisher *publisher, const attn_attention *attention);
 
-/* Says that the current epoch (attn_set_position) is complete on this rank. Waits up to event_retry_ms when
- * the queue is full. Returns 0, ATTN_SKIPPED, ATTN_E_DROPPED, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
+/* Says that the current epoch (attn_set_position) is complete on this rank. Waits up to
+ * event_retry_ms when the queue is full. Returns 0, ATTN_SKIPPED, ATTN_E_DROPPED, ATTN_E_MEMORY or
+ * ATTN_E_TRANSPORT. */
 ATTN_API int attn_epoch_end(attn_publisher *publisher);
 
 /* Totals since attn_publisher_new, events included. */
@@ -152,7 +160,8 @@ typedef struct attn_publisher_counts {
     uint64_t queued_bytes; /* copies that are waiting to be sent now */
 } attn_publisher_counts;
 
-ATTN_API void attn_publisher_stats(const attn_publisher *publisher, attn_publisher_counts *ret_counts);
+ATTN_API void attn_publisher_stats(const attn_publisher *publisher,
+                                   attn_publisher_counts *ret_counts);
 
 /* ---- subscriber ---- */
 
@@ -161,48 +170,53 @@ typedef struct attn_result attn_result;
 
 typedef struct attn_subscriber_options {
     const char *endpoint; /* the daemon's results (default "tcp://127.0.0.1:5571") */
-    const char *prefix;   /* of the topics wanted: "summary/", "live/my-job/", "" = all (default "summary/") */
+    const char *prefix;   /* of the topics wanted: "summary/", "live/my-job/", "" = all (default
+                             "summary/") */
 } attn_subscriber_options;
 
 /* Fills in the defaults above. */
 ATTN_API void attn_subscriber_options_default(attn_subscriber_options *ret_options);
 
-/* Makes a subscriber and starts connecting in the background. NULL options are the defaults. The daemon
- * first sends the last value of every matching topic, marked `snapshot`.
- * Returns 0, ATTN_E_ARGUMENT, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
-ATTN_API int attn_subscriber_new(const attn_subscriber_options *options, attn_subscriber **ret_subscriber);
+/* Makes a subscriber and starts connecting in the background. NULL options are the defaults. The
+ * daemon first sends the last value of every matching topic, marked `snapshot`. Returns 0,
+ * ATTN_E_ARGUMENT, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
+ATTN_API int attn_subscriber_new(const attn_subscriber_options *options,
+                                 attn_subscriber **ret_subscriber);
 
 ATTN_API void attn_subscriber_free(attn_subscriber **subscriber);
 
-/* Waits for the next result; timeout_ms 0 = only look, < 0 = for ever. The caller owns *ret_result. The
- * daemon drops results of readers that are too slow.
- * Returns 0, ATTN_E_TIMEOUT, ATTN_E_MESSAGE, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
-ATTN_API int attn_subscriber_next(attn_subscriber *subscriber, int timeout_ms, attn_result **ret_result);
+/* Waits for the next result; timeout_ms 0 = only look, < 0 = for ever. The caller owns *ret_result.
+ * The daemon drops results of readers that are too slow. Returns 0, ATTN_E_TIMEOUT, ATTN_E_MESSAGE,
+ * ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
+ATTN_API int attn_subscriber_next(attn_subscriber *subscriber, int timeout_ms,
+                                  attn_result **ret_result);
 
-/* The topic ("summary/job/decoder/5/self/") and the result's kind ("live", "summary", "job", "alert"; ""
- * when it has none). The result's own strings, valid until it is freed. */
+/* The topic ("summary/job/decoder/5/self/") and the result's kind ("live", "summary", "job",
+ * "alert"; "" when it has none). The result's own strings, valid until it is freed. */
 ATTN_API const char *attn_result_topic(const attn_result *result);
 ATTN_API const char *attn_result_kind(const attn_result *result);
 
-/* The whole result as one line of JSON. The result's own string, made at the first call; NULL when out of
- * memory. Key names, units and shapes are those of PROTOCOL.md. */
+/* The whole result as one line of JSON. The result's own string, made at the first call; NULL when
+ * out of memory. Key names, units and shapes are those of PROTOCOL.md. */
 ATTN_API const char *attn_result_json(attn_result *result);
 
-/* A number at the top of the result ("epoch", "step", "messages"). Returns 0 or ATTN_E_NOT_FOUND. */
+/* A number at the top of the result ("epoch", "step", "messages"). Returns 0 or ATTN_E_NOT_FOUND.
+ */
 ATTN_API int attn_result_u64(const attn_result *result, const char *key, uint64_t *ret_number);
 
-/* A text at the top of the result ("job", "run", "stack"), cut to size - 1 bytes and a NUL. Returns 0,
- * ATTN_E_NOT_FOUND, or ATTN_E_ARGUMENT when size is 0. */
-ATTN_API int attn_result_text(const attn_result *result, const char *key, char *ret_text, size_t size);
+/* A text at the top of the result ("job", "run", "stack"), cut to size - 1 bytes and a NUL. Returns
+ * 0, ATTN_E_NOT_FOUND, or ATTN_E_ARGUMENT when size is 0. */
+ATTN_API int attn_result_text(const attn_result *result, const char *key, char *ret_text,
+                              size_t size);
 
 /* Heads of a layer's result; 0 when it is not about a layer. */
 ATTN_API uint32_t attn_result_heads(const attn_result *result);
 
-/* One number of one head: metric "entropy", statistic "mean" of a summary; live results have one value per
- * metric, and `stat` must be NULL or "last" for them. A number that does not exist is NaN.
- * Returns 0, or ATTN_E_NOT_FOUND when the metric was not computed or head is out of range. */
-ATTN_API int attn_result_stat(const attn_result *result, const char *metric, const char *stat, uint32_t head,
-                              double *ret_number);
+/* One number of one head: metric "entropy", statistic "mean" of a summary; live results have one
+ * value per metric, and `stat` must be NULL or "last" for them. A number that does not exist is
+ * NaN. Returns 0, or ATTN_E_NOT_FOUND when the metric was not computed or head is out of range. */
+ATTN_API int attn_result_stat(const attn_result *result, const char *metric, const char *stat,
+                              uint32_t head, double *ret_number);
 
 ATTN_API void attn_result_free(attn_result **result);
 

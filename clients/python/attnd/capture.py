@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""watch: attach to a PyTorch model in one line.
+"""capture: `attnd.watch`, which attaches to a PyTorch model in one line.
 
     with attnd.watch(model, job="gpt-small"):
         train()
@@ -216,7 +216,7 @@ class _Wrapper:
     def __reduce__(self) -> Tuple[Any, ...]:
         if self.had_own:
             return _same, (self.original,)
-        return types.MethodType, (type(self.module).forward, self.module)
+        return getattr, (self.module, "forward")  # looked up before the copy has any attribute of its own
 
 
 def _same(value: Any) -> Any:

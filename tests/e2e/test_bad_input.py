@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""Hostile and broken messages: each is refused or counted with its own reason, and nobody else notices."""
+import os
+import random
+
+import msgpack
+import numpy as np
+import pytest
+from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+
+# Sanitizer builds set a smaller number: they are many times slower.
+RANDOM_MESSAGES = int(os.environ.get("ATTND_TEST_MESSAGES", "100000"))
+
+
+def good_frames(trainer, rng):
+    return trainer.attention_frames(softmax_maps(rng, 1, 2, 4, 4))
+
+
+def with_header(frames, **changes):
+    header = msgpack.unpackb(frames[1])
+    for key, value in changes.items():
+        if value is KeyError:
+            del header[key]
+        else:
+            header[key] = value
+    return [frames[0], msgpack.packb(header)] + frames[2:]
+
+
+def weights_of_shape(*shape, dtype="f32"):
+    return [dict(name="weights", dtype=dtype, shape=list(shape))]
+
+
+HEADER_CASES = {
+    "version": dict(v=2),
+    "type_unknown": dict(type="thoughts"),
+    "type_unsupported": dict(type="qk"),
+    "key_missing": dict(epoch=KeyError),
+    "key_type": dict(epoch="three"),
+    "key_range": dict(layer=1 << 40),
+    "job_name": dict(job="../etc/passwd"),
+    "dtype": dict(tensors=weights_of_shape(1, 2, 4, 4, dtype="q4")),
+    "shape": dict(tensors=weights_of_shape(2, 4, 4)),
+    "shape_zero": dict(tensors=weights_of_shape(1, 0, 4, 4)),
+    "shape_overflow": dict(tensors=weights_of_shape(2**31 - 1, 2**31 - 1, 2**31 - 1, 4)),
+    "size_mismatch": dict(tensors=weights_of_shape(1, 2, 4, 5)),
+    "tensor_name": dict(tensors=[dict(name="wights", dtype="f32", shape=[1, 2, 4, 4])]),
+    "lengths": dict(k_len=[5]),
+    "topic_mismatch": dict(layer=7),
+}
+
+RAW_HEADERS = {
+    "header_size": b"\xdb" + (65536 - 4).to_bytes(4, "big") + b"x" * (65536 - 4),
+    "header_truncated": msgpack.packb({"v": 1, "type": "attention"})[:-1],
+    "header_malformed": b"\xc1",
+    "header_depth": b"\x91" * 60000 + b"\xc0",
+    "header_elements": b"\xdc\xff\xff" + b"\xc0" * 65000,
+    "header_trailing": msgpack.packb({"v": 1}) + b"\xc0",
+    "header_not_map": msgpack.packb([1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("reason", HEADER_CASES)
+def test_a_bad_header_value_has_its_own_reason(attnd, rng, reason):
+    trainer = Trainer(attnd, "job")
+    trainer.send(*with_header(good_frames(trainer, rng), **HEADER_CASES[reason]))
+    assert attnd.settled(1)["dropped"] == {reason: 1}
+    assert f"reason={reason}" in attnd.log_text()
+
+
+@pytest.mark.parametrize("reason", RAW_HEADERS)
+def test_a_broken_header_has_its_own_reason(attnd, rng, reason):
+    trainer = Trainer(attnd, "job")
+    frames = good_frames(trainer, rng)
+    trainer.send(frames[0], RAW_HEADERS[reason], *frames[2:])
+    assert attnd.settled(1)["dropped"] == {reason: 1}
+
+
+def test_frames_missing_and_extra(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    frames = good_frames(trainer, rng)
+    trainer.send(frames[0])
+    trainer.send(*frames[:2])
+    trainer.send(*frames, b"more")
+    trainer.send(*frames, *[b"more"] * 20)
+    assert attnd.settled(4)["dropped"] == {"frames_missing": 2, "frames_extra": 2}
+
+
+def test_a_topic_of_no_known_form(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    frames = good_frames(trainer, rng)
+    trainer.send(b"tensor/job/middle/0/self/", *frames[1:])
+    assert sum(attnd.settled(1)["dropped"].values()) == 1
+
+
+def test_duplicate_and_reordered_messages(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    for seq in (0, 1, 1, 0, 2):
+        trainer.attention(softmax_maps(rng, 1, 2, 4, 4), seq=seq)
+    stats = attnd.settled(5)
+    assert stats["dropped"] == {"seq_duplicate": 1, "seq_order": 1} and stats["lost"] == 0
+
+
+def test_a_layer_cannot_change_its_heads(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
+    trainer.attention(softmax_maps(rng, 1, 3, 4, 4))
+    assert attnd.settled(2)["dropped"] == {"heads_changed": 1}
+
+
+def test_messages_after_bye(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
+    trainer.event("bye")
+    trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
+    assert attnd.settled(3)["dropped"] == {"ended": 1}
+
+
+def test_limits_refuse_and_count(rng):
+    attnd = Attnd("limits.jobs=2", "limits.layers=2", "limits.heads=4", "limits.ranks=2")
+    trainer = Trainer(attnd, "job")
+    for layer in range(3):
+        trainer.attention(softmax_maps(rng, 1, 2, 4, 4), layer=layer)
+    trainer.attention(softmax_maps(rng, 1, 8, 4, 4), layer=0)
+    for rank in (1, 2):
+        Trainer(attnd, "job", rank, world=3, run=trainer.run).event("hello")
+    attnd.settled(6)
+    for name in ("job2", "job3"):
+        Trainer(attnd, name).event("hello")
+        attnd.settled(7)
+    wait_until(lambda: attnd.stats()["received"] == 8, "all messages")
+    assert attnd.settled(8)["dropped"] == {"stream_limit": 1, "heads_limit": 1, "rank_limit": 1,
+                                           "job_limit": 1}
+    attnd.close()
+
+
+def test_unsound_rows_are_left_out_and_counted(attnd, rng):
+    reader = Reader(attnd, "live/")
+    trainer = Trainer(attnd, "job")
+    weights = softmax_maps(rng, 1, 2, 8, 8)
+    weights[0, 0, 3] = np.nan
+    weights[0, 1, 5] *= 0.5
+    weights[0, 1, 6, 0] = -1
+    trainer.attention(weights)
+    _, live = reader.next()
+    assert (live["rows"], live["invalid_rows"]) == (13, 3)
+    sound = weights[0, 0, [0, 1, 2, 4, 5, 6, 7]].astype(np.float64)
+    assert live["heads"]["entropy"][0] == pytest.approx(-(sound * np.log(sound)).sum(-1).mean(), rel=1e-9)
+
+
+def test_no_nan_or_infinity_ever_reaches_a_subscriber(attnd):
+    reader = Reader(attnd, "live/", "summary/")
+    trainer = Trainer(attnd, "job")
+    for fill in (np.nan, np.inf, -np.inf, 0.0, 1e30):
+        trainer.attention(np.full((1, 1, 3, 3), fill, np.float32))
+    trainer.event("epoch_end", epoch=0)
+
+    def numbers(value):
+        if isinstance(value, dict):
+            value = value.values()
+        if not isinstance(value, (list, type({}.values()))):
+            return [value] if isinstance(value, float) else []
+        return [number for part in value for number in numbers(part)]
+
+    for _ in range(6):
+        _, result = reader.next()
+        assert np.isfinite(numbers(result)).all()
+
+
+def mutate(randomly, frames):
+    """One random change to a valid message."""
+    frames = [bytearray(frame) for frame in frames]
+    kind = randomly.randrange(7)
+    if kind == 0:
+        frames.pop(randomly.randrange(len(frames)))
+    elif kind == 1:
+        frames.insert(randomly.randrange(len(frames) + 1), bytearray(randomly.randbytes(randomly.randrange(64))))
+    elif kind == 2:
+        frame = frames[randomly.randrange(len(frames))]
+        del frame[randomly.randrange(len(frame) + 1):]
+    elif kind == 3:
+        randomly.shuffle(frames)
+    elif kind == 4:
+        frames[1:2] = [bytearray(randomly.randbytes(randomly.randrange(200)))]
+    else:
+        frame = frames[min(randomly.choice([0, 1, 1, 1, 2]), len(frames) - 1)]
+        for _ in range(randomly.randrange(1, 4)):
+            frame[randomly.randrange(len(frame))] = randomly.randrange(256)
+    if not frames or not bytes(frames[0]).startswith((b"tensor/", b"event/")):
+        frames.insert(0, bytearray(b"tensor/"))  # otherwise ZeroMQ filters it out before attnd
+    return [bytes(frame) for frame in frames]
+
+
+def send_mutations(trainer, rng, randomly, count):
+    for _ in range(count):
+        if randomly.random() < 0.1:
+            topic = f"event/{trainer.job}/"
+            header = trainer.common(topic, "event", 0, 0, event=randomly.choice(["hello", "epoch_end"]))
+            trainer.send(*mutate(randomly, [topic.encode(), msgpack.packb(header)]))
+        else:
+            frames = good_frames(trainer, rng)
+            trainer.send(*(mutate(randomly, frames) if randomly.random() < 0.9 else frames))
+
+
+def test_random_and_mutated_messages_cost_a_counter_and_nothing_else(rng):
+    attnd = Attnd("limits.jobs=8", "limits.layers=64", "log.level=error")
+    healthy = Trainer(attnd, "healthy")
+    reader = Reader(attnd, "summary/healthy/")
+    hostile = Trainer(attnd, "hostile")
+    randomly = random.Random(1)
+    send_mutations(hostile, rng, randomly, RANDOM_MESSAGES // 2)
+    attnd.settled(RANDOM_MESSAGES // 2)
+    before = attnd.rss_kb()
+    send_mutations(hostile, rng, randomly, RANDOM_MESSAGES - RANDOM_MESSAGES // 2)
+    stats = attnd.settled(RANDOM_MESSAGES)
+    assert stats["received"] == RANDOM_MESSAGES and len(stats["dropped"]) > 15
+    assert attnd.rss_kb() < before + 4096, "memory must be flat"
+    healthy.attention(softmax_maps(rng, 1, 1, 4, 4))
+    healthy.event("epoch_end", epoch=0)
+    assert reader.next()[1]["messages"] == 1
+    attnd.close()

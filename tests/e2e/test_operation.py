@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""Starting, stopping, overload, and the control socket."""
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import msgpack
+import pytest
+import zmq
+from harness import ATTND, Attnd, Trainer, softmax_maps, wait_until
+
+
+def run_attnd(*arguments):
+    return subprocess.run([ATTND, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def ipc_settings(directory):
+    return [part for name in ("ingest", "publish", "control")
+            for part in ("--set", f"{name}.endpoint=ipc://{directory}/{name}")]
+
+
+def test_a_taken_port_is_one_clear_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        result = run_attnd("--set", f"publish.endpoint={endpoint}")
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"attnd: publish.endpoint: cannot bind {endpoint}: Address already in use")
+
+
+def test_the_ipc_socket_of_a_running_daemon_is_not_stolen(attnd):
+    result = run_attnd(*ipc_settings(attnd.directory))
+    assert result.returncode == 1 and "Address already in use" in result.stderr
+
+
+def test_a_missing_directory_and_a_privileged_path(tmp_path):
+    result = run_attnd(*ipc_settings(tmp_path / "missing"))
+    assert result.returncode == 1 and "No such file or directory" in result.stderr
+    result = run_attnd("--set", "ingest.endpoint=tcp://192.0.2.1:5570")
+    assert result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_an_unwritable_directory_is_one_clear_line(tmp_path):
+    directory = tmp_path / "closed"
+    directory.mkdir(mode=0o755)
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", ATTND, *ipc_settings(directory)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if "failed to execute" in result.stderr:
+        pytest.skip("the build folder is closed to other users")
+    assert result.returncode == 1
+    assert "Permission denied; choose an endpoint this user may bind" in result.stderr
+
+
+def test_usage_errors_exit_2():
+    assert run_attnd("--frobnicate").returncode == 2
+    result = run_attnd("--set", "window.unit=epochs")
+    assert result.returncode == 2 and "window.unit" in result.stderr and "epoch, step, second" in result.stderr
+
+
+def test_a_second_sigterm_ends_at_once(rng):
+    attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "shutdown.timeout=600s")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 2000, 2000))
+    wait_until(lambda: attnd.stats()["in_flight"] == 1, "the heavy message")
+    attnd.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "event=stopping" in attnd.log_text(), "the first signal")
+    started = time.monotonic()
+    assert attnd.stop() == 1
+    assert time.monotonic() - started < 2
+    attnd.context.destroy(linger=0)
+
+
+def test_a_stop_does_not_wait_longer_than_its_timeout(rng):
+    attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "shutdown.timeout=200ms")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 2000, 2000))
+    wait_until(lambda: attnd.stats()["in_flight"] == 1, "the heavy message")
+    assert attnd.stop() == 0
+    assert "stop_timed_out" in attnd.log_text()
+    attnd.context.destroy(linger=0)
+
+
+def test_over_the_budget_attnd_stops_reading_and_goes_on_later(rng):
+    attnd = Attnd("ingest.budget=4MiB", "ingest.max_message=4MiB", "workers.threads=1")
+    trainer = Trainer(attnd, "job")
+    weights = softmax_maps(rng, 1, 4, 256, 256)
+    for step in range(24):
+        trainer.attention(weights, step=step)
+    stats = attnd.settled(24)
+    assert stats["processed"] == 24 and stats["pauses"] > 0
+    attnd.close()
+
+
+def test_an_oversized_message_is_refused(rng):
+    attnd = Attnd("ingest.max_message=64KiB")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 3, 72, 72, dtype="f2"))  # 31104 bytes: fits
+    frames = trainer.attention_frames(softmax_maps(rng, 1, 1, 120, 120, dtype="f4"))
+    trainer.send(*frames, frames[2])  # each frame fits, the whole does not
+    assert attnd.settled(2)["dropped"] == {"too_large": 1}
+    attnd.close()
+
+
+def test_the_queue_of_the_pool_may_be_full_without_loss(rng):
+    attnd = Attnd("workers.queue=64", "workers.threads=1", "workers.block_entries=1024")
+    trainer = Trainer(attnd, "job")
+    for step in range(60):
+        trainer.attention(softmax_maps(rng, 1, 32, 32, 32), step=step)
+    stats = attnd.settled(60)
+    assert stats["processed"] == 60 and stats["pool"]["queued_max"] <= 64
+    attnd.close()
+
+
+def test_control_errors_have_codes(attnd):
+    for method, params, code in [("dance", {}, "method_unknown"), ("summary", {"job": "none"}, "job_unknown"),
+                                 ("summary", {}, "argument"), ("flush", {"job": "none"}, "job_unknown")]:
+        with pytest.raises(RuntimeError, match=code):
+            attnd.call(method, **params)
+
+
+def test_a_req_socket_is_served_too(attnd):
+    req = attnd.context.socket(zmq.REQ)
+    req.linger = 0
+    req.connect(attnd.endpoint("control"))
+    req.send(msgpack.packb([0, 9, "ping", {}]))
+    assert req.poll(10000)
+    assert msgpack.unpackb(req.recv())[:3] == [1, 9, None]
+    req.close()
+
+
+def test_garbage_requests_are_answered_with_an_error(attnd):
+    dealer = attnd.context.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.connect(attnd.endpoint("control"))
+    for garbage in (b"", b"\xc1", b"\x91" * 100, msgpack.packb([5]), msgpack.packb([0, 1, 2, 3])):
+        dealer.send(garbage)
+        assert dealer.poll(10000)
+        assert msgpack.unpackb(dealer.recv())[2]["code"] in (
+            "header_truncated", "header_malformed", "header_depth", "request")
+    dealer.close()
+    assert attnd.call("ping")
+
+
+def test_config_call_shows_what_is_in_force(attnd):
+    config = attnd.call("config")
+    assert config["ingest.endpoint"] == attnd.endpoint("ingest")
+    assert config["window.unit"] == "epoch"
+
+
+def test_summary_call_filters(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    for layer in range(3):
+        trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=layer)
+        trainer.attention(softmax_maps(rng, 1, 1, 4, 5), layer=layer, site="cross")
+    trainer.event("epoch_end", epoch=0)
+    attnd.settled(7)
+    assert len(attnd.call("summary", job="job")) == 6
+    assert len(attnd.call("summary", job="job", site="cross")) == 3
+    (one,) = attnd.call("summary", job="job", layer=2, site="self", stack="decoder")
+    assert (one["layer"], one["site"], one["kind"]) == (2, "self", "summary")
+
+
+def test_an_idle_daemon_is_small_and_sleeps(attnd):
+    def switches():
+        total = 0
+        for task in os.listdir(f"/proc/{attnd.process.pid}/task"):
+            with open(f"/proc/{attnd.process.pid}/task/{task}/status") as status:
+                total += sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+        return total
+
+    if "ATTND_TEST_SANITIZED" not in os.environ:
+        assert attnd.rss_kb() <= 30 * 1024
+    for client in list(attnd.context._sockets or ()):
+        client.close()
+    time.sleep(0.5)  # lets the last control connection go
+    before = switches()
+    time.sleep(3)
+    assert switches() - before <= 3 * len(os.listdir(f"/proc/{attnd.process.pid}/task"))

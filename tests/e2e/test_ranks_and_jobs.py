@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""Several jobs, runs and ranks at once."""
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+
+ROW_METRICS = ["entropy", "entropy_normalized", "confidence", "diagonal", "mean_distance", "first_token"]
+
+
+def collect(reader, count):
+    return dict(reader.next() for _ in range(count))
+
+
+def test_three_jobs_at_once_do_not_mix(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    trainers = [Trainer(attnd, f"job{i}") for i in range(3)]
+    for step in range(20):
+        for i, trainer in enumerate(trainers):
+            for layer in range(2):
+                trainer.attention(softmax_maps(rng, 1, i + 1, 8, 8), layer=layer, step=step)
+    for trainer in trainers:
+        trainer.event("epoch_end", epoch=0)
+    summaries = collect(reader, 6)
+    for i in range(3):
+        for layer in range(2):
+            summary = summaries[f"summary/job{i}/decoder/{layer}/self/"]
+            assert summary["messages"] == 20
+            assert summary["heads"]["entropy"]["count"] == [20 * 8] * (i + 1)
+    attnd.settled(3 * 41)
+
+
+def test_two_ranks_equal_one_rank_with_both_batches(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    batches = [[softmax_maps(rng, 2, 3, 12, 12, causal=True) for _ in range(5)] for _ in range(2)]
+    ranks = [Trainer(attnd, "two", rank, world=2, run=b"r" * 16) for rank in range(2)]
+    single = Trainer(attnd, "one")
+    for step in range(5):
+        for rank in range(2):
+            ranks[rank].attention(batches[rank][step], step=step, causal=True)
+        both = np.concatenate([batches[0][step], batches[1][step]])
+        single.attention(both, step=step, causal=True)
+    for trainer in ranks + [single]:
+        trainer.event("epoch_end", epoch=0)
+    summaries = collect(reader, 2)
+    two, one = summaries["summary/two/decoder/0/self/"], summaries["summary/one/decoder/0/self/"]
+    assert (two["ranks"], one["ranks"]) == (2, 1) and two["rows"] == one["rows"]
+    for name in ROW_METRICS:
+        for exact in ("count", "min", "max", "p50", "p90", "p99"):
+            assert two["heads"][name][exact] == one["heads"][name][exact], (name, exact)
+        for stat in ("mean", "std"):
+            np.testing.assert_allclose(two["heads"][name][stat], one["heads"][name][stat], rtol=1e-12)
+
+
+def test_a_window_waits_for_the_slower_rank(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    ranks = [Trainer(attnd, "job", rank, world=2, run=b"r" * 16) for rank in range(2)]
+    for trainer in ranks:
+        trainer.event("hello")
+    weights = softmax_maps(rng, 1, 1, 4, 4)
+    ranks[0].attention(weights, epoch=0)
+    ranks[0].event("epoch_end", epoch=0)
+    ranks[0].attention(weights, epoch=1)
+    attnd.settled(5)
+    assert reader.silent()
+    ranks[1].attention(weights, epoch=0)
+    ranks[1].event("epoch_end", epoch=0)
+    _, summary = reader.next()
+    assert summary["ranks"] == 2 and summary["messages"] == 2 and not summary["window"]["partial"]
+
+
+def test_moving_on_closes_an_epoch_without_epoch_end(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=0)
+    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=1)
+    _, summary = reader.next()
+    assert summary["window"]["last"] == 0 and not summary["window"]["partial"]
+
+
+def test_two_runs_of_one_job_are_kept_apart(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    runs = [Trainer(attnd, "job"), Trainer(attnd, "job")]
+    for n, trainer in enumerate(runs):
+        for _ in range(n + 1):
+            trainer.attention(softmax_maps(rng, 1, 1, 4, 4))
+        trainer.event("epoch_end", epoch=0)
+    messages = {}
+    for _ in range(2):
+        _, summary = reader.next()
+        messages[summary["run"]] = summary["messages"]
+    assert messages == {runs[0].run.hex(): 1, runs[1].run.hex(): 2}
+    assert len(attnd.call("jobs")) == 2
+
+
+def test_tensor_parallel_slices_fill_one_model(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    weights = softmax_maps(rng, 1, 4, 6, 6)
+    ranks = [Trainer(attnd, "job", rank, world=2, run=b"r" * 16) for rank in range(2)]
+    for rank, trainer in enumerate(ranks):
+        trainer.attention(np.ascontiguousarray(weights[:, 2 * rank:2 * rank + 2]),
+                          head_offset=2 * rank, heads_total=4)
+    for trainer in ranks:
+        trainer.event("epoch_end", epoch=0)
+    _, summary = reader.next()
+    rows = -(weights.astype(np.float64) * np.log(weights)).sum(-1)[0]
+    np.testing.assert_allclose(summary["heads"]["entropy"]["mean"], rows.mean(-1), rtol=1e-6)
+
+
+KILLED_TRAINER = """
+import sys
+sys.path.insert(0, {here!r})
+from harness import Trainer, softmax_maps
+import numpy as np, zmq
+class Peer:
+    context = zmq.Context()
+    def endpoint(self, name): return "ipc://{directory}/" + name
+trainer = Trainer(Peer(), "killed")
+rng = np.random.default_rng(1)
+step = 0
+while True:
+    trainer.attention(softmax_maps(rng, 1, 2, 16, 16), step=step)
+    step += 1
+"""
+
+
+def test_a_killed_trainer_leaves_a_partial_window_and_a_healthy_daemon(rng):
+    attnd = Attnd("limits.idle=2s", "window.timeout=1s")
+    reader = Reader(attnd, "summary/")
+    here = os.path.dirname(__file__)
+    code = KILLED_TRAINER.format(here=here, directory=attnd.directory)
+    with subprocess.Popen([sys.executable, "-c", code]) as trainer:
+        wait_until(lambda: attnd.stats()["received"] >= 20, "20 messages")
+        trainer.send_signal(signal.SIGKILL)
+    topic, summary = reader.next()
+    assert topic.startswith("summary/killed/") and summary["window"]["partial"]
+    assert summary["messages"] >= 20
+    wait_until(lambda: attnd.call("jobs")[0]["state"] == "idle", "the job to be idle")
+    other = Trainer(attnd, "other")
+    other.attention(softmax_maps(rng, 1, 1, 4, 4))
+    other.event("epoch_end", epoch=0)
+    while topic != "summary/other/decoder/0/self/":
+        topic, summary = reader.next()
+    assert not summary["window"]["partial"]
+    attnd.settled(22)
+    attnd.close()
+
+
+def test_a_daemon_restart_goes_on_with_running_trainers(rng):
+    attnd = Attnd()
+    trainer = Trainer(attnd, "job")
+    for step in range(5):
+        trainer.attention(softmax_maps(rng, 1, 1, 8, 8), step=step)
+    attnd.settled(5)
+    assert attnd.stop(signal.SIGKILL) != 0
+    attnd.start()
+    reader = Reader(attnd, "summary/")
+
+    def reconnected():
+        # Until ZeroMQ has reconnected, what is sent goes nowhere.
+        trainer.attention(softmax_maps(rng, 1, 1, 8, 8), step=5)
+        return attnd.stats()["received"]
+
+    before = wait_until(reconnected, "the reconnection")
+    for step in range(6, 9):
+        trainer.attention(softmax_maps(rng, 1, 1, 8, 8), step=step)
+    trainer.event("epoch_end", epoch=0)
+    _, summary = reader.next()
+    assert summary["messages"] >= before + 3 and summary["lost"] == 0
+    attnd.settled(summary["messages"] + 1)
+    attnd.close()
+
+
+def test_a_late_subscriber_gets_the_last_value(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    for epoch in range(3):
+        trainer.attention(softmax_maps(rng, 1, 1, 8, 8), epoch=epoch)
+        trainer.event("epoch_end", epoch=epoch)
+    attnd.settled(6)
+    late = Reader(attnd, "summary/job/")
+    _, summary = late.next()
+    assert summary["snapshot"] is True and summary["window"]["last"] == 2
+    assert late.silent()
+    job = Reader(attnd, "job/")
+    _, state = job.next()
+    assert state["layers"] == [dict(stack="decoder", layer=0, site="self", heads=1)]

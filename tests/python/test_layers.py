@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""Module paths become layers: stack, number, site."""
+import pytest
+
+from attnd.layers import guess_layer, name_layers
+
+TORCH_DECODER = ["decoder.layers.0.self_attn", "decoder.layers.0.multihead_attn"]
+
+
+@pytest.mark.parametrize("path,layer", [
+    ("encoder.layers.3.self_attn", ("encoder", 3, "self")),
+    ("module.encoder.layers.11.self_attn", ("encoder", 11, "self")),
+    ("transformer.decoder.layers.2.self_attn", ("decoder", 2, "self")),
+    ("decoder.layers.2.cross_attn", ("decoder", 2, "cross")),
+    ("decoder.layers.2.cross.mha", ("decoder", 2, "cross")),
+    ("crossencoder.layers.2.attn", ("encoder", 2, "self")),
+    ("encoder_decoder.decoder.blocks.4.attn", ("decoder", 4, "self")),
+    ("blocks.5.attn", ("decoder", 5, "self")),
+    ("h.7.mha.0", ("decoder", 0, "self")),
+    ("attn", ("decoder", 0, "self")),
+    ("", ("decoder", 0, "self")),
+    ("blocks.5.multihead_attn", ("decoder", 5, "self"))])
+def test_paths(path, layer):
+    assert guess_layer(path) == layer
+
+
+def test_multihead_attn_beside_self_attn_is_cross():
+    assert list(name_layers(TORCH_DECODER).values()) == [("decoder", 0, "self"), ("decoder", 0, "cross")]
+
+
+def test_colliding_layers_are_numbered_in_module_order():
+    paths = ["stage.0.block.0.attn", "stage.0.block.1.attn", "stage.1.block.0.attn", "encoder.0.attn"]
+    assert list(name_layers(paths).values()) == [
+        ("decoder", 0, "self"), ("decoder", 1, "self"), ("decoder", 2, "self"), ("encoder", 0, "self")]
+
+
+def test_named_layers_stay_and_others_make_room():
+    names = name_layers(["a.0.attn", "a.1.attn"], {"a.1.attn": ("decoder", 0, "self")})
+    assert names == {"a.0.attn": ("decoder", 1, "self"), "a.1.attn": ("decoder", 0, "self")}
+
+
+def test_one_stack_for_all():
+    assert name_layers(["blocks.0.attn"], stack="encoder") == {"blocks.0.attn": ("encoder", 0, "self")}
+
+
+@pytest.mark.parametrize("named", [{"x": ("decoder", 0, "self")}, {"a.0": ("decoder", -1, "self")},
+                                   {"a.0": ("decoder", 0, "self"), "a.1": ("decoder", 0, "self")}])
+def test_bad_names_are_value_errors(named):
+    with pytest.raises(ValueError):
+        name_layers(["a.0", "a.1"], named)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""The subscriber reads what a daemon publishes, once."""
+import time
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+
+import attnd
+from conftest import ROOT, free_endpoint, wait_until
+
+
+class FakePublisher:
+    """An XPUB where the daemon's would be."""
+
+    def __init__(self):
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.XPUB)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind("tcp://127.0.0.1:*")
+        self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def subscription(self):
+        assert self.socket.poll(10000)
+        return self.socket.recv()
+
+    def send(self, topic, content):
+        payload = content if isinstance(content, bytes) else msgpack.packb(content)
+        self.socket.send_multipart([topic.encode(), payload])
+
+    def close(self):
+        self.socket.close(linger=0)
+        self.context.term()
+
+
+@pytest.fixture
+def source():
+    fake = FakePublisher()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def subscriber(source):
+    with attnd.Subscriber(source.endpoint) as it:
+        assert source.subscription() == b"\x01summary/"
+        yield it
+
+
+def summary(run="aa", first=0, last=0, snapshot=False, **more):
+    return {"v": 1, "kind": "summary", "run": run, "window": {"unit": "epoch", "first": first, "last": last}, **more,
+            "snapshot": snapshot}
+
+
+TOPIC = "summary/job/decoder/0/self/"
+
+
+def test_a_result_arrives_as_a_dict_with_arrays(source, subscriber):
+    source.send(TOPIC, (ROOT / "tests" / "golden" / "summary.msgpack").read_bytes())
+    result = subscriber.next(10)
+    assert result["topic"] == TOPIC and result["kind"] == "summary"
+    assert result["shape"] == [2, 2, 8, 8] and result["dropped"] == {"late": 3, "size_mismatch": 70000}
+    entropy = result["heads"]["entropy"]
+    assert entropy["mean"].dtype == np.float64 and entropy["count"].dtype == np.int64
+    assert np.isnan(entropy["last"]).all()
+    assert result["aggregate"]["mean"]["std"]["mean"] == 1.75
+    assert result["top_pairs"][0] == {"query": 7, "key": 0, "weight": 0.5}
+
+
+def test_next_is_bounded(subscriber):
+    begin = time.monotonic()
+    assert subscriber.next(0.05) is None and subscriber.next(0) is None
+    assert time.monotonic() - begin < 5
+
+
+def test_iteration_ends_after_silence(source):
+    with attnd.Subscriber(source.endpoint, timeout=0.3) as subscriber:
+        source.subscription()
+        source.send(TOPIC, summary(last=0))
+        source.send(TOPIC, summary(last=1))
+        assert [r["window"]["last"] for r in subscriber] == [0, 1]
+
+
+def test_a_snapshot_of_what_is_known_is_skipped(source, subscriber):
+    source.send(TOPIC, summary(last=3, snapshot=True))  # the first news about the topic, if old
+    source.send(TOPIC, summary(last=3, snapshot=True))
+    source.send(TOPIC, summary(last=4))
+    source.send(TOPIC, summary(last=4, snapshot=True))
+    source.send(TOPIC + "x/", summary(last=4, snapshot=True))  # another topic
+    source.send(TOPIC, summary(last=4, run="bb", snapshot=True))  # another run
+    source.send(TOPIC, summary(last=4, run="bb"))  # not a snapshot: always news
+    source.send(TOPIC, summary(last=5, run="bb", snapshot=True))  # missed it live
+    got = [subscriber.next(10) for _ in range(6)]
+    assert [(r["run"], r["window"]["last"], r["snapshot"]) for r in got] == [
+        ("aa", 3, True), ("aa", 4, False), ("aa", 4, True), ("bb", 4, True), ("bb", 4, False), ("bb", 5, True)]
+    assert subscriber.next(0.05) is None
+
+
+def test_live_snapshots_are_judged_by_step(source):
+    with attnd.Subscriber(source.endpoint, topics=("live/",)) as subscriber:
+        source.subscription()
+        live = {"kind": "live", "run": "aa", "epoch": 0, "step": 7, "rank": 0, "time_ns": 5}
+        source.send("live/job/decoder/0/self/", {**live, "snapshot": False})
+        source.send("live/job/decoder/0/self/", {**live, "snapshot": True})
+        source.send("live/job/decoder/0/self/", {**live, "step": 8, "snapshot": True})
+        assert [subscriber.next(10)["step"] for _ in range(2)] == [7, 8]
+
+
+def test_what_is_no_result_is_counted_and_skipped(source, subscriber, caplog):
+    source.send(TOPIC, b"\xc1")
+    source.send(TOPIC, b"\x05")
+    source.socket.send(b"summary/alone")
+    source.send(TOPIC, summary())
+    assert subscriber.next(10)["kind"] == "summary"
+    assert subscriber.malformed == 3 and len(caplog.records) == 1
+
+
+def test_only_the_topics_asked_for(source):
+    with attnd.Subscriber(source.endpoint, topics=["summary/a/", "alert/"]):
+        assert {source.subscription(), source.subscription()} == {b"\x01summary/a/", b"\x01alert/"}
+
+
+@pytest.mark.parametrize("arguments", [{"endpoint": "nonsense"}, {"topics": [5]}, {"topics": "ä"}])
+def test_bad_arguments_are_value_errors(arguments):
+    with pytest.raises(ValueError):
+        attnd.Subscriber(**arguments)
+
+
+# ------------------------------------------------------------------------------------------- control
+
+class FakeControl:
+    """A ROUTER that answers one request at a time, as told."""
+
+    def __init__(self):
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind("tcp://127.0.0.1:*")
+        self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        self.seen = []
+
+    def answer(self, *replies):
+        """Takes one request in the background and sends these replies: functions of its id, or bytes."""
+        import threading
+
+        def work():
+            assert self.socket.poll(10000)
+            peer, request = self.socket.recv_multipart()
+            request = msgpack.unpackb(request)
+            self.seen.append(request)
+            for reply in replies:
+                payload = reply if isinstance(reply, bytes) else msgpack.packb(reply(request[1]))
+                self.socket.send_multipart([peer, payload])
+        self.thread = threading.Thread(target=work)
+        self.thread.start()
+
+    def close(self):
+        self.thread.join()
+        self.socket.close(linger=0)
+        self.context.term()
+
+
+@pytest.fixture
+def router():
+    fake = FakeControl()
+    yield fake
+    fake.close()
+
+
+def test_a_call_returns_the_result_and_skips_late_answers(router):
+    router.answer(lambda n: [1, n - 1, None, "late"], lambda n: [1, n, None, {"jobs": []}])
+    with attnd.Control(router.endpoint) as control:
+        assert control.jobs() == {"jobs": []}
+    assert router.seen == [[0, 1, "jobs", {}]]
+
+
+@pytest.mark.parametrize("method,arguments,params", [
+    ("ping", {}, {}), ("stats", {}, {}), ("config", {}, {}), ("flush", {}, {}), ("flush", {"job": "a"}, {"job": "a"}),
+    ("summary", {"job": "a", "layer": 3}, {"job": "a", "layer": 3})])
+def test_methods_and_their_parameters(router, method, arguments, params):
+    router.answer(lambda n: [1, n, None, 5])
+    with attnd.Control(router.endpoint) as control:
+        assert getattr(control, method)(**arguments) == 5
+    assert router.seen == [[0, 1, method, params]]
+
+
+def test_a_refusal_is_an_error_with_its_code(router):
+    router.answer(lambda n: [1, n, {"code": "job_unknown", "message": "no such job"}, None])
+    with attnd.Control(router.endpoint) as control, pytest.raises(attnd.ControlError, match="no such job") as error:
+        control.summary("x")
+    assert error.value.code == "job_unknown"
+
+
+def test_nobody_there_is_a_timeout():
+    with attnd.Control(free_endpoint(), timeout=0.1) as control, pytest.raises(TimeoutError, match="ping"):
+        control.ping()
+
+
+@pytest.mark.parametrize("reply", [b"\xc1", b"", msgpack.packb([1, 2]), msgpack.packb([0, 1, None, None])])
+def test_something_else_is_a_connection_error(router, reply):
+    router.answer(reply)
+    with attnd.Control(router.endpoint) as control, pytest.raises(ConnectionError):
+        control.ping()
