@@ -98,7 +98,8 @@ static int build_config(const struct args *args, struct config *config, char *re
     return config_check(config, reterr);
 }
 
-int args_read(int argc, char **argv, struct config *config, enum args_action *ret_action, char *reterr)
+int args_read(int argc, char **argv, struct config *config, enum args_action *ret_action,
+              char *reterr)
 {
     struct args args = {0};
     if (parse(argc, argv, &args, reterr) != 0)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* clock: the two clocks, in nanoseconds. State machines never call these; their callers pass the time in. */
+/* clock: the two clocks, in nanoseconds. State machines never call these; their callers pass the
+ * time in. */
 #ifndef DAEMON_CLOCK_H
 #define DAEMON_CLOCK_H
 

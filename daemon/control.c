@@ -49,7 +49,8 @@ static void envelope_clear(struct envelope *envelope)
     envelope->count = 0;
 }
 
-/* Sends envelope and body and empties the envelope. A peer that has gone or is full loses its answer. */
+/* Sends envelope and body and empties the envelope. A peer that has gone or is full loses its
+ * answer. */
 static void send_reply(void *socket, struct envelope *envelope, const struct mpk_writer *body)
 {
     bool sent = true;
@@ -132,8 +133,8 @@ static int method_jobs(struct request *request)
 }
 
 /* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
-static const char *string_param(const struct request *request, const char *key, const char *fallback,
-                                char *buffer, size_t size)
+static const char *string_param(const struct request *request, const char *key,
+                                const char *fallback, char *buffer, size_t size)
 {
     const msgpack_object *value = mpk_find(request->params, key);
     if (!value || value->type == MSGPACK_OBJECT_NIL)
@@ -373,7 +374,8 @@ static void serve(struct control *control, struct envelope *envelope, zmq_msg_t 
     mpk_doc_clear(&doc);
 }
 
-/* Receives one whole message: all frames but the last are the envelope. Returns whether it is usable. */
+/* Receives one whole message: all frames but the last are the envelope. Returns whether it is
+ * usable. */
 static bool receive_request(void *socket, struct envelope *envelope, zmq_msg_t *body)
 {
     bool usable = true;

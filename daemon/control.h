@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* control: questions and commands over a ROUTER socket, as MessagePack-RPC:
- * [0, id, method, params] -> [1, id, error, result]. A request may come from a DEALER (one frame) or a REQ (an
- * empty frame before it); what stands before the request is sent back as it came. Loop thread only.
+ * [0, id, method, params] -> [1, id, error, result]. A request may come from a DEALER (one frame)
+ * or a REQ (an empty frame before it); what stands before the request is sent back as it came. Loop
+ * thread only.
  *
- * Methods: ping, jobs, summary, stats, config, flush. A flush is answered once everything received before it
- * has been shown. */
+ * Methods: ping, jobs, summary, stats, config, flush. A flush is answered once everything received
+ * before it has been shown. */
 #ifndef DAEMON_CONTROL_H
 #define DAEMON_CONTROL_H
 

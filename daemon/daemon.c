@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* A message's life on the loop thread: NOTE_ARRIVED (registry says compute) -> work_new -> pool; when the pool's
- * queue is full it waits in `waiting`, bounded by the byte budget, and goes on when jobs finish. NOTE_DONE ->
- * work_finish -> registry -> message freed, its bytes released to ingest.
+/* A message's life on the loop thread: NOTE_ARRIVED (registry says compute) -> work_new -> pool;
+ * when the pool's queue is full it waits in `waiting`, bounded by the byte budget, and goes on when
+ * jobs finish. NOTE_DONE -> work_finish -> registry -> message freed, its bytes released to ingest.
  *
- * Stopping: SIGTERM -> ingest drains its socket and posts NOTE_STOPPED; when that is here and nothing is in
- * flight, or shutdown.timeout has passed, open windows are shown as partial, the handles are closed and uv_run
- * returns. Sockets may linger a second for slow subscribers. */
+ * Stopping: SIGTERM -> ingest drains its socket and posts NOTE_STOPPED; when that is here and
+ * nothing is in flight, or shutdown.timeout has passed, open windows are shown as partial, the
+ * handles are closed and uv_run returns. Sockets may linger a second for slow subscribers. */
 #include "daemon.h"
 
 #include "clock.h"
@@ -337,8 +337,8 @@ static int open_sockets(struct daemon *daemon, char *reterr)
     struct control_view view = make_view(daemon);
     if (control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr) != 0)
         return -1;
-    return ingest_new(daemon->zmq, &daemon->config, &daemon->inbox, &daemon->stats,
-                      &daemon->ingest, reterr);
+    return ingest_new(daemon->zmq, &daemon->config, &daemon->inbox, &daemon->stats, &daemon->ingest,
+                      reterr);
 }
 
 static int start_signals(struct daemon *daemon, char *reterr)
@@ -358,8 +358,8 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
     daemon->config = *config;
     daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = clock_monotonic_ns();
-    if (open_loop(daemon, reterr) || open_workers(daemon, reterr) || start_signals(daemon, reterr) ||
-        open_sockets(daemon, reterr)) {
+    if (open_loop(daemon, reterr) || open_workers(daemon, reterr) ||
+        start_signals(daemon, reterr) || open_sockets(daemon, reterr)) {
         daemon_free(&daemon);
         return -1;
     }

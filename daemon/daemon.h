@@ -7,12 +7,12 @@
 
 struct daemon;
 
-/* Binds everything and starts the threads. `config` is copied. Returns 0, or -1 with a sentence in reterr
- * (CONFIG_ERROR_MAX bytes). */
+/* Binds everything and starts the threads. `config` is copied. Returns 0, or -1 with a sentence in
+ * reterr (CONFIG_ERROR_MAX bytes). */
 int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr);
 
-/* Serves until SIGTERM or SIGINT, then finishes what was received, shows open windows as partial and returns.
- * A second signal ends the process at once with status 1. */
+/* Serves until SIGTERM or SIGINT, then finishes what was received, shows open windows as partial
+ * and returns. A second signal ends the process at once with status 1. */
 void daemon_run(struct daemon *daemon);
 
 /* Frees everything. Accepts NULL and a daemon that was never run. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* An ipc:// path whose socket file is left over from a killed daemon is free to take: ZeroMQ unlinks and binds.
- * It would also do that to the socket of a daemon that runs, which would then starve silently; therefore we
- * try to connect first, and refuse when somebody answers. */
+/* An ipc:// path whose socket file is left over from a killed daemon is free to take: ZeroMQ
+ * unlinks and binds. It would also do that to the socket of a daemon that runs, which would then
+ * starve silently; therefore we try to connect first, and refuse when somebody answers. */
 #include "endpoint.h"
 
 #include "config.h"
@@ -24,7 +24,8 @@ static bool ipc_answers(const char *endpoint)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = endpoint + strlen("ipc://");
-    if (strncmp(endpoint, "ipc://", strlen("ipc://")) != 0 || strlen(path) >= sizeof address.sun_path)
+    if (strncmp(endpoint, "ipc://", strlen("ipc://")) != 0 ||
+        strlen(path) >= sizeof address.sun_path)
         return false;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -70,7 +71,8 @@ static int set_int(void *socket, int option, int value)
 static int set_limits(void *socket, const struct endpoint_options *options)
 {
     int rc = set_int(socket, ZMQ_LINGER, options->linger_ms);
-    rc |= zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->max_message, sizeof options->max_message);
+    rc |=
+        zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->max_message, sizeof options->max_message);
     rc |= set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
     rc |= set_int(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS);
     rc |= set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* endpoint: opens and binds a ZeroMQ socket with limits on everything, or says why not in one line. */
+/* endpoint: opens and binds a ZeroMQ socket with limits on everything, or says why not in one line.
+ */
 #ifndef DAEMON_ENDPOINT_H
 #define DAEMON_ENDPOINT_H
 
@@ -15,8 +16,8 @@ struct endpoint_options {
     int linger_ms;        /* how long closing may go on sending */
 };
 
-/* Returns the bound socket, or NULL with a sentence in reterr (CONFIG_ERROR_MAX bytes): the key, the
- * endpoint, the reason, and what to do. */
+/* Returns the bound socket, or NULL with a sentence in reterr (CONFIG_ERROR_MAX bytes): the key,
+ * the endpoint, the reason, and what to do. */
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr);
 
 /* The address a socket is really bound to ("tcp://127.0.0.1:41234" for a `*` port). */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* inbox: the loop thread's letter box: any thread posts notes, the loop reads them in order.
  *
- * First in, first out over all posters, which the closing of windows relies on: a message's arrival is
- * posted before its completion, and before any event that was received after it.
- * Not bounded itself; the ingest thread stops reading while inbox_depth is above its limit, and a
- * message has at most one note in here. */
+ * First in, first out over all posters, which the closing of windows relies on: a message's arrival
+ * is posted before its completion, and before any event that was received after it. Not bounded
+ * itself; the ingest thread stops reading while inbox_depth is above its limit, and a message has
+ * at most one note in here. */
 #ifndef DAEMON_INBOX_H
 #define DAEMON_INBOX_H
 
@@ -36,13 +36,14 @@ struct inbox {
     void *data;
 };
 
-/* Returns 0 or libuv's error. `read` is called on the loop thread for each note and takes it over. */
+/* Returns 0 or libuv's error. `read` is called on the loop thread for each note and takes it over.
+ */
 int inbox_init(struct inbox *inbox, uv_loop_t *loop, inbox_reader read, void *data);
 /* Any thread. */
 void inbox_post(struct inbox *inbox, struct note *note);
 uint32_t inbox_depth(struct inbox *inbox);
-/* Loop thread, after the last poster has gone; unread notes are read first. The memory is free once the
- * loop has run the close callbacks. */
+/* Loop thread, after the last poster has gone; unread notes are read first. The memory is free once
+ * the loop has run the close callbacks. */
 void inbox_close(struct inbox *inbox);
 
 #endif

@@ -15,13 +15,15 @@
 #include <unistd.h>
 #include <zmq.h>
 
-/* Notes the loop may be behind by before ingest stops reading: bounds a flood of tiny messages, whose
- * bytes alone would not reach the budget. */
+/* Notes the loop may be behind by before ingest stops reading: bounds a flood of tiny messages,
+ * whose bytes alone would not reach the budget. */
 #define INBOX_DEPTH_MAX 8192
 /* How often a paused ingest services its socket. */
 #define PAUSE_MS 100
-/* How long a stopping ingest waits for messages that are on their way. */
-#define DRAIN_MS 50
+/* A stopping ingest has read everything when nothing has come for this long. */
+#define QUIET_MS 50
+/* How long it goes on reading at most. */
+#define DRAIN_NS UINT64_C(1000000000)
 
 struct ingest {
     void *socket; /* the thread's, once it runs */
@@ -41,7 +43,8 @@ struct ingest {
 static void wake(struct ingest *ingest)
 {
     uint64_t one = 1;
-    (void)!write(ingest->wake_fd, &one, sizeof one); /* fails only when already signalled 2^64 times */
+    (void)!write(ingest->wake_fd, &one,
+                 sizeof one); /* fails only when already signalled 2^64 times */
 }
 
 static bool may_receive(struct ingest *ingest)
@@ -108,8 +111,8 @@ static int receive_one(struct ingest *ingest)
         return 0;
     }
     stats_add(ingest->stats, COUNT_BYTES, message->bytes);
-    code = message_check(message, ingest->config->ingest_max_message,
-                         ingest->config->limits_heads, &key);
+    code = message_check(message, ingest->config->ingest_max_message, ingest->config->limits_heads,
+                         &key);
     if (code)
         refuse(ingest, message, code, key);
     else
@@ -157,21 +160,23 @@ static void receive_available(struct ingest *ingest)
         ;
 }
 
-/* No more subscriptions; then whatever is here, as long as it keeps coming within DRAIN_MS and the stop's
- * deadline. */
+/* Reads what was sent before the stop: until nothing has come for QUIET_MS, or for DRAIN_NS of
+ * reading time, so that trainers who go on sending do not keep us, or until the stop's own
+ * deadline. (Unsubscribing first would throw away what is queued: a SUB filters when it receives.)
+ */
 static void drain(struct ingest *ingest)
 {
-    uint64_t deadline = clock_monotonic_ns() + ingest->config->shutdown_timeout;
+    uint64_t now = clock_monotonic_ns();
+    uint64_t reading_until = now + DRAIN_NS;
+    uint64_t deadline = now + ingest->config->shutdown_timeout;
     zmq_pollitem_t item = {.socket = ingest->socket, .events = ZMQ_POLLIN};
-    zmq_setsockopt(ingest->socket, ZMQ_UNSUBSCRIBE, "tensor/", strlen("tensor/"));
-    zmq_setsockopt(ingest->socket, ZMQ_UNSUBSCRIBE, "event/", strlen("event/"));
-    while (clock_monotonic_ns() < deadline) {
+    for (; now < deadline && now < reading_until; now = clock_monotonic_ns()) {
         if (!may_receive(ingest)) {
             wait_paused(ingest);
-            continue;
-        }
-        if (receive_one(ingest) == ERR_AGAIN && zmq_poll(&item, 1, DRAIN_MS) <= 0)
+            reading_until += clock_monotonic_ns() - now;
+        } else if (receive_one(ingest) != 0 && zmq_poll(&item, 1, QUIET_MS) <= 0) {
             break;
+        }
     }
 }
 
@@ -222,7 +227,8 @@ static int start(struct ingest *ingest, void *zmq_context, char *reterr)
 {
     ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (ingest->wake_fd < 0) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "cannot create an event descriptor: %s", strerror(errno));
+        snprintf(reterr, CONFIG_ERROR_MAX, "cannot create an event descriptor: %s",
+                 strerror(errno));
         return -1;
     }
     if (open_socket(ingest, zmq_context, reterr) != 0)

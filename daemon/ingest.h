@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* ingest: the thread that owns the SUB socket: receives, validates, and posts to the loop.
  *
- * It blocks in zmq_poll; an idle daemon has no wake-ups here. While the bytes in flight exceed the budget it
- * stops reading, so that losses move to the publishers, where they are cheap and counted; it goes on
- * servicing the socket meanwhile, because a SUB passes its subscriptions on only while somebody looks.
- * What can be in memory: the budget, plus one message, plus per connection ingest.receive_queue messages
- * that ZeroMQ holds (its high-water mark counts messages, not bytes). */
+ * It blocks in zmq_poll; an idle daemon has no wake-ups here. While the bytes in flight exceed the
+ * budget it stops reading, so that losses move to the publishers, where they are cheap and counted;
+ * it goes on servicing the socket meanwhile, because a SUB passes its subscriptions on only while
+ * somebody looks. What can be in memory: the budget, plus one message, plus per connection
+ * ingest.receive_queue messages that ZeroMQ holds (its high-water mark counts messages, not bytes).
+ */
 #ifndef DAEMON_INGEST_H
 #define DAEMON_INGEST_H
 
@@ -16,8 +17,8 @@
 
 struct ingest;
 
-/* Binds the socket and starts the thread. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX
- * bytes). `config`, `inbox` and `stats` outlive the ingest. */
+/* Binds the socket and starts the thread. Returns 0, or -1 with a sentence in reterr
+ * (CONFIG_ERROR_MAX bytes). `config`, `inbox` and `stats` outlive the ingest. */
 int ingest_new(void *zmq_context, const struct config *config, struct inbox *inbox,
                struct stats *stats, struct ingest **ret_ingest, char *reterr);
 
@@ -27,7 +28,7 @@ void ingest_release(struct ingest *ingest, uint64_t cost);
 /* Bytes counted against the budget now. */
 uint64_t ingest_in_flight(struct ingest *ingest);
 
-/* Asks the thread to unsubscribe, read what is already here, post NOTE_STOPPED and end. */
+/* Asks the thread to read what is already here, post NOTE_STOPPED and end. */
 void ingest_stop(struct ingest *ingest);
 
 /* Joins the thread (ingest_stop first) and closes the socket. Accepts NULL. */

@@ -123,7 +123,8 @@ static void add_counts(struct layer_state *state, const struct measured *measure
 }
 
 /* Head h of the message is head `to` of the model. */
-static int add_head(struct layer_state *state, const struct measured *measured, uint32_t h, uint32_t to)
+static int add_head(struct layer_state *state, const struct measured *measured, uint32_t h,
+                    uint32_t to)
 {
     int code = 0;
     for (int m = 0; m < METRIC_COUNT && !code; m++) {
@@ -146,14 +147,15 @@ static void add_singular_values(struct layer_state *state, const double *values,
             moments_add(&moments[i], values[i]);
 }
 
-static void add_last(struct layer_state *state, const struct measured *measured, uint32_t h, uint32_t to,
-                     uint64_t arrival)
+static void add_last(struct layer_state *state, const struct measured *measured, uint32_t h,
+                     uint32_t to, uint64_t arrival)
 {
     if (arrival < state->last_arrival[to])
         return;
     state->last_arrival[to] = arrival;
     for (int m = 0; m < METRIC_COUNT; m++)
-        state->last[(size_t)m * state->heads + to] = measured->value[m] ? measured->value[m][h] : NAN;
+        state->last[(size_t)m * state->heads + to] =
+            measured->value[m] ? measured->value[m][h] : NAN;
     if (measured->singular_values)
         memcpy(&state->singular_last[(size_t)to * SINGULAR_VALUES_MAX],
                &measured->singular_values[(size_t)h * SINGULAR_VALUES_MAX],
@@ -169,8 +171,8 @@ static int add_heads(struct layer_state *state, const struct message *message,
         code = add_head(state, measured, h, to);
         add_last(state, measured, h, to, message->arrival);
         if (measured->singular_values)
-            add_singular_values(
-                state, &measured->singular_values[(size_t)h * SINGULAR_VALUES_MAX], to);
+            add_singular_values(state, &measured->singular_values[(size_t)h * SINGULAR_VALUES_MAX],
+                                to);
     }
     return code;
 }

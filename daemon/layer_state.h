@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* layer_state: what one attention layer has shown during one part of a window: a distribution per head and
- * metric, mergeable with the states of other parts. Loop thread only.
+/* layer_state: what one attention layer has shown during one part of a window: a distribution per
+ * head and metric, mergeable with the states of other parts. Loop thread only.
  *
- * Memory: about 250 bytes plus 8 per used histogram bucket, for each of METRIC_COUNT metrics and head. */
+ * Memory: about 250 bytes plus 8 per used histogram bucket, for each of METRIC_COUNT metrics and
+ * head. */
 #ifndef DAEMON_LAYER_STATE_H
 #define DAEMON_LAYER_STATE_H
 
@@ -17,8 +18,8 @@
 #include <stdint.h>
 
 struct layer_state {
-    uint32_t heads; /* of the model: heads_total */
-    uint64_t newest; /* arrival of the newest message; 0 = none yet */
+    uint32_t heads;                /* of the model: heads_total */
+    uint64_t newest;               /* arrival of the newest message; 0 = none yet */
     uint64_t epoch, step, time_ns; /* of the newest message */
     uint32_t shape[4];
     bool causal;
@@ -30,8 +31,8 @@ struct layer_state {
     uint32_t rank_bytes;
     bool on[METRIC_COUNT]; /* whether any message had this metric */
     bool has_aggregate, has_singular_values;
-    struct dist *stat;     /* [METRIC_COUNT][heads]; owned */
-    double *last;          /* [METRIC_COUNT][heads] of the newest message with that head */
+    struct dist *stat;      /* [METRIC_COUNT][heads]; owned */
+    double *last;           /* [METRIC_COUNT][heads] of the newest message with that head */
     uint64_t *last_arrival; /* [heads] */
     struct dist aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     double aggregate_last[AGGREGATE_COUNT][MAP_STAT_COUNT];

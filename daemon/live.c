@@ -32,8 +32,10 @@ static void describe(const struct message *message, const struct measured *measu
         live->value[m] = measured->value[m];
 }
 
-/* Copies [heads][width] numbers to their place among [heads_total][width] NaNs. Returns what follows. */
-static double *spread_one(const struct header *header, const double **numbers, size_t width, double *to)
+/* Copies [heads][width] numbers to their place among [heads_total][width] NaNs. Returns what
+ * follows. */
+static double *spread_one(const struct header *header, const double **numbers, size_t width,
+                          double *to)
 {
     size_t total = header->heads_total * width;
     for (size_t i = 0; i < total; i++)

@@ -6,8 +6,8 @@
 #include "message.h"
 #include "work.h"
 
-/* Writes the map into an empty writer. A message with a slice of the heads gives arrays of heads_total with
- * null for the heads it does not have. Returns 0 or ERR_MEMORY. */
+/* Writes the map into an empty writer. A message with a slice of the heads gives arrays of
+ * heads_total with null for the heads it does not have. Returns 0 or ERR_MEMORY. */
 int live_write(const struct message *message, const struct measured *measured,
                struct mpk_writer *writer);
 

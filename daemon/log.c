@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A line is built in a buffer on the stack and written at once, so that lines of different threads never
- * mix and logging never allocates. Values are escaped: a hostile topic cannot forge a line. */
+/* A line is built in a buffer on the stack and written at once, so that lines of different threads
+ * never mix and logging never allocates. Values are escaped: a hostile topic cannot forge a line.
+ */
 #include "log.h"
 
 #include <inttypes.h>

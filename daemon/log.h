@@ -3,8 +3,8 @@
  *
  *   log_event(LOG_INFO, "ingest_bound", LOG_STR("endpoint", endpoint), LOG_NUM("budget", bytes));
  *
- * The event's name is stable and greppable; details are fields. The level and format are set once, before
- * the first thread starts. */
+ * The event's name is stable and greppable; details are fields. The level and format are set once,
+ * before the first thread starts. */
 #ifndef DAEMON_LOG_H
 #define DAEMON_LOG_H
 
@@ -14,7 +14,7 @@
 enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
 
 struct log_field {
-    const char *key; /* NULL ends a list */
+    const char *key;  /* NULL ends a list */
     const char *text; /* NULL: the number counts */
     uint64_t number;
 };
@@ -27,7 +27,7 @@ void log_setup(enum log_level level, bool json);
 /* `fields` ends with a NULL key. Lines longer than 1 KiB are cut. */
 void log_write(enum log_level level, const char *event, const struct log_field *fields);
 
-#define log_event(level, event, ...)                                                                   \
+#define log_event(level, event, ...)                                                               \
     log_write(level, event, (const struct log_field[]){__VA_ARGS__, {.key = NULL}})
 
 #endif

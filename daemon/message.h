@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* message: one received multipart message, from the socket to the last worker, never copied.
  *
- * The ZeroMQ frames are moved in, the header is decoded once, the tensors are read in place. Owned by one
- * thread at a time: ingest until it is posted, then the loop; while `work` runs, workers read the frames. */
+ * The ZeroMQ frames are moved in, the header is decoded once, the tensors are read in place. Owned
+ * by one thread at a time: ingest until it is posted, then the loop; while `work` runs, workers
+ * read the frames. */
 #ifndef DAEMON_MESSAGE_H
 #define DAEMON_MESSAGE_H
 
@@ -48,8 +49,9 @@ struct refusal {
     int code;
 };
 
-/* Receives one whole message without waiting. Returns 0 with *ret_message, ERR_AGAIN when there is none,
- * ERR_MEMORY when a message was there but had to be thrown away, ERR_CLOSED when the context ended. */
+/* Receives one whole message without waiting. Returns 0 with *ret_message, ERR_AGAIN when there is
+ * none, ERR_MEMORY when a message was there but had to be thrown away, ERR_CLOSED when the context
+ * ended. */
 int message_receive(void *socket, struct message **ret_message);
 
 /* Decodes the header and checks topic, frames and limits. Returns 0 or the reason to refuse it.

@@ -2,15 +2,14 @@
 #include "publisher.h"
 
 #include "endpoint.h"
+#include "hash.h"
 #include "header.h"
 #include "log.h"
 #include "result.h"
 #include "zsock.h"
 
-#define HASH_NONFATAL_OOM 1
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 #include <zmq.h>
 
 /* A topic and the byte that says subscribe or unsubscribe: bounds what a peer can make us keep. */
@@ -33,7 +32,8 @@ struct publisher {
     uint64_t value_bytes;
 };
 
-static int send_result(struct publisher *publisher, const char *topic, const void *value, size_t size)
+static int send_result(struct publisher *publisher, const char *topic, const void *value,
+                       size_t size)
 {
     void *socket = publisher->zsock.socket;
     if (zmq_send(socket, topic, strlen(topic), ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0 ||
@@ -74,6 +74,11 @@ static void keep_value(struct publisher *publisher, const char *topic, void *buf
     value->value = buffer;
     value->size = size;
     HASH_ADD_STR(publisher->values, topic, value);
+    if (!value->hh.tbl) {
+        free(buffer);
+        free(value);
+        return;
+    }
     publisher->value_bytes += size + sizeof *value;
     keep_within_limit(publisher);
 }
@@ -93,7 +98,8 @@ void publisher_put(struct publisher *publisher, const char *topic, struct mpk_wr
 static void send_snapshots(struct publisher *publisher, const char *prefix, size_t length)
 {
     struct last_value *value, *next;
-    HASH_ITER(hh, publisher->values, value, next) {
+    HASH_ITER(hh, publisher->values, value, next)
+    {
         if (strncmp(value->topic, prefix, length) != 0)
             continue;
         result_set_snapshot(value->value, value->size, true);
@@ -103,7 +109,8 @@ static void send_snapshots(struct publisher *publisher, const char *prefix, size
     }
 }
 
-/* An XPUB receives what its subscribers ask for: 1 or 0 for subscribe or unsubscribe, then the prefix. */
+/* An XPUB receives what its subscribers ask for: 1 or 0 for subscribe or unsubscribe, then the
+ * prefix. */
 static void on_subscription(struct zsock *zsock)
 {
     struct publisher *publisher = zsock->data;
@@ -167,7 +174,8 @@ static bool is_topic_of(const char *topic, const char *job)
 void publisher_forget_job(struct publisher *publisher, const char *job)
 {
     struct last_value *value, *next;
-    HASH_ITER(hh, publisher->values, value, next) {
+    HASH_ITER(hh, publisher->values, value, next)
+    {
         if (is_topic_of(value->topic, job))
             remove_value(publisher, value);
     }
@@ -178,7 +186,8 @@ void publisher_each(const struct publisher *publisher, const char *prefix,
                     void *data)
 {
     const struct last_value *value, *next;
-    HASH_ITER(hh, publisher->values, value, next) {
+    HASH_ITER(hh, publisher->values, value, next)
+    {
         if (strncmp(value->topic, prefix, strlen(prefix)) == 0)
             visit(data, value->topic, value->value, value->size);
     }

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* publisher: the XPUB socket that results go out on, and the last value of each topic for late subscribers.
+/* publisher: the XPUB socket that results go out on, and the last value of each topic for late
+ * subscribers.
  *
- * A new subscription makes the last values of the topics it matches go out once more, marked `snapshot: true`.
- * ZeroMQ cannot send to one subscriber only, so the others on that topic see the repeat too and skip it by
- * the mark. A subscriber that is too slow loses messages once publish.send_queue of them are waiting for it;
- * ZeroMQ does not tell how many. Never blocks. Loop thread only. */
+ * A new subscription makes the last values of the topics it matches go out once more, marked
+ * `snapshot: true`. ZeroMQ cannot send to one subscriber only, so the others on that topic see the
+ * repeat too and skip it by the mark. A subscriber that is too slow loses messages once
+ * publish.send_queue of them are waiting for it; ZeroMQ does not tell how many. Never blocks. Loop
+ * thread only. */
 #ifndef DAEMON_PUBLISHER_H
 #define DAEMON_PUBLISHER_H
 
@@ -20,8 +22,8 @@ struct publisher;
 int publisher_new(uv_loop_t *loop, void *zmq_context, const struct config *config,
                   struct stats *stats, struct publisher **ret_publisher, char *reterr);
 
-/* Sends an encoded result and keeps it as the topic's last value. Takes the writer's buffer: the writer is
- * empty afterwards. */
+/* Sends an encoded result and keeps it as the topic's last value. Takes the writer's buffer: the
+ * writer is empty afterwards. */
 void publisher_put(struct publisher *publisher, const char *topic, struct mpk_writer *writer);
 
 /* Forgets the last values of a job. */

@@ -212,7 +212,8 @@ void registry_refused(struct registry *registry, const char *name, int code)
 
 /* All runs */
 
-void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run), void *data)
+void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run),
+                   void *data)
 {
     for (struct job *job = registry->jobs; job; job = job->hh.next)
         for (struct run *run = job->runs; run; run = run->next)

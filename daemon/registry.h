@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* registry: every job and its runs, found by name and run id, within limits. Loop thread only.
  *
- * A job comes to exist with its first valid message; refused messages never make one. When limits.runs is
- * reached the longest silent run makes room; when limits.jobs is reached the longest silent job does, if it is
- * idle or ended, else the newcomer is refused. */
+ * A job comes to exist with its first valid message; refused messages never make one. When
+ * limits.runs is reached the longest silent run makes room; when limits.jobs is reached the longest
+ * silent job does, if it is idle or ended, else the newcomer is refused. */
 #ifndef DAEMON_REGISTRY_H
 #define DAEMON_REGISTRY_H
 
@@ -16,7 +16,8 @@ struct registry *registry_new(const struct config *config, const struct result_s
                               void (*forget)(void *data, const char *job), void *data);
 void registry_free(struct registry **registry);
 
-/* As run_arrive, finding or making job and run. A refusal is counted to the run, if there is one. */
+/* As run_arrive, finding or making job and run. A refusal is counted to the run, if there is one.
+ */
 int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns);
 /* A message that ingest refused: counted to the newest run of the job, if it is known. */
 void registry_refused(struct registry *registry, const char *job, int code);
@@ -33,6 +34,7 @@ uint32_t registry_flushing(const struct registry *registry);
 
 uint32_t registry_jobs(const struct registry *registry);
 /* Calls `visit` for every run, jobs in the order of their first message. */
-void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run), void *data);
+void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run),
+                   void *data);
 
 #endif

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* The story of a message here: run_arrive checks its sequence, finds its layer and opens its part of the window;
- * the caller has it computed; run_complete adds the numbers to the layer's state in that part. Only then can
- * the part close, because it counts what is in flight. An epoch_end arrives behind every message that was
- * received before it, so a part never closes over their heads.
+/* The story of a message here: run_arrive checks its sequence, finds its layer and opens its part
+ * of the window; the caller has it computed; run_complete adds the numbers to the layer's state in
+ * that part. Only then can the part close, because it counts what is in flight. An epoch_end
+ * arrives behind every message that was received before it, so a part never closes over their
+ * heads.
  *
- * Losses are written to the part the message was for; when that is closed, to the oldest open one. */
+ * Losses are written to the part the message was for; when that is closed, to the oldest open one.
+ */
 #include "run.h"
 
 #include "live.h"
@@ -58,7 +60,8 @@ void run_free(struct run **run_p)
         return;
     run_free_windows(run);
     window_fini(&run->window);
-    HASH_ITER(hh, run->streams, stream, next) {
+    HASH_ITER(hh, run->streams, stream, next)
+    {
         HASH_DEL(run->streams, stream);
         sequences_clear(&stream->sequences);
         free(stream);
@@ -75,14 +78,16 @@ static uint32_t pack(struct layer_id id)
     return id.layer << 2 | (uint32_t)id.stack << 1 | (uint32_t)id.site;
 }
 
-static int add_stream(struct run *run, struct layer_id id, uint32_t heads, struct stream **ret_stream)
+static int add_stream(struct run *run, struct layer_id id, uint32_t heads,
+                      struct stream **ret_stream)
 {
     if (run->stream_count >= run->config->limits_layers)
         return ERR_STREAM_LIMIT;
     struct stream *stream = calloc(1, sizeof *stream);
     if (!stream)
         return ERR_MEMORY;
-    *stream = (struct stream){.key = pack(id), .id = id, .heads = heads, .index = run->stream_count};
+    *stream =
+        (struct stream){.key = pack(id), .id = id, .heads = heads, .index = run->stream_count};
     HASH_ADD(hh, run->streams, key, sizeof stream->key, stream);
     if (!stream->hh.tbl) {
         free(stream);
@@ -94,7 +99,8 @@ static int add_stream(struct run *run, struct layer_id id, uint32_t heads, struc
     return 0;
 }
 
-static int find_stream(struct run *run, struct layer_id id, uint32_t heads, struct stream **ret_stream)
+static int find_stream(struct run *run, struct layer_id id, uint32_t heads,
+                       struct stream **ret_stream)
 {
     uint32_t key = pack(id);
     struct stream *stream = NULL;
@@ -244,7 +250,8 @@ void run_refused(struct run *run, int code)
 
 /* Completions */
 
-static void publish_live(struct run *run, const struct message *message, const struct measured *measured);
+static void publish_live(struct run *run, const struct message *message,
+                         const struct measured *measured);
 
 static void account(struct run *run, struct message *message)
 {
@@ -279,7 +286,8 @@ void run_abandon(struct run *run, struct message *message, int code)
 
 /* Publishing */
 
-static void publish_live(struct run *run, const struct message *message, const struct measured *measured)
+static void publish_live(struct run *run, const struct message *message,
+                         const struct measured *measured)
 {
     char topic[TOPIC_MAX];
     struct mpk_writer writer;
@@ -311,7 +319,8 @@ static void publish_summary(struct run *run, const struct stream *stream,
     int code = layer_state_encode(state, stream->id, run->job, run->id, window, &writer);
     topic_layer("summary", run->job, stream->id, topic);
     if (code)
-        log_event(LOG_ERROR, "summary_lost", LOG_STR("topic", topic), LOG_STR("reason", err_slug(code)));
+        log_event(LOG_ERROR, "summary_lost", LOG_STR("topic", topic),
+                  LOG_STR("reason", err_slug(code)));
     else
         run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ true);
     mpk_writer_clear(&writer);
@@ -330,9 +339,10 @@ static void collect(void *data, struct window_part *part)
         list->parts[list->count++] = part;
 }
 
-/* The state of one layer over a whole window: borrowed when one part has it all, else merged into *ret_merged,
- * which the caller frees. NULL when the layer has no messages there. */
-static const struct layer_state *merge_parts(const struct part_list *list, const struct stream *stream,
+/* The state of one layer over a whole window: borrowed when one part has it all, else merged into
+ * *ret_merged, which the caller frees. NULL when the layer has no messages there. */
+static const struct layer_state *merge_parts(const struct part_list *list,
+                                             const struct stream *stream,
                                              struct layer_state **ret_merged)
 {
     const struct layer_state *only = NULL;
@@ -397,7 +407,8 @@ bool run_flush(struct run *run, uint64_t arrival)
 
 static void end_if_all_bye(struct run *run)
 {
-    if (run->state == JOB_ENDED || !window_all_bye(&run->window) || run->window.open || run->in_flight)
+    if (run->state == JOB_ENDED || !window_all_bye(&run->window) || run->window.open ||
+        run->in_flight)
         return;
     run->state = JOB_ENDED;
     run_free_windows(run);

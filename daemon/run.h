@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* run: one start of a training job: its ranks, its attention layers (streams), and their windows.
  *
- * Takes arrivals and completions in order and publishes what follows from them. Time comes in as an argument.
- * Loop thread only. */
+ * Takes arrivals and completions in order and publishes what follows from them. Time comes in as an
+ * argument. Loop thread only. */
 #ifndef DAEMON_RUN_H
 #define DAEMON_RUN_H
 
 #include "config.h"
 #include "err.h"
+#include "hash.h"
 #include "header.h"
 #include "message.h"
 #include "result.h"
@@ -17,7 +18,6 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <uthash.h>
 
 /* Where results go; the sink takes the writer's buffer. */
 struct result_sink {
@@ -53,10 +53,11 @@ struct run {
     uint32_t in_flight;
     uint64_t flush_arrival; /* show the windows once the messages up to this one are processed */
     uint32_t flush_left;    /* how many of them are still in flight */
-    struct run *next; /* the job's list */
+    struct run *next;       /* the job's list */
 };
 
-/* What became of an arrival besides an error: the caller computes it, or it was an event and is done. */
+/* What became of an arrival besides an error: the caller computes it, or it was an event and is
+ * done. */
 enum { RUN_COMPUTE = 0, RUN_HANDLED = 1 };
 
 /* Returns NULL when out of memory. */
@@ -66,11 +67,11 @@ struct run *run_new(const struct header *header, const struct config *config,
 void run_free_windows(struct run *run);
 void run_free(struct run **run);
 
-/* A message in the order of reception. Returns RUN_COMPUTE (the message's run, stream and part are set,
- * and run_complete or run_abandon must follow), RUN_HANDLED, or the reason to refuse it. */
+/* A message in the order of reception. Returns RUN_COMPUTE (the message's run, stream and part are
+ * set, and run_complete or run_abandon must follow), RUN_HANDLED, or the reason to refuse it. */
 int run_arrive(struct run *run, struct message *message, uint64_t now_ns);
-/* Its numbers: adds them to its window and publishes them as `live`. Returns 0 or ERR_MEMORY; the message
- * is accounted for either way. */
+/* Its numbers: adds them to its window and publishes them as `live`. Returns 0 or ERR_MEMORY; the
+ * message is accounted for either way. */
 int run_complete(struct run *run, struct message *message, const struct measured *measured);
 /* It could not be computed, because of `code`. */
 void run_abandon(struct run *run, struct message *message, int code);

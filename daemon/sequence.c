@@ -29,7 +29,8 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
         return seq + 1 == sequence->next ? ERR_SEQ_DUPLICATE : ERR_SEQ_ORDER;
     bool from_start = sequence->seen || seq == 0;
     ret_losses->lost = sequence->seen ? seq - sequence->next : 0;
-    ret_losses->source = from_start && dropped > sequence->dropped ? dropped - sequence->dropped : 0;
+    ret_losses->source =
+        from_start && dropped > sequence->dropped ? dropped - sequence->dropped : 0;
     *sequence = (struct sequence){.seen = true, .next = seq + 1, .dropped = dropped};
     return 0;
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* sequence: what one publisher has sent on one topic, and what that says about losses. Pure.
  *
- * A gap in seq is a message that was sent and never arrived; `dropped` is what the publisher gave up itself and
- * did not number. The first message seen may have any seq: attnd may have started in the middle of a run, and
- * what was sent before is nobody's loss. */
+ * A gap in seq is a message that was sent and never arrived; `dropped` is what the publisher gave
+ * up itself and did not number. The first message seen may have any seq: attnd may have started in
+ * the middle of a run, and what was sent before is nobody's loss. */
 #ifndef DAEMON_SEQUENCE_H
 #define DAEMON_SEQUENCE_H
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* stats: the daemon's counters, and drops by reason. Any thread adds; readers see each counter whole. */
+/* stats: the daemon's counters, and drops by reason. Any thread adds; readers see each counter
+ * whole. */
 #ifndef DAEMON_STATS_H
 #define DAEMON_STATS_H
 

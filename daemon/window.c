@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /* Two decisions that are not obvious:
  *
- * boundary_part. Units may be skipped (a step is sampled every 7th, a window is due every 10). The part at
- * which a summary is due must exist to be closed, so opening a part also opens the due part that follows it.
- * It closes by the same rules; a part without messages has no data and adds nothing.
+ * boundary_part. Units may be skipped (a step is sampled every 7th, a window is due every 10). The
+ * part at which a summary is due must exist to be closed, so opening a part also opens the due part
+ * that follows it. It closes by the same rules; a part without messages has no data and adds
+ * nothing.
  *
- * stragglers. "Finished" is judged per rank from what the rank itself said: a larger unit, an epoch_end, a bye.
- * Ranks of `world` that were never heard of hold up only the first part, and only for rank_grace: often one
- * rank of many is watched. */
+ * stragglers. "Finished" is judged per rank from what the rank itself said: a larger unit, an
+ * epoch_end, a bye. Ranks of `world` that were never heard of hold up only the first part, and only
+ * for rank_grace: often one rank of many is watched. */
 #include "window.h"
 
 #include "err.h"
 
 #include <stdlib.h>
 
-#define UNIT_MAX     (UINT64_C(1) << 62)
-#define SECOND_NS    UINT64_C(1000000000)
+#define UNIT_MAX  (UINT64_C(1) << 62)
+#define SECOND_NS UINT64_C(1000000000)
 
 static uint64_t gcd(uint64_t a, uint64_t b)
 {
@@ -44,7 +45,8 @@ static int grow_ranks(struct window *window)
     return 0;
 }
 
-int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit, uint32_t *ret_index)
+int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit,
+                uint32_t *ret_index)
 {
     for (uint32_t i = 0; i < window->rank_count; i++) {
         if (window->ranks[i].rank == rank) {
@@ -214,7 +216,8 @@ static bool waits_for_unknown_ranks(const struct window *window, uint64_t now_ns
            now_ns - window->first_ns < window->rule.rank_grace_ns;
 }
 
-static bool clock_passed(const struct window *window, const struct window_part *part, uint64_t now_ns)
+static bool clock_passed(const struct window *window, const struct window_part *part,
+                         uint64_t now_ns)
 {
     return now_ns >= window->first_ns + (last_unit(window, part) + 1) * SECOND_NS;
 }
@@ -231,7 +234,8 @@ static enum verdict judge_ranks(const struct window *window, const struct window
     return finished > 0 && silent ? CLOSE_CUT : KEEP_OPEN;
 }
 
-static enum verdict judge(const struct window *window, const struct window_part *part, uint64_t now_ns)
+static enum verdict judge(const struct window *window, const struct window_part *part,
+                          uint64_t now_ns)
 {
     if (part->in_flight > 0)
         return KEEP_OPEN;

@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* window: which part of a run a message belongs to, and when a part may be closed. A pure state machine: time
- * comes in as an argument, nothing is allocated for the caller, no I/O.
+/* window: which part of a run a message belongs to, and when a part may be closed. A pure state
+ * machine: time comes in as an argument, nothing is allocated for the caller, no I/O.
  *
- * Units are epochs, steps or seconds. A summary covers `length` units and is due every `every` units. The
- * units are kept in parts of gcd(length, every) units, so that each message is accumulated once, and a summary
- * merges the last length/part parts.
+ * Units are epochs, steps or seconds. A summary covers `length` units and is due every `every`
+ * units. The units are kept in parts of gcd(length, every) units, so that each message is
+ * accumulated once, and a summary merges the last length/part parts.
  *
  *      units   0   1   2   3   4   5   6   7        length 4, every 2: parts of 2
  *      parts   |-- 0 --|-- 1 --|-- 2 --|-- 3 --|
  *      due             ^       ^       ^       ^    each summary merges two parts
  *
- * A part is open from its first message until it is closed; parts close in ascending order. The oldest open
- * part closes when nothing received for it is still being computed and
- *   - every rank heard of has finished it: moved on to a later unit, ended its last epoch, or said bye (the
- *     first part also waits `rank_grace` for ranks of `world` not heard of yet), or
+ * A part is open from its first message until it is closed; parts close in ascending order. The
+ * oldest open part closes when nothing received for it is still being computed and
+ *   - every rank heard of has finished it: moved on to a later unit, ended its last epoch, or said
+ * bye (the first part also waits `rank_grace` for ranks of `world` not heard of yet), or
  *   - some rank has finished it and the others have sent nothing for it for `timeout`: it is cut.
  * Parts of seconds close by the clock. Later messages for a closed part are refused as late.
- * A part that is merely silent is not closed, because a slow trainer is not an error: see window_quiet. */
+ * A part that is merely silent is not closed, because a slow trainer is not an error: see
+ * window_quiet. */
 #ifndef DAEMON_WINDOW_H
 #define DAEMON_WINDOW_H
 
@@ -39,20 +40,20 @@ struct window_rule {
 
 /* One part; `data` is the owner's. Fields are read-only outside window.c. */
 struct window_part {
-    uint64_t index;      /* covers units [index * part, (index + 1) * part - 1] */
-    uint64_t in_flight;  /* messages being computed */
-    uint64_t last_ns;    /* last arrival, or when it was opened */
-    uint64_t arrivals;   /* messages that arrived for it */
-    uint64_t shown;      /* arrivals when it was last shown as quiet */
+    uint64_t index;     /* covers units [index * part, (index + 1) * part - 1] */
+    uint64_t in_flight; /* messages being computed */
+    uint64_t last_ns;   /* last arrival, or when it was opened */
+    uint64_t arrivals;  /* messages that arrived for it */
+    uint64_t shown;     /* arrivals when it was last shown as quiet */
     bool closed;
-    bool cut;            /* closed before all ranks had completed it */
+    bool cut; /* closed before all ranks had completed it */
     void *data;
     struct window_part *next;
 };
 
 struct window_rank {
     uint32_t rank;
-    bool seen;         /* position is meaningful */
+    bool seen; /* position is meaningful */
     bool bye;
     uint64_t position; /* largest unit seen */
     uint64_t finished; /* units below this are finished by an epoch_end */
@@ -60,11 +61,11 @@ struct window_rank {
 
 struct window {
     struct window_rule rule;
-    uint64_t part;             /* units per part */
-    struct window_part *open;  /* ascending */
+    uint64_t part;              /* units per part */
+    struct window_part *open;   /* ascending */
     struct window_part *closed; /* ascending, at most length/part - 1 once a summary was made */
-    uint64_t next_index;       /* parts below this are closed */
-    uint64_t first_ns;         /* when the run was first heard of */
+    uint64_t next_index;        /* parts below this are closed */
+    uint64_t first_ns;          /* when the run was first heard of */
     uint32_t world;
     struct window_rank *ranks; /* owned, in order of appearance */
     uint32_t rank_count, rank_capacity;
@@ -74,13 +75,16 @@ void window_init(struct window *window, const struct window_rule *rule, uint64_t
 
 /* The index of a rank in order of appearance, which it joins on first sight; `world` may grow.
  * Returns 0, ERR_RANK_LIMIT or ERR_MEMORY. */
-int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit, uint32_t *ret_index);
+int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit,
+                uint32_t *ret_index);
 
 /* The unit of a message: its epoch, its step, or the seconds since the run was first heard of. */
-uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t step, uint64_t now_ns);
+uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t step,
+                        uint64_t now_ns);
 
 /* A tensor message of this rank for this unit: opens its part if need be and counts it in flight.
- * Returns 0, ERR_LATE, ERR_AHEAD (too many open parts), ERR_KEY_RANGE (unit >= 2^62) or ERR_MEMORY. */
+ * Returns 0, ERR_LATE, ERR_AHEAD (too many open parts), ERR_KEY_RANGE (unit >= 2^62) or ERR_MEMORY.
+ */
 int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uint64_t now_ns,
                   struct window_part **ret_part);
 /* That message is accounted for. */
@@ -95,24 +99,25 @@ void window_bye(struct window *window, uint32_t rank_index);
 /* Whether every rank heard of has said bye. */
 bool window_all_bye(const struct window *window);
 
-/* Moves the oldest open part to the closed ones if it may be closed, and returns it; else NULL. Call until
- * NULL after every event and on a timer. When window_due(part), make the summary from window->closed and then
- * call window_forget. */
+/* Moves the oldest open part to the closed ones if it may be closed, and returns it; else NULL.
+ * Call until NULL after every event and on a timer. When window_due(part), make the summary from
+ * window->closed and then call window_forget. */
 struct window_part *window_close_next(struct window *window, uint64_t now_ns);
 /* Whether a summary is due at this part. */
 bool window_due(const struct window *window, const struct window_part *part);
 /* Takes out a closed part that no later summary needs, or NULL; the caller frees data and part. */
 struct window_part *window_forget(struct window *window);
 
-/* An open part that has had no message for `timeout`, has something new to show and nothing in flight; its
- * window is worth publishing as partial, and stays open. Returns it once per silence, else NULL. */
+/* An open part that has had no message for `timeout`, has something new to show and nothing in
+ * flight; its window is worth publishing as partial, and stays open. Returns it once per silence,
+ * else NULL. */
 struct window_part *window_quiet(struct window *window, uint64_t now_ns);
 
 /* The due part of the window that an open part belongs to. */
 struct window_part *window_boundary(const struct window *window, const struct window_part *part);
 
-/* First and last unit of the window that ends with this part, and whether it is partial: it covers less
- * than `length`, or a part in it is open or was cut. */
+/* First and last unit of the window that ends with this part, and whether it is partial: it covers
+ * less than `length`, or a part in it is open or was cut. */
 struct result_window window_describe(const struct window *window, const struct window_part *last);
 
 /* Calls `visit` for every part of the window that ends with `last`, ascending. */

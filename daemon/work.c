@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* The path of one message: work_new cuts it, work_submit queues the jobs, each job fills its own block or its
- * own heads' spectra, the job that brings `remaining` to zero posts NOTE_DONE, and the loop calls work_finish,
- * which merges the blocks in the order of their rows: the result does not depend on who ran when.
- * A job that runs out of memory sets `failed`; the message is then dropped as out_of_memory. */
+/* The path of one message: work_new cuts it, work_submit queues the jobs, each job fills its own
+ * block or its own heads' spectra, the job that brings `remaining` to zero posts NOTE_DONE, and the
+ * loop calls work_finish, which merges the blocks in the order of their rows: the result does not
+ * depend on who ran when. A job that runs out of memory sets `failed`; the message is then dropped
+ * as out_of_memory. */
 #include "work.h"
 
 #include "err.h"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* work: the computation of one message, cut into jobs for the pool, and its result.
  *
- * A message becomes at most WORK_BLOCKS_MAX row blocks and WORK_SPECTRA_MAX groups of heads whose spectra
- * are wanted. Jobs share nothing. The last one to finish posts the message to the loop, which merges. */
+ * A message becomes at most WORK_BLOCKS_MAX row blocks and WORK_SPECTRA_MAX groups of heads whose
+ * spectra are wanted. Jobs share nothing. The last one to finish posts the message to the loop,
+ * which merges. */
 #ifndef DAEMON_WORK_H
 #define DAEMON_WORK_H
 
@@ -31,7 +32,8 @@ struct work;
 int work_new(struct message *message, const struct config *config, struct inbox *done);
 /* Submits all jobs, or none with ERR_AGAIN. Loop thread. */
 int work_submit(struct work *work, struct pool *pool);
-/* After NOTE_DONE: merges and gives the numbers, borrowed until work_free. Returns 0 or ERR_MEMORY. */
+/* After NOTE_DONE: merges and gives the numbers, borrowed until work_free. Returns 0 or ERR_MEMORY.
+ */
 int work_finish(struct work *work, struct measured *ret_measured);
 void work_free(struct work **work);
 

@@ -3,7 +3,8 @@
 
 #include <zmq.h>
 
-/* Messages read per turn of the loop: enough to keep up, few enough that other handles get their turn. */
+/* Messages read per turn of the loop: enough to keep up, few enough that other handles get their
+ * turn. */
 #define READS_PER_TURN 64
 
 static bool readable(const struct zsock *zsock)

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* zsock: a ZeroMQ socket on a libuv loop.
  *
- * ZeroMQ's descriptor is edge-triggered in meaning: it becomes readable when the socket's command mailbox
- * goes from empty to non-empty, and every send, receive or look at ZMQ_EVENTS uses that signal up. libuv
- * polls for levels. A callback that reads one message per wake-up therefore stalls for ever with messages
- * waiting. So before each poll (prepare) we look at ZMQ_EVENTS ourselves: if there is something to read, an
- * idle handle keeps the poll from sleeping; after the poll (check) we read a bounded number of messages, so
- * that one busy socket cannot starve the rest of the loop. The descriptor is polled only to wake up.
+ * ZeroMQ's descriptor is edge-triggered in meaning: it becomes readable when the socket's command
+ * mailbox goes from empty to non-empty, and every send, receive or look at ZMQ_EVENTS uses that
+ * signal up. libuv polls for levels. A callback that reads one message per wake-up therefore stalls
+ * for ever with messages waiting. So before each poll (prepare) we look at ZMQ_EVENTS ourselves: if
+ * there is something to read, an idle handle keeps the poll from sleeping; after the poll (check)
+ * we read a bounded number of messages, so that one busy socket cannot starve the rest of the loop.
+ * The descriptor is polled only to wake up.
  *
  * Loop thread only. */
 #ifndef DAEMON_ZSOCK_H
@@ -35,8 +36,8 @@ struct zsock {
 /* Takes the bound socket over. Returns 0 or libuv's error (then the caller keeps the socket). */
 int zsock_init(struct zsock *zsock, uv_loop_t *loop, void *socket, zsock_reader read, void *data);
 
-/* Stops reading; the ZeroMQ socket is closed in the last close callback, never before libuv has let go of
- * its descriptor. `on_closed` is called after that, from the loop, and may free the zsock. */
+/* Stops reading; the ZeroMQ socket is closed in the last close callback, never before libuv has let
+ * go of its descriptor. `on_closed` is called after that, from the loop, and may free the zsock. */
 void zsock_close(struct zsock *zsock, void (*on_closed)(struct zsock *zsock));
 
 #endif

@@ -7,8 +7,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define GAP 2 /* blanks between columns */
-
 void out_init(struct out_table *table, int columns)
 {
     *table = (struct out_table){.columns = columns};
@@ -77,7 +75,7 @@ static void print_row(const struct out_table *table, int row, int from, int to, 
     if (from < to || !text)
         print_cell(table, row, 0, false, out);
     for (int column = from; column < to; column++) {
-        fprintf(out, "%*s", GAP, "");
+        fprintf(out, "%*s", table->gap, "");
         if (text && column == to - 1)
             fputs(table->cells[row * table->columns + column], out);
         else
@@ -91,12 +89,22 @@ static int block_end(const struct out_table *table, int from, int width)
 {
     int used = column_width(table, 0), to = from;
     while (to < table->columns) {
-        used += GAP + column_width(table, to);
+        used += table->gap + column_width(table, to);
         if (used > width && to > from)
             break;
         to++;
     }
     return to;
+}
+
+/* Two blanks between columns, or one when that saves the table from being broken up. */
+static int choose_gap(const struct out_table *table, int width)
+{
+    int used = 0;
+    for (int column = 0; column < table->columns; column++)
+        used += column_width(table, column);
+    int gaps = table->columns - 1;
+    return used + 2 * gaps > width && used + gaps <= width ? 1 : 2;
 }
 
 static void print_blocks(const struct out_table *table, int width, bool text, FILE *out)
@@ -114,6 +122,7 @@ static void print_blocks(const struct out_table *table, int width, bool text, FI
 
 void out_print(struct out_table *table, int width, bool text, FILE *out)
 {
+    table->gap = choose_gap(table, width);
     if (table->failed)
         fputs("(out of memory)\n", out);
     else

@@ -14,6 +14,7 @@ struct out_table {
     int columns;
     char **cells; /* [rows * columns]; the first row holds the names; owned */
     int used, room;
+    int gap;     /* blanks between columns; set when printing */
     bool failed; /* out of memory: printing says so */
 };
 

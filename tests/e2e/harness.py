@@ -15,6 +15,7 @@ import zmq
 
 ATTND = os.environ.get("ATTND_BIN", "build/daemon/attnd")
 # Sanitizer builds are slower by an order of magnitude.
+SANITIZED = "ATTND_TEST_SANITIZED" in os.environ
 PATIENCE_S = float(os.environ.get("ATTND_TEST_PATIENCE", "30"))
 
 

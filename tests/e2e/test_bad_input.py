@@ -6,7 +6,7 @@ import random
 import msgpack
 import numpy as np
 import pytest
-from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_until
 
 # Sanitizer builds set a smaller number: they are many times slower.
 RANDOM_MESSAGES = int(os.environ.get("ATTND_TEST_MESSAGES", "100000"))
@@ -213,7 +213,8 @@ def test_random_and_mutated_messages_cost_a_counter_and_nothing_else(rng):
     send_mutations(hostile, rng, randomly, RANDOM_MESSAGES - RANDOM_MESSAGES // 2)
     stats = attnd.settled(RANDOM_MESSAGES)
     assert stats["received"] == RANDOM_MESSAGES and len(stats["dropped"]) > 15
-    assert attnd.rss_kb() < before + 4096, "memory must be flat"
+    if not SANITIZED:  # a sanitizer keeps freed memory back on purpose; it looks for leaks at exit
+        assert attnd.rss_kb() < before + 4096, "memory must be flat"
     healthy.attention(softmax_maps(rng, 1, 1, 4, 4))
     healthy.event("epoch_end", epoch=0)
     assert reader.next()[1]["messages"] == 1

@@ -37,6 +37,8 @@
 #define NOTICE_BYTES_MAX 1024
 /* Notices taken in by one call, so that a flood of them cannot hold up the training. */
 #define NOTICES_PER_CALL 1024
+/* Silence after which a daemon's subscriptions are taken for complete. */
+#define SETTLE_MS 20
 /* So that `hello` fits a header: 1024 layers of at most 50 bytes and 9 elements. */
 #define LAYERS_MAX 1024
 
@@ -47,7 +49,7 @@ struct topic {
 
 struct attn_publisher {
     void *context, *socket;
-    attn_publisher_options options; /* `job` and `run` are not used: see header */
+    attn_publisher_options options; /* its numbers; the pointers are NULL */
     char endpoint[ENDPOINT_MAX];
     struct header header; /* what all messages have in common */
     struct prefixes prefixes;
@@ -137,6 +139,8 @@ static int set_up(attn_publisher *publisher, const attn_publisher_options *optio
     if (rc)
         return rc;
     publisher->options = *options;
+    publisher->options.endpoint = publisher->options.job = NULL; /* the caller's: copied below */
+    publisher->options.run = NULL;
     strcpy(publisher->endpoint, options->endpoint);
     strcpy(publisher->header.job, options->job);
     publisher->header.rank = options->rank;
@@ -537,16 +541,20 @@ int attn_publisher_wait(attn_publisher *publisher, int timeout_ms)
         return ATTN_E_ARGUMENT;
     deadline = now + (uint64_t)timeout_ms;
     for (;;) {
+        bool wanted;
+        int rc;
+
         if (!publisher->socket)
             return ATTN_E_TRANSPORT;
         service(publisher);
-        if (wanted_at_all(publisher))
-            return 0;
+        wanted = wanted_at_all(publisher);
         now = socket_now_ms();
         if (now >= deadline)
-            return ATTN_E_TIMEOUT;
-        if (socket_wait(publisher->socket, (long)(deadline - now)) < 0)
-            return ATTN_E_TRANSPORT;
+            return wanted ? 0 : ATTN_E_TIMEOUT;
+        /* A daemon's subscriptions come one by one: the first is not yet all of them. */
+        rc = socket_wait(publisher->socket, wanted ? SETTLE_MS : (long)(deadline - now));
+        if (rc < 0 || (wanted && rc == 0))
+            return rc;
     }
 }
 

@@ -101,6 +101,11 @@ class Watch:
         self._wrappers.append(_RootWrapper(model, self))
 
     @property
+    def layers(self) -> List[wire.Layer]:
+        """The watched layers as (stack, layer, site), in the model's order."""
+        return [w.layer for w in self._wrappers if isinstance(w, _AttentionWrapper)]
+
+    @property
     def epoch(self) -> int:
         """The epoch that messages carry, counted from 0 by epoch_end()."""
         return self._epoch

@@ -61,7 +61,7 @@ class Control:
         return self.call("jobs")
 
     def summary(self, job: str, **where: Any) -> Any:
-        """The newest summaries of a job; `where` narrows them down: run, stack, layer, site."""
+        """The newest summaries of a job; `where` narrows them down: stack, layer, site."""
         return self.call("summary", {"job": job, **where})
 
     def stats(self) -> Any:

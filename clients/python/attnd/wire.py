@@ -146,8 +146,8 @@ def decode_result(payload: bytes) -> Dict[str, Any]:
 
     Under `heads`, `aggregate`, `spectrum` and `drift` a list of numbers becomes a float64 array (nil
     is NaN) of shape [heads]; `count` becomes int64. Singular values are [heads, values], short heads padded
-    with NaN (`count`: 0). A single nil there becomes NaN. Everything else stays as decoded: str, int, float, bool, None, list, dict.
-    ValueError when the payload is not a MessagePack map.
+    with NaN (`count`: 0). A single nil there becomes NaN. Everything else stays as decoded: str, int, float,
+    bool, None, list, dict. ValueError when the payload is not a MessagePack map.
     """
     try:
         result = msgpack.unpackb(payload, raw=False, strict_map_key=True, max_bin_len=RESULT_BYTES_MAX,

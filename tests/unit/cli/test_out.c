@@ -52,6 +52,14 @@ static void test_wide_tables_go_on_below(void **state)
                  "a  0.3  0.4\n");
 }
 
+static void test_columns_move_together_before_they_wrap(void **state)
+{
+    (void)state;
+    assert_table(3, 9, false, CELLS("L", "h0", "h1", "a", "0.1", "0.2"),
+                 "L  h0  h1\n"
+                 "a 0.1 0.2\n");
+}
+
 /* A column wider than the terminal is printed all the same. */
 static void test_no_column_is_lost(void **state)
 {
@@ -118,6 +126,7 @@ int main(void)
         cmocka_unit_test(test_numbers_are_aligned_right),
         cmocka_unit_test(test_text_is_aligned_left_and_ends_without_blanks),
         cmocka_unit_test(test_wide_tables_go_on_below),
+        cmocka_unit_test(test_columns_move_together_before_they_wrap),
         cmocka_unit_test(test_no_column_is_lost),
         cmocka_unit_test(test_a_single_column_and_an_empty_table),
         cmocka_unit_test(test_letters_beyond_ascii_take_one_column),

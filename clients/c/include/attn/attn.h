@@ -121,8 +121,8 @@ typedef struct attn_attention {
 
     /* Everything below is optional. What may be attended to is told here and never guessed from
      * zeros. */
-    bool causal;           /* query i sees keys 0..i + (keys - queries) */
-    uint32_t window;       /* keys a query may look back, itself included; 0 = all */
+    bool causal;           /* query i sees keys 0..i */
+    uint32_t window;       /* query i sees keys after i - window; 0 = all */
     const int32_t *q_len;  /* [batch] valid queries of each sample, 0..queries; NULL = all */
     const int32_t *k_len;  /* [batch] valid keys of each sample, 0..keys; NULL = all */
     const uint8_t *mask;   /* [batch][queries][keys], 1 = may attend; NULL = by the above alone */

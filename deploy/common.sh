@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+# Shared by the scripts of deploy/; sourced, not run.
+# shellcheck shell=bash
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONDONTWRITEBYTECODE=1
+
+say() {
+    printf '%s\n' "$*"
+}
+
+fail() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# Runs a command with its output in a file; shows the file's end when the command fails.
+# logged FILE COMMAND...
+logged() {
+    local log=$1
+    shift
+    mkdir -p -- "$(dirname -- "$log")"
+    if "$@" >"$log" 2>&1 </dev/null; then
+        return 0
+    fi
+    tail -n 60 -- "$log" >&2
+    printf '(from %s)\n' "$log" >&2
+    return 1
+}
+
+# Configures a build directory unless it is there with the same options. Written without relying on
+# `set -e`, which bash switches off in whatever runs under `if` or `||`.
+# configure DIRECTORY OPTION...
+configure() {
+    local dir=$1 stamp=$1/.deploy-options wipe=()
+    shift
+    if [ -f "$dir/build.ninja" ] && [ "$(cat -- "$stamp" 2>/dev/null)" = "$root ${CC:-cc} $*" ]; then
+        return 0
+    fi
+    [ ! -f "$dir/build.ninja" ] || wipe=(--wipe)
+    meson setup ${wipe[@]+"${wipe[@]}"} "$@" "$dir" "$root" || return
+    printf '%s\n' "$root ${CC:-cc} $*" >"$stamp"
+}

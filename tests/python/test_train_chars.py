@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""The example job: what it trains on, what it prints, and that it ends with or without a daemon."""
+import itertools
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import chars_data
+import chars_report
+import train_chars
+from chars_model import MODELS, TASKS
+from conftest import PACKAGE, FakeDaemon, free_endpoint, wait_until
+
+SCRIPT = PACKAGE / "examples" / "train_chars.py"
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return chars_data.load(PACKAGE, 32)
+
+
+@pytest.mark.parametrize("task", ["restore", "continue"])
+def test_batches_are_the_same_for_the_same_seed(corpus, task):
+    streams = [chars_data.batches(corpus, task, 4, 32, seed) for seed in (1, 1, 2)]
+    a, b, c = ([next(stream) for _ in range(3)] for stream in streams)
+    assert all(torch.equal(x.inputs, y.inputs) and torch.equal(x.targets, y.targets) for x, y in zip(a, b))
+    assert not all(x.inputs.shape == y.inputs.shape and torch.equal(x.inputs, y.inputs) for x, y in zip(a, c))
+
+
+def test_the_restoring_task_is_padded_and_shifted(corpus):
+    batch = next(chars_data.batches(corpus, "restore", 8, 32, 1))
+    assert (batch.source == chars_data.PAD).any() and (batch.inputs == chars_data.PAD).any()
+    assert (batch.inputs[:, 0] == chars_data.BOS).all() and batch.source.shape[1] <= 32
+    for inputs, targets in zip(batch.inputs, batch.targets):
+        length = int((inputs != chars_data.PAD).sum())
+        assert torch.equal(inputs[1:length], targets[:length - 1]) and targets[length - 1] == chars_data.EOS
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_models_learn(corpus, name):
+    torch.manual_seed(0)
+    model = MODELS[name](corpus.vocabulary, 33, 32, 2, 1, 0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for batch in itertools.islice(chars_data.batches(corpus, TASKS[name], 8, 32, 1), 30):
+        loss = torch.nn.functional.cross_entropy(model(batch).flatten(0, 1), batch.targets.flatten(), ignore_index=0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.9 * losses[0]
+
+
+def test_tables_fit_80_columns():
+    row = {"heads": {"entropy_normalized": {"mean": np.array([0.5, float("nan"), 1.0] * 7)}}}
+    lines = chars_report.entropy_table({("encoder", 11, "cross"): row, ("decoder", 0, "self"): row})
+    assert max(map(len, lines)) <= 80 and len(lines) == 9
+    assert lines[1].split() == ["encoder.11.cross", "0.50", "-", "1.00", "0.50", "-", "1.00", "0.50", "-"]
+
+
+@pytest.mark.parametrize("words", [["--heads", "3"], ["--every", "0"], ["--dropout", "1"], ["--model", "x"]])
+def test_bad_arguments_end_with_status_2(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        train_chars.parse_arguments(words)
+    assert end.value.code == 2 and "error" in capsys.readouterr().err
+
+
+def start(*words):
+    return subprocess.Popen([sys.executable, str(SCRIPT), "--steps-per-epoch", "2", "--batch", "2", "--layers", "1",
+                             "--width", "16", "--heads", "2", "--text", str(PACKAGE), *words],
+                            stdout=subprocess.PIPE, text=True)
+
+
+def test_without_a_daemon_it_trains_says_so_and_fails():
+    begin = time.monotonic()
+    with start("--epochs", "2", "--endpoint", free_endpoint(), "--summaries", free_endpoint()) as job:
+        output = job.communicate(timeout=60)[0]
+    assert job.returncode == 1 and "does not listen" in output and "epoch 1  loss" in output
+    assert time.monotonic() - begin < 60
+
+
+def test_summaries_that_do_not_come_are_missed_and_messages_are_right():
+    fake = FakeDaemon()
+    with start("--epochs", "1", "--wait", "0.2", "--endpoint", fake.endpoint, "--summaries", free_endpoint()) as job:
+        wait_until(lambda: fake.serve() or job.poll() is not None, "the job ends", 60)
+        output = job.stdout.read()
+    assert job.returncode == 1 and "MISSING" in output and "encoder.0.self" in output
+    got = fake.until_bye()
+    tensors = [h for _, h, _ in got if h["type"] == "attention"]
+    assert [(h["stack"], h["site"]) for h in tensors] == [("encoder", "self"), ("decoder", "self"),
+                                                          ("decoder", "cross")] * 2
+    for h in tensors:
+        batch, _, queries, keys = h["tensors"][0]["shape"]
+        padded = "k_len" in h
+        assert len(h["tensors"]) == 1 and h.get("causal", False) == (h["stack"] == "decoder" and h["site"] == "self")
+        assert ("q_len" in h) == (padded and h["site"] == "self")
+        assert not padded or (len(h["k_len"]) == batch and max(h["k_len"]) == keys)
+    assert any("k_len" in h for h in tensors)
+    assert [h.get("event") for _, h, _ in got if h["type"] == "event"] == ["hello", "epoch_end", "bye"]
+    fake.close()

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+#include "support.h"
+
+#include "prefixes.h"
+#include <stdio.h>
+#include <string.h>
+
+static void test_a_topic_matches_the_prefixes_of_it(void **state)
+{
+    struct prefixes prefixes = {0};
+
+    (void)state;
+    assert_false(prefixes_match(&prefixes, "tensor/a/"));
+    prefixes_apply(&prefixes, LITERAL("\x01tensor/a/"));
+    assert_true(prefixes_match(&prefixes, "tensor/a/decoder/0/self/"));
+    assert_false(prefixes_match(&prefixes, "tensor/ab/decoder/0/self/"));
+    assert_false(prefixes_match(&prefixes, "tensor/"));
+    prefixes_clear(&prefixes);
+}
+
+static void test_removing_a_prefix_leaves_the_others(void **state)
+{
+    struct prefixes prefixes = {0};
+
+    (void)state;
+    prefixes_apply(&prefixes, LITERAL("\x01"
+                                      "a"));
+    prefixes_apply(&prefixes, LITERAL("\x01"
+                                      "a"));
+    prefixes_apply(&prefixes, LITERAL("\x01"
+                                      "b"));
+    assert_int_equal(prefixes.count, 2);
+    prefixes_apply(&prefixes, LITERAL("\x00"
+                                      "a"));
+    prefixes_apply(&prefixes, LITERAL("\x00"
+                                      "never there"));
+    assert_false(prefixes_match(&prefixes, "a"));
+    assert_true(prefixes_match(&prefixes, "b"));
+    prefixes_clear(&prefixes);
+}
+
+static void test_the_empty_prefix_is_everything(void **state)
+{
+    struct prefixes prefixes = {0};
+
+    (void)state;
+    prefixes_apply(&prefixes, LITERAL("\x01"));
+    assert_true(prefixes_match(&prefixes, "anything"));
+    assert_true(prefixes_touch(&prefixes, "anything"));
+    prefixes_apply(&prefixes, LITERAL("\x00"));
+    assert_false(prefixes_match(&prefixes, "anything"));
+    prefixes_clear(&prefixes);
+}
+
+static void test_other_notices_are_ignored(void **state)
+{
+    struct prefixes prefixes = {0};
+
+    (void)state;
+    prefixes_apply(&prefixes, "", 0);
+    prefixes_apply(&prefixes, LITERAL("\x02"
+                                      "a"));
+    assert_int_equal(prefixes.count, 0);
+    prefixes_clear(&prefixes);
+}
+
+static void test_touch_sees_what_lies_above_and_below(void **state)
+{
+    struct prefixes prefixes = {0};
+
+    (void)state;
+    prefixes_apply(&prefixes, LITERAL("\x01tensor/a/decoder/5/"));
+    assert_true(prefixes_touch(&prefixes, "tensor/a/"));
+    assert_false(prefixes_touch(&prefixes, "tensor/b/"));
+    prefixes_clear(&prefixes);
+}
+
+static void test_the_set_is_bounded(void **state)
+{
+    struct prefixes prefixes = {0};
+
+    (void)state;
+    for (int i = 0; i < PREFIXES_MAX + 10; i++) {
+        char notice[16] = "\x01";
+
+        prefixes_apply(&prefixes, notice,
+                       1 + (size_t)snprintf(notice + 1, sizeof(notice) - 1, "%d/", i));
+    }
+    assert_int_equal(prefixes.count, PREFIXES_MAX);
+    prefixes_clear(&prefixes);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_topic_matches_the_prefixes_of_it),
+        cmocka_unit_test(test_removing_a_prefix_leaves_the_others),
+        cmocka_unit_test(test_the_empty_prefix_is_everything),
+        cmocka_unit_test(test_other_notices_are_ignored),
+        cmocka_unit_test(test_touch_sees_what_lies_above_and_below),
+        cmocka_unit_test(test_the_set_is_bounded),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+
+#include "log.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* Runs log_event with stderr redirected, and gives what was written. */
+static void capture(enum log_level level, const char *value, char *text, size_t size)
+{
+    int ends[2], saved = dup(STDERR_FILENO);
+    assert_int_equal(pipe(ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    log_event(level, "thing", LOG_STR("value", value), LOG_NUM("count", 7));
+    dup2(saved, STDERR_FILENO);
+    close(ends[1]);
+    close(saved);
+    ssize_t length = read(ends[0], text, size - 1);
+    text[length > 0 ? length : 0] = '\0';
+    close(ends[0]);
+}
+
+static void test_text_lines_are_key_value(void **state)
+{
+    char text[2048];
+    (void)state;
+    log_setup(LOG_INFO, false);
+    capture(LOG_WARNING, "plain", text, sizeof text);
+    assert_non_null(strstr(text, " level=warning event=thing value=plain count=7\n"));
+}
+
+static void test_a_hostile_value_cannot_forge_a_line(void **state)
+{
+    char text[2048];
+    (void)state;
+    log_setup(LOG_INFO, false);
+    capture(LOG_INFO, "a\nlevel=error \"b\"", text, sizeof text);
+    assert_non_null(strstr(text, "value=\"a\\u000alevel=error \\\"b\\\"\" count=7\n"));
+    assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
+}
+
+static void test_json_lines(void **state)
+{
+    char text[2048];
+    (void)state;
+    log_setup(LOG_INFO, true);
+    capture(LOG_INFO, "x", text, sizeof text);
+    assert_non_null(strstr(text, "\"event\": \"thing\", \"value\": \"x\", \"count\": 7}\n"));
+    assert_int_equal(text[0], '{');
+}
+
+static void test_lower_levels_are_silent(void **state)
+{
+    char text[64];
+    (void)state;
+    log_setup(LOG_WARNING, false);
+    capture(LOG_INFO, "x", text, sizeof text);
+    assert_string_equal(text, "");
+}
+
+static void test_a_long_value_is_cut_but_ends_the_line(void **state)
+{
+    char text[4096], value[3000];
+    (void)state;
+    memset(value, 'v', sizeof value - 1);
+    value[sizeof value - 1] = '\0';
+    log_setup(LOG_INFO, false);
+    capture(LOG_INFO, value, text, sizeof text);
+    assert_int_equal(strlen(text), 1024);
+    assert_int_equal(text[1023], '\n');
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_text_lines_are_key_value),
+        cmocka_unit_test(test_a_hostile_value_cannot_forge_a_line),
+        cmocka_unit_test(test_json_lines),
+        cmocka_unit_test(test_lower_levels_are_silent),
+        cmocka_unit_test(test_a_long_value_is_cut_but_ends_the_line),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+/* Windows under a clock that the test turns. Times are in seconds here. */
+#include "unit.h"
+
+#include "err.h"
+#include "window.h"
+
+#include <stdlib.h>
+
+#define S UINT64_C(1000000000)
+
+struct fixture {
+    struct window window;
+    uint64_t now;
+};
+
+static void start(struct fixture *f, enum window_unit unit, uint64_t length, uint64_t every)
+{
+    struct window_rule rule = {.unit = unit,
+                               .length = length,
+                               .every = every,
+                               .timeout_ns = 60 * S,
+                               .rank_grace_ns = 5 * S};
+    f->now = 100 * S;
+    window_init(&f->window, &rule, f->now);
+}
+
+static void stop(struct fixture *f)
+{
+    struct window_part *part;
+    while ((part = window_take_any(&f->window)))
+        free(part);
+    window_fini(&f->window);
+}
+
+static uint32_t join(struct fixture *f, uint32_t rank, uint32_t world)
+{
+    uint32_t index;
+    assert_int_equal(window_rank(&f->window, rank, world, 16, &index), 0);
+    return index;
+}
+
+/* A message that arrives and is computed at once. */
+static int message(struct fixture *f, uint32_t rank, uint64_t unit)
+{
+    struct window_part *part;
+    int code = window_arrive(&f->window, rank, unit, f->now, &part);
+    if (!code)
+        window_done(part);
+    return code;
+}
+
+/* Closes what may be closed; returns the index of the last part closed, or -1. */
+static int64_t close_all(struct fixture *f)
+{
+    int64_t last = -1;
+    struct window_part *part;
+    while ((part = window_close_next(&f->window, f->now))) {
+        last = (int64_t)part->index;
+        while ((part = window_forget(&f->window)))
+            free(part);
+    }
+    return last;
+}
+
+static void test_an_epoch_closes_by_its_end(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t rank = join(&f, 0, 1);
+    assert_int_equal(message(&f, rank, 0), 0);
+    assert_int_equal(close_all(&f), -1);
+    window_epoch_end(&f.window, rank, 0);
+    assert_int_equal(close_all(&f), 0);
+    assert_int_equal(message(&f, rank, 0), ERR_LATE);
+    stop(&f);
+}
+
+static void test_nothing_closes_over_a_message_in_flight(void **state)
+{
+    struct fixture f;
+    struct window_part *part;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t rank = join(&f, 0, 1);
+    assert_int_equal(window_arrive(&f.window, rank, 0, f.now, &part), 0);
+    window_epoch_end(&f.window, rank, 0);
+    f.now += 1000 * S;
+    assert_int_equal(close_all(&f), -1);
+    window_done(part);
+    assert_int_equal(close_all(&f), 0);
+    stop(&f);
+}
+
+static void test_all_ranks_must_have_moved_on(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 2), b = join(&f, 1, 2);
+    message(&f, a, 0);
+    message(&f, b, 0);
+    message(&f, a, 1);
+    assert_int_equal(close_all(&f), -1);
+    message(&f, b, 1);
+    assert_int_equal(close_all(&f), 0);
+    stop(&f);
+}
+
+static void test_a_straggler_is_waited_for_until_the_timeout(void **state)
+{
+    struct fixture f;
+    struct window_part *part;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 2);
+    join(&f, 1, 2);
+    message(&f, a, 0);
+    window_epoch_end(&f.window, a, 0);
+    f.now += 59 * S;
+    assert_null(window_close_next(&f.window, f.now));
+    f.now += 1 * S;
+    part = window_close_next(&f.window, f.now);
+    assert_non_null(part);
+    assert_true(part->cut);
+    assert_true(window_describe(&f.window, part).partial);
+    stop(&f);
+}
+
+static void test_unknown_ranks_hold_up_the_first_part_for_the_grace_only(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 8);
+    message(&f, a, 0);
+    window_epoch_end(&f.window, a, 0);
+    assert_int_equal(close_all(&f), -1);
+    f.now += 5 * S;
+    assert_int_equal(close_all(&f), 0);
+    message(&f, a, 1);
+    window_epoch_end(&f.window, a, 1);
+    assert_int_equal(close_all(&f), 1);
+    stop(&f);
+}
+
+static void test_silence_shows_once_and_keeps_open(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 0);
+    assert_null(window_quiet(&f.window, f.now + 59 * S));
+    assert_non_null(window_quiet(&f.window, f.now + 60 * S));
+    assert_null(window_quiet(&f.window, f.now + 61 * S));
+    assert_int_equal(message(&f, a, 0), 0);
+    assert_non_null(window_quiet(&f.window, f.now + 60 * S));
+    stop(&f);
+}
+
+static void test_bye_closes_and_cuts_what_was_not_ended(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 0);
+    window_bye(&f.window, a);
+    struct window_part *part = window_close_next(&f.window, f.now);
+    assert_non_null(part);
+    assert_true(part->cut);
+    assert_true(window_all_bye(&f.window));
+    stop(&f);
+}
+
+static void test_rolling_windows_keep_what_later_ones_need(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 6, 2); /* parts of 2, three per window */
+    uint32_t a = join(&f, 0, 1);
+    assert_int_equal(f.window.part, 2);
+    for (uint64_t epoch = 0; epoch < 9; epoch++)
+        message(&f, a, epoch);
+    assert_int_equal(close_all(&f), 3);
+    assert_int_equal(f.window.closed->index, 2); /* parts 2 and 3 and the next one make a window */
+    assert_int_equal(f.window.closed->next->index, 3);
+    assert_null(f.window.closed->next->next);
+    stop(&f);
+}
+
+static void test_a_window_is_due_even_if_its_last_unit_was_skipped(void **state)
+{
+    struct fixture f;
+    struct window_part *part;
+    (void)state;
+    start(&f, WINDOW_STEP, 10, 10);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 3);
+    message(&f, a, 27);
+    part = window_close_next(&f.window, f.now);
+    assert_non_null(part);
+    assert_true(window_due(&f.window, part));
+    assert_int_equal(window_describe(&f.window, part).last, 9);
+    assert_null(window_close_next(&f.window, f.now));
+    stop(&f);
+}
+
+static void test_a_longer_stride_opens_its_boundary(void **state)
+{
+    struct fixture f;
+    struct window_part *part;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 2, 4); /* parts of 2; due at parts 1, 3, 5 */
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 0);
+    message(&f, a, 9);
+    part = window_close_next(&f.window, f.now);
+    assert_int_equal(part->index, 0);
+    assert_false(window_due(&f.window, part));
+    part = window_close_next(&f.window, f.now);
+    assert_int_equal(part->index, 1);
+    assert_true(window_due(&f.window, part));
+    stop(&f);
+}
+
+static void test_seconds_close_by_the_clock(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_SECOND, 10, 10);
+    uint32_t a = join(&f, 0, 1);
+    assert_int_equal(window_unit_of(&f.window, 0, 0, f.now + 3 * S), 3);
+    message(&f, a, 3);
+    f.now += 9 * S;
+    assert_int_equal(close_all(&f), -1);
+    f.now += 1 * S;
+    assert_int_equal(close_all(&f), 0);
+    stop(&f);
+}
+
+static void test_limits(void **state)
+{
+    struct fixture f;
+    uint32_t index;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    for (uint32_t rank = 1; rank < 16; rank++)
+        join(&f, rank, 16);
+    assert_int_equal(window_rank(&f.window, 16, 17, 16, &index), ERR_RANK_LIMIT);
+    for (uint64_t epoch = 0; epoch < WINDOW_OPEN_MAX; epoch++)
+        assert_int_equal(message(&f, a, epoch), 0);
+    assert_int_equal(message(&f, a, WINDOW_OPEN_MAX), ERR_AHEAD);
+    assert_int_equal(message(&f, a, UINT64_MAX), ERR_KEY_RANGE);
+    stop(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_an_epoch_closes_by_its_end),
+        cmocka_unit_test(test_nothing_closes_over_a_message_in_flight),
+        cmocka_unit_test(test_all_ranks_must_have_moved_on),
+        cmocka_unit_test(test_a_straggler_is_waited_for_until_the_timeout),
+        cmocka_unit_test(test_unknown_ranks_hold_up_the_first_part_for_the_grace_only),
+        cmocka_unit_test(test_silence_shows_once_and_keeps_open),
+        cmocka_unit_test(test_bye_closes_and_cuts_what_was_not_ended),
+        cmocka_unit_test(test_rolling_windows_keep_what_later_ones_need),
+        cmocka_unit_test(test_a_window_is_due_even_if_its_last_unit_was_skipped),
+        cmocka_unit_test(test_a_longer_stride_opens_its_boundary),
+        cmocka_unit_test(test_seconds_close_by_the_clock),
+        cmocka_unit_test(test_limits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
