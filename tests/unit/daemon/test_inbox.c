@@ -4,6 +4,7 @@
 #include "inbox.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #define POSTERS 4

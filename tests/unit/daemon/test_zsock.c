@@ -5,6 +5,7 @@
 #include "zsock.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <string.h>
 #include <zmq.h>
 
