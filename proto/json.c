@@ -25,13 +25,14 @@ static unsigned second_max(unsigned lead)
     return lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
 }
 
-/* Length of the valid UTF-8 sequence at `at`, 0 when there is none. */
+/* Length of the valid UTF-8 sequence at `at`, 0 when there is none. NUL is not valid here: JSON can
+ * say it, but not every reader takes it (jansson itself refuses it in keys). */
 static size_t utf8_len(const unsigned char *at, size_t left)
 {
     unsigned lead = at[0];
     size_t len = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
 
-    if (lead > 0xf4 || len > left)
+    if (lead == 0 || lead > 0xf4 || len > left)
         return 0;
     if (len > 1 && (at[1] < second_min(lead) || at[1] > second_max(lead)))
         return 0;
@@ -42,7 +43,8 @@ static size_t utf8_len(const unsigned char *at, size_t left)
     return len;
 }
 
-/* A copy in which every byte that is not UTF-8 is replaced; NULL when out of memory. */
+/* A copy in which every NUL and every byte that is not UTF-8 is replaced; NULL when out of memory.
+ */
 static char *repair(const char *text, size_t len, size_t *ret_len)
 {
     const unsigned char *at = (const unsigned char *)text;
@@ -63,10 +65,14 @@ static char *repair(const char *text, size_t len, size_t *ret_len)
 
 static json_t *text_to_json(const char *text, size_t len)
 {
-    json_t *json = json_stringn(text ? text : "", len);
+    json_t *json = NULL;
     size_t repaired_len = 0;
     char *repaired;
 
+    if (len == 0)
+        return json_string("");
+    if (!memchr(text, '\0', len))
+        json = json_stringn(text, len);
     if (json)
         return json;
     repaired = repair(text, len, &repaired_len);
@@ -180,12 +186,47 @@ static json_t *to_json(const msgpack_object *value)
     }
 }
 
+/* A growing text. A failure is sticky, because jansson does not look at every result of append. */
+struct text {
+    char *data; /* owned; not terminated */
+    size_t len, capacity;
+    bool failed;
+};
+
+static int append(const char *bytes, size_t len, void *data)
+{
+    struct text *text = data;
+
+    if (!text->failed && len > text->capacity - text->len) {
+        size_t capacity = 2 * (text->capacity + len);
+        char *grown = realloc(text->data, capacity);
+
+        text->failed = !grown;
+        if (grown) {
+            text->data = grown;
+            text->capacity = capacity;
+        }
+    }
+    if (text->failed)
+        return -1;
+    if (len > 0)
+        memcpy(text->data + text->len, bytes, len);
+    text->len += len;
+    return 0;
+}
+
 char *mpk_to_json(const msgpack_object *root, unsigned indent)
 {
     json_t *json = to_json(root);
     size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(indent) : (size_t)JSON_COMPACT);
-    char *text = json ? json_dumps(json, flags) : NULL;
+    struct text text = {0};
 
+    if (!json || json_dump_callback(json, append, &text, flags) != 0 || append("", 1, &text) != 0)
+        text.failed = true;
     json_decref(json);
-    return text;
+    if (text.failed) {
+        free(text.data);
+        return NULL;
+    }
+    return text.data;
 }

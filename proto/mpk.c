@@ -362,8 +362,7 @@ void mpk_put_nil(struct mpk_writer *writer)
 
 void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len)
 {
-    if (msgpack_sbuffer_write(&writer->buffer, encoded, len) != 0)
-        writer->failed = true;
+    write_bytes(writer, encoded, len);
 }
 
 void mpk_put_f64(struct mpk_writer *writer, double number)

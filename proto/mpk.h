@@ -85,9 +85,9 @@ void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len);
 void mpk_put_f64(struct mpk_writer *writer, double number);
 
 /* The document as JSON text, `indent` 0 for one line; binaries as lower-case hex; NaN and
- * infinities as null; bytes that are not UTF-8 as U+FFFD; integers beyond INT64_MAX as reals. Keys
- * that are integers become text, other keys that are not strings "?". Of a key that appears twice
- * the last value counts. Returns a malloc'ed string, or NULL when out of memory. */
+ * infinities as null; NUL and bytes that are not UTF-8 as U+FFFD; integers beyond INT64_MAX as
+ * reals. Keys that are integers become text, other keys that are not strings "?". Of a key that
+ * appears twice the last value counts. Returns a malloc'ed string, or NULL when out of memory. */
 char *mpk_to_json(const msgpack_object *root, unsigned indent);
 
 #endif

@@ -27,11 +27,9 @@ static int explain_refusal(struct cli *cli, const struct rpc_reply *reply)
     return CLI_FINDING;
 }
 
-static int explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)
+static int explain(struct cli *cli, enum rpc_status status)
 {
     switch (status) {
-    case RPC_REFUSED:
-        return explain_refusal(cli, reply);
     case RPC_UNREACHABLE:
         return explain_unreachable(cli);
     case RPC_BROKEN:
@@ -54,14 +52,16 @@ static int explain(struct cli *cli, enum rpc_status status, const struct rpc_rep
 int cli_connect(struct cli *cli, struct rpc *ret_rpc)
 {
     enum rpc_status status = rpc_open(cli->args->endpoint, cli->args->timeout_ms, ret_rpc);
-    return status == RPC_OK ? CLI_OK : explain(cli, status, NULL);
+    return status == RPC_OK ? CLI_OK : explain(cli, status);
 }
 
 int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
              struct rpc_reply *ret_reply)
 {
     enum rpc_status status = rpc_call(cli->rpc, method, params, ret_reply);
-    return status == RPC_OK ? CLI_OK : explain(cli, status, ret_reply);
+    if (status == RPC_REFUSED)
+        return explain_refusal(cli, ret_reply);
+    return status == RPC_OK ? CLI_OK : explain(cli, status);
 }
 
 int cli_usage(struct cli *cli, const char *format, ...)

@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 import attnd
+from attnd import sender
 from conftest import (FakeDaemon, free_endpoint, identity_holds, run_python, uniform, wait_until)
 
 AT = {"stack": "decoder", "layer": 0}
@@ -213,6 +214,24 @@ def test_a_stalled_daemon_never_blocks_and_every_message_is_accounted_for():
     header = fake.next("attention")[1]
     assert header["dropped"] == stats["dropped"] == stats["dropped_by_topic"][TOPIC]
     publisher.close()
+    fake.close()
+
+
+def test_a_stalled_daemon_is_noticed_and_again_when_it_moves(monkeypatch):
+    monkeypatch.setattr(sender, "STALLED_AFTER_S", 0.1)
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    with attnd.Publisher("job", fake.endpoint, high_water=1, linger=0.1) as publisher:
+        fake.attach(publisher)
+        assert not publisher.give_up("decoder", 0, "self")
+        for _ in range(20):
+            publisher.publish_attention(uniform(4, 4, 128, 128), **AT)
+        wait_until(lambda: publisher._sender.stalled, "the stall is noticed")
+        assert publisher.give_up("decoder", 0, "self")
+        stats = publisher.stats()
+        assert stats["dropped"] == 1 and stats["published"] == 21 and identity_holds(stats)
+        fake.rest()
+        wait_until(lambda: not publisher._sender.stalled, "the daemon moves again")
+        assert not publisher.give_up("decoder", 0, "self") and publisher.stats()["sent"] == 20
     fake.close()
 
 

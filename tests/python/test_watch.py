@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import attnd
 from attnd import capture
-from conftest import FakeDaemon, free_endpoint, identity_holds, wait_until
+from conftest import FakeDaemon, free_endpoint, identity_holds
 
 MHA = torch.nn.MultiheadAttention
 D, H = 8, 2
@@ -222,6 +222,16 @@ def test_only_sampled_training_steps_are_captured(daemon, watched, train, every,
     it.publisher.close()
     assert recorder.calls == [(True, False) if step in captured else (False, True) for step in range(6)]
     assert [h["step"] for _, h, _ in daemon.until_bye() if h["type"] == "attention"] == captured
+
+
+def test_a_stalled_daemon_spares_the_capture_and_counts(watched):
+    model = Model()
+    model.attn.forward = recorder = Recorder(model.attn)
+    it = watched(model)
+    it.publisher._sender.stalled = True
+    x = torch.rand(3, 5, D)
+    model(x, x, x, need_weights=False)
+    assert recorder.calls == [(False, True)] and it.stats()["dropped"] == 1
 
 
 def test_explicit_steps_and_epochs(daemon, watched):
@@ -451,6 +461,7 @@ def test_compiled_code_is_left_alone(watched):
     assert it.stats()["dropped"] == 0
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_tracing_is_left_alone(watched):
     model = Model().requires_grad_(False)
     x = torch.rand(3, 5, D)

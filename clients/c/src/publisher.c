@@ -31,8 +31,7 @@
 #include <time.h>
 #include <zmq.h>
 
-/* Messages per pipe. Small, because bytes are what counts: max_queued_bytes. */
-#define SEND_HWM 8
+#define QUEUED_MESSAGES_MAX 65536
 /* Larger than any notice of a subscription to our topics. */
 #define NOTICE_BYTES_MAX 1024
 /* Notices taken in by one call, so that a flood of them cannot hold up the training. */
@@ -75,6 +74,7 @@ void attn_publisher_options_default(attn_publisher_options *ret_options)
         .endpoint = "tcp://127.0.0.1:5570",
         .world = 1,
         .max_queued_bytes = (uint64_t)256 << 20,
+        .max_queued_messages = 256,
         .linger_ms = 1000,
         .event_retry_ms = 100,
     };
@@ -85,7 +85,7 @@ static int open_socket(attn_publisher *publisher)
     const struct socket_option options[] = {
         {ZMQ_IMMEDIATE, 1},
         {ZMQ_XPUB_NODROP, 1},
-        {ZMQ_SNDHWM, SEND_HWM},
+        {ZMQ_SNDHWM, (int)publisher->options.max_queued_messages},
         {ZMQ_LINGER, (int)publisher->options.linger_ms},
         {ZMQ_HEARTBEAT_IVL, 1000},
         {ZMQ_HEARTBEAT_TIMEOUT, 3000},
@@ -119,7 +119,8 @@ static bool options_valid(const attn_publisher_options *options)
     return options && options->endpoint && strlen(options->endpoint) < ENDPOINT_MAX &&
            options->job && job_name_valid(options->job, strlen(options->job)) &&
            options->world <= WORLD_MAX && options->rank < options->world &&
-           options->linger_ms <= INT32_MAX;
+           options->linger_ms <= INT32_MAX && options->max_queued_messages >= 1 &&
+           options->max_queued_messages <= QUEUED_MESSAGES_MAX;
 }
 
 static int fill_run(const uint8_t *run, uint8_t *ret_run)
@@ -494,7 +495,7 @@ int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count
         copy[i].heads = layers[i].heads;
     }
     /* The new hello is said below, not by service. */
-    publisher->has_hello = false;
+    publisher->has_hello = publisher->hello_due = false;
     service(publisher);
     free(publisher->layers);
     publisher->layers = copy;

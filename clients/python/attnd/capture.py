@@ -7,8 +7,8 @@
 Every torch.nn.MultiheadAttention of the model gets its `forward` wrapped, as an instance attribute, and gets it
 back on close. A call of the wrapped forward goes straight to the original, with the caller's own arguments,
 unless all of this holds: the module is training, the step is sampled, somebody is subscribed to this very
-layer, and the call is not a recomputation (activation checkpointing), not being compiled, traced or run in a
-forked child. Only then the original is asked for the weights of every head; they are published, and the caller
+layer, the daemon is not stalled, and the call is not a recomputation (activation checkpointing), not being
+compiled, traced or run in a forked child. Only then the original is asked for the weights of every head; they are published, and the caller
 gets what it asked for.
 
 What runs here must not hurt the training: our own errors are logged once and swallowed. If the original raises
@@ -166,7 +166,7 @@ class Watch:
     def samples(self, layer: wire.Layer) -> bool:
         """Whether this call of the layer is to be captured."""
         return (not self._closed and self._step % self._every == 0 and self.publisher.wanted(*layer)
-                and not self._recomputing())
+                and not self._recomputing() and not self.publisher.give_up(*layer))
 
     def _recomputing(self) -> bool:
         """Whether a backward pass runs this call again (activation checkpointing)."""

@@ -86,6 +86,15 @@ class Publisher:
         """
         return self._sender.wanted(self._topic(stack, layer, site))
 
+    def give_up(self, stack: str, layer: int, site: str) -> bool:
+        """Whether the daemon has taken nothing for some seconds; if so, a message of this attention is counted
+        as dropped, so that the caller need not capture it. ValueError as for wanted()."""
+        topic = self._topic(stack, layer, site)
+        stalled = self._sender.stalled
+        if stalled:
+            self._sender.drop(topic)
+        return stalled
+
     def publish_attention(self, weights: Any, *, stack: str, layer: int, site: str = "self", epoch: int = 0,
                           step: int = 0, causal: bool = False, window: int = 0, q_len: Any = None,
                           k_len: Any = None, mask: Any = None, dropout: bool = False,

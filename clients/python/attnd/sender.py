@@ -14,6 +14,9 @@ writes one byte to a pipe. Everything that can wait happens here.
         the queue is over its bytes (newest dropped), the copy failed, nobody is subscribed any more when
         the message's turn comes, the queue is not empty when close() runs out of time.
 
+A heartbeat does not find a daemon that stopped with the connection full: the ping waits behind the data. So a
+pipe that takes nothing for STALLED_AFTER_S makes `stalled` true, and whoever asks spares itself the capture.
+
 Events travel in the same queue, so they never overtake a tensor, and take no bytes, so they are never
 dropped for lack of room. `hello` is kept and said again to every new subscriber of the events: a daemon that
 restarts learns the model's layers.
@@ -43,6 +46,7 @@ HEARTBEAT_INTERVAL_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 SUBSCRIPTION_BYTES_MAX = 65536
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
+STALLED_AFTER_S = 3.0
 
 
 class Message(NamedTuple):
@@ -80,6 +84,8 @@ class Sender:
         self._linger_s = linger_s
         self._pid = os.getpid()
         self._reset_queue()
+        self.stalled = False
+        self._blocked_since: Optional[float] = None
         self._hello: Optional[Message] = None
         self._hello_due = False
         self._deadline: Optional[float] = None  # set by close(): when to stop trying
@@ -115,6 +121,12 @@ class Sender:
         with self._changed:
             self._count["published"] += 1
             self._count["skipped"] += 1
+
+    def drop(self, topic: bytes) -> None:
+        """Counts a message that was not even captured, because the daemon is stalled."""
+        with self._changed:
+            self._count["published"] += 1
+            self._count_drop(topic)
 
     def reserve(self, topic: bytes, nbytes: int) -> bool:
         """Takes `nbytes` of the queue before they are copied. False: the message was counted as dropped.
@@ -248,8 +260,17 @@ class Sender:
                 if deadline is not None and (not self._queue or time.monotonic() >= deadline):
                     return
             pause_s = min(2 * pause_s, PAUSE_MAX_S) if full and not sent else PAUSE_MIN_S
+            self._judge_stall(full and not sent)
             poller.poll(pause_s * 1000 if full else None)
             self._clear_wake()
+
+    def _judge_stall(self, blocked: bool) -> None:
+        now = time.monotonic()
+        if not blocked:
+            self._blocked_since = None
+        elif self._blocked_since is None:
+            self._blocked_since = now
+        self.stalled = blocked and now - self._blocked_since >= STALLED_AFTER_S
 
     def _clear_wake(self) -> None:
         with self._changed:  # from here on a put() writes again

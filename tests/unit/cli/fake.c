@@ -41,7 +41,7 @@ static void answer_request(struct fake *fake, const void *request, size_t size,
     mpk_get_u64(&array->ptr[1], UINT64_MAX, &id);
     snprintf(method, sizeof(method), "%.*s", (int)array->ptr[2].via.str.size,
              array->ptr[2].via.str.ptr);
-    fake->answer(method, id, &array->ptr[3], reply);
+    fake->answer(fake, method, id, &array->ptr[3], reply);
     mpk_doc_clear(&doc);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* fake: an attnd for the tests of its command line: a ROUTER that answers as it is told, and a PUB.
- * The answering function runs on the fake's own thread. */
+ * The answering function runs on the fake's own thread: it reads nothing that a test changes
+ * meanwhile. */
 #ifndef TESTS_CLI_FAKE_H
 #define TESTS_CLI_FAKE_H
 
@@ -18,9 +19,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct fake;
+
 /* Appends the whole reply frame to an empty writer; leaving it empty means silence. */
-typedef void fake_answer(const char *method, uint64_t id, const msgpack_object *params,
-                         struct mpk_writer *reply);
+typedef void fake_answer(const struct fake *fake, const char *method, uint64_t id,
+                         const msgpack_object *params, struct mpk_writer *reply);
 
 struct fake {
     char directory[32], endpoint[64], published[64];

@@ -76,9 +76,7 @@ static void put_number(struct mpk_writer *reply, const char *key, uint64_t numbe
     mpk_put_u64(reply, number);
 }
 
-static uint64_t received = 645;
-
-static void put_stats(struct mpk_writer *reply)
+static void put_stats(struct mpk_writer *reply, uint64_t received)
 {
     mpk_put_map(reply, 6);
     mpk_put_str(reply, "uptime_s");
@@ -95,9 +93,7 @@ static void put_stats(struct mpk_writer *reply)
     put_number(reply, "jobs_done", 9000);
 }
 
-static char published[64];
-
-static void put_config(struct mpk_writer *reply)
+static void put_config(struct mpk_writer *reply, const char *published)
 {
     mpk_put_map(reply, 2);
     mpk_put_str(reply, "publish.endpoint");
@@ -115,8 +111,8 @@ static void put_ping(struct mpk_writer *reply)
     mpk_put_f64(reply, 3725);
 }
 
-static void answer(const char *method, uint64_t id, const msgpack_object *params,
-                   struct mpk_writer *reply)
+static void answer(const struct fake *fake, const char *method, uint64_t id,
+                   const msgpack_object *params, struct mpk_writer *reply)
 {
     char job[64];
     field_text(params, "job", job, sizeof(job));
@@ -133,21 +129,37 @@ static void answer(const char *method, uint64_t id, const msgpack_object *params
     } else if (strcmp(method, "summary") == 0) {
         put_summaries(reply, params);
     } else if (strcmp(method, "stats") == 0) {
-        put_stats(reply);
+        put_stats(reply, 645);
     } else if (strcmp(method, "config") == 0) {
-        put_config(reply);
+        put_config(reply, fake->published);
     } else {
         mpk_put_map(reply, 1);
         put_number(reply, "windows", *job ? 1 : 3);
     }
 }
 
-static void answer_no_jobs(const char *method, uint64_t id, const msgpack_object *params,
-                           struct mpk_writer *reply)
+static void answer_no_jobs(const struct fake *fake, const char *method, uint64_t id,
+                           const msgpack_object *params, struct mpk_writer *reply)
 {
-    (void)method, (void)params;
+    (void)fake, (void)method, (void)params;
     fake_put_ok(reply, id);
     mpk_put_array(reply, 0);
+}
+
+static void answer_unbalanced(const struct fake *fake, const char *method, uint64_t id,
+                              const msgpack_object *params, struct mpk_writer *reply)
+{
+    (void)fake, (void)method, (void)params;
+    fake_put_ok(reply, id);
+    put_stats(reply, 650);
+}
+
+static void answer_any_port(const struct fake *fake, const char *method, uint64_t id,
+                            const msgpack_object *params, struct mpk_writer *reply)
+{
+    (void)fake, (void)method, (void)params;
+    fake_put_ok(reply, id);
+    put_config(reply, "tcp://127.0.0.1:*");
 }
 
 /* Running attnctl --------------------------------------------------------------------------------
@@ -184,20 +196,32 @@ static void assert_says(void **state, const char *arguments, int status, const c
     finish(start(fake->endpoint, arguments), status, text);
 }
 
-static int set_up(void **state)
+static int start_fake(void **state, fake_answer *answering)
 {
     static struct fake fake;
-    fake_start(&fake, answer);
-    snprintf(published, sizeof(published), "%s", fake.published);
+    fake_start(&fake, answering);
     *state = &fake;
-    return 0;
+    return setenv("TAIL_FROM", fake.published, 1);
+}
+
+static int set_up(void **state)
+{
+    return start_fake(state, answer);
 }
 
 static int set_up_without_jobs(void **state)
 {
-    set_up(state);
-    ((struct fake *)*state)->answer = answer_no_jobs;
-    return 0;
+    return start_fake(state, answer_no_jobs);
+}
+
+static int set_up_unbalanced(void **state)
+{
+    return start_fake(state, answer_unbalanced);
+}
+
+static int set_up_any_port(void **state)
+{
+    return start_fake(state, answer_any_port);
 }
 
 static int tear_down(void **state)
@@ -267,7 +291,6 @@ static void test_an_unknown_job_is_a_finding(void **state)
 
 static void test_stats_add_up(void **state)
 {
-    received = 645;
     assert_says(state, "stats", 0,
                 "COUNTER         VALUE\n"
                 "received          645\n"
@@ -284,7 +307,6 @@ static void test_stats_add_up(void **state)
 
 static void test_stats_that_do_not_add_up_are_a_finding(void **state)
 {
-    received = 650;
     FILE *pipe = start(((struct fake *)*state)->endpoint, "stats | tail -n 1");
     finish(pipe, 0,
            "received = processed + in_flight + dropped: 650 = 640 + 2 + 3: does not add up, 5 "
@@ -300,7 +322,8 @@ static void test_ping_config_and_flush(void **state)
              ((struct fake *)*state)->endpoint);
     assert_says(state, "ping", 0, expected);
     snprintf(expected, sizeof(expected),
-             "KEY               VALUE\npublish.endpoint  %s\nwindow.unit       epoch\n", published);
+             "KEY               VALUE\npublish.endpoint  %s\nwindow.unit       epoch\n",
+             ((struct fake *)*state)->published);
     assert_says(state, "config", 0, expected);
     assert_says(state, "flush", 0, "closed and published 3 windows\n");
     assert_says(state, "flush gpt-small", 0, "closed and published 1 window\n");
@@ -396,15 +419,8 @@ static void test_tail_as_json_is_one_line_per_message(void **state)
            "{\"v\":1,\"kind\":\"live\n{\"v\":1,\"kind\":\"summ\n{\"v\":1,\"kind\":\"job\"\n");
 }
 
-static int set_up_tail(void **state)
-{
-    set_up(state);
-    return setenv("TAIL_FROM", published, 1);
-}
-
 static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
 {
-    strcpy(published, "tcp://127.0.0.1:*");
     assert_says(state, "tail", 2,
                 "attnctl: attnd does not say where it publishes: give --summaries ENDPOINT\n");
 }
@@ -457,14 +473,15 @@ int main(void)
         WITH_FAKE(test_an_unknown_metric_names_those_there_are),
         WITH_FAKE(test_an_unknown_job_is_a_finding),
         WITH_FAKE(test_stats_add_up),
-        WITH_FAKE(test_stats_that_do_not_add_up_are_a_finding),
+        cmocka_unit_test_setup_teardown(test_stats_that_do_not_add_up_are_a_finding,
+                                        set_up_unbalanced, tear_down),
         WITH_FAKE(test_ping_config_and_flush),
         WITH_FAKE(test_json_is_the_answer_itself),
         WITH_FAKE(test_tail_prints_a_line_per_message),
         WITH_FAKE(test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result),
-        cmocka_unit_test_setup_teardown(test_tail_as_json_is_one_line_per_message, set_up_tail,
-                                        tear_down),
-        WITH_FAKE(test_a_port_of_the_daemons_choice_needs_summaries),
+        WITH_FAKE(test_tail_as_json_is_one_line_per_message),
+        cmocka_unit_test_setup_teardown(test_a_port_of_the_daemons_choice_needs_summaries,
+                                        set_up_any_port, tear_down),
         cmocka_unit_test(test_an_absent_daemon_is_said_to_be_absent),
         WITH_FAKE(test_wrong_usage_is_explained),
         WITH_FAKE(test_version_and_help),

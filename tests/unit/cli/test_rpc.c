@@ -6,10 +6,11 @@
 #include "rpc.h"
 
 /* The parameters come back as the result. */
-static void echo(const char *method, uint64_t id, const msgpack_object *params,
-                 struct mpk_writer *reply)
+static void echo(const struct fake *fake, const char *method, uint64_t id,
+                 const msgpack_object *params, struct mpk_writer *reply)
 {
     char job[64];
+    (void)fake;
     field_text(params, "job", job, sizeof(job));
     fake_put_ok(reply, id);
     mpk_put_map(reply, 2);
@@ -19,31 +20,31 @@ static void echo(const char *method, uint64_t id, const msgpack_object *params,
     mpk_put_str(reply, job);
 }
 
-static void refuse(const char *method, uint64_t id, const msgpack_object *params,
-                   struct mpk_writer *reply)
+static void refuse(const struct fake *fake, const char *method, uint64_t id,
+                   const msgpack_object *params, struct mpk_writer *reply)
 {
-    (void)method, (void)params;
+    (void)fake, (void)method, (void)params;
     fake_put_error(reply, id, "job_unknown", "no such job\n");
 }
 
-static void be_silent(const char *method, uint64_t id, const msgpack_object *params,
-                      struct mpk_writer *reply)
+static void be_silent(const struct fake *fake, const char *method, uint64_t id,
+                      const msgpack_object *params, struct mpk_writer *reply)
 {
-    (void)method, (void)id, (void)params, (void)reply;
+    (void)fake, (void)method, (void)id, (void)params, (void)reply;
 }
 
 /* The answer to another question only. */
-static void answer_another(const char *method, uint64_t id, const msgpack_object *params,
-                           struct mpk_writer *reply)
+static void answer_another(const struct fake *fake, const char *method, uint64_t id,
+                           const msgpack_object *params, struct mpk_writer *reply)
 {
-    echo(method, id + 1, params, reply);
+    echo(fake, method, id + 1, params, reply);
 }
 
 /* What is no answer, by the name of the question. */
-static void answer_bytes(const char *method, uint64_t id, const msgpack_object *params,
-                         struct mpk_writer *reply)
+static void answer_bytes(const struct fake *fake, const char *method, uint64_t id,
+                         const msgpack_object *params, struct mpk_writer *reply)
 {
-    (void)id, (void)params;
+    (void)fake, (void)id, (void)params;
     if (strcmp(method, "garbage") == 0)
         msgpack_sbuffer_write(&reply->buffer, "\xc1\xc1", 2);
     else if (strcmp(method, "text") == 0)

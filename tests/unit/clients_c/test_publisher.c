@@ -256,13 +256,16 @@ static void test_a_stalled_reader_costs_counted_drops_only(void **state)
     enum { KEYS = 1 << 18, TRIES = 200 };
     float *weights = calloc(KEYS, sizeof(*weights));
     struct peer peer = peer_open(ZMQ_SUB, NULL, 1);
-    attn_publisher *publisher = publisher_for(&peer);
+    attn_publisher_options options = options_for(peer.endpoint);
+    attn_publisher *publisher;
     attn_attention attention = attention_of(5, weights, KEYS);
     attn_publisher_counts counts;
     struct received received;
     uint64_t start, accepted, next;
 
     (void)state;
+    options.max_queued_messages = 8;
+    assert_int_equal(attn_publisher_new(&options, &publisher), 0);
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
     start = now_ms();
@@ -291,6 +294,23 @@ static void test_a_stalled_reader_costs_counted_drops_only(void **state)
     attn_publisher_free(&publisher);
     peer_close(&peer);
     free(weights);
+}
+
+/* All layers of a step come at once, faster than any reader takes them. */
+static void test_a_burst_of_small_messages_loses_nothing(void **state)
+{
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+
+    (void)state;
+    peer_subscribe(&peer, "tensor/");
+    meet(publisher, &peer);
+    for (uint32_t layer = 0; layer < 200; layer++)
+        assert_int_equal(publish(publisher, layer), 0);
+    for (uint32_t layer = 0; layer < 200; layer++)
+        expect_tensor(&peer, layer, 0);
+    attn_publisher_free(&publisher);
+    peer_close(&peer);
 }
 
 static void test_queued_bytes_are_bounded_and_given_back(void **state)
@@ -432,6 +452,8 @@ static void test_bad_options_are_refused(void **state)
     assert_int_equal(attn_publisher_new(&bad, &publisher), ATTN_E_ARGUMENT);
     bad = options, bad.world = 0;
     assert_int_equal(attn_publisher_new(&bad, &publisher), ATTN_E_ARGUMENT);
+    bad = options, bad.max_queued_messages = 0;
+    assert_int_equal(attn_publisher_new(&bad, &publisher), ATTN_E_ARGUMENT);
     bad = options, bad.endpoint = "nonsense";
     assert_int_equal(attn_publisher_new(&bad, &publisher), ATTN_E_TRANSPORT);
     assert_null(publisher);
@@ -512,6 +534,7 @@ int main(void)
         cmocka_unit_test(test_weights_may_change_as_soon_as_the_call_returns),
         cmocka_unit_test(test_sequences_count_per_layer),
         cmocka_unit_test(test_a_stalled_reader_costs_counted_drops_only),
+        cmocka_unit_test(test_a_burst_of_small_messages_loses_nothing),
         cmocka_unit_test(test_queued_bytes_are_bounded_and_given_back),
         cmocka_unit_test(test_events_frame_the_training),
         cmocka_unit_test(test_hello_to_a_present_daemon_is_said_once),

@@ -92,6 +92,10 @@ static void test_bytes_that_are_not_utf8_are_replaced(void **state)
     expect(LITERAL("\xa2\xc0\x80"), "\"\xef\xbf\xbd\xef\xbf\xbd\"");
     expect(LITERAL("\xa3\xed\xa0\x80"), "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
     expect(LITERAL("\xa4\xf4\x90\x80\x80"), "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
+    expect(LITERAL("\xa3"
+                   "a\0z"),
+           "\"a\xef\xbf\xbd"
+           "z\"");
     /* what is valid stays: two, three and four bytes, beside one that is not */
     expect(LITERAL("\xaa\xc3\xa4\xe2\x82\xac\xf0\x9f\x99\x82\x80"),
            "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x99\x82\xef\xbf\xbd\"");
@@ -104,7 +108,7 @@ static void test_keys_of_any_kind_do_not_fail_the_document(void **state)
            "{\"7\":1,\"-1\":2,\"?\":3,\"\xef\xbf\xbd\":4}");
     expect(LITERAL("\x82\xa0\x01\xa2"
                    "a\x00\x02"),
-           "{\"\":1,\"a\\u0000\":2}");
+           "{\"\":1,\"a\xef\xbf\xbd\":2}");
 }
 
 static void test_binaries_are_hex_and_empty_values_are_empty(void **state)

@@ -274,6 +274,19 @@ static void test_importance_sums_to_one_and_ranks_heads(void **state)
     assert_true(n.value[METRIC_IMPORTANCE][0] == n.value[METRIC_IMPORTANCE][2]);
 }
 
+/* V and E are averaged over samples before the softmax: sending a sample twice changes nothing. */
+static void test_importance_averages_samples(void **state)
+{
+    (void)state;
+    float once[2][4] = {{1, 0, 0, 1}, {0.5f, 0.5f, 0.5f, 0.5f}}, twice[2][2][4];
+    memcpy(twice[0], once, sizeof once);
+    memcpy(twice[1], once, sizeof once);
+    struct attention a = self_map(&once[0][0], 2, 2), b = self_map(&twice[0][0][0], 2, 2);
+    b.batch = 2;
+    assert_close(numbers_of(&b).value[METRIC_IMPORTANCE][0],
+                 numbers_of(&a).value[METRIC_IMPORTANCE][0], 1e-15);
+}
+
 static void test_maps_run_over_heads(void **state)
 {
     (void)state;
@@ -513,6 +526,7 @@ int main(void)
         cmocka_unit_test(test_excluded_weights_do_not_exist),
         cmocka_unit_test(test_dropout_and_learned_sink_relax_the_sum),
         cmocka_unit_test(test_importance_sums_to_one_and_ranks_heads),
+        cmocka_unit_test(test_importance_averages_samples),
         cmocka_unit_test(test_maps_run_over_heads),
         cmocka_unit_test(test_nan_stays_in_the_max_map),
         cmocka_unit_test(test_pairs_are_ordered_with_ties_by_position),

@@ -4,6 +4,7 @@
 #include "heap.h"
 #include "spectrum.h"
 
+#include <pthread.h>
 #include <string.h>
 
 #define SIZE_MAX_TEST 40
@@ -210,6 +211,48 @@ static void test_out_of_memory_is_reported(void **state)
     scratch_clear(&scratch);
 }
 
+#define THREADS 4
+#define ROUNDS  5
+
+struct worker {
+    pthread_t thread;
+    struct attention a;
+    struct spectrum alone, together;
+};
+
+static void *compute_repeatedly(void *argument)
+{
+    struct worker *w = argument;
+    struct scratch scratch = {0};
+    for (int i = 0; i < ROUNDS && spectrum_compute(&w->a, 0, 0, &scratch, &w->together) == 0; i++) {
+    }
+    scratch_clear(&scratch);
+    return NULL;
+}
+
+/* LAPACK and its library are shared; the numbers are not. */
+static void test_threads_do_not_disturb_each_other(void **state)
+{
+    (void)state;
+    static double x[THREADS][96 * 96];
+    struct worker w[THREADS];
+    uint64_t random = 9;
+    for (uint32_t t = 0; t < THREADS; t++) {
+        for (uint32_t i = 0; i < 96 * 96; i++) {
+            x[t][i] = random_unit(&random);
+        }
+        w[t].a = map_of(x[t], DTYPE_F64, 96, 96);
+        w[t].alone = spectrum_of(&w[t].a, 0);
+    }
+    for (uint32_t t = 0; t < THREADS; t++) {
+        assert_int_equal(pthread_create(&w[t].thread, NULL, compute_repeatedly, &w[t]), 0);
+    }
+    for (uint32_t t = 0; t < THREADS; t++) {
+        assert_int_equal(pthread_join(w[t].thread, NULL), 0);
+        assert_memory_equal(&w[t].alone, &w[t].together, sizeof w[t].alone);
+    }
+}
+
 /* Refused before anything is read: the weights are not there. */
 static void test_too_large_for_lapack_is_out_of_memory(void **state)
 {
@@ -249,6 +292,7 @@ int main(void)
         cmocka_unit_test(test_all_zero_has_rank_zero),
         cmocka_unit_test(test_one_by_one),
         cmocka_unit_test(test_out_of_memory_is_reported),
+        cmocka_unit_test(test_threads_do_not_disturb_each_other),
         cmocka_unit_test(test_too_large_for_lapack_is_out_of_memory),
     };
     return cmocka_run_group_tests_name("spectrum", tests, start, NULL);

@@ -66,15 +66,15 @@ typedef struct attn_publisher attn_publisher;
 typedef struct attn_publisher_options {
     const char *endpoint; /* the daemon's ingest (default "tcp://127.0.0.1:5570") */
     const char *job;      /* 1..128 of [A-Za-z0-9._-]; required (default NULL) */
-    const uint8_t
-        *run; /* 16 bytes that tell this start of the trainer from others; all ranks of one start
-                 must give the same (default NULL: random, right for one rank) */
-    uint32_t rank, world;      /* rank < world <= 1048576 (default 0 of 1) */
-    uint64_t max_queued_bytes; /* copies waiting to be sent; what would exceed it is dropped
-                                  (default 256 MiB) */
-    uint32_t linger_ms;        /* how long attn_publisher_free waits for them (default 1000) */
-    uint32_t
-        event_retry_ms; /* how long hello, epoch_end and bye wait for room; 0 = not (default 100) */
+    /* 16 bytes that tell this start of the trainer from others; all ranks of one start must give
+       the same (default NULL: random, right for one rank) */
+    const uint8_t *run;
+    uint32_t rank, world; /* rank < world <= 1048576 (default 0 of 1) */
+    /* What waits to be sent is bounded twice; beyond either bound messages are dropped. */
+    uint64_t max_queued_bytes;    /* copied tensors (default 256 MiB) */
+    uint32_t max_queued_messages; /* 1..65536; room for a step of all layers (default 256) */
+    uint32_t linger_ms;           /* how long attn_publisher_free waits for them (default 1000) */
+    uint32_t event_retry_ms;      /* how long an event waits for room; 0 = not (default 100) */
 } attn_publisher_options;
 
 /* Fills in the defaults above. */

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/* fuzz: what every fuzz_<name>.c defines; libFuzzer or replay.c calls it. */
+#ifndef TEST_FUZZ_H
+#define TEST_FUZZ_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+/* An invariant, in every build. */
+#define REQUIRE(condition)                                                                         \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            abort();                                                                               \
+    } while (0)
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/* Any bytes as a header. Refused: nothing is held. Accepted: within its limits, encodable, and what
+ * was encoded decodes and encodes to the same bytes. The input's tail also serves as a topic. */
+#include "fuzz.h"
+
+#include "err.h"
+#include "header.h"
+#include "mpk.h"
+#include <string.h>
+
+static void check_bounds(const struct header *header)
+{
+    REQUIRE(header->rank < header->world && header->world <= WORLD_MAX);
+    REQUIRE(header->layer.layer <= LAYER_MAX && header->tensor_count <= TENSORS_MAX);
+    REQUIRE(header->layer_count <= HELLO_LAYERS_MAX);
+    if (header->type == MESSAGE_EVENT)
+        return;
+    REQUIRE(header_frame_of(header, TENSOR_WEIGHTS) >= 2);
+    REQUIRE((uint64_t)header->head_offset + header->heads <= header->heads_total);
+    for (uint32_t i = 0; i < header->batch; i++) {
+        REQUIRE(!header->q_len ||
+                (header->q_len[i] >= 0 && (uint32_t)header->q_len[i] <= header->queries));
+        REQUIRE(!header->k_len ||
+                (header->k_len[i] >= 0 && (uint32_t)header->k_len[i] <= header->keys));
+        if (!header->q_len && !header->k_len)
+            break;
+    }
+}
+
+static void check_frames(const struct header *header)
+{
+    uint32_t count = header->type == MESSAGE_EVENT ? 0 : header->tensor_count;
+    size_t sizes[TENSORS_MAX + 1] = {0};
+
+    for (uint32_t i = 0; i < count; i++)
+        sizes[i] = header->tensors[i].bytes;
+    REQUIRE(header_check_frames(header, sizes, count) == 0);
+    REQUIRE(header_check_frames(header, sizes, count + 1) == ERR_FRAMES_EXTRA);
+    if (count > 0) {
+        REQUIRE(header_check_frames(header, sizes, count - 1) == ERR_FRAMES_MISSING);
+        sizes[count - 1]++;
+        REQUIRE(header_check_frames(header, sizes, count) == ERR_SIZE_MISMATCH);
+    }
+}
+
+static void check_topic(const struct header *header, const uint8_t *data, size_t len)
+{
+    size_t tail = len < 200 ? len : 200;
+    char topic[TOPIC_MAX];
+    size_t topic_len = header->type == MESSAGE_EVENT
+                           ? topic_job("event", header->job, topic)
+                           : topic_layer("tensor", header->job, header->layer, topic);
+
+    REQUIRE(topic_check(header, topic, topic_len) == 0);
+    (void)topic_check(header, data + len - tail, tail);
+}
+
+static void check_encoding(const struct header *header)
+{
+    struct mpk_writer first, second;
+    struct header again;
+    const char *key;
+
+    mpk_writer_init(&first);
+    mpk_writer_init(&second);
+    REQUIRE(header_encode(header, &first) == 0);
+    /* Only the skipped keys can have made it shorter. */
+    REQUIRE(header_decode(first.buffer.data, first.buffer.size, &again, &key) == 0);
+    REQUIRE(header_encode(&again, &second) == 0);
+    REQUIRE(first.buffer.size == second.buffer.size);
+    REQUIRE(memcmp(first.buffer.data, second.buffer.data, first.buffer.size) == 0);
+    header_clear(&again);
+    mpk_writer_clear(&first);
+    mpk_writer_clear(&second);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    struct header header;
+    const char *key = NULL;
+    int rc = header_decode(data, len, &header, &key);
+
+    if (rc) {
+        REQUIRE(err_index(rc) >= 0);
+        REQUIRE(!header.layers && !header.q_len && !header.k_len);
+        REQUIRE(header.job[0] == '\0' || job_name_valid(header.job, strlen(header.job)));
+        (void)topic_check(&header, data, len);
+        return 0;
+    }
+    check_bounds(&header);
+    check_frames(&header);
+    check_topic(&header, data, len);
+    check_encoding(&header);
+    header_clear(&header);
+    return 0;
+}

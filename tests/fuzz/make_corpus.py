@@ -1,0 +1,64 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Writes corpus/: small inputs that were chosen to be bad in one way each. Beside the golden files they are what the
+replay tests run, and what the fuzzers start from."""
+import pathlib
+
+import msgpack
+
+HERE = pathlib.Path(__file__).parent / "corpus"
+GOLDEN = HERE.parent.parent / "golden"
+
+
+def changed(name, **keys):
+    content = msgpack.unpackb((GOLDEN / f"{name}.msgpack").read_bytes())
+    return msgpack.packb(content | keys)
+
+
+def weights(*shape, dtype="f32", name="weights"):
+    return {"name": name, "dtype": dtype, "shape": list(shape)}
+
+
+attention = (GOLDEN / "attention.msgpack").read_bytes()
+FILES = {
+    "empty_map": b"\x80",
+    "nil": b"\xc0",
+    "never_used_byte": b"\xc1",
+    "array32_max": b"\xdd\xff\xff\xff\xff",
+    "map32_2_28": b"\xdf\x10\x00\x00\x00",
+    "str32_max": b"\xdb\xff\xff\xff\xff",
+    "nested_counts": b"\xdd\x04\x00\x00\x00" * 31,
+    "deep_arrays": b"\x91" * 200,
+    "deep_maps": b"\x81\xa1v" * 200,
+    "depth_8": b"\x91" * 7 + b"\x90",
+    "trailing": attention + b"\xc0",
+    "ext": msgpack.packb({"v": 1, "x": msgpack.ExtType(5, b"abc")}),
+    "duplicate": b"\x8d" + (GOLDEN / "bye.msgpack").read_bytes()[1:] + b"\xa4step\x01",
+    "keys_not_strings": msgpack.packb({1: 2, -3: 4, None: 5, True: 6}, use_bin_type=True),
+    "version_2": changed("attention", v=2),
+    "type_qk": changed("attention", type="qk"),
+    "type_unknown": changed("attention", type="rows"),
+    "job_slash": changed("attention", job="a/b"),
+    "job_long": changed("attention", job="j" * 129),
+    "rank_world": changed("attention", rank=3, world=3),
+    "dims_zero": changed("attention", tensors=[weights(1, 0, 1, 1)]),
+    "dims_overflow": changed("attention", tensors=[weights(2**63, 2**63, 2, 1)]),
+    "dims_large": changed("attention", tensors=[weights(2**31, 1, 1, 1)]),
+    "dims_rank": changed("attention", tensors=[weights(1, 1, 1)]),
+    "dtype": changed("attention", tensors=[weights(1, 1, 1, 1, dtype="i32")]),
+    "tensor_twice": changed("attention", tensors=[weights(1, 1, 1, 1)] * 2),
+    "no_weights": changed("attention", tensors=[]),
+    "lengths": changed("attention", q_len=[8, 9], k_len=[0, 0]),
+    "lengths_all": changed("attention", q_len=[8, 0], k_len=[0, 8]),
+    "slice": changed("attention", head_offset=2**20, heads_total=2**20),
+    "layers_bad": changed("hello", layers=[{"stack": "encoder", "layer": 1}]),
+    "bad_utf8": b"\x93\xa4\xff\xfe\xc3\x28\xa3\xed\xa0\x80\xa2\xe2\x82",
+    "nul_in_key": b"\x82\xa2a\x00\xa3b\x00c\xa0\x01",
+    "numbers": b"\x97\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00\xca\x7f\x80\x00\x00\xcf" + b"\xff" * 8 + b"\xd3\x80"
+               + b"\x00" * 7 + b"\xd0\x80\xc2\xc3",
+}
+
+if __name__ == "__main__":
+    HERE.mkdir(exist_ok=True)
+    for name, content in FILES.items():
+        (HERE / f"{name}.msgpack").write_bytes(content)
