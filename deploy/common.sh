@@ -29,16 +29,18 @@ logged() {
     return 1
 }
 
-# Configures a build directory unless it is there with the same options. Written without relying on
-# `set -e`, which bash switches off in whatever runs under `if` or `||`.
+# Configures a build directory unless it is there with the same options; one that somebody made by hand is
+# taken as it is. Written without relying on `set -e`, which bash switches off under `if` and `||`.
 # configure DIRECTORY OPTION...
 configure() {
     local dir=$1 stamp=$1/.deploy-options wipe=()
     shift
-    if [ -f "$dir/build.ninja" ] && [ "$(cat -- "$stamp" 2>/dev/null)" = "$root ${CC:-cc} $*" ]; then
-        return 0
+    local options="$root ${CC:-cc} $*"
+    if [ -f "$dir/build.ninja" ]; then
+        [ -f "$stamp" ] || return 0
+        [ "$(cat -- "$stamp")" != "$options" ] || return 0
+        wipe=(--wipe)
     fi
-    [ ! -f "$dir/build.ninja" ] || wipe=(--wipe)
     meson setup ${wipe[@]+"${wipe[@]}"} "$@" "$dir" "$root" || return
-    printf '%s\n' "$root ${CC:-cc} $*" >"$stamp"
+    printf '%s\n' "$options" >"$stamp"
 }

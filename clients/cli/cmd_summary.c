@@ -24,14 +24,21 @@ static const msgpack_object *window_of(const msgpack_object *map)
     return mpk_find(map, "window");
 }
 
+/* The means of one metric's statistics, when there is one number per head: singular values have
+ * several and do not fit a table. */
+static const msgpack_object *means_per_head(const msgpack_object *stats)
+{
+    const msgpack_object *means = mpk_find(stats, "mean");
+    if (!means || means->type != MSGPACK_OBJECT_ARRAY || means->via.array.size == 0)
+        return NULL;
+    return means->via.array.ptr[0].type == MSGPACK_OBJECT_ARRAY ? NULL : means;
+}
+
 /* Metrics of all groups but spectrum are under `heads`. */
 static const msgpack_object *means_of(const msgpack_object *map, const char *metric)
 {
     const msgpack_object *stats = mpk_find(mpk_find(map, "heads"), metric);
-    if (!stats)
-        stats = mpk_find(mpk_find(map, "spectrum"), metric);
-    const msgpack_object *means = mpk_find(stats, "mean");
-    return means && means->type == MSGPACK_OBJECT_ARRAY ? means : NULL;
+    return means_per_head(stats ? stats : mpk_find(mpk_find(map, "spectrum"), metric));
 }
 
 static struct row make_row(const msgpack_object *map, const char *metric)
@@ -177,13 +184,15 @@ static void print_names(FILE *out, const msgpack_object *map, const char **separ
 {
     for (uint32_t i = 0; map && map->type == MSGPACK_OBJECT_MAP && i < map->via.map.size; i++) {
         char name[64];
+        if (!means_per_head(&map->via.map.ptr[i].val))
+            continue;
         field_show(&map->via.map.ptr[i].key, name, sizeof(name));
         fprintf(out, "%s%s", *separator, name);
         *separator = ", ";
     }
 }
 
-/* No layer has the metric: name those there are. */
+/* No layer has the metric as a number per head: name those there are. */
 static int refuse_metric(struct cli *cli, const msgpack_object *map)
 {
     const char *separator = "";

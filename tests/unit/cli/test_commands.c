@@ -52,7 +52,9 @@ static void put_summary(struct mpk_writer *reply, struct layer_id id, double bas
         .lost = 1,
         .heads = 12,
     };
+    struct result_stat singular_values[12 * SINGULAR_VALUES_MAX] = {{0}};
     summary.stat[METRIC_ENTROPY_NORMALIZED] = stat;
+    summary.singular_values = singular_values;
     summary_encode(&summary, reply);
 }
 
@@ -284,6 +286,14 @@ static void test_an_unknown_metric_names_those_there_are(void **state)
                 "attnctl: --metric: 'entropi': not in this summary (valid: entropy_normalized)\n");
 }
 
+/* Several numbers per head are no table. */
+static void test_singular_values_are_not_tabulated(void **state)
+{
+    assert_says(state, "summary gpt-small --metric singular_values", 2,
+                "attnctl: --metric: 'singular_values': not in this summary (valid: "
+                "entropy_normalized)\n");
+}
+
 static void test_an_unknown_job_is_a_finding(void **state)
 {
     assert_says(state, "summary nope", 1, "attnctl: no such job: 'nope' (see attnctl jobs)\n");
@@ -471,6 +481,7 @@ int main(void)
         WITH_FAKE(test_a_summary_has_a_row_per_layer_and_wraps_by_heads),
         WITH_FAKE(test_small_values_keep_their_digits),
         WITH_FAKE(test_an_unknown_metric_names_those_there_are),
+        WITH_FAKE(test_singular_values_are_not_tabulated),
         WITH_FAKE(test_an_unknown_job_is_a_finding),
         WITH_FAKE(test_stats_add_up),
         cmocka_unit_test_setup_teardown(test_stats_that_do_not_add_up_are_a_finding,
