@@ -28,7 +28,7 @@ static const struct command commands[] = {
     {"ping", cmd_ping, "whether attnd is there, its version and for how long", "",
      "attnctl ping --timeout 0.5", 0, 0, 0},
     {"config", cmd_config, "the settings in force", "", "attnctl config --json", 0, 0, 0},
-    {"flush", cmd_flush, "close open windows now and publish them as partial", " [JOB]",
+    {"flush", cmd_flush, "publish what open windows hold now, as partial", " [JOB]",
      "attnctl flush gpt-small", 0, 0, 1},
 };
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
