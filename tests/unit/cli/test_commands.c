@@ -460,7 +460,7 @@ static void test_version_and_help(void **state)
     assert_says(state, "--version", 0, "attnctl " ATTND_VERSION "\n");
     assert_says(state, "flush --help", 0,
                 "usage: attnctl flush [JOB] [OPTIONS]\n"
-                "close open windows now and publish them as partial\n"
+                "publish what open windows hold now, as partial\n"
                 "\n"
                 "  --json                 print the answer as JSON\n"
                 "  --endpoint ENDPOINT    where attnd answers\n"
