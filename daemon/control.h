@@ -20,7 +20,7 @@ struct pool;
 
 /* What the answers are made of; all outlive the control. */
 struct control_view {
-    const struct config *config;
+    struct config *config;
     struct stats *stats;
     struct registry *registry;
     struct publisher *publisher;
@@ -34,7 +34,8 @@ struct control_view {
 
 struct control;
 
-/* Binds control.endpoint. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). */
+/* Binds control.endpoint, and writes the address it got back to the config. Returns 0, or -1 with a
+ * sentence in reterr (CONFIG_ERROR_MAX bytes). */
 int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *view,
                 struct control **ret_control, char *reterr);
 /* Answers flushes that have been waiting, if none waits any more. */

@@ -83,6 +83,14 @@ static int set_limits(void *socket, const struct endpoint_options *options)
     return rc;
 }
 
+static void read_bound(void *socket, char *endpoint)
+{
+    char bound[ENDPOINT_MAX];
+    size_t size = sizeof bound;
+    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, bound, &size) == 0)
+        strcpy(endpoint, bound);
+}
+
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr)
 {
     if (ipc_answers(options->endpoint))
@@ -92,12 +100,6 @@ void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, c
         return fail(NULL, options, zmq_errno(), reterr);
     if (set_limits(socket, options) != 0 || zmq_bind(socket, options->endpoint) != 0)
         return fail(socket, options, zmq_errno(), reterr);
+    read_bound(socket, options->endpoint);
     return socket;
-}
-
-void endpoint_bound(void *socket, char *ret_text, unsigned size)
-{
-    size_t length = size;
-    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, ret_text, &length) != 0)
-        *ret_text = '\0';
 }

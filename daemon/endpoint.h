@@ -7,20 +7,18 @@
 #include <stdint.h>
 
 struct endpoint_options {
-    const char *key;      /* the config key, for the message */
-    const char *endpoint; /* tcp://host:port or ipc://path */
-    int type;             /* ZMQ_SUB, ... */
-    int receive_queue;    /* messages; 0 = ZeroMQ's default */
-    int send_queue;       /* messages; 0 = ZeroMQ's default */
-    int64_t max_message;  /* bytes of one frame */
-    int linger_ms;        /* how long closing may go on sending */
+    const char *key;     /* the config key, for the message */
+    char *endpoint;      /* tcp://host:port or ipc://path; ENDPOINT_MAX bytes */
+    int type;            /* ZMQ_SUB, ... */
+    int receive_queue;   /* messages; 0 = ZeroMQ's default */
+    int send_queue;      /* messages; 0 = ZeroMQ's default */
+    int64_t max_message; /* bytes of one frame */
+    int linger_ms;       /* how long closing may go on sending */
 };
 
-/* Returns the bound socket, or NULL with a sentence in reterr (CONFIG_ERROR_MAX bytes): the key,
- * the endpoint, the reason, and what to do. */
+/* Returns the bound socket and replaces options->endpoint by the address it has
+ * ("tcp://127.0.0.1:41234" for port *), or NULL with a sentence in reterr (CONFIG_ERROR_MAX bytes):
+ * the key, the endpoint, the reason, and what to do. */
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr);
-
-/* The address a socket is really bound to ("tcp://127.0.0.1:41234" for a `*` port). */
-void endpoint_bound(void *socket, char *ret_text, unsigned size);
 
 #endif

@@ -27,7 +27,7 @@
 
 struct ingest {
     void *socket; /* the thread's, once it runs */
-    const struct config *config;
+    struct config *config;
     struct inbox *inbox;
     struct stats *stats;
     pthread_t thread;
@@ -205,7 +205,7 @@ static int subscribe(void *socket)
 
 static int open_socket(struct ingest *ingest, void *zmq_context, char *reterr)
 {
-    const struct config *config = ingest->config;
+    struct config *config = ingest->config;
     struct endpoint_options options = {
         .key = "ingest.endpoint",
         .endpoint = config->ingest_endpoint.text,
@@ -240,8 +240,8 @@ static int start(struct ingest *ingest, void *zmq_context, char *reterr)
     return rc == 0 ? 0 : -1;
 }
 
-int ingest_new(void *zmq_context, const struct config *config, struct inbox *inbox,
-               struct stats *stats, struct ingest **ret_ingest, char *reterr)
+int ingest_new(void *zmq_context, struct config *config, struct inbox *inbox, struct stats *stats,
+               struct ingest **ret_ingest, char *reterr)
 {
     struct ingest *ingest = calloc(1, sizeof *ingest);
     if (!ingest) {

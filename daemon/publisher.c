@@ -122,7 +122,7 @@ static void on_subscription(struct zsock *zsock)
     send_snapshots(publisher, frame + 1, (size_t)length - 1);
 }
 
-static void *open_socket(void *zmq_context, const struct config *config, char *reterr)
+static void *open_socket(void *zmq_context, struct config *config, char *reterr)
 {
     struct endpoint_options options = {
         .key = "publish.endpoint",
@@ -139,8 +139,8 @@ static void *open_socket(void *zmq_context, const struct config *config, char *r
     return socket;
 }
 
-int publisher_new(uv_loop_t *loop, void *zmq_context, const struct config *config,
-                  struct stats *stats, struct publisher **ret_publisher, char *reterr)
+int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
+                  struct publisher **ret_publisher, char *reterr)
 {
     struct publisher *publisher = calloc(1, sizeof *publisher);
     void *socket = publisher ? open_socket(zmq_context, config, reterr) : NULL;

@@ -18,9 +18,10 @@
 
 struct publisher;
 
-/* Binds publish.endpoint. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). */
-int publisher_new(uv_loop_t *loop, void *zmq_context, const struct config *config,
-                  struct stats *stats, struct publisher **ret_publisher, char *reterr);
+/* Binds publish.endpoint, and writes the address it got back to *config. Returns 0, or -1 with a
+ * sentence in reterr (CONFIG_ERROR_MAX bytes). */
+int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
+                  struct publisher **ret_publisher, char *reterr);
 
 /* Sends an encoded result and keeps it as the topic's last value. Takes the writer's buffer: the
  * writer is empty afterwards. */

@@ -182,3 +182,13 @@ def test_an_idle_daemon_is_small_and_sleeps(attnd):
     before = switches()
     time.sleep(3)
     assert switches() - before <= 3 * len(os.listdir(f"/proc/{attnd.process.pid}/task"))
+
+
+def test_a_free_port_is_told_where_one_asks(tmp_path):
+    with subprocess.Popen([ATTND, "--set", "ingest.endpoint=tcp://127.0.0.1:*", "--set",
+                           "publish.endpoint=ipc://" + str(tmp_path / "publish"), "--set",
+                           "control.endpoint=ipc://" + str(tmp_path / "control")], stderr=subprocess.PIPE,
+                          text=True) as process:
+        started = process.stderr.readline()
+        process.terminate()
+    assert "event=started" in started and "ingest=tcp://127.0.0.1:" in started and "*" not in started
