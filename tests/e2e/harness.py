@@ -4,6 +4,7 @@
 Everything waits on a condition with a bound; nothing sleeps and hopes.
 """
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -46,12 +47,15 @@ DTYPE_NAME = {"float32": "f32", "float64": "f64", "float16": "f16", "uint8": "u8
 class Attnd:
     """One daemon on ipc endpoints in a directory of its own."""
 
+    all = []  # every one of this test, so that a failed test leaves nothing behind
+
     def __init__(self, *settings, directory=None):
         self.directory = directory or tempfile.mkdtemp(prefix="attnd-")
         self.settings = settings
         self.process = None
         self.context = zmq.Context()
         self.request_id = 0
+        Attnd.all.append(self)
         self.start()
 
     def endpoint(self, name):
@@ -112,6 +116,14 @@ class Attnd:
         if self.process.poll() is None:
             self.process.send_signal(sig)
         return self.process.wait(PATIENCE_S)
+
+    def discard(self):
+        """Whatever state it is in: no process and no files are left."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.context.destroy(linger=0)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self):
         code = self.stop()

@@ -115,8 +115,8 @@ def test_top_pairs_break_ties_by_query_then_key():
 
 def test_statistics_of_a_window():
     values = reference.describe(np.array([3.0, 1.0, 2.0, np.nan, 4.0]), last=7.0)
-    assert values == pytest.approx({"mean": 2.5, "std": math.sqrt(5 / 3), "min": 1, "max": 4, "p50": 2, "p90": 4, "p99": 4,
-                                    "last": 7, "count": 4})
+    assert values == pytest.approx({"mean": 2.5, "std": math.sqrt(5 / 3), "min": 1, "max": 4, "p50": 2, "p90": 4,
+                                    "p99": 4, "last": 7, "count": 4})
     assert reference.describe(np.arange(1.0, 101), 0)["p90"] == 90
     assert math.isnan(reference.describe(np.array([5.0]), 5.0)["std"])
     assert reference.describe(np.array([]), math.nan)["count"] == 0

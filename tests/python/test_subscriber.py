@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 import attnd
-from conftest import ROOT, free_endpoint, wait_until
+from conftest import ROOT, free_endpoint
 
 
 class FakePublisher:
