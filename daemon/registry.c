@@ -18,6 +18,7 @@ struct registry {
     void (*forget)(void *data, const char *job);
     void *data;
     struct job *jobs;
+    struct state_budget budget;
 };
 
 struct registry *registry_new(const struct config *config, const struct result_sink *sink,
@@ -30,6 +31,7 @@ struct registry *registry_new(const struct config *config, const struct result_s
     registry->sink = sink;
     registry->forget = forget;
     registry->data = data;
+    registry->budget.limit = config->limits_states;
     return registry;
 }
 
@@ -162,7 +164,7 @@ static int add_run(struct registry *registry, struct job *job, const struct head
     int code = make_room_for_run(registry, job);
     if (code)
         return code;
-    struct run *run = run_new(header, registry->config, registry->sink, now_ns);
+    struct run *run = run_new(header, registry->config, registry->sink, &registry->budget, now_ns);
     if (!run)
         return ERR_MEMORY;
     run->next = job->runs;

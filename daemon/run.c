@@ -11,13 +11,12 @@
 
 #include "live.h"
 #include "log.h"
-#include "state_table.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 struct run *run_new(const struct header *header, const struct config *config,
-                    const struct result_sink *sink, uint64_t now_ns)
+                    const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns)
 {
     struct window_rule rule = {
         .unit = (enum window_unit)config->window_unit,
@@ -33,6 +32,7 @@ struct run *run_new(const struct header *header, const struct config *config,
     strcpy(run->job, header->job);
     run->config = config;
     run->sink = sink;
+    run->budget = budget;
     run->last_ns = now_ns;
     window_init(&run->window, &rule, now_ns);
     return run;
@@ -113,12 +113,15 @@ static int find_stream(struct run *run, struct layer_id id, uint32_t heads,
     return 0;
 }
 
-/* The state of a layer in a part, made on first use; NULL when out of memory. */
-static struct layer_state *state_of(struct window_part *part, const struct stream *stream)
+/* The state of a layer in a part, made on first use. Returns 0, ERR_STATE_LIMIT or ERR_MEMORY. */
+static int get_state(struct run *run, struct window_part *part, const struct stream *stream,
+                     struct layer_state **ret_state)
 {
     if (!part->data)
-        part->data = state_table_new();
-    return part->data ? state_table_get(part->data, stream->index, stream->heads) : NULL;
+        part->data = state_table_new(run->budget);
+    if (!part->data)
+        return ERR_MEMORY;
+    return state_table_get(part->data, stream->index, stream->heads, ret_state);
 }
 
 /* Arrivals */
@@ -133,10 +136,14 @@ static void note_losses(struct run *run, const struct losses *losses, struct lay
     }
 }
 
+/* The layer's state in the oldest open part, or NULL. */
 static struct layer_state *oldest_state(struct run *run, const struct stream *stream)
 {
     struct window_part *oldest = window_oldest(&run->window);
-    return oldest ? state_of(oldest, stream) : NULL;
+    struct layer_state *state = NULL;
+    if (oldest && get_state(run, oldest, stream, &state) != 0)
+        return NULL;
+    return state;
 }
 
 static void refused_in_stream(struct run *run, const struct stream *stream, int code)
@@ -156,13 +163,12 @@ static int place(struct run *run, struct message *message, uint64_t now_ns)
         note_losses(run, &message->losses, oldest_state(run, message->stream));
         return code;
     }
-    struct layer_state *state = state_of(message->part, message->stream);
+    struct layer_state *state = NULL;
+    code = get_state(run, message->part, message->stream, &state);
     note_losses(run, &message->losses, state);
-    if (!state) {
+    if (code)
         window_done(message->part);
-        return ERR_MEMORY;
-    }
-    return 0;
+    return code;
 }
 
 static int arrive_tensors(struct run *run, struct message *message, uint64_t now_ns)
@@ -263,8 +269,10 @@ static void account(struct run *run, struct message *message)
 
 int run_complete(struct run *run, struct message *message, const struct measured *measured)
 {
-    struct layer_state *state = state_of(message->part, message->stream);
-    int code = state ? layer_state_add(state, message, measured) : ERR_MEMORY;
+    struct layer_state *state;
+    int code = get_state(run, message->part, message->stream, &state);
+    if (!code)
+        code = layer_state_add(state, message, measured);
     if (code) {
         run_abandon(run, message, code);
         return code;
@@ -277,8 +285,8 @@ int run_complete(struct run *run, struct message *message, const struct measured
 
 void run_abandon(struct run *run, struct message *message, int code)
 {
-    struct layer_state *state = state_of(message->part, message->stream);
-    if (state)
+    struct layer_state *state;
+    if (get_state(run, message->part, message->stream, &state) == 0)
         state->dropped[err_index(code)]++;
     run_refused(run, code);
     account(run, message);

@@ -13,6 +13,7 @@
 #include "message.h"
 #include "result.h"
 #include "sequence.h"
+#include "state_table.h"
 #include "window.h"
 #include "work.h"
 
@@ -40,6 +41,7 @@ struct run {
     char job[JOB_NAME_MAX + 1];
     const struct config *config;
     const struct result_sink *sink;
+    struct state_budget *budget;
     enum job_state state;
     bool dirty; /* the job map should be published again */
     struct window window;
@@ -60,9 +62,9 @@ struct run {
  * done. */
 enum { RUN_COMPUTE = 0, RUN_HANDLED = 1 };
 
-/* Returns NULL when out of memory. */
+/* `config`, `sink` and `budget` outlive the run. Returns NULL when out of memory. */
 struct run *run_new(const struct header *header, const struct config *config,
-                    const struct result_sink *sink, uint64_t now_ns);
+                    const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns);
 /* Frees the state of windows; the run itself stays known. Nothing may be in flight. */
 void run_free_windows(struct run *run);
 void run_free(struct run **run);

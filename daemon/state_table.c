@@ -5,13 +5,17 @@
 #include <string.h>
 
 struct state_table {
+    struct state_budget *budget;
     struct layer_state **states;
     uint32_t capacity;
 };
 
-struct state_table *state_table_new(void)
+struct state_table *state_table_new(struct state_budget *budget)
 {
-    return calloc(1, sizeof(struct state_table));
+    struct state_table *table = calloc(1, sizeof *table);
+    if (table)
+        table->budget = budget;
+    return table;
 }
 
 static int reserve(struct state_table *table, uint32_t index)
@@ -30,13 +34,27 @@ static int reserve(struct state_table *table, uint32_t index)
     return 0;
 }
 
-struct layer_state *state_table_get(struct state_table *table, uint32_t index, uint32_t heads)
+static int add(struct state_table *table, uint32_t index, uint32_t heads)
 {
-    if (reserve(table, index) != 0)
-        return NULL;
+    struct state_budget *budget = table->budget;
+    if (heads > budget->limit - budget->used)
+        return ERR_STATE_LIMIT;
+    table->states[index] = layer_state_new(heads);
     if (!table->states[index])
-        table->states[index] = layer_state_new(heads);
-    return table->states[index];
+        return ERR_MEMORY;
+    budget->used += heads;
+    return 0;
+}
+
+int state_table_get(struct state_table *table, uint32_t index, uint32_t heads,
+                    struct layer_state **ret_state)
+{
+    int code = reserve(table, index);
+    if (!code && !table->states[index])
+        code = add(table, index, heads);
+    if (!code)
+        *ret_state = table->states[index];
+    return code;
 }
 
 const struct layer_state *state_table_find(const struct state_table *table, uint32_t index)
@@ -49,8 +67,11 @@ void state_table_free(struct state_table **table_p)
     struct state_table *table = *table_p;
     if (!table)
         return;
-    for (uint32_t i = 0; i < table->capacity; i++)
+    for (uint32_t i = 0; i < table->capacity; i++) {
+        if (table->states[i])
+            table->budget->used -= table->states[i]->heads;
         layer_state_free(&table->states[i]);
+    }
     free(table->states);
     free(table);
     *table_p = NULL;
