@@ -5,10 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* Parts of one window that the daemon keeps: the ring of partial results is this long. */
-#define WINDOW_PARTS_MAX 64
-
-static int check_window(const struct config *config, char *reterr)
+uint64_t config_window_part(const struct config *config)
 {
     uint64_t a = config->window_length, b = config->window_every;
     while (b != 0) {
@@ -16,14 +13,20 @@ static int check_window(const struct config *config, char *reterr)
         a = b;
         b = rest;
     }
-    uint64_t parts = config->window_length / a;
-    if (parts <= WINDOW_PARTS_MAX)
+    return a;
+}
+
+static int check_window(const struct config *config, char *reterr)
+{
+    uint64_t part = config_window_part(config);
+    uint64_t parts = config->window_length / part;
+    if (parts <= CONFIG_WINDOW_PARTS_MAX)
         return 0;
     snprintf(reterr, CONFIG_ERROR_MAX,
              "window.every: '%" PRIu64 "': a window.length of %" PRIu64 " would be kept in %" PRIu64
              " parts of %" PRIu64 " (valid: at most %d parts; for instance window.every=%" PRIu64
              ")",
-             config->window_every, config->window_length, parts, a, WINDOW_PARTS_MAX,
+             config->window_every, config->window_length, parts, part, CONFIG_WINDOW_PARTS_MAX,
              config->window_length);
     return -1;
 }

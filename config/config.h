@@ -44,6 +44,12 @@ struct config {
 #undef KEY
 };
 
+/* A window is kept in parts of gcd(length, every) units; at most this many make one window, which
+ * bounds what is kept and merged per summary. */
+#define CONFIG_WINDOW_PARTS_MAX 64
+/* Units per part. */
+uint64_t config_window_part(const struct config *config);
+
 /* Room for any message below. */
 #define CONFIG_ERROR_MAX 1024
 

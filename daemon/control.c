@@ -50,14 +50,20 @@ static void envelope_clear(struct envelope *envelope)
 }
 
 /* Sends envelope and body and empties the envelope. A peer that has gone or is full loses its
- * answer. */
-static void send_reply(void *socket, struct envelope *envelope, const struct mpk_writer *body)
+ * answer. The body is made first: once a frame has been sent the others must follow. */
+static void send_reply(void *socket, struct envelope *envelope, const struct mpk_writer *writer)
 {
-    bool sent = true;
+    zmq_msg_t body;
+    bool sent = zmq_msg_init_size(&body, writer->buffer.size) == 0;
+    if (sent)
+        memcpy(zmq_msg_data(&body), writer->buffer.data, writer->buffer.size);
+    else
+        zmq_msg_init(&body);
     for (int i = 0; i < envelope->count && sent; i++)
         sent = zmq_msg_send(&envelope->frames[i], socket, ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0;
     if (sent)
-        zmq_send(socket, body->buffer.data, body->buffer.size, ZMQ_DONTWAIT);
+        zmq_msg_send(&body, socket, ZMQ_DONTWAIT);
+    zmq_msg_close(&body);
     envelope_clear(envelope);
 }
 
@@ -139,7 +145,8 @@ static const char *string_param(const struct request *request, const char *key,
     const msgpack_object *value = mpk_find(request->params, key);
     if (!value || value->type == MSGPACK_OBJECT_NIL)
         return fallback;
-    if (value->type != MSGPACK_OBJECT_STR || value->via.str.size >= size)
+    if (value->type != MSGPACK_OBJECT_STR || value->via.str.size >= size ||
+        memchr(value->via.str.ptr, '\0', value->via.str.size))
         return NULL;
     memcpy(buffer, value->via.str.ptr, value->via.str.size);
     buffer[value->via.str.size] = '\0';
@@ -202,7 +209,8 @@ static int method_summary(struct request *request)
         return ERR_ARGUMENT;
     publisher_each(publisher, "summary/", visit_summary, &filter);
     if (filter.count == 0)
-        return ERR_JOB_UNKNOWN;
+        return registry_knows(request->control->view.registry, filter.job) ? ERR_NO_SUMMARY
+                                                                           : ERR_JOB_UNKNOWN;
     mpk_put_array(request->result, filter.count);
     filter.result = request->result;
     publisher_each(publisher, "summary/", visit_summary, &filter);
@@ -347,8 +355,15 @@ static int read_request(const msgpack_object *root, struct envelope *envelope,
 
 static void keep_waiting(struct control *control, struct envelope *envelope)
 {
-    envelope->summaries_before = stats_get(control->view.stats, COUNT_SUMMARIES);
-    control->waiting[control->waiting_count++] = *envelope;
+    struct envelope *kept = &control->waiting[control->waiting_count++];
+    kept->id = envelope->id;
+    kept->count = envelope->count;
+    kept->summaries_before = stats_get(control->view.stats, COUNT_SUMMARIES);
+    for (int i = 0; i < envelope->count; i++) {
+        zmq_msg_init(&kept->frames[i]);
+        zmq_msg_move(&kept->frames[i], &envelope->frames[i]);
+    }
+    envelope_clear(envelope);
 }
 
 static void serve(struct control *control, struct envelope *envelope, zmq_msg_t *body)
@@ -430,6 +445,8 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
         .key = "control.endpoint",
         .endpoint = view->config->control_endpoint.text,
         .type = ZMQ_ROUTER,
+        .receive_queue = 16,
+        .send_queue = 4, /* answers can be large; who does not read them loses them */
         .max_message = REQUEST_BYTES_MAX,
         .linger_ms = 200,
     };

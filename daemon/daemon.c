@@ -55,7 +55,7 @@ static void put_result(void *data, const char *topic, struct mpk_writer *writer,
 {
     struct daemon *daemon = data;
     stats_add(&daemon->stats, COUNT_SUMMARIES, is_summary);
-    publisher_put(daemon->publisher, topic, writer);
+    publisher_put(daemon->publisher, topic, writer, is_summary);
 }
 
 static void forget_job(void *data, const char *job)
@@ -101,8 +101,10 @@ static void compute(struct daemon *daemon, struct message *message)
 {
     int code = work_new(message, &daemon->config, &daemon->inbox);
     if (code) {
-        run_abandon(message->run, message, code);
+        struct run *run = message->run;
+        run_abandon(run, message, code);
         drop(daemon, message, code);
+        run_settle(run, clock_monotonic_ns());
         return;
     }
     daemon->in_flight++;
@@ -153,6 +155,19 @@ static void on_refused(struct daemon *daemon, struct refusal *refusal)
 {
     registry_refused(daemon->registry, refusal->job, refusal->code);
     free(refusal);
+    ingest_release(daemon->ingest, 0); /* it may be waiting for room in the inbox */
+}
+
+/* After the end: nobody is there to publish for. */
+static void discard(struct note *note)
+{
+    struct message *message = (struct message *)note;
+    if (note->kind == NOTE_REFUSED) {
+        free(note);
+    } else if (note->kind != NOTE_STOPPED) {
+        work_free(&message->work);
+        message_free(&message);
+    }
 }
 
 static void finish_if_drained(struct daemon *daemon);
@@ -160,6 +175,10 @@ static void finish_if_drained(struct daemon *daemon);
 static void on_note(void *data, struct note *note)
 {
     struct daemon *daemon = data;
+    if (daemon->finished) {
+        discard(note);
+        return;
+    }
     switch (note->kind) {
     case NOTE_ARRIVED:
         on_arrived(daemon, (struct message *)note);
@@ -211,10 +230,8 @@ static void finish(struct daemon *daemon)
     close_handle(&daemon->sigint);
     close_handle(&daemon->tick);
     close_handle(&daemon->deadline);
-    if (daemon->drained)
-        inbox_close(&daemon->inbox);
-    else
-        uv_unref((uv_handle_t *)&daemon->inbox.wake); /* workers still post to it */
+    uv_unref(
+        (uv_handle_t *)&daemon->inbox.wake); /* closed when the last thread that posts is joined */
 }
 
 static void finish_if_drained(struct daemon *daemon)
@@ -353,8 +370,9 @@ static int start_signals(struct daemon *daemon, char *reterr)
 int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr)
 {
     struct daemon *daemon = calloc(1, sizeof *daemon);
+    fail(reterr, "start", err_text(ERR_MEMORY)); /* unless somebody knows better */
     if (!daemon)
-        return fail(reterr, "start", err_text(ERR_MEMORY));
+        return -1;
     daemon->config = *config;
     daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = clock_monotonic_ns();
@@ -398,7 +416,7 @@ void daemon_run(struct daemon *daemon)
     if (daemon->drained)
         return;
     /* Workers are still busy with what nobody waits for any more: leave without them. */
-    ingest_free(&daemon->ingest);
+    ingest_join(daemon->ingest);
     zmq_ctx_term(daemon->zmq);
     _exit(EXIT_SUCCESS);
 }
@@ -407,7 +425,7 @@ static void close_loop(struct daemon *daemon)
 {
     publisher_close(&daemon->publisher);
     control_close(&daemon->control);
-    if (daemon->handles_ready && !daemon->finished) {
+    if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
         close_handle(&daemon->tick);
@@ -418,15 +436,25 @@ static void close_loop(struct daemon *daemon)
     uv_loop_close(&daemon->loop);
 }
 
+static void stop_threads(struct daemon *daemon)
+{
+    if (daemon->ingest) {
+        ingest_stop(daemon->ingest);
+        ingest_join(daemon->ingest);
+    }
+    pool_free(&daemon->pool);
+}
+
 void daemon_free(struct daemon **daemon_p)
 {
     struct daemon *daemon = *daemon_p;
     if (!daemon)
         return;
-    ingest_free(&daemon->ingest);
-    pool_free(&daemon->pool);
+    daemon->finished = true;
+    stop_threads(daemon);
     if (daemon->loop_ready)
         close_loop(daemon);
+    ingest_free(&daemon->ingest);
     registry_free(&daemon->registry);
     if (daemon->zmq)
         zmq_ctx_term(daemon->zmq);

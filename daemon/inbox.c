@@ -3,32 +3,42 @@
  * for a pointer swap at most. uv_async_send coalesces: one wake-up may stand for many notes. */
 #include "inbox.h"
 
-#include <assert.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 
-static struct note *take_all(struct inbox *inbox)
+/* Notes read per turn of the loop: enough to keep up, few enough that control, timers and signals
+ * get theirs. */
+#define NOTES_PER_TURN 256
+
+static void take_all(struct inbox *inbox)
 {
     pthread_mutex_lock(&inbox->lock);
-    struct note *first = inbox->first;
+    inbox->reading = inbox->first;
     inbox->first = NULL;
     inbox->last = &inbox->first;
     pthread_mutex_unlock(&inbox->lock);
-    return first;
 }
 
-static void read_all(struct inbox *inbox)
+/* Reads up to `count` notes. Returns whether there may be more. */
+static bool read_some(struct inbox *inbox, int count)
 {
-    struct note *next;
-    for (struct note *note = take_all(inbox); note; note = next) {
-        next = note->next;
+    for (; count > 0; count--) {
+        if (!inbox->reading)
+            take_all(inbox);
+        struct note *note = inbox->reading;
+        if (!note)
+            return false;
+        inbox->reading = note->next;
         atomic_fetch_sub_explicit(&inbox->depth, 1, memory_order_relaxed);
         inbox->read(inbox->data, note);
     }
+    return true;
 }
 
 static void on_wake(uv_async_t *wake)
 {
-    read_all(wake->data);
+    if (read_some(wake->data, NOTES_PER_TURN))
+        uv_async_send(wake);
 }
 
 int inbox_init(struct inbox *inbox, uv_loop_t *loop, inbox_reader read, void *data)
@@ -61,8 +71,8 @@ uint32_t inbox_depth(struct inbox *inbox)
 
 void inbox_close(struct inbox *inbox)
 {
-    while (inbox->first)
-        read_all(inbox);
+    while (read_some(inbox, NOTES_PER_TURN))
+        ;
     uv_close((uv_handle_t *)&inbox->wake, NULL);
     pthread_mutex_destroy(&inbox->lock);
 }

@@ -30,6 +30,7 @@ typedef void (*inbox_reader)(void *data, struct note *note);
 struct inbox {
     pthread_mutex_t lock;
     struct note *first, **last; /* guarded by lock */
+    struct note *reading;       /* the loop's: taken, and not read yet */
     _Atomic uint32_t depth;
     uv_async_t wake;
     inbox_reader read;
@@ -42,8 +43,8 @@ int inbox_init(struct inbox *inbox, uv_loop_t *loop, inbox_reader read, void *da
 /* Any thread. */
 void inbox_post(struct inbox *inbox, struct note *note);
 uint32_t inbox_depth(struct inbox *inbox);
-/* Loop thread, after the last poster has gone; unread notes are read first. The memory is free once
- * the loop has run the close callbacks. */
+/* Loop thread, once every posting thread has been joined; unread notes are read first. The memory
+ * is free once the loop has run the close callbacks. */
 void inbox_close(struct inbox *inbox);
 
 #endif

@@ -5,9 +5,11 @@
 #include "endpoint.h"
 #include "err.h"
 #include "log.h"
+#include "work.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,6 +90,15 @@ static void refuse(struct ingest *ingest, struct message *message, int code, con
     message_free(&message);
 }
 
+/* What a message and its computation take is admitted together; a message that never fits is
+ * refused. */
+static int price(const struct ingest *ingest, struct message *message)
+{
+    if (message->header.type != MESSAGE_EVENT)
+        message->cost += work_cost(&message->header, ingest->config);
+    return message->cost <= ingest->config->ingest_budget ? 0 : ERR_TOO_LARGE;
+}
+
 static void admit(struct ingest *ingest, struct message *message)
 {
     message->note.kind = NOTE_ARRIVED;
@@ -113,6 +124,8 @@ static int receive_one(struct ingest *ingest)
     stats_add(ingest->stats, COUNT_BYTES, message->bytes);
     code = message_check(message, ingest->config->ingest_max_message, ingest->config->limits_heads,
                          &key);
+    if (!code)
+        code = price(ingest, message);
     if (code)
         refuse(ingest, message, code, key);
     else
@@ -223,6 +236,17 @@ static int open_socket(struct ingest *ingest, void *zmq_context, char *reterr)
     return -1;
 }
 
+/* Signals are the loop's business: the thread starts with all of them blocked. */
+static int create_thread(struct ingest *ingest)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&ingest->thread, NULL, ingest_main, ingest);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
 static int start(struct ingest *ingest, void *zmq_context, char *reterr)
 {
     ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -233,7 +257,7 @@ static int start(struct ingest *ingest, void *zmq_context, char *reterr)
     }
     if (open_socket(ingest, zmq_context, reterr) != 0)
         return -1;
-    int rc = pthread_create(&ingest->thread, NULL, ingest_main, ingest);
+    int rc = create_thread(ingest);
     if (rc != 0)
         snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the ingest thread: %s", strerror(rc));
     ingest->thread_started = rc == 0;
@@ -278,15 +302,22 @@ void ingest_stop(struct ingest *ingest)
         wake(ingest);
 }
 
+void ingest_join(struct ingest *ingest)
+{
+    if (ingest->thread_started)
+        pthread_join(ingest->thread, NULL);
+    ingest->thread_started = false;
+    if (ingest->socket)
+        zmq_close(ingest->socket);
+    ingest->socket = NULL;
+}
+
 void ingest_free(struct ingest **ingest_p)
 {
     struct ingest *ingest = *ingest_p;
     if (!ingest)
         return;
-    if (ingest->thread_started)
-        pthread_join(ingest->thread, NULL);
-    if (ingest->socket)
-        zmq_close(ingest->socket);
+    ingest_join(ingest);
     if (ingest->wake_fd >= 0)
         close(ingest->wake_fd);
     free(ingest);

@@ -4,8 +4,9 @@
  * It blocks in zmq_poll; an idle daemon has no wake-ups here. While the bytes in flight exceed the
  * budget it stops reading, so that losses move to the publishers, where they are cheap and counted;
  * it goes on servicing the socket meanwhile, because a SUB passes its subscriptions on only while
- * somebody looks. What can be in memory: the budget, plus one message, plus per connection
- * ingest.receive_queue messages that ZeroMQ holds (its high-water mark counts messages, not bytes).
+ * somebody looks. What can be in memory: the budget (messages and what computing them takes), plus
+ * one message, plus per connection ingest.receive_queue messages that ZeroMQ holds (its high-water
+ * mark counts messages, not bytes).
  */
 #ifndef DAEMON_INGEST_H
 #define DAEMON_INGEST_H
@@ -32,7 +33,9 @@ uint64_t ingest_in_flight(struct ingest *ingest);
 /* Asks the thread to read what is already here, post NOTE_STOPPED and end. */
 void ingest_stop(struct ingest *ingest);
 
-/* Joins the thread (ingest_stop first) and closes the socket. Accepts NULL. */
+/* Joins the thread (ingest_stop first) and closes the socket. Idempotent. */
+void ingest_join(struct ingest *ingest);
+/* Joins, and frees; its NOTE_STOPPED must have been read, or never will be. Accepts NULL. */
 void ingest_free(struct ingest **ingest);
 
 #endif

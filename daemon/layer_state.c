@@ -64,6 +64,34 @@ void layer_state_free(struct layer_state **state_p)
     *state_p = NULL;
 }
 
+/* Memory */
+
+uint64_t layer_state_new_bytes(uint32_t heads)
+{
+    const struct layer_state *state = NULL;
+    uint64_t per_metric = sizeof *state->stat + sizeof *state->last;
+    uint64_t per_value = sizeof *state->singular_values + sizeof *state->singular_last;
+    uint64_t per_head =
+        METRIC_COUNT * per_metric + SINGULAR_VALUES_MAX * per_value + sizeof *state->last_arrival;
+    return sizeof *state + heads * per_head;
+}
+
+static uint64_t hist_bytes(const struct dist *dist)
+{
+    return dist->hist.capacity * sizeof *dist->hist.buckets;
+}
+
+uint64_t layer_state_bytes(const struct layer_state *state)
+{
+    uint64_t bytes = layer_state_new_bytes(state->heads) + state->rank_bytes;
+    for (size_t i = 0; i < stats_count(state); i++)
+        bytes += hist_bytes(&state->stat[i]);
+    for (int a = 0; a < AGGREGATE_COUNT; a++)
+        for (int s = 0; s < MAP_STAT_COUNT; s++)
+            bytes += hist_bytes(&state->aggregate[a][s]);
+    return bytes;
+}
+
 /* Ranks */
 
 static int reserve_ranks(struct layer_state *state, uint32_t bytes)
@@ -156,10 +184,12 @@ static void add_last(struct layer_state *state, const struct measured *measured,
     for (int m = 0; m < METRIC_COUNT; m++)
         state->last[(size_t)m * state->heads + to] =
             measured->value[m] ? measured->value[m][h] : NAN;
+    double *singular_last = &state->singular_last[(size_t)to * SINGULAR_VALUES_MAX];
     if (measured->singular_values)
-        memcpy(&state->singular_last[(size_t)to * SINGULAR_VALUES_MAX],
-               &measured->singular_values[(size_t)h * SINGULAR_VALUES_MAX],
-               SINGULAR_VALUES_MAX * sizeof(double));
+        memcpy(singular_last, &measured->singular_values[(size_t)h * SINGULAR_VALUES_MAX],
+               SINGULAR_VALUES_MAX * sizeof *singular_last);
+    else
+        fill_nan(singular_last, SINGULAR_VALUES_MAX);
 }
 
 static int add_heads(struct layer_state *state, const struct message *message,
@@ -191,17 +221,19 @@ int layer_state_add(struct layer_state *state, const struct message *message,
 {
     for (int m = 0; m < METRIC_COUNT; m++)
         state->on[m] = state->on[m] || measured->value[m];
-    state->has_aggregate = state->has_aggregate || measured->rows->plan.group[METRIC_GROUP_CORE];
+    state->has_aggregate = state->has_aggregate || measured->has_aggregate;
     state->has_singular_values = state->has_singular_values || measured->singular_values;
     int code = mark_rank(state, message->rank_index);
     if (!code)
         code = add_heads(state, message, measured);
-    if (!code && measured->rows->plan.group[METRIC_GROUP_CORE])
+    if (!code && measured->has_aggregate)
         code = add_aggregate(state, measured);
+    if (code)
+        return code;
     add_counts(state, measured);
     if (message->arrival > state->newest)
         add_newest(state, message, measured);
-    return code;
+    return 0;
 }
 
 /* Merging parts */

@@ -2,8 +2,7 @@
 /* layer_state: what one attention layer has shown during one part of a window: a distribution per
  * head and metric, mergeable with the states of other parts. Loop thread only.
  *
- * Memory: about 250 bytes plus 8 per used histogram bucket, for each of METRIC_COUNT metrics and
- * head. */
+ * Memory: about 2 KiB per head, plus 8 bytes per used histogram bucket (layer_state_bytes). */
 #ifndef DAEMON_LAYER_STATE_H
 #define DAEMON_LAYER_STATE_H
 
@@ -53,6 +52,11 @@ int layer_state_add(struct layer_state *state, const struct message *message,
 int layer_state_merge(struct layer_state *into, const struct layer_state *from);
 
 uint32_t layer_state_ranks(const struct layer_state *state);
+
+/* Memory in use, histograms included; walks all of them. */
+uint64_t layer_state_bytes(const struct layer_state *state);
+/* What a new state of so many heads takes. */
+uint64_t layer_state_new_bytes(uint32_t heads);
 
 /* Writes the state as a summary map. Returns 0 or ERR_MEMORY. */
 int layer_state_encode(const struct layer_state *state, struct layer_id id, const char *job,

@@ -22,7 +22,7 @@ static void describe(const struct message *message, const struct measured *measu
                   .row_sum_error = measured->rows->row_sum_error},
         .rank = header->rank,
         .heads = header->heads,
-        .has_aggregate = measured->rows->plan.group[METRIC_GROUP_CORE],
+        .has_aggregate = measured->has_aggregate,
         .singular_values = measured->singular_values,
         .pairs = measured->rows->pairs,
         .pair_count = measured->rows->pair_count,

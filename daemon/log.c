@@ -19,9 +19,13 @@ static struct {
 
 static const char *const level_name[] = {"error", "warning", "info", "debug"};
 
+/* Room for what ends a line after a field that did not fit. */
+#define LINE_END_BYTES 32
+
 struct line {
     char text[LINE_MAX_BYTES];
     size_t used;
+    bool full; /* something did not fit */
 };
 
 void log_setup(enum log_level level, bool json)
@@ -32,8 +36,10 @@ void log_setup(enum log_level level, bool json)
 
 static void put_char(struct line *line, char c)
 {
-    if (line->used < sizeof line->text - 1)
+    if (line->used < sizeof line->text - LINE_END_BYTES)
         line->text[line->used++] = c;
+    else
+        line->full = true;
 }
 
 static void put_text(struct line *line, const char *text)
@@ -54,7 +60,7 @@ static void put_escaped(struct line *line, const char *text)
         char escape[8];
         if (c == '"' || c == '\\')
             put_char(line, '\\');
-        if (c >= 0x20 && c != 0x7f) {
+        if (c >= 0x20 && c < 0x7f) {
             put_char(line, (char)c);
         } else {
             snprintf(escape, sizeof escape, "\\u%04x", c);
@@ -97,7 +103,7 @@ static void put_key(struct line *line, const char *key)
     put_text(line, log_sink.json ? ": " : "=");
 }
 
-static void put_field(struct line *line, const struct log_field *field)
+static void append_field(struct line *line, const struct log_field *field)
 {
     char number[32];
     put_key(line, field->key);
@@ -109,6 +115,17 @@ static void put_field(struct line *line, const struct log_field *field)
     }
 }
 
+/* A field that does not fit is left out whole, and those after it too, so that the line stays
+ * well-formed. */
+static void put_field(struct line *line, const struct log_field *field)
+{
+    size_t before = line->used;
+    if (!line->full)
+        append_field(line, field);
+    if (line->full)
+        line->used = before;
+}
+
 static void format_time(char *text, size_t size)
 {
     struct timespec now;
@@ -117,6 +134,15 @@ static void format_time(char *text, size_t size)
     gmtime_r(&now.tv_sec, &utc);
     size_t used = strftime(text, size, "%Y-%m-%dT%H:%M:%S", &utc);
     snprintf(text + used, size - used, ".%03ldZ", now.tv_nsec / 1000000);
+}
+
+/* In the room that put_char leaves. */
+static void finish(struct line *line)
+{
+    const char *end = log_sink.json ? (line->full ? ", \"cut\": true}\n" : "}\n")
+                                    : (line->full ? " cut=true\n" : "\n");
+    memcpy(line->text + line->used, end, strlen(end));
+    line->used += strlen(end);
 }
 
 void log_write(enum log_level level, const char *event, const struct log_field *fields)
@@ -133,9 +159,7 @@ void log_write(enum log_level level, const char *event, const struct log_field *
     put_field(&line, &LOG_STR("event", event));
     for (; fields->key; fields++)
         put_field(&line, fields);
-    if (log_sink.json)
-        put_char(&line, '}');
-    line.text[line.used++] = '\n';
+    finish(&line);
     /* Nothing sensible can be done about a stderr that does not take the line. */
     (void)!write(STDERR_FILENO, line.text, line.used);
 }

@@ -24,7 +24,8 @@ struct log_field {
 
 void log_setup(enum log_level level, bool json);
 
-/* `fields` ends with a NULL key. Lines longer than 1 KiB are cut. */
+/* `fields` ends with a NULL key. Fields that would make a line longer than 1 KiB are left out,
+ * which the line says. */
 void log_write(enum log_level level, const char *event, const struct log_field *fields);
 
 #define log_event(level, event, ...)                                                               \

@@ -32,13 +32,22 @@ static int receive_error(void)
     return errno == EAGAIN || errno == EINTR ? ERR_AGAIN : ERR_CLOSED;
 }
 
+static int receive_frame(zmq_msg_t *frame, void *socket)
+{
+    int rc;
+    do
+        rc = zmq_msg_recv(frame, socket, 0);
+    while (rc < 0 && errno == EINTR);
+    return rc;
+}
+
 /* Once the first frame is here the others are too: ZeroMQ delivers whole messages. */
 static int receive_rest(void *socket, struct message *message, bool more)
 {
     while (more) {
         zmq_msg_t frame;
         zmq_msg_init(&frame);
-        if (zmq_msg_recv(&frame, socket, 0) < 0) {
+        if (receive_frame(&frame, socket) < 0) {
             zmq_msg_close(&frame);
             return ERR_CLOSED;
         }

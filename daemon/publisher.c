@@ -16,6 +16,10 @@
 #define SUBSCRIPTION_BYTES_MAX (TOPIC_MAX + 1)
 /* How long a stop may go on sending to slow subscribers. */
 #define LINGER_MS 1000
+/* Last values are sent again at most this often, whatever number of subscriptions came. */
+#define SNAPSHOT_MS 200
+/* Prefixes waiting for their last values; with more, everything is sent. */
+#define PREFIXES_MAX 64
 
 struct last_value {
     char topic[TOPIC_MAX];
@@ -24,30 +28,48 @@ struct last_value {
     UT_hash_handle hh; /* iteration order is the order of the last put: the head is the stalest */
 };
 
+/* What is forgotten first when there is no room. */
+enum worth { WORTH_LITTLE, WORTH_SUMMARY, WORTH_COUNT };
+
 struct publisher {
-    struct zsock zsock; /* first: freed with it */
+    struct zsock zsock;
+    uv_timer_t snapshot_timer;
+    int open; /* zsock and timer not closed yet */
     const struct config *config;
     struct stats *stats;
-    struct last_value *values;
+    struct last_value *values[WORTH_COUNT];
     uint64_t value_bytes;
+    char prefixes[PREFIXES_MAX][TOPIC_MAX]; /* subscribed to, last values not sent yet */
+    int prefix_count;
 };
 
+/* The body is made before anything is sent: once the topic is out, the body must follow. */
 static int send_result(struct publisher *publisher, const char *topic, const void *value,
                        size_t size)
 {
     void *socket = publisher->zsock.socket;
-    if (zmq_send(socket, topic, strlen(topic), ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0 ||
-        zmq_send(socket, value, size, ZMQ_DONTWAIT) < 0) {
-        stats_add(publisher->stats, COUNT_PUBLISH_FAILED, 1);
-        return -1;
+    zmq_msg_t body;
+    bool sent = zmq_msg_init_size(&body, size) == 0;
+    if (sent) {
+        memcpy(zmq_msg_data(&body), value, size);
+        sent = zmq_send(socket, topic, strlen(topic), ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0 &&
+               zmq_msg_send(&body, socket, ZMQ_DONTWAIT) >= 0;
+        zmq_msg_close(&body);
     }
-    return 0;
+    if (!sent)
+        stats_add(publisher->stats, COUNT_PUBLISH_FAILED, 1);
+    return sent ? 0 : -1;
 }
 
-static void remove_value(struct publisher *publisher, struct last_value *value)
+static uint64_t cost(const struct last_value *value)
 {
-    HASH_DEL(publisher->values, value);
-    publisher->value_bytes -= value->size + sizeof *value;
+    return value->size + sizeof *value;
+}
+
+static void remove_value(struct publisher *publisher, enum worth worth, struct last_value *value)
+{
+    HASH_DEL(publisher->values[worth], value);
+    publisher->value_bytes -= cost(value);
     free(value->value);
     free(value);
 }
@@ -55,35 +77,55 @@ static void remove_value(struct publisher *publisher, struct last_value *value)
 /* The stalest last values make room, so that topics cannot use up the memory. */
 static void keep_within_limit(struct publisher *publisher)
 {
-    while (publisher->values && publisher->value_bytes > publisher->config->publish_last_values)
-        remove_value(publisher, publisher->values);
+    for (int worth = 0; worth < WORTH_COUNT; worth++)
+        while (publisher->values[worth] &&
+               publisher->value_bytes > publisher->config->publish_last_values)
+            remove_value(publisher, (enum worth)worth, publisher->values[worth]);
 }
 
-static void keep_value(struct publisher *publisher, const char *topic, void *buffer, size_t size)
+static void remove_topic(struct publisher *publisher, enum worth worth, const char *topic)
 {
     struct last_value *old = NULL;
-    HASH_FIND_STR(publisher->values, topic, old);
+    HASH_FIND_STR(publisher->values[worth], topic, old);
     if (old)
-        remove_value(publisher, old);
+        remove_value(publisher, worth, old);
+}
+
+/* NULL when out of memory; the buffer is then freed. */
+static struct last_value *make_value(const char *topic, void *buffer, size_t size)
+{
     struct last_value *value = calloc(1, sizeof *value);
     if (!value) {
         free(buffer);
-        return; /* late subscribers miss this topic; the others have had it */
+        return NULL;
     }
+    void *fitted = realloc(buffer, size); /* the writer's buffer doubles */
     strcpy(value->topic, topic);
-    value->value = buffer;
+    value->value = fitted ? fitted : buffer;
     value->size = size;
-    HASH_ADD_STR(publisher->values, topic, value);
+    return value;
+}
+
+/* Without memory late subscribers miss this topic; the others have had it. */
+static void keep_value(struct publisher *publisher, enum worth worth, const char *topic,
+                       void *buffer, size_t size)
+{
+    remove_topic(publisher, worth, topic);
+    struct last_value *value = make_value(topic, buffer, size);
+    if (!value)
+        return;
+    HASH_ADD_STR(publisher->values[worth], topic, value);
     if (!value->hh.tbl) {
-        free(buffer);
+        free(value->value);
         free(value);
         return;
     }
-    publisher->value_bytes += size + sizeof *value;
+    publisher->value_bytes += cost(value);
     keep_within_limit(publisher);
 }
 
-void publisher_put(struct publisher *publisher, const char *topic, struct mpk_writer *writer)
+void publisher_put(struct publisher *publisher, const char *topic, struct mpk_writer *writer,
+                   bool is_summary)
 {
     size_t size = writer->buffer.size;
     if (!mpk_writer_ok(writer)) {
@@ -92,21 +134,61 @@ void publisher_put(struct publisher *publisher, const char *topic, struct mpk_wr
     }
     if (send_result(publisher, topic, writer->buffer.data, size) == 0)
         stats_add(publisher->stats, COUNT_PUBLISHED, 1);
-    keep_value(publisher, topic, msgpack_sbuffer_release(&writer->buffer), size);
+    keep_value(publisher, is_summary ? WORTH_SUMMARY : WORTH_LITTLE, topic,
+               msgpack_sbuffer_release(&writer->buffer), size);
 }
 
-static void send_snapshots(struct publisher *publisher, const char *prefix, size_t length)
+/* Snapshots */
+
+static bool is_awaited(const struct publisher *publisher, const char *topic)
+{
+    for (int i = 0; i < publisher->prefix_count; i++)
+        if (strncmp(topic, publisher->prefixes[i], strlen(publisher->prefixes[i])) == 0)
+            return true;
+    return false;
+}
+
+static void send_snapshot(struct publisher *publisher, struct last_value *value)
+{
+    result_set_snapshot(value->value, value->size, true);
+    if (send_result(publisher, value->topic, value->value, value->size) == 0)
+        stats_add(publisher->stats, COUNT_SNAPSHOTS, 1);
+    result_set_snapshot(value->value, value->size, false);
+}
+
+static void send_snapshots(struct publisher *publisher)
 {
     struct last_value *value, *next;
-    HASH_ITER(hh, publisher->values, value, next)
-    {
-        if (strncmp(value->topic, prefix, length) != 0)
-            continue;
-        result_set_snapshot(value->value, value->size, true);
-        if (send_result(publisher, value->topic, value->value, value->size) == 0)
-            stats_add(publisher->stats, COUNT_SNAPSHOTS, 1);
-        result_set_snapshot(value->value, value->size, false);
+    for (int worth = 0; worth < WORTH_COUNT; worth++)
+        HASH_ITER(hh, publisher->values[worth], value, next)
+        {
+            if (is_awaited(publisher, value->topic))
+                send_snapshot(publisher, value);
+        }
+    publisher->prefix_count = 0;
+}
+
+/* The timer runs for SNAPSHOT_MS after each round; what was subscribed to meanwhile is the next
+ * round. */
+static void on_snapshot_timer(uv_timer_t *timer)
+{
+    struct publisher *publisher = timer->data;
+    if (publisher->prefix_count == 0)
+        return;
+    send_snapshots(publisher);
+    uv_timer_start(timer, on_snapshot_timer, SNAPSHOT_MS, 0);
+}
+
+static void add_prefix(struct publisher *publisher, const char *prefix)
+{
+    for (int i = 0; i < publisher->prefix_count; i++)
+        if (strcmp(publisher->prefixes[i], prefix) == 0)
+            return;
+    if (publisher->prefix_count == PREFIXES_MAX) {
+        publisher->prefix_count = 0;
+        prefix = "";
     }
+    strcpy(publisher->prefixes[publisher->prefix_count++], prefix);
 }
 
 /* An XPUB receives what its subscribers ask for: 1 or 0 for subscribe or unsubscribe, then the
@@ -116,10 +198,12 @@ static void on_subscription(struct zsock *zsock)
     struct publisher *publisher = zsock->data;
     char frame[SUBSCRIPTION_BYTES_MAX + 1] = {0};
     int length = zmq_recv(zsock->socket, frame, SUBSCRIPTION_BYTES_MAX, ZMQ_DONTWAIT);
-    if (length < 1 || length > SUBSCRIPTION_BYTES_MAX || frame[0] != 1)
+    if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX || frame[0] != 1)
         return;
     stats_add(publisher->stats, COUNT_SUBSCRIPTIONS, 1);
-    send_snapshots(publisher, frame + 1, (size_t)length - 1);
+    add_prefix(publisher, frame + 1);
+    if (!uv_is_active((const uv_handle_t *)&publisher->snapshot_timer))
+        on_snapshot_timer(&publisher->snapshot_timer);
 }
 
 static void *open_socket(void *zmq_context, struct config *config, char *reterr)
@@ -153,6 +237,9 @@ int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, str
         snprintf(reterr, CONFIG_ERROR_MAX, "publish.endpoint: %s", uv_strerror(rc));
         goto fail_socket;
     }
+    uv_timer_init(loop, &publisher->snapshot_timer);
+    publisher->snapshot_timer.data = publisher;
+    publisher->open = 2;
     *ret_publisher = publisher;
     return 0;
 
@@ -174,11 +261,12 @@ static bool is_topic_of(const char *topic, const char *job)
 void publisher_forget_job(struct publisher *publisher, const char *job)
 {
     struct last_value *value, *next;
-    HASH_ITER(hh, publisher->values, value, next)
-    {
-        if (is_topic_of(value->topic, job))
-            remove_value(publisher, value);
-    }
+    for (int worth = 0; worth < WORTH_COUNT; worth++)
+        HASH_ITER(hh, publisher->values[worth], value, next)
+        {
+            if (is_topic_of(value->topic, job))
+                remove_value(publisher, (enum worth)worth, value);
+        }
 }
 
 void publisher_each(const struct publisher *publisher, const char *prefix,
@@ -186,16 +274,28 @@ void publisher_each(const struct publisher *publisher, const char *prefix,
                     void *data)
 {
     const struct last_value *value, *next;
-    HASH_ITER(hh, publisher->values, value, next)
-    {
-        if (strncmp(value->topic, prefix, strlen(prefix)) == 0)
-            visit(data, value->topic, value->value, value->size);
-    }
+    for (int worth = 0; worth < WORTH_COUNT; worth++)
+        HASH_ITER(hh, publisher->values[worth], value, next)
+        {
+            if (strncmp(value->topic, prefix, strlen(prefix)) == 0)
+                visit(data, value->topic, value->value, value->size);
+        }
+}
+
+static void on_part_closed(struct publisher *publisher)
+{
+    if (--publisher->open == 0)
+        free(publisher);
 }
 
 static void on_zsock_closed(struct zsock *zsock)
 {
-    free(zsock->data);
+    on_part_closed(zsock->data);
+}
+
+static void on_timer_closed(uv_handle_t *timer)
+{
+    on_part_closed(timer->data);
 }
 
 void publisher_close(struct publisher **publisher_p)
@@ -203,8 +303,10 @@ void publisher_close(struct publisher **publisher_p)
     struct publisher *publisher = *publisher_p;
     if (!publisher)
         return;
-    while (publisher->values)
-        remove_value(publisher, publisher->values);
+    for (int worth = 0; worth < WORTH_COUNT; worth++)
+        while (publisher->values[worth])
+            remove_value(publisher, (enum worth)worth, publisher->values[worth]);
     zsock_close(&publisher->zsock, on_zsock_closed);
+    uv_close((uv_handle_t *)&publisher->snapshot_timer, on_timer_closed);
     *publisher_p = NULL;
 }

@@ -4,9 +4,9 @@
  *
  * A new subscription makes the last values of the topics it matches go out once more, marked
  * `snapshot: true`. ZeroMQ cannot send to one subscriber only, so the others on that topic see the
- * repeat too and skip it by the mark. A subscriber that is too slow loses messages once
- * publish.send_queue of them are waiting for it; ZeroMQ does not tell how many. Never blocks. Loop
- * thread only. */
+ * repeat too and skip it by the mark. Subscriptions that come faster than SNAPSHOT_MS are answered
+ * together, each value once. A subscriber that is too slow loses messages once publish.send_queue
+ * of them are waiting for it; ZeroMQ does not tell how many. Never blocks. Loop thread only. */
 #ifndef DAEMON_PUBLISHER_H
 #define DAEMON_PUBLISHER_H
 
@@ -24,8 +24,10 @@ int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, str
                   struct publisher **ret_publisher, char *reterr);
 
 /* Sends an encoded result and keeps it as the topic's last value. Takes the writer's buffer: the
- * writer is empty afterwards. */
-void publisher_put(struct publisher *publisher, const char *topic, struct mpk_writer *writer);
+ * writer is empty afterwards. When publish.last_values is used up, summaries stay longer than other
+ * values. */
+void publisher_put(struct publisher *publisher, const char *topic, struct mpk_writer *writer,
+                   bool is_summary);
 
 /* Forgets the last values of a job. */
 void publisher_forget_job(struct publisher *publisher, const char *job);

@@ -31,7 +31,7 @@ struct registry *registry_new(const struct config *config, const struct result_s
     registry->sink = sink;
     registry->forget = forget;
     registry->data = data;
-    registry->budget.limit = config->limits_states;
+    registry->budget.limit = config->limits_state_memory;
     return registry;
 }
 
@@ -106,12 +106,19 @@ static void remove_run(struct job *job, struct run *run)
     run_free(&run);
 }
 
-static int make_room_for_run(struct registry *registry, struct job *job)
+/* A run that is over, or silent for so long that it may be a trainer that was killed. */
+static bool run_may_go(const struct registry *registry, const struct run *run, uint64_t now_ns)
+{
+    bool silent = now_ns - run->last_ns >= registry->config->window_timeout;
+    return !run->in_flight && (run->state != JOB_ACTIVE || silent);
+}
+
+static int make_room_for_run(struct registry *registry, struct job *job, uint64_t now_ns)
 {
     struct run *longest = NULL;
     uint32_t count = 0;
     for (struct run *run = job->runs; run; run = run->next, count++)
-        if (!run->in_flight && (!longest || run->last_ns < longest->last_ns))
+        if (run_may_go(registry, run, now_ns) && (!longest || run->last_ns < longest->last_ns))
             longest = run;
     if (count < registry->config->limits_runs)
         return 0;
@@ -161,7 +168,7 @@ static int add_run(struct registry *registry, struct job *job, const struct head
                    uint64_t now_ns, struct run **ret_run)
 {
     char hex[2 * RUN_BYTES + 1];
-    int code = make_room_for_run(registry, job);
+    int code = make_room_for_run(registry, job, now_ns);
     if (code)
         return code;
     struct run *run = run_new(header, registry->config, registry->sink, &registry->budget, now_ns);
@@ -285,6 +292,11 @@ uint32_t registry_flushing(const struct registry *registry)
     uint32_t count = 0;
     registry_each(registry, count_flushing, &count);
     return count;
+}
+
+bool registry_knows(const struct registry *registry, const char *job)
+{
+    return find_job(registry, job) != NULL;
 }
 
 uint32_t registry_jobs(const struct registry *registry)

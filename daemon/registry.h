@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* registry: every job and its runs, found by name and run id, within limits. Loop thread only.
  *
- * A job comes to exist with its first valid message; refused messages never make one. When
- * limits.runs is reached the longest silent run makes room; when limits.jobs is reached the longest
- * silent job does, if it is idle or ended, else the newcomer is refused. */
+ * A job comes to exist with its first message that passed ingest. When limits.runs is reached the
+ * longest silent run makes room, if it is idle, ended, or silent for window.timeout; when
+ * limits.jobs is reached the longest silent job does, if it is idle or ended; else the newcomer is
+ * refused. */
 #ifndef DAEMON_REGISTRY_H
 #define DAEMON_REGISTRY_H
 
@@ -32,6 +33,7 @@ int registry_flush(struct registry *registry, const char *job, uint64_t arrival)
 /* Runs that still have to show their windows after a flush. */
 uint32_t registry_flushing(const struct registry *registry);
 
+bool registry_knows(const struct registry *registry, const char *job);
 uint32_t registry_jobs(const struct registry *registry);
 /* Calls `visit` for every run, jobs in the order of their first message. */
 void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run),

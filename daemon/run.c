@@ -5,8 +5,8 @@
  * arrives behind every message that was received before it, so a part never closes over their
  * heads.
  *
- * Losses are written to the part the message was for; when that is closed, to the oldest open one.
- */
+ * What was lost or refused waits in the layer's `pending` for its next message, and is counted in
+ * that one's window: a refused message itself may belong to a window that is long closed. */
 #include "run.h"
 
 #include "live.h"
@@ -15,6 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* One run may use this part of limits.state_memory, so that it cannot take it all. */
+#define RUN_SHARE 4
+
 struct run *run_new(const struct header *header, const struct config *config,
                     const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns)
 {
@@ -22,6 +25,7 @@ struct run *run_new(const struct header *header, const struct config *config,
         .unit = (enum window_unit)config->window_unit,
         .length = config->window_length,
         .every = config->window_every,
+        .part = config_window_part(config),
         .timeout_ns = config->window_timeout,
         .rank_grace_ns = config->window_rank_grace,
     };
@@ -32,7 +36,7 @@ struct run *run_new(const struct header *header, const struct config *config,
     strcpy(run->job, header->job);
     run->config = config;
     run->sink = sink;
-    run->budget = budget;
+    run->budget = (struct state_budget){.limit = budget->limit / RUN_SHARE, .parent = budget};
     run->last_ns = now_ns;
     window_init(&run->window, &rule, now_ns);
     return run;
@@ -107,9 +111,22 @@ static int find_stream(struct run *run, struct layer_id id, uint32_t heads,
     HASH_FIND(hh, run->streams, &key, sizeof key, stream);
     if (!stream)
         return add_stream(run, id, heads, ret_stream);
-    if (stream->heads != heads)
-        return ERR_HEADS_CHANGED;
     *ret_stream = stream;
+    return 0;
+}
+
+/* The stream of a tensor message: what it says about the heads counts, and must not change. */
+static int find_measured(struct run *run, const struct header *header, struct stream **ret_stream)
+{
+    int code = find_stream(run, header->layer, header->heads_total, ret_stream);
+    if (code)
+        return code;
+    struct stream *stream = *ret_stream;
+    if (stream->measured && stream->heads != header->heads_total)
+        return ERR_HEADS_CHANGED;
+    run->dirty = run->dirty || stream->heads != header->heads_total;
+    stream->heads = header->heads_total;
+    stream->measured = true;
     return 0;
 }
 
@@ -118,7 +135,7 @@ static int get_state(struct run *run, struct window_part *part, const struct str
                      struct layer_state **ret_state)
 {
     if (!part->data)
-        part->data = state_table_new(run->budget);
+        part->data = state_table_new(&run->budget);
     if (!part->data)
         return ERR_MEMORY;
     return state_table_get(part->data, stream->index, stream->heads, ret_state);
@@ -126,31 +143,20 @@ static int get_state(struct run *run, struct window_part *part, const struct str
 
 /* Arrivals */
 
-static void note_losses(struct run *run, const struct losses *losses, struct layer_state *state)
+/* Moves what was lost since the layer's last message into the window of this one. */
+static void settle_losses(struct stream *stream, struct layer_state *state)
+{
+    state->lost += stream->pending.lost;
+    state->source_dropped += stream->pending.source;
+    for (int i = 0; i < ERR_COUNT; i++)
+        state->dropped[i] += stream->pending.dropped[i];
+    stream->pending = (struct stream_losses){0};
+}
+
+static void note_losses(struct run *run, const struct losses *losses)
 {
     run->lost += losses->lost;
     run->source_dropped += losses->source;
-    if (state) {
-        state->lost += losses->lost;
-        state->source_dropped += losses->source;
-    }
-}
-
-/* The layer's state in the oldest open part, or NULL. */
-static struct layer_state *oldest_state(struct run *run, const struct stream *stream)
-{
-    struct window_part *oldest = window_oldest(&run->window);
-    struct layer_state *state = NULL;
-    if (oldest && get_state(run, oldest, stream, &state) != 0)
-        return NULL;
-    return state;
-}
-
-static void refused_in_stream(struct run *run, const struct stream *stream, int code)
-{
-    struct layer_state *state = oldest_state(run, stream);
-    if (state)
-        state->dropped[err_index(code)]++;
 }
 
 /* Places a numbered message in its window. */
@@ -158,31 +164,36 @@ static int place(struct run *run, struct message *message, uint64_t now_ns)
 {
     const struct header *header = &message->header;
     uint64_t unit = window_unit_of(&run->window, header->epoch, header->step, now_ns);
+    struct layer_state *state;
+    if (state_budget_full(&run->budget))
+        return ERR_STATE_LIMIT;
     int code = window_arrive(&run->window, message->rank_index, unit, now_ns, &message->part);
-    if (code) {
-        note_losses(run, &message->losses, oldest_state(run, message->stream));
+    if (code)
         return code;
-    }
-    struct layer_state *state = NULL;
     code = get_state(run, message->part, message->stream, &state);
-    note_losses(run, &message->losses, state);
     if (code)
         window_done(message->part);
+    else
+        settle_losses(message->stream, state);
     return code;
 }
 
 static int arrive_tensors(struct run *run, struct message *message, uint64_t now_ns)
 {
     const struct header *header = &message->header;
-    int code = find_stream(run, header->layer, header->heads_total, &message->stream);
+    int code = find_measured(run, header, &message->stream);
     if (code)
         return code;
-    code = sequences_next(&message->stream->sequences, message->rank_index, header->seq,
-                          header->dropped, &message->losses);
+    struct stream *stream = message->stream;
+    code = sequences_next(&stream->sequences, message->rank_index, header->seq, header->dropped,
+                          &message->losses);
+    note_losses(run, &message->losses);
+    stream->pending.lost += message->losses.lost;
+    stream->pending.source += message->losses.source;
     if (!code)
         code = place(run, message, now_ns);
     if (code) {
-        refused_in_stream(run, message->stream, code);
+        stream->pending.dropped[err_index(code)]++;
         return code;
     }
     message->run = run;
@@ -195,7 +206,9 @@ static int handle_hello(struct run *run, const struct header *header)
     struct stream *stream;
     int code = 0;
     for (uint32_t i = 0; i < header->layer_count && !code; i++)
-        code = find_stream(run, header->layers[i].id, header->layers[i].heads, &stream);
+        code = header->layers[i].heads > run->config->limits_heads
+                   ? ERR_HEADS_LIMIT
+                   : find_stream(run, header->layers[i].id, header->layers[i].heads, &stream);
     return code;
 }
 
@@ -206,7 +219,7 @@ static int arrive_event(struct run *run, struct message *message)
                               &message->losses);
     if (code)
         return code;
-    note_losses(run, &message->losses, NULL);
+    note_losses(run, &message->losses);
     if (header->event == EVENT_HELLO)
         code = handle_hello(run, header);
     else if (header->event == EVENT_EPOCH_END)
@@ -225,7 +238,7 @@ static void note_position(struct run *run, const struct header *header, uint64_t
     run->epoch = header->epoch;
     run->step = header->step;
     run->time_ns = header->time_ns;
-    if (run->state == JOB_IDLE) {
+    if (run->state != JOB_ACTIVE) {
         run->state = JOB_ACTIVE;
         run->dirty = true;
     }
@@ -277,6 +290,7 @@ int run_complete(struct run *run, struct message *message, const struct measured
         run_abandon(run, message, code);
         return code;
     }
+    state_table_grown(message->part->data, message->stream->index);
     run->processed++;
     publish_live(run, message, measured);
     account(run, message);
@@ -285,9 +299,7 @@ int run_complete(struct run *run, struct message *message, const struct measured
 
 void run_abandon(struct run *run, struct message *message, int code)
 {
-    struct layer_state *state;
-    if (get_state(run, message->part, message->stream, &state) == 0)
-        state->dropped[err_index(code)]++;
+    message->stream->pending.dropped[err_index(code)]++;
     run_refused(run, code);
     account(run, message);
 }
@@ -336,14 +348,14 @@ static void publish_summary(struct run *run, const struct stream *stream,
 
 /* The parts of one window, collected for merging. */
 struct part_list {
-    struct window_part *parts[WINDOW_PARTS_MAX + WINDOW_OPEN_MAX + 1];
+    struct window_part *parts[CONFIG_WINDOW_PARTS_MAX];
     uint32_t count;
 };
 
 static void collect(void *data, struct window_part *part)
 {
     struct part_list *list = data;
-    if (part->data && list->count < sizeof list->parts / sizeof list->parts[0])
+    if (part->data && list->count < CONFIG_WINDOW_PARTS_MAX)
         list->parts[list->count++] = part;
 }
 
@@ -478,7 +490,11 @@ void run_encode(const struct run *run, struct mpk_writer *writer)
     struct reason_count dropped[ERR_COUNT + 1];
     struct layer_info *layers = calloc(run->stream_count + 1, sizeof *layers);
     uint32_t count = 0;
-    for (struct stream *stream = run->streams; stream && layers; stream = stream->hh.next)
+    if (!layers) {
+        writer->failed = true;
+        return;
+    }
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
         layers[count++] = (struct layer_info){.id = stream->id, .heads = stream->heads};
     struct job_result result = {
         .common = {run->job, run->id, run->epoch, run->step, run->time_ns},

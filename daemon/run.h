@@ -26,12 +26,20 @@ struct result_sink {
     void *data;
 };
 
+/* What did not make it into a layer's numbers. */
+struct stream_losses {
+    uint64_t lost, source;
+    uint32_t dropped[ERR_COUNT];
+};
+
 /* One attention layer. */
 struct stream {
     uint32_t key; /* packed layer_id */
     uint32_t index;
     struct layer_id id;
-    uint32_t heads; /* of the model; fixed for the run */
+    uint32_t heads; /* of the model; fixed with the first tensor, a hello only announces it */
+    bool measured;  /* a tensor has come */
+    struct stream_losses pending; /* since its last message, for the window of its next one */
     struct sequences sequences;
     UT_hash_handle hh;
 };
@@ -41,7 +49,7 @@ struct run {
     char job[JOB_NAME_MAX + 1];
     const struct config *config;
     const struct result_sink *sink;
-    struct state_budget *budget;
+    struct state_budget budget; /* a quarter of all there is */
     enum job_state state;
     bool dirty; /* the job map should be published again */
     struct window window;
@@ -62,7 +70,7 @@ struct run {
  * done. */
 enum { RUN_COMPUTE = 0, RUN_HANDLED = 1 };
 
-/* `config`, `sink` and `budget` outlive the run. Returns NULL when out of memory. */
+/* `config`, `sink` and `budget` (of all runs) outlive the run. Returns NULL when out of memory. */
 struct run *run_new(const struct header *header, const struct config *config,
                     const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns);
 /* Frees the state of windows; the run itself stays known. Nothing may be in flight. */
@@ -86,7 +94,7 @@ void run_settle(struct run *run, uint64_t now_ns);
 void run_tick(struct run *run, uint64_t now_ns);
 /* Publishes every open window as partial, without closing it. Returns how many summaries. */
 uint32_t run_show(struct run *run);
-/* run_show once everything received so far is processed. Returns whether it has to wait. */
+/* run_show once every message up to this arrival is processed. Returns whether it has to wait. */
 bool run_flush(struct run *run, uint64_t arrival);
 
 /* Appends the job map. */

@@ -4,11 +4,35 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct entry {
+    struct layer_state *state;
+    uint64_t charged; /* bytes */
+};
+
 struct state_table {
     struct state_budget *budget;
-    struct layer_state **states;
+    struct entry *entries; /* by stream index */
     uint32_t capacity;
 };
+
+static void charge(struct state_budget *budget, uint64_t add, uint64_t give_back)
+{
+    for (; budget; budget = budget->parent)
+        budget->used += add - give_back;
+}
+
+static bool has_room(const struct state_budget *budget, uint64_t bytes)
+{
+    for (; budget; budget = budget->parent)
+        if (budget->used + bytes > budget->limit)
+            return false;
+    return true;
+}
+
+bool state_budget_full(const struct state_budget *budget)
+{
+    return !has_room(budget, 0);
+}
 
 struct state_table *state_table_new(struct state_budget *budget)
 {
@@ -25,24 +49,24 @@ static int reserve(struct state_table *table, uint32_t index)
         capacity *= 2;
     if (capacity == table->capacity)
         return 0;
-    struct layer_state **states = realloc(table->states, capacity * sizeof *states);
-    if (!states)
+    struct entry *entries = realloc(table->entries, capacity * sizeof *entries);
+    if (!entries)
         return ERR_MEMORY;
-    memset(states + table->capacity, 0, (capacity - table->capacity) * sizeof *states);
-    table->states = states;
+    memset(entries + table->capacity, 0, (capacity - table->capacity) * sizeof *entries);
+    table->entries = entries;
     table->capacity = capacity;
     return 0;
 }
 
-static int add(struct state_table *table, uint32_t index, uint32_t heads)
+static int add(struct state_table *table, struct entry *entry, uint32_t heads)
 {
-    struct state_budget *budget = table->budget;
-    if (heads > budget->limit - budget->used)
+    if (!has_room(table->budget, layer_state_new_bytes(heads)))
         return ERR_STATE_LIMIT;
-    table->states[index] = layer_state_new(heads);
-    if (!table->states[index])
+    entry->state = layer_state_new(heads);
+    if (!entry->state)
         return ERR_MEMORY;
-    budget->used += heads;
+    entry->charged = layer_state_new_bytes(heads);
+    charge(table->budget, entry->charged, 0);
     return 0;
 }
 
@@ -50,16 +74,27 @@ int state_table_get(struct state_table *table, uint32_t index, uint32_t heads,
                     struct layer_state **ret_state)
 {
     int code = reserve(table, index);
-    if (!code && !table->states[index])
-        code = add(table, index, heads);
+    if (code)
+        return code;
+    struct entry *entry = &table->entries[index];
+    if (!entry->state)
+        code = add(table, entry, heads);
     if (!code)
-        *ret_state = table->states[index];
+        *ret_state = entry->state;
     return code;
+}
+
+void state_table_grown(struct state_table *table, uint32_t index)
+{
+    struct entry *entry = &table->entries[index];
+    uint64_t bytes = layer_state_bytes(entry->state);
+    charge(table->budget, bytes, entry->charged);
+    entry->charged = bytes;
 }
 
 const struct layer_state *state_table_find(const struct state_table *table, uint32_t index)
 {
-    return index < table->capacity ? table->states[index] : NULL;
+    return index < table->capacity ? table->entries[index].state : NULL;
 }
 
 void state_table_free(struct state_table **table_p)
@@ -68,11 +103,10 @@ void state_table_free(struct state_table **table_p)
     if (!table)
         return;
     for (uint32_t i = 0; i < table->capacity; i++) {
-        if (table->states[i])
-            table->budget->used -= table->states[i]->heads;
-        layer_state_free(&table->states[i]);
+        charge(table->budget, 0, table->entries[i].charged);
+        layer_state_free(&table->entries[i].state);
     }
-    free(table->states);
+    free(table->entries);
     free(table);
     *table_p = NULL;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* state_table: the layer states of one part of a window, by stream index, made on first use. */
+/* state_table: the layer states of one part of a window, by stream index, made on first use, within
+ * a budget of bytes. */
 #ifndef DAEMON_STATE_TABLE_H
 #define DAEMON_STATE_TABLE_H
 
@@ -7,10 +8,11 @@
 
 #include <stdint.h>
 
-/* Head states in use over all jobs and runs, so that headers with many heads cannot use up the
- * memory. One state is one head of one layer in one part of a window. */
+/* Bytes of layer states: of one run, whose parent is that of all runs. Headers with many heads and
+ * values that fill histograms use it up, and nothing else. */
 struct state_budget {
     uint64_t used, limit;
+    struct state_budget *parent; /* NULL: none */
 };
 
 struct state_table;
@@ -21,8 +23,13 @@ struct state_table *state_table_new(struct state_budget *budget);
  * or ERR_MEMORY. */
 int state_table_get(struct state_table *table, uint32_t index, uint32_t heads,
                     struct layer_state **ret_state);
+/* The state at this index has grown: charges the budget, which may go over its limit by it. */
+void state_table_grown(struct state_table *table, uint32_t index);
 /* The state at this index, or NULL. */
 const struct layer_state *state_table_find(const struct state_table *table, uint32_t index);
 void state_table_free(struct state_table **table);
+
+/* Whether nothing more should be taken in. */
+bool state_budget_full(const struct state_budget *budget);
 
 #endif

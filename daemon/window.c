@@ -15,23 +15,11 @@
 
 #include <stdlib.h>
 
-#define UNIT_MAX  (UINT64_C(1) << 62)
 #define SECOND_NS UINT64_C(1000000000)
-
-static uint64_t gcd(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
 
 void window_init(struct window *window, const struct window_rule *rule, uint64_t now_ns)
 {
     *window = (struct window){.rule = *rule, .first_ns = now_ns};
-    window->part = gcd(rule->length, rule->every);
 }
 
 static int grow_ranks(struct window *window)
@@ -48,6 +36,8 @@ static int grow_ranks(struct window *window)
 int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit,
                 uint32_t *ret_index)
 {
+    if (world > window->world)
+        window->world = world;
     for (uint32_t i = 0; i < window->rank_count; i++) {
         if (window->ranks[i].rank == rank) {
             *ret_index = i;
@@ -58,8 +48,6 @@ int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t l
         return ERR_RANK_LIMIT;
     if (window->rank_count == window->rank_capacity && grow_ranks(window) != 0)
         return ERR_MEMORY;
-    if (world > window->world)
-        window->world = world;
     *ret_index = window->rank_count++;
     window->ranks[*ret_index] = (struct window_rank){.rank = rank};
     return 0;
@@ -79,26 +67,51 @@ uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t st
 
 static uint64_t first_unit(const struct window *window, const struct window_part *part)
 {
-    return part->index * window->part;
+    return part->index * window->rule.part;
 }
 
 static uint64_t last_unit(const struct window *window, const struct window_part *part)
 {
-    return first_unit(window, part) + window->part - 1;
+    return first_unit(window, part) + window->rule.part - 1;
 }
 
 /* The due part of the summary that `index` belongs to. */
 static uint64_t boundary_index(const struct window *window, uint64_t index)
 {
-    uint64_t stride = window->rule.every / window->part;
+    uint64_t stride = window->rule.every / window->rule.part;
     return index - index % stride + stride - 1;
 }
 
-static uint32_t count_open(const struct window *window)
+/* By moving on or by an epoch_end: the whole part was seen. */
+static bool rank_completed(const struct window *window, const struct window_rank *rank,
+                           const struct window_part *part)
+{
+    uint64_t last = last_unit(window, part);
+    return (rank->seen && rank->position > last) || rank->finished > last;
+}
+
+static uint32_t count_completed(const struct window *window, const struct window_part *part)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < window->rank_count; i++)
+        count += rank_completed(window, &window->ranks[i], part);
+    return count;
+}
+
+static uint32_t count_finished(const struct window *window, const struct window_part *part)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < window->rank_count; i++)
+        count += window->ranks[i].bye || rank_completed(window, &window->ranks[i], part);
+    return count;
+}
+
+/* Open parts that some rank has not finished. */
+static uint32_t count_unfinished(const struct window *window)
 {
     uint32_t count = 0;
     for (const struct window_part *part = window->open; part; part = part->next)
-        count++;
+        count += count_finished(window, part) < window->rank_count;
     return count;
 }
 
@@ -135,16 +148,23 @@ static void advance(struct window_rank *rank, uint64_t unit)
     rank->seen = true;
 }
 
+/* A run that is first heard of in its middle has no data for what was before. */
+static void note_first(struct window *window, uint64_t index)
+{
+    bool first = !window->open && !window->settled;
+    if (first || (!window->settled && index < window->complete_from))
+        window->complete_from = index;
+}
+
 int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uint64_t now_ns,
                   struct window_part **ret_part)
 {
-    uint64_t index = unit / window->part;
-    if (unit >= UNIT_MAX)
-        return ERR_KEY_RANGE;
+    uint64_t index = unit / window->rule.part;
     if (index < window->next_index)
         return ERR_LATE;
-    if (!is_open(window, index) && count_open(window) >= WINDOW_OPEN_MAX)
+    if (!is_open(window, index) && count_unfinished(window) >= WINDOW_OPEN_MAX)
         return ERR_AHEAD;
+    note_first(window, index);
     struct window_part *part = open_part(window, index, now_ns);
     if (!part || !open_part(window, boundary_index(window, index), now_ns))
         return ERR_MEMORY;
@@ -161,15 +181,10 @@ void window_done(struct window_part *part)
     part->in_flight--;
 }
 
-struct window_part *window_oldest(const struct window *window)
-{
-    return window->open;
-}
-
 void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch)
 {
     struct window_rank *rank = &window->ranks[rank_index];
-    if (window->rule.unit == WINDOW_EPOCH && epoch < UNIT_MAX && epoch + 1 > rank->finished)
+    if (window->rule.unit == WINDOW_EPOCH && epoch + 1 > rank->finished)
         rank->finished = epoch + 1;
 }
 
@@ -184,30 +199,6 @@ bool window_all_bye(const struct window *window)
         if (!window->ranks[i].bye)
             return false;
     return window->rank_count > 0;
-}
-
-/* By moving on or by an epoch_end: the whole part was seen. */
-static bool rank_completed(const struct window *window, const struct window_rank *rank,
-                           const struct window_part *part)
-{
-    uint64_t last = last_unit(window, part);
-    return (rank->seen && rank->position > last) || rank->finished > last;
-}
-
-static uint32_t count_completed(const struct window *window, const struct window_part *part)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < window->rank_count; i++)
-        count += rank_completed(window, &window->ranks[i], part);
-    return count;
-}
-
-static uint32_t count_finished(const struct window *window, const struct window_part *part)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < window->rank_count; i++)
-        count += window->ranks[i].bye || rank_completed(window, &window->ranks[i], part);
-    return count;
 }
 
 static bool waits_for_unknown_ranks(const struct window *window, uint64_t now_ns)
@@ -265,6 +256,7 @@ struct window_part *window_close_next(struct window *window, uint64_t now_ns)
     part->cut = verdict == CLOSE_CUT;
     window->open = part->next;
     window->next_index = part->index + 1;
+    window->settled = true;
     append_closed(window, part);
     return part;
 }
@@ -276,7 +268,7 @@ bool window_due(const struct window *window, const struct window_part *part)
 
 static uint64_t parts_per_window(const struct window *window)
 {
-    return window->rule.length / window->part;
+    return window->rule.length / window->rule.part;
 }
 
 struct window_part *window_forget(struct window *window)
@@ -288,12 +280,20 @@ struct window_part *window_forget(struct window *window)
     return oldest;
 }
 
+/* All parts of one window are shown together. */
+static void note_shown(struct window *window, uint64_t boundary)
+{
+    for (struct window_part *part = window->open; part; part = part->next)
+        if (boundary_index(window, part->index) == boundary)
+            part->shown = part->arrivals;
+}
+
 struct window_part *window_quiet(struct window *window, uint64_t now_ns)
 {
     for (struct window_part *part = window->open; part; part = part->next) {
         bool news = part->arrivals > part->shown && part->in_flight == 0;
         if (news && now_ns - part->last_ns >= window->rule.timeout_ns) {
-            part->shown = part->arrivals;
+            note_shown(window, boundary_index(window, part->index));
             return part;
         }
     }
@@ -340,7 +340,7 @@ struct result_window window_describe(const struct window *window, const struct w
     };
     bool full = described.last + 1 >= described.length;
     described.first = full ? described.last + 1 - described.length : 0;
-    described.partial = !full;
+    described.partial = last->index + 1 < window->complete_from + parts_per_window(window);
     window_each(window, last, note_partial, &described.partial);
     return described;
 }
@@ -349,8 +349,14 @@ struct window_part *window_take_any(struct window *window)
 {
     struct window_part **list = window->open ? &window->open : &window->closed;
     struct window_part *part = *list;
-    if (part)
-        *list = part->next;
+    if (!part)
+        return NULL;
+    *list = part->next;
+    if (part->arrivals > 0) {
+        window->settled = true;
+        if (part->index >= window->complete_from)
+            window->complete_from = part->index + 1;
+    }
     return part;
 }
 

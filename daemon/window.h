@@ -27,14 +27,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Parts open at once: ranks this far apart share nothing any more. */
+/* Parts that some rank has not finished, at once: ranks this far apart share nothing any more.
+ * Parts that all ranks have finished, and that wait for their messages to be computed, are bounded
+ * by the byte budget. */
 #define WINDOW_OPEN_MAX 16
-/* length / part at most: bounds the parts kept, and the merging per summary. */
-#define WINDOW_PARTS_MAX 64
 
 struct window_rule {
     enum window_unit unit;
     uint64_t length, every; /* units, >= 1 */
+    uint64_t part;          /* units per part: gcd(length, every) */
     uint64_t timeout_ns, rank_grace_ns;
 };
 
@@ -61,11 +62,12 @@ struct window_rank {
 
 struct window {
     struct window_rule rule;
-    uint64_t part;              /* units per part */
     struct window_part *open;   /* ascending */
     struct window_part *closed; /* ascending, at most length/part - 1 once a summary was made */
     uint64_t next_index;        /* parts below this are closed */
-    uint64_t first_ns;          /* when the run was first heard of */
+    uint64_t complete_from; /* what came for parts below this was not seen, or was thrown away */
+    bool settled;           /* complete_from no longer follows the first messages */
+    uint64_t first_ns;      /* when the run was first heard of */
     uint32_t world;
     struct window_rank *ranks; /* owned, in order of appearance */
     uint32_t rank_count, rank_capacity;
@@ -83,15 +85,12 @@ uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t st
                         uint64_t now_ns);
 
 /* A tensor message of this rank for this unit: opens its part if need be and counts it in flight.
- * Returns 0, ERR_LATE, ERR_AHEAD (too many open parts), ERR_KEY_RANGE (unit >= 2^62) or ERR_MEMORY.
+ * Returns 0, ERR_LATE, ERR_AHEAD (too many open parts) or ERR_MEMORY.
  */
 int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uint64_t now_ns,
                   struct window_part **ret_part);
 /* That message is accounted for. */
 void window_done(struct window_part *part);
-
-/* The oldest open part, or NULL: where losses that belong nowhere else are written down. */
-struct window_part *window_oldest(const struct window *window);
 
 /* This rank has ended this epoch; it has no effect unless units are epochs. */
 void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch);
@@ -124,7 +123,8 @@ struct result_window window_describe(const struct window *window, const struct w
 void window_each(const struct window *window, const struct window_part *last,
                  void (*visit)(void *data, struct window_part *part), void *data);
 
-/* Takes any part out, for freeing: open or closed; NULL when there is none left. */
+/* Takes any part out, for freeing: open or closed; NULL when there is none left. A window that
+ * later covers what was taken is partial. */
 struct window_part *window_take_any(struct window *window);
 /* After window_take_any has returned NULL. */
 void window_fini(struct window *window);

@@ -87,27 +87,56 @@ static void cut(struct work *work, struct work_job *jobs, uint32_t count, uint32
     }
 }
 
-static uint32_t count_row_jobs(const struct attention *a, const struct config *config)
+/* Each job keeps a few hundred bytes per head and sample: it should have at least so many entries
+ * for them. */
+#define ENTRIES_PER_HEAD_MIN 256
+
+static uint32_t count_row_jobs(uint64_t batch, uint64_t heads, uint32_t queries, uint64_t keys,
+                               const struct config *config)
 {
-    uint64_t entries = (uint64_t)a->batch * a->heads * a->queries * a->keys;
-    uint32_t wanted = ceil_div(entries, config->workers_block_entries);
-    return min_u32(min_u32(wanted, a->queries), WORK_BLOCKS_MAX);
+    uint64_t map = queries * keys;
+    uint32_t wanted = ceil_div(batch * heads * map, config->workers_block_entries);
+    uint32_t sensible = min_u32(ceil_div(map, ENTRIES_PER_HEAD_MIN), queries);
+    return min_u32(min_u32(wanted, sensible), WORK_BLOCKS_MAX);
 }
 
-static bool spectrum_wanted(const struct attention *a, const struct config *config)
+static bool spectrum_wanted(uint32_t queries, uint32_t keys, const struct config *config)
 {
-    return config->metrics_spectrum && a->queries <= config->metrics_spectrum_max_size &&
-           a->keys <= config->metrics_spectrum_max_size;
+    return config->metrics_spectrum && queries <= config->metrics_spectrum_max_size &&
+           keys <= config->metrics_spectrum_max_size;
 }
 
-static struct block_plan plan_of(const struct config *config)
+static struct block_plan plan_of(const struct header *header, const struct config *config)
 {
+    bool whole = header->heads == header->heads_total;
     struct block_plan plan = {.top_pairs = (uint32_t)config->metrics_top_pairs};
     plan.group[METRIC_GROUP_CORE] = config->metrics_core;
-    plan.group[METRIC_GROUP_IMPORTANCE] = config->metrics_importance;
-    plan.group[METRIC_GROUP_PAIRS] = config->metrics_pairs;
+    plan.group[METRIC_GROUP_IMPORTANCE] = config->metrics_importance && whole;
+    plan.group[METRIC_GROUP_PAIRS] = config->metrics_pairs && whole;
     plan.group[METRIC_GROUP_SPECTRUM] = config->metrics_spectrum;
     return plan;
+}
+
+/* Buckets that the histograms of one head may use in one block, at 8 bytes and up to twice that
+ * allocated. */
+static uint64_t hist_bytes_max(uint64_t rows)
+{
+    uint64_t buckets = rows < 5123 ? rows : 5123;
+    return METRIC_ROW_COUNT * buckets * 2 * sizeof(struct bucket);
+}
+
+uint64_t work_cost(const struct header *header, const struct config *config)
+{
+    uint64_t batch = header->batch, heads = header->heads;
+    uint64_t jobs = count_row_jobs(batch, heads, header->queries, header->keys, config);
+    uint64_t rows = batch * ceil_div(header->queries, jobs);
+    uint64_t block =
+        sizeof(struct work_job) + heads * (sizeof(struct head_block) + hist_bytes_max(rows));
+    if (config->metrics_importance && header->heads == header->heads_total)
+        block += batch * heads * sizeof(struct importance_block);
+    uint64_t values = heads * (METRIC_COUNT + SINGULAR_VALUES_MAX) * sizeof(double);
+    return sizeof(struct work) + jobs * block + values + heads * sizeof(struct spectrum) +
+           WORK_SPECTRA_MAX * sizeof(struct work_job);
 }
 
 static int allocate(struct work *work)
@@ -130,9 +159,10 @@ int work_new(struct message *message, const struct config *config, struct inbox 
     work->message = message;
     work->done = done;
     work->attention = message_attention(message);
-    work->plan = plan_of(config);
-    work->row_jobs = count_row_jobs(&work->attention, config);
-    if (spectrum_wanted(&work->attention, config))
+    const struct attention *a = &work->attention;
+    work->plan = plan_of(&message->header, config);
+    work->row_jobs = count_row_jobs(a->batch, a->heads, a->queries, a->keys, config);
+    if (spectrum_wanted(a->queries, a->keys, config))
         work->spectrum_jobs = min_u32(work->attention.heads, WORK_SPECTRA_MAX);
     if (allocate(work) != 0) {
         work_free(&work);
@@ -195,6 +225,8 @@ int work_finish(struct work *work, struct measured *ret_measured)
     block_aggregate(rows, work->measured.aggregate);
     spread_spectra(work);
     work->measured.rows = rows;
+    work->measured.has_aggregate = work->plan.group[METRIC_GROUP_CORE] &&
+                                   work->message->header.heads == work->message->header.heads_total;
     *ret_measured = work->measured;
     return 0;
 }

@@ -2,8 +2,9 @@
 /* work: the computation of one message, cut into jobs for the pool, and its result.
  *
  * A message becomes at most WORK_BLOCKS_MAX row blocks and WORK_SPECTRA_MAX groups of heads whose
- * spectra are wanted. Jobs share nothing. The last one to finish posts the message to the loop,
- * which merges. */
+ * spectra * are wanted. Jobs share nothing. A message with a slice of the model's heads has no
+ * across-head numbers (importance, aggregate, top pairs): they need all heads. The last one to
+ * finish posts the message to the loop, which merges. */
 #ifndef DAEMON_WORK_H
 #define DAEMON_WORK_H
 
@@ -22,11 +23,15 @@
 struct measured {
     const struct block *rows; /* the row statistics */
     double *value[METRIC_COUNT];
+    bool has_aggregate;
     double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     double *singular_values; /* [heads][SINGULAR_VALUES_MAX] */
 };
 
 struct work;
+
+/* Bytes that computing a message takes at most, besides its frames: what is admitted with it. */
+uint64_t work_cost(const struct header *header, const struct config *config);
 
 /* Prepares the jobs. Sets message->work. Returns 0 or ERR_MEMORY. */
 int work_new(struct message *message, const struct config *config, struct inbox *done);

@@ -417,11 +417,11 @@ static int read_client(const struct rule *rule, const msgpack_object *value, str
     KEY(run, IN_ALL, IN_ALL, read_run, NO_FIELD)                                                   \
     KEY(rank, IN_ALL, IN_ALL, read_u32, FIELD(rank, WORLD_MAX - 1))                                \
     KEY(world, IN_ALL, IN_ALL, read_u32, FIELD(world, WORLD_MAX))                                  \
-    KEY(seq, IN_ALL, IN_ALL, read_u64, FIELD(seq, UINT64_MAX))                                     \
-    KEY(dropped, IN_ALL, IN_ALL, read_u64, FIELD(dropped, UINT64_MAX))                             \
-    KEY(time_ns, IN_ALL, IN_ALL, read_u64, FIELD(time_ns, UINT64_MAX))                             \
-    KEY(epoch, IN_ALL, IN_ALL, read_u64, FIELD(epoch, UINT64_MAX))                                 \
-    KEY(step, IN_ALL, IN_ALL, read_u64, FIELD(step, UINT64_MAX))                                   \
+    KEY(seq, IN_ALL, IN_ALL, read_u64, FIELD(seq, COUNT_MAX))                                      \
+    KEY(dropped, IN_ALL, IN_ALL, read_u64, FIELD(dropped, COUNT_MAX))                              \
+    KEY(time_ns, IN_ALL, IN_ALL, read_u64, FIELD(time_ns, COUNT_MAX))                              \
+    KEY(epoch, IN_ALL, IN_ALL, read_u64, FIELD(epoch, COUNT_MAX))                                  \
+    KEY(step, IN_ALL, IN_ALL, read_u64, FIELD(step, COUNT_MAX))                                    \
     KEY(stack, IN_TENSORS, IN_TENSORS, read_stack, NO_FIELD)                                       \
     KEY(layer, IN_TENSORS, IN_TENSORS, read_u32, FIELD(layer.layer, LAYER_MAX))                    \
     KEY(site, IN_TENSORS, IN_TENSORS, read_site, NO_FIELD)                                         \

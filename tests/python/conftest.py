@@ -29,7 +29,10 @@ def wait_until(condition, what, timeout_s=WAIT_S):
 class FakeDaemon:
     """A SUB socket where the daemon would be: it subscribes, and keeps what it gets."""
 
+    started = []
+
     def __init__(self, endpoint="tcp://127.0.0.1:*", topics=(b"",), high_water=1000, receive_buffer=None):
+        self.started.append(self)
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.SUB)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -89,6 +92,14 @@ def daemon():
     fake = FakeDaemon()
     yield fake
     fake.close()
+
+
+@pytest.fixture(autouse=True)
+def close_fake_daemons():
+    """Also those of a test that failed: a context with an open socket would keep the interpreter from ending."""
+    yield
+    while FakeDaemon.started:
+        FakeDaemon.started.pop().close()
 
 
 def uniform(batch=2, heads=3, queries=4, keys=4, dtype=np.float32):

@@ -11,6 +11,7 @@ ZeroMQ never says that nobody is there; so every call has a deadline.
 from __future__ import annotations
 
 import time
+import weakref
 from typing import Any, Dict, Optional
 
 import msgpack
@@ -44,6 +45,8 @@ class Control:
         self._last_id = 0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
+        # Holds the socket: collected in a cycle with its context it could make the context wait for ever.
+        self._finalizer = weakref.finalize(self, _close_socket, self._context, self._socket)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.RESULT_BYTES_MAX)
         try:
@@ -111,11 +114,15 @@ class Control:
 
     def close(self) -> None:
         """Disconnects. Idempotent."""
-        self._socket.close(linger=0)
-        self._context.term()
+        self._finalizer()
 
     def __enter__(self) -> "Control":
         return self
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+def _close_socket(context: zmq.Context, socket: zmq.Socket) -> None:
+    socket.close(linger=0)
+    context.term()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import zmq
@@ -40,6 +41,8 @@ class Subscriber:
         self._known: Dict[str, Tuple[Any, ...]] = {}  # by topic: what the newest result was about
         self.malformed = 0  # messages that were not results
         self._context, self._socket = _open_socket(endpoint, topics, high_water)
+        # Holds the socket: collected in a cycle with its context it could make the context wait for ever.
+        self._finalizer = weakref.finalize(self, _close_socket, self._context, self._socket)
 
     def next(self, timeout: Optional[float] = None) -> Optional[Dict[str, Any]]:
         """The next result, or None when none came within `timeout` seconds (None: wait for ever)."""
@@ -79,9 +82,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Disconnects. Idempotent."""
-        if not self._socket.closed:
-            self._socket.close(linger=0)
-            self._context.term()
+        self._finalizer()
 
     def __enter__(self) -> "Subscriber":
         return self
@@ -97,6 +98,11 @@ def _subject(result: Dict[str, Any]) -> Tuple[Any, ...]:
         return result.get("run"), window.get("unit"), window.get("first"), window.get("last")
     return (result.get("run"), result.get("epoch"), result.get("step"), result.get("rank"),
             result.get("time_ns"))
+
+
+def _close_socket(context: zmq.Context, socket: zmq.Socket) -> None:
+    socket.close(linger=0)
+    context.term()
 
 
 def _open_socket(endpoint: str, topics: Sequence[str], high_water: int) -> Tuple[zmq.Context, zmq.Socket]:

@@ -112,7 +112,9 @@ static void test_the_longest_silent_run_makes_room(void **state)
     event(f, "a", 1, EVENT_HELLO, 0);
     f->now += S;
     event(f, "a", 2, EVENT_HELLO, 0);
-    event(f, "a", 3, EVENT_HELLO, 0);
+    assert_int_equal(event(f, "a", 3, EVENT_HELLO, 0), ERR_RUN_LIMIT); /* both may still train */
+    f->now += f->config.window_timeout - S;
+    assert_int_equal(event(f, "a", 3, EVENT_HELLO, 0), RUN_HANDLED);
     assert_int_equal(runs(f), 2);
     assert_int_equal(event(f, "a", 3, EVENT_HELLO, 0), ERR_SEQ_DUPLICATE);
 }
@@ -125,6 +127,20 @@ static void test_ticks_are_needed_while_a_run_is_active(void **state)
     event(f, "a", 1, EVENT_BYE, 1);
     assert_false(registry_tick(f->registry, f->now));
     assert_int_equal(event(f, "a", 1, EVENT_EPOCH_END, 2), ERR_ENDED);
+}
+
+static void test_a_rank_that_comes_after_the_end_revives_the_run(void **state)
+{
+    struct fixture *f = *state;
+    event(f, "a", 1, EVENT_HELLO, 0);
+    event(f, "a", 1, EVENT_BYE, 1);
+    assert_false(registry_tick(f->registry, f->now));
+    struct message late = {.arrival = 9};
+    late.header = (struct header){
+        .type = MESSAGE_EVENT, .event = EVENT_HELLO, .rank = 1, .world = 2, .run = {1}};
+    strcpy(late.header.job, "a");
+    assert_int_equal(registry_arrive(f->registry, &late, f->now), RUN_HANDLED);
+    assert_true(registry_tick(f->registry, f->now));
 }
 
 static void test_refusals_of_unknown_jobs_make_no_job(void **state)
@@ -151,6 +167,7 @@ int main(void)
         TEST(test_the_longest_idle_job_makes_room),
         TEST(test_the_longest_silent_run_makes_room),
         TEST(test_ticks_are_needed_while_a_run_is_active),
+        TEST(test_a_rank_that_comes_after_the_end_revives_the_run),
         TEST(test_refusals_of_unknown_jobs_make_no_job),
         TEST(test_flush_of_an_unknown_job_is_an_error),
     };

@@ -16,9 +16,11 @@ struct fixture {
 
 static void start(struct fixture *f, enum window_unit unit, uint64_t length, uint64_t every)
 {
+    struct config config = {.window_length = length, .window_every = every};
     struct window_rule rule = {.unit = unit,
                                .length = length,
                                .every = every,
+                               .part = config_window_part(&config),
                                .timeout_ns = 60 * S,
                                .rank_grace_ns = 5 * S};
     f->now = 100 * S;
@@ -181,7 +183,7 @@ static void test_rolling_windows_keep_what_later_ones_need(void **state)
     (void)state;
     start(&f, WINDOW_EPOCH, 6, 2); /* parts of 2, three per window */
     uint32_t a = join(&f, 0, 1);
-    assert_int_equal(f.window.part, 2);
+    assert_int_equal(f.window.rule.part, 2);
     for (uint64_t epoch = 0; epoch < 9; epoch++)
         message(&f, a, epoch);
     assert_int_equal(close_all(&f), 3);
@@ -241,7 +243,7 @@ static void test_seconds_close_by_the_clock(void **state)
     stop(&f);
 }
 
-static void test_limits(void **state)
+static void test_ranks_may_be_only_so_far_apart(void **state)
 {
     struct fixture f;
     uint32_t index;
@@ -254,7 +256,69 @@ static void test_limits(void **state)
     for (uint64_t epoch = 0; epoch < WINDOW_OPEN_MAX; epoch++)
         assert_int_equal(message(&f, a, epoch), 0);
     assert_int_equal(message(&f, a, WINDOW_OPEN_MAX), ERR_AHEAD);
-    assert_int_equal(message(&f, a, UINT64_MAX), ERR_KEY_RANGE);
+    stop(&f);
+}
+
+static void test_a_slow_computation_is_not_a_rank_far_ahead(void **state)
+{
+    struct fixture f;
+    struct window_part *part;
+    (void)state;
+    start(&f, WINDOW_STEP, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    for (uint64_t step = 0; step < 10 * WINDOW_OPEN_MAX; step++)
+        assert_int_equal(window_arrive(&f.window, a, step, f.now, &part), 0);
+    stop(&f);
+}
+
+static void test_a_window_that_reaches_back_before_the_first_unit_seen_is_partial(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 2, 1);
+    uint32_t a = join(&f, 0, 1);
+    for (uint64_t epoch = 100; epoch < 103; epoch++)
+        message(&f, a, epoch);
+    struct window_part *part = window_close_next(&f.window, f.now);
+    assert_true(window_describe(&f.window, part).partial);
+    part = window_close_next(&f.window, f.now);
+    assert_int_equal(window_describe(&f.window, part).last, 101);
+    assert_false(window_describe(&f.window, part).partial);
+    stop(&f);
+}
+
+static void test_a_window_whose_data_was_thrown_away_is_partial(void **state)
+{
+    struct fixture f;
+    struct window_part *part;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 5);
+    while ((part = window_take_any(&f.window)))
+        free(part);
+    message(&f, a, 5);
+    message(&f, a, 6);
+    window_epoch_end(&f.window, a, 6);
+    part = window_close_next(&f.window, f.now);
+    assert_true(window_describe(&f.window, part).partial);
+    free(window_forget(&f.window));
+    part = window_close_next(&f.window, f.now);
+    assert_false(window_describe(&f.window, part).partial);
+    stop(&f);
+}
+
+static void test_a_quiet_window_of_several_parts_is_shown_once(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 4, 4);
+    uint32_t a = join(&f, 0, 2);
+    join(&f, 1, 2);
+    message(&f, a, 0);
+    message(&f, a, 1);
+    assert_non_null(window_quiet(&f.window, f.now + 60 * S));
+    assert_null(window_quiet(&f.window, f.now + 60 * S));
     stop(&f);
 }
 
@@ -272,7 +336,11 @@ int main(void)
         cmocka_unit_test(test_a_window_is_due_even_if_its_last_unit_was_skipped),
         cmocka_unit_test(test_a_longer_stride_opens_its_boundary),
         cmocka_unit_test(test_seconds_close_by_the_clock),
-        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_ranks_may_be_only_so_far_apart),
+        cmocka_unit_test(test_a_slow_computation_is_not_a_rank_far_ahead),
+        cmocka_unit_test(test_a_window_that_reaches_back_before_the_first_unit_seen_is_partial),
+        cmocka_unit_test(test_a_window_whose_data_was_thrown_away_is_partial),
+        cmocka_unit_test(test_a_quiet_window_of_several_parts_is_shown_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

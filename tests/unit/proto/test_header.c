@@ -189,9 +189,21 @@ static void test_integers_of_any_width_are_accepted(void **state)
                      0);
     assert_int_equal(verdict_changed("attention", "layer", LITERAL("\xd0\x05"), NULL), 0);
     assert_int_equal(verdict_changed("attention", "v", LITERAL("\xce\x00\x00\x00\x01"), NULL), 0);
-    assert_int_equal(
-        verdict_changed("attention", "seq", LITERAL("\xcf\xff\xff\xff\xff\xff\xff\xff\xff"), NULL),
-        0);
+}
+
+/* Counts stay below the point where sums of them could wrap. */
+static void test_counts_go_up_to_2_to_the_62(void **state)
+{
+    static const char *const keys[] = {"seq", "dropped", "time_ns", "epoch", "step"};
+    (void)state;
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        assert_int_equal(verdict_changed("attention", keys[i],
+                                         LITERAL("\xcf\x40\x00\x00\x00\x00\x00\x00\x00"), NULL),
+                         0);
+        assert_int_equal(verdict_changed("attention", keys[i],
+                                         LITERAL("\xcf\x40\x00\x00\x00\x00\x00\x00\x01"), NULL),
+                         ERR_KEY_RANGE);
+    }
 }
 
 static void test_a_header_cut_anywhere_is_truncated(void **state)
@@ -614,6 +626,7 @@ int main(void)
         cmocka_unit_test(test_encoding_gives_the_golden_bytes),
         cmocka_unit_test(test_unknown_keys_are_skipped),
         cmocka_unit_test(test_integers_of_any_width_are_accepted),
+        cmocka_unit_test(test_counts_go_up_to_2_to_the_62),
         cmocka_unit_test(test_a_header_cut_anywhere_is_truncated),
         cmocka_unit_test(test_one_byte_more_than_64_kib_is_refused),
         cmocka_unit_test(test_encodings_that_are_no_header_are_refused),
