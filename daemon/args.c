@@ -86,6 +86,16 @@ static int parse(int argc, char **argv, struct args *args, char *reterr)
     return optind == argc ? 0 : fail(reterr, "unexpected argument ", argv[optind]);
 }
 
+/* What no single key can tell has no line, but the file it comes from has a name. */
+static int check_together(const struct config *config, const char *path, char *reterr)
+{
+    char error[CONFIG_ERROR_MAX];
+    if (config_check(config, error) == 0)
+        return 0;
+    snprintf(reterr, CONFIG_ERROR_MAX, "%.200s%s%.800s", path ? path : "", path ? ": " : "", error);
+    return -1;
+}
+
 static int build_config(const struct args *args, struct config *config, char *reterr)
 {
     const char *path = args->check_path ? args->check_path : args->config_path;
@@ -95,7 +105,7 @@ static int build_config(const struct args *args, struct config *config, char *re
     for (int i = 0; i < args->set_count; i++)
         if (config_set(config, args->set[i], reterr) != 0)
             return -1;
-    return config_check(config, reterr);
+    return check_together(config, path, reterr);
 }
 
 int args_read(int argc, char **argv, struct config *config, enum args_action *ret_action,

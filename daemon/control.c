@@ -374,7 +374,7 @@ static void serve(struct control *control, struct envelope *envelope, zmq_msg_t 
     struct request request = {.control = control, .result = &result};
     int code = mpk_parse(zmq_msg_data(body), zmq_msg_size(body), &mpk_header_limits, &doc);
     if (code) {
-        answer(control, envelope, code, NULL);
+        answer(control, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL);
         return;
     }
     mpk_writer_init(&result);
@@ -481,7 +481,7 @@ void control_close(struct control **control_p)
     if (!control)
         return;
     for (int i = 0; i < control->waiting_count; i++)
-        envelope_clear(&control->waiting[i]);
+        answer(control, &control->waiting[i], ERR_CLOSED, NULL);
     zsock_close(&control->zsock, on_zsock_closed);
     *control_p = NULL;
 }

@@ -21,6 +21,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -43,6 +44,8 @@ struct daemon {
     struct result_sink sink;
     struct message *waiting, **waiting_last; /* for room in the pool's queue */
     uint64_t last_arrival;
+    uint64_t
+        arrival_ns;     /* when the newest message that was read from the inbox had been received */
     uint32_t in_flight; /* messages with work, waiting or in the pool */
     uint64_t started_ns;
     bool loop_ready, handles_ready;
@@ -66,6 +69,13 @@ static void forget_job(void *data, const char *job)
 
 /* Messages */
 
+/* Windows see time as messages see it: while some are waiting in the inbox it is not later than
+ * these. */
+static uint64_t now_ns(struct daemon *daemon)
+{
+    return inbox_depth(&daemon->inbox) > 0 ? daemon->arrival_ns : clock_monotonic_ns();
+}
+
 static void release(struct daemon *daemon, struct message *message)
 {
     uint64_t cost = message->cost;
@@ -76,9 +86,12 @@ static void release(struct daemon *daemon, struct message *message)
 
 static void drop(struct daemon *daemon, struct message *message, int code)
 {
-    stats_drop(&daemon->stats, code);
-    log_event(LOG_DEBUG, "message_dropped", LOG_STR("reason", err_slug(code)),
-              LOG_STR("job", message->header.job), LOG_NUM("seq", message->header.seq));
+    uint64_t before = stats_drop(&daemon->stats, code);
+    if (log_is_round(before))
+        log_event(LOG_WARNING, "message_dropped", LOG_STR("reason", err_slug(code)),
+                  LOG_STR("detail", err_text(code)), LOG_STR("job", message->header.job),
+                  LOG_NUM("rank", message->header.rank), LOG_NUM("epoch", message->header.epoch),
+                  LOG_NUM("step", message->header.step), LOG_NUM("count", before + 1));
     release(daemon, message);
 }
 
@@ -104,7 +117,7 @@ static void compute(struct daemon *daemon, struct message *message)
         struct run *run = message->run;
         run_abandon(run, message, code);
         drop(daemon, message, code);
-        run_settle(run, clock_monotonic_ns());
+        run_settle(run, now_ns(daemon));
         return;
     }
     daemon->in_flight++;
@@ -118,7 +131,8 @@ static void on_arrived(struct daemon *daemon, struct message *message)
 {
     daemon->last_arrival = message->arrival;
     start_tick(daemon);
-    int code = registry_arrive(daemon->registry, message, clock_monotonic_ns());
+    daemon->arrival_ns = message->received_ns;
+    int code = registry_arrive(daemon->registry, message, message->received_ns);
     stats_add(&daemon->stats, COUNT_LOST, message->losses.lost);
     stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source);
     if (code == RUN_COMPUTE) {
@@ -147,7 +161,7 @@ static void on_done(struct daemon *daemon, struct message *message)
     else
         stats_add(&daemon->stats, COUNT_PROCESSED, 1);
     release(daemon, message);
-    run_settle(run, clock_monotonic_ns());
+    run_settle(run, now_ns(daemon));
     submit_waiting(daemon);
 }
 
@@ -202,7 +216,7 @@ static void on_note(void *data, struct note *note)
 static void on_tick(uv_timer_t *timer)
 {
     struct daemon *daemon = timer->data;
-    if (!registry_tick(daemon->registry, clock_monotonic_ns()))
+    if (!registry_tick(daemon->registry, now_ns(daemon)))
         uv_timer_stop(timer); /* nobody is training: no wake-ups */
     control_settle(daemon->control);
 }
@@ -358,6 +372,17 @@ static int open_sockets(struct daemon *daemon, char *reterr)
                       reterr);
 }
 
+/* Every connection takes a descriptor; what the system lets us have is better than its first offer.
+ */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit); /* without it there is room for fewer connections */
+}
+
 static int start_signals(struct daemon *daemon, char *reterr)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -376,6 +401,7 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
     daemon->config = *config;
     daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = clock_monotonic_ns();
+    raise_descriptor_limit();
     if (open_loop(daemon, reterr) || open_workers(daemon, reterr) ||
         start_signals(daemon, reterr) || open_sockets(daemon, reterr)) {
         daemon_free(&daemon);

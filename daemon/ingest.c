@@ -55,11 +55,10 @@ static bool may_receive(struct ingest *ingest)
            inbox_depth(ingest->inbox) < INBOX_DEPTH_MAX;
 }
 
-/* Each reason is logged when it first happens and at every power of two after that. */
 static void log_refusal(const struct message *message, int code, const char *key, uint64_t before)
 {
     char topic[TOPIC_MAX] = "";
-    if ((before & (before + 1)) != 0)
+    if (!log_is_round(before))
         return;
     if (message->frame_count > 0) {
         size_t len = zmq_msg_size(&message->frames[0]);

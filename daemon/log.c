@@ -163,3 +163,8 @@ void log_write(enum log_level level, const char *event, const struct log_field *
     /* Nothing sensible can be done about a stderr that does not take the line. */
     (void)!write(STDERR_FILENO, line.text, line.used);
 }
+
+bool log_is_round(uint64_t before)
+{
+    return (before & (before + 1)) == 0;
+}

@@ -28,6 +28,10 @@ void log_setup(enum log_level level, bool json);
  * which the line says. */
 void log_write(enum log_level level, const char *event, const struct log_field *fields);
 
+/* Whether something that happened `before` times already is worth a line: the first time, and
+ * whenever the count reaches a power of two. */
+bool log_is_round(uint64_t before);
+
 #define log_event(level, event, ...)                                                               \
     log_write(level, event, (const struct log_field[]){__VA_ARGS__, {.key = NULL}})
 

@@ -170,6 +170,8 @@ static int place(struct run *run, struct message *message, uint64_t now_ns)
     int code = window_arrive(&run->window, message->rank_index, unit, now_ns, &message->part);
     if (code)
         return code;
+    if (message->losses.joined_late)
+        window_joined_late(&run->window, message->part);
     code = get_state(run, message->part, message->stream, &state);
     if (code)
         window_done(message->part);
@@ -250,7 +252,7 @@ int run_arrive(struct run *run, struct message *message, uint64_t now_ns)
     uint32_t ranks = run->window.rank_count;
     run->received++;
     int code = window_rank(&run->window, header->rank, header->world, run->config->limits_ranks,
-                           &message->rank_index);
+                           now_ns, &message->rank_index);
     if (code)
         return code;
     if (run->window.ranks[message->rank_index].bye)

@@ -28,6 +28,7 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
     if (sequence->seen && seq < sequence->next)
         return seq + 1 == sequence->next ? ERR_SEQ_DUPLICATE : ERR_SEQ_ORDER;
     bool from_start = sequence->seen || seq == 0;
+    ret_losses->joined_late = !from_start;
     ret_losses->lost = sequence->seen ? seq - sequence->next : 0;
     ret_losses->source =
         from_start && dropped > sequence->dropped ? dropped - sequence->dropped : 0;

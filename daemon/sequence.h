@@ -23,8 +23,9 @@ struct sequences {
 };
 
 struct losses {
-    uint64_t lost;   /* sent, never arrived */
-    uint64_t source; /* dropped by the publisher since its last message */
+    uint64_t lost;    /* sent, never arrived */
+    uint64_t source;  /* dropped by the publisher since its last message */
+    bool joined_late; /* the first message seen is not the first that was sent */
 };
 
 /* Takes the next message in. Returns 0, ERR_SEQ_DUPLICATE, ERR_SEQ_ORDER (both without effect) or

@@ -34,12 +34,13 @@ static int grow_ranks(struct window *window)
 }
 
 int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit,
-                uint32_t *ret_index)
+                uint64_t now_ns, uint32_t *ret_index)
 {
     if (world > window->world)
         window->world = world;
     for (uint32_t i = 0; i < window->rank_count; i++) {
         if (window->ranks[i].rank == rank) {
+            window->ranks[i].last_ns = now_ns;
             *ret_index = i;
             return 0;
         }
@@ -49,7 +50,7 @@ int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t l
     if (window->rank_count == window->rank_capacity && grow_ranks(window) != 0)
         return ERR_MEMORY;
     *ret_index = window->rank_count++;
-    window->ranks[*ret_index] = (struct window_rank){.rank = rank};
+    window->ranks[*ret_index] = (struct window_rank){.rank = rank, .last_ns = now_ns};
     return 0;
 }
 
@@ -82,12 +83,14 @@ static uint64_t boundary_index(const struct window *window, uint64_t index)
     return index - index % stride + stride - 1;
 }
 
-/* By moving on or by an epoch_end: the whole part was seen. */
+/* By moving on, by an epoch_end, or by having sent the last step before its bye: the whole part was
+ * seen. */
 static bool rank_completed(const struct window *window, const struct window_rank *rank,
                            const struct window_part *part)
 {
     uint64_t last = last_unit(window, part);
-    return (rank->seen && rank->position > last) || rank->finished > last;
+    bool stepped = window->rule.unit == WINDOW_STEP && rank->bye && rank->position == last;
+    return (rank->seen && (rank->position > last || stepped)) || rank->finished > last;
 }
 
 static uint32_t count_completed(const struct window *window, const struct window_part *part)
@@ -148,6 +151,14 @@ static void advance(struct window_rank *rank, uint64_t unit)
     rank->seen = true;
 }
 
+static void note_overdue(struct window *window)
+{
+    struct window_part *part = window->open;
+    while (part->overdue && part->next)
+        part = part->next;
+    part->overdue = true;
+}
+
 /* A run that is first heard of in its middle has no data for what was before. */
 static void note_first(struct window *window, uint64_t index)
 {
@@ -163,7 +174,7 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uin
     if (index < window->next_index)
         return ERR_LATE;
     if (!is_open(window, index) && count_unfinished(window) >= WINDOW_OPEN_MAX)
-        return ERR_AHEAD;
+        note_overdue(window);
     note_first(window, index);
     struct window_part *part = open_part(window, index, now_ns);
     if (!part || !open_part(window, boundary_index(window, index), now_ns))
@@ -174,6 +185,13 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uin
     part->last_ns = now_ns;
     *ret_part = part;
     return 0;
+}
+
+void window_joined_late(struct window *window, const struct window_part *part)
+{
+    window->settled = true;
+    if (part->index >= window->complete_from)
+        window->complete_from = part->index + 1;
 }
 
 void window_done(struct window_part *part)
@@ -215,14 +233,30 @@ static bool clock_passed(const struct window *window, const struct window_part *
 
 enum verdict { KEEP_OPEN, CLOSE, CLOSE_CUT };
 
+/* Ranks that have not finished the part, but were heard of within the timeout. */
+static uint32_t count_awaited(const struct window *window, const struct window_part *part,
+                              uint64_t now_ns)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < window->rank_count; i++) {
+        const struct window_rank *rank = &window->ranks[i];
+        bool finished = rank->bye || rank_completed(window, rank, part);
+        count += !finished && now_ns - rank->last_ns < window->rule.timeout_ns;
+    }
+    return count;
+}
+
 static enum verdict judge_ranks(const struct window *window, const struct window_part *part,
                                 uint64_t now_ns)
 {
     uint32_t finished = count_finished(window, part);
-    bool silent = now_ns - part->last_ns >= window->rule.timeout_ns;
+    if (part->overdue)
+        return CLOSE_CUT;
     if (finished == window->rank_count && !waits_for_unknown_ranks(window, now_ns))
         return count_completed(window, part) == window->rank_count ? CLOSE : CLOSE_CUT;
-    return finished > 0 && silent ? CLOSE_CUT : KEEP_OPEN;
+    return finished > 0 && finished < window->rank_count && count_awaited(window, part, now_ns) == 0
+               ? CLOSE_CUT
+               : KEEP_OPEN;
 }
 
 static enum verdict judge(const struct window *window, const struct window_part *part,
@@ -352,11 +386,8 @@ struct window_part *window_take_any(struct window *window)
     if (!part)
         return NULL;
     *list = part->next;
-    if (part->arrivals > 0) {
-        window->settled = true;
-        if (part->index >= window->complete_from)
-            window->complete_from = part->index + 1;
-    }
+    if (part->arrivals > 0)
+        window_joined_late(window, part);
     return part;
 }
 

@@ -14,10 +14,10 @@
  * oldest open part closes when nothing received for it is still being computed and
  *   - every rank heard of has finished it: moved on to a later unit, ended its last epoch, or said
  * bye (the first part also waits `rank_grace` for ranks of `world` not heard of yet), or
- *   - some rank has finished it and the others have sent nothing for it for `timeout`: it is cut.
- * Parts of seconds close by the clock. Later messages for a closed part are refused as late.
- * A part that is merely silent is not closed, because a slow trainer is not an error: see
- * window_quiet. */
+ *   - some rank has finished it and the others have not been heard of for `timeout`, or are more
+ * than WINDOW_OPEN_MAX parts behind: it is cut. Parts of seconds close by the clock. Later messages
+ * for a closed part are refused as late. A part that is merely silent is not closed, because a slow
+ * trainer is not an error: see window_quiet. */
 #ifndef DAEMON_WINDOW_H
 #define DAEMON_WINDOW_H
 
@@ -27,9 +27,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Parts that some rank has not finished, at once: ranks this far apart share nothing any more.
- * Parts that all ranks have finished, and that wait for their messages to be computed, are bounded
- * by the byte budget. */
+/* Parts that some rank has not finished, at once. With one more the oldest is cut: the others are
+ * so far ahead that they share nothing with whoever holds it up. Parts that all ranks have
+ * finished, and that wait for their messages to be computed, are bounded by the byte budget. */
 #define WINDOW_OPEN_MAX 16
 
 struct window_rule {
@@ -46,6 +46,7 @@ struct window_part {
     uint64_t last_ns;   /* last arrival, or when it was opened */
     uint64_t arrivals;  /* messages that arrived for it */
     uint64_t shown;     /* arrivals when it was last shown as quiet */
+    bool overdue;       /* somebody is too far ahead of it */
     bool closed;
     bool cut; /* closed before all ranks had completed it */
     void *data;
@@ -56,6 +57,7 @@ struct window_rank {
     uint32_t rank;
     bool seen; /* position is meaningful */
     bool bye;
+    uint64_t last_ns;  /* when it was last heard of */
     uint64_t position; /* largest unit seen */
     uint64_t finished; /* units below this are finished by an epoch_end */
 };
@@ -75,20 +77,22 @@ struct window {
 
 void window_init(struct window *window, const struct window_rule *rule, uint64_t now_ns);
 
-/* The index of a rank in order of appearance, which it joins on first sight; `world` may grow.
+/* The index of a rank that was just heard of, in order of appearance; `world` may grow.
  * Returns 0, ERR_RANK_LIMIT or ERR_MEMORY. */
 int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit,
-                uint32_t *ret_index);
+                uint64_t now_ns, uint32_t *ret_index);
 
 /* The unit of a message: its epoch, its step, or the seconds since the run was first heard of. */
 uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t step,
                         uint64_t now_ns);
 
 /* A tensor message of this rank for this unit: opens its part if need be and counts it in flight.
- * Returns 0, ERR_LATE, ERR_AHEAD (too many open parts) or ERR_MEMORY.
+ * Returns 0, ERR_LATE or ERR_MEMORY.
  */
 int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uint64_t now_ns,
                   struct window_part **ret_part);
+/* This part, and all before it, came too late to be complete: attnd joined in the middle. */
+void window_joined_late(struct window *window, const struct window_part *part);
 /* That message is accounted for. */
 void window_done(struct window_part *part);
 

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The path of one message: work_new cuts it, work_submit queues the jobs, each job fills its own
- * block or its own heads' spectra, the job that brings `remaining` to zero posts NOTE_DONE, and the
- * loop calls work_finish, which merges the blocks in the order of their rows: the result does not
- * depend on who ran when. A job that runs out of memory sets `failed`; the message is then dropped
- * as out_of_memory. */
+/* The path of one message: work_new cuts it, work_submit queues the jobs, each job fills its own block or its
+ * own heads' spectra; the job that brings `remaining` to zero merges the blocks, so that the loop need not,
+ * and posts NOTE_DONE; the loop calls work_finish for the numbers. A job that runs out of memory sets
+ * `failed`; the message is then dropped as out_of_memory. */
 #include "work.h"
 
 #include "err.h"
@@ -43,6 +42,17 @@ static uint32_t min_u32(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
+/* In the order of the rows, so that the result does not depend on who ran when. */
+static void merge_blocks(struct work *work)
+{
+    struct block *rows = &work->jobs[0].block;
+    int code = 0;
+    for (uint32_t i = 1; i < work->row_jobs && !code && !atomic_load(&work->failed); i++)
+        code = block_merge(rows, &work->jobs[i].block);
+    if (code)
+        atomic_store(&work->failed, true);
+}
+
 static void job_done(struct work_job *job, int code)
 {
     struct work *work = job->work;
@@ -50,6 +60,7 @@ static void job_done(struct work_job *job, int code)
     if (code)
         atomic_store(&work->failed, true);
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {
+        merge_blocks(work);
         message->note.kind = NOTE_DONE;
         inbox_post(work->done, &message->note);
     }
@@ -215,11 +226,8 @@ static void spread_spectra(struct work *work)
 int work_finish(struct work *work, struct measured *ret_measured)
 {
     struct block *rows = &work->jobs[0].block;
-    int code = atomic_load(&work->failed) ? ERR_MEMORY : 0;
-    for (uint32_t i = 1; i < work->row_jobs && !code; i++)
-        code = block_merge(rows, &work->jobs[i].block);
-    if (code)
-        return code;
+    if (atomic_load(&work->failed))
+        return ERR_MEMORY;
     lay_out_values(work);
     block_values(rows, work->measured.value);
     block_aggregate(rows, work->measured.aggregate);

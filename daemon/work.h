@@ -4,7 +4,7 @@
  * A message becomes at most WORK_BLOCKS_MAX row blocks and WORK_SPECTRA_MAX groups of heads whose
  * spectra * are wanted. Jobs share nothing. A message with a slice of the model's heads has no
  * across-head numbers (importance, aggregate, top pairs): they need all heads. The last one to
- * finish posts the message to the loop, which merges. */
+ * finish merges their results and posts the message to the loop. */
 #ifndef DAEMON_WORK_H
 #define DAEMON_WORK_H
 
@@ -37,7 +37,7 @@ uint64_t work_cost(const struct header *header, const struct config *config);
 int work_new(struct message *message, const struct config *config, struct inbox *done);
 /* Submits all jobs, or none with ERR_AGAIN. Loop thread. */
 int work_submit(struct work *work, struct pool *pool);
-/* After NOTE_DONE: merges and gives the numbers, borrowed until work_free. Returns 0 or ERR_MEMORY.
+/* After NOTE_DONE: the numbers, borrowed until work_free. Returns 0 or ERR_MEMORY.
  */
 int work_finish(struct work *work, struct measured *ret_measured);
 void work_free(struct work **work);

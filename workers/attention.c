@@ -40,9 +40,15 @@ uint32_t attention_key_count(const struct attention *a, uint32_t b)
     return clamp_len(a->k_len, b, a->keys);
 }
 
+static const uint8_t *mask_row(const struct attention *a, uint32_t b, uint32_t i)
+{
+    return a->mask == NULL ? NULL : a->mask + ((size_t)b * a->queries + i) * a->keys;
+}
+
 bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i)
 {
-    return i < attention_query_count(a, b);
+    const uint8_t *mask = mask_row(a, b, i);
+    return i < attention_query_count(a, b) && (mask == NULL || memchr(mask, 1, a->keys) != NULL);
 }
 
 uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i, uint32_t *ret_keys)
@@ -52,10 +58,7 @@ uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i,
     if (a->causal && i < end) {
         end = i + 1;
     }
-    const uint8_t *mask = NULL;
-    if (a->mask != NULL) {
-        mask = a->mask + ((size_t)b * a->queries + i) * a->keys;
-    }
+    const uint8_t *mask = mask_row(a, b, i);
     uint32_t n = 0;
     for (uint32_t j = begin; j < end; j++) {
         if (mask == NULL || mask[j] == 1) {

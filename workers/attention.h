@@ -30,7 +30,8 @@ struct attention {
 uint32_t attention_query_count(const struct attention *a, uint32_t b);
 uint32_t attention_key_count(const struct attention *a, uint32_t b);
 
-/* Whether query i of sample b is one (not padding). */
+/* Whether query i of sample b is one (not padding): within q_len, and left a key by the mask
+ * tensor. */
 bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i);
 
 /* Writes the valid keys of a row, ascending, to ret_keys[keys]; returns how many. */

@@ -6,6 +6,8 @@
 
 #include <inttypes.h>
 
+#define FLUSH_TIMEOUT_MS 60000
+
 static int show_ping(struct cli *cli, const msgpack_object *result)
 {
     char version[64], uptime[OUT_TIME_MAX];
@@ -47,18 +49,35 @@ int cmd_config(struct cli *cli)
     return cli_show(cli, "config", show_config);
 }
 
+/* A flush is answered when what was received before it has been computed: unlike the other answers
+ * that may take its time, but whether attnd is there at all shows at once. */
+static int wait_patiently(struct cli *cli)
+{
+    struct rpc_reply reply;
+    int code = cli_call(cli, "ping", NULL, &reply);
+    if (code != CLI_OK)
+        return code;
+    rpc_reply_clear(&reply);
+    if (!(cli->args->given & ARGS_TIMEOUT))
+        cli->rpc->timeout_ms = FLUSH_TIMEOUT_MS;
+    return CLI_OK;
+}
+
 int cmd_flush(struct cli *cli)
 {
     struct rpc_reply reply;
     struct mpk_writer params;
     const char *job = cli->args->word_count > 1 ? cli->args->words[1] : NULL;
+    int code = wait_patiently(cli);
+    if (code != CLI_OK)
+        return code;
     mpk_writer_init(&params);
     mpk_put_map(&params, job ? 1 : 0);
     if (job) {
         mpk_put_str(&params, "job");
         mpk_put_str(&params, job);
     }
-    int code = cli_call(cli, "flush", &params, &reply);
+    code = cli_call(cli, "flush", &params, &reply);
     mpk_writer_clear(&params);
     if (code != CLI_OK)
         return code;
@@ -66,8 +85,7 @@ int cmd_flush(struct cli *cli)
     if (cli->args->given & ARGS_JSON)
         code = cli_print_json(cli, reply.result);
     else
-        fprintf(cli->out, "closed and published %" PRIu64 " window%s\n", windows,
-                out_plural(windows));
+        fprintf(cli->out, "published %" PRIu64 " window%s\n", windows, out_plural(windows));
     rpc_reply_clear(&reply);
     return code;
 }

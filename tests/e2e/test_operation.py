@@ -141,8 +141,7 @@ def test_garbage_requests_are_answered_with_an_error(attnd):
     for garbage in (b"", b"\xc1", b"\x91" * 100, msgpack.packb([5]), msgpack.packb([0, 1, 2, 3])):
         dealer.send(garbage)
         assert dealer.poll(10000)
-        assert msgpack.unpackb(dealer.recv())[2]["code"] in (
-            "header_truncated", "header_malformed", "header_depth", "request")
+        assert msgpack.unpackb(dealer.recv())[2]["code"] == "request"
     dealer.close()
     assert attnd.call("ping")
 

@@ -118,7 +118,10 @@ def visible(case):
         seen &= j > i - case.window
     if case.mask is not None:
         seen &= case.mask == 1
-    return seen, np.arange(queries)[None, :] < q_len[:, None], q_len, k_len
+    query = np.arange(queries)[None, :] < q_len[:, None]
+    if case.mask is not None:
+        query = query & (case.mask == 1).any(-1)
+    return seen, query, q_len, k_len
 
 
 def judge(case, a, seen, query):
@@ -405,6 +408,7 @@ def set_mask(case, kind, rng):
     if "explicit" in kind:
         case.mask = (rng.random((batch, queries, keys)) < 0.6).astype(np.uint8)
         case.mask[rng.random(case.mask.shape) < 0.02] = 7  # neither 0 nor 1: excluded
+        case.mask[rng.random((batch, queries)) < 0.1] = 0  # a row without keys is padding
     if kind == "nothing":
         case.k_len = [0] * batch
 

@@ -8,8 +8,8 @@ Every torch.nn.MultiheadAttention of the model gets its `forward` wrapped, as an
 back on close. A call of the wrapped forward goes straight to the original, with the caller's own arguments,
 unless all of this holds: the module is training, the step is sampled, somebody is subscribed to this very
 layer, the daemon is not stalled, and the call is not a recomputation (activation checkpointing), not being
-compiled, traced or run in a forked child. Only then the original is asked for the weights of every head; they are published, and the caller
-gets what it asked for.
+compiled, traced or run in a forked child. Only then the original is asked for the weights of every head; they
+are published, and the caller gets what it asked for.
 
 What runs here must not hurt the training: our own errors are logged once and swallowed. If the original raises
 while asked for weights, it is asked again with the caller's arguments, so that what is raised is the user's own.

@@ -76,7 +76,7 @@ class Control:
         return self.call("config")
 
     def flush(self, job: Optional[str] = None) -> Any:
-        """Closes the open windows, of one job or of all, and publishes them as partial."""
+        """Publishes what the open windows of one job, or of all, hold now, as partial; they stay open."""
         return self.call("flush", {} if job is None else {"job": job})
 
     def call(self, method: str, params: Optional[Dict[str, Any]] = None) -> Any:

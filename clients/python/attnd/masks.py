@@ -58,6 +58,8 @@ def describe(attn_mask: Optional[np.ndarray], key_padding_mask: Optional[np.ndar
         mask &= allowed
     if present is not None:
         mask &= present[:, None, :]
+        if self_attention:  # a padded key is a padded query too
+            mask &= present[:, :queries, None]
     return Visibility(causal, window, q_len, k_len, mask)
 
 

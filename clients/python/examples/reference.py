@@ -4,7 +4,7 @@
 Independent of the daemon: no code is shared with it, and nothing here is fast. `measure` takes one message as
 it was published, `pool` the messages of a window, `compare` a pool and the summary that came back.
 
-Rows. Query i of sample b is valid when i < q_len[b]; it sees key j when j < k_len[b], and j <= i if causal, and
+Rows. Query i of sample b is valid when i < q_len[b] and the mask, if any, leaves it some key; it sees key j when j < k_len[b], and j <= i if causal, and
 j > i - window if there is one, and mask[b,i,j] = 1 if there is one. A row is sound when it sees a key, its
 weights are finite and not negative beyond rounding, and sum to 1 within the tolerance of the dtype (after dropout
 the sum is not checked; with a learned sink it may be less).
@@ -102,7 +102,10 @@ def _valid(a: Attention):
         seen = seen & (j > i - a.window)
     if a.mask is not None:
         seen = seen & (a.mask == 1)
-    return (torch.arange(Tq)[None, :] < q_len)[:, None], seen[:, None]
+    query = (torch.arange(Tq)[None, :] < q_len).expand(B, Tq)
+    if a.mask is not None:
+        query = query & (a.mask == 1).any(-1)
+    return query[:, None], seen[:, None]
 
 
 def _soundness(a: Attention, A: torch.Tensor, seen: torch.Tensor, queries: torch.Tensor):

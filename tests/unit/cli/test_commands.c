@@ -335,8 +335,8 @@ static void test_ping_config_and_flush(void **state)
              "KEY               VALUE\npublish.endpoint  %s\nwindow.unit       epoch\n",
              ((struct fake *)*state)->published);
     assert_says(state, "config", 0, expected);
-    assert_says(state, "flush", 0, "closed and published 3 windows\n");
-    assert_says(state, "flush gpt-small", 0, "closed and published 1 window\n");
+    assert_says(state, "flush", 0, "published 3 windows\n");
+    assert_says(state, "flush gpt-small", 0, "published 1 window\n");
 }
 
 static void test_json_is_the_answer_itself(void **state)

@@ -38,7 +38,7 @@ static void stop(struct fixture *f)
 static uint32_t join(struct fixture *f, uint32_t rank, uint32_t world)
 {
     uint32_t index;
-    assert_int_equal(window_rank(&f->window, rank, world, 16, &index), 0);
+    assert_int_equal(window_rank(&f->window, rank, world, 16, f->now, &index), 0);
     return index;
 }
 
@@ -243,19 +243,66 @@ static void test_seconds_close_by_the_clock(void **state)
     stop(&f);
 }
 
-static void test_ranks_may_be_only_so_far_apart(void **state)
+static void test_more_ranks_than_the_limit_are_refused(void **state)
 {
     struct fixture f;
     uint32_t index;
     (void)state;
     start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 1);
-    for (uint32_t rank = 1; rank < 16; rank++)
+    for (uint32_t rank = 0; rank < 16; rank++)
         join(&f, rank, 16);
-    assert_int_equal(window_rank(&f.window, 16, 17, 16, &index), ERR_RANK_LIMIT);
-    for (uint64_t epoch = 0; epoch < WINDOW_OPEN_MAX; epoch++)
-        assert_int_equal(message(&f, a, epoch), 0);
-    assert_int_equal(message(&f, a, WINDOW_OPEN_MAX), ERR_AHEAD);
+    assert_int_equal(window_rank(&f.window, 16, 17, 16, f.now, &index), ERR_RANK_LIMIT);
+    stop(&f);
+}
+
+/* The survivors of a dead rank go on: the oldest part is cut, not their data refused. */
+static void test_a_rank_far_ahead_cuts_the_oldest_part(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_STEP, 1, 1);
+    uint32_t a = join(&f, 0, 2), b = join(&f, 1, 2);
+    message(&f, b, 0);
+    for (uint64_t step = 0; step < WINDOW_OPEN_MAX + 4; step++)
+        assert_int_equal(message(&f, a, step), 0);
+    struct window_part *part = window_close_next(&f.window, f.now);
+    assert_non_null(part);
+    assert_true(part->cut);
+    stop(&f);
+}
+
+static void test_a_dead_rank_is_waited_for_once(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 2);
+    join(&f, 1, 2);
+    for (uint64_t epoch = 0; epoch < 3; epoch++) {
+        message(&f, a, epoch);
+        window_epoch_end(&f.window, a, epoch);
+    }
+    assert_int_equal(close_all(&f), -1);
+    f.now += 60 * S;
+    join(&f, 0, 2);
+    assert_int_equal(close_all(&f), 2);
+    message(&f, a, 3);
+    window_epoch_end(&f.window, a, 3);
+    assert_int_equal(close_all(&f), 3);
+    stop(&f);
+}
+
+static void test_the_last_step_before_a_bye_completes_its_window(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_STEP, 5, 5);
+    uint32_t a = join(&f, 0, 1);
+    for (uint64_t step = 0; step < 10; step++)
+        message(&f, a, step);
+    window_bye(&f.window, a);
+    assert_false(window_close_next(&f.window, f.now)->cut);
+    assert_false(window_close_next(&f.window, f.now)->cut);
     stop(&f);
 }
 
@@ -336,7 +383,10 @@ int main(void)
         cmocka_unit_test(test_a_window_is_due_even_if_its_last_unit_was_skipped),
         cmocka_unit_test(test_a_longer_stride_opens_its_boundary),
         cmocka_unit_test(test_seconds_close_by_the_clock),
-        cmocka_unit_test(test_ranks_may_be_only_so_far_apart),
+        cmocka_unit_test(test_more_ranks_than_the_limit_are_refused),
+        cmocka_unit_test(test_a_rank_far_ahead_cuts_the_oldest_part),
+        cmocka_unit_test(test_a_dead_rank_is_waited_for_once),
+        cmocka_unit_test(test_the_last_step_before_a_bye_completes_its_window),
         cmocka_unit_test(test_a_slow_computation_is_not_a_rank_far_ahead),
         cmocka_unit_test(test_a_window_that_reaches_back_before_the_first_unit_seen_is_partial),
         cmocka_unit_test(test_a_window_whose_data_was_thrown_away_is_partial),
