@@ -93,6 +93,12 @@ class Attnd:
             raise RuntimeError(error["code"])
         return result
 
+    def describe(self):
+        """Everything worth knowing when a test fails."""
+        if self.process.poll() is not None:
+            return f"attnd has ended with {self.process.returncode}:\n{self.log_text()}"
+        return f"{self.stats()}\n{self.call('jobs')}\n{self.log_text()}"
+
     def stats(self):
         return self.call("stats")
 
@@ -198,6 +204,7 @@ class Reader:
     """A subscriber to results."""
 
     def __init__(self, attnd, *topics):
+        self.attnd = attnd
         self.socket = attnd.context.socket(zmq.SUB)
         self.socket.linger = 0
         before = attnd.stats()["subscriptions"]
@@ -208,7 +215,7 @@ class Reader:
 
     def next(self, timeout=None):
         timeout_ms = int(1000 * (timeout or PATIENCE_S))
-        assert self.socket.poll(timeout_ms), "no result came"
+        assert self.socket.poll(timeout_ms), f"no result came; {self.attnd.describe()}"
         topic, body = self.socket.recv_multipart()
         return topic.decode(), msgpack.unpackb(body)
 

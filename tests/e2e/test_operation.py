@@ -191,3 +191,60 @@ def test_a_free_port_is_told_where_one_asks(tmp_path):
         started = process.stderr.readline()
         process.terminate()
     assert "event=started" in started and "ingest=tcp://127.0.0.1:" in started and "*" not in started
+
+
+@pytest.mark.parametrize("timeout", ["0s", "5ms", "20ms", "100ms"])
+def test_a_stop_under_load_that_times_out_is_clean(rng, timeout):
+    attnd = Attnd(f"shutdown.timeout={timeout}", "workers.threads=2")
+    trainer = Trainer(attnd, "job")
+    for step in range(400):
+        trainer.attention(softmax_maps(rng, 1, 4, 24, 24), step=step)
+    wait_until(lambda: attnd.stats()["received"] >= 1, "the first message")
+    assert attnd.stop() == 0, attnd.log_text()
+
+
+def test_unread_answers_do_not_pile_up(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    for layer in range(64):
+        trainer.attention(softmax_maps(rng, 1, 64, 2, 2), layer=layer)
+    trainer.event("epoch_end", epoch=0)
+    attnd.settled(65)
+    before = attnd.rss_kb()
+    dealer = attnd.context.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.rcvhwm = 1
+    dealer.connect(attnd.endpoint("control"))
+    for number in range(200):
+        dealer.send(msgpack.packb([0, number, "summary", {"job": "job"}]))
+    wait_until(lambda: attnd.stats()["requests"] >= 200, "the answers")
+    assert attnd.rss_kb() < before + 200 * 1024
+    dealer.close()
+
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back on purpose")
+def test_the_budget_holds_for_small_messages_of_many_heads(rng):
+    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "metrics.spectrum=false")
+    trainer = Trainer(attnd, "job")
+    weights = softmax_maps(rng, 1, 1024, 2, 2)
+    for step in range(1000):
+        trainer.attention(weights, step=step)
+    attnd.settled(1000)
+    assert attnd.rss_kb() < 200 * 1024
+    attnd.close()
+
+
+def test_repeated_subscriptions_are_answered_together(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    for layer in range(20):
+        trainer.attention(softmax_maps(rng, 1, 2, 4, 4), layer=layer)
+    attnd.settled(20)
+    reader = attnd.context.socket(zmq.XSUB)
+    reader.linger = 0
+    reader.connect(attnd.endpoint("publish"))
+    for _ in range(500):
+        reader.send(b"\x00live/")
+        reader.send(b"\x01live/")
+    wait_until(lambda: attnd.stats()["subscriptions"] >= 1, "the subscriptions")
+    time.sleep(0.5)  # two rounds of snapshots
+    assert attnd.stats()["snapshots"] <= 20 * 6
+    reader.close()

@@ -187,3 +187,56 @@ def test_a_late_subscriber_gets_the_last_value(attnd, rng):
     job = Reader(attnd, "job/")
     _, state = job.next()
     assert state["layers"] == [dict(stack="decoder", layer=0, site="self", heads=1)]
+
+
+def test_a_slice_of_the_heads_has_no_numbers_across_heads(attnd, rng):
+    reader = Reader(attnd, "live/")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 2, 6, 6), head_offset=1, heads_total=4)
+    _, live = reader.next()
+    assert live["heads"]["entropy"][0] is None and live["heads"]["entropy"][3] is None
+    assert None not in live["heads"]["entropy"][1:3]
+    assert "importance" not in live["heads"] and not live.get("aggregate") and not live.get("top_pairs")
+
+
+def test_the_survivors_of_a_dead_rank_go_on(rng):
+    attnd = Attnd("window.unit=step", "window.timeout=10min")
+    reader = Reader(attnd, "summary/")
+    ranks = [Trainer(attnd, "job", rank, world=2, run=b"r" * 16) for rank in range(2)]
+    weights = softmax_maps(rng, 1, 1, 4, 4)
+    for trainer in ranks:
+        trainer.attention(weights, step=0)
+    for step in range(1, 100):
+        ranks[0].attention(weights, step=step)
+    assert attnd.settled(101)["dropped"] == {}
+    assert reader.next()[1]["window"]["partial"]
+    attnd.close()
+
+
+def test_losses_of_a_layer_show_with_its_next_message(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    trainer = Trainer(attnd, "job")
+    weights = softmax_maps(rng, 1, 1, 4, 4)
+    trainer.attention(weights, layer=1, epoch=0)
+    trainer.attention(weights, layer=0, epoch=0)
+    trainer.event("epoch_end", epoch=0)
+    for _ in range(2):
+        reader.next()
+    trainer.attention(weights, layer=1, epoch=0, seq=4)  # 3 lost, and late
+    trainer.attention(weights, layer=0, epoch=1)
+    trainer.event("epoch_end", epoch=1)
+    assert reader.next()[1]["layer"] == 0
+    trainer.attention(weights, layer=1, epoch=2, seq=5)
+    trainer.event("epoch_end", epoch=2)
+    _, summary = reader.next()
+    assert (summary["layer"], summary["lost"], summary["dropped"]) == (1, 3, {"late": 1})
+
+
+def test_a_window_that_attnd_joined_late_is_partial(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=7, seq=70)
+    trainer.event("epoch_end", epoch=7)
+    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=8, seq=71)
+    trainer.event("epoch_end", epoch=8)
+    assert [reader.next()[1]["window"]["partial"] for _ in range(2)] == [True, False]

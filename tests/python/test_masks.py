@@ -87,8 +87,9 @@ def test_any_masks_mean_the_same_to_both_sides(seed):
     ignored = attn[None] if attn.ndim == 2 else attn.reshape(B, H, T, S)[:, 0]
     expected = ~(ignored | (padding[:, None, :] if padding is not None else False)) & np.ones((B, 1, 1), dtype=bool)
     as_float = np.where(attn, -np.inf, rng.normal(size=attn.shape))
-    assert (visible_by(describe(attn, padding)) == expected).all()
-    assert (visible_by(describe(as_float, padding)) == expected).all()
+    asking = ~padding[:, :T, None] if padding is not None else True  # a padded position asks nothing
+    for given in (attn, as_float):
+        assert ((visible_by(describe(given, padding)) & asking) == (expected & asking)).all()
 
 
 def test_heads_that_differ_are_joined():
@@ -104,8 +105,9 @@ def test_appended_keys_are_visible():
     seen = describe(causal(bool), padding, keys=S + 1)
     assert not seen.causal and seen.k_len is None
     allowed = visible_by(seen, keys=S + 1)
-    assert allowed[:, :, S].all()
-    assert (allowed[:, :, :S] == (~causal(bool)[None] & ~padding[:, None, :])).all()
+    asking = ~padding[:, :T]
+    assert (allowed[:, :, S] == asking).all()
+    assert (allowed[:, :, :S] == (~causal(bool)[None] & ~padding[:, None, :] & asking[:, :, None])).all()
 
 
 @pytest.mark.parametrize("attn,padding", [(np.ones((T, S + 1)), None), (np.ones((7, T, S)), None),

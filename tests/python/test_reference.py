@@ -75,11 +75,11 @@ def test_unsound_rows_are_counted_and_left_out():
     assert sink.sound == 2
 
 
-def test_a_mask_hides_keys_and_a_row_without_keys_is_unsound():
+def test_a_mask_hides_keys_and_a_row_without_keys_is_padding():
     weights = np.zeros((1, 2, 2))
     weights[0, 0] = [1, 0]
     m = one(weights, mask=torch.tensor([[[1, 0], [0, 0]]]))
-    assert (m.sound, m.unsound) == (1, 1)
+    assert (m.sound, m.unsound) == (1, 0)
     assert len(m.rows["entropy_normalized"][0]) == 0
 
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import os
 import pickle
 
 import numpy as np
@@ -333,6 +334,9 @@ def test_every_combination_of_masks_matches_the_weights(daemon, watched, attn, p
     weights = weights_of(message)
     rows = np.isfinite(weights).all(axis=(1, 3))  # a row that sees nothing is NaN
     seen = visible(message)
+    if padding is not None:  # a padded position asks nothing either
+        rows &= ~padding.numpy()
+        seen &= ~padding.numpy()[:, :, None]
     assert ((weights > 0).any(axis=1) == seen)[rows].all() and not seen[~rows].any()
 
 
@@ -549,7 +553,8 @@ def test_rank_and_world_come_from_the_environment(daemon, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "8")
     runs = []
-    for _ in range(2):
+    for start in (0, 0, 1):
+        monkeypatch.setattr(capture, "_runs_shared", start)  # as in another rank's process
         with attnd.watch(Model(), job="job", endpoint=daemon.endpoint, wait=0) as it:
             runs.append(it.publisher.run)
             daemon.attach(it.publisher)
@@ -557,6 +562,15 @@ def test_rank_and_world_come_from_the_environment(daemon, monkeypatch):
             assert (header["rank"], header["world"]) == (3, 8)
         daemon.until_bye()
     assert runs[0] == runs[1]  # every rank of the launch names the same run
+    assert runs[0] != runs[2]  # watching again, after bye, is another run
+
+
+def test_another_launch_with_the_same_environment_is_another_run(monkeypatch):
+    monkeypatch.setattr(capture, "_runs_shared", 0)
+    first = capture._shared_run(1, 2)
+    monkeypatch.setattr(capture, "_runs_shared", 0)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert capture._shared_run(1, 2) != first
 
 
 def test_rank_and_run_come_from_torch_distributed(tmp_path, monkeypatch):

@@ -389,25 +389,26 @@ def _env_int(name: str, default: int) -> int:
 
 
 _RUN_KEY = "attnd/run"
+_runs_shared = 0  # by this process; every rank counts the same
 
 
 def _shared_run(rank: int, world: int) -> Optional[bytes]:
     """One run id for all ranks, or None for a random one when there is only this process.
 
     Rank 0 draws it and leaves it in torch.distributed's store, where the others fetch it within RUN_WAIT_S;
-    no collective call, so a job in which not every rank watches is not stopped. Without a store the launcher's
-    environment names the run.
+    no collective call, so a job in which not every rank watches is not stopped. Without a store `ATTND_RUN` names
+    the run, else what all ranks of one launch, and no others, have in common.
     """
+    global _runs_shared
     if world == 1:
         return None
+    _runs_shared += 1
     if os.environ.get("ATTND_RUN"):
-        return hashlib.md5(os.environ["ATTND_RUN"].encode()).digest()
+        return hashlib.md5(f"{os.environ['ATTND_RUN']}/{_runs_shared}".encode()).digest()
     try:
         return _run_from_store(rank)
     except Exception:
-        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_RESTART_COUNT",
-                 "MASTER_ADDR", "MASTER_PORT")
-        return hashlib.md5("/".join(os.environ.get(name, "") for name in names).encode()).digest()
+        return hashlib.md5("/".join([*_launch(world), str(_runs_shared)]).encode()).digest()
 
 
 def _run_from_store(rank: int) -> bytes:
@@ -415,8 +416,32 @@ def _run_from_store(rank: int) -> bytes:
     distributed = _distributed()
     if distributed is None:
         raise LookupError("torch.distributed is not initialised")
-    store = distributed.distributed_c10d._get_default_store()
+    store, key = distributed.distributed_c10d._get_default_store(), f"{_RUN_KEY}/{_runs_shared}"
     if rank == 0:
-        store.set(_RUN_KEY, os.urandom(wire.RUN_BYTES).hex())
-    store.wait([_RUN_KEY], timedelta(seconds=RUN_WAIT_S))
-    return bytes.fromhex(store.get(_RUN_KEY).decode())
+        store.set(key, os.urandom(wire.RUN_BYTES).hex())
+    store.wait([key], timedelta(seconds=RUN_WAIT_S))
+    return bytes.fromhex(store.get(key).decode())
+
+
+def _launch(world: int) -> List[str]:
+    """What tells this launch from others. The launcher's variables are often the same every time; on one machine
+    its process is not. Over several machines nothing else is common, and a repeated launch goes on the old run."""
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID",
+             "SLURM_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    parts = [os.environ.get(name, "") for name in names]
+    if _env_int("LOCAL_WORLD_SIZE", world) == world:
+        return [*parts, _parent()]
+    if not os.environ.get("SLURM_JOB_ID"):
+        log.warning("ranks on several machines without torch.distributed: set ATTND_RUN to something new for each "
+                    "launch, or initialise the process group before attnd.watch")
+    return parts
+
+
+def _parent() -> str:
+    """The launcher's process: its number and when it started, since numbers come round again."""
+    parent = os.getppid()
+    try:
+        with open(f"/proc/{parent}/stat", encoding="ascii", errors="replace") as stat:
+            return f"{parent}/{stat.read().rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return str(parent)
