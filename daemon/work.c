@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The path of one message: work_new cuts it, work_submit queues the jobs, each job fills its own block or its
- * own heads' spectra; the job that brings `remaining` to zero merges the blocks, so that the loop need not,
- * and posts NOTE_DONE; the loop calls work_finish for the numbers. A job that runs out of memory sets
- * `failed`; the message is then dropped as out_of_memory. */
+/* The path of one message: work_new cuts it, work_submit queues the jobs, each job fills its own
+ * block or its own heads' spectra; the job that brings `remaining` to zero merges the blocks, so
+ * that the loop need not, and posts NOTE_DONE; the loop calls work_finish for the numbers. A job
+ * that runs out of memory sets `failed`; the message is then dropped as out_of_memory. */
 #include "work.h"
 
 #include "err.h"

@@ -19,8 +19,9 @@
 #define JOB_NAME_MAX     128
 #define RUN_BYTES        16
 #define TENSORS_MAX      TENSOR_ROLE_COUNT
-#define COUNT_MAX        (UINT64_C(1) << 62) /* of seq, dropped, epoch, step, time_ns: sums cannot wrap \
-                                              */
+#define COUNT_MAX                                                                                  \
+    (UINT64_C(1) << 62) /* of seq, dropped, epoch, step, time_ns: sums cannot wrap                 \
+                         */
 #define LAYER_MAX        65535u
 #define WORLD_MAX        1048576u
 #define HEADS_TOTAL_MAX  1048576u
