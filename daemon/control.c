@@ -223,20 +223,20 @@ static void put_number(struct mpk_writer *result, const char *key, uint64_t numb
     mpk_put_u64(result, number);
 }
 
+/* Ingest may count on meanwhile: each counter is read once. */
 static void put_dropped(struct mpk_writer *result, struct stats *stats)
 {
+    uint64_t counts[ERR_COUNT];
     uint32_t reasons = 0;
-    for (int i = 0; i < ERR_COUNT; i++)
-        reasons += stats_dropped(stats, i) > 0;
+    for (int i = 0; i < ERR_COUNT; i++) {
+        counts[i] = stats_dropped(stats, i);
+        reasons += counts[i] > 0;
+    }
     mpk_put_str(result, "dropped");
     mpk_put_map(result, reasons);
-    for (int i = 0; i < ERR_COUNT && reasons > 0; i++) {
-        uint64_t count = stats_dropped(stats, i);
-        if (count > 0) {
-            put_number(result, err_slug(ERR_BASE - i), count);
-            reasons--;
-        }
-    }
+    for (int i = 0; i < ERR_COUNT; i++)
+        if (counts[i] > 0)
+            put_number(result, err_slug(ERR_BASE - i), counts[i]);
 }
 
 static void put_pool(struct mpk_writer *result, struct pool *pool)

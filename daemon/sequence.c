@@ -10,6 +10,8 @@ static int reserve(struct sequences *sequences, uint32_t count)
 {
     if (count <= sequences->count)
         return 0;
+    if (count < 2 * sequences->count)
+        count = 2 * sequences->count;
     struct sequence *grown = realloc(sequences->of_rank, count * sizeof *grown);
     if (!grown)
         return ERR_MEMORY;
