@@ -149,7 +149,8 @@ class Trainer:
         self.socket = attnd.context.socket(zmq.XPUB)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)
-        self.socket.setsockopt(zmq.LINGER, 0)
+        # A trainer that a test lets go of still sends what it has: it is the test's end that cuts it off.
+        self.socket.setsockopt(zmq.LINGER, 10000)
         self.socket.setsockopt(zmq.SNDHWM, 1000)
         self.socket.connect(attnd.endpoint("ingest"))
         self.wait_subscribed()

@@ -17,7 +17,8 @@ def windows(reader, count):
 def test_rolling_windows_of_four_every_two(rng):
     attnd = Attnd("window.length=4", "window.every=2")
     reader = Reader(attnd, "summary/")
-    epochs(Trainer(attnd, "job"), rng, 8)
+    trainer = Trainer(attnd, "job")
+    epochs(trainer, rng, 8)
     got = windows(reader, 4)
     assert [(w["window"]["first"], w["window"]["last"], w["messages"]) for w in got] == [
         (0, 1, 2), (0, 3, 4), (2, 5, 4), (4, 7, 4)]
