@@ -6,6 +6,9 @@
 
 #include <inttypes.h>
 
+/* Longer names lose their middle; --json has them whole. */
+#define JOB_WIDTH 24
+
 /* What fits 80 columns beside a name of 15; --json has the rest. */
 static const char *const columns[] = {"JOB",   "RUN",      "STATE", "EPOCH",  "STEP",
                                       "RANKS", "RECEIVED", "LOST",  "DROPPED"};
@@ -15,6 +18,7 @@ static void add_row(struct out_table *table, const msgpack_object *job)
 {
     char text[OUT_CELL_MAX];
     field_text(job, "job", text, sizeof(text));
+    out_shorten(text, JOB_WIDTH);
     out_cell(table, "%s", text);
     field_text(job, "run", text, 9); /* 8 of 32 digits tell runs apart */
     out_cell(table, "%s", text);

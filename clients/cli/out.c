@@ -158,3 +158,12 @@ const char *out_plural(unsigned long long count)
 {
     return count == 1 ? "" : "s";
 }
+
+void out_shorten(char *text, size_t width)
+{
+    size_t length = strlen(text), head = (width - 2) / 2, tail = width - 2 - head;
+    if (length <= width)
+        return;
+    memcpy(text + head, "..", 2);
+    memmove(text + head + 2, text + length - tail, tail + 1);
+}

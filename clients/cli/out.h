@@ -34,6 +34,9 @@ int out_width(FILE *out);
 #define OUT_TIME_MAX 32
 void out_duration(double seconds, char ret_text[OUT_TIME_MAX]);
 
+/* Cuts a longer ASCII text to `width` (at least 4) by putting ".." in its middle. */
+void out_shorten(char *text, size_t width);
+
 /* "1 message", "2 messages" - the noun with an s unless there is one. */
 const char *out_plural(unsigned long long count);
 

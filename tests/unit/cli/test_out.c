@@ -120,9 +120,20 @@ static void test_durations_have_two_units_at_most(void **state)
     assert_duration(90000, "1 d 1 h");
 }
 
+static void test_a_long_name_loses_its_middle(void **state)
+{
+    char exact[] = "abcdefgh", longer[] = "abcdefghi";
+    (void)state;
+    out_shorten(exact, 8);
+    assert_string_equal(exact, "abcdefgh");
+    out_shorten(longer, 8);
+    assert_string_equal(longer, "abc..ghi");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_long_name_loses_its_middle),
         cmocka_unit_test(test_numbers_are_aligned_right),
         cmocka_unit_test(test_text_is_aligned_left_and_ends_without_blanks),
         cmocka_unit_test(test_wide_tables_go_on_below),
