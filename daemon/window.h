@@ -11,13 +11,19 @@
  *      due             ^       ^       ^       ^    each summary merges two parts
  *
  * A part is open from its first message until it is closed; parts close in ascending order. The
- * oldest open part closes when nothing received for it is still being computed and
- *   - every rank heard of has finished it: moved on to a later unit, ended its last epoch, or said
- * bye (the first part also waits `rank_grace` for ranks of `world` not heard of yet), or
- *   - some rank has finished it and the others have not been heard of for `timeout`, or are more
- * than WINDOW_OPEN_MAX parts behind: it is cut. Parts of seconds close by the clock. Later messages
- * for a closed part are refused as late. A part that is merely silent is not closed, because a slow
- * trainer is not an error: see window_quiet. */
+ * oldest open part closes when nothing received for it is still being computed and one of these
+ * holds:
+ *
+ *   - Every rank heard of has finished it: moved on to a later unit, ended its last epoch, or said
+ *     bye. (The first part also waits `rank_grace` for ranks of `world` not heard of yet.)
+ *
+ *   - Some rank has finished it, and the others have not been heard of for `timeout` or are more
+ *     than WINDOW_OPEN_MAX parts behind. It is cut.
+ *
+ *   - Units are seconds and the clock has passed it.
+ *
+ * Later messages for a closed part are refused as late. A part that is merely silent is not closed,
+ * because a slow trainer is not an error: see window_quiet. */
 #ifndef DAEMON_WINDOW_H
 #define DAEMON_WINDOW_H
 
