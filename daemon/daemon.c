@@ -44,9 +44,8 @@ struct daemon {
     struct result_sink sink;
     struct message *waiting, **waiting_last; /* for room in the pool's queue */
     uint64_t last_arrival;
-    uint64_t
-        arrival_ns;     /* when the newest message that was read from the inbox had been received */
-    uint32_t in_flight; /* messages with work, waiting or in the pool */
+    uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
+    uint32_t in_flight;  /* messages with work, waiting or in the pool */
     uint64_t started_ns;
     bool loop_ready, handles_ready;
     bool stopping, ingest_stopped, finished, drained;
@@ -167,6 +166,7 @@ static void on_done(struct daemon *daemon, struct message *message)
 
 static void on_refused(struct daemon *daemon, struct refusal *refusal)
 {
+    daemon->arrival_ns = refusal->received_ns;
     registry_refused(daemon->registry, refusal->job, refusal->code);
     free(refusal);
     ingest_release(daemon->ingest, 0); /* it may be waiting for room in the inbox */

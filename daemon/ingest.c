@@ -77,6 +77,7 @@ static void post_refusal(struct ingest *ingest, const char *job, int code)
         return; /* nobody to attribute it to; the global counter has it */
     refusal->note.kind = NOTE_REFUSED;
     refusal->code = code;
+    refusal->received_ns = clock_monotonic_ns();
     strcpy(refusal->job, job);
     inbox_post(ingest->inbox, &refusal->note);
 }

@@ -115,17 +115,14 @@ static int find_stream(struct run *run, struct layer_id id, uint32_t heads,
     return 0;
 }
 
-/* The stream of a tensor message: what it says about the heads counts, and must not change. */
-static int find_measured(struct run *run, const struct header *header, struct stream **ret_stream)
+/* What a tensor message says about the heads counts, and must not change; a hello only announces.
+ */
+static int settle_heads(struct run *run, struct stream *stream, uint32_t heads)
 {
-    int code = find_stream(run, header->layer, header->heads_total, ret_stream);
-    if (code)
-        return code;
-    struct stream *stream = *ret_stream;
-    if (stream->measured && stream->heads != header->heads_total)
+    if (stream->measured && stream->heads != heads)
         return ERR_HEADS_CHANGED;
-    run->dirty = run->dirty || stream->heads != header->heads_total;
-    stream->heads = header->heads_total;
+    run->dirty = run->dirty || stream->heads != heads;
+    stream->heads = heads;
     stream->measured = true;
     return 0;
 }
@@ -159,20 +156,21 @@ static void note_losses(struct run *run, const struct losses *losses)
     run->source_dropped += losses->source;
 }
 
-/* Places a numbered message in its window. */
+/* Places a numbered message in its window. The window sees it first, even if there is no memory
+ * left to keep its numbers: a rank that moves on lets older parts close, which gives memory back.
+ */
 static int place(struct run *run, struct message *message, uint64_t now_ns)
 {
     const struct header *header = &message->header;
     uint64_t unit = window_unit_of(&run->window, header->epoch, header->step, now_ns);
     struct layer_state *state;
-    if (state_budget_full(&run->budget))
-        return ERR_STATE_LIMIT;
     int code = window_arrive(&run->window, message->rank_index, unit, now_ns, &message->part);
     if (code)
         return code;
     if (message->losses.joined_late)
         window_joined_late(&run->window, message->part);
-    code = get_state(run, message->part, message->stream, &state);
+    code = state_budget_full(&run->budget) ? ERR_STATE_LIMIT
+                                           : get_state(run, message->part, message->stream, &state);
     if (code)
         window_done(message->part);
     else
@@ -180,22 +178,32 @@ static int place(struct run *run, struct message *message, uint64_t now_ns)
     return code;
 }
 
-static int arrive_tensors(struct run *run, struct message *message, uint64_t now_ns)
+/* Numbers first, so that a message that is refused for what it says is not taken for a lost one as
+ * well. */
+static int take_in(struct run *run, struct message *message, uint64_t now_ns)
 {
     const struct header *header = &message->header;
-    int code = find_measured(run, header, &message->stream);
+    struct stream *stream = message->stream;
+    int code = sequences_next(&stream->sequences, message->rank_index, header->seq, header->dropped,
+                              &message->losses);
     if (code)
         return code;
-    struct stream *stream = message->stream;
-    code = sequences_next(&stream->sequences, message->rank_index, header->seq, header->dropped,
-                          &message->losses);
     note_losses(run, &message->losses);
     stream->pending.lost += message->losses.lost;
     stream->pending.source += message->losses.source;
-    if (!code)
-        code = place(run, message, now_ns);
+    code = settle_heads(run, stream, header->heads_total);
+    return code ? code : place(run, message, now_ns);
+}
+
+static int arrive_tensors(struct run *run, struct message *message, uint64_t now_ns)
+{
+    const struct header *header = &message->header;
+    int code = find_stream(run, header->layer, header->heads_total, &message->stream);
+    if (code)
+        return code;
+    code = take_in(run, message, now_ns);
     if (code) {
-        stream->pending.dropped[err_index(code)]++;
+        message->stream->pending.dropped[err_index(code)]++;
         return code;
     }
     message->run = run;

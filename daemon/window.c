@@ -171,6 +171,8 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uin
                   struct window_part **ret_part)
 {
     uint64_t index = unit / window->rule.part;
+    if (window->rule.unit == WINDOW_SECOND && index < window->next_index)
+        index = window->next_index; /* it came on the second: nothing was late */
     if (index < window->next_index)
         return ERR_LATE;
     if (!is_open(window, index) && count_unfinished(window) >= WINDOW_OPEN_MAX)
@@ -250,10 +252,10 @@ static enum verdict judge_ranks(const struct window *window, const struct window
                                 uint64_t now_ns)
 {
     uint32_t finished = count_finished(window, part);
-    if (part->overdue)
-        return CLOSE_CUT;
     if (finished == window->rank_count && !waits_for_unknown_ranks(window, now_ns))
         return count_completed(window, part) == window->rank_count ? CLOSE : CLOSE_CUT;
+    if (part->overdue)
+        return CLOSE_CUT;
     return finished > 0 && finished < window->rank_count && count_awaited(window, part, now_ns) == 0
                ? CLOSE_CUT
                : KEEP_OPEN;
@@ -318,7 +320,7 @@ struct window_part *window_forget(struct window *window)
 static void note_shown(struct window *window, uint64_t boundary)
 {
     for (struct window_part *part = window->open; part; part = part->next)
-        if (boundary_index(window, part->index) == boundary)
+        if (boundary_index(window, part->index) == boundary && part->in_flight == 0)
             part->shown = part->arrivals;
 }
 

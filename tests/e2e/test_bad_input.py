@@ -102,9 +102,10 @@ def test_duplicate_and_reordered_messages(attnd, rng):
 
 def test_a_layer_cannot_change_its_heads(attnd, rng):
     trainer = Trainer(attnd, "job")
-    trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
-    trainer.attention(softmax_maps(rng, 1, 3, 4, 4))
-    assert attnd.settled(2)["dropped"] == {"heads_changed": 1}
+    for heads in (2, 3, 2):
+        trainer.attention(softmax_maps(rng, 1, heads, 4, 4))
+    stats = attnd.settled(3)
+    assert stats["dropped"] == {"heads_changed": 1} and stats["lost"] == 0
 
 
 def test_messages_after_bye(attnd, rng):
@@ -232,4 +233,16 @@ def test_many_heads_cannot_use_up_the_memory(rng):
     assert [reader.next()[1]["layer"] for _ in range(2)] == [0, 1]
     trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=2, epoch=1, heads_total=50)
     assert attnd.settled(5)["dropped"] == {"state_limit": 1}, "closed windows gave their states back"
+    attnd.close()
+
+
+def test_windows_go_on_when_the_memory_for_states_is_used_up(rng):
+    attnd = Attnd("limits.state_memory=1MiB", "window.unit=step", "window.length=4", "window.every=4")
+    reader = Reader(attnd, "summary/")
+    trainer = Trainer(attnd, "job")
+    for step in range(40):
+        trainer.attention(softmax_maps(rng, 2, 16, 64, 64), step=step)
+    stats = attnd.settled(40)
+    assert stats["dropped"]["state_limit"] > 0
+    assert [reader.next()[1]["window"]["last"] for _ in range(3)][-1] > 7, "later windows have data again"
     attnd.close()

@@ -566,11 +566,21 @@ def test_rank_and_world_come_from_the_environment(daemon, monkeypatch):
 
 
 def test_another_launch_with_the_same_environment_is_another_run(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(capture, "_runs_shared", 0)
     first = capture._shared_run(1, 2)
     monkeypatch.setattr(capture, "_runs_shared", 0)
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert capture._shared_run(1, 2) != first
+
+
+def test_ranks_on_several_machines_are_told_to_name_their_run(monkeypatch, caplog):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(capture, "_runs_shared", 0)
+    first = capture._shared_run(1, 2)
+    monkeypatch.setattr(capture, "_runs_shared", 0)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert capture._shared_run(1, 2) == first and "ATTND_RUN" in caplog.text
 
 
 def test_rank_and_run_come_from_torch_distributed(tmp_path, monkeypatch):

@@ -424,16 +424,21 @@ def _run_from_store(rank: int) -> bytes:
 
 
 def _launch(world: int) -> List[str]:
-    """What tells this launch from others. The launcher's variables are often the same every time; on one machine
-    its process is not. Over several machines nothing else is common, and a repeated launch goes on the old run."""
+    """What tells this launch from others, and is the same in all its ranks.
+
+    The launcher's variables are often the same every time. Slurm numbers its steps; on one machine the launcher's
+    process tells (a script around each rank must `exec`, else it is the parent). Otherwise nothing else is
+    common, and a repeated launch goes on the old run.
+    """
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID",
              "SLURM_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
     parts = [os.environ.get(name, "") for name in names]
-    if _env_int("LOCAL_WORLD_SIZE", world) == world:
+    if os.environ.get("SLURM_STEP_ID"):
+        return parts
+    if _env_int("LOCAL_WORLD_SIZE", 0) == world:
         return [*parts, _parent()]
-    if not os.environ.get("SLURM_JOB_ID"):
-        log.warning("ranks on several machines without torch.distributed: set ATTND_RUN to something new for each "
-                    "launch, or initialise the process group before attnd.watch")
+    log.warning("several ranks, and neither torch.distributed is initialised nor ATTND_RUN set: set ATTND_RUN to "
+                "something new for each launch, or initialise the process group before attnd.watch")
     return parts
 
 
