@@ -259,10 +259,7 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
     into->invalid_rows += from->invalid_rows;
     into->row_sum_error = fmax(into->row_sum_error, from->row_sum_error);
     into->messages += from->messages;
-    into->lost += from->lost;
-    into->source_dropped += from->source_dropped;
-    for (int i = 0; i < ERR_COUNT; i++)
-        into->dropped[i] += from->dropped[i];
+    tally_merge(&into->tally, &from->tally);
     for (int m = 0; m < METRIC_COUNT; m++)
         into->on[m] = into->on[m] || from->on[m];
     into->has_aggregate = into->has_aggregate || from->has_aggregate;
@@ -338,7 +335,7 @@ struct summary_stats {
     struct result_stat *metrics;  /* [METRIC_COUNT][heads] */
     struct result_stat *singular; /* [heads][SINGULAR_VALUES_MAX] */
     struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
-    struct reason_count dropped[ERR_COUNT + 1];
+    struct reason_count dropped[TALLY_REASONS_MAX];
     uint32_t dropped_count;
 };
 
@@ -358,17 +355,6 @@ static int summary_stats_new(const struct layer_state *state, struct summary_sta
     return 0;
 }
 
-static void list_dropped(const struct layer_state *state, struct summary_stats *stats)
-{
-    if (state->source_dropped)
-        stats->dropped[stats->dropped_count++] =
-            (struct reason_count){.reason = "source", .count = state->source_dropped};
-    for (int i = 0; i < ERR_COUNT; i++)
-        if (state->dropped[i])
-            stats->dropped[stats->dropped_count++] =
-                (struct reason_count){.reason = err_slug(ERR_BASE - i), .count = state->dropped[i]};
-}
-
 static void describe_layer(const struct layer_state *state, struct layer_id id,
                            struct summary_result *result)
 {
@@ -382,7 +368,7 @@ static void describe_layer(const struct layer_state *state, struct layer_id id,
     memcpy(result->layer.shape, state->shape, sizeof state->shape);
     result->ranks = layer_state_ranks(state);
     result->messages = state->messages;
-    result->lost = state->lost;
+    result->lost = state->tally.lost;
     result->heads = state->heads;
     result->pairs = state->pair_count ? state->pairs : NULL;
     result->pair_count = state->pair_count;
@@ -410,7 +396,7 @@ int layer_state_encode(const struct layer_state *state, struct layer_id id, cons
     };
     int code = summary_stats_new(state, &stats);
     if (!code) {
-        list_dropped(state, &stats);
+        stats.dropped_count = tally_reasons(&state->tally, stats.dropped);
         describe_layer(state, id, &result);
         attach_stats(state, &stats, &result);
         summary_encode(&result, writer);

@@ -11,6 +11,7 @@
 #include "header.h"
 #include "message.h"
 #include "result.h"
+#include "tally.h"
 #include "work.h"
 
 #include <stdbool.h>
@@ -24,8 +25,8 @@ struct layer_state {
     bool causal;
     uint64_t rows, invalid_rows;
     double row_sum_error;
-    uint64_t messages, lost, source_dropped;
-    uint32_t dropped[ERR_COUNT];
+    uint64_t messages;
+    struct tally tally;
     uint8_t *rank_bits; /* bit per rank index; owned */
     uint32_t rank_bytes;
     bool on[METRIC_COUNT]; /* whether any message had this metric */

@@ -140,22 +140,6 @@ static int get_state(struct run *run, struct window_part *part, const struct str
 
 /* Arrivals */
 
-/* Moves what was lost since the layer's last message into the window of this one. */
-static void settle_losses(struct stream *stream, struct layer_state *state)
-{
-    state->lost += stream->pending.lost;
-    state->source_dropped += stream->pending.source;
-    for (int i = 0; i < ERR_COUNT; i++)
-        state->dropped[i] += stream->pending.dropped[i];
-    stream->pending = (struct stream_losses){0};
-}
-
-static void note_losses(struct run *run, const struct losses *losses)
-{
-    run->lost += losses->lost;
-    run->source_dropped += losses->source;
-}
-
 /* Places a numbered message in its window. The window sees it first, even if there is no memory
  * left to keep its numbers: a rank that moves on lets older parts close, which gives memory back.
  */
@@ -171,11 +155,13 @@ static int place(struct run *run, struct message *message, uint64_t now_ns)
         window_joined_late(&run->window, message->part);
     code = state_budget_full(&run->budget) ? ERR_STATE_LIMIT
                                            : get_state(run, message->part, message->stream, &state);
-    if (code)
+    if (code) {
         window_done(message->part);
-    else
-        settle_losses(message->stream, state);
-    return code;
+        return code;
+    }
+    tally_merge(&state->tally, &message->stream->pending);
+    message->stream->pending = (struct tally){0};
+    return 0;
 }
 
 /* Numbers first, so that a message that is refused for what it says is not taken for a lost one as
@@ -188,9 +174,8 @@ static int take_in(struct run *run, struct message *message, uint64_t now_ns)
                               &message->losses);
     if (code)
         return code;
-    note_losses(run, &message->losses);
-    stream->pending.lost += message->losses.lost;
-    stream->pending.source += message->losses.source;
+    tally_losses(&run->tally, &message->losses);
+    tally_losses(&stream->pending, &message->losses);
     code = settle_heads(run, stream, header->heads_total);
     return code ? code : place(run, message, now_ns);
 }
@@ -203,7 +188,7 @@ static int arrive_tensors(struct run *run, struct message *message, uint64_t now
         return code;
     code = take_in(run, message, now_ns);
     if (code) {
-        message->stream->pending.dropped[err_index(code)]++;
+        tally_drop(&message->stream->pending, code);
         return code;
     }
     message->run = run;
@@ -229,7 +214,7 @@ static int arrive_event(struct run *run, struct message *message)
                               &message->losses);
     if (code)
         return code;
-    note_losses(run, &message->losses);
+    tally_losses(&run->tally, &message->losses);
     if (header->event == EVENT_HELLO)
         code = handle_hello(run, header);
     else if (header->event == EVENT_EPOCH_END)
@@ -274,13 +259,10 @@ int run_arrive(struct run *run, struct message *message, uint64_t now_ns)
 
 void run_refused(struct run *run, int code)
 {
-    run->dropped[err_index(code)]++;
+    tally_drop(&run->tally, code);
 }
 
 /* Completions */
-
-static void publish_live(struct run *run, const struct message *message,
-                         const struct measured *measured);
 
 static void account(struct run *run, struct message *message)
 {
@@ -288,6 +270,18 @@ static void account(struct run *run, struct message *message)
     run->in_flight--;
     if (run->flush_left > 0 && message->arrival <= run->flush_arrival && --run->flush_left == 0)
         run_show(run);
+}
+
+static void publish_live(struct run *run, const struct message *message,
+                         const struct measured *measured)
+{
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    topic_layer("live", run->job, message->header.layer, topic);
+    if (live_write(message, measured, &writer) == 0)
+        run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ false);
+    mpk_writer_clear(&writer);
 }
 
 int run_complete(struct run *run, struct message *message, const struct measured *measured)
@@ -309,24 +303,12 @@ int run_complete(struct run *run, struct message *message, const struct measured
 
 void run_abandon(struct run *run, struct message *message, int code)
 {
-    message->stream->pending.dropped[err_index(code)]++;
+    tally_drop(&message->stream->pending, code);
     run_refused(run, code);
     account(run, message);
 }
 
 /* Publishing */
-
-static void publish_live(struct run *run, const struct message *message,
-                         const struct measured *measured)
-{
-    char topic[TOPIC_MAX];
-    struct mpk_writer writer;
-    mpk_writer_init(&writer);
-    topic_layer("live", run->job, message->header.layer, topic);
-    if (live_write(message, measured, &writer) == 0)
-        run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ false);
-    mpk_writer_clear(&writer);
-}
 
 static void publish_job(struct run *run)
 {
@@ -444,7 +426,7 @@ static void end_if_all_bye(struct run *run)
     run_free_windows(run);
     publish_job(run);
     log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job), LOG_NUM("processed", run->processed),
-              LOG_NUM("lost", run->lost));
+              LOG_NUM("lost", run->tally.lost));
 }
 
 void run_settle(struct run *run, uint64_t now_ns)
@@ -483,21 +465,9 @@ void run_tick(struct run *run, uint64_t now_ns)
 
 /* The job map */
 
-static uint32_t list_dropped(const struct run *run, struct reason_count *ret_list)
-{
-    uint32_t count = 0;
-    if (run->source_dropped)
-        ret_list[count++] = (struct reason_count){.reason = "source", .count = run->source_dropped};
-    for (int i = 0; i < ERR_COUNT; i++)
-        if (run->dropped[i])
-            ret_list[count++] =
-                (struct reason_count){.reason = err_slug(ERR_BASE - i), .count = run->dropped[i]};
-    return count;
-}
-
 void run_encode(const struct run *run, struct mpk_writer *writer)
 {
-    struct reason_count dropped[ERR_COUNT + 1];
+    struct reason_count dropped[TALLY_REASONS_MAX];
     struct layer_info *layers = calloc(run->stream_count + 1, sizeof *layers);
     uint32_t count = 0;
     if (!layers) {
@@ -515,9 +485,9 @@ void run_encode(const struct run *run, struct mpk_writer *writer)
         .layer_count = count,
         .received = run->received,
         .processed = run->processed,
-        .lost = run->lost,
+        .lost = run->tally.lost,
         .dropped = dropped,
-        .dropped_count = list_dropped(run, dropped),
+        .dropped_count = tally_reasons(&run->tally, dropped),
     };
     job_encode(&result, writer);
     free(layers);

@@ -14,6 +14,7 @@
 #include "result.h"
 #include "sequence.h"
 #include "state_table.h"
+#include "tally.h"
 #include "window.h"
 #include "work.h"
 
@@ -26,20 +27,14 @@ struct result_sink {
     void *data;
 };
 
-/* What did not make it into a layer's numbers. */
-struct stream_losses {
-    uint64_t lost, source;
-    uint32_t dropped[ERR_COUNT];
-};
-
 /* One attention layer. */
 struct stream {
     uint32_t key; /* packed layer_id */
     uint32_t index;
     struct layer_id id;
-    uint32_t heads; /* of the model; fixed with the first tensor, a hello only announces it */
-    bool measured;  /* a tensor has come */
-    struct stream_losses pending; /* since its last message, for the window of its next one */
+    uint32_t heads;       /* of the model; fixed with the first tensor, a hello only announces it */
+    bool measured;        /* a tensor has come */
+    struct tally pending; /* since its last message, for the window of its next one */
     struct sequences sequences;
     UT_hash_handle hh;
 };
@@ -58,8 +53,8 @@ struct run {
     struct sequences events;
     uint64_t last_ns;
     uint64_t epoch, step, time_ns; /* newest seen */
-    uint64_t received, processed, lost, source_dropped;
-    uint64_t dropped[ERR_COUNT];
+    uint64_t received, processed;
+    struct tally tally;
     uint32_t in_flight;
     uint64_t flush_arrival; /* show the windows once the messages up to this one are processed */
     uint32_t flush_left;    /* how many of them are still in flight */

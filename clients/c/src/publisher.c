@@ -17,13 +17,11 @@
  * connection (a gap) from a slow reader (dropped). */
 #include "attn/attn.h"
 
-#include "err.h"
 #include "header.h"
-#include "mpk.h"
+#include "message.h"
 #include "prefixes.h"
 #include "socket.h"
 
-#include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,136 +178,6 @@ int attn_publisher_new(const attn_publisher_options *options, attn_publisher **r
 
 /* ---- one message on its way ---- */
 
-/* A tensor's copy. ZeroMQ's thread frees it, at the latest in zmq_ctx_term: the publisher outlives
- * it. */
-struct payload {
-    _Atomic uint64_t *queued_bytes;
-    uint64_t bytes;
-    max_align_t data[];
-};
-
-static void free_payload(void *data, void *hint)
-{
-    struct payload *payload = hint;
-
-    (void)data;
-    atomic_fetch_sub(payload->queued_bytes, payload->bytes);
-    free(payload);
-}
-
-struct message {
-    zmq_msg_t frames[2 + TENSORS_MAX];
-    const void *source[TENSORS_MAX]; /* what frame 2 + i is a copy of */
-    unsigned count;                  /* frames initialised */
-};
-
-static void message_close(struct message *message)
-{
-    for (unsigned i = 0; i < message->count; i++)
-        zmq_msg_close(&message->frames[i]);
-    message->count = 0;
-}
-
-static int message_add(struct message *message, const void *data, size_t len)
-{
-    zmq_msg_t *frame = &message->frames[message->count];
-
-    if (zmq_msg_init_size(frame, len) != 0)
-        return ATTN_E_MEMORY;
-    memcpy(zmq_msg_data(frame), data, len);
-    message->count++;
-    return 0;
-}
-
-/* Reserves a frame for a tensor that is copied later. */
-static int message_reserve(attn_publisher *publisher, struct message *message, uint64_t bytes,
-                           const void *source)
-{
-    struct payload *payload = malloc(sizeof(*payload) + bytes);
-
-    if (!payload)
-        return ATTN_E_MEMORY;
-    payload->queued_bytes = &publisher->queued_bytes;
-    payload->bytes = bytes;
-    if (zmq_msg_init_data(&message->frames[message->count], payload->data, bytes, free_payload,
-                          payload) != 0) {
-        free(payload);
-        return ATTN_E_MEMORY;
-    }
-    atomic_fetch_add(&publisher->queued_bytes, bytes);
-    message->source[message->count - 2] = source;
-    message->count++;
-    return 0;
-}
-
-static int add_header(struct message *message, const struct header *header)
-{
-    struct mpk_writer writer;
-    int rc = ATTN_E_MEMORY;
-
-    mpk_writer_init(&writer);
-    if (header_encode(header, &writer) == 0) {
-        /* Too large, or too many elements: only long arrays from the caller do that. */
-        rc = ATTN_E_ARGUMENT;
-        if (mpk_check(writer.buffer.data, writer.buffer.size, &mpk_header_limits) == 0)
-            rc = message_add(message, writer.buffer.data, writer.buffer.size);
-    }
-    mpk_writer_clear(&writer);
-    return rc;
-}
-
-/* sources[i] belongs to header->tensors[i]. */
-static int message_make(attn_publisher *publisher, const char *topic, const struct header *header,
-                        const void *const *sources, struct message *ret_message)
-{
-    int rc;
-
-    ret_message->count = 0;
-    rc = message_add(ret_message, topic, strlen(topic));
-    if (!rc)
-        rc = add_header(ret_message, header);
-    for (uint32_t i = 0; i < header->tensor_count && !rc; i++)
-        rc = message_reserve(publisher, ret_message, header->tensors[i].bytes, sources[i]);
-    if (rc)
-        message_close(ret_message);
-    return rc;
-}
-
-static int send_frame(void *socket, zmq_msg_t *frame, int more)
-{
-    int rc;
-
-    do
-        rc = zmq_msg_send(frame, socket, ZMQ_DONTWAIT | more);
-    while (rc < 0 && errno == EINTR);
-    return rc < 0 ? -1 : 0;
-}
-
-/* Sends and closes a message. Returns 0, ATTN_E_DROPPED or ATTN_E_TRANSPORT. */
-static int message_send(attn_publisher *publisher, struct message *message)
-{
-    unsigned sent = 0;
-    int rc = 0;
-
-    while (sent < message->count && !rc) {
-        zmq_msg_t *frame = &message->frames[sent];
-
-        if (sent >= 2)
-            memcpy(zmq_msg_data(frame), message->source[sent - 2], zmq_msg_size(frame));
-        rc = send_frame(publisher->socket, frame, sent + 1 < message->count ? ZMQ_SNDMORE : 0);
-        if (!rc)
-            sent++;
-    }
-    if (!rc)
-        return 0;
-    rc = errno == EAGAIN && sent == 0 ? ATTN_E_DROPPED : ATTN_E_TRANSPORT;
-    for (unsigned i = sent; i < message->count; i++)
-        zmq_msg_close(&message->frames[i]);
-    if (sent > 0)
-        replace_socket(publisher);
-    return rc;
-}
-
 static uint64_t total_bytes(const struct header *header)
 {
     uint64_t bytes = 0;
@@ -340,6 +208,7 @@ static int try_send(attn_publisher *publisher, struct topic *topic, const char *
 {
     uint64_t bytes = total_bytes(header);
     struct message message;
+    bool cut_short = false;
     int rc;
 
     if (!has_room(publisher, bytes))
@@ -347,9 +216,11 @@ static int try_send(attn_publisher *publisher, struct topic *topic, const char *
     header->seq = topic->seq;
     header->dropped = topic->dropped;
     header->time_ns = realtime_ns();
-    rc = message_make(publisher, name, header, sources, &message);
+    rc = message_make(name, header, sources, &publisher->queued_bytes, &message);
     if (!rc)
-        rc = message_send(publisher, &message);
+        rc = message_send(publisher->socket, &message, &cut_short);
+    if (cut_short)
+        replace_socket(publisher);
     if (!rc) {
         topic->seq++;
         publisher->counts.sent++;
