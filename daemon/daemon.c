@@ -128,6 +128,7 @@ static void start_tick(struct daemon *daemon);
 
 static void on_arrived(struct daemon *daemon, struct message *message)
 {
+    stats_received(&daemon->stats, message->bytes);
     daemon->last_arrival = message->arrival;
     start_tick(daemon);
     daemon->arrival_ns = message->received_ns;
@@ -326,7 +327,7 @@ static uint64_t view_bytes(void *data)
     return ingest_in_flight(((struct daemon *)data)->ingest);
 }
 
-/* Messages received and neither processed nor dropped yet, those still in the inbox included. */
+/* Messages received and neither processed nor dropped yet. */
 static uint64_t view_messages(void *data)
 {
     struct stats *stats = &((struct daemon *)data)->stats;

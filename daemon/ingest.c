@@ -84,6 +84,7 @@ static void post_refusal(struct ingest *ingest, const char *job, int code)
 
 static void refuse(struct ingest *ingest, struct message *message, int code, const char *key)
 {
+    stats_received(ingest->stats, message->bytes);
     uint64_t before = stats_drop(ingest->stats, code);
     log_refusal(message, code, key, before);
     post_refusal(ingest, message->header.job, code);
@@ -99,6 +100,8 @@ static int price(const struct ingest *ingest, struct message *message)
     return message->cost <= ingest->config->ingest_budget ? 0 : ERR_TOO_LARGE;
 }
 
+/* The loop counts it as received, when it reads the note: whoever sees the count and then asks for a
+ * flush gets the message. */
 static void admit(struct ingest *ingest, struct message *message)
 {
     message->note.kind = NOTE_ARRIVED;
@@ -116,12 +119,11 @@ static int receive_one(struct ingest *ingest)
     int code = message_receive(ingest->socket, &message);
     if (code == ERR_AGAIN || code == ERR_CLOSED)
         return code;
-    stats_add(ingest->stats, COUNT_RECEIVED, 1);
     if (code) {
+        stats_add(ingest->stats, COUNT_RECEIVED, 1);
         stats_drop(ingest->stats, code);
         return 0;
     }
-    stats_add(ingest->stats, COUNT_BYTES, message->bytes);
     code = message_check(message, ingest->config->ingest_max_message, ingest->config->limits_heads,
                          &key);
     if (!code)

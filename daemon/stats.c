@@ -12,6 +12,12 @@ void stats_add(struct stats *stats, enum counter counter, uint64_t amount)
     atomic_fetch_add_explicit(&stats->counter[counter], amount, memory_order_relaxed);
 }
 
+void stats_received(struct stats *stats, uint64_t bytes)
+{
+    stats_add(stats, COUNT_RECEIVED, 1);
+    stats_add(stats, COUNT_BYTES, bytes);
+}
+
 uint64_t stats_drop(struct stats *stats, int code)
 {
     return atomic_fetch_add_explicit(&stats->dropped[err_index(code)], 1, memory_order_relaxed);

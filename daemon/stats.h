@@ -23,6 +23,8 @@ struct stats {
 extern const char *const counter_name[COUNT_COUNT];
 
 void stats_add(struct stats *stats, enum counter counter, uint64_t amount);
+/* One message and its bytes. */
+void stats_received(struct stats *stats, uint64_t bytes);
 /* `code` is an error of err.def. Returns how often it was counted before. */
 uint64_t stats_drop(struct stats *stats, int code);
 uint64_t stats_get(struct stats *stats, enum counter counter);
