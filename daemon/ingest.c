@@ -100,8 +100,8 @@ static int price(const struct ingest *ingest, struct message *message)
     return message->cost <= ingest->config->ingest_budget ? 0 : ERR_TOO_LARGE;
 }
 
-/* The loop counts it as received, when it reads the note: whoever sees the count and then asks for a
- * flush gets the message. */
+/* The loop counts it as received, when it reads the note: whoever sees the count and then asks for
+ * a flush gets the message. */
 static void admit(struct ingest *ingest, struct message *message)
 {
     message->note.kind = NOTE_ARRIVED;

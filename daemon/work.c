@@ -82,7 +82,8 @@ static void run_spectra(struct pool_job *pool_job, struct scratch *scratch)
     struct work *work = job->work;
     int code = 0;
     for (uint32_t h = job->begin; h < job->end && !code; h++)
-        code = spectrum_compute(&work->attention, /* sample= */ 0, h, scratch, &work->spectra[h]);
+        code =
+            spectrum_compute_ref(&work->attention, /* sample= */ 0, h, scratch, &work->spectra[h]);
     job_done(job, code);
 }
 

@@ -24,7 +24,7 @@ struct measured {
     const struct block *rows; /* the row statistics */
     double *value[METRIC_COUNT];
     bool has_aggregate;
-    double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    double aggregate[BLOCK_MAPS][MAP_STAT_COUNT];
     double *singular_values; /* [heads][SINGULAR_VALUES_MAX] */
 };
 

@@ -8,10 +8,34 @@ const struct metric_info metric_info[METRIC_COUNT] = {
 #undef METRIC
 };
 
+const struct vector_info vector_info[VECTOR_COUNT] = {
+    [VECTOR_SINGULAR_VALUES] = {"singular_values", SINGULAR_VALUES_MAX, 0},
+    [VECTOR_LOW_RANK_ERROR] = {"low_rank_error", LOW_RANK_COUNT, SINGULAR_VALUES_MAX},
+    [VECTOR_QK_SINGULAR_VALUES] = {"qk_singular_values", SINGULAR_VALUES_MAX,
+                                   SINGULAR_VALUES_MAX + LOW_RANK_COUNT},
+};
+
+const uint32_t low_rank[LOW_RANK_COUNT] = {1, 2, 4, 8, 16};
+
+const char *const pattern_name[PATTERN_COUNT] = {
+    [PATTERN_PREVIOUS_TOKEN] = "previous_token",
+    [PATTERN_NEXT_TOKEN] = "next_token",
+    [PATTERN_DIAGONAL] = "diagonal",
+    [PATTERN_FIRST_TOKEN] = "first_token",
+    [PATTERN_LOCAL] = "local",
+    [PATTERN_UNIFORM] = "uniform",
+    [PATTERN_LONG_RANGE] = "long_range",
+    [PATTERN_INDUCTION] = "induction",
+    [PATTERN_DUPLICATE_TOKEN] = "duplicate_token",
+    [PATTERN_MIXED] = "mixed",
+};
+
 const char *const aggregate_name[AGGREGATE_COUNT] = {
     [AGGREGATE_SUM] = "sum",
     [AGGREGATE_MEAN] = "mean",
     [AGGREGATE_MAX] = "max",
+    [AGGREGATE_WEIGHTED] = "weighted",
+    [AGGREGATE_IMPORTANCE] = "importance",
 };
 
 const char *const map_stat_name[MAP_STAT_COUNT] = {

@@ -21,6 +21,7 @@ enum metric_group {
     METRIC_GROUP_CORE,       /* entropy, distances, moments */
     METRIC_GROUP_IMPORTANCE, /* the variance + entropy score */
     METRIC_GROUP_PAIRS,      /* top_pairs; has no per-head metric */
+    METRIC_GROUP_SIMILARITY, /* how alike heads are; has no per-head metric */
     METRIC_GROUP_SPECTRUM,   /* singular values and what follows from them */
     METRIC_GROUP_COUNT
 };
@@ -34,14 +35,59 @@ struct metric_info {
 
 extern const struct metric_info metric_info[METRIC_COUNT];
 
+/* Lists of numbers that a head has, under `spectrum`. */
+enum vector {
+    VECTOR_SINGULAR_VALUES,    /* the largest, descending */
+    VECTOR_LOW_RANK_ERROR,     /* of the best rank-k map, k = low_rank[] */
+    VECTOR_QK_SINGULAR_VALUES, /* of Q K^T */
+    VECTOR_COUNT
+};
+/* Leading singular values that are published. */
+#define SINGULAR_VALUES_MAX 16
+#define LOW_RANK_COUNT      5
+/* Of all vectors of a head, side by side. */
+#define VECTORS_WIDTH (2 * SINGULAR_VALUES_MAX + LOW_RANK_COUNT)
+
+struct vector_info {
+    const char *name;
+    uint32_t width, offset; /* of the first number among the VECTORS_WIDTH */
+};
+
+extern const struct vector_info vector_info[VECTOR_COUNT];
+/* 1, 2, 4, 8, 16: the ranks of VECTOR_LOW_RANK_ERROR. */
+extern const uint32_t low_rank[LOW_RANK_COUNT];
+
+/* What a head does, judged by its numbers: see KERNELS.md, patterns. */
+enum pattern {
+    PATTERN_PREVIOUS_TOKEN,
+    PATTERN_NEXT_TOKEN,
+    PATTERN_DIAGONAL,
+    PATTERN_FIRST_TOKEN,
+    PATTERN_LOCAL,
+    PATTERN_UNIFORM,
+    PATTERN_LONG_RANGE,
+    PATTERN_INDUCTION,
+    PATTERN_DUPLICATE_TOKEN,
+    PATTERN_MIXED,
+    PATTERN_NONE, /* no sound row: null */
+    PATTERN_COUNT
+};
+/* NULL for PATTERN_NONE. */
+extern const char *const pattern_name[PATTERN_COUNT];
+
 /* The across-head maps and the statistics kept of each. */
-enum aggregate { AGGREGATE_SUM, AGGREGATE_MEAN, AGGREGATE_MAX, AGGREGATE_COUNT };
+enum aggregate {
+    AGGREGATE_SUM,
+    AGGREGATE_MEAN,
+    AGGREGATE_MAX,
+    AGGREGATE_WEIGHTED,
+    AGGREGATE_IMPORTANCE,
+    AGGREGATE_COUNT
+};
 enum map_stat { MAP_MEAN, MAP_MAX, MAP_MIN, MAP_STD, MAP_STAT_COUNT };
 extern const char *const aggregate_name[AGGREGATE_COUNT];
 extern const char *const map_stat_name[MAP_STAT_COUNT];
 
-/* Leading singular values that are published. */
-#define SINGULAR_VALUES_MAX 16
 /* Upper bound of `metrics.top_pairs`. */
 #define TOP_PAIRS_MAX 100
 

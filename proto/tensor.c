@@ -18,6 +18,14 @@ static const char *const roles[TENSOR_ROLE_COUNT] = {
     [TENSOR_MASK] = "mask",
     [TENSOR_TOKENS] = "tokens",
     [TENSOR_GRAD] = "grad",
+    [TENSOR_DOCUMENTS] = "documents",
+    [TENSOR_Q] = "q",
+    [TENSOR_K] = "k",
+    [TENSOR_V] = "v",
+    [TENSOR_WQ] = "wq",
+    [TENSOR_WK] = "wk",
+    [TENSOR_WV] = "wv",
+    [TENSOR_WO] = "wo",
 };
 
 static bool same(const char *known, const char *name, size_t len)

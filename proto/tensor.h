@@ -14,10 +14,18 @@ enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64, DTYPE_U8, DTYPE_I32, D
 
 /* What a tensor is within its message. */
 enum tensor_role {
-    TENSOR_WEIGHTS, /* [B,H,Tq,Tk] f32 f16 bf16 f64 */
-    TENSOR_MASK,    /* [B,Tq,Tk] u8, 1 = may attend */
-    TENSOR_TOKENS,  /* [B,Tk] i32 */
-    TENSOR_GRAD,    /* like weights */
+    TENSOR_WEIGHTS,   /* [B,H,Tq,Tk] f32 f16 bf16 f64 */
+    TENSOR_MASK,      /* [B,Tq,Tk] u8, 1 = may attend */
+    TENSOR_TOKENS,    /* [B,Tk] i32, token ids */
+    TENSOR_GRAD,      /* like weights: the loss's gradient by them */
+    TENSOR_DOCUMENTS, /* [B,Tk] i32: a query sees the keys of its own document (packed sequences) */
+    TENSOR_Q,         /* [B,H,Tq,d] f32 f16 bf16 f64, after the position encoding */
+    TENSOR_K,         /* [B,Hkv,Tk,d] */
+    TENSOR_V,         /* [B,Hkv,Tk,dv] */
+    TENSOR_WQ,        /* [out,in] */
+    TENSOR_WK,
+    TENSOR_WV,
+    TENSOR_WO,
     TENSOR_ROLE_COUNT
 };
 

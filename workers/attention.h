@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* attention: one message's attention weights as the kernels see them, and what its rows may attend
- * to.
+/* attention: one message's attention as the kernels see it, given by its weights or by queries and
+ * keys, and what its rows may attend to.
  *
  * Rule 1 of workers/KERNELS.md: the mask comes from here, never from the weights. */
 #ifndef WORKERS_ATTENTION_H
@@ -10,20 +10,40 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Borrowed pointers; `weights` may be unaligned. */
+/* Queries and keys instead of weights (tier `qk`):
+ *     S = scale * Q K^T; with softcap c > 0, S = c tanh(S / c);  A = softmax over the valid keys.
+ * Head h reads key head h / (heads / kv_heads). */
+struct qk {
+    const void *q; /* [B, H, Tq, head_dim] */
+    const void *k; /* [B, kv_heads, Tk, head_dim] */
+    const void *v; /* [B, kv_heads, Tk, value_dim]; NULL = not sent */
+    enum dtype q_dtype, k_dtype, v_dtype;
+    uint32_t kv_heads, head_dim, value_dim; /* kv_heads divides heads */
+    double scale, softcap;                  /* softcap 0 = none */
+};
+
+/* Borrowed pointers, C-contiguous; the tensors may be unaligned. Query i stands at position
+ * q_offset + i of the keys' positions. */
 struct attention {
     const void
-        *weights;     /* [B, H, Tq, Tk], C-contiguous, rows sum to 1 within attention_tolerance */
-    enum dtype dtype; /* F32, F64, F16 or BF16 */
+        *weights;     /* [B, H, Tq, Tk], rows sum to 1 within attention_tolerance; NULL = by qk */
+    enum dtype dtype; /* of weights: F32, F64, F16 or BF16 */
+    struct qk qk;     /* when weights is NULL */
+    const void *grad; /* [B, H, Tq, Tk] dLoss/dA; NULL = not sent */
+    enum dtype grad_dtype;
     uint32_t batch, heads, queries, keys;
-    bool self;            /* self-attention: query i and key i are the same position */
-    bool causal;          /* key j is visible to query i when j <= i */
-    uint32_t window;      /* key j is visible when j > i - window; 0 = no bound */
-    const int32_t *q_len; /* [B] valid queries, right padding; NULL = all */
-    const int32_t *k_len; /* [B] valid keys; NULL = all */
-    const uint8_t *mask;  /* [B, Tq, Tk], 1 = may attend; NULL = all */
-    bool dropout;         /* after dropout: row sums are not checked */
-    bool learned_sink;    /* rows may sum to less than 1 */
+    bool self;                /* self-attention: query i and key i are the same position */
+    uint32_t q_offset;        /* position of query 0: i + q_offset stands for i below */
+    bool causal;              /* key j is visible to query i when j <= i */
+    uint32_t window;          /* key j is visible when j > i - window; 0 = no bound */
+    const int32_t *q_len;     /* [B] valid queries, right padding; NULL = all */
+    const int32_t *k_len;     /* [B] valid keys; NULL = all */
+    const uint8_t *mask;      /* [B, Tq, Tk], 1 = may attend; NULL = all */
+    const int32_t *documents; /* [B, Tk]: key j is visible when documents[j] == documents[i]; self
+                                 only; NULL = all one */
+    const int32_t *tokens;    /* [B, Tk] token ids; NULL = not sent */
+    bool dropout;             /* after dropout: row sums are not checked */
+    bool learned_sink;        /* rows may sum to less than 1 */
 };
 
 /* Valid queries and keys of sample b by length alone: q_len and k_len, clamped to the shape. */

@@ -124,7 +124,7 @@ int block_merge(struct block *into, const struct block *from)
     into->invalid_rows += from->invalid_rows;
     into->row_sum_error = fmax(into->row_sum_error, from->row_sum_error); /* NaN gives way */
     merge_importance(into, from);
-    for (uint32_t map = 0; map < AGGREGATE_COUNT; map++) {
+    for (uint32_t map = 0; map < BLOCK_MAPS; map++) {
         moments_merge(&into->map[map], &from->map[map]);
     }
     for (uint32_t i = 0; i < from->pair_count; i++) {
@@ -219,9 +219,9 @@ void block_values(const struct block *block, double *const ret_value[METRIC_COUN
     }
 }
 
-void block_aggregate(const struct block *block, double ret_stat[AGGREGATE_COUNT][MAP_STAT_COUNT])
+void block_aggregate(const struct block *block, double ret_stat[BLOCK_MAPS][MAP_STAT_COUNT])
 {
-    for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
+    for (uint32_t i = 0; i < BLOCK_MAPS; i++) {
         const struct moments *map = &block->map[i];
         ret_stat[i][MAP_MEAN] = moments_mean(map);
         ret_stat[i][MAP_MAX] = map->n > 0 ? map->max : NAN;

@@ -11,12 +11,16 @@
 
 #include "attention.h"
 #include "dist.h"
+#include "isa.h"
 #include "metric.h"
+#include "scratch.h"
 
 /* What to compute. */
 struct block_plan {
-    bool group[METRIC_GROUP_COUNT]; /* by enum metric_group; SPECTRUM is not a block's business */
+    bool group[METRIC_GROUP_COUNT]; /* CORE, IMPORTANCE, PAIRS; others are not a block's business */
+    bool maps;                      /* sum, mean and max over the heads */
     uint32_t top_pairs;             /* 1..TOP_PAIRS_MAX */
+    uint32_t local_window;          /* local_mass: keys at most so many positions away */
 };
 
 /* One head's share. */
@@ -25,6 +29,12 @@ struct head_block {
     struct moments entries;            /* valid entries of sound rows */
     double neighbour_sum;     /* A[i,i-1] + A[i,i+1] over sound rows: locality's numerator */
     uint64_t neighbour_count; /* how many such entries exist */
+    /* tier qk only */
+    struct moments logits;         /* scaled, capped logits of valid entries of sound rows */
+    struct moments cosine;         /* of query and key vectors, over the same entries */
+    struct moments q_norm, k_norm; /* lengths of the vectors of valid queries, of valid keys */
+    struct moments output_norm;    /* |A V| of sound rows */
+    struct moments norm_weighted_entropy; /* of |A_ij v_j| made a distribution over j */
 };
 
 /* One (sample, head)'s share of the importance score. */
@@ -33,6 +43,9 @@ struct importance_block {
     struct moments entries; /* all entries as sent */
 };
 
+/* The maps a block keeps: AGGREGATE_SUM, _MEAN, _MAX. The others need a pass of their own. */
+#define BLOCK_MAPS 3
+
 struct block {
     struct block_plan plan;
     uint32_t batch, heads;
@@ -40,23 +53,13 @@ struct block {
     double row_sum_error;        /* NaN while no row with a valid key and a finite sum was seen */
     struct head_block *head;     /* [heads] */
     struct importance_block *importance; /* [batch][heads]; NULL when the group is off */
-    struct moments map[AGGREGATE_COUNT]; /* entries of the across-head maps, pooled over samples */
+    struct moments map[BLOCK_MAPS];      /* entries of the across-head maps, pooled over samples */
     struct pair *pairs;                  /* best pair_count so far, descending; NULL when off */
     uint32_t pair_count;
 };
 
-/* Scratch of one worker thread, grown as needed and reused. A zeroed struct is empty. */
-struct scratch {
-    void *memory;
-    size_t bytes;
-};
-/* At least `bytes` bytes, 64-byte aligned, contents undefined; NULL when out of memory. */
-void *scratch_take(struct scratch *scratch, size_t bytes);
-void scratch_clear(struct scratch *scratch);
-
 /* An empty block. Returns 0 or ERR_MEMORY. */
-/* SPECTRUM in the plan is ignored; across-head maps belong to CORE; rows are counted in any case.
- */
+/* Rows are counted whatever the plan says. */
 int block_init(struct block *block, const struct attention *a, const struct block_plan *plan);
 /* Adds the rows [row_begin, row_end) of every sample and head, by the scalar reference: compiled
  * without vectorising, one formula per function. Returns 0 or ERR_MEMORY (the block is then only
@@ -65,6 +68,10 @@ int block_compute_ref(struct block *block, const struct attention *a, uint32_t r
                       uint32_t row_end, struct scratch *scratch);
 /* Merges the block of the rows that follow. Returns 0 or ERR_MEMORY, as above. */
 int block_merge(struct block *into, const struct block *from);
+/* The same by the fast kernels of an instruction set (isa.h), within the tolerances of KERNELS.md.
+ * Rows that are out of the ordinary (not finite, not a distribution) go through the reference. */
+int block_compute(struct block *block, const struct attention *a, uint32_t row_begin,
+                  uint32_t row_end, enum isa isa, struct scratch *scratch);
 void block_clear(struct block *block);
 /* For kernels: offers one entry of the head-mean map; the best plan.top_pairs stay. */
 void block_offer_pair(struct block *block, struct pair pair);
@@ -73,7 +80,7 @@ void block_offer_pair(struct block *block, struct pair pair);
  * SPECTRUM (NaN where it does not exist); other groups' entries are left as they are, NULL entries
  * are skipped. Row metrics give their mean over the rows. */
 void block_values(const struct block *block, double *const ret_value[METRIC_COUNT]);
-/* mean, max, min, std of the sum, mean and max maps; NaN without CORE. */
-void block_aggregate(const struct block *block, double ret_stat[AGGREGATE_COUNT][MAP_STAT_COUNT]);
+/* mean, max, min, std of the sum, mean and max maps; NaN without maps. */
+void block_aggregate(const struct block *block, double ret_stat[BLOCK_MAPS][MAP_STAT_COUNT]);
 
 #endif

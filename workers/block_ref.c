@@ -15,18 +15,11 @@
  * head's: the accuracy of Welford's update without its division for every entry. */
 #include "block.h"
 #include "err.h"
+#include "row.h"
 
 #include <assert.h>
 #include <math.h>
 #include <string.h>
-
-/* One row as it counts: its valid keys, ascending, and their weights. What is excluded is not in
- * here. */
-struct row {
-    uint32_t query, n;
-    const uint32_t *key;
-    const double *weight;
-};
 
 /* Carved from the worker's scratch; each holds `keys` elements. */
 struct work {
@@ -64,37 +57,6 @@ static int take_work(struct scratch *scratch, uint32_t keys, struct work *ret_wo
     return 0;
 }
 
-/* Row soundness. */
-
-static double row_sum(const struct row *r)
-{
-    double sum = 0;
-    for (uint32_t k = 0; k < r->n; k++) {
-        sum += r->weight[k];
-    }
-    return sum;
-}
-
-/* Finite, and not negative beyond rounding. */
-static bool weights_sound(const struct row *r, double negative_bound)
-{
-    for (uint32_t k = 0; k < r->n; k++) {
-        if (!isfinite(r->weight[k]) || r->weight[k] < negative_bound) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool sum_sound(const struct attention *a, double sum)
-{
-    if (a->dropout) {
-        return true;
-    }
-    double tolerance = attention_tolerance(a->dtype);
-    return a->learned_sink ? sum <= 1 + tolerance : fabs(sum - 1) <= tolerance;
-}
-
 /* Row metrics. */
 
 /* -sum A ln A; 0 ln 0 = 0, and weights below zero by rounding count as 0. */
@@ -129,21 +91,6 @@ static double mean_distance(const struct row *r)
     return sum;
 }
 
-/* A[i, j]; 0 when key j is excluded. */
-static double weight_of(const struct row *r, uint32_t j)
-{
-    uint32_t begin = 0, end = r->n;
-    while (begin < end) {
-        uint32_t middle = begin + (end - begin) / 2;
-        if (r->key[middle] < j) {
-            begin = middle + 1;
-        } else {
-            end = middle;
-        }
-    }
-    return begin < r->n && r->key[begin] == j ? r->weight[begin] : 0;
-}
-
 /* Mean and squared deviations in two passes; x must be finite. */
 static struct moments moments_of(const double *x, uint32_t n)
 {
@@ -176,11 +123,11 @@ static void add_neighbours(struct head_block *head, const struct row *r, uint32_
 {
     uint32_t i = r->query;
     if (i >= 1 && i - 1 < keys) {
-        head->neighbour_sum += weight_of(r, i - 1);
+        head->neighbour_sum += row_weight_of(r, i - 1);
         head->neighbour_count++;
     }
     if (i + 1 < keys && i + 1 < queries) {
-        head->neighbour_sum += weight_of(r, i + 1);
+        head->neighbour_sum += row_weight_of(r, i + 1);
         head->neighbour_count++;
     }
 }
@@ -201,10 +148,10 @@ static int add_single_weights(struct head_block *head, const struct attention *a
 {
     int rc = 0;
     if (a->self && r->query < a->keys) {
-        rc = dist_add(&head->row[METRIC_DIAGONAL], weight_of(r, r->query));
+        rc = dist_add(&head->row[METRIC_DIAGONAL], row_weight_of(r, r->query));
     }
     if (rc == 0 && r->query >= 1) {
-        rc = dist_add(&head->row[METRIC_FIRST_TOKEN], weight_of(r, 0));
+        rc = dist_add(&head->row[METRIC_FIRST_TOKEN], row_weight_of(r, 0));
     }
     return rc;
 }
@@ -237,8 +184,7 @@ static bool count_row(struct block *block, const struct attention *a, const stru
     if (r->n > 0 && isfinite(sum)) {
         block->row_sum_error = fmax(block->row_sum_error, fabs(sum - 1)); /* NaN gives way */
     }
-    bool sound =
-        r->n > 0 && weights_sound(r, attention_negative_bound(a->dtype)) && sum_sound(a, sum);
+    bool sound = row_sound(a, r, sum);
     block->rows += sound;
     block->invalid_rows += !sound;
     return sound;
@@ -358,13 +304,13 @@ static void offer_pairs(struct block *block, const struct work *w, uint32_t i, u
  */
 static void finish_maps(struct block *block, const struct work *w, uint32_t keys)
 {
-    bool core = block->plan.group[METRIC_GROUP_CORE];
-    if (core) {
+    bool maps = block->plan.maps;
+    if (maps) {
         add_map(&block->map[AGGREGATE_SUM], w->sum, keys, w->weight);
         add_map(&block->map[AGGREGATE_MAX], w->max, keys, w->weight);
     }
     sum_to_mean(w->sum, keys, block->heads);
-    if (core) {
+    if (maps) {
         add_map(&block->map[AGGREGATE_MEAN], w->sum, keys, w->weight);
     }
     if (block->plan.group[METRIC_GROUP_PAIRS]) {
@@ -376,9 +322,7 @@ static void finish_maps(struct block *block, const struct work *w, uint32_t keys
 static int add_valid_row(struct block *block, const struct attention *a, const struct work *w,
                          uint32_t b, uint32_t h, uint32_t i, uint32_t n)
 {
-    for (uint32_t k = 0; k < n; k++) {
-        w->weight[k] = w->sent[w->key[k]];
-    }
+    row_gather(w->sent, w->key, n, w->weight);
     struct row r = {.query = i, .n = n, .key = w->key, .weight = w->weight};
     bool sound = count_row(block, a, &r);
     if (!sound || !block->plan.group[METRIC_GROUP_CORE]) {

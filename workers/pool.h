@@ -6,7 +6,7 @@
 #ifndef WORKERS_POOL_H
 #define WORKERS_POOL_H
 
-#include "block.h"
+#include "scratch.h"
 #include <stdint.h>
 
 struct pool;

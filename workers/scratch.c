@@ -4,8 +4,9 @@
  * A job takes all it needs in one call and carves it up itself; the next job overwrites it. The old
  * buffer is given back before the larger one is asked for, since nothing in it is worth keeping. It
  * never shrinks: a worker keeps what the largest message so far needed. */
-#include "block.h"
+#include "scratch.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 
 #define SCRATCH_ALIGN 64

@@ -152,8 +152,8 @@ static void describe(const struct problem *p, double eps, struct spectrum *ret)
     }
 }
 
-int spectrum_compute(const struct attention *a, uint32_t sample, uint32_t head,
-                     struct scratch *scratch, struct spectrum *ret_spectrum)
+int spectrum_compute_ref(const struct attention *a, uint32_t sample, uint32_t head,
+                         struct scratch *scratch, struct spectrum *ret_spectrum)
 {
     struct spectrum s;
     set_nan(&s);

@@ -277,7 +277,7 @@ static void print_spectrum(const struct attention *a, uint32_t b, uint32_t h,
                            struct scratch *scratch)
 {
     struct spectrum s;
-    if (spectrum_compute(a, b, h, scratch, &s) < 0) {
+    if (spectrum_compute_ref(a, b, h, scratch, &s) < 0) {
         die("spectrum: out of memory");
     }
     double number[] = {s.spectral_norm, s.condition_number, s.rank, s.effective_rank};

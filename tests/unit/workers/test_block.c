@@ -14,7 +14,7 @@ struct numbers {
     double value[METRIC_COUNT][4];
     uint64_t rows, invalid_rows;
     double row_sum_error;
-    double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    double aggregate[BLOCK_MAPS][MAP_STAT_COUNT];
 };
 
 static const struct block_plan everything = {

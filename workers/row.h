@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/* row: one attention row as it counts: its valid keys and their weights; what is excluded is not in
+ * it. For the scalar references, which share here how a row is gathered and judged. */
+#ifndef WORKERS_ROW_H
+#define WORKERS_ROW_H
+
+#include "attention.h"
+
+struct row {
+    uint32_t query, n;    /* index of the query; number of valid keys */
+    const uint32_t *key;  /* ascending */
+    const double *weight; /* [n] */
+};
+
+/* Picks the weights of the row's keys from the row as sent: ret_weight[n]. */
+void row_gather(const double *sent, const uint32_t *key, uint32_t n, double *ret_weight);
+double row_sum(const struct row *r);
+/* Whether the row counts, given its sum (rule 2 of KERNELS.md). */
+bool row_sound(const struct attention *a, const struct row *r, double sum);
+/* A[i, j]; 0 when key j is excluded. */
+double row_weight_of(const struct row *r, uint32_t j);
+
+#endif

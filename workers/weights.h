@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/* weights: the projection matrices of an attention layer (tier `weights`): spectra whole and per
+ * head, of the products that a head applies, and how alike the heads' slices are.
+ *
+ *     W_q [heads * head_dim, in]   head h: rows [h d, (h + 1) d)
+ *     W_k, W_v [kv_heads * head_dim, in]   head h reads slice h / (heads / kv_heads)
+ *     W_o [out, heads * head_dim]  head h: columns [h d, (h + 1) d)
+ *     W_q W_k^T per head: W_q,h^T W_k,h, in x in: what head h compares
+ *     W_v W_o per head:   W_o,h W_v,h, out x in: what head h writes
+ *
+ * The products are of rank <= head_dim; their spectra come from the factors, never from the in x in
+ * matrix. Any thread. */
+#ifndef WORKERS_WEIGHTS_H
+#define WORKERS_WEIGHTS_H
+
+#include "scratch.h"
+#include "spectrum.h"
+
+enum projection { PROJECTION_Q, PROJECTION_K, PROJECTION_V, PROJECTION_O, PROJECTION_COUNT };
+enum circuit { CIRCUIT_QK, CIRCUIT_OV, CIRCUIT_COUNT };
+
+struct projection_matrix {
+    const void *data; /* [out, in], C-contiguous, may be unaligned; NULL = not sent */
+    enum dtype dtype; /* F32, F64, F16 or BF16 */
+    uint32_t out, in;
+};
+
+struct weights {
+    struct projection_matrix matrix[PROJECTION_COUNT];
+    uint32_t heads, kv_heads, head_dim;
+};
+
+/* One projection's numbers; owned arrays. */
+struct projection_result {
+    bool present;
+    struct spectrum whole;
+    double eigenvalue_min, eigenvalue_max; /* smallest and largest modulus; NaN unless square */
+    uint32_t heads;                        /* slices: heads, or kv_heads for W_k and W_v */
+    struct spectrum *head;                 /* [heads] */
+    double *correlation;                   /* [heads][heads] cosine of the flattened slices */
+    double correlation_mean;               /* over pairs g < h; NaN with one head */
+};
+
+struct weights_result {
+    struct projection_result projection[PROJECTION_COUNT];
+    uint32_t heads;
+    struct spectrum *circuit[CIRCUIT_COUNT]; /* [heads]; NULL = a factor is missing */
+};
+
+extern const char *const projection_name[PROJECTION_COUNT]; /* "wq", "wk", "wv", "wo" */
+extern const char *const circuit_name[CIRCUIT_COUNT];       /* "wq_wk", "wv_wo" */
+
+/* Whether the shapes fit together (heads * head_dim and so on). Returns 0 or ERR_SHAPE. */
+int weights_check(const struct weights *w);
+/* Returns 0 or ERR_MEMORY; *ret_result is then empty. A matrix with an entry that is not finite has
+ * no numbers. */
+int weights_compute(const struct weights *w, struct scratch *scratch,
+                    struct weights_result *ret_result);
+void weights_result_clear(struct weights_result *result);
+
+#endif
