@@ -42,8 +42,11 @@ struct measure_plan {
     enum spectrum_effort spectrum_effort;
     uint64_t spectrum_budget_ns; /* thread time for spectra; 0 = as long as they take */
     uint32_t spectrum_first;     /* the head that the budget begins with */
-    uint32_t qk_maps_max_size;   /* tier qk: up to this size the map is made and measured as well */
-    uint64_t block_entries;      /* entries per row job: the grain */
+    bool (*hurry)(void *data);   /* whether others wait for this thread: a spectrum under a budget
+                                    then   gives way; NULL = never */
+    void *hurry_data;
+    uint32_t qk_maps_max_size; /* tier qk: up to this size the map is made and measured as well */
+    uint64_t block_entries;    /* entries per row job: the grain */
     enum isa isa;
 };
 
@@ -86,8 +89,7 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
 int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
                         struct measure **ret_measure);
 uint32_t measure_jobs(const struct measure *measure);
-/* Whether a job may wait until no other has anything to do: spectra. */
-bool measure_job_is_patient(const struct measure *measure, uint32_t job);
+
 /* Runs a job, once, on any thread. Failures are kept for measure_finish. */
 void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch);
 /* After all jobs have run. Returns 0 or ERR_MEMORY. */
