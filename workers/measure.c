@@ -59,7 +59,7 @@ static struct block_plan block_plan_qk(const struct measure_plan *plan)
 
 static bool wants_head_pairs(const struct measure_plan *plan)
 {
-    return plan->group[METRIC_GROUP_PAIRS] && plan->head_pairs;
+    return across(plan, METRIC_GROUP_PAIRS) && plan->head_pairs;
 }
 
 static bool wants_weighted(const struct attention *a, const struct measure_plan *plan)
@@ -344,6 +344,11 @@ void measure_free(struct measure **measure)
 uint32_t measure_jobs(const struct measure *measure)
 {
     return measure->jobs;
+}
+
+bool measure_job_is_patient(const struct measure *measure, uint32_t job)
+{
+    return measure->tier == TIER_WEIGHTS || job >= measure->parts;
 }
 
 static int run_attention_part(struct measure *m, struct part *p, struct scratch *scratch)
