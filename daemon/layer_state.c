@@ -136,7 +136,7 @@ static void add_newest(struct layer_state *state, const struct message *message,
     state->time_ns = header->time_ns;
     state->causal = header->causal;
     memcpy(state->shape, shape, sizeof shape);
-    memcpy(state->aggregate_last, measured->aggregate, sizeof state->aggregate_last);
+    memcpy(state->aggregate_last, measured->aggregate, sizeof measured->aggregate);
     state->pair_count = measured->rows->pairs ? measured->rows->pair_count : 0;
     if (state->pair_count)
         memcpy(state->pairs, measured->rows->pairs, state->pair_count * sizeof state->pairs[0]);
@@ -210,7 +210,7 @@ static int add_heads(struct layer_state *state, const struct message *message,
 static int add_aggregate(struct layer_state *state, const struct measured *measured)
 {
     int code = 0;
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
+    for (int a = 0; a < BLOCK_MAPS; a++)
         for (int s = 0; s < MAP_STAT_COUNT && !code; s++)
             code = dist_add(&state->aggregate[a][s], measured->aggregate[a][s]);
     return code;
@@ -370,8 +370,8 @@ static void describe_layer(const struct layer_state *state, struct layer_id id,
     result->messages = state->messages;
     result->lost = state->tally.lost;
     result->heads = state->heads;
-    result->pairs = state->pair_count ? state->pairs : NULL;
-    result->pair_count = state->pair_count;
+    result->pairs.pairs = state->pair_count ? state->pairs : NULL;
+    result->pairs.count = state->pair_count;
 }
 
 static void attach_stats(const struct layer_state *state, const struct summary_stats *stats,
@@ -379,8 +379,10 @@ static void attach_stats(const struct layer_state *state, const struct summary_s
 {
     for (size_t m = 0; m < METRIC_COUNT; m++)
         result->stat[m] = state->on[m] ? &stats->metrics[m * state->heads] : NULL;
-    result->aggregate = state->has_aggregate ? stats->aggregate : NULL;
-    result->singular_values = state->has_singular_values ? stats->singular : NULL;
+    result->aggregate = stats->aggregate;
+    for (int a = 0; a < BLOCK_MAPS; a++)
+        result->has_aggregate[a] = state->has_aggregate;
+    result->vector[VECTOR_SINGULAR_VALUES] = state->has_singular_values ? stats->singular : NULL;
     result->dropped = stats->dropped;
     result->dropped_count = stats->dropped_count;
 }

@@ -21,15 +21,15 @@ static void describe(const struct message *message, const struct measured *measu
                   .invalid_rows = measured->rows->invalid_rows,
                   .row_sum_error = measured->rows->row_sum_error},
         .rank = header->rank,
-        .heads = header->heads,
-        .has_aggregate = measured->has_aggregate,
-        .singular_values = measured->singular_values,
-        .pairs = measured->rows->pairs,
-        .pair_count = measured->rows->pair_count,
+        .numbers = {.heads = header->heads,
+                    .pairs = {.pairs = measured->rows->pairs, .count = measured->rows->pair_count}},
     };
-    memcpy(live->aggregate, measured->aggregate, sizeof live->aggregate);
+    live->numbers.vector[VECTOR_SINGULAR_VALUES] = measured->singular_values;
+    for (int a = 0; a < BLOCK_MAPS; a++)
+        live->numbers.has_aggregate[a] = measured->has_aggregate;
+    memcpy(live->numbers.aggregate, measured->aggregate, sizeof measured->aggregate);
     for (int m = 0; m < METRIC_COUNT; m++)
-        live->value[m] = measured->value[m];
+        live->numbers.value[m] = measured->value[m];
 }
 
 /* Copies [heads][width] numbers to their place among [heads_total][width] NaNs. Returns what
@@ -51,12 +51,13 @@ static double *spread(const struct header *header, struct live_result *live)
     size_t numbers = (size_t)header->heads_total * (METRIC_COUNT + SINGULAR_VALUES_MAX);
     double *buffer = malloc(numbers * sizeof *buffer);
     double *next = buffer;
+    const double **singular_values = &live->numbers.vector[VECTOR_SINGULAR_VALUES];
     for (int m = 0; buffer && m < METRIC_COUNT; m++)
-        if (live->value[m])
-            next = spread_one(header, &live->value[m], 1, next);
-    if (buffer && live->singular_values)
-        spread_one(header, &live->singular_values, SINGULAR_VALUES_MAX, next);
-    live->heads = header->heads_total;
+        if (live->numbers.value[m])
+            next = spread_one(header, &live->numbers.value[m], 1, next);
+    if (buffer && *singular_values)
+        spread_one(header, singular_values, SINGULAR_VALUES_MAX, next);
+    live->numbers.heads = header->heads_total;
     return buffer;
 }
 
