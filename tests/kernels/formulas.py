@@ -108,8 +108,9 @@ def token_values(case, w):
         return {name: (np.zeros(w.shape[:3]), False) for name in ("induction", "duplicate_token")}
     at = earlier_occurrences(case)[:, None]
     some = at.any(-1)
-    after = (w[..., 1:] * at[..., :-1]).sum(-1)
-    return {"induction": (after, some), "duplicate_token": ((w * at).sum(-1), some)}
+    with np.errstate(invalid="ignore"):
+        after, on = (w[..., 1:] * at[..., :-1]).sum(-1), (w * at).sum(-1)
+    return {"induction": (after, some), "duplicate_token": (on, some)}
 
 
 def sans_first(w, seen):
