@@ -44,3 +44,15 @@ const char *const map_stat_name[MAP_STAT_COUNT] = {
     [MAP_MIN] = "min",
     [MAP_STD] = "std",
 };
+
+const char *const projection_name[PROJECTION_COUNT] = {
+    [PROJECTION_Q] = "wq",
+    [PROJECTION_K] = "wk",
+    [PROJECTION_V] = "wv",
+    [PROJECTION_O] = "wo",
+};
+
+const char *const circuit_name[CIRCUIT_COUNT] = {
+    [CIRCUIT_QK] = "wq_wk",
+    [CIRCUIT_OV] = "wv_wo",
+};

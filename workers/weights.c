@@ -30,9 +30,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const projection_name[PROJECTION_COUNT] = {"wq", "wk", "wv", "wo"};
-const char *const circuit_name[CIRCUIT_COUNT] = {"wq_wk", "wv_wo"};
-
 /* The shapes. */
 
 static bool sent(const struct weights *w, enum projection p)
