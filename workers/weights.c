@@ -272,7 +272,7 @@ static void compute_correlation(const struct loaded *l, struct projection_result
             double cosine = cosine_of(c, n, g, h);
             c[(size_t)h * n + g] = cosine;
             sum += isnan(cosine) ? 0 : cosine;
-            pairs += !isnan(cosine);
+            pairs += isnan(cosine) ? 0 : 1;
         }
     }
     for (uint32_t g = 0; g < n; g++) {
