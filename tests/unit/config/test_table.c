@@ -24,7 +24,7 @@ static void accept(int index, const char *text, const char *expected)
 static void refuse(int index, const char *text, const char *reason)
 {
     const struct key *key = &config_keys[index];
-    char valid[VALUE_TEXT_MAX], input[1024], message[CONFIG_ERROR_MAX];
+    char valid[VALUE_VALID_MAX], input[1024], message[CONFIG_ERROR_MAX];
     value_valid(&key->rule, valid);
     snprintf(input, sizeof(input), "%s.%s=%s", key->section, key->name, text);
     snprintf(message, sizeof(message), "--set: %s.%s: '%s': %s (valid: %s)", key->section,
