@@ -66,6 +66,7 @@ void layer_state_free(struct layer_state **state_p)
     free(state->vector_last);
     free(state->pattern);
     detail_release(&state->detail);
+    detail_release(&state->weights);
     free(state->rank_bits);
     free(state);
     *state_p = NULL;

@@ -49,6 +49,13 @@ uint64_t attention_position(const struct attention *a, uint32_t i)
     return (uint64_t)a->q_offset + i;
 }
 
+uint64_t attention_position_count(const struct attention *a, uint32_t b)
+{
+    uint64_t end = attention_position(a, attention_query_count(a, b));
+    uint32_t keys = attention_key_count(a, b);
+    return end < keys ? end : keys;
+}
+
 void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint32_t *ret_begin,
                          uint32_t *ret_end)
 {
