@@ -20,7 +20,9 @@ struct numbers {
 static const struct block_plan everything = {
     .group =
         {[METRIC_GROUP_CORE] = true, [METRIC_GROUP_IMPORTANCE] = true, [METRIC_GROUP_PAIRS] = true},
-    .top_pairs = 10};
+    .maps = true,
+    .top_pairs = 10,
+    .local_window = 8};
 
 static struct attention self_map(const float *weights, uint32_t heads, uint32_t length)
 {
