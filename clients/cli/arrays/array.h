@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ARRAY_ERROR_MAX 512
+#define ARRAY_ERROR_MAX 1024
 #define ARRAY_RANK_MAX  8
 /* Longest name that is read. */
 #define ARRAY_NAME_MAX 512
