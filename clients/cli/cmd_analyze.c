@@ -9,6 +9,7 @@
 #include "input.h"
 #include "layers.h"
 #include "options.h"
+#include "out.h"
 #include "show.h"
 #include "statistics.h"
 
@@ -43,8 +44,8 @@ static int fail_code(struct cli *cli, int code)
 {
     if (code == ERR_MEMORY)
         return fail(cli, CLI_FINDING, "out of memory");
-    return fail(cli, CLI_FINDING, code < 0 && err_index(code) < 0 ? strerror(-code)
-                                                                  : err_text(code));
+    return fail(cli, CLI_FINDING,
+                code < 0 && err_index(code) < 0 ? strerror(-code) : err_text(code));
 }
 
 /* Files ----------------------------------------------------------------------------------------
@@ -111,11 +112,12 @@ static int run_statistics(struct cli *cli, struct analysis *analysis)
     struct moments *entries = calloc(inputs->count, sizeof(*entries));
     int code = entries ? CLI_OK : fail_code(cli, ERR_MEMORY);
     for (size_t i = 0; i < inputs->count && code == CLI_OK; i++)
-        code = inputs->items[i].tier == TIER_ATTENTION
-                   ? with_loaded(cli, analysis, i, measure_statistics, entries)
-                   : fail(cli, CLI_USAGE,
-                          "--statistics is of attention weights; queries, keys and projections have "
-                          "none (--ignore leaves arrays out)");
+        code =
+            inputs->items[i].tier == TIER_ATTENTION
+                ? with_loaded(cli, analysis, i, measure_statistics, entries)
+                : fail(cli, CLI_USAGE,
+                       "--statistics is of attention weights; queries, keys and projections have "
+                       "none (--ignore leaves arrays out)");
     int rc = code == CLI_OK ? statistics_print(inputs, entries, cli->out) : 0;
     free(entries);
     return rc == 0 ? code : fail_code(cli, rc);

@@ -149,8 +149,9 @@ static int check_mask(const struct input *input, char *reterr)
     good = good && (mask->rank < 4 || mask->shape[1] == 1) && (batch == 1 || batch == a->batch) &&
            mask->shape[mask->rank - 2] == a->queries && mask->shape[mask->rank - 1] == a->keys;
     char wanted[96];
-    snprintf(wanted, sizeof(wanted), "[B,Tq,Tk] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32 "] or [Tq,Tk]",
-             a->batch, a->queries, a->keys);
+    snprintf(wanted, sizeof(wanted),
+             "[B,Tq,Tk] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32 "] or [Tq,Tk]", a->batch, a->queries,
+             a->keys);
     return good ? 0 : fail_array(mask, reterr, wanted);
 }
 
@@ -261,8 +262,7 @@ static void fill_head_shape(struct weights *w, const struct options *options)
         w->head_dim =
             (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->kv_heads;
     if (w->head_dim == 0)
-        w->head_dim =
-            (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->heads;
+        w->head_dim = (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->heads;
     if (w->kv_heads == 0 && w->head_dim > 0)
         w->kv_heads =
             (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->head_dim;
@@ -301,8 +301,8 @@ static int check_projections(struct input *input, const struct options *options,
 /* Which inputs there are -----------------------------------------------------------------------
  */
 
-static void take(struct input *input, const struct layer_arrays *layer,
-                 enum tensor_role first, enum tensor_role last)
+static void take(struct input *input, const struct layer_arrays *layer, enum tensor_role first,
+                 enum tensor_role last)
 {
     for (enum tensor_role role = first; role <= last; role++)
         input->array[role] = layer->array[role];
@@ -528,8 +528,7 @@ int input_load(struct input *input, char *reterr)
         input->weights.matrix[p].data = input->contents[TENSOR_WQ + p].data;
     if (input->array[TENSOR_MASK] && convert_mask(input, &a->mask, reterr) != 0)
         return -1;
-    if (input->array[TENSOR_TOKENS] &&
-        convert_ids(input, TENSOR_TOKENS, &a->tokens, reterr) != 0)
+    if (input->array[TENSOR_TOKENS] && convert_ids(input, TENSOR_TOKENS, &a->tokens, reterr) != 0)
         return -1;
     if (input->array[TENSOR_DOCUMENTS] &&
         convert_ids(input, TENSOR_DOCUMENTS, &a->documents, reterr) != 0)

@@ -12,8 +12,8 @@
 struct input {
     struct layer_id id;
     enum tier tier;
-    struct attention attention; /* tiers attention, qk */
-    struct weights weights;     /* tier weights */
+    struct attention attention;                    /* tiers attention, qk */
+    struct weights weights;                        /* tier weights */
     const struct array *array[TENSOR_ROLE_COUNT];  /* what this tier uses */
     struct array_data contents[TENSOR_ROLE_COUNT]; /* while loaded */
     void *converted[TENSOR_ROLE_COUNT];            /* while loaded; owned */

@@ -110,10 +110,8 @@ static const char *set_head_weights(struct options *options, const char *text)
  */
 
 static const char *const group_name[METRIC_GROUP_COUNT] = {
-    [METRIC_GROUP_CORE] = "core",
-    [METRIC_GROUP_IMPORTANCE] = "importance",
-    [METRIC_GROUP_PAIRS] = "pairs",
-    [METRIC_GROUP_SIMILARITY] = "similarity",
+    [METRIC_GROUP_CORE] = "core",         [METRIC_GROUP_IMPORTANCE] = "importance",
+    [METRIC_GROUP_PAIRS] = "pairs",       [METRIC_GROUP_SIMILARITY] = "similarity",
     [METRIC_GROUP_SPECTRUM] = "spectrum",
 };
 
@@ -218,13 +216,26 @@ struct option_info {
     const char *help;
 };
 
-#define TITLE(name)           {OPTION_TITLE, name, NULL, 0, 0, 0, NULL, NULL}
-#define FLAG(name, field, help) {OPTION_FLAG, name, NULL, offsetof(struct options, field), 0, 0, NULL, help}
+#define TITLE(name)                                                                                \
+    {                                                                                              \
+        OPTION_TITLE, name, NULL, 0, 0, 0, NULL, NULL                                              \
+    }
+#define FLAG(name, field, help)                                                                    \
+    {                                                                                              \
+        OPTION_FLAG, name, NULL, offsetof(struct options, field), 0, 0, NULL, help                 \
+    }
 #define COUNT(name, field, min, max, help)                                                         \
-    {OPTION_COUNT, name, "N", offsetof(struct options, field), min, max, NULL, help}
+    {                                                                                              \
+        OPTION_COUNT, name, "N", offsetof(struct options, field), min, max, NULL, help             \
+    }
 #define REAL(name, field, min, max, help)                                                          \
-    {OPTION_REAL, name, "X", offsetof(struct options, field), min, max, NULL, help}
-#define SET(name, argument, set, help) {OPTION_SET, name, argument, 0, 0, 0, set, help}
+    {                                                                                              \
+        OPTION_REAL, name, "X", offsetof(struct options, field), min, max, NULL, help              \
+    }
+#define SET(name, argument, set, help)                                                             \
+    {                                                                                              \
+        OPTION_SET, name, argument, 0, 0, 0, set, help                                             \
+    }
 
 /* clang-format off */
 static const struct option_info option_info[] = {

@@ -19,7 +19,8 @@ struct column {
 };
 
 static const struct column columns[] = {
-    {"ENTROPY", "heads", "entropy_normalized", "0 = one key, 1 = spread evenly over all it may see"},
+    {"ENTROPY", "heads", "entropy_normalized",
+     "0 = one key, 1 = spread evenly over all it may see"},
     {"KEYS", "heads", "effective_keys", "how many keys that is like"},
     {"CONF", "heads", "confidence", "mean of the largest weight of a row"},
     {"DIST", "heads", "mean_distance", "tokens between query and key"},
@@ -194,8 +195,8 @@ static void put_key(struct out_table *table, const msgpack_object_kv *pair)
 /* Projections are measured whole, products of two per head only. */
 static void show_whole(const msgpack_object_map *matrices, int width, FILE *out)
 {
-    static const char *const titles[] = {"MATRIX", "NORM", "SRANK", "ERANK", "LOG10 COND",
-                                         "HEAD CORR"};
+    static const char *const titles[] = {"MATRIX", "NORM",       "SRANK",
+                                         "ERANK",  "LOG10 COND", "HEAD CORR"};
     struct out_table table;
     out_init(&table, WHOLE_FIELDS + 2);
     for (int i = 0; i < WHOLE_FIELDS + 2; i++)

@@ -78,8 +78,8 @@ static json_t *layer_to_json(const struct input *input, const struct moments *en
 int statistics_print(const struct inputs *inputs, const struct moments *entries, FILE *out)
 {
     json_t *stack[] = {[STACK_ENCODER] = json_array(), [STACK_DECODER] = json_array()};
-    json_t *root = json_pack("{s:o, s:o}", "encoder", stack[STACK_ENCODER], "decoder",
-                             stack[STACK_DECODER]);
+    json_t *root =
+        json_pack("{s:o, s:o}", "encoder", stack[STACK_ENCODER], "decoder", stack[STACK_DECODER]);
     int rc = root ? 0 : ERR_MEMORY;
     for (size_t i = 0; i < inputs->count && rc == 0; i++)
         if (json_array_append_new(stack[inputs->items[i].id.stack],

@@ -32,8 +32,8 @@ int array_fail(char *reterr, const char *format, ...)
 size_t array_type_size(enum array_type type)
 {
     static const size_t size[] = {
-        [ARRAY_F32] = 4, [ARRAY_F64] = 8, [ARRAY_F16] = 2, [ARRAY_BF16] = 2, [ARRAY_BOOL] = 1,
-        [ARRAY_U8] = 1,  [ARRAY_I8] = 1,  [ARRAY_U16] = 2, [ARRAY_I16] = 2,  [ARRAY_U32] = 4,
+        [ARRAY_F32] = 4, [ARRAY_F64] = 8, [ARRAY_F16] = 2, [ARRAY_BF16] = 2,  [ARRAY_BOOL] = 1,
+        [ARRAY_U8] = 1,  [ARRAY_I8] = 1,  [ARRAY_U16] = 2, [ARRAY_I16] = 2,   [ARRAY_U32] = 4,
         [ARRAY_I32] = 4, [ARRAY_U64] = 8, [ARRAY_I64] = 8, [ARRAY_OTHER] = 0,
     };
     return size[type];

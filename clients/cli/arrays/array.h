@@ -54,7 +54,7 @@ struct array_file {
 };
 
 struct array {
-    char *name;              /* without ".npy"; of a .npy file: its name without folder and ending */
+    char *name; /* without ".npy"; of a .npy file: its name without folder and ending */
     struct array_file *file; /* borrowed */
     enum array_type type;
     char type_name[24]; /* as the file says it: "<f4", "BF16" */

@@ -224,7 +224,8 @@ static bool rule_matches(const struct name_rule *rule, const char *name, uint32_
     size_t before = (size_t)(at - rule->pattern), behind = rule->pattern_len - before - hole;
     for (const char *run = name; *run; run += digits(run) ? digits(run) : 1) {
         const char *rest = run;
-        if (take_layer(&rest, ret_layer) && matches(rule->pattern, before, name, (size_t)(run - name)) &&
+        if (take_layer(&rest, ret_layer) &&
+            matches(rule->pattern, before, name, (size_t)(run - name)) &&
             matches(at + hole, behind, rest, strlen(rest)))
             return true;
     }

@@ -17,7 +17,7 @@
 
 /* What names can be placed, for messages and help: one line. */
 #define NAME_FORMS                                                                                 \
-    "<encoder|decoder>.<layer>.<self|cross>[.q|.k|.v|.mask|...], weights.<layer>.wq, "            \
+    "<encoder|decoder>.<layer>.<self|cross>[.q|.k|.v|.mask|...], weights.<layer>.wq, "             \
     "attentions.<layer>, arr_<layer>"
 
 struct place {

@@ -112,9 +112,9 @@ static enum array_type parse_type(const char *name)
         const char *name;
         enum array_type type;
     } types[] = {
-        {"f4", ARRAY_F32}, {"f8", ARRAY_F64}, {"f2", ARRAY_F16}, {"V2", ARRAY_BF16},
-        {"b1", ARRAY_BOOL}, {"u1", ARRAY_U8}, {"i1", ARRAY_I8},  {"u2", ARRAY_U16},
-        {"i2", ARRAY_I16}, {"u4", ARRAY_U32}, {"i4", ARRAY_I32}, {"u8", ARRAY_U64},
+        {"f4", ARRAY_F32},  {"f8", ARRAY_F64}, {"f2", ARRAY_F16}, {"V2", ARRAY_BF16},
+        {"b1", ARRAY_BOOL}, {"u1", ARRAY_U8},  {"i1", ARRAY_I8},  {"u2", ARRAY_U16},
+        {"i2", ARRAY_I16},  {"u4", ARRAY_U32}, {"i4", ARRAY_I32}, {"u8", ARRAY_U64},
         {"i8", ARRAY_I64},
     };
     bool native = name[0] == '<' || name[0] == '|' || name[0] == '=';
@@ -209,8 +209,8 @@ static int read_prefix(const uint8_t *data, size_t size, size_t *ret_begin, uint
 
 int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *reterr)
 {
-    size_t begin;
-    uint64_t len;
+    size_t begin = 0;
+    uint64_t len = 0;
     struct array array = *ret_array;
     if (read_prefix(data, size, &begin, &len, reterr) != 0)
         return -1;

@@ -153,7 +153,7 @@ static int list_entry(struct array_file *file, uint64_t index, struct array_list
                       char *reterr)
 {
     zip_stat_t stat;
-    size_t len;
+    size_t len = 0;
     struct array array = {.file = file, .entry = index};
     zip_stat_init(&stat);
     if (zip_stat_index(file->zip, index, 0, &stat) != 0)

@@ -35,9 +35,9 @@ static enum array_type parse_type(const char *name)
         const char *name;
         enum array_type type;
     } types[] = {
-        {"F32", ARRAY_F32}, {"F64", ARRAY_F64}, {"F16", ARRAY_F16}, {"BF16", ARRAY_BF16},
-        {"BOOL", ARRAY_BOOL}, {"U8", ARRAY_U8}, {"I8", ARRAY_I8},   {"U16", ARRAY_U16},
-        {"I16", ARRAY_I16}, {"U32", ARRAY_U32}, {"I32", ARRAY_I32}, {"U64", ARRAY_U64},
+        {"F32", ARRAY_F32},   {"F64", ARRAY_F64}, {"F16", ARRAY_F16}, {"BF16", ARRAY_BF16},
+        {"BOOL", ARRAY_BOOL}, {"U8", ARRAY_U8},   {"I8", ARRAY_I8},   {"U16", ARRAY_U16},
+        {"I16", ARRAY_I16},   {"U32", ARRAY_U32}, {"I32", ARRAY_I32}, {"U64", ARRAY_U64},
         {"I64", ARRAY_I64},
     };
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
@@ -159,8 +159,8 @@ int safetensors_list(struct array_file *file, struct array_list *list, char *ret
         json_loadb((const char *)file->data + 8, (size_t)len, JSON_REJECT_DUPLICATES, &error);
     if (!json_is_object(header)) {
         json_decref(header);
-        return array_fail(reterr, "its header is not a JSON object%s%.200s",
-                          header ? "" : ": ", header ? "" : error.text);
+        return array_fail(reterr, "its header is not a JSON object%s%.200s", header ? "" : ": ",
+                          header ? "" : error.text);
     }
     int rc = list_tensors(file, header, 8 + len, list, reterr);
     json_decref(header);
