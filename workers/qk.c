@@ -50,6 +50,7 @@ struct counts {
 /* Everything qk_compute works with. */
 struct work {
     const struct qk_kernel *kernel;
+    enum isa isa;
     struct block *block;
     const struct attention *a;
     uint32_t row_begin, row_end;
@@ -70,7 +71,8 @@ struct work {
     uint32_t *list;
     struct qk_row *row;
     struct qk_row_extra *extra;
-    struct qk_batch *batch;
+    void *columns; /* row_values_bytes */
+    struct qk_finish finish;
     struct qk_ref ref;
 };
 
@@ -114,7 +116,7 @@ static void carve_all(struct work *w, struct carver *c)
     w->room = carve(c, QK_ROOM(TILE_KEYS), sizeof *w->room);
     w->row = carve(c, TILE_ROWS, sizeof *w->row);
     w->extra = carve(c, TILE_ROWS, sizeof *w->extra);
-    w->batch = carve(c, 1, sizeof *w->batch);
+    w->columns = carve(c, row_values_bytes(1), 1);
 }
 
 static int take_work(struct work *w, struct scratch *scratch)
@@ -131,7 +133,6 @@ static int take_work(struct work *w, struct scratch *scratch)
     }
     carve_all(w, &(struct carver){.memory = memory});
     qk_ref_init(&w->ref, w->block, w->a, memory + count.bytes);
-    w->batch->count = 0;
     if (!w->core || !w->a->self || w->a->tokens == NULL) {
         w->next_same = w->first_same = NULL;
     }
@@ -229,10 +230,8 @@ static size_t key_begin_of(const struct work *w, uint32_t j, uint32_t dim)
 static double exact_length(const struct work *w, const void *tensor, enum dtype dtype, size_t first,
                            uint32_t n)
 {
-    double *f64 = w->ref.output; /* value_dim, and the longest vector before it */
-    f64 = w->ref.vector;
-    attention_load(tensor, dtype, first, n, f64);
-    return qk_ref_length(f64, n);
+    attention_load(tensor, dtype, first, n, w->ref.vector);
+    return qk_ref_length(w->ref.vector, n);
 }
 
 static double vector_length(const struct work *w, const void *tensor, enum dtype dtype,
@@ -254,7 +253,7 @@ static void measure_value(struct work *w, uint32_t j, struct counts *counts)
     const struct qk *qk = &w->a->qk;
     size_t first = key_begin_of(w, j, qk->value_dim);
     double length = vector_length(w, qk->v, qk->v_dtype, first, qk->value_dim);
-    counts->lost += !isfinite(length);
+    counts->lost += isfinite(length) == 0;
     counts->odd += isfinite(length) && is_odd(length);
     w->value_length[j] = isfinite(length) ? (float)length : 0;
     w->value_log[j] = isfinite(length) && length > 0 ? (float)log2(length) : 0;
@@ -270,7 +269,7 @@ static void measure_keys(struct work *w)
         w->before[j] = counts;
         size_t first = key_begin_of(w, j, qk->head_dim);
         double length = vector_length(w, qk->k, qk->k_dtype, first, qk->head_dim);
-        counts.nan += isnan(length);
+        counts.nan += isnan(length) != 0;
         counts.odd += is_odd(length);
         counts.zero += length <= 0;
         w->key_length[j] = length;
@@ -298,6 +297,14 @@ static void add_key_norms(struct work *w)
     }
 }
 
+/* For the rows that do not see them: their weight 0 times that must be 0. */
+static void zero_infinite(float *x, size_t n)
+{
+    for (size_t c = 0; c < n; c++) {
+        x[c] = isfinite(x[c]) ? x[c] : 0;
+    }
+}
+
 static void begin_key_head(struct work *w, uint32_t kv)
 {
     const struct qk *qk = &w->a->qk;
@@ -310,6 +317,7 @@ static void begin_key_head(struct work *w, uint32_t kv)
         w->kernel->load((const unsigned char *)qk->v +
                             key_begin_of(w, 0, qk->value_dim) * element_bytes(qk->v_dtype),
                         qk->v_dtype, qk->value_dim, w->first_value);
+        zero_infinite(w->first_value, qk->value_dim);
     }
 }
 
@@ -413,9 +421,8 @@ static const float *tile_values(const struct work *w, uint32_t begin, uint32_t e
         w->before[begin].odd == w->before[end].odd) {
         return v;
     }
-    for (size_t k = 0; k < n; k++) {
-        w->value[k] = isfinite(v[k]) ? v[k] : 0;
-    }
+    memmove(w->value, v, n * sizeof *v);
+    zero_infinite(w->value, n);
     return w->value;
 }
 
@@ -452,10 +459,16 @@ static void run_tile(const struct work *w, struct qk_tile *tile, uint32_t begin,
     }
 }
 
+/* Base 2 logits per logit of the sums: a product, or a capped logit. */
+static float slope_of(const struct attention *a)
+{
+    const double log2e = 1.44269504088896340736;
+    return (float)(a->qk.softcap > 0 ? log2e : log2e * a->qk.scale);
+}
+
 static struct qk_tile prepare_tile(const struct work *w, uint32_t rows)
 {
     const struct attention *a = w->a;
-    const double log2e = 1.44269504088896340736;
     bool cap = a->qk.softcap > 0;
     size_t b = w->sample;
     return (struct qk_tile){
@@ -467,7 +480,7 @@ static struct qk_tile prepare_tile(const struct work *w, uint32_t rows)
                                    ? NULL
                                    : (const unsigned char *)a->documents + b * a->keys * 4,
                   .keys = a->keys},
-        .slope = (float)(cap ? log2e : log2e * a->qk.scale),
+        .slope = slope_of(a),
         .scale = (float)a->qk.scale,
         .cap = cap ? (float)a->qk.softcap : 0,
         .window = w->block->plan.local_window,
@@ -480,19 +493,19 @@ static struct qk_tile prepare_tile(const struct work *w, uint32_t rows)
         .key = w->list};
 }
 
-static struct qk_finish prepare_finish(const struct work *w, double slope)
+static void begin_finish(struct work *w)
 {
-    return (struct qk_finish){.kernel = w->kernel,
-                              .a = w->a,
-                              .head = &w->block->head[w->head],
-                              .batch = w->batch,
-                              .sample = w->sample,
-                              .local_window = w->block->plan.local_window,
-                              .slope = slope,
-                              .first_inverse_length = (double)w->inverse_length[0],
-                              .first_value_length = w->values ? (double)w->value_length[0] : 0,
-                              .first_value = w->values ? w->first_value : NULL,
-                              .first_same = w->first_same};
+    w->finish = (struct qk_finish){.kernel = w->kernel,
+                                   .a = w->a,
+                                   .head = &w->block->head[w->head],
+                                   .sample = w->sample,
+                                   .local_window = w->block->plan.local_window,
+                                   .slope = (double)slope_of(w->a),
+                                   .first_inverse_length = (double)w->inverse_length[0],
+                                   .first_value_length = w->values ? (double)w->value_length[0] : 0,
+                                   .first_value = w->values ? w->first_value : NULL,
+                                   .first_same = w->first_same};
+    qk_finish_begin(&w->finish, w->isa, w->columns);
 }
 
 /* The rows that were taken, from their first tile to their metrics. */
@@ -512,14 +525,14 @@ static int run_rows(struct work *w, uint32_t rows)
         run_tile(w, &tile, begin, next);
         begin = next;
     }
-    struct qk_finish finish = prepare_finish(w, (double)tile.slope);
-    return qk_finish_rows(&finish, w->row, w->extra, rows, w->room);
+    return qk_finish_rows(&w->finish, w->row, w->extra, rows, w->room);
 }
 
 static int run_head(struct work *w, uint32_t h)
 {
     int rc = 0;
     w->head = h;
+    begin_finish(w);
     for (uint32_t i = w->row_begin; rc == 0 && i < w->row_end;) {
         uint32_t rows = 0;
         for (; rc == 0 && rows < TILE_ROWS && i < w->row_end; i++) {
@@ -529,11 +542,7 @@ static int run_head(struct work *w, uint32_t h)
             rc = run_rows(w, rows);
         }
     }
-    if (rc == 0) {
-        struct qk_finish finish = prepare_finish(w, 0);
-        rc = qk_finish_flush(&finish);
-    }
-    return rc;
+    return rc == 0 ? qk_finish_end(&w->finish) : rc;
 }
 
 static int run_sample(struct work *w, uint32_t b)
@@ -573,6 +582,7 @@ int qk_compute(struct block *block, const struct attention *a, uint32_t row_begi
     assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
     assert(a->qk.kv_heads > 0 && a->heads % a->qk.kv_heads == 0 && row_begin <= row_end);
     struct work w = {.kernel = kernel_of(isa),
+                     .isa = isa,
                      .block = block,
                      .a = a,
                      .row_begin = row_begin,

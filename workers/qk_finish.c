@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* qk_finish: key 0 is put back, everything is divided by the sum, in f64.
+/* qk_finish: key 0 is put back, and everything is divided by the sum, in f64; what follows from the
+ * weights' sums is row_batch's.
  *
  * Logits are in base 2 here. With `max` the row's largest logit of all its keys, `down` =
  * 2^(row->max - max) turns what the sums are relative to, and `first` = 2^(logit of key 0 - max) is
@@ -7,8 +8,6 @@
  * rows are taken in one go by the vector kernel. */
 #include "qk_finish.h"
 
-#include "err.h"
-#include "occurrence.h"
 #include <math.h>
 
 #define LN2 0.69314718055994530942
@@ -31,7 +30,7 @@ struct state {
     float sum[QK_SUMS];
     double max, first_logit; /* base 2, first_logit -infinity when key 0 is excluded */
     double down, first;      /* see above */
-    double z, scale;         /* Z and 1 / Z */
+    double z, scale, unit;   /* Z, 1 / Z, down / Z */
     double keys;             /* valid keys, key 0 included */
     bool has_first;
 };
@@ -50,13 +49,22 @@ static double captured(const struct qk_finish *f, double product)
     return f->a->qk.softcap > 0 ? capped(f->a, product) * LOG2E : f->slope * product;
 }
 
-static float lowest(const struct qk_row *row)
+static float lowest(const float lane[QK_LANES])
 {
-    float low = row->low[0];
+    float low = lane[0];
     for (uint32_t l = 1; l < QK_LANES; l++) {
-        low = row->low[l] < low ? row->low[l] : low;
+        low = lane[l] < low ? lane[l] : low;
     }
     return low;
+}
+
+static float highest(const float lane[QK_LANES])
+{
+    float high = lane[0];
+    for (uint32_t l = 1; l < QK_LANES; l++) {
+        high = lane[l] > high ? lane[l] : high;
+    }
+    return high;
 }
 
 static void set_arguments(const struct qk_finish *f, const struct qk_row *row, float *exp)
@@ -75,7 +83,7 @@ static void set_arguments(const struct qk_finish *f, const struct qk_row *row, f
         }
     }
     if (row->count > 0) {
-        exp[EXP_LOW] = (float)(f->slope * (double)lowest(row) - max);
+        exp[EXP_LOW] = (float)(f->slope * (double)lowest(row->low) - max);
     }
     exp[EXP_DOWN] = (float)((double)row->max - max);
     exp[EXP_FIRST] = (float)(first - max);
@@ -91,77 +99,76 @@ static struct state begin_row(const struct qk_finish *f, const struct qk_row *ro
     s.first = s.has_first ? (double)exp[EXP_FIRST] : 0;
     s.z = s.down * (double)s.sum[QK_Z] + s.first;
     s.scale = 1 / s.z;
+    s.unit = s.down * s.scale;
     s.keys = (double)row->count + s.has_first;
     return s;
 }
 
-/* ln Z - sum e ln e / Z, e relative to the largest logit */
-static double entropy(const struct state *s)
+/* sum A ln A over all keys but key 0: A = e unit, so ln A = ln 2 (x - max) + ln unit. */
+static double rest_plogp(const struct state *s)
 {
-    double w = 0;
-    if (s->row->count > 0) {
-        w = s->down *
-            ((double)s->sum[QK_W] + ((double)s->row->max - s->max) * (double)s->sum[QK_Z]);
+    if (s->row->count == 0 || !(s->down > 0)) {
+        return 0;
     }
-    w += s->has_first ? s->first * (s->first_logit - s->max) : 0;
-    double h = log(s->z) - LN2 * w * s->scale;
-    return h > 0 ? h : 0;
+    double log_unit = LN2 * ((double)s->row->max - s->max) - log(s->z);
+    return s->unit * (LN2 * (double)s->sum[QK_W] + log_unit * (double)s->sum[QK_Z]);
 }
 
-/* The same of the sums alone, which key 0 is not in. */
-static double entropy_sans_first(const struct state *s)
-{
-    double z = (double)s->sum[QK_Z];
-    if (s->keys < 3 || !(s->down * s->scale > 0)) {
-        return NAN;
-    }
-    double h = log(z) - LN2 * (double)s->sum[QK_W] / z;
-    return (h > 0 ? h : 0) / log(s->row->count);
-}
-
-static double confidence(const struct state *s)
+static double largest_weight(const struct state *s)
 {
     double top = s->row->count > 0 ? (double)s->exp[EXP_TOP] : 0;
     return fmin(1, (top > s->first ? top : s->first) * s->scale);
 }
 
-/* 1 - the 8 largest; key 0 takes the place of the smallest of the others when it is larger */
-static double tail_mass(const struct state *s)
+static double smallest_weight(const struct state *s)
 {
+    double low = s->row->count > 0 ? (double)s->exp[EXP_LOW] : INFINITY;
+    return (s->has_first ? fmin(low, s->first) : low) * s->scale;
+}
+
+/* The sum of the 8 largest weights: key 0 takes the place of the smallest when it is larger. */
+static double top_weights(const struct state *s)
+{
+    double sum = 0, last = s->row->count >= QK_TOP ? (double)s->exp[EXP_TOP + QK_TOP - 1] : 0;
     if (s->keys <= QK_TOP) {
-        return 0;
+        return 1;
     }
-    double sum = 0, last = (double)s->exp[EXP_TOP + QK_TOP - 1];
-    last = s->row->count < QK_TOP ? 0 : last;
     for (uint32_t k = 0; k + 1 < QK_TOP; k++) {
         sum += (double)s->exp[EXP_TOP + k];
     }
-    sum += s->has_first && s->first > last ? s->first : last;
-    return fmax(0, 1 - sum * s->scale);
+    return fmin(1, (sum + fmax(last, s->first)) * s->scale);
 }
 
-static double position_of_first(const struct state *s)
+/* sum (A - 1/n)^2: of the rest about its own mean, then between the rest and key 0 */
+static double squares(const struct state *s)
 {
-    return fabs((double)s->row->position);
+    double n = s->row->count, share = 1 / s->keys, sum = 0;
+    if (s->row->count > 0) {
+        double mean = (double)s->sum[QK_Z] / n, off = mean - (double)s->row->shift;
+        double m2 = fmax(0, (double)s->sum[QK_SQUARES] - n * off * off);
+        double between = mean * s->unit - share;
+        sum = m2 * s->unit * s->unit + n * between * between;
+    }
+    double first = s->first * s->scale - share;
+    return s->has_first ? sum + first * first : sum;
 }
 
-static double mean_distance(const struct state *s)
+static double position_of(const struct state *s)
 {
-    double rest = s->down * (double)s->sum[QK_DISTANCE];
-    return (rest + s->first * position_of_first(s)) * s->scale;
+    return (double)s->row->position;
 }
 
 static double largest_distance(const struct state *s)
 {
-    double begin = fabs((double)s->row->position - (double)s->row->begin);
-    double last = fabs((double)s->row->position - (double)(s->row->end - 1));
+    double begin = fabs(position_of(s) - (double)s->row->begin);
+    double last = fabs(position_of(s) - (double)(s->row->end - 1));
     return begin > last ? begin : last;
 }
 
 static double local_mass(const struct qk_finish *f, const struct state *s)
 {
-    bool first = position_of_first(s) <= f->local_window;
-    return (s->down * (double)s->sum[QK_LOCAL] + (first ? s->first : 0)) * s->scale;
+    double first = position_of(s) <= f->local_window ? s->first * s->scale : 0;
+    return s->unit * (double)s->sum[QK_LOCAL] + first;
 }
 
 /* A[i, p + offset]; NaN where that is no position of the sample, or without self-attention. */
@@ -178,143 +185,129 @@ static double at_offset(const struct qk_finish *f, const struct state *s, int of
     return isnan(s->row->near[k]) ? 0 : (double)s->exp[EXP_NEAR + k] * s->scale;
 }
 
-/* Whether the query's token was there before, and where for the first time. */
-static bool occurs(const struct qk_finish *f, const struct state *s, uint32_t *ret_first)
+/* Over the earlier occurrences of the query's token, and what follows them. */
+static void put_occurrences(const struct qk_finish *f, const struct state *s, float *ret_duplicate,
+                            float *ret_induction)
 {
     int64_t p = s->row->position;
-    if (f->first_same == NULL || p >= attention_key_count(f->a, f->sample)) {
-        return false;
-    }
-    *ret_first = f->first_same[p];
-    return *ret_first < p;
-}
-
-static void put_occurrences(const struct qk_finish *f, const struct state *s, double *ret_duplicate,
-                            double *ret_induction)
-{
-    uint32_t first;
     *ret_duplicate = *ret_induction = NAN;
-    if (occurs(f, s, &first)) {
-        double at_first = first == 0 ? s->first : 0;
-        *ret_duplicate = (s->down * (double)s->row->duplicate + at_first) * s->scale;
-        *ret_induction = s->down * (double)s->row->induction * s->scale;
+    if (f->first_same == NULL || p >= attention_key_count(f->a, f->sample) ||
+        f->first_same[p] == p) {
+        return;
     }
+    double first = f->first_same[p] == 0 ? s->first * s->scale : 0;
+    *ret_duplicate = (float)(s->unit * (double)s->row->duplicate + first);
+    *ret_induction = (float)(s->unit * (double)s->row->induction);
 }
 
-/* Largest logit, as users see it. */
+/* What a logit of the sums is worth to users. */
+static double logit_unit(const struct qk_finish *f)
+{
+    return f->a->qk.softcap > 0 ? 1 : f->a->qk.scale;
+}
+
 static double largest_logit(const struct qk_finish *f, const struct state *s)
 {
-    double unit = f->a->qk.softcap > 0 ? 1 : f->a->qk.scale;
-    double rest = s->row->count > 0 ? unit * (double)s->row->top[0] : -INFINITY;
+    double rest = s->row->count > 0 ? logit_unit(f) * (double)s->row->top[0] : -INFINITY;
     return s->has_first ? fmax(rest, capped(f->a, (double)s->row->first)) : rest;
 }
 
-static void put_values(const struct qk_finish *f, const struct state *s,
-                       double ret_value[METRIC_ROW_COUNT])
+static void put_row(struct qk_finish *f, const struct state *s)
 {
-    double h = entropy(s), mean = mean_distance(s), largest = largest_distance(s);
-    ret_value[METRIC_ENTROPY] = h;
-    ret_value[METRIC_ENTROPY_NORMALIZED] = s->keys >= 2 ? h / log(s->keys) : NAN;
-    ret_value[METRIC_EFFECTIVE_KEYS] = exp(h);
-    ret_value[METRIC_CONFIDENCE] = confidence(s);
-    ret_value[METRIC_DIAGONAL] = at_offset(f, s, 0);
-    ret_value[METRIC_LOCAL_MASS] = local_mass(f, s);
-    ret_value[METRIC_MEAN_DISTANCE] = mean;
-    ret_value[METRIC_MEAN_DISTANCE_NORMALIZED] = largest > 0 ? mean / largest : NAN;
-    ret_value[METRIC_PREVIOUS_TOKEN] = at_offset(f, s, -1);
-    ret_value[METRIC_NEXT_TOKEN] = at_offset(f, s, 1);
-    ret_value[METRIC_FIRST_TOKEN] = s->row->position >= 1 ? s->first * s->scale : NAN;
-    ret_value[METRIC_ENTROPY_SANS_FIRST] = entropy_sans_first(s);
-    ret_value[METRIC_TAIL_MASS] = tail_mass(s);
-    put_occurrences(f, s, &ret_value[METRIC_DUPLICATE_TOKEN], &ret_value[METRIC_INDUCTION]);
-    ret_value[METRIC_SINK_DEFICIT] = NAN;
-    ret_value[METRIC_MAX_LOGIT] = largest_logit(f, s);
+    struct row_batch *b = &f->batch;
+    uint32_t slot = b->used++;
+    b->sound[slot] = 1;
+    b->keys[slot] = (float)s->keys;
+    b->rest_keys[slot] = (float)s->row->count;
+    b->rest_sum[slot] = (float)(s->unit * (double)s->sum[QK_Z]);
+    b->rest_plogp[slot] = (float)rest_plogp(s);
+    b->first[slot] = (float)(s->first * s->scale);
+    b->squares[slot] = (float)squares(s);
+    b->min[slot] = (float)smallest_weight(s);
+    b->max[slot] = (float)largest_weight(s);
+    b->top[slot] = (float)top_weights(s);
+    b->distance[slot] =
+        (float)(s->unit * (double)s->sum[QK_DISTANCE] + s->first * s->scale * position_of(s));
+    b->largest_distance[slot] = (float)largest_distance(s);
+    b->local_mass[slot] = (float)local_mass(f, s);
+    b->diagonal[slot] = (float)at_offset(f, s, 0);
+    b->previous[slot] = (float)at_offset(f, s, -1);
+    b->next[slot] = (float)at_offset(f, s, 1);
+    b->first_token[slot] = s->row->position >= 1 ? b->first[slot] : NAN;
+    put_occurrences(f, s, &b->duplicate[slot], &b->induction[slot]);
+    b->max_logit[slot] = (float)largest_logit(f, s);
 }
 
-static void merge_one(struct moments *into, double x)
+/* Logits and cosines. */
+
+/* n values of a sum, sum of squared deviations, min and max. */
+static void add_to(struct row_totals *t, double n, double sum, double m2, double min, double max)
 {
-    struct moments one = {.n = 1, .mean = x, .min = x, .max = x};
-    moments_merge(into, &one);
+    t->keys += n;
+    t->sum += sum;
+    t->square += sum * sum / n;
+    t->m2 += fmax(m2, 0);
+    t->min = (float)min < t->min ? (float)min : t->min;
+    t->max = (float)max > t->max ? (float)max : t->max;
 }
 
-/* A: the sums are of e - shift, e = A Z / down. */
-static void merge_entries(struct head_block *head, const struct state *s)
+static void add_logits(struct qk_finish *f, const struct state *s)
 {
-    struct moments row = {0};
+    double unit = logit_unit(f), n = s->row->count, from_shift = (double)s->sum[QK_LOGIT];
     if (s->row->count > 0) {
-        double n = s->row->count, unit = s->down * s->scale, mean = (double)s->sum[QK_Z] / n;
-        double off = mean - (double)s->row->shift;
-        double m2 = fmax(0, (double)s->sum[QK_SQUARES] - n * off * off);
-        row = (struct moments){.n = s->row->count,
-                               .mean = mean * unit,
-                               .m2 = m2 * unit * unit,
-                               .min = fmin((double)s->exp[EXP_LOW] * s->scale, mean * unit),
-                               .max = fmin(1, (double)s->exp[EXP_TOP] * s->scale)};
+        double sum = unit * (n * (double)s->row->logit_shift + from_shift);
+        double m2 = (double)s->sum[QK_LOGIT_SQUARES] - from_shift * from_shift / n;
+        add_to(&f->logits, n, sum, unit * unit * m2, unit * (double)lowest(s->row->low),
+               unit * (double)s->row->top[0]);
     }
     if (s->has_first) {
-        merge_one(&row, s->first * s->scale);
+        double first = capped(f->a, (double)s->row->first);
+        add_to(&f->logits, 1, first, 0, first, first);
     }
-    moments_merge(&head->entries, &row);
 }
 
-static void merge_logits(struct head_block *head, const struct qk_finish *f, const struct state *s)
+static void add_cosines(struct qk_finish *f, const struct state *s, double inverse_length)
 {
-    struct moments row = {0};
-    if (s->row->count > 0) {
-        double unit = f->a->qk.softcap > 0 ? 1 : f->a->qk.scale, n = s->row->count;
-        double off = (double)s->sum[QK_LOGIT] / n;
-        double m2 = fmax(0, (double)s->sum[QK_LOGIT_SQUARES] - n * off * off);
-        row = (struct moments){.n = s->row->count,
-                               .mean = unit * ((double)s->row->logit_shift + off),
-                               .m2 = unit * unit * m2,
-                               .min = unit * (double)lowest(s->row),
-                               .max = unit * (double)s->row->top[0]};
+    double n = s->row->cosines, sum = (double)s->sum[QK_COSINE];
+    if (inverse_length > 0 && s->row->cosines > 0) {
+        double m2 = (double)s->sum[QK_COSINE_SQUARES] - sum * sum / n;
+        add_to(&f->cosines, n, inverse_length * sum, inverse_length * inverse_length * m2,
+               inverse_length * (double)lowest(s->row->cosine_low),
+               inverse_length * (double)highest(s->row->cosine_high));
     }
-    if (s->has_first) {
-        merge_one(&row, capped(f->a, (double)s->row->first));
+    if (inverse_length > 0 && s->has_first && f->first_inverse_length > 0) {
+        double first = (double)s->row->first * f->first_inverse_length * inverse_length;
+        add_to(&f->cosines, 1, first, 0, first, first);
     }
-    moments_merge(&head->logits, &row);
 }
 
-static void merge_cosines(struct head_block *head, const struct qk_finish *f, const struct state *s,
-                          double inverse_length)
+static void flush_totals(struct row_totals *t, struct moments *into)
 {
-    struct moments row = {0};
-    if (!(inverse_length > 0)) {
-        return;
+    if (t->keys > 0) {
+        double between = fmax(t->square - t->sum * t->sum / t->keys, 0);
+        struct moments m = {.n = (uint64_t)t->keys,
+                            .mean = t->sum / t->keys,
+                            .m2 = t->m2 + between,
+                            .min = (double)t->min,
+                            .max = (double)t->max};
+        moments_merge(into, &m);
     }
-    if (s->row->cosines > 0) {
-        double n = s->row->cosines, sum = (double)s->sum[QK_COSINE];
-        double low = (double)s->row->cosine_low[0], high = (double)s->row->cosine_high[0];
-        for (uint32_t l = 1; l < QK_LANES; l++) {
-            low = fmin(low, (double)s->row->cosine_low[l]);
-            high = fmax(high, (double)s->row->cosine_high[l]);
-        }
-        double m2 = fmax(0, (double)s->sum[QK_COSINE_SQUARES] - sum * sum / n);
-        row = (struct moments){.n = s->row->cosines,
-                               .mean = sum / n * inverse_length,
-                               .m2 = m2 * inverse_length * inverse_length,
-                               .min = low * inverse_length,
-                               .max = high * inverse_length};
-    }
-    if (s->has_first && f->first_inverse_length > 0) {
-        merge_one(&row, (double)s->row->first * f->first_inverse_length * inverse_length);
-    }
-    moments_merge(&head->cosine, &row);
+    *t = (struct row_totals){.min = INFINITY, .max = -INFINITY};
 }
+
+/* Values. */
 
 /* ln N - sum y ln y / N, y = e |v_j|, N = sum y */
 static double norm_weighted_entropy(const struct qk_finish *f, const struct state *s)
 {
     double rest = s->down * (double)s->sum[QK_VALUE], first = s->first * f->first_value_length;
     double sum = rest + first, logs = 0;
-    if (s->row->count > 0 && s->down > 0) {
+    if (rest > 0) {
         logs = s->down * ((double)s->sum[QK_VALUE_LOG] +
                           ((double)s->row->max - s->max) * (double)s->sum[QK_VALUE]);
     }
     logs += first > 0 ? first * log2(first) : 0;
-    double h = log(sum) - LN2 * logs / sum;
-    return sum > 0 ? fmax(0, h) : NAN;
+    return sum > 0 ? fmax(0, log(sum) - LN2 * logs / sum) : NAN;
 }
 
 static void add_output(const struct qk_finish *f, const struct state *s, const float *output)
@@ -331,35 +324,21 @@ static void add_output(const struct qk_finish *f, const struct state *s, const f
     }
 }
 
-/* Locality's sums, from the values of one row. */
-static void add_neighbours(struct head_block *head, const double value[METRIC_ROW_COUNT])
+void qk_finish_begin(struct qk_finish *f, enum isa isa, void *memory)
 {
-    double previous = value[METRIC_PREVIOUS_TOKEN], next = value[METRIC_NEXT_TOKEN];
-    head->neighbour_sum += (isnan(previous) ? 0 : previous) + (isnan(next) ? 0 : next);
-    head->neighbour_count += (uint64_t)!isnan(previous) + (uint64_t)!isnan(next);
+    f->batch.used = 0;
+    row_values_begin(&f->values, memory, 1, row_kernels_of(isa));
+    f->values.exists[METRIC_INDUCTION] = f->first_same != NULL;
+    f->values.exists[METRIC_DUPLICATE_TOKEN] = f->first_same != NULL;
+    f->values.exists[METRIC_SINK_DEFICIT] = false;
+    f->values.exists[METRIC_DIAGONAL] = f->a->self;
+    f->values.exists[METRIC_PREVIOUS_TOKEN] = f->a->self;
+    f->values.exists[METRIC_NEXT_TOKEN] = f->a->self;
+    f->logits = f->cosines = (struct row_totals){.min = INFINITY, .max = -INFINITY};
 }
 
-static int finish_row(const struct qk_finish *f, const struct state *s,
-                      const struct qk_row_extra *extra)
-{
-    double value[METRIC_ROW_COUNT];
-    put_values(f, s, value);
-    add_neighbours(f->head, value);
-    merge_entries(f->head, s);
-    merge_logits(f->head, f, s);
-    merge_cosines(f->head, f, s, extra->inverse_length);
-    if (extra->output != NULL) {
-        add_output(f, s, extra->output);
-    }
-    for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
-        f->batch->value[m][f->batch->count] = value[m];
-    }
-    f->batch->count++;
-    return f->batch->count == QK_BATCH ? qk_finish_flush(f) : 0;
-}
-
-int qk_finish_rows(const struct qk_finish *f, const struct qk_row *row,
-                   const struct qk_row_extra *extra, uint32_t count, float *room)
+int qk_finish_rows(struct qk_finish *f, const struct qk_row *row, const struct qk_row_extra *extra,
+                   uint32_t count, float *room)
 {
     for (uint32_t r = 0; r < count; r++) {
         set_arguments(f, &row[r], room + (size_t)r * QK_LANES);
@@ -368,19 +347,24 @@ int qk_finish_rows(const struct qk_finish *f, const struct qk_row *row,
     int rc = 0;
     for (uint32_t r = 0; rc == 0 && r < count; r++) {
         struct state s = begin_row(f, &row[r], room + (size_t)r * QK_LANES);
-        rc = finish_row(f, &s, &extra[r]);
+        put_row(f, &s);
+        add_logits(f, &s);
+        add_cosines(f, &s, extra[r].inverse_length);
+        if (extra[r].output != NULL) {
+            add_output(f, &s, extra[r].output);
+        }
+        rc = f->batch.used == ROW_BATCH ? row_values_add(&f->values, &f->batch, f->head) : 0;
     }
     return rc;
 }
 
-int qk_finish_flush(const struct qk_finish *f)
+int qk_finish_end(struct qk_finish *f)
 {
-    int rc = 0;
-    for (uint32_t m = 0; rc == 0 && m < METRIC_ROW_COUNT; m++) {
-        for (uint32_t r = 0; rc == 0 && r < f->batch->count; r++) {
-            rc = dist_add(&f->head->row[m], f->batch->value[m][r]);
-        }
+    int rc = row_values_add(&f->values, &f->batch, f->head);
+    if (rc == 0) {
+        rc = row_values_flush(&f->values, f->head);
     }
-    f->batch->count = 0;
+    flush_totals(&f->logits, &f->head->logits);
+    flush_totals(&f->cosines, &f->head->cosine);
     return rc;
 }

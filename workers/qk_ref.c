@@ -12,7 +12,7 @@
 #include <assert.h>
 #include <math.h>
 
-#define KEYS_F64 5 /* arrays of [keys] */
+#define KEYS_F64 4 /* arrays of [keys] */
 #define KEYS_U32 4 /* key, previous, and 2 to sort */
 
 static uint32_t larger(uint32_t a, uint32_t b)
@@ -46,8 +46,8 @@ void qk_ref_init(struct qk_ref *ref, const struct block *block, const struct att
                            .logit = f64,
                            .cosine = f64 + n,
                            .weight = f64 + 2 * n,
-                           .length = f64 + 3 * n,
-                           .share = f64 + 4 * n,
+
+                           .share = f64 + 3 * n,
                            .key = u32,
                            .previous = core && a->self && a->tokens != NULL ? u32 + n : NULL};
     ref->a.learned_sink = false;

@@ -11,9 +11,9 @@ struct qk_ref {
     struct attention a; /* borrowed, but for learned_sink: a softmax leaves nothing to a sink */
     uint32_t sample, local_window;
     bool core;
-    double *query, *vector, *output;                  /* [head_dim], [either], [value_dim] */
-    double *logit, *cosine, *weight, *length, *share; /* [keys] */
-    uint32_t *key;                                    /* [keys] */
+    double *query, *vector, *output;         /* [head_dim], [either], [value_dim] */
+    double *logit, *cosine, *weight, *share; /* [keys] */
+    uint32_t *key;                           /* [keys] */
     uint32_t *previous; /* [keys] chains of the sample's tokens, then room to sort; NULL without */
 };
 
