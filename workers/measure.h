@@ -13,6 +13,7 @@
 #include "block.h"
 #include "pattern.h"
 #include "qk.h"
+#include "result.h"
 #include "similarity.h"
 #include "spectrum.h"
 #include "weights.h"
@@ -42,8 +43,11 @@ struct measure_plan {
     enum spectrum_effort spectrum_effort;
     uint64_t spectrum_budget_ns; /* thread time for spectra; 0 = as long as they take */
     uint32_t spectrum_first;     /* the head that the budget begins with */
-    uint32_t qk_maps_max_size;   /* tier qk: up to this size the map is made and measured as well */
-    uint64_t block_entries;      /* entries per row job: the grain */
+    bool (*hurry)(void *data);   /* whether others wait for this thread: a spectrum under a budget
+                                    then   gives way; NULL = never */
+    void *hurry_data;
+    uint32_t qk_maps_max_size; /* tier qk: up to this size the map is made and measured as well */
+    uint64_t block_entries;    /* entries per row job: the grain */
     enum isa isa;
 };
 
@@ -86,8 +90,9 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
 int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
                         struct measure **ret_measure);
 uint32_t measure_jobs(const struct measure *measure);
-/* Whether a job may wait until no other has anything to do: spectra. */
+/* Whether nobody is kept waiting by a job that is slow to begin: spectra. */
 bool measure_job_is_patient(const struct measure *measure, uint32_t job);
+
 /* Runs a job, once, on any thread. Failures are kept for measure_finish. */
 void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch);
 /* After all jobs have run. Returns 0 or ERR_MEMORY. */
@@ -95,5 +100,8 @@ int measure_finish(struct measure *measure, struct scratch *scratch);
 /* After a successful measure_finish. */
 const struct measured *measure_result(const struct measure *measure);
 void measure_free(struct measure **measure);
+
+/* The numbers as results list them; borrowed from *measured. */
+void measured_numbers(const struct measured *measured, struct layer_numbers *ret_numbers);
 
 #endif
