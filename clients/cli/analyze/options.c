@@ -3,6 +3,8 @@
  * number or a real number with bounds, stored where the table says; the others have a setter. */
 #include "options.h"
 
+#include "show.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -489,5 +491,7 @@ void options_print_help(FILE *out)
         else
             print_option(&option_info[i], out);
     }
+    fputs("\ncolumns of the table (a column without numbers is left out):\n", out);
+    show_print_legend(out);
     fputs(help_end, out);
 }
