@@ -167,8 +167,9 @@ def _deviation(name: str, stat: str, got: Any, want: float, relative: float, abs
 # --------------------------------------------------------------------------- patterns, pairs, similarity
 
 def _compare_patterns(got: Any, allowed: Sequence[set]) -> List[Deviation]:
-    if not isinstance(got, list) or len(got) != len(allowed):
+    if not isinstance(got, (list, np.ndarray)) or len(got) != len(allowed):
         return [Deviation("pattern", "last", math.nan, float(len(allowed)), math.inf)]
+    got = [name if isinstance(name, str) else None for name in got]
     return [Deviation("pattern", "last" if name in names else f"{name} instead of {' or '.join(map(str, names))}",
                       math.nan, math.nan, 0.0 if name in names else math.inf) for name, names in zip(got, allowed)]
 
