@@ -103,7 +103,7 @@ static void wait_for_room(struct daemon *daemon, struct message *message)
 
 static void submit_waiting(struct daemon *daemon)
 {
-    while (daemon->waiting && work_submit(daemon->waiting->work, daemon->pool) == 0)
+    while (daemon->waiting && work_submit(daemon->waiting->work) == 0)
         daemon->waiting = daemon->waiting->next;
     if (!daemon->waiting)
         daemon->waiting_last = &daemon->waiting;
@@ -111,9 +111,10 @@ static void submit_waiting(struct daemon *daemon)
 
 static void compute(struct daemon *daemon, struct message *message)
 {
-    int code = work_new(message, &daemon->config, &daemon->inbox);
+    struct run *run = message->run;
+    int code = work_new(message, &run->job_config, message->stream->spectrum_next, daemon->pool,
+                        &daemon->inbox);
     if (code) {
-        struct run *run = message->run;
         run_abandon(run, message, code);
         drop(daemon, message, code);
         run_settle(run, now_ns(daemon));
@@ -148,14 +149,14 @@ static void on_arrived(struct daemon *daemon, struct message *message)
 
 static void on_done(struct daemon *daemon, struct message *message)
 {
-    struct measured measured;
+    const struct measured *measured;
     struct run *run = message->run;
     int code = work_finish(message->work, &measured);
     daemon->in_flight--;
     if (code)
         run_abandon(run, message, code);
     else
-        code = run_complete(run, message, &measured);
+        code = run_complete(run, message, measured);
     if (code)
         stats_drop(&daemon->stats, code);
     else
