@@ -13,6 +13,7 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct work_job {
     struct pool_job job; /* first */
@@ -36,6 +37,12 @@ static bool others_wait(void *data)
     return pool_waiting(data) > 0;
 }
 
+int work_isa(const struct config *config, enum isa *ret_isa)
+{
+    const char *name = config_isa_name(config->workers_isa);
+    return isa_parse(name, strlen(name), ret_isa);
+}
+
 static struct measure_plan plan_of(const struct header *header, const struct config *config)
 {
     struct measure_plan plan = {
@@ -52,8 +59,8 @@ static struct measure_plan plan_of(const struct header *header, const struct con
         .spectrum_budget_ns = config->metrics_spectrum_budget,
         .qk_maps_max_size = (uint32_t)config->metrics_qk_maps_max_size,
         .block_entries = config->workers_block_entries,
-        .isa = (enum isa)config->workers_isa,
     };
+    work_isa(config, &plan.isa); /* available: the daemon would not have started */
     plan.group[METRIC_GROUP_CORE] = config->metrics_core;
     plan.group[METRIC_GROUP_IMPORTANCE] = config->metrics_importance;
     plan.group[METRIC_GROUP_PAIRS] = config->metrics_pairs;

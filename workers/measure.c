@@ -26,11 +26,6 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static uint64_t ceil_div(uint64_t a, uint64_t b)
-{
-    return a / b + (a % b != 0);
-}
-
 /* Which passes over a message's rows there are. */
 
 static bool across(const struct measure_plan *plan, enum metric_group group)
@@ -103,7 +98,7 @@ static uint32_t count_parts(const struct attention *a, const struct measure_plan
 /* Buckets that the histograms of one head may use in one part, at up to twice that allocated. */
 static double hist_bytes_max(double rows)
 {
-    return METRIC_ROW_COUNT * fmin(rows, HIST_BUCKETS_MAX) * 2 * (double)sizeof(struct bucket);
+    return METRIC_ROW_COUNT * fmin(rows, HIST_KEYS) * 2 * (double)sizeof(struct bucket);
 }
 
 static double part_bytes(const struct attention *a, const struct measure_plan *plan, double rows)

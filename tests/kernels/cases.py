@@ -58,7 +58,7 @@ def decode(raw, dtype):
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 1, 1), (1, 1, 2, 2), (1, 2, 3, 3), (2, 1, 1, 5), (1, 2, 5, 1), (1, 3, 7, 7),
           (2, 2, 8, 8), (3, 2, 17, 17), (1, 12, 33, 33), (2, 3, 6, 11), (2, 3, 11, 6), (1, 4, 65, 65),
-          (4, 1, 31, 31), (1, 2, 96, 96)]
+          (4, 1, 31, 31), (1, 2, 96, 96), (1, 3, 131, 131), (1, 1, 3, 517)]
 DTYPES = ["f32", "f64", "f16", "bf16"]
 MASKS = ["full", "causal", "lengths", "causal lengths", "window", "causal window", "explicit",
          "causal lengths window explicit", "nothing", "documents", "causal documents lengths",

@@ -614,6 +614,9 @@ static void test_learned_sink_takes_the_deficit(void **state)
     a.learned_sink = false;
     a.dropout = true;
     assert_nan(numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
+    a.dropout = false;
+    x[1] = 0.75f;
+    assert_nan(numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
 }
 
 /* The lower rows of a causal map, sent as a slice, have the numbers that they have in the map. */
