@@ -263,9 +263,11 @@ def compare(case, got, want, isa):
     assert np.isnan(diagonal[diagonal != 0]).all()
     if case.head_weights is not None:
         assert got["map_n"] == want["map_n"]
-        close(f"map {isa}", got["map"][:3], want["map"][:3], tolerance, want["map_scale"])
+        # a map of denormals alone is below what f32 lanes can tell apart
+        scale = want["map_scale"] if tight else max(want["map_scale"], 1e-30)
+        close(f"map {isa}", got["map"][:3], want["map"][:3], tolerance, scale)
         # a std is half as exact as a variance where the variance is nearly 0
-        close(f"map std {isa}", got["map"][3], want["map"][3], 1e-9 if tight else LOOSE, want["map_scale"])
+        close(f"map std {isa}", got["map"][3], want["map"][3], 1e-9 if tight else LOOSE, scale)
     if case.grad is not None:
         close(f"score {isa}", got["score"], want["score"], tolerance, want["score"])
         check_norm(got["gradient"], np.array(got["score"]))

@@ -119,6 +119,7 @@ static struct layer_numbers numbers_of(const struct everything *all)
         .heads = 2,
         .pattern = all->pattern,
         .sink_rate = 0.5,
+        .local_window = 8,
         .pairs = {pairs, 2, all->head_pairs[0], all->head_count, 3},
         .similarity = {all->cosine[0], all->js[0], &all->redundant, 1, 7},
     };
@@ -300,6 +301,7 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
         .window = {WINDOW_STEP, 0, 0, 1, 1, true},
         .heads = 2,
         .sink_rate = &sink,
+        .local_window = 8,
         .pattern = all.pattern,
         .aggregate = (const struct result_stat(*)[MAP_STAT_COUNT])aggregate,
         .weights = &p.result,
