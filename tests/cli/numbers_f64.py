@@ -36,9 +36,11 @@ def softmax(logits, valid):
     return np.where(valid, np.nan_to_num(weights), 0)
 
 
-def row_means(a, valid):
-    """{name: [H]} of row metrics of self-attention at offset 0. Rows without a valid key do not count."""
+def row_means(a, valid, positions=None):
+    """{name: [H]} of row metrics of self-attention at offset 0. Rows without a valid key do not count. Neighbours
+    are looked for among the first `positions` of each sample: those that are both a query and a key."""
     batch, heads, queries, keys = a.shape
+    positions = [keys] * batch if positions is None else positions
     names = ("entropy", "entropy_normalized", "effective_keys", "confidence", "mean_distance", "previous_token",
              "first_token", "diagonal", "tail_mass", "local_mass", "entropy_sans_first")
     rows = {name: [[] for _ in range(heads)] for name in names}
@@ -59,11 +61,12 @@ def row_means(a, valid):
         distance = np.abs(i - np.arange(keys))
         put["mean_distance"]((w * distance).sum())
         put["local_mass"](w[distance <= 8].sum())
-        put["tail_mass"](max(0, w.sum() - np.sort(w)[-8:].sum()))
-        if i < keys:
+        put["tail_mass"](1 - np.sort(w)[-8:].sum())
+        if i < positions[b]:
             put["diagonal"](w[i])
         if i >= 1:
             put["first_token"](w[0])
+        if 1 <= i <= positions[b]:
             put["previous_token"](w[i - 1])
         rest = np.where(np.arange(keys) > 0, w, 0)
         if n >= 3 and rest.sum() > 0:
