@@ -221,6 +221,13 @@ def test_cross_attention_has_no_diagonal(tmp_path):
     close(layer["heads"]["confidence"], a.max(-1).mean((0, 2)))
 
 
+def test_what_is_shared_is_not_of_cross_attention(tmp_path):
+    a, mask = attend(10, shape=(1, 1, 4, 4)), np.tri(4, dtype=bool)
+    np.savez(tmp_path / "x.npz", **{"decoder.0.self": np.tri(4)[None, None] / 4, "decoder.0.cross": a, "mask": mask})
+    own, cross = analyze(tmp_path / "x.npz", "--learned-sink")
+    assert own["heads"]["mean"] == [0.25] and cross["heads"]["mean"] == [pytest.approx(0.25)]
+
+
 def test_induction_needs_tokens(tmp_path):
     tokens = np.array([[1, 2, 3, 1, 2, 3]], "<u2")
     a = np.zeros((1, 1, 6, 6))
@@ -597,4 +604,8 @@ def test_shapes_that_do_not_fit(tmp_path):
     np.savez(tmp_path / "y.npz", **{"decoder.0.cross": a, "decoder.0.cross.documents": np.zeros((B, T), int)})
     assert refuse("y.npz", cwd=tmp_path) == "decoder.0.cross: documents are a matter of self-attention"
     np.savez(tmp_path / "y.npz", **{"decoder.0.cross": a})
-    assert refuse("y.npz", "--causal", cwd=tmp_path) == "--causal: there is no self-attention in what was given"
+    assert refuse("y.npz", "--causal", cwd=tmp_path) == "--causal: there is no self-attention that it is about"
+    np.savez(tmp_path / "y.npz", **{"decoder.0.cross": a, "encoder.0.self": a})
+    assert refuse("y.npz", "--window", 3, cwd=tmp_path) == "--window: there is no self-attention that it is about"
+    np.savez(tmp_path / "y.npz", **{"decoder.0.cross": a, "mask": np.ones((T, T), bool)})
+    assert refuse("y.npz", cwd=tmp_path) == "y.npz: mask: there is no self-attention it belongs to"

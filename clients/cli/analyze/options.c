@@ -275,7 +275,7 @@ static const struct option_info option_info[] = {
     REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.05)"),
     SET("spectrum", "EFFORT", set_effort, "full (default), leading (16 values) or norm"),
     COUNT("spectrum-max", spectrum_max, 1, 65536, "no spectrum of larger maps (1024)"),
-    COUNT("sample", sample, 0, INT32_MAX, "whose spectrum (0)"),
+    COUNT("sample", sample, 0, INT32_MAX, "whose spectrum (0; the last one, if there are fewer)"),
     COUNT("qk-maps", qk_maps, 0, 65536, "of q and k up to this size, the map is made and"
           "\nmeasured as well (0: maps are never made)"),
     TITLE("how"),
@@ -448,7 +448,7 @@ static const char help_begin[] =
     "  weights.<layer>.wq        the same as STACK.<layer>.self.wq (.wk .wv .wo)\n"
     "  attentions.<layer>, arr_<layer>     STACK.<layer>.self; also attentions_3\n"
     "  encoder_attentions.<layer>, decoder_attentions.<layer>, cross_attentions.<layer>\n"
-    "  mask, tokens, documents   of every layer that has none of its own\n";
+    "  mask, tokens, documents   of every self-attention that has none of its own\n";
 
 static const char help_end[] =
     "\nPAT matches a whole name: {layer} is a number, * any text. --name goes before\n"
