@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* metric: the names, kinds and groups of everything attnd measures, and the plain structs its numbers
- * travel in between folders. Constants and data only; any thread. */
+/* metric: the names, kinds and groups of everything attnd measures, and the plain structs its
+ * numbers travel in between folders. Constants and data only; any thread. */
 #ifndef PROTO_METRIC_H
 #define PROTO_METRIC_H
 
@@ -53,6 +53,7 @@ enum vector {
 struct vector_info {
     const char *name;
     uint32_t width, offset; /* of the first number among the VECTORS_WIDTH */
+    bool ends;              /* a result's list ends with the last number that exists */
 };
 
 extern const struct vector_info vector_info[VECTOR_COUNT];

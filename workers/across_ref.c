@@ -159,7 +159,7 @@ double across_gradient_row_ref(const struct attention *a, uint32_t b, uint32_t h
     double *sent = work, *weight = work + a->keys, *grad = work + 2 * (size_t)a->keys;
     attention_load_row(a, b, h, i, sent);
     row_gather(sent, key, n, weight);
-    struct row r = {.query = i, .n = n, .key = key, .weight = weight};
+    struct row r = {.position = attention_position(a, i), .n = n, .key = key, .weight = weight};
     if (!row_sound(a, &r, row_sum(&r))) {
         return 0;
     }

@@ -57,6 +57,10 @@ uint64_t attention_position(const struct attention *a, uint32_t i);
 void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint32_t *ret_begin,
                          uint32_t *ret_end);
 
+/* Positions of sample b that are both a key and at or before its last query: the neighbours of a
+ * query are looked for among these. */
+uint64_t attention_position_count(const struct attention *a, uint32_t b);
+
 /* Whether query i of sample b is one (not padding): within q_len, and left a key by the mask tensor
  * and the documents. */
 bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i);
@@ -64,6 +68,9 @@ bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i);
 /* Writes the valid keys of a row, ascending, to ret_keys[keys]; returns how many. */
 uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i,
                               uint32_t *ret_keys);
+
+/* Converts the elements [first, first + n) of a tensor to f64; NaN when it is of integers. */
+void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n, double *ret);
 
 /* Converts row (b, h, i) to f64, as sent. */
 void attention_load_row(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,

@@ -26,11 +26,6 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static uint64_t ceil_div(uint64_t a, uint64_t b)
-{
-    return a / b + (a % b != 0);
-}
-
 /* Which passes over a message's rows there are. */
 
 static bool across(const struct measure_plan *plan, enum metric_group group)
@@ -59,7 +54,7 @@ static struct block_plan block_plan_qk(const struct measure_plan *plan)
 
 static bool wants_head_pairs(const struct measure_plan *plan)
 {
-    return plan->group[METRIC_GROUP_PAIRS] && plan->head_pairs;
+    return across(plan, METRIC_GROUP_PAIRS) && plan->head_pairs;
 }
 
 static bool wants_weighted(const struct attention *a, const struct measure_plan *plan)
@@ -103,7 +98,7 @@ static uint32_t count_parts(const struct attention *a, const struct measure_plan
 /* Buckets that the histograms of one head may use in one part, at up to twice that allocated. */
 static double hist_bytes_max(double rows)
 {
-    return METRIC_ROW_COUNT * fmin(rows, HIST_BUCKETS_MAX) * 2 * (double)sizeof(struct bucket);
+    return METRIC_ROW_COUNT * fmin(rows, HIST_KEYS) * 2 * (double)sizeof(struct bucket);
 }
 
 static double part_bytes(const struct attention *a, const struct measure_plan *plan, double rows)
@@ -344,6 +339,11 @@ void measure_free(struct measure **measure)
 uint32_t measure_jobs(const struct measure *measure)
 {
     return measure->jobs;
+}
+
+bool measure_job_is_patient(const struct measure *measure, uint32_t job)
+{
+    return measure->tier == TIER_WEIGHTS || job >= measure->parts;
 }
 
 static int run_attention_part(struct measure *m, struct part *p, struct scratch *scratch)

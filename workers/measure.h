@@ -13,6 +13,7 @@
 #include "block.h"
 #include "pattern.h"
 #include "qk.h"
+#include "result.h"
 #include "similarity.h"
 #include "spectrum.h"
 #include "weights.h"
@@ -89,6 +90,8 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
 int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
                         struct measure **ret_measure);
 uint32_t measure_jobs(const struct measure *measure);
+/* Whether nobody is kept waiting by a job that is slow to begin: spectra. */
+bool measure_job_is_patient(const struct measure *measure, uint32_t job);
 
 /* Runs a job, once, on any thread. Failures are kept for measure_finish. */
 void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch);
@@ -97,5 +100,8 @@ int measure_finish(struct measure *measure, struct scratch *scratch);
 /* After a successful measure_finish. */
 const struct measured *measure_result(const struct measure *measure);
 void measure_free(struct measure **measure);
+
+/* The numbers as results list them; borrowed from *measured. */
+void measured_numbers(const struct measured *measured, struct layer_numbers *ret_numbers);
 
 #endif

@@ -237,3 +237,31 @@ void measure_numbers_add_maps(struct measured *into, const struct measured *maps
     merged.vector[VECTOR_QK_SINGULAR_VALUES] = into->vector[VECTOR_QK_SINGULAR_VALUES];
     *into = merged;
 }
+
+void measured_numbers(const struct measured *measured, struct layer_numbers *ret_numbers)
+{
+    *ret_numbers = (struct layer_numbers){
+        .heads = measured->heads,
+        .pattern = measured->pattern,
+        .sink_rate = measured->sink_rate,
+        .pairs = {.pairs = measured->pairs,
+                  .count = measured->pair_count,
+                  .head_pairs = measured->head_pairs,
+                  .head_count = measured->head_pair_count,
+                  .head_limit = measured->head_pair_limit},
+        .similarity = {.cosine = measured->head_similarity,
+                       .js = measured->head_js,
+                       .redundant = measured->redundant,
+                       .redundant_count = measured->redundant_count,
+                       .redundant_total = measured->redundant_total},
+        .weights = measured->weights,
+    };
+    memcpy(ret_numbers->has_aggregate, measured->has_aggregate, sizeof measured->has_aggregate);
+    memcpy(ret_numbers->aggregate, measured->aggregate, sizeof measured->aggregate);
+    for (int i = 0; i < METRIC_COUNT; i++) {
+        ret_numbers->value[i] = measured->value[i];
+    }
+    for (int i = 0; i < VECTOR_COUNT; i++) {
+        ret_numbers->vector[i] = measured->vector[i];
+    }
+}

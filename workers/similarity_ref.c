@@ -126,7 +126,8 @@ void similarity_row_ref(struct similarity *s, const struct attention *a, uint32_
     for (uint32_t h = 0; h < a->heads; h++) {
         attention_load_row(a, b, h, i, work);
         row_gather(work, key, n, weight_of(&p, h));
-        struct row r = {.query = i, .n = n, .key = key, .weight = weight_of(&p, h)};
+        struct row r = {
+            .position = attention_position(a, i), .n = n, .key = key, .weight = weight_of(&p, h)};
         p.sound[h] = row_sound(a, &r, row_sum(&r));
         p.scale[h] = scale_of(a, r.weight, n);
         for (uint32_t g = 0; p.sound[h] > 0 && g <= h; g++) {
