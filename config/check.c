@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* check: what no single key can tell. Each check names the key to change and what would do. */
-#include "table.h"
+#include "jobs.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -38,10 +38,11 @@ static int check_budget(const struct config *config, char *reterr)
     char message[VALUE_TEXT_MAX], budget[VALUE_TEXT_MAX];
     value_print(&config_keys[KEY_ingest_max_message].rule, &config->ingest_max_message, message);
     value_print(&config_keys[KEY_ingest_budget].rule, &config->ingest_budget, budget);
-    snprintf(reterr, CONFIG_ERROR_MAX,
-             "ingest.max_message: '%s': larger than ingest.budget, so such a message could never be"
-             " read (valid: at most %s)",
-             message, budget);
+    snprintf(
+        reterr, CONFIG_ERROR_MAX,
+        "ingest.max_message: '%.64s': larger than ingest.budget, so such a message could never be"
+        " read (valid: at most %.64s)",
+        message, budget);
     return -1;
 }
 
@@ -86,21 +87,34 @@ static int check_endpoints(const struct config *config, char *reterr)
     return 0;
 }
 
-static int check_metrics(const struct config *config, char *reterr)
+static int check_metrics(const struct config *config, const char *label, char *reterr)
 {
     if (config->metrics_core || config->metrics_importance || config->metrics_pairs ||
-        config->metrics_spectrum)
+        config->metrics_similarity || config->metrics_spectrum)
         return 0;
     snprintf(reterr, CONFIG_ERROR_MAX,
-             "metrics: every group is off, so there is nothing to measure (valid: at least one of "
-             "core, importance, pairs, spectrum on)");
+             "%s: every group is off, so there is nothing to measure (valid: at least one of "
+             "core, importance, pairs, similarity, spectrum on)",
+             label);
     return -1;
+}
+
+static int check_jobs(const struct config *config, char *reterr)
+{
+    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
+        const struct job_rule *rule = jobs_rule(config->jobs, i);
+        struct config applied = *config;
+        jobs_apply(rule, &applied);
+        if (check_metrics(&applied, rule->label, reterr) != 0)
+            return -1;
+    }
+    return 0;
 }
 
 int config_check(const struct config *config, char *reterr)
 {
     if (check_budget(config, reterr) != 0 || check_endpoints(config, reterr) != 0 ||
-        check_window(config, reterr) != 0)
+        check_window(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0)
         return -1;
-    return check_metrics(config, reterr);
+    return check_jobs(config, reterr);
 }

@@ -6,7 +6,7 @@
  * through the same parser as a user's value. */
 #include "config.h"
 
-#include "table.h"
+#include "jobs.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -22,14 +22,16 @@
 
 const struct key config_keys[KEY_COUNT] = {
 #define KEY(section, name, type, text, minimum, maximum, help)                                     \
-    {#section, #name, {VALUE_##type, minimum, maximum},                                            \
-     text,     help,  offsetof(struct config, section##_##name)},
+    {#section,                                                                                     \
+     #name,                                                                                        \
+     {VALUE_##type, minimum, maximum},                                                             \
+     text,                                                                                         \
+     help,                                                                                         \
+     offsetof(struct config, section##_##name),                                                    \
+     sizeof(CONFIG_TYPE_##type)},
 #include "keys.def"
 #undef KEY
 };
-
-/* Bytes of a user's value that a message quotes. */
-#define QUOTE_MAX 80
 
 static void *field(struct config *config, const struct key *key)
 {
@@ -71,8 +73,7 @@ int config_error(char *reterr, struct origin origin, const char *format, ...)
     return -1;
 }
 
-/* `text` for a message: shortened, and with '?' for what a terminal should not see. */
-static const char *quotable(const char *text, char ret_text[QUOTE_MAX + 4])
+const char *config_quotable(const char *text, char ret_text[QUOTE_MAX + 4])
 {
     size_t len = 0;
     for (; text[len] && len < QUOTE_MAX; len++)
@@ -139,19 +140,22 @@ static int unknown_section(const char *section, struct origin origin, char *rete
     for (int i = 0; i < KEY_COUNT; i++)
         if (config_opens_section(i))
             names_add(&names, config_keys[i].section);
+    names_add(&names, "jobs");
     return config_error(reterr, origin, "%s: unknown section (valid: %s%s)",
-                        quotable(section, quoted), names.list, names_guess(&names, guess));
+                        config_quotable(section, quoted), names.list, names_guess(&names, guess));
 }
 
-static int unknown_key(const char *section, const char *name, struct origin origin, char *reterr)
+static int unknown_key(const char *section, const char *label, const char *name,
+                       struct origin origin, char *reterr)
 {
     struct names names = {.wanted = name, .distance = 32};
     char guess[64], quoted[QUOTE_MAX + 4];
     for (int i = 0; i < KEY_COUNT; i++)
         if (strcmp(config_keys[i].section, section) == 0)
             names_add(&names, config_keys[i].name);
-    return config_error(reterr, origin, "%s.%s: unknown key (valid in %s: %s%s)", section,
-                        quotable(name, quoted), section, names.list, names_guess(&names, guess));
+    return config_error(reterr, origin, "%s.%s: unknown key (valid in %s: %s%s)", label,
+                        config_quotable(name, quoted), section, names.list,
+                        names_guess(&names, guess));
 }
 
 /* Table -----------------------------------------------------------------------------------------
@@ -165,23 +169,24 @@ int config_find_section(const char *section, struct origin origin, char *reterr)
     return unknown_section(section, origin, reterr);
 }
 
-int config_find_key(const char *section, const char *name, struct origin origin, char *reterr)
+int config_find_key(const char *section, const char *label, const char *name, struct origin origin,
+                    char *reterr)
 {
     for (int i = 0; i < KEY_COUNT; i++)
         if (strcmp(config_keys[i].section, section) == 0 && strcmp(config_keys[i].name, name) == 0)
             return i;
-    return unknown_key(section, name, origin, reterr);
+    return unknown_key(section, label, name, origin, reterr);
 }
 
-int config_assign(struct config *config, int key, const char *text, struct origin origin,
-                  char *reterr)
+int config_assign(struct config *config, int key, const char *label, const char *text,
+                  struct origin origin, char *reterr)
 {
     const struct key *entry = &config_keys[key];
     char reason[VALUE_REASON_MAX], quoted[QUOTE_MAX + 4];
     if (value_parse(&entry->rule, text, field(config, entry), reason) == 0)
         return 0;
-    return config_error(reterr, origin, "%s.%s: '%s': %s", entry->section, entry->name,
-                        quotable(text, quoted), reason);
+    return config_error(reterr, origin, "%s.%s: '%s': %s", label, entry->name,
+                        config_quotable(text, quoted), reason);
 }
 
 void config_defaults(struct config *ret_config)
@@ -190,7 +195,8 @@ void config_defaults(struct config *ret_config)
     memset(ret_config, 0, sizeof(*ret_config));
     for (int i = 0; i < KEY_COUNT; i++) {
         struct origin origin = {"keys.def", 0};
-        int result = config_assign(ret_config, i, config_keys[i].text, origin, error);
+        int result = config_assign(ret_config, i, config_keys[i].section, config_keys[i].text,
+                                   origin, error);
         assert(result == 0);
         (void)result;
     }
@@ -201,13 +207,17 @@ int config_set(struct config *config, const char *assignment, char *reterr)
     struct origin origin = {"--set", 0};
     char section[64], name[64], quoted[QUOTE_MAX + 4];
     int value_at = -1;
+    if (strncmp(assignment, "jobs.", 5) == 0)
+        return config_error(reterr, origin, "'%s': settings of some jobs belong into a file",
+                            config_quotable(assignment, quoted));
     if (sscanf(assignment, "%63[^.=].%63[^.=]=%n", section, name, &value_at) != 2 || value_at < 0)
         return config_error(reterr, origin, "'%s': not of the form section.key=value",
-                            quotable(assignment, quoted));
+                            config_quotable(assignment, quoted));
     if (config_find_section(section, origin, reterr) < 0)
         return -1;
-    int key = config_find_key(section, name, origin, reterr);
-    return key < 0 ? -1 : config_assign(config, key, assignment + value_at, origin, reterr);
+    int key = config_find_key(section, section, name, origin, reterr);
+    return key < 0 ? -1
+                   : config_assign(config, key, section, assignment + value_at, origin, reterr);
 }
 
 void config_each(const struct config *config,
@@ -220,5 +230,15 @@ void config_each(const struct config *config,
         char text[VALUE_TEXT_MAX];
         value_print(&key->rule, config_field(config, i), text);
         visit(data, key->section, key->name, text);
+    }
+    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
+        const struct job_rule *rule = jobs_rule(config->jobs, i);
+        for (int k = 0; k < KEY_COUNT; k++) {
+            char text[VALUE_TEXT_MAX];
+            if (!rule->key_line[k])
+                continue;
+            value_print(&config_keys[k].rule, config_field(&rule->values, k), text);
+            visit(data, rule->label, config_keys[k].name, text);
+        }
     }
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* config: every setting of attnd, from defaults, a YAML file and --set, in that order.
+/* config: every setting of attnd, from defaults, a YAML file and --set, in that order; and what
+ * differs for some jobs.
  *
  * One table (keys.def) drives the struct, the parser, the dump and the documented default file.
  * Errors are sentences for people: "path:line: section.key: 'value': reason (valid: ...)". Start-up
@@ -22,26 +23,52 @@ enum config_level {
     CONFIG_LEVEL_DEBUG
 };
 enum config_format { CONFIG_FORMAT_TEXT, CONFIG_FORMAT_JSON };
+enum config_effort { CONFIG_EFFORT_NORM, CONFIG_EFFORT_LEADING, CONFIG_EFFORT_FULL };
+enum config_isa {
+    CONFIG_ISA_AUTO,
+    CONFIG_ISA_SCALAR,
+    CONFIG_ISA_PORTABLE,
+    CONFIG_ISA_AVX2,
+    CONFIG_ISA_AVX512
+};
+/* The word a user writes for it: "auto", "scalar", ... */
+const char *config_isa_name(enum config_isa isa);
 
 typedef struct {
     char text[ENDPOINT_MAX];
 } config_endpoint;
+
+#define CONFIG_NUMBERS_MAX 256
+
+typedef struct {
+    double number[CONFIG_NUMBERS_MAX];
+    uint32_t count;
+} config_numbers;
 
 /* C type of each key type. BYTES in bytes, DURATION in nanoseconds. */
 #define CONFIG_TYPE_ENDPOINT config_endpoint
 #define CONFIG_TYPE_BYTES    uint64_t
 #define CONFIG_TYPE_COUNT    uint64_t
 #define CONFIG_TYPE_DURATION uint64_t
+#define CONFIG_TYPE_REAL     double
+#define CONFIG_TYPE_NUMBERS  config_numbers
 #define CONFIG_TYPE_BOOL     bool
 #define CONFIG_TYPE_UNIT     enum config_unit
 #define CONFIG_TYPE_LEVEL    enum config_level
 #define CONFIG_TYPE_FORMAT   enum config_format
+#define CONFIG_TYPE_EFFORT   enum config_effort
+#define CONFIG_TYPE_ISA      enum config_isa
 
-/* Fields are named section_key: config.window_length. */
+/* Overrides of `metrics` keys for jobs whose name matches a pattern. */
+struct config_jobs;
+
+/* Fields are named section_key: config.window_length. A copy borrows `jobs` of what it was copied
+ * from; the one config that config_load filled owns it, until config_clear. */
 struct config {
 #define KEY(section, name, type, text, minimum, maximum, help) CONFIG_TYPE_##type section##_##name;
 #include "keys.def"
 #undef KEY
+    struct config_jobs *jobs; /* NULL = none */
 };
 
 /* A window is kept in parts of gcd(length, every) units; at most this many make one window, which
@@ -53,19 +80,27 @@ uint64_t config_window_part(const struct config *config);
 /* Room for any message below. */
 #define CONFIG_ERROR_MAX 1024
 
-/* All defaults. */
+/* All defaults; owns nothing yet. */
 void config_defaults(struct config *ret_config);
+
+/* Frees the overrides; the values stay. Once, by the owner, after the last use of any copy. */
+void config_clear(struct config *config);
+
+/* What holds for a job: *config with the overrides of the first pattern, in the order of the file,
+ * that matches its name as a shell matches file names. *ret_config owns and borrows nothing. */
+void config_for_job(const struct config *config, const char *job, struct config *ret_config);
 
 /* Applies a YAML file over *config. Returns 0, or -1 with a message in reterr (CONFIG_ERROR_MAX
  * bytes, no newline); *config is then unchanged. A key that is named twice, an unknown key, a wrong
- * type and a value out of range are errors. An empty file is valid. */
+ * type and a value out of range are errors. An empty file is valid. The overrides of a file with a
+ * section `jobs` replace those of *config, which then owns them. */
 int config_load(struct config *config, const char *path, char *reterr);
 
 /* Applies one "section.key=value", as --set gives it. Same errors, with "--set" for path:line. */
 int config_set(struct config *config, const char *assignment, char *reterr);
 
 /* Checks what no single key can tell (for instance that window.length and window.every need at most
- * 64 parts). Returns 0 or -1 with a message. */
+ * 64 parts), for every job. Returns 0 or -1 with a message. */
 int config_check(const struct config *config, char *reterr);
 
 /* Writes *config as YAML with every key and its help as comments; what --print-config shows. With
@@ -75,7 +110,8 @@ void config_print(const struct config *config, FILE *out);
 /* Writes every key as a Markdown table: the one in config/README.md. */
 void config_print_table(FILE *out);
 
-/* Calls `visit` for every key in table order with its value as text: the control call `config`. */
+/* Calls `visit` for every key in table order with its value as text: the control call `config`.
+ * Then for every override, with "jobs.<pattern>" as its section. */
 void config_each(const struct config *config,
                  void (*visit)(void *data, const char *section, const char *name,
                                const char *value),

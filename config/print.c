@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* print: a configuration as a commented YAML file, and the key table as Markdown. */
-#include "table.h"
+#include "jobs.h"
 
 #include <string.h>
 
@@ -15,7 +15,7 @@ static bool is_plain(const char *text)
                              "/._-+@:*[]~=")] == '\0';
 }
 
-static void print_value(FILE *out, const char *text)
+static void print_text(FILE *out, const char *text)
 {
     if (is_plain(text)) {
         fputs(text, out);
@@ -27,17 +27,60 @@ static void print_value(FILE *out, const char *text)
     putc('\'', out);
 }
 
+/* `indent`, the name and the value; a list needs no quotes. */
+static void print_value(FILE *out, const char *indent, const struct key *key, const void *value)
+{
+    char text[VALUE_TEXT_MAX];
+    value_print(&key->rule, value, text);
+    fprintf(out, "%s%s: ", indent, key->name);
+    if (key->rule.type == VALUE_NUMBERS)
+        fputs(text, out);
+    else
+        print_text(out, text);
+    putc('\n', out);
+}
+
 static void print_key(const struct config *config, int index, FILE *out)
 {
     const struct key *key = &config_keys[index];
-    char valid[VALUE_TEXT_MAX], text[VALUE_TEXT_MAX];
+    char valid[VALUE_VALID_MAX];
     value_valid(&key->rule, valid);
-    value_print(&key->rule, config_field(config, index), text);
     fprintf(out, "  # %s\n", key->help);
     fprintf(out, "  # %s: %s; default %s\n", value_type_name(key->rule.type), valid, key->text);
-    fprintf(out, "  %s: ", key->name);
-    print_value(out, text);
-    putc('\n', out);
+    print_value(out, "  ", key, config_field(config, index));
+}
+
+/* Patterns are always quoted: one that begins with * is an alias to YAML otherwise. */
+static void print_rule(const struct job_rule *rule, FILE *out)
+{
+    fprintf(out, "  '%s':", rule->pattern);
+    bool empty = true;
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (!rule->key_line[i])
+            continue;
+        fputs(empty ? "\n" : "", out);
+        print_value(out, "    ", &config_keys[i], config_field(&rule->values, i));
+        empty = false;
+    }
+    fputs(empty ? " {}\n" : "", out);
+}
+
+static void print_jobs(const struct config *config, FILE *out)
+{
+    fputs("\n"
+          "# What some jobs have different: any key of metrics. The first pattern that matches a "
+          "job's\n"
+          "# name counts, as a shell matches file names (* ? [a-z]). For instance:\n"
+          "#\n"
+          "# jobs:\n"
+          "#   'gpt-*': {spectrum: false, similarity: true}\n"
+          "#   '*-debug':\n"
+          "#     spectrum_budget: 0\n",
+          out);
+    if (config->jobs)
+        fputs("jobs:\n", out);
+    for (uint32_t i = 0; i < jobs_count(config->jobs); i++)
+        print_rule(jobs_rule(config->jobs, i), out);
 }
 
 void config_print(const struct config *config, FILE *out)
@@ -56,6 +99,7 @@ void config_print(const struct config *config, FILE *out)
             putc('\n', out);
         print_key(config, i, out);
     }
+    print_jobs(config, out);
 }
 
 void config_print_table(FILE *out)
@@ -63,7 +107,7 @@ void config_print_table(FILE *out)
     fputs("| key | type | default | valid | meaning |\n|---|---|---|---|---|\n", out);
     for (int i = 0; i < KEY_COUNT; i++) {
         const struct key *key = &config_keys[i];
-        char valid[VALUE_TEXT_MAX];
+        char valid[VALUE_VALID_MAX];
         value_valid(&key->rule, valid);
         fprintf(out, "| `%s.%s` | %s | `%s` | %s | %s |\n", key->section, key->name,
                 value_type_name(key->rule.type), key->text, valid, key->help);

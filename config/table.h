@@ -19,7 +19,7 @@ struct key {
     struct value_rule rule;
     const char *text; /* default */
     const char *help;
-    size_t offset; /* in struct config */
+    size_t offset, size; /* in struct config */
 };
 
 extern const struct key config_keys[KEY_COUNT];
@@ -40,13 +40,20 @@ struct origin {
 int config_error(char *reterr, struct origin origin, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Bytes of a user's text that a message quotes. */
+#define QUOTE_MAX 80
+/* `text` for a message: shortened, and with '?' for what a terminal should not see. */
+const char *config_quotable(const char *text, char ret_text[QUOTE_MAX + 4]);
+
 /* The index of a section's first key, or of a key. Return -1 with a message that lists what there
- * is and guesses what was meant. `section` of config_find_key must exist. */
+ * is and guesses what was meant. `section` of config_find_key must exist; messages name it `label`
+ * ("metrics", "jobs.gpt-*"). */
 int config_find_section(const char *section, struct origin origin, char *reterr);
-int config_find_key(const char *section, const char *name, struct origin origin, char *reterr);
+int config_find_key(const char *section, const char *label, const char *name, struct origin origin,
+                    char *reterr);
 
 /* Sets one key. Returns 0, or -1 with a message; *config is then unchanged. */
-int config_assign(struct config *config, int key, const char *text, struct origin origin,
-                  char *reterr);
+int config_assign(struct config *config, int key, const char *label, const char *text,
+                  struct origin origin, char *reterr);
 
 #endif

@@ -4,17 +4,22 @@
  *   BYTES     a whole number and a unit: 65536, 512MiB, 1GiB, 10MB
  *   DURATION  a whole number and a unit: 500ms, 5s, 2m or 2min, 1h, 1d; stored in nanoseconds
  *   COUNT     a whole number
- *   BOOL, UNIT, LEVEL, FORMAT  one word of a list
+ *   REAL      a number: 0.05, 1e-3
+ *   NUMBERS   a list of numbers: [1, 0.5], or 1,0.5 or 1 0.5
+ *   BOOL, UNIT, LEVEL, FORMAT, EFFORT, ISA  one word of a list
  *   ENDPOINT  tcp://host:port or ipc://path, as ZeroMQ binds them
  *
- * There are no fractions: 1536MiB says what 1.5GiB would, and every value prints back exactly. */
+ * Sizes and durations have no fractions: 1536MiB says what 1.5GiB would. Every value prints back
+ * exactly. */
 #include "value.h"
 
 #include "config.h"
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
 
@@ -63,8 +68,10 @@ static const char *const bool_words[] = {"false", "true", NULL};
 static const char *const unit_words[] = {"epoch", "step", "second", NULL};
 static const char *const level_words[] = {"error", "warning", "info", "debug", NULL};
 static const char *const format_words[] = {"text", "json", NULL};
+static const char *const effort_words[] = {"norm", "leading", "full", NULL};
+static const char *const isa_words[] = {"auto", "scalar", "portable", "avx2", "avx512", NULL};
 
-/* Everything about a type; `scales` or `words` or neither (endpoint) is set. */
+/* Everything about a type; `scales` or `words` or neither (endpoint, numbers) is set. */
 struct type_info {
     const char *name;
     const char *reason; /* completes "'x': " */
@@ -78,15 +85,26 @@ static const struct type_info type_info[] = {
     [VALUE_COUNT] = {"count", "not a whole number", count_scales, NULL},
     [VALUE_DURATION] = {"duration", "not a duration such as 500ms, 5s, 2min or 1h", duration_scales,
                         NULL},
+    [VALUE_REAL] = {"number", "not a number such as 0.05", NULL, NULL},
+    [VALUE_NUMBERS] = {"list", "not a list of numbers such as [1, 0.5]", NULL, NULL},
     [VALUE_BOOL] = {"boolean", "not one of the choices", NULL, bool_words},
     [VALUE_UNIT] = {"choice", "not one of the choices", NULL, unit_words},
     [VALUE_LEVEL] = {"choice", "not one of the choices", NULL, level_words},
     [VALUE_FORMAT] = {"choice", "not one of the choices", NULL, format_words},
+    [VALUE_EFFORT] = {"choice", "not one of the choices", NULL, effort_words},
+    [VALUE_ISA] = {"choice", "not one of the choices", NULL, isa_words},
 };
 
 static_assert(sizeof(enum config_unit) == sizeof(unsigned), "choices are stored as unsigned");
 static_assert(sizeof(enum config_level) == sizeof(unsigned), "choices are stored as unsigned");
 static_assert(sizeof(enum config_format) == sizeof(unsigned), "choices are stored as unsigned");
+static_assert(sizeof(enum config_effort) == sizeof(unsigned), "choices are stored as unsigned");
+static_assert(sizeof(enum config_isa) == sizeof(unsigned), "choices are stored as unsigned");
+
+const char *config_isa_name(enum config_isa isa)
+{
+    return isa_words[isa];
+}
 
 const char *value_type_name(enum value_type type)
 {
@@ -96,7 +114,7 @@ const char *value_type_name(enum value_type type)
 /* Writes "reason (valid: ...)". Always returns -1, so that callers can return it. */
 static int refuse(const struct value_rule *rule, const char *reason, char *reterr_reason)
 {
-    char valid[VALUE_TEXT_MAX];
+    char valid[VALUE_VALID_MAX];
     value_valid(rule, valid);
     snprintf(reterr_reason, VALUE_REASON_MAX, "%s (valid: %s)", reason, valid);
     return -1;
@@ -178,13 +196,104 @@ static void number_print(enum value_type type, uint64_t number, char *ret_text)
 
 static void number_valid(const struct value_rule *rule, char *ret_text)
 {
-    char minimum[VALUE_TEXT_MAX / 4], maximum[VALUE_TEXT_MAX / 4], text[VALUE_TEXT_MAX];
+    char minimum[64], maximum[64], text[VALUE_TEXT_MAX];
     number_print(rule->type, rule->minimum, text);
     snprintf(minimum, sizeof(minimum), "%.60s", text);
     number_print(rule->type, rule->maximum, text);
     snprintf(maximum, sizeof(maximum), "%.60s", text);
-    snprintf(ret_text, VALUE_TEXT_MAX, "%s to %s", minimum, maximum);
+    snprintf(ret_text, VALUE_VALID_MAX, "%s to %s", minimum, maximum);
 }
+
+/* Real numbers ----------------------------------------------------------------------------------
+ */
+
+/* Reads one finite number in decimal; *text moves behind it. What strtod takes besides (nan, inf,
+ * hexadecimal, leading space) is refused. */
+static bool parse_decimal(const char **text, double *ret_number)
+{
+    size_t len = strspn(*text, "+-.0123456789eE");
+    char *end;
+    if (len == 0 || strspn(*text, "+-eE") == len)
+        return false;
+    *ret_number = strtod(*text, &end);
+    bool whole = end == *text + len;
+    *text += len;
+    return whole && isfinite(*ret_number);
+}
+
+static int real_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                      char *reterr_reason)
+{
+    double number;
+    if (!parse_decimal(&text, &number) || *text != '\0')
+        return refuse(rule, type_info[rule->type].reason, reterr_reason);
+    if (number < (double)rule->minimum || number > (double)rule->maximum)
+        return refuse(rule, "out of range", reterr_reason);
+    memcpy(ret_value, &number, sizeof(number));
+    return 0;
+}
+
+/* The shortest text that reads back as the same number; returns its length. */
+static int decimal_print(double number, char *ret_text, size_t size)
+{
+    int len = 0;
+    for (int digits = 1; digits <= 17; digits++) {
+        len = snprintf(ret_text, size, "%.*g", digits, number);
+        if (strtod(ret_text, NULL) == number)
+            break;
+    }
+    return len;
+}
+
+static const char *skip_spaces(const char *text)
+{
+    return text + strspn(text, " ");
+}
+
+/* Numbers between commas or spaces, as far as `end`. */
+static bool parse_list(const char *text, const char *end, config_numbers *ret_numbers)
+{
+    for (text = skip_spaces(text); text < end;) {
+        if (ret_numbers->count == CONFIG_NUMBERS_MAX ||
+            !parse_decimal(&text, &ret_numbers->number[ret_numbers->count]))
+            return false;
+        ret_numbers->count++;
+        const char *next = skip_spaces(text);
+        bool comma = *next == ',';
+        next = comma ? skip_spaces(next + 1) : next;
+        if (next < end ? next == text : comma)
+            return false;
+        text = next;
+    }
+    return text == end;
+}
+
+static int numbers_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                         char *reterr_reason)
+{
+    config_numbers numbers = {.count = 0};
+    const char *end = text + strlen(text);
+    bool brackets = *text == '[' && end[-1] == ']';
+    if (!parse_list(text + brackets, end - brackets, &numbers))
+        return refuse(rule, type_info[rule->type].reason, reterr_reason);
+    memcpy(ret_value, &numbers, sizeof(numbers));
+    return 0;
+}
+
+static void numbers_print(const config_numbers *numbers, char *ret_text)
+{
+    size_t used = 0;
+    ret_text[used++] = '[';
+    for (uint32_t i = 0; i < numbers->count; i++) {
+        used += (size_t)snprintf(ret_text + used, VALUE_TEXT_MAX - used, "%s", i > 0 ? ", " : "");
+        used += (size_t)decimal_print(numbers->number[i], ret_text + used, VALUE_TEXT_MAX - used);
+    }
+    ret_text[used++] = ']';
+    ret_text[used] = '\0';
+}
+
+/* "-1.7976931348623157e+308, " is 26 bytes. */
+static_assert(CONFIG_NUMBERS_MAX * 26 + 3 <= VALUE_TEXT_MAX, "the longest list fits");
 
 /* Words -----------------------------------------------------------------------------------------
  */
@@ -219,7 +328,7 @@ static void words_valid(enum value_type type, char *ret_text)
 {
     size_t used = 0;
     for (const char *const *word = type_info[type].words; *word; word++)
-        used += (size_t)snprintf(ret_text + used, VALUE_TEXT_MAX - used, "%s%s", used ? ", " : "",
+        used += (size_t)snprintf(ret_text + used, VALUE_VALID_MAX - used, "%s%s", used ? ", " : "",
                                  *word);
 }
 
@@ -307,7 +416,18 @@ int value_parse(const struct value_rule *rule, const char *text, void *ret_value
         return number_parse(rule, text, ret_value, reterr_reason);
     if (type_info[rule->type].words)
         return word_parse(rule, text, ret_value, reterr_reason);
+    if (rule->type == VALUE_REAL)
+        return real_parse(rule, text, ret_value, reterr_reason);
+    if (rule->type == VALUE_NUMBERS)
+        return numbers_parse(rule, text, ret_value, reterr_reason);
     return endpoint_parse(rule, text, ret_value, reterr_reason);
+}
+
+static void real_print(const void *value, char *ret_text)
+{
+    double number;
+    memcpy(&number, value, sizeof(number));
+    decimal_print(number, ret_text, VALUE_TEXT_MAX);
 }
 
 void value_print(const struct value_rule *rule, const void *value, char ret_text[VALUE_TEXT_MAX])
@@ -318,18 +438,27 @@ void value_print(const struct value_rule *rule, const void *value, char ret_text
         number_print(rule->type, number, ret_text);
     } else if (type_info[rule->type].words) {
         word_print(rule->type, value, ret_text);
+    } else if (rule->type == VALUE_REAL) {
+        real_print(value, ret_text);
+    } else if (rule->type == VALUE_NUMBERS) {
+        numbers_print(value, ret_text);
     } else {
         const config_endpoint *endpoint = value;
         snprintf(ret_text, VALUE_TEXT_MAX, "%s", endpoint->text);
     }
 }
 
-void value_valid(const struct value_rule *rule, char ret_text[VALUE_TEXT_MAX])
+void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX])
 {
     if (type_info[rule->type].scales)
         number_valid(rule, ret_text);
     else if (type_info[rule->type].words)
         words_valid(rule->type, ret_text);
+    else if (rule->type == VALUE_REAL)
+        snprintf(ret_text, VALUE_VALID_MAX, "%" PRIu64 " to %" PRIu64, rule->minimum,
+                 rule->maximum);
+    else if (rule->type == VALUE_NUMBERS)
+        snprintf(ret_text, VALUE_VALID_MAX, "at most %d numbers", CONFIG_NUMBERS_MAX);
     else
-        snprintf(ret_text, VALUE_TEXT_MAX, "tcp://host:port, ipc://path");
+        snprintf(ret_text, VALUE_VALID_MAX, "tcp://host:port, ipc://path");
 }

@@ -14,20 +14,27 @@ enum value_type {
     VALUE_BYTES,
     VALUE_COUNT,
     VALUE_DURATION,
+    VALUE_REAL,
+    VALUE_NUMBERS,
     VALUE_BOOL,
     VALUE_UNIT,
     VALUE_LEVEL,
     VALUE_FORMAT,
+    VALUE_EFFORT,
+    VALUE_ISA,
 };
 
-/* What a value must be; the bounds are inclusive and count only for BYTES, COUNT and DURATION. */
+/* What a value must be; the bounds are inclusive and count only for BYTES, COUNT, DURATION and
+ * REAL.
+ */
 struct value_rule {
     enum value_type type;
     uint64_t minimum, maximum;
 };
 
-#define VALUE_TEXT_MAX   256 /* room for any printed value and any value_valid */
-#define VALUE_REASON_MAX 512 /* room for any reason */
+#define VALUE_TEXT_MAX   8192 /* room for any printed value: the longest list */
+#define VALUE_VALID_MAX  256  /* room for any value_valid */
+#define VALUE_REASON_MAX 512  /* room for any reason */
 
 /* Parses `text` into *ret_value, which has the type's C type. Returns 0, or -1 with a reason such
  * as "out of range (valid: 1MiB to 1TiB)"; *ret_value is then untouched. */
@@ -38,7 +45,7 @@ int value_parse(const struct value_rule *rule, const char *text, void *ret_value
 void value_print(const struct value_rule *rule, const void *value, char ret_text[VALUE_TEXT_MAX]);
 
 /* What is accepted, for people: "1MiB to 1TiB", "epoch, step, second". */
-void value_valid(const struct value_rule *rule, char ret_text[VALUE_TEXT_MAX]);
+void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX]);
 
 /* The type's name, for people: "size", "duration", "choice". */
 const char *value_type_name(enum value_type type);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* yaml: a config file as libyaml's events, read by descent: file -> sections -> keys.
+/* yaml: a config file as libyaml's events, read by descent: file -> sections -> keys, and in the
+ * section `jobs` -> patterns -> keys.
  *
  * Events instead of libyaml's document tree: each event has its line, nothing is built from input
- * that is about to be refused, and an alias is seen before it is expanded. Of YAML only what a
- * two-level file needs is accepted: mappings and scalars, one document; no anchors, aliases or
- * tags. Values go into a copy of the configuration, which replaces the caller's when the whole file
- * was read. */
-#include "table.h"
+ * that is about to be refused, and an alias is seen before it is expanded. Of YAML only what such a
+ * file needs is accepted: mappings and scalars, lists of numbers, one document; no anchors, aliases
+ * or tags. Values go into a copy of the configuration, which replaces the caller's when the whole
+ * file was read. */
+#include "jobs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,13 +16,13 @@
 #include <unistd.h>
 #include <yaml.h>
 
-/* Largest accepted file; the full commented file has 8 KiB. */
+/* Largest accepted file; the full commented file has 10 KiB. */
 #define FILE_BYTES_MAX 1048576
 
 /* Longest accepted name or value: an endpoint fits twice. */
 #define SCALAR_MAX 512
 
-enum node_kind { NODE_SCALAR, NODE_MAP, NODE_LIST, NODE_END, NODE_OTHER };
+enum node_kind { NODE_SCALAR, NODE_MAP, NODE_LIST, NODE_LIST_END, NODE_END, NODE_OTHER };
 
 /* One event, copied out of libyaml. */
 struct node {
@@ -36,8 +37,9 @@ struct reader {
     const char *path;
     const char *input;
     size_t size;
-    struct config staged;
+    struct config staged;           /* its jobs, if any, are of this file */
     size_t section_line[KEY_COUNT]; /* by the section's first key; 0 = not seen */
+    size_t jobs_line;
     size_t key_line[KEY_COUNT];
     char *reterr;
 };
@@ -112,6 +114,8 @@ static enum node_kind node_kind(yaml_event_type_t type)
         return NODE_MAP;
     case YAML_SEQUENCE_START_EVENT:
         return NODE_LIST;
+    case YAML_SEQUENCE_END_EVENT:
+        return NODE_LIST_END;
     case YAML_MAPPING_END_EVENT:
     case YAML_STREAM_END_EVENT:
         return NODE_END;
@@ -125,8 +129,10 @@ static int convert(struct reader *reader, const yaml_event_t *event, struct node
     ret_node->kind = node_kind(event->type);
     ret_node->line = event->start_mark.line + 1;
     if (has_anchor(event))
-        return config_error(reader->reterr, at_line(reader, ret_node->line),
-                            "anchors and aliases are not accepted: write the value out");
+        return config_error(
+            reader->reterr, at_line(reader, ret_node->line),
+            "anchors and aliases are not accepted: write the value out%s",
+            event->type == YAML_ALIAS_EVENT ? ", and a text that begins with * in quotes" : "");
     if (has_tag(event))
         return config_error(reader->reterr, at_line(reader, ret_node->line),
                             "tags are not accepted: write the plain value");
@@ -147,26 +153,84 @@ static int next(struct reader *reader, struct node *ret_node)
 /* Descent ---------------------------------------------------------------------------------------
  */
 
-static int read_value(struct reader *reader, const char *section, const struct node *name)
+/* The keys of one mapping: whose they are, where they go, and which were there already. */
+struct body {
+    const char *section; /* of keys.def */
+    const char *label;   /* what messages call it */
+    struct config *config;
+    size_t *key_line; /* [KEY_COUNT] */
+};
+
+/* What people call the kind of node that they wrote. */
+static const char *kind_name(const struct node *node)
+{
+    return node->kind == NODE_MAP ? "mapping" : node->kind == NODE_LIST ? "list" : "value";
+}
+
+/* A list's elements as one text, "[1,0.5]"; the opening event has been read. */
+static int join_list(struct reader *reader, const char *label, const struct node *name,
+                     char ret_text[VALUE_TEXT_MAX])
+{
+    size_t used = 0;
+    ret_text[used++] = '[';
+    for (;;) {
+        struct node item;
+        if (next(reader, &item) != 0)
+            return -1;
+        if (item.kind == NODE_LIST_END)
+            break;
+        struct origin origin = at_line(reader, item.line);
+        if (item.kind != NODE_SCALAR)
+            return config_error(reader->reterr, origin, "%s.%s: expected a number, found a %s",
+                                label, name->text, kind_name(&item));
+        if (used + strlen(item.text) + 3 > VALUE_TEXT_MAX)
+            return config_error(reader->reterr, origin, "%s.%s: the list is too long", label,
+                                name->text);
+        used += (size_t)sprintf(ret_text + used, "%s%s", used > 1 ? "," : "", item.text);
+    }
+    strcpy(ret_text + used, "]");
+    return 0;
+}
+
+static int assign(struct reader *reader, const struct body *body, int key, const struct node *name,
+                  const char *text)
 {
     struct origin origin = at_line(reader, name->line);
-    int key = config_find_key(section, name->text, origin, reader->reterr);
-    if (key < 0)
-        return -1;
-    if (reader->key_line[key])
-        return config_error(reader->reterr, origin, "%s.%s: given twice (first on line %zu)",
-                            section, name->text, reader->key_line[key]);
-    reader->key_line[key] = name->line;
+    body->key_line[key] = name->line;
+    return config_assign(body->config, key, body->label, text, origin, reader->reterr);
+}
+
+static int read_value(struct reader *reader, const struct body *body, int key,
+                      const struct node *name)
+{
+    char list[VALUE_TEXT_MAX];
     struct node value;
     if (next(reader, &value) != 0)
         return -1;
+    if (value.kind == NODE_LIST && config_keys[key].rule.type == VALUE_NUMBERS)
+        return join_list(reader, body->label, name, list) == 0
+                   ? assign(reader, body, key, name, list)
+                   : -1;
     if (value.kind != NODE_SCALAR)
-        return config_error(reader->reterr, origin, "%s.%s: expected one value, found a %s",
-                            section, name->text, value.kind == NODE_MAP ? "mapping" : "list");
-    return config_assign(&reader->staged, key, value.text, origin, reader->reterr);
+        return config_error(reader->reterr, at_line(reader, name->line),
+                            "%s.%s: expected one value, found a %s", body->label, name->text,
+                            kind_name(&value));
+    return assign(reader, body, key, name, value.text);
 }
 
-static int read_section_body(struct reader *reader, const char *section)
+static int read_key(struct reader *reader, const struct body *body, const struct node *name)
+{
+    struct origin origin = at_line(reader, name->line);
+    int key = config_find_key(body->section, body->label, name->text, origin, reader->reterr);
+    if (key < 0)
+        return -1;
+    if (body->key_line[key])
+        return config_error(reader->reterr, origin, "%s.%s: given twice (first on line %zu)",
+                            body->label, name->text, body->key_line[key]);
+    return read_value(reader, body, key, name);
+}
+
+static int read_keys(struct reader *reader, const struct body *body)
 {
     for (;;) {
         struct node name;
@@ -176,17 +240,70 @@ static int read_section_body(struct reader *reader, const char *section)
             return 0;
         if (name.kind != NODE_SCALAR)
             return config_error(reader->reterr, at_line(reader, name.line),
-                                "%s: expected the name of a key, found a %s", section,
-                                name.kind == NODE_MAP ? "mapping" : "list");
-        if (read_value(reader, section, &name) != 0)
+                                "%s: expected the name of a key, found a %s", body->label,
+                                kind_name(&name));
+        if (read_key(reader, body, &name) != 0)
             return -1;
     }
+}
+
+/* What belongs to a name: a mapping, or nothing at all. */
+static int open_body(struct reader *reader, const char *label, const struct node *name,
+                     bool *ret_empty)
+{
+    struct node node;
+    if (next(reader, &node) != 0)
+        return -1;
+    *ret_empty = node.kind == NODE_SCALAR && node.empty;
+    if (*ret_empty || node.kind == NODE_MAP)
+        return 0;
+    return config_error(reader->reterr, at_line(reader, name->line),
+                        "%s: expected lines of `key: value`, found a %s", label, kind_name(&node));
+}
+
+/* The section `jobs`: patterns of names, each with keys of `metrics`. */
+static int read_rule(struct reader *reader, const struct node *name)
+{
+    struct job_rule *rule;
+    bool empty;
+    if (name->kind != NODE_SCALAR)
+        return config_error(reader->reterr, at_line(reader, name->line),
+                            "jobs: expected a pattern of job names, found a %s", kind_name(name));
+    if (jobs_add(&reader->staged.jobs, name->text, at_line(reader, name->line), reader->reterr,
+                 &rule) != 0 ||
+        open_body(reader, rule->label, name, &empty) != 0)
+        return -1;
+    struct body body = {"metrics", rule->label, &rule->values, rule->key_line};
+    return empty ? 0 : read_keys(reader, &body);
+}
+
+static int read_jobs(struct reader *reader, const struct node *name)
+{
+    bool empty;
+    if (reader->jobs_line)
+        return config_error(reader->reterr, at_line(reader, name->line),
+                            "jobs: section given twice (first on line %zu)", reader->jobs_line);
+    reader->jobs_line = name->line;
+    if (open_body(reader, "jobs", name, &empty) != 0)
+        return -1;
+    while (!empty) {
+        struct node pattern;
+        if (next(reader, &pattern) != 0)
+            return -1;
+        empty = pattern.kind == NODE_END;
+        if (!empty && read_rule(reader, &pattern) != 0)
+            return -1;
+    }
+    return 0;
 }
 
 /* A section whose keys are all left out or commented is nothing wrong. */
 static int read_section(struct reader *reader, const struct node *name)
 {
     struct origin origin = at_line(reader, name->line);
+    bool empty;
+    if (strcmp(name->text, "jobs") == 0)
+        return read_jobs(reader, name);
     int first = config_find_section(name->text, origin, reader->reterr);
     if (first < 0)
         return -1;
@@ -194,16 +311,10 @@ static int read_section(struct reader *reader, const struct node *name)
         return config_error(reader->reterr, origin, "%s: section given twice (first on line %zu)",
                             name->text, reader->section_line[first]);
     reader->section_line[first] = name->line;
-    struct node body;
-    if (next(reader, &body) != 0)
+    struct body body = {name->text, name->text, &reader->staged, reader->key_line};
+    if (open_body(reader, name->text, name, &empty) != 0)
         return -1;
-    if (body.kind == NODE_SCALAR && body.empty)
-        return 0;
-    if (body.kind != NODE_MAP)
-        return config_error(reader->reterr, origin,
-                            "%s: expected lines of `key: value`, found a %s", name->text,
-                            body.kind == NODE_LIST ? "list" : "value");
-    return read_section_body(reader, name->text);
+    return empty ? 0 : read_keys(reader, &body);
 }
 
 static int read_sections(struct reader *reader)
@@ -216,8 +327,7 @@ static int read_sections(struct reader *reader)
             return 0;
         if (name.kind != NODE_SCALAR)
             return config_error(reader->reterr, at_line(reader, name.line),
-                                "expected the name of a section, found a %s",
-                                name.kind == NODE_MAP ? "mapping" : "list");
+                                "expected the name of a section, found a %s", kind_name(&name));
         if (read_section(reader, &name) != 0)
             return -1;
     }
@@ -232,8 +342,7 @@ static int read_document(struct reader *reader)
         return 0;
     if (node.kind != NODE_MAP)
         return config_error(reader->reterr, at_line(reader, node.line),
-                            "expected sections such as `ingest:`, found a %s",
-                            node.kind == NODE_LIST ? "list" : "value");
+                            "expected sections such as `ingest:`, found a %s", kind_name(&node));
     return read_sections(reader);
 }
 
@@ -289,14 +398,22 @@ static int load_text(struct config *config, const char *path, const char *input,
 {
     struct reader reader = {
         .path = path, .input = input, .size = size, .staged = *config, .reterr = reterr};
+    reader.staged.jobs = NULL;
     if (!yaml_parser_initialize(&reader.parser))
         return config_error(reterr, at_line(&reader, 0), "out of memory");
     yaml_parser_set_input_string(&reader.parser, (const unsigned char *)input, size);
     int result = read_stream(&reader);
     yaml_parser_delete(&reader.parser);
-    if (result == 0)
-        *config = reader.staged;
-    return result;
+    if (result != 0) {
+        config_clear(&reader.staged);
+        return result;
+    }
+    if (reader.jobs_line)
+        config_clear(config);
+    else
+        reader.staged.jobs = config->jobs;
+    *config = reader.staged;
+    return 0;
 }
 
 int config_load(struct config *config, const char *path, char *reterr)

@@ -103,7 +103,7 @@ static void wait_for_room(struct daemon *daemon, struct message *message)
 
 static void submit_waiting(struct daemon *daemon)
 {
-    while (daemon->waiting && work_submit(daemon->waiting->work, daemon->pool) == 0)
+    while (daemon->waiting && work_submit(daemon->waiting->work) == 0)
         daemon->waiting = daemon->waiting->next;
     if (!daemon->waiting)
         daemon->waiting_last = &daemon->waiting;
@@ -111,9 +111,10 @@ static void submit_waiting(struct daemon *daemon)
 
 static void compute(struct daemon *daemon, struct message *message)
 {
-    int code = work_new(message, &daemon->config, &daemon->inbox);
+    struct run *run = message->run;
+    int code = work_new(message, &run->job_config, message->stream->spectrum_next, daemon->pool,
+                        &daemon->inbox);
     if (code) {
-        struct run *run = message->run;
         run_abandon(run, message, code);
         drop(daemon, message, code);
         run_settle(run, now_ns(daemon));
@@ -148,14 +149,14 @@ static void on_arrived(struct daemon *daemon, struct message *message)
 
 static void on_done(struct daemon *daemon, struct message *message)
 {
-    struct measured measured;
+    const struct measured *measured;
     struct run *run = message->run;
     int code = work_finish(message->work, &measured);
     daemon->in_flight--;
     if (code)
         run_abandon(run, message, code);
     else
-        code = run_complete(run, message, &measured);
+        code = run_complete(run, message, measured);
     if (code)
         stats_drop(&daemon->stats, code);
     else
@@ -310,8 +311,26 @@ static int open_loop(struct daemon *daemon, char *reterr)
     return 0;
 }
 
+/* The kernels that the config asks for must run here. */
+static int check_isa(const struct config *config, char *reterr)
+{
+    enum isa isa;
+    char names[64] = "";
+    if (work_isa(config, &isa) == 0)
+        return 0;
+    for (int i = 0; i < ISA_COUNT; i++)
+        if (isa_available((enum isa)i))
+            snprintf(names + strlen(names), sizeof names - strlen(names), ", %s", isa_name[i]);
+    snprintf(reterr, CONFIG_ERROR_MAX,
+             "workers.isa: %s: this machine does not have it (it has: auto%s)",
+             config_isa_name(config->workers_isa), names);
+    return -1;
+}
+
 static int open_workers(struct daemon *daemon, char *reterr)
 {
+    if (check_isa(&daemon->config, reterr) != 0)
+        return -1;
     spectrum_global_init();
     int rc = pool_new(worker_threads(&daemon->config), (uint32_t)daemon->config.workers_queue,
                       &daemon->pool);
@@ -417,11 +436,13 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
 static void log_started(struct daemon *daemon)
 {
     const struct config *config = &daemon->config;
+    enum isa isa = ISA_SCALAR;
+    work_isa(config, &isa);
     log_event(LOG_INFO, "started", LOG_STR("version", ATTND_VERSION),
               LOG_STR("ingest", config->ingest_endpoint.text),
               LOG_STR("publish", config->publish_endpoint.text),
               LOG_STR("control", config->control_endpoint.text),
-              LOG_NUM("workers", pool_stats(daemon->pool).threads),
+              LOG_NUM("workers", pool_stats(daemon->pool).threads), LOG_STR("isa", isa_name[isa]),
               LOG_NUM("pid", (uint64_t)getpid()));
 }
 

@@ -10,9 +10,9 @@ static size_t stats_count(const struct layer_state *state)
     return (size_t)METRIC_COUNT * state->heads;
 }
 
-static size_t singular_count(const struct layer_state *state)
+static size_t vectors_count(const struct layer_state *state)
 {
-    return (size_t)SINGULAR_VALUES_MAX * state->heads;
+    return (size_t)VECTORS_WIDTH * state->heads;
 }
 
 static void fill_nan(double *numbers, size_t count)
@@ -31,15 +31,19 @@ struct layer_state *layer_state_new(uint32_t heads)
     state->stat = calloc(stats_count(state), sizeof *state->stat);
     state->last = malloc(stats_count(state) * sizeof *state->last);
     state->last_arrival = calloc(heads, sizeof *state->last_arrival);
-    state->singular_values = calloc(singular_count(state), sizeof *state->singular_values);
-    state->singular_last = malloc(singular_count(state) * sizeof *state->singular_last);
-    if (!state->stat || !state->last || !state->last_arrival || !state->singular_values ||
-        !state->singular_last) {
+    state->vectors = calloc(vectors_count(state), sizeof *state->vectors);
+    state->vector_last = malloc(vectors_count(state) * sizeof *state->vector_last);
+    state->pattern = malloc(heads * sizeof *state->pattern);
+    if (!state->stat || !state->last || !state->last_arrival || !state->vectors ||
+        !state->vector_last || !state->pattern) {
         layer_state_free(&state);
         return NULL;
     }
     fill_nan(state->last, stats_count(state));
-    fill_nan(state->singular_last, singular_count(state));
+    fill_nan(state->vector_last, vectors_count(state));
+    for (uint32_t h = 0; h < heads; h++)
+        state->pattern[h] = PATTERN_NONE;
+    state->sink_rate_last = NAN;
     fill_nan(&state->aggregate_last[0][0], (size_t)AGGREGATE_COUNT * MAP_STAT_COUNT);
     return state;
 }
@@ -57,8 +61,12 @@ void layer_state_free(struct layer_state **state_p)
     free(state->stat);
     free(state->last);
     free(state->last_arrival);
-    free(state->singular_values);
-    free(state->singular_last);
+    dist_clear(&state->sink_rate);
+    free(state->vectors);
+    free(state->vector_last);
+    free(state->pattern);
+    detail_release(&state->detail);
+    detail_release(&state->weights);
     free(state->rank_bits);
     free(state);
     *state_p = NULL;
@@ -70,9 +78,9 @@ uint64_t layer_state_new_bytes(uint32_t heads)
 {
     const struct layer_state *state = NULL;
     uint64_t per_metric = sizeof *state->stat + sizeof *state->last;
-    uint64_t per_value = sizeof *state->singular_values + sizeof *state->singular_last;
-    uint64_t per_head =
-        METRIC_COUNT * per_metric + SINGULAR_VALUES_MAX * per_value + sizeof *state->last_arrival;
+    uint64_t per_value = sizeof *state->vectors + sizeof *state->vector_last;
+    uint64_t per_head = METRIC_COUNT * per_metric + VECTORS_WIDTH * per_value +
+                        sizeof *state->last_arrival + sizeof *state->pattern;
     return sizeof *state + heads * per_head;
 }
 
@@ -89,7 +97,9 @@ uint64_t layer_state_bytes(const struct layer_state *state)
     for (int a = 0; a < AGGREGATE_COUNT; a++)
         for (int s = 0; s < MAP_STAT_COUNT; s++)
             bytes += hist_bytes(&state->aggregate[a][s]);
-    return bytes;
+    bytes += state->detail ? state->detail->bytes : 0;
+    bytes += state->weights ? state->weights->bytes : 0;
+    return bytes + hist_bytes(&state->sink_rate);
 }
 
 /* Ranks */
@@ -125,29 +135,53 @@ uint32_t layer_state_ranks(const struct layer_state *state)
 
 /* One message */
 
-static void add_newest(struct layer_state *state, const struct message *message,
-                       const struct measured *measured)
+static void set_newest(struct layer_state *state, const struct message *message)
 {
     const struct header *header = &message->header;
     const uint32_t shape[4] = {header->batch, header->heads, header->queries, header->keys};
-    state->newest = message->arrival;
     state->epoch = header->epoch;
     state->step = header->step;
     state->time_ns = header->time_ns;
     state->causal = header->causal;
+    state->tier = header->type;
     memcpy(state->shape, shape, sizeof shape);
+}
+
+static int add_newest(struct layer_state *state, const struct message *message,
+                      const struct measured *measured)
+{
+    struct detail *detail = detail_new(measured);
+    if (!detail)
+        return ERR_MEMORY;
+    detail_release(&state->detail);
+    state->detail = detail;
+    state->newest = message->arrival;
+    state->sink_rate_last = measured->sink_rate;
     memcpy(state->aggregate_last, measured->aggregate, sizeof state->aggregate_last);
-    state->pair_count = measured->rows->pairs ? measured->rows->pair_count : 0;
-    if (state->pair_count)
-        memcpy(state->pairs, measured->rows->pairs, state->pair_count * sizeof state->pairs[0]);
+    set_newest(state, message);
+    return 0;
+}
+
+static int add_newest_weights(struct layer_state *state, const struct message *message,
+                              const struct measured *measured)
+{
+    struct detail *detail = detail_new(measured);
+    if (!detail)
+        return ERR_MEMORY;
+    detail_release(&state->weights);
+    state->weights = detail;
+    state->weights_arrival = message->arrival;
+    if (!state->newest)
+        set_newest(state, message);
+    return 0;
 }
 
 static void add_counts(struct layer_state *state, const struct measured *measured)
 {
     state->messages++;
-    state->rows += measured->rows->rows;
-    state->invalid_rows += measured->rows->invalid_rows;
-    state->row_sum_error = fmax(state->row_sum_error, measured->rows->row_sum_error);
+    state->rows += measured->rows;
+    state->invalid_rows += measured->invalid_rows;
+    state->row_sum_error = fmax(state->row_sum_error, measured->row_sum_error);
 }
 
 /* Head h of the message is head `to` of the model. */
@@ -160,19 +194,37 @@ static int add_head(struct layer_state *state, const struct measured *measured, 
         if (!measured->value[m])
             continue;
         if (m < METRIC_ROW_COUNT)
-            code = dist_merge(stat, &measured->rows->head[h].row[m]);
+            code = dist_merge(stat, &measured->head[h].row[m]);
         else
             code = dist_add(stat, measured->value[m][h]);
     }
     return code;
 }
 
-static void add_singular_values(struct layer_state *state, const double *values, uint32_t to)
+static void add_vectors(struct layer_state *state, const struct measured *measured, uint32_t h,
+                        uint32_t to)
 {
-    struct moments *moments = &state->singular_values[(size_t)to * SINGULAR_VALUES_MAX];
-    for (int i = 0; i < SINGULAR_VALUES_MAX; i++)
-        if (isfinite(values[i]))
-            moments_add(&moments[i], values[i]);
+    struct moments *head = &state->vectors[(size_t)to * VECTORS_WIDTH];
+    for (int v = 0; v < VECTOR_COUNT; v++) {
+        const struct vector_info *info = &vector_info[v];
+        const double *values = measured->vector[v];
+        for (uint32_t i = 0; values && i < info->width; i++)
+            if (isfinite(values[h * (size_t)info->width + i]))
+                moments_add(&head[info->offset + i], values[h * (size_t)info->width + i]);
+    }
+}
+
+static void add_last_vectors(struct layer_state *state, const struct measured *measured, uint32_t h,
+                             uint32_t to)
+{
+    double *last = &state->vector_last[(size_t)to * VECTORS_WIDTH];
+    fill_nan(last, VECTORS_WIDTH);
+    for (int v = 0; v < VECTOR_COUNT; v++) {
+        size_t width = vector_info[v].width;
+        if (measured->vector[v])
+            memcpy(last + vector_info[v].offset, &measured->vector[v][h * width],
+                   width * sizeof *last);
+    }
 }
 
 static void add_last(struct layer_state *state, const struct measured *measured, uint32_t h,
@@ -184,12 +236,8 @@ static void add_last(struct layer_state *state, const struct measured *measured,
     for (int m = 0; m < METRIC_COUNT; m++)
         state->last[(size_t)m * state->heads + to] =
             measured->value[m] ? measured->value[m][h] : NAN;
-    double *singular_last = &state->singular_last[(size_t)to * SINGULAR_VALUES_MAX];
-    if (measured->singular_values)
-        memcpy(singular_last, &measured->singular_values[(size_t)h * SINGULAR_VALUES_MAX],
-               SINGULAR_VALUES_MAX * sizeof *singular_last);
-    else
-        fill_nan(singular_last, SINGULAR_VALUES_MAX);
+    state->pattern[to] = measured->pattern ? measured->pattern[h] : PATTERN_NONE;
+    add_last_vectors(state, measured, h, to);
 }
 
 static int add_heads(struct layer_state *state, const struct message *message,
@@ -200,46 +248,77 @@ static int add_heads(struct layer_state *state, const struct message *message,
         uint32_t to = message->header.head_offset + h;
         code = add_head(state, measured, h, to);
         add_last(state, measured, h, to, message->arrival);
-        if (measured->singular_values)
-            add_singular_values(state, &measured->singular_values[(size_t)h * SINGULAR_VALUES_MAX],
-                                to);
+        add_vectors(state, measured, h, to);
     }
     return code;
 }
 
 static int add_aggregate(struct layer_state *state, const struct measured *measured)
 {
-    int code = 0;
+    int code = dist_add(&state->sink_rate, measured->sink_rate);
     for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; s < MAP_STAT_COUNT && !code; s++)
+        for (int s = 0; measured->has_aggregate[a] && s < MAP_STAT_COUNT && !code; s++)
             code = dist_add(&state->aggregate[a][s], measured->aggregate[a][s]);
     return code;
+}
+
+/* Which numbers there are at all. */
+static void add_kinds(struct layer_state *state, const struct measured *measured)
+{
+    for (int m = 0; m < METRIC_COUNT; m++)
+        state->on[m] = state->on[m] || measured->value[m];
+    for (int a = 0; a < AGGREGATE_COUNT; a++)
+        state->has_aggregate[a] = state->has_aggregate[a] || measured->has_aggregate[a];
+    for (int v = 0; v < VECTOR_COUNT; v++)
+        state->has_vector[v] = state->has_vector[v] || measured->vector[v];
+}
+
+static int add_rows(struct layer_state *state, const struct message *message,
+                    const struct measured *measured)
+{
+    add_kinds(state, measured);
+    int code = add_heads(state, message, measured);
+    if (!code)
+        code = add_aggregate(state, measured);
+    if (!code && message->arrival > state->newest)
+        code = add_newest(state, message, measured);
+    return code;
+}
+
+/* Of tier weights nothing is pooled. */
+static int add_weights(struct layer_state *state, const struct message *message,
+                       const struct measured *measured)
+{
+    return message->arrival > state->weights_arrival ? add_newest_weights(state, message, measured)
+                                                     : 0;
 }
 
 int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured)
 {
-    for (int m = 0; m < METRIC_COUNT; m++)
-        state->on[m] = state->on[m] || measured->value[m];
-    state->has_aggregate = state->has_aggregate || measured->has_aggregate;
-    state->has_singular_values = state->has_singular_values || measured->singular_values;
     int code = mark_rank(state, message->rank_index);
     if (!code)
-        code = add_heads(state, message, measured);
-    if (!code && measured->has_aggregate)
-        code = add_aggregate(state, measured);
-    if (code)
-        return code;
-    add_counts(state, measured);
-    if (message->arrival > state->newest)
-        add_newest(state, message, measured);
-    return 0;
+        code = message->header.type == MESSAGE_WEIGHTS ? add_weights(state, message, measured)
+                                                       : add_rows(state, message, measured);
+    if (!code)
+        add_counts(state, measured);
+    return code;
 }
 
 /* Merging parts */
 
+static void take_detail(struct detail **into, struct detail *from)
+{
+    detail_release(into);
+    *into = detail_reference(from);
+}
+
 static void merge_newest(struct layer_state *into, const struct layer_state *from)
 {
+    if (from->weights_arrival >= into->weights_arrival) {
+        into->weights_arrival = from->weights_arrival;
+        take_detail(&into->weights, from->weights);
+    }
     if (from->newest < into->newest)
         return;
     into->newest = from->newest;
@@ -247,10 +326,11 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
     into->step = from->step;
     into->time_ns = from->time_ns;
     into->causal = from->causal;
+    into->tier = from->tier;
+    into->sink_rate_last = from->sink_rate_last;
     memcpy(into->shape, from->shape, sizeof into->shape);
     memcpy(into->aggregate_last, from->aggregate_last, sizeof into->aggregate_last);
-    memcpy(into->pairs, from->pairs, sizeof into->pairs);
-    into->pair_count = from->pair_count;
+    take_detail(&into->detail, from->detail);
 }
 
 static void merge_counts(struct layer_state *into, const struct layer_state *from)
@@ -262,21 +342,24 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
     tally_merge(&into->tally, &from->tally);
     for (int m = 0; m < METRIC_COUNT; m++)
         into->on[m] = into->on[m] || from->on[m];
-    into->has_aggregate = into->has_aggregate || from->has_aggregate;
-    into->has_singular_values = into->has_singular_values || from->has_singular_values;
+    for (int a = 0; a < AGGREGATE_COUNT; a++)
+        into->has_aggregate[a] = into->has_aggregate[a] || from->has_aggregate[a];
+    for (int v = 0; v < VECTOR_COUNT; v++)
+        into->has_vector[v] = into->has_vector[v] || from->has_vector[v];
 }
 
 static void merge_last(struct layer_state *into, const struct layer_state *from)
 {
     for (uint32_t h = 0; h < into->heads; h++) {
-        size_t singular = (size_t)h * SINGULAR_VALUES_MAX;
+        size_t vectors = (size_t)h * VECTORS_WIDTH;
         if (from->last_arrival[h] < into->last_arrival[h])
             continue;
         into->last_arrival[h] = from->last_arrival[h];
         for (size_t m = 0; m < METRIC_COUNT; m++)
             into->last[m * into->heads + h] = from->last[m * from->heads + h];
-        memcpy(&into->singular_last[singular], &from->singular_last[singular],
-               SINGULAR_VALUES_MAX * sizeof(double));
+        memcpy(&into->vector_last[vectors], &from->vector_last[vectors],
+               VECTORS_WIDTH * sizeof(double));
+        into->pattern[h] = from->pattern[h];
     }
 }
 
@@ -296,8 +379,10 @@ int layer_state_merge(struct layer_state *into, const struct layer_state *from)
     for (int a = 0; a < AGGREGATE_COUNT; a++)
         for (int s = 0; s < MAP_STAT_COUNT && !code; s++)
             code = dist_merge(&into->aggregate[a][s], &from->aggregate[a][s]);
-    for (size_t i = 0; i < singular_count(into); i++)
-        moments_merge(&into->singular_values[i], &from->singular_values[i]);
+    if (!code)
+        code = dist_merge(&into->sink_rate, &from->sink_rate);
+    for (size_t i = 0; i < vectors_count(into); i++)
+        moments_merge(&into->vectors[i], &from->vectors[i]);
     merge_counts(into, from);
     merge_last(into, from);
     merge_newest(into, from);
@@ -332,26 +417,40 @@ static struct result_stat stat_of(const struct dist *dist, double last)
 
 /* The statistics of a state, in the layout that summary_encode wants. */
 struct summary_stats {
-    struct result_stat *metrics;  /* [METRIC_COUNT][heads] */
-    struct result_stat *singular; /* [heads][SINGULAR_VALUES_MAX] */
+    struct result_stat *metrics; /* [METRIC_COUNT][heads] */
+    struct result_stat *vectors; /* by vector: [heads][width] */
     struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    struct result_stat sink_rate;
     struct reason_count dropped[TALLY_REASONS_MAX];
     uint32_t dropped_count;
 };
 
+/* Of all heads, one after the other. */
+static void fill_vector(const struct layer_state *state, const struct vector_info *info,
+                        struct result_stat *stats)
+{
+    for (uint32_t h = 0; h < state->heads; h++) {
+        size_t from = (size_t)h * VECTORS_WIDTH + info->offset;
+        for (uint32_t i = 0; i < info->width; i++)
+            *stats++ = stat_of_moments(&state->vectors[from + i], state->vector_last[from + i]);
+    }
+}
+
 static int summary_stats_new(const struct layer_state *state, struct summary_stats *stats)
 {
     stats->metrics = malloc(stats_count(state) * sizeof *stats->metrics);
-    stats->singular = malloc(singular_count(state) * sizeof *stats->singular);
-    if (!stats->metrics || !stats->singular)
+    stats->vectors = malloc(vectors_count(state) * sizeof *stats->vectors);
+    if (!stats->metrics || !stats->vectors)
         return ERR_MEMORY;
     for (size_t i = 0; i < stats_count(state); i++)
         stats->metrics[i] = stat_of(&state->stat[i], state->last[i]);
-    for (size_t i = 0; i < singular_count(state); i++)
-        stats->singular[i] = stat_of_moments(&state->singular_values[i], state->singular_last[i]);
+    for (int v = 0; v < VECTOR_COUNT; v++)
+        fill_vector(state, &vector_info[v],
+                    stats->vectors + (size_t)vector_info[v].offset * state->heads);
     for (int a = 0; a < AGGREGATE_COUNT; a++)
         for (int s = 0; s < MAP_STAT_COUNT; s++)
             stats->aggregate[a][s] = stat_of(&state->aggregate[a][s], state->aggregate_last[a][s]);
+    stats->sink_rate = stat_of(&state->sink_rate, state->sink_rate_last);
     return 0;
 }
 
@@ -364,14 +463,18 @@ static void describe_layer(const struct layer_state *state, struct layer_id id,
         .rows = state->rows,
         .invalid_rows = state->invalid_rows,
         .row_sum_error = state->row_sum_error,
+        .tier = state->tier,
     };
     memcpy(result->layer.shape, state->shape, sizeof state->shape);
     result->ranks = layer_state_ranks(state);
     result->messages = state->messages;
     result->lost = state->tally.lost;
     result->heads = state->heads;
-    result->pairs = state->pair_count ? state->pairs : NULL;
-    result->pair_count = state->pair_count;
+    if (state->detail) {
+        result->pairs = state->detail->pairs;
+        result->similarity = state->detail->similarity;
+    }
+    result->weights = state->weights ? &state->weights->weights : NULL;
 }
 
 static void attach_stats(const struct layer_state *state, const struct summary_stats *stats,
@@ -379,8 +482,14 @@ static void attach_stats(const struct layer_state *state, const struct summary_s
 {
     for (size_t m = 0; m < METRIC_COUNT; m++)
         result->stat[m] = state->on[m] ? &stats->metrics[m * state->heads] : NULL;
-    result->aggregate = state->has_aggregate ? stats->aggregate : NULL;
-    result->singular_values = state->has_singular_values ? stats->singular : NULL;
+    for (size_t v = 0; v < VECTOR_COUNT; v++)
+        result->vector[v] = state->has_vector[v]
+                                ? stats->vectors + (size_t)vector_info[v].offset * state->heads
+                                : NULL;
+    memcpy(result->has_aggregate, state->has_aggregate, sizeof result->has_aggregate);
+    result->aggregate = stats->aggregate;
+    result->pattern = state->on[METRIC_ENTROPY] ? state->pattern : NULL;
+    result->sink_rate = state->on[METRIC_FIRST_TOKEN] ? &stats->sink_rate : NULL;
     result->dropped = stats->dropped;
     result->dropped_count = stats->dropped_count;
 }
@@ -403,6 +512,6 @@ int layer_state_encode(const struct layer_state *state, struct layer_id id, cons
         code = mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
     }
     free(stats.metrics);
-    free(stats.singular);
+    free(stats.vectors);
     return code;
 }

@@ -2,10 +2,11 @@
 /* layer_state: what one attention layer has shown during one part of a window: a distribution per
  * head and metric, mergeable with the states of other parts. Loop thread only.
  *
- * Memory: about 2 KiB per head, plus 8 bytes per used histogram bucket (layer_state_bytes). */
+ * Memory: about 5 KiB per head, plus 8 bytes per used histogram bucket (layer_state_bytes). */
 #ifndef DAEMON_LAYER_STATE_H
 #define DAEMON_LAYER_STATE_H
 
+#include "detail.h"
 #include "dist.h"
 #include "err.h"
 #include "header.h"
@@ -18,9 +19,10 @@
 #include <stdint.h>
 
 struct layer_state {
-    uint32_t heads;                /* of the model: heads_total */
-    uint64_t newest;               /* arrival of the newest message; 0 = none yet */
-    uint64_t epoch, step, time_ns; /* of the newest message */
+    uint32_t heads; /* of the model: heads_total */
+    /* Of the newest message that has rows; of one of tier weights while there is no other. */
+    uint64_t newest; /* arrival; 0 = none yet */
+    uint64_t epoch, step, time_ns;
     uint32_t shape[4];
     bool causal;
     uint64_t rows, invalid_rows;
@@ -30,16 +32,21 @@ struct layer_state {
     uint8_t *rank_bits; /* bit per rank index; owned */
     uint32_t rank_bytes;
     bool on[METRIC_COUNT]; /* whether any message had this metric */
-    bool has_aggregate, has_singular_values;
+    bool has_aggregate[AGGREGATE_COUNT], has_vector[VECTOR_COUNT];
     struct dist *stat;      /* [METRIC_COUNT][heads]; owned */
     double *last;           /* [METRIC_COUNT][heads] of the newest message with that head */
     uint64_t *last_arrival; /* [heads] */
     struct dist aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     double aggregate_last[AGGREGATE_COUNT][MAP_STAT_COUNT];
-    struct moments *singular_values;  /* [heads][SINGULAR_VALUES_MAX]; owned */
-    double *singular_last;            /* [heads][SINGULAR_VALUES_MAX]; owned */
-    struct pair pairs[TOP_PAIRS_MAX]; /* of the newest message */
-    uint32_t pair_count;
+    struct dist sink_rate;
+    double sink_rate_last;
+    enum message_type tier;
+    struct moments *vectors; /* [heads][VECTORS_WIDTH]; owned */
+    double *vector_last;     /* [heads][VECTORS_WIDTH]; owned */
+    enum pattern *pattern;   /* [heads] of the newest message with that head; owned */
+    struct detail *detail;   /* of the newest message; shared, NULL = none yet */
+    struct detail *weights;  /* of the newest message of tier weights; shared, NULL = none yet */
+    uint64_t weights_arrival;
 };
 
 /* An empty state. Returns NULL when out of memory. */

@@ -17,19 +17,13 @@ static void describe(const struct message *message, const struct measured *measu
         .layer = {.id = header->layer,
                   .shape = {header->batch, header->heads, header->queries, header->keys},
                   .causal = header->causal,
-                  .rows = measured->rows->rows,
-                  .invalid_rows = measured->rows->invalid_rows,
-                  .row_sum_error = measured->rows->row_sum_error},
+                  .rows = measured->rows,
+                  .invalid_rows = measured->invalid_rows,
+                  .row_sum_error = measured->row_sum_error,
+                  .tier = header->type},
         .rank = header->rank,
-        .heads = header->heads,
-        .has_aggregate = measured->has_aggregate,
-        .singular_values = measured->singular_values,
-        .pairs = measured->rows->pairs,
-        .pair_count = measured->rows->pair_count,
     };
-    memcpy(live->aggregate, measured->aggregate, sizeof live->aggregate);
-    for (int m = 0; m < METRIC_COUNT; m++)
-        live->value[m] = measured->value[m];
+    measured_numbers(measured, &live->numbers);
 }
 
 /* Copies [heads][width] numbers to their place among [heads_total][width] NaNs. Returns what
@@ -45,18 +39,35 @@ static double *spread_one(const struct header *header, const double **numbers, s
     return to + total;
 }
 
-/* Points the arrays of `live` into a new buffer, which is returned; NULL when out of memory. */
-static double *spread(const struct header *header, struct live_result *live)
+static enum pattern *spread_patterns(const struct header *header, const enum pattern *from,
+                                     enum pattern *to)
 {
-    size_t numbers = (size_t)header->heads_total * (METRIC_COUNT + SINGULAR_VALUES_MAX);
-    double *buffer = malloc(numbers * sizeof *buffer);
+    for (uint32_t h = 0; h < header->heads_total; h++)
+        to[h] = PATTERN_NONE;
+    memcpy(to + header->head_offset, from, header->heads * sizeof *to);
+    return to;
+}
+
+/* Points the arrays of a slice of the heads into a new buffer, which is returned; NULL when out of
+ * memory. What goes across heads a slice does not have. */
+static double *spread(const struct header *header, struct layer_numbers *numbers)
+{
+    size_t total = header->heads_total;
+    size_t count = total * (METRIC_COUNT + VECTORS_WIDTH);
+    double *buffer = malloc(count * sizeof *buffer + total * sizeof(enum pattern));
     double *next = buffer;
-    for (int m = 0; buffer && m < METRIC_COUNT; m++)
-        if (live->value[m])
-            next = spread_one(header, &live->value[m], 1, next);
-    if (buffer && live->singular_values)
-        spread_one(header, &live->singular_values, SINGULAR_VALUES_MAX, next);
-    live->heads = header->heads_total;
+    if (!buffer)
+        return NULL;
+    for (int m = 0; m < METRIC_COUNT; m++)
+        if (numbers->value[m])
+            next = spread_one(header, &numbers->value[m], 1, next);
+    for (int v = 0; v < VECTOR_COUNT; v++)
+        if (numbers->vector[v])
+            next = spread_one(header, &numbers->vector[v], vector_info[v].width, next);
+    if (numbers->pattern)
+        numbers->pattern =
+            spread_patterns(header, numbers->pattern, (enum pattern *)(void *)(buffer + count));
+    numbers->heads = header->heads_total;
     return buffer;
 }
 
@@ -67,7 +78,7 @@ int live_write(const struct message *message, const struct measured *measured,
     double *buffer = NULL;
     describe(message, measured, &live);
     if (message->header.heads_total != message->header.heads) {
-        buffer = spread(&message->header, &live);
+        buffer = spread(&message->header, &live.numbers);
         if (!buffer)
             return ERR_MEMORY;
     }

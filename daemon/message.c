@@ -125,36 +125,108 @@ int message_check(struct message *message, uint64_t max_bytes, uint64_t max_head
     return check_tensor_frames(message);
 }
 
-static const void *tensor_data(struct message *message, enum tensor_role role)
+/* The tensor of a role as the kernels want it; `message` is NULL when only the shape is wanted. */
+static const void *tensor_data(const struct header *header, struct message *message,
+                               enum tensor_role role)
 {
-    uint32_t frame = header_frame_of(&message->header, role);
-    return frame ? zmq_msg_data(&message->frames[frame]) : NULL;
+    uint32_t frame = header_frame_of(header, role);
+    if (!frame)
+        return NULL;
+    return message ? zmq_msg_data(&message->frames[frame]) : &header->tensors[frame - 2];
 }
 
-static enum dtype weights_dtype(const struct header *header)
+static enum dtype tensor_dtype(const struct header *header, enum tensor_role role)
 {
-    return header->tensors[header_frame_of(header, TENSOR_WEIGHTS) - 2].dtype;
+    uint32_t frame = header_frame_of(header, role);
+    return frame ? header->tensors[frame - 2].dtype : DTYPE_F32;
 }
 
-struct attention message_attention(struct message *message)
+static struct qk describe_qk(const struct header *header, struct message *message)
 {
-    const struct header *header = &message->header;
+    return (struct qk){
+        .q = tensor_data(header, message, TENSOR_Q),
+        .k = tensor_data(header, message, TENSOR_K),
+        .v = tensor_data(header, message, TENSOR_V),
+        .q_dtype = tensor_dtype(header, TENSOR_Q),
+        .k_dtype = tensor_dtype(header, TENSOR_K),
+        .v_dtype = tensor_dtype(header, TENSOR_V),
+        .kv_heads = header->kv_heads,
+        .head_dim = header->head_dim,
+        .value_dim = header->value_dim,
+        .scale = header->scale,
+        .softcap = header->softcap,
+    };
+}
+
+static struct attention describe_attention(const struct header *header, struct message *message)
+{
     return (struct attention){
-        .weights = tensor_data(message, TENSOR_WEIGHTS),
-        .dtype = weights_dtype(header),
+        .weights = tensor_data(header, message, TENSOR_WEIGHTS),
+        .dtype = tensor_dtype(header, TENSOR_WEIGHTS),
+        .qk = describe_qk(header, message),
+        .grad = tensor_data(header, message, TENSOR_GRAD),
+        .grad_dtype = tensor_dtype(header, TENSOR_GRAD),
         .batch = header->batch,
         .heads = header->heads,
         .queries = header->queries,
         .keys = header->keys,
         .self = header->layer.site == SITE_SELF,
+        .q_offset = header->q_offset,
         .causal = header->causal,
         .window = header->window,
         .q_len = header->q_len,
         .k_len = header->k_len,
-        .mask = tensor_data(message, TENSOR_MASK),
+        .mask = tensor_data(header, message, TENSOR_MASK),
+        .documents = tensor_data(header, message, TENSOR_DOCUMENTS),
+        .tokens = tensor_data(header, message, TENSOR_TOKENS),
         .dropout = header->dropout,
         .learned_sink = header->learned_sink,
     };
+}
+
+static struct weights describe_weights(const struct header *header, struct message *message)
+{
+    static const enum tensor_role roles[PROJECTION_COUNT] = {
+        [PROJECTION_Q] = TENSOR_WQ,
+        [PROJECTION_K] = TENSOR_WK,
+        [PROJECTION_V] = TENSOR_WV,
+        [PROJECTION_O] = TENSOR_WO,
+    };
+    struct weights weights = {
+        .heads = header->heads, .kv_heads = header->kv_heads, .head_dim = header->head_dim};
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        uint32_t frame = header_frame_of(header, roles[p]);
+        if (!frame)
+            continue;
+        const struct tensor *tensor = &header->tensors[frame - 2];
+        weights.matrix[p] = (struct projection_matrix){
+            .data = tensor_data(header, message, roles[p]),
+            .dtype = tensor->dtype,
+            .out = (uint32_t)tensor->shape[0],
+            .in = (uint32_t)tensor->shape[1],
+        };
+    }
+    return weights;
+}
+
+struct attention message_attention(struct message *message)
+{
+    return describe_attention(&message->header, message);
+}
+
+struct weights message_weights(struct message *message)
+{
+    return describe_weights(&message->header, message);
+}
+
+struct attention message_attention_shape(const struct header *header)
+{
+    return describe_attention(header, NULL);
+}
+
+struct weights message_weights_shape(const struct header *header)
+{
+    return describe_weights(header, NULL);
 }
 
 void message_free(struct message **message_p)

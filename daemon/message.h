@@ -11,6 +11,7 @@
 #include "header.h"
 #include "inbox.h"
 #include "sequence.h"
+#include "weights.h"
 #include <stdint.h>
 #include <zmq.h>
 
@@ -60,8 +61,14 @@ int message_receive(void *socket, struct message **ret_message);
 int message_check(struct message *message, uint64_t max_bytes, uint64_t max_heads,
                   const char **reterr_key);
 
-/* The weights as the kernels see them; borrowed from the message. */
+/* Types attention and qk: the tensors as the kernels see them; borrowed from the message. */
 struct attention message_attention(struct message *message);
+/* Type weights. */
+struct weights message_weights(struct message *message);
+/* The same from the header alone, for judging the cost: which tensors there are is told by pointers
+ * that are not to be followed. */
+struct attention message_attention_shape(const struct header *header);
+struct weights message_weights_shape(const struct header *header);
 
 void message_free(struct message **message);
 

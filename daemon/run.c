@@ -35,6 +35,7 @@ struct run *run_new(const struct header *header, const struct config *config,
     memcpy(run->id, header->run, RUN_BYTES);
     strcpy(run->job, header->job);
     run->config = config;
+    config_for_job(config, run->job, &run->job_config);
     run->sink = sink;
     run->budget = (struct state_budget){.limit = budget->limit / RUN_SHARE, .parent = budget};
     run->last_ns = now_ns;
@@ -296,6 +297,7 @@ int run_complete(struct run *run, struct message *message, const struct measured
     }
     state_table_grown(message->part->data, message->stream->index);
     run->processed++;
+    message->stream->spectrum_next = measured->spectrum_next;
     publish_live(run, message, measured);
     account(run, message);
     return 0;

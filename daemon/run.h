@@ -32,9 +32,10 @@ struct stream {
     uint32_t key; /* packed layer_id */
     uint32_t index;
     struct layer_id id;
-    uint32_t heads;       /* of the model; fixed with the first tensor, a hello only announces it */
-    bool measured;        /* a tensor has come */
-    struct tally pending; /* since its last message, for the window of its next one */
+    uint32_t heads; /* of the model; fixed with the first tensor, a hello only announces it */
+    bool measured;  /* a tensor has come */
+    uint32_t spectrum_next; /* the head that the next message's spectra begin with */
+    struct tally pending;   /* since its last message, for the window of its next one */
     struct sequences sequences;
     UT_hash_handle hh;
 };
@@ -43,6 +44,7 @@ struct run {
     uint8_t id[RUN_BYTES];
     char job[JOB_NAME_MAX + 1];
     const struct config *config;
+    struct config job_config; /* what to measure: with the overrides for this job */
     const struct result_sink *sink;
     struct state_budget budget; /* a quarter of all there is */
     enum job_state state;

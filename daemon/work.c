@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* The path of one message: work_new cuts it, work_submit queues the jobs, each job fills its own
- * block or its own heads' spectra; the job that brings `remaining` to zero merges the blocks, so
- * that the loop need not, and posts NOTE_DONE; the loop calls work_finish for the numbers. A job
- * that runs out of memory sets `failed`; the message is then dropped as out_of_memory. */
+/* The path of one message: work_new cuts it, work_submit queues the jobs, each job runs on a
+ * worker; the job that brings `remaining` to zero finishes the measure, so that the loop need not,
+ * and posts NOTE_DONE; the loop calls work_finish for the numbers. A message whose jobs ran out of
+ * memory is dropped as out_of_memory.
+ *
+ * Spectra and row jobs wait in one queue, first come first served, so that no message waits for
+ * ever; but a spectrum under a budget gives way as soon as other jobs are waiting (`hurry`): under
+ * load spectra get rarer, and row metrics are late by one head's spectrum at most. */
 #include "work.h"
 
 #include "err.h"
@@ -14,229 +18,145 @@
 struct work_job {
     struct pool_job job; /* first */
     struct work *work;
-    uint32_t begin, end; /* rows of a block, heads of a spectrum job */
-    struct block block;  /* row jobs */
+    uint32_t index;
 };
 
 struct work {
     struct message *message;
+    struct pool *pool;
     struct inbox *done;
-    struct attention attention;
-    struct block_plan plan;
-    uint32_t row_jobs, spectrum_jobs;
-    struct work_job *jobs;    /* row jobs first */
-    struct spectrum *spectra; /* [heads]; NULL when off */
-    double *values;           /* storage of measured.value and .singular_values */
-    struct measured measured;
+    struct measure *measure;
+    struct work_job *jobs;
+    uint32_t job_count;
     _Atomic uint32_t remaining;
-    _Atomic bool failed;
+    int code; /* of measure_finish: written by the last job, read by the loop */
 };
 
-static uint32_t ceil_div(uint64_t a, uint64_t b)
+static bool others_wait(void *data)
 {
-    return (uint32_t)((a + b - 1) / b);
+    return pool_waiting(data) > 0;
 }
 
-static uint32_t min_u32(uint32_t a, uint32_t b)
+int work_isa(const struct config *config, enum isa *ret_isa)
 {
-    return a < b ? a : b;
+    const char *name = config_isa_name(config->workers_isa);
+    return isa_parse(name, strlen(name), ret_isa);
 }
 
-/* In the order of the rows, so that the result does not depend on who ran when. */
-static void merge_blocks(struct work *work)
+static struct measure_plan plan_of(const struct header *header, const struct config *config)
 {
-    struct block *rows = &work->jobs[0].block;
-    int code = 0;
-    for (uint32_t i = 1; i < work->row_jobs && !code && !atomic_load(&work->failed); i++)
-        code = block_merge(rows, &work->jobs[i].block);
-    if (code)
-        atomic_store(&work->failed, true);
+    struct measure_plan plan = {
+        .whole = header->heads == header->heads_total,
+        .head_pairs = config->metrics_head_pairs,
+        .top_pairs = (uint32_t)config->metrics_top_pairs,
+        .local_window = (uint32_t)config->metrics_local_window,
+        .redundant_js = config->metrics_redundant_js,
+        .head_weights = config->metrics_head_weights.number,
+        .head_weight_count = config->metrics_head_weights.count,
+        .spectrum_max_size = (uint32_t)config->metrics_spectrum_max_size,
+        .spectrum_sample = (uint32_t)config->metrics_spectrum_sample,
+        .spectrum_effort = (enum spectrum_effort)config->metrics_spectrum_effort,
+        .spectrum_budget_ns = config->metrics_spectrum_budget,
+        .qk_maps_max_size = (uint32_t)config->metrics_qk_maps_max_size,
+        .block_entries = config->workers_block_entries,
+    };
+    work_isa(config, &plan.isa); /* available: the daemon would not have started */
+    plan.group[METRIC_GROUP_CORE] = config->metrics_core;
+    plan.group[METRIC_GROUP_IMPORTANCE] = config->metrics_importance;
+    plan.group[METRIC_GROUP_PAIRS] = config->metrics_pairs;
+    plan.group[METRIC_GROUP_SIMILARITY] = config->metrics_similarity;
+    plan.group[METRIC_GROUP_SPECTRUM] = config->metrics_spectrum;
+    return plan;
 }
 
-static void job_done(struct work_job *job, int code)
+uint64_t work_cost(const struct header *header, const struct config *config)
 {
+    struct measure_plan plan = plan_of(header, config);
+    uint64_t cost = sizeof(struct work) + WORK_JOBS_MAX * sizeof(struct work_job);
+    if (header->type == MESSAGE_WEIGHTS) {
+        struct weights shape = message_weights_shape(header);
+        return cost + measure_weights_cost(&shape, &plan);
+    }
+    struct attention shape = message_attention_shape(header);
+    return cost + measure_cost(&shape, &plan);
+}
+
+static int new_measure(struct message *message, const struct measure_plan *plan,
+                       struct measure **ret_measure)
+{
+    if (message->header.type == MESSAGE_WEIGHTS) {
+        struct weights weights = message_weights(message);
+        return measure_new_weights(&weights, plan, ret_measure);
+    }
+    struct attention attention = message_attention(message);
+    return measure_new(&attention, plan, ret_measure);
+}
+
+static void run(struct pool_job *pool_job, struct scratch *scratch)
+{
+    struct work_job *job = (struct work_job *)pool_job;
     struct work *work = job->work;
     struct message *message = work->message;
-    if (code)
-        atomic_store(&work->failed, true);
+    measure_run(work->measure, job->index, scratch);
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {
-        merge_blocks(work);
+        work->code = measure_finish(work->measure, scratch);
         message->note.kind = NOTE_DONE;
         inbox_post(work->done, &message->note);
     }
 }
 
-static void run_rows(struct pool_job *pool_job, struct scratch *scratch)
+static int create_jobs(struct work *work)
 {
-    struct work_job *job = (struct work_job *)pool_job;
-    struct work *work = job->work;
-    int code = block_init(&job->block, &work->attention, &work->plan);
-    if (!code)
-        code = block_compute_ref(&job->block, &work->attention, job->begin, job->end, scratch);
-    job_done(job, code);
+    work->job_count = measure_jobs(work->measure);
+    work->jobs = calloc(work->job_count, sizeof *work->jobs);
+    if (!work->jobs)
+        return ERR_MEMORY;
+    for (uint32_t i = 0; i < work->job_count; i++)
+        work->jobs[i] = (struct work_job){
+            .job = {.run = run, .patient = measure_job_is_patient(work->measure, i)},
+            .work = work,
+            .index = i,
+        };
+    atomic_init(&work->remaining, work->job_count);
+    return 0;
 }
 
-static void run_spectra(struct pool_job *pool_job, struct scratch *scratch)
-{
-    struct work_job *job = (struct work_job *)pool_job;
-    struct work *work = job->work;
-    int code = 0;
-    for (uint32_t h = job->begin; h < job->end && !code; h++)
-        code =
-            spectrum_compute_ref(&work->attention, /* sample= */ 0, h, scratch, &work->spectra[h]);
-    job_done(job, code);
-}
-
-/* Cuts [0, total) into `count` nearly equal ranges for the given jobs. */
-static void cut(struct work *work, struct work_job *jobs, uint32_t count, uint32_t total,
-                void (*run)(struct pool_job *, struct scratch *))
-{
-    for (uint32_t i = 0; i < count; i++) {
-        jobs[i].work = work;
-        jobs[i].job.run = run;
-        jobs[i].begin = (uint32_t)((uint64_t)total * i / count);
-        jobs[i].end = (uint32_t)((uint64_t)total * (i + 1) / count);
-    }
-}
-
-/* Each job keeps a few hundred bytes per head and sample: it should have at least so many entries
- * for them. */
-#define ENTRIES_PER_HEAD_MIN 256
-
-static uint32_t count_row_jobs(uint64_t batch, uint64_t heads, uint32_t queries, uint64_t keys,
-                               const struct config *config)
-{
-    uint64_t map = queries * keys;
-    uint32_t wanted = ceil_div(batch * heads * map, config->workers_block_entries);
-    uint32_t sensible = min_u32(ceil_div(map, ENTRIES_PER_HEAD_MIN), queries);
-    return min_u32(min_u32(wanted, sensible), WORK_BLOCKS_MAX);
-}
-
-static bool spectrum_wanted(uint32_t queries, uint32_t keys, const struct config *config)
-{
-    return config->metrics_spectrum && queries <= config->metrics_spectrum_max_size &&
-           keys <= config->metrics_spectrum_max_size;
-}
-
-static struct block_plan plan_of(const struct header *header, const struct config *config)
-{
-    bool whole = header->heads == header->heads_total;
-    struct block_plan plan = {.top_pairs = (uint32_t)config->metrics_top_pairs};
-    plan.group[METRIC_GROUP_CORE] = config->metrics_core;
-    plan.group[METRIC_GROUP_IMPORTANCE] = config->metrics_importance && whole;
-    plan.group[METRIC_GROUP_PAIRS] = config->metrics_pairs && whole;
-    plan.group[METRIC_GROUP_SPECTRUM] = config->metrics_spectrum;
-    return plan;
-}
-
-/* Buckets that the histograms of one head may use in one block, at 8 bytes and up to twice that
- * allocated. */
-static uint64_t hist_bytes_max(uint64_t rows)
-{
-    uint64_t buckets = rows < 5123 ? rows : 5123;
-    return METRIC_ROW_COUNT * buckets * 2 * sizeof(struct bucket);
-}
-
-uint64_t work_cost(const struct header *header, const struct config *config)
-{
-    uint64_t batch = header->batch, heads = header->heads;
-    uint64_t jobs = count_row_jobs(batch, heads, header->queries, header->keys, config);
-    uint64_t rows = batch * ceil_div(header->queries, jobs);
-    uint64_t block =
-        sizeof(struct work_job) + heads * (sizeof(struct head_block) + hist_bytes_max(rows));
-    if (config->metrics_importance && header->heads == header->heads_total)
-        block += batch * heads * sizeof(struct importance_block);
-    uint64_t values = heads * (METRIC_COUNT + SINGULAR_VALUES_MAX) * sizeof(double);
-    return sizeof(struct work) + jobs * block + values + heads * sizeof(struct spectrum) +
-           WORK_SPECTRA_MAX * sizeof(struct work_job);
-}
-
-static int allocate(struct work *work)
-{
-    uint32_t heads = work->attention.heads;
-    uint32_t jobs = work->row_jobs + work->spectrum_jobs;
-    work->jobs = calloc(jobs, sizeof *work->jobs);
-    work->values = malloc((size_t)heads * (METRIC_COUNT + SINGULAR_VALUES_MAX) * sizeof(double));
-    if (work->spectrum_jobs)
-        work->spectra = calloc(heads, sizeof *work->spectra);
-    bool ok = work->jobs && work->values && (work->spectra || !work->spectrum_jobs);
-    return ok ? 0 : ERR_MEMORY;
-}
-
-int work_new(struct message *message, const struct config *config, struct inbox *done)
+int work_new(struct message *message, const struct config *config, uint32_t spectrum_first,
+             struct pool *pool, struct inbox *done)
 {
     struct work *work = calloc(1, sizeof *work);
     if (!work)
         return ERR_MEMORY;
     work->message = message;
+    work->pool = pool;
     work->done = done;
-    work->attention = message_attention(message);
-    const struct attention *a = &work->attention;
-    work->plan = plan_of(&message->header, config);
-    work->row_jobs = count_row_jobs(a->batch, a->heads, a->queries, a->keys, config);
-    if (spectrum_wanted(a->queries, a->keys, config))
-        work->spectrum_jobs = min_u32(work->attention.heads, WORK_SPECTRA_MAX);
-    if (allocate(work) != 0) {
+    struct measure_plan plan = plan_of(&message->header, config);
+    plan.spectrum_first = spectrum_first;
+    plan.hurry = others_wait;
+    plan.hurry_data = pool;
+    int code = new_measure(message, &plan, &work->measure);
+    if (!code)
+        code = create_jobs(work);
+    if (code) {
         work_free(&work);
-        return ERR_MEMORY;
+        return code;
     }
-    cut(work, work->jobs, work->row_jobs, work->attention.queries, run_rows);
-    cut(work, work->jobs + work->row_jobs, work->spectrum_jobs, work->attention.heads, run_spectra);
-    atomic_init(&work->remaining, work->row_jobs + work->spectrum_jobs);
     message->work = work;
     return 0;
 }
 
-int work_submit(struct work *work, struct pool *pool)
+int work_submit(struct work *work)
 {
-    uint32_t count = work->row_jobs + work->spectrum_jobs;
-    for (uint32_t i = 0; i < count; i++)
-        work->jobs[i].job.next = i + 1 < count ? &work->jobs[i + 1].job : NULL;
-    return pool_submit(pool, &work->jobs[0].job, count);
+    for (uint32_t i = 0; i < work->job_count; i++)
+        work->jobs[i].job.next = i + 1 < work->job_count ? &work->jobs[i + 1].job : NULL;
+    return pool_submit(work->pool, &work->jobs[0].job, work->job_count);
 }
 
-static bool metric_on(const struct work *work, enum metric metric)
+int work_finish(struct work *work, const struct measured **ret_measured)
 {
-    enum metric_group group = metric_info[metric].group;
-    return group == METRIC_GROUP_SPECTRUM ? work->spectra != NULL : work->plan.group[group];
-}
-
-static void lay_out_values(struct work *work)
-{
-    uint32_t heads = work->attention.heads;
-    double *next = work->values;
-    for (int m = 0; m < METRIC_COUNT; m++, next += heads)
-        work->measured.value[m] = metric_on(work, (enum metric)m) ? next : NULL;
-    work->measured.singular_values = work->spectra ? next : NULL;
-}
-
-static void spread_spectra(struct work *work)
-{
-    struct measured *measured = &work->measured;
-    for (uint32_t h = 0; work->spectra && h < work->attention.heads; h++) {
-        const struct spectrum *spectrum = &work->spectra[h];
-        measured->value[METRIC_SPECTRAL_NORM][h] = spectrum->spectral_norm;
-        measured->value[METRIC_CONDITION_NUMBER][h] = spectrum->condition_number;
-        measured->value[METRIC_RANK][h] = spectrum->rank;
-        measured->value[METRIC_EFFECTIVE_RANK][h] = spectrum->effective_rank;
-        memcpy(&measured->singular_values[(size_t)h * SINGULAR_VALUES_MAX],
-               spectrum->singular_values, sizeof spectrum->singular_values);
-    }
-}
-
-int work_finish(struct work *work, struct measured *ret_measured)
-{
-    struct block *rows = &work->jobs[0].block;
-    if (atomic_load(&work->failed))
-        return ERR_MEMORY;
-    lay_out_values(work);
-    block_values(rows, work->measured.value);
-    block_aggregate(rows, work->measured.aggregate);
-    spread_spectra(work);
-    work->measured.rows = rows;
-    work->measured.has_aggregate = work->plan.group[METRIC_GROUP_CORE] &&
-                                   work->message->header.heads == work->message->header.heads_total;
-    *ret_measured = work->measured;
+    if (work->code)
+        return work->code;
+    *ret_measured = measure_result(work->measure);
     return 0;
 }
 
@@ -245,11 +165,8 @@ void work_free(struct work **work_p)
     struct work *work = *work_p;
     if (!work)
         return;
-    for (uint32_t i = 0; work->jobs && i < work->row_jobs; i++)
-        block_clear(&work->jobs[i].block);
+    measure_free(&work->measure);
     free(work->jobs);
-    free(work->spectra);
-    free(work->values);
     free(work);
     *work_p = NULL;
 }

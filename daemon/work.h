@@ -1,45 +1,37 @@
 /* SPDX-License-Identifier: MIT */
-/* work: the computation of one message, cut into jobs for the pool, and its result.
+/* work: the computation of one message (workers/measure.h) as jobs of the pool.
  *
- * A message becomes at most WORK_BLOCKS_MAX row blocks and WORK_SPECTRA_MAX groups of heads whose
- * spectra * are wanted. Jobs share nothing. A message with a slice of the model's heads has no
- * across-head numbers (importance, aggregate, top pairs): they need all heads. The last one to
- * finish merges their results and posts the message to the loop. */
+ * Jobs share nothing. The last one to finish brings their results together and posts the message to
+ * the loop. */
 #ifndef DAEMON_WORK_H
 #define DAEMON_WORK_H
 
-#include "block.h"
 #include "config.h"
 #include "inbox.h"
+#include "measure.h"
 #include "message.h"
 #include "pool.h"
-#include "spectrum.h"
 
-/* Together 64, the smallest `workers.queue`: so every message fits an empty queue. */
-#define WORK_BLOCKS_MAX  32
-#define WORK_SPECTRA_MAX 32
-
-/* One message's numbers. Arrays are [heads], NULL when the group is off. */
-struct measured {
-    const struct block *rows; /* the row statistics */
-    double *value[METRIC_COUNT];
-    bool has_aggregate;
-    double aggregate[BLOCK_MAPS][MAP_STAT_COUNT];
-    double *singular_values; /* [heads][SINGULAR_VALUES_MAX] */
-};
+/* The smallest `workers.queue`: so every message fits an empty queue. */
+#define WORK_JOBS_MAX (MEASURE_ROW_JOBS_MAX + MEASURE_SPECTRUM_JOBS_MAX)
 
 struct work;
 
-/* Bytes that computing a message takes at most, besides its frames: what is admitted with it. */
+/* The instruction set that the config asks for. Returns 0 or ERR_ARGUMENT: not on this machine. */
+int work_isa(const struct config *config, enum isa *ret_isa);
+
+/* Bytes that computing a message takes at most, besides its frames: what is admitted with it.
+ * `config` is the job's own (config_for_job), here and below. */
 uint64_t work_cost(const struct header *header, const struct config *config);
 
-/* Prepares the jobs. Sets message->work. Returns 0 or ERR_MEMORY. */
-int work_new(struct message *message, const struct config *config, struct inbox *done);
+/* Prepares the jobs, whose spectra begin with head spectrum_first. Sets message->work. `config` is
+ * not used after the call. Returns 0 or ERR_MEMORY. */
+int work_new(struct message *message, const struct config *config, uint32_t spectrum_first,
+             struct pool *pool, struct inbox *done);
 /* Submits all jobs, or none with ERR_AGAIN. Loop thread. */
-int work_submit(struct work *work, struct pool *pool);
-/* After NOTE_DONE: the numbers, borrowed until work_free. Returns 0 or ERR_MEMORY.
- */
-int work_finish(struct work *work, struct measured *ret_measured);
+int work_submit(struct work *work);
+/* After NOTE_DONE: the numbers, borrowed until work_free. Returns 0 or ERR_MEMORY. */
+int work_finish(struct work *work, const struct measured **ret_measured);
 void work_free(struct work **work);
 
 #endif

@@ -9,7 +9,8 @@
 #include "header.h"
 
 #include "err.h"
-#include "mpk.h"
+#include "header_tensors.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +38,17 @@ const char *event_name(enum event_type event)
 }
 
 /* Which messages a key belongs to. */
-enum scope { IN_TENSORS = 1, IN_EVENTS = 2, IN_HELLO = 4, IN_ALL = 7, OPTIONAL = 0 };
+enum scope {
+    OPTIONAL = 0,
+    IN_ATTENTION = 1,
+    IN_QK = 2,
+    IN_MAPS = IN_ATTENTION | IN_QK,
+    IN_WEIGHTS = 4,
+    IN_TENSORS = IN_MAPS | IN_WEIGHTS,
+    IN_EVENTS = 8,
+    IN_HELLO = 16,
+    IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO
+};
 
 struct rule {
     const char *key;
@@ -100,8 +111,6 @@ static int read_type(const struct rule *rule, const msgpack_object *value, struc
     (void)rule;
     if (rc)
         return rc;
-    if (type == MESSAGE_QK || type == MESSAGE_WEIGHTS)
-        return ERR_TYPE_UNSUPPORTED;
     header->type = (enum message_type)type;
     return 0;
 }
@@ -174,129 +183,45 @@ static int read_site(const struct rule *rule, const msgpack_object *value, struc
     return get_site(value, &header->layer.site);
 }
 
-/* What each role allows: a set of dtypes, and which dimensions of `weights` its own are. */
-enum { B, H, Q, K };
-#define FLOATS (1u << DTYPE_F32 | 1u << DTYPE_F16 | 1u << DTYPE_BF16 | 1u << DTYPE_F64)
-
-static const struct {
-    unsigned dtypes;
-    uint32_t rank;
-    uint8_t dims[TENSOR_RANK_MAX];
-} role_rules[TENSOR_ROLE_COUNT] = {
-    [TENSOR_WEIGHTS] = {FLOATS, 4, {B, H, Q, K}},
-    [TENSOR_MASK] = {1u << DTYPE_U8, 3, {B, Q, K}},
-    [TENSOR_TOKENS] = {1u << DTYPE_I32, 2, {B, K}},
-    [TENSOR_GRAD] = {FLOATS, 4, {B, H, Q, K}},
-};
-
-static int read_role(const msgpack_object *value, struct tensor *tensor)
-{
-    if (value->type != MSGPACK_OBJECT_STR)
-        return ERR_KEY_TYPE;
-    return tensor_role_parse(value->via.str.ptr, value->via.str.size, &tensor->role);
-}
-
-static int read_dtype(const msgpack_object *value, struct tensor *tensor)
-{
-    int rc;
-
-    if (value->type != MSGPACK_OBJECT_STR)
-        return ERR_KEY_TYPE;
-    rc = dtype_parse(value->via.str.ptr, value->via.str.size, &tensor->dtype);
-    if (!rc && !(role_rules[tensor->role].dtypes & 1u << tensor->dtype))
-        rc = ERR_DTYPE;
-    return rc;
-}
-
-static int read_shape(const msgpack_object *value, struct tensor *tensor)
-{
-    int rc = 0;
-
-    if (value->type != MSGPACK_OBJECT_ARRAY)
-        return ERR_KEY_TYPE;
-    if (value->via.array.size != role_rules[tensor->role].rank)
-        return ERR_SHAPE;
-    tensor->rank = value->via.array.size;
-    for (uint32_t i = 0; i < tensor->rank && !rc; i++)
-        rc = mpk_get_u64(&value->via.array.ptr[i], UINT64_MAX, &tensor->shape[i]);
-    if (!rc)
-        rc = tensor_bytes(tensor->dtype, tensor->shape, tensor->rank, &tensor->bytes);
-    for (uint32_t i = 0; i < tensor->rank && !rc; i++)
-        rc = tensor->shape[i] > INT32_MAX ? ERR_SHAPE : 0;
-    return rc;
-}
-
-static int read_tensor(const msgpack_object *value, struct tensor *ret_tensor)
-{
-    static const char *const names[] = {"name", "dtype", "shape"};
-    const msgpack_object *found[3];
-    const char *duplicate;
-    int rc = mpk_collect(value, names, 3, found, &duplicate);
-
-    if (rc)
-        return rc;
-    if (!found[0] || !found[1] || !found[2])
-        return ERR_KEY_MISSING;
-    rc = read_role(found[0], ret_tensor);
-    if (!rc)
-        rc = read_dtype(found[1], ret_tensor);
-    if (!rc)
-        rc = read_shape(found[2], ret_tensor);
-    return rc;
-}
-
-static const struct tensor *find_tensor(const struct header *header, enum tensor_role role)
-{
-    for (uint32_t i = 0; i < header->tensor_count; i++) {
-        if (header->tensors[i].role == role)
-            return &header->tensors[i];
-    }
-    return NULL;
-}
-
-/* Every tensor against the dimensions of `weights`. */
-static int check_shapes(struct header *header)
-{
-    const struct tensor *weights = find_tensor(header, TENSOR_WEIGHTS);
-
-    if (!weights)
-        return ERR_TENSOR_NAME;
-    for (uint32_t i = 0; i < header->tensor_count; i++) {
-        const struct tensor *tensor = &header->tensors[i];
-
-        for (uint32_t d = 0; d < tensor->rank; d++) {
-            if (tensor->shape[d] != weights->shape[role_rules[tensor->role].dims[d]])
-                return ERR_SHAPE;
-        }
-    }
-    header->batch = (uint32_t)weights->shape[B];
-    header->heads = (uint32_t)weights->shape[H];
-    header->queries = (uint32_t)weights->shape[Q];
-    header->keys = (uint32_t)weights->shape[K];
-    /* The default; the keys of the same names come later in the table. */
-    header->heads_total = header->heads;
-    return 0;
-}
-
 static int read_tensors(const struct rule *rule, const msgpack_object *value, struct header *header)
 {
     (void)rule;
-    if (value->type != MSGPACK_OBJECT_ARRAY)
-        return ERR_KEY_TYPE;
-    /* More than there are roles: one is unknown or named twice. */
-    if (value->via.array.size > TENSORS_MAX)
-        return ERR_TENSOR_NAME;
-    for (uint32_t i = 0; i < value->via.array.size; i++) {
-        struct tensor tensor = {0};
-        int rc = read_tensor(&value->via.array.ptr[i], &tensor);
+    return header_read_tensors(value, header);
+}
 
-        if (rc)
-            return rc;
-        if (find_tensor(header, tensor.role))
-            return ERR_TENSOR_NAME;
-        header->tensors[header->tensor_count++] = tensor;
-    }
-    return check_shapes(header);
+static int read_positive(const struct rule *rule, const msgpack_object *value,
+                         struct header *header)
+{
+    int rc = read_u32(rule, value, header);
+
+    if (!rc && *(uint32_t *)(void *)((char *)header + rule->offset) == 0)
+        rc = ERR_KEY_RANGE;
+    return rc;
+}
+
+/* The heads of matrices, which no shape tells; what follows from them unless the keys to come say
+ * otherwise. */
+static int read_heads(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    int rc = read_positive(rule, value, header);
+
+    header->kv_heads = header->heads_total = header->heads;
+    return rc;
+}
+
+static int read_real(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    double *field = (double *)(void *)((char *)header + rule->offset);
+    int rc = value->type == MSGPACK_OBJECT_NIL ? ERR_KEY_TYPE : mpk_get_f64(value, field);
+
+    return !rc && !isfinite(*field) ? ERR_KEY_RANGE : rc;
+}
+
+static int read_softcap(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    int rc = read_real(rule, value, header);
+
+    return !rc && header->softcap < 0 ? ERR_KEY_RANGE : rc;
 }
 
 static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t max,
@@ -426,15 +351,21 @@ static int read_client(const struct rule *rule, const msgpack_object *value, str
     KEY(layer, IN_TENSORS, IN_TENSORS, read_u32, FIELD(layer.layer, LAYER_MAX))                    \
     KEY(site, IN_TENSORS, IN_TENSORS, read_site, NO_FIELD)                                         \
     KEY(tensors, IN_TENSORS, IN_TENSORS, read_tensors, NO_FIELD)                                   \
-    KEY(causal, OPTIONAL, IN_TENSORS, read_bool, FIELD(causal, 0))                                 \
-    KEY(window, OPTIONAL, IN_TENSORS, read_u32, FIELD(window, UINT32_MAX))                         \
-    KEY(q_len, OPTIONAL, IN_TENSORS, read_q_len, NO_FIELD)                                         \
-    KEY(k_len, OPTIONAL, IN_TENSORS, read_k_len, NO_FIELD)                                         \
-    KEY(head_offset, OPTIONAL, IN_TENSORS, read_u32, FIELD(head_offset, HEADS_TOTAL_MAX))          \
+    KEY(heads, IN_WEIGHTS, IN_WEIGHTS, read_heads, FIELD(heads, HEADS_TOTAL_MAX))                  \
+    KEY(kv_heads, OPTIONAL, IN_WEIGHTS, read_positive, FIELD(kv_heads, HEADS_TOTAL_MAX))           \
+    KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, read_positive, FIELD(head_dim, INT32_MAX))               \
+    KEY(scale, IN_QK, IN_QK, read_real, FIELD(scale, 0))                                           \
+    KEY(softcap, OPTIONAL, IN_QK, read_softcap, FIELD(softcap, 0))                                 \
+    KEY(q_offset, OPTIONAL, IN_QK, read_u32, FIELD(q_offset, UINT32_MAX))                          \
+    KEY(causal, OPTIONAL, IN_MAPS, read_bool, FIELD(causal, 0))                                    \
+    KEY(window, OPTIONAL, IN_MAPS, read_u32, FIELD(window, UINT32_MAX))                            \
+    KEY(q_len, OPTIONAL, IN_MAPS, read_q_len, NO_FIELD)                                            \
+    KEY(k_len, OPTIONAL, IN_MAPS, read_k_len, NO_FIELD)                                            \
+    KEY(head_offset, OPTIONAL, IN_MAPS, read_u32, FIELD(head_offset, HEADS_TOTAL_MAX))             \
     KEY(heads_total, OPTIONAL, IN_TENSORS, read_u32, FIELD(heads_total, HEADS_TOTAL_MAX))          \
-    KEY(dropout, OPTIONAL, IN_TENSORS, read_bool, FIELD(dropout, 0))                               \
-    KEY(learned_sink, OPTIONAL, IN_TENSORS, read_bool, FIELD(learned_sink, 0))                     \
-    KEY(labels, OPTIONAL, IN_TENSORS, read_labels, NO_FIELD)                                       \
+    KEY(dropout, OPTIONAL, IN_MAPS, read_bool, FIELD(dropout, 0))                                  \
+    KEY(learned_sink, OPTIONAL, IN_MAPS, read_bool, FIELD(learned_sink, 0))                        \
+    KEY(labels, OPTIONAL, IN_MAPS, read_labels, NO_FIELD)                                          \
     KEY(layers, OPTIONAL, IN_HELLO, read_layers, NO_FIELD)                                         \
     KEY(client, OPTIONAL, IN_HELLO, read_client, NO_FIELD)
 
@@ -448,8 +379,11 @@ static const char *const key_names[] = {KEYS(NAME)};
 
 static unsigned scope_of(const struct header *header)
 {
+    static const enum scope tensors[] = {
+        [MESSAGE_ATTENTION] = IN_ATTENTION, [MESSAGE_QK] = IN_QK, [MESSAGE_WEIGHTS] = IN_WEIGHTS};
+
     if (header->type != MESSAGE_EVENT)
-        return IN_TENSORS;
+        return tensors[header->type];
     return IN_EVENTS | (header->event == EVENT_HELLO ? (unsigned)IN_HELLO : 0);
 }
 
@@ -479,7 +413,11 @@ static int check_numbers(const struct header *header, const char **reterr_key)
         *reterr_key = "heads_total";
         return ERR_KEY_RANGE;
     }
-    return 0;
+    if (header->q_offset > UINT32_MAX - header->queries) {
+        *reterr_key = "q_offset";
+        return ERR_KEY_RANGE;
+    }
+    return header_check_tensors(header, reterr_key);
 }
 
 static int decode_map(const msgpack_object *map, struct header *header, const char **reterr_key)
@@ -550,7 +488,7 @@ int header_check_frames(const struct header *header, const size_t *frame_bytes, 
 
 uint32_t header_frame_of(const struct header *header, enum tensor_role role)
 {
-    const struct tensor *tensor = find_tensor(header, role);
+    const struct tensor *tensor = header_find_tensor(header, role);
 
     return tensor ? 2 + (uint32_t)(tensor - header->tensors) : 0;
 }

@@ -67,7 +67,11 @@ struct header {
     struct layer_id layer;
     uint32_t tensor_count;
     struct tensor tensors[TENSORS_MAX];
-    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk of `weights` */
+    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; MESSAGE_WEIGHTS: 1, heads, 1, 1 */
+    uint32_t kv_heads;                    /* divides heads */
+    uint32_t head_dim, value_dim; /* of q and k, of v (0 = not sent); of matrices: head_dim */
+    double scale, softcap;        /* qk: finite; softcap >= 0, 0 = none */
+    uint32_t q_offset;            /* qk: position of query 0; q_offset + queries fits */
     bool causal;
     uint32_t window;                   /* keys a query may look back; 0 = all */
     int32_t *q_len, *k_len;            /* valid lengths per sample [B]; owned, NULL = all valid */

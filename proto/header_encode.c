@@ -73,36 +73,84 @@ static void put_lengths(struct mpk_writer *writer, const char *key, const int32_
         mpk_put_u64(writer, (uint64_t)lengths[i]);
 }
 
+static void put_real(struct mpk_writer *writer, const char *key, double number)
+{
+    mpk_put_str(writer, key);
+    mpk_put_f64(writer, number);
+}
+
 static bool is_slice(const struct header *header)
 {
     return header->heads_total != header->heads;
 }
 
+/* Where the heads begin is said of maps only. */
+static uint32_t count_slice(const struct header *header)
+{
+    if (!is_slice(header))
+        return 0;
+    return header->type == MESSAGE_WEIGHTS ? 1 : 2;
+}
+
+static void put_slice(struct mpk_writer *writer, const struct header *header)
+{
+    if (!is_slice(header))
+        return;
+    if (header->type != MESSAGE_WEIGHTS)
+        put_number(writer, "head_offset", header->head_offset);
+    put_number(writer, "heads_total", header->heads_total);
+}
+
+/* The keys of one type alone, between `tensors` and what is optional for all. */
+static uint32_t count_typed(const struct header *header)
+{
+    if (header->type == MESSAGE_WEIGHTS)
+        return 2 + (header->kv_heads != header->heads);
+    if (header->type == MESSAGE_QK)
+        return 1 + (uint32_t)(header->softcap != 0) + (header->q_offset != 0);
+    return 0;
+}
+
+static void put_typed(struct mpk_writer *writer, const struct header *header)
+{
+    if (header->type == MESSAGE_WEIGHTS) {
+        put_number(writer, "heads", header->heads);
+        if (header->kv_heads != header->heads)
+            put_number(writer, "kv_heads", header->kv_heads);
+        put_number(writer, "head_dim", header->head_dim);
+    }
+    if (header->type == MESSAGE_QK) {
+        put_real(writer, "scale", header->scale);
+        if (header->softcap != 0)
+            put_real(writer, "softcap", header->softcap);
+        if (header->q_offset != 0)
+            put_number(writer, "q_offset", header->q_offset);
+    }
+}
+
 static uint32_t count_optional(const struct header *header)
 {
     return (uint32_t)header->causal + (header->window != 0) + (header->q_len != NULL) +
-           (header->k_len != NULL) + (is_slice(header) ? 2u : 0u) + (uint32_t)header->dropout +
+           (header->k_len != NULL) + count_slice(header) + (uint32_t)header->dropout +
            (uint32_t)header->learned_sink;
 }
 
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
 {
-    mpk_put_map(writer, COMMON_PAIRS + 4 + count_optional(header));
+    mpk_put_map(writer, COMMON_PAIRS + 4 + count_typed(header) + count_optional(header));
     put_common(writer, header);
     put_layer_id(writer, header->layer);
     mpk_put_str(writer, "tensors");
     mpk_put_array(writer, header->tensor_count);
     for (uint32_t i = 0; i < header->tensor_count; i++)
         put_tensor(writer, &header->tensors[i]);
+    put_typed(writer, header);
     put_flag(writer, "causal", header->causal);
     if (header->window != 0)
         put_number(writer, "window", header->window);
     put_lengths(writer, "q_len", header->q_len, header->batch);
     put_lengths(writer, "k_len", header->k_len, header->batch);
-    if (is_slice(header)) {
-        put_number(writer, "head_offset", header->head_offset);
-        put_number(writer, "heads_total", header->heads_total);
-    }
+    put_slice(writer, header);
     put_flag(writer, "dropout", header->dropout);
     put_flag(writer, "learned_sink", header->learned_sink);
 }

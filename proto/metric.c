@@ -9,10 +9,10 @@ const struct metric_info metric_info[METRIC_COUNT] = {
 };
 
 const struct vector_info vector_info[VECTOR_COUNT] = {
-    [VECTOR_SINGULAR_VALUES] = {"singular_values", SINGULAR_VALUES_MAX, 0},
-    [VECTOR_LOW_RANK_ERROR] = {"low_rank_error", LOW_RANK_COUNT, SINGULAR_VALUES_MAX},
+    [VECTOR_SINGULAR_VALUES] = {"singular_values", SINGULAR_VALUES_MAX, 0, true},
+    [VECTOR_LOW_RANK_ERROR] = {"low_rank_error", LOW_RANK_COUNT, SINGULAR_VALUES_MAX, false},
     [VECTOR_QK_SINGULAR_VALUES] = {"qk_singular_values", SINGULAR_VALUES_MAX,
-                                   SINGULAR_VALUES_MAX + LOW_RANK_COUNT},
+                                   SINGULAR_VALUES_MAX + LOW_RANK_COUNT, true},
 };
 
 const uint32_t low_rank[LOW_RANK_COUNT] = {1, 2, 4, 8, 16};
@@ -43,4 +43,16 @@ const char *const map_stat_name[MAP_STAT_COUNT] = {
     [MAP_MAX] = "max",
     [MAP_MIN] = "min",
     [MAP_STD] = "std",
+};
+
+const char *const projection_name[PROJECTION_COUNT] = {
+    [PROJECTION_Q] = "wq",
+    [PROJECTION_K] = "wk",
+    [PROJECTION_V] = "wv",
+    [PROJECTION_O] = "wo",
+};
+
+const char *const circuit_name[CIRCUIT_COUNT] = {
+    [CIRCUIT_QK] = "wq_wk",
+    [CIRCUIT_OV] = "wv_wo",
 };

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* metric: the names, kinds and groups of everything attnd measures. Constants only; any thread. */
+/* metric: the names, kinds and groups of everything attnd measures, and the plain structs its
+ * numbers travel in between folders. Constants and data only; any thread. */
 #ifndef PROTO_METRIC_H
 #define PROTO_METRIC_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum metric {
@@ -51,6 +53,7 @@ enum vector {
 struct vector_info {
     const char *name;
     uint32_t width, offset; /* of the first number among the VECTORS_WIDTH */
+    bool ends;              /* a result's list ends with the last number that exists */
 };
 
 extern const struct vector_info vector_info[VECTOR_COUNT];
@@ -95,6 +98,53 @@ extern const char *const map_stat_name[MAP_STAT_COUNT];
 struct pair {
     uint32_t query, key;
     double weight;
+};
+
+/* Two heads g < h that do the same, and their Jensen-Shannon divergence in nats. */
+struct redundant_pair {
+    uint32_t g, h;
+    double js;
+};
+
+/* Singular values and what follows from them. NaN where a number does not exist (an empty or
+ * non-finite map, the condition number of a map of short rank, values past min(rows, columns)) or
+ * was not asked for. */
+struct spectrum {
+    double singular_values[SINGULAR_VALUES_MAX]; /* descending */
+    double low_rank_error[LOW_RANK_COUNT];       /* sqrt(sum_{i>k} s_i^2 / sum s_i^2) */
+    double spectral_norm;                        /* s1 */
+    double stable_rank;                          /* |A|_F^2 / s1^2 */
+    /* SPECTRUM_FULL only */
+    double condition_number;       /* log10(s1 / s_min) */
+    double rank;                   /* number of s > s1 * max(m, n) * eps */
+    double effective_rank;         /* number of s > 0.01 s1 */
+    double effective_rank_entropy; /* exp(-sum p ln p), p = s / sum s */
+    double nuclear_norm;           /* sum s */
+    double eigenvalue_2;           /* second largest eigenvalue modulus, square maps */
+};
+
+/* The projection matrices of an attention layer, and the products of two that a head applies. */
+enum projection { PROJECTION_Q, PROJECTION_K, PROJECTION_V, PROJECTION_O, PROJECTION_COUNT };
+enum circuit { CIRCUIT_QK, CIRCUIT_OV, CIRCUIT_COUNT };
+extern const char *const projection_name[PROJECTION_COUNT]; /* "wq", "wk", "wv", "wo" */
+extern const char *const circuit_name[CIRCUIT_COUNT];       /* "wq_wk", "wv_wo" */
+
+/* One projection's numbers; owned arrays. */
+struct projection_result {
+    bool present;
+    struct spectrum whole;
+    double eigenvalue_min, eigenvalue_max; /* smallest and largest modulus; NaN unless square */
+    uint32_t heads;                        /* slices: heads, or kv_heads for W_k and W_v */
+    struct spectrum *head;                 /* [heads] */
+    double *correlation;                   /* [heads][heads] cosine of the flattened slices */
+    double correlation_mean;               /* over pairs g < h; NaN with one head */
+};
+
+/* What is measured on a message of tier `weights`. */
+struct weights_result {
+    struct projection_result projection[PROJECTION_COUNT];
+    uint32_t heads;
+    struct spectrum *circuit[CIRCUIT_COUNT]; /* [heads]; NULL = a factor is missing */
 };
 
 #endif

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* result: the maps the daemon publishes: live, summary, job. Encoders only; readers walk the map by
- * name (mpk_find), so that unknown keys are skipped.
+/* result: the maps the daemon publishes (live, summary, job) and one layer of `attnctl analyze`.
+ * Encoders only; readers walk the map by name (mpk_find), so that unknown keys are skipped.
  *
- * The last key of each map is `snapshot`, so that the last byte of the encoded map is 0xc2 (false)
- * or 0xc3 (true): the last-value cache flips it in place (result_set_snapshot). NaN in any number
- * means "does not exist" and becomes nil. Pure; any thread. */
+ * The last key of each published map is `snapshot`, so that the last byte of the encoded map is
+ * 0xc2 (false) or 0xc3 (true): the last-value cache flips it in place (result_set_snapshot). NaN in
+ * any number means "does not exist" and becomes nil. Pure; any thread. */
 #ifndef PROTO_RESULT_H
 #define PROTO_RESULT_H
 
@@ -28,25 +28,59 @@ struct result_common {
 /* Keys of every result about one layer. */
 struct result_layer {
     struct layer_id id;
-    uint32_t shape[4]; /* B, H, Tq, Tk of the newest message */
+    uint32_t shape[4]; /* B, H, Tq, Tk of the newest message; nil in the map for MESSAGE_WEIGHTS */
     bool causal;
     uint64_t rows;         /* (sample, head, query) rows that counted */
     uint64_t invalid_rows; /* rows that were left out as unsound */
     double row_sum_error;  /* largest |sum - 1| seen; NaN when no row was seen */
+    enum message_type tier;
 };
 
-/* One message's numbers. Arrays are [heads]; NULL = not computed, the key is left out. */
+/* The largest entries, descending. */
+struct result_pairs {
+    const struct pair *pairs; /* [count] of the head-mean map; NULL = not computed */
+    uint32_t count;
+    const struct pair *head_pairs; /* [heads][head_limit]; NULL = not computed */
+    const uint32_t *head_count;    /* [heads], at most head_limit */
+    uint32_t head_limit;
+};
+
+/* How alike heads are. */
+struct result_similarity {
+    const double *cosine, *js;                 /* [heads][heads], row-major; NULL = not computed */
+    const struct redundant_pair *redundant;    /* [redundant_count], most alike first */
+    uint32_t redundant_count, redundant_total; /* listed; in all */
+};
+
+/* What is measured of a layer on one message. Borrowed. NULL = not computed, the key is left out.
+ */
+struct layer_numbers {
+    uint32_t heads;
+    const double *value[METRIC_COUNT];  /* [heads] */
+    const double *vector[VECTOR_COUNT]; /* [heads][vector_info.width], row-major */
+    const enum pattern *pattern;        /* [heads] */
+    double sink_rate;                   /* written when first_token is */
+    uint32_t local_window;              /* of local_mass; written when that is */
+    bool has_aggregate[AGGREGATE_COUNT];
+    double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    struct result_pairs pairs;
+    struct result_similarity similarity;
+    const struct weights_result *weights;
+};
+
+/* One message's numbers. */
 struct live_result {
     struct result_common common;
     struct result_layer layer;
     uint32_t rank;
-    uint32_t heads;
-    const double *value[METRIC_COUNT];
-    bool has_aggregate;
-    double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
-    const double *singular_values; /* [heads][SINGULAR_VALUES_MAX], row-major; NaN past the last */
-    const struct pair *pairs;      /* [pair_count], descending; NULL = not computed */
-    uint32_t pair_count;
+    struct layer_numbers numbers;
+};
+
+/* One layer of `attnctl analyze`: the numbers without job, run and time. */
+struct analysis_layer {
+    struct result_layer layer;
+    bool stack_known, layer_known, site_known; /* else nil */
+    struct layer_numbers numbers;
 };
 
 struct reason_count {
@@ -76,12 +110,17 @@ struct summary_result {
     uint32_t dropped_count;
     uint32_t heads;
     const struct result_stat *stat[METRIC_COUNT];
-    const struct result_stat (
-        *aggregate)[MAP_STAT_COUNT]; /* [AGGREGATE_COUNT]; NULL = not computed */
-    /* [heads][SINGULAR_VALUES_MAX]; its p50, p90 and p99 are not kept and left out of the map */
-    const struct result_stat *singular_values;
-    const struct pair *pairs; /* of the newest message */
-    uint32_t pair_count;
+    /* [heads][vector_info.width]; their p50, p90 and p99 are not kept and left out of the map */
+    const struct result_stat *vector[VECTOR_COUNT];
+    const struct result_stat *sink_rate;
+    uint32_t local_window; /* of local_mass; written when that is */
+    bool has_aggregate[AGGREGATE_COUNT];
+    const struct result_stat (*aggregate)[MAP_STAT_COUNT]; /* [AGGREGATE_COUNT]; NULL = has none */
+    /* of the newest message */
+    const enum pattern *pattern; /* [heads] */
+    struct result_pairs pairs;
+    struct result_similarity similarity;
+    const struct weights_result *weights;
 };
 
 enum job_state { JOB_ACTIVE, JOB_IDLE, JOB_ENDED };
@@ -102,6 +141,8 @@ struct job_result {
 void live_encode(const struct live_result *live, struct mpk_writer *writer);
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer);
 void job_encode(const struct job_result *job, struct mpk_writer *writer);
+/* One layer's map in the schema attnd.analysis/1; it has no `snapshot`. */
+void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer *writer);
 
 /* Sets the `snapshot` value of an encoded result in place. */
 void result_set_snapshot(void *buf, size_t len, bool snapshot);

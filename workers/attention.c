@@ -2,12 +2,16 @@
 /* attention: conversions and masks.
  *
  * What a row may attend to is one interval of keys (length, causal bound and window are all bounds
- * on j) with holes from the explicit mask:
+ * on j) with holes from the explicit mask and the documents; p = q_offset + i is where query i
+ * stands:
  *
  *     j < k_len[b]      padding
- *     j <= i            causal; top-left aligned when Tq != Tk, as torch's is_causal
- *     j > i - window    window, when > 0
+ *     j <= p            causal; top-left aligned when Tq != Tk, as torch's is_causal
+ *     j > p - window    window, when > 0
  *     mask[b][i][j] = 1
+ *     documents[b][j] = documents[b][p]
+ *
+ * Positions are 64 bits wide: an offset near 2^32 is nonsense, but must not wrap around.
  *
  * Frames are little-endian, and so are the hosts attnd is built for; an element is read by memcpy,
  * since a frame inside a message may start at any address. Every conversion to f64 is exact. */
@@ -40,28 +44,89 @@ uint32_t attention_key_count(const struct attention *a, uint32_t b)
     return clamp_len(a->k_len, b, a->keys);
 }
 
-static const uint8_t *mask_row(const struct attention *a, uint32_t b, uint32_t i)
+uint64_t attention_position(const struct attention *a, uint32_t i)
 {
-    return a->mask == NULL ? NULL : a->mask + ((size_t)b * a->queries + i) * a->keys;
+    return (uint64_t)a->q_offset + i;
+}
+
+uint64_t attention_position_count(const struct attention *a, uint32_t b)
+{
+    uint64_t end = attention_position(a, attention_query_count(a, b));
+    uint32_t keys = attention_key_count(a, b);
+    return end < keys ? end : keys;
+}
+
+void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint32_t *ret_begin,
+                         uint32_t *ret_end)
+{
+    uint64_t p = attention_position(a, i);
+    uint64_t begin = a->window > 0 && p >= a->window ? p - a->window + 1 : 0;
+    uint32_t end = attention_key_count(a, b);
+    if (a->causal && p < end) {
+        end = (uint32_t)p + 1;
+    }
+    *ret_begin = begin < end ? (uint32_t)begin : end;
+    *ret_end = end;
+}
+
+/* What the tensors say of one row; NULL where they say nothing. */
+struct holes {
+    const uint8_t *mask;           /* [keys] */
+    const unsigned char *document; /* [keys] i32, at any address */
+    int32_t own;                   /* the query's document */
+    bool none;                     /* no document of its own: sees nothing */
+};
+
+static int32_t document_at(const unsigned char *document, uint64_t j)
+{
+    int32_t id;
+    memcpy(&id, document + j * sizeof id, sizeof id);
+    return id;
+}
+
+static struct holes row_holes(const struct attention *a, uint32_t b, uint32_t i)
+{
+    struct holes holes = {0};
+    if (a->mask != NULL) {
+        holes.mask = a->mask + ((size_t)b * a->queries + i) * a->keys;
+    }
+    if (a->documents != NULL && a->self) {
+        uint64_t p = attention_position(a, i);
+        holes.document = (const unsigned char *)a->documents;
+        holes.document += (size_t)b * a->keys * sizeof holes.own;
+        holes.none = p >= a->keys;
+        holes.own = holes.none ? 0 : document_at(holes.document, p);
+    }
+    return holes;
+}
+
+static bool hole_free(const struct holes *holes, uint32_t j)
+{
+    return !holes->none && (holes->mask == NULL || holes->mask[j] == 1) &&
+           (holes->document == NULL || document_at(holes->document, j) == holes->own);
 }
 
 bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i)
 {
-    const uint8_t *mask = mask_row(a, b, i);
-    return i < attention_query_count(a, b) && (mask == NULL || memchr(mask, 1, a->keys) != NULL);
+    if (i >= attention_query_count(a, b)) {
+        return false;
+    }
+    struct holes holes = row_holes(a, b, i);
+    for (uint32_t j = 0; j < a->keys; j++) {
+        if (hole_free(&holes, j)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i, uint32_t *ret_keys)
 {
-    uint32_t begin = a->window > 0 && i >= a->window ? i - a->window + 1 : 0;
-    uint32_t end = attention_key_count(a, b);
-    if (a->causal && i < end) {
-        end = i + 1;
-    }
-    const uint8_t *mask = mask_row(a, b, i);
-    uint32_t n = 0;
+    uint32_t begin, end, n = 0;
+    attention_key_range(a, b, i, &begin, &end);
+    struct holes holes = row_holes(a, b, i);
     for (uint32_t j = begin; j < end; j++) {
-        if (mask == NULL || mask[j] == 1) {
+        if (hole_free(&holes, j)) {
             ret_keys[n++] = j;
         }
     }
@@ -139,30 +204,34 @@ static size_t element_bytes(enum dtype dtype)
     }
 }
 
+void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n, double *ret)
+{
+    const unsigned char *p = (const unsigned char *)data + first * element_bytes(dtype);
+    switch (dtype) {
+    case DTYPE_F32:
+        load_f32(p, n, ret);
+        return;
+    case DTYPE_F64:
+        memcpy(ret, p, (size_t)n * sizeof *ret);
+        return;
+    case DTYPE_F16:
+        load_f16(p, n, ret);
+        return;
+    case DTYPE_BF16:
+        load_bf16(p, n, ret);
+        return;
+    default: /* no attention in these: refused at the door */
+        for (uint32_t j = 0; j < n; j++) {
+            ret[j] = NAN;
+        }
+    }
+}
+
 void attention_load_row(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,
                         double *ret_row)
 {
     size_t row = ((size_t)b * a->heads + h) * a->queries + i;
-    const unsigned char *p = a->weights;
-    p += row * a->keys * element_bytes(a->dtype);
-    switch (a->dtype) {
-    case DTYPE_F32:
-        load_f32(p, a->keys, ret_row);
-        return;
-    case DTYPE_F64:
-        memcpy(ret_row, p, (size_t)a->keys * sizeof *ret_row);
-        return;
-    case DTYPE_F16:
-        load_f16(p, a->keys, ret_row);
-        return;
-    case DTYPE_BF16:
-        load_bf16(p, a->keys, ret_row);
-        return;
-    default: /* no attention weights in these: refused at the door */
-        for (uint32_t j = 0; j < a->keys; j++) {
-            ret_row[j] = NAN;
-        }
-    }
+    attention_load(a->weights, a->dtype, row * a->keys, a->keys, ret_row);
 }
 
 double attention_tolerance(enum dtype dtype)

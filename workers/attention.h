@@ -50,13 +50,27 @@ struct attention {
 uint32_t attention_query_count(const struct attention *a, uint32_t b);
 uint32_t attention_key_count(const struct attention *a, uint32_t b);
 
-/* Whether query i of sample b is one (not padding): within q_len, and left a key by the mask
- * tensor. */
+/* Where query i stands among the keys: q_offset + i. */
+uint64_t attention_position(const struct attention *a, uint32_t i);
+/* The keys [begin, end) of a row by length, causal bound and window; the mask tensor and documents
+ * may leave holes in it. Empty: begin == end. */
+void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint32_t *ret_begin,
+                         uint32_t *ret_end);
+
+/* Positions of sample b that are both a key and at or before its last query: the neighbours of a
+ * query are looked for among these. */
+uint64_t attention_position_count(const struct attention *a, uint32_t b);
+
+/* Whether query i of sample b is one (not padding): within q_len, and left a key by the mask tensor
+ * and the documents. */
 bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i);
 
 /* Writes the valid keys of a row, ascending, to ret_keys[keys]; returns how many. */
 uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i,
                               uint32_t *ret_keys);
+
+/* Converts the elements [first, first + n) of a tensor to f64; NaN when it is of integers. */
+void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n, double *ret);
 
 /* Converts row (b, h, i) to f64, as sent. */
 void attention_load_row(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,

@@ -9,6 +9,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -96,6 +97,12 @@ static int merge_head(struct head_block *into, const struct head_block *from)
         }
     }
     moments_merge(&into->entries, &from->entries);
+    moments_merge(&into->logits, &from->logits);
+    moments_merge(&into->cosine, &from->cosine);
+    moments_merge(&into->q_norm, &from->q_norm);
+    moments_merge(&into->k_norm, &from->k_norm);
+    moments_merge(&into->output_norm, &from->output_norm);
+    moments_merge(&into->norm_weighted_entropy, &from->norm_weighted_entropy);
     into->neighbour_sum += from->neighbour_sum;
     into->neighbour_count += from->neighbour_count;
     return 0;
@@ -114,6 +121,8 @@ int block_merge(struct block *into, const struct block *from)
 {
     assert(into->batch == from->batch && into->heads == from->heads);
     assert(memcmp(into->plan.group, from->plan.group, sizeof into->plan.group) == 0);
+    assert(into->plan.maps == from->plan.maps);
+    assert(into->plan.local_window == from->plan.local_window);
     for (uint32_t h = 0; h < into->heads; h++) {
         int rc = merge_head(&into->head[h], &from->head[h]);
         if (rc < 0) {
@@ -167,36 +176,72 @@ static void softmax(double *score, uint32_t n)
     }
 }
 
-static double head_value(const struct block *block, uint32_t h, enum metric metric)
+static double moments_min(const struct moments *m)
 {
-    const struct head_block *head = &block->head[h];
-    if (metric < METRIC_ROW_COUNT) {
-        return moments_mean(&head->row[metric].moments);
+    return m->n > 0 ? m->min : NAN;
+}
+
+static double moments_max(const struct moments *m)
+{
+    return m->n > 0 ? m->max : NAN;
+}
+
+static double moments_max_abs(const struct moments *m)
+{
+    return m->n > 0 ? fmax(fabs(m->min), fabs(m->max)) : NAN;
+}
+
+/* The metrics that are read off one set of moments of a head. */
+static const struct {
+    enum metric metric;
+    size_t moments; /* offset in struct head_block */
+    double (*read)(const struct moments *);
+} read_outs[] = {
+    {METRIC_MEAN, offsetof(struct head_block, entries), moments_mean},
+    {METRIC_MIN, offsetof(struct head_block, entries), moments_min},
+    {METRIC_MAX, offsetof(struct head_block, entries), moments_max},
+    {METRIC_STD, offsetof(struct head_block, entries), moments_std},
+    {METRIC_VARIANCE, offsetof(struct head_block, entries), moments_variance},
+    {METRIC_MAX_ABS_LOGIT, offsetof(struct head_block, logits), moments_max_abs},
+    {METRIC_MEAN_LOGIT, offsetof(struct head_block, logits), moments_mean},
+    {METRIC_STD_LOGIT, offsetof(struct head_block, logits), moments_std},
+    {METRIC_QK_COSINE, offsetof(struct head_block, cosine), moments_mean},
+    {METRIC_QK_COSINE_MAX, offsetof(struct head_block, cosine), moments_max},
+    {METRIC_Q_NORM, offsetof(struct head_block, q_norm), moments_mean},
+    {METRIC_K_NORM, offsetof(struct head_block, k_norm), moments_mean},
+    {METRIC_OUTPUT_NORM, offsetof(struct head_block, output_norm), moments_mean},
+    {METRIC_NORM_WEIGHTED_ENTROPY, offsetof(struct head_block, norm_weighted_entropy),
+     moments_mean},
+};
+
+static double locality(const struct head_block *head)
+{
+    return head->neighbour_count > 0 ? head->neighbour_sum / (double)head->neighbour_count : NAN;
+}
+
+/* Every core metric of one head. */
+static void head_values(const struct head_block *head, double ret_value[METRIC_COUNT])
+{
+    for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+        ret_value[m] = moments_mean(&head->row[m].moments);
     }
-    switch (metric) {
-    case METRIC_MEAN:
-        return moments_mean(&head->entries);
-    case METRIC_MIN:
-        return head->entries.n > 0 ? head->entries.min : NAN;
-    case METRIC_MAX:
-        return head->entries.n > 0 ? head->entries.max : NAN;
-    case METRIC_STD:
-        return moments_std(&head->entries);
-    case METRIC_VARIANCE:
-        return moments_variance(&head->entries);
-    case METRIC_LOCALITY:
-        return head->neighbour_count > 0 ? head->neighbour_sum / (double)head->neighbour_count
-                                         : NAN;
-    default:
-        return NAN;
+    for (size_t i = 0; i < sizeof read_outs / sizeof read_outs[0]; i++) {
+        const char *moments = (const char *)head + read_outs[i].moments;
+        ret_value[read_outs[i].metric] =
+            read_outs[i].read((const struct moments *)(const void *)moments);
     }
+    ret_value[METRIC_LOCALITY] = locality(head);
 }
 
 static void core_values(const struct block *block, double *const ret_value[METRIC_COUNT])
 {
-    for (uint32_t m = 0; m <= METRIC_LOCALITY; m++) {
-        for (uint32_t h = 0; ret_value[m] != NULL && h < block->heads; h++) {
-            ret_value[m][h] = head_value(block, h, (enum metric)m);
+    for (uint32_t h = 0; h < block->heads; h++) {
+        double value[METRIC_COUNT];
+        head_values(&block->head[h], value);
+        for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+            if (metric_info[m].group == METRIC_GROUP_CORE && ret_value[m] != NULL) {
+                ret_value[m][h] = value[m];
+            }
         }
     }
 }
@@ -214,8 +259,14 @@ void block_values(const struct block *block, double *const ret_value[METRIC_COUN
     if (block->plan.group[METRIC_GROUP_CORE]) {
         core_values(block, ret_value);
     }
-    if (block->plan.group[METRIC_GROUP_IMPORTANCE] && ret_value[METRIC_IMPORTANCE] != NULL) {
+    if (!block->plan.group[METRIC_GROUP_IMPORTANCE]) {
+        return;
+    }
+    if (ret_value[METRIC_IMPORTANCE] != NULL) {
         importance_values(block, ret_value[METRIC_IMPORTANCE]);
+    }
+    for (uint32_t h = 0; ret_value[METRIC_IMPORTANCE_GRADIENT] != NULL && h < block->heads; h++) {
+        ret_value[METRIC_IMPORTANCE_GRADIENT][h] = NAN; /* across.h */
     }
 }
 

@@ -78,7 +78,8 @@ void block_offer_pair(struct block *block, struct pair pair);
 
 /* The message's own numbers: ret_value[metric][heads] for every metric of the plan's groups but
  * SPECTRUM (NaN where it does not exist); other groups' entries are left as they are, NULL entries
- * are skipped. Row metrics give their mean over the rows. */
+ * are skipped. Row metrics give their mean over the rows; importance_gradient is across.h's, and
+ * NaN here. */
 void block_values(const struct block *block, double *const ret_value[METRIC_COUNT]);
 /* mean, max, min, std of the sum, mean and max maps; NaN without maps. */
 void block_aggregate(const struct block *block, double ret_stat[BLOCK_MAPS][MAP_STAT_COUNT]);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* block_ref: the scalar reference. One small function per formula of KERNELS.md, in f64, one entry
- * after the other; compiled without vectorising. It is what every faster path is compared with, so
- * it is written to be checked against the formulas by eye.
+/* block_ref: the scalar reference. One small function per formula of KERNELS.md (those of the row
+ * metrics are in row_metrics.c), in f64, one entry after the other; compiled without vectorising.
+ * It is what every faster path is compared with, so it is written to be checked against the
+ * formulas by eye.
  *
  * Order: rows i, then samples b, then heads h. The valid keys of a row depend on (b, i) alone and
  * are found once for all heads. Each row (b, h, i) is converted to f64 once and feeds
@@ -10,36 +11,43 @@
  *     importance  the row as sent
  *     maps        sum and max over heads of the rows as sent, finished when the last head is in
  *     pairs       the mean map, averaged over samples, finished when the last sample is in
- *
- * A row's moments are taken in two passes (mean, then squared deviations) and merged into the
- * head's: the accuracy of Welford's update without its division for every entry. */
+ */
 #include "block.h"
 #include "err.h"
-#include "row.h"
+#include "occurrence.h"
+#include "row_metrics.h"
 
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 
-/* Carved from the worker's scratch; each holds `keys` elements. */
+/* Carved from the worker's scratch; each holds `keys` elements, but for `previous`. */
 struct work {
-    double *sent;      /* one row, all keys, as sent */
-    double *weight;    /* its valid weights, gathered; then finite map entries */
-    double *softmax;   /* exp of the row, for importance */
-    double *sum, *max; /* over heads, of one (b, i) */
-    double *pair_sum;  /* over samples, of the head-mean row i */
-    uint32_t *key;     /* valid keys of (b, i) */
-    uint32_t *pair_n;  /* samples in pair_sum */
+    double *sent;       /* one row, all keys, as sent */
+    double *weight;     /* its valid weights, gathered; then finite map entries */
+    double *softmax;    /* exp of the row, for importance */
+    double *sum, *max;  /* over heads, of one (b, i) */
+    double *pair_sum;   /* over samples, of the head-mean row i */
+    uint32_t *key;      /* valid keys of (b, i) */
+    uint32_t *pair_n;   /* samples in pair_sum */
+    uint32_t *previous; /* [batch][keys] chains of equal tokens; NULL without */
 };
 
 #define WORK_F64 6
 #define WORK_U32 2
 
-static int take_work(struct scratch *scratch, uint32_t keys, struct work *ret_work)
+/* Whether induction and duplicate_token exist. */
+static bool has_occurrences(const struct block *block, const struct attention *a)
 {
-    size_t n = keys;
-    double *f64 =
-        scratch_take(scratch, n * (WORK_F64 * sizeof(double) + WORK_U32 * sizeof(uint32_t)));
+    return block->plan.group[METRIC_GROUP_CORE] && a->self && a->tokens != NULL;
+}
+
+static int take_work(struct scratch *scratch, const struct block *block, const struct attention *a,
+                     struct work *ret_work)
+{
+    size_t n = a->keys, chains = has_occurrences(block, a) ? (size_t)a->batch + 2 : 0;
+    double *f64 = scratch_take(
+        scratch, n * (WORK_F64 * sizeof(double) + (WORK_U32 + chains) * sizeof(uint32_t)));
     if (f64 == NULL) {
         return ERR_MEMORY;
     }
@@ -53,128 +61,19 @@ static int take_work(struct scratch *scratch, uint32_t keys, struct work *ret_wo
         .pair_sum = f64 + 5 * n,
         .key = u32,
         .pair_n = u32 + n,
+        .previous = chains > 0 ? u32 + 2 * n : NULL,
     };
     return 0;
 }
 
-/* Row metrics. */
-
-/* -sum A ln A; 0 ln 0 = 0, and weights below zero by rounding count as 0. */
-static double entropy(const struct row *r)
+/* The chains of every sample; what follows them in the scratch is room to sort. */
+static void link_tokens(const struct work *w, const struct attention *a)
 {
-    double sum = 0;
-    for (uint32_t k = 0; k < r->n; k++) {
-        if (r->weight[k] > 0) {
-            sum -= r->weight[k] * log(r->weight[k]);
-        }
+    size_t n = a->keys;
+    for (uint32_t b = 0; b < a->batch; b++) {
+        occurrence_link(a->tokens + b * n, attention_key_count(a, b), w->previous + a->batch * n,
+                        w->previous + b * n);
     }
-    return sum;
-}
-
-/* max A */
-static double confidence(const struct row *r)
-{
-    double max = r->weight[0];
-    for (uint32_t k = 1; k < r->n; k++) {
-        max = r->weight[k] > max ? r->weight[k] : max;
-    }
-    return max;
-}
-
-/* sum A |i - j| */
-static double mean_distance(const struct row *r)
-{
-    double sum = 0;
-    for (uint32_t k = 0; k < r->n; k++) {
-        sum += r->weight[k] * fabs((double)r->query - (double)r->key[k]);
-    }
-    return sum;
-}
-
-/* Mean and squared deviations in two passes; x must be finite. */
-static struct moments moments_of(const double *x, uint32_t n)
-{
-    if (n == 0) {
-        return (struct moments){0};
-    }
-    double sum = 0;
-    for (uint32_t k = 0; k < n; k++) {
-        sum += x[k];
-    }
-    struct moments m = {.n = n, .mean = sum / n, .min = x[0], .max = x[0]};
-    for (uint32_t k = 0; k < n; k++) {
-        double deviation = x[k] - m.mean;
-        m.m2 += deviation * deviation;
-        m.min = x[k] < m.min ? x[k] : m.min;
-        m.max = x[k] > m.max ? x[k] : m.max;
-    }
-    return m;
-}
-
-static void merge_moments_of(struct moments *into, const double *x, uint32_t n)
-{
-    struct moments m = moments_of(x, n);
-    moments_merge(into, &m);
-}
-
-/* Locality: both neighbours, where they are positions of this sample. */
-static void add_neighbours(struct head_block *head, const struct row *r, uint32_t keys,
-                           uint32_t queries)
-{
-    uint32_t i = r->query;
-    if (i >= 1 && i - 1 < keys) {
-        head->neighbour_sum += row_weight_of(r, i - 1);
-        head->neighbour_count++;
-    }
-    if (i + 1 < keys && i + 1 < queries) {
-        head->neighbour_sum += row_weight_of(r, i + 1);
-        head->neighbour_count++;
-    }
-}
-
-static int add_entropy(struct head_block *head, const struct row *r)
-{
-    double h = entropy(r);
-    int rc = dist_add(&head->row[METRIC_ENTROPY], h);
-    if (rc == 0 && r->n >= 2) {
-        rc = dist_add(&head->row[METRIC_ENTROPY_NORMALIZED], h / log(r->n));
-    }
-    return rc;
-}
-
-/* The row metrics that are one weight of the row. */
-static int add_single_weights(struct head_block *head, const struct attention *a,
-                              const struct row *r)
-{
-    int rc = 0;
-    if (a->self && r->query < a->keys) {
-        rc = dist_add(&head->row[METRIC_DIAGONAL], row_weight_of(r, r->query));
-    }
-    if (rc == 0 && r->query >= 1) {
-        rc = dist_add(&head->row[METRIC_FIRST_TOKEN], row_weight_of(r, 0));
-    }
-    return rc;
-}
-
-/* One sound row of one head. */
-static int add_core(struct head_block *head, const struct attention *a, uint32_t b,
-                    const struct row *r)
-{
-    int rc = add_entropy(head, r);
-    if (rc == 0) {
-        rc = dist_add(&head->row[METRIC_CONFIDENCE], confidence(r));
-    }
-    if (rc == 0) {
-        rc = dist_add(&head->row[METRIC_MEAN_DISTANCE], mean_distance(r));
-    }
-    if (rc == 0) {
-        rc = add_single_weights(head, a, r);
-    }
-    merge_moments_of(&head->entries, r->weight, r->n);
-    if (a->self) {
-        add_neighbours(head, r, a->keys, attention_query_count(a, b));
-    }
-    return rc;
 }
 
 /* Judges and counts one row with a valid query; returns whether it is sound. */
@@ -227,7 +126,7 @@ static void add_importance(struct importance_block *share, const double *sent, u
 {
     if (all_finite(sent, keys)) {
         share->entropy += softmax_entropy(sent, keys, e);
-        merge_moments_of(&share->entries, sent, keys);
+        row_merge_moments(&share->entries, sent, keys);
     }
 }
 
@@ -259,7 +158,7 @@ static void add_map(struct moments *map, const double *x, uint32_t keys, double 
         finite[n] = x[j];
         n += isfinite(x[j]) != 0;
     }
-    merge_moments_of(map, finite, n);
+    row_merge_moments(map, finite, n);
 }
 
 static void sum_to_mean(double *sum, uint32_t keys, uint32_t heads)
@@ -304,13 +203,12 @@ static void offer_pairs(struct block *block, const struct work *w, uint32_t i, u
  */
 static void finish_maps(struct block *block, const struct work *w, uint32_t keys)
 {
-    bool maps = block->plan.maps;
-    if (maps) {
+    if (block->plan.maps) {
         add_map(&block->map[AGGREGATE_SUM], w->sum, keys, w->weight);
         add_map(&block->map[AGGREGATE_MAX], w->max, keys, w->weight);
     }
     sum_to_mean(w->sum, keys, block->heads);
-    if (maps) {
+    if (block->plan.maps) {
         add_map(&block->map[AGGREGATE_MEAN], w->sum, keys, w->weight);
     }
     if (block->plan.group[METRIC_GROUP_PAIRS]) {
@@ -323,12 +221,18 @@ static int add_valid_row(struct block *block, const struct attention *a, const s
                          uint32_t b, uint32_t h, uint32_t i, uint32_t n)
 {
     row_gather(w->sent, w->key, n, w->weight);
-    struct row r = {.query = i, .n = n, .key = w->key, .weight = w->weight};
+    struct row r = {
+        .position = attention_position(a, i), .n = n, .key = w->key, .weight = w->weight};
     bool sound = count_row(block, a, &r);
     if (!sound || !block->plan.group[METRIC_GROUP_CORE]) {
         return 0;
     }
-    return add_core(&block->head[h], a, b, &r);
+    struct row_context context = {
+        .a = a,
+        .sample = b,
+        .local_window = block->plan.local_window,
+        .previous = w->previous == NULL ? NULL : w->previous + (size_t)b * a->keys};
+    return row_metrics_add(&block->head[h], &context, &r);
 }
 
 /* Query i of one sample, all heads. */
@@ -337,10 +241,13 @@ static int add_sample(struct block *block, const struct attention *a, const stru
 {
     bool query_valid = attention_query_valid(a, b, i);
     uint32_t n = query_valid ? attention_valid_keys(a, b, i, w->key) : 0;
+    bool across = block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS];
     begin_maps(w, a->keys);
     for (uint32_t h = 0; h < a->heads; h++) {
         attention_load_row(a, b, h, i, w->sent);
-        add_to_maps(w, a->keys);
+        if (across) {
+            add_to_maps(w, a->keys);
+        }
         if (block->plan.group[METRIC_GROUP_IMPORTANCE]) {
             struct importance_block *share = &block->importance[(size_t)b * a->heads + h];
             add_importance(share, w->sent, a->keys, w->softmax);
@@ -350,7 +257,9 @@ static int add_sample(struct block *block, const struct attention *a, const stru
             return rc;
         }
     }
-    finish_maps(block, w, a->keys);
+    if (across) {
+        finish_maps(block, w, a->keys);
+    }
     return 0;
 }
 
@@ -359,7 +268,10 @@ int block_compute_ref(struct block *block, const struct attention *a, uint32_t r
 {
     assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
     struct work w;
-    int rc = take_work(scratch, a->keys, &w);
+    int rc = take_work(scratch, block, a, &w);
+    if (rc == 0 && w.previous != NULL) {
+        link_tokens(&w, a);
+    }
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         begin_pairs(&w, a->keys);
         for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {

@@ -28,8 +28,9 @@
 
 #define STEPS          32 /* buckets per power of two */
 #define MAGNITUDE_LOG2 40
-#define KEY_MAX        (2 * MAGNITUDE_LOG2 * STEPS + 1)
 #define CAPACITY_MIN   8
+
+_Static_assert(HIST_KEY_MAX == 2 * MAGNITUDE_LOG2 * STEPS + 1, "as the header says");
 
 /* 2^(m/32), correctly rounded. */
 static const double step_bound[STEPS + 1] = {
@@ -115,14 +116,14 @@ int32_t hist_key(double x)
     if (magnitude < ldexp(1, -MAGNITUDE_LOG2)) {
         return 0;
     }
-    int32_t key = magnitude < ldexp(1, MAGNITUDE_LOG2) ? magnitude_key(magnitude) : KEY_MAX;
+    int32_t key = magnitude < ldexp(1, MAGNITUDE_LOG2) ? magnitude_key(magnitude) : HIST_KEY_MAX;
     return x < 0 ? -key : key;
 }
 
 /* The bound that a positive key includes; of 0, the one that zero's bucket excludes. */
 static double magnitude_bound(int32_t key)
 {
-    int32_t u = key < 1 ? 0 : (key > KEY_MAX ? KEY_MAX : key) - 1;
+    int32_t u = key < 1 ? 0 : (key > HIST_KEY_MAX ? HIST_KEY_MAX : key) - 1;
     return ldexp(step_bound[u % STEPS], u / STEPS - MAGNITUDE_LOG2);
 }
 
@@ -268,6 +269,48 @@ int dist_merge(struct dist *into, const struct dist *from)
         moments_merge(&into->moments, &from->moments);
     }
     return rc;
+}
+
+/* The used counters of [begin, end) as a sorted list; zeroes them. Returns how many. */
+static uint32_t collect(struct dist_counts *counts, int32_t begin, int32_t end)
+{
+    uint32_t used = 0;
+    for (int32_t key = begin; key < end; key++) {
+        uint32_t *count = &counts->count[key + HIST_KEY_MAX];
+        counts->list[used] = (struct bucket){.key = key, .count = *count};
+        used += *count != 0;
+        *count = 0;
+    }
+    return used;
+}
+
+int dist_add_counts(struct dist *d, struct dist_counts *counts)
+{
+    struct moments m = counts->moments;
+    counts->moments = (struct moments){0};
+    if (m.n == 0) {
+        return 0;
+    }
+    struct hist sparse = {.buckets = counts->list};
+    sparse.used = collect(counts, hist_key(m.min), hist_key(m.max) + 1);
+    int rc = hist_merge(&d->hist, &sparse);
+    if (rc == 0) {
+        moments_merge(&d->moments, &m);
+    }
+    return rc;
+}
+
+int dist_add_many(struct dist *d, const float *x, size_t n, size_t stride,
+                  struct dist_counts *counts)
+{
+    for (size_t k = 0; k < n; k++) {
+        double value = (double)x[k * stride];
+        if (isfinite(value)) {
+            counts->count[hist_key(value) + HIST_KEY_MAX]++;
+            moments_add(&counts->moments, value);
+        }
+    }
+    return dist_add_counts(d, counts);
 }
 
 /* The key at a rank counted from 1. */

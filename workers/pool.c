@@ -20,6 +20,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,8 @@ struct pool {
     uint32_t idle;    /* workers inside a wait for `work`, signalled or not */
     uint32_t running; /* workers that have started */
     bool closing;
+
+    _Atomic uint32_t waiting; /* queued and not patient; written under lock */
 
     /* fixed by pool_new */
     uint32_t capacity;
@@ -77,6 +80,7 @@ static struct pool_job *next_job(struct pool *pool)
             pool->end = &pool->first;
         }
         pool->stats.queued--;
+        pool->waiting -= !job->patient;
     }
     return job;
 }
@@ -205,13 +209,16 @@ int pool_submit(struct pool *pool, struct pool_job *first, uint32_t count)
         return 0;
     }
     struct pool_job *last = first;
+    uint32_t waiting = !first->patient;
     for (uint32_t i = 1; i < count; i++) {
         last = last->next;
+        waiting += !last->patient;
     }
     lock(pool);
     bool fits = count <= pool->capacity - pool->stats.queued;
     if (fits) {
         last->next = NULL;
+        pool->waiting += waiting;
         append(pool, first, last, count);
     } else {
         pool->stats.rejected += count;
@@ -226,6 +233,11 @@ struct pool_stats pool_stats(struct pool *pool)
     struct pool_stats stats = pool->stats;
     unlock(pool);
     return stats;
+}
+
+uint32_t pool_waiting(struct pool *pool)
+{
+    return atomic_load_explicit(&pool->waiting, memory_order_relaxed);
 }
 
 void pool_free(struct pool **pool)

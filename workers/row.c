@@ -58,3 +58,29 @@ double row_weight_of(const struct row *r, uint32_t j)
     }
     return begin < r->n && r->key[begin] == j ? r->weight[begin] : 0;
 }
+
+/* Mean, then squared deviations. */
+static struct moments moments_of(const double *x, uint32_t n)
+{
+    if (n == 0) {
+        return (struct moments){0};
+    }
+    double sum = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        sum += x[k];
+    }
+    struct moments m = {.n = n, .mean = sum / n, .min = x[0], .max = x[0]};
+    for (uint32_t k = 0; k < n; k++) {
+        double deviation = x[k] - m.mean;
+        m.m2 += deviation * deviation;
+        m.min = x[k] < m.min ? x[k] : m.min;
+        m.max = x[k] > m.max ? x[k] : m.max;
+    }
+    return m;
+}
+
+void row_merge_moments(struct moments *into, const double *x, uint32_t n)
+{
+    struct moments m = moments_of(x, n);
+    moments_merge(into, &m);
+}

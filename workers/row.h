@@ -5,9 +5,11 @@
 #define WORKERS_ROW_H
 
 #include "attention.h"
+#include "dist.h"
 
 struct row {
-    uint32_t query, n;    /* index of the query; number of valid keys */
+    uint64_t position;    /* where the query stands: attention_position */
+    uint32_t n;           /* number of valid keys */
     const uint32_t *key;  /* ascending */
     const double *weight; /* [n] */
 };
@@ -19,5 +21,8 @@ double row_sum(const struct row *r);
 bool row_sound(const struct attention *a, const struct row *r, double sum);
 /* A[i, j]; 0 when key j is excluded. */
 double row_weight_of(const struct row *r, uint32_t j);
+/* Merges the moments of x[n], taken in two passes: the accuracy of Welford's update without its
+ * division for every entry. x must be finite. */
+void row_merge_moments(struct moments *into, const double *x, uint32_t n);
 
 #endif

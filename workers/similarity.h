@@ -11,6 +11,7 @@
 
 #include "attention.h"
 #include "isa.h"
+#include "metric.h"
 #include "scratch.h"
 
 struct similarity {
@@ -37,11 +38,6 @@ uint64_t similarity_bytes(uint32_t heads);
 void similarity_cosine(const struct similarity *s, double *ret);
 void similarity_js(const struct similarity *s, double *ret);
 
-/* Two heads g < h that do the same. */
-struct redundant_pair {
-    uint32_t g, h;
-    double js;
-};
 /* The pairs with js below the bound, most alike first, ties by g, then h: at most `max` of them
  * into ret_pairs. Returns how many there are in all. */
 uint32_t similarity_redundant(const struct similarity *s, double bound, uint32_t max,

@@ -11,22 +11,6 @@
 #include "metric.h"
 #include "scratch.h"
 
-/* NaN where a number does not exist (an empty or non-finite map, the condition number of a map of
- * short rank, values past min(rows, columns)) or was not asked for. */
-struct spectrum {
-    double singular_values[SINGULAR_VALUES_MAX]; /* descending */
-    double low_rank_error[LOW_RANK_COUNT];       /* sqrt(sum_{i>k} s_i^2 / sum s_i^2) */
-    double spectral_norm;                        /* s1 */
-    double stable_rank;                          /* |A|_F^2 / s1^2 */
-    /* SPECTRUM_FULL only */
-    double condition_number;       /* log10(s1 / s_min) */
-    double rank;                   /* number of s > s1 * max(m, n) * eps */
-    double effective_rank;         /* number of s > 0.01 s1 */
-    double effective_rank_entropy; /* exp(-sum p ln p), p = s / sum s */
-    double nuclear_norm;           /* sum s */
-    double eigenvalue_2;           /* second largest eigenvalue modulus, square maps */
-};
-
 enum spectrum_effort {
     SPECTRUM_NORM,    /* spectral_norm and stable_rank only: relative error <= 1e-4 */
     SPECTRUM_LEADING, /* and the first 16 values, low_rank_error: relative error <= 1e-3 */

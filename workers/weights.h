@@ -16,9 +16,6 @@
 #include "scratch.h"
 #include "spectrum.h"
 
-enum projection { PROJECTION_Q, PROJECTION_K, PROJECTION_V, PROJECTION_O, PROJECTION_COUNT };
-enum circuit { CIRCUIT_QK, CIRCUIT_OV, CIRCUIT_COUNT };
-
 struct projection_matrix {
     const void *data; /* [out, in], C-contiguous, may be unaligned; NULL = not sent */
     enum dtype dtype; /* F32, F64, F16 or BF16 */
@@ -29,26 +26,6 @@ struct weights {
     struct projection_matrix matrix[PROJECTION_COUNT];
     uint32_t heads, kv_heads, head_dim;
 };
-
-/* One projection's numbers; owned arrays. */
-struct projection_result {
-    bool present;
-    struct spectrum whole;
-    double eigenvalue_min, eigenvalue_max; /* smallest and largest modulus; NaN unless square */
-    uint32_t heads;                        /* slices: heads, or kv_heads for W_k and W_v */
-    struct spectrum *head;                 /* [heads] */
-    double *correlation;                   /* [heads][heads] cosine of the flattened slices */
-    double correlation_mean;               /* over pairs g < h; NaN with one head */
-};
-
-struct weights_result {
-    struct projection_result projection[PROJECTION_COUNT];
-    uint32_t heads;
-    struct spectrum *circuit[CIRCUIT_COUNT]; /* [heads]; NULL = a factor is missing */
-};
-
-extern const char *const projection_name[PROJECTION_COUNT]; /* "wq", "wk", "wv", "wo" */
-extern const char *const circuit_name[CIRCUIT_COUNT];       /* "wq_wk", "wv_wo" */
 
 /* Whether the shapes fit together (heads * head_dim and so on). Returns 0 or ERR_SHAPE. */
 int weights_check(const struct weights *w);

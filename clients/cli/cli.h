@@ -11,7 +11,7 @@
 enum cli_exit {
     CLI_OK = 0,
     CLI_FINDING = 1,     /* attnd answered, and the answer is bad news: no such job */
-    CLI_USAGE = 2,       /* the command line cannot be followed */
+    CLI_USAGE = 2,       /* the command line, or a file that it names, cannot be followed */
     CLI_UNREACHABLE = 3, /* attnd cannot be reached */
 };
 
@@ -48,5 +48,7 @@ int cmd_tail(struct cli *cli);
 int cmd_stats(struct cli *cli);
 int cmd_config(struct cli *cli);
 int cmd_flush(struct cli *cli);
+/* argv without the word "analyze". */
+int cmd_analyze(struct cli *cli, int argc, char **argv);
 
 #endif

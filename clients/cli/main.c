@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* attnctl: asks a running attnd. This file is the table of contents. */
+/* attnctl: asks a running attnd, or measures files without one. This file is the table of contents.
+ */
 #include "cli.h"
 #include "out.h"
 
@@ -13,23 +14,27 @@ struct command {
     const char *example;
     unsigned options; /* besides ARGS_EVERY_COMMAND */
     int words_min, words_max;
+    /* A command that asks no attnd: it reads its command line itself. */
+    int (*run_alone)(struct cli *cli, int argc, char **argv);
 };
 
 static const struct command commands[] = {
-    {"jobs", cmd_jobs, "the training jobs attnd knows", "", "attnctl jobs", 0, 0, 0},
+    {"jobs", cmd_jobs, "the training jobs attnd knows", "", "attnctl jobs", 0, 0, 0, NULL},
     {"summary", cmd_summary, "the newest window of a job, per layer and head", " JOB",
      "attnctl summary gpt-small --metric mean_distance --stack decoder",
-     ARGS_METRIC | ARGS_STACK | ARGS_LAYER | ARGS_SITE, 1, 1},
+     ARGS_METRIC | ARGS_STACK | ARGS_LAYER | ARGS_SITE, 1, 1, NULL},
     {"tail", cmd_tail, "what attnd publishes, one line per message, until Ctrl-C",
      " [TOPIC-PREFIX]", "attnctl tail summary/gpt-small/ --count 10",
-     ARGS_METRIC | ARGS_COUNT | ARGS_SUMMARIES, 0, 1},
+     ARGS_METRIC | ARGS_COUNT | ARGS_SUMMARIES, 0, 1, NULL},
     {"stats", cmd_stats, "counters, and whether every message is accounted for", "",
-     "attnctl stats --json", 0, 0, 0},
+     "attnctl stats --json", 0, 0, 0, NULL},
     {"ping", cmd_ping, "whether attnd is there, its version and for how long", "",
-     "attnctl ping --timeout 0.5", 0, 0, 0},
-    {"config", cmd_config, "the settings in force", "", "attnctl config --json", 0, 0, 0},
+     "attnctl ping --timeout 0.5", 0, 0, 0, NULL},
+    {"config", cmd_config, "the settings in force", "", "attnctl config --json", 0, 0, 0, NULL},
     {"flush", cmd_flush, "publish what open windows hold now, as partial", " [JOB]",
-     "attnctl flush gpt-small", 0, 0, 1},
+     "attnctl flush gpt-small", 0, 0, 1, NULL},
+    {"analyze", NULL, "measure attention in files; needs no attnd", " FILE...",
+     "attnctl analyze maps.npz --causal --json", 0, 0, 0, cmd_analyze},
 };
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
 
@@ -111,14 +116,34 @@ static int dispatch(struct cli *cli)
     return run(cli, command);
 }
 
+/* The place in argv of a command that runs alone: the first word that is no option; 0 = there is
+ * none. */
+static int find_alone(int argc, char *const *argv)
+{
+    int at = 1;
+    while (at < argc && argv[at][0] == '-')
+        at++;
+    const struct command *command = at < argc ? find_command(argv[at]) : NULL;
+    return command && command->run_alone ? at : 0;
+}
+
+/* Takes the word out of argv: what is left are options and files. */
+static int run_alone(struct cli *cli, int argc, char **argv, int at)
+{
+    const struct command *command = find_command(argv[at]);
+    memmove(argv + at, argv + at + 1, (size_t)(argc - at) * sizeof(*argv));
+    return command->run_alone(cli, argc - 1, argv);
+}
+
 int main(int argc, char **argv)
 {
     char error[ARGS_ERROR_MAX];
     struct args args;
     struct cli cli = {.args = &args, .out = stdout, .err = stderr, .width = out_width(stdout)};
-    if (args_parse(argc, argv, &args, error) != 0)
+    int alone = find_alone(argc, argv);
+    if (!alone && args_parse(argc, argv, &args, error) != 0)
         return cli_usage(&cli, "%s (see attnctl --help)", error);
-    int code = dispatch(&cli);
+    int code = alone ? run_alone(&cli, argc, argv, alone) : dispatch(&cli);
     if (fflush(stdout) != 0 || ferror(stdout))
         return cli_usage(&cli, "cannot write the output");
     return code;

@@ -3,11 +3,12 @@
 """Writes the golden files: <name>.msgpack (the bytes) and <name>.json (what they say, binaries as hex).
 
 They were written once. Version 1 of the protocol is what they hold, so an encoder that disagrees with them
-is wrong: run this only to add files. Keys stand in the order of proto/PROTOCOL.md; integers have their
+is wrong: run this only to add files, or metrics to those that hold every metric. Keys stand in the order of proto/PROTOCOL.md; integers have their
 smallest width and real numbers are float64, which is what msgpack.packb does by itself.
 """
 import json
 import pathlib
+import re
 
 import msgpack
 
@@ -42,6 +43,26 @@ attention_full = common("attention", seq=2**40, epoch=3, step=70000, rank=1, wor
         "dropout": True, "learned_sink": True}
 
 attention_unknown_keys = attention | {"labels": ["the", "cat"], "x-note": {"deep": [[1.5, None]]}}
+
+attention_documents = common("attention", seq=0, epoch=0, step=1) | layer("decoder", 0, "self") | {
+    "tensors": [tensor("weights", "f16", 1, 2, 6, 6), tensor("documents", "i32", 1, 6)], "causal": True}
+
+# Grouped queries: four heads read two key heads.
+qk = common("qk", seq=8, epoch=3, step=1200) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("q", "bf16", 2, 4, 8, 16), tensor("k", "bf16", 2, 2, 8, 16)], "scale": 0.25, "causal": True}
+
+qk_full = common("qk", seq=9, epoch=3, step=1201, rank=1, world=2) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("documents", "i32", 2, 6), tensor("v", "f16", 2, 1, 6, 5), tensor("q", "f32", 2, 3, 3, 4),
+                tensor("k", "f64", 2, 1, 6, 4), tensor("mask", "u8", 2, 3, 6), tensor("tokens", "i32", 2, 6)],
+    "scale": 0.5, "softcap": 50.0, "q_offset": 3, "causal": True, "window": 4, "q_len": [3, 2], "k_len": [6, 5],
+    "head_offset": 3, "heads_total": 6}
+
+weights = common("weights", seq=0, epoch=3, step=1250) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("wq", "f32", 32, 24), tensor("wk", "f32", 16, 24), tensor("wv", "f32", 16, 24),
+                tensor("wo", "f32", 24, 32)], "heads": 4, "kv_heads": 2, "head_dim": 8}
+
+weights_slice = common("weights", seq=1, epoch=3, step=1250) | layer("encoder", 0, "cross") | {
+    "tensors": [tensor("wo", "bf16", 7, 6)], "heads": 2, "head_dim": 3, "heads_total": 4}
 
 epoch_end = common("event", seq=2, epoch=3, step=1250) | {"event": "epoch_end"}
 bye = common("event", seq=3, epoch=3, step=1250) | {"event": "bye"}
@@ -103,6 +124,90 @@ summary = layer_result("summary") | {
     "top_pairs": PAIRS,
     "snapshot": False}
 
+# Every number there is; head 1 has none. The metric names are those of proto/metric.def.
+METRICS = re.findall(r'^METRIC\(\w+, "(\w+)", \w+, (\w+),', (HERE.parent.parent / "proto" / "metric.def").read_text(),
+                     re.M)
+SINGULAR = [[1.0, 0.5, 0.25], []]
+SIMILARITY = {"head_similarity": [[1.0, 0.5], [0.5, 1.0]], "head_js": [[0.0, 0.03125], [0.03125, 0.0]],
+              "redundant_pairs": [{"heads": [0, 1], "js": 0.03125}], "redundant_total": 7}
+HEAD_PAIRS = [PAIRS, [{"query": 1, "key": 1, "weight": 1.0}]]
+
+
+def metrics(spectrum, of):
+    return {name: of(i) for i, (name, group) in enumerate(METRICS) if (group == "SPECTRUM") == spectrum}
+
+
+def numbers():
+    def of(i):
+        return [float(i), None]
+    return {
+        "heads": metrics(False, of) | {"pattern": ["induction", None]},
+        "local_window": 8, "sink_rate": 0.5,
+        "aggregate": {name: {"mean": i + 0.5, "max": i + 1.0, "min": i + 0.0, "std": i + 0.25}
+                      for i, name in enumerate(["sum", "mean", "max", "weighted", "importance"])},
+        "spectrum": metrics(True, of) | {
+            "singular_values": SINGULAR, "low_rank_error": [[0.5, 0.25, 0.125, 0.0625, None], [None] * 5],
+            "qk_singular_values": SINGULAR},
+        "top_pairs": PAIRS, "head_top_pairs": HEAD_PAIRS}
+
+
+FIELDS = ["spectral_norm", "condition_number", "rank", "effective_rank", "effective_rank_entropy", "stable_rank",
+          "nuclear_norm"]
+
+
+def spectrum_at(base):
+    values = dict(zip(FIELDS, [base, None, base + 1, base + 2, base + 3, base + 4, base + 5]))
+    return values | {"singular_values": [base, base / 2]}
+
+
+def projection(whole, eigenvalues, heads, correlation, mean):
+    return {"whole": spectrum_at(whole) | dict(zip(["eigenvalue_min", "eigenvalue_max"], eigenvalues)),
+            "heads": columns([spectrum_at(h) for h in heads]),
+            "head_correlation": correlation, "head_correlation_mean": mean}
+
+
+WEIGHTS = {"wq": projection(6.0, [0.5, 1.5], [1.0, 2.0], [[1.0, 0.25], [0.25, 1.0]], 0.25),
+           "wk": projection(7.0, [None, None], [3.0], [[1.0]], None),
+           "wq_wk": {"heads": columns([spectrum_at(4.0), spectrum_at(5.0)])}}
+OF_WEIGHTS = {"tier": "weights", "shape": None, "causal": False, "rows": 0, "invalid_rows": 0, "row_sum_error": None}
+
+live_full = layer_result("live") | {"tier": "qk", "rank": 1} | numbers() | {
+    "similarity": SIMILARITY, "snapshot": False}
+live_weights = layer_result("live") | OF_WEIGHTS | {"rank": 0, "heads": {}, "weights": WEIGHTS, "snapshot": False}
+
+
+def layer_of(kind):
+    """The keys about a layer alone."""
+    return {key: value for key, value in layer_result(kind).items() if key not in result(kind)}
+
+
+analysis_layer = layer_of("live") | numbers() | SIMILARITY
+analysis_weights = layer_of("live") | OF_WEIGHTS | {"stack": None, "site": None, "heads": {}, "weights": WEIGHTS}
+
+NOTHING = {"mean": 0.0, "std": 0.0, "min": 0.0, "max": 0.0, "last": 0.0, "count": 0}
+
+
+def without_percentiles(stats):
+    return {key: stats[key] for key in NOTHING}
+
+
+def of_both_heads(i):
+    return columns([statistics(float(i), 30), statistics(i + 1.0, 28)])
+
+
+summary_full = layer_result("summary") | {
+    "window": {"unit": "step", "first": 0, "last": 0, "length": 1, "every": 1, "partial": True},
+    "ranks": 0, "messages": 0, "lost": 0, "dropped": {},
+    "heads": metrics(False, of_both_heads) | {"pattern": {"last": ["induction", None]}},
+    "local_window": 8, "sink_rate": statistics(0.5, 300),
+    "aggregate": {"weighted": {stat: statistics(float(s), 300) for s, stat in enumerate(["mean", "max", "min", "std"])}},
+    "spectrum": metrics(True, of_both_heads) | {
+        "low_rank_error": {key: [[without_percentiles(statistics(1.0, 3))[key]] + [NOTHING[key]] * 4, [NOTHING[key]] * 5]
+                           for key in NOTHING},
+        "qk_singular_values": {key: [[without_percentiles(statistics(2.0, 3))[key]], []] for key in NOTHING}},
+    "top_pairs": PAIRS, "head_top_pairs": HEAD_PAIRS, "similarity": SIMILARITY, "weights": WEIGHTS,
+    "snapshot": False}
+
 job = result("job") | {
     "state": "active", "world": 2, "ranks": 1,
     "layers": [layer("encoder", 0, "self") | {"heads": 8}, layer("decoder", 11, "cross") | {"heads": 16}],
@@ -120,9 +225,12 @@ def readable(value):
     return value
 
 
+NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "qk",
+         "qk_full", "weights", "weights_slice", "epoch_end", "bye", "hello", "live", "live_bare",
+         "summary", "job", "live_full", "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
+
 if __name__ == "__main__":
-    for name in ["attention", "attention_full", "attention_unknown_keys", "epoch_end", "bye", "hello", "live",
-                 "live_bare", "summary", "job"]:
+    for name in NAMES:
         content = globals()[name]
         (HERE / f"{name}.msgpack").write_bytes(msgpack.packb(content, use_bin_type=True))
         (HERE / f"{name}.json").write_text(json.dumps(readable(content), indent=2) + "\n")

@@ -78,7 +78,7 @@ static double time_spectrum(const struct attention *a)
 static void report(const char *name, const struct attention *a, bool core, bool importance,
                    bool pairs)
 {
-    struct block_plan plan = {.top_pairs = 10};
+    struct block_plan plan = {.maps = core, .top_pairs = 10, .local_window = 8};
     plan.group[METRIC_GROUP_CORE] = core;
     plan.group[METRIC_GROUP_IMPORTANCE] = importance;
     plan.group[METRIC_GROUP_PAIRS] = pairs;

@@ -4,17 +4,21 @@
  * For test_against_numpy.py, which owns the truth; nothing is checked here beyond what would crash.
  *
  *     kernel_cli weights=FILE dtype=f32 shape=B,H,Tq,Tk [self=1] [causal=1] [window=W]
- * [q_len=n,...] [k_len=n,...] [mask=FILE] [dropout=1] [learned_sink=1] [top_pairs=K] [cuts=row,...]
- *                [groups=cip] [spectrum=1] [offset=BYTES] [dump=1]
+ *                [q_offset=N] [q_len=n,...] [k_len=n,...] [mask=FILE] [documents=FILE]
+ *                [tokens=FILE] [dropout=1] [learned_sink=1] [maps=1] [local_window=W] [top_pairs=K]
+ *                [cuts=row,...] [groups=cip] [spectrum=1] [offset=BYTES] [dump=1] [isa=NAME]
+ *     kernel_cli isa=list
  *
  * cuts: the rows where a new block begins; the blocks are merged in the order of their rows.
- * groups: c(ore), i(mportance), p(airs). offset: misalignment of the tensor in memory. dump: the
- * weights of sample 0, head 0, as they were loaded. Numbers are printed with 17 digits; NaN and
- * Infinity in Python's spelling. */
+ * groups: c(ore), i(mportance), p(airs). offset: misalignment of the tensors in memory. dump: the
+ * weights of sample 0, head 0, as they were loaded. isa: which kernels; `list` prints those that
+ * can be asked for here. Numbers are printed with 17 digits; NaN and Infinity in Python's spelling.
+ */
 #include "attention.h"
 #include "block.h"
 #include "dist.h"
 #include "metric.h"
+#include "pattern.h"
 #include "spectrum.h"
 
 #include <math.h>
@@ -30,18 +34,12 @@ struct list {
 };
 
 struct options {
-    const char *weights_path, *mask_path;
+    const char *weights_path, *mask_path, *tokens_path, *documents_path;
     struct list shape, q_len, k_len, cuts;
     uint32_t offset;
     bool spectrum, dump;
     struct attention a;
     struct block_plan plan;
-};
-
-static const char *const metric_names[METRIC_COUNT] = {
-#define METRIC(symbol, name, kind, group, unit) [METRIC_##symbol] = name,
-#include "metric.def"
-#undef METRIC
 };
 
 static _Noreturn void die(const char *what)
@@ -97,15 +95,12 @@ static bool parse_scalar(struct options *o, const char *key, const char *value)
         bool *flag;
         uint32_t *number;
     } table[] = {
-        {"self", &o->a.self, NULL},
-        {"causal", &o->a.causal, NULL},
-        {"dropout", &o->a.dropout, NULL},
-        {"learned_sink", &o->a.learned_sink, NULL},
-        {"spectrum", &o->spectrum, NULL},
-        {"dump", &o->dump, NULL},
-        {"window", NULL, &o->a.window},
-        {"offset", NULL, &o->offset},
-        {"top_pairs", NULL, &o->plan.top_pairs},
+        {"self", &o->a.self, NULL},         {"causal", &o->a.causal, NULL},
+        {"dropout", &o->a.dropout, NULL},   {"learned_sink", &o->a.learned_sink, NULL},
+        {"spectrum", &o->spectrum, NULL},   {"dump", &o->dump, NULL},
+        {"maps", &o->plan.maps, NULL},      {"window", NULL, &o->a.window},
+        {"q_offset", NULL, &o->a.q_offset}, {"local_window", NULL, &o->plan.local_window},
+        {"offset", NULL, &o->offset},       {"top_pairs", NULL, &o->plan.top_pairs},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (strcmp(key, table[i].key) != 0) {
@@ -121,25 +116,69 @@ static bool parse_scalar(struct options *o, const char *key, const char *value)
     return false;
 }
 
+/* Returns whether the key is a path. */
+static bool parse_path(struct options *o, const char *key, const char *value)
+{
+    struct {
+        const char *key;
+        const char **path;
+    } table[] = {
+        {"weights", &o->weights_path},
+        {"mask", &o->mask_path},
+        {"tokens", &o->tokens_path},
+        {"documents", &o->documents_path},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        if (strcmp(key, table[i].key) == 0) {
+            *table[i].path = value;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Returns whether the key is a list. */
+static bool parse_list_option(struct options *o, const char *key, const char *value)
+{
+    struct {
+        const char *key;
+        struct list *list;
+    } table[] = {
+        {"shape", &o->shape}, {"q_len", &o->q_len}, {"k_len", &o->k_len}, {"cuts", &o->cuts}};
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        if (strcmp(key, table[i].key) == 0) {
+            parse_list(value, table[i].list);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void list_isas(void)
+{
+    puts("scalar");
+    exit(0);
+}
+
+static void parse_isa(const char *value)
+{
+    if (strcmp(value, "list") == 0) {
+        list_isas();
+    } else if (strcmp(value, "scalar") != 0) {
+        die("no such instruction set here");
+    }
+}
+
 static void parse_option(struct options *o, const char *key, const char *value)
 {
-    if (strcmp(key, "weights") == 0) {
-        o->weights_path = value;
-    } else if (strcmp(key, "mask") == 0) {
-        o->mask_path = value;
-    } else if (strcmp(key, "dtype") == 0) {
+    if (strcmp(key, "dtype") == 0) {
         o->a.dtype = parse_dtype(value);
-    } else if (strcmp(key, "shape") == 0) {
-        parse_list(value, &o->shape);
-    } else if (strcmp(key, "q_len") == 0) {
-        parse_list(value, &o->q_len);
-    } else if (strcmp(key, "k_len") == 0) {
-        parse_list(value, &o->k_len);
-    } else if (strcmp(key, "cuts") == 0) {
-        parse_list(value, &o->cuts);
     } else if (strcmp(key, "groups") == 0) {
         parse_groups(value, &o->plan);
-    } else if (!parse_scalar(o, key, value)) {
+    } else if (strcmp(key, "isa") == 0) {
+        parse_isa(value);
+    } else if (!parse_path(o, key, value) && !parse_list_option(o, key, value) &&
+               !parse_scalar(o, key, value)) {
         die("unknown option");
     }
 }
@@ -159,9 +198,13 @@ static void parse_options(int argc, char **argv, struct options *o)
     }
 }
 
-/* A file of exactly `bytes` bytes, `offset` bytes into an allocation that ends with it. */
+/* A file of exactly `bytes` bytes, `offset` bytes into an allocation that ends with it; NULL when
+ * there is no path. */
 static unsigned char *read_file(const char *path, size_t bytes, size_t offset)
 {
+    if (path == NULL) {
+        return NULL;
+    }
     unsigned char *memory = must_have(malloc(offset + bytes));
     FILE *file = fopen(path, "rb");
     if (file == NULL) {
@@ -196,6 +239,23 @@ static void print_numbers(const double *x, uint32_t n)
     printf(n > 0 ? "]" : "[]");
 }
 
+/* What a head does, by the numbers of all metrics; and the share of sinks among the heads. */
+static void print_patterns(double *const value[METRIC_COUNT], uint32_t heads)
+{
+    printf("\"patterns\":[");
+    for (uint32_t h = 0; h < heads; h++) {
+        double one[METRIC_COUNT];
+        for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+            one[m] = value[m][h];
+        }
+        const char *name = pattern_name[pattern_of(one)];
+        printf("%s\"%s\"", h > 0 ? "," : "", name != NULL ? name : "none");
+    }
+    printf("],\"sink_rate\":");
+    print_number(pattern_sink_rate(value[METRIC_FIRST_TOKEN], heads));
+    printf(",\n");
+}
+
 static void print_values(const struct block *block)
 {
     double *value[METRIC_COUNT] = {NULL};
@@ -209,10 +269,11 @@ static void print_values(const struct block *block)
     }
     block_values(block, value);
     for (uint32_t m = 0; m < METRIC_COUNT; m++) {
-        printf("%s\"%s\":", m > 0 ? "," : "", metric_names[m]);
+        printf("%s\"%s\":", m > 0 ? "," : "", metric_info[m].name);
         print_numbers(value[m], block->heads);
     }
     printf("},\n");
+    print_patterns(value, block->heads);
     free(memory);
 }
 
@@ -240,7 +301,7 @@ static void print_dists(const struct block *block)
 {
     printf("\"dists\":{");
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
-        printf("%s\"%s\":[", m > 0 ? "," : "", metric_names[m]);
+        printf("%s\"%s\":[", m > 0 ? "," : "", metric_info[m].name);
         for (uint32_t h = 0; h < block->heads; h++) {
             printf(h > 0 ? "," : "");
             print_dist(&block->head[h].row[m]);
@@ -252,10 +313,10 @@ static void print_dists(const struct block *block)
 
 static void print_aggregate(const struct block *block)
 {
-    double stat[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    double stat[BLOCK_MAPS][MAP_STAT_COUNT];
     block_aggregate(block, stat);
     printf("\"aggregate\":[");
-    for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
+    for (uint32_t i = 0; i < BLOCK_MAPS; i++) {
         printf(i > 0 ? "," : "");
         print_numbers(stat[i], MAP_STAT_COUNT);
     }
@@ -313,13 +374,24 @@ static void print_weights(const struct attention *a)
     free(row);
 }
 
+static void compute_rows(struct block *block, const struct options *o, uint32_t begin, uint32_t end,
+                         struct scratch *scratch)
+{
+    if (block_compute_ref(block, &o->a, begin, end, scratch) < 0) {
+        die("block: out of memory");
+    }
+}
+
 /* Computes [begin, end) as a block of its own and merges it. */
 static void add_block(struct block *total, const struct options *o, uint32_t begin, uint32_t end,
                       struct scratch *scratch)
 {
     struct block part;
-    if (block_init(&part, &o->a, &o->plan) < 0 ||
-        block_compute_ref(&part, &o->a, begin, end, scratch) < 0 || block_merge(total, &part) < 0) {
+    if (block_init(&part, &o->a, &o->plan) < 0) {
+        die("block: out of memory");
+    }
+    compute_rows(&part, o, begin, end, scratch);
+    if (block_merge(total, &part) < 0) {
         die("block: out of memory");
     }
     block_clear(&part);
@@ -338,8 +410,8 @@ static void compute(struct block *total, const struct options *o, struct scratch
     }
     if (o->cuts.count > 0) {
         add_block(total, o, begin, o->a.queries, scratch);
-    } else if (block_compute_ref(total, &o->a, 0, o->a.queries, scratch) < 0) {
-        die("block: out of memory");
+    } else {
+        compute_rows(total, o, 0, o->a.queries, scratch);
     }
 }
 
@@ -385,22 +457,26 @@ static void set_shape(struct options *o)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.plan = {.top_pairs = 10}};
+    struct options o = {.plan = {.maps = true, .top_pairs = 10, .local_window = 8}};
     parse_groups("cip", &o.plan);
     parse_options(argc, argv, &o);
     set_shape(&o);
     spectrum_global_init();
-    size_t map = (size_t)o.a.queries * o.a.keys;
+    size_t map = (size_t)o.a.queries * o.a.keys, ids = (size_t)o.a.batch * o.a.keys * 4;
     unsigned char *weights =
         read_file(o.weights_path, o.a.batch * o.a.heads * map * element_bytes(o.a.dtype), o.offset);
+    unsigned char *mask = read_file(o.mask_path, o.a.batch * map, o.offset);
+    unsigned char *tokens = read_file(o.tokens_path, ids, o.offset);
+    unsigned char *documents = read_file(o.documents_path, ids, o.offset);
     o.a.weights = weights + o.offset;
-    unsigned char *mask = NULL;
-    if (o.mask_path != NULL) {
-        mask = read_file(o.mask_path, o.a.batch * map, 0);
-        o.a.mask = mask;
-    }
+    o.a.mask = mask == NULL ? NULL : mask + o.offset;
+    o.a.tokens = tokens == NULL ? NULL : (const int32_t *)(const void *)(tokens + o.offset);
+    o.a.documents =
+        documents == NULL ? NULL : (const int32_t *)(const void *)(documents + o.offset);
     report(&o);
     free(weights);
     free(mask);
+    free(tokens);
+    free(documents);
     return 0;
 }

@@ -54,7 +54,7 @@ static void put_summary(struct mpk_writer *reply, struct layer_id id, double bas
     };
     struct result_stat singular_values[12 * SINGULAR_VALUES_MAX] = {{0}};
     summary.stat[METRIC_ENTROPY_NORMALIZED] = stat;
-    summary.singular_values = singular_values;
+    summary.vector[VECTOR_SINGULAR_VALUES] = singular_values;
     summary_encode(&summary, reply);
 }
 
@@ -369,9 +369,9 @@ static void publish_all(struct fake *fake)
         .common = common(3, 7),
         .layer = {.id = {STACK_ENCODER, 0, SITE_SELF}},
         .rank = 1,
-        .heads = 3,
+        .numbers = {.heads = 3},
     };
-    live.value[METRIC_ENTROPY_NORMALIZED] = values;
+    live.numbers.value[METRIC_ENTROPY_NORMALIZED] = values;
     mpk_writer_init(&map);
     live_encode(&live, &map);
     publish(fake, "live/gpt-small/encoder/0/self/", &map);

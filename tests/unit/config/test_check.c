@@ -95,7 +95,9 @@ static void test_something_is_measured(void **state)
     assert_clashes(WITH("metrics.core=false", "metrics.importance=false", "metrics.pairs=false",
                         "metrics.spectrum=false"),
                    "metrics: every group is off, so there is nothing to measure (valid: at least "
-                   "one of core, importance, pairs, spectrum on)");
+                   "one of core, importance, pairs, similarity, spectrum on)");
+    assert_fits(WITH("metrics.core=false", "metrics.importance=false", "metrics.pairs=false",
+                     "metrics.spectrum=false", "metrics.similarity=true"));
 }
 
 int main(void)

@@ -24,7 +24,7 @@ static void accept(int index, const char *text, const char *expected)
 static void refuse(int index, const char *text, const char *reason)
 {
     const struct key *key = &config_keys[index];
-    char valid[VALUE_TEXT_MAX], input[1024], message[CONFIG_ERROR_MAX];
+    char valid[VALUE_VALID_MAX], input[1024], message[CONFIG_ERROR_MAX];
     value_valid(&key->rule, valid);
     snprintf(input, sizeof(input), "%s.%s=%s", key->section, key->name, text);
     snprintf(message, sizeof(message), "--set: %s.%s: '%s': %s (valid: %s)", key->section,
@@ -73,6 +73,25 @@ static void check_endpoint(int index)
     refuse(index, "tcp://127.0.0.1:70000", "the port is not 1 to 65535 or *");
 }
 
+static void check_real(int index)
+{
+    accept(index, "0.125", "0.125");
+    accept(index, "0", "0");
+    accept(index, "1", "1");
+    refuse(index, "1.5", "out of range");
+    refuse(index, "-0.5", "out of range");
+    refuse(index, "many", "not a number such as 0.05");
+    refuse(index, "", "not a number such as 0.05");
+}
+
+static void check_numbers(int index)
+{
+    accept(index, "1, 0.5 -2e-3", "[1, 0.5, -0.002]");
+    accept(index, "[1,0.5]", "[1, 0.5]");
+    accept(index, "", "[]");
+    refuse(index, "[1, many]", "not a list of numbers such as [1, 0.5]");
+}
+
 static void check_key(int index)
 {
     switch (config_keys[index].rule.type) {
@@ -87,6 +106,19 @@ static void check_key(int index)
         break;
     case VALUE_COUNT:
         check_bounds(index, "", "not a whole number");
+        break;
+    case VALUE_REAL:
+        check_real(index);
+        break;
+    case VALUE_NUMBERS:
+        check_numbers(index);
+        break;
+    case VALUE_EFFORT:
+        check_words(index, (const char *const[]){"norm", "leading", "full", NULL});
+        break;
+    case VALUE_ISA:
+        check_words(index,
+                    (const char *const[]){"auto", "scalar", "portable", "avx2", "avx512", NULL});
         break;
     case VALUE_BOOL:
         check_words(index, (const char *const[]){"true", "false", NULL});
@@ -170,6 +202,14 @@ static void test_set_needs_section_key_and_value(void **state)
     }
 }
 
+static void test_set_is_for_all_jobs(void **state)
+{
+    (void)state;
+    assert_set_refused("jobs.gpt-*.spectrum=false",
+                       "--set: 'jobs.gpt-*.spectrum=false': settings of some jobs belong into a "
+                       "file");
+}
+
 static void test_set_names_unknown_keys_and_guesses(void **state)
 {
     (void)state;
@@ -181,7 +221,7 @@ static void test_set_names_unknown_keys_and_guesses(void **state)
                        "timeout, rank_grace)");
     assert_set_refused("windows.unit=epoch",
                        "--set: windows: unknown section (valid: ingest, publish, control, workers, "
-                       "window, metrics, limits, shutdown, log; did you mean window?)");
+                       "window, metrics, limits, shutdown, log, jobs; did you mean window?)");
 }
 
 /* The value may itself hold `=`. */
@@ -240,6 +280,7 @@ int main(void)
         cmocka_unit_test(test_fields_carry_the_types_units),
         cmocka_unit_test(test_sections_are_contiguous_and_keys_unique),
         cmocka_unit_test(test_set_needs_section_key_and_value),
+        cmocka_unit_test(test_set_is_for_all_jobs),
         cmocka_unit_test(test_set_names_unknown_keys_and_guesses),
         cmocka_unit_test(test_set_splits_at_the_first_equals_sign),
         cmocka_unit_test(test_messages_shorten_and_clean_what_they_quote),

@@ -9,6 +9,10 @@ static const struct value_rule boolean = {VALUE_BOOL, 0, 0};
 static const struct value_rule unit = {VALUE_UNIT, 0, 0};
 static const struct value_rule level = {VALUE_LEVEL, 0, 0};
 static const struct value_rule format = {VALUE_FORMAT, 0, 0};
+static const struct value_rule real = {VALUE_REAL, 0, 10};
+static const struct value_rule numbers = {VALUE_NUMBERS, 0, 0};
+static const struct value_rule effort = {VALUE_EFFORT, 0, 0};
+static const struct value_rule isa = {VALUE_ISA, 0, 0};
 static const struct value_rule endpoint = {VALUE_ENDPOINT, 0, 0};
 
 static void assert_number(const struct value_rule *rule, const char *text, uint64_t number,
@@ -24,7 +28,7 @@ static void assert_number(const struct value_rule *rule, const char *text, uint6
 
 static void assert_reason(const struct value_rule *rule, const char *text, const char *expected)
 {
-    config_endpoint untouched, value;
+    config_numbers untouched, value; /* the largest type */
     memset(&untouched, 0x5a, sizeof(untouched));
     value = untouched;
     char reason[VALUE_REASON_MAX] = "";
@@ -165,9 +169,102 @@ static void test_choices_are_the_enum_values(void **state)
     assert_word(&level, "debug", CONFIG_LEVEL_DEBUG);
     assert_word(&format, "text", CONFIG_FORMAT_TEXT);
     assert_word(&format, "json", CONFIG_FORMAT_JSON);
+    assert_word(&effort, "norm", CONFIG_EFFORT_NORM);
+    assert_word(&effort, "leading", CONFIG_EFFORT_LEADING);
+    assert_word(&effort, "full", CONFIG_EFFORT_FULL);
+    assert_word(&isa, "auto", CONFIG_ISA_AUTO);
+    assert_word(&isa, "scalar", CONFIG_ISA_SCALAR);
+    assert_word(&isa, "portable", CONFIG_ISA_PORTABLE);
+    assert_word(&isa, "avx2", CONFIG_ISA_AVX2);
+    assert_word(&isa, "avx512", CONFIG_ISA_AVX512);
+    assert_string_equal(config_isa_name(CONFIG_ISA_AVX2), "avx2");
     assert_reason(&unit, "epochs", "not one of the choices (valid: epoch, step, second)");
     assert_reason(&level, "", "not one of the choices (valid: error, warning, info, debug)");
     assert_reason(&format, "JSON", "not one of the choices (valid: text, json)");
+}
+
+static void assert_real(const char *text, double number, const char *canonical)
+{
+    double value = -1;
+    char reason[VALUE_REASON_MAX] = "", printed_text[VALUE_TEXT_MAX];
+    assert_int_equal(value_parse(&real, text, &value, reason), 0);
+    assert_true(value == number);
+    value_print(&real, &value, printed_text);
+    assert_string_equal(printed_text, canonical);
+}
+
+/* What is printed is the shortest text that gives the same number. */
+static void test_reals_are_decimal(void **state)
+{
+    (void)state;
+    assert_real("0.05", 0.05, "0.05");
+    assert_real(".5", 0.5, "0.5");
+    assert_real("1e-3", 1e-3, "0.001");
+    assert_real("+2", 2, "2");
+    assert_real("0.1000000000000000055", 0.1, "0.1");
+    assert_real("0.30000000000000004", 0.30000000000000004, "0.30000000000000004");
+}
+
+static void test_reals_are_refused_for_a_reason(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"",    "nan", "inf", "0x1", " 1",    "1 ",
+                                      "1,5", "e",   "-",   "1-2", "1.2.3", "1e400"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_reason(&real, bad[i], "not a number such as 0.05 (valid: 0 to 10)");
+    assert_reason(&real, "10.001", "out of range (valid: 0 to 10)");
+    assert_reason(&real, "-1", "out of range (valid: 0 to 10)");
+}
+
+static void assert_numbers(const char *text, uint32_t length, const char *canonical)
+{
+    config_numbers value;
+    char reason[VALUE_REASON_MAX] = "", printed_text[VALUE_TEXT_MAX];
+    assert_int_equal(value_parse(&numbers, text, &value, reason), 0);
+    assert_int_equal(value.count, length);
+    value_print(&numbers, &value, printed_text);
+    assert_string_equal(printed_text, canonical);
+}
+
+static void test_lists_are_split_at_commas_and_spaces(void **state)
+{
+    (void)state;
+    assert_numbers("", 0, "[]");
+    assert_numbers("[]", 0, "[]");
+    assert_numbers("[ ]", 0, "[]");
+    assert_numbers("1", 1, "[1]");
+    assert_numbers("1,0.5", 2, "[1, 0.5]");
+    assert_numbers("1 0.5  -3", 3, "[1, 0.5, -3]");
+    assert_numbers("[1, 0.5 , 2 ]", 3, "[1, 0.5, 2]");
+}
+
+static void test_lists_are_refused_with_an_example(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"[",    "]",   "[1",  "1]",    "1,,2",  ",1",  "1,",
+                                      "[1,]", "1;2", "one", "1 nan", "[[1]]", "1 -", "1, ,2"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_reason(&numbers, bad[i],
+                      "not a list of numbers such as [1, 0.5] (valid: at most 256 numbers)");
+}
+
+/* The longest list of the longest numbers prints and reads back; one more is refused. */
+static void test_a_list_has_at_most_256_numbers(void **state)
+{
+    (void)state;
+    static const char longest[] = "-1.2345678901234567e-300 ";
+    char text[257 * sizeof(longest)] = "", again[VALUE_TEXT_MAX];
+    config_numbers value;
+    char reason[VALUE_REASON_MAX];
+    for (int i = 0; i < 256; i++)
+        strcat(text, longest);
+    assert_int_equal(value_parse(&numbers, text, &value, reason), 0);
+    assert_int_equal(value.count, 256);
+    value_print(&numbers, &value, again);
+    assert_numbers(again, 256, again);
+    strcat(text, "1");
+    assert_reason(&numbers, text,
+                  "not a list of numbers such as [1, 0.5] (valid: at most 256 numbers)");
 }
 
 static void test_endpoints_are_tcp_or_ipc(void **state)
@@ -252,6 +349,11 @@ int main(void)
         cmocka_unit_test(test_counts_are_whole_numbers),
         cmocka_unit_test(test_booleans_are_true_or_false),
         cmocka_unit_test(test_choices_are_the_enum_values),
+        cmocka_unit_test(test_reals_are_decimal),
+        cmocka_unit_test(test_reals_are_refused_for_a_reason),
+        cmocka_unit_test(test_lists_are_split_at_commas_and_spaces),
+        cmocka_unit_test(test_lists_are_refused_with_an_example),
+        cmocka_unit_test(test_a_list_has_at_most_256_numbers),
         cmocka_unit_test(test_endpoints_are_tcp_or_ipc),
         cmocka_unit_test(test_endpoints_are_refused_for_a_reason),
         cmocka_unit_test(test_ipc_paths_fit_a_socket_address),

@@ -65,10 +65,10 @@ static void test_unknown_names_are_refused(void **state)
                    "max_message, receive_queue; did you mean budget?)");
     assert_refused("\ningset:\n  budget: 1GiB\n",
                    "attnd.yaml:2: ingset: unknown section (valid: ingest, publish, control, "
-                   "workers, window, metrics, limits, shutdown, log; did you mean ingest?)");
+                   "workers, window, metrics, limits, shutdown, log, jobs; did you mean ingest?)");
     assert_refused("budget: 1GiB\n",
                    "attnd.yaml:1: budget: unknown section (valid: ingest, publish, control, "
-                   "workers, window, metrics, limits, shutdown, log)");
+                   "workers, window, metrics, limits, shutdown, log, jobs)");
 }
 
 static void test_bad_values_name_the_line_of_their_key(void **state)
@@ -114,6 +114,36 @@ static void test_wrong_kinds_of_nodes_are_refused(void **state)
                    "attnd.yaml:2: ingest: expected the name of a key, found a mapping");
 }
 
+static void test_lists_are_for_numbers(void **state)
+{
+    (void)state;
+    struct config config = loaded("metrics:\n  head_weights:\n    - 1\n    - 0.5\n");
+    assert_int_equal(config.metrics_head_weights.count, 2);
+    config = loaded("metrics: {head_weights: []}\n");
+    assert_int_equal(config.metrics_head_weights.count, 0);
+    assert_refused("metrics:\n  head_weights: [1,\n    [2]]\n",
+                   "attnd.yaml:3: metrics.head_weights: expected a number, found a list");
+    assert_refused("metrics:\n  head_weights: [1, a]\n",
+                   "attnd.yaml:2: metrics.head_weights: '[1,a]': not a list of numbers such as [1, "
+                   "0.5] (valid: at most 256 numbers)");
+    assert_refused("metrics:\n  head_weights: {a: 1}\n",
+                   "attnd.yaml:2: metrics.head_weights: expected one value, found a mapping");
+}
+
+/* No list of valid numbers is that long. */
+static void test_endless_lists_are_refused(void **state)
+{
+    (void)state;
+    char *text = calloc(1, 20000);
+    assert_non_null(text);
+    strcpy(text, "metrics: {head_weights: [");
+    for (int i = 0; i < 5000; i++)
+        strcat(text, "1, ");
+    strcat(text, "1]}\n");
+    assert_refused(text, "attnd.yaml:1: metrics.head_weights: the list is too long");
+    free(text);
+}
+
 static void test_broken_yaml_names_its_line(void **state)
 {
     (void)state;
@@ -147,7 +177,9 @@ static void test_anchors_aliases_and_tags_are_refused(void **state)
     assert_refused("log:\n  level: &l info\n", message);
     snprintf(message, sizeof(message), "attnd.yaml:1: %s", anchor);
     assert_refused("log: &l {level: info}\n", message);
-    assert_refused("log: *l\n", message);
+    assert_refused("log: *l\n",
+                   "attnd.yaml:1: anchors and aliases are not accepted: write the value out, and a "
+                   "text that begins with * in quotes");
     assert_refused("&a [*a, *a, *a]\n", message);
     assert_refused("log:\n  level: !!str info\n",
                    "attnd.yaml:2: tags are not accepted: write the plain value");
@@ -226,6 +258,8 @@ int main(void)
         cmocka_unit_test(test_bad_values_name_the_line_of_their_key),
         cmocka_unit_test(test_a_name_may_be_given_once),
         cmocka_unit_test(test_wrong_kinds_of_nodes_are_refused),
+        cmocka_unit_test(test_lists_are_for_numbers),
+        cmocka_unit_test(test_endless_lists_are_refused),
         cmocka_unit_test(test_broken_yaml_names_its_line),
         cmocka_unit_test(test_bytes_that_are_not_text_name_their_line),
         cmocka_unit_test(test_anchors_aliases_and_tags_are_refused),

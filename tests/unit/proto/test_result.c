@@ -13,7 +13,7 @@ static const uint8_t run[RUN_BYTES] = {0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6,
                                        0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf};
 static const struct result_common common = {"gpt-small", run, 3, 1200, 1700000000000000000};
 static const struct result_layer layer = {
-    {STACK_DECODER, 5, SITE_SELF}, {2, 2, 8, 8}, true, 30, 2, 0.125};
+    {STACK_DECODER, 5, SITE_SELF}, {2, 2, 8, 8}, true, 30, 2, 0.125, MESSAGE_ATTENTION};
 static const struct pair pairs[] = {{7, 0, 0.5}, {3, 2, 0.25}};
 
 static struct result_stat stat_of(double base, uint64_t count)
@@ -37,10 +37,28 @@ static void expect_golden(struct mpk_writer *writer, const char *name)
 
 static struct live_result live_bare(void)
 {
-    struct live_result live = {.common = common, .layer = layer, .heads = 2};
+    struct live_result live = {.common = common, .layer = layer, .numbers = {.heads = 2}};
 
     live.layer.row_sum_error = NONE;
     return live;
+}
+
+/* Rows of singular values: three of head 0, none of head 1. */
+static void fill_singular(double singular[2][SINGULAR_VALUES_MAX])
+{
+    for (unsigned i = 0; i < SINGULAR_VALUES_MAX; i++)
+        singular[0][i] = i < 3 ? 1.0 / (1u << i) : NONE, singular[1][i] = NONE;
+}
+
+static void fill_aggregate(struct layer_numbers *numbers, unsigned count)
+{
+    for (unsigned a = 0; a < count; a++) {
+        numbers->has_aggregate[a] = true;
+        numbers->aggregate[a][MAP_MEAN] = a + 0.5;
+        numbers->aggregate[a][MAP_MAX] = a + 1.0;
+        numbers->aggregate[a][MAP_MIN] = a;
+        numbers->aggregate[a][MAP_STD] = a + 0.25;
+    }
 }
 
 static void test_live_has_the_golden_bytes(void **state)
@@ -48,29 +66,177 @@ static void test_live_has_the_golden_bytes(void **state)
     static const double entropy[] = {0.5, 1.5}, importance[] = {0.5, 0.5}, norm[] = {1.0, 1.25};
     double diagonal[] = {NONE, 0.25}, condition[] = {NONE, 2.0}, singular[2][SINGULAR_VALUES_MAX];
     struct live_result live = {
-        .common = common, .layer = layer, .rank = 1, .heads = 2, .has_aggregate = true};
+        .common = common,
+        .layer = layer,
+        .rank = 1,
+        .numbers = {.heads = 2, .pairs = {.pairs = pairs, .count = 2}},
+    };
     struct mpk_writer writer;
 
     (void)state;
-    for (unsigned i = 0; i < SINGULAR_VALUES_MAX; i++)
-        singular[0][i] = i < 3 ? 1.0 / (1u << i) : NONE, singular[1][i] = NONE;
-    live.value[METRIC_ENTROPY] = entropy;
-    live.value[METRIC_DIAGONAL] = diagonal;
-    live.value[METRIC_IMPORTANCE] = importance;
-    live.value[METRIC_SPECTRAL_NORM] = norm;
-    live.value[METRIC_CONDITION_NUMBER] = condition;
-    live.singular_values = singular[0];
-    live.pairs = pairs;
-    live.pair_count = 2;
-    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
-        live.aggregate[a][MAP_MEAN] = a + 0.5;
-        live.aggregate[a][MAP_MAX] = a + 1.0;
-        live.aggregate[a][MAP_MIN] = a;
-        live.aggregate[a][MAP_STD] = a + 0.25;
-    }
+    fill_singular(singular);
+    live.numbers.value[METRIC_ENTROPY] = entropy;
+    live.numbers.value[METRIC_DIAGONAL] = diagonal;
+    live.numbers.value[METRIC_IMPORTANCE] = importance;
+    live.numbers.value[METRIC_SPECTRAL_NORM] = norm;
+    live.numbers.value[METRIC_CONDITION_NUMBER] = condition;
+    live.numbers.vector[VECTOR_SINGULAR_VALUES] = singular[0];
+    fill_aggregate(&live.numbers, 3);
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
     expect_golden(&writer, "live");
+}
+
+/* Numbers of every kind there is, for the golden files of whatever holds them. */
+struct everything {
+    double value[METRIC_COUNT][2];
+    double singular[2][SINGULAR_VALUES_MAX], errors[2][LOW_RANK_COUNT];
+    double cosine[2][2], js[2][2];
+    enum pattern pattern[2];
+    struct pair head_pairs[2][3];
+    uint32_t head_count[2];
+    struct redundant_pair redundant;
+};
+
+static void fill_everything(struct everything *all)
+{
+    *all = (struct everything){.cosine = {{1, 0.5}, {0.5, 1}},
+                               .js = {{0, 0.03125}, {0.03125, 0}},
+                               .pattern = {PATTERN_INDUCTION, PATTERN_NONE},
+                               .head_pairs = {{{7, 0, 0.5}, {3, 2, 0.25}}, {{1, 1, 1.0}}},
+                               .head_count = {2, 1},
+                               .redundant = {0, 1, 0.03125}};
+    for (unsigned m = 0; m < METRIC_COUNT; m++)
+        all->value[m][0] = m, all->value[m][1] = NONE;
+    fill_singular(all->singular);
+    for (unsigned k = 0; k < LOW_RANK_COUNT; k++)
+        all->errors[0][k] = k < 4 ? 1.0 / (2u << k) : NONE, all->errors[1][k] = NONE;
+}
+
+static struct layer_numbers numbers_of(const struct everything *all)
+{
+    struct layer_numbers numbers = {
+        .heads = 2,
+        .pattern = all->pattern,
+        .sink_rate = 0.5,
+        .local_window = 8,
+        .pairs = {pairs, 2, all->head_pairs[0], all->head_count, 3},
+        .similarity = {all->cosine[0], all->js[0], &all->redundant, 1, 7},
+    };
+
+    for (unsigned m = 0; m < METRIC_COUNT; m++)
+        numbers.value[m] = all->value[m];
+    numbers.vector[VECTOR_SINGULAR_VALUES] = numbers.vector[VECTOR_QK_SINGULAR_VALUES] =
+        all->singular[0];
+    numbers.vector[VECTOR_LOW_RANK_ERROR] = all->errors[0];
+    fill_aggregate(&numbers, AGGREGATE_COUNT);
+    return numbers;
+}
+
+static void test_live_with_every_number_has_the_golden_bytes(void **state)
+{
+    struct everything all;
+    struct live_result live = {.common = common, .layer = layer, .rank = 1};
+    struct mpk_writer writer;
+
+    (void)state;
+    fill_everything(&all);
+    live.numbers = numbers_of(&all);
+    live.layer.tier = MESSAGE_QK;
+    mpk_writer_init(&writer);
+    live_encode(&live, &writer);
+    expect_golden(&writer, "live_full");
+}
+
+static void test_a_layer_of_an_analysis_has_the_golden_bytes(void **state)
+{
+    struct everything all;
+    struct analysis_layer analysis = {
+        .layer = layer, .stack_known = true, .layer_known = true, .site_known = true};
+    struct mpk_writer writer;
+
+    (void)state;
+    fill_everything(&all);
+    analysis.numbers = numbers_of(&all);
+    mpk_writer_init(&writer);
+    analysis_encode_layer(&analysis, &writer);
+    expect_golden(&writer, "analysis_layer");
+}
+
+static struct spectrum spectrum_at(double base)
+{
+    struct spectrum spectrum = {.spectral_norm = base,
+                                .condition_number = NONE,
+                                .rank = base + 1,
+                                .effective_rank = base + 2,
+                                .effective_rank_entropy = base + 3,
+                                .stable_rank = base + 4,
+                                .nuclear_norm = base + 5};
+
+    for (unsigned i = 0; i < SINGULAR_VALUES_MAX; i++)
+        spectrum.singular_values[i] = i < 2 ? base / (i + 1) : NONE;
+    return spectrum;
+}
+
+/* W_q with two heads, W_k with one, and what the two compare. */
+struct projections {
+    struct spectrum q[2], k[1], qk[2];
+    double correlation[2][2], alone[1];
+    struct weights_result result;
+};
+
+static void fill_projections(struct projections *p)
+{
+    *p = (struct projections){.q = {spectrum_at(1), spectrum_at(2)},
+                              .k = {spectrum_at(3)},
+                              .qk = {spectrum_at(4), spectrum_at(5)},
+                              .correlation = {{1, 0.25}, {0.25, 1}},
+                              .alone = {1}};
+    p->result.heads = 2;
+    p->result.projection[PROJECTION_Q] = (struct projection_result){
+        true, spectrum_at(6), 0.5, 1.5, 2, p->q, p->correlation[0], 0.25};
+    p->result.projection[PROJECTION_K] =
+        (struct projection_result){true, spectrum_at(7), NONE, NONE, 1, p->k, p->alone, NONE};
+    p->result.circuit[CIRCUIT_QK] = p->qk;
+}
+
+/* Weight matrices have no heads' numbers and no shape. */
+static struct result_layer weights_layer(void)
+{
+    struct result_layer of_weights = {.id = layer.id, .row_sum_error = NONE};
+
+    of_weights.tier = MESSAGE_WEIGHTS;
+    return of_weights;
+}
+
+static void test_live_of_weights_has_the_golden_bytes(void **state)
+{
+    struct projections p;
+    struct live_result live = {.common = common, .layer = weights_layer()};
+    struct mpk_writer writer;
+
+    (void)state;
+    fill_projections(&p);
+    live.numbers.heads = 2;
+    live.numbers.weights = &p.result;
+    mpk_writer_init(&writer);
+    live_encode(&live, &writer);
+    expect_golden(&writer, "live_weights");
+}
+
+static void test_an_analysis_says_what_is_not_known(void **state)
+{
+    struct projections p;
+    struct analysis_layer analysis = {.layer = weights_layer(), .layer_known = true};
+    struct mpk_writer writer;
+
+    (void)state;
+    fill_projections(&p);
+    analysis.numbers.heads = 2;
+    analysis.numbers.weights = &p.result;
+    mpk_writer_init(&writer);
+    analysis_encode_layer(&analysis, &writer);
+    expect_golden(&writer, "analysis_weights");
 }
 
 static void test_what_was_not_computed_is_left_out(void **state)
@@ -102,9 +268,8 @@ static void test_summary_has_the_golden_bytes(void **state)
                                      .dropped = dropped,
                                      .dropped_count = 2,
                                      .heads = 2,
-                                     .singular_values = singular[0],
-                                     .pairs = pairs,
-                                     .pair_count = 2};
+                                     .has_aggregate = {true, true, true},
+                                     .pairs = {.pairs = pairs, .count = 2}};
     struct mpk_writer writer;
 
     (void)state;
@@ -113,12 +278,53 @@ static void test_summary_has_the_golden_bytes(void **state)
             aggregate[a][s] = stat_of(a + s / 4.0, 300);
     }
     summary.aggregate = (const struct result_stat(*)[MAP_STAT_COUNT])aggregate;
+    summary.vector[VECTOR_SINGULAR_VALUES] = singular[0];
     summary.stat[METRIC_ENTROPY] = entropy;
     summary.stat[METRIC_MEAN] = mean;
     summary.stat[METRIC_RANK] = rank;
     mpk_writer_init(&writer);
     summary_encode(&summary, &writer);
     expect_golden(&writer, "summary");
+}
+
+static void test_summary_with_every_number_has_the_golden_bytes(void **state)
+{
+    struct everything all;
+    struct projections p;
+    struct result_stat stat[METRIC_COUNT][2], sink = stat_of(0.5, 300);
+    struct result_stat errors[2][LOW_RANK_COUNT] = {{stat_of(1, 3)}};
+    struct result_stat singular[2][SINGULAR_VALUES_MAX] = {{stat_of(2, 3)}};
+    struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT] = {{{0}}};
+    struct summary_result summary = {
+        .common = common,
+        .layer = layer,
+        .window = {WINDOW_STEP, 0, 0, 1, 1, true},
+        .heads = 2,
+        .sink_rate = &sink,
+        .local_window = 8,
+        .pattern = all.pattern,
+        .aggregate = (const struct result_stat(*)[MAP_STAT_COUNT])aggregate,
+        .weights = &p.result,
+    };
+    struct mpk_writer writer;
+
+    (void)state;
+    fill_everything(&all);
+    fill_projections(&p);
+    for (unsigned m = 0; m < METRIC_COUNT; m++) {
+        stat[m][0] = stat_of(m, 30), stat[m][1] = stat_of(m + 1, 28);
+        summary.stat[m] = stat[m];
+    }
+    for (unsigned s = 0; s < MAP_STAT_COUNT; s++)
+        aggregate[AGGREGATE_WEIGHTED][s] = stat_of(s, 300);
+    summary.has_aggregate[AGGREGATE_WEIGHTED] = true;
+    summary.vector[VECTOR_LOW_RANK_ERROR] = errors[0];
+    summary.vector[VECTOR_QK_SINGULAR_VALUES] = singular[0];
+    summary.pairs = numbers_of(&all).pairs;
+    summary.similarity = numbers_of(&all).similarity;
+    mpk_writer_init(&writer);
+    summary_encode(&summary, &writer);
+    expect_golden(&writer, "summary_full");
 }
 
 static void test_job_has_the_golden_bytes(void **state)
@@ -186,8 +392,13 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_live_has_the_golden_bytes),
+        cmocka_unit_test(test_live_with_every_number_has_the_golden_bytes),
+        cmocka_unit_test(test_live_of_weights_has_the_golden_bytes),
+        cmocka_unit_test(test_a_layer_of_an_analysis_has_the_golden_bytes),
+        cmocka_unit_test(test_an_analysis_says_what_is_not_known),
         cmocka_unit_test(test_what_was_not_computed_is_left_out),
         cmocka_unit_test(test_summary_has_the_golden_bytes),
+        cmocka_unit_test(test_summary_with_every_number_has_the_golden_bytes),
         cmocka_unit_test(test_job_has_the_golden_bytes),
         cmocka_unit_test(test_snapshot_is_flipped_in_place),
         cmocka_unit_test(test_names_of_units_and_states),

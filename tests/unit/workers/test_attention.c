@@ -110,6 +110,109 @@ static void test_explicit_mask_makes_holes(void **state)
     assert_keys(&a, 1, 1, "01");
 }
 
+/* Query i stands at position q_offset + i. */
+static void test_offset_moves_the_causal_bound_and_the_window(void **state)
+{
+    (void)state;
+    struct attention a = shape(1, 2, 6);
+    a.q_offset = 3;
+    a.causal = true;
+    assert_keys(&a, 0, 0, "0123");
+    assert_keys(&a, 0, 1, "01234");
+    a.window = 2;
+    assert_keys(&a, 0, 0, "23");
+    assert_keys(&a, 0, 1, "34");
+    a.causal = false;
+    assert_keys(&a, 0, 0, "2345");
+    a.q_offset = UINT32_MAX; /* positions do not wrap around */
+    assert_keys(&a, 0, 1, "");
+    a.window = 0;
+    a.causal = true;
+    assert_keys(&a, 0, 1, "012345");
+}
+
+static void assert_range(const struct attention *a, uint32_t b, uint32_t i, uint32_t begin,
+                         uint32_t end)
+{
+    uint32_t got_begin, got_end;
+    attention_key_range(a, b, i, &got_begin, &got_end);
+    assert_int_equal(got_begin, begin);
+    assert_int_equal(got_end, end);
+}
+
+static void test_key_range_is_what_the_bounds_leave(void **state)
+{
+    (void)state;
+    const uint8_t mask[9 * 6] = {0};
+    const int32_t documents[6] = {0, 1, 2, 3, 4, 5}, k_len = 5;
+    struct attention a = shape(1, 9, 6);
+    a.k_len = &k_len;
+    a.mask = mask; /* holes are not its business */
+    a.documents = documents;
+    a.self = true;
+    assert_range(&a, 0, 0, 0, 5);
+    a.causal = true;
+    assert_range(&a, 0, 1, 0, 2);
+    assert_range(&a, 0, 8, 0, 5);
+    a.window = 2;
+    assert_range(&a, 0, 3, 2, 4);
+    assert_range(&a, 0, 5, 4, 5);
+    assert_range(&a, 0, 6, 5, 5);
+    assert_range(&a, 0, 8, 5, 5);
+}
+
+static void test_documents_do_not_see_each_other(void **state)
+{
+    (void)state;
+    const int32_t documents[2 * 6] = {1, 1, 2, 2, 1, -7, 0, 0, 0, 0, 0, 0};
+    struct attention a = shape(2, 6, 6);
+    a.documents = documents;
+    a.self = true;
+    assert_keys(&a, 0, 0, "014");
+    assert_keys(&a, 0, 3, "23");
+    assert_keys(&a, 0, 5, "5");
+    assert_keys(&a, 1, 3, "012345");
+    a.causal = true;
+    assert_keys(&a, 0, 1, "01");
+    assert_keys(&a, 0, 4, "014");
+    a.self = false; /* cross-attention has no documents of its queries */
+    assert_keys(&a, 0, 4, "01234");
+}
+
+static void test_documents_follow_the_position_of_the_query(void **state)
+{
+    (void)state;
+    unsigned char bytes[1 + 4 * sizeof(int32_t)];
+    const int32_t documents[4] = {1, 1, 2, 2};
+    memcpy(bytes + 1, documents, sizeof documents);
+    struct attention a = shape(1, 3, 4);
+    a.documents = (const int32_t *)(const void *)(bytes + 1);
+    a.self = true;
+    a.q_offset = 2;
+    assert_keys(&a, 0, 0, "23");
+    assert_keys(&a, 0, 1, "23");
+    assert_keys(&a, 0, 2, ""); /* past the keys */
+    assert_true(attention_query_valid(&a, 0, 1));
+    assert_false(attention_query_valid(&a, 0, 2));
+}
+
+/* Left padding: what mask and documents leave keyless is no query. */
+static void test_a_row_without_keys_by_tensors_is_padding(void **state)
+{
+    (void)state;
+    const uint8_t mask[2 * 2] = {1, 0, 1, 0};
+    const int32_t documents[2] = {1, 2}, none = 0;
+    struct attention a = shape(1, 2, 2);
+    a.self = true;
+    a.mask = mask;
+    assert_true(attention_query_valid(&a, 0, 1));
+    a.documents = documents; /* query 1 may see key 0 by mask, key 1 by document */
+    assert_true(attention_query_valid(&a, 0, 0));
+    assert_false(attention_query_valid(&a, 0, 1));
+    a.k_len = &none; /* a row that the length leaves none is a query, and unsound */
+    assert_true(attention_query_valid(&a, 0, 0));
+}
+
 static double f16_by_formula(uint32_t code)
 {
     double sign = code & 0x8000 ? -1 : 1;
@@ -217,6 +320,11 @@ int main(void)
         cmocka_unit_test(test_window_bounds_the_past),
         cmocka_unit_test(test_window_past_the_last_key_leaves_none),
         cmocka_unit_test(test_explicit_mask_makes_holes),
+        cmocka_unit_test(test_offset_moves_the_causal_bound_and_the_window),
+        cmocka_unit_test(test_key_range_is_what_the_bounds_leave),
+        cmocka_unit_test(test_documents_do_not_see_each_other),
+        cmocka_unit_test(test_documents_follow_the_position_of_the_query),
+        cmocka_unit_test(test_a_row_without_keys_by_tensors_is_padding),
         cmocka_unit_test(test_all_f16_codes_convert_exactly),
         cmocka_unit_test(test_all_bf16_codes_convert_exactly),
         cmocka_unit_test(test_rows_are_found_at_any_alignment),

@@ -20,7 +20,9 @@ struct numbers {
 static const struct block_plan everything = {
     .group =
         {[METRIC_GROUP_CORE] = true, [METRIC_GROUP_IMPORTANCE] = true, [METRIC_GROUP_PAIRS] = true},
-    .top_pairs = 10};
+    .maps = true,
+    .top_pairs = 10,
+    .local_window = 8};
 
 static struct attention self_map(const float *weights, uint32_t heads, uint32_t length)
 {
@@ -41,20 +43,37 @@ static void compute(struct block *block, const struct attention *a)
     scratch_clear(&scratch);
 }
 
-static struct numbers numbers_of(const struct attention *a)
+static struct numbers read_out(const struct block *block)
 {
-    struct numbers n;
+    struct numbers n = {
+        .rows = block->rows,
+        .invalid_rows = block->invalid_rows,
+        .row_sum_error = block->row_sum_error,
+    };
     double *value[METRIC_COUNT];
     for (uint32_t m = 0; m < METRIC_COUNT; m++) {
         value[m] = n.value[m];
     }
+    block_values(block, value);
+    block_aggregate(block, n.aggregate);
+    return n;
+}
+
+static struct numbers numbers_of(const struct attention *a)
+{
     struct block block;
     compute(&block, a);
-    block_values(&block, value);
-    block_aggregate(&block, n.aggregate);
-    n.rows = block.rows;
-    n.invalid_rows = block.invalid_rows;
-    n.row_sum_error = block.row_sum_error;
+    struct numbers n = read_out(&block);
+    block_clear(&block);
+    return n;
+}
+
+/* How many rows of head 0 have the metric. */
+static uint64_t rows_of(const struct attention *a, enum metric metric)
+{
+    struct block block;
+    compute(&block, a);
+    uint64_t n = block.head[0].row[metric].moments.n;
     block_clear(&block);
     return n;
 }
@@ -72,6 +91,9 @@ static void test_uniform_causal_head_is_not_focused(void **state)
     a.causal = true;
     struct numbers n = numbers_of(&a);
     assert_close(n.value[METRIC_ENTROPY_NORMALIZED][0], 1, 1e-6);
+    assert_close(n.value[METRIC_ENTROPY_SANS_FIRST][0], 1, 1e-6);
+    assert_close(n.value[METRIC_EFFECTIVE_KEYS][0], (T + 1) / 2.0, 1e-5);
+    assert_close(n.value[METRIC_MEAN_DISTANCE_NORMALIZED][0], 0.5, 1e-6);
     double harmonic = 0, entropy = 0;
     for (uint32_t i = 0; i < T; i++) {
         harmonic += 1.0 / (i + 1);
@@ -97,7 +119,9 @@ static void test_identity_looks_at_itself(void **state)
     assert_true(n.value[METRIC_ENTROPY][0] == 0 && n.value[METRIC_ENTROPY_NORMALIZED][0] == 0);
     assert_true(n.value[METRIC_DIAGONAL][0] == 1 && n.value[METRIC_CONFIDENCE][0] == 1);
     assert_true(n.value[METRIC_MEAN_DISTANCE][0] == 0 && n.value[METRIC_FIRST_TOKEN][0] == 0);
-    assert_true(n.value[METRIC_LOCALITY][0] == 0);
+    assert_true(n.value[METRIC_LOCALITY][0] == 0 && n.value[METRIC_LOCAL_MASS][0] == 1);
+    assert_true(n.value[METRIC_EFFECTIVE_KEYS][0] == 1);
+    assert_true(n.value[METRIC_MEAN_DISTANCE_NORMALIZED][0] == 0);
     assert_true(n.value[METRIC_MIN][0] == 0 && n.value[METRIC_MAX][0] == 1);
     assert_close(n.value[METRIC_VARIANCE][0], (1.0 / T) * (1 - 1.0 / T) * T * T / (T * T - 1),
                  1e-14);
@@ -114,6 +138,7 @@ static void test_previous_token_head_is_half_local(void **state)
     }
     struct attention a = self_map(x, 1, T);
     struct numbers n = numbers_of(&a);
+    assert_true(n.value[METRIC_PREVIOUS_TOKEN][0] == 1 && n.value[METRIC_NEXT_TOKEN][0] == 0);
     assert_true(n.value[METRIC_LOCALITY][0] == 0.5); /* T-1 of 2(T-1) neighbours */
     assert_close(n.value[METRIC_MEAN_DISTANCE][0], (T - 1.0) / T, 1e-15);
     assert_close(n.value[METRIC_DIAGONAL][0], 1.0 / T, 1e-15);
@@ -162,6 +187,8 @@ static void test_cross_attention_has_no_diagonal(void **state)
     struct numbers n = numbers_of(&a);
     assert_nan(n.value[METRIC_DIAGONAL][0]);
     assert_nan(n.value[METRIC_LOCALITY][0]);
+    assert_nan(n.value[METRIC_PREVIOUS_TOKEN][0]);
+    assert_nan(n.value[METRIC_NEXT_TOKEN][0]);
     assert_close(n.value[METRIC_MEAN_DISTANCE][0], 2.0 / 3, 1e-15);
 }
 
@@ -178,6 +205,11 @@ static void test_a_single_position(void **state)
     assert_nan(n.value[METRIC_VARIANCE][0]);
     assert_nan(n.value[METRIC_LOCALITY][0]);
     assert_nan(n.value[METRIC_IMPORTANCE][0]);
+    assert_nan(n.value[METRIC_PREVIOUS_TOKEN][0]);
+    assert_nan(n.value[METRIC_NEXT_TOKEN][0]);
+    assert_nan(n.value[METRIC_MEAN_DISTANCE_NORMALIZED][0]);
+    assert_nan(n.value[METRIC_ENTROPY_SANS_FIRST][0]);
+    assert_true(n.value[METRIC_LOCAL_MASS][0] == 1 && n.value[METRIC_TAIL_MASS][0] == 0);
     assert_true(n.aggregate[AGGREGATE_SUM][MAP_MEAN] == 2 &&
                 n.aggregate[AGGREGATE_MEAN][MAP_MAX] == 1);
     assert_nan(n.aggregate[AGGREGATE_MAX][MAP_STD]);
@@ -430,6 +462,281 @@ static void test_any_cut_merges_to_the_whole(void **state)
     }
 }
 
+/* Rows are given as the key that has all the weight. */
+static void fill_one_hot(float *x, const uint32_t *key, uint32_t length)
+{
+    memset(x, 0, (size_t)length * length * sizeof *x);
+    for (uint32_t i = 0; i < length; i++) {
+        x[i * length + key[i]] = 1;
+    }
+}
+
+static void test_next_token_head(void **state)
+{
+    (void)state;
+    float x[T * T];
+    uint32_t key[T];
+    for (uint32_t i = 0; i < T; i++) {
+        key[i] = i + 1 < T ? i + 1 : 0;
+    }
+    fill_one_hot(x, key, T);
+    struct attention a = self_map(x, 1, T);
+    struct numbers n = numbers_of(&a);
+    assert_true(n.value[METRIC_NEXT_TOKEN][0] == 1 && n.value[METRIC_PREVIOUS_TOKEN][0] == 0);
+    assert_true(n.value[METRIC_LOCALITY][0] == 0.5);
+    assert_true(n.value[METRIC_EFFECTIVE_KEYS][0] == 1 && n.value[METRIC_TAIL_MASS][0] == 0);
+}
+
+/* The second half of a text repeats the first: all weight on the token after the first occurrence.
+ */
+static void test_induction_head_on_repeated_random_tokens(void **state)
+{
+    (void)state;
+    float x[T * T];
+    uint32_t key[T] = {0};
+    int32_t tokens[T];
+    for (uint32_t i = 0; i < T / 2; i++) {
+        tokens[i] = tokens[T / 2 + i] = (int32_t)(i * 2654435761u);
+        key[T / 2 + i] = i + 1;
+    }
+    fill_one_hot(x, key, T);
+    struct attention a = self_map(x, 1, T);
+    a.tokens = tokens;
+    a.causal = true;
+    struct numbers n = numbers_of(&a);
+    assert_true(n.value[METRIC_INDUCTION][0] == 1 && n.value[METRIC_DUPLICATE_TOKEN][0] == 0);
+    assert_int_equal(rows_of(&a, METRIC_INDUCTION), T / 2);
+    a.tokens = NULL;
+    n = numbers_of(&a);
+    assert_nan(n.value[METRIC_INDUCTION][0]);
+    assert_nan(n.value[METRIC_DUPLICATE_TOKEN][0]);
+}
+
+/* All earlier occurrences count, and only those within the length. */
+static void test_token_metrics_sum_over_occurrences(void **state)
+{
+    (void)state;
+    float x[5 * 5] = {1, 0, 0, 0, 0, 0.5f, 0.5f, 0,      0,    0,     0.25f,  0.5f, 0.25f,
+                      0, 0, 0, 0, 0, 1,    0,    0.125f, 0.5f, 0.25f, 0.125f, 0};
+    const int32_t tokens[] = {7, 8, 7, 9, 7};
+    struct attention a = self_map(x, 1, 5);
+    a.tokens = tokens;
+    struct numbers n = numbers_of(&a);
+    assert_true(n.value[METRIC_DUPLICATE_TOKEN][0] == (0.25 + (0.125 + 0.25)) / 2);
+    assert_true(n.value[METRIC_INDUCTION][0] == (0.5 + (0.5 + 0.125)) / 2);
+    const int32_t length = 4, full = 5;
+    a.q_len = &full;
+    a.k_len = &length; /* query 4 has no key of its own: it has no token */
+    assert_int_equal(rows_of(&a, METRIC_DUPLICATE_TOKEN), 1);
+    a.self = false;
+    assert_int_equal(rows_of(&a, METRIC_DUPLICATE_TOKEN), 0);
+}
+
+/* Half of every row is on key 0, the rest spread evenly: without the sink it is not focused. */
+static void test_sink_fakes_focus(void **state)
+{
+    (void)state;
+    float x[T * T] = {0};
+    for (uint32_t i = 0; i < T; i++) {
+        x[i * T] = i > 0 ? 0.5f : 1;
+        for (uint32_t j = 1; j <= i; j++) {
+            x[i * T + j] = 0.5f / (float)i;
+        }
+    }
+    struct attention a = self_map(x, 1, T);
+    a.causal = true;
+    struct numbers n = numbers_of(&a);
+    assert_true(n.value[METRIC_FIRST_TOKEN][0] == 0.5);
+    assert_close(n.value[METRIC_ENTROPY_SANS_FIRST][0], 1, 1e-7);
+    assert_true(n.value[METRIC_ENTROPY_NORMALIZED][0] < 0.95);
+    assert_int_equal(rows_of(&a, METRIC_ENTROPY_SANS_FIRST), T - 2);
+}
+
+/* Key 0 is outside the window: nothing is removed. */
+static void test_sans_first_without_the_first_key(void **state)
+{
+    (void)state;
+    float x[5 * 5] = {1, 0, 0, 0,    0,     0.5f,  0.5f, 0, 0, 0, 1, 0, 0,
+                      0, 0, 0, 0.5f, 0.25f, 0.25f, 0,    0, 0, 1, 0, 0};
+    struct attention a = self_map(x, 1, 5);
+    a.causal = true;
+    a.window = 3;
+    /* row 2: only key 0 has weight, so nothing is left; row 3: H = 1.5 ln 2; row 4: 0 */
+    assert_int_equal(rows_of(&a, METRIC_ENTROPY_SANS_FIRST), 2);
+    assert_close(numbers_of(&a).value[METRIC_ENTROPY_SANS_FIRST][0], 0.75 * log(2) / log(3), 1e-15);
+}
+
+static void test_uniform_rows_in_closed_form(void **state)
+{
+    (void)state;
+    float x[T * T];
+    for (uint32_t i = 0; i < T * T; i++) {
+        x[i] = 1.0f / T;
+    }
+    struct attention a = self_map(x, 1, T);
+    struct numbers n = numbers_of(&a);
+    double local = 0, distance = 0;
+    for (int i = 0; i < T; i++) {
+        double sum = 0, largest = i > T - 1 - i ? i : T - 1 - i;
+        for (int j = 0; j < T; j++) {
+            local += abs(i - j) <= 8 ? 1 : 0;
+            sum += abs(i - j);
+        }
+        distance += sum / T / largest;
+    }
+    assert_close(n.value[METRIC_EFFECTIVE_KEYS][0], T, 1e-12);
+    assert_true(n.value[METRIC_TAIL_MASS][0] == 0.5); /* 8 of 16 keys */
+    assert_close(n.value[METRIC_LOCAL_MASS][0], local / T / T, 1e-15);
+    assert_close(n.value[METRIC_MEAN_DISTANCE_NORMALIZED][0], distance / T, 1e-15);
+    assert_true(n.value[METRIC_PREVIOUS_TOKEN][0] == 1.0 / T &&
+                n.value[METRIC_NEXT_TOKEN][0] == 1.0 / T);
+}
+
+static void test_tail_is_what_the_eight_largest_leave(void **state)
+{
+    (void)state;
+    float x[] = {0,        0.25f,   0.0625f, 0.0625f,  0.125f, 0.0625f,
+                 0.03125f, 0.0625f, 0.25f,   0.03125f, 0.0625f};
+    struct attention a = self_map(x, 1, 1);
+    a.keys = 11;
+    assert_true(numbers_of(&a).value[METRIC_TAIL_MASS][0] == 0.0625);
+}
+
+static void test_learned_sink_takes_the_deficit(void **state)
+{
+    (void)state;
+    float x[] = {0.25f, 0.25f, 0.5f, 0.375f};
+    struct attention a = self_map(x, 1, 2);
+    a.learned_sink = true;
+    struct numbers n = numbers_of(&a);
+    assert_true(n.value[METRIC_SINK_DEFICIT][0] == (0.5 + 0.125) / 2);
+    assert_true(n.value[METRIC_TAIL_MASS][0] == (0.5 + 0.125) / 2);
+    a.learned_sink = false;
+    a.dropout = true;
+    assert_nan(numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
+    a.dropout = false;
+    x[1] = 0.75f;
+    assert_nan(numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
+}
+
+/* The lower rows of a causal map, sent as a slice, have the numbers that they have in the map. */
+static void test_a_slice_of_queries_is_placed_by_its_offset(void **state)
+{
+    (void)state;
+    static float x[2 * 2 * T * T];
+    int32_t tokens[T];
+    fill_random(x, 5);
+    for (uint32_t j = 0; j < T; j++) {
+        tokens[j] = (int32_t)(j % 3);
+    }
+    struct attention a = self_map(x, 1, T);
+    a.causal = a.dropout = true;
+    a.tokens = tokens;
+    struct attention slice = a;
+    slice.weights = x + 5 * T;
+    slice.queries = T - 5;
+    slice.q_offset = 5;
+    struct block want, got;
+    struct scratch scratch = {0};
+    assert_int_equal(block_init(&want, &a, &everything), 0);
+    assert_int_equal(block_compute_ref(&want, &a, 5, T, &scratch), 0);
+    compute(&got, &slice);
+    want.pair_count = got.pair_count = 0; /* places in the tensor */
+    assert_same(&want, &got);
+    block_clear(&want);
+    block_clear(&got);
+    scratch_clear(&scratch);
+}
+
+/* Packed texts have the numbers of the texts apart. */
+static void test_documents_are_apart(void **state)
+{
+    (void)state;
+    static float x[2 * 2 * T * T];
+    const int32_t documents[] = {4, 4, 4, 4, 4, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9};
+    fill_random(x, 6);
+    struct attention packed = self_map(x, 1, T), first = self_map(x, 1, T);
+    const int32_t length = 5;
+    packed.documents = documents;
+    packed.dropout = first.dropout = true;
+    first.q_len = first.k_len = &length;
+    struct block got, want;
+    struct scratch scratch = {0};
+    assert_int_equal(block_init(&got, &packed, &everything), 0);
+    assert_int_equal(block_compute_ref(&got, &packed, 0, 5, &scratch), 0);
+    compute(&want, &first);
+    /* the text alone ends at its last token, so that token has no next one */
+    const enum metric same[] = {METRIC_ENTROPY, METRIC_MEAN_DISTANCE_NORMALIZED, METRIC_DIAGONAL,
+                                METRIC_PREVIOUS_TOKEN, METRIC_ENTROPY_SANS_FIRST};
+    for (size_t m = 0; m < sizeof same / sizeof same[0]; m++) {
+        const struct dist *one = &got.head[0].row[same[m]], *other = &want.head[0].row[same[m]];
+        assert_int_equal(one->moments.n, other->moments.n);
+        assert_true(one->moments.mean == other->moments.mean);
+    }
+    assert_int_equal(got.head[0].row[METRIC_NEXT_TOKEN].moments.n, 5);
+    assert_int_equal(want.head[0].row[METRIC_NEXT_TOKEN].moments.n, 4);
+    block_clear(&got);
+    block_clear(&want);
+    scratch_clear(&scratch);
+}
+
+/* The numbers that only the tier of queries and keys fills: read out and merged. */
+static void test_logit_statistics_are_read_out_and_merged(void **state)
+{
+    (void)state;
+    float x[] = {1};
+    struct attention a = self_map(x, 1, 1);
+    struct block one, two;
+    assert_int_equal(block_init(&one, &a, &everything), 0);
+    assert_int_equal(block_init(&two, &a, &everything), 0);
+    moments_add(&one.head[0].logits, 2);
+    moments_add(&two.head[0].logits, -5);
+    moments_add(&two.head[0].logits, 0);
+    moments_add(&one.head[0].cosine, 0.25);
+    moments_add(&two.head[0].cosine, 0.75);
+    moments_add(&one.head[0].q_norm, 3);
+    moments_add(&two.head[0].q_norm, 5);
+    moments_add(&two.head[0].k_norm, 7);
+    moments_add(&two.head[0].output_norm, 11);
+    moments_add(&two.head[0].norm_weighted_entropy, 13);
+    assert_int_equal(dist_add(&two.head[0].row[METRIC_MAX_LOGIT], 2), 0);
+    assert_int_equal(block_merge(&one, &two), 0);
+    struct numbers n = read_out(&one);
+    assert_true(n.value[METRIC_MAX_LOGIT][0] == 2 && n.value[METRIC_MAX_ABS_LOGIT][0] == 5);
+    assert_close(n.value[METRIC_MEAN_LOGIT][0], -1, 1e-15);
+    assert_close(n.value[METRIC_STD_LOGIT][0], sqrt(13), 1e-14);
+    assert_true(n.value[METRIC_QK_COSINE][0] == 0.5 && n.value[METRIC_QK_COSINE_MAX][0] == 0.75);
+    assert_true(n.value[METRIC_Q_NORM][0] == 4 && n.value[METRIC_K_NORM][0] == 7);
+    assert_true(n.value[METRIC_OUTPUT_NORM][0] == 11);
+    assert_true(n.value[METRIC_NORM_WEIGHTED_ENTROPY][0] == 13);
+    assert_nan(n.value[METRIC_ENTROPY][0]);
+    block_clear(&one);
+    block_clear(&two);
+}
+
+static void test_maps_and_pairs_are_switched_apart(void **state)
+{
+    (void)state;
+    float x[] = {0.25f, 0.75f, 0.5f, 0.5f};
+    struct attention a = self_map(x, 1, 2);
+    for (uint32_t on = 0; on < 4; on++) {
+        struct block_plan plan = {.maps = (on & 1) != 0, .top_pairs = 1};
+        plan.group[METRIC_GROUP_PAIRS] = (on & 2) != 0;
+        struct block block;
+        struct scratch scratch = {0};
+        assert_int_equal(block_init(&block, &a, &plan), 0);
+        assert_int_equal(block_compute_ref(&block, &a, 0, 2, &scratch), 0);
+        double stat[BLOCK_MAPS][MAP_STAT_COUNT];
+        block_aggregate(&block, stat);
+        for (uint32_t map = 0; map < BLOCK_MAPS; map++) {
+            assert_true((on & 1) != 0 ? stat[map][MAP_MAX] == 0.75 : isnan(stat[map][MAP_MAX]));
+        }
+        assert_int_equal(block.pair_count, on >> 1);
+        block_clear(&block);
+        scratch_clear(&scratch);
+    }
+}
+
 static void test_groups_that_are_off_stay_off(void **state)
 {
     (void)state;
@@ -474,9 +781,11 @@ static void test_every_allocation_may_fail(void **state)
 {
     (void)state;
     static float x[2 * 2 * T * T];
+    static const int32_t tokens[2 * T];
     fill_random(x, 1);
     struct attention a = self_map(x, 2, T);
     a.batch = 2;
+    a.tokens = tokens;
     unsigned nth = 1;
     for (;; nth++) {
         heap_fail_at(nth);
@@ -532,6 +841,18 @@ int main(void)
         cmocka_unit_test(test_pairs_are_ordered_with_ties_by_position),
         cmocka_unit_test(test_pairs_average_the_samples_where_finite),
         cmocka_unit_test(test_any_cut_merges_to_the_whole),
+        cmocka_unit_test(test_next_token_head),
+        cmocka_unit_test(test_induction_head_on_repeated_random_tokens),
+        cmocka_unit_test(test_token_metrics_sum_over_occurrences),
+        cmocka_unit_test(test_sink_fakes_focus),
+        cmocka_unit_test(test_sans_first_without_the_first_key),
+        cmocka_unit_test(test_uniform_rows_in_closed_form),
+        cmocka_unit_test(test_tail_is_what_the_eight_largest_leave),
+        cmocka_unit_test(test_learned_sink_takes_the_deficit),
+        cmocka_unit_test(test_a_slice_of_queries_is_placed_by_its_offset),
+        cmocka_unit_test(test_documents_are_apart),
+        cmocka_unit_test(test_logit_statistics_are_read_out_and_merged),
+        cmocka_unit_test(test_maps_and_pairs_are_switched_apart),
         cmocka_unit_test(test_groups_that_are_off_stay_off),
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_scratch_grows_and_is_aligned),

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/* engine: the jobs of one measure on a pool of its own, which is gone when they are done: a layer
+ * takes longer than its threads take to start. */
+#include "engine.h"
+
+#include "err.h"
+#include "pool.h"
+#include "result.h"
+
+#include <stdlib.h>
+
+/* The grain; as the daemon's default. */
+#define BLOCK_ENTRIES 1048576
+
+struct engine_job {
+    struct pool_job job; /* first */
+    struct measure *measure;
+    uint32_t index;
+};
+
+static struct measure_plan plan_of(const struct options *options)
+{
+    struct measure_plan plan = {
+        .whole = true,
+        .head_pairs = options->head_pairs,
+        .top_pairs = options->top_pairs,
+        .local_window = options->local_window,
+        .redundant_js = options->redundant_js,
+        .head_weights = options->head_weights.items,
+        .head_weight_count = options->head_weights.count,
+        .spectrum_max_size = options->spectrum_max,
+        .spectrum_sample = options->sample,
+        .spectrum_effort = options->effort,
+        .qk_maps_max_size = options->qk_maps,
+        .block_entries = BLOCK_ENTRIES,
+        .isa = options->isa,
+    };
+    for (int i = 0; i < METRIC_GROUP_COUNT; i++)
+        plan.group[i] = options->group[i];
+    return plan;
+}
+
+static void run(struct pool_job *pool_job, struct scratch *scratch)
+{
+    struct engine_job *job = (struct engine_job *)pool_job;
+    measure_run(job->measure, job->index, scratch);
+}
+
+static int run_here(struct measure *measure, uint32_t jobs)
+{
+    struct scratch scratch = {0};
+    for (uint32_t i = 0; i < jobs; i++)
+        measure_run(measure, i, &scratch);
+    scratch_clear(&scratch);
+    return 0;
+}
+
+static int run_on_threads(struct measure *measure, uint32_t count, uint32_t threads)
+{
+    struct pool *pool = NULL;
+    struct engine_job *jobs = calloc(count, sizeof(*jobs));
+    int rc = jobs ? pool_new(threads, count, &pool) : ERR_MEMORY;
+    for (uint32_t i = 0; i < count && rc == 0; i++)
+        jobs[i] = (struct engine_job){
+            .job = {.run = run, .next = i + 1 < count ? &jobs[i + 1].job : NULL},
+            .measure = measure,
+            .index = i,
+        };
+    if (rc == 0)
+        rc = pool_submit(pool, &jobs[0].job, count);
+    pool_free(&pool); /* runs them */
+    free(jobs);
+    return rc;
+}
+
+static int run_jobs(struct measure *measure, const struct options *options)
+{
+    uint32_t jobs = measure_jobs(measure);
+    uint32_t threads = options->threads < jobs ? options->threads : jobs;
+    return threads > 1 ? run_on_threads(measure, jobs, threads) : run_here(measure, jobs);
+}
+
+static int finish(struct measure *measure)
+{
+    struct scratch scratch = {0};
+    int rc = measure_finish(measure, &scratch);
+    scratch_clear(&scratch);
+    return rc;
+}
+
+static void write_layer(const struct input *input, const struct measured *measured,
+                        struct mpk_writer *writer)
+{
+    static const enum message_type tier[TIER_COUNT] = {
+        [TIER_ATTENTION] = MESSAGE_ATTENTION,
+        [TIER_QK] = MESSAGE_QK,
+        [TIER_WEIGHTS] = MESSAGE_WEIGHTS,
+    };
+    const struct attention *a = &input->attention;
+    struct analysis_layer layer = {
+        .layer = {.id = input->id,
+                  .shape = {a->batch, a->heads, a->queries, a->keys},
+                  .causal = a->causal,
+                  .rows = measured->rows,
+                  .invalid_rows = measured->invalid_rows,
+                  .row_sum_error = measured->row_sum_error,
+                  .tier = tier[input->tier]},
+        .stack_known = true,
+        .layer_known = true,
+        .site_known = true,
+    };
+    measured_numbers(measured, &layer.numbers);
+    analysis_encode_layer(&layer, writer);
+}
+
+int engine_measure(const struct input *input, const struct options *options,
+                   struct mpk_writer *writer)
+{
+    struct measure_plan plan = plan_of(options);
+    struct measure *measure = NULL;
+    int rc = input->tier == TIER_WEIGHTS ? measure_new_weights(&input->weights, &plan, &measure)
+                                         : measure_new(&input->attention, &plan, &measure);
+    if (rc == 0)
+        rc = run_jobs(measure, options);
+    if (rc == 0)
+        rc = finish(measure);
+    if (rc == 0)
+        write_layer(input, measure_result(measure), writer);
+    measure_free(&measure);
+    return rc != 0 || mpk_writer_ok(writer) ? rc : ERR_MEMORY;
+}
+
+bool engine_skips_spectrum(const struct input *input, const struct options *options)
+{
+    const struct attention *a = &input->attention;
+    return input->tier == TIER_ATTENTION && options->group[METRIC_GROUP_SPECTRUM] &&
+           (a->queries > options->spectrum_max || a->keys > options->spectrum_max);
+}

@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: MIT */
+/* input: a layer may come in up to three tiers at once; each is one input. First all shapes of all
+ * layers are checked, which costs nothing, and only then is anything read: a mistake in the last
+ * layer shows at once. */
+#include "input.h"
+
+#include "err.h"
+#include "reader.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SHAPE_TEXT ARRAY_SHAPE_TEXT_MAX
+/* Longest axis: positions are 32-bit numbers with a sign in the engine's interface. */
+#define AXIS_MAX INT32_MAX
+
+static int fail_array(const struct array *array, char *reterr, const char *wanted)
+{
+    char shape[SHAPE_TEXT];
+    array_shape_text(array, shape);
+    return array_fail(reterr, "%.200s: %.100s: its shape is %s, not %s", array->file->path,
+                      array->name, shape, wanted);
+}
+
+static int fail_layer(const struct input *input, char *reterr, const char *sentence)
+{
+    char text[PLACE_TEXT_MAX];
+    layers_text(input->id, text);
+    return array_fail(reterr, "%s: %s", text, sentence);
+}
+
+/* Shapes of attention --------------------------------------------------------------------------
+ */
+
+/* An axis counted from the end: 0 is the last; an axis that is not there is 1. */
+static uint32_t axis(const struct array *array, uint32_t from_end)
+{
+    return from_end < array->rank ? (uint32_t)array->shape[array->rank - 1 - from_end] : 1;
+}
+
+/* Whether the array has 3 or 4 axes of a size we can count, and is of one of the four dtypes. */
+static int check_map(const struct array *array, const char *wanted, enum dtype *ret_dtype,
+                     char *reterr)
+{
+    bool good = array->rank == 3 || array->rank == 4;
+    for (uint32_t i = 0; i < array->rank; i++)
+        good = good && array->shape[i] <= AXIS_MAX;
+    if (!good)
+        return fail_array(array, reterr, wanted);
+    if (!array_type_dtype(array->type, ret_dtype))
+        return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not f32, f64, f16 or bf16",
+                          array->file->path, array->name, array->type_name);
+    return 0;
+}
+
+static int check_weights(struct input *input, char *reterr)
+{
+    struct attention *a = &input->attention;
+    const struct array *weights = input->array[TENSOR_WEIGHTS];
+    if (check_map(weights, "[B,H,Tq,Tk] or [H,Tq,Tk]", &a->dtype, reterr) != 0)
+        return -1;
+    a->batch = axis(weights, 3);
+    a->heads = axis(weights, 2);
+    a->queries = axis(weights, 1);
+    a->keys = axis(weights, 0);
+    return 0;
+}
+
+static int check_grad(struct input *input, char *reterr)
+{
+    struct attention *a = &input->attention;
+    const struct array *grad = input->array[TENSOR_GRAD];
+    if (!grad)
+        return 0;
+    if (check_map(grad, "[B,H,Tq,Tk] or [H,Tq,Tk]", &a->grad_dtype, reterr) != 0)
+        return -1;
+    if (axis(grad, 3) != a->batch || axis(grad, 2) != a->heads || axis(grad, 1) != a->queries ||
+        axis(grad, 0) != a->keys)
+        return fail_array(grad, reterr, "that of the weights");
+    return 0;
+}
+
+static int check_q_and_k(struct input *input, char *reterr)
+{
+    static const char *const wanted = "[B,H,T,d] or [H,T,d]";
+    struct attention *a = &input->attention;
+    const struct array *q = input->array[TENSOR_Q], *k = input->array[TENSOR_K];
+    if (!q || !k)
+        return fail_layer(input, reterr, q ? "there is .q but no .k" : "there is .k but no .q");
+    if (check_map(q, wanted, &a->qk.q_dtype, reterr) != 0 ||
+        check_map(k, wanted, &a->qk.k_dtype, reterr) != 0)
+        return -1;
+    a->batch = axis(q, 3);
+    a->heads = axis(q, 2);
+    a->queries = axis(q, 1);
+    a->qk.head_dim = axis(q, 0);
+    a->qk.kv_heads = axis(k, 2);
+    a->keys = axis(k, 1);
+    if (axis(k, 3) != a->batch || axis(k, 0) != a->qk.head_dim)
+        return fail_array(k, reterr, "of the same B and d as .q");
+    if (a->heads % a->qk.kv_heads != 0)
+        return fail_array(k, reterr, "of a number of heads that divides those of .q");
+    return 0;
+}
+
+static int check_v(struct input *input, char *reterr)
+{
+    struct attention *a = &input->attention;
+    const struct array *v = input->array[TENSOR_V];
+    if (!v)
+        return 0;
+    if (check_map(v, "[B,H,T,d] or [H,T,d]", &a->qk.v_dtype, reterr) != 0)
+        return -1;
+    a->qk.value_dim = axis(v, 0);
+    if (axis(v, 3) != a->batch || axis(v, 2) != a->qk.kv_heads || axis(v, 1) != a->keys)
+        return fail_array(v, reterr, "of the same B, H and T as .k");
+    return 0;
+}
+
+/* Masks, tokens, lengths -----------------------------------------------------------------------
+ */
+
+static bool is_integer(enum array_type type)
+{
+    return type >= ARRAY_BOOL && type <= ARRAY_I64;
+}
+
+static int check_integer(const struct array *array, char *reterr)
+{
+    if (is_integer(array->type))
+        return 0;
+    return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not bool or an integer",
+                      array->file->path, array->name, array->type_name);
+}
+
+/* [Tq,Tk], [B,Tq,Tk] or [B,1,Tq,Tk]; B may be 1 for all samples. */
+static int check_mask(const struct input *input, char *reterr)
+{
+    const struct attention *a = &input->attention;
+    const struct array *mask = input->array[TENSOR_MASK];
+    if (!mask)
+        return 0;
+    if (check_integer(mask, reterr) != 0)
+        return -1;
+    bool good = mask->rank >= 2 && mask->rank <= 4;
+    uint64_t batch = mask->rank > 2 ? mask->shape[0] : 1;
+    good = good && (mask->rank < 4 || mask->shape[1] == 1) && (batch == 1 || batch == a->batch) &&
+           mask->shape[mask->rank - 2] == a->queries && mask->shape[mask->rank - 1] == a->keys;
+    char wanted[96];
+    snprintf(wanted, sizeof(wanted),
+             "[B,Tq,Tk] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32 "] or [Tq,Tk]", a->batch, a->queries,
+             a->keys);
+    return good ? 0 : fail_array(mask, reterr, wanted);
+}
+
+/* [B,Tk], or [Tk] of a single sample. */
+static int check_per_key(const struct input *input, enum tensor_role role, char *reterr)
+{
+    const struct attention *a = &input->attention;
+    const struct array *array = input->array[role];
+    char wanted[64];
+    if (!array)
+        return 0;
+    if (check_integer(array, reterr) != 0)
+        return -1;
+    if ((array->rank == 2 || (array->rank == 1 && a->batch == 1)) && axis(array, 0) == a->keys &&
+        axis(array, 1) == a->batch)
+        return 0;
+    snprintf(wanted, sizeof(wanted), "[B,Tk] = [%" PRIu32 ", %" PRIu32 "]", a->batch, a->keys);
+    return fail_array(array, reterr, wanted);
+}
+
+/* Sets *ret_lengths to the list, which is one number per sample, each within the axis. */
+static int check_lengths(const struct input *input, const struct int_list *own,
+                         const struct options *options, uint32_t limit, const char *what,
+                         const int32_t **ret_lengths, char *reterr)
+{
+    const struct int_list *list = own->items ? own : &options->lengths;
+    char text[PLACE_TEXT_MAX];
+    layers_text(input->id, text);
+    *ret_lengths = list->items;
+    if (!list->items)
+        return 0;
+    if (list->count != input->attention.batch)
+        return array_fail(reterr, "%s: --%s: %" PRIu32 " numbers for %" PRIu32 " samples", text,
+                          own->items ? what : "lengths", list->count, input->attention.batch);
+    for (uint32_t i = 0; i < list->count; i++)
+        if ((uint32_t)list->items[i] > limit)
+            return array_fail(reterr, "%s: --%s: %" PRId32 " is more than the %" PRIu32 " %s", text,
+                              own->items ? what : "lengths", list->items[i], limit,
+                              own == &options->q_lengths ? "queries" : "keys");
+    return 0;
+}
+
+/* What the command line says about the rows of this layer. */
+static int apply_options(struct input *input, const struct options *options, bool mixed,
+                         char *reterr)
+{
+    struct attention *a = &input->attention;
+    a->self = input->id.site == SITE_SELF;
+    if (a->self && (!mixed || input->id.stack == STACK_DECODER)) {
+        a->causal = options->causal;
+        a->window = options->window;
+        a->q_offset = options->q_offset;
+    }
+    a->dropout = options->dropout;
+    a->learned_sink = options->learned_sink;
+    a->qk.scale = isnan(options->scale) ? 1 / sqrt((double)a->qk.head_dim) : options->scale;
+    a->qk.softcap = options->softcap;
+    if (options->head_weights.items && options->head_weights.count != a->heads)
+        return fail_layer(input, reterr, "--head-weights: not one number per head");
+    if (check_lengths(input, &options->q_lengths, options, a->queries, "q-lengths", &a->q_len,
+                      reterr) != 0)
+        return -1;
+    return check_lengths(input, &options->k_lengths, options, a->keys, "k-lengths", &a->k_len,
+                         reterr);
+}
+
+static int check_rows(struct input *input, const struct options *options, bool mixed, char *reterr)
+{
+    if (input->array[TENSOR_DOCUMENTS] && input->id.site == SITE_CROSS)
+        return fail_layer(input, reterr, "documents are a matter of self-attention");
+    if (check_mask(input, reterr) != 0 || check_per_key(input, TENSOR_TOKENS, reterr) != 0 ||
+        check_per_key(input, TENSOR_DOCUMENTS, reterr) != 0)
+        return -1;
+    return apply_options(input, options, mixed, reterr);
+}
+
+/* Projections ----------------------------------------------------------------------------------
+ */
+
+static int check_matrix(struct input *input, enum projection projection, char *reterr)
+{
+    const struct array *array = input->array[TENSOR_WQ + projection];
+    struct projection_matrix *matrix = &input->weights.matrix[projection];
+    if (!array)
+        return 0;
+    if (array->rank != 2 || array->shape[0] > AXIS_MAX || array->shape[1] > AXIS_MAX)
+        return fail_array(array, reterr, "[out,in]");
+    if (!array_type_dtype(array->type, &matrix->dtype))
+        return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not f32, f64, f16 or bf16",
+                          array->file->path, array->name, array->type_name);
+    /* Any pointer but NULL says that the matrix is there; its contents come later. */
+    matrix->data = array;
+    matrix->out = (uint32_t)array->shape[0];
+    matrix->in = (uint32_t)array->shape[1];
+    return 0;
+}
+
+/* What the options leave out follows from the shapes. */
+static void fill_head_shape(struct weights *w, const struct options *options)
+{
+    const struct projection_matrix *m = w->matrix;
+    w->heads = options->heads;
+    w->head_dim = options->head_dim;
+    w->kv_heads = options->kv_heads;
+    if (w->head_dim == 0)
+        w->head_dim = (m[PROJECTION_Q].data ? m[PROJECTION_Q].out : m[PROJECTION_O].in) / w->heads;
+    if (w->head_dim == 0 && w->kv_heads > 0)
+        w->head_dim =
+            (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->kv_heads;
+    if (w->head_dim == 0)
+        w->head_dim = (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->heads;
+    if (w->kv_heads == 0 && w->head_dim > 0)
+        w->kv_heads =
+            (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->head_dim;
+    if (w->kv_heads == 0)
+        w->kv_heads = w->heads;
+}
+
+static int fail_projections(const struct input *input, char *reterr)
+{
+    const struct weights *w = &input->weights;
+    char sentence[ARRAY_ERROR_MAX / 2];
+    size_t used = (size_t)snprintf(sentence, sizeof(sentence),
+                                   "the projections do not fit %" PRIu32 " heads, %" PRIu32
+                                   " key and value heads, %" PRIu32 " rows per head:",
+                                   w->heads, w->kv_heads, w->head_dim);
+    for (int p = 0; p < PROJECTION_COUNT; p++)
+        if (w->matrix[p].data)
+            used += (size_t)snprintf(sentence + used, sizeof(sentence) - used,
+                                     " %s [%" PRIu32 ", %" PRIu32 "]", projection_name[p],
+                                     w->matrix[p].out, w->matrix[p].in);
+    return fail_layer(input, reterr, sentence);
+}
+
+static int check_projections(struct input *input, const struct options *options, char *reterr)
+{
+    for (int p = 0; p < PROJECTION_COUNT; p++)
+        if (check_matrix(input, (enum projection)p, reterr) != 0)
+            return -1;
+    if (options->heads == 0)
+        return fail_layer(input, reterr,
+                          "wq, wk, wv, wo do not say how many heads they have: give --heads N");
+    fill_head_shape(&input->weights, options);
+    return weights_check(&input->weights) == 0 ? 0 : fail_projections(input, reterr);
+}
+
+/* Which inputs there are -----------------------------------------------------------------------
+ */
+
+static void take(struct input *input, const struct layer_arrays *layer, enum tensor_role first,
+                 enum tensor_role last)
+{
+    for (enum tensor_role role = first; role <= last; role++)
+        input->array[role] = layer->array[role];
+}
+
+static bool has_any(const struct layer_arrays *layer, enum tensor_role first, enum tensor_role last)
+{
+    for (enum tensor_role role = first; role <= last; role++)
+        if (layer->array[role])
+            return true;
+    return false;
+}
+
+static int add_attention(const struct layer_arrays *layer, const struct options *options,
+                         bool mixed, struct input *input, char *reterr)
+{
+    *input = (struct input){.id = layer->id, .tier = TIER_ATTENTION};
+    take(input, layer, TENSOR_WEIGHTS, TENSOR_DOCUMENTS);
+    if (check_weights(input, reterr) != 0 || check_grad(input, reterr) != 0)
+        return -1;
+    return check_rows(input, options, mixed, reterr);
+}
+
+static int add_qk(const struct layer_arrays *layer, const struct options *options, bool mixed,
+                  struct input *input, char *reterr)
+{
+    *input = (struct input){.id = layer->id, .tier = TIER_QK};
+    take(input, layer, TENSOR_MASK, TENSOR_TOKENS);
+    take(input, layer, TENSOR_DOCUMENTS, TENSOR_V);
+    if (check_q_and_k(input, reterr) != 0 || check_v(input, reterr) != 0)
+        return -1;
+    return check_rows(input, options, mixed, reterr);
+}
+
+static int add_projections(const struct layer_arrays *layer, const struct options *options,
+                           struct input *input, char *reterr)
+{
+    *input = (struct input){.id = layer->id, .tier = TIER_WEIGHTS};
+    take(input, layer, TENSOR_WQ, TENSOR_WO);
+    return check_projections(input, options, reterr);
+}
+
+/* Whether a layer has something to measure, and nothing that it does not need. */
+static int check_layer(const struct layer_arrays *layer, char *reterr)
+{
+    bool weights = layer->array[TENSOR_WEIGHTS] != NULL;
+    bool qk = layer->array[TENSOR_Q] || layer->array[TENSOR_K];
+    struct input named = {.id = layer->id};
+    if (layer->array[TENSOR_GRAD] && !weights)
+        return fail_layer(&named, reterr, "there is .grad but no attention weights");
+    if (layer->array[TENSOR_V] && !qk)
+        return fail_layer(&named, reterr, "there is .v but no .q and .k");
+    if (!weights && !qk && !has_any(layer, TENSOR_WQ, TENSOR_WO))
+        return fail_layer(&named, reterr, "there are neither attention weights nor .q and .k");
+    return 0;
+}
+
+static int add_layer(const struct layers *layers, const struct layer_arrays *layer,
+                     const struct options *options, struct inputs *inputs, char *reterr)
+{
+    struct input *next = inputs->items + inputs->count;
+    if (check_layer(layer, reterr) != 0)
+        return -1;
+    if (layer->array[TENSOR_WEIGHTS] &&
+        add_attention(layer, options, layers->mixed, next++, reterr) != 0)
+        return -1;
+    if ((layer->array[TENSOR_Q] || layer->array[TENSOR_K]) &&
+        add_qk(layer, options, layers->mixed, next++, reterr) != 0)
+        return -1;
+    if (has_any(layer, TENSOR_WQ, TENSOR_WO) &&
+        add_projections(layer, options, next++, reterr) != 0)
+        return -1;
+    inputs->count = (size_t)(next - inputs->items);
+    return 0;
+}
+
+/* --causal and the like must have had an effect. */
+static int check_self(const struct inputs *inputs, const struct options *options, char *reterr)
+{
+    bool any = false;
+    const char *name = options->causal ? "causal" : options->window ? "window" : "q-offset";
+    for (size_t i = 0; i < inputs->count; i++)
+        any = any || (inputs->items[i].tier != TIER_WEIGHTS && inputs->items[i].attention.self);
+    if (any || !(options->causal || options->window || options->q_offset))
+        return 0;
+    return array_fail(reterr, "--%s: there is no self-attention in what was given", name);
+}
+
+int inputs_check(const struct layers *layers, const struct options *options,
+                 struct inputs *ret_inputs, char *reterr)
+{
+    struct inputs inputs = {.items = calloc(layers->count * TIER_COUNT, sizeof(struct input))};
+    int rc = inputs.items ? 0 : array_fail(reterr, "out of memory");
+    for (size_t i = 0; i < layers->count && rc == 0; i++)
+        rc = add_layer(layers, &layers->items[i], options, &inputs, reterr);
+    if (rc == 0)
+        rc = check_self(&inputs, options, reterr);
+    if (rc != 0)
+        inputs_clear(&inputs);
+    else
+        *ret_inputs = inputs;
+    return rc;
+}
+
+void inputs_clear(struct inputs *inputs)
+{
+    free(inputs->items);
+    *inputs = (struct inputs){0};
+}
+
+/* Contents -------------------------------------------------------------------------------------
+ */
+
+/* Element i as a number; what is beyond INT64_MAX is INT64_MAX. */
+static int64_t read_integer(enum array_type type, const void *data, uint64_t i)
+{
+    union {
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        uint64_t u64;
+        int64_t i64;
+    } value;
+    size_t size = array_type_size(type);
+    memcpy(&value, (const char *)data + i * size, size);
+    switch (type) {
+    case ARRAY_I8:
+        return value.i8;
+    case ARRAY_U16:
+        return value.u16;
+    case ARRAY_I16:
+        return value.i16;
+    case ARRAY_U32:
+        return value.u32;
+    case ARRAY_I32:
+        return value.i32;
+    case ARRAY_U64:
+        return value.u64 < INT64_MAX ? (int64_t)value.u64 : INT64_MAX;
+    case ARRAY_I64:
+        return value.i64;
+    default:
+        return value.u8;
+    }
+}
+
+static int fail_number(const struct array *array, int64_t number, const char *wanted, char *reterr)
+{
+    return array_fail(reterr, "%.200s: %.100s: there is a %" PRId64 " in it, not %s",
+                      array->file->path, array->name, number, wanted);
+}
+
+/* The mask as bytes, once per sample. */
+static int convert_mask(struct input *input, const uint8_t **ret_mask, char *reterr)
+{
+    const struct array *array = input->array[TENSOR_MASK];
+    const void *data = input->contents[TENSOR_MASK].data;
+    uint64_t count = array->bytes / array_type_size(array->type);
+    uint64_t map = (uint64_t)input->attention.queries * input->attention.keys;
+    uint64_t samples = input->attention.batch;
+    bool in_place = array_type_size(array->type) == 1 && count == samples * map;
+    uint8_t *mask = in_place ? NULL : malloc(samples * map);
+    if (!mask && !in_place)
+        return array_fail(reterr, "out of memory");
+    input->converted[TENSOR_MASK] = mask;
+    for (uint64_t i = 0; i < count; i++) {
+        int64_t number = read_integer(array->type, data, i);
+        if (number != 0 && number != 1)
+            return fail_number(array, number, "0 or 1", reterr);
+        if (mask)
+            mask[i] = (uint8_t)number;
+    }
+    for (uint64_t b = 1; mask && count == map && b < samples; b++)
+        memcpy(mask + b * map, mask, map);
+    *ret_mask = mask ? mask : data;
+    return 0;
+}
+
+/* Tokens and documents as 32-bit numbers, aligned. */
+static int convert_ids(struct input *input, enum tensor_role role, const int32_t **ret_ids,
+                       char *reterr)
+{
+    const struct array *array = input->array[role];
+    uint64_t count = array->bytes / array_type_size(array->type);
+    int32_t *ids = malloc(count * sizeof(*ids));
+    if (!ids)
+        return array_fail(reterr, "out of memory");
+    input->converted[role] = ids;
+    for (uint64_t i = 0; i < count; i++) {
+        int64_t number = read_integer(array->type, input->contents[role].data, i);
+        if (number < INT32_MIN || number > INT32_MAX)
+            return fail_number(array, number, "a 32-bit number", reterr);
+        ids[i] = (int32_t)number;
+    }
+    *ret_ids = ids;
+    return 0;
+}
+
+static int load_contents(struct input *input, char *reterr)
+{
+    char error[ARRAY_ERROR_MAX];
+    for (int role = 0; role < TENSOR_ROLE_COUNT; role++) {
+        const struct array *array = input->array[role];
+        if (array && array_load(array, &input->contents[role], error) != 0)
+            return array_fail(reterr, "%.200s: %.700s", array->file->path, error);
+    }
+    return 0;
+}
+
+int input_load(struct input *input, char *reterr)
+{
+    struct attention *a = &input->attention;
+    if (load_contents(input, reterr) != 0)
+        return -1;
+    a->weights = input->contents[TENSOR_WEIGHTS].data;
+    a->grad = input->contents[TENSOR_GRAD].data;
+    a->qk.q = input->contents[TENSOR_Q].data;
+    a->qk.k = input->contents[TENSOR_K].data;
+    a->qk.v = input->contents[TENSOR_V].data;
+    for (int p = 0; p < PROJECTION_COUNT; p++)
+        input->weights.matrix[p].data = input->contents[TENSOR_WQ + p].data;
+    if (input->array[TENSOR_MASK] && convert_mask(input, &a->mask, reterr) != 0)
+        return -1;
+    if (input->array[TENSOR_TOKENS] && convert_ids(input, TENSOR_TOKENS, &a->tokens, reterr) != 0)
+        return -1;
+    if (input->array[TENSOR_DOCUMENTS] &&
+        convert_ids(input, TENSOR_DOCUMENTS, &a->documents, reterr) != 0)
+        return -1;
+    return 0;
+}
+
+void input_unload(struct input *input)
+{
+    for (int role = 0; role < TENSOR_ROLE_COUNT; role++) {
+        array_data_clear(&input->contents[role]);
+        free(input->converted[role]);
+        input->converted[role] = NULL;
+    }
+}

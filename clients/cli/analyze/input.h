@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* input: what the engine is given for one layer: shapes that were checked against each other, then
+ * the contents. One thread. */
+#ifndef CLI_INPUT_H
+#define CLI_INPUT_H
+
+#include "layers.h"
+#include "options.h"
+
+#include "measure.h"
+
+struct input {
+    struct layer_id id;
+    enum tier tier;
+    struct attention attention;                    /* tiers attention, qk */
+    struct weights weights;                        /* tier weights */
+    const struct array *array[TENSOR_ROLE_COUNT];  /* what this tier uses */
+    struct array_data contents[TENSOR_ROLE_COUNT]; /* while loaded */
+    void *converted[TENSOR_ROLE_COUNT];            /* while loaded; owned */
+};
+
+struct inputs {
+    struct input *items; /* [count]; in the layers' order, a layer's tiers side by side */
+    size_t count;
+};
+
+/* What can be measured of the layers, shapes and options checked, nothing read yet. Arrays that
+ * belong to nothing are an error. Returns 0, or -1 with a sentence (ARRAY_ERROR_MAX bytes). */
+int inputs_check(const struct layers *layers, const struct options *options,
+                 struct inputs *ret_inputs, char *reterr);
+void inputs_clear(struct inputs *inputs);
+
+/* Reads the contents; input_unload afterwards, on failure too. Returns 0, or -1 with a sentence. */
+int input_load(struct input *input, char *reterr);
+void input_unload(struct input *input);
+
+#endif

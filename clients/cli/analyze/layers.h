@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/* layers: the arrays of all files, sorted into the layers they belong to. One thread. */
+#ifndef CLI_LAYERS_H
+#define CLI_LAYERS_H
+
+#include "array.h"
+#include "name.h"
+
+/* One attention of the model; its arrays are borrowed from the list. */
+struct layer_arrays {
+    struct layer_id id;
+    const struct array *array[TENSOR_ROLE_COUNT]; /* NULL = not there */
+};
+
+struct layers {
+    struct layer_arrays *items; /* [count]; encoder before decoder, by layer, self before cross */
+    size_t count;
+    bool mixed; /* there are layers of both stacks */
+};
+
+/* Places every array of the list. On failure there is nothing to clear, and reterr
+ * (ARRAY_ERROR_MAX bytes) names the array and its file. Returns 0 or -1. */
+int layers_collect(const struct array_list *list, const struct naming *naming,
+                   struct layers *ret_layers, char *reterr);
+void layers_clear(struct layers *layers);
+
+/* "decoder.3.self" */
+void layers_text(struct layer_id id, char ret_text[PLACE_TEXT_MAX]);
+
+#endif

@@ -1,0 +1,497 @@
+/* SPDX-License-Identifier: MIT */
+/* options: one table drives getopt, the checks and the help. Most options are a flag, a whole
+ * number or a real number with bounds, stored where the table says; the others have a setter. */
+#include "options.h"
+
+#include "show.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TOP_PAIRS_DEFAULT    10
+#define LOCAL_WINDOW_DEFAULT 8
+#define REDUNDANT_JS_DEFAULT 0.02
+#define SPECTRUM_MAX_DEFAULT 1024
+#define THREADS_MAX          256
+
+/* NULL, or what is wrong; may be in a buffer that the next call overwrites. */
+typedef const char *setter(struct options *options, const char *text);
+
+/* Lists -----------------------------------------------------------------------------------------
+ */
+
+/* Commas + 1. */
+static uint32_t count_items(const char *text)
+{
+    uint32_t count = 1;
+    for (; *text; text++)
+        count += *text == ',';
+    return count;
+}
+
+static bool parse_real(const char *text, char **ret_end, double *ret_number)
+{
+    errno = 0;
+    *ret_number = strtod(text, ret_end);
+    return *ret_end != text && isfinite(*ret_number) && *text != ' ';
+}
+
+static bool parse_length(const char *text, char **ret_end, int32_t *ret_number)
+{
+    if (*text < '0' || *text > '9')
+        return false;
+    errno = 0;
+    unsigned long long number = strtoull(text, ret_end, 10);
+    *ret_number = (int32_t)number;
+    return errno == 0 && number <= INT32_MAX;
+}
+
+/* Whether the item ended where an item may end; moves on to the next. */
+static bool next_item(const char **text, const char *end)
+{
+    if (*end != ',' && *end != '\0')
+        return false;
+    *text = *end ? end + 1 : end;
+    return true;
+}
+
+static const char *set_int_list(struct int_list *list, const char *text)
+{
+    static const char *const wrong = "not numbers such as 12,9,16, one per sample";
+    uint32_t count = count_items(text);
+    int32_t *items = count <= OPTIONS_LIST_MAX ? calloc(count, sizeof(*items)) : NULL;
+    if (!items)
+        return "too many numbers";
+    free(list->items);
+    *list = (struct int_list){items, count};
+    for (uint32_t i = 0; i < count; i++) {
+        char *end;
+        if (!parse_length(text, &end, &items[i]) || !next_item(&text, end))
+            return wrong;
+    }
+    return NULL;
+}
+
+static const char *set_lengths(struct options *options, const char *text)
+{
+    return set_int_list(&options->lengths, text);
+}
+
+static const char *set_q_lengths(struct options *options, const char *text)
+{
+    return set_int_list(&options->q_lengths, text);
+}
+
+static const char *set_k_lengths(struct options *options, const char *text)
+{
+    return set_int_list(&options->k_lengths, text);
+}
+
+static const char *set_head_weights(struct options *options, const char *text)
+{
+    uint32_t count = count_items(text);
+    double *items = count <= OPTIONS_LIST_MAX ? calloc(count, sizeof(*items)) : NULL;
+    if (!items)
+        return "too many numbers";
+    free(options->head_weights.items);
+    options->head_weights = (struct real_list){items, count};
+    for (uint32_t i = 0; i < count; i++) {
+        char *end;
+        if (!parse_real(text, &end, &items[i]) || !next_item(&text, end))
+            return "not numbers such as 0.5,0.25,0.25, one per head";
+    }
+    return NULL;
+}
+
+/* Words -----------------------------------------------------------------------------------------
+ */
+
+static const char *const group_name[METRIC_GROUP_COUNT] = {
+    [METRIC_GROUP_CORE] = "core",         [METRIC_GROUP_IMPORTANCE] = "importance",
+    [METRIC_GROUP_PAIRS] = "pairs",       [METRIC_GROUP_SIMILARITY] = "similarity",
+    [METRIC_GROUP_SPECTRUM] = "spectrum",
+};
+
+static bool is_word(const char *text, size_t len, const char *word)
+{
+    return strlen(word) == len && memcmp(text, word, len) == 0;
+}
+
+static void set_all_groups(struct options *options, bool on)
+{
+    for (int i = 0; i < METRIC_GROUP_COUNT; i++)
+        options->group[i] = on;
+}
+
+static bool set_group(struct options *options, const char *word, size_t len)
+{
+    for (int i = 0; i < METRIC_GROUP_COUNT; i++)
+        if (is_word(word, len, group_name[i])) {
+            options->group[i] = true;
+            return true;
+        }
+    if (is_word(word, len, "all"))
+        set_all_groups(options, true);
+    return is_word(word, len, "all") || is_word(word, len, "none");
+}
+
+static const char *set_groups(struct options *options, const char *text)
+{
+    set_all_groups(options, false);
+    for (;;) {
+        size_t len = strcspn(text, ",");
+        if (!set_group(options, text, len))
+            return "valid: core, importance, pairs, similarity, spectrum, all, none, with commas";
+        if (text[len] == '\0')
+            return NULL;
+        text += len + 1;
+    }
+}
+
+static const char *set_stack(struct options *options, const char *text)
+{
+    for (int i = 0; i < 2; i++)
+        if (strcmp(text, stack_name((enum stack)i)) == 0) {
+            options->naming.stack = (enum stack)i;
+            return NULL;
+        }
+    return "valid: encoder, decoder";
+}
+
+static const char *set_effort(struct options *options, const char *text)
+{
+    static const char *const words[] = {
+        [SPECTRUM_NORM] = "norm", [SPECTRUM_LEADING] = "leading", [SPECTRUM_FULL] = "full"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(text, words[i]) == 0) {
+            options->effort = (enum spectrum_effort)i;
+            return NULL;
+        }
+    return "valid: full, leading, norm";
+}
+
+static const char *set_isa(struct options *options, const char *text)
+{
+    return isa_parse(text, strlen(text), &options->isa) == 0
+               ? NULL
+               : "not available here (valid: auto, scalar, portable, avx2, avx512)";
+}
+
+static const char *add_rule(struct options *options, const char *text)
+{
+    struct naming *naming = &options->naming;
+    if (naming->rule_count == NAME_RULES_MAX)
+        return "too many of these (at most 64)";
+    const char *wrong = name_rule_parse(text, &naming->rules[naming->rule_count]);
+    naming->rule_count += !wrong;
+    return wrong;
+}
+
+static const char *add_ignored(struct options *options, const char *text)
+{
+    struct naming *naming = &options->naming;
+    if (naming->ignore_count == NAME_RULES_MAX)
+        return "too many of these (at most 64)";
+    const char *wrong = name_ignore_check(text);
+    if (!wrong)
+        naming->ignore[naming->ignore_count++] = text;
+    return wrong;
+}
+
+/* The table -------------------------------------------------------------------------------------
+ */
+
+enum option_kind { OPTION_TITLE, OPTION_FLAG, OPTION_COUNT, OPTION_REAL, OPTION_SET };
+
+struct option_info {
+    enum option_kind kind;
+    const char *name;     /* of a title: the title */
+    const char *argument; /* NULL = none */
+    size_t offset;        /* FLAG: bool, COUNT: uint32_t, REAL: double */
+    double min, max;
+    setter *set; /* SET */
+    const char *help;
+};
+
+#define TITLE(name)                                                                                \
+    {                                                                                              \
+        OPTION_TITLE, name, NULL, 0, 0, 0, NULL, NULL                                              \
+    }
+#define FLAG(name, field, help)                                                                    \
+    {                                                                                              \
+        OPTION_FLAG, name, NULL, offsetof(struct options, field), 0, 0, NULL, help                 \
+    }
+#define COUNT(name, field, min, max, help)                                                         \
+    {                                                                                              \
+        OPTION_COUNT, name, "N", offsetof(struct options, field), min, max, NULL, help             \
+    }
+#define REAL(name, field, min, max, help)                                                          \
+    {                                                                                              \
+        OPTION_REAL, name, "X", offsetof(struct options, field), min, max, NULL, help              \
+    }
+#define SET(name, argument, set, help)                                                             \
+    {                                                                                              \
+        OPTION_SET, name, argument, 0, 0, 0, set, help                                             \
+    }
+
+/* clang-format off */
+static const struct option_info option_info[] = {
+    TITLE("what is printed"),
+    FLAG("json", json, "everything, as JSON (attnd.analysis/1)"),
+    FLAG("statistics", statistics, "mean, std, min, max of each map's entries, as JSON"),
+    FLAG("help", help, "this text"),
+    TITLE("which array is what"),
+    SET("name", "PAT=TARGET", add_rule, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", add_ignored, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", set_stack, "encoder or decoder: of names without one (decoder)"),
+    TITLE("what rows may attend to"),
+    FLAG("causal", causal, "key j only for queries i >= j (self-attention; where there"
+         "\nare layers of both stacks, the decoder's)"),
+    COUNT("window", window, 1, INT32_MAX, "only keys j > i - N; for the same layers"),
+    SET("lengths", "A,B,..", set_lengths, "valid queries and keys per sample (right padding)"),
+    SET("q-lengths", "A,B,..", set_q_lengths, "valid queries; before --lengths"),
+    SET("k-lengths", "A,B,..", set_k_lengths, "valid keys; before --lengths"),
+    COUNT("q-offset", q_offset, 0, INT32_MAX, "position of query 0 among the keys (self-attention)"),
+    FLAG("dropout", dropout, "weights are after dropout: sums are not checked"),
+    FLAG("learned-sink", learned_sink, "rows may sum to less than 1"),
+    TITLE("queries and keys; projections"),
+    REAL("scale", scale, -1e30, 1e30, "of the logits (default 1/sqrt(d))"),
+    REAL("softcap", softcap, 0, 1e30, "logits are X tanh(logit / X); 0 = none"),
+    COUNT("heads", heads, 1, 65536, "heads of the projections wq, wk, wv, wo"),
+    COUNT("kv-heads", kv_heads, 1, 65536, "their key and value heads (by their shapes)"),
+    COUNT("head-dim", head_dim, 1, 65536, "rows per head (by their shapes)"),
+    TITLE("what is computed"),
+    SET("groups", "LIST", set_groups, "of core, importance, pairs, similarity, spectrum;"
+        "\nall (default) or none"),
+    COUNT("top-pairs", top_pairs, 1, TOP_PAIRS_MAX, "how many (10)"),
+    FLAG("head-pairs", head_pairs, "top pairs of each head as well"),
+    COUNT("local-window", local_window, 0, INT32_MAX, "positions that local_mass looks to either side (8)"),
+    SET("head-weights", "A,B,..", set_head_weights, "of the map aggregate.weighted, one per head"),
+    REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.02)"),
+    SET("spectrum", "EFFORT", set_effort, "full (default), leading (16 values) or norm"),
+    COUNT("spectrum-max", spectrum_max, 1, 65536, "no spectrum of larger maps (1024)"),
+    COUNT("sample", sample, 0, INT32_MAX, "whose spectrum (0)"),
+    COUNT("qk-maps", qk_maps, 0, 65536, "of q and k up to this size, the map is made and"
+          "\nmeasured as well (0: maps are never made)"),
+    TITLE("how"),
+    SET("isa", "NAME", set_isa, "auto, scalar, portable, avx2 or avx512"),
+    COUNT("threads", threads, 1, THREADS_MAX, "(as many as there are cores)"),
+};
+/* clang-format on */
+enum { OPTIONS = sizeof(option_info) / sizeof(option_info[0]) };
+
+static const char *set_count(const struct option_info *info, uint32_t *ret_number, const char *text)
+{
+    static char wrong[64];
+    char *end = NULL;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || (double)number < info->min ||
+        (double)number > info->max) {
+        snprintf(wrong, sizeof(wrong), "valid: %.0f to %.0f", info->min, info->max);
+        return wrong;
+    }
+    *ret_number = (uint32_t)number;
+    return NULL;
+}
+
+static const char *set_real(const struct option_info *info, double *ret_number, const char *text)
+{
+    static char wrong[64];
+    char *end;
+    if (parse_real(text, &end, ret_number) && *end == '\0' && *ret_number >= info->min &&
+        *ret_number <= info->max)
+        return NULL;
+    snprintf(wrong, sizeof(wrong), "valid: a number from %g to %g", info->min, info->max);
+    return wrong;
+}
+
+static const char *set_value(struct options *options, const struct option_info *info,
+                             const char *text)
+{
+    char *field = (char *)options + info->offset;
+    switch (info->kind) {
+    case OPTION_FLAG:
+        *(bool *)(void *)field = true;
+        return NULL;
+    case OPTION_COUNT:
+        return set_count(info, (uint32_t *)(void *)field, text);
+    case OPTION_REAL:
+        return set_real(info, (double *)(void *)field, text);
+    default:
+        return info->set(options, text);
+    }
+}
+
+static uint32_t count_cores(void)
+{
+    cpu_set_t set;
+    int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+    return cores < 1 ? 1 : cores > THREADS_MAX ? THREADS_MAX : (uint32_t)cores;
+}
+
+static struct options default_options(void)
+{
+    struct options options = {
+        .naming = {.stack = STACK_DECODER},
+        .scale = NAN,
+        .top_pairs = TOP_PAIRS_DEFAULT,
+        .local_window = LOCAL_WINDOW_DEFAULT,
+        .redundant_js = REDUNDANT_JS_DEFAULT,
+        .spectrum_max = SPECTRUM_MAX_DEFAULT,
+        .effort = SPECTRUM_FULL,
+        .isa = isa_best(),
+        .threads = count_cores(),
+    };
+    set_all_groups(&options, true);
+    return options;
+}
+
+static void fill_long_options(struct option long_options[OPTIONS + 1])
+{
+    struct option *option = long_options;
+    memset(long_options, 0, sizeof(struct option) * (OPTIONS + 1));
+    for (int i = 0; i < OPTIONS; i++) {
+        if (option_info[i].kind == OPTION_TITLE)
+            continue;
+        option->name = option_info[i].name;
+        option->has_arg = option_info[i].argument ? required_argument : no_argument;
+        option->val = i + 256; /* beyond any character */
+        option++;
+    }
+}
+
+static int refuse(int code, char *const *argv, char *reterr)
+{
+    const char *text = argv[optind > 0 ? optind - 1 : 0];
+    snprintf(reterr, OPTIONS_ERROR_MAX, code == ':' ? "%.100s needs a value" : "no option %.100s",
+             text);
+    return -1;
+}
+
+static int apply(struct options *options, const struct option_info *info, const char *text,
+                 char *reterr)
+{
+    const char *wrong = set_value(options, info, text);
+    if (!wrong)
+        return 0;
+    snprintf(reterr, OPTIONS_ERROR_MAX, "--%s: %.80s: %s", info->name, text, wrong);
+    return -1;
+}
+
+static int parse_all(struct options *options, int argc, char **argv, char *reterr)
+{
+    struct option long_options[OPTIONS + 1];
+    fill_long_options(long_options);
+    optind = 0; /* start over: getopt keeps its state */
+    opterr = 0;
+    for (;;) {
+        int code = getopt_long(argc, argv, ":h", long_options, NULL);
+        if (code == -1)
+            break;
+        if (code == 'h')
+            options->help = true;
+        else if (code < 256)
+            return refuse(code, argv, reterr);
+        else if (apply(options, &option_info[code - 256], optarg, reterr) != 0)
+            return -1;
+    }
+    options->files = argv + optind;
+    options->file_count = argc - optind;
+    return 0;
+}
+
+int options_parse(int argc, char **argv, struct options *ret_options, char *reterr)
+{
+    struct options options = default_options();
+    if (parse_all(&options, argc, argv, reterr) != 0) {
+        options_clear(&options);
+        return -1;
+    }
+    *ret_options = options;
+    return 0;
+}
+
+void options_clear(struct options *options)
+{
+    free(options->lengths.items);
+    free(options->q_lengths.items);
+    free(options->k_lengths.items);
+    free(options->head_weights.items);
+    options->lengths = options->q_lengths = options->k_lengths = (struct int_list){0};
+    options->head_weights = (struct real_list){0};
+}
+
+/* The help --------------------------------------------------------------------------------------
+ */
+
+static const char help_begin[] =
+    "usage: attnctl analyze FILE... [OPTIONS]\n"
+    "Measures attention in files, by the same engine as the daemon; asks no daemon.\n\n"
+    "Files: .npy, .npz (np.savez, np.savez_compressed), .safetensors; any number of\n"
+    "them. Maps in f32, f16, bf16 or f64; masks in bool or any integer, tokens and\n"
+    "documents in any integer. An array is placed by its name, a .npy file's by the\n"
+    "file's name:\n"
+    "  <stack>.<layer>.<site>    weights [B,H,Tq,Tk] or [H,Tq,Tk]; encoder or\n"
+    "                            decoder, a number, self or cross: decoder.0.self\n"
+    "    .q .k .v                instead of the weights: [B,H,T,d] or [H,T,d], after\n"
+    "                            the position encoding; k and v may have fewer heads\n"
+    "    .mask                   1 = may attend: [B,Tq,Tk], [B,1,Tq,Tk] or [Tq,Tk]\n"
+    "    .tokens .documents      [B,Tk], or [Tk] of a single sample\n"
+    "    .grad                   the loss's gradient by the weights, shaped like them\n"
+    "    .wq .wk .wv .wo         projections [out,in]; need --heads\n"
+    "  weights.<layer>.wq        the same as STACK.<layer>.self.wq (.wk .wv .wo)\n"
+    "  attentions.<layer>, arr_<layer>     STACK.<layer>.self; also attentions_3\n"
+    "  encoder_attentions.<layer>, decoder_attentions.<layer>, cross_attentions.<layer>\n"
+    "  mask, tokens, documents   of every layer that has none of its own\n";
+
+static const char help_end[] =
+    "\nPAT matches a whole name: {layer} is a number, * any text. --name goes before\n"
+    "--ignore, and --ignore before the names above.\n"
+    "\nexamples:\n"
+    "  np.savez('maps.npz', *out.attentions)      # in Python, Hugging Face\n"
+    "  attnctl analyze maps.npz --causal\n"
+    "  attnctl analyze maps.npz --causal --lengths 128,97 --json > maps.json\n"
+    "  attnctl analyze probs.npy --name probs=decoder.0.self\n"
+    "  attnctl analyze qk.safetensors --causal --name 'h.{layer}.q=decoder.{layer}.self.q' \\\n"
+    "      --name 'h.{layer}.k=decoder.{layer}.self.k'\n"
+    "  attnctl analyze model.safetensors --heads 12 --ignore '*' \\\n"
+    "      --name '*.{layer}.self_attn.q_proj.weight=weights.{layer}.wq'\n"
+    "  attnctl analyze maps.npz --statistics\n"
+    "\nExit status: 0 done, 1 out of memory, 2 something cannot be read, placed or\n"
+    "followed: one line on standard error says what, and nothing is printed.\n";
+
+static void print_option(const struct option_info *info, FILE *out)
+{
+    char left[40];
+    snprintf(left, sizeof(left), "--%s%s%s", info->name, info->argument ? " " : "",
+             info->argument ? info->argument : "");
+    const char *help = info->help;
+    for (;;) {
+        int len = (int)strcspn(help, "\n");
+        fprintf(out, "  %-21s %.*s\n", left, len, help);
+        if (help[len] == '\0')
+            return;
+        help += len + 1;
+        left[0] = '\0';
+    }
+}
+
+void options_print_help(FILE *out)
+{
+    fputs(help_begin, out);
+    for (int i = 0; i < OPTIONS; i++) {
+        if (option_info[i].kind == OPTION_TITLE)
+            fprintf(out, "\n%s:\n", option_info[i].name);
+        else
+            print_option(&option_info[i], out);
+    }
+    fputs("\ncolumns of the table (a column without numbers is left out):\n", out);
+    show_print_legend(out);
+    fputs(help_end, out);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* options: the command line of attnctl analyze as a struct. Pure but for getopt's own state; one
+ * thread. */
+#ifndef CLI_OPTIONS_H
+#define CLI_OPTIONS_H
+
+#include "isa.h"
+#include "metric.h"
+#include "name.h"
+#include "spectrum.h"
+
+#include <stdio.h>
+
+#define OPTIONS_ERROR_MAX 512
+/* Most numbers in a list of lengths or head weights. */
+#define OPTIONS_LIST_MAX 65536
+
+struct int_list {
+    int32_t *items; /* owned; NULL = not given */
+    uint32_t count;
+};
+struct real_list {
+    double *items; /* owned; NULL = not given */
+    uint32_t count;
+};
+
+/* Strings point into argv. */
+struct options {
+    bool help, json, statistics;
+    struct naming naming;
+    /* what the files do not say */
+    bool causal, dropout, learned_sink;
+    uint32_t window, q_offset;
+    struct int_list lengths, q_lengths, k_lengths;
+    double scale, softcap;              /* scale NaN = 1 / sqrt(head_dim) */
+    uint32_t heads, kv_heads, head_dim; /* tier weights; 0 = not given */
+    /* what is computed */
+    bool group[METRIC_GROUP_COUNT];
+    uint32_t top_pairs, local_window;
+    bool head_pairs;
+    double redundant_js;
+    struct real_list head_weights;
+    uint32_t sample, spectrum_max, qk_maps;
+    enum spectrum_effort effort;
+    enum isa isa;
+    uint32_t threads;
+
+    char *const *files; /* [file_count]; in argv */
+    int file_count;
+};
+
+/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (OPTIONS_ERROR_MAX
+ * bytes); *ret_options then needs no options_clear. */
+int options_parse(int argc, char **argv, struct options *ret_options, char *reterr);
+void options_clear(struct options *options);
+
+/* What --help shows. */
+void options_print_help(FILE *out);
+
+#endif

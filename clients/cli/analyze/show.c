@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+/* show: what fits a terminal of 80 columns; --json has everything. Columns that a layer has no
+ * number for are left out. */
+#include "show.h"
+
+#include "field.h"
+#include "out.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+/* Pairs that are listed. */
+#define PAIRS_SHOWN 5
+
+struct column {
+    const char *title, *map, *name, *help;
+};
+
+static const struct column columns[] = {
+    {"ENTROPY", "heads", "entropy_normalized",
+     "0 = one key, 1 = spread evenly over all it may see"},
+    {"KEYS", "heads", "effective_keys", "how many keys that is like"},
+    {"CONF", "heads", "confidence", "mean of the largest weight of a row"},
+    {"DIST", "heads", "mean_distance", "tokens between query and key"},
+    {"PREV", "heads", "previous_token", "weight on the token before"},
+    {"FIRST", "heads", "first_token", "weight on the first token (sink)"},
+    {"INDUCT", "heads", "induction", "weight behind an earlier occurrence; needs .tokens"},
+    {"LOGIT", "heads", "max_logit", "mean of the largest logit of a row; q and k only"},
+    {"NORM", "spectrum", "spectral_norm", "largest singular value"},
+    {"SRANK", "spectrum", "stable_rank", "stable rank"},
+    {"PATTERN", "heads", "pattern", "what the head does"},
+};
+enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
+
+void show_print_legend(FILE *out)
+{
+    for (int i = 0; i < COLUMNS; i++)
+        fprintf(out, "  %-8s %-22s %s\n", columns[i].title, columns[i].name, columns[i].help);
+}
+
+static void put_number(struct out_table *table, double value)
+{
+    if (isnan(value))
+        out_cell(table, "-");
+    else if (fabs(value) < 100)
+        out_cell(table, "%.3f", value);
+    else
+        out_cell(table, "%.4g", value);
+}
+
+static void put_item(struct out_table *table, const msgpack_object *list, uint32_t index)
+{
+    bool text = list && list->type == MSGPACK_OBJECT_ARRAY && index < list->via.array.size &&
+                list->via.array.ptr[index].type == MSGPACK_OBJECT_STR;
+    if (text)
+        out_cell(table, "%.*s", (int)list->via.array.ptr[index].via.str.size,
+                 list->via.array.ptr[index].via.str.ptr);
+    else
+        put_number(table, field_item(list, index));
+}
+
+static const msgpack_object *list_of(const msgpack_object *layer, const struct column *column)
+{
+    const msgpack_object *map = mpk_find(layer, column->map);
+    return map ? mpk_find(map, column->name) : NULL;
+}
+
+static bool is_all_null(const msgpack_object *list)
+{
+    for (uint32_t i = 0; list && i < field_length(list); i++)
+        if (list->via.array.ptr[i].type != MSGPACK_OBJECT_NIL)
+            return false;
+    return true;
+}
+
+/* Title ----------------------------------------------------------------------------------------
+ */
+
+static void show_shape(const msgpack_object *layer, FILE *out)
+{
+    const msgpack_object *shape = mpk_find(layer, "shape");
+    for (uint32_t i = 0; i < field_length(shape); i++)
+        fprintf(out, "%s%.0f%s", i ? ", " : "  [", field_item(shape, i),
+                i + 1 == field_length(shape) ? "]" : "");
+}
+
+static double real_of(const msgpack_object *map, const char *key)
+{
+    const msgpack_object *value = mpk_find(map, key);
+    double number = NAN;
+    if (value)
+        mpk_get_f64(value, &number);
+    return number;
+}
+
+static void show_title(const msgpack_object *layer, FILE *out)
+{
+    char name[LAYER_TEXT_MAX], tier[32];
+    uint64_t rows = field_u64(layer, "rows"), invalid = field_u64(layer, "invalid_rows");
+    double sinks = real_of(layer, "sink_rate");
+    field_layer(layer, name);
+    field_text(layer, "tier", tier, sizeof(tier));
+    fprintf(out, "%s  %s", name, tier);
+    show_shape(layer, out);
+    if (strcmp(tier, "weights") != 0)
+        fprintf(out, "%s  %" PRIu64 " row%s", field_bool(layer, "causal") ? "  causal" : "", rows,
+                out_plural(rows));
+    if (invalid > 0)
+        fprintf(out, ", %" PRIu64 " invalid (sums off by up to %.2g)", invalid,
+                real_of(layer, "row_sum_error"));
+    if (!isnan(sinks))
+        fprintf(out, "  sink rate %.2f", sinks);
+    putc('\n', out);
+}
+
+/* Heads ----------------------------------------------------------------------------------------
+ */
+
+static uint32_t count_heads(const msgpack_object *layer)
+{
+    return (uint32_t)fmax(field_item(mpk_find(layer, "shape"), 1), 0);
+}
+
+static void show_heads(const msgpack_object *layer, int width, FILE *out)
+{
+    const msgpack_object *lists[COLUMNS];
+    struct out_table table;
+    int used = 0;
+    for (int i = 0; i < COLUMNS; i++) {
+        lists[i] = list_of(layer, &columns[i]);
+        used += !is_all_null(lists[i]);
+    }
+    if (used == 0)
+        return;
+    out_init(&table, used + 1);
+    out_cell(&table, "HEAD");
+    for (int i = 0; i < COLUMNS; i++)
+        if (!is_all_null(lists[i]))
+            out_cell(&table, "%s", columns[i].title);
+    for (uint32_t h = 0; h < count_heads(layer); h++) {
+        out_cell(&table, "%" PRIu32, h);
+        for (int i = 0; i < COLUMNS; i++)
+            if (!is_all_null(lists[i]))
+                put_item(&table, lists[i], h);
+    }
+    out_print(&table, width, false, out);
+}
+
+/* Pairs ----------------------------------------------------------------------------------------
+ */
+
+static void show_pairs(const msgpack_object *layer, FILE *out)
+{
+    const msgpack_object *pairs = mpk_find(layer, "top_pairs");
+    uint32_t count = field_length(pairs);
+    for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
+        const msgpack_object *pair = &pairs->via.array.ptr[i];
+        fprintf(out, "%s%" PRIu64 ">%" PRIu64 " %.3f", i ? "  " : "top pairs  ",
+                field_u64(pair, "query"), field_u64(pair, "key"), real_of(pair, "weight"));
+    }
+    if (count > 0)
+        putc('\n', out);
+}
+
+static void show_redundant(const msgpack_object *layer, FILE *out)
+{
+    const msgpack_object *pairs = mpk_find(layer, "redundant_pairs");
+    uint64_t total = field_u64(layer, "redundant_total");
+    uint32_t count = field_length(pairs);
+    for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
+        const msgpack_object *pair = &pairs->via.array.ptr[i], *heads = mpk_find(pair, "heads");
+        fprintf(out, "%s%.0f~%.0f %.4f", i ? "  " : "alike heads (js)  ", field_item(heads, 0),
+                field_item(heads, 1), real_of(pair, "js"));
+    }
+    if (total > PAIRS_SHOWN)
+        fprintf(out, "  and %" PRIu64 " more", total - PAIRS_SHOWN);
+    if (count > 0)
+        putc('\n', out);
+}
+
+/* Projections ----------------------------------------------------------------------------------
+ */
+
+static const char *const whole_fields[] = {"spectral_norm", "stable_rank", "effective_rank",
+                                           "condition_number"};
+enum { WHOLE_FIELDS = sizeof(whole_fields) / sizeof(whole_fields[0]) };
+
+static void put_key(struct out_table *table, const msgpack_object_kv *pair)
+{
+    out_cell(table, "%.*s", (int)pair->key.via.str.size, pair->key.via.str.ptr);
+}
+
+/* Projections are measured whole, products of two per head only. */
+static void show_whole(const msgpack_object_map *matrices, int width, FILE *out)
+{
+    static const char *const titles[] = {"MATRIX", "NORM",       "SRANK",
+                                         "ERANK",  "LOG10 COND", "HEAD CORR"};
+    struct out_table table;
+    out_init(&table, WHOLE_FIELDS + 2);
+    for (int i = 0; i < WHOLE_FIELDS + 2; i++)
+        out_cell(&table, "%s", titles[i]);
+    for (uint32_t m = 0; m < matrices->size; m++) {
+        const msgpack_object *matrix = &matrices->ptr[m].val, *whole = mpk_find(matrix, "whole");
+        if (!whole)
+            continue;
+        put_key(&table, &matrices->ptr[m]);
+        for (int i = 0; i < WHOLE_FIELDS; i++)
+            put_number(&table, real_of(whole, whole_fields[i]));
+        put_number(&table, real_of(matrix, "head_correlation_mean"));
+    }
+    out_print(&table, width, false, out);
+}
+
+static const msgpack_object *norms_of(const msgpack_object_kv *matrix)
+{
+    return mpk_find(mpk_find(&matrix->val, "heads"), "spectral_norm");
+}
+
+/* The norm of each head's slice and product; with fewer key and value heads the rest is empty. */
+static void show_norms(const msgpack_object_map *matrices, int width, FILE *out)
+{
+    struct out_table table;
+    uint32_t heads = 0;
+    out_init(&table, (int)matrices->size + 1);
+    out_cell(&table, "NORM OF HEAD");
+    for (uint32_t m = 0; m < matrices->size; m++) {
+        uint32_t own = field_length(norms_of(&matrices->ptr[m]));
+        heads = own > heads ? own : heads;
+        put_key(&table, &matrices->ptr[m]);
+    }
+    for (uint32_t h = 0; h < heads; h++) {
+        out_cell(&table, "%" PRIu32, h);
+        for (uint32_t m = 0; m < matrices->size; m++)
+            put_number(&table, field_item(norms_of(&matrices->ptr[m]), h));
+    }
+    out_print(&table, width, false, out);
+}
+
+void show_layer(const msgpack_object *layer, int width, FILE *out)
+{
+    const msgpack_object *weights = mpk_find(layer, "weights");
+    show_title(layer, out);
+    if (weights && weights->type == MSGPACK_OBJECT_MAP && weights->via.map.size > 0) {
+        show_whole(&weights->via.map, width, out);
+        show_norms(&weights->via.map, width, out);
+    }
+    show_heads(layer, width, out);
+    show_pairs(layer, out);
+    show_redundant(layer, out);
+}

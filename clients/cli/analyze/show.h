@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* show: one layer of an analysis as a table for people. */
+#ifndef CLI_SHOW_H
+#define CLI_SHOW_H
+
+#include <msgpack.h>
+#include <stdio.h>
+
+/* `layer` is the map that engine_measure writes. */
+void show_layer(const msgpack_object *layer, int width, FILE *out);
+
+/* What the columns mean, as --help shows it. */
+void show_print_legend(FILE *out);
+
+#endif

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT */
+/* array: what the formats have in common: mapping a file, which format it is, the list.
+ *
+ * The format is told by the first bytes, and only where they say nothing (a file cut short) by the
+ * file's ending. The mapping is private and read-only; a file that somebody shortens meanwhile ends
+ * the program with a bus error, as it does any program that maps files. */
+#include "reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int array_fail(char *reterr, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(reterr, ARRAY_ERROR_MAX, format, args);
+    va_end(args);
+    return -1;
+}
+
+/* Types and shapes -------------------------------------------------------------------------------
+ */
+
+size_t array_type_size(enum array_type type)
+{
+    static const size_t size[] = {
+        [ARRAY_F32] = 4, [ARRAY_F64] = 8, [ARRAY_F16] = 2, [ARRAY_BF16] = 2,  [ARRAY_BOOL] = 1,
+        [ARRAY_U8] = 1,  [ARRAY_I8] = 1,  [ARRAY_U16] = 2, [ARRAY_I16] = 2,   [ARRAY_U32] = 4,
+        [ARRAY_I32] = 4, [ARRAY_U64] = 8, [ARRAY_I64] = 8, [ARRAY_OTHER] = 0,
+    };
+    return size[type];
+}
+
+bool array_type_dtype(enum array_type type, enum dtype *ret_dtype)
+{
+    static const enum dtype dtype[] = {
+        [ARRAY_F32] = DTYPE_F32,
+        [ARRAY_F64] = DTYPE_F64,
+        [ARRAY_F16] = DTYPE_F16,
+        [ARRAY_BF16] = DTYPE_BF16,
+    };
+    if (type > ARRAY_BF16)
+        return false;
+    *ret_dtype = dtype[type];
+    return true;
+}
+
+int array_measure(struct array *array, char *reterr)
+{
+    uint64_t bytes = array_type_size(array->type);
+    bool empty = bytes == 0;
+    for (uint32_t i = 0; i < array->rank; i++)
+        empty = empty || array->shape[i] == 0;
+    array->bytes = 0;
+    if (empty)
+        return 0;
+    for (uint32_t i = 0; i < array->rank; i++)
+        if (__builtin_mul_overflow(bytes, array->shape[i], &bytes) || bytes > INT64_MAX)
+            return array_fail(reterr, "the declared shape is larger than any file");
+    array->bytes = bytes;
+    return 0;
+}
+
+void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_MAX])
+{
+    size_t used = 0;
+    ret_text[used++] = '[';
+    for (uint32_t i = 0; i < array->rank; i++)
+        used += (size_t)snprintf(ret_text + used, ARRAY_SHAPE_TEXT_MAX - used, "%s%" PRIu64,
+                                 i ? ", " : "", array->shape[i]);
+    snprintf(ret_text + used, ARRAY_SHAPE_TEXT_MAX - used, "]");
+}
+
+/* The list --------------------------------------------------------------------------------------
+ */
+
+static bool grow(struct array_list *list)
+{
+    size_t room = list->room ? 2 * list->room : 32;
+    struct array *items = realloc(list->items, room * sizeof(*items));
+    if (!items)
+        return false;
+    list->items = items;
+    list->room = room;
+    return true;
+}
+
+int array_list_add(struct array_list *list, const struct array *array, const char *name, size_t len,
+                   char *reterr)
+{
+    if (len > ARRAY_NAME_MAX)
+        return array_fail(reterr, "an array has a name of %zu bytes (at most %d)", len,
+                          ARRAY_NAME_MAX);
+    char *copy = strndup(name, len);
+    if (!copy || (list->count == list->room && !grow(list))) {
+        free(copy);
+        return array_fail(reterr, "out of memory");
+    }
+    list->items[list->count] = *array;
+    list->items[list->count++].name = copy;
+    return 0;
+}
+
+static void shorten_list(struct array_list *list, size_t count)
+{
+    while (list->count > count)
+        free(list->items[--list->count].name);
+}
+
+void array_list_clear(struct array_list *list)
+{
+    shorten_list(list, 0);
+    free(list->items);
+    *list = (struct array_list){0};
+}
+
+/* Files -----------------------------------------------------------------------------------------
+ */
+
+typedef int list_reader(struct array_file *file, struct array_list *list, char *reterr);
+
+static const struct {
+    bool (*is)(const uint8_t *data, size_t size);
+    const char *ending;
+    list_reader *list;
+} formats[] = {
+    {npy_is, ".npy", npy_list},
+    {npz_is, ".npz", npz_list},
+    {safetensors_is, ".safetensors", safetensors_list},
+};
+enum { FORMAT_COUNT = sizeof(formats) / sizeof(formats[0]) };
+
+static bool ends_with(const char *path, const char *ending)
+{
+    size_t len = strlen(path), tail = strlen(ending);
+    return len >= tail && strcmp(path + len - tail, ending) == 0;
+}
+
+static list_reader *find_reader(const struct array_file *file)
+{
+    for (int i = 0; i < FORMAT_COUNT; i++)
+        if (formats[i].is(file->data, file->size))
+            return formats[i].list;
+    for (int i = 0; i < FORMAT_COUNT; i++)
+        if (ends_with(file->path, formats[i].ending))
+            return formats[i].list;
+    return NULL;
+}
+
+static int list_arrays(struct array_file *file, struct array_list *list, char *reterr)
+{
+    size_t before = list->count;
+    if (file->size == 0)
+        return array_fail(reterr, "the file is empty");
+    list_reader *reader = find_reader(file);
+    if (!reader)
+        return array_fail(reterr, "not a .npy, .npz or .safetensors file");
+    if (reader(file, list, reterr) == 0)
+        return 0;
+    shorten_list(list, before);
+    return -1;
+}
+
+int array_file_read(const char *path, const void *data, size_t size, struct array_file *ret_file,
+                    struct array_list *list, char *reterr)
+{
+    *ret_file = (struct array_file){.path = path, .data = data, .size = size};
+    if (list_arrays(ret_file, list, reterr) == 0)
+        return 0;
+    array_file_close(ret_file);
+    return -1;
+}
+
+/* The descriptor is closed by the caller; the mapping stays. */
+static int map(int fd, struct array_file *file, char *reterr)
+{
+    struct stat stat;
+    if (fstat(fd, &stat) != 0)
+        return array_fail(reterr, "%s", strerror(errno));
+    if (S_ISDIR(stat.st_mode))
+        return array_fail(reterr, "is a directory");
+    if (!S_ISREG(stat.st_mode))
+        return array_fail(reterr, "is not a regular file");
+    if (stat.st_size == 0)
+        return 0;
+    void *data = mmap(NULL, (size_t)stat.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED)
+        return array_fail(reterr, "%s", strerror(errno));
+    file->data = data;
+    file->size = (size_t)stat.st_size;
+    file->mapped = true;
+    return 0;
+}
+
+int array_file_open(const char *path, struct array_file *ret_file, struct array_list *list,
+                    char *reterr)
+{
+    *ret_file = (struct array_file){.path = path};
+    /* O_NONBLOCK: a pipe is refused, not waited for. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return array_fail(reterr, "%s", strerror(errno));
+    int rc = map(fd, ret_file, reterr);
+    close(fd);
+    if (rc == 0)
+        rc = list_arrays(ret_file, list, reterr);
+    if (rc != 0)
+        array_file_close(ret_file);
+    return rc;
+}
+
+void array_file_close(struct array_file *file)
+{
+    npz_close(file);
+    if (file->mapped)
+        munmap((void *)(uintptr_t)file->data, file->size);
+    *file = (struct array_file){0};
+}
+
+/* Contents --------------------------------------------------------------------------------------
+ */
+
+/* Copies an array in Fortran order to C order. The C index counts up like an odometer, its last
+ * digit fastest; `from` follows it. */
+static void reorder(const struct array *array, const uint8_t *data, uint8_t *ret_data)
+{
+    size_t size = array_type_size(array->type), stride[ARRAY_RANK_MAX], from = 0;
+    uint64_t index[ARRAY_RANK_MAX] = {0};
+    size_t step = size;
+    for (uint32_t i = 0; i < array->rank; i++) {
+        stride[i] = step;
+        step *= array->shape[i];
+    }
+    for (uint64_t done = 0; done < array->bytes; done += size) {
+        memcpy(ret_data + done, data + from, size);
+        for (uint32_t i = array->rank; i-- > 0;) {
+            from += stride[i];
+            if (++index[i] < array->shape[i])
+                break;
+            from -= stride[i] * array->shape[i];
+            index[i] = 0;
+        }
+    }
+}
+
+/* The contents in the order of the file. */
+static int load(const struct array *array, struct array_data *ret_data, char *reterr)
+{
+    if (!array->file->zip) {
+        ret_data->data = array->file->data + array->offset;
+        return 0;
+    }
+    ret_data->owned = malloc(array->bytes ? array->bytes : 1);
+    ret_data->data = ret_data->owned;
+    if (!ret_data->owned)
+        return array_fail(reterr, "out of memory: %s takes %" PRIu64 " bytes", array->name,
+                          array->bytes);
+    return npz_load(array, ret_data->owned, reterr);
+}
+
+int array_load(const struct array *array, struct array_data *ret_data, char *reterr)
+{
+    struct array_data data = {0};
+    int rc = load(array, &data, reterr);
+    if (rc == 0 && array->fortran && array->rank > 1) {
+        uint8_t *ordered = malloc(array->bytes ? array->bytes : 1);
+        if (ordered)
+            reorder(array, data.data, ordered);
+        else
+            rc = array_fail(reterr, "out of memory: %s takes %" PRIu64 " bytes", array->name,
+                            array->bytes);
+        array_data_clear(&data);
+        data = (struct array_data){ordered, ordered};
+    }
+    if (rc != 0) {
+        array_data_clear(&data);
+        return -1;
+    }
+    *ret_data = data;
+    return 0;
+}
+
+void array_data_clear(struct array_data *data)
+{
+    free(data->owned);
+    *data = (struct array_data){0};
+}

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: MIT */
+/* name: a name is read from left to right by small takers, each of which moves on only when it
+ * found what it wanted. A pattern with a number in it is two patterns, before and behind; each run
+ * of digits in the name is tried in turn. */
+#include "name.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Longest target with its number put in. */
+#define TARGET_MAX 128
+
+/* Takers ----------------------------------------------------------------------------------------
+ */
+
+static bool take(const char **name, const char *word)
+{
+    size_t len = strlen(word);
+    if (strncmp(*name, word, len) != 0)
+        return false;
+    *name += len;
+    return true;
+}
+
+/* How many digits there are at `text`. */
+static size_t digits(const char *text)
+{
+    size_t len = 0;
+    while (isdigit((unsigned char)text[len]))
+        len++;
+    return len;
+}
+
+static bool take_layer(const char **name, uint32_t *ret_layer)
+{
+    size_t len = digits(*name);
+    uint32_t layer = 0;
+    if (len == 0)
+        return false;
+    for (size_t i = 0; i < len; i++) {
+        layer = layer * 10 + (uint32_t)((*name)[i] - '0');
+        if (layer > LAYER_MAX)
+            return false;
+    }
+    *name += len;
+    *ret_layer = layer;
+    return true;
+}
+
+static bool take_stack(const char **name, enum stack *ret_stack)
+{
+    for (int i = 0; i < 2; i++)
+        if (take(name, stack_name((enum stack)i))) {
+            *ret_stack = (enum stack)i;
+            return true;
+        }
+    return false;
+}
+
+static bool take_site(const char **name, enum site *ret_site)
+{
+    for (int i = 0; i < 2; i++)
+        if (take(name, site_name((enum site)i))) {
+            *ret_site = (enum site)i;
+            return true;
+        }
+    return false;
+}
+
+static bool is_projection(enum tensor_role role)
+{
+    return role >= TENSOR_WQ && role <= TENSOR_WO;
+}
+
+/* What is left: nothing, or ".q" and the like. */
+static bool take_role(const char *rest, enum tensor_role *ret_role)
+{
+    *ret_role = TENSOR_WEIGHTS;
+    if (*rest == '\0')
+        return true;
+    return *rest == '.' && tensor_role_parse(rest + 1, strlen(rest + 1), ret_role) == 0;
+}
+
+/* The forms a name can have ----------------------------------------------------------------------
+ */
+
+static bool place_full(const char *name, struct place *place)
+{
+    return take_stack(&name, &place->id.stack) && take(&name, ".") &&
+           take_layer(&name, &place->id.layer) && take(&name, ".") &&
+           take_site(&name, &place->id.site) && take_role(name, &place->role);
+}
+
+static bool place_projection(const char *name, struct place *place)
+{
+    return take(&name, "weights.") && take_layer(&name, &place->id.layer) &&
+           take_role(name, &place->role) && is_projection(place->role);
+}
+
+/* A tuple of Hugging Face's, or of numpy's. */
+static bool place_tuple(const char *name, struct place *place)
+{
+    static const struct {
+        const char *word;
+        int stack; /* -1 = as the caller says */
+        enum site site;
+    } tuples[] = {
+        {"attentions", -1, SITE_SELF},
+        {"encoder_attentions", STACK_ENCODER, SITE_SELF},
+        {"decoder_attentions", STACK_DECODER, SITE_SELF},
+        {"cross_attentions", STACK_DECODER, SITE_CROSS},
+        {"arr", -1, SITE_SELF},
+    };
+    for (size_t i = 0; i < sizeof(tuples) / sizeof(tuples[0]); i++) {
+        const char *rest = name;
+        if (!take(&rest, tuples[i].word) || !(take(&rest, ".") || take(&rest, "_")) ||
+            !take_layer(&rest, &place->id.layer) || !take_role(rest, &place->role))
+            continue;
+        if (tuples[i].stack >= 0)
+            place->id.stack = (enum stack)tuples[i].stack;
+        place->id.site = tuples[i].site;
+        return true;
+    }
+    return false;
+}
+
+static bool place_shared(const char *name, struct place *place)
+{
+    if (tensor_role_parse(name, strlen(name), &place->role) != 0)
+        return false;
+    place->shared = place->role == TENSOR_MASK || place->role == TENSOR_TOKENS ||
+                    place->role == TENSOR_DOCUMENTS;
+    return place->shared;
+}
+
+static bool place_known(enum stack stack, const char *name, struct place *ret_place)
+{
+    static bool (*const forms[])(const char *name, struct place *place) = {
+        place_full, place_projection, place_tuple, place_shared};
+    for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+        struct place place = {.id = {.stack = stack, .site = SITE_SELF}};
+        if (forms[i](name, &place)) {
+            *ret_place = place;
+            return true;
+        }
+    }
+    return false;
+}
+
+void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
+{
+    const char *role = tensor_role_name(place->role);
+    if (place->shared)
+        snprintf(ret_text, PLACE_TEXT_MAX, "%s", role);
+    else
+        snprintf(ret_text, PLACE_TEXT_MAX, "%s.%" PRIu32 ".%s%s%s", stack_name(place->id.stack),
+                 place->id.layer, site_name(place->id.site),
+                 place->role == TENSOR_WEIGHTS ? "" : ".",
+                 place->role == TENSOR_WEIGHTS ? "" : role);
+}
+
+/* Patterns --------------------------------------------------------------------------------------
+ */
+
+/* Whether a whole text matches a pattern whose only special sign is *. A star first takes nothing;
+ * on a mismatch the last one takes one character more. */
+static bool matches(const char *pattern, size_t pattern_len, const char *text, size_t len)
+{
+    size_t p = 0, t = 0, star = SIZE_MAX, taken = 0;
+    while (t < len) {
+        if (p < pattern_len && pattern[p] == '*') {
+            star = p++;
+            taken = t;
+        } else if (p < pattern_len && pattern[p] == text[t]) {
+            p++;
+            t++;
+        } else if (star != SIZE_MAX) {
+            p = star + 1;
+            t = ++taken;
+        } else {
+            return false;
+        }
+    }
+    while (p < pattern_len && pattern[p] == '*')
+        p++;
+    return p == pattern_len;
+}
+
+/* Finds {layer} or {}; returns where, and how long it is, or NULL. */
+static const char *find_hole(const char *text, size_t len, size_t *ret_hole)
+{
+    static const char *const holes[] = {"{layer}", "{}"};
+    for (int i = 0; i < 2; i++) {
+        const char *at = memmem(text, len, holes[i], strlen(holes[i]));
+        *ret_hole = strlen(holes[i]);
+        if (at)
+            return at;
+    }
+    return NULL;
+}
+
+static size_t count_holes(const char *text, size_t len)
+{
+    size_t count = 0, hole;
+    const char *at;
+    while ((at = find_hole(text, len, &hole)) != NULL) {
+        len -= (size_t)(at - text) + hole;
+        text = at + hole;
+        count++;
+    }
+    return count;
+}
+
+/* Whether a name matches a rule; sets the number in it. */
+static bool rule_matches(const struct name_rule *rule, const char *name, uint32_t *ret_layer)
+{
+    size_t hole, len = strlen(name);
+    const char *at = find_hole(rule->pattern, rule->pattern_len, &hole);
+    *ret_layer = 0;
+    if (!at)
+        return matches(rule->pattern, rule->pattern_len, name, len);
+    size_t before = (size_t)(at - rule->pattern), behind = rule->pattern_len - before - hole;
+    for (const char *run = name; *run; run += digits(run) ? digits(run) : 1) {
+        const char *rest = run;
+        if (take_layer(&rest, ret_layer) &&
+            matches(rule->pattern, before, name, (size_t)(run - name)) &&
+            matches(at + hole, behind, rest, strlen(rest)))
+            return true;
+    }
+    return false;
+}
+
+/* The target with the number put in; false when that is too long. */
+static bool fill_target(const struct name_rule *rule, uint32_t layer, char ret_name[TARGET_MAX])
+{
+    size_t hole, len = strlen(rule->target);
+    const char *at = find_hole(rule->target, len, &hole);
+    int used = at ? snprintf(ret_name, TARGET_MAX, "%.*s%" PRIu32 "%s", (int)(at - rule->target),
+                             rule->target, layer, at + hole)
+                  : snprintf(ret_name, TARGET_MAX, "%s", rule->target);
+    return used < TARGET_MAX;
+}
+
+const char *name_rule_parse(const char *text, struct name_rule *ret_rule)
+{
+    const char *equals = strrchr(text, '=');
+    char name[TARGET_MAX];
+    struct place place;
+    if (!equals || equals == text)
+        return "not PATTERN=TARGET, such as 'h.{layer}.attn=decoder.{layer}.self'";
+    struct name_rule rule = {text, equals + 1, (size_t)(equals - text)};
+    size_t holes = count_holes(rule.pattern, rule.pattern_len);
+    if (holes > 1 || count_holes(rule.target, strlen(rule.target)) != holes)
+        return "PATTERN and TARGET have one {layer} each, or none";
+    if (!fill_target(&rule, 0, name) || !place_known(STACK_DECODER, name, &place))
+        return "the name behind = is none of " NAME_FORMS;
+    *ret_rule = rule;
+    return NULL;
+}
+
+const char *name_ignore_check(const char *pattern)
+{
+    return *pattern ? NULL : "not a pattern, such as 'embed*'";
+}
+
+enum name_verdict name_place(const struct naming *naming, const char *name, struct place *ret_place)
+{
+    char target[TARGET_MAX];
+    uint32_t layer;
+    for (uint32_t i = 0; i < naming->rule_count; i++)
+        if (rule_matches(&naming->rules[i], name, &layer))
+            return fill_target(&naming->rules[i], layer, target) &&
+                           place_known(naming->stack, target, ret_place)
+                       ? NAME_PLACED
+                       : NAME_UNKNOWN;
+    for (uint32_t i = 0; i < naming->ignore_count; i++)
+        if (matches(naming->ignore[i], strlen(naming->ignore[i]), name, strlen(name)))
+            return NAME_IGNORED;
+    return place_known(naming->stack, name, ret_place) ? NAME_PLACED : NAME_UNKNOWN;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* name: where an array belongs, judged by its name.
+ *
+ *     decoder.3.self              attention weights (also decoder.3.self.weights)
+ *     decoder.3.self.q            .k .v .mask .tokens .grad .documents .wq .wk .wv .wo
+ *     weights.3.wq                the same as STACK.3.self.wq
+ *     attentions.3, attentions_3  STACK.3.self: tuples as Hugging Face's models return them;
+ *     arr_3                       the same: np.savez(file, *tuple)
+ *     encoder_attentions.3, decoder_attentions.3, cross_attentions.3 (the decoder's)
+ *     mask, tokens, documents     of every layer that has none of its own
+ *
+ * STACK is `naming.stack`. Further names are mapped by rules PATTERN=TARGET. Pure; any thread. */
+#ifndef CLI_NAME_H
+#define CLI_NAME_H
+
+#include "header.h"
+
+/* What names can be placed, for messages and help: one line. */
+#define NAME_FORMS                                                                                 \
+    "<encoder|decoder>.<layer>.<self|cross>[.q|.k|.v|.mask|...], weights.<layer>.wq, "             \
+    "attentions.<layer>, arr_<layer>"
+
+struct place {
+    bool shared; /* of every layer; `id` says nothing */
+    struct layer_id id;
+    enum tensor_role role;
+};
+
+/* A PATTERN matches whole names: {layer} or {} is a number, * any text, everything else itself. The
+ * number stands for {layer} or {} in TARGET, which is a name as above. Both point into the rule's
+ * text. */
+struct name_rule {
+    const char *pattern, *target;
+    size_t pattern_len;
+};
+
+#define NAME_RULES_MAX 64
+
+struct naming {
+    enum stack stack;
+    struct name_rule rules[NAME_RULES_MAX];
+    uint32_t rule_count;
+    const char *ignore[NAME_RULES_MAX]; /* patterns of names that are left out */
+    uint32_t ignore_count;
+};
+
+/* Checks PATTERN=TARGET, which is borrowed. Returns NULL, or what is wrong with it. */
+const char *name_rule_parse(const char *text, struct name_rule *ret_rule);
+/* Whether a pattern to ignore has any text in it at all. Returns NULL, or what is wrong with it. */
+const char *name_ignore_check(const char *pattern);
+
+enum name_verdict { NAME_PLACED, NAME_IGNORED, NAME_UNKNOWN };
+
+/* The rules come first, in their order, then what is ignored, then the names above. */
+enum name_verdict name_place(const struct naming *naming, const char *name,
+                             struct place *ret_place);
+
+/* "decoder.3.self", "decoder.3.self.q"; "mask" when shared. */
+#define PLACE_TEXT_MAX 64
+void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX]);
+
+#endif

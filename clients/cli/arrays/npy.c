@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: MIT */
+/* npy: numpy's own format: a magic number, a version, the length of a header, and the header: a
+ * Python dictionary of exactly three keys, padded with blanks.
+ *
+ *     \x93NUMPY 1 0 <u16>    {'descr': '<f4', 'fortran_order': False, 'shape': (2, 4, 16, 16), }
+ *     \x93NUMPY 2 0 <u32>    the same; version 3 is UTF-8
+ *
+ * The dictionary is read by a parser for just these literals. A dtype that is no number we know is
+ * no failure here: the array may never be asked for. bfloat16 is no type of numpy's; ml_dtypes
+ * writes it as raw pairs of bytes, "V2", and that is how it is read. */
+#include "reader.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char magic[6] = "\x93NUMPY";
+
+/* What is left of the header. */
+struct text {
+    const char *at, *end;
+};
+
+bool npy_is(const uint8_t *data, size_t size)
+{
+    return size >= sizeof(magic) && memcmp(data, magic, sizeof(magic)) == 0;
+}
+
+static void skip_blanks(struct text *text)
+{
+    while (text->at < text->end && (*text->at == ' ' || *text->at == '\n'))
+        text->at++;
+}
+
+/* Takes one character, blanks before it skipped. */
+static bool take(struct text *text, char wanted)
+{
+    skip_blanks(text);
+    if (text->at == text->end || *text->at != wanted)
+        return false;
+    text->at++;
+    return true;
+}
+
+static bool take_word(struct text *text, const char *word)
+{
+    size_t len = strlen(word);
+    skip_blanks(text);
+    if ((size_t)(text->end - text->at) < len || memcmp(text->at, word, len) != 0)
+        return false;
+    text->at += len;
+    return true;
+}
+
+/* A quoted string without escapes, shortened to fit. */
+static bool take_string(struct text *text, char *ret_string, size_t size)
+{
+    skip_blanks(text);
+    if (text->at == text->end || (*text->at != '\'' && *text->at != '"'))
+        return false;
+    char quote = *text->at++;
+    const char *begin = text->at;
+    while (text->at < text->end && *text->at != quote && *text->at != '\\')
+        text->at++;
+    if (text->at == text->end || *text->at != quote)
+        return false;
+    snprintf(ret_string, size, "%.*s", (int)(text->at - begin), begin);
+    text->at++;
+    return true;
+}
+
+/* Digits, with the L that Python 2 put behind them. */
+static bool take_number(struct text *text, uint64_t *ret_number)
+{
+    uint64_t number = 0;
+    skip_blanks(text);
+    if (text->at == text->end || !isdigit((unsigned char)*text->at))
+        return false;
+    for (; text->at < text->end && isdigit((unsigned char)*text->at); text->at++)
+        if (__builtin_mul_overflow(number, UINT64_C(10), &number) ||
+            __builtin_add_overflow(number, (uint64_t)(*text->at - '0'), &number))
+            return false;
+    text->at += text->at < text->end && *text->at == 'L';
+    *ret_number = number;
+    return true;
+}
+
+/* A record's list of fields: "[('x', '<f4'), ...]", to the bracket that closes it. */
+static bool skip_list(struct text *text)
+{
+    char string[8];
+    int depth = 0;
+    do {
+        skip_blanks(text);
+        if (text->at == text->end)
+            return false;
+        if (*text->at == '\'' || *text->at == '"') {
+            if (!take_string(text, string, sizeof(string)))
+                return false;
+            continue;
+        }
+        depth += (*text->at == '[') - (*text->at == ']');
+        text->at++;
+    } while (depth > 0);
+    return true;
+}
+
+static enum array_type parse_type(const char *name)
+{
+    static const struct {
+        const char *name;
+        enum array_type type;
+    } types[] = {
+        {"f4", ARRAY_F32},  {"f8", ARRAY_F64}, {"f2", ARRAY_F16}, {"V2", ARRAY_BF16},
+        {"b1", ARRAY_BOOL}, {"u1", ARRAY_U8},  {"i1", ARRAY_I8},  {"u2", ARRAY_U16},
+        {"i2", ARRAY_I16},  {"u4", ARRAY_U32}, {"i4", ARRAY_I32}, {"u8", ARRAY_U64},
+        {"i8", ARRAY_I64},
+    };
+    bool native = name[0] == '<' || name[0] == '|' || name[0] == '=';
+    for (size_t i = 0; native && i < sizeof(types) / sizeof(types[0]); i++)
+        if (strcmp(name + 1, types[i].name) == 0)
+            return types[i].type;
+    return ARRAY_OTHER;
+}
+
+static bool take_type(struct text *text, struct array *array)
+{
+    skip_blanks(text);
+    if (text->at < text->end && *text->at == '[') {
+        snprintf(array->type_name, sizeof(array->type_name), "a record");
+        array->type = ARRAY_OTHER;
+        return skip_list(text);
+    }
+    if (!take_string(text, array->type_name, sizeof(array->type_name)))
+        return false;
+    array->type = parse_type(array->type_name);
+    return true;
+}
+
+static bool take_order(struct text *text, struct array *array)
+{
+    array->fortran = take_word(text, "True");
+    return array->fortran || take_word(text, "False");
+}
+
+static bool take_shape(struct text *text, struct array *array)
+{
+    array->rank = 0;
+    if (!take(text, '('))
+        return false;
+    while (!take(text, ')')) {
+        if (array->rank == ARRAY_RANK_MAX || !take_number(text, &array->shape[array->rank]))
+            return false;
+        array->rank++;
+        if (!take(text, ','))
+            return take(text, ')');
+    }
+    return true;
+}
+
+/* The dictionary, with each key once, and nothing behind it. */
+static bool take_dictionary(struct text *text, struct array *array)
+{
+    static const struct {
+        const char *key;
+        bool (*take)(struct text *text, struct array *array);
+    } keys[3] = {{"descr", take_type}, {"fortran_order", take_order}, {"shape", take_shape}};
+    unsigned seen = 0;
+    if (!take(text, '{'))
+        return false;
+    while (!take(text, '}')) {
+        char key[16];
+        int i = 0;
+        if (!take_string(text, key, sizeof(key)) || !take(text, ':'))
+            return false;
+        while (i < 3 && strcmp(keys[i].key, key) != 0)
+            i++;
+        if (i == 3 || (seen & 1u << i) || !keys[i].take(text, array))
+            return false;
+        seen |= 1u << i;
+        if (!take(text, ','))
+            return take(text, '}') && seen == 7;
+    }
+    return seen == 7;
+}
+
+static uint64_t read_u16(const uint8_t *at)
+{
+    return (uint64_t)at[0] | (uint64_t)at[1] << 8;
+}
+
+/* Where the header begins, and its length. */
+static int read_prefix(const uint8_t *data, size_t size, size_t *ret_begin, uint64_t *ret_len,
+                       char *reterr)
+{
+    if (!npy_is(data, size))
+        return array_fail(reterr, size < sizeof(magic) ? "truncated: no whole .npy header"
+                                                       : "not a .npy file");
+    if (size < 12)
+        return array_fail(reterr, "truncated: no whole .npy header");
+    if (data[6] < 1 || data[6] > 3)
+        return array_fail(reterr, "version %d.%d of the .npy format is not known", data[6],
+                          data[7]);
+    *ret_begin = data[6] == 1 ? 10 : 12;
+    *ret_len = read_u16(data + 8) | (data[6] == 1 ? 0 : read_u16(data + 10) << 16);
+    return 0;
+}
+
+int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *reterr)
+{
+    size_t begin = 0;
+    uint64_t len = 0;
+    struct array array = *ret_array;
+    if (read_prefix(data, size, &begin, &len, reterr) != 0)
+        return -1;
+    if (len > NPY_HEADER_MAX)
+        return array_fail(reterr, "its .npy header claims %" PRIu64 " bytes (at most %zu)", len,
+                          NPY_HEADER_MAX);
+    if (len > size - begin)
+        return array_fail(reterr, "truncated: no whole .npy header");
+    struct text text = {(const char *)data + begin, (const char *)data + begin + len};
+    bool good = take_dictionary(&text, &array);
+    skip_blanks(&text);
+    if (!good || text.at != text.end)
+        return array_fail(reterr, "its .npy header is not one that numpy writes");
+    array.offset = begin + len;
+    if (array_measure(&array, reterr) != 0)
+        return -1;
+    *ret_array = array;
+    return 0;
+}
+
+/* "folder/decoder.0.self.npy" names its array decoder.0.self. */
+static int add_by_path(struct array_list *list, const struct array *array, char *reterr)
+{
+    const char *path = array->file->path, *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
+    size_t len = dot && strcmp(dot, ".npy") == 0 ? (size_t)(dot - name) : strlen(name);
+    return array_list_add(list, array, name, len, reterr);
+}
+
+int npy_list(struct array_file *file, struct array_list *list, char *reterr)
+{
+    struct array array = {.file = file};
+    if (npy_header(file->data, file->size, &array, reterr) != 0)
+        return -1;
+    uint64_t there = file->size - array.offset;
+    if (array.type != ARRAY_OTHER && there < array.bytes)
+        return array_fail(reterr,
+                          "truncated: the array takes %" PRIu64 " bytes, %" PRIu64 " are there",
+                          array.bytes, there);
+    if (array.type != ARRAY_OTHER && there > array.bytes)
+        return array_fail(reterr, "%" PRIu64 " bytes follow the array", there - array.bytes);
+    return add_by_path(list, &array, reterr);
+}

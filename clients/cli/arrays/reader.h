@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* reader: what the readers of the formats and array.c need of each other. */
+#ifndef CLI_READER_H
+#define CLI_READER_H
+
+#include "array.h"
+
+/* Writes the sentence to reterr (ARRAY_ERROR_MAX bytes); returns -1. */
+int array_fail(char *reterr, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Appends a copy of the array under a name (not NUL-terminated; at most ARRAY_NAME_MAX). Returns 0,
+ * or -1 when out of memory. */
+int array_list_add(struct array_list *list, const struct array *array, const char *name, size_t len,
+                   char *reterr);
+
+/* Sets array->bytes from type and shape: 0, or -1 when that is more than INT64_MAX. */
+int array_measure(struct array *array, char *reterr);
+
+/* npy: the header at the start of `data`, of which `size` bytes are there: fills type, rank, shape,
+ * fortran, bytes, offset. */
+#define NPY_HEADER_MAX ((size_t)1 << 20)
+int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *reterr);
+bool npy_is(const uint8_t *data, size_t size);
+int npy_list(struct array_file *file, struct array_list *list, char *reterr);
+
+bool npz_is(const uint8_t *data, size_t size);
+int npz_list(struct array_file *file, struct array_list *list, char *reterr);
+/* Decompresses the contents of an entry to ret_data[array->bytes]. */
+int npz_load(const struct array *array, void *ret_data, char *reterr);
+void npz_close(struct array_file *file);
+
+bool safetensors_is(const uint8_t *data, size_t size);
+int safetensors_list(struct array_file *file, struct array_list *list, char *reterr);
+
+#endif

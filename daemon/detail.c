@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+#include "detail.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A copy that counts towards the bytes; NULL stays NULL. Clears *ok when out of memory. */
+static void *copy(struct detail *detail, bool *ok, const void *from, size_t count, size_t size)
+{
+    if (!from || !count || !*ok)
+        return NULL;
+    void *to = malloc(count * size);
+    *ok = to != NULL;
+    if (to)
+        memcpy(to, from, count * size);
+    detail->bytes += count * size;
+    return to;
+}
+
+static void copy_pairs(struct detail *detail, bool *ok, const struct result_pairs *from,
+                       uint32_t heads)
+{
+    struct result_pairs *to = &detail->pairs;
+    *to = *from;
+    to->pairs = copy(detail, ok, from->pairs, from->count, sizeof *from->pairs);
+    to->head_pairs = copy(detail, ok, from->head_pairs, (size_t)heads * from->head_limit,
+                          sizeof *from->head_pairs);
+    to->head_count = copy(detail, ok, from->head_count, heads, sizeof *from->head_count);
+}
+
+static void copy_similarity(struct detail *detail, bool *ok, const struct result_similarity *from,
+                            uint32_t heads)
+{
+    struct result_similarity *to = &detail->similarity;
+    size_t square = (size_t)heads * heads;
+    *to = *from;
+    to->cosine = copy(detail, ok, from->cosine, square, sizeof *from->cosine);
+    to->js = copy(detail, ok, from->js, square, sizeof *from->js);
+    to->redundant =
+        copy(detail, ok, from->redundant, from->redundant_count, sizeof *from->redundant);
+}
+
+static void copy_weights(struct detail *detail, bool *ok, const struct weights_result *from)
+{
+    struct weights_result *to = &detail->weights;
+    *to = *from;
+    for (int i = 0; i < PROJECTION_COUNT; i++) {
+        size_t heads = from->projection[i].heads;
+        to->projection[i].head =
+            copy(detail, ok, from->projection[i].head, heads, sizeof(struct spectrum));
+        to->projection[i].correlation =
+            copy(detail, ok, from->projection[i].correlation, heads * heads, sizeof(double));
+    }
+    for (int i = 0; i < CIRCUIT_COUNT; i++)
+        to->circuit[i] = copy(detail, ok, from->circuit[i], from->heads, sizeof(struct spectrum));
+}
+
+struct detail *detail_new(const struct measured *measured)
+{
+    struct detail *detail = calloc(1, sizeof *detail);
+    if (!detail)
+        return NULL;
+    bool ok = true;
+    struct layer_numbers numbers;
+    measured_numbers(measured, &numbers);
+    detail->references = 1;
+    detail->bytes = sizeof *detail;
+    copy_pairs(detail, &ok, &numbers.pairs, measured->heads);
+    copy_similarity(detail, &ok, &numbers.similarity, measured->heads);
+    if (measured->weights)
+        copy_weights(detail, &ok, measured->weights);
+    if (!ok)
+        detail_release(&detail);
+    return detail;
+}
+
+struct detail *detail_reference(struct detail *detail)
+{
+    if (detail)
+        detail->references++;
+    return detail;
+}
+
+void detail_release(struct detail **detail_p)
+{
+    struct detail *detail = *detail_p;
+    *detail_p = NULL;
+    if (!detail || --detail->references > 0)
+        return;
+    free((void *)detail->pairs.pairs);
+    free((void *)detail->pairs.head_pairs);
+    free((void *)detail->pairs.head_count);
+    free((void *)detail->similarity.cosine);
+    free((void *)detail->similarity.js);
+    free((void *)detail->similarity.redundant);
+    weights_result_clear(&detail->weights);
+    free(detail);
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* detail: what windows keep of a layer's newest message only: lists and matrices that are not
+ * pooled (top pairs, similarity of heads, the weights tier).
+ *
+ * Immutable and shared by counting references: parts of a rolling window merge without copying.
+ * Loop thread only. */
+#ifndef DAEMON_DETAIL_H
+#define DAEMON_DETAIL_H
+
+#include "measure.h"
+#include "result.h"
+
+struct detail {
+    uint32_t references;
+    uint64_t bytes; /* of everything */
+    struct result_pairs pairs;
+    struct result_similarity similarity;
+    struct weights_result weights; /* empty but for tier weights */
+};
+
+/* Copies what a measured message has; NULL when out of memory. One reference. */
+struct detail *detail_new(const struct measured *measured);
+/* Accepts NULL. */
+struct detail *detail_reference(struct detail *detail);
+void detail_release(struct detail **detail);
+
+#endif

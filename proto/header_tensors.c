@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: MIT */
+/* Every dimension of every role has a name, and within a message a name has one size: the first
+ * tensor that has the dimension says how large it is, the others must agree. */
+#include "header_tensors.h"
+
+#include "err.h"
+
+enum dim {
+    DIM_BATCH,
+    DIM_HEADS,
+    DIM_QUERIES,
+    DIM_KEYS,
+    DIM_KV_HEADS,
+    DIM_HEAD,
+    DIM_VALUE,
+    DIM_COUNT
+};
+/* A matrix's sides are judged by heads * head_dim, in header_check_tensors. */
+#define DIM_FREE DIM_COUNT
+
+#define B DIM_BATCH
+#define H DIM_HEADS
+#define Q DIM_QUERIES
+#define K DIM_KEYS
+#define G DIM_KV_HEADS
+#define D DIM_HEAD
+#define V DIM_VALUE
+
+#define FLOATS    (1u << DTYPE_F32 | 1u << DTYPE_F16 | 1u << DTYPE_BF16 | 1u << DTYPE_F64)
+#define ATTENTION (1u << MESSAGE_ATTENTION)
+#define QK        (1u << MESSAGE_QK)
+#define MATRIX                                                                                     \
+    {                                                                                              \
+        1u << MESSAGE_WEIGHTS, FLOATS, 2,                                                          \
+        {                                                                                          \
+            DIM_FREE, DIM_FREE                                                                     \
+        }                                                                                          \
+    }
+
+/* What each role allows: sets of message types and of dtypes, and its dimensions. */
+static const struct {
+    unsigned types, dtypes;
+    uint32_t rank;
+    uint8_t dims[TENSOR_RANK_MAX];
+} role_rules[TENSOR_ROLE_COUNT] = {
+    [TENSOR_WEIGHTS] = {ATTENTION, FLOATS, 4, {B, H, Q, K}},
+    [TENSOR_MASK] = {ATTENTION | QK, 1u << DTYPE_U8, 3, {B, Q, K}},
+    [TENSOR_TOKENS] = {ATTENTION | QK, 1u << DTYPE_I32, 2, {B, K}},
+    [TENSOR_GRAD] = {ATTENTION, FLOATS, 4, {B, H, Q, K}},
+    [TENSOR_DOCUMENTS] = {ATTENTION | QK, 1u << DTYPE_I32, 2, {B, K}},
+    [TENSOR_Q] = {QK, FLOATS, 4, {B, H, Q, D}},
+    [TENSOR_K] = {QK, FLOATS, 4, {B, G, K, D}},
+    [TENSOR_V] = {QK, FLOATS, 4, {B, G, K, V}},
+    [TENSOR_WQ] = MATRIX,
+    [TENSOR_WK] = MATRIX,
+    [TENSOR_WV] = MATRIX,
+    [TENSOR_WO] = MATRIX,
+};
+
+const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role)
+{
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
+        if (header->tensors[i].role == role)
+            return &header->tensors[i];
+    }
+    return NULL;
+}
+
+/* ---- one tensor ---- */
+
+static int read_role(const msgpack_object *value, enum message_type type, struct tensor *tensor)
+{
+    int rc;
+
+    if (value->type != MSGPACK_OBJECT_STR)
+        return ERR_KEY_TYPE;
+    rc = tensor_role_parse(value->via.str.ptr, value->via.str.size, &tensor->role);
+    if (!rc && !(role_rules[tensor->role].types & 1u << type))
+        rc = ERR_TENSOR_NAME;
+    return rc;
+}
+
+static int read_dtype(const msgpack_object *value, struct tensor *tensor)
+{
+    int rc;
+
+    if (value->type != MSGPACK_OBJECT_STR)
+        return ERR_KEY_TYPE;
+    rc = dtype_parse(value->via.str.ptr, value->via.str.size, &tensor->dtype);
+    if (!rc && !(role_rules[tensor->role].dtypes & 1u << tensor->dtype))
+        rc = ERR_DTYPE;
+    return rc;
+}
+
+static int read_shape(const msgpack_object *value, struct tensor *tensor)
+{
+    int rc = 0;
+
+    if (value->type != MSGPACK_OBJECT_ARRAY)
+        return ERR_KEY_TYPE;
+    if (value->via.array.size != role_rules[tensor->role].rank)
+        return ERR_SHAPE;
+    tensor->rank = value->via.array.size;
+    for (uint32_t i = 0; i < tensor->rank && !rc; i++)
+        rc = mpk_get_u64(&value->via.array.ptr[i], UINT64_MAX, &tensor->shape[i]);
+    if (!rc)
+        rc = tensor_bytes(tensor->dtype, tensor->shape, tensor->rank, &tensor->bytes);
+    for (uint32_t i = 0; i < tensor->rank && !rc; i++)
+        rc = tensor->shape[i] > INT32_MAX ? ERR_SHAPE : 0;
+    return rc;
+}
+
+static int read_tensor(const msgpack_object *value, enum message_type type,
+                       struct tensor *ret_tensor)
+{
+    static const char *const names[] = {"name", "dtype", "shape"};
+    const msgpack_object *found[3];
+    const char *duplicate;
+    int rc = mpk_collect(value, names, 3, found, &duplicate);
+
+    if (rc)
+        return rc;
+    if (!found[0] || !found[1] || !found[2])
+        return ERR_KEY_MISSING;
+    rc = read_role(found[0], type, ret_tensor);
+    if (!rc)
+        rc = read_dtype(found[1], ret_tensor);
+    if (!rc)
+        rc = read_shape(found[2], ret_tensor);
+    return rc;
+}
+
+/* ---- all of them ---- */
+
+/* Without these there is nothing to measure; of matrices any will do. */
+static bool has_required(const struct header *header)
+{
+    switch (header->type) {
+    case MESSAGE_ATTENTION:
+        return header_find_tensor(header, TENSOR_WEIGHTS);
+    case MESSAGE_QK:
+        return header_find_tensor(header, TENSOR_Q) && header_find_tensor(header, TENSOR_K);
+    default:
+        return header->tensor_count > 0;
+    }
+}
+
+/* Sets ret_dims[DIM_COUNT], 0 where no tensor has the dimension. */
+static int read_dims(const struct header *header, uint32_t *ret_dims)
+{
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
+        const struct tensor *tensor = &header->tensors[i];
+
+        for (uint32_t d = 0; d < tensor->rank; d++) {
+            unsigned dim = role_rules[tensor->role].dims[d];
+            uint32_t size = (uint32_t)tensor->shape[d]; /* at most INT32_MAX: read_shape */
+
+            if (dim == DIM_FREE)
+                continue;
+            if (ret_dims[dim] != 0 && ret_dims[dim] != size)
+                return ERR_SHAPE;
+            ret_dims[dim] = size;
+        }
+    }
+    return 0;
+}
+
+static int set_shape(struct header *header)
+{
+    uint32_t dims[DIM_COUNT] = {0};
+    int rc = read_dims(header, dims);
+
+    if (rc)
+        return rc;
+    header->batch = dims[DIM_BATCH];
+    header->heads = dims[DIM_HEADS];
+    header->queries = dims[DIM_QUERIES];
+    header->keys = dims[DIM_KEYS];
+    header->kv_heads = header->type == MESSAGE_QK ? dims[DIM_KV_HEADS] : header->heads;
+    header->head_dim = dims[DIM_HEAD];
+    header->value_dim = dims[DIM_VALUE];
+    /* The default; the keys of the same names come later in the table. */
+    header->heads_total = header->heads;
+    return 0;
+}
+
+int header_read_tensors(const msgpack_object *value, struct header *header)
+{
+    if (value->type != MSGPACK_OBJECT_ARRAY)
+        return ERR_KEY_TYPE;
+    /* More than there are roles: one is unknown or named twice. */
+    if (value->via.array.size > TENSORS_MAX)
+        return ERR_TENSOR_NAME;
+    for (uint32_t i = 0; i < value->via.array.size; i++) {
+        struct tensor tensor = {0};
+        int rc = read_tensor(&value->via.array.ptr[i], header->type, &tensor);
+
+        if (rc)
+            return rc;
+        if (header_find_tensor(header, tensor.role))
+            return ERR_TENSOR_NAME;
+        header->tensors[header->tensor_count++] = tensor;
+    }
+    if (!has_required(header))
+        return ERR_TENSOR_NAME;
+    if (header->type != MESSAGE_WEIGHTS)
+        return set_shape(header);
+    /* Heads are told by keys; whoever multiplies dimensions gets the number of heads. */
+    header->batch = header->queries = header->keys = 1;
+    return 0;
+}
+
+/* ---- against the other keys ---- */
+
+/* Whether a side of a matrix is `heads` slices of head_dim; a matrix that was not sent fits. */
+static bool side_fits(const struct header *header, enum tensor_role role, unsigned side,
+                      uint32_t heads)
+{
+    const struct tensor *tensor = header_find_tensor(header, role);
+
+    return !tensor || tensor->shape[side] == (uint64_t)heads * header->head_dim;
+}
+
+static bool matrices_fit(const struct header *header)
+{
+    enum { OUT, IN };
+
+    return side_fits(header, TENSOR_WQ, OUT, header->heads) &&
+           side_fits(header, TENSOR_WK, OUT, header->kv_heads) &&
+           side_fits(header, TENSOR_WV, OUT, header->kv_heads) &&
+           side_fits(header, TENSOR_WO, IN, header->heads);
+}
+
+/* A query's document is that of the key at its position, so there must be one. */
+static bool documents_fit(const struct header *header)
+{
+    if (!header_find_tensor(header, TENSOR_DOCUMENTS))
+        return true;
+    return header->layer.site == SITE_SELF &&
+           (uint64_t)header->q_offset + header->queries <= header->keys;
+}
+
+int header_check_tensors(const struct header *header, const char **reterr_key)
+{
+    if (header->heads % header->kv_heads != 0) {
+        *reterr_key = header->type == MESSAGE_WEIGHTS ? "kv_heads" : "tensors";
+        return ERR_GQA;
+    }
+    if (header->type == MESSAGE_WEIGHTS && !matrices_fit(header)) {
+        *reterr_key = "head_dim";
+        return ERR_HEAD_DIM;
+    }
+    if (!documents_fit(header)) {
+        *reterr_key = "tensors";
+        return ERR_DOCUMENTS;
+    }
+    return 0;
+}

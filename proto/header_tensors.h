@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* header_tensors: the tensors that a header announces, and whether they fit together.
+ * Private to proto/. Pure; any thread. */
+#ifndef PROTO_HEADER_TENSORS_H
+#define PROTO_HEADER_TENSORS_H
+
+#include "header.h"
+#include "mpk.h"
+
+/* Reads the list under `tensors` of a message of header->type, and from the shapes B, H, Tq, Tk and
+ * the like. Returns 0 or an error of err.def. */
+int header_read_tensors(const msgpack_object *value, struct header *header);
+
+/* What can be judged when all keys are read: heads against key heads, matrices against heads *
+ * head_dim, documents against positions. Returns 0 or an error, with the key at fault. */
+int header_check_tensors(const struct header *header, const char **reterr_key);
+
+/* NULL when the message has none of that role. */
+const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role);
+
+#endif

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+#include "result_part.h"
+
+#include <math.h>
+
+void part_text(struct mpk_writer *writer, const char *key, const char *text)
+{
+    mpk_put_str(writer, key);
+    mpk_put_str(writer, text);
+}
+
+void part_number(struct mpk_writer *writer, const char *key, uint64_t number)
+{
+    mpk_put_str(writer, key);
+    mpk_put_u64(writer, number);
+}
+
+void part_flag(struct mpk_writer *writer, const char *key, bool flag)
+{
+    mpk_put_str(writer, key);
+    mpk_put_bool(writer, flag);
+}
+
+void part_real(struct mpk_writer *writer, const char *key, double number)
+{
+    mpk_put_str(writer, key);
+    mpk_put_f64(writer, number);
+}
+
+static void put_reals(struct mpk_writer *writer, const double *list, uint32_t length)
+{
+    mpk_put_array(writer, length);
+    for (uint32_t i = 0; i < length; i++)
+        mpk_put_f64(writer, list[i]);
+}
+
+void part_list(struct mpk_writer *writer, const char *key, const double *list, uint32_t length)
+{
+    mpk_put_str(writer, key);
+    put_reals(writer, list, length);
+}
+
+void part_matrix(struct mpk_writer *writer, const char *key, const double *matrix, uint32_t rows,
+                 uint32_t columns)
+{
+    mpk_put_str(writer, key);
+    mpk_put_array(writer, rows);
+    for (uint32_t i = 0; i < rows; i++)
+        put_reals(writer, matrix + (size_t)i * columns, columns);
+}
+
+void part_vector_row(struct mpk_writer *writer, enum vector vector, const double *row)
+{
+    uint32_t length = vector_info[vector].width;
+
+    while (vector_info[vector].ends && length > 0 && isnan(row[length - 1]))
+        length--;
+    put_reals(writer, row, length);
+}
+
+/* ---- keys of all, and of layers ---- */
+
+void part_common(struct mpk_writer *writer, const char *kind, const struct result_common *common)
+{
+    char run[2 * RUN_BYTES + 1];
+
+    run_hex(common->run, run);
+    part_number(writer, "v", PROTO_VERSION);
+    part_text(writer, "kind", kind);
+    part_text(writer, "job", common->job);
+    part_text(writer, "run", run);
+    part_number(writer, "epoch", common->epoch);
+    part_number(writer, "step", common->step);
+    part_number(writer, "time_ns", common->time_ns);
+}
+
+void part_layer_id(struct mpk_writer *writer, struct layer_id id)
+{
+    part_text(writer, "stack", stack_name(id.stack));
+    part_number(writer, "layer", id.layer);
+    part_text(writer, "site", site_name(id.site));
+}
+
+/* Weight matrices have no [B, H, Tq, Tk]. */
+static void put_shape(struct mpk_writer *writer, const struct result_layer *layer)
+{
+    mpk_put_str(writer, "shape");
+    if (layer->tier == MESSAGE_WEIGHTS) {
+        mpk_put_nil(writer);
+        return;
+    }
+    mpk_put_array(writer, 4);
+    for (unsigned i = 0; i < 4; i++)
+        mpk_put_u64(writer, layer->shape[i]);
+}
+
+void part_layer_state(struct mpk_writer *writer, const struct result_layer *layer)
+{
+    part_text(writer, "tier", message_type_name(layer->tier));
+    put_shape(writer, layer);
+    part_flag(writer, "causal", layer->causal);
+    part_number(writer, "rows", layer->rows);
+    part_number(writer, "invalid_rows", layer->invalid_rows);
+    part_real(writer, "row_sum_error", layer->row_sum_error);
+}
+
+void part_layer(struct mpk_writer *writer, const struct result_layer *layer)
+{
+    part_layer_id(writer, layer->id);
+    part_layer_state(writer, layer);
+}
+
+void part_dropped(struct mpk_writer *writer, const struct reason_count *dropped, uint32_t count)
+{
+    mpk_put_str(writer, "dropped");
+    mpk_put_map(writer, count);
+    for (uint32_t i = 0; i < count; i++)
+        part_number(writer, dropped[i].reason, dropped[i].count);
+}
+
+/* ---- pairs, similarity, patterns ---- */
+
+static void put_pair_list(struct mpk_writer *writer, const struct pair *pairs, uint32_t count)
+{
+    mpk_put_array(writer, count);
+    for (uint32_t i = 0; i < count; i++) {
+        mpk_put_map(writer, 3);
+        part_number(writer, "query", pairs[i].query);
+        part_number(writer, "key", pairs[i].key);
+        part_real(writer, "weight", pairs[i].weight);
+    }
+}
+
+uint32_t part_pairs_count(const struct result_pairs *pairs)
+{
+    return (uint32_t)(pairs->pairs != NULL) + (uint32_t)(pairs->head_pairs != NULL);
+}
+
+void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uint32_t heads)
+{
+    if (pairs->pairs) {
+        mpk_put_str(writer, "top_pairs");
+        put_pair_list(writer, pairs->pairs, pairs->count);
+    }
+    if (!pairs->head_pairs)
+        return;
+    mpk_put_str(writer, "head_top_pairs");
+    mpk_put_array(writer, heads);
+    for (uint32_t h = 0; h < heads; h++)
+        put_pair_list(writer, pairs->head_pairs + (size_t)h * pairs->head_limit,
+                      pairs->head_count[h]);
+}
+
+static void put_redundant(struct mpk_writer *writer, const struct redundant_pair *pairs,
+                          uint32_t count)
+{
+    mpk_put_str(writer, "redundant_pairs");
+    mpk_put_array(writer, count);
+    for (uint32_t i = 0; i < count; i++) {
+        mpk_put_map(writer, 2);
+        mpk_put_str(writer, "heads");
+        mpk_put_array(writer, 2);
+        mpk_put_u64(writer, pairs[i].g);
+        mpk_put_u64(writer, pairs[i].h);
+        part_real(writer, "js", pairs[i].js);
+    }
+}
+
+void part_similarity(struct mpk_writer *writer, const struct result_similarity *similarity,
+                     uint32_t heads)
+{
+    part_matrix(writer, "head_similarity", similarity->cosine, heads, heads);
+    part_matrix(writer, "head_js", similarity->js, heads, heads);
+    put_redundant(writer, similarity->redundant, similarity->redundant_count);
+    part_number(writer, "redundant_total", similarity->redundant_total);
+}
+
+void part_pattern(struct mpk_writer *writer, const char *key, const enum pattern *pattern,
+                  uint32_t heads)
+{
+    mpk_put_str(writer, key);
+    mpk_put_array(writer, heads);
+    for (uint32_t h = 0; h < heads; h++) {
+        if (pattern_name[pattern[h]])
+            mpk_put_str(writer, pattern_name[pattern[h]]);
+        else
+            mpk_put_nil(writer);
+    }
+}
+
+bool part_in_spectrum(unsigned metric)
+{
+    return metric_info[metric].group == METRIC_GROUP_SPECTRUM;
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT */
+/* The statistics of a layer's numbers over a window. */
+#include "result_part.h"
+
+/* The numbers of a result_stat, in order; `count` follows them. */
+static const struct {
+    const char *name;
+    size_t offset;
+    bool percentile;
+} stat_fields[] = {
+    {"mean", offsetof(struct result_stat, mean), false},
+    {"std", offsetof(struct result_stat, std), false},
+    {"min", offsetof(struct result_stat, min), false},
+    {"max", offsetof(struct result_stat, max), false},
+    {"p50", offsetof(struct result_stat, p50), true},
+    {"p90", offsetof(struct result_stat, p90), true},
+    {"p99", offsetof(struct result_stat, p99), true},
+    {"last", offsetof(struct result_stat, last), false},
+};
+enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]), STAT_PERCENTILES = 3 };
+
+static double stat_field(const struct result_stat *stat, unsigned field)
+{
+    return *(const double *)(const void *)((const char *)stat + stat_fields[field].offset);
+}
+
+static void put_stat(struct mpk_writer *writer, const struct result_stat *stat)
+{
+    mpk_put_map(writer, STAT_FIELDS + 1);
+    for (unsigned f = 0; f < STAT_FIELDS; f++)
+        part_real(writer, stat_fields[f].name, stat_field(stat, f));
+    part_number(writer, "count", stat->count);
+}
+
+/* One array over the heads per statistic. */
+static void put_head_stats(struct mpk_writer *writer, const struct result_stat *stats,
+                           uint32_t heads)
+{
+    mpk_put_map(writer, STAT_FIELDS + 1);
+    for (unsigned f = 0; f < STAT_FIELDS; f++) {
+        mpk_put_str(writer, stat_fields[f].name);
+        mpk_put_array(writer, heads);
+        for (uint32_t h = 0; h < heads; h++)
+            mpk_put_f64(writer, stat_field(&stats[h], f));
+    }
+    mpk_put_str(writer, "count");
+    mpk_put_array(writer, heads);
+    for (uint32_t h = 0; h < heads; h++)
+        mpk_put_u64(writer, stats[h].count);
+}
+
+static uint32_t count_stats(const struct summary_result *summary, bool spectrum)
+{
+    uint32_t count = 0;
+
+    for (unsigned i = 0; i < METRIC_COUNT; i++)
+        count += summary->stat[i] && part_in_spectrum(i) == spectrum;
+    return count;
+}
+
+static void put_stats(struct mpk_writer *writer, const struct summary_result *summary,
+                      bool spectrum)
+{
+    for (unsigned i = 0; i < METRIC_COUNT; i++) {
+        if (!summary->stat[i] || part_in_spectrum(i) != spectrum)
+            continue;
+        mpk_put_str(writer, metric_info[i].name);
+        put_head_stats(writer, summary->stat[i], summary->heads);
+    }
+}
+
+static void put_heads(struct mpk_writer *writer, const struct summary_result *summary)
+{
+    mpk_put_str(writer, "heads");
+    mpk_put_map(writer, count_stats(summary, false) + (summary->pattern != NULL));
+    put_stats(writer, summary, false);
+    if (!summary->pattern)
+        return;
+    mpk_put_str(writer, "pattern");
+    mpk_put_map(writer, 1);
+    part_pattern(writer, "last", summary->pattern, summary->heads);
+}
+
+/* One head's list, as far as any number was seen in it; `field` STAT_FIELDS is the count. */
+static void put_vector_row(struct mpk_writer *writer, enum vector vector,
+                           const struct result_stat *row, unsigned field)
+{
+    uint32_t length = vector_info[vector].width;
+
+    while (vector_info[vector].ends && length > 0 && row[length - 1].count == 0)
+        length--;
+    mpk_put_array(writer, length);
+    for (uint32_t i = 0; i < length; i++) {
+        if (field == STAT_FIELDS)
+            mpk_put_u64(writer, row[i].count);
+        else
+            mpk_put_f64(writer, stat_field(&row[i], field));
+    }
+}
+
+static void put_vector(struct mpk_writer *writer, const struct summary_result *summary,
+                       enum vector vector)
+{
+    mpk_put_str(writer, vector_info[vector].name);
+    mpk_put_map(writer, STAT_FIELDS + 1 - STAT_PERCENTILES);
+    for (unsigned f = 0; f <= STAT_FIELDS; f++) {
+        if (f < STAT_FIELDS && stat_fields[f].percentile)
+            continue;
+        mpk_put_str(writer, f < STAT_FIELDS ? stat_fields[f].name : "count");
+        mpk_put_array(writer, summary->heads);
+        for (uint32_t h = 0; h < summary->heads; h++)
+            put_vector_row(writer, vector,
+                           summary->vector[vector] + (size_t)h * vector_info[vector].width, f);
+    }
+}
+
+static uint32_t count_aggregates(const struct summary_result *summary)
+{
+    uint32_t count = 0;
+
+    for (unsigned a = 0; a < AGGREGATE_COUNT; a++)
+        count += summary->has_aggregate[a];
+    return count;
+}
+
+static void put_aggregates(struct mpk_writer *writer, const struct summary_result *summary)
+{
+    uint32_t count = count_aggregates(summary);
+
+    if (count == 0)
+        return;
+    mpk_put_str(writer, "aggregate");
+    mpk_put_map(writer, count);
+    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
+        if (!summary->has_aggregate[a])
+            continue;
+        mpk_put_str(writer, aggregate_name[a]);
+        mpk_put_map(writer, MAP_STAT_COUNT);
+        for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
+            mpk_put_str(writer, map_stat_name[s]);
+            put_stat(writer, &summary->aggregate[a][s]);
+        }
+    }
+}
+
+static uint32_t count_spectrum(const struct summary_result *summary)
+{
+    uint32_t count = count_stats(summary, true);
+
+    for (unsigned v = 0; v < VECTOR_COUNT; v++)
+        count += summary->vector[v] != NULL;
+    return count;
+}
+
+static void put_spectrum(struct mpk_writer *writer, const struct summary_result *summary)
+{
+    uint32_t count = count_spectrum(summary);
+
+    if (count == 0)
+        return;
+    mpk_put_str(writer, "spectrum");
+    mpk_put_map(writer, count);
+    put_stats(writer, summary, true);
+    for (unsigned v = 0; v < VECTOR_COUNT; v++) {
+        if (summary->vector[v])
+            put_vector(writer, summary, (enum vector)v);
+    }
+}
+
+static void put_window(struct mpk_writer *writer, const struct result_window *window)
+{
+    mpk_put_str(writer, "window");
+    mpk_put_map(writer, 6);
+    part_text(writer, "unit", window_unit_name(window->unit));
+    part_number(writer, "first", window->first);
+    part_number(writer, "last", window->last);
+    part_number(writer, "length", window->length);
+    part_number(writer, "every", window->every);
+    part_flag(writer, "partial", window->partial);
+}
+
+/* What has no statistics: the newest message's own. */
+static void put_newest(struct mpk_writer *writer, const struct summary_result *summary)
+{
+    part_pairs(writer, &summary->pairs, summary->heads);
+    if (summary->similarity.cosine) {
+        mpk_put_str(writer, "similarity");
+        mpk_put_map(writer, PART_SIMILARITY_PAIRS);
+        part_similarity(writer, &summary->similarity, summary->heads);
+    }
+    if (summary->weights)
+        part_weights(writer, summary->weights);
+}
+
+static uint32_t count_pairs(const struct summary_result *summary)
+{
+    /* always: window, ranks, messages, lost, dropped, heads, snapshot */
+    return PART_COMMON_PAIRS + PART_LAYER_PAIRS + 7 +
+           (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
+           (count_aggregates(summary) > 0) + (count_spectrum(summary) > 0) +
+           part_pairs_count(&summary->pairs) + (summary->similarity.cosine != NULL) +
+           (summary->weights != NULL);
+}
+
+void summary_encode(const struct summary_result *summary, struct mpk_writer *writer)
+{
+    mpk_put_map(writer, count_pairs(summary));
+    part_common(writer, "summary", &summary->common);
+    part_layer(writer, &summary->layer);
+    put_window(writer, &summary->window);
+    part_number(writer, "ranks", summary->ranks);
+    part_number(writer, "messages", summary->messages);
+    part_number(writer, "lost", summary->lost);
+    part_dropped(writer, summary->dropped, summary->dropped_count);
+    put_heads(writer, summary);
+    if (summary->stat[METRIC_LOCAL_MASS])
+        part_number(writer, "local_window", summary->local_window);
+    if (summary->sink_rate) {
+        mpk_put_str(writer, "sink_rate");
+        put_stat(writer, summary->sink_rate);
+    }
+    put_aggregates(writer, summary);
+    put_spectrum(writer, summary);
+    put_newest(writer, summary);
+    part_flag(writer, "snapshot", false);
+}

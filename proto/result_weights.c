@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/* The map under `weights`: spectra of projection matrices and of the products of two. */
+#include "result_part.h"
+
+/* The numbers of a spectrum that a matrix has; `singular_values` follow them. */
+static const struct {
+    const char *name;
+    size_t offset;
+} fields[] = {
+    {"spectral_norm", offsetof(struct spectrum, spectral_norm)},
+    {"condition_number", offsetof(struct spectrum, condition_number)},
+    {"rank", offsetof(struct spectrum, rank)},
+    {"effective_rank", offsetof(struct spectrum, effective_rank)},
+    {"effective_rank_entropy", offsetof(struct spectrum, effective_rank_entropy)},
+    {"stable_rank", offsetof(struct spectrum, stable_rank)},
+    {"nuclear_norm", offsetof(struct spectrum, nuclear_norm)},
+};
+enum { FIELDS = sizeof(fields) / sizeof(fields[0]) };
+
+static double field_of(const struct spectrum *spectrum, unsigned field)
+{
+    return *(const double *)(const void *)((const char *)spectrum + fields[field].offset);
+}
+
+static void put_whole(struct mpk_writer *writer, const struct projection_result *projection)
+{
+    mpk_put_str(writer, "whole");
+    mpk_put_map(writer, FIELDS + 3);
+    for (unsigned f = 0; f < FIELDS; f++)
+        part_real(writer, fields[f].name, field_of(&projection->whole, f));
+    mpk_put_str(writer, "singular_values");
+    part_vector_row(writer, VECTOR_SINGULAR_VALUES, projection->whole.singular_values);
+    part_real(writer, "eigenvalue_min", projection->eigenvalue_min);
+    part_real(writer, "eigenvalue_max", projection->eigenvalue_max);
+}
+
+/* One list over the heads per number. */
+static void put_heads(struct mpk_writer *writer, const struct spectrum *head, uint32_t heads)
+{
+    mpk_put_str(writer, "heads");
+    mpk_put_map(writer, FIELDS + 1);
+    for (unsigned f = 0; f < FIELDS; f++) {
+        mpk_put_str(writer, fields[f].name);
+        mpk_put_array(writer, heads);
+        for (uint32_t h = 0; h < heads; h++)
+            mpk_put_f64(writer, field_of(&head[h], f));
+    }
+    mpk_put_str(writer, "singular_values");
+    mpk_put_array(writer, heads);
+    for (uint32_t h = 0; h < heads; h++)
+        part_vector_row(writer, VECTOR_SINGULAR_VALUES, head[h].singular_values);
+}
+
+static void put_projection(struct mpk_writer *writer, const char *name,
+                           const struct projection_result *projection)
+{
+    mpk_put_str(writer, name);
+    mpk_put_map(writer, 4);
+    put_whole(writer, projection);
+    put_heads(writer, projection->head, projection->heads);
+    part_matrix(writer, "head_correlation", projection->correlation, projection->heads,
+                projection->heads);
+    part_real(writer, "head_correlation_mean", projection->correlation_mean);
+}
+
+static uint32_t count_matrices(const struct weights_result *weights)
+{
+    uint32_t count = 0;
+
+    for (unsigned p = 0; p < PROJECTION_COUNT; p++)
+        count += weights->projection[p].present;
+    for (unsigned c = 0; c < CIRCUIT_COUNT; c++)
+        count += weights->circuit[c] != NULL;
+    return count;
+}
+
+void part_weights(struct mpk_writer *writer, const struct weights_result *weights)
+{
+    mpk_put_str(writer, "weights");
+    mpk_put_map(writer, count_matrices(weights));
+    for (unsigned p = 0; p < PROJECTION_COUNT; p++) {
+        if (weights->projection[p].present)
+            put_projection(writer, projection_name[p], &weights->projection[p]);
+    }
+    for (unsigned c = 0; c < CIRCUIT_COUNT; c++) {
+        if (!weights->circuit[c])
+            continue;
+        mpk_put_str(writer, circuit_name[c]);
+        mpk_put_map(writer, 1);
+        put_heads(writer, weights->circuit[c], weights->heads);
+    }
+}

@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: MIT */
+/* across_cli: runs similarity and across on one tensor and prints what they found as JSON, for
+ * test_across.py, which owns the truth.
+ *
+ *     across_cli weights=FILE dtype=f32 shape=B,H,Tq,Tk [grad=FILE grad_dtype=f32] [head_weights=
+ * FILE of H doubles] [self=1] [causal=1] [window=W] [q_offset=N] [q_len=n,...] [k_len=n,...]
+ * [mask=FILE] [documents=FILE] [dropout=1] [learned_sink=1] [limit=K] [cuts=row,...] [isa=NAME]
+ *                [offset=BYTES] [bound=X]
+ *
+ * cuts: the rows where a new block begins; blocks are merged in the order of their rows. offset:
+ * misalignment of the tensors in memory. Numbers have 17 digits; NaN and Infinity in Python's
+ * spelling. */
+#include "across.h"
+#include "similarity.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST_MAX 256
+
+struct list {
+    uint32_t count;
+    int32_t value[LIST_MAX];
+};
+
+struct options {
+    const char *weights, *grad, *head_weights, *mask, *documents;
+    struct list shape, q_len, k_len, cuts;
+    uint32_t offset, limit;
+    double bound;
+    enum isa isa;
+    struct attention a;
+};
+
+static _Noreturn void die(const char *what)
+{
+    fprintf(stderr, "across_cli: %s\n", what);
+    exit(2);
+}
+
+static void *must_have(void *memory)
+{
+    if (memory == NULL) {
+        die("out of memory");
+    }
+    return memory;
+}
+
+static void parse_list(const char *text, struct list *ret)
+{
+    for (ret->count = 0; *text != '\0' && ret->count < LIST_MAX; ret->count++) {
+        char *end;
+        ret->value[ret->count] = (int32_t)strtol(text, &end, 10);
+        text = *end == ',' ? end + 1 : end;
+    }
+}
+
+static enum dtype parse_dtype(const char *text)
+{
+    static const struct {
+        const char *name;
+        enum dtype dtype;
+    } known[] = {{"f32", DTYPE_F32}, {"f64", DTYPE_F64}, {"f16", DTYPE_F16}, {"bf16", DTYPE_BF16}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (strcmp(text, known[i].name) == 0) {
+            return known[i].dtype;
+        }
+    }
+    die("unknown dtype");
+}
+
+static bool parse_text(struct options *o, const char *key, const char *value)
+{
+    struct {
+        const char *key;
+        const char **text;
+        struct list *list;
+    } table[] = {
+        {"weights", &o->weights, NULL}, {"grad", &o->grad, NULL},
+        {"mask", &o->mask, NULL},       {"head_weights", &o->head_weights, NULL},
+        {"shape", NULL, &o->shape},     {"documents", &o->documents, NULL},
+        {"q_len", NULL, &o->q_len},     {"k_len", NULL, &o->k_len},
+        {"cuts", NULL, &o->cuts},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        if (strcmp(key, table[i].key) == 0) {
+            if (table[i].text != NULL) {
+                *table[i].text = value;
+            } else {
+                parse_list(value, table[i].list);
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool parse_number(struct options *o, const char *key, const char *value)
+{
+    uint32_t n = (uint32_t)strtoul(value, NULL, 10);
+    struct {
+        const char *key;
+        bool *flag;
+        uint32_t *number;
+    } table[] = {
+        {"self", &o->a.self, NULL},       {"causal", &o->a.causal, NULL},
+        {"dropout", &o->a.dropout, NULL}, {"learned_sink", &o->a.learned_sink, NULL},
+        {"window", NULL, &o->a.window},   {"q_offset", NULL, &o->a.q_offset},
+        {"offset", NULL, &o->offset},     {"limit", NULL, &o->limit},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        if (strcmp(key, table[i].key) == 0) {
+            if (table[i].flag != NULL) {
+                *table[i].flag = n != 0;
+            } else {
+                *table[i].number = n;
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
+static void parse_option(struct options *o, const char *key, const char *value)
+{
+    if (parse_text(o, key, value) || parse_number(o, key, value)) {
+        return;
+    }
+    if (strcmp(key, "dtype") == 0) {
+        o->a.dtype = parse_dtype(value);
+    } else if (strcmp(key, "grad_dtype") == 0) {
+        o->a.grad_dtype = parse_dtype(value);
+    } else if (strcmp(key, "bound") == 0) {
+        o->bound = strtod(value, NULL);
+    } else if (strcmp(key, "isa") != 0 || isa_parse(value, strlen(value), &o->isa) < 0) {
+        die("unknown option, or an instruction set that is not here");
+    }
+}
+
+/* A file of exactly `bytes` bytes, `offset` bytes into an allocation that ends with it. */
+static unsigned char *read_file(const char *path, size_t bytes, size_t offset)
+{
+    unsigned char *memory = must_have(malloc(offset + bytes));
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        die("no such file");
+    }
+    if (fread(memory + offset, 1, bytes, file) != bytes || fgetc(file) != EOF) {
+        die("file size differs from the shape");
+    }
+    fclose(file);
+    return memory;
+}
+
+static void print_number(double x)
+{
+    if (isnan(x)) {
+        printf("NaN");
+    } else if (isinf(x)) {
+        printf(x > 0 ? "Infinity" : "-Infinity");
+    } else {
+        printf("%.17g", x);
+    }
+}
+
+static void print_numbers(const char *name, const double *x, size_t n)
+{
+    printf("\"%s\":", name);
+    for (size_t i = 0; i < n; i++) {
+        printf(i > 0 ? "," : "[");
+        print_number(x[i]);
+    }
+    printf(n > 0 ? "],\n" : "[],\n");
+}
+
+/* Everything that is merged from block to block. */
+struct found {
+    struct similarity similarity;
+    struct moments map;
+    double *score;
+    struct pair *pairs;
+    uint32_t *count;
+};
+
+static void found_init(struct found *f, const struct options *o)
+{
+    uint32_t heads = o->a.heads;
+    *f = (struct found){.score = must_have(calloc(heads, sizeof *f->score)),
+                        .pairs = must_have(calloc((size_t)heads * o->limit, sizeof *f->pairs)),
+                        .count = must_have(calloc(heads, sizeof *f->count))};
+    if (similarity_init(&f->similarity, heads) < 0) {
+        die("out of memory");
+    }
+}
+
+static void found_clear(struct found *f)
+{
+    similarity_clear(&f->similarity);
+    free(f->score);
+    free(f->pairs);
+    free(f->count);
+}
+
+static void compute(struct found *f, const struct options *o, const double *weight, uint32_t begin,
+                    uint32_t end)
+{
+    struct scratch scratch = {0};
+    const struct attention *a = &o->a;
+    int rc = similarity_compute(&f->similarity, a, begin, end, o->isa, &scratch);
+    if (rc == 0 && weight != NULL) {
+        rc = across_weighted_map(&f->map, a, weight, begin, end, o->isa, &scratch);
+    }
+    if (rc == 0 && a->grad != NULL) {
+        rc = across_gradient(f->score, a, begin, end, o->isa, &scratch);
+    }
+    if (rc == 0) {
+        rc = across_head_pairs(f->pairs, f->count, o->limit, a, begin, end, o->isa, &scratch);
+    }
+    if (rc < 0) {
+        die("out of memory");
+    }
+    scratch_clear(&scratch);
+}
+
+/* Computes [begin, end) on its own and merges it. */
+static void add_block(struct found *total, const struct options *o, const double *weight,
+                      uint32_t begin, uint32_t end)
+{
+    struct found part;
+    found_init(&part, o);
+    compute(&part, o, weight, begin, end);
+    similarity_merge(&total->similarity, &part.similarity);
+    moments_merge(&total->map, &part.map);
+    for (uint32_t h = 0; h < o->a.heads; h++) {
+        total->score[h] += part.score[h];
+    }
+    across_head_pairs_merge(total->pairs, total->count, o->limit, o->a.heads, part.pairs,
+                            part.count);
+    found_clear(&part);
+}
+
+static void print_similarity(const struct similarity *s, double bound)
+{
+    size_t cells = (size_t)s->heads * s->heads;
+    double *x = must_have(malloc(cells * sizeof *x));
+    similarity_cosine(s, x);
+    print_numbers("cosine", x, cells);
+    similarity_js(s, x);
+    print_numbers("js", x, cells);
+    for (size_t i = 0; i < cells; i++) {
+        x[i] = (double)s->rows[i];
+    }
+    print_numbers("rows", x, cells);
+    free(x);
+    struct redundant_pair pairs[3];
+    uint32_t total = similarity_redundant(s, bound, 3, pairs);
+    printf("\"redundant_count\":%u,\"redundant\":[", total);
+    for (uint32_t i = 0; i < total && i < 3; i++) {
+        printf("%s[%u,%u]", i > 0 ? "," : "", pairs[i].g, pairs[i].h);
+    }
+    printf("],\n");
+}
+
+static void print_pairs(const struct found *f, const struct options *o)
+{
+    printf("\"pairs\":[");
+    for (uint32_t h = 0; h < o->a.heads; h++) {
+        printf(h > 0 ? ",[" : "[");
+        for (uint32_t k = 0; k < f->count[h]; k++) {
+            const struct pair *p = &f->pairs[(size_t)h * o->limit + k];
+            printf("%s[%u,%u,", k > 0 ? "," : "", p->query, p->key);
+            print_number(p->weight);
+            printf("]");
+        }
+        printf("]");
+    }
+    printf("],\n");
+}
+
+static void report(struct found *f, const struct options *o)
+{
+    printf("{");
+    print_similarity(&f->similarity, o->bound);
+    double map[] = {moments_mean(&f->map), f->map.n > 0 ? f->map.max : NAN,
+                    f->map.n > 0 ? f->map.min : NAN, moments_std(&f->map)};
+    print_numbers("map", map, 4);
+    printf("\"map_n\":%llu,\n", (unsigned long long)f->map.n);
+    print_numbers("score", f->score, o->a.heads);
+    across_gradient_normalize(f->score, o->a.heads);
+    print_numbers("gradient", f->score, o->a.heads);
+    print_pairs(f, o);
+    printf("\"end\":true}\n");
+}
+
+static size_t element_bytes(enum dtype dtype)
+{
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+static void set_shape(struct options *o)
+{
+    struct attention *a = &o->a;
+    a->batch = (uint32_t)o->shape.value[0];
+    a->heads = (uint32_t)o->shape.value[1];
+    a->queries = (uint32_t)o->shape.value[2];
+    a->keys = (uint32_t)o->shape.value[3];
+    a->q_len = o->q_len.count > 0 ? o->q_len.value : NULL;
+    a->k_len = o->k_len.count > 0 ? o->k_len.value : NULL;
+}
+
+/* The files of one message; NULL where none was named. */
+struct files {
+    unsigned char *weights, *grad, *mask, *documents, *head_weights;
+};
+
+static struct files read_files(struct options *o)
+{
+    struct attention *a = &o->a;
+    size_t map = (size_t)a->queries * a->keys, all = a->batch * a->heads * map;
+    struct files f = {.weights = read_file(o->weights, all * element_bytes(a->dtype), o->offset)};
+    a->weights = f.weights + o->offset;
+    if (o->grad != NULL) {
+        f.grad = read_file(o->grad, all * element_bytes(a->grad_dtype), o->offset);
+        a->grad = f.grad + o->offset;
+    }
+    if (o->mask != NULL) {
+        f.mask = read_file(o->mask, a->batch * map, 0);
+        a->mask = f.mask;
+    }
+    if (o->documents != NULL) {
+        f.documents = read_file(o->documents, (size_t)a->batch * a->keys * 4, 0);
+        a->documents = (const int32_t *)(void *)f.documents;
+    }
+    if (o->head_weights != NULL) {
+        f.head_weights = read_file(o->head_weights, a->heads * sizeof(double), 0);
+    }
+    return f;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.limit = 10, .bound = 0.1};
+    for (int i = 1; i < argc; i++) {
+        char *value = strchr(argv[i], '=');
+        if (value == NULL) {
+            die("not key=value");
+        }
+        *value = '\0';
+        parse_option(&o, argv[i], value + 1);
+    }
+    if (o.weights == NULL || o.shape.count != 4) {
+        die("weights and shape are needed");
+    }
+    set_shape(&o);
+    struct files files = read_files(&o);
+    const double *weight = (const double *)(const void *)files.head_weights;
+    struct found found;
+    found_init(&found, &o);
+    uint32_t begin = 0;
+    for (uint32_t i = 0; i < o.cuts.count; i++) {
+        add_block(&found, &o, weight, begin, (uint32_t)o.cuts.value[i]);
+        begin = (uint32_t)o.cuts.value[i];
+    }
+    add_block(&found, &o, weight, begin, o.a.queries);
+    report(&found, &o);
+    found_clear(&found);
+    free(files.weights);
+    free(files.grad);
+    free(files.mask);
+    free(files.documents);
+    free(files.head_weights);
+    return 0;
+}

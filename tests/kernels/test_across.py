@@ -1,0 +1,556 @@
+# SPDX-License-Identifier: MIT
+"""Similarity of heads, weighted maps, the gradient score and each head's top pairs, computed a second time in
+float64 numpy from the formulas of workers/KERNELS.md and not from the C code.
+
+Each case is one message, run by every instruction set that is here, as one block and cut at random rows. The
+scalar reference is held to TIGHT, the others to LOOSE (1e-5 of the largest value involved, 1e-5 nats); counts
+and the places of the top pairs must be the same everywhere. ACROSS_CLI names the executable; KERNEL_CASES=0.1
+runs a tenth of the cases."""
+
+import json
+import os
+import subprocess
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+CLI = os.environ.get("ACROSS_CLI", "")
+SHARE = float(os.environ.get("KERNEL_CASES", "1"))
+TIGHT, LOOSE = 1e-12, 1e-5
+NARROW = ("f16", "bf16")
+BOUND = 0.1
+
+
+@dataclass
+class Case:
+    """One message. `weights` and `grad` are float64, before they are rounded to their dtype."""
+
+    weights: np.ndarray
+    dtype: str = "f32"
+    grad: np.ndarray = None
+    grad_dtype: str = "f32"
+    head_weights: np.ndarray = None
+    is_self: bool = True
+    causal: bool = False
+    window: int = 0
+    q_offset: int = 0
+    q_len: list = None
+    k_len: list = None
+    mask: np.ndarray = None
+    documents: np.ndarray = None
+    dropout: bool = False
+    learned_sink: bool = False
+    limit: int = 10
+    offset: int = 0
+    cuts: tuple = ()
+
+
+def encode(x, dtype):
+    with np.errstate(over="ignore"):
+        if dtype != "bf16":
+            return x.astype({"f32": "<f4", "f64": "<f8", "f16": "<f2"}[dtype])
+        bits = x.astype("<f4").view("<u4").astype(np.uint64)
+    return np.where(np.isnan(x), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+
+
+def decode(raw, dtype):
+    if dtype == "bf16":
+        return (raw.astype("<u4") << 16).view("<f4").astype(np.float64)
+    return raw.astype(np.float64)
+
+
+# running the C code
+
+
+def available():
+    if not CLI:
+        return []
+    found = []
+    for isa in ("scalar", "portable", "avx2", "avx512"):
+        done = subprocess.run([CLI, f"isa={isa}"], capture_output=True, text=True, check=False)
+        if "needed" in done.stderr:
+            found.append(isa)
+    return found
+
+
+def csv(values):
+    return ",".join(str(int(v)) for v in values)
+
+
+def arguments(case, folder):
+    files = {"weights": encode(case.weights, case.dtype), "grad": None, "mask": None, "documents": None,
+             "head_weights": case.head_weights}
+    if case.grad is not None:
+        files["grad"] = encode(case.grad, case.grad_dtype)
+    if case.mask is not None:
+        files["mask"] = case.mask.astype(np.uint8)
+    if case.documents is not None:
+        files["documents"] = case.documents.astype("<i4")
+    args = [f"dtype={case.dtype}", f"grad_dtype={case.grad_dtype}", f"shape={csv(case.weights.shape)}"]
+    for name, content in files.items():
+        if content is not None:
+            content.tofile(os.path.join(folder, name))
+            args.append(f"{name}={os.path.join(folder, name)}")
+    for name in ("causal", "window", "q_offset", "dropout", "learned_sink", "limit", "offset"):
+        args.append(f"{name}={int(getattr(case, name))}")
+    for name in ("q_len", "k_len"):
+        if getattr(case, name) is not None:
+            args.append(f"{name}={csv(getattr(case, name))}")
+    return args + [f"self={int(case.is_self)}", f"bound={BOUND}"]
+
+
+def run_cli(args, isa, cuts):
+    args = [CLI, f"isa={isa}"] + args + ([f"cuts={csv(cuts)}"] if len(cuts) else [])
+    done = subprocess.run(args, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(args)}\n{done.stderr}"
+    return json.loads(done.stdout)
+
+
+# the truth
+
+
+def visible(case):
+    """[B, Tq, Tk]: key j counts for query i; and [B, Tq]: query i counts."""
+    batch, _, queries, keys = case.weights.shape
+    q_len = np.array(case.q_len if case.q_len is not None else [queries] * batch)
+    k_len = np.array(case.k_len if case.k_len is not None else [keys] * batch)
+    p = np.arange(queries)[None, :, None] + case.q_offset
+    j = np.arange(keys)[None, None, :]
+    allowed = np.ones((batch, queries, keys), bool)
+    if case.mask is not None:
+        allowed &= case.mask == 1
+    if case.documents is not None and case.is_self:
+        own = np.where(p[0, :, 0] < keys, case.documents[:, np.minimum(p[0, :, 0], keys - 1)], -1)
+        allowed &= (case.documents[:, None, :] == own[:, :, None]) & (p < keys)
+    query = (np.arange(queries)[None, :] < q_len[:, None]) & allowed.any(-1)
+    seen = allowed & (j < k_len[:, None, None])
+    if case.causal:
+        seen &= j <= p
+    if case.window:
+        seen &= j > p - case.window
+    return seen, query
+
+
+def judge(case, a, seen, query):
+    """[B, H, Tq]: whether the row is sound."""
+    w = np.where(seen[:, None], a, 0.0)
+    narrow = case.dtype in NARROW
+    bad = (~np.isfinite(w) | (w < (-1e-3 if narrow else -1e-6))).any(-1)
+    sound = query[:, None] & seen.any(-1)[:, None] & ~bad
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = w.sum(-1) - 1
+        tolerance = 2e-2 if narrow else 1e-3
+        assert not (np.abs(np.abs(error[sound]) - tolerance) < 1e-9).any(), "the case is a coin toss"
+        if not case.dropout:
+            sound = sound & ((error <= tolerance) if case.learned_sink else (np.abs(error) <= tolerance))
+    return sound
+
+
+def divergence(p, q):
+    """Jensen-Shannon of the last axis, rows as they are, capped."""
+    with np.errstate(all="ignore"):
+        log_m = np.log(p + q) - np.log(2)  # half of a denormal may be 0
+        left = np.where(p > 0, p * (np.log(p) - log_m), 0).sum(-1)
+        right = np.where(q > 0, q * (np.log(q) - log_m), 0).sum(-1)
+    return np.clip((left + right) / 2, 0, np.log(2))
+
+
+def similarity(case, a, seen, sound):
+    """Cosine, js and rows, [H, H]."""
+    heads = a.shape[1]
+    w = np.where(seen[:, None], np.where(np.isfinite(a), a, 0), 0.0)
+    p = np.maximum(w, 0)
+    with np.errstate(all="ignore"):
+        total = p.sum(-1, keepdims=True)
+        has = sound & ((total[..., 0] > 0) & np.isfinite(total[..., 0]) if case.dropout else True)
+        if case.dropout:
+            p = np.where(has[..., None], p / total, 0)
+    cosine, js = np.full((heads, heads), np.nan), np.full((heads, heads), np.nan)
+    rows = np.zeros((heads, heads))
+    for g in range(heads):
+        for h in range(heads):
+            both = sound[:, g] & sound[:, h]
+            x, y = w[:, g][both], w[:, h][both]
+            with np.errstate(all="ignore"):
+                cosine[g, h] = (x * y).sum() / (np.sqrt((x * x).sum()) * np.sqrt((y * y).sum()))
+            if not np.isfinite(cosine[g, h]):
+                cosine[g, h] = np.nan
+            both = has[:, g] & has[:, h]
+            rows[g, h] = both.sum()
+            if both.any():
+                js[g, h] = divergence(p[:, g][both], p[:, h][both]).mean()
+    return cosine, js, rows
+
+
+def weighted_map(case, a):
+    """[mean, max, min, std], how many entries, and what their errors are measured by."""
+    part = np.isfinite(case.head_weights) & (case.head_weights != 0)
+    if not part.any():
+        return [np.nan] * 4, 0, 1
+    terms = a[:, part] * case.head_weights[part][None, :, None, None]
+    with np.errstate(all="ignore"):
+        x = terms.sum(1)
+    x = x[np.isfinite(x)]
+    if not x.size:
+        return [np.nan] * 4, 0, 1
+    scale = np.abs(terms[np.isfinite(terms)]).max() * part.sum()
+    with np.errstate(over="ignore"):
+        return [x.mean(), x.max(), x.min(), x.std(ddof=1) if x.size > 1 else np.nan], x.size, scale
+
+
+def gradient(a, grad, seen, sound):
+    with np.errstate(all="ignore"):
+        product = np.abs(a * grad)
+    counted = seen[:, None] & sound[..., None] & np.isfinite(product)
+    return np.where(counted, product, 0).sum((0, 2, 3))
+
+
+def head_pairs(a, limit):
+    finite = np.isfinite(a)
+    total = np.zeros(a.shape[1:])
+    for b in range(a.shape[0]):
+        total = total + np.where(finite[b], a[b], 0)
+    count = finite.sum(0)
+    result = []
+    for h in range(a.shape[1]):
+        entries = [(-(total[h, i, j] / count[h, i, j]), int(i), int(j)) for i, j in zip(*np.nonzero(count[h]))]
+        result.append([(i, j, -w) for w, i, j in sorted(entries)[:limit] if np.isfinite(w)])
+    return result
+
+
+def truth(case):
+    a = decode(encode(case.weights, case.dtype), case.dtype)
+    seen, query = visible(case)
+    sound = judge(case, a, seen, query)
+    cosine, js, rows = similarity(case, a, seen, sound)
+    found = {"cosine": cosine, "js": js, "rows": rows, "pairs": head_pairs(a, case.limit)}
+    if case.head_weights is not None:
+        found["map"], found["map_n"], found["map_scale"] = weighted_map(case, a)
+    if case.grad is not None:
+        found["score"] = gradient(a, decode(encode(case.grad, case.grad_dtype), case.grad_dtype), seen, sound)
+    return found
+
+
+# comparing
+
+worst = {}
+
+
+def close(family, got, want, tolerance, scale=1.0):
+    got, want = np.asarray(got, float), np.asarray(want, float)
+    assert (np.isnan(got) == np.isnan(want)).all(), f"{family}: got {got}, want {want}"
+    some = ~np.isnan(want)
+    if not some.any():
+        return
+    base = np.maximum(np.broadcast_to(scale, want.shape)[some], 1e-300)
+    with np.errstate(invalid="ignore"):
+        error = np.where(got[some] == want[some], 0, np.abs(got[some] - want[some]) / base).max()
+    worst[family] = max(worst.get(family, 0), error)
+    assert error <= tolerance, f"{family}: got {got}, want {want}, error {error:.3g}"
+
+
+def compare(case, got, want, isa):
+    tight = isa == "scalar"
+    tolerance = TIGHT if tight else LOOSE
+    heads = case.weights.shape[1]
+    for name in ("cosine", "js", "rows"):
+        square = np.reshape(np.array(got[name], float), (heads, heads))
+        np.testing.assert_array_equal(square, square.T)
+        close(f"{name} {isa}", square, want[name], 0 if name == "rows" else tolerance)
+    diagonal = np.diag(np.reshape(np.array(got["js"], float), (heads, heads)))
+    assert np.isnan(diagonal[diagonal != 0]).all()
+    if case.head_weights is not None:
+        assert got["map_n"] == want["map_n"]
+        # a map of denormals alone is below what f32 lanes can tell apart
+        scale = want["map_scale"] if tight else max(want["map_scale"], 1e-30)
+        close(f"map {isa}", got["map"][:3], want["map"][:3], tolerance, scale)
+        # a std is half as exact as a variance where the variance is nearly 0
+        close(f"map std {isa}", got["map"][3], want["map"][3], 1e-9 if tight else LOOSE, scale)
+    if case.grad is not None:
+        close(f"score {isa}", got["score"], want["score"], tolerance, want["score"])
+        check_norm(got["gradient"], np.array(got["score"]))
+    if tight or case.dtype != "f64":
+        assert [[p[:2] for p in one] for one in got["pairs"]] == [[list(p[:2]) for p in one] for one in want["pairs"]]
+    for one, other in zip(got["pairs"], want["pairs"]):
+        assert len(one) == len(other)
+        close("pairs", [p[2] for p in one], [p[2] for p in other], 0)
+    check_redundant(got, heads)
+
+
+def check_norm(got, score):
+    norm = np.sqrt(((score / max(score.max(), 1e-300)) ** 2).sum()) * score.max()
+    if np.isfinite(norm) and norm > 0:
+        close("gradient", got, score / norm, TIGHT)
+    else:
+        assert np.isnan(got).all()
+
+
+def check_redundant(got, heads):
+    """Consistent with the js that was printed."""
+    js = np.reshape(np.array(got["js"], float), (heads, heads))
+    below = sorted((js[g, h], g, h) for g in range(heads) for h in range(g + 1, heads) if js[g, h] < BOUND)
+    assert got["redundant_count"] == len(below)
+    assert got["redundant"] == [[g, h] for _, g, h in below[:3]]
+
+
+def check(case, folder):
+    want = truth(case)
+    args = arguments(case, folder)
+    for isa in available_isas:
+        for cuts in ([], case.cuts):
+            compare(case, run_cli(args, isa, cuts), want, isa)
+
+
+# the cases
+
+SHAPES = [(1, 1, 1, 1), (2, 3, 1, 1), (1, 1, 2, 2), (1, 2, 3, 3), (2, 1, 1, 5), (1, 2, 5, 1), (1, 3, 7, 7),
+          (2, 2, 16, 16), (3, 2, 17, 17), (1, 12, 33, 33), (2, 3, 6, 11), (2, 3, 11, 6), (1, 5, 65, 65),
+          (4, 1, 31, 31), (1, 9, 9, 130), (1, 2, 96, 96), (1, 7, 3, 2300)]
+DTYPES = ["f32", "f64", "f16", "bf16"]
+MASKS = ["full", "causal", "lengths", "causal lengths offset", "window", "causal window", "explicit", "documents",
+         "causal lengths window explicit", "nothing"]
+
+
+def set_mask(case, kind, rng):
+    batch, _, queries, keys = case.weights.shape
+    case.causal = "causal" in kind
+    if "lengths" in kind:
+        case.k_len = [int(n) for n in rng.integers(0, keys + 1, batch)]
+        case.q_len = case.k_len if queries == keys else [int(n) for n in rng.integers(0, queries + 1, batch)]
+    if "offset" in kind:
+        case.q_offset = int(rng.integers(0, keys + 1))
+    if "window" in kind:
+        case.window = int(rng.integers(1, keys + 2))
+    if "explicit" in kind:
+        case.mask = (rng.random((batch, queries, keys)) < 0.6).astype(np.uint8)
+        case.mask[rng.random(case.mask.shape) < 0.02] = 7  # neither 0 nor 1: excluded
+        case.mask[rng.random((batch, queries)) < 0.1] = 0  # a row without keys is padding
+    if "documents" in kind:
+        case.documents = np.sort(rng.integers(0, 3, (batch, keys)), -1)
+    if kind == "nothing":
+        case.k_len = [0] * batch
+
+
+def softmax_rows(case, rng, logits):
+    seen = visible(case)[0][:, None]
+    logits = np.where(seen, logits, -np.inf)
+    with np.errstate(invalid="ignore"):
+        e = np.exp(logits - np.where(seen.any(-1, keepdims=True), logits.max(-1, keepdims=True), 0))
+        return np.where(seen, e / e.sum(-1, keepdims=True), 0.0)
+
+
+def plain(case, rng, sharpness=1.5):
+    return softmax_rows(case, rng, rng.normal(0, sharpness, case.weights.shape))
+
+
+def one_hot(case, rng):
+    x = plain(case, rng)
+    return (x == x.max(-1, keepdims=True)) * (x > 0).astype(float)
+
+
+def alike(noise):
+    """Heads that are the same head, or nearly."""
+
+    def fill(case, rng):
+        batch, _, queries, keys = case.weights.shape
+        one = rng.normal(0, 2, (batch, 1, queries, keys))
+        return softmax_rows(case, rng, one + noise * rng.normal(0, 1, case.weights.shape))
+
+    return fill
+
+
+def disjoint(case, rng):
+    """Even heads look at even keys, odd ones at odd keys: js = ln 2."""
+    heads, keys = case.weights.shape[1], case.weights.shape[3]
+    own = (np.arange(heads)[:, None] + np.arange(keys)[None, :]) % 2 == 0
+    x = plain(case, rng) * own[None, :, None, :]
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(x / x.sum(-1, keepdims=True))
+
+
+def tied(case, rng):
+    return rng.integers(0, 3, case.weights.shape) * 0.25
+
+
+def denormal(case, rng):
+    tiny = {"f32": 2.0**-149, "f64": 2.0**-1074, "f16": 2.0**-24, "bf16": 2.0**-133}[case.dtype]
+    x = one_hot(case, rng)
+    return np.where(x == 0, tiny * rng.integers(0, 5, x.shape), x)
+
+
+def nan_rows(case, rng):
+    x = plain(case, rng)
+    x[rng.random(x.shape[:3]) < 0.3] = np.nan
+    return x
+
+
+def bad_entries(case, rng):
+    x = plain(case, rng)
+    for value in (np.nan, np.inf, -np.inf):
+        x[rng.random(x.shape) < 0.005] = value
+    return x
+
+
+def wrong_sums(case, rng):
+    factors = np.array([1, 1.0009, 0.9991, 1.0011, 0.9989, 1.018, 0.982, 1.022, 0.978, 0.5, 2, 0])
+    return plain(case, rng) * rng.choice(factors, case.weights.shape[:3], p=[0.45] + [0.05] * 11)[..., None]
+
+
+def negative(case, rng):
+    x = plain(case, rng)
+    hit = rng.random(x.shape) < 0.02
+    return np.where(hit, rng.choice([-5e-7, -2e-6, -5e-4, -2e-3, -0.1], x.shape), x)
+
+
+def huge(case, rng):
+    top = {"f32": 3e38, "f64": 1e300, "f16": 6e4, "bf16": 3e38}[case.dtype]
+    return np.where(rng.random(case.weights.shape) < 0.01, top * rng.random(case.weights.shape), plain(case, rng))
+
+
+def padded_with(value):
+    def fill(case, rng):
+        seen, query = visible(case)
+        return np.where((seen & query[..., None])[:, None], plain(case, rng), value)
+
+    return fill
+
+
+def dropped(case, rng):
+    case.dropout = True
+    x = plain(case, rng)
+    x = np.where(rng.random(x.shape) < 0.1, 0, x / 0.9)
+    x[rng.random(x.shape[:3]) < 0.1] = 0  # nothing left of the row
+    return x
+
+
+def dropped_huge(case, rng):
+    case.dropout = True
+    top = {"f32": 1e25, "f64": 1e100, "f16": 6e4, "bf16": 1e25}[case.dtype]
+    return plain(case, rng) * np.where(rng.random(case.weights.shape[:3]) < 0.3, top, 1)[..., None]
+
+
+def sink(case, rng):
+    case.learned_sink = True
+    return plain(case, rng) * rng.choice([1, 0.7, 0.1, 1.0005, 1.3], case.weights.shape[:3])[..., None]
+
+
+DISTRIBUTIONS = {
+    "plain": plain, "sharp": lambda case, rng: plain(case, rng, 40), "uniform": lambda case, rng: plain(case, rng, 0),
+    "one_hot": one_hot, "identical": alike(0), "nearly": alike(1e-4), "similar": alike(0.1), "disjoint": disjoint,
+    "tied": tied, "denormal": denormal, "nan_rows": nan_rows, "bad_entries": bad_entries, "wrong_sums": wrong_sums,
+    "negative": negative, "huge": huge, "padded_nan": padded_with(np.nan), "padded_inf": padded_with(np.inf),
+    "dropout": dropped, "dropped_huge": dropped_huge, "learned_sink": sink,
+}
+
+
+def set_gradient(case, rng):
+    case.grad_dtype = str(rng.choice(DTYPES))
+    case.grad = rng.normal(0, 1e-3, case.weights.shape)
+    kind = rng.integers(0, 5)
+    if kind == 0:
+        case.grad[rng.random(case.grad.shape) < 0.02] = np.nan
+        case.grad[rng.random(case.grad.shape) < 0.02] = np.inf
+    if kind == 1:
+        case.grad[:] = 0
+    if kind == 2 and case.grad_dtype != "f16":
+        case.grad *= 1e38
+
+
+def set_head_weights(case, rng):
+    heads = case.weights.shape[1]
+    weights = rng.dirichlet(np.ones(heads))
+    kind = rng.integers(0, 6)
+    if kind == 0:
+        weights[rng.random(heads) < 0.5] = 0
+    if kind == 1:
+        weights[rng.random(heads) < 0.5] = np.nan
+    if kind == 2:
+        weights = rng.normal(0, 1, heads)
+    if kind == 3:
+        weights *= float(rng.choice([1e-60, 1e-30, 1e30, 1e60]))
+    case.head_weights = weights
+
+
+def build(shape, dtype, mask, distribution):
+    rng = np.random.default_rng(zlib.crc32(repr((shape, dtype, mask, distribution)).encode()))
+    case = Case(np.zeros(shape), dtype, is_self=shape[2] == shape[3] or mask == "documents")
+    set_mask(case, mask, rng)
+    case.weights = DISTRIBUTIONS[distribution](case, rng)
+    if rng.random() < 0.8:
+        set_gradient(case, rng)
+    if rng.random() < 0.9:
+        set_head_weights(case, rng)
+    case.limit = int(rng.choice([1, 3, 10, 100]))
+    case.offset = int(rng.integers(0, 8))
+    case.cuts = sorted(int(c) for c in rng.integers(0, shape[2] + 1, rng.integers(1, 6)))
+    return case
+
+
+def grid():
+    """Every shape with every dtype and mask, distributions in turn; then every distribution with every dtype
+    and mask, shapes in turn."""
+    names, cells, turn = list(DISTRIBUTIONS), [], 0
+    for shape in SHAPES:
+        for dtype in DTYPES:
+            for mask in MASKS:
+                cells.append((shape, dtype, mask, names[turn % len(names)]))
+                turn += 1
+        turn += 1
+    for name in names:
+        for dtype in DTYPES:
+            for mask in MASKS:
+                cells.append((SHAPES[turn % len(SHAPES)], dtype, mask, name))
+                turn += 1
+    cells = list(dict.fromkeys(cells))
+    return cells[:: max(1, round(1 / SHARE))]
+
+
+def title(cell):
+    shape, dtype, mask, name = cell
+    return f"{name}-{mask.replace(' ', '+')}-{dtype}-{'x'.join(map(str, shape))}"
+
+
+available_isas = available()
+
+
+def test_the_reference_is_there():
+    assert "scalar" in available_isas
+
+
+@pytest.mark.parametrize("cell", grid(), ids=title)
+def test_case(cell, tmp_path):
+    check(build(*cell), tmp_path)
+
+
+def analytic(weights, folder, **more):
+    case = Case(np.asarray(weights, float), "f64", **more)
+    return [run_cli(arguments(case, folder), isa, []) for isa in available_isas]
+
+
+def test_one_head_is_like_itself(tmp_path):
+    for got in analytic(np.full((1, 1, 4, 4), 0.25), tmp_path):
+        assert got["cosine"] == [1] and got["js"] == [0] and got["redundant_count"] == 0
+
+
+def test_opposite_heads(tmp_path):
+    one, other = np.eye(4), np.eye(4)[::-1]
+    for got in analytic([[one, other]], tmp_path):
+        assert got["cosine"][1] == 0
+        assert abs(got["js"][1] - np.log(2)) < 1e-6
+
+
+def test_a_uniform_head_and_a_one_hot_head(tmp_path):
+    """js of (1, 0) and (1/2, 1/2): 3/4 ln(4/3); cosine 1/sqrt(2)."""
+    for got in analytic([[[[1, 0]], [[0.5, 0.5]]]], tmp_path):
+        assert abs(got["js"][1] - 0.75 * np.log(4 / 3)) < 1e-6
+        assert abs(got["cosine"][1] - 0.5**0.5) < 1e-6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report_worst_errors():
+    yield
+    if os.environ.get("KERNEL_REPORT"):
+        for family, error in sorted(worst.items()):
+            print(f"\n{family:28} {error:.2e}", end="")

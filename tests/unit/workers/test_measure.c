@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: MIT */
+/* A message cut into jobs gives the same numbers as in one piece, whatever is on or off. */
+#include "unit.h"
+#include "err.h"
+#include "heap.h"
+#include "measure.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define B 2
+#define H 3
+#define T 24
+#define D 8
+
+static float weights_data[B * H * T * T], grad_data[B * H * T * T];
+static float q_data[B * H * T * D], k_data[B * H * T * D];
+
+static void fill(float *x, size_t n, uint64_t seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] = (float)(2 * random_unit(&seed) - 1);
+    }
+}
+
+static void make_rows(void)
+{
+    fill(weights_data, B * H * T * T, 1);
+    fill(grad_data, B * H * T * T, 2);
+    fill(q_data, B * H * T * D, 3);
+    fill(k_data, B * H * T * D, 4);
+    for (size_t row = 0; row < B * H * T; row++) {
+        float sum = 0;
+        for (size_t j = 0; j < T; j++) {
+            weights_data[row * T + j] = expf(4 * weights_data[row * T + j]);
+            sum += weights_data[row * T + j];
+        }
+        for (size_t j = 0; j < T; j++) {
+            weights_data[row * T + j] /= sum;
+        }
+    }
+}
+
+static struct attention by_weights(void)
+{
+    return (struct attention){.weights = weights_data,
+                              .dtype = DTYPE_F32,
+                              .grad = grad_data,
+                              .grad_dtype = DTYPE_F32,
+                              .batch = B,
+                              .heads = H,
+                              .queries = T,
+                              .keys = T,
+                              .self = true};
+}
+
+static struct attention by_qk(void)
+{
+    struct attention a = by_weights();
+    a.weights = a.grad = NULL;
+    a.causal = true;
+    a.qk = (struct qk){.q = q_data,
+                       .k = k_data,
+                       .q_dtype = DTYPE_F32,
+                       .k_dtype = DTYPE_F32,
+                       .kv_heads = H,
+                       .head_dim = D,
+                       .scale = 1};
+    return a;
+}
+
+static const double head_weights[H] = {1, 0, 0.5};
+
+static struct measure_plan everything(uint64_t block_entries)
+{
+    struct measure_plan plan = {.whole = true,
+                                .head_pairs = true,
+                                .top_pairs = 5,
+                                .local_window = 3,
+                                .redundant_js = 0.7,
+                                .head_weights = head_weights,
+                                .head_weight_count = H,
+                                .spectrum_max_size = T,
+                                .spectrum_effort = SPECTRUM_FULL,
+                                .block_entries = block_entries,
+                                .isa = isa_best()};
+    for (int g = 0; g < METRIC_GROUP_COUNT; g++) {
+        plan.group[g] = true;
+    }
+    return plan;
+}
+
+/* Runs the jobs last to first: their order must not matter. */
+static int run(const struct attention *a, const struct measure_plan *plan,
+               struct measure **ret_measure)
+{
+    struct scratch scratch = {0};
+    int rc = measure_new(a, plan, ret_measure);
+    if (rc != 0) {
+        return rc;
+    }
+    for (uint32_t i = measure_jobs(*ret_measure); i > 0; i--) {
+        measure_run(*ret_measure, i - 1, &scratch);
+    }
+    rc = measure_finish(*ret_measure, &scratch);
+    if (rc != 0) {
+        measure_free(ret_measure);
+    }
+    scratch_clear(&scratch);
+    return rc;
+}
+
+static struct measure *must_run(const struct attention *a, const struct measure_plan *plan)
+{
+    struct measure *m;
+    assert_int_equal(run(a, plan, &m), 0);
+    return m;
+}
+
+static void assert_same(double got, double want)
+{
+    if (!(isnan(got) && isnan(want))) {
+        assert_close(got, want, 1e-9 * fmax(1, fabs(want)));
+    }
+}
+
+static void assert_same_numbers(const struct measured *a, const struct measured *b)
+{
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        assert_int_equal(a->value[m] != NULL, b->value[m] != NULL);
+        for (int h = 0; a->value[m] != NULL && h < H; h++) {
+            assert_same(a->value[m][h], b->value[m][h]);
+        }
+    }
+    for (int i = 0; i < AGGREGATE_COUNT; i++) {
+        for (int s = 0; s < MAP_STAT_COUNT; s++) {
+            assert_same(a->aggregate[i][s], b->aggregate[i][s]);
+        }
+    }
+    for (int i = 0; i < H * H; i++) {
+        assert_same(a->head_js[i], b->head_js[i]);
+        assert_same(a->head_similarity[i], b->head_similarity[i]);
+    }
+}
+
+static void test_jobs_of_any_size_give_the_same_numbers(void **state)
+{
+    (void)state;
+    struct attention a = by_weights();
+    struct measure_plan one = everything(1 << 30), many = everything(1);
+    struct measure *whole = must_run(&a, &one), *cut = must_run(&a, &many);
+    assert_int_equal(measure_jobs(whole), 1 + H);
+    assert_true(measure_jobs(cut) > 2 + H);
+    assert_same_numbers(measure_result(whole), measure_result(cut));
+    const struct measured *w = measure_result(whole), *c = measure_result(cut);
+    assert_int_equal(w->rows, B * H * T);
+    assert_memory_equal(w->pairs, c->pairs, w->pair_count * sizeof *w->pairs);
+    for (int h = 0; h < H; h++) {
+        const struct hist *x = &w->head[h].row[METRIC_ENTROPY].hist;
+        const struct hist *y = &c->head[h].row[METRIC_ENTROPY].hist;
+        assert_int_equal(x->used, y->used);
+        assert_memory_equal(x->buckets, y->buckets, x->used * sizeof *x->buckets);
+        assert_int_equal(w->head_pair_count[h], 5);
+        assert_memory_equal(&w->head_pairs[h * 5], &c->head_pairs[h * 5], 5 * sizeof *w->pairs);
+    }
+    measure_free(&whole);
+    measure_free(&cut);
+}
+
+static void test_what_goes_across_heads_needs_all_heads(void **state)
+{
+    (void)state;
+    struct attention a = by_weights();
+    struct measure_plan plan = everything(1 << 20);
+    plan.whole = false;
+    struct measure *m = must_run(&a, &plan);
+    const struct measured *r = measure_result(m);
+    assert_non_null(r->value[METRIC_ENTROPY]);
+    assert_non_null(r->value[METRIC_SPECTRAL_NORM]);
+    assert_null(r->value[METRIC_IMPORTANCE]);
+    assert_null(r->value[METRIC_IMPORTANCE_GRADIENT]);
+    assert_null(r->pairs);
+    assert_null(r->head_pairs);
+    assert_null(r->head_similarity);
+    for (int i = 0; i < AGGREGATE_COUNT; i++) {
+        assert_false(r->has_aggregate[i]);
+    }
+    measure_free(&m);
+}
+
+static void test_groups_that_are_off_leave_nothing(void **state)
+{
+    (void)state;
+    struct attention a = by_weights();
+    struct measure_plan plan = everything(1 << 20);
+    memset(plan.group, 0, sizeof plan.group);
+    struct measure *m = must_run(&a, &plan);
+    const struct measured *r = measure_result(m);
+    assert_int_equal(measure_jobs(m), 1);
+    assert_int_equal(r->rows, B * H * T);
+    for (int i = 0; i < METRIC_COUNT; i++) {
+        assert_null(r->value[i]);
+    }
+    for (int i = 0; i < VECTOR_COUNT; i++) {
+        assert_null(r->vector[i]);
+    }
+    assert_null(r->pattern);
+    assert_nan(r->sink_rate);
+    measure_free(&m);
+}
+
+static void test_queries_and_keys_have_no_map_unless_asked(void **state)
+{
+    (void)state;
+    struct attention a = by_qk();
+    struct measure_plan plan = everything(1 << 20);
+    struct measure *m = must_run(&a, &plan);
+    const struct measured *r = measure_result(m);
+    assert_non_null(r->value[METRIC_MAX_LOGIT]);
+    assert_non_null(r->value[METRIC_QK_SPECTRAL_NORM]);
+    assert_null(r->value[METRIC_SPECTRAL_NORM]);
+    assert_null(r->value[METRIC_IMPORTANCE]);
+    assert_null(r->head_similarity);
+    measure_free(&m);
+}
+
+static void test_maps_of_queries_and_keys_are_those_of_their_weights(void **state)
+{
+    (void)state;
+    struct attention a = by_qk();
+    struct measure_plan plan = everything(1 << 20);
+    plan.qk_maps_max_size = T;
+    struct measure *m = must_run(&a, &plan);
+    struct scratch scratch = {0};
+    static float map[B * H * T * T];
+    assert_int_equal(qk_weights(&a, 0, T, map, &scratch), 0);
+    scratch_clear(&scratch);
+    struct attention of_map = a;
+    of_map.weights = map;
+    struct measure *n = must_run(&of_map, &plan);
+    const struct measured *r = measure_result(m), *want = measure_result(n);
+    for (int i = 0; i < METRIC_COUNT; i++) {
+        for (int h = 0; want->value[i] != NULL && h < H; h++) {
+            assert_non_null(r->value[i]);
+            double expected = want->value[i][h];
+            if (!isnan(expected)) {
+                assert_close(r->value[i][h], expected, 1e-4 * fmax(1, fabs(expected)));
+            }
+        }
+    }
+    assert_true(r->has_aggregate[AGGREGATE_IMPORTANCE]);
+    assert_non_null(r->value[METRIC_MAX_LOGIT]);
+    assert_non_null(r->pairs);
+    measure_free(&m);
+    measure_free(&n);
+}
+
+static bool always(void *data)
+{
+    (void)data;
+    return true;
+}
+
+static void test_spectra_give_way_when_others_wait(void **state)
+{
+    (void)state;
+    struct attention a = by_weights();
+    struct measure_plan plan = everything(1 << 20);
+    plan.hurry = always;
+    plan.spectrum_budget_ns = 1000000000;
+    plan.spectrum_first = 2;
+    struct measure *m = must_run(&a, &plan);
+    const struct measured *r = measure_result(m);
+    assert_nan(r->value[METRIC_SPECTRAL_NORM][0]);
+    assert_int_equal(r->spectrum_next, 2);
+    assert_false(isnan(r->value[METRIC_ENTROPY][0]));
+    measure_free(&m);
+    plan.spectrum_budget_ns = 0; /* no budget: nothing to give way with */
+    m = must_run(&a, &plan);
+    assert_false(isnan(measure_result(m)->value[METRIC_SPECTRAL_NORM][0]));
+    measure_free(&m);
+}
+
+static void test_a_budget_goes_round(void **state)
+{
+    (void)state;
+    struct attention a = by_weights();
+    struct measure_plan plan = everything(1 << 20);
+    plan.spectrum_budget_ns = 1; /* used up by one turn */
+    bool seen[H] = {false};
+    for (int message = 0; message < H; message++) {
+        struct measure *m = must_run(&a, &plan);
+        const struct measured *r = measure_result(m);
+        uint32_t first = plan.spectrum_first;
+        assert_false(isnan(r->value[METRIC_SPECTRAL_NORM][first]));
+        assert_nan(r->value[METRIC_SPECTRAL_NORM][(first + 1) % H]);
+        seen[first] = true;
+        plan.spectrum_first = r->spectrum_next;
+        measure_free(&m);
+    }
+    for (int h = 0; h < H; h++) {
+        assert_true(seen[h]);
+    }
+}
+
+static void test_weights_are_one_job(void **state)
+{
+    (void)state;
+    struct weights w = {.heads = H, .kv_heads = H, .head_dim = D};
+    w.matrix[PROJECTION_Q] =
+        (struct projection_matrix){.data = q_data, .dtype = DTYPE_F32, .out = H * D, .in = T};
+    struct measure_plan plan = everything(1);
+    struct scratch scratch = {0};
+    struct measure *m;
+    assert_int_equal(measure_new_weights(&w, &plan, &m), 0);
+    assert_int_equal(measure_jobs(m), 1);
+    measure_run(m, 0, &scratch);
+    assert_int_equal(measure_finish(m, &scratch), 0);
+    const struct measured *r = measure_result(m);
+    assert_true(r->weights->projection[PROJECTION_Q].present);
+    assert_false(r->weights->projection[PROJECTION_K].present);
+    assert_true(r->weights->projection[PROJECTION_Q].whole.spectral_norm > 0);
+    measure_free(&m);
+    scratch_clear(&scratch);
+}
+
+/* The n-th allocation fails, for every n there is: an error, no crash, no leak. */
+static void fail_everywhere(const struct attention *a, const struct measure_plan *plan)
+{
+    for (unsigned nth = 1;; nth++) {
+        struct measure *m = NULL;
+        heap_fail_at(nth);
+        int rc = run(a, plan, &m);
+        bool failed = heap_has_failed();
+        heap_fail_at(0);
+        if (!failed) {
+            assert_int_equal(rc, 0);
+            measure_free(&m);
+            return;
+        }
+        assert_int_equal(rc, ERR_MEMORY);
+    }
+}
+
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    struct attention a = by_weights(), qk = by_qk();
+    struct measure_plan plan = everything(1024);
+    fail_everywhere(&a, &plan);
+    plan.qk_maps_max_size = T;
+    fail_everywhere(&qk, &plan);
+}
+
+static void test_cost_saturates(void **state)
+{
+    (void)state;
+    struct attention a = by_weights();
+    a.batch = a.heads = a.queries = a.keys = INT32_MAX;
+    struct measure_plan plan = everything(1);
+    assert_true(measure_cost(&a, &plan) >= UINT64_C(1) << 60);
+    a = by_weights();
+    assert_true(measure_cost(&a, &plan) < 64 << 20);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_jobs_of_any_size_give_the_same_numbers),
+        cmocka_unit_test(test_what_goes_across_heads_needs_all_heads),
+        cmocka_unit_test(test_groups_that_are_off_leave_nothing),
+        cmocka_unit_test(test_queries_and_keys_have_no_map_unless_asked),
+        cmocka_unit_test(test_maps_of_queries_and_keys_are_those_of_their_weights),
+        cmocka_unit_test(test_spectra_give_way_when_others_wait),
+        cmocka_unit_test(test_a_budget_goes_round),
+        cmocka_unit_test(test_weights_are_one_job),
+        cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_cost_saturates),
+    };
+    make_rows();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

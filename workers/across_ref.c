@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+/* across_ref: one small function per formula, in f64, entry after entry; part of the reference
+ * library. */
+#include "across_ref.h"
+#include "err.h"
+#include "row.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Weighted maps. */
+
+/* Bytes of one element; dtype_size() of proto, restated so that the kernels link without it. */
+static size_t dtype_bytes(enum dtype dtype)
+{
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+static bool takes_part(double weight)
+{
+    return weight > 0 || weight < 0;
+}
+
+/* Adds w x to entries of the map. */
+static void add_head(double *map, double weight, const double *x, uint32_t n)
+{
+    for (uint32_t j = 0; j < n; j++) {
+        map[j] += weight * x[j];
+    }
+}
+
+/* Moves the finite entries to the front; returns how many. */
+static uint32_t keep_finite(double *x, uint32_t n)
+{
+    uint32_t kept = 0;
+    for (uint32_t j = 0; j < n; j++) {
+        x[kept] = x[j];
+        kept += isfinite(x[kept]) != 0;
+    }
+    return kept;
+}
+
+/* Mean and squared deviations in two passes; x must be finite. */
+static struct moments moments_of(const double *x, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        sum += x[k];
+    }
+    struct moments m = {.n = n, .mean = sum / n, .min = x[0], .max = x[0]};
+    for (uint32_t k = 0; k < n; k++) {
+        double deviation = x[k] - m.mean;
+        m.m2 += deviation * deviation;
+        m.min = x[k] < m.min ? x[k] : m.min;
+        m.max = x[k] > m.max ? x[k] : m.max;
+    }
+    return m;
+}
+
+static const unsigned char *row_at(const struct attention *a, uint32_t b, uint32_t h, uint32_t i)
+{
+    size_t row = ((size_t)b * a->heads + h) * a->queries + i;
+    const unsigned char *p = a->weights;
+    return p + row * a->keys * dtype_bytes(a->dtype);
+}
+
+uint32_t across_map_sources(const struct attention *a, const double *weight, uint32_t b, uint32_t i,
+                            const unsigned char **ret_source, double *ret_weight)
+{
+    uint32_t count = 0;
+    for (uint32_t h = 0; h < a->heads; h++) {
+        if (takes_part(weight[h])) {
+            ret_source[count] = row_at(a, b, h, i);
+            ret_weight[count++] = weight[h];
+        }
+    }
+    return count;
+}
+
+void across_map_entries_ref(struct moments *map, const unsigned char *const *source,
+                            const double *weight, uint32_t heads, enum dtype dtype, uint32_t n,
+                            double *work)
+{
+    double *x = work, *entry = work + n;
+    memset(entry, 0, n * sizeof *entry);
+    for (uint32_t h = 0; h < heads; h++) {
+        struct attention one = {
+            .weights = source[h], .dtype = dtype, .batch = 1, .heads = 1, .queries = 1, .keys = n};
+        attention_load_row(&one, 0, 0, 0, x);
+        add_head(entry, weight[h], x, n);
+    }
+    uint32_t kept = keep_finite(entry, n);
+    if (kept > 0) {
+        struct moments m = moments_of(entry, kept);
+        moments_merge(map, &m);
+    }
+}
+
+/* Carved from scratch for a weighted map. */
+struct map_work {
+    double *entries;              /* [2 * keys] */
+    double *weight;               /* [heads] */
+    const unsigned char **source; /* [heads] */
+};
+
+static int take_map_work(struct map_work *w, const struct attention *a, struct scratch *scratch)
+{
+    size_t doubles = 2 * (size_t)a->keys + a->heads;
+    w->entries = scratch_take(scratch, doubles * sizeof(double) + a->heads * sizeof(void *));
+    if (w->entries == NULL) {
+        return ERR_MEMORY;
+    }
+    w->weight = w->entries + 2 * (size_t)a->keys;
+    w->source = (const unsigned char **)(void *)(w->weight + a->heads);
+    return 0;
+}
+
+int across_weighted_map_ref(struct moments *map, const struct attention *a, const double *weight,
+                            uint32_t row_begin, uint32_t row_end, struct scratch *scratch)
+{
+    struct map_work w;
+    int rc = take_map_work(&w, a, scratch);
+    for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
+        for (uint32_t b = 0; b < a->batch; b++) {
+            uint32_t heads = across_map_sources(a, weight, b, i, w.source, w.weight);
+            if (heads > 0) {
+                across_map_entries_ref(map, w.source, w.weight, heads, a->dtype, a->keys,
+                                       w.entries);
+            }
+        }
+    }
+    return rc;
+}
+
+/* Gradient. */
+
+struct attention across_grad(const struct attention *a)
+{
+    struct attention grad = *a;
+    grad.weights = a->grad;
+    grad.dtype = a->grad_dtype;
+    return grad;
+}
+
+/* sum |A G|, products that are not finite left out. */
+static double sum_products(const double *weight, const double *grad, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        double product = fabs(weight[k] * grad[k]);
+        sum += isfinite(product) ? product : 0;
+    }
+    return sum;
+}
+
+double across_gradient_row_ref(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,
+                               const uint32_t *key, uint32_t n, double *work)
+{
+    double *sent = work, *weight = work + a->keys, *grad = work + 2 * (size_t)a->keys;
+    attention_load_row(a, b, h, i, sent);
+    row_gather(sent, key, n, weight);
+    struct row r = {.position = attention_position(a, i), .n = n, .key = key, .weight = weight};
+    if (!row_sound(a, &r, row_sum(&r))) {
+        return 0;
+    }
+    struct attention as_weights = across_grad(a);
+    attention_load_row(&as_weights, b, h, i, sent);
+    row_gather(sent, key, n, grad);
+    return sum_products(weight, grad, n);
+}
+
+int across_gradient_ref(double *score, const struct attention *a, uint32_t row_begin,
+                        uint32_t row_end, struct scratch *scratch)
+{
+    size_t keys = a->keys;
+    double *work = scratch_take(scratch, 3 * keys * sizeof *work + keys * sizeof(uint32_t));
+    if (work == NULL) {
+        return ERR_MEMORY;
+    }
+    uint32_t *key = (uint32_t *)(void *)(work + 3 * keys);
+    for (uint32_t i = row_begin; i < row_end; i++) {
+        for (uint32_t b = 0; b < a->batch; b++) {
+            uint32_t n = attention_query_valid(a, b, i) ? attention_valid_keys(a, b, i, key) : 0;
+            for (uint32_t h = 0; n > 0 && h < a->heads; h++) {
+                score[h] += across_gradient_row_ref(a, b, h, i, key, n, work);
+            }
+        }
+    }
+    return 0;
+}
+
+/* Largest entries of each head. */
+
+/* Larger weight first; ties by lower query, then lower key. */
+static bool comes_before(const struct pair *a, const struct pair *b)
+{
+    if (a->weight > b->weight || a->weight < b->weight) {
+        return a->weight > b->weight;
+    }
+    return a->query < b->query || (a->query == b->query && a->key < b->key);
+}
+
+uint32_t across_offer(struct pair *pairs, uint32_t count, uint32_t limit, struct pair pair)
+{
+    uint32_t at = count;
+    if (count == limit) {
+        if (limit == 0 || !comes_before(&pair, &pairs[limit - 1])) {
+            return count;
+        }
+        at--;
+    } else {
+        count++;
+    }
+    for (; at > 0 && comes_before(&pair, &pairs[at - 1]); at--) {
+        pairs[at] = pairs[at - 1];
+    }
+    pairs[at] = pair;
+    return count;
+}
+
+/* Adds the finite entries of a row to the sums over samples. */
+static void add_finite(double *sum, double *samples, const double *sent, uint32_t keys)
+{
+    for (uint32_t j = 0; j < keys; j++) {
+        if (isfinite(sent[j])) {
+            sum[j] += sent[j];
+            samples[j] += 1;
+        }
+    }
+}
+
+uint32_t across_head_row_ref(struct pair *pairs, uint32_t count, uint32_t limit,
+                             const struct attention *a, uint32_t h, uint32_t i, double *work)
+{
+    double *sent = work, *sum = work + a->keys, *samples = work + 2 * (size_t)a->keys;
+    memset(sum, 0, 2 * (size_t)a->keys * sizeof *sum);
+    for (uint32_t b = 0; b < a->batch; b++) {
+        attention_load_row(a, b, h, i, sent);
+        add_finite(sum, samples, sent, a->keys);
+    }
+    for (uint32_t j = 0; j < a->keys; j++) {
+        double weight = sum[j] / samples[j];
+        if (isfinite(weight)) {
+            struct pair pair = {.query = i, .key = j, .weight = weight};
+            count = across_offer(pairs, count, limit, pair);
+        }
+    }
+    return count;
+}
+
+int across_head_pairs_ref(struct pair *pairs, uint32_t *count, uint32_t limit,
+                          const struct attention *a, uint32_t row_begin, uint32_t row_end,
+                          struct scratch *scratch)
+{
+    double *work = scratch_take(scratch, 3 * (size_t)a->keys * sizeof *work);
+    if (work == NULL) {
+        return ERR_MEMORY;
+    }
+    for (uint32_t i = row_begin; i < row_end; i++) {
+        for (uint32_t h = 0; h < a->heads; h++) {
+            count[h] =
+                across_head_row_ref(pairs + (size_t)h * limit, count[h], limit, a, h, i, work);
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,517 @@
+/* SPDX-License-Identifier: MIT */
+/* measure: cutting a message into jobs, running them, and bringing them together.
+ *
+ *     rows      struct part: a block, and what other passes over the same rows leave
+ *     spectra   struct spectra, shared by all spectrum jobs
+ *     weights   one job
+ *
+ * measure_finish merges the parts in the order of their rows, so that the result does not depend on
+ * who ran when. Two things are its own: the map weighted by importance, since the importance is
+ * only known then, and for tier qk the maps that the user asked for: the weights are made and
+ * measured as tier attention (`maps`), without repeating the row metrics. */
+#include "measure.h"
+
+#include "err.h"
+#include "measure_numbers.h"
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A part keeps a few KiB per head: it should have at least so many entries for them. */
+#define ENTRIES_PER_HEAD_MIN 256
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Which passes over a message's rows there are. */
+
+static bool across(const struct measure_plan *plan, enum metric_group group)
+{
+    return plan->whole && plan->group[group];
+}
+
+static struct block_plan block_plan(const struct measure_plan *plan)
+{
+    struct block_plan block = {.top_pairs = plan->top_pairs,
+                               .local_window = plan->local_window,
+                               .maps = across(plan, METRIC_GROUP_CORE)};
+    block.group[METRIC_GROUP_CORE] = plan->group[METRIC_GROUP_CORE];
+    block.group[METRIC_GROUP_IMPORTANCE] = across(plan, METRIC_GROUP_IMPORTANCE);
+    block.group[METRIC_GROUP_PAIRS] = across(plan, METRIC_GROUP_PAIRS);
+    return block;
+}
+
+/* Of queries and keys there is no map to go across. */
+static struct block_plan block_plan_qk(const struct measure_plan *plan)
+{
+    struct block_plan block = {.top_pairs = plan->top_pairs, .local_window = plan->local_window};
+    block.group[METRIC_GROUP_CORE] = plan->group[METRIC_GROUP_CORE];
+    return block;
+}
+
+static bool wants_head_pairs(const struct measure_plan *plan)
+{
+    return across(plan, METRIC_GROUP_PAIRS) && plan->head_pairs;
+}
+
+static bool wants_weighted(const struct attention *a, const struct measure_plan *plan)
+{
+    return across(plan, METRIC_GROUP_CORE) && plan->head_weights != NULL &&
+           plan->head_weight_count == a->heads;
+}
+
+static bool wants_gradient(const struct attention *a, const struct measure_plan *plan)
+{
+    return across(plan, METRIC_GROUP_IMPORTANCE) && a->grad != NULL;
+}
+
+static bool wants_maps_of_qk(const struct attention *a, const struct measure_plan *plan)
+{
+    return a->weights == NULL && a->queries <= plan->qk_maps_max_size &&
+           a->keys <= plan->qk_maps_max_size;
+}
+
+static bool wants_spectra(const struct attention *a, const struct measure_plan *plan)
+{
+    return a->weights != NULL && plan->group[METRIC_GROUP_SPECTRUM] &&
+           a->queries <= plan->spectrum_max_size && a->keys <= plan->spectrum_max_size;
+}
+
+static bool wants_qk_spectra(const struct attention *a, const struct measure_plan *plan)
+{
+    return a->weights == NULL && plan->group[METRIC_GROUP_SPECTRUM];
+}
+
+/* Cost. Sizes come from a header: products are taken in f64, which saturates by itself. */
+
+static uint32_t count_parts(const struct attention *a, const struct measure_plan *plan)
+{
+    double map = (double)a->queries * a->keys;
+    double wanted = ceil(map * a->batch * a->heads / (double)plan->block_entries);
+    double sensible = fmin(ceil(map / ENTRIES_PER_HEAD_MIN), a->queries);
+    return (uint32_t)fmax(1, fmin(fmin(wanted, sensible), MEASURE_ROW_JOBS_MAX));
+}
+
+/* Buckets that the histograms of one head may use in one part, at up to twice that allocated. */
+static double hist_bytes_max(double rows)
+{
+    return METRIC_ROW_COUNT * fmin(rows, HIST_KEYS) * 2 * (double)sizeof(struct bucket);
+}
+
+static double part_bytes(const struct attention *a, const struct measure_plan *plan, double rows)
+{
+    double heads = a->heads;
+    double bytes = heads * ((double)sizeof(struct head_block) + hist_bytes_max(rows));
+    if (across(plan, METRIC_GROUP_IMPORTANCE)) {
+        bytes += a->batch * heads * (double)sizeof(struct importance_block);
+    }
+    if (across(plan, METRIC_GROUP_SIMILARITY)) {
+        bytes += (double)similarity_bytes(a->heads);
+    }
+    if (wants_head_pairs(plan)) {
+        bytes += heads * (plan->top_pairs * (double)sizeof(struct pair) + sizeof(uint32_t));
+    }
+    return bytes;
+}
+
+uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan)
+{
+    double parts = count_parts(a, plan), heads = a->heads;
+    double rows = a->batch * ceil(a->queries / parts);
+    double bytes = parts * part_bytes(a, plan, rows);
+    bytes += heads * (double)(2 * sizeof(struct spectrum) + measure_numbers_bytes(1, false));
+    if (across(plan, METRIC_GROUP_SIMILARITY)) {
+        bytes += heads * heads * 2 * sizeof(double);
+    }
+    if (wants_maps_of_qk(a, plan)) {
+        bytes += (double)a->batch * heads * a->queries * a->keys * sizeof(float) +
+                 part_bytes(a, plan, (double)a->batch * a->queries);
+    }
+    bytes += 65536; /* the measure itself, its jobs */
+    return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
+}
+
+uint64_t measure_weights_cost(const struct weights *shape, const struct measure_plan *plan)
+{
+    (void)plan;
+    double heads = shape->heads, slices = 3 * heads + shape->kv_heads;
+    double bytes = (slices + 2 * heads) * (double)sizeof(struct spectrum) +
+                   PROJECTION_COUNT * heads * heads * sizeof(double) + 65536;
+    return (uint64_t)bytes;
+}
+
+/* What a range of rows leaves. */
+struct part {
+    uint32_t begin, end;
+    struct block block;
+    struct moments weighted;
+    struct similarity similarity; /* heads = 0: off */
+    double *gradient;             /* [heads]; NULL = off */
+    struct pair *pairs;           /* [heads][top_pairs]; NULL = off */
+    uint32_t *pair_count;         /* [heads] */
+};
+
+struct measure {
+    struct measure_plan plan;
+    struct attention attention;
+    struct weights weights; /* tier weights */
+    enum tier tier;
+    double *head_weights; /* [heads] or NULL */
+    uint32_t parts, spectrum_jobs, jobs;
+    struct part *part;      /* [parts] */
+    struct spectra spectra; /* when spectrum_jobs, of the map */
+    struct spectrum *qk;    /* [heads] spectra of Q K^T; NULL = off */
+    struct measure *maps;   /* tier qk: the map measured, when asked for; owned */
+    float *map;             /* what it measures */
+    struct weights_result weights_result;
+    struct measured measured;
+    void *numbers; /* storage of measured */
+    _Atomic int code;
+};
+
+static void keep_failure(struct measure *m, int code)
+{
+    if (code != 0) {
+        atomic_store(&m->code, code);
+    }
+}
+
+/* Life */
+
+static int allocate_part(struct measure *m, struct part *p)
+{
+    uint32_t heads = m->attention.heads;
+    const struct measure_plan *plan = &m->plan;
+    const struct block_plan block = m->tier == TIER_QK ? block_plan_qk(plan) : block_plan(plan);
+    int rc = block_init(&p->block, &m->attention, &block);
+    if (m->tier == TIER_QK) {
+        return rc;
+    }
+    if (rc == 0 && across(plan, METRIC_GROUP_SIMILARITY)) {
+        rc = similarity_init(&p->similarity, heads);
+    }
+    if (rc == 0 && wants_gradient(&m->attention, plan)) {
+        p->gradient = calloc(heads, sizeof *p->gradient);
+        rc = p->gradient != NULL ? 0 : ERR_MEMORY;
+    }
+    if (rc == 0 && wants_head_pairs(plan)) {
+        p->pairs = calloc((size_t)heads * plan->top_pairs, sizeof *p->pairs);
+        p->pair_count = calloc(heads, sizeof *p->pair_count);
+        rc = p->pairs != NULL && p->pair_count != NULL ? 0 : ERR_MEMORY;
+    }
+    return rc;
+}
+
+static void clear_part(struct part *p)
+{
+    block_clear(&p->block);
+    similarity_clear(&p->similarity);
+    free(p->gradient);
+    free(p->pairs);
+    free(p->pair_count);
+    *p = (struct part){.begin = p->begin, .end = p->end};
+}
+
+static int copy_head_weights(struct measure *m)
+{
+    size_t bytes = m->attention.heads * sizeof *m->head_weights;
+    m->head_weights = malloc(bytes);
+    if (m->head_weights == NULL) {
+        return ERR_MEMORY;
+    }
+    memcpy(m->head_weights, m->plan.head_weights, bytes);
+    return 0;
+}
+
+static int prepare_spectra(struct measure *m)
+{
+    const struct attention *a = &m->attention;
+    const struct measure_plan *plan = &m->plan;
+    m->spectrum_jobs = (uint32_t)min_u64(a->heads, MEASURE_SPECTRUM_JOBS_MAX);
+    struct spectra_plan spectra = {
+        .effort = plan->spectrum_effort,
+        .sample = (uint32_t)min_u64(plan->spectrum_sample, a->batch - 1),
+        .first = plan->spectrum_first % a->heads,
+        .budget_ns = plan->spectrum_budget_ns,
+        .hurry = plan->hurry,
+        .hurry_data = plan->hurry_data,
+    };
+    return spectra_init(&m->spectra, a, &spectra);
+}
+
+/* Spectra of Q K^T are small: one job for all heads. */
+static int prepare_qk_spectra(struct measure *m)
+{
+    m->spectrum_jobs = 1;
+    m->qk = calloc(m->attention.heads, sizeof *m->qk);
+    return m->qk != NULL ? 0 : ERR_MEMORY;
+}
+
+static int prepare_parts(struct measure *m)
+{
+    m->part = calloc(m->parts, sizeof *m->part);
+    if (m->part == NULL) {
+        return ERR_MEMORY;
+    }
+    for (uint32_t i = 0; i < m->parts; i++) {
+        m->part[i].begin = (uint32_t)((uint64_t)m->attention.queries * i / m->parts);
+        m->part[i].end = (uint32_t)((uint64_t)m->attention.queries * (i + 1) / m->parts);
+    }
+    return 0;
+}
+
+static int prepare(struct measure *m)
+{
+    int rc = prepare_parts(m);
+    if (rc == 0 && wants_weighted(&m->attention, &m->plan)) {
+        rc = copy_head_weights(m);
+    }
+    if (rc == 0 && wants_spectra(&m->attention, &m->plan)) {
+        rc = prepare_spectra(m);
+    }
+    if (rc == 0 && wants_qk_spectra(&m->attention, &m->plan)) {
+        rc = prepare_qk_spectra(m);
+    }
+    m->jobs = m->parts + m->spectrum_jobs;
+    return rc;
+}
+
+int measure_new(const struct attention *a, const struct measure_plan *plan,
+                struct measure **ret_measure)
+{
+    struct measure *m = calloc(1, sizeof *m);
+    if (m == NULL) {
+        return ERR_MEMORY;
+    }
+    m->plan = *plan;
+    m->attention = *a;
+    m->tier = a->weights != NULL ? TIER_ATTENTION : TIER_QK;
+    m->parts = count_parts(a, plan);
+    if (prepare(m) < 0) {
+        measure_free(&m);
+        return ERR_MEMORY;
+    }
+    *ret_measure = m;
+    return 0;
+}
+
+int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
+                        struct measure **ret_measure)
+{
+    struct measure *m = calloc(1, sizeof *m);
+    if (m == NULL) {
+        return ERR_MEMORY;
+    }
+    m->plan = *plan;
+    m->weights = *weights;
+    m->tier = TIER_WEIGHTS;
+    m->jobs = 1;
+    *ret_measure = m;
+    return 0;
+}
+
+void measure_free(struct measure **measure)
+{
+    struct measure *m = *measure;
+    if (m == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; m->part != NULL && i < m->parts; i++) {
+        clear_part(&m->part[i]);
+    }
+    measure_free(&m->maps);
+    spectra_clear(&m->spectra);
+    weights_result_clear(&m->weights_result);
+    free(m->part);
+    free(m->head_weights);
+    free(m->qk);
+    free(m->map);
+    free(m->numbers);
+    free(m);
+    *measure = NULL;
+}
+
+/* Jobs */
+
+uint32_t measure_jobs(const struct measure *measure)
+{
+    return measure->jobs;
+}
+
+bool measure_job_is_patient(const struct measure *measure, uint32_t job)
+{
+    return measure->tier == TIER_WEIGHTS || job >= measure->parts;
+}
+
+static int run_attention_part(struct measure *m, struct part *p, struct scratch *scratch)
+{
+    const struct attention *a = &m->attention;
+    enum isa isa = m->plan.isa;
+    int rc = block_compute(&p->block, a, p->begin, p->end, isa, scratch);
+    if (rc == 0 && m->head_weights != NULL) {
+        rc = across_weighted_map(&p->weighted, a, m->head_weights, p->begin, p->end, isa, scratch);
+    }
+    if (rc == 0 && p->similarity.heads > 0) {
+        rc = similarity_compute(&p->similarity, a, p->begin, p->end, isa, scratch);
+    }
+    if (rc == 0 && p->gradient != NULL) {
+        rc = across_gradient(p->gradient, a, p->begin, p->end, isa, scratch);
+    }
+    if (rc == 0 && p->pairs != NULL) {
+        rc = across_head_pairs(p->pairs, p->pair_count, m->plan.top_pairs, a, p->begin, p->end, isa,
+                               scratch);
+    }
+    return rc;
+}
+
+static int run_part(struct measure *m, struct part *p, struct scratch *scratch)
+{
+    int rc = allocate_part(m, p);
+    if (rc != 0) {
+        return rc;
+    }
+    if (m->tier == TIER_QK) {
+        return qk_compute(&p->block, &m->attention, p->begin, p->end, m->plan.isa, scratch);
+    }
+    return run_attention_part(m, p, scratch);
+}
+
+static int run_qk_spectra(struct measure *m, struct scratch *scratch)
+{
+    int rc = 0;
+    uint32_t sample = (uint32_t)min_u64(m->plan.spectrum_sample, m->attention.batch - 1);
+    for (uint32_t h = 0; rc == 0 && h < m->attention.heads; h++) {
+        rc = qk_spectrum(&m->attention, sample, h, scratch, &m->qk[h]);
+    }
+    return rc;
+}
+
+void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch)
+{
+    int rc;
+    if (measure->tier == TIER_WEIGHTS) {
+        rc = weights_compute(&measure->weights, scratch, &measure->weights_result);
+    } else if (job < measure->parts) {
+        rc = run_part(measure, &measure->part[job], scratch);
+    } else if (measure->tier == TIER_QK) {
+        rc = run_qk_spectra(measure, scratch);
+    } else {
+        rc = spectra_run(&measure->spectra, scratch);
+    }
+    keep_failure(measure, rc);
+}
+
+/* Bringing it together */
+
+static int merge_part(struct measure *m, struct part *into, const struct part *from)
+{
+    uint32_t heads = m->attention.heads;
+    int rc = block_merge(&into->block, &from->block);
+    if (rc != 0) {
+        return rc;
+    }
+    moments_merge(&into->weighted, &from->weighted);
+    if (into->similarity.heads > 0) {
+        similarity_merge(&into->similarity, &from->similarity);
+    }
+    for (uint32_t h = 0; into->gradient != NULL && h < heads; h++) {
+        into->gradient[h] += from->gradient[h];
+    }
+    if (into->pairs != NULL) {
+        across_head_pairs_merge(into->pairs, into->pair_count, m->plan.top_pairs, heads,
+                                from->pairs, from->pair_count);
+    }
+    return 0;
+}
+
+static int merge_parts(struct measure *m)
+{
+    int rc = 0;
+    for (uint32_t i = 1; i < m->parts && rc == 0; i++) {
+        rc = merge_part(m, &m->part[0], &m->part[i]);
+        clear_part(&m->part[i]);
+    }
+    return rc;
+}
+
+/* Runs every job of a measure on this thread, and finishes it. */
+static int run_all(struct measure *m, struct scratch *scratch)
+{
+    for (uint32_t i = 0; i < m->jobs; i++) {
+        measure_run(m, i, scratch);
+    }
+    return measure_finish(m, scratch);
+}
+
+/* The weights that queries and keys stand for, measured for what the row pass did not give. */
+static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
+{
+    struct attention a = m->attention;
+    size_t entries = (size_t)a.batch * a.heads * a.queries * a.keys;
+    m->map = malloc(entries * sizeof *m->map);
+    if (m->map == NULL || qk_weights(&a, 0, a.queries, m->map, scratch) != 0) {
+        return ERR_MEMORY;
+    }
+    a.weights = m->map;
+    a.dtype = DTYPE_F32;
+    struct measure_plan plan = m->plan;
+    plan.hurry = NULL;
+    plan.head_weights = m->head_weights;
+    int rc = measure_new(&a, &plan, &m->maps);
+    return rc == 0 ? run_all(m->maps, scratch) : rc;
+}
+
+/* Fills `measured`. */
+static int work_out(struct measure *m, struct scratch *scratch)
+{
+    struct part *p = &m->part[0];
+    struct measure_state state = {
+        .attention = &m->attention,
+        .plan = &m->plan,
+        .block = &p->block,
+        .similarity = p->similarity.heads > 0 ? &p->similarity : NULL,
+        .gradient = p->gradient,
+        .weighted = m->head_weights != NULL && m->tier == TIER_ATTENTION ? &p->weighted : NULL,
+        .spectra = m->spectra.best != NULL ? &m->spectra : NULL,
+        .qk = m->qk,
+        .head_pairs = p->pairs,
+        .head_pair_count = p->pair_count,
+    };
+    return measure_numbers(&state, scratch, &m->measured, &m->numbers);
+}
+
+int measure_finish(struct measure *measure, struct scratch *scratch)
+{
+    struct measure *m = measure;
+    int rc = atomic_load(&m->code);
+    if (rc != 0) {
+        return rc;
+    }
+    if (m->tier == TIER_WEIGHTS) {
+        m->measured = (struct measured){.tier = TIER_WEIGHTS,
+                                        .heads = m->weights.heads,
+                                        .row_sum_error = NAN,
+                                        .sink_rate = NAN,
+                                        .weights = &m->weights_result};
+        return 0;
+    }
+    rc = merge_parts(m);
+    if (rc == 0) {
+        rc = work_out(m, scratch);
+    }
+    if (rc == 0 && wants_maps_of_qk(&m->attention, &m->plan)) {
+        rc = measure_maps_of_qk(m, scratch);
+        if (rc == 0) {
+            measure_numbers_add_maps(&m->measured, measure_result(m->maps));
+        }
+    }
+    return rc;
+}
+
+const struct measured *measure_result(const struct measure *measure)
+{
+    return &measure->measured;
+}

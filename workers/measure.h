@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/* measure: everything that is measured on one message, of any tier, cut into jobs that may run on
+ * any threads in any order. The daemon runs them on its pool, attnctl analyze one after the other.
+ *
+ *     measure_new -> measure_run for each job 0 .. measure_jobs - 1 -> measure_finish -> result
+ *
+ * Jobs share nothing but the input, which is borrowed and only read. What needs all of the message
+ * (the merge of the blocks, the map weighted by importance) is the business of measure_finish. */
+#ifndef WORKERS_MEASURE_H
+#define WORKERS_MEASURE_H
+
+#include "across.h"
+#include "block.h"
+#include "pattern.h"
+#include "qk.h"
+#include "result.h"
+#include "similarity.h"
+#include "spectrum.h"
+#include "weights.h"
+
+/* What a message carries. */
+enum tier { TIER_ATTENTION, TIER_QK, TIER_WEIGHTS, TIER_COUNT };
+
+/* Most row jobs and spectrum jobs of one message. */
+#define MEASURE_ROW_JOBS_MAX      32
+#define MEASURE_SPECTRUM_JOBS_MAX 32
+/* Redundant pairs that are listed. */
+#define REDUNDANT_PAIRS_MAX 100
+
+struct measure_plan {
+    bool group[METRIC_GROUP_COUNT];
+    bool whole;            /* the message has all heads of its layer; without, nothing that goes
+                              across heads: importance, aggregate, pairs, similarity */
+    bool head_pairs;       /* top pairs of each head as well */
+    uint32_t top_pairs;    /* 1..TOP_PAIRS_MAX */
+    uint32_t local_window; /* of local_mass, in positions */
+    double redundant_js;   /* heads with a smaller head_js are redundant; nats */
+    const double *head_weights; /* [head_weight_count] of aggregate.weighted; borrowed, copied by
+                                   measure_new; used when the message has as many heads */
+    uint32_t head_weight_count;
+    uint32_t spectrum_max_size; /* larger maps have no spectrum */
+    uint32_t spectrum_sample;   /* of the batch; the last one when the batch is smaller */
+    enum spectrum_effort spectrum_effort;
+    uint64_t spectrum_budget_ns; /* thread time for spectra; 0 = as long as they take */
+    uint32_t spectrum_first;     /* the head that the budget begins with */
+    bool (*hurry)(void *data);   /* whether others wait for this thread: a spectrum under a budget
+                                    then   gives way; NULL = never */
+    void *hurry_data;
+    uint32_t qk_maps_max_size; /* tier qk: up to this size the map is made and measured as well */
+    uint64_t block_entries;    /* entries per row job: the grain */
+    enum isa isa;
+};
+
+/* One message's numbers, borrowed from the measure. NULL and NaN: off, or does not exist. */
+struct measured {
+    enum tier tier;
+    uint32_t heads;
+    uint64_t rows, invalid_rows;
+    double row_sum_error;
+    const struct head_block *head; /* [heads]: the distributions of the row metrics */
+    double *value[METRIC_COUNT];   /* [heads] */
+    double *vector[VECTOR_COUNT];  /* [heads][vector_info.width] */
+    enum pattern *pattern;         /* [heads] */
+    double sink_rate;
+    bool has_aggregate[AGGREGATE_COUNT];
+    double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    const struct pair *pairs; /* [pair_count] */
+    uint32_t pair_count;
+    const struct pair *head_pairs;   /* [heads][head_pair_limit] */
+    const uint32_t *head_pair_count; /* [heads] */
+    uint32_t head_pair_limit;
+    double *head_similarity, *head_js; /* [heads][heads] */
+    const struct redundant_pair *redundant;
+    uint32_t redundant_count, redundant_total; /* listed; in all */
+    uint32_t spectrum_next;                    /* the head the next budget should begin with */
+    const struct weights_result *weights;      /* tier weights */
+};
+
+struct measure;
+
+/* Bytes that a measure and its results take at most, scratch excluded. Saturates. */
+uint64_t measure_cost(const struct attention *shape, const struct measure_plan *plan);
+uint64_t measure_weights_cost(const struct weights *shape, const struct measure_plan *plan);
+
+/* Tiers attention and qk: `a` is copied, what it points to is borrowed until measure_free. B, H, Tq
+ * and Tk must be at least 1. Returns 0 or ERR_MEMORY. */
+int measure_new(const struct attention *a, const struct measure_plan *plan,
+                struct measure **ret_measure);
+/* Tier weights. */
+int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
+                        struct measure **ret_measure);
+uint32_t measure_jobs(const struct measure *measure);
+/* Whether nobody is kept waiting by a job that is slow to begin: spectra. */
+bool measure_job_is_patient(const struct measure *measure, uint32_t job);
+
+/* Runs a job, once, on any thread. Failures are kept for measure_finish. */
+void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch);
+/* After all jobs have run. Returns 0 or ERR_MEMORY. */
+int measure_finish(struct measure *measure, struct scratch *scratch);
+/* After a successful measure_finish. */
+const struct measured *measure_result(const struct measure *measure);
+void measure_free(struct measure **measure);
+
+/* The numbers as results list them; borrowed from *measured. */
+void measured_numbers(const struct measured *measured, struct layer_numbers *ret_numbers);
+
+#endif

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT */
+#include "measure_numbers.h"
+
+#include "err.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The storage: [METRIC_COUNT][heads] values, [heads][VECTORS_WIDTH] vectors (one after the other,
+ * by vector), two [heads][heads] matrices when similarity is on, then redundant pairs, then
+ * patterns. */
+
+static size_t doubles_of(uint32_t heads, bool similarity)
+{
+    size_t n = heads;
+    return n * (METRIC_COUNT + VECTORS_WIDTH) + (similarity ? 2 * n * n : 0);
+}
+
+size_t measure_numbers_bytes(uint32_t heads, bool similarity)
+{
+    return doubles_of(heads, similarity) * sizeof(double) +
+           (similarity ? REDUNDANT_PAIRS_MAX * sizeof(struct redundant_pair) : 0) +
+           heads * sizeof(enum pattern);
+}
+
+static bool metric_on(const struct measure_state *s, enum metric metric)
+{
+    if (metric_info[metric].group == METRIC_GROUP_SPECTRUM) {
+        return metric < METRIC_QK_SPECTRAL_NORM ? s->spectra != NULL : s->qk != NULL;
+    }
+    if (metric == METRIC_IMPORTANCE_GRADIENT) {
+        return s->gradient != NULL;
+    }
+    return s->block->plan.group[metric_info[metric].group];
+}
+
+/* Metrics of one tier have no place among the results of the other. */
+static bool metric_of_tier(const struct measure_state *s, enum metric metric)
+{
+    bool only_qk = metric == METRIC_MAX_LOGIT ||
+                   (metric >= METRIC_MAX_ABS_LOGIT && metric <= METRIC_NORM_WEIGHTED_ENTROPY);
+    return !only_qk || s->attention->weights == NULL;
+}
+
+static bool vector_on(const struct measure_state *s, enum vector vector)
+{
+    return vector == VECTOR_QK_SINGULAR_VALUES ? s->qk != NULL : s->spectra != NULL;
+}
+
+static void lay_out(const struct measure_state *s, struct measured *m, double *next)
+{
+    uint32_t heads = m->heads;
+    for (int i = 0; i < METRIC_COUNT; i++, next += heads) {
+        enum metric metric = (enum metric)i;
+        m->value[i] = metric_on(s, metric) && metric_of_tier(s, metric) ? next : NULL;
+    }
+    for (int i = 0; i < VECTOR_COUNT; i++) {
+        m->vector[i] = vector_on(s, (enum vector)i) ? next : NULL;
+        next += (size_t)heads * vector_info[i].width;
+    }
+    if (s->similarity != NULL) {
+        m->head_similarity = next;
+        m->head_js = next + (size_t)heads * heads;
+        next += 2 * (size_t)heads * heads;
+        m->redundant = (struct redundant_pair *)(void *)next;
+        next = (double *)(void *)((struct redundant_pair *)(void *)next + REDUNDANT_PAIRS_MAX);
+    }
+    m->pattern = s->block->plan.group[METRIC_GROUP_CORE] ? (enum pattern *)(void *)next : NULL;
+}
+
+/* Where the numbers of a spectrum go, of the map and of Q K^T. */
+static const struct {
+    enum metric map, qk;
+    size_t offset;
+} spectrum_numbers[] = {
+    {METRIC_SPECTRAL_NORM, METRIC_QK_SPECTRAL_NORM, offsetof(struct spectrum, spectral_norm)},
+    {METRIC_CONDITION_NUMBER, METRIC_QK_CONDITION_NUMBER,
+     offsetof(struct spectrum, condition_number)},
+    {METRIC_RANK, METRIC_QK_RANK, offsetof(struct spectrum, rank)},
+    {METRIC_EFFECTIVE_RANK, METRIC_QK_EFFECTIVE_RANK, offsetof(struct spectrum, effective_rank)},
+    {METRIC_EFFECTIVE_RANK_ENTROPY, METRIC_QK_EFFECTIVE_RANK_ENTROPY,
+     offsetof(struct spectrum, effective_rank_entropy)},
+    {METRIC_STABLE_RANK, METRIC_QK_STABLE_RANK, offsetof(struct spectrum, stable_rank)},
+    {METRIC_NUCLEAR_NORM, METRIC_QK_NUCLEAR_NORM, offsetof(struct spectrum, nuclear_norm)},
+};
+
+static void spread_spectrum(struct measured *m, uint32_t h, const struct spectrum *spectrum,
+                            bool qk)
+{
+    for (size_t i = 0; i < sizeof spectrum_numbers / sizeof spectrum_numbers[0]; i++) {
+        enum metric metric = qk ? spectrum_numbers[i].qk : spectrum_numbers[i].map;
+        m->value[metric][h] =
+            *(const double *)(const void *)((const char *)spectrum + spectrum_numbers[i].offset);
+    }
+    enum vector singular = qk ? VECTOR_QK_SINGULAR_VALUES : VECTOR_SINGULAR_VALUES;
+    memcpy(&m->vector[singular][(size_t)h * SINGULAR_VALUES_MAX], spectrum->singular_values,
+           sizeof spectrum->singular_values);
+}
+
+static void add_spectra(const struct measure_state *s, struct measured *m)
+{
+    for (uint32_t h = 0; s->spectra != NULL && h < m->heads; h++) {
+        const struct spectrum *spectrum = spectra_of(s->spectra, h);
+        spread_spectrum(m, h, spectrum, /* qk= */ false);
+        m->value[METRIC_EIGENVALUE_2][h] = spectrum->eigenvalue_2;
+        memcpy(&m->vector[VECTOR_LOW_RANK_ERROR][(size_t)h * LOW_RANK_COUNT],
+               spectrum->low_rank_error, sizeof spectrum->low_rank_error);
+    }
+    for (uint32_t h = 0; s->qk != NULL && h < m->heads; h++) {
+        spread_spectrum(m, h, &s->qk[h], /* qk= */ true);
+    }
+    m->spectrum_next = s->spectra != NULL ? spectra_next(s->spectra) : 0;
+}
+
+static void add_gradient(const struct measure_state *s, struct measured *m)
+{
+    if (s->gradient != NULL) {
+        across_gradient_normalize(s->gradient, m->heads);
+        memcpy(m->value[METRIC_IMPORTANCE_GRADIENT], s->gradient, m->heads * sizeof(double));
+    }
+}
+
+static void add_patterns(struct measured *m)
+{
+    m->sink_rate = NAN;
+    if (m->pattern == NULL) {
+        return;
+    }
+    for (uint32_t h = 0; h < m->heads; h++) {
+        double value[METRIC_COUNT];
+        for (int i = 0; i < METRIC_COUNT; i++) {
+            value[i] = m->value[i] != NULL ? m->value[i][h] : NAN;
+        }
+        m->pattern[h] = pattern_of(value);
+    }
+    m->sink_rate = pattern_sink_rate(m->value[METRIC_FIRST_TOKEN], m->heads);
+}
+
+static void add_similarity(const struct measure_state *s, struct measured *m)
+{
+    if (s->similarity == NULL) {
+        return;
+    }
+    similarity_cosine(s->similarity, m->head_similarity);
+    similarity_js(s->similarity, m->head_js);
+    struct redundant_pair *redundant = (struct redundant_pair *)m->redundant;
+    m->redundant_total =
+        similarity_redundant(s->similarity, s->plan->redundant_js, REDUNDANT_PAIRS_MAX, redundant);
+    m->redundant_count =
+        m->redundant_total < REDUNDANT_PAIRS_MAX ? m->redundant_total : REDUNDANT_PAIRS_MAX;
+}
+
+static void put_map(struct measured *m, enum aggregate aggregate, const struct moments *map)
+{
+    double *stat = m->aggregate[aggregate];
+    stat[MAP_MEAN] = moments_mean(map);
+    stat[MAP_MAX] = map->n > 0 ? map->max : NAN;
+    stat[MAP_MIN] = map->n > 0 ? map->min : NAN;
+    stat[MAP_STD] = moments_std(map);
+    m->has_aggregate[aggregate] = true;
+}
+
+static int add_aggregates(const struct measure_state *s, struct scratch *scratch,
+                          struct measured *m)
+{
+    for (int i = 0; i < AGGREGATE_COUNT; i++) {
+        for (int k = 0; k < MAP_STAT_COUNT; k++) {
+            m->aggregate[i][k] = NAN;
+        }
+    }
+    if (s->block->plan.maps) {
+        for (int i = 0; i < BLOCK_MAPS; i++) {
+            put_map(m, (enum aggregate)i, &s->block->map[i]);
+        }
+    }
+    if (s->weighted != NULL) {
+        put_map(m, AGGREGATE_WEIGHTED, s->weighted);
+    }
+    if (m->value[METRIC_IMPORTANCE] == NULL || !s->block->plan.maps) {
+        return 0;
+    }
+    struct moments map = {0};
+    int rc = across_weighted_map(&map, s->attention, m->value[METRIC_IMPORTANCE], 0,
+                                 s->attention->queries, s->plan->isa, scratch);
+    put_map(m, AGGREGATE_IMPORTANCE, &map);
+    return rc;
+}
+
+static void add_rows(const struct measure_state *s, struct measured *m)
+{
+    const struct block *block = s->block;
+    m->rows = block->rows;
+    m->invalid_rows = block->invalid_rows;
+    m->row_sum_error = block->row_sum_error;
+    m->head = block->head;
+    m->pairs = block->pairs;
+    m->pair_count = block->pair_count;
+    m->head_pairs = s->head_pairs;
+    m->head_pair_count = s->head_pair_count;
+    m->head_pair_limit = s->plan->top_pairs;
+    block_values(block, m->value);
+}
+
+int measure_numbers(struct measure_state *state, struct scratch *scratch,
+                    struct measured *ret_measured, void **ret_storage)
+{
+    uint32_t heads = state->attention->heads;
+    void *storage = malloc(measure_numbers_bytes(heads, state->similarity != NULL));
+    if (storage == NULL) {
+        return ERR_MEMORY;
+    }
+    *ret_storage = storage;
+    *ret_measured = (struct measured){
+        .tier = state->attention->weights != NULL ? TIER_ATTENTION : TIER_QK, .heads = heads};
+    lay_out(state, ret_measured, storage);
+    add_rows(state, ret_measured);
+    add_gradient(state, ret_measured);
+    add_spectra(state, ret_measured);
+    add_patterns(ret_measured);
+    add_similarity(state, ret_measured);
+    return add_aggregates(state, scratch, ret_measured);
+}
+
+void measure_numbers_add_maps(struct measured *into, const struct measured *maps)
+{
+    struct measured merged = *maps;
+    merged.tier = into->tier;
+    merged.rows = into->rows;
+    merged.invalid_rows = into->invalid_rows;
+    merged.row_sum_error = into->row_sum_error;
+    merged.head = into->head;
+    merged.pattern = into->pattern;
+    merged.sink_rate = into->sink_rate;
+    for (int i = 0; i < METRIC_COUNT; i++) {
+        merged.value[i] = into->value[i] != NULL ? into->value[i] : maps->value[i];
+    }
+    merged.vector[VECTOR_QK_SINGULAR_VALUES] = into->vector[VECTOR_QK_SINGULAR_VALUES];
+    *into = merged;
+}
+
+void measured_numbers(const struct measured *measured, struct layer_numbers *ret_numbers)
+{
+    *ret_numbers = (struct layer_numbers){
+        .heads = measured->heads,
+        .pattern = measured->pattern,
+        .sink_rate = measured->sink_rate,
+        .pairs = {.pairs = measured->pairs,
+                  .count = measured->pair_count,
+                  .head_pairs = measured->head_pairs,
+                  .head_count = measured->head_pair_count,
+                  .head_limit = measured->head_pair_limit},
+        .similarity = {.cosine = measured->head_similarity,
+                       .js = measured->head_js,
+                       .redundant = measured->redundant,
+                       .redundant_count = measured->redundant_count,
+                       .redundant_total = measured->redundant_total},
+        .weights = measured->weights,
+    };
+    memcpy(ret_numbers->has_aggregate, measured->has_aggregate, sizeof measured->has_aggregate);
+    memcpy(ret_numbers->aggregate, measured->aggregate, sizeof measured->aggregate);
+    for (int i = 0; i < METRIC_COUNT; i++) {
+        ret_numbers->value[i] = measured->value[i];
+    }
+    for (int i = 0; i < VECTOR_COUNT; i++) {
+        ret_numbers->vector[i] = measured->vector[i];
+    }
+}

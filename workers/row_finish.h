@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+/* row_finish: the kernels of row_batch, a template over simd_*.h. */
+#ifndef WORKERS_ROW_FINISH_H
+#define WORKERS_ROW_FINISH_H
+
+#include "row_batch.h"
+#include "simd_math.h"
+
+#include <float.h>
+
+SIMD_INLINE vf v_where(vm m, vf x)
+{
+    return v_select(m, x, v_set(NAN));
+}
+
+/* H of the whole row, in nats. A distribution has no negative entropy; what rounding makes negative
+ * is 0, unless a weight above 1 (after dropout) means it. */
+SIMD_INLINE vf v_row_entropy(vf rest_plogp, vf first, vf max)
+{
+    vf own = v_mul(first, v_ln(v_max(first, v_set(FLT_MIN))));
+    vf h = v_sub(v_sub(v_set(0), rest_plogp), own);
+    vm rounded = v_and(v_less(h, v_set(0)), v_less_equal(max, v_set(1)));
+    return v_select(rounded, v_set(0), h);
+}
+
+/* The rest made a distribution: shares A / s have the entropy ln s - (sum A ln A) / s. */
+SIMD_INLINE vf v_sans_first(vf rest_plogp, vf s, vf rest_keys)
+{
+    vf positive = v_max(s, v_set(FLT_MIN));
+    vf h = v_sub(v_ln(positive), v_div(rest_plogp, positive));
+    return v_div(v_max(h, v_set(0)), v_ln(v_max(rest_keys, v_set(2))));
+}
+
+/* SIMD_WIDTH slots from `s`. */
+SIMD_INLINE void finish_slots(const struct row_batch *b, uint32_t s,
+                              float *const ret_value[METRIC_ROW_COUNT])
+{
+    vm sound = v_less(v_set(0), v_load(b->sound + s));
+    vf keys = v_load(b->keys + s), rest_sum = v_load(b->rest_sum + s);
+    vf rest_plogp = v_load(b->rest_plogp + s), first = v_load(b->first + s);
+    vf max = v_load(b->max + s), distance = v_load(b->distance + s);
+    vf largest = v_load(b->largest_distance + s);
+    vf h = v_row_entropy(rest_plogp, first, max);
+    vf normalized = v_div(h, v_ln(v_max(keys, v_set(2))));
+    vf sans = v_sans_first(rest_plogp, rest_sum, v_load(b->rest_keys + s));
+    vm has_two = v_less(v_set(1), keys);
+    vm has_rest = v_and(v_less(v_set(2), keys), v_less(v_set(0), rest_sum));
+    const vf value[METRIC_ROW_COUNT] = {
+        [METRIC_ENTROPY] = h,
+        [METRIC_ENTROPY_NORMALIZED] = v_where(has_two, normalized),
+        [METRIC_EFFECTIVE_KEYS] = v_exp(h),
+        [METRIC_CONFIDENCE] = max,
+        [METRIC_DIAGONAL] = v_load(b->diagonal + s),
+        [METRIC_LOCAL_MASS] = v_load(b->local_mass + s),
+        [METRIC_MEAN_DISTANCE] = distance,
+        [METRIC_MEAN_DISTANCE_NORMALIZED] =
+            v_where(v_less(v_set(0), largest), v_div(distance, v_max(largest, v_set(FLT_MIN)))),
+        [METRIC_PREVIOUS_TOKEN] = v_load(b->previous + s),
+        [METRIC_NEXT_TOKEN] = v_load(b->next + s),
+        [METRIC_FIRST_TOKEN] = v_load(b->first_token + s),
+        [METRIC_ENTROPY_SANS_FIRST] = v_where(has_rest, sans),
+        [METRIC_TAIL_MASS] = v_sub(v_set(1), v_load(b->top + s)),
+        [METRIC_INDUCTION] = v_load(b->induction + s),
+        [METRIC_DUPLICATE_TOKEN] = v_load(b->duplicate + s),
+        [METRIC_SINK_DEFICIT] = v_sub(v_set(1), v_add(rest_sum, first)),
+        [METRIC_MAX_LOGIT] = v_load(b->max_logit + s),
+    };
+    for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+        v_store(ret_value[m] + s, v_where(sound, value[m]));
+    }
+}
+
+static void row_finish(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT])
+{
+    for (uint32_t s = 0; s < ROW_BATCH; s += SIMD_WIDTH) {
+        finish_slots(batch, s, ret_value);
+    }
+}
+
+#define COUNT_LANES 8
+
+/* In two passes, each over independent lanes. */
+static struct moments count_moments(const float *x, size_t n)
+{
+    double sum[COUNT_LANES] = {0}, m2[COUNT_LANES] = {0};
+    float min = x[0], max = x[0];
+    for (size_t k = 0; k < n; k++) {
+        sum[k % COUNT_LANES] += (double)x[k];
+        min = x[k] < min ? x[k] : min;
+        max = x[k] > max ? x[k] : max;
+    }
+    double total = 0, squares = 0;
+    for (size_t l = 0; l < COUNT_LANES; l++) {
+        total += sum[l];
+    }
+    double mean = total / (double)n;
+    for (size_t k = 0; k < n; k++) {
+        double deviation = (double)x[k] - mean;
+        m2[k % COUNT_LANES] += deviation * deviation;
+    }
+    for (size_t l = 0; l < COUNT_LANES; l++) {
+        squares += m2[l];
+    }
+    return (struct moments){
+        .n = n, .mean = mean, .m2 = squares, .min = (double)min, .max = (double)max};
+}
+
+static void row_count(const float *x, size_t n, struct dist_counts *counts)
+{
+    counts->moments = count_moments(x, n);
+    uint32_t *zero = counts->count + HIST_KEY_MAX;
+    int32_t key[SIMD_WIDTH];
+    for (size_t k = 0; k < n; k += SIMD_WIDTH) {
+        uint32_t left = n - k < SIMD_WIDTH ? (uint32_t)(n - k) : SIMD_WIDTH;
+        v_store_i(key, v_hist_key(v_load_part(x + k, left)));
+        for (uint32_t l = 0; l < left; l++) {
+            zero[key[l]]++;
+        }
+    }
+}
+
+#endif

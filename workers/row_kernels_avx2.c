@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: MIT */
+/* row_kernels_avx2: the kernels of ISA_AVX2. */
+#include "simd_avx2.h"
+
+#include "row_finish.h"
+
+const struct row_kernels row_kernels_avx2 = {
+    .finish = row_finish,
+    .count = row_count,
+};

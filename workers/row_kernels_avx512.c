@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: MIT */
+/* row_kernels_avx512: the kernels of ISA_AVX512. */
+#include "simd_avx512.h"
+
+#include "row_finish.h"
+
+const struct row_kernels row_kernels_avx512 = {
+    .finish = row_finish,
+    .count = row_count,
+};

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/* simd_avx2: the vector primitives of simd_portable.h, where their contract is, by AVX2, FMA and
+ * F16C: eight lanes. */
+#ifndef WORKERS_SIMD_AVX2_H
+#define WORKERS_SIMD_AVX2_H
+
+#include "tensor.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define SIMD_NAME       avx2
+#define SIMD_WIDTH      8
+#define SIMD_TOP_LEVELS 4
+#define SIMD_INLINE     static inline __attribute__((always_inline, unused))
+
+typedef __m256 vf;
+typedef __m256i vi;
+typedef __m256 vm;
+
+SIMD_INLINE vf v_set(float x)
+{
+    return _mm256_set1_ps(x);
+}
+
+SIMD_INLINE vi v_set_i(int32_t x)
+{
+    return _mm256_set1_epi32(x);
+}
+
+SIMD_INLINE vf v_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+SIMD_INLINE void v_store(float *p, vf v)
+{
+    _mm256_storeu_ps(p, v);
+}
+
+SIMD_INLINE void v_store_i(int32_t *p, vi v)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, v);
+}
+
+SIMD_INLINE vi v_bits(vf a)
+{
+    return _mm256_castps_si256(a);
+}
+
+SIMD_INLINE vf v_from_bits(vi a)
+{
+    return _mm256_castsi256_ps(a);
+}
+
+SIMD_INLINE vf v_select(vm m, vf a, vf b)
+{
+    return _mm256_blendv_ps(b, a, m);
+}
+
+SIMD_INLINE vi v_select_i(vm m, vi a, vi b)
+{
+    return _mm256_blendv_epi8(b, a, v_bits(m));
+}
+
+SIMD_INLINE vf v_add(vf a, vf b)
+{
+    return _mm256_add_ps(a, b);
+}
+
+SIMD_INLINE vf v_sub(vf a, vf b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
+SIMD_INLINE vf v_mul(vf a, vf b)
+{
+    return _mm256_mul_ps(a, b);
+}
+
+SIMD_INLINE vf v_div(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+SIMD_INLINE vf v_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+SIMD_INLINE vf v_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+SIMD_INLINE vf v_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+SIMD_INLINE vf v_min_bits(vf a, vf b)
+{
+    return v_from_bits(_mm256_min_epi32(v_bits(a), v_bits(b)));
+}
+
+SIMD_INLINE vf v_max_bits(vf a, vf b)
+{
+    return v_from_bits(_mm256_max_epi32(v_bits(a), v_bits(b)));
+}
+
+SIMD_INLINE vf v_abs(vf a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+
+SIMD_INLINE vm v_less(vf a, vf b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
+}
+
+SIMD_INLINE vm v_less_equal(vf a, vf b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_LE_OQ);
+}
+
+SIMD_INLINE vm v_and(vm a, vm b)
+{
+    return _mm256_and_ps(a, b);
+}
+
+SIMD_INLINE vm v_or(vm a, vm b)
+{
+    return _mm256_or_ps(a, b);
+}
+
+SIMD_INLINE uint32_t v_mask_bits(vm m)
+{
+    return (uint32_t)_mm256_movemask_ps(m);
+}
+
+SIMD_INLINE bool v_any(vm m)
+{
+    return _mm256_movemask_ps(m) != 0;
+}
+
+SIMD_INLINE vm v_mask_of_bits(uint32_t bits)
+{
+    __m256i lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i set = _mm256_and_si256(_mm256_set1_epi32((int32_t)bits), lanes);
+    return v_from_bits(_mm256_cmpeq_epi32(set, lanes));
+}
+
+SIMD_INLINE vf v_lane_index(void)
+{
+    return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+SIMD_INLINE vf v_convert(vi a)
+{
+    return _mm256_cvtepi32_ps(a);
+}
+
+SIMD_INLINE vi v_truncate(vf a)
+{
+    return _mm256_cvttps_epi32(a);
+}
+
+SIMD_INLINE vi v_add_i(vi a, vi b)
+{
+    return _mm256_add_epi32(a, b);
+}
+
+SIMD_INLINE vi v_sub_i(vi a, vi b)
+{
+    return _mm256_sub_epi32(a, b);
+}
+
+SIMD_INLINE vi v_and_i(vi a, vi b)
+{
+    return _mm256_and_si256(a, b);
+}
+
+SIMD_INLINE vi v_or_i(vi a, vi b)
+{
+    return _mm256_or_si256(a, b);
+}
+
+#define v_shift_right(a, bits) _mm256_srai_epi32((a), (bits))
+#define v_shift_left(a, bits)  _mm256_slli_epi32((a), (bits))
+
+SIMD_INLINE vi v_min_i(vi a, vi b)
+{
+    return _mm256_min_epi32(a, b);
+}
+
+SIMD_INLINE vm v_less_i(vi a, vi b)
+{
+    return v_from_bits(_mm256_cmpgt_epi32(b, a));
+}
+
+SIMD_INLINE vf v_exponent(vf x)
+{
+    return v_convert(_mm256_sub_epi32(_mm256_srli_epi32(v_bits(x), 23), v_set_i(127)));
+}
+
+SIMD_INLINE vf v_mantissa(vf x)
+{
+    return v_from_bits(v_or_i(v_and_i(v_bits(x), v_set_i(0x7fffff)), v_set_i(0x3f800000)));
+}
+
+SIMD_INLINE vf v_lookup32(const float *table, vi index)
+{
+    return _mm256_i32gather_ps(table, index, 4);
+}
+
+SIMD_INLINE vf v_from_halves(__m256d low, __m256d high)
+{
+    return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
+}
+
+SIMD_INLINE vf v_load_as(enum dtype dtype, const unsigned char *p)
+{
+    const void *at = p;
+    switch (dtype) {
+    case DTYPE_F64:
+        return v_from_halves(_mm256_loadu_pd((const double *)at),
+                             _mm256_loadu_pd((const double *)(const void *)(p + 32)));
+    case DTYPE_F16:
+        return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
+    case DTYPE_BF16:
+        return v_from_bits(
+            _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at)), 16));
+    default:
+        return _mm256_loadu_ps((const float *)at);
+    }
+}
+
+SIMD_INLINE vf v_load_part_as(enum dtype dtype, const unsigned char *p, uint32_t n)
+{
+    unsigned char part[SIMD_WIDTH * 8] = {0};
+    memcpy(part, p, n * (dtype == DTYPE_F64 ? 8u : dtype == DTYPE_F32 ? 4u : 2u));
+    return v_load_as(dtype, part);
+}
+
+SIMD_INLINE vf v_load_part(const float *p, uint32_t n)
+{
+    return v_load_part_as(DTYPE_F32, (const unsigned char *)p, n);
+}
+
+SIMD_INLINE void v_store_part(float *p, vf v, uint32_t n)
+{
+    memcpy(p, &v, n * sizeof *p);
+}
+
+SIMD_INLINE vm v_mask_of_bytes(const uint8_t *p, uint32_t n)
+{
+    uint8_t part[SIMD_WIDTH] = {0};
+    memcpy(part, p, n);
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)part);
+    return v_from_bits(_mm256_cmpeq_epi32(_mm256_cvtepu8_epi32(bytes), v_set_i(1)));
+}
+
+SIMD_INLINE vm v_mask_of_equal(const unsigned char *p, uint32_t n, int32_t own)
+{
+    int32_t id[SIMD_WIDTH] = {0};
+    memcpy(id, p, n * sizeof id[0]);
+    __m256i ids = _mm256_loadu_si256((const __m256i *)(const void *)id);
+    vm same = v_from_bits(_mm256_cmpeq_epi32(ids, v_set_i(own)));
+    return v_and(same, v_mask_of_bits((1u << n) - 1));
+}
+
+SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
+{
+    vf s[SIMD_WIDTH];
+    for (uint32_t i = 0; i < 8; i += 2) {
+        s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (uint32_t i = 0; i < 8; i += 4) {
+        __m256d a = _mm256_castps_pd(s[i]), b = _mm256_castps_pd(s[i + 1]);
+        __m256d c = _mm256_castps_pd(s[i + 2]), d = _mm256_castps_pd(s[i + 3]);
+        r[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+        r[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+        r[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+        r[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        s[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        s[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+    memcpy(r, s, sizeof s);
+}
+
+#endif

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: MIT */
+/* simd_avx512: the vector primitives of simd_portable.h, where their contract is, by AVX-512 F, BW,
+ * DQ and VL: sixteen lanes. */
+#ifndef WORKERS_SIMD_AVX512_H
+#define WORKERS_SIMD_AVX512_H
+
+#include "tensor.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define SIMD_NAME       avx512
+#define SIMD_WIDTH      16
+#define SIMD_TOP_LEVELS 3
+#define SIMD_INLINE     static inline __attribute__((always_inline, unused))
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __mmask16 vm;
+
+SIMD_INLINE vf v_set(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+SIMD_INLINE vi v_set_i(int32_t x)
+{
+    return _mm512_set1_epi32(x);
+}
+
+SIMD_INLINE vf v_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+SIMD_INLINE void v_store(float *p, vf v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+SIMD_INLINE void v_store_i(int32_t *p, vi v)
+{
+    _mm512_storeu_si512(p, v);
+}
+
+SIMD_INLINE vf v_select(vm m, vf a, vf b)
+{
+    return _mm512_mask_blend_ps(m, b, a);
+}
+
+SIMD_INLINE vi v_select_i(vm m, vi a, vi b)
+{
+    return _mm512_mask_blend_epi32(m, b, a);
+}
+
+SIMD_INLINE vf v_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+SIMD_INLINE vf v_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+SIMD_INLINE vf v_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+SIMD_INLINE vf v_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+SIMD_INLINE vf v_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+SIMD_INLINE vf v_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+SIMD_INLINE vf v_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+SIMD_INLINE vi v_bits(vf a)
+{
+    return _mm512_castps_si512(a);
+}
+
+SIMD_INLINE vf v_from_bits(vi a)
+{
+    return _mm512_castsi512_ps(a);
+}
+
+SIMD_INLINE vf v_min_bits(vf a, vf b)
+{
+    return v_from_bits(_mm512_min_epi32(v_bits(a), v_bits(b)));
+}
+
+SIMD_INLINE vf v_max_bits(vf a, vf b)
+{
+    return v_from_bits(_mm512_max_epi32(v_bits(a), v_bits(b)));
+}
+
+SIMD_INLINE vf v_abs(vf a)
+{
+    return _mm512_abs_ps(a);
+}
+
+SIMD_INLINE vm v_less(vf a, vf b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+}
+
+SIMD_INLINE vm v_less_equal(vf a, vf b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ);
+}
+
+SIMD_INLINE vm v_and(vm a, vm b)
+{
+    return (vm)(a & b);
+}
+
+SIMD_INLINE vm v_or(vm a, vm b)
+{
+    return (vm)(a | b);
+}
+
+SIMD_INLINE bool v_any(vm m)
+{
+    return m != 0;
+}
+
+SIMD_INLINE uint32_t v_mask_bits(vm m)
+{
+    return m;
+}
+
+SIMD_INLINE vm v_mask_of_bits(uint32_t bits)
+{
+    return (vm)bits;
+}
+
+SIMD_INLINE vf v_lane_index(void)
+{
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+SIMD_INLINE vf v_convert(vi a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+
+SIMD_INLINE vi v_truncate(vf a)
+{
+    return _mm512_cvttps_epi32(a);
+}
+
+SIMD_INLINE vi v_add_i(vi a, vi b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
+SIMD_INLINE vi v_sub_i(vi a, vi b)
+{
+    return _mm512_sub_epi32(a, b);
+}
+
+SIMD_INLINE vi v_and_i(vi a, vi b)
+{
+    return _mm512_and_si512(a, b);
+}
+
+SIMD_INLINE vi v_or_i(vi a, vi b)
+{
+    return _mm512_or_si512(a, b);
+}
+
+#define v_shift_right(a, bits) _mm512_srai_epi32((a), (bits))
+#define v_shift_left(a, bits)  _mm512_slli_epi32((a), (bits))
+
+SIMD_INLINE vi v_min_i(vi a, vi b)
+{
+    return _mm512_min_epi32(a, b);
+}
+
+SIMD_INLINE vm v_less_i(vi a, vi b)
+{
+    return _mm512_cmplt_epi32_mask(a, b);
+}
+
+SIMD_INLINE vf v_exponent(vf x)
+{
+    return _mm512_getexp_ps(x);
+}
+
+SIMD_INLINE vf v_mantissa(vf x)
+{
+    return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);
+}
+
+SIMD_INLINE vf v_lookup32(const float *table, vi index)
+{
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(table), index, _mm512_loadu_ps(table + 16));
+}
+
+SIMD_INLINE __mmask16 v_first(uint32_t n)
+{
+    return (__mmask16)((1u << n) - 1);
+}
+
+SIMD_INLINE vf v_from_halves(__m512d low, __m512d high)
+{
+    __m512 joined = _mm512_castps256_ps512(_mm512_cvtpd_ps(low));
+    return _mm512_insertf32x8(joined, _mm512_cvtpd_ps(high), 1);
+}
+
+SIMD_INLINE vf v_from_bf16(__m256i code)
+{
+    return v_from_bits(_mm512_slli_epi32(_mm512_cvtepu16_epi32(code), 16));
+}
+
+SIMD_INLINE vf v_load_as(enum dtype dtype, const unsigned char *p)
+{
+    switch (dtype) {
+    case DTYPE_F64:
+        return v_from_halves(_mm512_loadu_pd(p), _mm512_loadu_pd(p + 64));
+    case DTYPE_F16:
+        return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    case DTYPE_BF16:
+        return v_from_bf16(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    default:
+        return _mm512_loadu_ps(p);
+    }
+}
+
+SIMD_INLINE vf v_load_part_as(enum dtype dtype, const unsigned char *p, uint32_t n)
+{
+    __mmask16 m = v_first(n);
+    switch (dtype) {
+    case DTYPE_F64:
+        return v_from_halves(_mm512_maskz_loadu_pd((__mmask8)m, p),
+                             _mm512_maskz_loadu_pd((__mmask8)(m >> 8), p + 64));
+    case DTYPE_F16:
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p));
+    case DTYPE_BF16:
+        return v_from_bf16(_mm256_maskz_loadu_epi16(m, p));
+    default:
+        return _mm512_maskz_loadu_ps(m, p);
+    }
+}
+
+SIMD_INLINE vf v_load_part(const float *p, uint32_t n)
+{
+    return _mm512_maskz_loadu_ps(v_first(n), p);
+}
+
+SIMD_INLINE void v_store_part(float *p, vf v, uint32_t n)
+{
+    _mm512_mask_storeu_ps(p, v_first(n), v);
+}
+
+SIMD_INLINE vm v_mask_of_bytes(const uint8_t *p, uint32_t n)
+{
+    return _mm_cmpeq_epi8_mask(_mm_maskz_loadu_epi8(v_first(n), p), _mm_set1_epi8(1));
+}
+
+SIMD_INLINE vm v_mask_of_equal(const unsigned char *p, uint32_t n, int32_t own)
+{
+    __mmask16 m = v_first(n);
+    return _mm512_mask_cmpeq_epi32_mask(m, _mm512_maskz_loadu_epi32(m, p), _mm512_set1_epi32(own));
+}
+
+/* Pairs of 32-bit, then of 64-bit elements within each quarter, then the quarters. */
+SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
+{
+    vf s[SIMD_WIDTH];
+    for (uint32_t i = 0; i < 16; i += 2) {
+        s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (uint32_t i = 0; i < 16; i += 4) {
+        __m512d a = _mm512_castps_pd(s[i]), b = _mm512_castps_pd(s[i + 1]);
+        __m512d c = _mm512_castps_pd(s[i + 2]), d = _mm512_castps_pd(s[i + 3]);
+        r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+        r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+        r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        s[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+        s[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        s[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        s[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_f32x4(s[i], s[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(s[i], s[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_f32x4(s[i + 4], s[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_f32x4(s[i + 4], s[i + 12], 0xdd);
+    }
+}
+
+#endif

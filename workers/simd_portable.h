@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: MIT */
+/* simd_portable: the vector primitives of the kernels, by the vector extensions of GCC and clang:
+ * four lanes, which NEON and SSE2 both have. Included by kernel files only, one of the simd_*.h
+ * each; a 64-bit Arm build runs on this one.
+ *
+ * The contract of all simd_*.h:
+ *   vf, vi, vm      SIMD_WIDTH floats, 32-bit integers, truth values
+ *   v_fma           a * b + c; rounded once where the machine can, twice here
+ *   v_min, v_max    the second operand when one is NaN
+ *   v_min_bits, v_max_bits
+ *                   of the bit patterns as signed integers: right for numbers that are not
+ *                   negative, and the minimum is negative when any number had its sign bit set
+ *   v_exponent      floor(log2 x), v_mantissa: x / 2^exponent in [1, 2); x normal, positive
+ *   v_load_as       SIMD_WIDTH elements of a dtype at any address, rounded to f32
+ *   v_load_part_as  the first n of them, zeros after; touches no byte past them
+ *   v_transpose     of SIMD_WIDTH vectors, in place
+ *   v_lookup32      table[index], 0 <= index < 32 */
+#ifndef WORKERS_SIMD_PORTABLE_H
+#define WORKERS_SIMD_PORTABLE_H
+
+#include "tensor.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define SIMD_NAME       portable
+#define SIMD_WIDTH      4
+#define SIMD_TOP_LEVELS 5
+#define SIMD_INLINE     static inline __attribute__((always_inline, unused))
+
+typedef float vf __attribute__((vector_size(16)));
+typedef int32_t vi __attribute__((vector_size(16)));
+typedef vi vm;
+
+SIMD_INLINE vf v_set(float x)
+{
+    return (vf){x, x, x, x};
+}
+
+SIMD_INLINE vi v_set_i(int32_t x)
+{
+    return (vi){x, x, x, x};
+}
+
+SIMD_INLINE vf v_load(const float *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+SIMD_INLINE void v_store(float *p, vf v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+SIMD_INLINE void v_store_i(int32_t *p, vi v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+SIMD_INLINE vf v_select(vm m, vf a, vf b)
+{
+    return (vf)((m & (vi)a) | (~m & (vi)b));
+}
+
+SIMD_INLINE vi v_select_i(vm m, vi a, vi b)
+{
+    return (m & a) | (~m & b);
+}
+
+SIMD_INLINE vf v_add(vf a, vf b)
+{
+    return a + b;
+}
+
+SIMD_INLINE vf v_sub(vf a, vf b)
+{
+    return a - b;
+}
+
+SIMD_INLINE vf v_mul(vf a, vf b)
+{
+    return a * b;
+}
+
+SIMD_INLINE vf v_div(vf a, vf b)
+{
+    return a / b;
+}
+
+SIMD_INLINE vf v_fma(vf a, vf b, vf c)
+{
+    return a * b + c;
+}
+
+SIMD_INLINE vf v_min(vf a, vf b)
+{
+    return v_select((vm)(a < b), a, b);
+}
+
+SIMD_INLINE vf v_max(vf a, vf b)
+{
+    return v_select((vm)(a > b), a, b);
+}
+
+SIMD_INLINE vf v_min_bits(vf a, vf b)
+{
+    return v_select((vm)((vi)a < (vi)b), a, b);
+}
+
+SIMD_INLINE vf v_max_bits(vf a, vf b)
+{
+    return v_select((vm)((vi)a > (vi)b), a, b);
+}
+
+SIMD_INLINE vf v_abs(vf a)
+{
+    return (vf)((vi)a & v_set_i(0x7fffffff));
+}
+
+SIMD_INLINE vm v_less(vf a, vf b)
+{
+    return (vm)(a < b);
+}
+
+SIMD_INLINE vm v_less_equal(vf a, vf b)
+{
+    return (vm)(a <= b);
+}
+
+SIMD_INLINE vm v_and(vm a, vm b)
+{
+    return a & b;
+}
+
+SIMD_INLINE vm v_or(vm a, vm b)
+{
+    return a | b;
+}
+
+SIMD_INLINE bool v_any(vm m)
+{
+    return (m[0] | m[1] | m[2] | m[3]) != 0;
+}
+
+/* Bit l is lane l. */
+SIMD_INLINE uint32_t v_mask_bits(vm m)
+{
+    return ((uint32_t)m[0] & 1) | ((uint32_t)m[1] & 2) | ((uint32_t)m[2] & 4) |
+           ((uint32_t)m[3] & 8);
+}
+
+SIMD_INLINE vm v_mask_of_bits(uint32_t bits)
+{
+    vi lanes = {1, 2, 4, 8};
+    return (vm)((v_set_i((int32_t)bits) & lanes) != v_set_i(0));
+}
+
+SIMD_INLINE vf v_lane_index(void)
+{
+    return (vf){0, 1, 2, 3};
+}
+
+SIMD_INLINE vi v_bits(vf a)
+{
+    return (vi)a;
+}
+
+SIMD_INLINE vf v_from_bits(vi a)
+{
+    return (vf)a;
+}
+
+SIMD_INLINE vf v_convert(vi a)
+{
+    return __builtin_convertvector(a, vf);
+}
+
+/* Towards zero. */
+SIMD_INLINE vi v_truncate(vf a)
+{
+    return __builtin_convertvector(a, vi);
+}
+
+SIMD_INLINE vi v_add_i(vi a, vi b)
+{
+    return a + b;
+}
+
+SIMD_INLINE vi v_sub_i(vi a, vi b)
+{
+    return a - b;
+}
+
+SIMD_INLINE vi v_and_i(vi a, vi b)
+{
+    return a & b;
+}
+
+SIMD_INLINE vi v_or_i(vi a, vi b)
+{
+    return a | b;
+}
+
+#define v_shift_right(a, bits) ((a) >> (bits))
+#define v_shift_left(a, bits)  ((a) << (bits))
+
+SIMD_INLINE vi v_min_i(vi a, vi b)
+{
+    return v_select_i((vm)(a < b), a, b);
+}
+
+SIMD_INLINE vm v_less_i(vi a, vi b)
+{
+    return (vm)(a < b);
+}
+
+SIMD_INLINE vf v_exponent(vf x)
+{
+    return v_convert(((vi)x >> 23) - v_set_i(127));
+}
+
+SIMD_INLINE vf v_mantissa(vf x)
+{
+    return (vf)(((vi)x & v_set_i(0x7fffff)) | v_set_i(0x3f800000));
+}
+
+SIMD_INLINE vf v_lookup32(const float *table, vi index)
+{
+    return (vf){table[index[0]], table[index[1]], table[index[2]], table[index[3]]};
+}
+
+SIMD_INLINE vi v_load_u16(const unsigned char *p)
+{
+    uint16_t code[SIMD_WIDTH];
+    memcpy(code, p, sizeof code);
+    return (vi){code[0], code[1], code[2], code[3]};
+}
+
+/* The fraction and exponent moved to their places in an f32, and the exponent's bias made up for by
+ * an exact multiplication, which is right for denormals too. */
+SIMD_INLINE vf v_from_f16(vi code)
+{
+    vi magnitude = (code & v_set_i(0x7fff)) << 13;
+    vi special = (vi)((code & v_set_i(0x7c00)) == v_set_i(0x7c00)) & v_set_i(0x7f800000);
+    vi sign = (code & v_set_i(0x8000)) << 16;
+    vi bits = (vi)((vf)magnitude * v_set(0x1p112f)) | special | sign;
+    return (vf)bits;
+}
+
+SIMD_INLINE vf v_from_f64(const unsigned char *p)
+{
+    double x[SIMD_WIDTH];
+    memcpy(x, p, sizeof x);
+    return (vf){(float)x[0], (float)x[1], (float)x[2], (float)x[3]};
+}
+
+SIMD_INLINE vf v_load_as(enum dtype dtype, const unsigned char *p)
+{
+    vf v;
+    switch (dtype) {
+    case DTYPE_F64:
+        return v_from_f64(p);
+    case DTYPE_F16:
+        return v_from_f16(v_load_u16(p));
+    case DTYPE_BF16:
+        return (vf)(v_load_u16(p) << 16);
+    default:
+        memcpy(&v, p, sizeof v);
+        return v;
+    }
+}
+
+SIMD_INLINE vf v_load_part_as(enum dtype dtype, const unsigned char *p, uint32_t n)
+{
+    unsigned char part[SIMD_WIDTH * 8] = {0};
+    memcpy(part, p, n * (dtype == DTYPE_F64 ? 8u : dtype == DTYPE_F32 ? 4u : 2u));
+    return v_load_as(dtype, part);
+}
+
+SIMD_INLINE vf v_load_part(const float *p, uint32_t n)
+{
+    return v_load_part_as(DTYPE_F32, (const unsigned char *)p, n);
+}
+
+SIMD_INLINE void v_store_part(float *p, vf v, uint32_t n)
+{
+    memcpy(p, &v, n * sizeof *p);
+}
+
+/* Which of the first n bytes are 1. */
+SIMD_INLINE vm v_mask_of_bytes(const uint8_t *p, uint32_t n)
+{
+    vm m = {0};
+    for (uint32_t l = 0; l < n; l++) {
+        m[l] = p[l] == 1 ? -1 : 0;
+    }
+    return m;
+}
+
+/* Which of the first n integers, at any address, are `own`. */
+SIMD_INLINE vm v_mask_of_equal(const unsigned char *p, uint32_t n, int32_t own)
+{
+    int32_t id[SIMD_WIDTH] = {0};
+    memcpy(id, p, n * sizeof id[0]);
+    vm m = {0};
+    for (uint32_t l = 0; l < n; l++) {
+        m[l] = id[l] == own ? -1 : 0;
+    }
+    return m;
+}
+
+SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
+{
+    for (uint32_t i = 0; i < SIMD_WIDTH; i++) {
+        for (uint32_t j = 0; j < i; j++) {
+            float swap = r[i][j];
+            r[i][j] = r[j][i];
+            r[j][i] = swap;
+        }
+    }
+}
+
+#endif

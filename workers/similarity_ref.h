@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* similarity_ref: the scalar reference of similarity, compiled without vectorising, and what the
+ * fast path shares with it. */
+#ifndef WORKERS_SIMILARITY_REF_H
+#define WORKERS_SIMILARITY_REF_H
+
+#include "similarity.h"
+
+/* What one row adds to a pair of heads that are both sound in it. */
+struct similarity_share {
+    double dot, square_g, square_h;
+    double js; /* NaN: has none */
+};
+void similarity_add(struct similarity *s, uint32_t g, uint32_t h,
+                    const struct similarity_share *share);
+
+/* Doubles that similarity_row_ref works on, besides `keys` indices. */
+size_t similarity_ref_doubles(uint32_t heads, uint32_t keys);
+/* Row i of sample b, all pairs; its n valid keys are in `key`. */
+void similarity_row_ref(struct similarity *s, const struct attention *a, uint32_t b, uint32_t i,
+                        const uint32_t *key, uint32_t n, double *work);
+int similarity_compute_ref(struct similarity *s, const struct attention *a, uint32_t row_begin,
+                           uint32_t row_end, struct scratch *scratch);
+
+#endif

@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: MIT */
+/* weights: one projection after the other is brought to f64 once and described; what the circuits
+ * need of it, the R factors of its heads' slices, is kept until all four have been seen.
+ *
+ * Circuits
+ * --------
+ * A head's slice is written as a tall matrix with head_dim columns, [length, d]:
+ *
+ *     W_q, W_k, W_v  transposed rows of the slice, length = in
+ *     W_o            its columns, length = out
+ *
+ * and with thin QR factors X = Q_x R_x, Y = Q_y R_y the circuit X Y^T = Q_x (R_x R_y^T) Q_y^T has
+ * the singular values of R_x R_y^T, d x d. A slice shorter than d has an R of fewer rows. The
+ * factors of W_k and W_v are per kv head, and shared by the heads that read them.
+ *
+ * Rank
+ * ----
+ * The bound s1 * max(m, n) * eps of the in x in circuit must hold for its d x d core: eps is scaled
+ * by the ratio of their sizes. f16 and bf16 matrices are judged with the eps of f32: parameters are
+ * exactly what they are, not results rounded to 8 bits, and with 2^-7 every matrix of more than 128
+ * columns would have rank 0.
+ *
+ * LAPACK's integers are 32 bits wide: what does not fit them is reported as out of memory. */
+#include "weights.h"
+#include "err.h"
+
+#include <cblas.h>
+#include <lapacke.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The shapes. */
+
+static bool sent(const struct weights *w, enum projection p)
+{
+    return w->matrix[p].data != NULL;
+}
+
+/* Slices of a projection. */
+static uint32_t slice_count(const struct weights *w, enum projection p)
+{
+    return p == PROJECTION_K || p == PROJECTION_V ? w->kv_heads : w->heads;
+}
+
+/* The side that the heads share out among them, and the other. */
+static uint32_t shared_side(const struct projection_matrix *m, enum projection p)
+{
+    return p == PROJECTION_O ? m->in : m->out;
+}
+
+static uint32_t slice_length(const struct projection_matrix *m, enum projection p)
+{
+    return p == PROJECTION_O ? m->out : m->in;
+}
+
+static bool shape_fits(const struct weights *w, enum projection p)
+{
+    const struct projection_matrix *m = &w->matrix[p];
+    return m->in > 0 && m->out > 0 &&
+           shared_side(m, p) == (uint64_t)slice_count(w, p) * w->head_dim;
+}
+
+int weights_check(const struct weights *w)
+{
+    if (w->heads == 0 || w->kv_heads == 0 || w->head_dim == 0 || w->heads % w->kv_heads != 0) {
+        return ERR_SHAPE;
+    }
+    uint32_t present = 0;
+    for (enum projection p = 0; p < PROJECTION_COUNT; p++) {
+        if (sent(w, p) && !shape_fits(w, p)) {
+            return ERR_SHAPE;
+        }
+        present += sent(w, p);
+    }
+    /* Keys and values are projected from the same states; queries, in cross-attention, from others.
+     */
+    if (sent(w, PROJECTION_K) && sent(w, PROJECTION_V) &&
+        w->matrix[PROJECTION_K].in != w->matrix[PROJECTION_V].in) {
+        return ERR_SHAPE;
+    }
+    return present > 0 ? 0 : ERR_SHAPE;
+}
+
+/* Nothing. */
+
+static struct spectrum no_spectrum(void)
+{
+    struct spectrum s = {.spectral_norm = NAN,
+                         .stable_rank = NAN,
+                         .condition_number = NAN,
+                         .rank = NAN,
+                         .effective_rank = NAN,
+                         .effective_rank_entropy = NAN,
+                         .nuclear_norm = NAN,
+                         .eigenvalue_2 = NAN};
+    for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
+        s.singular_values[i] = NAN;
+    }
+    for (uint32_t i = 0; i < LOW_RANK_COUNT; i++) {
+        s.low_rank_error[i] = NAN;
+    }
+    return s;
+}
+
+static void fill_nan(double *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] = NAN;
+    }
+}
+
+/* `count` spectra without numbers; NULL when out of memory. */
+static struct spectrum *new_spectra(uint32_t count)
+{
+    struct spectrum *s = calloc(count, sizeof *s);
+    for (uint32_t i = 0; s != NULL && i < count; i++) {
+        s[i] = no_spectrum();
+    }
+    return s;
+}
+
+void weights_result_clear(struct weights_result *result)
+{
+    for (uint32_t p = 0; p < PROJECTION_COUNT; p++) {
+        free(result->projection[p].head);
+        free(result->projection[p].correlation);
+    }
+    for (uint32_t c = 0; c < CIRCUIT_COUNT; c++) {
+        free(result->circuit[c]);
+    }
+    *result = (struct weights_result){0};
+}
+
+/* One projection. */
+
+/* A projection in f64, and the R factors of its slices. */
+struct loaded {
+    const struct projection_matrix *m;
+    enum projection p;
+    uint32_t slices, head_dim;
+    double eps;
+    bool finite;
+    double *entries; /* [out][in] */
+    double *r;       /* [slices][head_dim][r_rows], each column-major; NULL = not finite */
+    uint32_t r_rows; /* min(slice_length, head_dim) */
+};
+
+static double parameter_eps(enum dtype dtype)
+{
+    return spectrum_eps(dtype == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32);
+}
+
+/* Row r of the matrix: a matrix is an attention map of one head. */
+static void load_row(const struct projection_matrix *m, uint32_t r, double *ret_row)
+{
+    struct attention map = {.weights = m->data,
+                            .dtype = m->dtype,
+                            .batch = 1,
+                            .heads = 1,
+                            .queries = m->out,
+                            .keys = m->in};
+    attention_load_row(&map, 0, 0, r, ret_row);
+}
+
+static bool all_finite(const double *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Whether LAPACK's and BLAS' integers hold every length that is handed to them. */
+static bool fits_lapack(const struct projection_matrix *m, uint32_t head_dim)
+{
+    return (uint64_t)m->in * m->out <= SIZE_MAX / sizeof(double) / 2 && m->in <= INT32_MAX / 8 &&
+           m->out <= INT32_MAX / 8 && (uint64_t)m->in * head_dim <= INT32_MAX &&
+           (uint64_t)m->out * head_dim <= INT32_MAX;
+}
+
+static int load(struct loaded *l)
+{
+    const struct projection_matrix *m = l->m;
+    if (!fits_lapack(m, l->head_dim)) {
+        return ERR_MEMORY;
+    }
+    l->entries = malloc((size_t)m->out * m->in * sizeof *l->entries);
+    if (l->entries == NULL) {
+        return ERR_MEMORY;
+    }
+    l->finite = true;
+    for (uint32_t r = 0; r < m->out; r++) {
+        double *row = l->entries + (size_t)r * m->in;
+        load_row(m, r, row);
+        l->finite = l->finite && all_finite(row, m->in);
+    }
+    return 0;
+}
+
+/* Slice h where it lies. */
+static struct matrix slice_of(const struct loaded *l, uint32_t h)
+{
+    size_t first = (size_t)h * l->head_dim;
+    struct matrix slice = {.dtype = DTYPE_F64, .stride = l->m->in};
+    if (l->p == PROJECTION_O) {
+        slice.data = l->entries + first;
+        slice.rows = l->m->out;
+        slice.columns = l->head_dim;
+    } else {
+        slice.data = l->entries + first * l->m->in;
+        slice.rows = l->head_dim;
+        slice.columns = l->m->in;
+    }
+    return slice;
+}
+
+static int compute_spectra(const struct loaded *l, struct scratch *scratch,
+                           struct projection_result *ret)
+{
+    struct matrix whole = {.data = l->entries,
+                           .dtype = DTYPE_F64,
+                           .rows = l->m->out,
+                           .columns = l->m->in,
+                           .stride = l->m->in};
+    int rc = spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, scratch, &ret->whole);
+    for (uint32_t h = 0; rc == 0 && h < l->slices; h++) {
+        struct matrix slice = slice_of(l, h);
+        rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, scratch, &ret->head[h]);
+    }
+    return rc;
+}
+
+/* Adds X X^T to the upper triangle of gram, X row-major [slices][columns]. */
+static void add_gram(double *gram, const double *x, uint32_t slices, uint32_t columns)
+{
+    cblas_dsyrk(CblasRowMajor, CblasUpper, CblasNoTrans, (blasint)slices, (blasint)columns, 1, x,
+                (blasint)columns, 1, gram, (blasint)slices);
+}
+
+/* Scalar products of all pairs of flattened slices. The slices of W_o lie side by side in every
+ * row, those of the others one after the other. */
+static void gram_of_slices(const struct loaded *l, double *gram)
+{
+    memset(gram, 0, (size_t)l->slices * l->slices * sizeof *gram);
+    if (l->p != PROJECTION_O) {
+        add_gram(gram, l->entries, l->slices, l->head_dim * l->m->in);
+        return;
+    }
+    for (uint32_t r = 0; r < l->m->out; r++) {
+        add_gram(gram, l->entries + (size_t)r * l->m->in, l->slices, l->head_dim);
+    }
+}
+
+static double cosine_of(const double *gram, uint32_t slices, uint32_t g, uint32_t h)
+{
+    double square_g = gram[(size_t)g * slices + g], square_h = gram[(size_t)h * slices + h];
+    double cosine = gram[(size_t)g * slices + h] / (sqrt(square_g) * sqrt(square_h));
+    return isfinite(cosine) ? fmin(fmax(cosine, -1), 1) : NAN;
+}
+
+/* From scalar products to cosines, in place; the mean over the pairs that have one. */
+static void compute_correlation(const struct loaded *l, struct projection_result *ret)
+{
+    double *c = ret->correlation, sum = 0;
+    uint32_t n = l->slices, pairs = 0;
+    gram_of_slices(l, c);
+    for (uint32_t g = 0; g < n; g++) {
+        for (uint32_t h = g + 1; h < n; h++) {
+            double cosine = cosine_of(c, n, g, h);
+            c[(size_t)h * n + g] = cosine;
+            sum += isnan(cosine) ? 0 : cosine;
+            pairs += isnan(cosine) ? 0 : 1;
+        }
+    }
+    for (uint32_t g = 0; g < n; g++) {
+        double square = c[(size_t)g * n + g];
+        c[(size_t)g * n + g] = square > 0 && isfinite(square) ? 1 : NAN;
+        for (uint32_t h = g + 1; h < n; h++) {
+            c[(size_t)g * n + h] = c[(size_t)h * n + g];
+        }
+    }
+    ret->correlation_mean = pairs > 0 ? sum / pairs : NAN;
+}
+
+/* R factors. */
+
+/* Copies slice h as a column-major [length, head_dim] matrix. */
+static void copy_tall(const struct loaded *l, uint32_t h, double *ret)
+{
+    struct matrix slice = slice_of(l, h);
+    const double *from = slice.data;
+    if (l->p != PROJECTION_O) {
+        memcpy(ret, from, (size_t)slice.rows * slice.columns * sizeof *ret);
+        return;
+    }
+    for (uint32_t c = 0; c < slice.columns; c++) {
+        for (uint32_t r = 0; r < slice.rows; r++) {
+            ret[(size_t)c * slice.rows + r] = from[(size_t)r * slice.stride + c];
+        }
+    }
+}
+
+struct qr {
+    lapack_int rows, columns, work_count;
+    double *a, *tau, *work;
+};
+
+static lapack_int geqrf(const struct qr *qr, double *work, lapack_int work_count)
+{
+    lapack_int info = 0;
+    LAPACK_dgeqrf(&qr->rows, &qr->columns, qr->a, &qr->rows, qr->tau, work, &work_count, &info);
+    return info;
+}
+
+/* Returns 0 or ERR_MEMORY. */
+static int take_qr(struct qr *qr, uint32_t rows, uint32_t columns, struct scratch *scratch)
+{
+    double answer = 0;
+    *qr = (struct qr){.rows = (lapack_int)rows, .columns = (lapack_int)columns};
+    if (geqrf(qr, &answer, -1) != 0 || !(answer >= 1 && answer < INT32_MAX)) {
+        return ERR_MEMORY;
+    }
+    qr->work_count = (lapack_int)answer;
+    size_t entries = (size_t)rows * columns;
+    qr->a = scratch_take(scratch, (entries + columns + (size_t)qr->work_count) * sizeof(double));
+    if (qr->a == NULL) {
+        return ERR_MEMORY;
+    }
+    qr->tau = qr->a + entries;
+    qr->work = qr->tau + columns;
+    return 0;
+}
+
+/* The upper triangle, the reflectors below it left out. */
+static void copy_r(const struct qr *qr, uint32_t r_rows, double *ret)
+{
+    for (size_t c = 0; c < (size_t)qr->columns; c++) {
+        for (size_t r = 0; r < r_rows; r++) {
+            ret[c * r_rows + r] = r <= c ? qr->a[c * (size_t)qr->rows + r] : 0;
+        }
+    }
+}
+
+static double *r_of(const struct loaded *l, uint32_t slice)
+{
+    return l->r + (size_t)slice * l->head_dim * l->r_rows;
+}
+
+static int compute_r(struct loaded *l, struct scratch *scratch)
+{
+    uint32_t length = slice_length(l->m, l->p);
+    l->r_rows = length < l->head_dim ? length : l->head_dim;
+    struct qr qr;
+    int rc = take_qr(&qr, length, l->head_dim, scratch);
+    if (rc < 0) {
+        return rc;
+    }
+    l->r = malloc((size_t)l->slices * l->head_dim * l->r_rows * sizeof *l->r);
+    if (l->r == NULL) {
+        return ERR_MEMORY;
+    }
+    for (uint32_t h = 0; h < l->slices; h++) {
+        copy_tall(l, h, qr.a);
+        geqrf(&qr, qr.work, qr.work_count); /* fails for bad arguments only */
+        copy_r(&qr, l->r_rows, r_of(l, h));
+    }
+    return 0;
+}
+
+/* Eigenvalues. */
+
+static lapack_int geev(double *a, lapack_int n, double *re, double *im, double *work,
+                       lapack_int work_count)
+{
+    char none = 'N';
+    double unused;
+    lapack_int one = 1, info = 0;
+    LAPACK_dgeev(&none, &none, &n, a, &n, re, im, &unused, &one, &unused, &one, work, &work_count,
+                 &info);
+    return info;
+}
+
+/* Smallest and largest modulus, of a square matrix; destroys the entries. The transposed matrix
+ * that LAPACK sees has the same eigenvalues. */
+static int compute_eigenvalues(struct loaded *l, struct scratch *scratch,
+                               struct projection_result *ret)
+{
+    uint32_t n = l->m->in;
+    double answer = 0;
+    if (geev(l->entries, (lapack_int)n, &answer, &answer, &answer, -1) != 0 ||
+        !(answer >= 1 && answer < INT32_MAX)) {
+        return ERR_MEMORY;
+    }
+    lapack_int work_count = (lapack_int)answer;
+    double *re = scratch_take(scratch, (2 * (size_t)n + (size_t)work_count) * sizeof *re);
+    if (re == NULL) {
+        return ERR_MEMORY;
+    }
+    double *im = re + n;
+    if (geev(l->entries, (lapack_int)n, re, im, im + n, work_count) != 0) {
+        return 0; /* did not converge: no numbers */
+    }
+    ret->eigenvalue_min = INFINITY;
+    ret->eigenvalue_max = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        double modulus = hypot(re[i], im[i]);
+        ret->eigenvalue_min = fmin(ret->eigenvalue_min, modulus);
+        ret->eigenvalue_max = fmax(ret->eigenvalue_max, modulus);
+    }
+    return 0;
+}
+
+/* Putting it together. */
+
+static int new_projection(const struct loaded *l, struct projection_result *ret)
+{
+    size_t cells = (size_t)l->slices * l->slices;
+    ret->present = true;
+    ret->heads = l->slices;
+    ret->head = new_spectra(l->slices);
+    ret->correlation = calloc(cells, sizeof *ret->correlation);
+    if (ret->head == NULL || ret->correlation == NULL) {
+        return ERR_MEMORY;
+    }
+    fill_nan(ret->correlation, cells);
+    return 0;
+}
+
+static int compute_numbers(struct loaded *l, struct scratch *scratch, struct projection_result *ret)
+{
+    int rc = compute_spectra(l, scratch, ret);
+    if (rc == 0) {
+        compute_correlation(l, ret);
+        rc = compute_r(l, scratch);
+    }
+    if (rc == 0 && l->m->out == l->m->in) {
+        rc = compute_eigenvalues(l, scratch, ret);
+    }
+    return rc;
+}
+
+static int compute_projection(struct loaded *l, struct scratch *scratch,
+                              struct projection_result *ret)
+{
+    int rc = new_projection(l, ret);
+    if (rc == 0) {
+        rc = load(l);
+    }
+    if (rc == 0 && l->finite) {
+        rc = compute_numbers(l, scratch, ret);
+    }
+    free(l->entries);
+    l->entries = NULL;
+    return rc;
+}
+
+/* One head's circuit from the R factors of two slices; `core` holds x->r_rows * y->r_rows. */
+static int compute_circuit(const struct loaded *x, uint32_t slice_x, const struct loaded *y,
+                           uint32_t slice_y, double *core, struct scratch *scratch,
+                           struct spectrum *ret)
+{
+    uint32_t m = x->r_rows, n = y->r_rows, d = x->head_dim;
+    cblas_dgemm(CblasColMajor, CblasNoTrans, CblasTrans, (blasint)m, (blasint)n, (blasint)d, 1,
+                r_of(x, slice_x), (blasint)m, r_of(y, slice_y), (blasint)n, 0, core, (blasint)m);
+    double size_x = slice_length(x->m, x->p), size_y = slice_length(y->m, y->p);
+    double eps = fmax(x->eps, y->eps) * fmax(size_x, size_y) / (m > n ? m : n);
+    /* Column-major m x n read by rows is its transpose, with the same singular values. */
+    struct matrix matrix = {.data = core, .dtype = DTYPE_F64, .rows = n, .columns = m, .stride = m};
+    return spectrum_of_matrix(&matrix, eps, SPECTRUM_FULL, scratch, ret);
+}
+
+/* The circuits of all heads, x per head and y per kv head. */
+static int compute_circuits(const struct weights *w, const struct loaded *x, const struct loaded *y,
+                            struct scratch *scratch, struct spectrum **ret)
+{
+    *ret = new_spectra(w->heads);
+    double *core = malloc((size_t)w->head_dim * w->head_dim * sizeof *core);
+    int rc = *ret != NULL && core != NULL ? 0 : ERR_MEMORY;
+    uint32_t group = w->heads / w->kv_heads;
+    for (uint32_t h = 0; rc == 0 && x->finite && y->finite && h < w->heads; h++) {
+        rc = compute_circuit(x, h, y, h / group, core, scratch, &(*ret)[h]);
+    }
+    free(core);
+    return rc;
+}
+
+static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT],
+                       struct scratch *scratch, struct weights_result *ret)
+{
+    int rc = 0;
+    for (enum projection p = 0; p < PROJECTION_COUNT; p++) {
+        ret->projection[p] = (struct projection_result){.whole = no_spectrum(),
+                                                        .eigenvalue_min = NAN,
+                                                        .eigenvalue_max = NAN,
+                                                        .correlation_mean = NAN};
+        l[p] = (struct loaded){.m = &w->matrix[p],
+                               .p = p,
+                               .slices = slice_count(w, p),
+                               .head_dim = w->head_dim,
+                               .eps = parameter_eps(w->matrix[p].dtype)};
+    }
+    for (enum projection p = 0; rc == 0 && p < PROJECTION_COUNT; p++) {
+        rc = sent(w, p) ? compute_projection(&l[p], scratch, &ret->projection[p]) : 0;
+    }
+    if (rc == 0 && sent(w, PROJECTION_Q) && sent(w, PROJECTION_K)) {
+        rc = compute_circuits(w, &l[PROJECTION_Q], &l[PROJECTION_K], scratch,
+                              &ret->circuit[CIRCUIT_QK]);
+    }
+    if (rc == 0 && sent(w, PROJECTION_V) && sent(w, PROJECTION_O)) {
+        rc = compute_circuits(w, &l[PROJECTION_O], &l[PROJECTION_V], scratch,
+                              &ret->circuit[CIRCUIT_OV]);
+    }
+    return rc;
+}
+
+int weights_compute(const struct weights *w, struct scratch *scratch,
+                    struct weights_result *ret_result)
+{
+    struct loaded l[PROJECTION_COUNT];
+    *ret_result = (struct weights_result){.heads = w->heads};
+    int rc = compute_all(w, l, scratch, ret_result);
+    for (uint32_t p = 0; p < PROJECTION_COUNT; p++) {
+        free(l[p].r);
+    }
+    if (rc < 0) {
+        weights_result_clear(ret_result);
+    }
+    return rc;
+}
