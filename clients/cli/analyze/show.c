@@ -107,12 +107,12 @@ static void show_title(const msgpack_object *layer, FILE *out)
     if (strcmp(tier, "weights") != 0)
         fprintf(out, "%s  %" PRIu64 " row%s", field_bool(layer, "causal") ? "  causal" : "", rows,
                 out_plural(rows));
-    if (invalid > 0)
-        fprintf(out, ", %" PRIu64 " invalid (sums off by up to %.2g)", invalid,
-                real_of(layer, "row_sum_error"));
     if (!isnan(sinks))
         fprintf(out, "  sink rate %.2f", sinks);
     putc('\n', out);
+    if (invalid > 0)
+        fprintf(out, "%" PRIu64 " row%s left out: not finite, or the sum is off (by up to %.2g)\n",
+                invalid, out_plural(invalid), real_of(layer, "row_sum_error"));
 }
 
 /* Heads ----------------------------------------------------------------------------------------
