@@ -170,6 +170,7 @@ static int add_newest(struct layer_state *state, const struct message *message,
     state->detail = detail;
     state->newest = message->arrival;
     state->sink_rate_last = measured->sink_rate;
+    state->local_window = measured->local_window;
     memcpy(state->aggregate_last, measured->aggregate, sizeof state->aggregate_last);
     set_newest(state, message);
     return 0;
@@ -377,6 +378,7 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
     into->causal = from->causal;
     into->tier = from->tier;
     into->sink_rate_last = from->sink_rate_last;
+    into->local_window = from->local_window;
     memcpy(into->shape, from->shape, sizeof into->shape);
     memcpy(into->aggregate_last, from->aggregate_last, sizeof into->aggregate_last);
     take_detail(&into->detail, from->detail);
@@ -557,6 +559,7 @@ static void describe_layer(const struct layer_state *state, struct layer_id id,
     result->messages = state->messages;
     result->lost = state->tally.lost;
     result->heads = state->heads;
+    result->local_window = state->local_window;
     if (state->detail) {
         result->pairs = state->detail->pairs;
         result->similarity = state->detail->similarity;

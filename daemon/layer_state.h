@@ -41,6 +41,7 @@ struct layer_state {
     double aggregate_last[AGGREGATE_COUNT][MAP_STAT_COUNT];
     struct dist sink_rate;
     double sink_rate_last;
+    uint32_t local_window; /* of local_mass, newest */
     enum message_type tier;
     struct moments *vector[VECTOR_COUNT]; /* [heads][width] each, owned; NULL until there is one */
     double *vector_last;                  /* [heads][VECTORS_WIDTH]; owned; as `vector` */
