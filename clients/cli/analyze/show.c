@@ -47,7 +47,7 @@ static void put_number(struct out_table *table, double value)
     else if (fabs(value) < 100)
         out_cell(table, "%.3f", value);
     else
-        out_cell(table, "%.4g", value);
+        out_cell(table, fabs(value) < 1e6 ? "%.1f" : "%.3g", value);
 }
 
 static void put_item(struct out_table *table, const msgpack_object *list, uint32_t index)
