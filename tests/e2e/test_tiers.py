@@ -314,7 +314,8 @@ def test_the_largest_logit_of_every_row_is_pooled(attnd, rng):
     stats = of_window(reader, trainer)["heads"]["max_logit"]
     rows = np.concatenate(rows, 1)
     assert stats["count"] == [rows.shape[1]] * 4
-    for stat, want in {"mean": rows.mean(1), "std": rows.std(1, ddof=1), "max": rows.max(1), "min": rows.min(1)}.items():
+    wanted = {"mean": rows.mean(1), "std": rows.std(1, ddof=1), "max": rows.max(1), "min": rows.min(1)}
+    for stat, want in wanted.items():
         np.testing.assert_allclose(stats[stat], want, rtol=1e-5, atol=1e-5)
 
 
@@ -669,7 +670,8 @@ def test_messages_in_which_no_row_counts(attnd, rng, kind):
 
 
 @pytest.mark.parametrize("heads, length", [(1, 1), (1, 5), (4, 1)])
-def test_the_smallest_messages(attnd, rng, heads, length):
+def test_the_smallest_messages(heads, length):
+    attnd = Attnd("metrics.spectrum_budget=0")
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
     weights = np.full((1, heads, length, length), 1 / length, np.float32)
     trainer.attention(weights, layer=0)
@@ -685,6 +687,7 @@ def test_the_smallest_messages(attnd, rng, heads, length):
     assert of_map["spectrum"]["spectral_norm"] == pytest.approx([1] * heads)
     assert of_qk["heads"]["max_logit"] == [1] * heads
     attnd.settled(2)
+    attnd.close()
 
 
 def test_logits_at_the_edge_of_f16(attnd):
