@@ -241,7 +241,7 @@ def test_many_heads_cannot_use_up_the_memory(rng):
 
 
 def test_windows_go_on_when_the_memory_for_states_is_used_up(rng):
-    attnd = Attnd("limits.state_memory=1MiB", "window.unit=step", "window.length=4", "window.every=4")
+    attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum_budget=0", "window.unit=step", "window.length=4", "window.every=4")
     reader = Reader(attnd, "summary/")
     trainer = Trainer(attnd, "job")
     trainer.attention(softmax_maps(rng, 2, 64, 32, 32), step=0)
