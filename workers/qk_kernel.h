@@ -99,6 +99,8 @@ struct qk_kernel {
     void (*exp2)(float *x, size_t n);
     /* n elements of a tensor to f32, rounded; out of range becomes infinite. */
     void (*load)(const void *from, enum dtype dtype, size_t n, float *ret);
+    /* The length of a vector; what is not between 2^-40 and 2^40 may be anything not in there. */
+    float (*length)(const float *x, size_t n);
 };
 
 extern const struct qk_kernel qk_kernel_portable;
