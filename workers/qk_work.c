@@ -57,7 +57,8 @@ static void carve_all(struct qk_work *w, struct carver *c)
     w->value = carve(c, QK_TILE_KEYS * dv + QK_LANES, sizeof *w->value);
     w->product = carve(c, QK_TILE_ROWS * QK_TILE_STRIDE, sizeof *w->product);
     w->output = carve(c, QK_TILE_ROWS * dv, sizeof *w->output);
-    w->room = carve(c, QK_ROOM(QK_TILE_KEYS), sizeof *w->room);
+    size_t fold = QK_ROOM(QK_TILE_KEYS), finish = QK_FINISH_ROOM(QK_TILE_ROWS);
+    w->room = carve(c, fold > finish ? fold : finish, sizeof *w->room);
     w->row = carve(c, QK_TILE_ROWS, sizeof *w->row);
     w->extra = carve(c, QK_TILE_ROWS, sizeof *w->extra);
     w->columns = carve(c, row_values_bytes(1), 1);
