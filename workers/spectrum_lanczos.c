@@ -302,7 +302,7 @@ static bool iterate(struct lanczos *l, uint32_t wanted, double *ret_value)
         if (isnan(worst) || l->exhausted || l->end >= l->limit) {
             return false;
         }
-        apart = isinf(before) ? APART_MIN : steps_to_go(apart, before, worst);
+        apart = isinf(before) ? STEPS_MIN : steps_to_go(apart, before, worst);
         before = worst;
     }
 }
