@@ -372,7 +372,8 @@ def a_lie_instead_of(value, path):
     value = float(value)
     if math.isnan(value):
         return None
-    if path[-1] in ("query", "key", "redundant_total") or "count" in path or "rank" in path or path[-2:-1] == ("heads",):
+    counts = path[-1] in ("query", "key", "redundant_total") or set(path) & {"count", "rank"}
+    if counts or path[-2:-1] == ("heads",):
         return int(value) + 1
     if set(path) & {"p50", "p90", "p99"}:
         return value * 1.05 + 0.001

@@ -111,7 +111,7 @@ def _compare_stats(metric: str, got: Optional[Dict[str, Any]], want: Dict[str, A
     for stat, numbers in want.items():
         numbers = np.asarray(numbers, dtype=np.float64)
         column = np.asarray(_padded((got or {}).get(stat), numbers.shape, stat), dtype=np.float64)
-        relative, absolute = _tolerance(metric, stat)
+        relative, absolute = tolerance_of(metric, stat)
         allowed = np.broadcast_to(absolute + _extra(metric, stat, want, slack), numbers.shape)
         result += [_deviation(metric, stat, g, w, relative, a) for g, w, a in zip(column.flat, numbers.flat,
                                                                                 allowed.flat)]
@@ -131,7 +131,8 @@ def _padded(column: Any, shape: Sequence[int], stat: str) -> np.ndarray:
     return column if column.shape == tuple(shape) else np.full(shape, math.nan)
 
 
-def _tolerance(metric: str, stat: str) -> Tolerance:
+def tolerance_of(metric: str, stat: str) -> Tolerance:
+    """What a statistic of a metric may be off, before what _extra adds."""
     if stat == "count":
         return Tolerance(0, 0)
     tolerance = TOLERANCES.get(metric, Tolerance())
@@ -150,7 +151,7 @@ def _extra(metric: str, stat: str, want: Dict[str, Any], slack: Any) -> Any:
         return np.where(np.asarray(want["max"]) < 0.01 * first, RELATIVE * first, 0.0)
     if stat == "std":
         largest = np.fmax(np.abs(want["min"]), np.abs(want["max"]))
-        return 2 * slack + _tolerance(metric, "max").relative * largest
+        return 2 * slack + tolerance_of(metric, "max").relative * largest
     return slack
 
 
