@@ -80,21 +80,10 @@ static float *vector(const struct lanczos *l, uint32_t i)
     return l->basis + i * l->a.stride;
 }
 
-static double dot(const float *a, const float *b, size_t length)
-{
-    double sum[8] = {0};
-    for (size_t i = 0; i < length; i += 8) {
-        for (size_t k = 0; k < 8; k++) {
-            sum[k] += (double)a[i + k] * (double)b[i + k];
-        }
-    }
-    return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
-}
-
 /* Scales x to length 1; returns what the length was. */
 static double normalise(const struct lanczos *l, float *x)
 {
-    double norm = sqrt(dot(x, x, l->a.length));
+    double norm = sqrt(spectrum_dot(x, x, l->a.length));
     float factor = norm > 0 ? (float)(1 / norm) : 0;
     for (uint32_t i = 0; i < l->dimension; i++) {
         x[i] *= factor;
@@ -144,8 +133,8 @@ static void extend(struct lanczos *l)
     float *z = vector(l, k + 1);
     memset(z, 0, l->a.stride * sizeof *z);
     l->kernel->gram(&l->a, v, z);
-    double before = sqrt(dot(z, z, l->a.length));
-    l->alpha[k] = dot(z, v, l->a.length);
+    double before = sqrt(spectrum_dot(z, z, l->a.length));
+    l->alpha[k] = spectrum_dot(z, v, l->a.length);
     l->first = fmax(l->first, l->alpha[k]);
     orthogonalise(l, k + 1, z);
     l->beta[k] = normalise(l, z);
