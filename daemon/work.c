@@ -55,6 +55,8 @@ static struct measure_plan plan_of(const struct header *header, const struct con
         .head_weight_count = config->metrics_head_weights.count,
         .spectrum_max_size = (uint32_t)config->metrics_spectrum_max_size,
         .spectrum_sample = (uint32_t)config->metrics_spectrum_sample,
+        .spectrum_heads = config->metrics_spectrum_heads.number,
+        .spectrum_head_count = config->metrics_spectrum_heads.count,
         .spectrum_effort = (enum spectrum_effort)config->metrics_spectrum_effort,
         .spectrum_budget_ns = config->metrics_spectrum_budget,
         .qk_maps_max_size = (uint32_t)config->metrics_qk_maps_max_size,

@@ -41,6 +41,9 @@ struct measure_plan {
     uint32_t spectrum_max_size; /* larger maps have no spectrum */
     uint32_t spectrum_sample;   /* of the batch; the last one when the batch is smaller */
     enum spectrum_effort spectrum_effort;
+    const double *spectrum_heads; /* [spectrum_head_count] heads that get this effort, the others
+                                     SPECTRUM_LEADING at most; none = all do; borrowed */
+    uint32_t spectrum_head_count;
     uint64_t spectrum_budget_ns; /* thread time for spectra; 0 = as long as they take */
     uint32_t spectrum_first;     /* the head that the budget begins with */
     bool (*hurry)(void *data);   /* whether others wait for this thread: a spectrum under a budget
