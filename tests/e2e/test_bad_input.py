@@ -149,7 +149,7 @@ def test_unsound_rows_are_left_out_and_counted(attnd, rng):
     _, live = reader.next()
     assert (live["rows"], live["invalid_rows"]) == (13, 3)
     sound = weights[0, 0, [0, 1, 2, 4, 5, 6, 7]].astype(np.float64)
-    assert live["heads"]["entropy"][0] == pytest.approx(-(sound * np.log(sound)).sum(-1).mean(), rel=1e-9)
+    assert live["heads"]["entropy"][0] == pytest.approx(-(sound * np.log(sound)).sum(-1).mean(), rel=1e-5)
 
 
 def test_no_nan_or_infinity_ever_reaches_a_subscriber(attnd):
