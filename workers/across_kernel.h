@@ -11,6 +11,10 @@
 #include "isa.h"
 #include "tensor.h"
 
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
 /* Entries per call: a lane of four adds at most 512 of them. */
 #define ACROSS_CHUNK 2048
 
@@ -49,7 +53,10 @@ struct across_kernel {
     void (*weigh)(const unsigned char *const *source, const float *weight, uint32_t heads,
                   enum dtype dtype, uint32_t n, float *ret);
     struct across_moments (*moments)(const float *x, uint32_t n);
-    void (*load)(const unsigned char *source, enum dtype dtype, uint32_t n, float *ret);
+    /* What lies `next` bytes after the source is fetched into the cache for the call that follows.
+     */
+    void (*load)(const unsigned char *source, ptrdiff_t next, enum dtype dtype, uint32_t n,
+                 float *ret);
     struct across_judged (*judge)(const float *x, uint32_t n);
     struct across_products (*products)(const float *x, const float *g, uint32_t n);
     struct across_largest (*largest)(const unsigned char *source, enum dtype dtype, uint32_t n);

@@ -270,6 +270,23 @@ int qk_ref_row(struct qk_ref *ref, struct block *block, uint32_t h, uint32_t i)
     return sound && ref->core ? add_core(ref, &block->head[h], h, i, n) : 0;
 }
 
+void qk_ref_weights(struct qk_ref *ref, uint32_t h, uint32_t i, float *ret_weight)
+{
+    load_query(ref, h, i);
+    uint32_t n = attention_valid_keys(&ref->a, ref->sample, i, ref->key);
+    fill_logits(ref, h, n, 1);
+    bool sound = logits_sound(ref->logit, n);
+    if (sound) {
+        softmax(ref->logit, n, ref->weight);
+    }
+    for (uint32_t j = 0; j < ref->a.keys; j++) {
+        ret_weight[j] = 0;
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        ret_weight[ref->key[k]] = sound ? (float)ref->weight[k] : NAN;
+    }
+}
+
 /* All of a sample, whatever rows see them; once per message, with its first row. */
 static void add_key_norms(struct qk_ref *ref, struct block *block, uint32_t h)
 {

@@ -27,6 +27,10 @@ void qk_ref_sample(struct qk_ref *ref, uint32_t b);
 /* Adds row (b, h, i), whose query must be valid. Returns 0 or ERR_MEMORY. */
 int qk_ref_row(struct qk_ref *ref, struct block *block, uint32_t h, uint32_t i);
 
+/* The weights of row (b, h, i), whatever its query: ret_weight[keys], 0 at excluded keys, NaN at
+ * valid ones when the row is not sound. */
+void qk_ref_weights(struct qk_ref *ref, uint32_t h, uint32_t i, float *ret_weight);
+
 /* |x|, scaled against overflow; not finite when an element is not. */
 double qk_ref_length(const double *x, uint32_t n);
 

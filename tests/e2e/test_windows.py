@@ -156,7 +156,8 @@ def test_lost_messages_show_as_gaps(attnd, rng):
     assert stats["lost"] == 3 and stats["source_dropped"] == 2
 
 
-def test_message_metrics_pool_messages_and_last_is_the_newest(attnd, rng):
+def test_message_metrics_pool_messages_and_last_is_the_newest(rng):
+    attnd = Attnd("metrics.spectrum_budget=0")
     reader = Reader(attnd, "summary/")
     trainer = Trainer(attnd, "job")
     maps = [softmax_maps(rng, 1, 2, 8, 8, dtype=np.float64) for _ in range(7)]
