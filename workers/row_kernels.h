@@ -27,11 +27,11 @@ struct row_job {
     const uint8_t *mask;           /* [keys], 1 = valid; NULL = all */
     const unsigned char *document; /* [keys] i32 at any address, `own` = valid; NULL = all */
     int32_t own;
-    uint64_t position;                /* of the query */
-    float pivot;                      /* 1/n */
-    uint32_t local_begin, local_end;  /* the keys of local_mass */
-    uint32_t single[SINGLE_COUNT];    /* valid keys, or KEY_NONE */
-    const uint32_t *occurrence[2];    /* valid keys of induction, of duplicate_token */
+    uint64_t position;               /* of the query */
+    float pivot;                     /* 1/n */
+    uint32_t local_begin, local_end; /* the keys of local_mass */
+    uint32_t single[SINGLE_COUNT];   /* valid keys, or KEY_NONE */
+    const uint32_t *occurrence[2];   /* valid keys of induction, of duplicate_token */
     uint32_t occurrences[2];
     float *sum, *max; /* across-head maps of (b, i), room for ROW_PAD entries more */
 };
@@ -57,8 +57,8 @@ struct row_pass {
 
 /* Sums over one row as sent, for the importance score. */
 struct importance_sums {
-    double expm1, a_exp;            /* sum e^a - 1, sum a e^a */
-    double sum, m2, min, max;       /* of the entries; m2 about their mean */
+    double expm1, a_exp; /* sum e^a - 1, sum a e^a */
+    struct moments entries;
 };
 
 #define KERNEL_DTYPES 4 /* DTYPE_F32 to DTYPE_F64 */
@@ -72,6 +72,7 @@ struct row_kernels {
     void (*maps[KERNEL_DTYPES])(const struct row_job *job);
     /* Sums across lanes, into the batch. Returns bits of the slots whose `top` may be short. */
     uint32_t (*reduce)(const struct row_pass *pass, struct row_batch *batch);
+    void (*reduce_sums)(const struct row_pass *pass, struct row_batch *batch); /* after `rows` */
     /* The sum of a row's 8 largest weights. */
     float (*top[KERNEL_DTYPES])(const struct row_job *job);
     /* Returns false when an entry is outside what the kernel takes. */

@@ -227,21 +227,21 @@ def test_random_and_mutated_messages_cost_a_counter_and_nothing_else(rng):
 
 
 def test_many_heads_cannot_use_up_the_memory(rng):
-    attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum=false")  # a run may use a quarter: about 150 heads
+    attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum=false")  # a run may use a quarter: about 180 heads
     reader = Reader(attnd, "summary/")
     trainer = Trainer(attnd, "job")
     for layer in range(3):
-        trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=layer, heads_total=70)
+        trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=layer, heads_total=100)
     assert attnd.settled(3)["dropped"] == {"state_limit": 1}
     trainer.event("epoch_end", epoch=0)
     assert [reader.next()[1]["layer"] for _ in range(2)] == [0, 1]
-    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=2, epoch=1, heads_total=70)
+    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=2, epoch=1, heads_total=100)
     assert attnd.settled(5)["dropped"] == {"state_limit": 1}, "closed windows gave their states back"
     attnd.close()
 
 
 def test_windows_go_on_when_the_memory_for_states_is_used_up(rng):
-    attnd = Attnd("limits.state_memory=1MiB", "window.unit=step", "window.length=4", "window.every=4")
+    attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum_budget=0", "window.unit=step", "window.length=4", "window.every=4")
     reader = Reader(attnd, "summary/")
     trainer = Trainer(attnd, "job")
     trainer.attention(softmax_maps(rng, 2, 64, 32, 32), step=0)
