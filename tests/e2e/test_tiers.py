@@ -114,7 +114,7 @@ def wrong(summary, measured):
     """The numbers that are not right, as text."""
     found = reference.compare(summary, reference.pool(measured))
     assert len(found) > 1000
-    return [f"{d.name} {d.stat}: got {d.got!r}, should be {d.want!r}" for d in found if not d.ok]
+    return [d.text for d in found if not d.ok]
 
 
 # ------------------------------------------------------------------------------------- tier attention
@@ -183,6 +183,23 @@ def test_patterns_of_heads_that_do_one_thing(attnd):
     trainer.event("epoch_end")
     _, summary = reader.next()
     assert summary["heads"]["pattern"] == {"last": names} and summary["sink_rate"]["last"] == pytest.approx(1 / 6)
+
+
+def test_slices_of_the_heads_have_row_metrics_and_nothing_across_heads(rng):
+    attnd, m = Attnd("metrics.similarity=true", "metrics.head_pairs=true"), MASKS["causal"]
+    reader = Reader(attnd, "summary/")
+    ranks = [Trainer(attnd, "job", rank, world=HEADS, run=b"r" * 16) for rank in range(HEADS)]
+    weights = softmax(random_logits(rng), visible(m))
+    for rank, trainer in enumerate(ranks):
+        trainer.attention(weights[:, rank:rank + 1].copy(), head_offset=rank, heads_total=HEADS, **header_of(m))
+    for trainer in ranks:
+        trainer.event("epoch_end")
+    _, summary = reader.next()
+    want = reference.pool([reference.measure(attention_of(weights, m))])
+    assert summary["rows"] == want["rows"] and "importance" not in summary["heads"]
+    assert differences(summary["heads"], want["heads"]) == []
+    assert not {"aggregate", "top_pairs", "head_top_pairs", "similarity"} & set(summary)
+    attnd.close()
 
 
 # -------------------------------------------------------------------------------------------- tier qk
