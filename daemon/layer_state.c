@@ -77,12 +77,21 @@ void layer_state_free(struct layer_state **state_p)
 
 /* Memory */
 
-uint64_t layer_state_new_bytes(uint32_t heads)
+/* Without metrics. */
+static uint64_t empty_bytes(uint32_t heads)
 {
     const struct layer_state *state = NULL;
     uint64_t per_head =
         METRIC_COUNT * sizeof *state->last + sizeof *state->last_arrival + sizeof *state->pattern;
     return sizeof *state + heads * per_head;
+}
+
+/* Metrics that a layer of tier attention has by default. */
+#define METRICS_TYPICAL 30
+
+uint64_t layer_state_new_bytes(uint32_t heads)
+{
+    return empty_bytes(heads) + (uint64_t)heads * METRICS_TYPICAL * sizeof(struct dist);
 }
 
 static uint64_t hist_bytes(const struct dist *dist)
@@ -106,7 +115,7 @@ static uint64_t stats_bytes(const struct layer_state *state)
 
 uint64_t layer_state_bytes(const struct layer_state *state)
 {
-    uint64_t bytes = layer_state_new_bytes(state->heads) + state->rank_bytes + stats_bytes(state);
+    uint64_t bytes = empty_bytes(state->heads) + state->rank_bytes + stats_bytes(state);
     for (int a = 0; a < AGGREGATE_COUNT; a++)
         for (int s = 0; s < MAP_STAT_COUNT; s++)
             bytes += hist_bytes(&state->aggregate[a][s]);

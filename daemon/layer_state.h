@@ -65,7 +65,7 @@ uint32_t layer_state_ranks(const struct layer_state *state);
 
 /* Memory in use, histograms included; walks all of them. */
 uint64_t layer_state_bytes(const struct layer_state *state);
-/* What a new state of so many heads takes, before it has seen anything. */
+/* What a state of so many heads will take about, histograms excluded: to be reserved with it. */
 uint64_t layer_state_new_bytes(uint32_t heads);
 
 /* Writes the state as a summary map. Returns 0 or ERR_MEMORY. */

@@ -20,17 +20,16 @@ static void begin_row(const struct qk_work *w, uint32_t i, double query_length, 
     const struct qk_span *span = &w->span[i - w->row_begin];
     const struct qk_counts *from = &w->before[span->begin], *to = &w->before[span->end];
     struct qk_row *row = &w->row[at];
-    *row = (struct qk_row){.max = -INFINITY,
-                           .first = NAN,
-                           .near = {NAN, NAN, NAN},
-                           .duplicate_next = OCCURRENCE_NONE,
-                           .induction_next = OCCURRENCE_NONE,
-                           .begin = span->begin,
-                           .end = span->end,
-                           .index = i,
-                           .position = (int64_t)attention_position(w->a, i),
-                           .holes = span->holes,
-                           .zeros = to->zero != from->zero};
+    memset(row, 0, sizeof *row);
+    row->max = -INFINITY;
+    row->first = row->near[0] = row->near[1] = row->near[2] = NAN;
+    row->duplicate_next = row->induction_next = OCCURRENCE_NONE;
+    row->begin = span->begin;
+    row->end = span->end;
+    row->index = i;
+    row->position = (int64_t)attention_position(w->a, i);
+    row->holes = span->holes;
+    row->zeros = to->zero != from->zero;
     for (uint32_t l = 0; l < QK_LANES; l++) {
         row->low[l] = row->cosine_low[l] = INFINITY;
         row->cosine_high[l] = -INFINITY;

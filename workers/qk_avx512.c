@@ -68,5 +68,15 @@ static void insert_top(float top[QK_TOP], const float *x, uint32_t n)
     _mm256_storeu_ps(top, list);
 }
 
+#define QK_EXP2_FINITE
+SIMD_INLINE vf exp2_fraction(vf f);
+
+/* By instructions that need no clamp: 0 where 2^x is below all f32. */
+SIMD_INLINE vf exp2_finite(vf x)
+{
+    vf n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return _mm512_scalef_ps(exp2_fraction(_mm512_sub_ps(x, n)), n);
+}
+
 #define QK_KERNEL qk_kernel_avx512
 #include "qk_kernel.inc"

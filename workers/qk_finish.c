@@ -22,12 +22,13 @@ enum {
     EXP_COUNT
 };
 _Static_assert(EXP_COUNT <= QK_LANES, "a row's exponentials fill one vector");
+_Static_assert(sizeof(struct qk_totals) <= QK_LANES * sizeof(float), "and its totals another");
 
 /* A row as it is finished. */
 struct state {
     const struct qk_row *row;
     const float *exp;
-    float sum[QK_SUMS];
+    const struct qk_totals *totals;
     double max, first_logit; /* base 2, first_logit -infinity when key 0 is excluded */
     double down, first;      /* see above */
     double z, scale, unit;   /* Z, 1 / Z, down / Z */
@@ -49,28 +50,22 @@ static double captured(const struct qk_finish *f, double product)
     return f->a->qk.softcap > 0 ? capped(f->a, product) * LOG2E : f->slope * product;
 }
 
-static float lowest(const float lane[QK_LANES])
+/* As fmax and fmin, of numbers and without a call. */
+static double larger(double a, double b)
 {
-    float low = lane[0];
-    for (uint32_t l = 1; l < QK_LANES; l++) {
-        low = lane[l] < low ? lane[l] : low;
-    }
-    return low;
+    return a > b ? a : b;
 }
 
-static float highest(const float lane[QK_LANES])
+static double smaller(double a, double b)
 {
-    float high = lane[0];
-    for (uint32_t l = 1; l < QK_LANES; l++) {
-        high = lane[l] > high ? lane[l] : high;
-    }
-    return high;
+    return a < b ? a : b;
 }
 
-static void set_arguments(const struct qk_finish *f, const struct qk_row *row, float *exp)
+static void set_arguments(const struct qk_finish *f, const struct qk_row *row,
+                          const struct qk_totals *totals, float *exp)
 {
     double first = isnan(row->first) ? -INFINITY : captured(f, (double)row->first);
-    double max = fmax(first, (double)row->max);
+    double max = larger(first, (double)row->max);
     for (uint32_t k = 0; k < QK_LANES; k++) {
         exp[k] = -INFINITY;
     }
@@ -82,22 +77,20 @@ static void set_arguments(const struct qk_finish *f, const struct qk_row *row, f
             exp[EXP_NEAR + k] = (float)(captured(f, (double)row->near[k]) - max);
         }
     }
-    if (row->count > 0) {
-        exp[EXP_LOW] = (float)(f->slope * (double)lowest(row->low) - max);
-    }
+    exp[EXP_LOW] = (float)(f->slope * (double)totals->low - max);
     exp[EXP_DOWN] = (float)((double)row->max - max);
     exp[EXP_FIRST] = (float)(first - max);
 }
 
-static struct state begin_row(const struct qk_finish *f, const struct qk_row *row, const float *exp)
+static struct state begin_row(const struct qk_finish *f, const struct qk_row *row,
+                              const struct qk_totals *totals, const float *exp)
 {
-    struct state s = {.row = row, .exp = exp, .has_first = !isnan(row->first)};
-    f->kernel->add_lanes(row, s.sum);
+    struct state s = {.row = row, .totals = totals, .exp = exp, .has_first = !isnan(row->first)};
     s.first_logit = s.has_first ? captured(f, (double)row->first) : -INFINITY;
-    s.max = fmax(s.first_logit, (double)row->max);
+    s.max = larger(s.first_logit, (double)row->max);
     s.down = row->count > 0 ? (double)exp[EXP_DOWN] : 0;
     s.first = s.has_first ? (double)exp[EXP_FIRST] : 0;
-    s.z = s.down * (double)s.sum[QK_Z] + s.first;
+    s.z = s.down * (double)totals->sum[QK_Z] + s.first;
     s.scale = 1 / s.z;
     s.unit = s.down * s.scale;
     s.keys = (double)row->count + s.has_first;
@@ -111,19 +104,19 @@ static double rest_plogp(const struct state *s)
         return 0;
     }
     double log_unit = LN2 * ((double)s->row->max - s->max) - log(s->z);
-    return s->unit * (LN2 * (double)s->sum[QK_W] + log_unit * (double)s->sum[QK_Z]);
+    return s->unit * (LN2 * (double)s->totals->sum[QK_W] + log_unit * (double)s->totals->sum[QK_Z]);
 }
 
 static double largest_weight(const struct state *s)
 {
     double top = s->row->count > 0 ? (double)s->exp[EXP_TOP] : 0;
-    return fmin(1, (top > s->first ? top : s->first) * s->scale);
+    return smaller(1, (top > s->first ? top : s->first) * s->scale);
 }
 
 static double smallest_weight(const struct state *s)
 {
     double low = s->row->count > 0 ? (double)s->exp[EXP_LOW] : INFINITY;
-    return (s->has_first ? fmin(low, s->first) : low) * s->scale;
+    return (s->has_first ? smaller(low, s->first) : low) * s->scale;
 }
 
 /* The sum of the 8 largest weights: key 0 takes the place of the smallest when it is larger. */
@@ -136,7 +129,7 @@ static double top_weights(const struct state *s)
     for (uint32_t k = 0; k + 1 < QK_TOP; k++) {
         sum += (double)s->exp[EXP_TOP + k];
     }
-    return fmin(1, (sum + fmax(last, s->first)) * s->scale);
+    return smaller(1, (sum + larger(last, s->first)) * s->scale);
 }
 
 /* sum (A - 1/n)^2: of the rest about its own mean, then between the rest and key 0 */
@@ -144,8 +137,8 @@ static double squares(const struct state *s)
 {
     double n = s->row->count, share = 1 / s->keys, sum = 0;
     if (s->row->count > 0) {
-        double mean = (double)s->sum[QK_Z] / n, off = mean - (double)s->row->shift;
-        double m2 = fmax(0, (double)s->sum[QK_SQUARES] - n * off * off);
+        double mean = (double)s->totals->sum[QK_Z] / n, off = mean - (double)s->row->shift;
+        double m2 = larger(0, (double)s->totals->sum[QK_SQUARES] - n * off * off);
         double between = mean * s->unit - share;
         sum = m2 * s->unit * s->unit + n * between * between;
     }
@@ -168,7 +161,7 @@ static double largest_distance(const struct state *s)
 static double local_mass(const struct qk_finish *f, const struct state *s)
 {
     double first = position_of(s) <= f->local_window ? s->first * s->scale : 0;
-    return s->unit * (double)s->sum[QK_LOCAL] + first;
+    return s->unit * (double)s->totals->sum[QK_LOCAL] + first;
 }
 
 /* A[i, p + offset]; NaN where that is no position of the sample, or without self-attention. */
@@ -209,7 +202,7 @@ static double logit_unit(const struct qk_finish *f)
 static double largest_logit(const struct qk_finish *f, const struct state *s)
 {
     double rest = s->row->count > 0 ? logit_unit(f) * (double)s->row->top[0] : -INFINITY;
-    return s->has_first ? fmax(rest, capped(f->a, (double)s->row->first)) : rest;
+    return s->has_first ? larger(rest, capped(f->a, (double)s->row->first)) : rest;
 }
 
 static void put_row(struct qk_finish *f, const struct state *s)
@@ -219,15 +212,15 @@ static void put_row(struct qk_finish *f, const struct state *s)
     b->sound[slot] = 1;
     b->keys[slot] = (float)s->keys;
     b->rest_keys[slot] = (float)s->row->count;
-    b->rest_sum[slot] = (float)(s->unit * (double)s->sum[QK_Z]);
+    b->rest_sum[slot] = (float)(s->unit * (double)s->totals->sum[QK_Z]);
     b->rest_plogp[slot] = (float)rest_plogp(s);
     b->first[slot] = (float)(s->first * s->scale);
     b->squares[slot] = (float)squares(s);
     b->min[slot] = (float)smallest_weight(s);
     b->max[slot] = (float)largest_weight(s);
     b->top[slot] = (float)top_weights(s);
-    b->distance[slot] =
-        (float)(s->unit * (double)s->sum[QK_DISTANCE] + s->first * s->scale * position_of(s));
+    b->distance[slot] = (float)(s->unit * (double)s->totals->sum[QK_DISTANCE] +
+                                s->first * s->scale * position_of(s));
     b->largest_distance[slot] = (float)largest_distance(s);
     b->local_mass[slot] = (float)local_mass(f, s);
     b->diagonal[slot] = (float)at_offset(f, s, 0);
@@ -246,18 +239,18 @@ static void add_to(struct row_totals *t, double n, double sum, double m2, double
     t->keys += n;
     t->sum += sum;
     t->square += sum * sum / n;
-    t->m2 += fmax(m2, 0);
+    t->m2 += larger(m2, 0);
     t->min = (float)min < t->min ? (float)min : t->min;
     t->max = (float)max > t->max ? (float)max : t->max;
 }
 
 static void add_logits(struct qk_finish *f, const struct state *s)
 {
-    double unit = logit_unit(f), n = s->row->count, from_shift = (double)s->sum[QK_LOGIT];
+    double unit = logit_unit(f), n = s->row->count, from_shift = (double)s->totals->sum[QK_LOGIT];
     if (s->row->count > 0) {
         double sum = unit * (n * (double)s->row->logit_shift + from_shift);
-        double m2 = (double)s->sum[QK_LOGIT_SQUARES] - from_shift * from_shift / n;
-        add_to(&f->logits, n, sum, unit * unit * m2, unit * (double)lowest(s->row->low),
+        double m2 = (double)s->totals->sum[QK_LOGIT_SQUARES] - from_shift * from_shift / n;
+        add_to(&f->logits, n, sum, unit * unit * m2, unit * (double)s->totals->low,
                unit * (double)s->row->top[0]);
     }
     if (s->has_first) {
@@ -268,12 +261,12 @@ static void add_logits(struct qk_finish *f, const struct state *s)
 
 static void add_cosines(struct qk_finish *f, const struct state *s, double inverse_length)
 {
-    double n = s->row->cosines, sum = (double)s->sum[QK_COSINE];
+    double n = s->row->cosines, sum = (double)s->totals->sum[QK_COSINE];
     if (inverse_length > 0 && s->row->cosines > 0) {
-        double m2 = (double)s->sum[QK_COSINE_SQUARES] - sum * sum / n;
+        double m2 = (double)s->totals->sum[QK_COSINE_SQUARES] - sum * sum / n;
         add_to(&f->cosines, n, inverse_length * sum, inverse_length * inverse_length * m2,
-               inverse_length * (double)lowest(s->row->cosine_low),
-               inverse_length * (double)highest(s->row->cosine_high));
+               inverse_length * (double)s->totals->cosine_low,
+               inverse_length * (double)s->totals->cosine_high);
     }
     if (inverse_length > 0 && s->has_first && f->first_inverse_length > 0) {
         double first = (double)s->row->first * f->first_inverse_length * inverse_length;
@@ -284,7 +277,7 @@ static void add_cosines(struct qk_finish *f, const struct state *s, double inver
 static void flush_totals(struct row_totals *t, struct moments *into)
 {
     if (t->keys > 0) {
-        double between = fmax(t->square - t->sum * t->sum / t->keys, 0);
+        double between = larger(t->square - t->sum * t->sum / t->keys, 0);
         struct moments m = {.n = (uint64_t)t->keys,
                             .mean = t->sum / t->keys,
                             .m2 = t->m2 + between,
@@ -300,14 +293,15 @@ static void flush_totals(struct row_totals *t, struct moments *into)
 /* ln N - sum y ln y / N, y = e |v_j|, N = sum y */
 static double norm_weighted_entropy(const struct qk_finish *f, const struct state *s)
 {
-    double rest = s->down * (double)s->sum[QK_VALUE], first = s->first * f->first_value_length;
+    double rest = s->down * (double)s->totals->sum[QK_VALUE],
+           first = s->first * f->first_value_length;
     double sum = rest + first, logs = 0;
     if (rest > 0) {
-        logs = s->down * ((double)s->sum[QK_VALUE_LOG] +
-                          ((double)s->row->max - s->max) * (double)s->sum[QK_VALUE]);
+        logs = s->down * ((double)s->totals->sum[QK_VALUE_LOG] +
+                          ((double)s->row->max - s->max) * (double)s->totals->sum[QK_VALUE]);
     }
     logs += first > 0 ? first * log2(first) : 0;
-    return sum > 0 ? fmax(0, log(sum) - LN2 * logs / sum) : NAN;
+    return sum > 0 ? larger(0, log(sum) - LN2 * logs / sum) : NAN;
 }
 
 static void add_output(const struct qk_finish *f, const struct state *s, const float *output)
@@ -340,13 +334,15 @@ void qk_finish_begin(struct qk_finish *f, enum isa isa, void *memory)
 int qk_finish_rows(struct qk_finish *f, const struct qk_row *row, const struct qk_row_extra *extra,
                    uint32_t count, float *room)
 {
+    struct qk_totals *totals = (struct qk_totals *)(void *)(room + (size_t)count * QK_LANES);
     for (uint32_t r = 0; r < count; r++) {
-        set_arguments(f, &row[r], room + (size_t)r * QK_LANES);
+        f->kernel->add_lanes(&row[r], &totals[r]);
+        set_arguments(f, &row[r], &totals[r], room + (size_t)r * QK_LANES);
     }
     f->kernel->exp2(room, (size_t)count * QK_LANES);
     int rc = 0;
     for (uint32_t r = 0; rc == 0 && r < count; r++) {
-        struct state s = begin_row(f, &row[r], room + (size_t)r * QK_LANES);
+        struct state s = begin_row(f, &row[r], &totals[r], room + (size_t)r * QK_LANES);
         put_row(f, &s);
         add_logits(f, &s);
         add_cosines(f, &s, extra[r].inverse_length);

@@ -34,7 +34,7 @@ void qk_finish_begin(struct qk_finish *f, enum isa isa, void *memory);
 /* Finishes rows[count]; `room` holds QK_FINISH_ROOM(count) floats. Returns 0 or ERR_MEMORY. */
 int qk_finish_rows(struct qk_finish *f, const struct qk_row *row, const struct qk_row_extra *extra,
                    uint32_t count, float *room);
-#define QK_FINISH_ROOM(count) ((size_t)(count)*QK_LANES)
+#define QK_FINISH_ROOM(count) (2 * QK_LANES * (size_t)(count))
 /* Adds all that is left to the head. Returns 0 or ERR_MEMORY. */
 int qk_finish_end(struct qk_finish *f);
 

@@ -91,14 +91,22 @@ struct qk_tile {
 /* Compacted columns of a row with holes, and candidates for the top. */
 #define QK_ROOM(columns) (6 * ((size_t)(columns) + 2 * QK_LANES))
 
+/* A row's sums and extremes over all lanes. */
+struct qk_totals {
+    float sum[QK_SUMS];
+    float low, cosine_low, cosine_high;
+};
+
 struct qk_kernel {
     void (*fold_tile)(const struct qk_tile *tile);
-    /* The lanes of a row's sums, added up. */
-    void (*add_lanes)(const struct qk_row *row, float ret_sum[QK_SUMS]);
+    /* A row over its lanes. */
+    void (*add_lanes)(const struct qk_row *row, struct qk_totals *ret_totals);
     /* x[n] = 2^x[n], in place; x <= 126. n is a multiple of QK_LANES. */
     void (*exp2)(float *x, size_t n);
     /* n elements of a tensor to f32, rounded; out of range becomes infinite. */
     void (*load)(const void *from, enum dtype dtype, size_t n, float *ret);
+    /* The length of a vector; what is not between 2^-40 and 2^40 may be anything not in there. */
+    float (*length)(const float *x, size_t n);
 };
 
 extern const struct qk_kernel qk_kernel_portable;

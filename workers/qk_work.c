@@ -57,7 +57,8 @@ static void carve_all(struct qk_work *w, struct carver *c)
     w->value = carve(c, QK_TILE_KEYS * dv + QK_LANES, sizeof *w->value);
     w->product = carve(c, QK_TILE_ROWS * QK_TILE_STRIDE, sizeof *w->product);
     w->output = carve(c, QK_TILE_ROWS * dv, sizeof *w->output);
-    w->room = carve(c, QK_ROOM(QK_TILE_KEYS), sizeof *w->room);
+    size_t fold = QK_ROOM(QK_TILE_KEYS), finish = QK_FINISH_ROOM(QK_TILE_ROWS);
+    w->room = carve(c, fold > finish ? fold : finish, sizeof *w->room);
     w->row = carve(c, QK_TILE_ROWS, sizeof *w->row);
     w->extra = carve(c, QK_TILE_ROWS, sizeof *w->extra);
     w->columns = carve(c, row_values_bytes(1), 1);
@@ -147,22 +148,6 @@ void qk_work_begin_sample(struct qk_work *w, uint32_t b)
 
 /* The key head: lengths of keys and values. */
 
-/* In f64, by eight lanes that the compiler may keep in vectors. */
-static double length_of(const float *x, uint32_t n)
-{
-    double sum[8] = {0};
-    uint32_t c = 0;
-    for (; c + 8 <= n; c += 8) {
-        for (uint32_t l = 0; l < 8; l++) {
-            sum[l] += (double)x[c + l] * (double)x[c + l];
-        }
-    }
-    for (; c < n; c++) {
-        sum[0] += (double)x[c] * (double)x[c];
-    }
-    return sqrt(((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7])));
-}
-
 static size_t element_bytes(enum dtype dtype)
 {
     return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
@@ -186,7 +171,7 @@ static size_t key_begin_of(const struct qk_work *w, uint32_t j, uint32_t dim)
     return (((size_t)w->sample * w->a->qk.kv_heads + w->kv) * w->a->keys + j) * dim;
 }
 
-/* The length of a vector that an f64 tensor may hold and f32 may not. */
+/* The length of a vector that f32, or its square, may not hold. */
 static double exact_length(const struct qk_work *w, const void *tensor, enum dtype dtype,
                            size_t first, uint32_t n)
 {
@@ -197,7 +182,7 @@ static double exact_length(const struct qk_work *w, const void *tensor, enum dty
 static double vector_length(const struct qk_work *w, const void *tensor, enum dtype dtype,
                             size_t first, uint32_t n)
 {
-    double length = length_of(elements(w, tensor, dtype, first, n, w->vector), n);
+    double length = (double)w->kernel->length(elements(w, tensor, dtype, first, n, w->vector), n);
     bool usual = length >= LENGTH_MIN && length <= LENGTH_MAX;
     return usual ? length : exact_length(w, tensor, dtype, first, n);
 }

@@ -9,7 +9,7 @@
 #include "qk_kernel.h"
 #include "qk_ref.h"
 
-#define QK_TILE_ROWS   64
+#define QK_TILE_ROWS   128
 #define QK_TILE_KEYS   512
 #define QK_TILE_STRIDE (QK_TILE_KEYS + 2 * QK_LANES)
 

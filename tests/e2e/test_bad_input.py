@@ -149,7 +149,7 @@ def test_unsound_rows_are_left_out_and_counted(attnd, rng):
     _, live = reader.next()
     assert (live["rows"], live["invalid_rows"]) == (13, 3)
     sound = weights[0, 0, [0, 1, 2, 4, 5, 6, 7]].astype(np.float64)
-    assert live["heads"]["entropy"][0] == pytest.approx(-(sound * np.log(sound)).sum(-1).mean(), rel=1e-9)
+    assert live["heads"]["entropy"][0] == pytest.approx(-(sound * np.log(sound)).sum(-1).mean(), rel=1e-5)
 
 
 def test_no_nan_or_infinity_ever_reaches_a_subscriber(attnd):
@@ -227,15 +227,15 @@ def test_random_and_mutated_messages_cost_a_counter_and_nothing_else(rng):
 
 
 def test_many_heads_cannot_use_up_the_memory(rng):
-    attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum=false")  # a run may use a quarter: about 180 heads
+    attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum=false")  # a run may use a quarter: about 120 heads
     reader = Reader(attnd, "summary/")
     trainer = Trainer(attnd, "job")
     for layer in range(3):
-        trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=layer, heads_total=100)
+        trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=layer, heads_total=50)
     assert attnd.settled(3)["dropped"] == {"state_limit": 1}
     trainer.event("epoch_end", epoch=0)
     assert [reader.next()[1]["layer"] for _ in range(2)] == [0, 1]
-    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=2, epoch=1, heads_total=100)
+    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), layer=2, epoch=1, heads_total=50)
     assert attnd.settled(5)["dropped"] == {"state_limit": 1}, "closed windows gave their states back"
     attnd.close()
 

@@ -66,6 +66,21 @@ static void test_complex_eigenvalues_count_by_modulus(void **state)
     weights_result_clear(&r);
 }
 
+static void test_large_matrices_may_go_without_eigenvalues(void **state)
+{
+    (void)state;
+    struct weights w = two_heads();
+    w.matrix[PROJECTION_Q] = matrix_of(graded, DIM, DIM);
+    for (w.eigenvalue_max_size = DIM - 1; w.eigenvalue_max_size <= DIM; w.eigenvalue_max_size++) {
+        struct weights_result r = compute(&w);
+        const struct projection_result *q = &r.projection[PROJECTION_Q];
+        assert_true(isnan(q->eigenvalue_max) == (w.eigenvalue_max_size < DIM));
+        assert_true(isnan(q->eigenvalue_min) == (w.eigenvalue_max_size < DIM));
+        assert_close(q->whole.spectral_norm, 4, 1e-9);
+        weights_result_clear(&r);
+    }
+}
+
 /* Head 1 is minus head 0: rows for W_q, columns for W_o. */
 static void test_correlation_is_of_the_flattened_slices(void **state)
 {
@@ -270,6 +285,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_diagonal_matrix_says_what_it_is),
         cmocka_unit_test(test_complex_eigenvalues_count_by_modulus),
+        cmocka_unit_test(test_large_matrices_may_go_without_eigenvalues),
         cmocka_unit_test(test_correlation_is_of_the_flattened_slices),
         cmocka_unit_test(test_the_circuit_is_the_product),
         cmocka_unit_test(test_heads_share_kv_heads_in_groups),
