@@ -12,7 +12,7 @@
  *     maps        sum and max over heads of the rows as sent, finished when the last head is in
  *     pairs       the mean map, averaged over samples, finished when the last sample is in
  */
-#include "block.h"
+#include "block_ref.h"
 #include "err.h"
 #include "occurrence.h"
 #include "row_metrics.h"
@@ -20,18 +20,6 @@
 #include <assert.h>
 #include <math.h>
 #include <string.h>
-
-/* Carved from the worker's scratch; each holds `keys` elements, but for `previous`. */
-struct work {
-    double *sent;       /* one row, all keys, as sent */
-    double *weight;     /* its valid weights, gathered; then finite map entries */
-    double *softmax;    /* exp of the row, for importance */
-    double *sum, *max;  /* over heads, of one (b, i) */
-    double *pair_sum;   /* over samples, of the head-mean row i */
-    uint32_t *key;      /* valid keys of (b, i) */
-    uint32_t *pair_n;   /* samples in pair_sum */
-    uint32_t *previous; /* [batch][keys] chains of equal tokens; NULL without */
-};
 
 #define WORK_F64 6
 #define WORK_U32 2
@@ -42,17 +30,34 @@ static bool has_occurrences(const struct block *block, const struct attention *a
     return block->plan.group[METRIC_GROUP_CORE] && a->self && a->tokens != NULL;
 }
 
-static int take_work(struct scratch *scratch, const struct block *block, const struct attention *a,
-                     struct work *ret_work)
+/* Chains of equal tokens, and room to sort. */
+static size_t chains(const struct block *block, const struct attention *a)
 {
-    size_t n = a->keys, chains = has_occurrences(block, a) ? (size_t)a->batch + 2 : 0;
-    double *f64 = scratch_take(
-        scratch, n * (WORK_F64 * sizeof(double) + (WORK_U32 + chains) * sizeof(uint32_t)));
-    if (f64 == NULL) {
-        return ERR_MEMORY;
+    return has_occurrences(block, a) ? (size_t)a->batch + 2 : 0;
+}
+
+size_t block_ref_bytes(const struct block *block, const struct attention *a)
+{
+    return a->keys * (WORK_F64 * sizeof(double) + (WORK_U32 + chains(block, a)) * sizeof(uint32_t));
+}
+
+/* The chains of every sample; what follows them in the scratch is room to sort. */
+static void link_tokens(const struct block_work *w, const struct attention *a)
+{
+    size_t n = a->keys;
+    for (uint32_t b = 0; b < a->batch; b++) {
+        occurrence_link(a->tokens + b * n, attention_key_count(a, b), w->previous + a->batch * n,
+                        w->previous + b * n);
     }
+}
+
+void block_ref_begin(const struct block *block, const struct attention *a, void *memory,
+                     struct block_work *ret_work)
+{
+    size_t n = a->keys;
+    double *f64 = memory;
     uint32_t *u32 = (uint32_t *)(void *)(f64 + WORK_F64 * n);
-    *ret_work = (struct work){
+    *ret_work = (struct block_work){
         .sent = f64,
         .weight = f64 + n,
         .softmax = f64 + 2 * n,
@@ -61,18 +66,10 @@ static int take_work(struct scratch *scratch, const struct block *block, const s
         .pair_sum = f64 + 5 * n,
         .key = u32,
         .pair_n = u32 + n,
-        .previous = chains > 0 ? u32 + 2 * n : NULL,
+        .previous = has_occurrences(block, a) ? u32 + WORK_U32 * n : NULL,
     };
-    return 0;
-}
-
-/* The chains of every sample; what follows them in the scratch is room to sort. */
-static void link_tokens(const struct work *w, const struct attention *a)
-{
-    size_t n = a->keys;
-    for (uint32_t b = 0; b < a->batch; b++) {
-        occurrence_link(a->tokens + b * n, attention_key_count(a, b), w->previous + a->batch * n,
-                        w->previous + b * n);
+    if (ret_work->previous != NULL) {
+        link_tokens(ret_work, a);
     }
 }
 
@@ -132,7 +129,7 @@ static void add_importance(struct importance_block *share, const double *sent, u
 
 /* Across-head maps. */
 
-static void begin_maps(const struct work *w, uint32_t keys)
+static void begin_maps(const struct block_work *w, uint32_t keys)
 {
     for (uint32_t j = 0; j < keys; j++) {
         w->sum[j] = 0;
@@ -141,7 +138,7 @@ static void begin_maps(const struct work *w, uint32_t keys)
 }
 
 /* NaN stays in the maximum once it is there, as in torch. */
-static void add_to_maps(const struct work *w, uint32_t keys)
+static void add_to_maps(const struct block_work *w, uint32_t keys)
 {
     for (uint32_t j = 0; j < keys; j++) {
         double x = w->sent[j];
@@ -170,13 +167,13 @@ static void sum_to_mean(double *sum, uint32_t keys, uint32_t heads)
 
 /* Top pairs. */
 
-static void begin_pairs(const struct work *w, uint32_t keys)
+static void begin_pairs(const struct block_work *w, uint32_t keys)
 {
     memset(w->pair_sum, 0, keys * sizeof *w->pair_sum);
     memset(w->pair_n, 0, keys * sizeof *w->pair_n);
 }
 
-static void add_to_pairs(const struct work *w, const double *mean, uint32_t keys)
+static void add_to_pairs(const struct block_work *w, const double *mean, uint32_t keys)
 {
     for (uint32_t j = 0; j < keys; j++) {
         if (isfinite(mean[j])) {
@@ -187,7 +184,7 @@ static void add_to_pairs(const struct work *w, const double *mean, uint32_t keys
 }
 
 /* The average of an entry is over the samples where it is finite. */
-static void offer_pairs(struct block *block, const struct work *w, uint32_t i, uint32_t keys)
+static void offer_pairs(struct block *block, const struct block_work *w, uint32_t i, uint32_t keys)
 {
     for (uint32_t j = 0; j < keys; j++) {
         double weight = w->pair_sum[j] / w->pair_n[j];
@@ -201,7 +198,7 @@ static void offer_pairs(struct block *block, const struct work *w, uint32_t i, u
 
 /* Statistics of the maps of (b, i), now that all heads are in; leaves the mean map's row in w->sum.
  */
-static void finish_maps(struct block *block, const struct work *w, uint32_t keys)
+static void finish_maps(struct block *block, const struct block_work *w, uint32_t keys)
 {
     if (block->plan.maps) {
         add_map(&block->map[AGGREGATE_SUM], w->sum, keys, w->weight);
@@ -217,7 +214,7 @@ static void finish_maps(struct block *block, const struct work *w, uint32_t keys
 }
 
 /* Row (b, h, i), already in w->sent, with its n valid keys in w->key. */
-static int add_valid_row(struct block *block, const struct attention *a, const struct work *w,
+static int add_valid_row(struct block *block, const struct attention *a, const struct block_work *w,
                          uint32_t b, uint32_t h, uint32_t i, uint32_t n)
 {
     row_gather(w->sent, w->key, n, w->weight);
@@ -236,7 +233,7 @@ static int add_valid_row(struct block *block, const struct attention *a, const s
 }
 
 /* Query i of one sample, all heads. */
-static int add_sample(struct block *block, const struct attention *a, const struct work *w,
+static int add_sample(struct block *block, const struct attention *a, const struct block_work *w,
                       uint32_t b, uint32_t i)
 {
     bool query_valid = attention_query_valid(a, b, i);
@@ -263,15 +260,64 @@ static int add_sample(struct block *block, const struct attention *a, const stru
     return 0;
 }
 
+int block_ref_row(struct block *block, const struct attention *a, const struct block_work *w,
+                  uint32_t b, uint32_t h, uint32_t i)
+{
+    attention_load_row(a, b, h, i, w->sent);
+    uint32_t n = attention_valid_keys(a, b, i, w->key);
+    return add_valid_row(block, a, w, b, h, i, n);
+}
+
+void block_ref_importance(struct block *block, const struct attention *a,
+                          const struct block_work *w, uint32_t b, uint32_t h, uint32_t i)
+{
+    attention_load_row(a, b, h, i, w->sent);
+    add_importance(&block->importance[(size_t)b * a->heads + h], w->sent, a->keys, w->softmax);
+}
+
+/* Row i of the sum and max maps of one sample. */
+static void load_maps(const struct attention *a, const struct block_work *w, uint32_t b, uint32_t i)
+{
+    begin_maps(w, a->keys);
+    for (uint32_t h = 0; h < a->heads; h++) {
+        attention_load_row(a, b, h, i, w->sent);
+        add_to_maps(w, a->keys);
+    }
+}
+
+void block_ref_maps(struct block *block, const struct attention *a, const struct block_work *w,
+                    uint32_t b, uint32_t i)
+{
+    load_maps(a, w, b, i);
+    add_map(&block->map[AGGREGATE_SUM], w->sum, a->keys, w->weight);
+    add_map(&block->map[AGGREGATE_MAX], w->max, a->keys, w->weight);
+    sum_to_mean(w->sum, a->keys, a->heads);
+    add_map(&block->map[AGGREGATE_MEAN], w->sum, a->keys, w->weight);
+}
+
+void block_ref_pairs(struct block *block, const struct attention *a, const struct block_work *w,
+                     uint32_t i)
+{
+    begin_pairs(w, a->keys);
+    for (uint32_t b = 0; b < a->batch; b++) {
+        load_maps(a, w, b, i);
+        sum_to_mean(w->sum, a->keys, a->heads);
+        add_to_pairs(w, w->sum, a->keys);
+    }
+    offer_pairs(block, w, i, a->keys);
+}
+
 int block_compute_ref(struct block *block, const struct attention *a, uint32_t row_begin,
                       uint32_t row_end, struct scratch *scratch)
 {
     assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
-    struct work w;
-    int rc = take_work(scratch, block, a, &w);
-    if (rc == 0 && w.previous != NULL) {
-        link_tokens(&w, a);
+    struct block_work w;
+    void *memory = scratch_take(scratch, block_ref_bytes(block, a));
+    if (memory == NULL) {
+        return ERR_MEMORY;
     }
+    block_ref_begin(block, a, memory, &w);
+    int rc = 0;
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         begin_pairs(&w, a->keys);
         for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {

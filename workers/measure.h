@@ -62,6 +62,7 @@ struct measured {
     double *vector[VECTOR_COUNT];  /* [heads][vector_info.width] */
     enum pattern *pattern;         /* [heads] */
     double sink_rate;
+    uint32_t local_window; /* of local_mass */
     bool has_aggregate[AGGREGATE_COUNT];
     double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     const struct pair *pairs; /* [pair_count] */

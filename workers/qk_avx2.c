@@ -57,4 +57,5 @@ static void insert_top(float top[QK_TOP], const float *x, uint32_t n)
     _mm256_storeu_ps(top, list);
 }
 
+#define QK_KERNEL qk_kernel_avx2
 #include "qk_kernel.inc"

@@ -78,4 +78,5 @@ SIMD_INLINE vf exp2_finite(vf x)
     return _mm512_scalef_ps(exp2_fraction(_mm512_sub_ps(x, n)), n);
 }
 
+#define QK_KERNEL qk_kernel_avx512
 #include "qk_kernel.inc"

@@ -60,4 +60,5 @@ static void insert_top(float top[QK_TOP], const float *x, uint32_t n)
     }
 }
 
+#define QK_KERNEL qk_kernel_portable
 #include "qk_kernel.inc"

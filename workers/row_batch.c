@@ -78,7 +78,7 @@ int row_values_add(struct row_values *values, struct row_batch *batch, struct he
         value[m] = values->value[m] + values->used;
     }
     values->kernels->finish(batch, value);
-    uint32_t h = values->used % values->heads;
+    uint32_t h = (values->first + values->used) % values->heads;
     for (uint32_t slot = 0; slot < batch->used; slot++) {
         if (batch->sound[slot] > 0) {
             add_totals(&values->total[h], batch, slot);
@@ -98,7 +98,8 @@ static size_t gather(const struct row_values *values, uint32_t m, uint32_t h)
 {
     const float *value = values->value[m];
     size_t n = 0;
-    for (size_t k = h; k < values->used; k += values->heads) {
+    for (size_t k = (h + values->heads - values->first) % values->heads; k < values->used;
+         k += values->heads) {
         values->column[n] = value[k];
         n += isfinite(value[k]) != 0;
     }
@@ -151,6 +152,7 @@ int row_values_flush(struct row_values *values, struct head_block *head)
         add_entries(&head[h].entries, &values->total[h]);
     }
     clear_totals(values);
+    values->first = (values->first + values->used) % values->heads;
     values->used = 0;
     return rc;
 }

@@ -49,7 +49,8 @@ struct row_totals {
 
 struct row_values {
     const struct row_kernels *kernels;
-    uint32_t heads;                 /* rows come head after head: the k-th belongs to k % heads */
+    uint32_t heads, first;          /* rows come head after head: the k-th kept belongs to head
+                                       (first + k) % heads */
     uint32_t used, capacity;        /* rows kept */
     bool exists[METRIC_ROW_COUNT];  /* false: NaN in every row, not looked at */
     float *value[METRIC_ROW_COUNT]; /* [capacity + ROW_BATCH] */

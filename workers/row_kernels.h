@@ -15,7 +15,81 @@
 
 struct row_batch;
 
+/* Single weights that a pass picks out of a row. */
+enum row_single { SINGLE_FIRST, SINGLE_DIAGONAL, SINGLE_PREVIOUS, SINGLE_NEXT, SINGLE_COUNT };
+#define KEY_NONE UINT32_MAX
+
+/* One row of weights. Its valid keys are [begin, end), with holes. */
+struct row_job {
+    const unsigned char *row;  /* element 0, at any address */
+    const unsigned char *next; /* the row after it in the order of work: fetched early */
+    uint32_t keys, begin, end;
+    const uint8_t *mask;           /* [keys], 1 = valid; NULL = all */
+    const unsigned char *document; /* [keys] i32 at any address, `own` = valid; NULL = all */
+    int32_t own;
+    uint64_t position;               /* of the query */
+    float pivot;                     /* 1/n */
+    uint32_t local_begin, local_end; /* the keys of local_mass */
+    uint32_t single[SINGLE_COUNT];   /* valid keys, or KEY_NONE */
+    const uint32_t *occurrence[2];   /* valid keys of induction, of duplicate_token */
+    uint32_t occurrences[2];
+    float *sum, *max; /* across-head maps of (b, i), room for ROW_PAD entries more */
+};
+
+/* What a pass leaves of a row: lanes to be summed across, of sixteen rows side by side. */
+enum lane_sum {
+    LANES_SUM,      /* A, without key 0 */
+    LANES_PLOGP,    /* A (log2 A - LOG2_CONSTANT), without key 0 */
+    LANES_SQUARES,  /* (A - pivot)^2 */
+    LANES_DISTANCE, /* A |p - j| */
+    LANES_LOCAL,
+    LANES_MIN,
+    LANES_TOP, /* levels: the largest of each lane, the second largest, ... */
+    LANES_COUNT = LANES_TOP + 5
+};
+#define ROW_PAD 16 /* the widest vector */
+
+struct row_pass {
+    float lanes[LANES_COUNT][ROW_PAD * ROW_PAD]; /* [][slot][width] */
+    float single[SINGLE_COUNT][ROW_PAD];         /* 0 for KEY_NONE */
+    float occurrence[2][ROW_PAD];
+};
+
+/* Sums over one row as sent, for the importance score. */
+struct importance_sums {
+    double expm1, a_exp; /* sum e^a - 1, sum a e^a */
+    struct moments entries;
+};
+
+#define KERNEL_DTYPES 4 /* DTYPE_F32 to DTYPE_F64 */
+
 struct row_kernels {
+    uint32_t width; /* of a vector */
+    /* One row into its slot; maps: job->sum and max are updated. `rows` without the group core
+     * leaves sums and minima only; `maps` alone looks at no mask. */
+    void (*core[KERNEL_DTYPES][2])(const struct row_job *job, struct row_pass *pass, uint32_t slot);
+    void (*rows[KERNEL_DTYPES][2])(const struct row_job *job, struct row_pass *pass, uint32_t slot);
+    void (*maps[KERNEL_DTYPES])(const struct row_job *job);
+    /* Sums across lanes, into the batch. Returns bits of the slots whose `top` may be short. */
+    uint32_t (*reduce)(const struct row_pass *pass, struct row_batch *batch);
+    void (*reduce_sums)(const struct row_pass *pass, struct row_batch *batch); /* after `rows` */
+    /* The sum of a row's 8 largest weights. */
+    float (*top[KERNEL_DTYPES])(const struct row_job *job);
+    /* Returns false when an entry is outside what the kernel takes. */
+    bool (*importance[KERNEL_DTYPES])(const unsigned char *row, uint32_t keys,
+                                      struct importance_sums *ret_sums);
+    /* Moments of x[n]; not finite when an entry is not. */
+    struct moments (*moments)(const float *x, uint32_t n);
+    /* Adds to upper[n] what the sum over `heads` heads may be at most, given the f32 sum and
+     * maximum. */
+    void (*add_upper)(float *upper, const float *sum, const float *max, uint32_t n, uint32_t heads);
+    /* The first j >= begin with x[j] >= bound, rounded down to a whole vector; n if there is none.
+     */
+    uint32_t (*find)(const float *x, uint32_t begin, uint32_t n, float bound);
+    /* Exact sums over heads of up to `width` neighbouring entries; heads are `stride` bytes apart.
+     */
+    void (*head_sums[KERNEL_DTYPES])(const unsigned char *row, size_t stride, uint32_t heads,
+                                     uint32_t n, double *ret_sum);
     /* Metrics of the batch's rows: ret_value[metric][0..ROW_BATCH), NaN where one does not exist
      * or the row is not sound; what belongs to slots that are not used means nothing. */
     void (*finish)(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT]);

@@ -2,9 +2,6 @@
 /* row_kernels_avx2: the kernels of ISA_AVX2. */
 #include "simd_avx2.h"
 
-#include "row_finish.h"
+#include "row_table.h"
 
-const struct row_kernels row_kernels_avx2 = {
-    .finish = row_finish,
-    .count = row_count,
-};
+const struct row_kernels row_kernels_avx2 = ROW_TABLE;

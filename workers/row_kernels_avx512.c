@@ -2,9 +2,6 @@
 /* row_kernels_avx512: the kernels of ISA_AVX512. */
 #include "simd_avx512.h"
 
-#include "row_finish.h"
+#include "row_table.h"
 
-const struct row_kernels row_kernels_avx512 = {
-    .finish = row_finish,
-    .count = row_count,
-};
+const struct row_kernels row_kernels_avx512 = ROW_TABLE;

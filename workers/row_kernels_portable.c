@@ -2,9 +2,6 @@
 /* row_kernels_portable: the kernels of ISA_PORTABLE. */
 #include "simd_portable.h"
 
-#include "row_finish.h"
+#include "row_table.h"
 
-const struct row_kernels row_kernels_portable = {
-    .finish = row_finish,
-    .count = row_count,
-};
+const struct row_kernels row_kernels_portable = ROW_TABLE;

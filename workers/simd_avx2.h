@@ -11,7 +11,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define SIMD_NAME       avx2
 #define SIMD_WIDTH      8
 #define SIMD_TOP_LEVELS 4
 #define SIMD_INLINE     static inline __attribute__((always_inline, unused))

@@ -24,7 +24,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define SIMD_NAME       portable
 #define SIMD_WIDTH      4
 #define SIMD_TOP_LEVELS 5
 #define SIMD_INLINE     static inline __attribute__((always_inline, unused))

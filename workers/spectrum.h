@@ -20,7 +20,7 @@ enum spectrum_effort {
 /* A dense matrix, row-major. */
 struct matrix {
     const void *data;
-    enum dtype dtype; /* F32 or F64 */
+    enum dtype dtype; /* F32, F64, F16 or BF16; data may be unaligned */
     uint32_t rows, columns;
     size_t stride; /* elements from row to row */
 };

@@ -4,7 +4,6 @@
 
 #include <immintrin.h>
 
-#define TARGET        __attribute__((target("avx2,fma")))
 #define LANES         8
 #define V             __m256
 #define GROUP         4
@@ -16,7 +15,7 @@
 #define FNMA(a, b, c) _mm256_fnmadd_ps(a, b, c)
 #define KERNEL        spectrum_kernel_avx2
 
-TARGET static inline float sum_lanes(__m256 v)
+static inline float sum_lanes(__m256 v)
 {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

@@ -4,7 +4,6 @@
 
 #include <immintrin.h>
 
-#define TARGET        __attribute__((target("avx512f")))
 #define LANES         16
 #define V             __m512
 #define GROUP         4

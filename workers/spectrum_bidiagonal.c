@@ -41,25 +41,10 @@ struct reduction {
     double *values;                  /* [a.count] */
 };
 
-static double dot(const float *a, const float *b, size_t n)
-{
-    double sum[8] = {0};
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        for (size_t l = 0; l < 8; l++) {
-            sum[l] += (double)a[i + l] * (double)b[i + l];
-        }
-    }
-    for (; i < n; i++) {
-        sum[0] += (double)a[i] * (double)b[i];
-    }
-    return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
-}
-
 /* Turns x into the vector h, h_0 = 1, for which (I - tau h h^T) x = beta e_0. */
 static void reflect(float *x, size_t n, double negligible, float *ret_tau, float *ret_beta)
 {
-    double first = (double)x[0], rest = dot(x + 1, x + 1, n - 1);
+    double first = (double)x[0], rest = spectrum_dot(x + 1, x + 1, n - 1);
     if (sqrt(rest) <= negligible) {
         memset(x, 0, n * sizeof *x);
         x[0] = 1;
@@ -100,7 +85,7 @@ static void reflect_row(struct reduction *r, uint32_t k)
     double first = (double)v[0];
     reflect(v, n, r->negligible, &sigma, &r->beside[k]);
     memset(r->x, 0, (k + 1) * sizeof *r->x);
-    float beta = r->beside[k], share = sigma * (float)dot(y, v, n);
+    float beta = r->beside[k], share = sigma * (float)spectrum_dot(y, v, n);
     float factor = sigma == 0 ? 0 : sigma * (float)(1 / (first - (double)beta));
     for (uint32_t i = k + 1; i < r->rows; i++) {
         r->x[i] = (r->w[i] - beta * next[i]) * factor - share * r->u[i];

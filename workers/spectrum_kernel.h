@@ -55,6 +55,9 @@ struct spectrum_kernel {
 const struct spectrum_kernel *spectrum_kernel_of(enum isa isa);
 const struct spectrum_kernel *spectrum_kernel_best(void);
 
+/* a . b, summed in f64. */
+double spectrum_dot(const float *a, const float *b, size_t n);
+
 extern const struct spectrum_kernel spectrum_kernel_portable;
 extern const struct spectrum_kernel spectrum_kernel_avx2, spectrum_kernel_avx512;
 

@@ -15,6 +15,9 @@
  *     map). When it ends early it begins again with a fresh vector; and when the values have
  *     converged, a short sequence in the orthogonal complement of all vectors looks for anything
  *     larger than the last of them.
+ *   - T is as exact as f32 of its largest entry. An attention sink has s1 = sqrt(T) and the others
+ *     far below: the first vector is then fixed, and T is about the others. A map whose 16th value
+ *     is still too small for T is reported as not converged.
  *   - what has not converged after STEPS_MAX steps, or was found to lack something, is reported as
  *     not converged, and the caller computes all values.
  * No result depends on time or on other threads. Parlett 1998, The symmetric eigenvalue problem;
@@ -30,18 +33,28 @@
 
 enum {
     STEPS_MAX = 200,
-    PROBE_STEPS = 16,
+    PROBE_STEPS = 12,
     VECTORS_MAX = STEPS_MAX + PROBE_STEPS + 1,
-    STEPS_MIN = 8, /* before the first test: a hidden direction grows meanwhile */
+    STEPS_MIN = 8, /* before anything is judged: a hidden direction grows meanwhile */
     APART_MIN = 4, /* steps between tests */
     APART_MAX = 24,
 };
 
-/* Relative, of eigenvalues of A^T A, hence twice that of singular values. */
+/* Residuals allowed, relative to eigenvalues of A^T A. The values are then far better than
+ * promised: LEADING_TOLERANCE is not about them, but about a value whose vector the start happens
+ * to lack nearly. Among values as close as at the edge of a bulk it appears late; that it is
+ * missing when all residuals are this small is about as likely. */
 #define NORM_TOLERANCE    1e-4
-#define LEADING_TOLERANCE 2e-4
-/* Eigenvalues below this share of the first are held to this share. */
-#define FLOOR 1e-6
+#define LEADING_TOLERANCE 2e-5
+/* The complement may exceed the last value by so much. */
+#define PROBE_TOLERANCE 1e-3
+/* T's entries are rounded to f32 of the largest: eigenvalues below this share of it are not told
+ * from rounding, except that what is below NOTHING, of a matrix that has nothing else, is zero. */
+#define FLOOR   4e-6
+#define NOTHING 1e-9
+/* The first vector is kept when the others' eigenvalues are below this share of it. */
+#define LOCK_BELOW    3e-3
+#define LOCK_RESIDUAL 1e-6
 /* A vector of which orthogonalisation leaves this share is rounding. */
 #define BREAKDOWN 2e-6
 /* Of the first eigenvalue: nothing but rounding is left of the matrix. */
@@ -67,21 +80,10 @@ static float *vector(const struct lanczos *l, uint32_t i)
     return l->basis + i * l->a.stride;
 }
 
-static double dot(const float *a, const float *b, size_t length)
-{
-    double sum[8] = {0};
-    for (size_t i = 0; i < length; i += 8) {
-        for (size_t k = 0; k < 8; k++) {
-            sum[k] += (double)a[i + k] * (double)b[i + k];
-        }
-    }
-    return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
-}
-
 /* Scales x to length 1; returns what the length was. */
 static double normalise(const struct lanczos *l, float *x)
 {
-    double norm = sqrt(dot(x, x, l->a.length));
+    double norm = sqrt(spectrum_dot(x, x, l->a.length));
     float factor = norm > 0 ? (float)(1 / norm) : 0;
     for (uint32_t i = 0; i < l->dimension; i++) {
         x[i] *= factor;
@@ -131,8 +133,8 @@ static void extend(struct lanczos *l)
     float *z = vector(l, k + 1);
     memset(z, 0, l->a.stride * sizeof *z);
     l->kernel->gram(&l->a, v, z);
-    double before = sqrt(dot(z, z, l->a.length));
-    l->alpha[k] = dot(z, v, l->a.length);
+    double before = sqrt(spectrum_dot(z, z, l->a.length));
+    l->alpha[k] = spectrum_dot(z, v, l->a.length);
     l->first = fmax(l->first, l->alpha[k]);
     orthogonalise(l, k + 1, z);
     l->beta[k] = normalise(l, z);
@@ -199,21 +201,62 @@ static double worst_residual(const struct lanczos *l, uint32_t wanted, const dou
     return worst;
 }
 
+/* Keeps the first vector of T as basis vector 0, when it is by far the largest and known well, and
+ * begins anew beside it. T, whose entries are as exact as its largest one allows, is then about the
+ * others alone. Returns whether it did. */
+static bool lock_first(struct lanczos *l)
+{
+    lapack_int n = STEPS_MIN, info = 0;
+    double value[STEPS_MIN], beside[STEPS_MIN], turn[STEPS_MIN * STEPS_MIN], work[2 * STEPS_MIN];
+    memcpy(value, l->alpha, sizeof value);
+    memcpy(beside, l->beta, sizeof beside);
+    LAPACK_dstev("V", &n, value, beside, turn, &n, work, &info);
+    const double *last = turn + (STEPS_MIN - 1) * STEPS_MIN; /* of the largest value */
+    double residual = l->beta[STEPS_MIN - 1] * fabs(last[STEPS_MIN - 1]);
+    if (info != 0 || value[STEPS_MIN - 2] > LOCK_BELOW * value[STEPS_MIN - 1] ||
+        residual > LOCK_RESIDUAL * value[STEPS_MIN - 1]) {
+        return false;
+    }
+    float *ritz = vector(l, STEPS_MIN);
+    for (uint32_t i = 0; i < STEPS_MIN; i++) {
+        l->share[i] = (float)last[i];
+    }
+    cblas_sgemv(CblasRowMajor, CblasTrans, STEPS_MIN, (int)l->a.length, 1, l->basis,
+                (int)l->a.stride, l->share, 1, 0, ritz, 1);
+    normalise(l, ritz);
+    memcpy(l->basis, ritz, l->a.length * sizeof *ritz);
+    l->alpha[0] = value[STEPS_MIN - 1];
+    l->begin = l->end = 1;
+    begin_anew(l, 1);
+    return true;
+}
+
 /* Whether the complement of the basis holds an eigenvalue above `least`, as far as a short sequence
  * from a fresh vector can see. */
 static bool complement_has_more(struct lanczos *l, double least)
 {
     double value[VECTORS_MAX];
-    if (l->exhausted) {
-        return false;
-    }
     l->begin = l->end;
     begin_anew(l, l->end);
     for (uint32_t i = 0; i < PROBE_STEPS && l->end < l->dimension && !l->exhausted; i++) {
         extend(l);
     }
     return l->end > l->begin &&
-           (!solve(l, 0, value) || value[0] > least * (1 + LEADING_TOLERANCE) + 1e-9 * l->first);
+           (!solve(l, 0, value) || value[0] > least * (1 + PROBE_TOLERANCE) + 1e-9 * l->first);
+}
+
+/* Whether none of the values lies where f32 cannot tell it from rounding, unless it is nothing but
+ * rounding. */
+static bool distinct(const struct lanczos *l, uint32_t wanted, const double *value)
+{
+    uint32_t count = l->end - l->begin;
+    for (uint32_t i = 0; i < wanted && i < count; i++) {
+        bool nothing = l->exhausted && value[i] <= NOTHING * value[0];
+        if (value[i] < FLOOR * value[0] && !nothing) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Residuals fall by a factor per step. Returns how many steps until the next test: most of what
@@ -227,27 +270,50 @@ static uint32_t steps_to_go(uint32_t steps, double before, double now)
     return foretold < APART_MIN ? APART_MIN : foretold > APART_MAX ? APART_MAX : (uint32_t)foretold;
 }
 
+static void extend_by(struct lanczos *l, uint32_t steps)
+{
+    for (uint32_t i = 0; i < steps && l->end < l->limit && !l->exhausted; i++) {
+        extend(l);
+    }
+}
+
+/* Extends T until its first `wanted` values have converged. Returns whether they did. */
 static bool iterate(struct lanczos *l, uint32_t wanted, double *ret_value)
 {
-    uint32_t apart = STEPS_MIN > wanted ? STEPS_MIN : wanted;
+    uint32_t apart = wanted > STEPS_MIN ? wanted : STEPS_MIN;
     double before = INFINITY;
-    while (l->end < l->limit && !l->exhausted) {
-        uint32_t from = l->end;
-        while (l->end < from + apart && l->end < l->limit && !l->exhausted) {
-            extend(l);
-        }
+    for (;;) {
+        extend_by(l, apart);
         double worst = solve(l, 0, ret_value) ? worst_residual(l, wanted, ret_value) : (double)NAN;
-        if (!(worst >= 0)) {
+        if (worst <= 1 && (l->exhausted || l->end - l->begin >= wanted)) {
+            return distinct(l, wanted, ret_value);
+        }
+        if (isnan(worst) || l->exhausted || l->end >= l->limit) {
             return false;
         }
-        if (worst <= 1 && (l->exhausted || l->end >= wanted)) {
-            uint32_t found = l->end;
-            return wanted == 1 || found < wanted || !complement_has_more(l, ret_value[wanted - 1]);
-        }
-        apart = isinf(before) ? APART_MIN : steps_to_go(l->end - from, before, worst);
+        apart = isinf(before) ? STEPS_MIN : steps_to_go(apart, before, worst);
         before = worst;
     }
-    return false;
+}
+
+/* Writes the wanted values; 0 where the matrix has none. Returns whether they converged. */
+static bool find_values(struct lanczos *l, uint32_t wanted, double *ret_value)
+{
+    double value[VECTORS_MAX] = {0};
+    uint32_t locked = 0;
+    if (wanted > 1) {
+        extend_by(l, STEPS_MIN);
+        locked = !l->exhausted && lock_first(l);
+    }
+    if (!iterate(l, wanted - locked, value)) {
+        return false;
+    }
+    ret_value[0] = sqrt(locked ? l->alpha[0] : value[0]);
+    for (uint32_t i = 1; i < wanted; i++) {
+        ret_value[i] = sqrt(value[i - locked]);
+    }
+    double least = value[wanted - 1 - locked];
+    return wanted == 1 || l->exhausted || !complement_has_more(l, least);
 }
 
 /* |A|_F^2, and the first vector. Rows are summed in f32 lanes, across rows in f64. */
@@ -307,7 +373,6 @@ int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectru
                    struct scratch *scratch, struct leading_values *ret)
 {
     struct lanczos l = {.kernel = kernel};
-    double value[VECTORS_MAX] = {0};
     int rc = take_lanczos(&l, m, scratch);
     if (rc < 0) {
         return rc;
@@ -320,10 +385,7 @@ int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectru
     }
     matrix_load_f32(m, scale, m->rows < m->columns, &l.a);
     ret->squares = begin(&l);
-    ret->converged = iterate(&l, wanted, value);
+    ret->converged = find_values(&l, wanted, ret->value);
     ret->unit = 1 / scale;
-    for (uint32_t i = 0; i < wanted; i++) {
-        ret->value[i] = i < l.end ? sqrt(value[i]) : 0;
-    }
     return 0;
 }

@@ -5,7 +5,6 @@
 
 typedef float v4 __attribute__((vector_size(16), may_alias));
 
-#define TARGET
 #define LANES         4
 #define V             v4
 #define GROUP         4

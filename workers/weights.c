@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* weights: one projection after the other is brought to f64 once and described; what the circuits
- * need of it, the R factors of its heads' slices, is kept until all four have been seen.
+/* weights: one projection after the other is described: its spectra from the matrix as sent, the
+ * rest from a copy in f64. What the circuits need of it, the R factors of its heads' slices, is
+ * kept until all four have been seen.
  *
  * Circuits
  * --------
@@ -139,6 +140,7 @@ struct loaded {
     const struct projection_matrix *m;
     enum projection p;
     uint32_t slices, head_dim;
+    bool eigenvalues; /* wanted */
     double eps;
     bool finite;
     double *entries; /* [out][in] */
@@ -200,28 +202,35 @@ static int load(struct loaded *l)
     return 0;
 }
 
-/* Slice h where it lies. */
-static struct matrix slice_of(const struct loaded *l, uint32_t h)
+static size_t element_bytes(enum dtype dtype)
+{
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+/* The first entry of slice h, counted from the matrix's. */
+static size_t slice_offset(const struct loaded *l, uint32_t h)
 {
     size_t first = (size_t)h * l->head_dim;
-    struct matrix slice = {.dtype = DTYPE_F64, .stride = l->m->in};
-    if (l->p == PROJECTION_O) {
-        slice.data = l->entries + first;
-        slice.rows = l->m->out;
-        slice.columns = l->head_dim;
-    } else {
-        slice.data = l->entries + first * l->m->in;
-        slice.rows = l->head_dim;
-        slice.columns = l->m->in;
-    }
-    return slice;
+    return l->p == PROJECTION_O ? first : first * l->m->in;
+}
+
+/* Slice h where it lies, as sent: f32 has faster ways than f64. */
+static struct matrix slice_of(const struct loaded *l, uint32_t h)
+{
+    const unsigned char *sent_bytes = l->m->data;
+    bool columns = l->p == PROJECTION_O;
+    return (struct matrix){.data = sent_bytes + slice_offset(l, h) * element_bytes(l->m->dtype),
+                           .dtype = l->m->dtype,
+                           .rows = columns ? l->m->out : l->head_dim,
+                           .columns = columns ? l->head_dim : l->m->in,
+                           .stride = l->m->in};
 }
 
 static int compute_spectra(const struct loaded *l, struct scratch *scratch,
                            struct projection_result *ret)
 {
-    struct matrix whole = {.data = l->entries,
-                           .dtype = DTYPE_F64,
+    struct matrix whole = {.data = l->m->data,
+                           .dtype = l->m->dtype,
                            .rows = l->m->out,
                            .columns = l->m->in,
                            .stride = l->m->in};
@@ -290,15 +299,15 @@ static void compute_correlation(const struct loaded *l, struct projection_result
 /* Copies slice h as a column-major [length, head_dim] matrix. */
 static void copy_tall(const struct loaded *l, uint32_t h, double *ret)
 {
-    struct matrix slice = slice_of(l, h);
-    const double *from = slice.data;
+    const double *from = l->entries + slice_offset(l, h);
+    size_t length = slice_length(l->m, l->p);
     if (l->p != PROJECTION_O) {
-        memcpy(ret, from, (size_t)slice.rows * slice.columns * sizeof *ret);
+        memcpy(ret, from, length * l->head_dim * sizeof *ret);
         return;
     }
-    for (uint32_t c = 0; c < slice.columns; c++) {
-        for (uint32_t r = 0; r < slice.rows; r++) {
-            ret[(size_t)c * slice.rows + r] = from[(size_t)r * slice.stride + c];
+    for (size_t r = 0; r < length; r++) {
+        for (size_t c = 0; c < l->head_dim; c++) {
+            ret[c * length + r] = from[r * l->m->in + c];
         }
     }
 }
@@ -436,7 +445,7 @@ static int compute_numbers(struct loaded *l, struct scratch *scratch, struct pro
         compute_correlation(l, ret);
         rc = compute_r(l, scratch);
     }
-    if (rc == 0 && l->m->out == l->m->in) {
+    if (rc == 0 && l->eigenvalues) {
         rc = compute_eigenvalues(l, scratch, ret);
     }
     return rc;
@@ -487,6 +496,12 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
     return rc;
 }
 
+static bool has_eigenvalues(const struct weights *w, enum projection p)
+{
+    const struct projection_matrix *m = &w->matrix[p];
+    return m->out == m->in && (w->eigenvalue_max_size == 0 || m->in <= w->eigenvalue_max_size);
+}
+
 static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT],
                        struct scratch *scratch, struct weights_result *ret)
 {
@@ -500,6 +515,7 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
                                .p = p,
                                .slices = slice_count(w, p),
                                .head_dim = w->head_dim,
+                               .eigenvalues = has_eigenvalues(w, p),
                                .eps = parameter_eps(w->matrix[p].dtype)};
     }
     for (enum projection p = 0; rc == 0 && p < PROJECTION_COUNT; p++) {

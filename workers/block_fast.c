@@ -1,0 +1,619 @@
+/* SPDX-License-Identifier: MIT */
+/* block_fast: drives the kernels of an instruction set over a block, in the order of the reference:
+ * rows i, then samples b, then heads h.
+ *
+ *     frame    what all heads of (b, i) share: valid keys, position, which numbers exist
+ *     pass     one row (b, h, i) by a kernel: lanes of sums into one of sixteen slots; the maps of
+ *              (b, i) take the row on the way
+ *     drain    sixteen rows reduced, judged, and their values kept (row_batch)
+ *     maps     when the last head is in: moments of the sum and max maps; the mean map is the sum
+ *              divided by H, and so are its moments
+ *     pairs    when the last sample is in: what may be among the best is summed again in f64
+ *
+ * Whatever a kernel does not take goes to the reference, one row or one map row at a time: sums
+ * that are not finite, negative weights, row sums so close to the tolerance that f32 cannot tell,
+ * importance of weights outside [-1/16, 2]. A row is so counted once, by the one or by the other.
+ *
+ * What the scratch holds is carved in `carve`; nothing else is allocated here. */
+#include "block_ref.h"
+#include "err.h"
+#include "occurrence.h"
+#include "row_batch.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+/* A row sum nearer than this to a bound is judged by the reference; f32 sums are right to 2e-6. */
+#define SUM_UNCERTAIN 1e-5
+/* More than this in a row, after dropout, leaves what f32 sums are right for. */
+#define SUM_MOST 4.0f
+/* A rest of a row below this is left to the reference: its shares would be made of denormals. */
+#define REST_LEAST 1e-25
+/* The same for entropies whose exponential leaves f32. */
+#define PLOGP_LEAST -80.0f
+/* Longer rows have importance by the reference: the series of ln(P + 1e-8) is cut after its first
+ * term, which is right to 1e-15 T^2. */
+#define IMPORTANCE_KEYS_MAX 32768
+
+/* What the rows (b, 0..H, i) share. */
+struct frame {
+    uint32_t b, i, n;
+    bool counts;    /* the query is valid */
+    bool has_first; /* p >= 1 */
+    bool has[SINGLE_COUNT];
+    bool has_occurrences;
+    float largest_distance;
+    struct row_job job;
+};
+
+struct slot {
+    uint32_t b, h, i;
+    struct row_job job;
+};
+
+struct fast {
+    struct block *block;
+    const struct attention *a;
+    const struct row_kernels *kernels;
+    bool core, across; /* core metrics; maps or pairs */
+    size_t element;    /* bytes */
+    struct frame frame;
+    struct row_pass *pass;
+    struct slot slot[ROW_BATCH];
+    struct row_batch batch;
+    struct row_values values;
+    float *sum, *max, *upper; /* map rows of (b, i); bounds of the pairs of i */
+    double *exact;            /* [2 * ROW_PAD] */
+    uint32_t *induction, *duplicate;
+    bool upper_sound; /* every map row of i so far was finite */
+    struct block_work work;
+};
+
+/* Memory. */
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+
+static size_t map_bytes(const struct attention *a)
+{
+    return aligned(((size_t)a->keys + ROW_PAD) * sizeof(float));
+}
+
+static size_t occurrence_bytes(const struct attention *a)
+{
+    return a->tokens != NULL ? aligned((size_t)a->keys * sizeof(uint32_t)) : 0;
+}
+
+static size_t fast_bytes(const struct block *block, const struct attention *a)
+{
+    return aligned(sizeof(struct row_pass)) + row_values_bytes(a->heads) + 3 * map_bytes(a) +
+           aligned(2 * ROW_PAD * sizeof(double)) + 2 * occurrence_bytes(a) +
+           block_ref_bytes(block, a);
+}
+
+static void *take(unsigned char **at, size_t bytes)
+{
+    void *taken = *at;
+    *at += bytes;
+    return taken;
+}
+
+static void carve(struct fast *f, unsigned char *at)
+{
+    const struct attention *a = f->a;
+    f->pass = take(&at, aligned(sizeof *f->pass));
+    memset(f->pass, 0, sizeof *f->pass);
+    row_values_begin(&f->values, take(&at, row_values_bytes(a->heads)), a->heads, f->kernels);
+    f->sum = take(&at, map_bytes(a));
+    f->max = take(&at, map_bytes(a));
+    f->upper = take(&at, map_bytes(a));
+    f->exact = take(&at, aligned(2 * ROW_PAD * sizeof(double)));
+    f->induction = take(&at, occurrence_bytes(a));
+    f->duplicate = take(&at, occurrence_bytes(a));
+    block_ref_begin(f->block, a, at, &f->work);
+}
+
+static void set_existing(struct fast *f)
+{
+    bool *exists = f->values.exists;
+    exists[METRIC_DIAGONAL] = exists[METRIC_PREVIOUS_TOKEN] = exists[METRIC_NEXT_TOKEN] =
+        f->a->self;
+    exists[METRIC_INDUCTION] = exists[METRIC_DUPLICATE_TOKEN] = f->work.previous != NULL;
+    exists[METRIC_SINK_DEFICIT] = f->a->learned_sink;
+    exists[METRIC_MAX_LOGIT] = false;
+}
+
+/* Frames. */
+
+static int32_t document_at(const struct row_job *job, uint32_t j)
+{
+    int32_t id;
+    memcpy(&id, job->document + (size_t)j * sizeof id, sizeof id);
+    return id;
+}
+
+static bool key_valid(const struct row_job *job, uint64_t j)
+{
+    return j >= job->begin && j < job->end && (job->mask == NULL || job->mask[j] == 1) &&
+           (job->document == NULL || document_at(job, (uint32_t)j) == job->own);
+}
+
+/* attention_query_valid without reading documents: a query sees at least itself. */
+static bool query_valid(const struct attention *a, const struct row_job *job, uint32_t b,
+                        uint32_t i)
+{
+    if (i >= attention_query_count(a, b)) {
+        return false;
+    }
+    if (job->mask != NULL && job->document != NULL) {
+        return attention_query_valid(a, b, i);
+    }
+    if (job->mask != NULL) {
+        return memchr(job->mask, 1, a->keys) != NULL;
+    }
+    return true;
+}
+
+static void set_holes(struct row_job *job, const struct attention *a, uint32_t b, uint32_t i)
+{
+    job->mask = a->mask == NULL ? NULL : a->mask + ((size_t)b * a->queries + i) * a->keys;
+    job->document = NULL;
+    if (a->documents != NULL && a->self) {
+        job->document = (const unsigned char *)a->documents;
+        job->document += (size_t)b * a->keys * sizeof job->own;
+        if (job->position < a->keys) {
+            job->own = document_at(job, (uint32_t)job->position);
+        }
+    }
+}
+
+/* Narrows [begin, end) to the outermost valid keys; returns how many are valid. */
+static uint32_t narrow(struct row_job *job)
+{
+    if (job->mask == NULL && job->document == NULL) {
+        return job->end - job->begin;
+    }
+    while (job->begin < job->end && !key_valid(job, job->begin)) {
+        job->begin++;
+    }
+    while (job->begin < job->end && !key_valid(job, job->end - 1)) {
+        job->end--;
+    }
+    uint32_t n = 0;
+    for (uint32_t j = job->begin; j < job->end; j++) {
+        n += key_valid(job, j);
+    }
+    return n;
+}
+
+/* j as a single key to pick: KEY_NONE when its weight is 0 because it is not valid. */
+static uint32_t pick(const struct row_job *job, uint64_t j)
+{
+    return key_valid(job, j) ? (uint32_t)j : KEY_NONE;
+}
+
+static void set_singles(struct frame *frame, const struct attention *a)
+{
+    struct row_job *job = &frame->job;
+    uint64_t p = job->position, positions = attention_position_count(a, frame->b);
+    const uint64_t at[SINGLE_COUNT] = {
+        [SINGLE_FIRST] = 0,
+        [SINGLE_DIAGONAL] = p,
+        [SINGLE_PREVIOUS] = p - 1, /* p = 0: past every end */
+        [SINGLE_NEXT] = p + 1,
+    };
+    for (uint32_t s = 0; s < SINGLE_COUNT; s++) {
+        frame->has[s] = s == SINGLE_FIRST ? p >= 1 : a->self && at[s] < positions;
+        job->single[s] = pick(job, at[s]);
+    }
+}
+
+/* The earlier occurrences of the query's token, and the keys after them, where valid. */
+static void set_occurrences(struct fast *f)
+{
+    struct frame *frame = &f->frame;
+    struct row_job *job = &frame->job;
+    frame->has_occurrences = false;
+    job->occurrences[0] = job->occurrences[1] = 0;
+    if (f->work.previous == NULL || job->position >= attention_key_count(f->a, frame->b)) {
+        return;
+    }
+    const uint32_t *previous = f->work.previous + (size_t)frame->b * f->a->keys;
+    uint32_t j = previous[job->position];
+    frame->has_occurrences = j != OCCURRENCE_NONE;
+    for (; j != OCCURRENCE_NONE; j = previous[j]) {
+        if (key_valid(job, (uint64_t)j + 1)) {
+            f->induction[job->occurrences[0]++] = j + 1;
+        }
+        if (key_valid(job, j)) {
+            f->duplicate[job->occurrences[1]++] = j;
+        }
+    }
+    job->occurrence[0] = f->induction;
+    job->occurrence[1] = f->duplicate;
+}
+
+static uint64_t distance(uint64_t p, uint32_t j)
+{
+    return p > j ? p - j : j - p;
+}
+
+static void set_distances(struct frame *frame, uint32_t window)
+{
+    struct row_job *job = &frame->job;
+    uint64_t p = job->position, from = p > window ? p - window : 0, to = p + window + 1;
+    job->local_begin =
+        from > job->begin ? (uint32_t)(from < job->end ? from : job->end) : job->begin;
+    job->local_end = to < job->end ? (uint32_t)to : job->end;
+    uint64_t first = distance(p, job->begin), last = distance(p, job->end - 1);
+    frame->largest_distance = (float)(first > last ? first : last);
+}
+
+static void set_frame(struct fast *f, uint32_t b, uint32_t i)
+{
+    const struct attention *a = f->a;
+    struct frame *frame = &f->frame;
+    frame->b = b;
+    frame->i = i;
+    struct row_job *job = &frame->job;
+    *job = (struct row_job){
+        .keys = a->keys, .position = attention_position(a, i), .sum = f->sum, .max = f->max};
+    set_holes(job, a, b, i);
+    bool blind = job->document != NULL && job->position >= a->keys;
+    frame->counts = !blind && query_valid(a, job, b, i);
+    if (!frame->counts) {
+        return;
+    }
+    attention_key_range(a, b, i, &job->begin, &job->end);
+    frame->n = narrow(job);
+    if (frame->n == 0) {
+        return;
+    }
+    job->pivot = 1.0f / (float)frame->n;
+    set_distances(frame, f->block->plan.local_window);
+    set_singles(frame, a);
+    set_occurrences(f);
+}
+
+/* Rows. */
+
+static const unsigned char *row_at(const struct fast *f, uint32_t b, uint32_t h, uint32_t i)
+{
+    const struct attention *a = f->a;
+    size_t row = ((size_t)b * a->heads + h) * a->queries + i;
+    return (const unsigned char *)a->weights + row * a->keys * f->element;
+}
+
+/* The row after (b, h, i) in the order of work, as long as there is one in the tensor. */
+static const unsigned char *row_after(const struct fast *f, uint32_t b, uint32_t h, uint32_t i)
+{
+    const struct attention *a = f->a;
+    if (h + 1 < a->heads) {
+        return row_at(f, b, h + 1, i);
+    }
+    if (b + 1 < a->batch) {
+        return row_at(f, b + 1, 0, i);
+    }
+    return row_at(f, 0, 0, i + 1 < a->queries ? i + 1 : i);
+}
+
+static void fill_slot(struct fast *f, uint32_t s)
+{
+    const struct frame *frame = &f->frame;
+    struct row_batch *batch = &f->batch;
+    const struct row_pass *pass = f->pass;
+    bool first_valid = frame->job.single[SINGLE_FIRST] != KEY_NONE;
+    batch->keys[s] = (float)frame->n;
+    batch->rest_keys[s] = (float)(frame->n - first_valid);
+    batch->first[s] = pass->single[SINGLE_FIRST][s];
+    if (!f->core) {
+        return;
+    }
+    batch->largest_distance[s] = frame->largest_distance;
+    batch->first_token[s] = frame->has[SINGLE_FIRST] ? pass->single[SINGLE_FIRST][s] : NAN;
+    batch->diagonal[s] = frame->has[SINGLE_DIAGONAL] ? pass->single[SINGLE_DIAGONAL][s] : NAN;
+    batch->previous[s] = frame->has[SINGLE_PREVIOUS] ? pass->single[SINGLE_PREVIOUS][s] : NAN;
+    batch->next[s] = frame->has[SINGLE_NEXT] ? pass->single[SINGLE_NEXT][s] : NAN;
+    batch->induction[s] = frame->has_occurrences ? pass->occurrence[0][s] : NAN;
+    batch->duplicate[s] = frame->has_occurrences ? pass->occurrence[1][s] : NAN;
+}
+
+enum verdict { SOUND, UNSOUND, UNCERTAIN };
+
+/* Whether the f32 sums of a row are what the reference would find, to the tolerance. */
+static bool sums_usable(const struct fast *f, uint32_t s)
+{
+    const struct row_batch *batch = &f->batch;
+    float rest = batch->rest_sum[s], sum = rest + batch->first[s];
+    if (!(sum <= SUM_MOST) || signbit(batch->min[s])) {
+        return false;
+    }
+    if (!f->core) {
+        return true;
+    }
+    return (rest <= 0 || (double)rest >= REST_LEAST) && batch->rest_plogp[s] > PLOGP_LEAST &&
+           isfinite(batch->rest_plogp[s]) && isfinite(batch->squares[s]) &&
+           isfinite(batch->distance[s]);
+}
+
+static enum verdict judge(const struct fast *f, uint32_t s)
+{
+    if (!sums_usable(f, s)) {
+        return UNCERTAIN;
+    }
+    const struct attention *a = f->a;
+    double sum = (double)f->batch.rest_sum[s] + (double)f->batch.first[s];
+    double tolerance = attention_tolerance(a->dtype);
+    double beyond = (a->learned_sink ? sum - 1 : fabs(sum - 1)) - tolerance;
+    if (a->dropout || beyond < -SUM_UNCERTAIN) {
+        return SOUND;
+    }
+    return beyond > SUM_UNCERTAIN ? UNSOUND : UNCERTAIN;
+}
+
+/* Counts the rows of the batch; those that are uncertain by the reference. */
+static int judge_rows(struct fast *f)
+{
+    struct block *block = f->block;
+    struct row_batch *batch = &f->batch;
+    for (uint32_t s = 0; s < batch->used; s++) {
+        const struct slot *slot = &f->slot[s];
+        enum verdict verdict = judge(f, s);
+        batch->sound[s] = verdict == SOUND ? 1 : 0;
+        if (verdict == UNCERTAIN) {
+            int rc = block_ref_row(block, f->a, &f->work, slot->b, slot->h, slot->i);
+            if (rc < 0) {
+                return rc;
+            }
+            continue;
+        }
+        double sum = (double)batch->rest_sum[s] + (double)batch->first[s];
+        block->row_sum_error = fmax(block->row_sum_error, fabs(sum - 1)); /* NaN gives way */
+        block->rows += verdict == SOUND;
+        block->invalid_rows += verdict == UNSOUND;
+    }
+    return 0;
+}
+
+/* The rows in the slots, through to their values. */
+static int drain(struct fast *f)
+{
+    struct row_batch *batch = &f->batch;
+    if (batch->used == 0) {
+        return 0;
+    }
+    if (!f->core) {
+        f->kernels->reduce_sums(f->pass, batch);
+        int rc = judge_rows(f);
+        batch->used = 0;
+        return rc;
+    }
+    uint32_t short_of = f->kernels->reduce(f->pass, batch);
+    int rc = judge_rows(f);
+    for (uint32_t s = 0; s < batch->used; s++) {
+        if ((short_of >> s & 1) != 0 && batch->sound[s] > 0) {
+            batch->top[s] = f->kernels->top[f->a->dtype](&f->slot[s].job);
+        }
+    }
+    return rc == 0 ? row_values_add(&f->values, batch, f->block->head) : rc;
+}
+
+/* One row with a valid query and a valid key. */
+static int add_row(struct fast *f, const struct row_job *job, uint32_t h)
+{
+    uint32_t s = f->batch.used++;
+    f->slot[s] = (struct slot){.b = f->frame.b, .h = h, .i = f->frame.i, .job = *job};
+    if (f->core) {
+        f->kernels->core[f->a->dtype][f->across](job, f->pass, s);
+    } else {
+        f->kernels->rows[f->a->dtype][f->across](job, f->pass, s);
+    }
+    fill_slot(f, s);
+    return f->batch.used == ROW_BATCH ? drain(f) : 0;
+}
+
+/* Importance. With Z = sum e^a = T + z and P = e^a / Z,
+ *
+ *     -sum P ln(P + 1e-8) = ln Z - (sum a e^a) / Z - T 1e-8 + ...
+ *
+ * z is about 1, so that f32 sums of e^a - 1 give ln Z = ln T + log1p(z / T) to 1e-7 / T. */
+static void add_importance(struct fast *f, const unsigned char *row, uint32_t h)
+{
+    const struct attention *a = f->a;
+    const struct frame *frame = &f->frame;
+    struct importance_sums s;
+    if (a->keys > IMPORTANCE_KEYS_MAX || !f->kernels->importance[a->dtype](row, a->keys, &s)) {
+        block_ref_importance(f->block, a, &f->work, frame->b, h, frame->i);
+        return;
+    }
+    struct importance_block *share = &f->block->importance[(size_t)frame->b * a->heads + h];
+    double t = a->keys;
+    share->entropy += log(t) + log1p(s.expm1 / t) - s.a_exp / (t + s.expm1) - t * 1e-8;
+    moments_merge(&share->entries, &s.entries);
+}
+
+/* Maps and pairs. */
+
+static void begin_maps(struct fast *f)
+{
+    for (uint32_t j = 0; j < f->a->keys + ROW_PAD; j++) {
+        f->sum[j] = 0;
+        f->max[j] = -INFINITY;
+    }
+}
+
+static struct moments divided(struct moments m, double by)
+{
+    m.mean /= by;
+    m.m2 /= by * by;
+    m.min /= by;
+    m.max /= by;
+    return m;
+}
+
+static bool moments_finite(const struct moments *m)
+{
+    return isfinite(m->mean) && isfinite(m->m2);
+}
+
+static void finish_maps(struct fast *f)
+{
+    struct block *block = f->block;
+    const struct row_kernels *k = f->kernels;
+    const struct attention *a = f->a;
+    struct moments sum = k->moments(f->sum, a->keys);
+    bool finite = moments_finite(&sum);
+    f->upper_sound = f->upper_sound && finite;
+    if (block->plan.group[METRIC_GROUP_PAIRS] && finite) {
+        k->add_upper(f->upper, f->sum, f->max, a->keys, a->heads);
+    }
+    if (!block->plan.maps) {
+        return;
+    }
+    struct moments max = k->moments(f->max, a->keys);
+    if (!finite || !moments_finite(&max)) {
+        block_ref_maps(block, a, &f->work, f->frame.b, f->frame.i);
+        return;
+    }
+    struct moments mean = divided(sum, a->heads);
+    moments_merge(&block->map[AGGREGATE_SUM], &sum);
+    moments_merge(&block->map[AGGREGATE_MAX], &max);
+    moments_merge(&block->map[AGGREGATE_MEAN], &mean);
+}
+
+/* What `upper` must reach for its pair to be one of the best; not above it by rounding. */
+static float pair_bound(const struct fast *f)
+{
+    const struct block *block = f->block;
+    if (block->pair_count < block->plan.top_pairs) {
+        return -INFINITY;
+    }
+    double worst = block->pairs[block->pair_count - 1].weight;
+    double bound = worst * f->a->heads * f->a->batch;
+    return nextafterf((float)bound, -INFINITY);
+}
+
+/* The pairs of query i and of the keys from j, as the reference computes them. */
+static void offer_exact(struct fast *f, uint32_t i, uint32_t j)
+{
+    const struct attention *a = f->a;
+    uint32_t left = a->keys - j, n = left < f->kernels->width ? left : f->kernels->width;
+    double *sum = f->exact, *total = f->exact + ROW_PAD;
+    memset(total, 0, ROW_PAD * sizeof *total);
+    size_t stride = (size_t)a->queries * a->keys * f->element;
+    for (uint32_t b = 0; b < a->batch; b++) {
+        f->kernels->head_sums[a->dtype](row_at(f, b, 0, i) + j * f->element, stride, a->heads, n,
+                                        sum);
+        for (uint32_t l = 0; l < n; l++) {
+            total[l] += sum[l] / a->heads;
+        }
+    }
+    for (uint32_t l = 0; l < n; l++) {
+        block_offer_pair(f->block,
+                         (struct pair){.query = i, .key = j + l, .weight = total[l] / a->batch});
+    }
+}
+
+static void offer_pairs(struct fast *f, uint32_t i)
+{
+    if (!f->upper_sound) {
+        block_ref_pairs(f->block, f->a, &f->work, i);
+        return;
+    }
+    uint32_t keys = f->a->keys, width = f->kernels->width;
+    uint32_t j = f->kernels->find(f->upper, 0, keys, pair_bound(f));
+    while (j < keys) {
+        offer_exact(f, i, j);
+        j = f->kernels->find(f->upper, j + width, keys, pair_bound(f));
+    }
+}
+
+/* Putting it together. */
+
+/* Query i of one sample, all heads. */
+static int add_sample(struct fast *f, uint32_t b, uint32_t i)
+{
+    const struct attention *a = f->a;
+    set_frame(f, b, i);
+    const struct frame *frame = &f->frame;
+    bool rows = frame->counts && frame->n > 0;
+    if (frame->counts && frame->n == 0) {
+        f->block->invalid_rows += a->heads;
+    }
+    if (f->across) {
+        begin_maps(f);
+    }
+    struct row_job job = frame->job;
+    int rc = 0;
+    for (uint32_t h = 0; rc == 0 && h < a->heads; h++) {
+        job.row = row_at(f, b, h, i);
+        job.next = row_after(f, b, h, i);
+        if (rows) {
+            rc = add_row(f, &job, h);
+        } else if (f->across) {
+            f->kernels->maps[a->dtype](&job);
+        }
+        if (f->block->plan.group[METRIC_GROUP_IMPORTANCE]) {
+            add_importance(f, job.row, h);
+        }
+    }
+    if (rc == 0 && f->across) {
+        finish_maps(f);
+    }
+    return rc;
+}
+
+static int add_query(struct fast *f, uint32_t i)
+{
+    bool pairs = f->block->plan.group[METRIC_GROUP_PAIRS];
+    f->upper_sound = true;
+    if (pairs) {
+        memset(f->upper, 0, map_bytes(f->a));
+    }
+    for (uint32_t b = 0; b < f->a->batch; b++) {
+        int rc = add_sample(f, b, i);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    if (pairs) {
+        offer_pairs(f, i);
+    }
+    return 0;
+}
+
+static size_t element_bytes(enum dtype dtype)
+{
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+int block_compute(struct block *block, const struct attention *a, uint32_t row_begin,
+                  uint32_t row_end, enum isa isa, struct scratch *scratch)
+{
+    const struct row_kernels *kernels = row_kernels_of(isa);
+    if (kernels == NULL || a->dtype >= KERNEL_DTYPES) {
+        return block_compute_ref(block, a, row_begin, row_end, scratch);
+    }
+    assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
+    void *memory = scratch_take(scratch, fast_bytes(block, a));
+    if (memory == NULL) {
+        return ERR_MEMORY;
+    }
+    struct fast f = {.block = block,
+                     .a = a,
+                     .kernels = kernels,
+                     .core = block->plan.group[METRIC_GROUP_CORE],
+                     .across = block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS],
+                     .element = element_bytes(a->dtype)};
+    carve(&f, memory);
+    set_existing(&f);
+    int rc = 0;
+    for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
+        rc = add_query(&f, i);
+    }
+    rc = rc == 0 ? drain(&f) : rc;
+    return rc == 0 ? row_values_flush(&f.values, block->head) : rc;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* block_ref: the parts of the scalar reference by themselves, for kernels that leave it what is out
+ * of the ordinary. */
+#ifndef WORKERS_BLOCK_REF_H
+#define WORKERS_BLOCK_REF_H
+
+#include "block.h"
+
+/* Each holds `keys` elements, but for `previous`. */
+struct block_work {
+    double *sent;       /* one row, all keys, as sent */
+    double *weight;     /* its valid weights, gathered; then finite map entries */
+    double *softmax;    /* exp of the row, for importance */
+    double *sum, *max;  /* over heads, of one (b, i) */
+    double *pair_sum;   /* over samples, of the head-mean row i */
+    uint32_t *key;      /* valid keys of (b, i) */
+    uint32_t *pair_n;   /* samples in pair_sum */
+    uint32_t *previous; /* [batch][keys] chains of equal tokens; NULL without */
+};
+
+/* What block_ref_begin needs of 8-byte aligned memory. */
+size_t block_ref_bytes(const struct block *block, const struct attention *a);
+void block_ref_begin(const struct block *block, const struct attention *a, void *memory,
+                     struct block_work *ret_work);
+
+/* One row of a valid query: judged, counted, its metrics added. Returns 0 or ERR_MEMORY. */
+int block_ref_row(struct block *block, const struct attention *a, const struct block_work *w,
+                  uint32_t b, uint32_t h, uint32_t i);
+/* One row's part of the importance score. */
+void block_ref_importance(struct block *block, const struct attention *a,
+                          const struct block_work *w, uint32_t b, uint32_t h, uint32_t i);
+/* Statistics of row i of the maps of one sample. */
+void block_ref_maps(struct block *block, const struct attention *a, const struct block_work *w,
+                    uint32_t b, uint32_t i);
+/* Offers the pairs of query i. */
+void block_ref_pairs(struct block *block, const struct attention *a, const struct block_work *w,
+                     uint32_t i);
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/* map_kernels: what is done with rows as sent and with rows of the across-head maps, a template
+ * over simd_*.h. */
+#ifndef WORKERS_MAP_KERNELS_H
+#define WORKERS_MAP_KERNELS_H
+
+#include "row_pass.h"
+
+SIMD_INLINE double lanes_total(vf x)
+{
+    float lane[SIMD_WIDTH];
+    double total = 0;
+    v_store(lane, x);
+    for (uint32_t l = 0; l < W; l++) {
+        total += (double)lane[l];
+    }
+    return total;
+}
+
+/* The first n - j lanes of x, `other` in the others. */
+SIMD_INLINE vf keep_part(vf x, uint32_t j, uint32_t n, vf other)
+{
+    return n - j >= W ? x : v_select(v_mask_of_bits((1u << (n - j)) - 1), x, other);
+}
+
+/* Sum and extremes of n elements of a dtype. */
+struct spread {
+    double sum;
+    float min, max;
+};
+
+SIMD_INLINE struct spread spread_of(enum dtype dtype, const struct row_job *row)
+{
+    struct spread s = {0};
+    uint32_t n = row->keys, k_end = (n + W - 1) / W;
+    vf min = v_set(INFINITY), max = v_set(-INFINITY);
+    for (uint32_t k = 0; k < k_end;) {
+        uint32_t end = k_end - k > SEGMENT ? k + SEGMENT : k_end;
+        vf part = v_set(0);
+        for (; k < end; k++) {
+            vf v = load_any(dtype, row, k);
+            part = v_add(part, v);
+            min = v_min(keep_part(v, k * W, n, min), min);
+            max = v_max(keep_part(v, k * W, n, max), max);
+        }
+        s.sum += lanes_total(part);
+    }
+    float low[SIMD_WIDTH], high[SIMD_WIDTH];
+    v_store(low, min);
+    v_store(high, max);
+    for (uint32_t l = 1; l < W; l++) {
+        low[0] = low[l] < low[0] ? low[l] : low[0];
+        high[0] = high[l] > high[0] ? high[l] : high[0];
+    }
+    s.min = low[0];
+    s.max = high[0];
+    return s;
+}
+
+/* Squared deviations from the mean. They are taken from an f32, and what that is off by is made
+ * good for; lanes are folded every SEGMENT vectors. */
+SIMD_INLINE double squares_of(enum dtype dtype, const struct row_job *row, double mean)
+{
+    double m2 = 0;
+    uint32_t n = row->keys, k_end = (n + W - 1) / W;
+    for (uint32_t k = 0; k < k_end;) {
+        uint32_t end = k_end - k > SEGMENT ? k + SEGMENT : k_end;
+        vf part = v_set(0);
+        for (; k < end; k++) {
+            vf off = v_sub(load_any(dtype, row, k), v_set((float)mean));
+            off = keep_part(off, k * W, n, v_set(0));
+            part = v_fma(off, off, part);
+        }
+        m2 += lanes_total(part);
+    }
+    double off = mean - (double)(float)mean;
+    m2 -= n * off * off;
+    return m2 < 0 ? 0 : m2; /* NaN stays */
+}
+
+SIMD_INLINE struct moments moments_of(enum dtype dtype, const struct row_job *row)
+{
+    struct spread s = spread_of(dtype, row);
+    double mean = s.sum / row->keys;
+    return (struct moments){.n = row->keys,
+                            .mean = mean,
+                            .m2 = squares_of(dtype, row, mean),
+                            .min = (double)s.min,
+                            .max = (double)s.max};
+}
+
+static struct moments map_moments(const float *x, uint32_t n)
+{
+    struct row_job row = {.row = (const unsigned char *)x, .keys = n};
+    return moments_of(DTYPE_F32, &row);
+}
+
+/* With P and N the sums of the positive and of the negative entries, P <= H max and N = P - sum,
+ * and the f32 sum is off by at most (H - 1) 2^-24 (P + N); doubled, for what is rounded here. */
+static void map_add_upper(float *upper, const float *sum, const float *max, uint32_t n,
+                          uint32_t heads)
+{
+    float h = (float)heads;
+    for (uint32_t j = 0; j < n; j += W) {
+        vf s = v_load(sum + j), m = v_max(v_load(max + j), v_set(0));
+        vf size = v_fma(m, v_set(2 * h), v_abs(s));
+        vf most = v_fma(size, v_set(h * 0x1p-22f), s);
+        v_store(upper + j, v_add(v_load(upper + j), v_add(most, v_set(FLT_MIN))));
+    }
+}
+
+static uint32_t map_find(const float *x, uint32_t begin, uint32_t n, float bound)
+{
+    for (uint32_t j = begin; j < n; j += W) {
+        if (v_any(v_less_equal(v_set(bound), keep_part(v_load(x + j), j, n, v_set(NAN))))) {
+            return j;
+        }
+    }
+    return n;
+}
+
+/* Head after head in f64, as the reference adds them. */
+SIMD_INLINE void head_sums(enum dtype dtype, const unsigned char *row, size_t stride,
+                           uint32_t heads, uint32_t n, double *ret_sum)
+{
+    double sum[SIMD_WIDTH] = {0};
+    for (uint32_t h = 0; h < heads; h++, row += stride) {
+        double x[SIMD_WIDTH] = {0};
+        if (dtype == DTYPE_F64) {
+            memcpy(x, row, n * sizeof x[0]);
+        } else {
+            float part[SIMD_WIDTH];
+            v_store(part, n == W ? v_load_as(dtype, row) : v_load_part_as(dtype, row, n));
+            for (uint32_t l = 0; l < W; l++) {
+                x[l] = (double)part[l];
+            }
+        }
+        for (uint32_t l = 0; l < W; l++) {
+            sum[l] += x[l];
+        }
+    }
+    memcpy(ret_sum, sum, n * sizeof sum[0]);
+}
+
+SIMD_INLINE bool importance_row(enum dtype dtype, const unsigned char *row, uint32_t keys,
+                                struct importance_sums *ret_sums)
+{
+    struct row_job job = {.row = row, .keys = keys};
+    struct moments m = moments_of(dtype, &job);
+    /* NaN shows in the mean, wherever minimum and maximum leave it. */
+    if (!(m.min >= (double)EXPM1_LEAST && m.max <= (double)EXPM1_MOST && isfinite(m.mean))) {
+        return false;
+    }
+    double expm1 = 0, a_exp = 0;
+    uint32_t k_end = (keys + W - 1) / W;
+    for (uint32_t k = 0; k < k_end;) {
+        uint32_t end = k_end - k > SEGMENT ? k + SEGMENT : k_end;
+        vf z = v_set(0), w = v_set(0);
+        for (; k < end; k++) {
+            vf a = load_any(dtype, &job, k), e = v_expm1(a);
+            z = v_add(z, e);
+            w = v_add(w, v_fma(a, e, a));
+        }
+        expm1 += lanes_total(z);
+        a_exp += lanes_total(w);
+    }
+    *ret_sums = (struct importance_sums){.expm1 = expm1, .a_exp = a_exp, .entries = m};
+    return true;
+}
+
+#define MAP_KERNELS(dtype_name, dtype)                                                             \
+    static bool importance_##dtype_name(const unsigned char *row, uint32_t keys,                   \
+                                        struct importance_sums *ret_sums)                          \
+    {                                                                                              \
+        return importance_row(dtype, row, keys, ret_sums);                                         \
+    }                                                                                              \
+    static void head_sums_##dtype_name(const unsigned char *row, size_t stride, uint32_t heads,    \
+                                       uint32_t n, double *ret_sum)                                \
+    {                                                                                              \
+        head_sums(dtype, row, stride, heads, n, ret_sum);                                          \
+    }
+MAP_KERNELS(f32, DTYPE_F32)
+MAP_KERNELS(f16, DTYPE_F16)
+MAP_KERNELS(bf16, DTYPE_BF16)
+MAP_KERNELS(f64, DTYPE_F64)
+
+#endif
