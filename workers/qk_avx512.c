@@ -49,7 +49,7 @@ SIMD_INLINE float v_eighth(vf v)
 /* Without a branch: which vectors hold one is as good as random. */
 SIMD_INLINE uint32_t collect(float *out, vf v, vf bound, uint32_t n)
 {
-    __mmask16 in = n < SIMD_WIDTH ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
+    __mmask16 in = (__mmask16)(n < SIMD_WIDTH ? (1u << n) - 1 : 0xffff);
     __mmask16 above = _mm512_mask_cmp_ps_mask(in, v, bound, _CMP_GT_OQ);
     _mm512_storeu_ps(out, _mm512_maskz_compress_ps(above, v));
     return (uint32_t)__builtin_popcount(above);
