@@ -271,15 +271,28 @@ int dist_merge(struct dist *into, const struct dist *from)
     return rc;
 }
 
-/* The used counters of [begin, end) as a sorted list; zeroes them. Returns how many. */
+/* Counters looked at together: most are zero. */
+#define STRIDE 8
+
+static bool all_zero(const uint32_t count[STRIDE])
+{
+    uint64_t pair[STRIDE / 2];
+    memcpy(pair, count, sizeof pair);
+    return (pair[0] | pair[1] | pair[2] | pair[3]) == 0;
+}
+
+/* The used counters of the keys [begin, end] as a sorted list; zeroes them. Returns how many. */
 static uint32_t collect(struct dist_counts *counts, int32_t begin, int32_t end)
 {
-    uint32_t used = 0;
-    for (int32_t key = begin; key < end; key++) {
-        uint32_t *count = &counts->count[key + HIST_KEY_MAX];
-        counts->list[used] = (struct bucket){.key = key, .count = *count};
-        used += *count != 0;
-        *count = 0;
+    uint32_t used = 0, *count = counts->count + HIST_KEY_MAX;
+    for (int32_t key = begin; key <= end;) {
+        if (end - key >= STRIDE && all_zero(count + key)) {
+            key += STRIDE;
+            continue;
+        }
+        counts->list[used] = (struct bucket){.key = key, .count = count[key]};
+        used += count[key] != 0;
+        count[key++] = 0;
     }
     return used;
 }
@@ -292,7 +305,7 @@ int dist_add_counts(struct dist *d, struct dist_counts *counts)
         return 0;
     }
     struct hist sparse = {.buckets = counts->list};
-    sparse.used = collect(counts, hist_key(m.min), hist_key(m.max) + 1);
+    sparse.used = collect(counts, hist_key(m.min), hist_key(m.max));
     int rc = hist_merge(&d->hist, &sparse);
     if (rc == 0) {
         moments_merge(&d->moments, &m);

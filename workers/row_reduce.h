@@ -86,7 +86,8 @@ SIMD_INLINE vf sum_top(const vf top[TOP_KEYS])
     return v_add(v_add(a, b), top[0]);
 }
 
-static uint32_t row_reduce(const struct row_pass *pass, struct row_batch *batch)
+static uint32_t row_reduce(const struct row_pass *pass, struct row_batch *batch,
+                           float ret_eighth[ROW_BATCH])
 {
     uint32_t short_of = 0;
     for (uint32_t s = 0; s < ROW_BATCH; s += W) {
@@ -102,6 +103,7 @@ static uint32_t row_reduce(const struct row_pass *pass, struct row_batch *batch)
         v_store(batch->min + s, min_of(pass, s));
         v_store(batch->max + s, top[0]);
         v_store(batch->top + s, sum_top(top));
+        v_store(ret_eighth + s, top[TOP_KEYS - 1]);
     }
     return short_of;
 }
@@ -116,7 +118,7 @@ static void row_reduce_sums(const struct row_pass *pass, struct row_batch *batch
 }
 
 /* Eight levels deep, so that nothing can be lost; then the lanes one by one. */
-SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job)
+SIMD_INLINE float top_sum_deep(enum dtype dtype, const struct row_job *job)
 {
     vf top[TOP_KEYS];
     for (uint32_t i = 0; i < TOP_KEYS; i++) {
@@ -144,10 +146,36 @@ SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job)
     return sum;
 }
 
+/* Adds up what is above `least`, of which at least 8 keys hold as much. When no more than 8 are
+ * above, the others of the 8 are equal to it. */
+SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, float least)
+{
+    vf sum = v_set(0), count = v_set(0), one = v_set(1), bound = v_set(least);
+    bool holes = job->mask != NULL || job->document != NULL;
+    for (uint32_t k = job->begin / W; k * W < job->end; k++) {
+        bool whole = !holes && k * W >= job->begin && job->end - k * W >= W;
+        vf x = load_any(dtype, job, k);
+        vm above = v_less(bound, x);
+        if (!whole) {
+            above = v_and(above, valid_lanes(job, job->begin, job->end, k));
+        }
+        sum = v_select(above, v_add(sum, x), sum);
+        count = v_select(above, v_add(count, one), count);
+    }
+    float lane[2][SIMD_WIDTH], total = 0, above = 0;
+    v_store(lane[0], sum);
+    v_store(lane[1], count);
+    for (uint32_t l = 0; l < W; l++) {
+        total += lane[0][l];
+        above += lane[1][l];
+    }
+    return above <= TOP_KEYS ? total + (TOP_KEYS - above) * least : top_sum_deep(dtype, job);
+}
+
 #define TOP(dtype_name, dtype)                                                                     \
-    static float top_##dtype_name(const struct row_job *job)                                       \
+    static float top_##dtype_name(const struct row_job *job, float least)                          \
     {                                                                                              \
-        return top_sum(dtype, job);                                                                \
+        return top_sum(dtype, job, least);                                                         \
     }
 TOP(f32, DTYPE_F32)
 TOP(f16, DTYPE_F16)
