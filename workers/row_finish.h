@@ -128,6 +128,22 @@ static struct moments count_moments(const float *x, size_t n)
         .n = n, .mean = mean, .m2 = lanes_sum(m2), .min = (double)min[0], .max = (double)max[0]};
 }
 
+/* The used counters of the keys [begin, end] as a list; zeroes them. */
+static void row_collect(struct dist_counts *counts, int32_t begin, int32_t end)
+{
+    uint32_t used = 0;
+    for (int32_t key = begin; key <= end; key += SIMD_WIDTH) {
+        uint32_t *at = counts->count + key + HIST_KEY_MAX;
+        uint32_t bits = v_mask_bits(v_less_i(v_set_i(0), v_load_i((const int32_t *)at)));
+        for (; bits != 0; bits &= bits - 1) {
+            int32_t lane = __builtin_ctz(bits);
+            counts->list[used++] = (struct bucket){.key = key + lane, .count = at[lane]};
+            at[lane] = 0;
+        }
+    }
+    counts->used = used;
+}
+
 static void row_count(const float *x, size_t n, struct dist_counts *counts)
 {
     counts->moments = count_moments(x, n);
@@ -146,6 +162,7 @@ static void row_count(const float *x, size_t n, struct dist_counts *counts)
             zero[key[l]]++;
         }
     }
+    row_collect(counts, hist_key(counts->moments.min), hist_key(counts->moments.max));
 }
 
 #endif

@@ -39,6 +39,11 @@ SIMD_INLINE void v_store(float *p, vf v)
     _mm256_storeu_ps(p, v);
 }
 
+SIMD_INLINE vi v_load_i(const int32_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
 SIMD_INLINE void v_store_i(int32_t *p, vi v)
 {
     _mm256_storeu_si256((__m256i *)(void *)p, v);

@@ -39,6 +39,11 @@ SIMD_INLINE void v_store(float *p, vf v)
     _mm512_storeu_ps(p, v);
 }
 
+SIMD_INLINE vi v_load_i(const int32_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
 SIMD_INLINE void v_store_i(int32_t *p, vi v)
 {
     _mm512_storeu_si512(p, v);

@@ -54,6 +54,13 @@ SIMD_INLINE void v_store(float *p, vf v)
     memcpy(p, &v, sizeof v);
 }
 
+SIMD_INLINE vi v_load_i(const int32_t *p)
+{
+    vi v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
 SIMD_INLINE void v_store_i(int32_t *p, vi v)
 {
     memcpy(p, &v, sizeof v);
