@@ -19,14 +19,7 @@ SIMD_INLINE void rows_to_lanes(const struct row_pass *pass, uint32_t quantity, u
 
 SIMD_INLINE vf sum_of(const struct row_pass *pass, uint32_t quantity, uint32_t slot)
 {
-    vf x[SIMD_WIDTH];
-    rows_to_lanes(pass, quantity, slot, x);
-    for (uint32_t half = W / 2; half > 0; half /= 2) {
-        for (uint32_t l = 0; l < half; l++) {
-            x[l] = v_add(x[l], x[l + half]);
-        }
-    }
-    return x[0];
+    return v_sum_rows(pass->lanes[quantity] + slot * W);
 }
 
 SIMD_INLINE vf min_of(const struct row_pass *pass, uint32_t slot)
@@ -120,13 +113,14 @@ static void row_reduce_sums(const struct row_pass *pass, struct row_batch *batch
 /* Eight levels deep, so that nothing can be lost; then the lanes one by one. */
 SIMD_INLINE float top_sum_deep(enum dtype dtype, const struct row_job *job)
 {
+    const struct walk w = walk_of(job);
     vf top[TOP_KEYS];
     for (uint32_t i = 0; i < TOP_KEYS; i++) {
         top[i] = v_set(0);
     }
     for (uint32_t k = job->begin / W; k * W < job->end; k++) {
         vf x =
-            v_select(valid_lanes(job, job->begin, job->end, k), load_any(dtype, job, k), v_set(0));
+            v_select(valid_lanes(job, job->begin, job->end, k), load_any(dtype, &w, k), v_set(0));
         insert_sorted(top, TOP_KEYS, x);
     }
     float lane[TOP_KEYS][SIMD_WIDTH];
@@ -152,9 +146,10 @@ SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, float lea
 {
     vf sum = v_set(0), count = v_set(0), one = v_set(1), bound = v_set(least);
     bool holes = job->mask != NULL || job->document != NULL;
+    const struct walk w = walk_of(job);
     for (uint32_t k = job->begin / W; k * W < job->end; k++) {
         bool whole = !holes && k * W >= job->begin && job->end - k * W >= W;
-        vf x = load_any(dtype, job, k);
+        vf x = load_any(dtype, &w, k);
         vm above = v_less(bound, x);
         if (!whole) {
             above = v_and(above, valid_lanes(job, job->begin, job->end, k));
