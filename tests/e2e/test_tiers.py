@@ -110,6 +110,11 @@ def of_window(reader, trainer, **keys):
     return summary
 
 
+def next_by_layer(reader, count):
+    """Results of different layers, which are finished in any order."""
+    return sorted((reader.next()[1] for _ in range(count)), key=lambda result: result["layer"])
+
+
 def wrong(summary, measured):
     """The numbers that are not right, as text."""
     found = reference.compare(summary, reference.pool(measured))
@@ -277,7 +282,7 @@ def test_queries_and_keys_give_what_their_attention_gives(attnd, rng, name, soft
         trainer.attention(square, layer=0, step=step, tokens=tokens, **as_sent)
         send_qk(trainer, x, m, layer=1, step=step, tokens=tokens)
     trainer.event("epoch_end")
-    of_map, of_qk = (reader.next()[1] for _ in range(2))
+    of_map, of_qk = next_by_layer(reader, 2)
     assert (of_map["tier"], of_qk["tier"]) == ("attention", "qk")
     assert (of_map["rows"], of_map["invalid_rows"]) == (of_qk["rows"], of_qk["invalid_rows"])
     shared = set(of_map["heads"]) & set(of_qk["heads"])
@@ -701,7 +706,7 @@ def test_the_smallest_messages(heads, length):
     trainer.attention(weights, layer=0)
     ones = np.ones((1, heads, length, 1), np.float32)
     trainer.qk(ones, ones, ones, scale=1.0, layer=1)
-    of_map, of_qk = reader.next()[1], reader.next()[1]
+    of_map, of_qk = next_by_layer(reader, 2)
     for live in (of_map, of_qk):
         assert_plain(live)
         assert live["heads"]["confidence"] == pytest.approx([1 / length] * heads)
@@ -723,7 +728,7 @@ def test_logits_at_the_edge_of_f16(attnd):
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
     trainer.qk(q, k, k, scale=1.0, layer=0)
     trainer.qk(q * edge, k, k, scale=1.0, layer=1)
-    for live in sorted((reader.next()[1] for _ in range(2)), key=lambda live: live["layer"]):
+    for live in next_by_layer(reader, 2):
         largest = 65504.0 if live["layer"] == 0 else 65504.0**2
         assert_plain(live)
         assert (live["rows"], live["invalid_rows"]) == (4, 0)
@@ -788,9 +793,8 @@ def test_every_instruction_set_gives_the_same_numbers(rng, tmp_path, isa):
     send_qk(trainer, x, m, layer=8)
     trainer.attention(softmax(logits_of(x), visible(m)), layer=9, **header_of(m))
     trainer.event("epoch_end")
-    for measured in expected:
-        assert wrong(reader.next()[1], [measured]) == []
-    of_qk, of_map = reader.next()[1], reader.next()[1]
+    *summaries, of_qk, of_map = next_by_layer(reader, len(expected) + 2)
+    assert [wrong(summary, [measured]) for summary, measured in zip(summaries, expected)] == [[]] * len(expected)
     assert differences(of_qk["heads"], of_map["heads"]) == []
     for metric, want in qk_numbers(x, m).items():
         np.testing.assert_allclose(of_qk["heads"][metric]["last"], want, rtol=1e-5, atol=1e-4, err_msg=metric)
