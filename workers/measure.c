@@ -309,6 +309,8 @@ int measure_new_weights(const struct weights *weights, const struct measure_plan
     }
     m->plan = *plan;
     m->weights = *weights;
+    m->weights.whole_max_size = plan->weights_max_size;
+    m->weights.eigenvalue_max_size = plan->eigenvalues_max_size;
     m->tier = TIER_WEIGHTS;
     m->jobs = 1;
     *ret_measure = m;

@@ -49,6 +49,8 @@ struct measure_plan {
     bool (*hurry)(void *data);   /* whether others wait for this thread: a spectrum under a budget
                                     then   gives way; NULL = never */
     void *hurry_data;
+    uint32_t weights_max_size;     /* tier weights: weights.whole_max_size */
+    uint32_t eigenvalues_max_size; /* weights.eigenvalue_max_size */
     uint32_t qk_maps_max_size; /* tier qk: up to this size the map is made and measured as well */
     uint64_t block_entries;    /* entries per row job: the grain */
     enum isa isa;

@@ -23,16 +23,7 @@
 
 double spectrum_eps(enum dtype dtype)
 {
-    switch (dtype) {
-    case DTYPE_F64:
-        return 0x1p-52;
-    case DTYPE_F16:
-        return 0x1p-10;
-    case DTYPE_BF16:
-        return 0x1p-7;
-    default:
-        return 0x1p-23;
-    }
+    return dtype == DTYPE_F64 ? 0x1p-52 : 0x1p-23;
 }
 
 void spectrum_global_init(void)
