@@ -55,8 +55,12 @@ static struct measure_plan plan_of(const struct header *header, const struct con
         .head_weight_count = config->metrics_head_weights.count,
         .spectrum_max_size = (uint32_t)config->metrics_spectrum_max_size,
         .spectrum_sample = (uint32_t)config->metrics_spectrum_sample,
+        .spectrum_heads = config->metrics_spectrum_heads.number,
+        .spectrum_head_count = config->metrics_spectrum_heads.count,
         .spectrum_effort = (enum spectrum_effort)config->metrics_spectrum_effort,
         .spectrum_budget_ns = config->metrics_spectrum_budget,
+        .weights_max_size = (uint32_t)config->metrics_weights_max_size,
+        .eigenvalues_max_size = (uint32_t)config->metrics_eigenvalues_max_size,
         .qk_maps_max_size = (uint32_t)config->metrics_qk_maps_max_size,
         .block_entries = config->workers_block_entries,
     };

@@ -391,11 +391,12 @@ static int drain(struct fast *f)
         batch->used = 0;
         return rc;
     }
-    uint32_t short_of = f->kernels->reduce(f->pass, batch);
+    float eighth[ROW_BATCH];
+    uint32_t short_of = f->kernels->reduce(f->pass, batch, eighth);
     int rc = judge_rows(f);
     for (uint32_t s = 0; s < batch->used; s++) {
         if ((short_of >> s & 1) != 0 && batch->sound[s] > 0) {
-            batch->top[s] = f->kernels->top[f->a->dtype](&f->slot[s].job);
+            batch->top[s] = f->kernels->top[f->a->dtype](&f->slot[s].job, eighth[s]);
         }
     }
     return rc == 0 ? row_values_add(&f->values, batch, f->block->head) : rc;

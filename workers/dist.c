@@ -207,29 +207,30 @@ int hist_add(struct hist *h, double x)
     return 0;
 }
 
-/* How many keys of b are not in a. */
-static uint32_t count_missing(const struct hist *a, const struct hist *b)
+/* How many keys of list[n] are not in h. */
+static uint32_t count_missing(const struct hist *h, const struct bucket *list, uint32_t n)
 {
     uint32_t missing = 0, i = 0;
-    for (uint32_t j = 0; j < b->used; j++) {
-        while (i < a->used && a->buckets[i].key < b->buckets[j].key) {
+    for (uint32_t j = 0; j < n; j++) {
+        while (i < h->used && h->buckets[i].key < list[j].key) {
             i++;
         }
-        missing += i == a->used || a->buckets[i].key != b->buckets[j].key;
+        missing += i == h->used || h->buckets[i].key != list[j].key;
     }
     return missing;
 }
 
-int hist_merge(struct hist *into, const struct hist *from)
+/* Merges list[n], sorted by key. */
+static int merge_list(struct hist *into, const struct bucket *list, uint32_t n)
 {
-    uint32_t total = into->used + count_missing(into, from);
+    uint32_t total = into->used + count_missing(into, list, n);
     if (reserve(into, total) < 0) {
         return ERR_MEMORY;
     }
     /* From the back: the place written is never before the one read. */
-    uint32_t i = into->used, j = from->used;
+    uint32_t i = into->used, j = n;
     for (uint32_t w = total; j > 0; w--) {
-        struct bucket next = from->buckets[j - 1];
+        struct bucket next = list[j - 1];
         if (i > 0 && into->buckets[i - 1].key > next.key) {
             next = into->buckets[--i];
         } else {
@@ -242,6 +243,11 @@ int hist_merge(struct hist *into, const struct hist *from)
     }
     into->used = total;
     return 0;
+}
+
+int hist_merge(struct hist *into, const struct hist *from)
+{
+    return merge_list(into, from->buckets, from->used);
 }
 
 void hist_clear(struct hist *h)
@@ -271,44 +277,43 @@ int dist_merge(struct dist *into, const struct dist *from)
     return rc;
 }
 
-/* The used counters of [begin, end) as a sorted list; zeroes them. Returns how many. */
-static uint32_t collect(struct dist_counts *counts, int32_t begin, int32_t end)
+int dist_add_counts(struct dist *d, const struct dist_counts *counts)
 {
-    uint32_t used = 0;
-    for (int32_t key = begin; key < end; key++) {
-        uint32_t *count = &counts->count[key + HIST_KEY_MAX];
-        counts->list[used] = (struct bucket){.key = key, .count = *count};
-        used += *count != 0;
-        *count = 0;
-    }
-    return used;
-}
-
-int dist_add_counts(struct dist *d, struct dist_counts *counts)
-{
-    struct moments m = counts->moments;
-    counts->moments = (struct moments){0};
-    if (m.n == 0) {
+    if (counts->moments.n == 0) {
         return 0;
     }
-    struct hist sparse = {.buckets = counts->list};
-    sparse.used = collect(counts, hist_key(m.min), hist_key(m.max) + 1);
-    int rc = hist_merge(&d->hist, &sparse);
+    int rc = merge_list(&d->hist, counts->list, counts->used);
     if (rc == 0) {
-        moments_merge(&d->moments, &m);
+        moments_merge(&d->moments, &counts->moments);
     }
     return rc;
+}
+
+/* The used counters of the keys [begin, end] as a list; zeroes them. */
+static void collect(struct dist_counts *counts, int32_t begin, int32_t end)
+{
+    counts->used = 0;
+    for (int32_t key = begin; key <= end; key++) {
+        uint32_t *count = &counts->count[key + HIST_KEY_MAX];
+        counts->list[counts->used] = (struct bucket){.key = key, .count = *count};
+        counts->used += *count != 0;
+        *count = 0;
+    }
 }
 
 int dist_add_many(struct dist *d, const float *x, size_t n, size_t stride,
                   struct dist_counts *counts)
 {
+    counts->moments = (struct moments){0};
     for (size_t k = 0; k < n; k++) {
         double value = (double)x[k * stride];
         if (isfinite(value)) {
             counts->count[hist_key(value) + HIST_KEY_MAX]++;
             moments_add(&counts->moments, value);
         }
+    }
+    if (counts->moments.n > 0) {
+        collect(counts, hist_key(counts->moments.min), hist_key(counts->moments.max));
     }
     return dist_add_counts(d, counts);
 }

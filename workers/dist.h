@@ -30,8 +30,9 @@ double moments_mean(const struct moments *m);
  * as 2^40. The used buckets are kept as a sorted list: 8 bytes each, at most HIST_KEYS
  * (2561 either side, and zero). The index comes from the exponent and a table, not from log(), and
  * is exact at the bounds. */
-#define HIST_KEY_MAX 2561
-#define HIST_KEYS    (2 * HIST_KEY_MAX + 1)
+#define HIST_KEY_MAX  2561
+#define HIST_KEYS     (2 * HIST_KEY_MAX + 1)
+#define HIST_KEYS_PAD 16 /* counters past the last that may be read */
 
 struct bucket {
     int32_t key;    /* monotone in x; 0 is the zero bucket, negative keys are negative values */
@@ -67,17 +68,16 @@ int dist_merge(struct dist *into, const struct dist *from);
 double dist_quantile(const struct dist *d, double q);
 void dist_clear(struct dist *d);
 
-/* Values counted together, to be added at once: a dense table of counters, with which a kernel
- * counts without searching. `count` is all zero between uses. */
+/* Values counted together, to be added at once: with a dense table of counters nothing is searched
+ * for. A kernel counts, and lists the counters that it used; `count` is all zero between uses. */
 struct dist_counts {
     struct moments moments;
-    uint32_t count[HIST_KEYS]; /* by key + HIST_KEY_MAX */
-    struct bucket list[HIST_KEYS];
+    uint32_t used;
+    struct bucket list[HIST_KEYS];             /* sorted by key */
+    uint32_t count[HIST_KEYS + HIST_KEYS_PAD]; /* by key + HIST_KEY_MAX */
 };
-/* Adds what was counted, and makes `counts` empty again, also when out of memory. The keys counted
- * must be those of moments.min to moments.max. Returns 0 or ERR_MEMORY, then without effect on d.
- */
-int dist_add_counts(struct dist *d, struct dist_counts *counts);
+/* Adds moments and list. Returns 0 or ERR_MEMORY, then without effect. */
+int dist_add_counts(struct dist *d, const struct dist_counts *counts);
 /* Adds x[0], x[stride], ... n of them: the same histogram, min and max bit for bit as one by one,
  * mean and M2 to rounding. What is not finite is ignored. Returns 0 or ERR_MEMORY, then without
  * effect. */

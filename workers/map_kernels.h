@@ -29,7 +29,7 @@ struct spread {
     float min, max;
 };
 
-SIMD_INLINE struct spread spread_of(enum dtype dtype, const struct row_job *row)
+SIMD_INLINE struct spread spread_of(enum dtype dtype, const struct walk *row)
 {
     struct spread s = {0};
     uint32_t n = row->keys, k_end = (n + W - 1) / W;
@@ -59,7 +59,7 @@ SIMD_INLINE struct spread spread_of(enum dtype dtype, const struct row_job *row)
 
 /* Squared deviations from the mean. They are taken from an f32, and what that is off by is made
  * good for; lanes are folded every SEGMENT vectors. */
-SIMD_INLINE double squares_of(enum dtype dtype, const struct row_job *row, double mean)
+SIMD_INLINE double squares_of(enum dtype dtype, const struct walk *row, double mean)
 {
     double m2 = 0;
     uint32_t n = row->keys, k_end = (n + W - 1) / W;
@@ -78,7 +78,7 @@ SIMD_INLINE double squares_of(enum dtype dtype, const struct row_job *row, doubl
     return m2 < 0 ? 0 : m2; /* NaN stays */
 }
 
-SIMD_INLINE struct moments moments_of(enum dtype dtype, const struct row_job *row)
+SIMD_INLINE struct moments moments_of(enum dtype dtype, const struct walk *row)
 {
     struct spread s = spread_of(dtype, row);
     double mean = s.sum / row->keys;
@@ -91,7 +91,7 @@ SIMD_INLINE struct moments moments_of(enum dtype dtype, const struct row_job *ro
 
 static struct moments map_moments(const float *x, uint32_t n)
 {
-    struct row_job row = {.row = (const unsigned char *)x, .keys = n};
+    struct walk row = {.row = (const unsigned char *)x, .keys = n};
     return moments_of(DTYPE_F32, &row);
 }
 
@@ -145,7 +145,7 @@ SIMD_INLINE void head_sums(enum dtype dtype, const unsigned char *row, size_t st
 SIMD_INLINE bool importance_row(enum dtype dtype, const unsigned char *row, uint32_t keys,
                                 struct importance_sums *ret_sums)
 {
-    struct row_job job = {.row = row, .keys = keys};
+    struct walk job = {.row = row, .keys = keys};
     struct moments m = moments_of(dtype, &job);
     /* NaN shows in the mean, wherever minimum and maximum leave it. */
     if (!(m.min >= (double)EXPM1_LEAST && m.max <= (double)EXPM1_MOST && isfinite(m.mean))) {

@@ -148,17 +148,10 @@ static double multiply(struct problem *p, const struct attention *a, uint32_t sa
     return unit;
 }
 
-/* f16 and bf16 by the eps of f32: the vectors are exactly what they are, not results rounded to 8
- * bits, and with 2^-7 nothing longer than 128 would have a rank. */
-static double vector_eps(enum dtype dtype)
-{
-    return spectrum_eps(dtype == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32);
-}
-
 /* The bound is that of queries x keys, though the matrix at hand is smaller. */
 static double rank_eps(const struct attention *a, const struct problem *p)
 {
-    double eps = fmax(vector_eps(a->qk.q_dtype), vector_eps(a->qk.k_dtype));
+    double eps = fmax(spectrum_eps(a->qk.q_dtype), spectrum_eps(a->qk.k_dtype));
     return eps * larger(p->q.rows, p->k.rows) / larger(p->q.kept, p->k.kept);
 }
 

@@ -77,32 +77,71 @@ static void row_finish(const struct row_batch *batch, float *const ret_value[MET
     }
 }
 
-#define COUNT_LANES 8
+/* Lanes of f64 that are summed side by side. */
+#define COUNT_LANES 16
 
-/* In two passes, each over independent lanes. */
+static double lanes_sum(const double lane[COUNT_LANES])
+{
+    double total = 0;
+    for (size_t l = 0; l < COUNT_LANES; l++) {
+        total += lane[l];
+    }
+    return total;
+}
+
+/* In two passes. */
 static struct moments count_moments(const float *x, size_t n)
 {
     double sum[COUNT_LANES] = {0}, m2[COUNT_LANES] = {0};
-    float min = x[0], max = x[0];
-    for (size_t k = 0; k < n; k++) {
-        sum[k % COUNT_LANES] += (double)x[k];
-        min = x[k] < min ? x[k] : min;
-        max = x[k] > max ? x[k] : max;
-    }
-    double total = 0, squares = 0;
+    float min[COUNT_LANES], max[COUNT_LANES];
+    size_t whole = n - n % COUNT_LANES;
     for (size_t l = 0; l < COUNT_LANES; l++) {
-        total += sum[l];
+        min[l] = max[l] = x[l < n ? l : 0];
     }
-    double mean = total / (double)n;
-    for (size_t k = 0; k < n; k++) {
-        double deviation = (double)x[k] - mean;
-        m2[k % COUNT_LANES] += deviation * deviation;
+    for (size_t k = 0; k < whole; k += COUNT_LANES) {
+        for (size_t l = 0; l < COUNT_LANES; l++) {
+            sum[l] += (double)x[k + l];
+            min[l] = x[k + l] < min[l] ? x[k + l] : min[l];
+            max[l] = x[k + l] > max[l] ? x[k + l] : max[l];
+        }
     }
-    for (size_t l = 0; l < COUNT_LANES; l++) {
-        squares += m2[l];
+    for (size_t k = whole; k < n; k++) {
+        sum[0] += (double)x[k];
+        min[0] = x[k] < min[0] ? x[k] : min[0];
+        max[0] = x[k] > max[0] ? x[k] : max[0];
+    }
+    double mean = lanes_sum(sum) / (double)n;
+    for (size_t k = 0; k < whole; k += COUNT_LANES) {
+        for (size_t l = 0; l < COUNT_LANES; l++) {
+            double deviation = (double)x[k + l] - mean;
+            m2[l] += deviation * deviation;
+        }
+    }
+    for (size_t k = whole; k < n; k++) {
+        m2[0] += ((double)x[k] - mean) * ((double)x[k] - mean);
+    }
+    for (size_t l = 1; l < COUNT_LANES; l++) {
+        min[0] = min[l] < min[0] ? min[l] : min[0];
+        max[0] = max[l] > max[0] ? max[l] : max[0];
     }
     return (struct moments){
-        .n = n, .mean = mean, .m2 = squares, .min = (double)min, .max = (double)max};
+        .n = n, .mean = mean, .m2 = lanes_sum(m2), .min = (double)min[0], .max = (double)max[0]};
+}
+
+/* The used counters of the keys [begin, end] as a list; zeroes them. */
+static void row_collect(struct dist_counts *counts, int32_t begin, int32_t end)
+{
+    uint32_t used = 0;
+    for (int32_t key = begin; key <= end; key += SIMD_WIDTH) {
+        uint32_t *at = counts->count + key + HIST_KEY_MAX;
+        uint32_t bits = v_mask_bits(v_less_i(v_set_i(0), v_load_i((const int32_t *)at)));
+        for (; bits != 0; bits &= bits - 1) {
+            int32_t lane = __builtin_ctz(bits);
+            counts->list[used++] = (struct bucket){.key = key + lane, .count = at[lane]};
+            at[lane] = 0;
+        }
+    }
+    counts->used = used;
 }
 
 static void row_count(const float *x, size_t n, struct dist_counts *counts)
@@ -110,13 +149,20 @@ static void row_count(const float *x, size_t n, struct dist_counts *counts)
     counts->moments = count_moments(x, n);
     uint32_t *zero = counts->count + HIST_KEY_MAX;
     int32_t key[SIMD_WIDTH];
-    for (size_t k = 0; k < n; k += SIMD_WIDTH) {
-        uint32_t left = n - k < SIMD_WIDTH ? (uint32_t)(n - k) : SIMD_WIDTH;
-        v_store_i(key, v_hist_key(v_load_part(x + k, left)));
-        for (uint32_t l = 0; l < left; l++) {
+    size_t whole = n - n % SIMD_WIDTH;
+    for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
+        v_store_i(key, v_hist_key(v_load(x + k)));
+        for (uint32_t l = 0; l < SIMD_WIDTH; l++) {
             zero[key[l]]++;
         }
     }
+    if (whole < n) {
+        v_store_i(key, v_hist_key(v_load_part(x + whole, (uint32_t)(n - whole))));
+        for (uint32_t l = 0; l < n - whole; l++) {
+            zero[key[l]]++;
+        }
+    }
+    row_collect(counts, hist_key(counts->moments.min), hist_key(counts->moments.max));
 }
 
 #endif

@@ -70,11 +70,12 @@ struct row_kernels {
     void (*core[KERNEL_DTYPES][2])(const struct row_job *job, struct row_pass *pass, uint32_t slot);
     void (*rows[KERNEL_DTYPES][2])(const struct row_job *job, struct row_pass *pass, uint32_t slot);
     void (*maps[KERNEL_DTYPES])(const struct row_job *job);
-    /* Sums across lanes, into the batch. Returns bits of the slots whose `top` may be short. */
-    uint32_t (*reduce)(const struct row_pass *pass, struct row_batch *batch);
+    /* Sums across lanes, into the batch, and the eighth largest weight that was kept. Returns bits
+     * of the slots that may not have kept all of the 8 largest. */
+    uint32_t (*reduce)(const struct row_pass *pass, struct row_batch *batch, float ret_eighth[16]);
     void (*reduce_sums)(const struct row_pass *pass, struct row_batch *batch); /* after `rows` */
-    /* The sum of a row's 8 largest weights. */
-    float (*top[KERNEL_DTYPES])(const struct row_job *job);
+    /* The sum of a row's 8 largest weights, of which none is below `least`. */
+    float (*top[KERNEL_DTYPES])(const struct row_job *job, float least);
     /* Returns false when an entry is outside what the kernel takes. */
     bool (*importance[KERNEL_DTYPES])(const unsigned char *row, uint32_t keys,
                                       struct importance_sums *ret_sums);
@@ -93,7 +94,7 @@ struct row_kernels {
     /* Metrics of the batch's rows: ret_value[metric][0..ROW_BATCH), NaN where one does not exist
      * or the row is not sound; what belongs to slots that are not used means nothing. */
     void (*finish)(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT]);
-    /* Counts x[n], all finite, into empty counts. */
+    /* Counts x[n], n > 0, all finite, into empty counts. */
     void (*count)(const float *x, size_t n, struct dist_counts *counts);
 };
 

@@ -33,11 +33,26 @@ struct sums {
     vf top[SIMD_TOP_LEVELS];
 };
 
-/* What does not change along a row. */
+/* What does not change along a row; copies, since stores to the maps might change the job for all
+ * the compiler knows. */
 struct walk {
     const struct row_job *job;
-    vf pivot, tiny;
+    const unsigned char *row, *next;
+    float *map_sum, *map_max;
+    uint32_t keys;
+    vf pivot;
 };
+
+SIMD_INLINE struct walk walk_of(const struct row_job *job)
+{
+    return (struct walk){.job = job,
+                         .row = job->row,
+                         .next = job->next,
+                         .map_sum = job->sum,
+                         .map_max = job->max,
+                         .keys = job->keys,
+                         .pivot = v_set(job->pivot)};
+}
 
 SIMD_INLINE uint32_t element_bytes(enum dtype dtype)
 {
@@ -45,27 +60,27 @@ SIMD_INLINE uint32_t element_bytes(enum dtype dtype)
 }
 
 /* Vector k of the row, which must be whole. */
-SIMD_INLINE vf load_whole(enum dtype dtype, const struct row_job *job, uint32_t k)
+SIMD_INLINE vf load_whole(enum dtype dtype, const struct walk *w, uint32_t k)
 {
-    return v_load_as(dtype, job->row + (size_t)k * W * element_bytes(dtype));
+    return v_load_as(dtype, w->row + (size_t)k * W * element_bytes(dtype));
 }
 
 /* Vector k, zeros past the end of the row. */
-SIMD_INLINE vf load_any(enum dtype dtype, const struct row_job *job, uint32_t k)
+SIMD_INLINE vf load_any(enum dtype dtype, const struct walk *w, uint32_t k)
 {
-    uint32_t left = job->keys - k * W;
-    return left >= W ? load_whole(dtype, job, k)
-                     : v_load_part_as(dtype, job->row + (size_t)k * W * element_bytes(dtype), left);
+    uint32_t left = w->keys - k * W;
+    return left >= W ? load_whole(dtype, w, k)
+                     : v_load_part_as(dtype, w->row + (size_t)k * W * element_bytes(dtype), left);
 }
 
-SIMD_INLINE void fetch_next(enum dtype dtype, const struct row_job *job, uint32_t k)
+SIMD_INLINE void fetch_next(enum dtype dtype, const struct walk *w, uint32_t k)
 {
-    __builtin_prefetch(job->next + (size_t)k * W * element_bytes(dtype), 0, 2);
+    __builtin_prefetch(w->next + (size_t)k * W * element_bytes(dtype), 0, 2);
 }
 
-SIMD_INLINE void add_to_maps(const struct row_job *job, uint32_t k, vf x)
+SIMD_INLINE void add_to_maps(const struct walk *w, uint32_t k, vf x)
 {
-    float *sum = job->sum + (size_t)k * W, *max = job->max + (size_t)k * W;
+    float *sum = w->map_sum + (size_t)k * W, *max = w->map_max + (size_t)k * W;
     v_store(sum, v_add(v_load(sum), x));
     v_store(max, v_max(x, v_load(max)));
 }
@@ -87,11 +102,10 @@ SIMD_INLINE vm valid_lanes(const struct row_job *job, uint32_t begin, uint32_t e
     return m;
 }
 
-/* |p - j| of vector k. */
-SIMD_INLINE vf distances(const struct row_job *job, uint32_t k)
+/* p - j of vector k. */
+SIMD_INLINE vf behind(const struct row_job *job, uint64_t k)
 {
-    double ahead = (double)job->position - (double)k * W;
-    return v_abs(v_sub(v_set((float)ahead), v_lane_index()));
+    return v_sub(v_set((float)((int64_t)job->position - (int64_t)(k * W))), v_lane_index());
 }
 
 SIMD_INLINE void insert(vf top[SIMD_TOP_LEVELS], vf x)
@@ -128,9 +142,9 @@ SIMD_INLINE vf insert_pair(vf top[SIMD_TOP_LEVELS], vf a, vf b)
 }
 
 /* x log2 x, shifted; what is 0 (or less, in rows that will not count) gives 0. */
-SIMD_INLINE vf add_plogp(const struct walk *w, vf plogp, vf x)
+SIMD_INLINE vf add_plogp(vf plogp, vf x)
 {
-    vf positive = v_max_bits(x, w->tiny);
+    vf positive = v_max_bits(x, v_set(FLT_MIN));
     return v_fma(positive, v_log2_shifted(positive), plogp);
 }
 
@@ -144,32 +158,51 @@ SIMD_INLINE vf add_square(const struct walk *w, vf squares, vf x)
 SIMD_INLINE void careful(enum dtype dtype, bool core, bool maps, const struct walk *w,
                          struct sums *s, uint32_t k)
 {
-    const struct row_job *job = w->job;
-    vf sent = load_any(dtype, job, k), zero = v_set(0);
+    vf sent = load_any(dtype, w, k), zero = v_set(0);
     if (maps) {
-        add_to_maps(job, k, sent);
+        add_to_maps(w, k, sent);
     }
-    vm valid = valid_lanes(job, job->begin, job->end, k);
+    vm valid = valid_lanes(w->job, w->job->begin, w->job->end, k);
     vf x = v_select(valid, sent, zero);
     vf rest = k == 0 ? v_select(v_mask_of_bits(~1u), x, zero) : x;
     s->sum = v_add(s->sum, rest);
     s->min = v_min_bits(s->min, v_select(valid, sent, v_set(INFINITY)));
     if (core) {
-        s->plogp = add_plogp(w, s->plogp, rest);
+        s->plogp = add_plogp(s->plogp, rest);
         s->squares = v_select(valid, add_square(w, s->squares, sent), s->squares);
-        s->distance = v_fma(x, distances(job, k), s->distance);
+        s->distance = v_fma(x, v_abs(behind(w->job, k)), s->distance);
         insert(s->top, x);
     }
 }
 
-/* The lanes of one plain loop: `rank` is D of the left one, the distances of the right one. */
+/* A vector k that is wholly valid, wherever the position and key 0 are. */
+SIMD_INLINE void single(enum dtype dtype, bool core, bool maps, const struct walk *w,
+                        struct sums *s, uint32_t k)
+{
+    vf x = load_whole(dtype, w, k);
+    if (maps) {
+        add_to_maps(w, k, x);
+    }
+    vf rest = k == 0 ? v_select(v_mask_of_bits(~1u), x, v_set(0)) : x;
+    s->sum = v_add(s->sum, rest);
+    s->min = v_min_bits(s->min, x);
+    if (core) {
+        s->plogp = add_plogp(s->plogp, rest);
+        s->squares = add_square(w, s->squares, x);
+        s->distance = v_fma(x, v_abs(behind(w->job, k)), s->distance);
+        insert(s->top, x);
+    }
+}
+
+/* One vector of a plain loop, but for minimum and largest: `rank` is D of the left one, the
+ * distances of the right one. */
 SIMD_INLINE void plain(bool core, bool left, const struct walk *w, struct sums *s, vf *rank, vf x)
 {
     s->sum = v_add(s->sum, x);
     if (!core) {
         return;
     }
-    s->plogp = add_plogp(w, s->plogp, x);
+    s->plogp = add_plogp(s->plogp, x);
     s->squares = add_square(w, s->squares, x);
     if (left) {
         *rank = v_add(*rank, s->sum);
@@ -194,29 +227,28 @@ SIMD_INLINE void fold(struct sums *total, const struct sums *segment)
 SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left,
                                const struct walk *w, struct sums *total, uint32_t k0, uint32_t k1)
 {
-    const struct row_job *job = w->job;
     struct sums s = *total;
     s.sum = s.plogp = s.squares = s.distance = v_set(0);
-    vf rank = left ? v_set(0) : distances(job, k0);
+    vf rank = left ? v_set(0) : v_abs(behind(w->job, k0));
     uint32_t k = k0;
     for (; k + 1 < k1; k += 2) {
-        vf a = load_whole(dtype, job, k), b = load_whole(dtype, job, k + 1);
-        fetch_next(dtype, job, k);
+        vf a = load_whole(dtype, w, k), b = load_whole(dtype, w, k + 1);
+        fetch_next(dtype, w, k);
         if (element_bytes(dtype) * W >= 64) {
-            fetch_next(dtype, job, k + 1);
+            fetch_next(dtype, w, k + 1);
         }
         if (maps) {
-            add_to_maps(job, k, a);
-            add_to_maps(job, k + 1, b);
+            add_to_maps(w, k, a);
+            add_to_maps(w, k + 1, b);
         }
         plain(core, left, w, &s, &rank, a);
         plain(core, left, w, &s, &rank, b);
         s.min = v_min_bits(s.min, core ? insert_pair(s.top, a, b) : v_min_bits(a, b));
     }
     if (k < k1) {
-        vf a = load_whole(dtype, job, k);
+        vf a = load_whole(dtype, w, k);
         if (maps) {
-            add_to_maps(job, k, a);
+            add_to_maps(w, k, a);
         }
         plain(core, left, w, &s, &rank, a);
         s.min = v_min_bits(s.min, a);
@@ -225,9 +257,7 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
         }
     }
     if (core && left) {
-        double ahead = (double)job->position - (double)k1 * W;
-        vf behind = v_sub(v_set((float)ahead), v_lane_index());
-        s.distance = v_fma(rank, v_set(SIMD_WIDTH), v_mul(behind, s.sum));
+        s.distance = v_fma(rank, v_set(SIMD_WIDTH), v_mul(behind(w->job, k1), s.sum));
     }
     fold(total, &s);
 }
@@ -243,19 +273,20 @@ SIMD_INLINE uint32_t plain_side(enum dtype dtype, bool core, bool maps, bool lef
     return k;
 }
 
-/* The valid vectors of a row without holes. */
+/* The valid vectors [k, k_end) of a row without holes. */
 SIMD_INLINE void walk_interval(enum dtype dtype, bool core, bool maps, const struct walk *w,
                                struct sums *s, uint32_t k, uint32_t k_end)
 {
-    const struct row_job *job = w->job;
-    uint32_t whole = job->end / W;
-    uint64_t own = job->position / W;
-    if (k == 0 || job->begin % W != 0) {
+    uint32_t whole = w->job->end / W;
+    uint64_t own = w->job->position / W;
+    if (w->job->begin % W != 0 || whole == 0) {
         careful(dtype, core, maps, w, s, k++);
+    } else if (k == 0) {
+        single(dtype, core, maps, w, s, k++);
     }
     k = plain_side(dtype, core, maps, true, w, s, k, own < whole ? (uint32_t)own : whole);
-    if (k == own && k < k_end) {
-        careful(dtype, core, maps, w, s, k++);
+    if (k == own && k < whole) {
+        single(dtype, core, maps, w, s, k++);
     }
     k = plain_side(dtype, core, maps, false, w, s, k, whole);
     if (k < k_end) {
@@ -272,39 +303,61 @@ SIMD_INLINE void walk_holes(enum dtype dtype, bool core, bool maps, const struct
         struct sums s = *total;
         s.sum = s.plogp = s.squares = s.distance = v_set(0);
         for (; k < k1; k++) {
-            fetch_next(dtype, w->job, k);
+            fetch_next(dtype, w, k);
             careful(dtype, core, maps, w, &s, k);
         }
         fold(total, &s);
     }
 }
 
-SIMD_INLINE void map_only(enum dtype dtype, const struct row_job *job, uint32_t k, uint32_t k_end)
+SIMD_INLINE void map_only(enum dtype dtype, const struct walk *w, uint32_t k, uint32_t k_end)
 {
     for (; k < k_end; k++) {
-        fetch_next(dtype, job, k);
-        add_to_maps(job, k, load_any(dtype, job, k));
+        fetch_next(dtype, w, k);
+        add_to_maps(w, k, load_any(dtype, w, k));
     }
 }
 
-static inline float first_lane(vf x)
+SIMD_INLINE float weight_at(enum dtype dtype, const unsigned char *row, uint32_t j)
 {
-    float lane[SIMD_WIDTH];
-    v_store(lane, x);
-    return lane[0];
+    const unsigned char *p = row + (size_t)j * element_bytes(dtype);
+    uint32_t bits = 0;
+    float x;
+    double wide;
+    switch (dtype) {
+    case DTYPE_F64:
+        memcpy(&wide, p, sizeof wide);
+        return (float)wide;
+    case DTYPE_F16: {
+        float lane[SIMD_WIDTH];
+        v_store(lane, v_load_part_as(dtype, p, 1));
+        return lane[0];
+    }
+    case DTYPE_BF16:
+        memcpy((unsigned char *)&bits + 2, p, 2);
+        memcpy(&x, &bits, sizeof x);
+        return x;
+    default:
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
 }
 
-SIMD_INLINE float weight_at(enum dtype dtype, const struct row_job *job, uint32_t j)
-{
-    return first_lane(v_load_part_as(dtype, job->row + (size_t)j * element_bytes(dtype), 1));
-}
-
+/* From the first key of local_mass on, whatever vector that is in. */
 SIMD_INLINE vf local_lanes(enum dtype dtype, const struct row_job *job)
 {
     vf sum = v_set(0);
-    for (uint32_t k = job->local_begin / W; k * W < job->local_end; k++) {
-        vm local = valid_lanes(job, job->local_begin, job->local_end, k);
-        sum = v_add(sum, v_select(local, load_any(dtype, job, k), v_set(0)));
+    for (uint32_t j = job->local_begin; j < job->local_end; j += W) {
+        uint32_t n = job->local_end - j < W ? job->local_end - j : W;
+        vf x = v_load_part_as(dtype, job->row + (size_t)j * element_bytes(dtype), n);
+        if (job->mask != NULL) {
+            x = v_select(v_mask_of_bytes(job->mask + j, n), x, v_set(0));
+        }
+        if (job->document != NULL) {
+            vm same = v_mask_of_equal(job->document + (size_t)j * 4, n, job->own);
+            x = v_select(same, x, v_set(0));
+        }
+        sum = v_add(sum, x);
     }
     return sum;
 }
@@ -314,12 +367,12 @@ SIMD_INLINE void pick_weights(enum dtype dtype, const struct row_job *job, struc
 {
     for (uint32_t i = 0; i < SINGLE_COUNT; i++) {
         uint32_t j = job->single[i];
-        pass->single[i][slot] = j == KEY_NONE ? 0 : weight_at(dtype, job, j);
+        pass->single[i][slot] = j == KEY_NONE ? 0 : weight_at(dtype, job->row, j);
     }
     for (uint32_t i = 0; i < 2; i++) {
         double sum = 0;
         for (uint32_t k = 0; k < job->occurrences[i]; k++) {
-            sum += (double)weight_at(dtype, job, job->occurrence[i][k]);
+            sum += (double)weight_at(dtype, job->row, job->occurrence[i][k]);
         }
         pass->occurrence[i][slot] = (float)sum;
     }
@@ -328,7 +381,7 @@ SIMD_INLINE void pick_weights(enum dtype dtype, const struct row_job *job, struc
 SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct row_job *job,
                           struct row_pass *pass, uint32_t slot)
 {
-    struct walk w = {.job = job, .pivot = v_set(job->pivot), .tiny = v_set(FLT_MIN)};
+    const struct walk w = walk_of(job);
     struct sums s = {.min = v_set(INFINITY)};
     s.sum = s.plogp = s.squares = s.distance = v_set(0);
     for (uint32_t l = 0; l < SIMD_TOP_LEVELS; l++) {
@@ -336,7 +389,7 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
     }
     uint32_t k = job->begin / W, k_end = (job->end + W - 1) / W;
     if (maps) {
-        map_only(dtype, job, 0, k);
+        map_only(dtype, &w, 0, k);
     }
     if (job->mask != NULL || job->document != NULL) {
         walk_holes(dtype, core, maps, &w, &s, k, k_end);
@@ -344,14 +397,13 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
         walk_interval(dtype, core, maps, &w, &s, k, k_end);
     }
     if (maps) {
-        map_only(dtype, job, k_end, (job->keys + W - 1) / W);
+        map_only(dtype, &w, k_end, (job->keys + W - 1) / W);
     }
     float *lanes = pass->lanes[0] + slot * W;
     const size_t stride = sizeof pass->lanes[0] / sizeof(float);
     v_store(lanes + LANES_SUM * stride, s.sum);
     v_store(lanes + LANES_MIN * stride, s.min);
-    pass->single[SINGLE_FIRST][slot] =
-        job->single[SINGLE_FIRST] == KEY_NONE ? 0 : weight_at(dtype, job, 0);
+    pick_weights(dtype, job, pass, slot);
     if (!core) {
         return;
     }
@@ -362,7 +414,6 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
     for (uint32_t l = 0; l < SIMD_TOP_LEVELS; l++) {
         v_store(lanes + (LANES_TOP + l) * stride, s.top[l]);
     }
-    pick_weights(dtype, job, pass, slot);
 }
 
 #define PASS(kind, core, dtype_name, dtype)                                                        \
@@ -381,7 +432,8 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
     PASS(rows, false, dtype_name, dtype)                                                           \
     static void maps_##dtype_name(const struct row_job *job)                                       \
     {                                                                                              \
-        map_only(dtype, job, 0, (job->keys + W - 1) / W);                                          \
+        const struct walk w = walk_of(job);                                                        \
+        map_only(dtype, &w, 0, (job->keys + W - 1) / W);                                           \
     }
 
 PASSES(f32, DTYPE_F32)

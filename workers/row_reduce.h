@@ -19,14 +19,7 @@ SIMD_INLINE void rows_to_lanes(const struct row_pass *pass, uint32_t quantity, u
 
 SIMD_INLINE vf sum_of(const struct row_pass *pass, uint32_t quantity, uint32_t slot)
 {
-    vf x[SIMD_WIDTH];
-    rows_to_lanes(pass, quantity, slot, x);
-    for (uint32_t half = W / 2; half > 0; half /= 2) {
-        for (uint32_t l = 0; l < half; l++) {
-            x[l] = v_add(x[l], x[l + half]);
-        }
-    }
-    return x[0];
+    return v_sum_rows(pass->lanes[quantity] + slot * W);
 }
 
 SIMD_INLINE vf min_of(const struct row_pass *pass, uint32_t slot)
@@ -86,7 +79,8 @@ SIMD_INLINE vf sum_top(const vf top[TOP_KEYS])
     return v_add(v_add(a, b), top[0]);
 }
 
-static uint32_t row_reduce(const struct row_pass *pass, struct row_batch *batch)
+static uint32_t row_reduce(const struct row_pass *pass, struct row_batch *batch,
+                           float ret_eighth[ROW_BATCH])
 {
     uint32_t short_of = 0;
     for (uint32_t s = 0; s < ROW_BATCH; s += W) {
@@ -102,6 +96,7 @@ static uint32_t row_reduce(const struct row_pass *pass, struct row_batch *batch)
         v_store(batch->min + s, min_of(pass, s));
         v_store(batch->max + s, top[0]);
         v_store(batch->top + s, sum_top(top));
+        v_store(ret_eighth + s, top[TOP_KEYS - 1]);
     }
     return short_of;
 }
@@ -116,15 +111,16 @@ static void row_reduce_sums(const struct row_pass *pass, struct row_batch *batch
 }
 
 /* Eight levels deep, so that nothing can be lost; then the lanes one by one. */
-SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job)
+SIMD_INLINE float top_sum_deep(enum dtype dtype, const struct row_job *job)
 {
+    const struct walk w = walk_of(job);
     vf top[TOP_KEYS];
     for (uint32_t i = 0; i < TOP_KEYS; i++) {
         top[i] = v_set(0);
     }
     for (uint32_t k = job->begin / W; k * W < job->end; k++) {
         vf x =
-            v_select(valid_lanes(job, job->begin, job->end, k), load_any(dtype, job, k), v_set(0));
+            v_select(valid_lanes(job, job->begin, job->end, k), load_any(dtype, &w, k), v_set(0));
         insert_sorted(top, TOP_KEYS, x);
     }
     float lane[TOP_KEYS][SIMD_WIDTH];
@@ -144,10 +140,37 @@ SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job)
     return sum;
 }
 
+/* Adds up what is above `least`, of which at least 8 keys hold as much. When no more than 8 are
+ * above, the others of the 8 are equal to it. */
+SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, float least)
+{
+    vf sum = v_set(0), count = v_set(0), one = v_set(1), bound = v_set(least);
+    bool holes = job->mask != NULL || job->document != NULL;
+    const struct walk w = walk_of(job);
+    for (uint32_t k = job->begin / W; k * W < job->end; k++) {
+        bool whole = !holes && k * W >= job->begin && job->end - k * W >= W;
+        vf x = load_any(dtype, &w, k);
+        vm above = v_less(bound, x);
+        if (!whole) {
+            above = v_and(above, valid_lanes(job, job->begin, job->end, k));
+        }
+        sum = v_select(above, v_add(sum, x), sum);
+        count = v_select(above, v_add(count, one), count);
+    }
+    float lane[2][SIMD_WIDTH], total = 0, above = 0;
+    v_store(lane[0], sum);
+    v_store(lane[1], count);
+    for (uint32_t l = 0; l < W; l++) {
+        total += lane[0][l];
+        above += lane[1][l];
+    }
+    return above <= TOP_KEYS ? total + (TOP_KEYS - above) * least : top_sum_deep(dtype, job);
+}
+
 #define TOP(dtype_name, dtype)                                                                     \
-    static float top_##dtype_name(const struct row_job *job)                                       \
+    static float top_##dtype_name(const struct row_job *job, float least)                          \
     {                                                                                              \
-        return top_sum(dtype, job);                                                                \
+        return top_sum(dtype, job, least);                                                         \
     }
 TOP(f32, DTYPE_F32)
 TOP(f16, DTYPE_F16)

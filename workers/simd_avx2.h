@@ -39,6 +39,11 @@ SIMD_INLINE void v_store(float *p, vf v)
     _mm256_storeu_ps(p, v);
 }
 
+SIMD_INLINE vi v_load_i(const int32_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
 SIMD_INLINE void v_store_i(int32_t *p, vi v)
 {
     _mm256_storeu_si256((__m256i *)(void *)p, v);
@@ -290,6 +295,17 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
         s[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
     }
     memcpy(r, s, sizeof s);
+}
+
+/* Row sums by halving: pairs of lanes of two rows side by side, then of four, then of eight. */
+SIMD_INLINE vf v_sum_rows(const float *rows)
+{
+    vf s[4];
+    for (uint32_t i = 0; i < 8; i += 2) {
+        s[i / 2] = _mm256_hadd_ps(v_load(rows + i * 8), v_load(rows + (i + 1) * 8));
+    }
+    vf low = _mm256_hadd_ps(s[0], s[1]), high = _mm256_hadd_ps(s[2], s[3]);
+    return v_add(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
 }
 
 #endif

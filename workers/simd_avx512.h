@@ -39,6 +39,11 @@ SIMD_INLINE void v_store(float *p, vf v)
     _mm512_storeu_ps(p, v);
 }
 
+SIMD_INLINE vi v_load_i(const int32_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
 SIMD_INLINE void v_store_i(int32_t *p, vi v)
 {
     _mm512_storeu_si512(p, v);
@@ -307,6 +312,26 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
         r[i + 4] = _mm512_shuffle_f32x4(s[i + 4], s[i + 12], 0x88);
         r[i + 12] = _mm512_shuffle_f32x4(s[i + 4], s[i + 12], 0xdd);
     }
+}
+
+/* Row sums by halving: pairs of lanes of two rows side by side, then of four, ... */
+SIMD_INLINE vf v_sum_rows(const float *rows)
+{
+    vf s[16];
+    for (uint32_t i = 0; i < 16; i += 2) {
+        vf a = v_load(rows + i * 16), b = v_load(rows + (i + 1) * 16);
+        s[i / 2] = v_add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    for (uint32_t i = 0; i < 8; i += 2) {
+        __m512d a = _mm512_castps_pd(s[i]), b = _mm512_castps_pd(s[i + 1]);
+        s[i / 2] = v_add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                         _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    for (uint32_t i = 0; i < 4; i += 2) {
+        s[i / 2] = v_add(_mm512_shuffle_f32x4(s[i], s[i + 1], 0x88),
+                         _mm512_shuffle_f32x4(s[i], s[i + 1], 0xdd));
+    }
+    return v_add(_mm512_shuffle_f32x4(s[0], s[1], 0x88), _mm512_shuffle_f32x4(s[0], s[1], 0xdd));
 }
 
 #endif

@@ -14,6 +14,7 @@
  *   v_load_as       SIMD_WIDTH elements of a dtype at any address, rounded to f32
  *   v_load_part_as  the first n of them, zeros after; touches no byte past them
  *   v_transpose     of SIMD_WIDTH vectors, in place
+ *   v_sum_rows      the sum of each of SIMD_WIDTH rows of SIMD_WIDTH, row i in lane i
  *   v_lookup32      table[index], 0 <= index < 32 */
 #ifndef WORKERS_SIMD_PORTABLE_H
 #define WORKERS_SIMD_PORTABLE_H
@@ -52,6 +53,13 @@ SIMD_INLINE vf v_load(const float *p)
 SIMD_INLINE void v_store(float *p, vf v)
 {
     memcpy(p, &v, sizeof v);
+}
+
+SIMD_INLINE vi v_load_i(const int32_t *p)
+{
+    vi v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 SIMD_INLINE void v_store_i(int32_t *p, vi v)
@@ -320,6 +328,16 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
             r[j][i] = swap;
         }
     }
+}
+
+SIMD_INLINE vf v_sum_rows(const float *rows)
+{
+    vf r[SIMD_WIDTH];
+    for (uint32_t i = 0; i < SIMD_WIDTH; i++) {
+        r[i] = v_load(rows + i * SIMD_WIDTH);
+    }
+    v_transpose(r);
+    return (r[0] + r[2]) + (r[1] + r[3]);
 }
 
 #endif

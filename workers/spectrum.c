@@ -23,16 +23,7 @@
 
 double spectrum_eps(enum dtype dtype)
 {
-    switch (dtype) {
-    case DTYPE_F64:
-        return 0x1p-52;
-    case DTYPE_F16:
-        return 0x1p-10;
-    case DTYPE_BF16:
-        return 0x1p-7;
-    default:
-        return 0x1p-23;
-    }
+    return dtype == DTYPE_F64 ? 0x1p-52 : 0x1p-23;
 }
 
 void spectrum_global_init(void)
@@ -154,7 +145,7 @@ static void describe_lanczos(const struct leading_values *v, uint32_t wanted, st
 static void restrict_to(enum spectrum_effort effort, struct spectrum *s)
 {
     struct spectrum full = *s;
-    if (effort == SPECTRUM_FULL) {
+    if (effort >= SPECTRUM_FULL) {
         return;
     }
     set_nan(s);
@@ -188,7 +179,7 @@ static int compute_leading(const struct matrix *m, enum spectrum_effort effort,
 {
     uint32_t wanted = effort == SPECTRUM_NORM ? 1 : SINGULAR_VALUES_MAX;
     struct leading_values v;
-    if (effort == SPECTRUM_FULL || smaller(m->rows, m->columns) <= SMALL) {
+    if (effort >= SPECTRUM_FULL || smaller(m->rows, m->columns) <= SMALL) {
         return 0;
     }
     int rc = lanczos_values(m, wanted, spectrum_kernel_best(), scratch, &v);
@@ -242,18 +233,27 @@ static double triangular_eigenvalue_2(const struct matrix *m)
     return second;
 }
 
+/* dgeev takes a few milliseconds up to here. */
+#define EIGENVALUES_SMALL 128
+
 /* Of a finite matrix. */
-static int compute_eigenvalue_2(const struct matrix *m, bool reference, struct scratch *scratch,
-                                double *ret)
+static int compute_eigenvalue_2(const struct matrix *m, enum spectrum_effort effort,
+                                struct scratch *scratch, double *ret)
 {
-    if (m->rows != m->columns || m->rows < 2) {
+    if (m->rows != m->columns || m->rows < 2 || effort < SPECTRUM_FULL) {
         return 0;
     }
-    if (!reference && matrix_is_triangular(m)) {
+    if (matrix_is_triangular(m)) {
         *ret = triangular_eigenvalue_2(m);
         return 0;
     }
-    return lapack_eigenvalue_2(m, scratch, ret);
+    bool wanted = effort == SPECTRUM_EIGENVALUES || m->rows <= EIGENVALUES_SMALL;
+    return wanted ? lapack_eigenvalue_2(m, scratch, ret) : 0;
+}
+
+static int reference_eigenvalue_2(const struct matrix *m, struct scratch *scratch, double *ret)
+{
+    return m->rows == m->columns && m->rows >= 2 ? lapack_eigenvalue_2(m, scratch, ret) : 0;
 }
 
 int spectrum_compute_ref(const struct attention *a, uint32_t sample, uint32_t head,
@@ -265,7 +265,7 @@ int spectrum_compute_ref(const struct attention *a, uint32_t sample, uint32_t he
     if (m.rows > 0 && m.columns > 0) {
         int rc = compute_all(&m, spectrum_eps(m.dtype), true, scratch, &s);
         if (rc == 0 && !isnan(s.spectral_norm)) {
-            rc = compute_eigenvalue_2(&m, true, scratch, &s.eigenvalue_2);
+            rc = reference_eigenvalue_2(&m, scratch, &s.eigenvalue_2);
         }
         if (rc < 0) {
             return rc;
@@ -282,8 +282,8 @@ int spectrum_compute(const struct attention *a, uint32_t sample, uint32_t head,
     struct matrix m = map_of(a, sample, head);
     struct spectrum s;
     int rc = spectrum_of_matrix(&m, spectrum_eps(m.dtype), effort, scratch, &s);
-    if (rc == 0 && effort == SPECTRUM_FULL && !isnan(s.spectral_norm)) {
-        rc = compute_eigenvalue_2(&m, false, scratch, &s.eigenvalue_2);
+    if (rc == 0 && !isnan(s.spectral_norm)) {
+        rc = compute_eigenvalue_2(&m, effort, scratch, &s.eigenvalue_2);
     }
     if (rc == 0) {
         *ret_spectrum = s;

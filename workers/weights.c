@@ -17,9 +17,7 @@
  * Rank
  * ----
  * The bound s1 * max(m, n) * eps of the in x in circuit must hold for its d x d core: eps is scaled
- * by the ratio of their sizes. f16 and bf16 matrices are judged with the eps of f32: parameters are
- * exactly what they are, not results rounded to 8 bits, and with 2^-7 every matrix of more than 128
- * columns would have rank 0.
+ * by the ratio of their sizes.
  *
  * LAPACK's integers are 32 bits wide: what does not fit them is reported as out of memory. */
 #include "weights.h"
@@ -140,18 +138,13 @@ struct loaded {
     const struct projection_matrix *m;
     enum projection p;
     uint32_t slices, head_dim;
-    bool eigenvalues; /* wanted */
+    bool whole, eigenvalues; /* wanted */
     double eps;
     bool finite;
     double *entries; /* [out][in] */
     double *r;       /* [slices][head_dim][r_rows], each column-major; NULL = not finite */
     uint32_t r_rows; /* min(slice_length, head_dim) */
 };
-
-static double parameter_eps(enum dtype dtype)
-{
-    return spectrum_eps(dtype == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32);
-}
 
 /* Row r of the matrix: a matrix is an attention map of one head. */
 static void load_row(const struct projection_matrix *m, uint32_t r, double *ret_row)
@@ -234,7 +227,7 @@ static int compute_spectra(const struct loaded *l, struct scratch *scratch,
                            .rows = l->m->out,
                            .columns = l->m->in,
                            .stride = l->m->in};
-    int rc = spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, scratch, &ret->whole);
+    int rc = l->whole ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, scratch, &ret->whole) : 0;
     for (uint32_t h = 0; rc == 0 && h < l->slices; h++) {
         struct matrix slice = slice_of(l, h);
         rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, scratch, &ret->head[h]);
@@ -496,10 +489,16 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
     return rc;
 }
 
+/* max 0: no bound */
+static bool fits(const struct projection_matrix *m, uint32_t max)
+{
+    return max == 0 || (m->out <= max && m->in <= max);
+}
+
 static bool has_eigenvalues(const struct weights *w, enum projection p)
 {
     const struct projection_matrix *m = &w->matrix[p];
-    return m->out == m->in && (w->eigenvalue_max_size == 0 || m->in <= w->eigenvalue_max_size);
+    return m->out == m->in && fits(m, w->eigenvalue_max_size);
 }
 
 static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT],
@@ -515,8 +514,9 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
                                .p = p,
                                .slices = slice_count(w, p),
                                .head_dim = w->head_dim,
+                               .whole = fits(&w->matrix[p], w->whole_max_size),
                                .eigenvalues = has_eigenvalues(w, p),
-                               .eps = parameter_eps(w->matrix[p].dtype)};
+                               .eps = spectrum_eps(w->matrix[p].dtype)};
     }
     for (enum projection p = 0; rc == 0 && p < PROJECTION_COUNT; p++) {
         rc = sent(w, p) ? compute_projection(&l[p], scratch, &ret->projection[p]) : 0;

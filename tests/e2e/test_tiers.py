@@ -71,6 +71,11 @@ def visible(m, queries=LENGTH, keys=LENGTH):
     return seen
 
 
+def random_logits(rng):
+    """[2,H,T,T]: a head that is nearly uniform, one in between, and a sharp one."""
+    return rng.normal(size=(2, HEADS, LENGTH, LENGTH)) * np.array([0.1, 1.5, 4])[:, None, None]
+
+
 def softmax(logits, seen):
     """Weights [B,H,Tq,Tk] over the visible keys; rows that see none are NaN, as they arrive in practice."""
     logits = np.where(seen[:, None], logits, -np.inf)
@@ -105,11 +110,16 @@ def of_window(reader, trainer, **keys):
     return summary
 
 
+def next_by_layer(reader, count):
+    """Results of different layers, which are finished in any order."""
+    return sorted((reader.next()[1] for _ in range(count)), key=lambda result: result["layer"])
+
+
 def wrong(summary, measured):
     """The numbers that are not right, as text."""
     found = reference.compare(summary, reference.pool(measured))
     assert len(found) > 1000
-    return [f"{d.name} {d.stat}: got {d.got!r}, should be {d.want!r}" for d in found if not d.ok]
+    return [d.text for d in found if not d.ok]
 
 
 # ------------------------------------------------------------------------------------- tier attention
@@ -121,7 +131,7 @@ def test_every_number_of_attention_is_right(rng, name, dtype):
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
     measured = []
     for step in range(3):
-        weights = ROUND[dtype](softmax(rng.normal(0, 1.5, (2, HEADS, LENGTH, LENGTH)), visible(m)))
+        weights = ROUND[dtype](softmax(random_logits(rng), visible(m)))
         tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
         grad = rng.normal(size=weights.shape)
         trainer.attention(weights, step=step, tokens=tokens, grad=grad, **tensors_of(m), **header_of(m))
@@ -137,7 +147,7 @@ def test_every_number_of_attention_is_right(rng, name, dtype):
 def test_rows_that_do_not_sum_to_one(rng, reason):
     attnd, m, flags = Attnd(*ALL_ON), MASKS["causal"], {} if reason == "unsound" else {reason: True}
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
-    weights = softmax(rng.normal(size=(2, HEADS, LENGTH, LENGTH)), visible(m))
+    weights = softmax(random_logits(rng), visible(m))
     if reason == "dropout":
         weights *= rng.integers(0, 2, weights.shape) * 2
     elif reason == "learned_sink":
@@ -170,12 +180,31 @@ def test_patterns_of_heads_that_do_one_thing(attnd):
     eye = np.eye(16)
     far = np.roll(eye, 8, 1)
     maps = [np.roll(eye, -1, 1), np.roll(eye, 1, 1), eye, np.tile(eye[0], (16, 1)), np.full((16, 16), 1 / 16), far]
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    reader, trainer = Reader(attnd, "live/", "summary/"), Trainer(attnd, "job")
     trainer.attention(np.stack(maps)[None])
     _, live = reader.next()
-    assert live["heads"]["pattern"] == ["previous_token", "next_token", "diagonal", "first_token", "uniform",
-                                        "long_range"]
-    assert live["sink_rate"] == pytest.approx(1 / 6)
+    names = ["previous_token", "next_token", "diagonal", "first_token", "uniform", "long_range"]
+    assert live["heads"]["pattern"] == names and live["sink_rate"] == pytest.approx(1 / 6)
+    trainer.event("epoch_end")
+    _, summary = reader.next()
+    assert summary["heads"]["pattern"] == {"last": names} and summary["sink_rate"]["last"] == pytest.approx(1 / 6)
+
+
+def test_slices_of_the_heads_have_row_metrics_and_nothing_across_heads(rng):
+    attnd, m = Attnd("metrics.similarity=true", "metrics.head_pairs=true"), MASKS["causal"]
+    reader = Reader(attnd, "summary/")
+    ranks = [Trainer(attnd, "job", rank, world=HEADS, run=b"r" * 16) for rank in range(HEADS)]
+    weights = softmax(random_logits(rng), visible(m))
+    for rank, trainer in enumerate(ranks):
+        trainer.attention(weights[:, rank:rank + 1].copy(), head_offset=rank, heads_total=HEADS, **header_of(m))
+    for trainer in ranks:
+        trainer.event("epoch_end")
+    _, summary = reader.next()
+    want = reference.pool([reference.measure(attention_of(weights, m))])
+    assert summary["rows"] == want["rows"] and "importance" not in summary["heads"]
+    assert differences(summary["heads"], want["heads"]) == []
+    assert not {"aggregate", "top_pairs", "head_top_pairs", "similarity"} & set(summary)
+    attnd.close()
 
 
 # -------------------------------------------------------------------------------------------- tier qk
@@ -253,7 +282,7 @@ def test_queries_and_keys_give_what_their_attention_gives(attnd, rng, name, soft
         trainer.attention(square, layer=0, step=step, tokens=tokens, **as_sent)
         send_qk(trainer, x, m, layer=1, step=step, tokens=tokens)
     trainer.event("epoch_end")
-    of_map, of_qk = (reader.next()[1] for _ in range(2))
+    of_map, of_qk = next_by_layer(reader, 2)
     assert (of_map["tier"], of_qk["tier"]) == ("attention", "qk")
     assert (of_map["rows"], of_map["invalid_rows"]) == (of_qk["rows"], of_qk["invalid_rows"])
     shared = set(of_map["heads"]) & set(of_qk["heads"])
@@ -677,7 +706,7 @@ def test_the_smallest_messages(heads, length):
     trainer.attention(weights, layer=0)
     ones = np.ones((1, heads, length, 1), np.float32)
     trainer.qk(ones, ones, ones, scale=1.0, layer=1)
-    of_map, of_qk = reader.next()[1], reader.next()[1]
+    of_map, of_qk = next_by_layer(reader, 2)
     for live in (of_map, of_qk):
         assert_plain(live)
         assert live["heads"]["confidence"] == pytest.approx([1 / length] * heads)
@@ -699,7 +728,7 @@ def test_logits_at_the_edge_of_f16(attnd):
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
     trainer.qk(q, k, k, scale=1.0, layer=0)
     trainer.qk(q * edge, k, k, scale=1.0, layer=1)
-    for live in sorted((reader.next()[1] for _ in range(2)), key=lambda live: live["layer"]):
+    for live in next_by_layer(reader, 2):
         largest = 65504.0 if live["layer"] == 0 else 65504.0**2
         assert_plain(live)
         assert (live["rows"], live["invalid_rows"]) == (4, 0)
@@ -757,16 +786,15 @@ def test_every_instruction_set_gives_the_same_numbers(rng, tmp_path, isa):
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
     m, expected = MASKS["causal-lengths"], []
     for layer, dtype in enumerate(ROUND):
-        weights = ROUND[dtype](softmax(rng.normal(0, 2, (2, HEADS, LENGTH, LENGTH)), visible(m)))
+        weights = ROUND[dtype](softmax(random_logits(rng), visible(m)))
         trainer.attention(weights, layer=layer, **header_of(m))
         expected.append(reference.measure(attention_of(weights, m), EVERYTHING))
     x = vectors(rng, softcap=2.0)
     send_qk(trainer, x, m, layer=8)
     trainer.attention(softmax(logits_of(x), visible(m)), layer=9, **header_of(m))
     trainer.event("epoch_end")
-    for measured in expected:
-        assert wrong(reader.next()[1], [measured]) == []
-    of_qk, of_map = reader.next()[1], reader.next()[1]
+    *summaries, of_qk, of_map = next_by_layer(reader, len(expected) + 2)
+    assert [wrong(summary, [measured]) for summary, measured in zip(summaries, expected)] == [[]] * len(expected)
     assert differences(of_qk["heads"], of_map["heads"]) == []
     for metric, want in qk_numbers(x, m).items():
         np.testing.assert_allclose(of_qk["heads"][metric]["last"], want, rtol=1e-5, atol=1e-4, err_msg=metric)

@@ -86,7 +86,8 @@ static void print_all(const struct attention *a, uint32_t head, struct scratch *
     static const struct {
         const char *name;
         enum spectrum_effort effort;
-    } efforts[] = {{"norm", SPECTRUM_NORM}, {"leading", SPECTRUM_LEADING}, {"full", SPECTRUM_FULL}};
+    } efforts[] = {
+        {"norm", SPECTRUM_NORM}, {"leading", SPECTRUM_LEADING}, {"full", SPECTRUM_EIGENVALUES}};
     struct spectrum s;
     if (spectrum_compute_ref(a, 0, head, scratch, &s) < 0) {
         die("out of memory");

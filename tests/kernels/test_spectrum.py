@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 CLI = os.environ.get("SPECTRUM_CLI", "")
-EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-10, "bf16": 2.0**-7}
+EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-23, "bf16": 2.0**-23}
 NUMBERS = ["spectral_norm", "stable_rank", "condition_number", "rank", "effective_rank",
            "effective_rank_entropy", "nuclear_norm", "eigenvalue_2"]
 NORM = ["spectral_norm", "stable_rank"]

@@ -419,6 +419,19 @@ def test_what_is_missing_is_wrong(window):
             assert any(not d.ok for d in reference.compare(summary, window)), name
 
 
+def test_what_is_wrong_is_said_in_the_unit_of_the_number(window):
+    summary = summary_of(window)
+    summary["heads"]["entropy"]["mean"][0] += 0.5
+    summary["heads"]["confidence"]["mean"][1] *= 1.25
+    summary["heads"]["tail_mass"]["max"][2] += 0.25
+    summary["heads"]["pattern"]["last"][0] = "sideways"
+    wrong = [d for d in reference.compare(summary, window) if not d.ok]
+    assert [(d.name, pytest.approx(d.error)) for d in wrong] == [
+        ("entropy", 0.5), ("confidence", 0.25), ("tail_mass", 0.25), ("pattern", math.inf)]
+    assert wrong[0].text.startswith("entropy mean: got ")
+    assert wrong[3].text == f"pattern: sideways where it should be {window['heads']['pattern']['last'][0]}"
+
+
 def test_places_outside_the_map_and_repeated_places_are_wrong(window):
     for pair in ({"query": 99, "key": 0, "weight": 0.5}, dict(window["top_pairs"][1])):
         summary = summary_of(window)

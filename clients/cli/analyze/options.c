@@ -165,14 +165,16 @@ static const char *set_stack(struct options *options, const char *text)
 
 static const char *set_effort(struct options *options, const char *text)
 {
-    static const char *const words[] = {
-        [SPECTRUM_NORM] = "norm", [SPECTRUM_LEADING] = "leading", [SPECTRUM_FULL] = "full"};
-    for (int i = 0; i < 3; i++)
+    static const char *const words[] = {[SPECTRUM_NORM] = "norm",
+                                        [SPECTRUM_LEADING] = "leading",
+                                        [SPECTRUM_FULL] = "full",
+                                        [SPECTRUM_EIGENVALUES] = "eigenvalues"};
+    for (int i = 0; i <= SPECTRUM_EIGENVALUES; i++)
         if (strcmp(text, words[i]) == 0) {
             options->effort = (enum spectrum_effort)i;
             return NULL;
         }
-    return "valid: full, leading, norm";
+    return "valid: eigenvalues, full, leading, norm";
 }
 
 static const char *set_isa(struct options *options, const char *text)
@@ -273,7 +275,7 @@ static const struct option_info option_info[] = {
     COUNT("local-window", local_window, 0, INT32_MAX, "positions that local_mass looks to either side (8)"),
     SET("head-weights", "A,B,..", set_head_weights, "of the map aggregate.weighted, one per head"),
     REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.05)"),
-    SET("spectrum", "EFFORT", set_effort, "full (default), leading (16 values) or norm"),
+    SET("spectrum", "EFFORT", set_effort, "eigenvalues (everything; default), full, leading (16 values) or norm"),
     COUNT("spectrum-max", spectrum_max, 1, 65536, "no spectrum of larger maps (1024)"),
     COUNT("sample", sample, 0, INT32_MAX, "whose spectrum (0; the last one, if there are fewer)"),
     COUNT("qk-maps", qk_maps, 0, 65536, "of q and k up to this size, the map is made and"
@@ -344,7 +346,7 @@ static struct options default_options(void)
         .local_window = LOCAL_WINDOW_DEFAULT,
         .redundant_js = REDUNDANT_JS_DEFAULT,
         .spectrum_max = SPECTRUM_MAX_DEFAULT,
-        .effort = SPECTRUM_FULL,
+        .effort = SPECTRUM_EIGENVALUES,
         .isa = isa_best(),
         .threads = count_cores(),
     };

@@ -17,6 +17,7 @@ RELATIVE, ENTROPY_ABSOLUTE, SPECTRUM_RELATIVE = 1e-5, 1e-4, 1e-3
 QUANTILE_RELATIVE, FLOOR = 2.0**(1 / 32) - 1, 1e-8
 QUANTILES = ("p50", "p90", "p99")
 ENTROPIES = ("entropy", "entropy_normalized", "entropy_sans_first", "head_js")
+DEFICITS = ("row_sum_error", "tail_mass", "sink_deficit")  # differences from 1
 
 
 class Tolerance(NamedTuple):
@@ -28,8 +29,7 @@ class Tolerance(NamedTuple):
 TOLERANCES = {
     **dict.fromkeys(ENTROPIES, Tolerance(RELATIVE, ENTROPY_ABSOLUTE)),
     "effective_keys": Tolerance(ENTROPY_ABSOLUTE, FLOOR),  # exp of an entropy
-    "tail_mass": Tolerance(RELATIVE, RELATIVE),            # 1 - a sum of weights
-    "sink_deficit": Tolerance(RELATIVE, RELATIVE),
+    **dict.fromkeys(DEFICITS, Tolerance(RELATIVE, RELATIVE)),
     "head_similarity": Tolerance(RELATIVE, RELATIVE),
     "sink_rate": Tolerance(0, FLOOR),
     "spectral_norm": Tolerance(1e-4, FLOOR),
@@ -59,12 +59,20 @@ class Deviation(NamedTuple):
         return self.share <= 1
 
     @property
+    def text(self) -> str:
+        """What is wrong, for people."""
+        if self.name == "pattern":
+            return f"{self.name}: {self.stat}"
+        return f"{self.name} {self.stat}: got {self.got:.9g}, should be {self.want:.9g}"
+
+    @property
     def error(self) -> float:
-        """What is off: nats for entropies (not their quantiles), relative to the right number for all others."""
+        """What is off: nats for entropies and weight for differences from 1 (not their quantiles), relative to the
+        right number for all others."""
         if math.isnan(self.got) or math.isnan(self.want):
             return self.share
-        in_nats = self.name in ENTROPIES and self.stat not in QUANTILES
-        scale = 1.0 if in_nats else max(abs(self.want), FLOOR)
+        as_it_is = self.name in ENTROPIES + DEFICITS and self.stat not in QUANTILES
+        scale = 1.0 if as_it_is else max(abs(self.want), FLOOR)
         return abs(self.got - self.want) / scale
 
 
@@ -73,7 +81,8 @@ def compare(summary: Dict[str, Any], want: Dict[str, Any]) -> List[Deviation]:
     found: List[Deviation] = []
     for name in ("messages", "rows", "invalid_rows"):
         found.append(_deviation(name, "", summary.get(name), want[name], 0, 0))
-    found.append(_deviation("row_sum_error", "", summary.get("row_sum_error"), want["row_sum_error"], 0, RELATIVE))
+    found.append(_deviation("row_sum_error", "", summary.get("row_sum_error"), want["row_sum_error"],
+                            *TOLERANCES["row_sum_error"]))
     slack = want["slack"]
     for group in ("heads", "spectrum"):
         for metric, stats in want[group].items():
@@ -169,10 +178,10 @@ def _deviation(name: str, stat: str, got: Any, want: float, relative: float, abs
 
 def _compare_patterns(got: Any, allowed: Sequence[set]) -> List[Deviation]:
     if not isinstance(got, (list, np.ndarray)) or len(got) != len(allowed):
-        return [Deviation("pattern", "last", math.nan, float(len(allowed)), math.inf)]
+        return [Deviation("pattern", f"{len(allowed)} are missing", math.nan, math.nan, math.inf)]
     got = [name if isinstance(name, str) else None for name in got]
-    return [Deviation("pattern", "last" if name in names else f"{name} instead of {' or '.join(map(str, names))}",
-                      math.nan, math.nan, 0.0 if name in names else math.inf) for name, names in zip(got, allowed)]
+    return [Deviation("pattern", f"{name} where it should be {' or '.join(sorted(map(str, names)))}", math.nan,
+                      math.nan, 0.0 if name in names else math.inf) for name, names in zip(got, allowed)]
 
 
 def _compare_pairs(name: str, got: Any, expected: Sequence[Dict[str, Any]], truth: Any) -> List[Deviation]:

@@ -19,7 +19,7 @@ import torch
 ROW_METRICS = ("entropy", "entropy_normalized", "effective_keys", "confidence", "diagonal", "local_mass",
                "mean_distance", "mean_distance_normalized", "previous_token", "next_token", "first_token",
                "entropy_sans_first", "tail_mass", "induction", "duplicate_token", "sink_deficit")
-EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-10, "bf16": 2.0**-7}
+EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-23, "bf16": 2.0**-23}
 SUM_TOLERANCE = {"f32": 1e-3, "f64": 1e-3, "f16": 2e-2, "bf16": 2e-2}
 NEGATIVE_BOUND = {"f32": -1e-6, "f64": -1e-6, "f16": -1e-3, "bf16": -1e-3}
 LOCAL_WINDOW = 8

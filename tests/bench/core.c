@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: MIT */
+/* core: the core group and the sum, mean and max maps, against plain reads of the same buffer.
+ *
+ *     core [--isa NAME] [--pairs N] [--shape B,H,Tq,Tk]... [--causal] [--cpu-time]
+ *         [--dtype NAME]
+ *
+ * One JSON line per shape, dtype, instruction set and number of threads: `ratio` is the median over
+ * pairs, measured in turns, of the speed of the kernels over that of the reads, which run on as
+ * many threads. `speedup` is two threads over one. --cpu-time counts the time of one thread,
+ * without what others take from it, on a machine that is not idle; caches and memory are then
+ * shared still. */
+#include "block.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define PAIRS       7
+#define THREADS_MAX 2
+#define SHAPES_MAX  8
+/* As measure cuts a message by default. */
+#define ENTRIES_A_JOB (1 << 20)
+#define JOBS_MAX      32
+
+static const char *const dtype_text[] = {"f32", "f16", "bf16", "f64"};
+
+static double now(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, size_t n)
+{
+    qsort(x, n, sizeof *x, by_value);
+    return n % 2 == 1 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+static size_t element_bytes(enum dtype dtype)
+{
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+static uint16_t half_of(enum dtype dtype, float x)
+{
+    uint32_t bits;
+    if (dtype == DTYPE_F16) {
+        x *= 0x1p-112f; /* the exponent's bias; rounds denormals */
+    }
+    memcpy(&bits, &x, sizeof bits);
+    unsigned shift = dtype == DTYPE_F16 ? 13 : 16;
+    return (uint16_t)((bits + (1u << (shift - 1))) >> shift);
+}
+
+/* A softmax of normal logits, of standard deviation 1 to 3 by head. */
+static void fill(const struct attention *a, unsigned char *at)
+{
+    uint64_t state = 88172645463325252u;
+    float *row = malloc(a->keys * sizeof *row);
+    size_t rows = (size_t)a->batch * a->heads * a->queries;
+    for (size_t r = 0; row != NULL && r < rows; r++) {
+        uint32_t i = (uint32_t)(r % a->queries), n = a->causal && i + 1 < a->keys ? i + 1 : a->keys;
+        float sum = 0, spread = 1 + 2 * (float)(r / a->queries % a->heads) / (float)a->heads;
+        for (uint32_t j = 0; j < a->keys; j++) {
+            float normal = 0;
+            for (int k = 0; k < 4; k++) {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                normal += (float)(state >> 40) * 0x1p-24f - 0.5f;
+            }
+            row[j] = j < n ? expf(spread * 1.7f * normal) : 0;
+            sum += row[j];
+        }
+        for (uint32_t j = 0; j < a->keys; j++) {
+            float x = row[j] / sum;
+            uint16_t code = half_of(a->dtype, x);
+            if (a->dtype == DTYPE_F32) {
+                memcpy(at, &x, sizeof x);
+            } else {
+                memcpy(at, &code, sizeof code);
+            }
+            at += element_bytes(a->dtype);
+        }
+    }
+    free(row);
+}
+
+/* The reads: sixteen sums of 8 bytes each, which the compiler makes vectors of. */
+static uint64_t read_all(const unsigned char *p, size_t bytes)
+{
+    uint64_t sum[16] = {0}, x[16], total = 0;
+    for (size_t at = 0; at + sizeof x <= bytes; at += sizeof x) {
+        memcpy(x, p + at, sizeof x);
+        for (size_t k = 0; k < 16; k++) {
+            sum[k] += x[k];
+        }
+    }
+    for (size_t k = 0; k < 16; k++) {
+        total += sum[k];
+    }
+    return total;
+}
+
+struct part {
+    pthread_t thread;
+    const struct attention *a;
+    struct scratch scratch;
+    enum isa isa;
+    uint32_t begin, end;
+    bool reading;
+    uint64_t sum;
+    int rc;
+};
+
+static void *run_part(void *data)
+{
+    struct part *p = data;
+    const struct attention *a = p->a;
+    if (p->reading) {
+        size_t row = (size_t)a->batch * a->heads * a->keys * element_bytes(a->dtype);
+        p->sum +=
+            read_all((const unsigned char *)a->weights + p->begin * row, (p->end - p->begin) * row);
+        return NULL;
+    }
+    struct block_plan plan = {.maps = true, .local_window = 8};
+    plan.group[METRIC_GROUP_CORE] = true;
+    double entries = (double)a->batch * a->heads * a->queries * a->keys;
+    uint32_t jobs = (uint32_t)fmin(ceil(entries / ENTRIES_A_JOB), JOBS_MAX);
+    uint32_t rows = (a->queries + jobs - 1) / jobs;
+    for (uint32_t i = p->begin; p->rc == 0 && i < p->end; i += rows) {
+        struct block block;
+        uint32_t end = i + rows < p->end ? i + rows : p->end;
+        p->rc = block_init(&block, a, &plan);
+        p->rc = p->rc == 0 ? block_compute(&block, a, i, end, p->isa, &p->scratch) : p->rc;
+        p->sum += block.rows;
+        block_clear(&block);
+    }
+    return NULL;
+}
+
+static double timed(struct part *parts, unsigned threads, bool reading, clockid_t clock)
+{
+    double start = now(clock);
+    for (unsigned t = 0; t < threads; t++) {
+        parts[t].reading = reading;
+        if (t > 0 && pthread_create(&parts[t].thread, NULL, run_part, &parts[t]) != 0) {
+            exit(1);
+        }
+    }
+    run_part(&parts[0]);
+    for (unsigned t = 1; t < threads; t++) {
+        pthread_join(parts[t].thread, NULL);
+    }
+    return now(clock) - start;
+}
+
+/* Returns the median time. */
+static double bench(const struct attention *a, enum isa isa, unsigned threads, unsigned pairs,
+                    double one_thread, clockid_t clock)
+{
+    struct part parts[THREADS_MAX] = {0};
+    double ratio[64], kernels[64], reads[64];
+    uint32_t whole = a->queries;
+    for (unsigned t = 0; t < threads; t++) {
+        parts[t].a = a;
+        parts[t].isa = isa;
+        parts[t].begin = whole * t / threads;
+        parts[t].end = whole * (t + 1) / threads;
+    }
+    timed(parts, threads, false, clock);
+    for (unsigned k = 0; k < pairs; k++) {
+        reads[k] = timed(parts, threads, true, clock);
+        kernels[k] = timed(parts, threads, false, clock);
+        ratio[k] = reads[k] / kernels[k];
+    }
+    double rows = (double)a->batch * a->heads * a->queries;
+    double bytes = rows * a->keys * (double)element_bytes(a->dtype);
+    double time = median(kernels, pairs);
+    printf(
+        "{\"bench\":\"core\",\"shape\":[%u,%u,%u,%u],\"dtype\":\"%s\",\"causal\":%s,\"isa\":\"%s\","
+        "\"threads\":%u,\"gb_s\":%.2f,\"read_gb_s\":%.2f,\"ratio\":%.3f,\"rows_s\":%.0f",
+        a->batch, a->heads, a->queries, a->keys, dtype_text[a->dtype], a->causal ? "true" : "false",
+        isa_name[isa], threads, bytes / time * 1e-9, bytes / median(reads, pairs) * 1e-9,
+        median(ratio, pairs), rows / time);
+    if (one_thread > 0) {
+        printf(",\"speedup\":%.2f", one_thread / time);
+    }
+    printf("}\n");
+    fflush(stdout);
+    for (unsigned t = 0; t < threads; t++) {
+        scratch_clear(&parts[t].scratch);
+    }
+    return time;
+}
+
+static void bench_shape(const uint32_t shape[4], bool causal, enum isa isa, unsigned pairs,
+                        clockid_t clock, const char *only)
+{
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
+        if (only != NULL && strcmp(only, dtype_text[dtypes[d]]) != 0) {
+            continue;
+        }
+        struct attention a = {.dtype = dtypes[d],
+                              .batch = shape[0],
+                              .heads = shape[1],
+                              .queries = shape[2],
+                              .keys = shape[3],
+                              .self = shape[2] == shape[3],
+                              .causal = causal};
+        size_t bytes = (size_t)a.batch * a.heads * a.queries * a.keys * element_bytes(a.dtype);
+        unsigned char *weights = aligned_alloc(4096, (bytes + 4095) & ~(size_t)4095);
+        if (weights == NULL) {
+            exit(1);
+        }
+        fill(&a, weights);
+        a.weights = weights;
+        double one = bench(&a, isa, 1, pairs, 0, clock);
+        if (clock == CLOCK_MONOTONIC) {
+            bench(&a, isa, 2, pairs, one, clock);
+        }
+        free(weights);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t shape[SHAPES_MAX][4] = {{1, 12, 512, 512}, {1, 16, 2048, 2048}};
+    unsigned shapes = 0, pairs = PAIRS;
+    enum isa isa = isa_best();
+    bool causal = false;
+    const char *only = NULL;
+    clockid_t clock = CLOCK_MONOTONIC;
+    for (int k = 1; k < argc; k++) {
+        const char *value = k + 1 < argc ? argv[k + 1] : "";
+        if (strcmp(argv[k], "--causal") == 0) {
+            causal = true;
+            continue;
+        }
+        if (strcmp(argv[k], "--cpu-time") == 0) {
+            clock = CLOCK_THREAD_CPUTIME_ID;
+            continue;
+        }
+        k++;
+        if (strcmp(argv[k - 1], "--isa") == 0 && isa_parse(value, strlen(value), &isa) == 0) {
+            continue;
+        }
+        if (strcmp(argv[k - 1], "--dtype") == 0) {
+            only = value;
+            continue;
+        }
+        if (strcmp(argv[k - 1], "--pairs") == 0 && sscanf(value, "%u", &pairs) == 1 && pairs > 0 &&
+            pairs <= 64) {
+            continue;
+        }
+        uint32_t *s = shape[shapes < SHAPES_MAX ? shapes : 0];
+        if (strcmp(argv[k - 1], "--shape") == 0 && shapes++ < SHAPES_MAX &&
+            sscanf(value, "%u,%u,%u,%u", &s[0], &s[1], &s[2], &s[3]) == 4) {
+            continue;
+        }
+        fprintf(stderr, "usage: core [--isa NAME] [--pairs N] [--shape B,H,Tq,Tk]... [--causal] "
+                        "[--cpu-time] [--dtype NAME]\n");
+        return 2;
+    }
+    for (unsigned k = 0; k < (shapes > 0 ? shapes : 2); k++) {
+        bench_shape(shape[k], causal, isa, pairs, clock, only);
+    }
+    return 0;
+}
