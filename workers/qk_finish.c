@@ -77,7 +77,9 @@ static void set_arguments(const struct qk_finish *f, const struct qk_row *row,
             exp[EXP_NEAR + k] = (float)(captured(f, (double)row->near[k]) - max);
         }
     }
-    exp[EXP_LOW] = (float)(f->slope * (double)totals->low - max);
+    if (row->count > 0) {
+        exp[EXP_LOW] = (float)(f->slope * (double)totals->low - max);
+    }
     exp[EXP_DOWN] = (float)((double)row->max - max);
     exp[EXP_FIRST] = (float)(first - max);
 }

@@ -109,7 +109,8 @@ def summary(x):
     x = x[np.isfinite(x)]
     if x.size == 0:
         return [0] + [np.nan] * 4
-    return [x.size, x.mean(), x.std(ddof=1) if x.size > 1 else np.nan, x.min(), x.max()]
+    with np.errstate(over="ignore"):
+        return [x.size, x.mean(), x.std(ddof=1) if x.size > 1 else np.nan, x.min(), x.max()]
 
 
 def truth(m):
