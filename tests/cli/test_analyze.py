@@ -433,7 +433,7 @@ def good(tmp_path):
     ("scale", "inf", "valid: a number from -1e+30 to 1e+30"),
     ("softcap", "-1", "valid: a number from 0 to 1e+30"),
     ("groups", "core,spectra", "valid: core, importance, pairs, similarity, spectrum, all, none, with commas"),
-    ("spectrum", "half", "valid: full, leading, norm"),
+    ("spectrum", "half", "valid: eigenvalues, full, leading, norm"),
     ("stack", "both", "valid: encoder, decoder"),
     ("isa", "sse9", "not available here (valid: auto, scalar, portable, avx2, avx512)"),
     ("threads", "0", "valid: 1 to 256"),

@@ -6,7 +6,7 @@ Each case is run twice: as one block, and cut at random rows. Both must agree wi
 
 Tolerances are those of workers/KERNELS.md: the f64 reference is held to 1e-13 (it reaches about 1e-15) and to
 itself bit for bit in counts and histograms; faster paths to 1e-5 for sums of weights and 1e-4 nats for
-entropies. KERNEL_CLI names the executable; KERNEL_CASES=0.1 runs a tenth of the cases; KERNEL_ISA=avx2,... some
+entropies. KERNEL_CLI names the executable; KERNEL_CASES=1 runs all cases, not only a tenth; KERNEL_ISA=avx2,... some
 instruction sets only; KERNEL_REPORT=1 prints the largest error of each kind."""
 
 import functools

@@ -7,8 +7,8 @@ Tolerances. `scalar` is f64 and held to 1e-12, with what exp makes of the roundi
 products in f32: a logit is off by up to about delta = LOGIT * lambda, lambda = scale max |q| |k|, since that is
 what the rounding errors of a sum of products q_c k_c are in proportion to, whatever is left of the sum. That
 moves a weight by the factor e^delta and an entropy by at most 2 delta (H + 1), and comes on top of the 1e-5 for
-sums of weights and the 1e-4 nats of every kernel. QK_CLI names the executable; KERNEL_CASES=0.1 runs a tenth of
-the cases; KERNEL_REPORT=1 prints the largest error of each kind, as a share of its tolerance."""
+sums of weights and the 1e-4 nats of every kernel. QK_CLI names the executable; KERNEL_CASES=1 runs all
+cases, not only a tenth; KERNEL_REPORT=1 prints the largest error of each kind, as a share of its tolerance."""
 
 import json
 import os
@@ -23,7 +23,7 @@ import formulas
 from cases import DTYPES, MASKS, Case, decode, encode, random_tokens, set_mask
 
 CLI = os.environ.get("QK_CLI", "")
-SHARE = float(os.environ.get("KERNEL_CASES", "1"))
+SHARE = float(os.environ.get("KERNEL_CASES", "0.1"))
 LOGIT = 2.0**-21
 LAMBDA_MAX = 2.0**15  # beyond, rows go through the reference
 EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-23, "bf16": 2.0**-23}

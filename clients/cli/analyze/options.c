@@ -275,7 +275,7 @@ static const struct option_info option_info[] = {
     COUNT("local-window", local_window, 0, INT32_MAX, "positions that local_mass looks to either side (8)"),
     SET("head-weights", "A,B,..", set_head_weights, "of the map aggregate.weighted, one per head"),
     REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.05)"),
-    SET("spectrum", "EFFORT", set_effort, "eigenvalues (everything; default), full, leading (16 values) or norm"),
+    SET("spectrum", "EFFORT", set_effort, "eigenvalues (all; default), full, leading or norm"),
     COUNT("spectrum-max", spectrum_max, 1, 65536, "no spectrum of larger maps (1024)"),
     COUNT("sample", sample, 0, INT32_MAX, "whose spectrum (0; the last one, if there are fewer)"),
     COUNT("qk-maps", qk_maps, 0, 65536, "of q and k up to this size, the map is made and"
