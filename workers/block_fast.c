@@ -59,6 +59,7 @@ struct fast {
     const struct row_kernels *kernels;
     bool core, across; /* core metrics; maps or pairs */
     size_t element;    /* bytes */
+    uint32_t rows_ahead;
     row_kernel *row_kernel;
     struct frame *frame;            /* the one at work */
     struct frame frames[ROW_BATCH]; /* those of rows in the slots; used in turn */
@@ -303,17 +304,18 @@ static const unsigned char *row_at(const struct fast *f, uint32_t b, uint32_t h,
     return (const unsigned char *)a->weights + row * a->keys * f->element;
 }
 
-/* The row after (b, h, i) in the order of work, as long as there is one in the tensor. */
-static const unsigned char *row_after(const struct fast *f, uint32_t b, uint32_t h, uint32_t i)
+/* The row to be fetched while (b, h, i) is at work: so many rows later, or the last one. */
+static const unsigned char *row_ahead(const struct fast *f, uint32_t b, uint32_t h, uint32_t i)
 {
     const struct attention *a = f->a;
-    if (h + 1 < a->heads) {
-        return row_at(f, b, h + 1, i);
+    for (h += f->rows_ahead; h >= a->heads; h -= a->heads) {
+        if (++b == a->batch) {
+            b = 0;
+            i++;
+        }
     }
-    if (b + 1 < a->batch) {
-        return row_at(f, b + 1, 0, i);
-    }
-    return row_at(f, 0, 0, i + 1 < a->queries ? i + 1 : i);
+    return i < a->queries ? row_at(f, b, h, i)
+                          : row_at(f, a->batch - 1, a->heads - 1, a->queries - 1);
 }
 
 /* What the frames know of the rows in the slots. */
@@ -573,7 +575,7 @@ static int add_sample(struct fast *f, uint32_t b, uint32_t i)
     }
     int rc = 0;
     for (uint32_t h = 0; rc == 0 && h < a->heads; h++) {
-        const unsigned char *row = row_at(f, b, h, i), *next = row_after(f, b, h, i);
+        const unsigned char *row = row_at(f, b, h, i), *next = row_ahead(f, b, h, i);
         if (rows) {
             rc = add_row(f, h, row, next);
         } else if (f->across) {
@@ -631,6 +633,8 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
                      .core = block->plan.group[METRIC_GROUP_CORE],
                      .across = block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS],
                      .element = element_bytes(a->dtype)};
+    size_t row_bytes = a->keys * f.element;
+    f.rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
     f.row_kernel = f.core ? kernels->core[a->dtype][f.across] : kernels->rows[a->dtype][f.across];
     f.frame = f.frames;
     carve(&f, memory);

@@ -61,8 +61,10 @@ struct importance_sums {
 
 #define KERNEL_DTYPES 4 /* DTYPE_F32 to DTYPE_F64 */
 
-/* One row, its first element at any address, into its slot; `next` is the row that comes after it,
- * to be fetched early. */
+/* Bytes of weights to fetch early: a few times what the memory's latency is worth. */
+#define ROW_AHEAD 8192u
+/* One row, its first element at any address, into its slot; `next` is the row to be fetched early,
+ * ROW_AHEAD further in the order of work, or the next one when rows are longer. */
 typedef void row_kernel(const struct row_job *job, const unsigned char *row,
                         const unsigned char *next, struct row_pass *pass, uint32_t slot);
 

@@ -46,10 +46,6 @@ struct walk {
     vf pivot;
 };
 
-/* Bytes that are fetched early, into the first-level cache: enough for the memory's latency, little
- * beside the maps that live there too. */
-#define AHEAD 3072u
-
 SIMD_INLINE uint32_t element_bytes(enum dtype dtype)
 {
     return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
@@ -59,7 +55,7 @@ SIMD_INLINE struct walk walk_of(enum dtype dtype, const struct row_job *job,
                                 const unsigned char *row, const unsigned char *next)
 {
     size_t bytes = (size_t)job->keys * element_bytes(dtype);
-    size_t ahead = bytes < AHEAD ? bytes : AHEAD;
+    size_t ahead = bytes < ROW_AHEAD ? bytes : ROW_AHEAD;
     return (struct walk){.job = job,
                          .row = row,
                          .ahead = row + ahead,
@@ -85,10 +81,13 @@ SIMD_INLINE vf load_any(enum dtype dtype, const struct walk *w, uint32_t k)
                      : v_load_part_as(dtype, w->row + (size_t)k * W * element_bytes(dtype), left);
 }
 
+/* Into the second-level cache: what is fetched into the first occupies one of its few miss buffers
+ * for as long as the memory takes, which halves the speed. Every vector of a row has to be fetched,
+ * as one miss costs as much as thirty vectors. */
 SIMD_INLINE void fetch_ahead(enum dtype dtype, const struct walk *w, uint32_t k)
 {
     const unsigned char *ahead = k < w->turn ? w->ahead : w->ahead_next;
-    __builtin_prefetch(ahead + (size_t)k * W * element_bytes(dtype), 0, 3);
+    __builtin_prefetch(ahead + (size_t)k * W * element_bytes(dtype), 0, 2);
 }
 
 SIMD_INLINE void add_to_maps(const struct walk *w, uint32_t k, vf x)
@@ -172,6 +171,7 @@ SIMD_INLINE void careful(enum dtype dtype, bool core, bool maps, const struct wa
                          struct sums *s, uint32_t k)
 {
     vf sent = load_any(dtype, w, k), zero = v_set(0);
+    fetch_ahead(dtype, w, k);
     if (maps) {
         add_to_maps(w, k, sent);
     }
@@ -193,6 +193,7 @@ SIMD_INLINE void single(enum dtype dtype, bool core, bool maps, const struct wal
                         struct sums *s, uint32_t k)
 {
     vf x = load_whole(dtype, w, k);
+    fetch_ahead(dtype, w, k);
     if (maps) {
         add_to_maps(w, k, x);
     }
@@ -260,6 +261,7 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
     }
     if (k < k1) {
         vf a = load_whole(dtype, w, k);
+        fetch_ahead(dtype, w, k);
         if (maps) {
             add_to_maps(w, k, a);
         }
@@ -316,7 +318,6 @@ SIMD_INLINE void walk_holes(enum dtype dtype, bool core, bool maps, const struct
         struct sums s = *total;
         s.sum = s.plogp = s.squares = s.distance = v_set(0);
         for (; k < k1; k++) {
-            fetch_ahead(dtype, w, k);
             careful(dtype, core, maps, w, &s, k);
         }
         fold(total, &s);
