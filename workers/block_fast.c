@@ -48,8 +48,9 @@ struct frame {
 };
 
 struct slot {
-    uint32_t b, h, i;
-    struct row_job job;
+    const struct frame *frame;
+    const unsigned char *row;
+    uint32_t h;
 };
 
 struct fast {
@@ -58,7 +59,10 @@ struct fast {
     const struct row_kernels *kernels;
     bool core, across; /* core metrics; maps or pairs */
     size_t element;    /* bytes */
-    struct frame frame;
+    uint32_t rows_ahead;
+    row_kernel *row_kernel;
+    struct frame *frame;            /* the one at work */
+    struct frame frames[ROW_BATCH]; /* those of rows in the slots; used in turn */
     struct row_pass *pass;
     struct slot slot[ROW_BATCH];
     struct row_batch batch;
@@ -214,7 +218,7 @@ static void set_singles(struct frame *frame, const struct attention *a)
 /* The earlier occurrences of the query's token, and the keys after them, where valid. */
 static void set_occurrences(struct fast *f)
 {
-    struct frame *frame = &f->frame;
+    struct frame *frame = f->frame;
     struct row_job *job = &frame->job;
     frame->has_occurrences = false;
     job->occurrences[0] = job->occurrences[1] = 0;
@@ -252,13 +256,26 @@ static void set_distances(struct frame *frame, uint32_t window)
     frame->largest_distance = (float)(first > last ? first : last);
 }
 
+/* The one at work again, unless a slot refers to it. Each of those that slots refer to has a row in
+ * them, so that there are never too many. */
+static struct frame *next_frame(struct fast *f)
+{
+    uint32_t used = f->batch.used;
+    uint32_t at = (uint32_t)(f->frame - f->frames);
+    if (used == 0 || f->slot[used - 1].frame != f->frame) {
+        return f->frame;
+    }
+    return f->frames + (at + 1) % ROW_BATCH;
+}
+
 static void set_frame(struct fast *f, uint32_t b, uint32_t i)
 {
     const struct attention *a = f->a;
-    struct frame *frame = &f->frame;
+    struct frame *frame = next_frame(f);
+    struct row_job *job = &frame->job;
+    f->frame = frame;
     frame->b = b;
     frame->i = i;
-    struct row_job *job = &frame->job;
     *job = (struct row_job){
         .keys = a->keys, .position = attention_position(a, i), .sum = f->sum, .max = f->max};
     set_holes(job, a, b, i);
@@ -287,38 +304,55 @@ static const unsigned char *row_at(const struct fast *f, uint32_t b, uint32_t h,
     return (const unsigned char *)a->weights + row * a->keys * f->element;
 }
 
-/* The row after (b, h, i) in the order of work, as long as there is one in the tensor. */
-static const unsigned char *row_after(const struct fast *f, uint32_t b, uint32_t h, uint32_t i)
+/* The row to be fetched while (b, h, i) is at work: so many rows later, or the last one. */
+static const unsigned char *row_ahead(const struct fast *f, uint32_t b, uint32_t h, uint32_t i)
 {
     const struct attention *a = f->a;
-    if (h + 1 < a->heads) {
-        return row_at(f, b, h + 1, i);
+    for (h += f->rows_ahead; h >= a->heads; h -= a->heads) {
+        if (++b == a->batch) {
+            b = 0;
+            i++;
+        }
     }
-    if (b + 1 < a->batch) {
-        return row_at(f, b + 1, 0, i);
-    }
-    return row_at(f, 0, 0, i + 1 < a->queries ? i + 1 : i);
+    return i < a->queries ? row_at(f, b, h, i)
+                          : row_at(f, a->batch - 1, a->heads - 1, a->queries - 1);
 }
 
-static void fill_slot(struct fast *f, uint32_t s)
+/* What the frames know of the rows in the slots. */
+static void fill_from_frames(struct fast *f)
 {
-    const struct frame *frame = &f->frame;
     struct row_batch *batch = &f->batch;
-    const struct row_pass *pass = f->pass;
-    bool first_valid = frame->job.single[SINGLE_FIRST] != KEY_NONE;
-    batch->keys[s] = (float)frame->n;
-    batch->rest_keys[s] = (float)(frame->n - first_valid);
-    batch->first[s] = pass->single[SINGLE_FIRST][s];
-    if (!f->core) {
+    for (uint32_t s = 0; s < batch->used; s++) {
+        const struct frame *frame = f->slot[s].frame;
+        batch->keys[s] = (float)frame->n;
+        batch->rest_keys[s] = (float)(frame->n - (frame->job.single[SINGLE_FIRST] != KEY_NONE));
+        batch->largest_distance[s] = frame->largest_distance;
+    }
+    memcpy(batch->first, f->pass->single[SINGLE_FIRST], sizeof batch->first);
+}
+
+/* The weights that the passes picked; NaN where they have no meaning. */
+static void fill_picked(struct fast *f)
+{
+    struct row_batch *batch = &f->batch;
+    float *const single[SINGLE_COUNT] = {[SINGLE_FIRST] = batch->first_token,
+                                         [SINGLE_DIAGONAL] = batch->diagonal,
+                                         [SINGLE_PREVIOUS] = batch->previous,
+                                         [SINGLE_NEXT] = batch->next};
+    for (uint32_t k = 0; k < SINGLE_COUNT; k++) {
+        memcpy(single[k], f->pass->single[k], sizeof batch->next);
+        for (uint32_t s = 0; s < batch->used; s++) {
+            single[k][s] = f->slot[s].frame->has[k] ? single[k][s] : NAN;
+        }
+    }
+    if (f->work.previous == NULL) {
         return;
     }
-    batch->largest_distance[s] = frame->largest_distance;
-    batch->first_token[s] = frame->has[SINGLE_FIRST] ? pass->single[SINGLE_FIRST][s] : NAN;
-    batch->diagonal[s] = frame->has[SINGLE_DIAGONAL] ? pass->single[SINGLE_DIAGONAL][s] : NAN;
-    batch->previous[s] = frame->has[SINGLE_PREVIOUS] ? pass->single[SINGLE_PREVIOUS][s] : NAN;
-    batch->next[s] = frame->has[SINGLE_NEXT] ? pass->single[SINGLE_NEXT][s] : NAN;
-    batch->induction[s] = frame->has_occurrences ? pass->occurrence[0][s] : NAN;
-    batch->duplicate[s] = frame->has_occurrences ? pass->occurrence[1][s] : NAN;
+    for (uint32_t s = 0; s < batch->used; s++) {
+        bool has = f->slot[s].frame->has_occurrences;
+        batch->induction[s] = has ? f->pass->occurrence[0][s] : NAN;
+        batch->duplicate[s] = has ? f->pass->occurrence[1][s] : NAN;
+    }
 }
 
 enum verdict { SOUND, UNSOUND, UNCERTAIN };
@@ -364,7 +398,7 @@ static int judge_rows(struct fast *f)
         enum verdict verdict = judge(f, s);
         batch->sound[s] = verdict == SOUND ? 1 : 0;
         if (verdict == UNCERTAIN) {
-            int rc = block_ref_row(block, f->a, &f->work, slot->b, slot->h, slot->i);
+            int rc = block_ref_row(block, f->a, &f->work, slot->frame->b, slot->h, slot->frame->i);
             if (rc < 0) {
                 return rc;
             }
@@ -385,6 +419,7 @@ static int drain(struct fast *f)
     if (batch->used == 0) {
         return 0;
     }
+    fill_from_frames(f);
     if (!f->core) {
         f->kernels->reduce_sums(f->pass, batch);
         int rc = judge_rows(f);
@@ -393,26 +428,23 @@ static int drain(struct fast *f)
     }
     float eighth[ROW_BATCH];
     uint32_t short_of = f->kernels->reduce(f->pass, batch, eighth);
+    fill_picked(f);
     int rc = judge_rows(f);
     for (uint32_t s = 0; s < batch->used; s++) {
         if ((short_of >> s & 1) != 0 && batch->sound[s] > 0) {
-            batch->top[s] = f->kernels->top[f->a->dtype](&f->slot[s].job, eighth[s]);
+            batch->top[s] =
+                f->kernels->top[f->a->dtype](&f->slot[s].frame->job, f->slot[s].row, eighth[s]);
         }
     }
     return rc == 0 ? row_values_add(&f->values, batch, f->block->head) : rc;
 }
 
 /* One row with a valid query and a valid key. */
-static int add_row(struct fast *f, const struct row_job *job, uint32_t h)
+static int add_row(struct fast *f, uint32_t h, const unsigned char *row, const unsigned char *next)
 {
     uint32_t s = f->batch.used++;
-    f->slot[s] = (struct slot){.b = f->frame.b, .h = h, .i = f->frame.i, .job = *job};
-    if (f->core) {
-        f->kernels->core[f->a->dtype][f->across](job, f->pass, s);
-    } else {
-        f->kernels->rows[f->a->dtype][f->across](job, f->pass, s);
-    }
-    fill_slot(f, s);
+    f->slot[s] = (struct slot){.frame = f->frame, .row = row, .h = h};
+    f->row_kernel(&f->frame->job, row, next, f->pass, s);
     return f->batch.used == ROW_BATCH ? drain(f) : 0;
 }
 
@@ -424,7 +456,7 @@ static int add_row(struct fast *f, const struct row_job *job, uint32_t h)
 static void add_importance(struct fast *f, const unsigned char *row, uint32_t h)
 {
     const struct attention *a = f->a;
-    const struct frame *frame = &f->frame;
+    const struct frame *frame = f->frame;
     struct importance_sums s;
     if (a->keys > IMPORTANCE_KEYS_MAX || !f->kernels->importance[a->dtype](row, a->keys, &s)) {
         block_ref_importance(f->block, a, &f->work, frame->b, h, frame->i);
@@ -437,14 +469,6 @@ static void add_importance(struct fast *f, const unsigned char *row, uint32_t h)
 }
 
 /* Maps and pairs. */
-
-static void begin_maps(struct fast *f)
-{
-    for (uint32_t j = 0; j < f->a->keys + ROW_PAD; j++) {
-        f->sum[j] = 0;
-        f->max[j] = -INFINITY;
-    }
-}
 
 static struct moments divided(struct moments m, double by)
 {
@@ -465,7 +489,10 @@ static void finish_maps(struct fast *f)
     struct block *block = f->block;
     const struct row_kernels *k = f->kernels;
     const struct attention *a = f->a;
-    struct moments sum = k->moments(f->sum, a->keys);
+    struct moments map[2], sum, max;
+    k->moments(f->sum, f->max, a->keys, map);
+    sum = map[0];
+    max = map[1];
     bool finite = moments_finite(&sum);
     f->upper_sound = f->upper_sound && finite;
     if (block->plan.group[METRIC_GROUP_PAIRS] && finite) {
@@ -474,9 +501,8 @@ static void finish_maps(struct fast *f)
     if (!block->plan.maps) {
         return;
     }
-    struct moments max = k->moments(f->max, a->keys);
     if (!finite || !moments_finite(&max)) {
-        block_ref_maps(block, a, &f->work, f->frame.b, f->frame.i);
+        block_ref_maps(block, a, &f->work, f->frame->b, f->frame->i);
         return;
     }
     struct moments mean = divided(sum, a->heads);
@@ -539,26 +565,24 @@ static int add_sample(struct fast *f, uint32_t b, uint32_t i)
 {
     const struct attention *a = f->a;
     set_frame(f, b, i);
-    const struct frame *frame = &f->frame;
+    const struct frame *frame = f->frame;
     bool rows = frame->counts && frame->n > 0;
     if (frame->counts && frame->n == 0) {
         f->block->invalid_rows += a->heads;
     }
     if (f->across) {
-        begin_maps(f);
+        f->kernels->clear(f->sum, f->max, a->keys);
     }
-    struct row_job job = frame->job;
     int rc = 0;
     for (uint32_t h = 0; rc == 0 && h < a->heads; h++) {
-        job.row = row_at(f, b, h, i);
-        job.next = row_after(f, b, h, i);
+        const unsigned char *row = row_at(f, b, h, i), *next = row_ahead(f, b, h, i);
         if (rows) {
-            rc = add_row(f, &job, h);
+            rc = add_row(f, h, row, next);
         } else if (f->across) {
-            f->kernels->maps[a->dtype](&job);
+            f->kernels->maps[a->dtype](&frame->job, row, next);
         }
         if (f->block->plan.group[METRIC_GROUP_IMPORTANCE]) {
-            add_importance(f, job.row, h);
+            add_importance(f, row, h);
         }
     }
     if (rc == 0 && f->across) {
@@ -609,6 +633,10 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
                      .core = block->plan.group[METRIC_GROUP_CORE],
                      .across = block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS],
                      .element = element_bytes(a->dtype)};
+    size_t row_bytes = a->keys * f.element;
+    f.rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
+    f.row_kernel = f.core ? kernels->core[a->dtype][f.across] : kernels->rows[a->dtype][f.across];
+    f.frame = f.frames;
     carve(&f, memory);
     set_existing(&f);
     int rc = 0;

@@ -89,10 +89,100 @@ SIMD_INLINE struct moments moments_of(enum dtype dtype, const struct walk *row)
                             .max = (double)s.max};
 }
 
-static struct moments map_moments(const float *x, uint32_t n)
+static void map_clear(float *sum, float *max, uint32_t n)
 {
-    struct walk row = {.row = (const unsigned char *)x, .keys = n};
-    return moments_of(DTYPE_F32, &row);
+    for (uint32_t j = 0; j < n; j += W) {
+        v_store(sum + j, v_set(0));
+        v_store(max + j, v_set(-INFINITY));
+    }
+}
+
+/* Of one map, on the way. */
+struct map_sums {
+    vf sum, min, max, squares, mean;
+};
+
+SIMD_INLINE void add_entries(struct map_sums *m, vf x)
+{
+    m->sum = v_add(m->sum, x);
+    m->min = v_min(x, m->min);
+    m->max = v_max(x, m->max);
+}
+
+SIMD_INLINE void add_deviations(struct map_sums *m, vf x)
+{
+    vf off = v_sub(x, m->mean);
+    m->squares = v_fma(off, off, m->squares);
+}
+
+SIMD_INLINE struct moments finish_map(const struct map_sums *m, double sum, double squares,
+                                      uint32_t n)
+{
+    float low[SIMD_WIDTH], high[SIMD_WIDTH];
+    v_store(low, m->min);
+    v_store(high, m->max);
+    for (uint32_t l = 1; l < W; l++) {
+        low[0] = low[l] < low[0] ? low[l] : low[0];
+        high[0] = high[l] > high[0] ? high[l] : high[0];
+    }
+    double mean = sum / n, off = mean - (double)(float)mean;
+    double m2 = squares - n * off * off;
+    return (struct moments){.n = n,
+                            .mean = mean,
+                            .m2 = m2 < 0 ? 0 : m2, /* NaN stays */
+                            .min = (double)low[0],
+                            .max = (double)high[0]};
+}
+
+/* The two maps side by side: sums and extremes, then squared deviations from the f32 mean, which
+ * are corrected for what that is off by. */
+static void map_moments(const float *sum, const float *max, uint32_t n, struct moments ret_map[2])
+{
+    struct map_sums a = {.min = v_set(INFINITY), .max = v_set(-INFINITY)}, b = a;
+    uint32_t whole = n - n % W, left = n % W;
+    double total[2] = {0}, squares[2] = {0};
+    for (uint32_t j = 0; j < whole;) {
+        uint32_t end = whole - j > SEGMENT * W ? j + SEGMENT * W : whole;
+        a.sum = b.sum = v_set(0);
+        for (; j < end; j += W) {
+            add_entries(&a, v_load(sum + j));
+            add_entries(&b, v_load(max + j));
+        }
+        total[0] += lanes_total(a.sum);
+        total[1] += lanes_total(b.sum);
+    }
+    for (uint32_t j = whole; j < n; j++) {
+        total[0] += (double)sum[j];
+        total[1] += (double)max[j];
+    }
+    if (left > 0) {
+        vm rest = v_mask_of_bits((1u << left) - 1);
+        vf x = v_load(sum + whole), y = v_load(max + whole);
+        a.min = v_min(v_select(rest, x, a.min), a.min);
+        a.max = v_max(v_select(rest, x, a.max), a.max);
+        b.min = v_min(v_select(rest, y, b.min), b.min);
+        b.max = v_max(v_select(rest, y, b.max), b.max);
+    }
+    a.mean = v_set((float)(total[0] / n));
+    b.mean = v_set((float)(total[1] / n));
+    for (uint32_t j = 0; j < n;) {
+        uint32_t end = n - j > SEGMENT * W ? j + SEGMENT * W : n;
+        a.squares = b.squares = v_set(0);
+        for (; j + W <= end; j += W) {
+            add_deviations(&a, v_load(sum + j));
+            add_deviations(&b, v_load(max + j));
+        }
+        if (j < end) {
+            vm rest = v_mask_of_bits((1u << left) - 1);
+            add_deviations(&a, v_select(rest, v_load(sum + j), a.mean));
+            add_deviations(&b, v_select(rest, v_load(max + j), b.mean));
+            j = end;
+        }
+        squares[0] += lanes_total(a.squares);
+        squares[1] += lanes_total(b.squares);
+    }
+    ret_map[0] = finish_map(&a, total[0], squares[0], n);
+    ret_map[1] = finish_map(&b, total[1], squares[1], n);
 }
 
 /* With P and N the sums of the positive and of the negative entries, P <= H max and N = P - sum,

@@ -60,13 +60,14 @@ void row_values_begin(struct row_values *values, void *memory, uint32_t heads,
 
 static void add_totals(struct row_totals *total, const struct row_batch *batch, uint32_t slot)
 {
-    double n = (double)batch->keys[slot];
+    double n = (double)batch->keys[slot], share = 1 / n;
     double sum = (double)batch->rest_sum[slot] + (double)batch->first[slot];
-    double off = sum / n - (double)(1.0f / batch->keys[slot]);
+    double off = sum - n * (double)(1.0f / batch->keys[slot]);
+    double m2 = (double)batch->squares[slot] - off * off * share;
     total->keys += n;
     total->sum += sum;
-    total->square += sum * sum / n;
-    total->m2 += fmax((double)batch->squares[slot] - n * off * off, 0);
+    total->square += sum * sum * share;
+    total->m2 += m2 > 0 ? m2 : 0;
     total->min = batch->min[slot] < total->min ? batch->min[slot] : total->min;
     total->max = batch->max[slot] > total->max ? batch->max[slot] : total->max;
 }

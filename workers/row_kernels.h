@@ -19,10 +19,8 @@ struct row_batch;
 enum row_single { SINGLE_FIRST, SINGLE_DIAGONAL, SINGLE_PREVIOUS, SINGLE_NEXT, SINGLE_COUNT };
 #define KEY_NONE UINT32_MAX
 
-/* One row of weights. Its valid keys are [begin, end), with holes. */
+/* What the rows of one query have in common. Their valid keys are [begin, end), with holes. */
 struct row_job {
-    const unsigned char *row;  /* element 0, at any address */
-    const unsigned char *next; /* the row after it in the order of work: fetched early */
     uint32_t keys, begin, end;
     const uint8_t *mask;           /* [keys], 1 = valid; NULL = all */
     const unsigned char *document; /* [keys] i32 at any address, `own` = valid; NULL = all */
@@ -63,24 +61,34 @@ struct importance_sums {
 
 #define KERNEL_DTYPES 4 /* DTYPE_F32 to DTYPE_F64 */
 
+/* Bytes of weights to fetch early: a few times what the memory's latency is worth. */
+#define ROW_AHEAD 8192u
+/* One row, its first element at any address, into its slot; `next` is the row to be fetched early,
+ * ROW_AHEAD further in the order of work, or the next one when rows are longer. */
+typedef void row_kernel(const struct row_job *job, const unsigned char *row,
+                        const unsigned char *next, struct row_pass *pass, uint32_t slot);
+
 struct row_kernels {
     uint32_t width; /* of a vector */
-    /* One row into its slot; maps: job->sum and max are updated. `rows` without the group core
-     * leaves sums and minima only; `maps` alone looks at no mask. */
-    void (*core[KERNEL_DTYPES][2])(const struct row_job *job, struct row_pass *pass, uint32_t slot);
-    void (*rows[KERNEL_DTYPES][2])(const struct row_job *job, struct row_pass *pass, uint32_t slot);
-    void (*maps[KERNEL_DTYPES])(const struct row_job *job);
+    /* With maps, job->sum and max take the row on the way. `rows`, for when the group core is off,
+     * leaves sums and minima only; `maps` looks at no mask. */
+    row_kernel *core[KERNEL_DTYPES][2];
+    row_kernel *rows[KERNEL_DTYPES][2];
+    void (*maps[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row,
+                                const unsigned char *next);
     /* Sums across lanes, into the batch, and the eighth largest weight that was kept. Returns bits
      * of the slots that may not have kept all of the 8 largest. */
     uint32_t (*reduce)(const struct row_pass *pass, struct row_batch *batch, float ret_eighth[16]);
     void (*reduce_sums)(const struct row_pass *pass, struct row_batch *batch); /* after `rows` */
     /* The sum of a row's 8 largest weights, of which none is below `least`. */
-    float (*top[KERNEL_DTYPES])(const struct row_job *job, float least);
+    float (*top[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row, float least);
     /* Returns false when an entry is outside what the kernel takes. */
     bool (*importance[KERNEL_DTYPES])(const unsigned char *row, uint32_t keys,
                                       struct importance_sums *ret_sums);
-    /* Moments of x[n]; not finite when an entry is not. */
-    struct moments (*moments)(const float *x, uint32_t n);
+    /* The maps before the first head. */
+    void (*clear)(float *sum, float *max, uint32_t n);
+    /* Moments of sum[n] and of max[n]; not finite when an entry is not. */
+    void (*moments)(const float *sum, const float *max, uint32_t n, struct moments ret_map[2]);
     /* Adds to upper[n] what the sum over `heads` heads may be at most, given the f32 sum and
      * maximum. */
     void (*add_upper)(float *upper, const float *sum, const float *max, uint32_t n, uint32_t heads);

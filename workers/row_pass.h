@@ -37,26 +37,34 @@ struct sums {
  * the compiler knows. */
 struct walk {
     const struct row_job *job;
-    const unsigned char *row, *next;
+    const unsigned char *row;
+    /* What to fetch early, less the place in the row, before and from vector `turn`. */
+    const unsigned char *ahead, *ahead_next;
+    uint32_t turn;
     float *map_sum, *map_max;
     uint32_t keys;
     vf pivot;
 };
 
-SIMD_INLINE struct walk walk_of(const struct row_job *job)
+SIMD_INLINE uint32_t element_bytes(enum dtype dtype)
 {
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+SIMD_INLINE struct walk walk_of(enum dtype dtype, const struct row_job *job,
+                                const unsigned char *row, const unsigned char *next)
+{
+    size_t bytes = (size_t)job->keys * element_bytes(dtype);
+    size_t ahead = bytes < ROW_AHEAD ? bytes : ROW_AHEAD;
     return (struct walk){.job = job,
-                         .row = job->row,
-                         .next = job->next,
+                         .row = row,
+                         .ahead = row + ahead,
+                         .ahead_next = next - (bytes - ahead),
+                         .turn = (uint32_t)((bytes - ahead) / (W * element_bytes(dtype))),
                          .map_sum = job->sum,
                          .map_max = job->max,
                          .keys = job->keys,
                          .pivot = v_set(job->pivot)};
-}
-
-SIMD_INLINE uint32_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
 }
 
 /* Vector k of the row, which must be whole. */
@@ -73,9 +81,13 @@ SIMD_INLINE vf load_any(enum dtype dtype, const struct walk *w, uint32_t k)
                      : v_load_part_as(dtype, w->row + (size_t)k * W * element_bytes(dtype), left);
 }
 
-SIMD_INLINE void fetch_next(enum dtype dtype, const struct walk *w, uint32_t k)
+/* Into the second-level cache: what is fetched into the first occupies one of its few miss buffers
+ * for as long as the memory takes, which halves the speed. Every vector of a row has to be fetched,
+ * as one miss costs as much as thirty vectors. */
+SIMD_INLINE void fetch_ahead(enum dtype dtype, const struct walk *w, uint32_t k)
 {
-    __builtin_prefetch(w->next + (size_t)k * W * element_bytes(dtype), 0, 2);
+    const unsigned char *ahead = k < w->turn ? w->ahead : w->ahead_next;
+    __builtin_prefetch(ahead + (size_t)k * W * element_bytes(dtype), 0, 2);
 }
 
 SIMD_INLINE void add_to_maps(const struct walk *w, uint32_t k, vf x)
@@ -159,6 +171,7 @@ SIMD_INLINE void careful(enum dtype dtype, bool core, bool maps, const struct wa
                          struct sums *s, uint32_t k)
 {
     vf sent = load_any(dtype, w, k), zero = v_set(0);
+    fetch_ahead(dtype, w, k);
     if (maps) {
         add_to_maps(w, k, sent);
     }
@@ -180,6 +193,7 @@ SIMD_INLINE void single(enum dtype dtype, bool core, bool maps, const struct wal
                         struct sums *s, uint32_t k)
 {
     vf x = load_whole(dtype, w, k);
+    fetch_ahead(dtype, w, k);
     if (maps) {
         add_to_maps(w, k, x);
     }
@@ -233,9 +247,9 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
     uint32_t k = k0;
     for (; k + 1 < k1; k += 2) {
         vf a = load_whole(dtype, w, k), b = load_whole(dtype, w, k + 1);
-        fetch_next(dtype, w, k);
+        fetch_ahead(dtype, w, k);
         if (element_bytes(dtype) * W >= 64) {
-            fetch_next(dtype, w, k + 1);
+            fetch_ahead(dtype, w, k + 1);
         }
         if (maps) {
             add_to_maps(w, k, a);
@@ -247,6 +261,7 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
     }
     if (k < k1) {
         vf a = load_whole(dtype, w, k);
+        fetch_ahead(dtype, w, k);
         if (maps) {
             add_to_maps(w, k, a);
         }
@@ -303,7 +318,6 @@ SIMD_INLINE void walk_holes(enum dtype dtype, bool core, bool maps, const struct
         struct sums s = *total;
         s.sum = s.plogp = s.squares = s.distance = v_set(0);
         for (; k < k1; k++) {
-            fetch_next(dtype, w, k);
             careful(dtype, core, maps, w, &s, k);
         }
         fold(total, &s);
@@ -313,7 +327,7 @@ SIMD_INLINE void walk_holes(enum dtype dtype, bool core, bool maps, const struct
 SIMD_INLINE void map_only(enum dtype dtype, const struct walk *w, uint32_t k, uint32_t k_end)
 {
     for (; k < k_end; k++) {
-        fetch_next(dtype, w, k);
+        fetch_ahead(dtype, w, k);
         add_to_maps(w, k, load_any(dtype, w, k));
     }
 }
@@ -344,12 +358,12 @@ SIMD_INLINE float weight_at(enum dtype dtype, const unsigned char *row, uint32_t
 }
 
 /* From the first key of local_mass on, whatever vector that is in. */
-SIMD_INLINE vf local_lanes(enum dtype dtype, const struct row_job *job)
+SIMD_INLINE vf local_lanes(enum dtype dtype, const struct row_job *job, const unsigned char *row)
 {
     vf sum = v_set(0);
     for (uint32_t j = job->local_begin; j < job->local_end; j += W) {
         uint32_t n = job->local_end - j < W ? job->local_end - j : W;
-        vf x = v_load_part_as(dtype, job->row + (size_t)j * element_bytes(dtype), n);
+        vf x = v_load_part_as(dtype, row + (size_t)j * element_bytes(dtype), n);
         if (job->mask != NULL) {
             x = v_select(v_mask_of_bytes(job->mask + j, n), x, v_set(0));
         }
@@ -362,26 +376,27 @@ SIMD_INLINE vf local_lanes(enum dtype dtype, const struct row_job *job)
     return sum;
 }
 
-SIMD_INLINE void pick_weights(enum dtype dtype, const struct row_job *job, struct row_pass *pass,
-                              uint32_t slot)
+SIMD_INLINE void pick_weights(enum dtype dtype, const struct row_job *job, const unsigned char *row,
+                              struct row_pass *pass, uint32_t slot)
 {
     for (uint32_t i = 0; i < SINGLE_COUNT; i++) {
         uint32_t j = job->single[i];
-        pass->single[i][slot] = j == KEY_NONE ? 0 : weight_at(dtype, job->row, j);
+        pass->single[i][slot] = j == KEY_NONE ? 0 : weight_at(dtype, row, j);
     }
     for (uint32_t i = 0; i < 2; i++) {
         double sum = 0;
         for (uint32_t k = 0; k < job->occurrences[i]; k++) {
-            sum += (double)weight_at(dtype, job->row, job->occurrence[i][k]);
+            sum += (double)weight_at(dtype, row, job->occurrence[i][k]);
         }
         pass->occurrence[i][slot] = (float)sum;
     }
 }
 
 SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct row_job *job,
+                          const unsigned char *row, const unsigned char *next,
                           struct row_pass *pass, uint32_t slot)
 {
-    const struct walk w = walk_of(job);
+    const struct walk w = walk_of(dtype, job, row, next);
     struct sums s = {.min = v_set(INFINITY)};
     s.sum = s.plogp = s.squares = s.distance = v_set(0);
     for (uint32_t l = 0; l < SIMD_TOP_LEVELS; l++) {
@@ -403,36 +418,34 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
     const size_t stride = sizeof pass->lanes[0] / sizeof(float);
     v_store(lanes + LANES_SUM * stride, s.sum);
     v_store(lanes + LANES_MIN * stride, s.min);
-    pick_weights(dtype, job, pass, slot);
+    pick_weights(dtype, job, row, pass, slot);
     if (!core) {
         return;
     }
     v_store(lanes + LANES_PLOGP * stride, s.plogp);
     v_store(lanes + LANES_SQUARES * stride, s.squares);
     v_store(lanes + LANES_DISTANCE * stride, s.distance);
-    v_store(lanes + LANES_LOCAL * stride, local_lanes(dtype, job));
+    v_store(lanes + LANES_LOCAL * stride, local_lanes(dtype, job, row));
     for (uint32_t l = 0; l < SIMD_TOP_LEVELS; l++) {
         v_store(lanes + (LANES_TOP + l) * stride, s.top[l]);
     }
 }
 
-#define PASS(kind, core, dtype_name, dtype)                                                        \
-    static void kind##_##dtype_name(const struct row_job *job, struct row_pass *pass,              \
-                                    uint32_t slot)                                                 \
+#define PASS(name, core, maps, dtype)                                                              \
+    static void name(const struct row_job *job, const unsigned char *row,                          \
+                     const unsigned char *next, struct row_pass *pass, uint32_t slot)              \
     {                                                                                              \
-        pass_row(dtype, core, false, job, pass, slot);                                             \
-    }                                                                                              \
-    static void kind##_maps_##dtype_name(const struct row_job *job, struct row_pass *pass,         \
-                                         uint32_t slot)                                            \
-    {                                                                                              \
-        pass_row(dtype, core, true, job, pass, slot);                                              \
+        pass_row(dtype, core, maps, job, row, next, pass, slot);                                   \
     }
 #define PASSES(dtype_name, dtype)                                                                  \
-    PASS(core, true, dtype_name, dtype)                                                            \
-    PASS(rows, false, dtype_name, dtype)                                                           \
-    static void maps_##dtype_name(const struct row_job *job)                                       \
+    PASS(core_##dtype_name, true, false, dtype)                                                    \
+    PASS(core_maps_##dtype_name, true, true, dtype)                                                \
+    PASS(rows_##dtype_name, false, false, dtype)                                                   \
+    PASS(rows_maps_##dtype_name, false, true, dtype)                                               \
+    static void maps_##dtype_name(const struct row_job *job, const unsigned char *row,             \
+                                  const unsigned char *next)                                       \
     {                                                                                              \
-        const struct walk w = walk_of(job);                                                        \
+        const struct walk w = walk_of(dtype, job, row, next);                                      \
         map_only(dtype, &w, 0, (job->keys + W - 1) / W);                                           \
     }
 

@@ -111,9 +111,10 @@ static void row_reduce_sums(const struct row_pass *pass, struct row_batch *batch
 }
 
 /* Eight levels deep, so that nothing can be lost; then the lanes one by one. */
-SIMD_INLINE float top_sum_deep(enum dtype dtype, const struct row_job *job)
+SIMD_INLINE float top_sum_deep(enum dtype dtype, const struct row_job *job,
+                               const unsigned char *row)
 {
-    const struct walk w = walk_of(job);
+    const struct walk w = walk_of(dtype, job, row, row);
     vf top[TOP_KEYS];
     for (uint32_t i = 0; i < TOP_KEYS; i++) {
         top[i] = v_set(0);
@@ -142,11 +143,12 @@ SIMD_INLINE float top_sum_deep(enum dtype dtype, const struct row_job *job)
 
 /* Adds up what is above `least`, of which at least 8 keys hold as much. When no more than 8 are
  * above, the others of the 8 are equal to it. */
-SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, float least)
+SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, const unsigned char *row,
+                          float least)
 {
     vf sum = v_set(0), count = v_set(0), one = v_set(1), bound = v_set(least);
     bool holes = job->mask != NULL || job->document != NULL;
-    const struct walk w = walk_of(job);
+    const struct walk w = walk_of(dtype, job, row, row);
     for (uint32_t k = job->begin / W; k * W < job->end; k++) {
         bool whole = !holes && k * W >= job->begin && job->end - k * W >= W;
         vf x = load_any(dtype, &w, k);
@@ -164,13 +166,14 @@ SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, float lea
         total += lane[0][l];
         above += lane[1][l];
     }
-    return above <= TOP_KEYS ? total + (TOP_KEYS - above) * least : top_sum_deep(dtype, job);
+    return above <= TOP_KEYS ? total + (TOP_KEYS - above) * least : top_sum_deep(dtype, job, row);
 }
 
 #define TOP(dtype_name, dtype)                                                                     \
-    static float top_##dtype_name(const struct row_job *job, float least)                          \
+    static float top_##dtype_name(const struct row_job *job, const unsigned char *row,             \
+                                  float least)                                                     \
     {                                                                                              \
-        return top_sum(dtype, job, least);                                                         \
+        return top_sum(dtype, job, row, least);                                                    \
     }
 TOP(f32, DTYPE_F32)
 TOP(f16, DTYPE_F16)
