@@ -8,13 +8,7 @@
 
 SIMD_INLINE double lanes_total(vf x)
 {
-    float lane[SIMD_WIDTH];
-    double total = 0;
-    v_store(lane, x);
-    for (uint32_t l = 0; l < W; l++) {
-        total += (double)lane[l];
-    }
-    return total;
+    return vd_sum(v_widen(x));
 }
 
 /* The first n - j lanes of x, `other` in the others. */

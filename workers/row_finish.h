@@ -77,33 +77,35 @@ static void row_finish(const struct row_batch *batch, float *const ret_value[MET
     }
 }
 
-/* The moments of whole vectors of x, in two passes, and of the rest one by one. */
+/* In two passes: whole vectors, and the rest one by one. */
 static struct moments count_moments(const float *x, size_t n)
 {
     size_t whole = n - n % SIMD_WIDTH;
     vd sum = vd_zero(), m2 = vd_zero();
-    vf min = v_set(INFINITY), max = v_set(-INFINITY);
+    vf min = v_set(x[0]), max = v_set(x[0]);
     for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
         vf v = v_load(x + k);
         sum = vd_add(sum, v_widen(v));
         min = v_min(v, min);
         max = v_max(v, max);
     }
-    struct moments m = {0};
-    if (whole > 0) {
-        m = (struct moments){.n = whole,
-                             .mean = vd_sum(sum) / (double)whole,
-                             .min = (double)v_least(min),
-                             .max = (double)v_most(max)};
-    }
-    for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
-        m2 = vd_add_square(m2, v_widen(v_load(x + k)), m.mean);
-    }
-    m.m2 = vd_sum(m2);
+    double total = vd_sum(sum);
+    float least = v_least(min), most = v_most(max);
     for (size_t k = whole; k < n; k++) {
-        moments_add(&m, (double)x[k]);
+        total += (double)x[k];
+        least = x[k] < least ? x[k] : least;
+        most = x[k] > most ? x[k] : most;
     }
-    return m;
+    double mean = total / (double)n;
+    for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
+        m2 = vd_add_square(m2, v_widen(v_load(x + k)), mean);
+    }
+    double squares = vd_sum(m2);
+    for (size_t k = whole; k < n; k++) {
+        squares += ((double)x[k] - mean) * ((double)x[k] - mean);
+    }
+    return (struct moments){
+        .n = n, .mean = mean, .m2 = squares, .min = (double)least, .max = (double)most};
 }
 
 /* The used counters of the keys [begin, end] as a list; zeroes them. */

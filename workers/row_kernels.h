@@ -61,6 +61,10 @@ struct importance_sums {
 
 #define KERNEL_DTYPES 4 /* DTYPE_F32 to DTYPE_F64 */
 
+/* A rest of a row below this is left to the reference: its shares would be made of denormals. */
+#define ROW_REST_LEAST 1e-25f
+/* The same for entropies whose exponential leaves f32. */
+#define ROW_PLOGP_LEAST -80.0f
 /* Bytes of weights to fetch early: a few times what the memory's latency is worth. */
 #define ROW_AHEAD 8192u
 /* One row, its first element at any address, into its slot; `next` is the row to be fetched early,
@@ -80,6 +84,10 @@ struct row_kernels {
      * of the slots that may not have kept all of the 8 largest. */
     uint32_t (*reduce)(const struct row_pass *pass, struct row_batch *batch, float ret_eighth[16]);
     void (*reduce_sums)(const struct row_pass *pass, struct row_batch *batch); /* after `rows` */
+    /* Bits of the slots whose row sum is within [least, most], without a negative weight and
+     * without anything that f32 sums are not right for (ROW_*); their largest |sum - 1|. */
+    uint32_t (*ordinary)(const struct row_batch *batch, float least, float most, bool core,
+                         float *ret_error);
     /* The sum of a row's 8 largest weights, of which none is below `least`. */
     float (*top[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row, float least);
     /* Returns false when an entry is outside what the kernel takes. */

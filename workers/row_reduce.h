@@ -203,6 +203,33 @@ static void row_reduce_sums(const struct row_pass *pass, struct row_batch *batch
     }
 }
 
+static uint32_t row_ordinary(const struct row_batch *batch, float least, float most, bool core,
+                             float *ret_error)
+{
+    uint32_t bits = 0;
+    vf error = v_set(0), zero = v_set(0), huge = v_set(FLT_MAX);
+    for (uint32_t s = 0; s < ROW_BATCH; s += W) {
+        vf rest = v_load(batch->rest_sum + s), sum = v_add(rest, v_load(batch->first + s));
+        vm good = v_and(v_less_equal(v_set(least), sum), v_less_equal(sum, v_set(most)));
+        good = v_and(good, v_less_i(v_set_i(-1), v_bits(v_load(batch->min + s))));
+        if (core) {
+            vm some = v_or(v_less_equal(rest, zero), v_less_equal(v_set(ROW_REST_LEAST), rest));
+            vf plogp = v_load(batch->rest_plogp + s);
+            vm small =
+                v_and(v_less_equal(v_set(ROW_PLOGP_LEAST), plogp), v_less_equal(plogp, huge));
+            vm finite = v_and(v_less_equal(v_load(batch->squares + s), huge),
+                              v_less_equal(v_load(batch->distance + s), huge));
+            good = v_and(v_and(good, some), v_and(small, finite));
+        }
+        uint32_t used = batch->used > s ? batch->used - s : 0;
+        good = v_and(good, v_mask_of_bits(used >= W ? ~0u : (1u << used) - 1));
+        error = v_max(v_select(good, v_abs(v_sub(sum, v_set(1))), zero), error);
+        bits |= v_mask_bits(good) << s;
+    }
+    *ret_error = v_most(error);
+    return bits;
+}
+
 /* Eight levels deep, so that nothing can be lost; then the lanes one by one. */
 SIMD_INLINE float top_sum_deep(enum dtype dtype, const struct row_job *job,
                                const unsigned char *row)

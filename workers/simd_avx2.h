@@ -297,6 +297,21 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     memcpy(r, s, sizeof s);
 }
 
+/* The least lane, the largest; no lane is NaN. */
+SIMD_INLINE float v_least(vf x)
+{
+    __m128 half = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_min_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_min_ss(half, _mm_movehdup_ps(half)));
+}
+
+SIMD_INLINE float v_most(vf x)
+{
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+
 typedef struct {
     __m256d low, high;
 } vd;

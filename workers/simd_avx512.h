@@ -314,6 +314,17 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     }
 }
 
+/* The least lane, the largest; no lane is NaN. */
+SIMD_INLINE float v_least(vf x)
+{
+    return _mm512_reduce_min_ps(x);
+}
+
+SIMD_INLINE float v_most(vf x)
+{
+    return _mm512_reduce_max_ps(x);
+}
+
 typedef struct {
     __m512d low, high;
 } vd;

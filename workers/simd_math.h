@@ -23,22 +23,6 @@
 
 #define LN2 0x1.62e42ep-1f
 
-SIMD_INLINE float v_least(vf x)
-{
-    float lane[SIMD_WIDTH], least;
-    v_store(lane, x);
-    least = lane[0];
-    for (uint32_t l = 1; l < SIMD_WIDTH; l++) {
-        least = lane[l] < least ? lane[l] : least;
-    }
-    return least;
-}
-
-SIMD_INLINE float v_most(vf x)
-{
-    return -v_least(v_sub(v_set(0), x));
-}
-
 /* log2 x - LOG2_CONSTANT, x normal and positive. */
 SIMD_INLINE vf v_log2_shifted(vf x)
 {

@@ -331,6 +331,19 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     }
 }
 
+/* The least lane, the largest; no lane is NaN. */
+SIMD_INLINE float v_least(vf x)
+{
+    float a = x[0] < x[1] ? x[0] : x[1], b = x[2] < x[3] ? x[2] : x[3];
+    return a < b ? a : b;
+}
+
+SIMD_INLINE float v_most(vf x)
+{
+    float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
+    return a > b ? a : b;
+}
+
 typedef struct {
     double lane[SIMD_WIDTH];
 } vd;
