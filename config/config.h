@@ -23,7 +23,12 @@ enum config_level {
     CONFIG_LEVEL_DEBUG
 };
 enum config_format { CONFIG_FORMAT_TEXT, CONFIG_FORMAT_JSON };
-enum config_effort { CONFIG_EFFORT_NORM, CONFIG_EFFORT_LEADING, CONFIG_EFFORT_FULL };
+enum config_effort {
+    CONFIG_EFFORT_NORM,
+    CONFIG_EFFORT_LEADING,
+    CONFIG_EFFORT_FULL,
+    CONFIG_EFFORT_EIGENVALUES
+};
 enum config_isa {
     CONFIG_ISA_AUTO,
     CONFIG_ISA_SCALAR,

@@ -68,7 +68,7 @@ static const char *const bool_words[] = {"false", "true", NULL};
 static const char *const unit_words[] = {"epoch", "step", "second", NULL};
 static const char *const level_words[] = {"error", "warning", "info", "debug", NULL};
 static const char *const format_words[] = {"text", "json", NULL};
-static const char *const effort_words[] = {"norm", "leading", "full", NULL};
+static const char *const effort_words[] = {"norm", "leading", "full", "eigenvalues", NULL};
 static const char *const isa_words[] = {"auto", "scalar", "portable", "avx2", "avx512", NULL};
 
 /* Everything about a type; `scales` or `words` or neither (endpoint, numbers) is set. */

@@ -15,6 +15,8 @@ static const char usage[] =
     "\n"
     "  --config FILE          read settings from a YAML file\n"
     "  --set SECTION.KEY=VALUE  change one setting; wins over the file\n"
+    "  --isa NAME             kernels to use: auto, scalar, portable, avx2 or avx512\n"
+    "                         (short for --set workers.isa=NAME)\n"
     "  --print-config         show every setting in force, with its explanation\n"
     "  --check-config FILE    check a file and say what is wrong with it\n"
     "  --version              show the version\n"
@@ -27,12 +29,14 @@ struct args {
     const char *config_path, *check_path;
     const char *set[SET_MAX];
     int set_count;
+    const char *isa;
     bool print_config, version, help;
 };
 
 static const struct option options[] = {
     {"config", required_argument, NULL, 'c'},
     {"set", required_argument, NULL, 's'},
+    {"isa", required_argument, NULL, 'i'},
     {"print-config", no_argument, NULL, 'p'},
     {"check-config", required_argument, NULL, 'k'},
     {"version", no_argument, NULL, 'v'},
@@ -56,6 +60,9 @@ static int take_option(struct args *args, int option, char **argv, char *reterr)
         if (args->set_count == SET_MAX)
             return fail(reterr, "too many --set", "");
         args->set[args->set_count++] = optarg;
+        return 0;
+    case 'i':
+        args->isa = optarg;
         return 0;
     case 'p':
         args->print_config = true;
@@ -96,6 +103,13 @@ static int check_together(const struct config *config, const char *path, char *r
     return -1;
 }
 
+static int set_isa(struct config *config, const char *name, char *reterr)
+{
+    char assignment[64];
+    snprintf(assignment, sizeof assignment, "workers.isa=%s", name);
+    return config_set(config, assignment, reterr);
+}
+
 static int build_config(const struct args *args, struct config *config, char *reterr)
 {
     const char *path = args->check_path ? args->check_path : args->config_path;
@@ -105,6 +119,8 @@ static int build_config(const struct args *args, struct config *config, char *re
     for (int i = 0; i < args->set_count; i++)
         if (config_set(config, args->set[i], reterr) != 0)
             return -1;
+    if (args->isa && set_isa(config, args->isa, reterr) != 0)
+        return -1;
     return check_together(config, path, reterr);
 }
 

@@ -277,7 +277,7 @@ static void count_key(void *data, const char *section, const char *name, const c
 
 static void put_key(void *data, const char *section, const char *name, const char *value)
 {
-    char key[128];
+    char key[JOB_NAME_MAX + 128]; /* jobs.<pattern>.<key> is the longest */
     snprintf(key, sizeof key, "%s.%s", section, name);
     mpk_put_str(data, key);
     mpk_put_str(data, value);

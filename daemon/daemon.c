@@ -311,8 +311,26 @@ static int open_loop(struct daemon *daemon, char *reterr)
     return 0;
 }
 
+/* The kernels that the config asks for must run here. */
+static int check_isa(const struct config *config, char *reterr)
+{
+    enum isa isa;
+    char names[64] = "";
+    if (work_isa(config, &isa) == 0)
+        return 0;
+    for (int i = 0; i < ISA_COUNT; i++)
+        if (isa_available((enum isa)i))
+            snprintf(names + strlen(names), sizeof names - strlen(names), ", %s", isa_name[i]);
+    snprintf(reterr, CONFIG_ERROR_MAX,
+             "workers.isa: %s: this machine does not have it (it has: auto%s)",
+             config_isa_name(config->workers_isa), names);
+    return -1;
+}
+
 static int open_workers(struct daemon *daemon, char *reterr)
 {
+    if (check_isa(&daemon->config, reterr) != 0)
+        return -1;
     spectrum_global_init();
     int rc = pool_new(worker_threads(&daemon->config), (uint32_t)daemon->config.workers_queue,
                       &daemon->pool);
@@ -418,11 +436,13 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
 static void log_started(struct daemon *daemon)
 {
     const struct config *config = &daemon->config;
+    enum isa isa = ISA_SCALAR;
+    work_isa(config, &isa);
     log_event(LOG_INFO, "started", LOG_STR("version", ATTND_VERSION),
               LOG_STR("ingest", config->ingest_endpoint.text),
               LOG_STR("publish", config->publish_endpoint.text),
               LOG_STR("control", config->control_endpoint.text),
-              LOG_NUM("workers", pool_stats(daemon->pool).threads),
+              LOG_NUM("workers", pool_stats(daemon->pool).threads), LOG_STR("isa", isa_name[isa]),
               LOG_NUM("pid", (uint64_t)getpid()));
 }
 

@@ -95,8 +95,11 @@ static void refuse(struct ingest *ingest, struct message *message, int code, con
  * refused. */
 static int price(const struct ingest *ingest, struct message *message)
 {
-    if (message->header.type != MESSAGE_EVENT)
-        message->cost += work_cost(&message->header, ingest->config);
+    if (message->header.type != MESSAGE_EVENT) {
+        struct config config;
+        config_for_job(ingest->config, message->header.job, &config);
+        message->cost += work_cost(&message->header, &config);
+    }
     return message->cost <= ingest->config->ingest_budget ? 0 : ERR_TOO_LARGE;
 }
 

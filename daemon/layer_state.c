@@ -28,19 +28,14 @@ struct layer_state *layer_state_new(uint32_t heads)
         return NULL;
     state->heads = heads;
     state->row_sum_error = NAN;
-    state->stat = calloc(stats_count(state), sizeof *state->stat);
     state->last = malloc(stats_count(state) * sizeof *state->last);
     state->last_arrival = calloc(heads, sizeof *state->last_arrival);
-    state->vectors = calloc(vectors_count(state), sizeof *state->vectors);
-    state->vector_last = malloc(vectors_count(state) * sizeof *state->vector_last);
     state->pattern = malloc(heads * sizeof *state->pattern);
-    if (!state->stat || !state->last || !state->last_arrival || !state->vectors ||
-        !state->vector_last || !state->pattern) {
+    if (!state->last || !state->last_arrival || !state->pattern) {
         layer_state_free(&state);
         return NULL;
     }
     fill_nan(state->last, stats_count(state));
-    fill_nan(state->vector_last, vectors_count(state));
     for (uint32_t h = 0; h < heads; h++)
         state->pattern[h] = PATTERN_NONE;
     state->sink_rate_last = NAN;
@@ -48,22 +43,30 @@ struct layer_state *layer_state_new(uint32_t heads)
     return state;
 }
 
+static void free_stats(struct layer_state *state)
+{
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        for (uint32_t h = 0; state->stat[m] && h < state->heads; h++)
+            dist_clear(&state->stat[m][h]);
+        free(state->stat[m]);
+    }
+    for (int v = 0; v < VECTOR_COUNT; v++)
+        free(state->vector[v]);
+    free(state->vector_last);
+}
+
 void layer_state_free(struct layer_state **state_p)
 {
     struct layer_state *state = *state_p;
     if (!state)
         return;
-    for (size_t i = 0; state->stat && i < stats_count(state); i++)
-        dist_clear(&state->stat[i]);
+    free_stats(state);
     for (int a = 0; a < AGGREGATE_COUNT; a++)
         for (int s = 0; s < MAP_STAT_COUNT; s++)
             dist_clear(&state->aggregate[a][s]);
-    free(state->stat);
     free(state->last);
     free(state->last_arrival);
     dist_clear(&state->sink_rate);
-    free(state->vectors);
-    free(state->vector_last);
     free(state->pattern);
     detail_release(&state->detail);
     detail_release(&state->weights);
@@ -74,14 +77,21 @@ void layer_state_free(struct layer_state **state_p)
 
 /* Memory */
 
-uint64_t layer_state_new_bytes(uint32_t heads)
+/* Without metrics. */
+static uint64_t empty_bytes(uint32_t heads)
 {
     const struct layer_state *state = NULL;
-    uint64_t per_metric = sizeof *state->stat + sizeof *state->last;
-    uint64_t per_value = sizeof *state->vectors + sizeof *state->vector_last;
-    uint64_t per_head = METRIC_COUNT * per_metric + VECTORS_WIDTH * per_value +
-                        sizeof *state->last_arrival + sizeof *state->pattern;
+    uint64_t per_head =
+        METRIC_COUNT * sizeof *state->last + sizeof *state->last_arrival + sizeof *state->pattern;
     return sizeof *state + heads * per_head;
+}
+
+/* Metrics that a layer of tier attention has by default. */
+#define METRICS_TYPICAL 30
+
+uint64_t layer_state_new_bytes(uint32_t heads)
+{
+    return empty_bytes(heads) + (uint64_t)heads * METRICS_TYPICAL * sizeof(struct dist);
 }
 
 static uint64_t hist_bytes(const struct dist *dist)
@@ -89,11 +99,23 @@ static uint64_t hist_bytes(const struct dist *dist)
     return dist->hist.capacity * sizeof *dist->hist.buckets;
 }
 
+static uint64_t stats_bytes(const struct layer_state *state)
+{
+    uint64_t bytes = 0;
+    for (int m = 0; m < METRIC_COUNT; m++)
+        for (uint32_t h = 0; state->stat[m] && h < state->heads; h++)
+            bytes += sizeof *state->stat[m] + hist_bytes(&state->stat[m][h]);
+    for (int v = 0; v < VECTOR_COUNT; v++)
+        if (state->vector[v])
+            bytes += (uint64_t)state->heads * vector_info[v].width * sizeof *state->vector[v];
+    if (state->vector_last)
+        bytes += vectors_count(state) * sizeof *state->vector_last;
+    return bytes;
+}
+
 uint64_t layer_state_bytes(const struct layer_state *state)
 {
-    uint64_t bytes = layer_state_new_bytes(state->heads) + state->rank_bytes;
-    for (size_t i = 0; i < stats_count(state); i++)
-        bytes += hist_bytes(&state->stat[i]);
+    uint64_t bytes = empty_bytes(state->heads) + state->rank_bytes + stats_bytes(state);
     for (int a = 0; a < AGGREGATE_COUNT; a++)
         for (int s = 0; s < MAP_STAT_COUNT; s++)
             bytes += hist_bytes(&state->aggregate[a][s]);
@@ -157,6 +179,7 @@ static int add_newest(struct layer_state *state, const struct message *message,
     state->detail = detail;
     state->newest = message->arrival;
     state->sink_rate_last = measured->sink_rate;
+    state->local_window = measured->local_window;
     memcpy(state->aggregate_last, measured->aggregate, sizeof state->aggregate_last);
     set_newest(state, message);
     return 0;
@@ -184,39 +207,76 @@ static void add_counts(struct layer_state *state, const struct measured *measure
     state->row_sum_error = fmax(state->row_sum_error, measured->row_sum_error);
 }
 
+/* Room for a metric, for a vector, the first time there is one. */
+
+static int reserve_stat(struct layer_state *state, int metric)
+{
+    if (!state->stat[metric])
+        state->stat[metric] = calloc(state->heads, sizeof *state->stat[metric]);
+    return state->stat[metric] ? 0 : ERR_MEMORY;
+}
+
+static int reserve_vector(struct layer_state *state, int vector)
+{
+    if (!state->vector_last) {
+        state->vector_last = malloc(vectors_count(state) * sizeof *state->vector_last);
+        if (!state->vector_last)
+            return ERR_MEMORY;
+        fill_nan(state->vector_last, vectors_count(state));
+    }
+    if (!state->vector[vector])
+        state->vector[vector] =
+            calloc((size_t)state->heads * vector_info[vector].width, sizeof *state->vector[vector]);
+    return state->vector[vector] ? 0 : ERR_MEMORY;
+}
+
 /* Head h of the message is head `to` of the model. */
+
+static int add_metric(struct layer_state *state, const struct measured *measured, int m, uint32_t h,
+                      uint32_t to)
+{
+    bool is_row = m < METRIC_ROW_COUNT;
+    if (!isfinite(measured->value[m][h]) && !(is_row && measured->head[h].row[m].moments.n > 0))
+        return 0;
+    int code = reserve_stat(state, m);
+    if (code)
+        return code;
+    struct dist *stat = &state->stat[m][to];
+    return is_row ? dist_merge(stat, &measured->head[h].row[m])
+                  : dist_add(stat, measured->value[m][h]);
+}
+
+static int add_vector(struct layer_state *state, const double *values, int v, uint32_t to)
+{
+    const struct vector_info *info = &vector_info[v];
+    int code = reserve_vector(state, v);
+    if (code)
+        return code;
+    struct moments *moments = &state->vector[v][(size_t)to * info->width];
+    for (uint32_t i = 0; i < info->width; i++)
+        if (isfinite(values[i]))
+            moments_add(&moments[i], values[i]);
+    return 0;
+}
+
 static int add_head(struct layer_state *state, const struct measured *measured, uint32_t h,
                     uint32_t to)
 {
     int code = 0;
-    for (int m = 0; m < METRIC_COUNT && !code; m++) {
-        struct dist *stat = &state->stat[(size_t)m * state->heads + to];
-        if (!measured->value[m])
-            continue;
-        if (m < METRIC_ROW_COUNT)
-            code = dist_merge(stat, &measured->head[h].row[m]);
-        else
-            code = dist_add(stat, measured->value[m][h]);
-    }
+    for (int m = 0; m < METRIC_COUNT && !code; m++)
+        if (measured->value[m])
+            code = add_metric(state, measured, m, h, to);
+    for (int v = 0; v < VECTOR_COUNT && !code; v++)
+        if (measured->vector[v])
+            code = add_vector(state, &measured->vector[v][(size_t)h * vector_info[v].width], v, to);
     return code;
-}
-
-static void add_vectors(struct layer_state *state, const struct measured *measured, uint32_t h,
-                        uint32_t to)
-{
-    struct moments *head = &state->vectors[(size_t)to * VECTORS_WIDTH];
-    for (int v = 0; v < VECTOR_COUNT; v++) {
-        const struct vector_info *info = &vector_info[v];
-        const double *values = measured->vector[v];
-        for (uint32_t i = 0; values && i < info->width; i++)
-            if (isfinite(values[h * (size_t)info->width + i]))
-                moments_add(&head[info->offset + i], values[h * (size_t)info->width + i]);
-    }
 }
 
 static void add_last_vectors(struct layer_state *state, const struct measured *measured, uint32_t h,
                              uint32_t to)
 {
+    if (!state->vector_last)
+        return;
     double *last = &state->vector_last[(size_t)to * VECTORS_WIDTH];
     fill_nan(last, VECTORS_WIDTH);
     for (int v = 0; v < VECTOR_COUNT; v++) {
@@ -248,7 +308,6 @@ static int add_heads(struct layer_state *state, const struct message *message,
         uint32_t to = message->header.head_offset + h;
         code = add_head(state, measured, h, to);
         add_last(state, measured, h, to, message->arrival);
-        add_vectors(state, measured, h, to);
     }
     return code;
 }
@@ -328,6 +387,7 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
     into->causal = from->causal;
     into->tier = from->tier;
     into->sink_rate_last = from->sink_rate_last;
+    into->local_window = from->local_window;
     memcpy(into->shape, from->shape, sizeof into->shape);
     memcpy(into->aggregate_last, from->aggregate_last, sizeof into->aggregate_last);
     take_detail(&into->detail, from->detail);
@@ -351,14 +411,17 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
 static void merge_last(struct layer_state *into, const struct layer_state *from)
 {
     for (uint32_t h = 0; h < into->heads; h++) {
-        size_t vectors = (size_t)h * VECTORS_WIDTH;
         if (from->last_arrival[h] < into->last_arrival[h])
             continue;
         into->last_arrival[h] = from->last_arrival[h];
         for (size_t m = 0; m < METRIC_COUNT; m++)
             into->last[m * into->heads + h] = from->last[m * from->heads + h];
-        memcpy(&into->vector_last[vectors], &from->vector_last[vectors],
-               VECTORS_WIDTH * sizeof(double));
+        size_t vectors = (size_t)h * VECTORS_WIDTH;
+        if (from->vector_last)
+            memcpy(&into->vector_last[vectors], &from->vector_last[vectors],
+                   VECTORS_WIDTH * sizeof(double));
+        else if (into->vector_last)
+            fill_nan(&into->vector_last[vectors], VECTORS_WIDTH);
         into->pattern[h] = from->pattern[h];
     }
 }
@@ -371,22 +434,45 @@ static int merge_ranks(struct layer_state *into, const struct layer_state *from)
     return code;
 }
 
+static int merge_stat(struct layer_state *into, const struct layer_state *from, int metric)
+{
+    if (!from->stat[metric])
+        return 0;
+    int code = reserve_stat(into, metric);
+    for (uint32_t h = 0; h < into->heads && !code; h++)
+        code = dist_merge(&into->stat[metric][h], &from->stat[metric][h]);
+    return code;
+}
+
+static int merge_vector(struct layer_state *into, const struct layer_state *from, int vector)
+{
+    if (!from->vector[vector])
+        return 0;
+    int code = reserve_vector(into, vector);
+    size_t count = (size_t)into->heads * vector_info[vector].width;
+    for (size_t i = 0; i < count && !code; i++)
+        moments_merge(&into->vector[vector][i], &from->vector[vector][i]);
+    return code;
+}
+
 int layer_state_merge(struct layer_state *into, const struct layer_state *from)
 {
     int code = merge_ranks(into, from);
-    for (size_t i = 0; i < stats_count(into) && !code; i++)
-        code = dist_merge(&into->stat[i], &from->stat[i]);
+    for (int m = 0; m < METRIC_COUNT && !code; m++)
+        code = merge_stat(into, from, m);
+    for (int v = 0; v < VECTOR_COUNT && !code; v++)
+        code = merge_vector(into, from, v);
     for (int a = 0; a < AGGREGATE_COUNT; a++)
         for (int s = 0; s < MAP_STAT_COUNT && !code; s++)
             code = dist_merge(&into->aggregate[a][s], &from->aggregate[a][s]);
     if (!code)
         code = dist_merge(&into->sink_rate, &from->sink_rate);
-    for (size_t i = 0; i < vectors_count(into); i++)
-        moments_merge(&into->vectors[i], &from->vectors[i]);
+    if (code)
+        return code;
     merge_counts(into, from);
     merge_last(into, from);
     merge_newest(into, from);
-    return code;
+    return 0;
 }
 
 /* Encoding */
@@ -425,14 +511,27 @@ struct summary_stats {
     uint32_t dropped_count;
 };
 
-/* Of all heads, one after the other. */
-static void fill_vector(const struct layer_state *state, const struct vector_info *info,
-                        struct result_stat *stats)
+static void fill_metric(const struct layer_state *state, int metric, struct result_stat *stats)
 {
+    const struct dist empty = {0};
     for (uint32_t h = 0; h < state->heads; h++) {
-        size_t from = (size_t)h * VECTORS_WIDTH + info->offset;
-        for (uint32_t i = 0; i < info->width; i++)
-            *stats++ = stat_of_moments(&state->vectors[from + i], state->vector_last[from + i]);
+        const struct dist *dist = state->stat[metric] ? &state->stat[metric][h] : &empty;
+        stats[h] = stat_of(dist, state->last[(size_t)metric * state->heads + h]);
+    }
+}
+
+static void fill_vector(const struct layer_state *state, int vector, struct result_stat *stats)
+{
+    const struct vector_info *info = &vector_info[vector];
+    const struct moments empty = {0};
+    for (uint32_t h = 0; h < state->heads; h++) {
+        for (uint32_t i = 0; i < info->width; i++) {
+            size_t at = (size_t)h * info->width + i;
+            size_t last = (size_t)h * VECTORS_WIDTH + info->offset + i;
+            stats[at] = state->vector[vector]
+                            ? stat_of_moments(&state->vector[vector][at], state->vector_last[last])
+                            : stat_of_moments(&empty, NAN);
+        }
     }
 }
 
@@ -442,11 +541,10 @@ static int summary_stats_new(const struct layer_state *state, struct summary_sta
     stats->vectors = malloc(vectors_count(state) * sizeof *stats->vectors);
     if (!stats->metrics || !stats->vectors)
         return ERR_MEMORY;
-    for (size_t i = 0; i < stats_count(state); i++)
-        stats->metrics[i] = stat_of(&state->stat[i], state->last[i]);
+    for (int m = 0; m < METRIC_COUNT; m++)
+        fill_metric(state, m, stats->metrics + (size_t)m * state->heads);
     for (int v = 0; v < VECTOR_COUNT; v++)
-        fill_vector(state, &vector_info[v],
-                    stats->vectors + (size_t)vector_info[v].offset * state->heads);
+        fill_vector(state, v, stats->vectors + (size_t)vector_info[v].offset * state->heads);
     for (int a = 0; a < AGGREGATE_COUNT; a++)
         for (int s = 0; s < MAP_STAT_COUNT; s++)
             stats->aggregate[a][s] = stat_of(&state->aggregate[a][s], state->aggregate_last[a][s]);
@@ -470,6 +568,7 @@ static void describe_layer(const struct layer_state *state, struct layer_id id,
     result->messages = state->messages;
     result->lost = state->tally.lost;
     result->heads = state->heads;
+    result->local_window = state->local_window;
     if (state->detail) {
         result->pairs = state->detail->pairs;
         result->similarity = state->detail->similarity;

@@ -2,7 +2,8 @@
 /* layer_state: what one attention layer has shown during one part of a window: a distribution per
  * head and metric, mergeable with the states of other parts. Loop thread only.
  *
- * Memory: about 5 KiB per head, plus 8 bytes per used histogram bucket (layer_state_bytes). */
+ * Memory: about 3 KiB per head with the default metrics, plus 8 bytes per used histogram bucket
+ * (layer_state_bytes). */
 #ifndef DAEMON_LAYER_STATE_H
 #define DAEMON_LAYER_STATE_H
 
@@ -33,19 +34,20 @@ struct layer_state {
     uint32_t rank_bytes;
     bool on[METRIC_COUNT]; /* whether any message had this metric */
     bool has_aggregate[AGGREGATE_COUNT], has_vector[VECTOR_COUNT];
-    struct dist *stat;      /* [METRIC_COUNT][heads]; owned */
+    struct dist *stat[METRIC_COUNT]; /* [heads] each, owned; NULL until there is a value */
     double *last;           /* [METRIC_COUNT][heads] of the newest message with that head */
     uint64_t *last_arrival; /* [heads] */
     struct dist aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     double aggregate_last[AGGREGATE_COUNT][MAP_STAT_COUNT];
     struct dist sink_rate;
     double sink_rate_last;
+    uint32_t local_window; /* of local_mass, newest */
     enum message_type tier;
-    struct moments *vectors; /* [heads][VECTORS_WIDTH]; owned */
-    double *vector_last;     /* [heads][VECTORS_WIDTH]; owned */
-    enum pattern *pattern;   /* [heads] of the newest message with that head; owned */
-    struct detail *detail;   /* of the newest message; shared, NULL = none yet */
-    struct detail *weights;  /* of the newest message of tier weights; shared, NULL = none yet */
+    struct moments *vector[VECTOR_COUNT]; /* [heads][width] each, owned; NULL until there is one */
+    double *vector_last;                  /* [heads][VECTORS_WIDTH]; owned; as `vector` */
+    enum pattern *pattern;                /* [heads] of the newest message with that head; owned */
+    struct detail *detail;                /* of the newest message; shared, NULL = none yet */
+    struct detail *weights; /* of the newest message of tier weights; shared, NULL = none yet */
     uint64_t weights_arrival;
 };
 
@@ -63,7 +65,7 @@ uint32_t layer_state_ranks(const struct layer_state *state);
 
 /* Memory in use, histograms included; walks all of them. */
 uint64_t layer_state_bytes(const struct layer_state *state);
-/* What a new state of so many heads takes. */
+/* What a state of so many heads will take about, histograms excluded: to be reserved with it. */
 uint64_t layer_state_new_bytes(uint32_t heads);
 
 /* Writes the state as a summary map. Returns 0 or ERR_MEMORY. */

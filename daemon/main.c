@@ -31,5 +31,6 @@ int main(int argc, char **argv)
         return complain(error, EXIT_FAILURE);
     daemon_run(daemon);
     daemon_free(&daemon);
+    config_clear(&config);
     return EXIT_SUCCESS;
 }

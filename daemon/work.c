@@ -13,6 +13,7 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct work_job {
     struct pool_job job; /* first */
@@ -36,6 +37,12 @@ static bool others_wait(void *data)
     return pool_waiting(data) > 0;
 }
 
+int work_isa(const struct config *config, enum isa *ret_isa)
+{
+    const char *name = config_isa_name(config->workers_isa);
+    return isa_parse(name, strlen(name), ret_isa);
+}
+
 static struct measure_plan plan_of(const struct header *header, const struct config *config)
 {
     struct measure_plan plan = {
@@ -48,12 +55,16 @@ static struct measure_plan plan_of(const struct header *header, const struct con
         .head_weight_count = config->metrics_head_weights.count,
         .spectrum_max_size = (uint32_t)config->metrics_spectrum_max_size,
         .spectrum_sample = (uint32_t)config->metrics_spectrum_sample,
+        .spectrum_heads = config->metrics_spectrum_heads.number,
+        .spectrum_head_count = config->metrics_spectrum_heads.count,
         .spectrum_effort = (enum spectrum_effort)config->metrics_spectrum_effort,
         .spectrum_budget_ns = config->metrics_spectrum_budget,
+        .weights_max_size = (uint32_t)config->metrics_weights_max_size,
+        .eigenvalues_max_size = (uint32_t)config->metrics_eigenvalues_max_size,
         .qk_maps_max_size = (uint32_t)config->metrics_qk_maps_max_size,
         .block_entries = config->workers_block_entries,
-        .isa = (enum isa)config->workers_isa,
     };
+    work_isa(config, &plan.isa); /* available: the daemon would not have started */
     plan.group[METRIC_GROUP_CORE] = config->metrics_core;
     plan.group[METRIC_GROUP_IMPORTANCE] = config->metrics_importance;
     plan.group[METRIC_GROUP_PAIRS] = config->metrics_pairs;

@@ -17,6 +17,9 @@
 
 struct work;
 
+/* The instruction set that the config asks for. Returns 0 or ERR_ARGUMENT: not on this machine. */
+int work_isa(const struct config *config, enum isa *ret_isa);
+
 /* Bytes that computing a message takes at most, besides its frames: what is admitted with it.
  * `config` is the job's own (config_for_job), here and below. */
 uint64_t work_cost(const struct header *header, const struct config *config);

@@ -18,7 +18,7 @@
 #define DEPTH_MAX 32
 
 const struct mpk_limits mpk_header_limits = {65536, 8, 16384};
-const struct mpk_limits mpk_result_limits = {64u << 20, 12, 4u << 20};
+const struct mpk_limits mpk_result_limits = {64u << 20, 8, 4u << 20};
 
 enum form { FORM_BAD, FORM_SCALAR, FORM_BLOB, FORM_ARRAY, FORM_MAP };
 

@@ -60,6 +60,7 @@ struct layer_numbers {
     const double *vector[VECTOR_COUNT]; /* [heads][vector_info.width], row-major */
     const enum pattern *pattern;        /* [heads] */
     double sink_rate;                   /* written when first_token is */
+    uint32_t local_window;              /* of local_mass; written when that is */
     bool has_aggregate[AGGREGATE_COUNT];
     double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     struct result_pairs pairs;
@@ -112,6 +113,7 @@ struct summary_result {
     /* [heads][vector_info.width]; their p50, p90 and p99 are not kept and left out of the map */
     const struct result_stat *vector[VECTOR_COUNT];
     const struct result_stat *sink_rate;
+    uint32_t local_window; /* of local_mass; written when that is */
     bool has_aggregate[AGGREGATE_COUNT];
     const struct result_stat (*aggregate)[MAP_STAT_COUNT]; /* [AGGREGATE_COUNT]; NULL = has none */
     /* of the newest message */

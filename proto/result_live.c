@@ -35,6 +35,11 @@ static bool has_sink_rate(const struct layer_numbers *numbers)
     return numbers->value[METRIC_FIRST_TOKEN] != NULL;
 }
 
+static bool has_local_window(const struct layer_numbers *numbers)
+{
+    return numbers->value[METRIC_LOCAL_MASS] != NULL;
+}
+
 static uint32_t count_aggregates(const struct layer_numbers *numbers)
 {
     uint32_t count = 0;
@@ -99,13 +104,16 @@ static void put_spectrum(struct mpk_writer *writer, const struct layer_numbers *
 /* Keys that put_numbers writes; `heads` is always there. */
 static uint32_t count_numbers(const struct layer_numbers *numbers)
 {
-    return 1 + (uint32_t)has_sink_rate(numbers) + (count_aggregates(numbers) > 0) +
-           (count_spectrum(numbers) > 0) + part_pairs_count(&numbers->pairs);
+    return 1 + (uint32_t)has_local_window(numbers) + (uint32_t)has_sink_rate(numbers) +
+           (count_aggregates(numbers) > 0) + (count_spectrum(numbers) > 0) +
+           part_pairs_count(&numbers->pairs);
 }
 
 static void put_numbers(struct mpk_writer *writer, const struct layer_numbers *numbers)
 {
     put_heads(writer, numbers);
+    if (has_local_window(numbers))
+        part_number(writer, "local_window", numbers->local_window);
     if (has_sink_rate(numbers))
         part_real(writer, "sink_rate", numbers->sink_rate);
     put_aggregates(writer, numbers);

@@ -195,7 +195,8 @@ static void put_newest(struct mpk_writer *writer, const struct summary_result *s
 static uint32_t count_pairs(const struct summary_result *summary)
 {
     /* always: window, ranks, messages, lost, dropped, heads, snapshot */
-    return PART_COMMON_PAIRS + PART_LAYER_PAIRS + 7 + (uint32_t)(summary->sink_rate != NULL) +
+    return PART_COMMON_PAIRS + PART_LAYER_PAIRS + 7 +
+           (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
            (count_aggregates(summary) > 0) + (count_spectrum(summary) > 0) +
            part_pairs_count(&summary->pairs) + (summary->similarity.cosine != NULL) +
            (summary->weights != NULL);
@@ -212,6 +213,8 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     part_number(writer, "lost", summary->lost);
     part_dropped(writer, summary->dropped, summary->dropped_count);
     put_heads(writer, summary);
+    if (summary->stat[METRIC_LOCAL_MASS])
+        part_number(writer, "local_window", summary->local_window);
     if (summary->sink_rate) {
         mpk_put_str(writer, "sink_rate");
         put_stat(writer, summary->sink_rate);

@@ -10,16 +10,22 @@
 
 /* Weighted maps. */
 
-bool across_takes_part(double weight)
+/* Bytes of one element; dtype_size() of proto, restated so that the kernels link without it. */
+static size_t dtype_bytes(enum dtype dtype)
+{
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+static bool takes_part(double weight)
 {
     return weight > 0 || weight < 0;
 }
 
-/* Adds w A[b,h,i,:] to a row of the map. */
-static void add_head(double *map, double weight, const double *sent, uint32_t keys)
+/* Adds w x to entries of the map. */
+static void add_head(double *map, double weight, const double *x, uint32_t n)
 {
-    for (uint32_t j = 0; j < keys; j++) {
-        map[j] += weight * sent[j];
+    for (uint32_t j = 0; j < n; j++) {
+        map[j] += weight * x[j];
     }
 }
 
@@ -51,40 +57,79 @@ static struct moments moments_of(const double *x, uint32_t n)
     return m;
 }
 
-/* Row i of sample b; `work` holds 2 * keys. */
-static void add_map_row(struct moments *map, const struct attention *a, const double *weight,
-                        uint32_t b, uint32_t i, double *work)
+static const unsigned char *row_at(const struct attention *a, uint32_t b, uint32_t h, uint32_t i)
 {
-    double *row = work + a->keys;
-    bool any = false;
-    memset(row, 0, a->keys * sizeof *row);
+    size_t row = ((size_t)b * a->heads + h) * a->queries + i;
+    const unsigned char *p = a->weights;
+    return p + row * a->keys * dtype_bytes(a->dtype);
+}
+
+uint32_t across_map_sources(const struct attention *a, const double *weight, uint32_t b, uint32_t i,
+                            const unsigned char **ret_source, double *ret_weight)
+{
+    uint32_t count = 0;
     for (uint32_t h = 0; h < a->heads; h++) {
-        if (across_takes_part(weight[h])) {
-            attention_load_row(a, b, h, i, work);
-            add_head(row, weight[h], work, a->keys);
-            any = true;
+        if (takes_part(weight[h])) {
+            ret_source[count] = row_at(a, b, h, i);
+            ret_weight[count++] = weight[h];
         }
     }
-    uint32_t n = any ? keep_finite(row, a->keys) : 0;
-    if (n > 0) {
-        struct moments m = moments_of(row, n);
+    return count;
+}
+
+void across_map_entries_ref(struct moments *map, const unsigned char *const *source,
+                            const double *weight, uint32_t heads, enum dtype dtype, uint32_t n,
+                            double *work)
+{
+    double *x = work, *entry = work + n;
+    memset(entry, 0, n * sizeof *entry);
+    for (uint32_t h = 0; h < heads; h++) {
+        struct attention one = {
+            .weights = source[h], .dtype = dtype, .batch = 1, .heads = 1, .queries = 1, .keys = n};
+        attention_load_row(&one, 0, 0, 0, x);
+        add_head(entry, weight[h], x, n);
+    }
+    uint32_t kept = keep_finite(entry, n);
+    if (kept > 0) {
+        struct moments m = moments_of(entry, kept);
         moments_merge(map, &m);
     }
+}
+
+/* Carved from scratch for a weighted map. */
+struct map_work {
+    double *entries;              /* [2 * keys] */
+    double *weight;               /* [heads] */
+    const unsigned char **source; /* [heads] */
+};
+
+static int take_map_work(struct map_work *w, const struct attention *a, struct scratch *scratch)
+{
+    size_t doubles = 2 * (size_t)a->keys + a->heads;
+    w->entries = scratch_take(scratch, doubles * sizeof(double) + a->heads * sizeof(void *));
+    if (w->entries == NULL) {
+        return ERR_MEMORY;
+    }
+    w->weight = w->entries + 2 * (size_t)a->keys;
+    w->source = (const unsigned char **)(void *)(w->weight + a->heads);
+    return 0;
 }
 
 int across_weighted_map_ref(struct moments *map, const struct attention *a, const double *weight,
                             uint32_t row_begin, uint32_t row_end, struct scratch *scratch)
 {
-    double *work = scratch_take(scratch, 2 * (size_t)a->keys * sizeof *work);
-    if (work == NULL) {
-        return ERR_MEMORY;
-    }
-    for (uint32_t i = row_begin; i < row_end; i++) {
+    struct map_work w;
+    int rc = take_map_work(&w, a, scratch);
+    for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
-            add_map_row(map, a, weight, b, i, work);
+            uint32_t heads = across_map_sources(a, weight, b, i, w.source, w.weight);
+            if (heads > 0) {
+                across_map_entries_ref(map, w.source, w.weight, heads, a->dtype, a->keys,
+                                       w.entries);
+            }
         }
     }
-    return 0;
+    return rc;
 }
 
 /* Gradient. */

@@ -6,12 +6,19 @@
 
 #include "across.h"
 
-/* Whether a head takes part in a weighted map. */
-bool across_takes_part(double weight);
 /* Puts an entry in its place among the `limit` best; returns the new count. */
 uint32_t across_offer(struct pair *pairs, uint32_t count, uint32_t limit, struct pair pair);
 /* The gradient as weights: what attention_load_row reads. a->grad must be there. */
 struct attention across_grad(const struct attention *a);
+
+/* Adds n entries of a weighted map, source[h] being those of a head that takes part, to its
+ * moments; `work` holds 2 * n. */
+void across_map_entries_ref(struct moments *map, const unsigned char *const *source,
+                            const double *weight, uint32_t heads, enum dtype dtype, uint32_t n,
+                            double *work);
+/* The heads that take part: their rows (b, h, i), and their weights. Returns how many. */
+uint32_t across_map_sources(const struct attention *a, const double *weight, uint32_t b, uint32_t i,
+                            const unsigned char **ret_source, double *ret_weight);
 
 /* Row (b, h, i), whose n valid keys are in `key`; `work` holds 3 * keys. */
 double across_gradient_row_ref(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,

@@ -204,30 +204,34 @@ static size_t element_bytes(enum dtype dtype)
     }
 }
 
+void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n, double *ret)
+{
+    const unsigned char *p = (const unsigned char *)data + first * element_bytes(dtype);
+    switch (dtype) {
+    case DTYPE_F32:
+        load_f32(p, n, ret);
+        return;
+    case DTYPE_F64:
+        memcpy(ret, p, (size_t)n * sizeof *ret);
+        return;
+    case DTYPE_F16:
+        load_f16(p, n, ret);
+        return;
+    case DTYPE_BF16:
+        load_bf16(p, n, ret);
+        return;
+    default: /* no attention in these: refused at the door */
+        for (uint32_t j = 0; j < n; j++) {
+            ret[j] = NAN;
+        }
+    }
+}
+
 void attention_load_row(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,
                         double *ret_row)
 {
     size_t row = ((size_t)b * a->heads + h) * a->queries + i;
-    const unsigned char *p = a->weights;
-    p += row * a->keys * element_bytes(a->dtype);
-    switch (a->dtype) {
-    case DTYPE_F32:
-        load_f32(p, a->keys, ret_row);
-        return;
-    case DTYPE_F64:
-        memcpy(ret_row, p, (size_t)a->keys * sizeof *ret_row);
-        return;
-    case DTYPE_F16:
-        load_f16(p, a->keys, ret_row);
-        return;
-    case DTYPE_BF16:
-        load_bf16(p, a->keys, ret_row);
-        return;
-    default: /* no attention weights in these: refused at the door */
-        for (uint32_t j = 0; j < a->keys; j++) {
-            ret_row[j] = NAN;
-        }
-    }
+    attention_load(a->weights, a->dtype, row * a->keys, a->keys, ret_row);
 }
 
 double attention_tolerance(enum dtype dtype)

@@ -7,6 +7,9 @@
 #include "err.h"
 #include "row_kernels.h"
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 const char *const isa_name[ISA_COUNT] = {
     [ISA_SCALAR] = "scalar",
@@ -16,11 +19,17 @@ const char *const isa_name[ISA_COUNT] = {
 };
 
 #if defined(__x86_64__)
+/* Not among the names that clang 14 knows. Its registers are those of AVX. */
+static bool has_f16c(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+
 static bool has_avx2(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 static bool has_avx512(void)

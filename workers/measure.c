@@ -122,7 +122,7 @@ uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan
     double parts = count_parts(a, plan), heads = a->heads;
     double rows = a->batch * ceil(a->queries / parts);
     double bytes = parts * part_bytes(a, plan, rows);
-    bytes += heads * (double)(2 * sizeof(struct spectrum) + measure_numbers_bytes(1, false));
+    bytes += heads * (double)(sizeof(struct spectrum) + measure_numbers_bytes(1, false));
     if (across(plan, METRIC_GROUP_SIMILARITY)) {
         bytes += heads * heads * 2 * sizeof(double);
     }
@@ -233,6 +233,8 @@ static int prepare_spectra(struct measure *m)
     m->spectrum_jobs = (uint32_t)min_u64(a->heads, MEASURE_SPECTRUM_JOBS_MAX);
     struct spectra_plan spectra = {
         .effort = plan->spectrum_effort,
+        .heads = plan->spectrum_heads,
+        .head_count = plan->spectrum_head_count,
         .sample = (uint32_t)min_u64(plan->spectrum_sample, a->batch - 1),
         .first = plan->spectrum_first % a->heads,
         .budget_ns = plan->spectrum_budget_ns,
@@ -307,6 +309,8 @@ int measure_new_weights(const struct weights *weights, const struct measure_plan
     }
     m->plan = *plan;
     m->weights = *weights;
+    m->weights.whole_max_size = plan->weights_max_size;
+    m->weights.eigenvalue_max_size = plan->eigenvalues_max_size;
     m->tier = TIER_WEIGHTS;
     m->jobs = 1;
     *ret_measure = m;
@@ -475,7 +479,7 @@ static int work_out(struct measure *m, struct scratch *scratch)
         .similarity = p->similarity.heads > 0 ? &p->similarity : NULL,
         .gradient = p->gradient,
         .weighted = m->head_weights != NULL && m->tier == TIER_ATTENTION ? &p->weighted : NULL,
-        .spectra = m->spectra.best != NULL ? &m->spectra : NULL,
+        .spectra = m->spectra.head != NULL ? &m->spectra : NULL,
         .qk = m->qk,
         .head_pairs = p->pairs,
         .head_pair_count = p->pair_count,

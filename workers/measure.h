@@ -41,11 +41,16 @@ struct measure_plan {
     uint32_t spectrum_max_size; /* larger maps have no spectrum */
     uint32_t spectrum_sample;   /* of the batch; the last one when the batch is smaller */
     enum spectrum_effort spectrum_effort;
+    const double *spectrum_heads; /* [spectrum_head_count] heads that get this effort, the others
+                                     SPECTRUM_LEADING at most; none = all do; borrowed */
+    uint32_t spectrum_head_count;
     uint64_t spectrum_budget_ns; /* thread time for spectra; 0 = as long as they take */
     uint32_t spectrum_first;     /* the head that the budget begins with */
     bool (*hurry)(void *data);   /* whether others wait for this thread: a spectrum under a budget
                                     then   gives way; NULL = never */
     void *hurry_data;
+    uint32_t weights_max_size;     /* tier weights: weights.whole_max_size */
+    uint32_t eigenvalues_max_size; /* weights.eigenvalue_max_size */
     uint32_t qk_maps_max_size; /* tier qk: up to this size the map is made and measured as well */
     uint64_t block_entries;    /* entries per row job: the grain */
     enum isa isa;
@@ -62,6 +67,7 @@ struct measured {
     double *vector[VECTOR_COUNT];  /* [heads][vector_info.width] */
     enum pattern *pattern;         /* [heads] */
     double sink_rate;
+    uint32_t local_window; /* of local_mass */
     bool has_aggregate[AGGREGATE_COUNT];
     double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     const struct pair *pairs; /* [pair_count] */

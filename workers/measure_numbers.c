@@ -198,6 +198,7 @@ static void add_rows(const struct measure_state *s, struct measured *m)
     m->head_pairs = s->head_pairs;
     m->head_pair_count = s->head_pair_count;
     m->head_pair_limit = s->plan->top_pairs;
+    m->local_window = s->plan->local_window;
     block_values(block, m->value);
 }
 
@@ -244,6 +245,7 @@ void measured_numbers(const struct measured *measured, struct layer_numbers *ret
         .heads = measured->heads,
         .pattern = measured->pattern,
         .sink_rate = measured->sink_rate,
+        .local_window = measured->local_window,
         .pairs = {.pairs = measured->pairs,
                   .count = measured->pair_count,
                   .head_pairs = measured->head_pairs,

@@ -19,8 +19,8 @@ int qk_compute(struct block *block, const struct attention *a, uint32_t row_begi
                enum isa isa, struct scratch *scratch);
 
 /* Writes the weights of rows [row_begin, row_end) to ret_weights[B][H][rows][Tk], f32; excluded
- * keys are 0, rows without a valid key are 0. For users who ask for maps. Returns 0 or ERR_MEMORY.
- */
+ * keys are 0, rows of queries that are not valid are 0, rows that are not sound are NaN at their
+ * valid keys. For users who ask for maps. Returns 0 or ERR_MEMORY. */
 int qk_weights(const struct attention *a, uint32_t row_begin, uint32_t row_end, float *ret_weights,
                struct scratch *scratch);
 

@@ -3,6 +3,7 @@
  * square; only `square` differs between them: [g][h] is of head g, over the rows sound in both. */
 #include "similarity.h"
 #include "err.h"
+#include "similarity_fast.h"
 #include "similarity_ref.h"
 
 #include <assert.h>
@@ -47,8 +48,11 @@ int similarity_compute(struct similarity *s, const struct attention *a, uint32_t
                        uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
     assert(s->heads == a->heads && row_end <= a->queries);
-    (void)isa;
-    return similarity_compute_ref(s, a, row_begin, row_end, scratch);
+    const struct across_kernel *kernel = across_kernel_of(isa);
+    if (kernel == NULL) {
+        return similarity_compute_ref(s, a, row_begin, row_end, scratch);
+    }
+    return similarity_compute_fast(s, a, row_begin, row_end, kernel, scratch);
 }
 
 void similarity_merge(struct similarity *into, const struct similarity *from)

@@ -22,26 +22,32 @@ static void fill_nan(struct spectrum *spectra, uint32_t heads)
     }
 }
 
+/* Numbers of a list that are not heads mean nothing. */
+static enum spectrum_effort effort_of(const struct spectra_plan *plan, uint32_t head)
+{
+    bool chosen = plan->head_count == 0 || plan->effort < SPECTRUM_LEADING;
+    for (uint32_t i = 0; i < plan->head_count && !chosen; i++) {
+        chosen = plan->heads[i] == head;
+    }
+    return chosen ? plan->effort : SPECTRUM_LEADING;
+}
+
 int spectra_init(struct spectra *s, const struct attention *attention,
                  const struct spectra_plan *plan)
 {
     uint32_t heads = attention->heads;
     *s = (struct spectra){.attention = attention, .plan = *plan};
-    s->leading = malloc(heads * sizeof *s->leading);
-    s->best = malloc(heads * sizeof *s->best);
-    if (s->leading == NULL || s->best == NULL) {
+    s->head = malloc(heads * sizeof *s->head);
+    s->effort = malloc(heads * sizeof *s->effort);
+    if (s->head == NULL || s->effort == NULL) {
         spectra_clear(s);
         return ERR_MEMORY;
     }
-    fill_nan(s->leading, heads);
-    fill_nan(s->best, heads);
+    fill_nan(s->head, heads);
+    for (uint32_t h = 0; h < heads; h++) {
+        s->effort[h] = effort_of(plan, h);
+    }
     return 0;
-}
-
-/* Two rounds, leading values and then everything, only make sense under a budget. */
-static bool has_two_rounds(const struct spectra *s)
-{
-    return s->plan.budget_ns > 0 && s->plan.effort == SPECTRUM_FULL;
 }
 
 static bool may_begin(const struct spectra *s)
@@ -55,25 +61,21 @@ static bool may_begin(const struct spectra *s)
 
 static int take_turn(struct spectra *s, uint32_t turn, struct scratch *scratch)
 {
-    uint32_t heads = s->attention->heads;
-    uint32_t head = (uint32_t)(((uint64_t)s->plan.first + turn) % heads);
-    bool leading = has_two_rounds(s) && turn < heads;
+    uint32_t head = (uint32_t)(((uint64_t)s->plan.first + turn) % s->attention->heads);
     uint64_t begin = now_ns();
-    int rc = spectrum_compute(s->attention, s->plan.sample, head,
-                              leading ? SPECTRUM_LEADING : s->plan.effort, scratch,
-                              leading ? &s->leading[head] : &s->best[head]);
+    int rc = spectrum_compute(s->attention, s->plan.sample, head, s->effort[head], scratch,
+                              &s->head[head]);
     atomic_fetch_add(&s->spent_ns, now_ns() - begin);
-    atomic_fetch_add(leading ? &s->leading_done : &s->best_done, 1);
+    atomic_fetch_add(&s->done, 1);
     return rc;
 }
 
 int spectra_run(struct spectra *s, struct scratch *scratch)
 {
-    uint32_t turns = s->attention->heads * (has_two_rounds(s) ? 2 : 1);
     int rc = 0;
     while (rc == 0 && may_begin(s)) {
         uint32_t turn = atomic_fetch_add(&s->turn, 1);
-        if (turn >= turns) {
+        if (turn >= s->attention->heads) {
             break;
         }
         rc = take_turn(s, turn, scratch);
@@ -83,20 +85,18 @@ int spectra_run(struct spectra *s, struct scratch *scratch)
 
 const struct spectrum *spectra_of(const struct spectra *s, uint32_t head)
 {
-    return isnan(s->best[head].spectral_norm) ? &s->leading[head] : &s->best[head];
+    return &s->head[head];
 }
 
 uint32_t spectra_next(const struct spectra *s)
 {
-    uint32_t heads = s->attention->heads, leading = atomic_load(&s->leading_done);
-    bool short_of_leading = has_two_rounds(s) && leading < heads;
-    uint32_t done = short_of_leading ? leading : atomic_load(&s->best_done);
-    return (uint32_t)(((uint64_t)s->plan.first + done) % heads);
+    return (uint32_t)(((uint64_t)s->plan.first + atomic_load(&s->done)) % s->attention->heads);
 }
 
 void spectra_clear(struct spectra *s)
 {
-    free(s->leading);
-    free(s->best);
-    s->leading = s->best = NULL;
+    free(s->head);
+    free(s->effort);
+    s->head = NULL;
+    s->effort = NULL;
 }

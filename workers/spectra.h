@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* spectra: the spectra of the heads of one message, within a budget of thread time.
  *
- * Threads take heads in turn, beginning with `first`. Without a budget every head gets the effort
- * asked for. With one, every head gets its leading values first, which are cheap, and then, while
- * there is budget left, heads get everything; the next message goes on with the head this one ended
- * at. Nothing new is begun once the budget is used up or others wait for the thread. */
+ * Threads take heads in turn, beginning with `first`. Under a budget nothing new is begun once it
+ * is used up or others wait for the thread, and the next message goes on with the head that this
+ * one ended at: so heads take turns, and row metrics are late by one head's spectrum at most. */
 #ifndef WORKERS_SPECTRA_H
 #define WORKERS_SPECTRA_H
 
@@ -15,6 +14,8 @@
 
 struct spectra_plan {
     enum spectrum_effort effort;
+    const double *heads; /* [head_count] that get the effort, the others SPECTRUM_LEADING at most */
+    uint32_t head_count; /* 0 = all get it */
     uint32_t sample, first;
     uint64_t budget_ns; /* 0 = none */
     bool (*hurry)(void *data);
@@ -24,19 +25,19 @@ struct spectra_plan {
 struct spectra {
     const struct attention *attention;
     struct spectra_plan plan;
-    struct spectrum *leading, *best; /* [heads] each; owned */
-    _Atomic uint32_t turn;           /* next one to take: all heads leading, then all in full */
-    _Atomic uint32_t leading_done, best_done;
+    struct spectrum *head;        /* [heads]; owned */
+    enum spectrum_effort *effort; /* [heads]; owned */
+    _Atomic uint32_t turn, done;  /* next turn to take; heads that had theirs */
     _Atomic uint64_t spent_ns;
 };
 
-/* Returns 0 or ERR_MEMORY. `attention` is borrowed. */
+/* Returns 0 or ERR_MEMORY. `attention` is borrowed; the plan's list is not used after the call. */
 int spectra_init(struct spectra *s, const struct attention *attention,
                  const struct spectra_plan *plan);
 /* Takes turns until there are none left or none may be begun. Any number of threads at once.
  * Returns 0 or ERR_MEMORY. */
 int spectra_run(struct spectra *s, struct scratch *scratch);
-/* After all threads: the best there is of a head; all NaN when its turn did not come. */
+/* After all threads: all NaN when the head's turn did not come. */
 const struct spectrum *spectra_of(const struct spectra *s, uint32_t head);
 /* The head that the next message should begin with. */
 uint32_t spectra_next(const struct spectra *s);

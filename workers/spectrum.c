@@ -1,34 +1,29 @@
 /* SPDX-License-Identifier: MIT */
-/* spectrum: singular values by LAPACK's divide and conquer, values only.
+/* spectrum: which method computes what, and the numbers that follow from singular values.
  *
- * LAPACK is column-major, our maps are row-major: read without moving anything, a map [q_len][keys]
- * is the transposed matrix, k_len x q_len with leading dimension `keys`. Its singular values are
- * the same, so nothing is transposed, and the padding to the right of k_len is skipped by the
- * leading dimension.
+ *     effort    f32, f16, bf16                          f64
+ *     NORM      Lanczos, else all values                Lanczos in f32, else all values
+ *     LEADING   Lanczos, else all values                Lanczos in f32, else all values
+ *     FULL      bidiagonalisation in f32                LAPACK in f64
  *
- * One take of scratch holds everything: the map, the singular values, LAPACK's own work space.
- * LAPACK's integers are 32 bits wide; a map too large for them is reported as out of memory, since
- * at 8 bytes an entry it would not have fitted either. */
+ * "Else" is when Lanczos has not converged. Small matrices go to LAPACK in f64: nothing is gained
+ * by anything else, and their rank is judged with a bound that f32 rounding comes near. Beyond that
+ * size the bound, s1 max(m, n) eps, was never seen below 5 times the error of the f32 method. */
 #include "spectrum.h"
-#include "err.h"
+#include "spectrum_bidiagonal.h"
+#include "spectrum_lanczos.h"
+#include "spectrum_lapack.h"
+#include "spectrum_matrix.h"
 
 #include <cblas.h>
-#include <lapacke.h>
 #include <math.h>
 
-/* Spacing of 1 in the dtype that was sent. */
-static double dtype_eps(enum dtype dtype)
+/* Shorter sides up to this go to LAPACK. */
+#define SMALL 128
+
+double spectrum_eps(enum dtype dtype)
 {
-    switch (dtype) {
-    case DTYPE_F64:
-        return 0x1p-52;
-    case DTYPE_F16:
-        return 0x1p-10;
-    case DTYPE_BF16:
-        return 0x1p-7;
-    default:
-        return 0x1p-23;
-    }
+    return dtype == DTYPE_F64 ? 0x1p-52 : 0x1p-23;
 }
 
 void spectrum_global_init(void)
@@ -41,89 +36,16 @@ static void set_nan(struct spectrum *s)
     for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
         s->singular_values[i] = NAN;
     }
-    s->spectral_norm = s->condition_number = s->rank = s->effective_rank = NAN;
+    for (uint32_t i = 0; i < LOW_RANK_COUNT; i++) {
+        s->low_rank_error[i] = NAN;
+    }
+    s->spectral_norm = s->stable_rank = s->condition_number = s->rank = NAN;
+    s->effective_rank = s->effective_rank_entropy = s->nuclear_norm = s->eigenvalue_2 = NAN;
 }
 
 static uint32_t smaller(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
-}
-
-/* One map as LAPACK sees it. */
-struct problem {
-    lapack_int rows, columns, stride; /* k_len, q_len, keys */
-    lapack_int work_count;
-    uint32_t count; /* min(rows, columns): number of singular values */
-    double *map, *values, *work;
-    lapack_int *iwork; /* [8 * count] */
-};
-
-static lapack_int gesdd(const struct problem *p, double *work, lapack_int work_count)
-{
-    lapack_int one = 1, info = 0;
-    double unused;
-    LAPACK_dgesdd("N", &p->rows, &p->columns, p->map, &p->stride, p->values, &unused, &one, &unused,
-                  &one, work, &work_count, p->iwork, &info);
-    return info;
-}
-
-/* Asks LAPACK how much work space it wants. Returns 0 or ERR_MEMORY. */
-static int query_work(struct problem *p)
-{
-    double answer = 0;
-    if (gesdd(p, &answer, -1) != 0 || !(answer >= 1 && answer < INT32_MAX)) {
-        return ERR_MEMORY;
-    }
-    p->work_count = (lapack_int)answer;
-    return 0;
-}
-
-/* Sizes the problem and carves it from scratch. Returns 0 or ERR_MEMORY. */
-static int take_problem(struct problem *p, uint32_t queries, uint32_t keys, uint32_t stride,
-                        struct scratch *scratch)
-{
-    uint32_t count = smaller(queries, keys);
-    if (stride > INT32_MAX || queries > INT32_MAX || count > INT32_MAX / 8) {
-        return ERR_MEMORY;
-    }
-    *p = (struct problem){.rows = (lapack_int)keys,
-                          .columns = (lapack_int)queries,
-                          .stride = (lapack_int)stride,
-                          .count = count};
-    if (query_work(p) < 0) {
-        return ERR_MEMORY;
-    }
-    /* Below 2^62 + 2^32 doubles: the product of two int32 and three int32 do not overflow 64 bits,
-     * but times 8 they might. */
-    uint64_t map_count = (uint64_t)queries * stride;
-    uint64_t f64_count = map_count + count + (uint64_t)p->work_count;
-    if (f64_count > SIZE_MAX / 16) {
-        return ERR_MEMORY;
-    }
-    p->map =
-        scratch_take(scratch, f64_count * sizeof(double) + (size_t)count * 8 * sizeof(lapack_int));
-    if (p->map == NULL) {
-        return ERR_MEMORY;
-    }
-    p->values = p->map + map_count;
-    p->work = p->values + count;
-    p->iwork = (lapack_int *)(void *)(p->work + p->work_count);
-    return 0;
-}
-
-/* Loads the valid rows; returns whether their valid keys are all finite. */
-static bool load_map(const struct problem *p, const struct attention *a, uint32_t sample,
-                     uint32_t head)
-{
-    bool finite = true;
-    for (lapack_int i = 0; i < p->columns; i++) {
-        double *row = p->map + (size_t)i * (size_t)p->stride;
-        attention_load_row(a, sample, head, (uint32_t)i, row);
-        for (lapack_int j = 0; j < p->rows; j++) {
-            finite = finite && isfinite(row[j]);
-        }
-    }
-    return finite;
 }
 
 /* Number of values above a bound; the values descend. */
@@ -136,40 +58,235 @@ static uint32_t count_above(const double *values, uint32_t count, double bound)
     return n;
 }
 
-static void describe(const struct problem *p, double eps, struct spectrum *ret)
+/* sum_{i >= from} (s_i / s_0)^2, smallest first. */
+static double sum_squares(const double *s, uint32_t from, uint32_t count)
 {
-    const double *s = p->values;
-    for (uint32_t i = 0; i < p->count && i < SINGULAR_VALUES_MAX; i++) {
-        ret->singular_values[i] = s[i];
+    double sum = 0;
+    for (uint32_t i = count; i > from; i--) {
+        sum += (s[i - 1] / s[0]) * (s[i - 1] / s[0]);
     }
-    double longer = p->rows > p->columns ? p->rows : p->columns;
-    uint32_t rank = count_above(s, p->count, s[0] * longer * eps);
-    ret->spectral_norm = s[0];
+    return sum;
+}
+
+/* exp(-sum p ln p), p = s / sum s. */
+static double entropy_rank(const double *s, uint32_t count, double sum)
+{
+    double entropy = 0;
+    for (uint32_t i = 0; i < count && s[i] > 0; i++) {
+        double p = s[i] / sum;
+        entropy -= p > 0 ? p * log(p) : 0;
+    }
+    return exp(entropy);
+}
+
+/* What is left of the squares when the first k values are taken away. */
+static void describe_errors(const double *s, uint32_t count, double squares, double tail,
+                            struct spectrum *ret)
+{
+    for (uint32_t i = 0; i < LOW_RANK_COUNT; i++) {
+        uint32_t k = smaller(low_rank[i], count);
+        ret->low_rank_error[i] = sqrt((sum_squares(s, k, count) + tail) / squares);
+    }
+}
+
+static void describe_leading(const double *s, uint32_t count, double unit, struct spectrum *ret)
+{
+    ret->spectral_norm = s[0] * unit;
+    for (uint32_t i = 0; i < count && i < SINGULAR_VALUES_MAX; i++) {
+        ret->singular_values[i] = s[i] * unit;
+    }
+}
+
+/* All from all values. `longer` is max(rows, columns). */
+static void describe_all(const struct singular_values *v, uint32_t longer, double eps,
+                         struct spectrum *ret)
+{
+    const double *s = v->value;
+    double sum = 0; /* over s1: never overflows */
+    describe_leading(s, v->count, v->unit, ret);
+    uint32_t rank = count_above(s, v->count, s[0] * longer * eps);
     ret->rank = rank;
-    ret->effective_rank = count_above(s, p->count, 0.01 * s[0]);
-    if (rank == p->count) {
-        ret->condition_number = log10(s[0] / s[p->count - 1]);
+    ret->effective_rank = count_above(s, v->count, 0.01 * s[0]);
+    if (s[0] == 0) {
+        ret->nuclear_norm = 0;
+        return;
     }
+    for (uint32_t i = v->count; i > 0; i--) {
+        sum += s[i - 1] / s[0];
+    }
+    ret->nuclear_norm = sum * ret->spectral_norm;
+    ret->stable_rank = sum_squares(s, 0, v->count);
+    ret->effective_rank_entropy = entropy_rank(s, v->count, sum * s[0]);
+    describe_errors(s, v->count, ret->stable_rank, 0, ret);
+    if (rank == v->count) {
+        ret->condition_number = log10(s[0] / s[v->count - 1]);
+    }
+}
+
+/* What the leading values and |A|_F tell. */
+static void describe_lanczos(const struct leading_values *v, uint32_t wanted, struct spectrum *ret)
+{
+    const double *s = v->value;
+    ret->spectral_norm = s[0] * v->unit;
+    if (s[0] > 0) {
+        ret->stable_rank = v->squares / (s[0] * s[0]);
+    }
+    if (wanted > 1) {
+        describe_leading(s, v->count, v->unit, ret);
+    }
+    if (wanted > 1 && s[0] > 0) {
+        double known = sum_squares(s, 0, v->count);
+        describe_errors(s, v->count, fmax(ret->stable_rank, known),
+                        fmax(ret->stable_rank - known, 0), ret);
+    }
+}
+
+/* Takes back what the effort did not ask for, so that it does not depend on the method. */
+static void restrict_to(enum spectrum_effort effort, struct spectrum *s)
+{
+    struct spectrum full = *s;
+    if (effort >= SPECTRUM_FULL) {
+        return;
+    }
+    set_nan(s);
+    s->spectral_norm = full.spectral_norm;
+    s->stable_rank = full.stable_rank;
+    for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < SINGULAR_VALUES_MAX; i++) {
+        s->singular_values[i] = full.singular_values[i];
+    }
+    for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < LOW_RANK_COUNT; i++) {
+        s->low_rank_error[i] = full.low_rank_error[i];
+    }
+}
+
+static int compute_all(const struct matrix *m, double eps, bool reference, struct scratch *scratch,
+                       struct spectrum *ret)
+{
+    struct singular_values v;
+    bool small = smaller(m->rows, m->columns) <= SMALL;
+    int rc = reference || small || m->dtype == DTYPE_F64
+                 ? lapack_values(m, scratch, &v)
+                 : bidiagonal_values(m, spectrum_kernel_best(), scratch, &v);
+    if (rc == 0 && v.value != NULL) {
+        describe_all(&v, m->rows > m->columns ? m->rows : m->columns, eps, ret);
+    }
+    return rc;
+}
+
+/* Returns 1 when done, 0 when all values are needed, or ERR_MEMORY. */
+static int compute_leading(const struct matrix *m, enum spectrum_effort effort,
+                           struct scratch *scratch, struct spectrum *ret)
+{
+    uint32_t wanted = effort == SPECTRUM_NORM ? 1 : SINGULAR_VALUES_MAX;
+    struct leading_values v;
+    if (effort >= SPECTRUM_FULL || smaller(m->rows, m->columns) <= SMALL) {
+        return 0;
+    }
+    int rc = lanczos_values(m, wanted, spectrum_kernel_best(), scratch, &v);
+    if (rc < 0 || !v.converged) {
+        return rc;
+    }
+    describe_lanczos(&v, wanted, ret);
+    return 1;
+}
+
+int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_effort effort,
+                       struct scratch *scratch, struct spectrum *ret_spectrum)
+{
+    struct spectrum s;
+    set_nan(&s);
+    if (matrix->rows > 0 && matrix->columns > 0) {
+        int rc = compute_leading(matrix, effort, scratch, &s);
+        if (rc == 0) {
+            rc = compute_all(matrix, eps, false, scratch, &s);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    restrict_to(effort, &s);
+    *ret_spectrum = s;
+    return 0;
+}
+
+/* The valid rectangle. */
+static struct matrix map_of(const struct attention *a, uint32_t sample, uint32_t head)
+{
+    size_t element = a->dtype == DTYPE_F64 ? 8 : a->dtype == DTYPE_F32 ? 4 : 2;
+    size_t first = ((size_t)sample * a->heads + head) * a->queries * a->keys;
+    return (struct matrix){.data = (const unsigned char *)a->weights + first * element,
+                           .dtype = a->dtype,
+                           .rows = attention_query_count(a, sample),
+                           .columns = attention_key_count(a, sample),
+                           .stride = a->keys};
+}
+
+/* Second largest of the diagonal's magnitudes. */
+static double triangular_eigenvalue_2(const struct matrix *m)
+{
+    double first = fabs(matrix_at(m, 0, 0)), second = NAN;
+    for (uint32_t i = 1; i < m->rows; i++) {
+        double x = fabs(matrix_at(m, i, i));
+        second = fmax(second, fmin(first, x)); /* fmax leaves the NaN out */
+        first = fmax(first, x);
+    }
+    return second;
+}
+
+/* dgeev takes a few milliseconds up to here. */
+#define EIGENVALUES_SMALL 128
+
+/* Of a finite matrix. */
+static int compute_eigenvalue_2(const struct matrix *m, enum spectrum_effort effort,
+                                struct scratch *scratch, double *ret)
+{
+    if (m->rows != m->columns || m->rows < 2 || effort < SPECTRUM_FULL) {
+        return 0;
+    }
+    if (matrix_is_triangular(m)) {
+        *ret = triangular_eigenvalue_2(m);
+        return 0;
+    }
+    bool wanted = effort == SPECTRUM_EIGENVALUES || m->rows <= EIGENVALUES_SMALL;
+    return wanted ? lapack_eigenvalue_2(m, scratch, ret) : 0;
+}
+
+static int reference_eigenvalue_2(const struct matrix *m, struct scratch *scratch, double *ret)
+{
+    return m->rows == m->columns && m->rows >= 2 ? lapack_eigenvalue_2(m, scratch, ret) : 0;
 }
 
 int spectrum_compute_ref(const struct attention *a, uint32_t sample, uint32_t head,
                          struct scratch *scratch, struct spectrum *ret_spectrum)
 {
+    struct matrix m = map_of(a, sample, head);
     struct spectrum s;
     set_nan(&s);
-    uint32_t queries = attention_query_count(a, sample);
-    uint32_t keys = attention_key_count(a, sample);
-    if (queries > 0 && keys > 0) {
-        struct problem p;
-        int rc = take_problem(&p, queries, keys, a->keys, scratch);
+    if (m.rows > 0 && m.columns > 0) {
+        int rc = compute_all(&m, spectrum_eps(m.dtype), true, scratch, &s);
+        if (rc == 0 && !isnan(s.spectral_norm)) {
+            rc = reference_eigenvalue_2(&m, scratch, &s.eigenvalue_2);
+        }
         if (rc < 0) {
             return rc;
-        }
-        /* A positive info means that LAPACK did not converge: no number exists then either. */
-        if (load_map(&p, a, sample, head) && gesdd(&p, p.work, p.work_count) == 0) {
-            describe(&p, dtype_eps(a->dtype), &s);
         }
     }
     *ret_spectrum = s;
     return 0;
+}
+
+int spectrum_compute(const struct attention *a, uint32_t sample, uint32_t head,
+                     enum spectrum_effort effort, struct scratch *scratch,
+                     struct spectrum *ret_spectrum)
+{
+    struct matrix m = map_of(a, sample, head);
+    struct spectrum s;
+    int rc = spectrum_of_matrix(&m, spectrum_eps(m.dtype), effort, scratch, &s);
+    if (rc == 0 && !isnan(s.spectral_norm)) {
+        rc = compute_eigenvalue_2(&m, effort, scratch, &s.eigenvalue_2);
+    }
+    if (rc == 0) {
+        *ret_spectrum = s;
+    }
+    return rc;
 }

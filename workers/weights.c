@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* weights: one projection after the other is brought to f64 once and described; what the circuits
- * need of it, the R factors of its heads' slices, is kept until all four have been seen.
+/* weights: one projection after the other is described: its spectra from the matrix as sent, the
+ * rest from a copy in f64. What the circuits need of it, the R factors of its heads' slices, is
+ * kept until all four have been seen.
  *
  * Circuits
  * --------
@@ -16,9 +17,7 @@
  * Rank
  * ----
  * The bound s1 * max(m, n) * eps of the in x in circuit must hold for its d x d core: eps is scaled
- * by the ratio of their sizes. f16 and bf16 matrices are judged with the eps of f32: parameters are
- * exactly what they are, not results rounded to 8 bits, and with 2^-7 every matrix of more than 128
- * columns would have rank 0.
+ * by the ratio of their sizes.
  *
  * LAPACK's integers are 32 bits wide: what does not fit them is reported as out of memory. */
 #include "weights.h"
@@ -139,17 +138,13 @@ struct loaded {
     const struct projection_matrix *m;
     enum projection p;
     uint32_t slices, head_dim;
+    bool whole, eigenvalues; /* wanted */
     double eps;
     bool finite;
     double *entries; /* [out][in] */
     double *r;       /* [slices][head_dim][r_rows], each column-major; NULL = not finite */
     uint32_t r_rows; /* min(slice_length, head_dim) */
 };
-
-static double parameter_eps(enum dtype dtype)
-{
-    return spectrum_eps(dtype == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32);
-}
 
 /* Row r of the matrix: a matrix is an attention map of one head. */
 static void load_row(const struct projection_matrix *m, uint32_t r, double *ret_row)
@@ -200,32 +195,39 @@ static int load(struct loaded *l)
     return 0;
 }
 
-/* Slice h where it lies. */
-static struct matrix slice_of(const struct loaded *l, uint32_t h)
+static size_t element_bytes(enum dtype dtype)
+{
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+/* The first entry of slice h, counted from the matrix's. */
+static size_t slice_offset(const struct loaded *l, uint32_t h)
 {
     size_t first = (size_t)h * l->head_dim;
-    struct matrix slice = {.dtype = DTYPE_F64, .stride = l->m->in};
-    if (l->p == PROJECTION_O) {
-        slice.data = l->entries + first;
-        slice.rows = l->m->out;
-        slice.columns = l->head_dim;
-    } else {
-        slice.data = l->entries + first * l->m->in;
-        slice.rows = l->head_dim;
-        slice.columns = l->m->in;
-    }
-    return slice;
+    return l->p == PROJECTION_O ? first : first * l->m->in;
+}
+
+/* Slice h where it lies, as sent: f32 has faster ways than f64. */
+static struct matrix slice_of(const struct loaded *l, uint32_t h)
+{
+    const unsigned char *sent_bytes = l->m->data;
+    bool columns = l->p == PROJECTION_O;
+    return (struct matrix){.data = sent_bytes + slice_offset(l, h) * element_bytes(l->m->dtype),
+                           .dtype = l->m->dtype,
+                           .rows = columns ? l->m->out : l->head_dim,
+                           .columns = columns ? l->head_dim : l->m->in,
+                           .stride = l->m->in};
 }
 
 static int compute_spectra(const struct loaded *l, struct scratch *scratch,
                            struct projection_result *ret)
 {
-    struct matrix whole = {.data = l->entries,
-                           .dtype = DTYPE_F64,
+    struct matrix whole = {.data = l->m->data,
+                           .dtype = l->m->dtype,
                            .rows = l->m->out,
                            .columns = l->m->in,
                            .stride = l->m->in};
-    int rc = spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, scratch, &ret->whole);
+    int rc = l->whole ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, scratch, &ret->whole) : 0;
     for (uint32_t h = 0; rc == 0 && h < l->slices; h++) {
         struct matrix slice = slice_of(l, h);
         rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, scratch, &ret->head[h]);
@@ -290,15 +292,15 @@ static void compute_correlation(const struct loaded *l, struct projection_result
 /* Copies slice h as a column-major [length, head_dim] matrix. */
 static void copy_tall(const struct loaded *l, uint32_t h, double *ret)
 {
-    struct matrix slice = slice_of(l, h);
-    const double *from = slice.data;
+    const double *from = l->entries + slice_offset(l, h);
+    size_t length = slice_length(l->m, l->p);
     if (l->p != PROJECTION_O) {
-        memcpy(ret, from, (size_t)slice.rows * slice.columns * sizeof *ret);
+        memcpy(ret, from, length * l->head_dim * sizeof *ret);
         return;
     }
-    for (uint32_t c = 0; c < slice.columns; c++) {
-        for (uint32_t r = 0; r < slice.rows; r++) {
-            ret[(size_t)c * slice.rows + r] = from[(size_t)r * slice.stride + c];
+    for (size_t r = 0; r < length; r++) {
+        for (size_t c = 0; c < l->head_dim; c++) {
+            ret[c * length + r] = from[r * l->m->in + c];
         }
     }
 }
@@ -436,7 +438,7 @@ static int compute_numbers(struct loaded *l, struct scratch *scratch, struct pro
         compute_correlation(l, ret);
         rc = compute_r(l, scratch);
     }
-    if (rc == 0 && l->m->out == l->m->in) {
+    if (rc == 0 && l->eigenvalues) {
         rc = compute_eigenvalues(l, scratch, ret);
     }
     return rc;
@@ -487,6 +489,18 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
     return rc;
 }
 
+/* max 0: no bound */
+static bool fits(const struct projection_matrix *m, uint32_t max)
+{
+    return max == 0 || (m->out <= max && m->in <= max);
+}
+
+static bool has_eigenvalues(const struct weights *w, enum projection p)
+{
+    const struct projection_matrix *m = &w->matrix[p];
+    return m->out == m->in && fits(m, w->eigenvalue_max_size);
+}
+
 static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT],
                        struct scratch *scratch, struct weights_result *ret)
 {
@@ -500,7 +514,9 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
                                .p = p,
                                .slices = slice_count(w, p),
                                .head_dim = w->head_dim,
-                               .eps = parameter_eps(w->matrix[p].dtype)};
+                               .whole = fits(&w->matrix[p], w->whole_max_size),
+                               .eigenvalues = has_eigenvalues(w, p),
+                               .eps = spectrum_eps(w->matrix[p].dtype)};
     }
     for (enum projection p = 0; rc == 0 && p < PROJECTION_COUNT; p++) {
         rc = sent(w, p) ? compute_projection(&l[p], scratch, &ret->projection[p]) : 0;

@@ -25,6 +25,9 @@ struct projection_matrix {
 struct weights {
     struct projection_matrix matrix[PROJECTION_COUNT];
     uint32_t heads, kv_heads, head_dim;
+    uint32_t whole_max_size;      /* larger matrices have no spectrum as a whole; 0 = no bound */
+    uint32_t eigenvalue_max_size; /* larger square matrices have no eigenvalue range: it costs six
+                                     times everything else; 0 = no bound */
 };
 
 /* Whether the shapes fit together (heads * head_dim and so on). Returns 0 or ERR_SHAPE. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* summary: the newest window of a job as one table per window: a row per layer, a column per head.
- */
+/* summary: the newest window of a job as one table per window: a row per layer, a column per head,
+ * of one metric; patterns are names. */
 #include "cli.h"
 #include "field.h"
 #include "out.h"
@@ -14,7 +14,7 @@
 
 /* One summary, with what it is sorted and grouped by. */
 struct row {
-    const msgpack_object *map, *values; /* values: the metric's means [heads], or NULL */
+    const msgpack_object *map, *values; /* values: of the metric, by field_metric; or NULL */
     char run[33], stack[16], site[16];
     uint64_t first, last, layer;
 };
@@ -24,26 +24,9 @@ static const msgpack_object *window_of(const msgpack_object *map)
     return mpk_find(map, "window");
 }
 
-/* The means of one metric's statistics, when there is one number per head: singular values have
- * several and do not fit a table. */
-static const msgpack_object *means_per_head(const msgpack_object *stats)
-{
-    const msgpack_object *means = mpk_find(stats, "mean");
-    if (!means || means->type != MSGPACK_OBJECT_ARRAY || means->via.array.size == 0)
-        return NULL;
-    return means->via.array.ptr[0].type == MSGPACK_OBJECT_ARRAY ? NULL : means;
-}
-
-/* Metrics of all groups but spectrum are under `heads`. */
-static const msgpack_object *means_of(const msgpack_object *map, const char *metric)
-{
-    const msgpack_object *stats = mpk_find(mpk_find(map, "heads"), metric);
-    return means_per_head(stats ? stats : mpk_find(mpk_find(map, "spectrum"), metric));
-}
-
 static struct row make_row(const msgpack_object *map, const char *metric)
 {
-    struct row row = {.map = map, .values = means_of(map, metric)};
+    struct row row = {.map = map, .values = field_metric(map, metric)};
     field_text(map, "run", row.run, sizeof(row.run));
     field_text(map, "stack", row.stack, sizeof(row.stack));
     field_text(map, "site", row.site, sizeof(row.site));
@@ -79,8 +62,8 @@ static int compare_rows(const void *left, const void *right)
 static bool is_plain(const struct row *rows, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
-        for (uint32_t head = 0; head < field_length(rows[i].values); head++) {
-            double value = fabs(field_item(rows[i].values, head));
+        for (uint32_t head = 0; head < field_columns(rows[i].values); head++) {
+            double value = fabs(field_number(field_column(rows[i].values, head)));
             if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000))
                 return false;
         }
@@ -88,20 +71,32 @@ static bool is_plain(const struct row *rows, uint32_t count)
     return true;
 }
 
-static void add_value(struct out_table *table, double value, bool plain)
+static void add_value(struct out_table *table, const msgpack_object *value, bool plain)
 {
-    if (isnan(value))
-        out_cell(table, "-");
-    else
-        out_cell(table, plain ? "%.4f" : "%.2e", value);
+    char text[32] = "-";
+    double number = field_number(value);
+    if (!isnan(number))
+        snprintf(text, sizeof(text), plain ? "%.4f" : "%.2e", number);
+    else if (value && value->type == MSGPACK_OBJECT_STR)
+        field_show(value, text, sizeof(text));
+    out_cell(table, "%s", text);
 }
 
 static uint32_t heads_max(const struct row *rows, uint32_t count)
 {
     uint32_t heads = 0;
     for (uint32_t i = 0; i < count; i++)
-        heads = field_length(rows[i].values) > heads ? field_length(rows[i].values) : heads;
+        heads = field_columns(rows[i].values) > heads ? field_columns(rows[i].values) : heads;
     return heads;
+}
+
+/* Whether the columns are heads; otherwise there is one, of the whole layer. */
+static bool is_per_head(const struct row *rows, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (rows[i].values && rows[i].values->type == MSGPACK_OBJECT_ARRAY)
+            return true;
+    return false;
 }
 
 static void print_table(struct cli *cli, const struct row *rows, uint32_t count)
@@ -111,14 +106,15 @@ static void print_table(struct cli *cli, const struct row *rows, uint32_t count)
     bool plain = is_plain(rows, count);
     out_init(&table, 1 + (int)heads);
     out_cell(&table, "LAYER");
+    bool per_head = is_per_head(rows, count);
     for (uint32_t head = 0; head < heads; head++)
-        out_cell(&table, "h%" PRIu32, head);
+        out_cell(&table, per_head ? "h%" PRIu32 : "ALL HEADS", head);
     for (uint32_t i = 0; i < count; i++) {
         char layer[LAYER_TEXT_MAX];
         field_layer(rows[i].map, layer);
         out_cell(&table, "%s", layer);
         for (uint32_t head = 0; head < heads; head++)
-            add_value(&table, field_item(rows[i].values, head), plain);
+            add_value(&table, field_column(rows[i].values, head), plain);
     }
     out_print(&table, cli->width, false, cli->out);
 }
@@ -164,7 +160,10 @@ static void print_heading(struct cli *cli, const struct row *rows, uint32_t coun
             " dropped\n",
             totals.partial ? " (partial)" : "", totals.ranks, out_plural(totals.ranks),
             totals.messages, out_plural(totals.messages), totals.lost, totals.dropped);
-    fprintf(cli->out, "%s, mean over the window\n\n", cli->args->metric);
+    /* What has no mean is the newest message's. */
+    bool newest = strcmp(cli->args->metric, "pattern") == 0 || strchr(cli->args->metric, '.');
+    fprintf(cli->out, "%s, %s\n\n", cli->args->metric,
+            newest ? "of the newest message" : "mean over the window");
 }
 
 static void print_groups(struct cli *cli, const struct row *rows, uint32_t count)
@@ -180,26 +179,26 @@ static void print_groups(struct cli *cli, const struct row *rows, uint32_t count
     }
 }
 
-static void print_names(FILE *out, const msgpack_object *map, const char **separator)
+/* A list of names so far. */
+struct names {
+    FILE *out;
+    const char *separator;
+};
+
+static void print_name(void *data, const char *name)
 {
-    for (uint32_t i = 0; map && map->type == MSGPACK_OBJECT_MAP && i < map->via.map.size; i++) {
-        char name[64];
-        if (!means_per_head(&map->via.map.ptr[i].val))
-            continue;
-        field_show(&map->via.map.ptr[i].key, name, sizeof(name));
-        fprintf(out, "%s%s", *separator, name);
-        *separator = ", ";
-    }
+    struct names *names = data;
+    fprintf(names->out, "%s%s", names->separator, name);
+    names->separator = ", ";
 }
 
-/* No layer has the metric as a number per head: name those there are. */
+/* No layer has the metric: name those there are. */
 static int refuse_metric(struct cli *cli, const msgpack_object *map)
 {
-    const char *separator = "";
+    struct names names = {cli->err, ""};
     fprintf(cli->err,
             "attnctl: --metric: '%.80s': not in this summary (valid: ", cli->args->metric);
-    print_names(cli->err, mpk_find(map, "heads"), &separator);
-    print_names(cli->err, mpk_find(map, "spectrum"), &separator);
+    field_each_metric(map, print_name, &names);
     fputs(")\n", cli->err);
     return CLI_USAGE;
 }

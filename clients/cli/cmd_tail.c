@@ -92,11 +92,11 @@ struct spread {
     double mean, min, max;
 };
 
-static struct spread spread_of(const msgpack_object *array)
+static struct spread spread_of(const msgpack_object *values)
 {
     struct spread spread = {.min = INFINITY, .max = -INFINITY};
-    for (uint32_t i = 0; i < field_length(array); i++) {
-        double value = field_item(array, i);
+    for (uint32_t i = 0; i < field_columns(values); i++) {
+        double value = field_number(field_column(values, i));
         if (isnan(value))
             continue;
         spread.count++;
@@ -107,21 +107,53 @@ static struct spread spread_of(const msgpack_object *array)
     return spread;
 }
 
-/* The metric's number per head: an array in live results, the array `mean` in summaries. */
-static const msgpack_object *heads_of(const msgpack_object *map, const char *metric)
+/* How many heads have the name, and whether this head is the first of them. */
+static uint32_t count_name(const msgpack_object *values, uint32_t head, const char *name,
+                           bool *ret_first)
 {
-    const msgpack_object *value = mpk_find(mpk_find(map, "heads"), metric);
-    if (!value)
-        value = mpk_find(mpk_find(map, "spectrum"), metric);
-    return value && value->type == MSGPACK_OBJECT_MAP ? mpk_find(value, "mean") : value;
+    uint32_t count = 0;
+    *ret_first = true;
+    for (uint32_t i = 0; i < field_columns(values); i++) {
+        bool same = mpk_is_str(field_column(values, i), name);
+        count += same;
+        *ret_first = *ret_first && !(same && i < head);
+    }
+    return count;
+}
+
+/* "pattern first_token 3, mixed 5": each name with the number of heads that have it. */
+static void print_names(struct cli *cli, const msgpack_object *values)
+{
+    const char *separator = " ";
+    for (uint32_t i = 0; i < field_columns(values); i++) {
+        const msgpack_object *value = field_column(values, i);
+        char name[32];
+        bool first;
+        if (value->type != MSGPACK_OBJECT_STR)
+            continue;
+        field_show(value, name, sizeof(name));
+        uint32_t count = count_name(values, i, name, &first);
+        if (!first)
+            continue;
+        fprintf(cli->out, "%s%s %" PRIu32, separator, name, count);
+        separator = ", ";
+    }
 }
 
 static void print_metric(struct cli *cli, const msgpack_object *map)
 {
-    struct spread spread = spread_of(heads_of(map, cli->args->metric));
-    if (spread.count > 0)
-        fprintf(cli->out, " %s %.4g [%.4g, %.4g] over %" PRIu32 " head%s", cli->args->metric,
-                spread.mean, spread.min, spread.max, spread.count, out_plural(spread.count));
+    const msgpack_object *values = field_metric(map, cli->args->metric);
+    struct spread spread = spread_of(values);
+    if (!values)
+        return;
+    fprintf(cli->out, " %s", cli->args->metric);
+    if (spread.count == 0)
+        print_names(cli, values);
+    else if (values->type != MSGPACK_OBJECT_ARRAY)
+        fprintf(cli->out, " %.4g", spread.mean);
+    else
+        fprintf(cli->out, " %.4g [%.4g, %.4g] over %" PRIu32 " head%s", spread.mean, spread.min,
+                spread.max, spread.count, out_plural(spread.count));
 }
 
 static void print_live(struct cli *cli, const msgpack_object *map)

@@ -48,12 +48,108 @@ uint32_t field_length(const msgpack_object *value)
     return 0;
 }
 
-double field_item(const msgpack_object *array, uint32_t index)
+double field_number(const msgpack_object *value)
 {
     double number;
+    return value && mpk_get_f64(value, &number) == 0 ? number : NAN;
+}
+
+double field_item(const msgpack_object *array, uint32_t index)
+{
     if (!array || array->type != MSGPACK_OBJECT_ARRAY || index >= array->via.array.size)
         return NAN;
-    return mpk_get_f64(&array->via.array.ptr[index], &number) == 0 ? number : NAN;
+    return field_number(&array->via.array.ptr[index]);
+}
+
+/* The value itself, or of a window's statistics what stands for all of them. */
+static const msgpack_object *representative(const msgpack_object *value)
+{
+    if (!value || value->type != MSGPACK_OBJECT_MAP)
+        return value;
+    const msgpack_object *mean = mpk_find(value, "mean");
+    return mean ? mean : mpk_find(value, "last");
+}
+
+/* NULL instead of what does not fit a table. */
+static const msgpack_object *one_per_column(const msgpack_object *value)
+{
+    if (!value || value->type == MSGPACK_OBJECT_MAP)
+        return NULL;
+    if (value->type != MSGPACK_OBJECT_ARRAY)
+        return value;
+    if (value->via.array.size == 0 || value->via.array.ptr[0].type == MSGPACK_OBJECT_ARRAY)
+        return NULL;
+    return value;
+}
+
+/* "wq.spectral_norm": of each head's slice of W_q. */
+static const msgpack_object *of_matrices(const msgpack_object *map, const char *name)
+{
+    char matrix[16];
+    const char *dot = strchr(name, '.');
+    size_t length = dot ? (size_t)(dot - name) : 0;
+    if (length == 0 || length >= sizeof(matrix))
+        return NULL;
+    memcpy(matrix, name, length);
+    matrix[length] = '\0';
+    const msgpack_object *heads = mpk_find(mpk_find(mpk_find(map, "weights"), matrix), "heads");
+    return mpk_find(heads, dot + 1);
+}
+
+const msgpack_object *field_metric(const msgpack_object *map, const char *name)
+{
+    const msgpack_object *value = mpk_find(mpk_find(map, "heads"), name);
+    if (!value)
+        value = mpk_find(mpk_find(map, "spectrum"), name);
+    if (!value)
+        value = of_matrices(map, name);
+    if (!value && strcmp(name, "sink_rate") == 0)
+        value = mpk_find(map, name);
+    return one_per_column(representative(value));
+}
+
+/* Visits the keys of a map that are metrics of the whole result, with a prefix. */
+static void each_key(const msgpack_object *map, const msgpack_object *keys, const char *prefix,
+                     void (*visit)(void *data, const char *name), void *data)
+{
+    for (uint32_t i = 0; keys && keys->type == MSGPACK_OBJECT_MAP && i < keys->via.map.size; i++) {
+        char key[64], name[96];
+        field_show(&keys->via.map.ptr[i].key, key, sizeof(key));
+        snprintf(name, sizeof(name), "%s%s", prefix, key);
+        if (field_metric(map, name))
+            visit(data, name);
+    }
+}
+
+void field_each_metric(const msgpack_object *map, void (*visit)(void *data, const char *name),
+                       void *data)
+{
+    const msgpack_object *weights = mpk_find(map, "weights");
+    each_key(map, mpk_find(map, "heads"), "", visit, data);
+    if (field_metric(map, "sink_rate"))
+        visit(data, "sink_rate");
+    each_key(map, mpk_find(map, "spectrum"), "", visit, data);
+    for (uint32_t i = 0;
+         weights && weights->type == MSGPACK_OBJECT_MAP && i < weights->via.map.size; i++) {
+        char matrix[16], prefix[24];
+        field_show(&weights->via.map.ptr[i].key, matrix, sizeof(matrix));
+        snprintf(prefix, sizeof(prefix), "%s.", matrix);
+        each_key(map, mpk_find(&weights->via.map.ptr[i].val, "heads"), prefix, visit, data);
+    }
+}
+
+uint32_t field_columns(const msgpack_object *value)
+{
+    if (!value)
+        return 0;
+    return value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 1;
+}
+
+const msgpack_object *field_column(const msgpack_object *value, uint32_t index)
+{
+    if (index >= field_columns(value))
+        return NULL;
+    return value->type == MSGPACK_OBJECT_ARRAY ? &value->via.array.ptr[index] : value;
 }
 
 uint64_t field_sum(const msgpack_object *map)

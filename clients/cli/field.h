@@ -20,8 +20,23 @@ bool field_bool(const msgpack_object *map, const char *key);
 /* Elements of an array or pairs of a map; 0 for anything else, NULL included. */
 uint32_t field_length(const msgpack_object *value);
 
+/* A value as a number; NaN when it is NULL or no number. */
+double field_number(const msgpack_object *value);
 /* Element `index` of an array as a number; NaN when it is not there or no number. */
 double field_item(const msgpack_object *array, uint32_t index);
+
+/* What a result says of a metric: an array over the heads, or one value of the layer (`sink_rate`).
+ * Of a summary the means, of patterns the newest. Numbers of weight matrices are called
+ * "wq.spectral_norm". NULL when it is not there, or is a list per head. */
+const msgpack_object *field_metric(const msgpack_object *map, const char *name);
+
+/* Calls `visit` with every name that field_metric knows in this result. */
+void field_each_metric(const msgpack_object *map, void (*visit)(void *data, const char *name),
+                       void *data);
+
+/* Columns of what field_metric gave, and one of them: NULL when it is not there. */
+uint32_t field_columns(const msgpack_object *value);
+const msgpack_object *field_column(const msgpack_object *value, uint32_t index);
 
 /* The sum of a map's whole numbers: {"late": 3, "shape": 1} is 4. */
 uint64_t field_sum(const msgpack_object *map);

@@ -41,7 +41,20 @@ def softmax_maps(rng, batch, heads, queries, keys, causal=False, dtype=np.float3
     return (weights / weights.sum(-1, keepdims=True)).astype(dtype)
 
 
-DTYPE_NAME = {"float32": "f32", "float64": "f64", "float16": "f16", "uint8": "u8", "int32": "i32"}
+# numpy has no bf16: its upper halves of f32 travel as u16, which is no dtype of tensors.
+DTYPE_NAME = {"float32": "f32", "float64": "f64", "float16": "f16", "uint16": "bf16", "uint8": "u8", "int32": "i32"}
+
+
+def as_bf16(x):
+    """The nearest bf16, as u16."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def as_f64(x):
+    """What was sent, bf16 included."""
+    return (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64) if x.dtype == np.uint16 else x.astype(
+        np.float64)
 
 
 class Attnd:
@@ -49,9 +62,10 @@ class Attnd:
 
     all = []  # every one of this test, so that a failed test leaves nothing behind
 
-    def __init__(self, *settings, directory=None):
+    def __init__(self, *settings, directory=None, config=None):
         self.directory = directory or tempfile.mkdtemp(prefix="attnd-")
         self.settings = settings
+        self.config = config  # text of a config file
         self.process = None
         self.context = zmq.Context()
         self.request_id = 0
@@ -67,6 +81,11 @@ class Attnd:
             arguments += ["--set", f"{name}.endpoint={self.endpoint(name)}"]
         for setting in self.settings:
             arguments += ["--set", setting]
+        if self.config is not None:
+            path = os.path.join(self.directory, "attnd.yaml")
+            with open(path, "w") as file:
+                file.write(self.config)
+            arguments += ["--config", path]
         self.log = open(os.path.join(self.directory, "log"), "a+b")
         self.process = subprocess.Popen(arguments, stderr=self.log)
         assert self.call("ping")["version"]
@@ -179,18 +198,31 @@ class Trainer:
         header.update(keys)
         return header
 
-    def attention_frames(self, weights, epoch=0, step=0, stack="decoder", layer=0, site="self",
-                         mask=None, **keys):
+    def tensor_frames(self, kind, tensors, epoch=0, step=0, stack="decoder", layer=0, site="self", **keys):
+        """A message of tensors by name, those that are None left out; further keys go into the header."""
         topic = f"tensor/{self.job}/{stack}/{layer}/{site}/"
-        tensors = [("weights", weights)] + ([("mask", mask)] if mask is not None else [])
-        header = self.common(topic, "attention", epoch, step, stack=stack, layer=layer, site=site)
+        tensors = {name: array for name, array in tensors.items() if array is not None}
+        header = self.common(topic, kind, epoch, step, stack=stack, layer=layer, site=site)
         header["tensors"] = [dict(name=name, dtype=DTYPE_NAME[str(a.dtype)], shape=list(a.shape))
-                             for name, a in tensors]
+                             for name, a in tensors.items()]
         header.update(keys)
-        return [topic.encode(), msgpack.packb(header)] + [a.tobytes() for _, a in tensors]
+        return [topic.encode(), msgpack.packb(header)] + [a.tobytes() for a in tensors.values()]
+
+    def attention_frames(self, weights, mask=None, tokens=None, documents=None, grad=None, **keys):
+        tensors = dict(weights=weights, mask=mask, tokens=tokens, documents=documents, grad=grad)
+        return self.tensor_frames("attention", tensors, **keys)
 
     def attention(self, weights, **keys):
         self.send(*self.attention_frames(weights, **keys))
+
+    def qk(self, q, k, v=None, mask=None, tokens=None, documents=None, **keys):
+        """Queries [B,H,Tq,d], keys and values [B,Hkv,Tk,d]; `scale` is a key that must be given."""
+        tensors = dict(q=q, k=k, v=v, mask=mask, tokens=tokens, documents=documents)
+        self.send(*self.tensor_frames("qk", tensors, **keys))
+
+    def projections(self, wq=None, wk=None, wv=None, wo=None, **keys):
+        """Projection matrices [out,in]; `heads`, `kv_heads` and `head_dim` are keys."""
+        self.send(*self.tensor_frames("weights", dict(wq=wq, wk=wk, wv=wv, wo=wo), **keys))
 
     def event(self, event, epoch=0, step=0, **keys):
         topic = f"event/{self.job}/"

@@ -59,6 +59,15 @@ def test_an_unwritable_directory_is_one_clear_line(tmp_path):
     assert "Permission denied; choose an endpoint this user may bind" in result.stderr
 
 
+def test_the_instruction_set_can_be_forced():
+    assert "isa: scalar" in run_attnd("--isa", "scalar", "--print-config").stdout
+    result = run_attnd("--isa", "sse9", "--print-config")
+    assert result.returncode == 2 and "workers.isa: 'sse9'" in result.stderr and "avx512" in result.stderr
+    attnd = Attnd("workers.isa=portable")
+    assert "isa=portable" in attnd.log_text()
+    attnd.close()
+
+
 def test_usage_errors_exit_2():
     assert run_attnd("--frobnicate").returncode == 2
     result = run_attnd("--set", "window.unit=epochs")

@@ -22,8 +22,8 @@ def test_an_epoch_comes_back_as_a_summary_that_matches_numpy(attnd, rng):
     assert summary["messages"] == 3 and summary["ranks"] == 1
     assert summary["rows"] == 3 * 2 * 4 * 16 and summary["invalid_rows"] == 0
     assert summary["heads"]["entropy"]["count"] == [3 * 2 * 16] * 4
-    np.testing.assert_allclose(summary["heads"]["entropy"]["mean"], rows.mean(1), rtol=1e-9)
-    np.testing.assert_allclose(summary["heads"]["entropy"]["std"], rows.std(1, ddof=1), rtol=1e-9)
+    np.testing.assert_allclose(summary["heads"]["entropy"]["mean"], rows.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(summary["heads"]["entropy"]["std"], rows.std(1, ddof=1), rtol=1e-4)
     attnd.settled(4)
 
 

@@ -6,7 +6,50 @@
 #include "err.h"
 #include "header.h"
 #include "mpk.h"
+#include <math.h>
 #include <string.h>
+
+static uint64_t side(const struct header *header, enum tensor_role role, unsigned dim)
+{
+    return header->tensors[header_frame_of(header, role) - 2].shape[dim];
+}
+
+static void check_matrices(const struct header *header)
+{
+    uint64_t width = (uint64_t)header->heads * header->head_dim;
+    uint64_t kv_width = (uint64_t)header->kv_heads * header->head_dim;
+
+    REQUIRE(header->tensor_count >= 1 && header->head_dim > 0);
+    REQUIRE(header->batch == 1 && header->queries == 1 && header->keys == 1);
+    REQUIRE(!header->q_len && !header->k_len && header->head_offset == 0);
+    REQUIRE(!header_frame_of(header, TENSOR_WQ) || side(header, TENSOR_WQ, 0) == width);
+    REQUIRE(!header_frame_of(header, TENSOR_WK) || side(header, TENSOR_WK, 0) == kv_width);
+    REQUIRE(!header_frame_of(header, TENSOR_WV) || side(header, TENSOR_WV, 0) == kv_width);
+    REQUIRE(!header_frame_of(header, TENSOR_WO) || side(header, TENSOR_WO, 1) == width);
+}
+
+/* What the kernels take for granted. */
+static void check_tensors(const struct header *header)
+{
+    REQUIRE(header->batch > 0 && header->heads > 0 && header->queries > 0 && header->keys > 0);
+    REQUIRE(header->kv_heads > 0 && header->heads % header->kv_heads == 0);
+    REQUIRE((uint64_t)header->q_offset + header->queries <= UINT32_MAX);
+    REQUIRE(!header_frame_of(header, TENSOR_DOCUMENTS) ||
+            (header->layer.site == SITE_SELF &&
+             (uint64_t)header->q_offset + header->queries <= header->keys));
+    if (header->type == MESSAGE_ATTENTION)
+        REQUIRE(header_frame_of(header, TENSOR_WEIGHTS) >= 2);
+    if (header->type == MESSAGE_WEIGHTS)
+        check_matrices(header);
+    if (header->type != MESSAGE_QK)
+        return;
+    REQUIRE(header_frame_of(header, TENSOR_K) >= 2 && header->head_dim > 0);
+    REQUIRE(side(header, TENSOR_Q, 3) == header->head_dim);
+    REQUIRE(side(header, TENSOR_K, 1) == header->kv_heads);
+    REQUIRE(side(header, TENSOR_K, 3) == header->head_dim);
+    REQUIRE(!header_frame_of(header, TENSOR_V) || side(header, TENSOR_V, 3) == header->value_dim);
+    REQUIRE(isfinite(header->scale) && isfinite(header->softcap) && header->softcap >= 0);
+}
 
 static void check_bounds(const struct header *header)
 {
@@ -15,7 +58,7 @@ static void check_bounds(const struct header *header)
     REQUIRE(header->layer_count <= HELLO_LAYERS_MAX);
     if (header->type == MESSAGE_EVENT)
         return;
-    REQUIRE(header_frame_of(header, TENSOR_WEIGHTS) >= 2);
+    check_tensors(header);
     REQUIRE((uint64_t)header->head_offset + header->heads <= header->heads_total);
     for (uint32_t i = 0; i < header->batch; i++) {
         REQUIRE(!header->q_len ||

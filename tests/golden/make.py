@@ -3,7 +3,7 @@
 """Writes the golden files: <name>.msgpack (the bytes) and <name>.json (what they say, binaries as hex).
 
 They were written once. Version 1 of the protocol is what they hold, so an encoder that disagrees with them
-is wrong: run this only to add files. Keys stand in the order of proto/PROTOCOL.md; integers have their
+is wrong: run this only to add files, or metrics to those that hold every metric. Keys stand in the order of proto/PROTOCOL.md; integers have their
 smallest width and real numbers are float64, which is what msgpack.packb does by itself.
 """
 import json
@@ -43,6 +43,26 @@ attention_full = common("attention", seq=2**40, epoch=3, step=70000, rank=1, wor
         "dropout": True, "learned_sink": True}
 
 attention_unknown_keys = attention | {"labels": ["the", "cat"], "x-note": {"deep": [[1.5, None]]}}
+
+attention_documents = common("attention", seq=0, epoch=0, step=1) | layer("decoder", 0, "self") | {
+    "tensors": [tensor("weights", "f16", 1, 2, 6, 6), tensor("documents", "i32", 1, 6)], "causal": True}
+
+# Grouped queries: four heads read two key heads.
+qk = common("qk", seq=8, epoch=3, step=1200) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("q", "bf16", 2, 4, 8, 16), tensor("k", "bf16", 2, 2, 8, 16)], "scale": 0.25, "causal": True}
+
+qk_full = common("qk", seq=9, epoch=3, step=1201, rank=1, world=2) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("documents", "i32", 2, 6), tensor("v", "f16", 2, 1, 6, 5), tensor("q", "f32", 2, 3, 3, 4),
+                tensor("k", "f64", 2, 1, 6, 4), tensor("mask", "u8", 2, 3, 6), tensor("tokens", "i32", 2, 6)],
+    "scale": 0.5, "softcap": 50.0, "q_offset": 3, "causal": True, "window": 4, "q_len": [3, 2], "k_len": [6, 5],
+    "head_offset": 3, "heads_total": 6}
+
+weights = common("weights", seq=0, epoch=3, step=1250) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("wq", "f32", 32, 24), tensor("wk", "f32", 16, 24), tensor("wv", "f32", 16, 24),
+                tensor("wo", "f32", 24, 32)], "heads": 4, "kv_heads": 2, "head_dim": 8}
+
+weights_slice = common("weights", seq=1, epoch=3, step=1250) | layer("encoder", 0, "cross") | {
+    "tensors": [tensor("wo", "bf16", 7, 6)], "heads": 2, "head_dim": 3, "heads_total": 4}
 
 epoch_end = common("event", seq=2, epoch=3, step=1250) | {"event": "epoch_end"}
 bye = common("event", seq=3, epoch=3, step=1250) | {"event": "bye"}
@@ -122,7 +142,7 @@ def numbers():
         return [float(i), None]
     return {
         "heads": metrics(False, of) | {"pattern": ["induction", None]},
-        "sink_rate": 0.5,
+        "local_window": 8, "sink_rate": 0.5,
         "aggregate": {name: {"mean": i + 0.5, "max": i + 1.0, "min": i + 0.0, "std": i + 0.25}
                       for i, name in enumerate(["sum", "mean", "max", "weighted", "importance"])},
         "spectrum": metrics(True, of) | {
@@ -179,7 +199,7 @@ summary_full = layer_result("summary") | {
     "window": {"unit": "step", "first": 0, "last": 0, "length": 1, "every": 1, "partial": True},
     "ranks": 0, "messages": 0, "lost": 0, "dropped": {},
     "heads": metrics(False, of_both_heads) | {"pattern": {"last": ["induction", None]}},
-    "sink_rate": statistics(0.5, 300),
+    "local_window": 8, "sink_rate": statistics(0.5, 300),
     "aggregate": {"weighted": {stat: statistics(float(s), 300) for s, stat in enumerate(["mean", "max", "min", "std"])}},
     "spectrum": metrics(True, of_both_heads) | {
         "low_rank_error": {key: [[without_percentiles(statistics(1.0, 3))[key]] + [NOTHING[key]] * 4, [NOTHING[key]] * 5]
@@ -205,7 +225,8 @@ def readable(value):
     return value
 
 
-NAMES = ["attention", "attention_full", "attention_unknown_keys", "epoch_end", "bye", "hello", "live", "live_bare",
+NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "qk",
+         "qk_full", "weights", "weights_slice", "epoch_end", "bye", "hello", "live", "live_bare",
          "summary", "job", "live_full", "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
 
 if __name__ == "__main__":

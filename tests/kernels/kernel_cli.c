@@ -38,6 +38,7 @@ struct options {
     struct list shape, q_len, k_len, cuts;
     uint32_t offset;
     bool spectrum, dump;
+    enum isa isa;
     struct attention a;
     struct block_plan plan;
 };
@@ -156,15 +157,19 @@ static bool parse_list_option(struct options *o, const char *key, const char *va
 
 static void list_isas(void)
 {
-    puts("scalar");
+    for (int i = 0; i < ISA_COUNT; i++) {
+        if (isa_available((enum isa)i)) {
+            puts(isa_name[i]);
+        }
+    }
     exit(0);
 }
 
-static void parse_isa(const char *value)
+static void parse_isa(const char *value, enum isa *ret_isa)
 {
     if (strcmp(value, "list") == 0) {
         list_isas();
-    } else if (strcmp(value, "scalar") != 0) {
+    } else if (isa_parse(value, strlen(value), ret_isa) != 0) {
         die("no such instruction set here");
     }
 }
@@ -176,7 +181,7 @@ static void parse_option(struct options *o, const char *key, const char *value)
     } else if (strcmp(key, "groups") == 0) {
         parse_groups(value, &o->plan);
     } else if (strcmp(key, "isa") == 0) {
-        parse_isa(value);
+        parse_isa(value, &o->isa);
     } else if (!parse_path(o, key, value) && !parse_list_option(o, key, value) &&
                !parse_scalar(o, key, value)) {
         die("unknown option");
@@ -377,7 +382,9 @@ static void print_weights(const struct attention *a)
 static void compute_rows(struct block *block, const struct options *o, uint32_t begin, uint32_t end,
                          struct scratch *scratch)
 {
-    if (block_compute_ref(block, &o->a, begin, end, scratch) < 0) {
+    int rc = o->isa == ISA_SCALAR ? block_compute_ref(block, &o->a, begin, end, scratch)
+                                  : block_compute(block, &o->a, begin, end, o->isa, scratch);
+    if (rc < 0) {
         die("block: out of memory");
     }
 }

@@ -79,6 +79,52 @@ def test_bf16_bits_in_numpy(daemon, publisher):
     assert header["tensors"][0]["dtype"] == "bf16" and frames[0] == bits.tobytes()
 
 
+def test_gradients_tokens_and_documents_travel_with_the_weights(daemon, publisher):
+    tokens, documents = np.array([[5, -1, 2**31 - 1]]), np.array([[0, 0, 1]], dtype=np.uint8)
+    grad = np.ones((1, 2, 3, 3), dtype=np.float64)
+    assert publisher.publish_attention(uniform(1, 2, 3, 3), grad=grad, tokens=tokens, documents=documents, **AT)
+    _, header, frames = daemon.next()
+    assert [(t["name"], t["dtype"], t["shape"]) for t in header["tensors"]] == [
+        ("weights", "f32", [1, 2, 3, 3]), ("grad", "f64", [1, 2, 3, 3]), ("tokens", "i32", [1, 3]),
+        ("documents", "i32", [1, 3])]
+    assert frames[1] == grad.tobytes()
+    assert frames[2] == tokens.astype("<i4").tobytes() and frames[3] == documents.astype("<i4").tobytes()
+
+
+def test_queries_and_keys_arrive_as_they_were_published(daemon, publisher):
+    generator = np.random.default_rng(2)
+    q, k = generator.random((2, 4, 3, 8), dtype=np.float32), generator.random((2, 2, 5, 8)).astype(np.float16)
+    v, mask = generator.random((2, 2, 5, 6)), np.ones((2, 3, 5), dtype=bool)
+    assert publisher.publish_qk(q, k, v, stack="decoder", layer=3, epoch=1, step=9, softcap=30, q_offset=2, causal=True,
+                                window=4, q_len=[3, 1], k_len=[5, 4], mask=mask, documents=np.zeros((2, 5), np.int64))
+    topic, header, frames = daemon.next()
+    assert topic == "tensor/job/decoder/3/self/" and header["type"] == "qk"
+    assert header["scale"] == pytest.approx(8**-0.5) and header["softcap"] == 30.0 and header["q_offset"] == 2
+    assert [(t["name"], t["dtype"], t["shape"]) for t in header["tensors"]] == [
+        ("q", "f32", [2, 4, 3, 8]), ("k", "f16", [2, 2, 5, 8]), ("v", "f64", [2, 2, 5, 6]), ("mask", "u8", [2, 3, 5]),
+        ("documents", "i32", [2, 5])]
+    assert header["causal"] is True and header["window"] == 4 and header["k_len"] == [5, 4]
+    assert frames[:3] == [q.tobytes(), k.tobytes(), v.tobytes()]
+
+
+def test_torch_queries_and_keys_travel(daemon, publisher):
+    torch = pytest.importorskip("torch")
+    q, k = torch.rand(1, 2, 3, 4).bfloat16(), torch.rand(1, 1, 3, 4).bfloat16().requires_grad_()
+    assert publisher.publish_qk(q, k, scale=1, **AT)
+    _, header, frames = daemon.next()
+    assert header["scale"] == 1.0 and [t["dtype"] for t in header["tensors"]] == ["bf16", "bf16"]
+    assert frames[0] == q.view(torch.int16).numpy().tobytes()
+
+
+def test_projections_arrive_as_they_were_published(daemon, publisher):
+    wq, wk = np.random.default_rng(3).random((2, 8, 6), dtype=np.float32)
+    assert publisher.publish_weights(wq=wq, wk=wk[:4], wo=wq.T, heads=4, kv_heads=2, head_dim=2, **AT)
+    _, header, frames = daemon.next("weights")
+    assert (header["heads"], header["kv_heads"], header["head_dim"]) == (4, 2, 2)
+    assert [(t["name"], t["shape"]) for t in header["tensors"]] == [("wq", [8, 6]), ("wk", [4, 6]), ("wo", [6, 8])]
+    assert frames == [wq.tobytes(), wk[:4].tobytes(), wq.T.tobytes()]
+
+
 def test_the_payload_is_copied_when_captured(daemon, publisher):
     weights = uniform(8, 8, 64, 64)
     expected = weights.tobytes()
@@ -447,6 +493,35 @@ def test_bad_arguments_are_value_errors_whether_or_not_anybody_listens(arguments
         with pytest.raises(ValueError, match=says):
             publisher.publish_attention(**{"weights": uniform(), **AT, **arguments})
         assert publisher.stats()["published"] == 0
+
+
+def maps(*shape):
+    return np.ones(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize("arguments,says", [
+    ({"k": maps(1, 2, 3)}, "key heads"), ({"k": maps(2, 2, 4, 8)}, "batch"), ({"k": maps(1, 2, 4, 7)}, "head_dim"),
+    ({"k": maps(1, 3, 4, 8)}, "divide"), ({"v": maps(1, 2, 3, 8)}, "those of k"), ({"q": maps(1, 4, 8)}, "queries"),
+    ({"scale": float("nan")}, "scale"), ({"scale": "x"}, "scale"), ({"softcap": -1}, "softcap"),
+    ({"q_offset": -1}, "q_offset"), ({"q_offset": 2**32 - 3}, "q_offset"), ({"mask": np.ones((1, 4, 3))}, "mask"),
+    ({"tokens": [[1, 2]]}, "tokens"), ({"tokens": np.full((1, 4), 2**31)}, "32 bits"),
+    ({"documents": np.zeros((1, 4), int), "q_offset": 2}, "documents"),
+    ({"documents": np.zeros((1, 4), int), "site": "cross"}, "documents")])
+def test_bad_queries_and_keys_are_value_errors(arguments, says, publisher):
+    with pytest.raises(ValueError, match=says):
+        publisher.publish_qk(**{"q": maps(1, 4, 3, 8), "k": maps(1, 2, 4, 8), **AT, **arguments})
+    assert publisher.stats()["published"] == 0
+
+
+@pytest.mark.parametrize("arguments,says", [
+    ({}, "at least one"), ({"wq": maps(8)}, "out, in"), ({"wq": maps(7, 6)}, "4 \\* 2"), ({"wk": maps(8, 6)}, "2 \\* 2"),
+    ({"wo": maps(8, 6)}, "in must be"), ({"wq": maps(8, 6), "kv_heads": 3}, "kv_heads"),
+    ({"wq": maps(8, 6), "heads": 0}, "heads"), ({"wq": maps(8, 6), "head_dim": 0}, "head_dim"),
+    ({"wq": maps(8, 6), "heads_total": 3}, "heads_total")])
+def test_bad_projections_are_value_errors(arguments, says, publisher):
+    with pytest.raises(ValueError, match=says):
+        publisher.publish_weights(**{"heads": 4, "kv_heads": 2, "head_dim": 2, **AT, **arguments})
+    assert publisher.stats()["published"] == 0
 
 
 def test_lengths_that_do_not_fit_a_header_are_refused(daemon, publisher):

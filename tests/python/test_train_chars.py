@@ -12,7 +12,9 @@ torch = pytest.importorskip("torch")
 
 import chars_data
 import chars_report
+import reference
 import train_chars
+from attnd.sender import Message
 from chars_model import MODELS, TASKS
 from conftest import PACKAGE, FakeDaemon, free_endpoint, wait_until
 
@@ -68,6 +70,61 @@ def test_bad_arguments_end_with_status_2(words, capsys):
     with pytest.raises(SystemExit) as end:
         train_chars.parse_arguments(words)
     assert end.value.code == 2 and "error" in capsys.readouterr().err
+
+
+LAYER = ("decoder", 1, "self")
+
+
+def message_of(weights, dtype, epoch, **keys):
+    """What the publisher hands out for [B,H,T,T] weights; bf16 travels as 16-bit integers."""
+    raw = weights.to(getattr(torch, {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16"}[dtype]))
+    frame = raw.view(torch.int16).numpy().view(np.uint16) if dtype == "bf16" else raw.numpy()
+    header = dict(stack=LAYER[0], layer=LAYER[1], site=LAYER[2],
+                  tensors=[dict(name="weights", dtype=dtype, shape=list(frame.shape))], **keys)
+    return Message(b"", "attention", header, epoch, epoch, (frame,), frame.nbytes)
+
+
+def verified(epochs, summary_of, **keys):
+    """A verifier that has seen one message per epoch and one summary of all, made of what the reference says."""
+    torch.manual_seed(0)
+    weights = [torch.rand(2, 2, 5, 5).softmax(-1) for _ in range(epochs)]
+    verifier = train_chars.Verifier()
+    for epoch, w in enumerate(weights):
+        verifier.take(message_of(w, "f64", epoch, **keys))
+    summary = reference.pool([reference.measure(reference.Attention(w.double(), "f64", **keys)) for w in weights])
+    summary["window"] = {"first": 0, "last": epochs - 1}
+    verifier.check(LAYER, summary_of(summary))
+    return verifier
+
+
+def test_verification_finds_right_summaries_right(capsys):
+    assert verified(3, lambda summary: summary, q_len=[5, 3], k_len=[5, 3]).wrong == 0
+    assert "all right" in capsys.readouterr().out
+
+
+def test_verification_says_which_number_is_wrong(capsys):
+    def lie(summary):
+        summary["heads"]["tail_mass"]["mean"][1] += 1e-3
+        return summary
+
+    assert verified(2, lie).wrong == 1
+    output = capsys.readouterr().out
+    assert "1 WRONG" in output and "wrong: tail_mass mean: got" in output
+
+
+def test_verification_wants_the_messages_of_the_window_only(capsys):
+    other = {"window": {"first": 7, "last": 7}}
+    assert verified(1, lambda summary: {**summary, **other}).wrong == 1
+    assert "a summary of nothing that was published" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "bf16"])
+def test_messages_are_measured_as_they_were_sent(dtype):
+    weights = torch.rand(1, 2, 4, 4).softmax(-1)
+    sent = reference.from_message(message_of(weights, dtype, 0, causal=True, q_offset=2))
+    exact = {"f32": 0, "f64": 0, "f16": 2**-12, "bf16": 2**-9}[dtype]
+    assert sent.dtype == dtype and sent.causal and sent.q_offset == 2
+    assert (sent.weights - weights.double()).abs().max() <= exact
 
 
 def start(*words):

@@ -21,14 +21,38 @@ def common_of(twin):
                             twin["seq"], twin["dropped"], twin["time_ns"], twin["epoch"], twin["step"])
 
 
-@pytest.mark.parametrize("name", ["attention", "attention_full"])
+def layer_of(twin, optional):
+    """(layer, tensors, keys) of a golden header, as the encoders take them."""
+    return ((twin["stack"], twin["layer"], twin["site"]), [(t["name"], t["dtype"], t["shape"]) for t in twin["tensors"]],
+            {k: twin[k] for k in optional if k in twin})
+
+
+def attention_of(twin):
+    layer, tensors, keys = layer_of(twin, ROWS)
+    return wire.attention_keys(layer, tensors, **keys)
+
+
+ROWS = ("causal", "window", "q_len", "k_len", "head_offset", "heads_total", "dropout", "learned_sink")
+
+
+@pytest.mark.parametrize("name", ["attention", "attention_full", "attention_documents"])
 def test_attention_header_encodes_to_the_golden_bytes(name):
     payload, twin = golden(name)
-    optional = {k: twin[k] for k in ("causal", "window", "q_len", "k_len", "head_offset", "heads_total", "dropout",
-                                     "learned_sink") if k in twin}
-    keys = wire.attention_keys((twin["stack"], twin["layer"], twin["site"]),
-                               [(t["name"], t["dtype"], t["shape"]) for t in twin["tensors"]], **optional)
-    assert wire.pack_header({**common_of(twin), **keys}) == payload
+    assert wire.pack_header({**common_of(twin), **attention_of(twin)}) == payload
+
+
+@pytest.mark.parametrize("name", ["qk", "qk_full"])
+def test_qk_header_encodes_to_the_golden_bytes(name):
+    payload, twin = golden(name)
+    layer, tensors, keys = layer_of(twin, ("scale", "softcap", "q_offset", *ROWS))
+    assert wire.pack_header({**common_of(twin), **wire.qk_keys(layer, tensors, **keys)}) == payload
+
+
+@pytest.mark.parametrize("name", ["weights", "weights_slice"])
+def test_weights_header_encodes_to_the_golden_bytes(name):
+    payload, twin = golden(name)
+    layer, tensors, keys = layer_of(twin, ("heads", "kv_heads", "head_dim", "heads_total"))
+    assert wire.pack_header({**common_of(twin), **wire.weights_keys(layer, tensors, **keys)}) == payload
 
 
 @pytest.mark.parametrize("name", ["epoch_end", "bye"])
@@ -43,7 +67,7 @@ def test_hello_encodes_to_the_golden_bytes():
     assert wire.pack_header({**common_of(twin), **keys}) == payload
 
 
-@pytest.mark.parametrize("name", ["summary", "live", "live_bare", "job"])
+@pytest.mark.parametrize("name", ["summary", "live", "live_bare", "job", "live_full", "live_weights", "summary_full"])
 def test_golden_results_decode_to_their_twins(name):
     payload, twin = golden(name)
     assert_same(wire.decode_result(payload), twin)
@@ -75,6 +99,19 @@ def test_ragged_singular_values_are_padded_with_nan():
     assert values.shape == (2, 3)
     np.testing.assert_array_equal(values[0], [1.0, 0.5, 0.25])
     assert np.isnan(values[1]).all()
+
+
+def test_matrices_are_arrays_and_patterns_are_names():
+    live, weights = (wire.decode_result(golden(name)[0]) for name in ("live_full", "live_weights"))
+    assert live["similarity"]["head_js"].shape == (2, 2)
+    assert live["similarity"]["redundant_pairs"] == [{"heads": [0, 1], "js": 0.03125}]
+    assert live["heads"]["pattern"] == ["induction", None]
+    assert live["spectrum"]["low_rank_error"].shape == (2, 5)
+    assert weights["weights"]["wq"]["head_correlation"].shape == (2, 2)
+    assert weights["weights"]["wq_wk"]["heads"]["singular_values"].shape == (2, 2)
+    assert np.isnan(weights["weights"]["wk"]["head_correlation_mean"])
+    nothing = wire.decode_result(msgpack.packb({"heads": {"pattern": [None, None]}}))
+    assert nothing["heads"]["pattern"] == [None, None]
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x01", b"\x81\xa1a", b"\x80\x80",

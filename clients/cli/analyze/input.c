@@ -384,11 +384,13 @@ static int check_self(const struct inputs *inputs, const struct options *options
 {
     bool any = false;
     const char *name = options->causal ? "causal" : options->window ? "window" : "q-offset";
-    for (size_t i = 0; i < inputs->count; i++)
-        any = any || (inputs->items[i].tier != TIER_WEIGHTS && inputs->items[i].attention.self);
+    for (size_t i = 0; i < inputs->count; i++) {
+        const struct attention *a = &inputs->items[i].attention;
+        any = any || a->causal || a->window || a->q_offset;
+    }
     if (any || !(options->causal || options->window || options->q_offset))
         return 0;
-    return array_fail(reterr, "--%s: there is no self-attention in what was given", name);
+    return array_fail(reterr, "--%s: there is no self-attention that it is about", name);
 }
 
 int inputs_check(const struct layers *layers, const struct options *options,

@@ -124,13 +124,24 @@ static void fill_items(const struct placed *placed, size_t count, struct layers 
     }
 }
 
-static void fill_shared(const struct placed *placed, size_t count, struct layers *layers)
+/* Only self-attention has queries and keys of one length and one text. */
+static int fill_shared(const struct placed *placed, size_t count, struct layers *layers,
+                       char *reterr)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        bool taken = !placed[i].place.shared;
         for (size_t l = 0; placed[i].place.shared && l < layers->count; l++) {
             const struct array **array = &layers->items[l].array[placed[i].place.role];
+            if (layers->items[l].id.site != SITE_SELF)
+                continue;
             *array = *array ? *array : placed[i].array;
+            taken = true;
         }
+        if (!taken)
+            return array_fail(reterr, "%.200s: %.100s: there is no self-attention it belongs to",
+                              placed[i].array->file->path, placed[i].array->name);
+    }
+    return 0;
 }
 
 int layers_collect(const struct array_list *list, const struct naming *naming,
@@ -149,9 +160,8 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
         rc = array_fail(reterr, "out of memory");
     if (rc == 0) {
         fill_items(placed, count, &layers);
-        fill_shared(placed, count, &layers);
-        if (layers.count == 0)
-            rc = array_fail(reterr, "there is no attention in what was given");
+        rc = layers.count > 0 ? fill_shared(placed, count, &layers, reterr)
+                              : array_fail(reterr, "there is no attention in what was given");
     }
     free(placed);
     if (rc != 0)

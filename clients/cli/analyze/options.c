@@ -3,6 +3,8 @@
  * number or a real number with bounds, stored where the table says; the others have a setter. */
 #include "options.h"
 
+#include "show.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -13,7 +15,7 @@
 
 #define TOP_PAIRS_DEFAULT    10
 #define LOCAL_WINDOW_DEFAULT 8
-#define REDUNDANT_JS_DEFAULT 0.02
+#define REDUNDANT_JS_DEFAULT 0.05
 #define SPECTRUM_MAX_DEFAULT 1024
 #define THREADS_MAX          256
 
@@ -163,14 +165,16 @@ static const char *set_stack(struct options *options, const char *text)
 
 static const char *set_effort(struct options *options, const char *text)
 {
-    static const char *const words[] = {
-        [SPECTRUM_NORM] = "norm", [SPECTRUM_LEADING] = "leading", [SPECTRUM_FULL] = "full"};
-    for (int i = 0; i < 3; i++)
+    static const char *const words[] = {[SPECTRUM_NORM] = "norm",
+                                        [SPECTRUM_LEADING] = "leading",
+                                        [SPECTRUM_FULL] = "full",
+                                        [SPECTRUM_EIGENVALUES] = "eigenvalues"};
+    for (int i = 0; i <= SPECTRUM_EIGENVALUES; i++)
         if (strcmp(text, words[i]) == 0) {
             options->effort = (enum spectrum_effort)i;
             return NULL;
         }
-    return "valid: full, leading, norm";
+    return "valid: eigenvalues, full, leading, norm";
 }
 
 static const char *set_isa(struct options *options, const char *text)
@@ -270,10 +274,10 @@ static const struct option_info option_info[] = {
     FLAG("head-pairs", head_pairs, "top pairs of each head as well"),
     COUNT("local-window", local_window, 0, INT32_MAX, "positions that local_mass looks to either side (8)"),
     SET("head-weights", "A,B,..", set_head_weights, "of the map aggregate.weighted, one per head"),
-    REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.02)"),
-    SET("spectrum", "EFFORT", set_effort, "full (default), leading (16 values) or norm"),
+    REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.05)"),
+    SET("spectrum", "EFFORT", set_effort, "eigenvalues (all; default), full, leading or norm"),
     COUNT("spectrum-max", spectrum_max, 1, 65536, "no spectrum of larger maps (1024)"),
-    COUNT("sample", sample, 0, INT32_MAX, "whose spectrum (0)"),
+    COUNT("sample", sample, 0, INT32_MAX, "whose spectrum (0; the last one, if there are fewer)"),
     COUNT("qk-maps", qk_maps, 0, 65536, "of q and k up to this size, the map is made and"
           "\nmeasured as well (0: maps are never made)"),
     TITLE("how"),
@@ -342,7 +346,7 @@ static struct options default_options(void)
         .local_window = LOCAL_WINDOW_DEFAULT,
         .redundant_js = REDUNDANT_JS_DEFAULT,
         .spectrum_max = SPECTRUM_MAX_DEFAULT,
-        .effort = SPECTRUM_FULL,
+        .effort = SPECTRUM_EIGENVALUES,
         .isa = isa_best(),
         .threads = count_cores(),
     };
@@ -446,7 +450,7 @@ static const char help_begin[] =
     "  weights.<layer>.wq        the same as STACK.<layer>.self.wq (.wk .wv .wo)\n"
     "  attentions.<layer>, arr_<layer>     STACK.<layer>.self; also attentions_3\n"
     "  encoder_attentions.<layer>, decoder_attentions.<layer>, cross_attentions.<layer>\n"
-    "  mask, tokens, documents   of every layer that has none of its own\n";
+    "  mask, tokens, documents   of every self-attention that has none of its own\n";
 
 static const char help_end[] =
     "\nPAT matches a whole name: {layer} is a number, * any text. --name goes before\n"
@@ -489,5 +493,7 @@ void options_print_help(FILE *out)
         else
             print_option(&option_info[i], out);
     }
+    fputs("\ncolumns of the table (a column without numbers is left out):\n", out);
+    show_print_legend(out);
     fputs(help_end, out);
 }

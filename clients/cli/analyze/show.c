@@ -47,7 +47,7 @@ static void put_number(struct out_table *table, double value)
     else if (fabs(value) < 100)
         out_cell(table, "%.3f", value);
     else
-        out_cell(table, "%.4g", value);
+        out_cell(table, fabs(value) < 1e6 ? "%.1f" : "%.3g", value);
 }
 
 static void put_item(struct out_table *table, const msgpack_object *list, uint32_t index)
@@ -107,12 +107,12 @@ static void show_title(const msgpack_object *layer, FILE *out)
     if (strcmp(tier, "weights") != 0)
         fprintf(out, "%s  %" PRIu64 " row%s", field_bool(layer, "causal") ? "  causal" : "", rows,
                 out_plural(rows));
-    if (invalid > 0)
-        fprintf(out, ", %" PRIu64 " invalid (sums off by up to %.2g)", invalid,
-                real_of(layer, "row_sum_error"));
     if (!isnan(sinks))
         fprintf(out, "  sink rate %.2f", sinks);
     putc('\n', out);
+    if (invalid > 0)
+        fprintf(out, "%" PRIu64 " row%s left out: not finite, or the sum is off (by up to %.2g)\n",
+                invalid, out_plural(invalid), real_of(layer, "row_sum_error"));
 }
 
 /* Heads ----------------------------------------------------------------------------------------

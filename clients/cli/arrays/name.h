@@ -7,7 +7,7 @@
  *     attentions.3, attentions_3  STACK.3.self: tuples as Hugging Face's models return them;
  *     arr_3                       the same: np.savez(file, *tuple)
  *     encoder_attentions.3, decoder_attentions.3, cross_attentions.3 (the decoder's)
- *     mask, tokens, documents     of every layer that has none of its own
+ *     mask, tokens, documents     of every self-attention that has none of its own
  *
  * STACK is `naming.stack`. Further names are mapped by rules PATTERN=TARGET. Pure; any thread. */
 #ifndef CLI_NAME_H
@@ -21,7 +21,7 @@
     "attentions.<layer>, arr_<layer>"
 
 struct place {
-    bool shared; /* of every layer; `id` says nothing */
+    bool shared; /* of every self-attention; `id` says nothing */
     struct layer_id id;
     enum tensor_role role;
 };

@@ -69,14 +69,23 @@ static int64_t read_some(zip_file_t *entry, uint8_t *ret_data, uint64_t size)
     return (int64_t)done;
 }
 
-/* The first bytes of an entry, at most `size`; returns how many there are, or -1. */
-static int64_t peek(struct array_file *file, uint64_t index, uint8_t *ret_data, uint64_t size)
+/* What an entry's stream or the archive says is wrong. */
+static int fail_entry(struct array_file *file, zip_file_t *entry, const char *name, char *reterr)
 {
-    zip_file_t *entry = zip_fopen_index(file->zip, index, 0);
-    if (!entry)
-        return -1;
-    int64_t got = read_some(entry, ret_data, size);
-    zip_fclose(entry);
+    return array_fail(reterr, "%.200s: corrupt: %s", name,
+                      entry ? zip_file_strerror(entry) : zip_strerror(file->zip));
+}
+
+/* The first bytes of an entry, at most `size`; returns how many there are, or -1. */
+static int64_t peek(struct array_file *file, const zip_stat_t *stat, uint8_t *ret_data,
+                    uint64_t size, char *reterr)
+{
+    zip_file_t *entry = zip_fopen_index(file->zip, stat->index, 0);
+    int64_t got = entry ? read_some(entry, ret_data, size) : -1;
+    if (got < 0)
+        fail_entry(file, entry, stat->name, reterr);
+    if (entry)
+        zip_fclose(entry);
     return got;
 }
 
@@ -85,14 +94,13 @@ static int read_header(struct array_file *file, const zip_stat_t *stat, uint64_t
                        struct array *ret_array, char *reterr)
 {
     uint8_t *data = malloc(size);
-    int64_t got = data ? peek(file, stat->index, data, size) : 0;
-    int rc = -1;
     if (!data)
-        array_fail(reterr, "out of memory");
-    else if (got < 0)
-        array_fail(reterr, "%.200s: %s", stat->name, zip_strerror(file->zip));
-    else
-        rc = npy_header(data, (size_t)got, ret_array, reterr);
+        return array_fail(reterr, "out of memory");
+    char error[ARRAY_ERROR_MAX];
+    int64_t got = peek(file, stat, data, size, reterr);
+    int rc = got < 0 ? -1 : npy_header(data, (size_t)got, ret_array, error);
+    if (got >= 0 && rc != 0)
+        array_fail(reterr, "%.200s: %.700s", stat->name, error);
     free(data);
     return rc;
 }
@@ -156,7 +164,7 @@ static int list_entry(struct array_file *file, uint64_t index, struct array_list
     size_t len = 0;
     struct array array = {.file = file, .entry = index};
     zip_stat_init(&stat);
-    if (zip_stat_index(file->zip, index, 0, &stat) != 0)
+    if (zip_stat_index(file->zip, index, ZIP_FL_ENC_RAW, &stat) != 0)
         return array_fail(reterr, "%s", zip_strerror(file->zip));
     if (check_entry(&stat, &len, reterr) != 0 || find_header(file, &stat, &array, reterr) != 0 ||
         check_sizes(&stat, &array, reterr) != 0)
@@ -194,10 +202,10 @@ int npz_load(const struct array *array, void *ret_data, char *reterr)
 {
     zip_file_t *entry = zip_fopen_index(array->file->zip, array->entry, 0);
     bool good = entry && unpack(entry, array, ret_data);
-    if (!good && entry && zip_error_code_zip(zip_file_get_error(entry)) != ZIP_ER_OK)
-        array_fail(reterr, "%s: corrupt: %s", array->name, zip_file_strerror(entry));
-    else if (!good)
+    if (!good && entry && zip_error_code_zip(zip_file_get_error(entry)) == ZIP_ER_OK)
         array_fail(reterr, "%s: corrupt: not as many bytes as declared", array->name);
+    else if (!good)
+        fail_entry(array->file, entry, array->name, reterr);
     if (entry)
         zip_fclose(entry);
     return good ? 0 : -1;

@@ -7,9 +7,10 @@ first try. Everything else (no daemon, a slow daemon, no memory) is counted, not
 from __future__ import annotations
 
 import logging
+import math
 import os
 import weakref
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import tensors, wire
 from .sender import Identity, Message, Sender
@@ -20,6 +21,17 @@ DEFAULT_QUEUE_BYTES = 256 << 20
 DEFAULT_LINGER_S = 2.0
 DEFAULT_HIGH_WATER = 8
 _HEADER_SLACK_BYTES = 1024  # all keys of a header but the lengths and the labels
+
+
+_MAP = ("batch", "heads", "queries", "keys")
+
+
+class _Where(NamedTuple):
+    """Which attention, and when."""
+    topic: bytes
+    layer: wire.Layer
+    epoch: int
+    step: int
 
 
 class Publisher:
@@ -100,7 +112,8 @@ class Publisher:
                           k_len: Any = None, mask: Any = None, dropout: bool = False,
                           learned_sink: bool = False, head_offset: Optional[int] = None,
                           heads_total: Optional[int] = None, labels: Optional[Sequence[str]] = None,
-                          dtype: Optional[str] = None) -> bool:
+                          dtype: Optional[str] = None, grad: Any = None, tokens: Any = None,
+                          documents: Any = None) -> bool:
         """Publishes the attention weights of one layer in one step; True when they were queued.
 
         weights       [B, H, Tq, Tk] f32, f64, f16 or bf16, numpy or torch; copied once, here; rows sum to 1
@@ -115,50 +128,109 @@ class Publisher:
         head_offset, heads_total   when this is a slice of the layer's heads (tensor parallel)
         labels        token texts of the first sample's keys; left out when the header gets too large
         dtype         'bf16' when a numpy array of 16-bit integers holds bf16 bits
+        grad          [B, H, Tq, Tk] gradient of the loss by the weights
+        tokens        [B, Tk] integers: token numbers
+        documents     [B, Tk] integers: which document of a packed sequence; site 'self' only
 
         False, and no work, when nobody is subscribed (counted as skipped), or when the queue is full or
         there is no memory for the copy (counted as dropped). ValueError for arguments that contradict
         this; never another exception.
         """
-        topic = self._topic(stack, layer, site)
-        epoch, step = wire.check_int("epoch", epoch), wire.check_int("step", step)
-        shape, name, nbytes = tensors.describe_weights(weights, dtype)
-        q_len = tensors.check_lengths("q_len", q_len, shape[0], shape[2])
-        k_len = tensors.check_lengths("k_len", k_len, shape[0], shape[3])
-        _check_header_room(q_len, k_len)
-        window = wire.check_int("window", window, 2**31 - 1)
-        _check_heads(head_offset, heads_total, shape[1])
+        where = self._where(stack, layer, site, epoch, step)
+        frames = tensors.Frames()
+        shape = frames.add("weights", weights, _MAP, dtype)
+        if grad is not None and frames.add("grad", grad, _MAP) != shape:
+            raise ValueError(f"grad: must have the shape of weights, {shape}")
+        batch, heads, queries, keys = shape
+        rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
         labels = _fitting_labels(labels, shape)
-        self._step = step
-        if not self._sender.wanted(topic):
-            if mask is not None:
-                tensors.copy_mask(mask, shape)
+        _add_row_tensors(frames, (batch, queries, keys), site, 0, mask, tokens, documents)
+        return self._publish("attention", where, frames, lambda: wire.attention_keys(
+            where.layer, frames.described, dropout=bool(dropout), learned_sink=bool(learned_sink), labels=labels,
+            **rows))
+
+    def publish_qk(self, q: Any, k: Any, v: Any = None, *, stack: str, layer: int, site: str = "self",
+                   epoch: int = 0, step: int = 0, scale: Optional[float] = None, softcap: float = 0.0,
+                   q_offset: int = 0, causal: bool = False, window: int = 0, q_len: Any = None, k_len: Any = None,
+                   mask: Any = None, head_offset: Optional[int] = None, heads_total: Optional[int] = None,
+                   tokens: Any = None, documents: Any = None) -> bool:
+        """Publishes a layer's queries and keys, from which attnd computes the weights; True when queued.
+
+        q             [B, H, Tq, d] f32, f64, f16 or bf16, numpy or torch, after the position encoding
+        k             [B, Hkv, Tk, d]; Hkv divides H, head h reads key head h / (H / Hkv)
+        v             [B, Hkv, Tk, dv]; with it, numbers of the output
+        scale         of Q K^T; 1 / sqrt(d) by default
+        softcap       c > 0: logits S become c tanh(S / c)
+        q_offset      position of query 0 among the keys' positions, with a key cache
+
+        The rest, what is returned and what is raised as for publish_attention.
+        """
+        where = self._where(stack, layer, site, epoch, step)
+        frames = tensors.Frames()
+        batch, heads, queries, width = frames.add("q", q, ("batch", "heads", "queries", "head_dim"))
+        keys = _add_keys(frames, k, v, (batch, heads, width))
+        scale = width**-0.5 if scale is None else _check_real("scale", scale)
+        softcap = _check_real("softcap", softcap, 0.0)
+        q_offset = wire.check_int("q_offset", q_offset, 2**32 - 1 - queries)
+        rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
+        _add_row_tensors(frames, (batch, queries, keys), site, q_offset, mask, tokens, documents)
+        return self._publish("qk", where, frames, lambda: wire.qk_keys(
+            where.layer, frames.described, scale=scale, softcap=softcap, q_offset=q_offset, **rows))
+
+    def publish_weights(self, *, heads: int, head_dim: int, stack: str, layer: int, site: str = "self", epoch: int = 0,
+                        step: int = 0, kv_heads: Optional[int] = None, heads_total: Optional[int] = None,
+                        wq: Any = None, wk: Any = None, wv: Any = None, wo: Any = None) -> bool:
+        """Publishes a layer's projection matrices; True when they were queued.
+
+        wq            [heads * head_dim, in] f32, f64, f16 or bf16, numpy or torch: as nn.Linear.weight
+        wk, wv        [kv_heads * head_dim, in]
+        wo            [out, heads * head_dim]; of the four at least one
+        kv_heads      of keys and values; divides heads, which it is by default
+        heads_total   when this rank has a slice of the layer's heads
+
+        The rest, what is returned and what is raised as for publish_attention.
+        """
+        where = self._where(stack, layer, site, epoch, step)
+        heads = wire.check_int("heads", heads, wire.HEADS_MAX, 1)
+        kv_heads = wire.check_int("kv_heads", heads if kv_heads is None else kv_heads, heads, 1)
+        head_dim = wire.check_int("head_dim", head_dim, 2**31 - 1, 1)
+        if heads % kv_heads:
+            raise ValueError(f"kv_heads = {kv_heads}: must divide heads = {heads}")
+        _check_heads(None, heads_total, heads)
+        frames = tensors.Frames()
+        for name, matrix, side, width in (("wq", wq, 0, heads), ("wk", wk, 0, kv_heads), ("wv", wv, 0, kv_heads),
+                                          ("wo", wo, 1, heads)):
+            if matrix is not None and frames.add(name, matrix, ("out", "in"))[side] != width * head_dim:
+                raise ValueError(f"{name} of shape {tuple(matrix.shape)}: {'in' if side else 'out'} must be "
+                                 f"{width} * {head_dim} = {width * head_dim}")
+        if not frames.described:
+            raise ValueError("at least one of wq, wk, wv, wo must be given")
+        return self._publish("weights", where, frames, lambda: wire.weights_keys(
+            where.layer, frames.described, heads=heads, head_dim=head_dim, kv_heads=kv_heads,
+            heads_total=heads_total))
+
+    def _where(self, stack: str, layer: int, site: str, epoch: int, step: int) -> "_Where":
+        topic = self._topic(stack, layer, site)
+        return _Where(topic, (stack, int(layer), site), wire.check_int("epoch", epoch),
+                      wire.check_int("step", step))
+
+    def _publish(self, kind: str, where: "_Where", frames: tensors.Frames,
+                 make_keys: Callable[[], Dict[str, Any]]) -> bool:
+        """Everything is checked: skips, or reserves, copies and queues. What goes wrong here is counted and
+        said once."""
+        self._step = where.step
+        if not self._sender.wanted(where.topic):
             self._sender.skip()
             return False
-        frames: Tuple[Any, ...] = ()
-        described = [("weights", name, shape)]
-        if mask is not None:
-            frames = (tensors.copy_mask(mask, shape),)
-            described.append(("mask", "u8", frames[0].shape))
-            nbytes += frames[0].nbytes
-        keys = wire.attention_keys((stack, int(layer), site), described, causal=bool(causal), window=window,
-                                   q_len=q_len, k_len=k_len, head_offset=head_offset,
-                                   heads_total=heads_total, dropout=bool(dropout),
-                                   learned_sink=bool(learned_sink), labels=labels)
-        return self._capture(topic, keys, epoch, step, weights, frames, nbytes)
-
-    def _capture(self, topic: bytes, keys: Dict[str, Any], epoch: int, step: int, weights: Any,
-                 more: Tuple[Any, ...], nbytes: int) -> bool:
-        """Reserves, copies and queues; what goes wrong here is counted and said once."""
-        if not self._sender.reserve(topic, nbytes):
+        keys = make_keys()
+        if not self._sender.reserve(where.topic, frames.nbytes):
             return False
         try:
-            frames = (tensors.copy_weights(weights), *more)
-            message = Message(topic, "attention", keys, epoch, step, frames, nbytes)
+            message = Message(where.topic, kind, keys, where.epoch, where.step, frames.copies(), frames.nbytes)
             if self._on_publish is not None:
                 self._on_publish(message)
         except Exception:
-            self._sender.cancel(topic, nbytes)
+            self._sender.cancel(where.topic, frames.nbytes)
             self._warn("a message could not be captured")
             return False
         self._sender.put(message)
@@ -252,6 +324,52 @@ def _check_run(run: Optional[Union[bytes, str]]) -> bytes:
     if len(raw) != wire.RUN_BYTES:
         raise ValueError(f"run {run!r}: must be {wire.RUN_BYTES} bytes, or as many hex pairs")
     return raw
+
+
+def _check_real(name: str, value: Any, minimum: float = -math.inf) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} = {value!r}: must be a number") from None
+    if not math.isfinite(number) or number < minimum:
+        raise ValueError(f"{name} = {number}: must be finite" + (f" and at least {minimum:g}" if minimum == 0 else ""))
+    return number
+
+
+def _check_rows(shape: Sequence[int], causal: bool, window: int, q_len: Any, k_len: Any, head_offset: Optional[int],
+                heads_total: Optional[int]) -> Dict[str, Any]:
+    """The keys about rows of a message of `shape` [B, H, Tq, Tk], for wire."""
+    q_len = tensors.check_lengths("q_len", q_len, shape[0], shape[2])
+    k_len = tensors.check_lengths("k_len", k_len, shape[0], shape[3])
+    _check_header_room(q_len, k_len)
+    window = wire.check_int("window", window, 2**31 - 1)
+    _check_heads(head_offset, heads_total, shape[1])
+    return {"causal": bool(causal), "window": window, "q_len": q_len, "k_len": k_len, "head_offset": head_offset,
+            "heads_total": heads_total}
+
+
+def _add_row_tensors(frames: tensors.Frames, shape: Tuple[int, int, int], site: str, q_offset: int, mask: Any,
+                     tokens: Any, documents: Any) -> None:
+    """What may go with a message of `shape` [B, Tq, Tk]."""
+    batch, queries, keys = shape
+    frames.add_mask(mask, batch, queries, keys)
+    frames.add_ids("tokens", tokens, batch, keys)
+    if documents is not None and (site != "self" or q_offset + queries > keys):
+        raise ValueError("documents: need site 'self' and a key at every query's position")
+    frames.add_ids("documents", documents, batch, keys)
+
+
+def _add_keys(frames: tensors.Frames, k: Any, v: Any, queries: Tuple[int, int, int]) -> int:
+    """Adds k and v, which must fit q's (B, H, d); returns Tk."""
+    batch, heads, width = queries
+    shape = frames.add("k", k, ("batch", "key heads", "keys", "head_dim"))
+    if shape[0] != batch or shape[3] != width:
+        raise ValueError(f"k of shape {shape}: batch and head_dim must be those of q, {batch} and {width}")
+    if heads % shape[1]:
+        raise ValueError(f"k of shape {shape}: {shape[1]} key heads must divide {heads} heads")
+    if v is not None and frames.add("v", v, ("batch", "key heads", "keys", "value_dim"))[:3] != shape[:3]:
+        raise ValueError(f"v: batch, key heads and keys must be those of k, {shape[:3]}")
+    return shape[2]
 
 
 def _check_heads(offset: Optional[int], total: Optional[int], heads: int) -> None:

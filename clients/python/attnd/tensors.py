@@ -6,8 +6,9 @@ of an int16.
 """
 from __future__ import annotations
 
+import math
 import sys
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -24,32 +25,68 @@ def is_torch(array: Any) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
-def describe_weights(weights: Any, dtype: Optional[str] = None) -> Tuple[Tuple[int, ...], str, int]:
-    """(shape, dtype name, bytes) of attention weights [B, H, Tq, Tk]; nothing is copied.
+def describe(name: str, array: Any, axes: Sequence[str], dtype: Optional[str] = None) -> Tuple[Tuple[int, ...], str, int]:
+    """(shape, dtype name, bytes) of a tensor of real numbers with these axes; nothing is copied.
 
-    `dtype="bf16"` says that a numpy array of 16-bit integers holds bf16 bits. ValueError when the
-    array is not 4-dimensional, has an empty dimension, or holds something else than f32 f64 f16 bf16.
+    `dtype="bf16"` says that a numpy array of 16-bit integers holds bf16 bits. ValueError when the array has
+    other axes, an empty dimension, or holds something else than f32 f64 f16 bf16.
     """
-    if not is_torch(weights) and not isinstance(weights, np.ndarray):
-        raise ValueError(f"weights: must be a numpy array or torch tensor, not {type(weights).__name__}")
-    name = _dtype_name(weights, dtype)
-    shape = tuple(int(n) for n in weights.shape)
-    if len(shape) != 4 or 0 in shape:
-        raise ValueError(f"weights of shape {shape}: must be [batch, heads, queries, keys], none of them 0")
+    if not is_torch(array) and not isinstance(array, np.ndarray):
+        raise ValueError(f"{name}: must be a numpy array or torch tensor, not {type(array).__name__}")
+    kind = _dtype_name(name, array, dtype)
+    shape = tuple(int(n) for n in array.shape)
+    if len(shape) != len(axes) or 0 in shape:
+        raise ValueError(f"{name} of shape {shape}: must be [{', '.join(axes)}], none of them 0")
     if max(shape) >= 2**31:
-        raise ValueError(f"weights of shape {shape}: a dimension is too large")
-    return shape, name, DTYPE_BYTES[name] * shape[0] * shape[1] * shape[2] * shape[3]
+        raise ValueError(f"{name} of shape {shape}: a dimension is too large")
+    return shape, kind, DTYPE_BYTES[kind] * math.prod(shape)
 
 
-def _dtype_name(array: Any, dtype: Optional[str]) -> str:
+class Frames:
+    """The tensors of one message: described when they are added, copied when it is captured."""
+
+    def __init__(self) -> None:
+        self.described: List[Tuple[str, str, Sequence[int]]] = []
+        self.nbytes = 0
+        self._sources: List[Tuple[Any, bool]] = []  # array, and whether it is a copy already
+
+    def add(self, name: str, array: Any, axes: Sequence[str], dtype: Optional[str] = None) -> Tuple[int, ...]:
+        """A tensor of real numbers, as for describe(); returns its shape."""
+        shape, kind, nbytes = describe(name, array, axes, dtype)
+        self._append((name, kind, shape), nbytes, array, False)
+        return shape
+
+    def add_mask(self, mask: Any, batch: int, queries: int, keys: int) -> None:
+        """A mask for copy_mask, or None: no mask."""
+        if mask is not None:
+            copy = copy_mask(mask, (batch, queries, keys))
+            self._append(("mask", "u8", copy.shape), copy.nbytes, copy, True)
+
+    def add_ids(self, name: str, ids: Any, batch: int, keys: int) -> None:
+        """Numbers per key for copy_ids, or None: none."""
+        if ids is not None:
+            copy = copy_ids(name, ids, (batch, keys))
+            self._append((name, "i32", copy.shape), copy.nbytes, copy, True)
+
+    def _append(self, described: Tuple[str, str, Sequence[int]], nbytes: int, array: Any, copied: bool) -> None:
+        self.described.append(described)
+        self.nbytes += nbytes
+        self._sources.append((array, copied))
+
+    def copies(self) -> Tuple[np.ndarray, ...]:
+        """What travels, in the order of `described`."""
+        return tuple(array if copied else copy_weights(array) for array, copied in self._sources)
+
+
+def _dtype_name(what: str, array: Any, dtype: Optional[str]) -> str:
     name = _TORCH_NAME.get(str(array.dtype)) if is_torch(array) else _NUMPY_NAME.get(array.dtype.name)
     if dtype is None or dtype == name:
         if name is None:
-            raise ValueError(f"weights of dtype {array.dtype}: must be one of {', '.join(WEIGHT_DTYPES)}")
+            raise ValueError(f"{what} of dtype {array.dtype}: must be one of {', '.join(WEIGHT_DTYPES)}")
         return name
     if dtype == "bf16" and not is_torch(array) and array.dtype.name in ("int16", "uint16"):
         return dtype
-    raise ValueError(f"weights of dtype {array.dtype} cannot be read as {dtype!r}")
+    raise ValueError(f"{what} of dtype {array.dtype} cannot be read as {dtype!r}")
 
 
 def copy_weights(weights: Any) -> np.ndarray:
@@ -73,15 +110,26 @@ def _copy_torch(tensor: Any) -> np.ndarray:
     return np.array(tensor.numpy(), order="C", copy=True)
 
 
-def copy_mask(mask: Any, shape: Sequence[int]) -> np.ndarray:
+def copy_mask(mask: Any, want: Tuple[int, int, int]) -> np.ndarray:
     """A read-only u8 copy [B, Tq, Tk] of a mask (nonzero = may attend); ValueError on another shape."""
     if is_torch(mask):
         mask = mask.detach().cpu().numpy()
     mask = np.asarray(mask)
-    want = (shape[0], shape[2], shape[3])
     if mask.shape != want:
         raise ValueError(f"mask of shape {mask.shape}: must be [batch, queries, keys] = {want}")
     return _freeze((mask != 0).astype(np.uint8, order="C"))
+
+
+def copy_ids(name: str, ids: Any, want: Tuple[int, int]) -> np.ndarray:
+    """A read-only i32 copy [B, Tk] of integers; ValueError on another shape, or beyond 32 bits."""
+    if is_torch(ids):
+        ids = ids.detach().cpu().numpy()
+    ids = np.asarray(ids)
+    if ids.shape != want or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name} of shape {ids.shape}, {ids.dtype}: must be integers [batch, keys] = {want}")
+    if ids.min() < -2**31 or ids.max() >= 2**31:
+        raise ValueError(f"{name}: must fit 32 bits")
+    return _freeze(ids.astype("<i4", order="C"))
 
 
 def check_lengths(name: str, lengths: Any, batch: int, limit: int) -> Optional[np.ndarray]:

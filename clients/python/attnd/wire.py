@@ -24,6 +24,7 @@ RESULT_BYTES_MAX = 64 << 20
 RUN_BYTES = 16
 LAYER_MAX = 65535
 WORLD_MAX = 1048576
+HEADS_MAX = 1048576
 HELLO_LAYERS_MAX = 4096
 
 STACKS = ("encoder", "decoder")
@@ -95,18 +96,57 @@ def common_keys(kind: str, job: str, run: bytes, rank: int, world: int, seq: int
             "seq": seq, "dropped": dropped, "time_ns": time_ns, "epoch": epoch, "step": step}
 
 
-def attention_keys(layer: Layer, tensors: Sequence[Tuple[str, str, Sequence[int]]], *,
-                   causal: bool = False, window: int = 0, q_len: Optional[Iterable[int]] = None,
-                   k_len: Optional[Iterable[int]] = None, head_offset: Optional[int] = None,
-                   heads_total: Optional[int] = None, dropout: bool = False,
-                   learned_sink: bool = False, labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
-    """The keys an attention message adds. `tensors` is (name, dtype, shape) in the order of the frames.
+Described = Sequence[Tuple[str, str, Sequence[int]]]
+
+
+def attention_keys(layer: Layer, tensors: Described, **rows: Any) -> Dict[str, Any]:
+    """The keys an attention message adds. `tensors` is (name, dtype, shape) in the order of the frames, weights
+    first; `rows` as in _row_keys.
 
     Optional keys that say nothing (False, 0, None) are left out: that is their default on the wire.
     """
-    keys: Dict[str, Any] = {
-        "stack": layer[0], "layer": layer[1], "site": layer[2],
-        "tensors": [{"name": n, "dtype": d, "shape": [int(x) for x in s]} for n, d, s in tensors]}
+    return {**_layer_keys(layer, tensors), **_row_keys(_shape_of(tensors, "weights")[1], **rows)}
+
+
+def qk_keys(layer: Layer, tensors: Described, *, scale: float, softcap: float = 0.0, q_offset: int = 0,
+            **rows: Any) -> Dict[str, Any]:
+    """The keys a qk message adds; `tensors` and `rows` as for attention."""
+    keys = _layer_keys(layer, tensors)
+    keys["scale"] = float(scale)
+    if softcap:
+        keys["softcap"] = float(softcap)
+    if q_offset:
+        keys["q_offset"] = q_offset
+    return {**keys, **_row_keys(_shape_of(tensors, "q")[1], **rows)}
+
+
+def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int, kv_heads: Optional[int] = None,
+                 heads_total: Optional[int] = None) -> Dict[str, Any]:
+    """The keys a weights message adds; `tensors` as for attention, of wq, wk, wv, wo any."""
+    keys = {**_layer_keys(layer, tensors), "heads": heads}
+    if kv_heads is not None and kv_heads != heads:
+        keys["kv_heads"] = kv_heads
+    keys["head_dim"] = head_dim
+    if heads_total is not None and heads_total != heads:
+        keys["heads_total"] = heads_total
+    return keys
+
+
+def _layer_keys(layer: Layer, tensors: Described) -> Dict[str, Any]:
+    return {"stack": layer[0], "layer": layer[1], "site": layer[2],
+            "tensors": [{"name": n, "dtype": d, "shape": [int(x) for x in s]} for n, d, s in tensors]}
+
+
+def _shape_of(tensors: Described, name: str) -> Sequence[int]:
+    return next(shape for tensor, _, shape in tensors if tensor == name)
+
+
+def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_len: Optional[Iterable[int]] = None,
+              k_len: Optional[Iterable[int]] = None, head_offset: Optional[int] = None,
+              heads_total: Optional[int] = None, dropout: bool = False, learned_sink: bool = False,
+              labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+    """What rows may attend to, and which of the layer's heads a message of `heads` heads has."""
+    keys: Dict[str, Any] = {}
     if causal:
         keys["causal"] = True
     if window:
@@ -116,9 +156,8 @@ def attention_keys(layer: Layer, tensors: Sequence[Tuple[str, str, Sequence[int]
     if k_len is not None:
         keys["k_len"] = [int(x) for x in k_len]
     if head_offset is not None or heads_total is not None:
-        heads = int(tensors[0][2][1])
         keys["head_offset"] = head_offset or 0
-        keys["heads_total"] = heads_total if heads_total is not None else heads + (head_offset or 0)
+        keys["heads_total"] = heads_total if heads_total is not None else int(heads) + (head_offset or 0)
     if dropout:
         keys["dropout"] = True
     if learned_sink:
@@ -138,16 +177,17 @@ def hello_keys(layers: Sequence[Tuple[str, int, str, int]], client: str) -> Dict
 # ----------------------------------------------------------------------------------------- results
 
 # Where a result keeps its numbers; what is outside (shape, window, ...) stays as it came.
-_NUMERIC = ("heads", "aggregate", "spectrum", "drift")
+_NUMERIC = ("heads", "sink_rate", "aggregate", "spectrum", "similarity", "weights", "drift")
 
 
 def decode_result(payload: bytes) -> Dict[str, Any]:
     """One result of the daemon as a plain dict. The result owns its memory.
 
-    Under `heads`, `aggregate`, `spectrum` and `drift` a list of numbers becomes a float64 array (nil
-    is NaN) of shape [heads]; `count` becomes int64. Singular values are [heads, values], short heads padded
-    with NaN (`count`: 0). A single nil there becomes NaN. Everything else stays as decoded: str, int, float,
-    bool, None, list, dict. ValueError when the payload is not a MessagePack map.
+    Under `heads`, `aggregate`, `spectrum`, `similarity`, `weights` and `drift` a list of numbers becomes a
+    float64 array (nil is NaN) of shape [heads]; `count` becomes int64. Singular values are [heads, values],
+    short heads padded with NaN (`count`: 0); correlations and similarities [heads, heads]. A single nil there
+    becomes NaN. Everything else stays as decoded (str, int, float, bool, None, list, dict), patterns too: a
+    list of names. ValueError when the payload is not a MessagePack map.
     """
     try:
         result = msgpack.unpackb(payload, raw=False, strict_map_key=True, max_bin_len=RESULT_BYTES_MAX,
@@ -169,7 +209,7 @@ def _refuse_ext(code: int, data: bytes) -> Any:
 
 def _to_arrays(value: Any, key: str) -> Any:
     if isinstance(value, dict):
-        return {k: _to_arrays(v, k) for k, v in value.items()}
+        return {k: v if k == "pattern" else _to_arrays(v, k) for k, v in value.items()}
     if isinstance(value, list):
         return _array(value, key)
     return float("nan") if value is None else value

@@ -54,7 +54,7 @@ def verification(layer: Layer, found: Sequence[reference.Deviation]) -> List[str
     lines = [f"{layer_name(layer):<{LABEL_WIDTH}}{len(found):>6} numbers compared, {verdict}"]
     worst = [f"{name} {d.error:.1g}" for name, d in reference.worst(found).items()]
     lines += _wrapped(worst)
-    lines += [f"  wrong: {d.name} {d.stat}: got {d.got:.9g}, should be {d.want:.9g}" for d in wrong[:8]]
+    lines += [f"  wrong: {d.text}" for d in wrong[:8]]
     return lines
 
 

@@ -8,7 +8,8 @@
     python3 train_chars.py --verify               # and check every number that comes back
 
 After each epoch it prints the loss and the entropy of every head, as attnd computed them. With --verify it computes
-every published number itself, in float64, from the very tensors it published, and compares.
+every published number itself, in float64, from the very tensors it published, and compares. For that attnd needs
+`--set metrics.spectrum_budget=0`: under a time budget not every message has the spectra of all heads.
 
 Exit status: 0 when a summary of every layer came for each epoch (and with --verify all numbers are right), else 1.
 """

@@ -53,8 +53,34 @@ static void put_summary(struct mpk_writer *reply, struct layer_id id, double bas
         .heads = 12,
     };
     struct result_stat singular_values[12 * SINGULAR_VALUES_MAX] = {{0}};
+    struct result_stat sink = {.mean = base / 2};
+    enum pattern pattern[12];
+    for (int head = 0; head < 12; head++)
+        pattern[head] = head == 1   ? PATTERN_NONE
+                        : head == 3 ? PATTERN_DUPLICATE_TOKEN
+                                    : PATTERN_LOCAL;
+    summary.pattern = pattern;
+    summary.sink_rate = &sink;
     summary.stat[METRIC_ENTROPY_NORMALIZED] = stat;
     summary.vector[VECTOR_SINGULAR_VALUES] = singular_values;
+    summary_encode(&summary, reply);
+}
+
+/* A job whose summary is of weight matrices. */
+static void put_weights(struct mpk_writer *reply)
+{
+    struct spectrum head[2] = {{.spectral_norm = 1.5}, {.spectral_norm = 2.5}};
+    double correlation[4] = {1, 0, 0, 1};
+    struct weights_result weights = {.heads = 2};
+    struct summary_result summary = {
+        .common = common(3, 1200),
+        .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .tier = MESSAGE_WEIGHTS},
+        .heads = 2,
+        .weights = &weights,
+    };
+    weights.projection[PROJECTION_Q] = (struct projection_result){
+        .present = true, .heads = 2, .head = head, .correlation = correlation};
+    mpk_put_array(reply, 1);
     summary_encode(&summary, reply);
 }
 
@@ -123,6 +149,10 @@ static void answer(const struct fake *fake, const char *method, uint64_t id,
         return;
     }
     fake_put_ok(reply, id);
+    if (strcmp(job, "matrices") == 0) {
+        put_weights(reply);
+        return;
+    }
     if (strcmp(method, "ping") == 0) {
         put_ping(reply);
     } else if (strcmp(method, "jobs") == 0) {
@@ -280,10 +310,53 @@ static void test_small_values_keep_their_digits(void **state)
                 "decoder.1.self  7.00e-02  8.00e-02  9.00e-02  1.00e-01  1.10e-01\n");
 }
 
+static void test_patterns_are_a_table_of_names(void **state)
+{
+    assert_says(state, "summary gpt-small --metric pattern --layer 1", 0,
+                "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
+                "pattern, of the newest message\n"
+                "\n"
+                "LAYER              h0  h1     h2               h3     h4     h5     h6     h7\n"
+                "decoder.1.self  local   -  local  duplicate_token  local  local  local  local\n"
+                "\n"
+                "LAYER              h8     h9    h10    h11\n"
+                "decoder.1.self  local  local  local  local\n");
+}
+
+static void test_a_number_of_the_layer_is_one_column(void **state)
+{
+    assert_says(state, "summary gpt-small --metric sink_rate", 0,
+                "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                "window: epoch 2 to 3, 1 rank, 120 messages, 3 lost, 0 dropped\n"
+                "sink_rate, mean over the window\n"
+                "\n"
+                "LAYER             ALL HEADS\n"
+                "encoder.0.self       0.0500\n"
+                "decoder.10.self      0.1000\n"
+                "decoder.10.cross     0.1500\n");
+}
+
+static void test_numbers_of_matrices_are_named_by_matrix(void **state)
+{
+    assert_says(state, "summary matrices --metric wq.spectral_norm", 0,
+                "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
+                "wq.spectral_norm, of the newest message\n"
+                "\n"
+                "LAYER               h0      h1\n"
+                "decoder.1.self  1.5000  2.5000\n");
+    assert_says(state, "summary matrices", 2,
+                "attnctl: --metric: 'entropy_normalized': not in this summary (valid: "
+                "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
+                "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm)\n");
+}
+
 static void test_an_unknown_metric_names_those_there_are(void **state)
 {
     assert_says(state, "summary gpt-small --metric entropi", 2,
-                "attnctl: --metric: 'entropi': not in this summary (valid: entropy_normalized)\n");
+                "attnctl: --metric: 'entropi': not in this summary (valid: "
+                "entropy_normalized, pattern, sink_rate)\n");
 }
 
 /* Several numbers per head are no table. */
@@ -291,7 +364,7 @@ static void test_singular_values_are_not_tabulated(void **state)
 {
     assert_says(state, "summary gpt-small --metric singular_values", 2,
                 "attnctl: --metric: 'singular_values': not in this summary (valid: "
-                "entropy_normalized)\n");
+                "entropy_normalized, pattern, sink_rate)\n");
 }
 
 static void test_an_unknown_job_is_a_finding(void **state)
@@ -403,6 +476,30 @@ static void test_tail_prints_a_line_per_message(void **state)
         "640, lost 5, dropped 3\n");
 }
 
+static void assert_tail_says(void **state, const char *arguments, const char *text)
+{
+    struct fake *fake = *state;
+    FILE *pipe = start(fake->endpoint, arguments);
+    await_subscription(fake, "summary/");
+    publish_all(fake);
+    finish(pipe, 0, text);
+}
+
+static void test_tail_counts_patterns(void **state)
+{
+    assert_tail_says(state, "tail --count 1 --metric pattern summary/",
+                     "summary gpt-small decoder.2.cross epoch 2 to 3: pattern local 10, "
+                     "duplicate_token 1, 40 messages, 1 lost, 0 dropped (last value)\n");
+}
+
+static void test_tail_shows_the_one_number_of_a_layer(void **state)
+{
+    assert_tail_says(
+        state, "tail --count 1 --metric sink_rate summary/",
+        "summary gpt-small decoder.2.cross epoch 2 to 3: sink_rate 0.25, 40 messages, 1 "
+        "lost, 0 dropped (last value)\n");
+}
+
 static void test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result(void **state)
 {
     struct fake *fake = *state;
@@ -480,6 +577,9 @@ int main(void)
                                         tear_down),
         WITH_FAKE(test_a_summary_has_a_row_per_layer_and_wraps_by_heads),
         WITH_FAKE(test_small_values_keep_their_digits),
+        WITH_FAKE(test_patterns_are_a_table_of_names),
+        WITH_FAKE(test_a_number_of_the_layer_is_one_column),
+        WITH_FAKE(test_numbers_of_matrices_are_named_by_matrix),
         WITH_FAKE(test_an_unknown_metric_names_those_there_are),
         WITH_FAKE(test_singular_values_are_not_tabulated),
         WITH_FAKE(test_an_unknown_job_is_a_finding),
@@ -489,6 +589,8 @@ int main(void)
         WITH_FAKE(test_ping_config_and_flush),
         WITH_FAKE(test_json_is_the_answer_itself),
         WITH_FAKE(test_tail_prints_a_line_per_message),
+        WITH_FAKE(test_tail_counts_patterns),
+        WITH_FAKE(test_tail_shows_the_one_number_of_a_layer),
         WITH_FAKE(test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result),
         WITH_FAKE(test_tail_as_json_is_one_line_per_message),
         cmocka_unit_test_setup_teardown(test_a_port_of_the_daemons_choice_needs_summaries,

@@ -119,6 +119,7 @@ static struct layer_numbers numbers_of(const struct everything *all)
         .heads = 2,
         .pattern = all->pattern,
         .sink_rate = 0.5,
+        .local_window = 8,
         .pairs = {pairs, 2, all->head_pairs[0], all->head_count, 3},
         .similarity = {all->cosine[0], all->js[0], &all->redundant, 1, 7},
     };
@@ -300,6 +301,7 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
         .window = {WINDOW_STEP, 0, 0, 1, 1, true},
         .heads = 2,
         .sink_rate = &sink,
+        .local_window = 8,
         .pattern = all.pattern,
         .aggregate = (const struct result_stat(*)[MAP_STAT_COUNT])aggregate,
         .weights = &p.result,
@@ -323,6 +325,29 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
     mpk_writer_init(&writer);
     summary_encode(&summary, &writer);
     expect_golden(&writer, "summary_full");
+}
+
+/* Nothing nests deeper than weights in a summary in a control answer. */
+static void test_the_deepest_answer_is_within_the_limits(void **state)
+{
+    struct bytes summary, answer;
+    struct mpk_writer writer;
+    struct mpk_doc doc;
+
+    (void)state;
+    summary = bytes_file(GOLDEN_DIR "/summary_full.msgpack");
+    mpk_writer_init(&writer);
+    mpk_put_array(&writer, 4);
+    mpk_put_u64(&writer, 1);
+    mpk_put_u64(&writer, 7);
+    mpk_put_nil(&writer);
+    mpk_put_array(&writer, 1);
+    mpk_put_raw(&writer, summary.data, summary.len);
+    answer = bytes_written(&writer);
+    assert_int_equal(mpk_parse(answer.data, answer.len, &mpk_result_limits, &doc), 0);
+    mpk_doc_clear(&doc);
+    bytes_free(&answer);
+    bytes_free(&summary);
 }
 
 static void test_job_has_the_golden_bytes(void **state)
@@ -397,6 +422,7 @@ int main(void)
         cmocka_unit_test(test_what_was_not_computed_is_left_out),
         cmocka_unit_test(test_summary_has_the_golden_bytes),
         cmocka_unit_test(test_summary_with_every_number_has_the_golden_bytes),
+        cmocka_unit_test(test_the_deepest_answer_is_within_the_limits),
         cmocka_unit_test(test_job_has_the_golden_bytes),
         cmocka_unit_test(test_snapshot_is_flipped_in_place),
         cmocka_unit_test(test_names_of_units_and_states),

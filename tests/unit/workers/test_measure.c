@@ -84,7 +84,7 @@ static struct measure_plan everything(uint64_t block_entries)
                                 .spectrum_effort = SPECTRUM_FULL,
                                 .block_entries = block_entries,
                                 .isa = isa_best()};
-    for (int g = 0; g < METRIC_GROUP_COUNT; g++) {
+    for (uint32_t g = 0; g < METRIC_GROUP_COUNT; g++) {
         plan.group[g] = true;
     }
     return plan;
@@ -120,24 +120,24 @@ static struct measure *must_run(const struct attention *a, const struct measure_
 static void assert_same(double got, double want)
 {
     if (!(isnan(got) && isnan(want))) {
-        assert_close(got, want, 1e-9 * fmax(1, fabs(want)));
+        assert_close(got, want, 1e-6 * fmax(1, fabs(want))); /* f32 sums of a few rows */
     }
 }
 
 static void assert_same_numbers(const struct measured *a, const struct measured *b)
 {
-    for (int m = 0; m < METRIC_COUNT; m++) {
+    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
         assert_int_equal(a->value[m] != NULL, b->value[m] != NULL);
-        for (int h = 0; a->value[m] != NULL && h < H; h++) {
+        for (uint32_t h = 0; a->value[m] != NULL && h < H; h++) {
             assert_same(a->value[m][h], b->value[m][h]);
         }
     }
-    for (int i = 0; i < AGGREGATE_COUNT; i++) {
-        for (int s = 0; s < MAP_STAT_COUNT; s++) {
+    for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
+        for (uint32_t s = 0; s < MAP_STAT_COUNT; s++) {
             assert_same(a->aggregate[i][s], b->aggregate[i][s]);
         }
     }
-    for (int i = 0; i < H * H; i++) {
+    for (uint32_t i = 0; i < H * H; i++) {
         assert_same(a->head_js[i], b->head_js[i]);
         assert_same(a->head_similarity[i], b->head_similarity[i]);
     }
@@ -155,7 +155,7 @@ static void test_jobs_of_any_size_give_the_same_numbers(void **state)
     const struct measured *w = measure_result(whole), *c = measure_result(cut);
     assert_int_equal(w->rows, B * H * T);
     assert_memory_equal(w->pairs, c->pairs, w->pair_count * sizeof *w->pairs);
-    for (int h = 0; h < H; h++) {
+    for (uint32_t h = 0; h < H; h++) {
         const struct hist *x = &w->head[h].row[METRIC_ENTROPY].hist;
         const struct hist *y = &c->head[h].row[METRIC_ENTROPY].hist;
         assert_int_equal(x->used, y->used);
@@ -182,7 +182,7 @@ static void test_what_goes_across_heads_needs_all_heads(void **state)
     assert_null(r->pairs);
     assert_null(r->head_pairs);
     assert_null(r->head_similarity);
-    for (int i = 0; i < AGGREGATE_COUNT; i++) {
+    for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
         assert_false(r->has_aggregate[i]);
     }
     measure_free(&m);
@@ -198,10 +198,10 @@ static void test_groups_that_are_off_leave_nothing(void **state)
     const struct measured *r = measure_result(m);
     assert_int_equal(measure_jobs(m), 1);
     assert_int_equal(r->rows, B * H * T);
-    for (int i = 0; i < METRIC_COUNT; i++) {
+    for (uint32_t i = 0; i < METRIC_COUNT; i++) {
         assert_null(r->value[i]);
     }
-    for (int i = 0; i < VECTOR_COUNT; i++) {
+    for (uint32_t i = 0; i < VECTOR_COUNT; i++) {
         assert_null(r->vector[i]);
     }
     assert_null(r->pattern);
@@ -239,8 +239,8 @@ static void test_maps_of_queries_and_keys_are_those_of_their_weights(void **stat
     of_map.weights = map;
     struct measure *n = must_run(&of_map, &plan);
     const struct measured *r = measure_result(m), *want = measure_result(n);
-    for (int i = 0; i < METRIC_COUNT; i++) {
-        for (int h = 0; want->value[i] != NULL && h < H; h++) {
+    for (uint32_t i = 0; i < METRIC_COUNT; i++) {
+        for (uint32_t h = 0; want->value[i] != NULL && h < H; h++) {
             assert_non_null(r->value[i]);
             double expected = want->value[i][h];
             if (!isnan(expected)) {
@@ -273,11 +273,11 @@ static void test_spectra_give_way_when_others_wait(void **state)
     const struct measured *r = measure_result(m);
     assert_nan(r->value[METRIC_SPECTRAL_NORM][0]);
     assert_int_equal(r->spectrum_next, 2);
-    assert_false(isnan(r->value[METRIC_ENTROPY][0]));
+    assert_true(r->value[METRIC_ENTROPY][0] > 0);
     measure_free(&m);
     plan.spectrum_budget_ns = 0; /* no budget: nothing to give way with */
     m = must_run(&a, &plan);
-    assert_false(isnan(measure_result(m)->value[METRIC_SPECTRAL_NORM][0]));
+    assert_true(measure_result(m)->value[METRIC_SPECTRAL_NORM][0] > 0);
     measure_free(&m);
 }
 
@@ -288,17 +288,17 @@ static void test_a_budget_goes_round(void **state)
     struct measure_plan plan = everything(1 << 20);
     plan.spectrum_budget_ns = 1; /* used up by one turn */
     bool seen[H] = {false};
-    for (int message = 0; message < H; message++) {
+    for (uint32_t message = 0; message < H; message++) {
         struct measure *m = must_run(&a, &plan);
         const struct measured *r = measure_result(m);
         uint32_t first = plan.spectrum_first;
-        assert_false(isnan(r->value[METRIC_SPECTRAL_NORM][first]));
+        assert_true(r->value[METRIC_SPECTRAL_NORM][first] > 0);
         assert_nan(r->value[METRIC_SPECTRAL_NORM][(first + 1) % H]);
         seen[first] = true;
         plan.spectrum_first = r->spectrum_next;
         measure_free(&m);
     }
-    for (int h = 0; h < H; h++) {
+    for (uint32_t h = 0; h < H; h++) {
         assert_true(seen[h]);
     }
 }

@@ -200,6 +200,29 @@ static void test_workers_are_named(void **state)
     end(&f);
 }
 
+/* What runs is not waiting, and who is patient keeps nobody waiting. */
+static void test_patient_jobs_are_not_counted_as_waiting(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct pool *pool;
+    begin(&f);
+    make_gated(&f, 0, 1);
+    f.job[1].job.patient = true;
+    assert_int_equal(pool_new(1, JOBS, &pool), 0);
+    assert_int_equal(pool_submit(pool, &f.job[0].job, 1), 0);
+    wait_for(&f.entered, 1);
+    assert_int_equal(pool_waiting(pool), 0);
+    for (uint32_t i = 1; i < 4; i++) {
+        assert_int_equal(pool_submit(pool, &f.job[i].job, 1), 0);
+    }
+    assert_int_equal(pool_waiting(pool), 2);
+    open_gate(&f, 1);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&f.ran), 4);
+    end(&f);
+}
+
 static void test_shutdown_runs_everything(void **state)
 {
     (void)state;
@@ -358,6 +381,7 @@ int main(void)
         cmocka_unit_test(test_jobs_of_one_worker_run_in_order),
         cmocka_unit_test(test_all_workers_run_at_the_same_time),
         cmocka_unit_test(test_workers_are_named),
+        cmocka_unit_test(test_patient_jobs_are_not_counted_as_waiting),
         cmocka_unit_test(test_shutdown_runs_everything),
         cmocka_unit_test(test_stats_add_up),
         cmocka_unit_test(test_jobs_may_free_themselves_and_submit_more),

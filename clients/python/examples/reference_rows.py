@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""reference_rows: what a row may attend to, whether it counts, and every number that a row has.
+
+Query i of sample b stands at position p = q_offset + i of the keys; the sample's own positions are those below
+min(k_len[b], q_offset + q_len[b]). Key j is visible when j < k_len[b], and j <= p if causal, and j > p - window if
+there is one, and mask[b,i,j] = 1 if there is one, and in self-attention documents[b,j] = documents[b,p] if there are
+any. A query counts when i < q_len[b] and mask and documents together leave it some key.
+
+A row is sound when it sees a key, its weights are finite and not negative beyond rounding, and they sum to 1 within the
+tolerance of the dtype (after dropout the sum is not checked; with a learned sink it may be less).
+"""
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+
+ROW_METRICS = ("entropy", "entropy_normalized", "effective_keys", "confidence", "diagonal", "local_mass",
+               "mean_distance", "mean_distance_normalized", "previous_token", "next_token", "first_token",
+               "entropy_sans_first", "tail_mass", "induction", "duplicate_token", "sink_deficit")
+EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-23, "bf16": 2.0**-23}
+SUM_TOLERANCE = {"f32": 1e-3, "f64": 1e-3, "f16": 2e-2, "bf16": 2e-2}
+NEGATIVE_BOUND = {"f32": -1e-6, "f64": -1e-6, "f16": -1e-3, "bf16": -1e-3}
+LOCAL_WINDOW = 8
+HEAD_KEYS = 8  # the largest weights of a row, which are not its tail
+
+Column = Tuple[torch.Tensor, torch.Tensor]  # values [B,H,Tq], and where there is one
+
+
+class Attention(NamedTuple):
+    """One message: weights f64 [B,H,Tq,Tk], the dtype they were sent in, and what the header said."""
+    weights: torch.Tensor
+    dtype: str = "f32"
+    site: str = "self"
+    causal: bool = False
+    window: int = 0
+    q_offset: int = 0
+    q_len: Optional[Sequence[int]] = None
+    k_len: Optional[Sequence[int]] = None
+    mask: Optional[torch.Tensor] = None       # [B,Tq,Tk]
+    documents: Optional[torch.Tensor] = None  # [B,Tk]
+    tokens: Optional[torch.Tensor] = None     # [B,Tk]
+    grad: Optional[torch.Tensor] = None       # f64 [B,H,Tq,Tk]
+    dropout: bool = False
+    learned_sink: bool = False
+
+
+class Rows(NamedTuple):
+    """The rows of a message, judged."""
+    A: torch.Tensor        # [B,H,Tq,Tk], excluded keys 0
+    seen: torch.Tensor     # [B,1,Tq,Tk]
+    queries: torch.Tensor  # [B,1,Tq]
+    sums: torch.Tensor     # [B,H,Tq]
+    sound: torch.Tensor    # [B,H,Tq]
+
+
+def lengths(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
+    """(q_len, k_len), [B] each."""
+    B, _, Tq, Tk = a.weights.shape
+    return (torch.as_tensor(list(a.q_len) if a.q_len is not None else [Tq] * B),
+            torch.as_tensor(list(a.k_len) if a.k_len is not None else [Tk] * B))
+
+
+def judge(a: Attention) -> Rows:
+    """Which keys every row sees, and which rows count."""
+    queries, seen = _valid(a)
+    A = torch.where(seen, a.weights, torch.zeros((), dtype=torch.float64))
+    sums = A.sum(-1)
+    sound = torch.isfinite(A).all(-1) & (A >= NEGATIVE_BOUND[a.dtype]).all(-1) & seen.any(-1) & queries
+    if a.learned_sink:
+        sound &= sums <= 1 + SUM_TOLERANCE[a.dtype]
+    elif not a.dropout:
+        sound &= (sums - 1).abs() <= SUM_TOLERANCE[a.dtype]
+    return Rows(A, seen, queries, sums, sound)
+
+
+def _valid(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
+    """(queries that count [B,1,Tq], visible keys [B,1,Tq,Tk])."""
+    B, _, Tq, Tk = a.weights.shape
+    p, j = a.q_offset + torch.arange(Tq)[:, None], torch.arange(Tk)[None, :]
+    q_len, k_len = lengths(a)
+    free = torch.ones(B, Tq, Tk, dtype=torch.bool)
+    if a.mask is not None:
+        free = free & (a.mask == 1)
+    if a.documents is not None and a.site == "self":
+        own = a.documents[:, p[:, 0].clamp(max=Tk - 1)]
+        free = free & (own[:, :, None] == a.documents[:, None, :]) & (p < Tk)
+    seen = free & (j < k_len[:, None, None])
+    if a.causal:
+        seen = seen & (j <= p)
+    if a.window:
+        seen = seen & (j > p - a.window)
+    query = (torch.arange(Tq)[None, :] < q_len[:, None]) & free.any(-1)
+    return query[:, None], seen[:, None]
+
+
+def row_metrics(a: Attention, rows: Rows, local_window: int) -> Dict[str, List[np.ndarray]]:
+    """Row metric -> one array of row values per head: those of sound rows where the number exists."""
+    columns = {**_entropies(rows), **_distances(a, rows, local_window), **_neighbours(a, rows), **_tokens(a, rows)}
+    A, visible = rows.A, rows.seen.expand(rows.A.shape)
+    largest = torch.where(visible, A, torch.full_like(A, -torch.inf)).sort(-1, descending=True).values
+    head = largest[..., :HEAD_KEYS]
+    always = torch.ones_like(rows.sound)
+    columns["confidence"] = largest[..., 0], always
+    columns["tail_mass"] = 1 - torch.where(head > -torch.inf, head, torch.zeros_like(head)).sum(-1), always
+    columns["sink_deficit"] = 1 - rows.sums, always & a.learned_sink
+    return {name: _of_heads(rows, *columns[name]) for name in ROW_METRICS}
+
+
+def _of_heads(rows: Rows, values: torch.Tensor, exists: torch.Tensor) -> List[np.ndarray]:
+    chosen = rows.sound & exists & torch.isfinite(values)
+    return [values[:, h][chosen[:, h]].numpy() for h in range(values.shape[1])]
+
+
+def _plogp(x: torch.Tensor) -> torch.Tensor:
+    """x ln x, and 0 where x <= 0."""
+    positive = x > 0
+    return torch.where(positive, x * torch.where(positive, x, torch.ones_like(x)).log(), torch.zeros_like(x))
+
+
+def _entropies(rows: Rows) -> Dict[str, Column]:
+    A, n = rows.A, rows.seen.sum(-1).expand(rows.sound.shape)
+    entropy = -_plogp(A).sum(-1)
+    rest = A.clone()
+    rest[..., 0] = 0
+    left = n - rows.seen[..., 0].long()
+    total = rest.sum(-1)
+    without_first = -_plogp(rest / total[..., None]).sum(-1) / left.double().log()
+    always = torch.ones_like(rows.sound)
+    return {"entropy": (entropy, always), "effective_keys": (entropy.exp(), always),
+            "entropy_normalized": (entropy / n.double().log(), n >= 2),
+            "entropy_sans_first": (without_first, (n >= 3) & (total > 0))}
+
+
+def _distances(a: Attention, rows: Rows, local_window: int) -> Dict[str, Column]:
+    Tq, Tk = rows.A.shape[-2:]
+    distance = (a.q_offset + torch.arange(Tq)[:, None] - torch.arange(Tk)[None, :]).abs().double()
+    mean = (rows.A * distance).sum(-1)
+    farthest = (rows.seen * distance).amax(-1).expand(mean.shape)
+    always = torch.ones_like(rows.sound)
+    return {"mean_distance": (mean, always), "mean_distance_normalized": (mean / farthest, farthest > 0),
+            "local_mass": ((rows.A * (distance <= local_window)).sum(-1), always)}
+
+
+def _neighbours(a: Attention, rows: Rows) -> Dict[str, Column]:
+    """Weights on the query's own position, those next to it, and the first."""
+    Tq, Tk = rows.A.shape[-2:]
+    p = a.q_offset + torch.arange(Tq)
+    q_len, k_len = lengths(a)
+    positions = torch.minimum(k_len, a.q_offset + q_len)
+    columns = {"first_token": (rows.A[..., 0], (p >= 1).expand(rows.sound.shape))}
+    for name, offset in (("previous_token", -1), ("diagonal", 0), ("next_token", 1)):
+        j = p + offset
+        exists = (j >= 0) & (j < positions[:, None]) & (a.site == "self")
+        at = j.clamp(0, Tk - 1)[:, None].expand(*rows.sound.shape, 1)
+        columns[name] = rows.A.gather(-1, at)[..., 0], exists[:, None].expand(rows.sound.shape)
+    return columns
+
+
+def _tokens(a: Attention, rows: Rows) -> Dict[str, Column]:
+    """Weight on the earlier occurrences of the query's token, and on what followed them."""
+    shape = rows.sound.shape
+    if a.tokens is None or a.site != "self":
+        none = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.bool)
+        return {"induction": none, "duplicate_token": none}
+    Tq, Tk = rows.A.shape[-2:]
+    p, j = a.q_offset + torch.arange(Tq)[:, None], torch.arange(Tk)[None, :]
+    own = a.tokens[:, p[:, 0].clamp(max=Tk - 1)]
+    earlier = (own[:, :, None] == a.tokens[:, None, :]) & (j < p) & (p < lengths(a)[1][:, None, None])
+    exists = earlier.any(-1)[:, None].expand(shape)
+    following = torch.zeros_like(earlier)
+    following[..., 1:] = earlier[..., :-1]
+    return {"induction": ((rows.A * following[:, None]).sum(-1), exists),
+            "duplicate_token": ((rows.A * earlier[:, None]).sum(-1), exists)}

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: MIT */
+/* bench qk: how fast tier `qk` is, and how much of its time is the matrix product.
+ *
+ *     qk [isa=auto] [heads=16] [keys=2048] [dim=64] [dtype=f32] [values=0] [tokens=0] [runs=9]
+ *     qk memory=16384 [...]
+ *
+ * One thread, causal, [1, heads, keys, dim]. The first form alternates between qk_compute and the
+ * same sequence of sgemm calls alone, and prints a JSON line with the medians of both and of their
+ * ratio, pair by pair. The second prints how much the process grew at most while one head of so
+ * many keys was computed. */
+#include "err.h"
+#include "isa.h"
+#include "qk_work.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#define RUNS_MAX 101
+
+struct options {
+    const char *isa, *dtype;
+    uint32_t heads, keys, dim, runs, memory, values, tokens;
+};
+
+static _Noreturn void die(const char *what)
+{
+    fprintf(stderr, "qk: %s\n", what);
+    exit(2);
+}
+
+static void *must_have(void *memory)
+{
+    if (memory == NULL) {
+        die("out of memory");
+    }
+    return memory;
+}
+
+static void parse(int argc, char **argv, struct options *o)
+{
+    struct {
+        const char *key;
+        uint32_t *number;
+        const char **text;
+    } table[] = {{"isa=", NULL, &o->isa},       {"dtype=", NULL, &o->dtype},
+                 {"heads=", &o->heads, NULL},   {"keys=", &o->keys, NULL},
+                 {"dim=", &o->dim, NULL},       {"runs=", &o->runs, NULL},
+                 {"memory=", &o->memory, NULL}, {"values=", &o->values, NULL},
+                 {"tokens=", &o->tokens, NULL}};
+    for (int i = 1; i < argc; i++) {
+        bool known = false;
+        for (size_t k = 0; k < sizeof table / sizeof table[0]; k++) {
+            size_t length = strlen(table[k].key);
+            if (strncmp(argv[i], table[k].key, length) == 0) {
+                known = true;
+                if (table[k].number != NULL) {
+                    *table[k].number = (uint32_t)strtoul(argv[i] + length, NULL, 10);
+                } else {
+                    *table[k].text = argv[i] + length;
+                }
+            }
+        }
+        if (!known) {
+            die("unknown option");
+        }
+    }
+    if (o->runs < 1 || o->runs > RUNS_MAX || o->heads < 1 || o->keys < 1 || o->dim < 1) {
+        die("out of range");
+    }
+}
+
+/* Of this thread: what others do on the machine is not ours. */
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Uniform in -1.7 .. 1.7: variance 1. */
+static double next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return ((double)(*state >> 11) * 0x1p-53 - 0.5) * 3.4641;
+}
+
+/* `dtype` is one that can be made of an f32 by cutting it: f32, bf16; or f64. */
+static void *random_tensor(size_t n, enum dtype dtype, uint64_t seed)
+{
+    unsigned char *memory = must_have(malloc(n * dtype_size(dtype)));
+    for (size_t k = 0; k < n; k++) {
+        double x = next_random(&seed);
+        float f = (float)x;
+        uint32_t bits;
+        memcpy(&bits, &f, sizeof bits);
+        uint16_t half = (uint16_t)(bits >> 16);
+        const void *from = dtype == DTYPE_F64    ? (const void *)&x
+                           : dtype == DTYPE_BF16 ? (const void *)&half
+                                                 : (const void *)&f;
+        memcpy(memory + k * dtype_size(dtype), from, dtype_size(dtype));
+    }
+    return memory;
+}
+
+static struct attention message(const struct options *o, enum dtype dtype)
+{
+    size_t n = (size_t)o->heads * o->keys * o->dim;
+    struct attention a = {.batch = 1,
+                          .heads = o->heads,
+                          .queries = o->keys,
+                          .keys = o->keys,
+                          .self = true,
+                          .causal = true,
+                          .qk = {.q_dtype = dtype,
+                                 .k_dtype = dtype,
+                                 .v_dtype = dtype,
+                                 .kv_heads = o->heads,
+                                 .head_dim = o->dim,
+                                 .value_dim = o->dim,
+                                 .scale = 1 / sqrt(o->dim)}};
+    a.qk.q = random_tensor(n, dtype, 1);
+    a.qk.k = random_tensor(n, dtype, 2);
+    a.qk.v = o->values != 0 ? random_tensor(n, dtype, 3) : NULL;
+    if (o->tokens != 0) {
+        int32_t *tokens = must_have(malloc(o->keys * sizeof *tokens));
+        uint64_t seed = 4;
+        for (uint32_t j = 0; j < o->keys; j++) {
+            tokens[j] = (int32_t)(next_random(&seed) * o->tokens);
+        }
+        a.tokens = tokens;
+    }
+    return a;
+}
+
+static void release(struct attention *a)
+{
+    free((void *)(uintptr_t)a->qk.q);
+    free((void *)(uintptr_t)a->qk.k);
+    free((void *)(uintptr_t)a->qk.v);
+    free((void *)(uintptr_t)a->tokens);
+}
+
+static double time_compute(const struct attention *a, enum isa isa, struct scratch *scratch)
+{
+    static const struct block_plan plan = {.group = {[METRIC_GROUP_CORE] = true},
+                                           .local_window = 8};
+    struct block block;
+    double begin = now();
+    if (block_init(&block, a, &plan) < 0 ||
+        qk_compute(&block, a, 0, a->queries, isa, scratch) < 0) {
+        die("out of memory");
+    }
+    double seconds = now() - begin;
+    if (block.invalid_rows != 0) {
+        die("rows were lost");
+    }
+    block_clear(&block);
+    return seconds;
+}
+
+/* The products that qk_compute takes, by the same tiles, and nothing else. */
+static double time_products(const struct attention *a, const float *q, const float *k, float *tile)
+{
+    const uint32_t rows = QK_TILE_ROWS, columns = QK_TILE_KEYS;
+    int d = (int)a->qk.head_dim;
+    double begin = now();
+    for (uint32_t h = 0; h < a->heads; h++) {
+        size_t first = (size_t)h * a->keys;
+        for (uint32_t i = 0; i < a->queries; i += rows) {
+            uint32_t m = a->queries - i < rows ? a->queries - i : rows;
+            for (uint32_t j = 0; j < i + m; j += columns) {
+                uint32_t n = i + m - j < columns ? i + m - j : columns;
+                cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)m, (int)n, d, 1,
+                            q + (first + i) * a->qk.head_dim, d, k + (first + j) * a->qk.head_dim,
+                            d, 0, tile, QK_TILE_STRIDE);
+            }
+        }
+    }
+    return now() - begin;
+}
+
+static int compare(const void *x, const void *y)
+{
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+static double median(double *x, uint32_t n)
+{
+    qsort(x, n, sizeof *x, compare);
+    return x[n / 2];
+}
+
+static void bench(const struct options *o, enum dtype dtype, enum isa isa)
+{
+    struct attention a = message(o, dtype);
+    size_t n = (size_t)o->heads * o->keys * o->dim;
+    float *q = random_tensor(n, DTYPE_F32, 1), *k = random_tensor(n, DTYPE_F32, 2);
+    float *tile = must_have(aligned_alloc(64, QK_TILE_ROWS * QK_TILE_STRIDE * sizeof *tile));
+    struct scratch scratch = {0};
+    double all[RUNS_MAX], product[RUNS_MAX], share[RUNS_MAX];
+    time_compute(&a, isa, &scratch);
+    for (uint32_t r = 0; r < o->runs; r++) {
+        all[r] = time_compute(&a, isa, &scratch);
+        product[r] = time_products(&a, q, k, tile);
+        share[r] = product[r] / all[r];
+    }
+    printf("{\"bench\":\"qk\",\"isa\":\"%s\",\"dtype\":\"%s\",\"shape\":[1,%u,%u,%u],"
+           "\"values\":%s,\"tokens\":%s,\"runs\":%u,\"seconds\":%.5f,\"product_seconds\":%.5f,"
+           "\"product_share\":%.3f}\n",
+           isa_name[isa], dtype_name(dtype), o->heads, o->keys, o->dim,
+           o->values != 0 ? "true" : "false", o->tokens != 0 ? "true" : "false", o->runs,
+           median(all, o->runs), median(product, o->runs), median(share, o->runs));
+    release(&a);
+    free(q);
+    free(k);
+    free(tile);
+    scratch_clear(&scratch);
+}
+
+static double peak_mib(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss / 1024;
+}
+
+/* OpenBLAS sets up its own buffers at its first call: a small one comes before. */
+static void memory(const struct options *o, enum dtype dtype, enum isa isa)
+{
+    struct options small = *o, large = *o;
+    struct scratch scratch = {0};
+    small.heads = large.heads = 1;
+    small.keys = 64;
+    large.keys = o->memory;
+    struct attention a = message(&large, dtype), warm = message(&small, dtype);
+    double before = peak_mib();
+    time_compute(&warm, isa, &scratch);
+    double blas = peak_mib();
+    double seconds = time_compute(&a, isa, &scratch);
+    printf("{\"bench\":\"qk_memory\",\"isa\":\"%s\",\"dtype\":\"%s\",\"shape\":[1,1,%u,%u],"
+           "\"values\":%s,\"seconds\":%.3f,\"extra_mib\":%.2f,\"extra_with_blas_mib\":%.2f,"
+           "\"scratch_mib\":%.2f}\n",
+           isa_name[isa], dtype_name(dtype), o->memory, o->dim, o->values != 0 ? "true" : "false",
+           seconds, peak_mib() - blas, peak_mib() - before, (double)scratch.bytes / 0x1p20);
+    release(&a);
+    release(&warm);
+    scratch_clear(&scratch);
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {
+        .isa = "auto", .dtype = "f32", .heads = 16, .keys = 2048, .dim = 64, .runs = 9};
+    enum isa isa;
+    enum dtype dtype;
+    parse(argc, argv, &o);
+    if (isa_parse(o.isa, strlen(o.isa), &isa) < 0 ||
+        dtype_parse(o.dtype, strlen(o.dtype), &dtype) < 0 || dtype == DTYPE_F16) {
+        die("unknown instruction set, or a dtype that is none of f32, bf16, f64");
+    }
+    spectrum_global_init();
+    if (o.memory > 0) {
+        memory(&o, dtype, isa);
+    } else {
+        bench(&o, dtype, isa);
+    }
+    return 0;
+}

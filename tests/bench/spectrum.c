@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+/* How fast spectra are, against LAPACK's sgesdd without vectors on the same matrix.
+ *
+ * Softmax maps of [n][n] f32, one thread. Both run in pairs, one after the other; a line has the
+ * median time, the median of the pairs' ratios, and the largest relative error against dgesdd: of
+ * spectral_norm, stable_rank and the leading values, with "full" also of every value above 0.01 s1.
+ *
+ *   spectrum [PAIRS [N...]] */
+#include "spectrum.h"
+#include "spectrum_bidiagonal.h"
+
+#include <lapacke.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { PAIRS_MAX = 99 };
+
+/* Standard deviation of the logits, and how far their keys are masked. */
+static const struct map_kind {
+    const char *name;
+    double sigma;
+    bool causal;
+} kinds[] = {{"softmax", 1, false}, {"sharp", 4, false}, {"flat", 0.2, false}, {"causal", 1, true}};
+
+static const struct {
+    const char *name;
+    enum spectrum_effort effort;
+} efforts[] = {{"norm", SPECTRUM_NORM}, {"leading", SPECTRUM_LEADING}, {"full", SPECTRUM_FULL}};
+
+static void *must_have(void *memory)
+{
+    if (memory == NULL) {
+        fprintf(stderr, "spectrum: out of memory\n");
+        exit(1);
+    }
+    return memory;
+}
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static double random_normal(uint32_t *random)
+{
+    double sum = -6;
+    for (int i = 0; i < 12; i++) {
+        *random = *random * 1664525u + 1013904223u;
+        sum += (*random >> 8) * 0x1p-24;
+    }
+    return sum;
+}
+
+static void fill(float *map, uint32_t n, const struct map_kind *kind)
+{
+    uint32_t random = 1;
+    for (size_t i = 0; i < n; i++) {
+        size_t keys = kind->causal ? i + 1 : n;
+        double sum = 0;
+        memset(map + i * n, 0, n * sizeof *map);
+        for (size_t j = 0; j < keys; j++) {
+            map[i * n + j] = (float)exp(kind->sigma * random_normal(&random));
+            sum += (double)map[i * n + j];
+        }
+        for (size_t j = 0; j < keys; j++) {
+            map[i * n + j] = (float)((double)map[i * n + j] / sum);
+        }
+    }
+}
+
+struct bench {
+    uint32_t n;
+    float *map, *copy, *values;
+    struct spectrum truth;
+    double *all; /* [n] true values */
+    struct scratch scratch;
+    double ours[PAIRS_MAX], theirs[PAIRS_MAX], ratio[PAIRS_MAX];
+};
+
+static double time_sgesdd(struct bench *b)
+{
+    lapack_int n = (lapack_int)b->n;
+    float unused;
+    memcpy(b->copy, b->map, (size_t)b->n * b->n * sizeof *b->map);
+    double start = seconds();
+    LAPACKE_sgesdd(LAPACK_COL_MAJOR, 'N', n, n, b->copy, n, b->values, &unused, 1, &unused, 1);
+    return seconds() - start;
+}
+
+static struct matrix matrix_of(const struct bench *b)
+{
+    return (struct matrix){b->map, DTYPE_F32, b->n, b->n, b->n};
+}
+
+static double time_ours(struct bench *b, enum spectrum_effort effort, struct spectrum *ret)
+{
+    struct matrix m = matrix_of(b);
+    double start = seconds();
+    if (spectrum_of_matrix(&m, spectrum_eps(DTYPE_F32), effort, &b->scratch, ret) < 0) {
+        must_have(NULL);
+    }
+    return seconds() - start;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, int count)
+{
+    qsort(x, (size_t)count, sizeof *x, compare);
+    return count % 2 != 0 ? x[count / 2] : (x[count / 2] + x[count / 2 - 1]) / 2;
+}
+
+static double relative_error(double got, double want)
+{
+    return isnan(got) ? 0 : fabs(got / want - 1);
+}
+
+static double largest_error(const struct spectrum *got, const struct spectrum *want)
+{
+    double error = fmax(relative_error(got->spectral_norm, want->spectral_norm),
+                        relative_error(got->stable_rank, want->stable_rank));
+    for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
+        error = fmax(error, relative_error(got->singular_values[i], want->singular_values[i]));
+    }
+    return error;
+}
+
+static struct singular_values must_have_values(struct singular_values v, int rc)
+{
+    if (rc < 0 || v.value == NULL) {
+        must_have(NULL);
+    }
+    return v;
+}
+
+/* Of every value above 0.01 s1 of the method behind SPECTRUM_FULL. */
+static double largest_error_of_all(struct bench *b)
+{
+    struct matrix m = matrix_of(b);
+    struct singular_values v = {0};
+    int rc = bidiagonal_values(&m, spectrum_kernel_best(), &b->scratch, &v);
+    v = must_have_values(v, rc);
+    double error = 0;
+    for (uint32_t i = 0; i < v.count && b->all[i] > 0.01 * b->all[0]; i++) {
+        error = fmax(error, relative_error(v.value[i] * v.unit, b->all[i]));
+    }
+    return error;
+}
+
+static void find_truth(struct bench *b)
+{
+    struct matrix m = matrix_of(b);
+    struct singular_values v = {0};
+    int rc = lapack_values(&m, &b->scratch, &v);
+    v = must_have_values(v, rc);
+    memcpy(b->all, v.value, b->n * sizeof *b->all);
+    struct attention a = {.weights = b->map, .dtype = DTYPE_F32, .batch = 1, .heads = 1};
+    a.queries = a.keys = b->n;
+    if (spectrum_compute_ref(&a, 0, 0, &b->scratch, &b->truth) < 0) {
+        must_have(NULL);
+    }
+}
+
+static void run(struct bench *b, const struct map_kind *kind, int pairs)
+{
+    for (size_t e = 0; e < sizeof efforts / sizeof efforts[0]; e++) {
+        struct spectrum got;
+        for (int i = 0; i < pairs; i++) {
+            b->ours[i] = time_ours(b, efforts[e].effort, &got);
+            b->theirs[i] = time_sgesdd(b);
+            b->ratio[i] = b->theirs[i] / b->ours[i];
+        }
+        double error = largest_error(&got, &b->truth);
+        if (efforts[e].effort == SPECTRUM_FULL) {
+            error = fmax(error, largest_error_of_all(b));
+        }
+        printf("{\"bench\":\"spectrum\",\"map\":\"%s\",\"n\":%u,\"effort\":\"%s\",\"ms\":%.3f,"
+               "\"sgesdd_ms\":%.3f,\"ratio\":%.2f,\"error\":%.1e}\n",
+               kind->name, b->n, efforts[e].name, 1e3 * median(b->ours, pairs),
+               1e3 * median(b->theirs, pairs), median(b->ratio, pairs), error);
+        fflush(stdout);
+    }
+}
+
+static void bench_size(uint32_t n, int pairs)
+{
+    struct bench b = {.n = n};
+    size_t bytes = (size_t)n * n * sizeof(float);
+    b.map = must_have(malloc(bytes));
+    b.copy = must_have(malloc(bytes));
+    b.values = must_have(malloc(n * sizeof(float)));
+    b.all = must_have(malloc(n * sizeof(double)));
+    for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
+        fill(b.map, n, &kinds[k]);
+        find_truth(&b);
+        run(&b, &kinds[k], pairs);
+    }
+    free(b.map);
+    free(b.copy);
+    free(b.values);
+    free(b.all);
+    scratch_clear(&b.scratch);
+}
+
+int main(int argc, char **argv)
+{
+    int pairs = argc > 1 ? atoi(argv[1]) : 7;
+    if (pairs < 1 || pairs > PAIRS_MAX) {
+        fprintf(stderr, "usage: spectrum [PAIRS [N...]]\n");
+        return 1;
+    }
+    spectrum_global_init();
+    for (int i = 2; i < argc; i++) {
+        bench_size((uint32_t)atoi(argv[i]), pairs);
+    }
+    if (argc <= 2) {
+        bench_size(512, pairs);
+        bench_size(1024, pairs);
+    }
+    return 0;
+}

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: MIT */
+#include "headers.h"
+
+#include "err.h"
+#include <stdlib.h>
+#include <string.h>
+
+struct tensor_case {
+    const char *name, *dtype;
+    uint32_t rank;
+    uint64_t shape[5];
+};
+
+static struct bytes tensor_list(const struct tensor_case *tensors, uint32_t count)
+{
+    struct mpk_writer writer;
+
+    mpk_writer_init(&writer);
+    mpk_put_array(&writer, count);
+    for (uint32_t i = 0; i < count; i++) {
+        mpk_put_map(&writer, 3);
+        mpk_put_str(&writer, "name");
+        mpk_put_str(&writer, tensors[i].name);
+        mpk_put_str(&writer, "dtype");
+        mpk_put_str(&writer, tensors[i].dtype);
+        mpk_put_str(&writer, "shape");
+        mpk_put_array(&writer, tensors[i].rank);
+        for (uint32_t d = 0; d < tensors[i].rank; d++)
+            mpk_put_u64(&writer, tensors[i].shape[d]);
+    }
+    return bytes_written(&writer);
+}
+
+/* The verdict on a golden header with other tensors. */
+static int verdict_of(const char *golden, const struct tensor_case *tensors, uint32_t count)
+{
+    struct bytes list = tensor_list(tensors, count);
+    int rc = headers_change(golden, "tensors", list.data, list.len, NULL);
+
+    bytes_free(&list);
+    return rc;
+}
+
+static int verdict_tensors(const struct tensor_case *tensors, uint32_t count)
+{
+    return verdict_of("attention", tensors, count);
+}
+
+#define WEIGHTS                                                                                    \
+    {                                                                                              \
+        "weights", "f16", 4,                                                                       \
+        {                                                                                          \
+            2, 3, 4, 5                                                                             \
+        }                                                                                          \
+    }
+
+static void test_single_tensors_are_judged(void **state)
+{
+    static const struct {
+        struct tensor_case tensor;
+        int rc;
+    } cases[] = {
+        {WEIGHTS, 0},
+        {{"weights", "f64", 4, {1, 1, 1, INT32_MAX}}, 0},
+        {{"mask", "u8", 3, {2, 4, 5}}, ERR_TENSOR_NAME}, /* no weights */
+        {{"values", "f32", 4, {1, 1, 1, 1}}, ERR_TENSOR_NAME},
+        {{"weights", "u8", 4, {1, 1, 1, 1}}, ERR_DTYPE},
+        {{"weights", "i32", 4, {1, 1, 1, 1}}, ERR_DTYPE},
+        {{"weights", "f8", 4, {1, 1, 1, 1}}, ERR_DTYPE},
+        {{"weights", "f32", 0, {0}}, ERR_SHAPE},
+        {{"weights", "f32", 3, {1, 1, 1}}, ERR_SHAPE},
+        {{"weights", "f32", 5, {1, 1, 1, 1, 1}}, ERR_SHAPE},
+        {{"weights", "f32", 4, {1, 0, 1, 1}}, ERR_SHAPE_ZERO},
+        {{"weights", "f32", 4, {1, 1, 1, (uint64_t)INT32_MAX + 1}}, ERR_SHAPE},
+        {{"weights", "f32", 4, {INT32_MAX, INT32_MAX, INT32_MAX, 1}}, ERR_SHAPE_OVERFLOW},
+        {{"weights", "f32", 4, {UINT64_MAX, UINT64_MAX, 1, 1}}, ERR_SHAPE_OVERFLOW},
+        {{"weights", "f32", 4, {1, 1u << 21, 1, 1}}, ERR_KEY_RANGE}, /* too many heads */
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int rc = verdict_tensors(&cases[i].tensor, 1);
+
+        if (rc != cases[i].rc)
+            fail_msg("case %zu: %s", i, err_slug(rc));
+    }
+    assert_int_equal(verdict_tensors(NULL, 0), ERR_TENSOR_NAME);
+}
+
+static void test_tensors_must_agree_with_the_weights(void **state)
+{
+    static const struct {
+        struct tensor_case tensors[2];
+        int rc;
+    } cases[] = {
+        {{WEIGHTS, {"mask", "u8", 3, {2, 4, 5}}}, 0},
+        {{{"mask", "u8", 3, {2, 4, 5}}, WEIGHTS}, 0},
+        {{WEIGHTS, {"grad", "f64", 4, {2, 3, 4, 5}}}, 0},
+        {{WEIGHTS, {"mask", "u8", 3, {2, 5, 4}}}, ERR_SHAPE},
+        {{WEIGHTS, {"mask", "f32", 3, {2, 4, 5}}}, ERR_DTYPE},
+        {{WEIGHTS, {"tokens", "i32", 2, {2, 4}}}, ERR_SHAPE},
+        {{WEIGHTS, {"tokens", "i32", 2, {2, 5}}}, 0},
+        {{WEIGHTS, {"grad", "f16", 4, {2, 3, 4, 4}}}, ERR_SHAPE},
+        {{WEIGHTS, WEIGHTS}, ERR_TENSOR_NAME},
+        {{WEIGHTS, {"documents", "i32", 2, {2, 5}}}, 0},
+        {{WEIGHTS, {"documents", "i32", 2, {2, 4}}}, ERR_SHAPE},
+        {{WEIGHTS, {"documents", "u8", 2, {2, 5}}}, ERR_DTYPE},
+        {{WEIGHTS, {"q", "f32", 4, {2, 3, 4, 5}}}, ERR_TENSOR_NAME},
+        {{WEIGHTS, {"wq", "f32", 2, {4, 5}}}, ERR_TENSOR_NAME},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int rc = verdict_tensors(cases[i].tensors, 2);
+
+        if (rc != cases[i].rc)
+            fail_msg("case %zu: %s", i, err_slug(rc));
+    }
+}
+
+static void test_more_tensors_than_roles_are_too_many(void **state)
+{
+    static const struct tensor_case weights = WEIGHTS;
+    struct tensor_case many[TENSORS_MAX + 1];
+
+    (void)state;
+    for (size_t i = 0; i <= TENSORS_MAX; i++)
+        many[i] = weights;
+    assert_int_equal(verdict_tensors(many, TENSORS_MAX + 1), ERR_TENSOR_NAME);
+}
+
+#define TENSOR_Q4                                                                                  \
+    {                                                                                              \
+        "q", "f32", 4,                                                                             \
+        {                                                                                          \
+            2, 4, 8, 16                                                                            \
+        }                                                                                          \
+    }
+#define TENSOR_K2                                                                                  \
+    {                                                                                              \
+        "k", "bf16", 4,                                                                            \
+        {                                                                                          \
+            2, 2, 9, 16                                                                            \
+        }                                                                                          \
+    }
+
+static void test_queries_keys_and_values_must_agree(void **state)
+{
+    static const struct {
+        struct tensor_case tensors[3];
+        uint32_t count;
+        int rc;
+    } cases[] = {
+        {{TENSOR_Q4, TENSOR_K2}, 2, 0},
+        {{TENSOR_K2, TENSOR_Q4}, 2, 0},
+        {{TENSOR_Q4}, 1, ERR_TENSOR_NAME},
+        {{TENSOR_K2}, 1, ERR_TENSOR_NAME},
+        {{TENSOR_Q4, TENSOR_Q4}, 2, ERR_TENSOR_NAME},
+        {{TENSOR_Q4, TENSOR_K2, WEIGHTS}, 3, ERR_TENSOR_NAME},
+        {{TENSOR_Q4, TENSOR_K2, {"grad", "f32", 4, {2, 4, 8, 9}}}, 3, ERR_TENSOR_NAME},
+        {{TENSOR_Q4, {"k", "u8", 4, {2, 2, 9, 16}}}, 2, ERR_DTYPE},
+        {{TENSOR_Q4, {"k", "f32", 3, {2, 9, 16}}}, 2, ERR_SHAPE},
+        {{TENSOR_Q4, {"k", "f32", 4, {3, 2, 9, 16}}}, 2, ERR_SHAPE},
+        {{TENSOR_Q4, {"k", "f32", 4, {2, 2, 9, 15}}}, 2, ERR_SHAPE},
+        {{TENSOR_Q4, {"k", "f32", 4, {2, 0, 9, 16}}}, 2, ERR_SHAPE_ZERO},
+        {{TENSOR_Q4, {"k", "f32", 4, {2, 3, 9, 16}}}, 2, ERR_GQA},
+        {{TENSOR_Q4, {"k", "f32", 4, {2, 8, 9, 16}}}, 2, ERR_GQA},
+        {{TENSOR_Q4, TENSOR_K2, {"v", "f64", 4, {2, 2, 9, 3}}}, 3, 0},
+        {{TENSOR_Q4, TENSOR_K2, {"v", "f64", 4, {2, 4, 9, 3}}}, 3, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, {"v", "f64", 4, {2, 2, 8, 3}}}, 3, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, {"mask", "u8", 3, {2, 8, 9}}}, 3, 0},
+        {{TENSOR_Q4, TENSOR_K2, {"mask", "u8", 3, {2, 9, 8}}}, 3, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, {"tokens", "i32", 2, {2, 9}}}, 3, 0},
+        {{TENSOR_Q4, TENSOR_K2, {"tokens", "i32", 2, {2, 8}}}, 3, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, {"documents", "i32", 2, {2, 9}}}, 3, 0},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int rc = verdict_of("qk", cases[i].tensors, cases[i].count);
+
+        if (rc != cases[i].rc)
+            fail_msg("case %zu: %s", i, err_slug(rc));
+    }
+}
+
+/* A query's document is that of the key at its position. The golden `qk_full` has three queries
+ * from position 3 on, and six keys. */
+static void test_documents_need_a_key_for_every_query(void **state)
+{
+    static const struct tensor_case longer[] = {{"weights", "f32", 4, {1, 1, 3, 2}},
+                                                {"documents", "i32", 2, {1, 2}}};
+    const char *key;
+
+    (void)state;
+    assert_int_equal(headers_change("qk_full", "q_offset", LITERAL("\x02"), NULL), 0);
+    assert_int_equal(headers_change("qk_full", "q_offset", LITERAL("\x04"), &key), ERR_DOCUMENTS);
+    assert_string_equal(key, "tensors");
+    assert_int_equal(headers_change("qk_full", "site",
+                                    LITERAL("\xa5"
+                                            "cross"),
+                                    NULL),
+                     ERR_DOCUMENTS);
+    assert_int_equal(headers_change("attention_documents", "site",
+                                    LITERAL("\xa5"
+                                            "cross"),
+                                    NULL),
+                     ERR_DOCUMENTS);
+    assert_int_equal(verdict_tensors(longer, 2), ERR_DOCUMENTS);
+}
+
+/* The golden `weights` has 4 heads of 8, and 2 for keys and values. */
+static void test_matrices_must_be_heads_times_head_dim(void **state)
+{
+    static const struct {
+        struct tensor_case tensor;
+        int rc;
+    } cases[] = {
+        {{"wq", "f64", 2, {32, 5}}, 0},
+        {{"wq", "f16", 2, {31, 32}}, ERR_HEAD_DIM},
+        {{"wk", "f32", 2, {16, 32}}, 0},
+        {{"wk", "f32", 2, {32, 16}}, ERR_HEAD_DIM},
+        {{"wv", "bf16", 2, {16, 1}}, 0},
+        {{"wv", "f32", 2, {17, 16}}, ERR_HEAD_DIM},
+        {{"wo", "f32", 2, {5, 32}}, 0},
+        {{"wo", "f32", 2, {32, 5}}, ERR_HEAD_DIM},
+        {{"wo", "i32", 2, {5, 32}}, ERR_DTYPE},
+        {{"wo", "f32", 3, {5, 32, 1}}, ERR_SHAPE},
+        {{"wq", "f32", 2, {32, (uint64_t)INT32_MAX + 1}}, ERR_SHAPE},
+        {{"wq", "f32", 2, {UINT64_MAX, 2}}, ERR_SHAPE_OVERFLOW},
+        {{"wx", "f32", 2, {32, 32}}, ERR_TENSOR_NAME},
+        {{"weights", "f32", 4, {1, 4, 8, 8}}, ERR_TENSOR_NAME},
+        {{"documents", "i32", 2, {1, 8}}, ERR_TENSOR_NAME},
+    };
+    const char *key;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int rc = verdict_of("weights", &cases[i].tensor, 1);
+
+        if (rc != cases[i].rc)
+            fail_msg("case %zu: %s", i, err_slug(rc));
+    }
+    assert_int_equal(verdict_of("weights", NULL, 0), ERR_TENSOR_NAME);
+    assert_int_equal(headers_change("weights", "head_dim", LITERAL("\x09"), &key), ERR_HEAD_DIM);
+    assert_string_equal(key, "head_dim");
+    assert_int_equal(headers_change("weights", "kv_heads", LITERAL("\x03"), &key), ERR_GQA);
+    assert_string_equal(key, "kv_heads");
+    /* 2^20 heads of 2^31 - 1 do not wrap to anything. */
+    assert_int_equal(
+        headers_change("weights_slice", "head_dim", LITERAL("\xce\x7f\xff\xff\xff"), NULL),
+        ERR_HEAD_DIM);
+}
+
+static void test_a_tensor_needs_its_three_keys(void **state)
+{
+    (void)state;
+    assert_int_equal(
+        headers_change("attention", "tensors", LITERAL("\x91\x81\xa4name\xa7weights"), NULL),
+        ERR_KEY_MISSING);
+    assert_int_equal(headers_change("hello", "layers", LITERAL("\x91\x81\xa5heads\x01"), NULL),
+                     ERR_KEY_MISSING);
+}
+
+/* The golden `attention` is [2, 4, 8, 8]. */
+static void test_lengths_must_fit_the_shape(void **state)
+{
+    static const struct {
+        const char *key, *value;
+        size_t len;
+        int rc;
+    } cases[] = {
+        {"q_len", LITERAL("\x92\x00\x08"), 0},
+        {"k_len", LITERAL("\x92\x08\x00"), 0},
+        {"q_len", LITERAL("\x92\x00\x09"), ERR_LENGTHS},
+        {"k_len", LITERAL("\x92\x09\x00"), ERR_LENGTHS},
+        {"k_len", LITERAL("\x92\xff\x00"), ERR_LENGTHS},
+        {"q_len", LITERAL("\x91\x08"), ERR_LENGTHS},
+        {"q_len", LITERAL("\x93\x08\x08\x08"), ERR_LENGTHS},
+        {"k_len", LITERAL("\x90"), ERR_LENGTHS},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        assert_int_equal(
+            headers_change("attention", cases[i].key, cases[i].value, cases[i].len, NULL),
+            cases[i].rc);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_single_tensors_are_judged),
+        cmocka_unit_test(test_tensors_must_agree_with_the_weights),
+        cmocka_unit_test(test_more_tensors_than_roles_are_too_many),
+        cmocka_unit_test(test_queries_keys_and_values_must_agree),
+        cmocka_unit_test(test_documents_need_a_key_for_every_query),
+        cmocka_unit_test(test_matrices_must_be_heads_times_head_dim),
+        cmocka_unit_test(test_a_tensor_needs_its_three_keys),
+        cmocka_unit_test(test_lengths_must_fit_the_shape),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

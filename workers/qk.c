@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+/* qk: tiles of queries by keys. The products of a tile come from one sgemm (and A V from another);
+ * the kernels of an instruction set fold each tile into its rows (qk_kernel.h), and what a row's
+ * sums say is worked out when its last tile is in (qk_finish.c).
+ *
+ * Order: samples, key heads, the heads that read them, blocks of queries, tiles of keys. Tiles that
+ * no row of the block can see are skipped, so causal attention costs half. Rows that are out of the
+ * ordinary never come here: see qk_work.c. */
+#include "qk.h"
+
+#include "occurrence.h"
+#include "qk_work.h"
+#include <assert.h>
+#include <cblas.h>
+#include <math.h>
+#include <string.h>
+
+static void begin_row(const struct qk_work *w, uint32_t i, double query_length, uint32_t at)
+{
+    const struct qk_span *span = &w->span[i - w->row_begin];
+    const struct qk_counts *from = &w->before[span->begin], *to = &w->before[span->end];
+    struct qk_row *row = &w->row[at];
+    memset(row, 0, sizeof *row);
+    row->max = -INFINITY;
+    row->first = row->near[0] = row->near[1] = row->near[2] = NAN;
+    row->duplicate_next = row->induction_next = OCCURRENCE_NONE;
+    row->begin = span->begin;
+    row->end = span->end;
+    row->index = i;
+    row->position = (int64_t)attention_position(w->a, i);
+    row->holes = span->holes;
+    row->zeros = to->zero != from->zero;
+    for (uint32_t l = 0; l < QK_LANES; l++) {
+        row->low[l] = row->cosine_low[l] = INFINITY;
+        row->cosine_high[l] = -INFINITY;
+    }
+    for (uint32_t k = 0; k < QK_TOP; k++) {
+        row->top[k] = -INFINITY;
+    }
+    if (w->first_same != NULL && row->position < attention_key_count(w->a, w->sample)) {
+        row->duplicate_next = row->induction_next = w->first_same[row->position];
+    }
+    bool output = w->values && to->lost == from->lost;
+    w->extra[at] = (struct qk_row_extra){
+        .inverse_length = query_length > 0 ? 1 / query_length : 0,
+        .output = output ? w->output + (size_t)at * w->a->qk.value_dim : NULL};
+}
+
+static void count_row(struct block *block, bool sound)
+{
+    block->rows += sound;
+    block->invalid_rows += !sound;
+    if (sound) {
+        block->row_sum_error = 0;
+    }
+}
+
+/* Takes query i of the current head: into the tile's rows, or where else it belongs. Returns 0 or
+ * ERR_MEMORY. */
+static int take_row(struct qk_work *w, uint32_t i, uint32_t *active)
+{
+    if (!w->span[i - w->row_begin].valid) {
+        return 0;
+    }
+    double length = qk_work_query_length(w, i);
+    enum qk_verdict verdict = qk_work_judge(w, i, length);
+    if (verdict == QK_REFERENCE) {
+        return qk_ref_row(&w->ref, w->block, w->head, i);
+    }
+    count_row(w->block, verdict == QK_SOUND);
+    if (w->core && isfinite(length)) {
+        moments_add(&w->block->head[w->head].q_norm, length);
+    }
+    if (w->core && verdict == QK_SOUND) {
+        qk_work_load_query(w, i, *active);
+        begin_row(w, i, length, *active);
+        ++*active;
+    }
+    return 0;
+}
+
+/* Tiles. */
+
+static void add_output(const struct qk_work *w, const float *weights, uint32_t rows, uint32_t begin,
+                       uint32_t end)
+{
+    uint32_t dim = w->a->qk.value_dim;
+    for (uint32_t r = 0; r < rows; r++) {
+        float factor = w->row[r].rescale;
+        for (uint32_t c = 0; factor < 1 && c < dim; c++) {
+            w->output[(size_t)r * dim + c] *= factor;
+        }
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)dim, (int)(end - begin),
+                1, weights, QK_TILE_STRIDE, qk_work_values(w, begin, end), (int)dim, 1, w->output,
+                (int)dim);
+}
+
+static void run_tile(const struct qk_work *w, struct qk_tile *tile, uint32_t begin, uint32_t end)
+{
+    int d = (int)w->a->qk.head_dim;
+    /* Key 0 stands apart: key 1 is the one to be aligned. */
+    tile->product = w->product + (begin == 0 ? QK_LANES - 1 : 0);
+    tile->key_begin = begin;
+    tile->key_end = end;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)tile->rows, (int)(end - begin), d, 1,
+                w->query, d, qk_work_keys(w, begin, end), d, 0, tile->product, QK_TILE_STRIDE);
+    w->kernel->fold_tile(tile);
+    if (w->values) {
+        add_output(w, tile->product, tile->rows, begin, end);
+    }
+}
+
+/* Base 2 logits per logit of the sums: a product, or a capped logit. */
+static float slope_of(const struct attention *a)
+{
+    const double log2e = 1.44269504088896340736;
+    return (float)(a->qk.softcap > 0 ? log2e : log2e * a->qk.scale);
+}
+
+static struct qk_tile prepare_tile(const struct qk_work *w, uint32_t rows)
+{
+    const struct attention *a = w->a;
+    bool cap = a->qk.softcap > 0;
+    size_t b = w->sample;
+    return (struct qk_tile){
+        .stride = QK_TILE_STRIDE,
+        .rows = rows,
+        .row = w->row,
+        .holes = {.mask = a->mask == NULL ? NULL : a->mask + b * a->queries * a->keys,
+                  .documents = a->documents == NULL || !a->self
+                                   ? NULL
+                                   : (const unsigned char *)a->documents + b * a->keys * 4,
+                  .keys = a->keys},
+        .slope = slope_of(a),
+        .scale = (float)a->qk.scale,
+        .cap = cap ? (float)a->qk.softcap : 0,
+        .window = w->block->plan.local_window,
+        .inverse_length = w->inverse_length,
+        .value_length = w->values ? w->value_length : NULL,
+        .value_log = w->values ? w->value_log : NULL,
+        .occurrence = w->next_same,
+        .keep = w->values || w->next_same != NULL,
+        .room = w->room,
+        .key = w->list};
+}
+
+static void begin_finish(struct qk_work *w)
+{
+    w->finish = (struct qk_finish){.kernel = w->kernel,
+                                   .a = w->a,
+                                   .head = &w->block->head[w->head],
+                                   .sample = w->sample,
+                                   .local_window = w->block->plan.local_window,
+                                   .slope = (double)slope_of(w->a),
+                                   .first_inverse_length = (double)w->inverse_length[0],
+                                   .first_value_length = w->values ? (double)w->value_length[0] : 0,
+                                   .first_value = w->values ? w->first_value : NULL,
+                                   .first_same = w->first_same};
+    qk_finish_begin(&w->finish, w->isa, w->columns);
+}
+
+/* The rows that were taken, from their first tile to their metrics. */
+static int run_rows(struct qk_work *w, uint32_t rows)
+{
+    uint32_t begin = UINT32_MAX, end = 0;
+    for (uint32_t r = 0; r < rows; r++) {
+        begin = w->row[r].begin < begin ? w->row[r].begin : begin;
+        end = w->row[r].end > end ? w->row[r].end : end;
+    }
+    struct qk_tile tile = prepare_tile(w, rows);
+    if (w->values) {
+        memset(w->output, 0, (size_t)rows * w->a->qk.value_dim * sizeof *w->output);
+    }
+    while (begin < end) {
+        uint32_t next = end - begin > QK_TILE_KEYS ? begin + QK_TILE_KEYS : end;
+        run_tile(w, &tile, begin, next);
+        begin = next;
+    }
+    return qk_finish_rows(&w->finish, w->row, w->extra, rows, w->room);
+}
+
+static int run_head(struct qk_work *w, uint32_t h)
+{
+    int rc = 0;
+    w->head = h;
+    begin_finish(w);
+    for (uint32_t i = w->row_begin; rc == 0 && i < w->row_end;) {
+        uint32_t rows = 0;
+        for (; rc == 0 && rows < QK_TILE_ROWS && i < w->row_end; i++) {
+            rc = take_row(w, i, &rows);
+        }
+        if (rc == 0 && rows > 0) {
+            rc = run_rows(w, rows);
+        }
+    }
+    return rc == 0 ? qk_finish_end(&w->finish) : rc;
+}
+
+static int run_sample(struct qk_work *w, uint32_t b)
+{
+    int rc = 0;
+    uint32_t group = w->a->heads / w->a->qk.kv_heads;
+    qk_work_begin_sample(w, b);
+    for (uint32_t kv = 0; rc == 0 && kv < w->a->qk.kv_heads; kv++) {
+        qk_work_begin_key_head(w, kv);
+        for (uint32_t h = kv * group; rc == 0 && h < (kv + 1) * group; h++) {
+            rc = run_head(w, h);
+        }
+    }
+    return rc;
+}
+
+int qk_compute(struct block *block, const struct attention *a, uint32_t row_begin, uint32_t row_end,
+               enum isa isa, struct scratch *scratch)
+{
+    if (isa == ISA_SCALAR) {
+        return qk_compute_ref(block, a, row_begin, row_end, scratch);
+    }
+    assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
+    assert(a->qk.kv_heads > 0 && a->heads % a->qk.kv_heads == 0 && row_begin <= row_end);
+    struct qk_work w = {.isa = isa,
+                        .block = block,
+                        .a = a,
+                        .row_begin = row_begin,
+                        .row_end = row_end,
+                        .core = block->plan.group[METRIC_GROUP_CORE],
+                        .values = block->plan.group[METRIC_GROUP_CORE] && a->qk.v != NULL};
+    int rc = qk_work_begin(&w, scratch);
+    for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
+        rc = run_sample(&w, b);
+    }
+    return rc;
+}

@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: MIT */
+/* qk_ref: the scalar reference of tier `qk`, one small function per formula of KERNELS.md, in f64,
+ * compiled without vectorising. A row's logits are laid out side by side, its softmax is taken, and
+ * the weights go through the formulas of the attention tier (row_metrics.c): both tiers agree on
+ * the same data because there is one set of formulas. */
+#include "qk_ref.h"
+
+#include "err.h"
+#include "occurrence.h"
+#include "qk.h"
+#include "row_metrics.h"
+#include <assert.h>
+#include <math.h>
+
+#define KEYS_F64 4 /* arrays of [keys] */
+#define KEYS_U32 4 /* key, previous, and 2 to sort */
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+size_t qk_ref_bytes(const struct attention *a)
+{
+    /* Below 2^32 * 2^6 + 2^34: no overflow in 64 bits. */
+    uint64_t bytes = (uint64_t)a->keys * (KEYS_F64 * sizeof(double) + KEYS_U32 * sizeof(uint32_t));
+    bytes +=
+        ((uint64_t)a->qk.head_dim + larger(a->qk.head_dim, a->qk.value_dim) + a->qk.value_dim) *
+        sizeof(double);
+    return bytes <= SIZE_MAX / 2 ? (size_t)bytes : 0;
+}
+
+void qk_ref_init(struct qk_ref *ref, const struct block *block, const struct attention *a,
+                 void *memory)
+{
+    size_t n = a->keys, d = a->qk.head_dim, longest = larger(a->qk.head_dim, a->qk.value_dim);
+    double *f64 = memory, *vectors = f64 + KEYS_F64 * n;
+    uint32_t *u32 = (uint32_t *)(void *)(vectors + d + longest + a->qk.value_dim);
+    bool core = block->plan.group[METRIC_GROUP_CORE];
+    *ref = (struct qk_ref){.a = *a,
+                           .local_window = block->plan.local_window,
+                           .core = core,
+                           .query = vectors,
+                           .vector = vectors + d,
+                           .output = vectors + d + longest,
+                           .logit = f64,
+                           .cosine = f64 + n,
+                           .weight = f64 + 2 * n,
+
+                           .share = f64 + 3 * n,
+                           .key = u32,
+                           .previous = core && a->self && a->tokens != NULL ? u32 + n : NULL};
+    ref->a.learned_sink = false;
+}
+
+void qk_ref_sample(struct qk_ref *ref, uint32_t b)
+{
+    ref->sample = b;
+    if (ref->previous != NULL) {
+        size_t n = ref->a.keys;
+        occurrence_link(ref->a.tokens + b * n, attention_key_count(&ref->a, b), ref->previous + n,
+                        ref->previous);
+    }
+}
+
+/* Formulas. */
+
+double qk_ref_length(const double *x, uint32_t n)
+{
+    double largest = 0, sum = 0;
+    for (uint32_t c = 0; c < n; c++) {
+        double magnitude = fabs(x[c]);
+        largest = magnitude > largest || isnan(magnitude) ? magnitude : largest;
+    }
+    if (!isfinite(largest) || !(largest > 0)) {
+        return largest;
+    }
+    for (uint32_t c = 0; c < n; c++) {
+        sum += x[c] / largest * (x[c] / largest);
+    }
+    return largest * sqrt(sum);
+}
+
+static double dot(const double *x, const double *y, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t c = 0; c < n; c++) {
+        sum += x[c] * y[c];
+    }
+    return sum;
+}
+
+/* scale q k, then softcap */
+static double logit_of(const struct qk *qk, double product)
+{
+    double s = qk->scale * product;
+    return qk->softcap > 0 ? qk->softcap * tanh(s / qk->softcap) : s;
+}
+
+/* Finite or -infinity, and finite somewhere. */
+static bool logits_sound(const double *logit, uint32_t n)
+{
+    bool some = false;
+    for (uint32_t k = 0; k < n; k++) {
+        if (isnan(logit[k]) || logit[k] == INFINITY) {
+            return false;
+        }
+        some = some || isfinite(logit[k]);
+    }
+    return some;
+}
+
+static double largest_of(const double *x, uint32_t n)
+{
+    double largest = x[0];
+    for (uint32_t k = 1; k < n; k++) {
+        largest = x[k] > largest ? x[k] : largest;
+    }
+    return largest;
+}
+
+/* exp(S - max) / sum */
+static void softmax(const double *logit, uint32_t n, double *ret_weight)
+{
+    double largest = largest_of(logit, n), sum = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        ret_weight[k] = exp(logit[k] - largest);
+        sum += ret_weight[k];
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        ret_weight[k] /= sum;
+    }
+}
+
+/* -sum p ln p, p = share / sum of the shares; NaN when that is no distribution */
+static double entropy_of_shares(const double *share, uint32_t n)
+{
+    double sum = 0, entropy = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        sum += share[k];
+    }
+    if (!isfinite(sum) || !(sum > 0)) {
+        return NAN;
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        double p = share[k] / sum;
+        entropy -= p > 0 ? p * log(p) : 0;
+    }
+    return entropy;
+}
+
+/* The row. */
+
+/* First element of a key or value vector of the head. */
+static size_t vector_begin(const struct qk_ref *ref, uint32_t h, uint32_t j, uint32_t dim)
+{
+    uint32_t kv_heads = ref->a.qk.kv_heads, kv = h / (ref->a.heads / kv_heads);
+    return (((size_t)ref->sample * kv_heads + kv) * ref->a.keys + j) * dim;
+}
+
+static void load_query(const struct qk_ref *ref, uint32_t h, uint32_t i)
+{
+    const struct attention *a = &ref->a;
+    size_t row = ((size_t)ref->sample * a->heads + h) * a->queries + i;
+    attention_load(a->qk.q, a->qk.q_dtype, row * a->qk.head_dim, a->qk.head_dim, ref->query);
+}
+
+static void load_key(const struct qk_ref *ref, uint32_t h, uint32_t j)
+{
+    const struct qk *qk = &ref->a.qk;
+    attention_load(qk->k, qk->k_dtype, vector_begin(ref, h, j, qk->head_dim), qk->head_dim,
+                   ref->vector);
+}
+
+static void load_value(const struct qk_ref *ref, uint32_t h, uint32_t j)
+{
+    const struct qk *qk = &ref->a.qk;
+    attention_load(qk->v, qk->v_dtype, vector_begin(ref, h, j, qk->value_dim), qk->value_dim,
+                   ref->vector);
+}
+
+/* Logits and cosines of the row's n keys; the query is loaded. */
+static void fill_logits(const struct qk_ref *ref, uint32_t h, uint32_t n, double query_length)
+{
+    const struct qk *qk = &ref->a.qk;
+    for (uint32_t k = 0; k < n; k++) {
+        load_key(ref, h, ref->key[k]);
+        double product = dot(ref->query, ref->vector, qk->head_dim);
+        ref->logit[k] = logit_of(qk, product);
+        ref->cosine[k] = product / query_length / qk_ref_length(ref->vector, qk->head_dim);
+    }
+}
+
+static void add_finite(struct moments *m, double x)
+{
+    if (isfinite(x)) {
+        moments_add(m, x);
+    }
+}
+
+/* A V, and the shares |A v_j|. */
+static void add_output(const struct qk_ref *ref, struct head_block *head, uint32_t h, uint32_t n)
+{
+    uint32_t dim = ref->a.qk.value_dim;
+    for (uint32_t c = 0; c < dim; c++) {
+        ref->output[c] = 0;
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        load_value(ref, h, ref->key[k]);
+        for (uint32_t c = 0; c < dim; c++) {
+            ref->output[c] += ref->weight[k] * ref->vector[c];
+        }
+        ref->share[k] = ref->weight[k] * qk_ref_length(ref->vector, dim);
+    }
+    double norm = qk_ref_length(ref->output, dim);
+    add_finite(&head->output_norm, norm);
+    if (isfinite(norm)) {
+        add_finite(&head->norm_weighted_entropy, entropy_of_shares(ref->share, n));
+    }
+}
+
+/* Merges the finite ones of x[n], which it compacts. */
+static void merge_finite(struct moments *into, double *x, uint32_t n)
+{
+    uint32_t kept = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        double one = x[k];
+        x[kept] = one;
+        kept += isfinite(one) != 0;
+    }
+    row_merge_moments(into, x, kept);
+}
+
+static int add_core(struct qk_ref *ref, struct head_block *head, uint32_t h, uint32_t i, uint32_t n)
+{
+    softmax(ref->logit, n, ref->weight);
+    struct row r = {
+        .position = attention_position(&ref->a, i), .n = n, .key = ref->key, .weight = ref->weight};
+    struct row_context context = {.a = &ref->a,
+                                  .sample = ref->sample,
+                                  .local_window = ref->local_window,
+                                  .previous = ref->previous};
+    int rc = row_metrics_add(head, &context, &r);
+    if (rc == 0) {
+        rc = dist_add(&head->row[METRIC_MAX_LOGIT], largest_of(ref->logit, n));
+    }
+    merge_finite(&head->logits, ref->logit, n);
+    merge_finite(&head->cosine, ref->cosine, n);
+    if (ref->a.qk.v != NULL) {
+        add_output(ref, head, h, n);
+    }
+    return rc;
+}
+
+int qk_ref_row(struct qk_ref *ref, struct block *block, uint32_t h, uint32_t i)
+{
+    load_query(ref, h, i);
+    double length = qk_ref_length(ref->query, ref->a.qk.head_dim);
+    uint32_t n = attention_valid_keys(&ref->a, ref->sample, i, ref->key);
+    fill_logits(ref, h, n, length);
+    bool sound = logits_sound(ref->logit, n);
+    block->rows += sound;
+    block->invalid_rows += !sound;
+    if (sound) {
+        block->row_sum_error = 0;
+    }
+    if (ref->core) {
+        add_finite(&block->head[h].q_norm, length);
+    }
+    return sound && ref->core ? add_core(ref, &block->head[h], h, i, n) : 0;
+}
+
+void qk_ref_weights(struct qk_ref *ref, uint32_t h, uint32_t i, float *ret_weight)
+{
+    load_query(ref, h, i);
+    uint32_t n = attention_valid_keys(&ref->a, ref->sample, i, ref->key);
+    fill_logits(ref, h, n, 1);
+    bool sound = logits_sound(ref->logit, n);
+    if (sound) {
+        softmax(ref->logit, n, ref->weight);
+    }
+    for (uint32_t j = 0; j < ref->a.keys; j++) {
+        ret_weight[j] = 0;
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        ret_weight[ref->key[k]] = sound ? (float)ref->weight[k] : NAN;
+    }
+}
+
+/* All of a sample, whatever rows see them; once per message, with its first row. */
+static void add_key_norms(struct qk_ref *ref, struct block *block, uint32_t h)
+{
+    uint32_t keys = attention_key_count(&ref->a, ref->sample);
+    for (uint32_t j = 0; j < keys; j++) {
+        load_key(ref, h, j);
+        add_finite(&block->head[h].k_norm, qk_ref_length(ref->vector, ref->a.qk.head_dim));
+    }
+}
+
+static int add_row(struct qk_ref *ref, struct block *block, uint32_t i)
+{
+    int rc = 0;
+    bool valid = attention_query_valid(&ref->a, ref->sample, i);
+    for (uint32_t h = 0; rc == 0 && h < block->heads; h++) {
+        if (i == 0 && ref->core) {
+            add_key_norms(ref, block, h);
+        }
+        rc = valid ? qk_ref_row(ref, block, h, i) : 0;
+    }
+    return rc;
+}
+
+int qk_compute_ref(struct block *block, const struct attention *a, uint32_t row_begin,
+                   uint32_t row_end, struct scratch *scratch)
+{
+    assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
+    assert(a->qk.kv_heads > 0 && a->heads % a->qk.kv_heads == 0);
+    size_t bytes = qk_ref_bytes(a);
+    void *memory = bytes > 0 ? scratch_take(scratch, bytes) : NULL;
+    if (memory == NULL) {
+        return ERR_MEMORY;
+    }
+    struct qk_ref ref;
+    qk_ref_init(&ref, block, a, memory);
+    int rc = 0;
+    for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
+        qk_ref_sample(&ref, b);
+        for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
+            rc = add_row(&ref, block, i);
+        }
+    }
+    return rc;
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* qk_weights: the map itself, for users who ask for it: the products of a tile's rows come from
+ * sgemm straight into the map, and each row's softmax is taken in place. Rows that are not ordinary
+ * (qk_work.c) go through the reference, those that are not sound too: they are NaN at their keys,
+ * so that whoever measures the map counts them. */
+#include "qk.h"
+
+#include "qk_work.h"
+#include <cblas.h>
+#include <math.h>
+#include <string.h>
+
+/* The map's rows [row_begin, row_end) of the current sample and head. */
+static float *map_row(const struct qk_work *w, float *map, uint32_t i)
+{
+    size_t rows = w->row_end - w->row_begin;
+    size_t head = (size_t)w->sample * w->a->heads + w->head;
+    return map + (head * rows + (i - w->row_begin)) * w->a->keys;
+}
+
+/* Products to logits, those of excluded keys to -infinity; returns the largest. */
+static float finish_logits(const struct qk_work *w, uint32_t i, float *row)
+{
+    const struct qk *qk = &w->a->qk;
+    float largest = -INFINITY;
+    uint32_t n = attention_valid_keys(w->a, w->sample, i, w->list), next = 0;
+    for (uint32_t j = 0; j < w->a->keys; j++) {
+        bool valid = next < n && w->list[next] == j;
+        next += valid;
+        double s = valid ? qk->scale * (double)row[j] : -INFINITY;
+        s = valid && qk->softcap > 0 ? qk->softcap * tanh(s / qk->softcap) : s;
+        row[j] = (float)s;
+        largest = row[j] > largest ? row[j] : largest;
+    }
+    return largest;
+}
+
+/* exp(S - largest), 0 where S is -infinity; returns the sum. */
+static double finish_exponentials(const struct qk_work *w, float largest, float *row)
+{
+    const float log2e = 0x1.715476p+0f;
+    double sum = 0;
+    for (uint32_t begin = 0; begin < w->a->keys; begin += QK_TILE_KEYS) {
+        uint32_t left = w->a->keys - begin, n = left < QK_TILE_KEYS ? left : QK_TILE_KEYS;
+        memset(w->room, 0, QK_TILE_KEYS * sizeof *w->room);
+        for (uint32_t k = 0; k < n; k++) {
+            w->room[k] = (row[begin + k] - largest) * log2e;
+        }
+        w->kernel->exp2(w->room, QK_TILE_KEYS);
+        for (uint32_t k = 0; k < n; k++) {
+            row[begin + k] = row[begin + k] > -INFINITY ? w->room[k] : 0;
+            sum += (double)row[begin + k];
+        }
+    }
+    return sum;
+}
+
+static void take_softmax(const struct qk_work *w, uint32_t i, float *row)
+{
+    double sum = finish_exponentials(w, finish_logits(w, i, row), row);
+    for (uint32_t j = 0; j < w->a->keys; j++) {
+        row[j] = (float)((double)row[j] / sum);
+    }
+}
+
+/* Whether row i's products are worth taking; if not, its weights are set. */
+static bool is_ordinary(struct qk_work *w, float *map, uint32_t i)
+{
+    const struct qk_span *span = &w->span[i - w->row_begin];
+    if (span->valid && qk_work_judge(w, i, qk_work_query_length(w, i)) == QK_SOUND) {
+        return true;
+    }
+    if (span->valid) {
+        qk_ref_weights(&w->ref, w->head, i, map_row(w, map, i));
+    } else {
+        memset(map_row(w, map, i), 0, w->a->keys * sizeof *map);
+    }
+    return false;
+}
+
+/* The rows from `begin` on that one sgemm can do: side by side, all ordinary. Returns how many. */
+static uint32_t take_rows(struct qk_work *w, float *map, uint32_t begin)
+{
+    uint32_t rows = 0;
+    while (rows < QK_TILE_ROWS && begin + rows < w->row_end && is_ordinary(w, map, begin + rows)) {
+        qk_work_load_query(w, begin + rows, rows);
+        rows++;
+    }
+    return rows;
+}
+
+static void multiply(const struct qk_work *w, float *map, uint32_t begin, uint32_t rows)
+{
+    int d = (int)w->a->qk.head_dim;
+    uint32_t keys = attention_key_count(w->a, w->sample);
+    float *product = map_row(w, map, begin);
+    for (uint32_t j = 0; j < keys; j += QK_TILE_KEYS) {
+        uint32_t end = keys - j < QK_TILE_KEYS ? keys : j + QK_TILE_KEYS;
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)(end - j), d, 1,
+                    w->query, d, qk_work_keys(w, j, end), d, 0, product + j, (int)w->a->keys);
+    }
+}
+
+static void fill_head(struct qk_work *w, float *map)
+{
+    for (uint32_t i = w->row_begin; i < w->row_end;) {
+        uint32_t rows = take_rows(w, map, i);
+        if (rows > 0) {
+            multiply(w, map, i, rows);
+        }
+        for (uint32_t end = i + rows; i < end; i++) {
+            take_softmax(w, i, map_row(w, map, i));
+        }
+        i += rows == 0; /* is_ordinary has filled it */
+    }
+}
+
+int qk_weights(const struct attention *a, uint32_t row_begin, uint32_t row_end, float *ret_weights,
+               struct scratch *scratch)
+{
+    struct block nothing = {.batch = a->batch, .heads = a->heads};
+    struct qk_work w = {
+        .isa = isa_best(), .block = &nothing, .a = a, .row_begin = row_begin, .row_end = row_end};
+    int rc = qk_work_begin(&w, scratch);
+    uint32_t group = a->heads / a->qk.kv_heads;
+    for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
+        qk_work_begin_sample(&w, b);
+        for (uint32_t kv = 0; kv < a->qk.kv_heads; kv++) {
+            qk_work_begin_key_head(&w, kv);
+            for (w.head = kv * group; w.head < (kv + 1) * group; w.head++) {
+                fill_head(&w, ret_weights);
+            }
+        }
+    }
+    return rc;
+}

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: MIT */
+/* qk_work: one piece of scratch for everything, sized by counting and then carved.
+ *
+ * What is out of the ordinary is known before any product, from the lengths of the vectors:
+ *     a NaN in the query, or in a key that the row sees     the row is unsound, whatever the rest
+ *     a length that is infinite, above 2^40, or not 0 and below 2^-40; |scale q k| that may exceed
+ *     2^15, where f32 has no digits left for the difference of two logits; a negative scale
+ *                                                           the row goes through the reference
+ * so the tiles need no checks: their products are finite, and f32 neither over- nor underflows.
+ * Keys are counted by kind from the left, so a row asks about its range by two subtractions. */
+#include "qk_work.h"
+
+#include "err.h"
+#include "occurrence.h"
+#include "row.h"
+#include <math.h>
+#include <string.h>
+
+#define LENGTH_MAX 0x1p40
+#define LENGTH_MIN 0x1p-40
+#define LOGIT_MAX  0x1p15
+
+/* Memory. */
+
+struct carver {
+    unsigned char *memory; /* NULL: only counts */
+    uint64_t bytes;
+};
+
+static void *carve(struct carver *c, uint64_t count, size_t size)
+{
+    void *piece = c->memory != NULL ? c->memory + c->bytes : NULL;
+    c->bytes += (count * size + 63) / 64 * 64;
+    return piece;
+}
+
+static void carve_all(struct qk_work *w, struct carver *c)
+{
+    const struct attention *a = w->a;
+    uint64_t keys = (uint64_t)a->keys + QK_LANES, d = a->qk.head_dim;
+    uint64_t dv = w->values ? a->qk.value_dim : 0, longest = d > dv ? d : dv;
+    bool tokens = w->core && a->self && a->tokens != NULL;
+    w->span = carve(c, w->row_end - w->row_begin, sizeof *w->span);
+    w->inverse_length = carve(c, keys, sizeof *w->inverse_length);
+    w->value_length = carve(c, w->values ? keys : 0, sizeof *w->value_length);
+    w->value_log = carve(c, w->values ? keys : 0, sizeof *w->value_log);
+    w->key_length = carve(c, a->keys, sizeof *w->key_length);
+    w->before = carve(c, (uint64_t)a->keys + 1, sizeof *w->before);
+    w->next_same = carve(c, tokens ? a->keys : 0, sizeof *w->next_same);
+    w->first_same = carve(c, tokens ? a->keys : 0, sizeof *w->first_same);
+    w->sort = carve(c, tokens ? 3 * (uint64_t)a->keys : 0, sizeof *w->sort);
+    w->list = carve(c, a->keys > QK_TILE_KEYS ? a->keys : QK_TILE_KEYS, sizeof *w->list);
+    w->first_value = carve(c, dv, sizeof *w->first_value);
+    w->vector = carve(c, longest + QK_LANES, sizeof *w->vector);
+    w->query = carve(c, QK_TILE_ROWS * d + QK_LANES, sizeof *w->query);
+    w->key = carve(c, QK_TILE_KEYS * d + QK_LANES, sizeof *w->key);
+    w->value = carve(c, QK_TILE_KEYS * dv + QK_LANES, sizeof *w->value);
+    w->product = carve(c, QK_TILE_ROWS * QK_TILE_STRIDE, sizeof *w->product);
+    w->output = carve(c, QK_TILE_ROWS * dv, sizeof *w->output);
+    size_t fold = QK_ROOM(QK_TILE_KEYS), finish = QK_FINISH_ROOM(QK_TILE_ROWS);
+    w->room = carve(c, fold > finish ? fold : finish, sizeof *w->room);
+    w->row = carve(c, QK_TILE_ROWS, sizeof *w->row);
+    w->extra = carve(c, QK_TILE_ROWS, sizeof *w->extra);
+    w->columns = carve(c, row_values_bytes(1), 1);
+}
+
+static const struct qk_kernel *kernel_of(enum isa isa)
+{
+    switch (isa) {
+#if defined(__x86_64__)
+    case ISA_AVX512:
+        return &qk_kernel_avx512;
+    case ISA_AVX2:
+        return &qk_kernel_avx2;
+#endif
+    default:
+        return &qk_kernel_portable;
+    }
+}
+
+int qk_work_begin(struct qk_work *w, struct scratch *scratch)
+{
+    struct carver count = {0};
+    w->kernel = kernel_of(w->isa);
+    carve_all(w, &count);
+    size_t ref_bytes = qk_ref_bytes(w->a);
+    if (ref_bytes == 0 || count.bytes > SIZE_MAX / 2) {
+        return ERR_MEMORY;
+    }
+    unsigned char *memory = scratch_take(scratch, (size_t)count.bytes + ref_bytes);
+    if (memory == NULL) {
+        return ERR_MEMORY;
+    }
+    struct carver carver = {.memory = memory};
+    carve_all(w, &carver);
+    qk_ref_init(&w->ref, w->block, w->a, memory + count.bytes);
+    if (!w->core || !w->a->self || w->a->tokens == NULL) {
+        w->next_same = w->first_same = NULL;
+    }
+    return 0;
+}
+
+/* The sample: what rows may see, and chains of tokens. */
+
+static struct qk_span span_of(const struct qk_work *w, uint32_t i)
+{
+    const struct attention *a = w->a;
+    struct qk_span s = {.valid = attention_query_valid(a, w->sample, i)};
+    if (!s.valid) {
+        return s;
+    }
+    attention_key_range(a, w->sample, i, &s.begin, &s.end);
+    if (a->mask != NULL || (a->documents != NULL && a->self)) {
+        uint32_t n = attention_valid_keys(a, w->sample, i, w->list);
+        s.begin = n > 0 ? w->list[0] : 0;
+        s.end = n > 0 ? w->list[n - 1] + 1 : 0;
+        s.holes = s.end - s.begin != n;
+    }
+    return s;
+}
+
+static void link_tokens(const struct qk_work *w)
+{
+    uint32_t keys = attention_key_count(w->a, w->sample);
+    uint32_t *previous = w->sort + 2 * (size_t)w->a->keys;
+    occurrence_link(w->a->tokens + (size_t)w->sample * w->a->keys, keys, w->sort, previous);
+    for (uint32_t j = 0; j < keys; j++) {
+        w->next_same[j] = OCCURRENCE_NONE;
+        w->first_same[j] = j;
+        if (previous[j] != OCCURRENCE_NONE) {
+            w->next_same[previous[j]] = j;
+            w->first_same[j] = w->first_same[previous[j]];
+        }
+    }
+}
+
+void qk_work_begin_sample(struct qk_work *w, uint32_t b)
+{
+    w->sample = b;
+    for (uint32_t i = w->row_begin; i < w->row_end; i++) {
+        w->span[i - w->row_begin] = span_of(w, i);
+    }
+    if (w->next_same != NULL) {
+        link_tokens(w);
+    }
+    qk_ref_sample(&w->ref, b);
+}
+
+/* The key head: lengths of keys and values. */
+
+static size_t element_bytes(enum dtype dtype)
+{
+    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
+}
+
+/* Elements [first, first + n) of a tensor as f32, converted to `room` or, aligned f32, in place. */
+static const float *elements(const struct qk_work *w, const void *tensor, enum dtype dtype,
+                             size_t first, size_t n, float *room)
+{
+    const unsigned char *p = (const unsigned char *)tensor + first * element_bytes(dtype);
+    if (dtype == DTYPE_F32 && (uintptr_t)p % sizeof(float) == 0) {
+        return (const float *)(const void *)p;
+    }
+    w->kernel->load(p, dtype, n, room);
+    return room;
+}
+
+/* Element 0 of the vector of key j. */
+static size_t key_begin_of(const struct qk_work *w, uint32_t j, uint32_t dim)
+{
+    return (((size_t)w->sample * w->a->qk.kv_heads + w->kv) * w->a->keys + j) * dim;
+}
+
+/* The length of a vector that f32, or its square, may not hold. */
+static double exact_length(const struct qk_work *w, const void *tensor, enum dtype dtype,
+                           size_t first, uint32_t n)
+{
+    attention_load(tensor, dtype, first, n, w->ref.vector);
+    return qk_ref_length(w->ref.vector, n);
+}
+
+static double vector_length(const struct qk_work *w, const void *tensor, enum dtype dtype,
+                            size_t first, uint32_t n)
+{
+    double length = (double)w->kernel->length(elements(w, tensor, dtype, first, n, w->vector), n);
+    bool usual = length >= LENGTH_MIN && length <= LENGTH_MAX;
+    return usual ? length : exact_length(w, tensor, dtype, first, n);
+}
+
+/* Only the reference can handle it. */
+static bool is_odd(double length)
+{
+    return !isnan(length) && length > 0 && !(length >= LENGTH_MIN && length <= LENGTH_MAX);
+}
+
+static void measure_value(struct qk_work *w, uint32_t j, struct qk_counts *counts)
+{
+    const struct qk *qk = &w->a->qk;
+    size_t first = key_begin_of(w, j, qk->value_dim);
+    double length = vector_length(w, qk->v, qk->v_dtype, first, qk->value_dim);
+    counts->lost += isfinite(length) == 0;
+    counts->odd += isfinite(length) && is_odd(length);
+    w->value_length[j] = isfinite(length) ? (float)length : 0;
+    w->value_log[j] = isfinite(length) && length > 0 ? (float)log2(length) : 0;
+}
+
+static void measure_keys(struct qk_work *w)
+{
+    const struct qk *qk = &w->a->qk;
+    uint32_t keys = attention_key_count(w->a, w->sample);
+    struct qk_counts counts = {0};
+    w->longest_key = 0;
+    for (uint32_t j = 0; j < keys; j++) {
+        w->before[j] = counts;
+        size_t first = key_begin_of(w, j, qk->head_dim);
+        double length = vector_length(w, qk->k, qk->k_dtype, first, qk->head_dim);
+        counts.nan += isnan(length) != 0;
+        counts.odd += is_odd(length);
+        counts.zero += length <= 0;
+        w->key_length[j] = length;
+        w->inverse_length[j] = length > 0 && !is_odd(length) ? (float)(1 / length) : 0;
+        if (length > w->longest_key && !is_odd(length)) {
+            w->longest_key = length;
+        }
+        if (w->values) {
+            measure_value(w, j, &counts);
+        }
+    }
+    w->before[keys] = counts;
+}
+
+static void add_key_norms(struct qk_work *w)
+{
+    uint32_t keys = attention_key_count(w->a, w->sample), n = 0;
+    for (uint32_t j = 0; j < keys; j++) {
+        w->key_length[n] = w->key_length[j];
+        n += isfinite(w->key_length[n]) != 0;
+    }
+    uint32_t group = w->a->heads / w->a->qk.kv_heads;
+    for (uint32_t h = w->kv * group; h < (w->kv + 1) * group; h++) {
+        row_merge_moments(&w->block->head[h].k_norm, w->key_length, n);
+    }
+}
+
+/* For the rows that do not see them: their weight 0 times that must be 0. */
+static void zero_infinite(float *x, size_t n)
+{
+    for (size_t c = 0; c < n; c++) {
+        x[c] = isfinite(x[c]) ? x[c] : 0;
+    }
+}
+
+void qk_work_begin_key_head(struct qk_work *w, uint32_t kv)
+{
+    const struct qk *qk = &w->a->qk;
+    w->kv = kv;
+    measure_keys(w);
+    if (w->core && w->row_begin == 0 && w->row_end > 0) {
+        add_key_norms(w);
+    }
+    if (w->values) {
+        w->kernel->load((const unsigned char *)qk->v +
+                            key_begin_of(w, 0, qk->value_dim) * element_bytes(qk->v_dtype),
+                        qk->v_dtype, qk->value_dim, w->first_value);
+        zero_infinite(w->first_value, qk->value_dim);
+    }
+}
+
+/* Rows and tiles. */
+
+/* The parameters, whatever the vectors are. */
+static bool usual_parameters(const struct qk *qk)
+{
+    bool scale = qk->scale >= LENGTH_MIN && qk->scale <= LENGTH_MAX;
+    bool cap = qk->softcap <= 0 || (qk->softcap >= 0x1p-15 && qk->softcap <= LOGIT_MAX);
+    return scale && cap;
+}
+
+enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, double query_length)
+{
+    const struct qk_span *span = &w->span[i - w->row_begin];
+    const struct qk_counts *from = &w->before[span->begin], *to = &w->before[span->end];
+    bool nan = isnan(query_length) || to->nan != from->nan;
+    if (span->begin == span->end || (nan && !span->holes)) {
+        return QK_UNSOUND;
+    }
+    bool lost = to->lost != from->lost && span->holes;
+    bool odd = is_odd(query_length) || to->odd != from->odd;
+    double bound = w->a->qk.scale * query_length * w->longest_key;
+    bool usual = usual_parameters(&w->a->qk) && bound <= LOGIT_MAX;
+    return usual && !nan && !lost && !odd ? QK_SOUND : QK_REFERENCE;
+}
+
+static size_t query_begin(const struct qk_work *w, uint32_t i)
+{
+    size_t row = ((size_t)w->sample * w->a->heads + w->head) * w->a->queries + i;
+    return row * w->a->qk.head_dim;
+}
+
+double qk_work_query_length(const struct qk_work *w, uint32_t i)
+{
+    const struct qk *qk = &w->a->qk;
+    return vector_length(w, qk->q, qk->q_dtype, query_begin(w, i), qk->head_dim);
+}
+
+void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at)
+{
+    const struct qk *qk = &w->a->qk;
+    const unsigned char *q = qk->q;
+    w->kernel->load(q + query_begin(w, i) * element_bytes(qk->q_dtype), qk->q_dtype, qk->head_dim,
+                    w->query + (size_t)at * qk->head_dim);
+}
+
+const float *qk_work_keys(const struct qk_work *w, uint32_t begin, uint32_t end)
+{
+    const struct qk *qk = &w->a->qk;
+    size_t n = (size_t)(end - begin) * qk->head_dim;
+    return elements(w, qk->k, qk->k_dtype, key_begin_of(w, begin, qk->head_dim), n, w->key);
+}
+
+const float *qk_work_values(const struct qk_work *w, uint32_t begin, uint32_t end)
+{
+    const struct qk *qk = &w->a->qk;
+    const struct qk_counts *from = &w->before[begin], *to = &w->before[end];
+    size_t n = (size_t)(end - begin) * qk->value_dim;
+    const float *v =
+        elements(w, qk->v, qk->v_dtype, key_begin_of(w, begin, qk->value_dim), n, w->value);
+    if (from->lost != to->lost || from->odd != to->odd) {
+        memmove(w->value, v, n * sizeof *v);
+        zero_infinite(w->value, n);
+        return w->value;
+    }
+    return v;
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/* spectrum_lapack: dgesdd (divide and conquer, Gu and Eisenstat 1995) and dgeev, values only.
+ *
+ * LAPACK is column-major, our matrices are row-major: read without moving anything, a matrix is its
+ * transpose, whose singular values and eigenvalues are the same. LAPACK's integers are 32 bits
+ * wide; a matrix too large for them is reported as out of memory, since at 8 bytes an entry it
+ * would not have fitted either. */
+#include "spectrum_lapack.h"
+#include "spectrum_matrix.h"
+#include "err.h"
+
+#include <lapacke.h>
+#include <math.h>
+
+struct problem {
+    lapack_int rows, columns; /* as LAPACK sees them */
+    lapack_int work_count;
+    uint32_t count;
+    double *map, *values, *work; /* values: [2 * max(rows, columns)] */
+    lapack_int *iwork;           /* [8 * count] */
+};
+
+typedef lapack_int solver(const struct problem *p, double *work, lapack_int work_count);
+
+static lapack_int gesdd(const struct problem *p, double *work, lapack_int work_count)
+{
+    lapack_int one = 1, info = 0;
+    double unused;
+    LAPACK_dgesdd("N", &p->rows, &p->columns, p->map, &p->rows, p->values, &unused, &one, &unused,
+                  &one, work, &work_count, p->iwork, &info);
+    return info;
+}
+
+static lapack_int geev(const struct problem *p, double *work, lapack_int work_count)
+{
+    lapack_int one = 1, info = 0;
+    double unused, *imaginary = p->values == NULL ? NULL : p->values + p->count;
+    LAPACK_dgeev("N", "N", &p->rows, p->map, &p->rows, p->values, imaginary, &unused, &one, &unused,
+                 &one, work, &work_count, &info);
+    return info;
+}
+
+/* Asks LAPACK how much work space it wants, and carves all from scratch. */
+static int take_problem(struct problem *p, const struct matrix *m, solver *solve,
+                        struct scratch *scratch)
+{
+    uint32_t count = m->rows < m->columns ? m->rows : m->columns;
+    if (m->rows > INT32_MAX || m->columns > INT32_MAX || count > INT32_MAX / 8) {
+        return ERR_MEMORY;
+    }
+    *p = (struct problem){
+        .rows = (lapack_int)m->columns, .columns = (lapack_int)m->rows, .count = count};
+    double answer = 0;
+    if (solve(p, &answer, -1) != 0 || !(answer >= 1 && answer < INT32_MAX)) {
+        return ERR_MEMORY;
+    }
+    p->work_count = (lapack_int)answer;
+    /* Two factors below 2^31 and a few more of that size: no overflow before the last product. */
+    uint64_t map_count = (uint64_t)m->rows * m->columns;
+    uint64_t f64_count = map_count + 2 * (uint64_t)count + (uint64_t)p->work_count;
+    if (f64_count > SIZE_MAX / 16) {
+        return ERR_MEMORY;
+    }
+    p->map =
+        scratch_take(scratch, f64_count * sizeof(double) + (size_t)count * 8 * sizeof(lapack_int));
+    if (p->map == NULL) {
+        return ERR_MEMORY;
+    }
+    p->values = p->map + map_count;
+    p->work = p->values + 2 * (size_t)count;
+    p->iwork = (lapack_int *)(void *)(p->work + p->work_count);
+    return 0;
+}
+
+/* A positive info means that LAPACK did not converge: no number exists then. */
+static bool solve_problem(const struct problem *p, const struct matrix *m, solver *solve)
+{
+    return matrix_load_f64(m, p->map) && solve(p, p->work, p->work_count) == 0;
+}
+
+int lapack_values(const struct matrix *m, struct scratch *scratch, struct singular_values *ret)
+{
+    struct problem p;
+    int rc = take_problem(&p, m, gesdd, scratch);
+    if (rc == 0) {
+        bool solved = solve_problem(&p, m, gesdd);
+        *ret = (struct singular_values){
+            .value = solved ? p.values : NULL, .count = p.count, .unit = 1};
+    }
+    return rc;
+}
+
+static double second_modulus(const double *real, const double *imaginary, uint32_t count)
+{
+    double first = -1, second = NAN;
+    for (uint32_t i = 0; i < count; i++) {
+        double modulus = hypot(real[i], imaginary[i]);
+        if (modulus > first) {
+            second = first < 0 ? (double)NAN : first;
+            first = modulus;
+        } else if (!(modulus <= second)) {
+            second = modulus;
+        }
+    }
+    return second;
+}
+
+int lapack_eigenvalue_2(const struct matrix *m, struct scratch *scratch, double *ret)
+{
+    struct problem p;
+    int rc = take_problem(&p, m, geev, scratch);
+    if (rc == 0) {
+        *ret = solve_problem(&p, m, geev) ? second_modulus(p.values, p.values + p.count, p.count)
+                                          : (double)NAN;
+    }
+    return rc;
+}
