@@ -404,6 +404,26 @@ static int judge_rows(struct fast *f)
     return 0;
 }
 
+/* At rows whose sums one pass could not be sure of. */
+static void look_again(struct fast *f, struct row_doubts doubts, const float eighth[ROW_BATCH])
+{
+    struct row_batch *batch = &f->batch;
+    const struct row_kernels *k = f->kernels;
+    for (uint32_t bits = doubts.top | doubts.squares; bits != 0; bits &= bits - 1) {
+        uint32_t s = (uint32_t)__builtin_ctz(bits);
+        if (s >= batch->used || !(batch->sound[s] > 0)) {
+            continue;
+        }
+        const struct slot *slot = &f->slot[s];
+        if ((doubts.top >> s & 1) != 0) {
+            batch->top[s] = k->top[f->a->dtype](&slot->frame->job, slot->row, eighth[s]);
+        }
+        if ((doubts.squares >> s & 1) != 0) {
+            batch->squares[s] = k->squares[f->a->dtype](&slot->frame->job, slot->row);
+        }
+    }
+}
+
 /* The rows in the slots, through to their values. */
 static int drain(struct fast *f)
 {
@@ -419,15 +439,10 @@ static int drain(struct fast *f)
         return rc;
     }
     float eighth[ROW_BATCH];
-    uint32_t short_of = f->kernels->reduce(f->pass, batch, eighth);
+    struct row_doubts doubts = f->kernels->reduce(f->pass, batch, eighth);
     fill_picked(f);
     int rc = judge_rows(f);
-    for (uint32_t s = 0; s < batch->used; s++) {
-        if ((short_of >> s & 1) != 0 && batch->sound[s] > 0) {
-            batch->top[s] =
-                f->kernels->top[f->a->dtype](&f->slot[s].frame->job, f->slot[s].row, eighth[s]);
-        }
-    }
+    look_again(f, doubts, eighth);
     return rc == 0 ? row_values_add(&f->values, batch, f->block->head) : rc;
 }
 

@@ -172,18 +172,34 @@ SIMD_INLINE vf sum_top(const vf top[TOP_KEYS])
     return v_add(a, b);
 }
 
-static uint32_t row_reduce(const struct row_pass *pass, struct row_batch *batch,
-                           float ret_eighth[ROW_BATCH])
+/* Share of the squares about 0 below which those about the pivot have lost too much to f32. */
+#define SQUARES_LOST 0x1p-5f
+
+/* sum (A - c)^2 = sum A^2 - c (2 S - n c), c = 1/n */
+SIMD_INLINE vf squares_about_pivot(const struct row_batch *batch, uint32_t s, vf squares,
+                                   vf rest_sum)
 {
-    uint32_t short_of = 0;
+    vf n = v_load(batch->keys + s), sum = v_add(rest_sum, v_load(batch->first + s));
+    vf c = v_div(v_set(1), n);
+    return v_sub(squares, v_mul(c, v_sub(v_add(sum, sum), v_mul(n, c))));
+}
+
+static struct row_doubts row_reduce(const struct row_pass *pass, struct row_batch *batch,
+                                    float ret_eighth[ROW_BATCH])
+{
+    struct row_doubts doubts = {0};
     for (uint32_t s = 0; s < ROW_BATCH; s += W) {
         vf sum = sum_of(pass, LANES_SUM, s), plogp = sum_of(pass, LANES_PLOGP, s);
         vf log2 = v_fma(v_set(LOG2_CONSTANT), sum, plogp);
         vf top[TOP_KEYS], least, max;
-        short_of |= v_mask_bits(top_of(pass, s, top, &least, &max)) << s;
+        doubts.top |= v_mask_bits(top_of(pass, s, top, &least, &max)) << s;
         v_store(batch->rest_sum + s, sum);
         v_store(batch->rest_plogp + s, v_mul(log2, v_set(LN2)));
-        v_store(batch->squares + s, sum_of(pass, LANES_SQUARES, s));
+        vf about_zero = sum_of(pass, LANES_SQUARES, s);
+        vf about_pivot = squares_about_pivot(batch, s, about_zero, sum);
+        vm uniform = v_less(about_pivot, v_mul(about_zero, v_set(SQUARES_LOST)));
+        doubts.squares |= v_mask_bits(uniform) << s;
+        v_store(batch->squares + s, about_pivot);
         v_store(batch->distance + s, sum_of(pass, LANES_DISTANCE, s));
         v_store(batch->local_mass + s, sum_of(pass, LANES_LOCAL, s));
         v_store(batch->min + s, min_of(pass, s));
@@ -191,7 +207,7 @@ static uint32_t row_reduce(const struct row_pass *pass, struct row_batch *batch,
         v_store(batch->top + s, sum_top(top));
         v_store(ret_eighth + s, least);
     }
-    return short_of;
+    return doubts;
 }
 
 /* Sums and minima only. */
@@ -302,15 +318,38 @@ SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, const uns
     return keys <= TOP_KEYS ? total + (TOP_KEYS - keys) * least : top_sum_deep(dtype, job, row);
 }
 
-#define TOP(dtype_name, dtype)                                                                     \
+SIMD_INLINE float squares_sum(enum dtype dtype, const struct row_job *job, const unsigned char *row)
+{
+    const struct walk w = walk_of(dtype, job, row, row);
+    double total = 0;
+    uint32_t k_end = (job->end + W - 1) / W;
+    for (uint32_t k = job->begin / W; k < k_end;) {
+        uint32_t k1 = k_end - k > SEGMENT ? k + SEGMENT : k_end;
+        vf sum = v_set(0);
+        for (; k < k1; k++) {
+            vm valid = valid_lanes(job, job->begin, job->end, k);
+            vf off = v_sub(load_any(dtype, &w, k), v_set(job->pivot));
+            off = v_select(valid, off, v_set(0));
+            sum = v_fma(off, off, sum);
+        }
+        total += vd_sum(v_widen(sum));
+    }
+    return (float)total;
+}
+
+#define SECOND_LOOK(dtype_name, dtype)                                                             \
     static float top_##dtype_name(const struct row_job *job, const unsigned char *row,             \
                                   float least)                                                     \
     {                                                                                              \
         return top_sum(dtype, job, row, least);                                                    \
+    }                                                                                              \
+    static float squares_##dtype_name(const struct row_job *job, const unsigned char *row)         \
+    {                                                                                              \
+        return squares_sum(dtype, job, row);                                                       \
     }
-TOP(f32, DTYPE_F32)
-TOP(f16, DTYPE_F16)
-TOP(bf16, DTYPE_BF16)
-TOP(f64, DTYPE_F64)
+SECOND_LOOK(f32, DTYPE_F32)
+SECOND_LOOK(f16, DTYPE_F16)
+SECOND_LOOK(bf16, DTYPE_BF16)
+SECOND_LOOK(f64, DTYPE_F64)
 
 #endif
