@@ -27,11 +27,7 @@
 /* A row sum nearer than this to a bound is judged by the reference; f32 sums are right to 2e-6. */
 #define SUM_UNCERTAIN 1e-5
 /* More than this in a row, after dropout, leaves what f32 sums are right for. */
-#define SUM_MOST 4.0f
-/* A rest of a row below this is left to the reference: its shares would be made of denormals. */
-#define REST_LEAST 1e-25
-/* The same for entropies whose exponential leaves f32. */
-#define PLOGP_LEAST -80.0f
+#define SUM_MOST 4.0
 /* Longer rows have importance by the reference: the series of ln(P + 1e-8) is cut after its first
  * term, which is right to 1e-15 T^2. */
 #define IMPORTANCE_KEYS_MAX 32768
@@ -60,6 +56,7 @@ struct fast {
     bool core, across; /* core metrics; maps or pairs */
     size_t element;    /* bytes */
     uint32_t rows_ahead;
+    float sum_least, sum_most; /* of rows that are surely sound */
     row_kernel *row_kernel;
     struct frame *frame;            /* the one at work */
     struct frame frames[ROW_BATCH]; /* those of rows in the slots; used in turn */
@@ -118,6 +115,14 @@ static void carve(struct fast *f, unsigned char *at)
     f->induction = take(&at, occurrence_bytes(a));
     f->duplicate = take(&at, occurrence_bytes(a));
     block_ref_begin(f->block, a, at, &f->work);
+}
+
+static void set_sums(struct fast *f)
+{
+    const struct attention *a = f->a;
+    float room = (float)(attention_tolerance(a->dtype) - SUM_UNCERTAIN);
+    f->sum_least = a->dropout || a->learned_sink ? 0 : 1 - room;
+    f->sum_most = a->dropout ? (float)SUM_MOST : 1 + room;
 }
 
 static void set_existing(struct fast *f)
@@ -355,61 +360,68 @@ static void fill_picked(struct fast *f)
     }
 }
 
-enum verdict { SOUND, UNSOUND, UNCERTAIN };
-
-/* Whether the f32 sums of a row are what the reference would find, to the tolerance. */
-static bool sums_usable(const struct fast *f, uint32_t s)
+/* Whether a row's sum is surely beyond what is sound, and nothing else is the matter with it. */
+static bool surely_unsound(const struct fast *f, uint32_t s)
 {
-    const struct row_batch *batch = &f->batch;
-    float rest = batch->rest_sum[s], sum = rest + batch->first[s];
-    if (!(sum <= SUM_MOST) || signbit(batch->min[s])) {
-        return false;
-    }
-    if (!f->core) {
-        return true;
-    }
-    return (rest <= 0 || (double)rest >= REST_LEAST) && batch->rest_plogp[s] > PLOGP_LEAST &&
-           isfinite(batch->rest_plogp[s]) && isfinite(batch->squares[s]) &&
-           isfinite(batch->distance[s]);
-}
-
-static enum verdict judge(const struct fast *f, uint32_t s)
-{
-    if (!sums_usable(f, s)) {
-        return UNCERTAIN;
-    }
     const struct attention *a = f->a;
     double sum = (double)f->batch.rest_sum[s] + (double)f->batch.first[s];
-    double tolerance = attention_tolerance(a->dtype);
-    double beyond = (a->learned_sink ? sum - 1 : fabs(sum - 1)) - tolerance;
-    if (a->dropout || beyond < -SUM_UNCERTAIN) {
-        return SOUND;
+    double beyond = (a->learned_sink ? sum - 1 : fabs(sum - 1)) - attention_tolerance(a->dtype);
+    return !a->dropout && !signbit(f->batch.min[s]) && beyond > SUM_UNCERTAIN && sum < SUM_MOST;
+}
+
+/* One row that is not ordinary. */
+static int judge_row(struct fast *f, uint32_t s)
+{
+    struct block *block = f->block;
+    const struct slot *slot = &f->slot[s];
+    if (!surely_unsound(f, s)) {
+        return block_ref_row(block, f->a, &f->work, slot->frame->b, slot->h, slot->frame->i);
     }
-    return beyond > SUM_UNCERTAIN ? UNSOUND : UNCERTAIN;
+    double sum = (double)f->batch.rest_sum[s] + (double)f->batch.first[s];
+    block->row_sum_error = fmax(block->row_sum_error, fabs(sum - 1)); /* NaN gives way */
+    block->invalid_rows++;
+    return 0;
 }
 
 /* Counts the rows of the batch; those that are uncertain by the reference. */
 static int judge_rows(struct fast *f)
 {
-    struct block *block = f->block;
     struct row_batch *batch = &f->batch;
+    float error;
+    uint32_t sound = f->kernels->ordinary(batch, f->sum_least, f->sum_most, f->core, &error);
+    if (sound != 0) {
+        f->block->row_sum_error = fmax(f->block->row_sum_error, (double)error);
+    }
     for (uint32_t s = 0; s < batch->used; s++) {
-        const struct slot *slot = &f->slot[s];
-        enum verdict verdict = judge(f, s);
-        batch->sound[s] = verdict == SOUND ? 1 : 0;
-        if (verdict == UNCERTAIN) {
-            int rc = block_ref_row(block, f->a, &f->work, slot->frame->b, slot->h, slot->frame->i);
-            if (rc < 0) {
-                return rc;
-            }
-            continue;
+        bool is_sound = (sound >> s & 1) != 0;
+        batch->sound[s] = is_sound ? 1 : 0;
+        f->block->rows += is_sound;
+        int rc = is_sound ? 0 : judge_row(f, s);
+        if (rc < 0) {
+            return rc;
         }
-        double sum = (double)batch->rest_sum[s] + (double)batch->first[s];
-        block->row_sum_error = fmax(block->row_sum_error, fabs(sum - 1)); /* NaN gives way */
-        block->rows += verdict == SOUND;
-        block->invalid_rows += verdict == UNSOUND;
     }
     return 0;
+}
+
+/* At rows whose sums one pass could not be sure of. */
+static void look_again(struct fast *f, struct row_doubts doubts, const float eighth[ROW_BATCH])
+{
+    struct row_batch *batch = &f->batch;
+    const struct row_kernels *k = f->kernels;
+    for (uint32_t bits = doubts.top | doubts.squares; bits != 0; bits &= bits - 1) {
+        uint32_t s = (uint32_t)__builtin_ctz(bits);
+        if (s >= batch->used || !(batch->sound[s] > 0)) {
+            continue;
+        }
+        const struct slot *slot = &f->slot[s];
+        if ((doubts.top >> s & 1) != 0) {
+            batch->top[s] = k->top[f->a->dtype](&slot->frame->job, slot->row, eighth[s]);
+        }
+        if ((doubts.squares >> s & 1) != 0) {
+            batch->squares[s] = k->squares[f->a->dtype](&slot->frame->job, slot->row);
+        }
+    }
 }
 
 /* The rows in the slots, through to their values. */
@@ -427,15 +439,10 @@ static int drain(struct fast *f)
         return rc;
     }
     float eighth[ROW_BATCH];
-    uint32_t short_of = f->kernels->reduce(f->pass, batch, eighth);
+    struct row_doubts doubts = f->kernels->reduce(f->pass, batch, eighth);
     fill_picked(f);
     int rc = judge_rows(f);
-    for (uint32_t s = 0; s < batch->used; s++) {
-        if ((short_of >> s & 1) != 0 && batch->sound[s] > 0) {
-            batch->top[s] =
-                f->kernels->top[f->a->dtype](&f->slot[s].frame->job, f->slot[s].row, eighth[s]);
-        }
-    }
+    look_again(f, doubts, eighth);
     return rc == 0 ? row_values_add(&f->values, batch, f->block->head) : rc;
 }
 
@@ -639,6 +646,7 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
     f.frame = f.frames;
     carve(&f, memory);
     set_existing(&f);
+    set_sums(&f);
     int rc = 0;
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         rc = add_query(&f, i);

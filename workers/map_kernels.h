@@ -8,13 +8,7 @@
 
 SIMD_INLINE double lanes_total(vf x)
 {
-    float lane[SIMD_WIDTH];
-    double total = 0;
-    v_store(lane, x);
-    for (uint32_t l = 0; l < W; l++) {
-        total += (double)lane[l];
-    }
-    return total;
+    return vd_sum(v_widen(x));
 }
 
 /* The first n - j lanes of x, `other` in the others. */
@@ -45,15 +39,8 @@ SIMD_INLINE struct spread spread_of(enum dtype dtype, const struct walk *row)
         }
         s.sum += lanes_total(part);
     }
-    float low[SIMD_WIDTH], high[SIMD_WIDTH];
-    v_store(low, min);
-    v_store(high, max);
-    for (uint32_t l = 1; l < W; l++) {
-        low[0] = low[l] < low[0] ? low[l] : low[0];
-        high[0] = high[l] > high[0] ? high[l] : high[0];
-    }
-    s.min = low[0];
-    s.max = high[0];
+    s.min = v_least(min);
+    s.max = v_most(max);
     return s;
 }
 
@@ -118,20 +105,13 @@ SIMD_INLINE void add_deviations(struct map_sums *m, vf x)
 SIMD_INLINE struct moments finish_map(const struct map_sums *m, double sum, double squares,
                                       uint32_t n)
 {
-    float low[SIMD_WIDTH], high[SIMD_WIDTH];
-    v_store(low, m->min);
-    v_store(high, m->max);
-    for (uint32_t l = 1; l < W; l++) {
-        low[0] = low[l] < low[0] ? low[l] : low[0];
-        high[0] = high[l] > high[0] ? high[l] : high[0];
-    }
     double mean = sum / n, off = mean - (double)(float)mean;
     double m2 = squares - n * off * off;
     return (struct moments){.n = n,
                             .mean = mean,
                             .m2 = m2 < 0 ? 0 : m2, /* NaN stays */
-                            .min = (double)low[0],
-                            .max = (double)high[0]};
+                            .min = (double)v_least(m->min),
+                            .max = (double)v_most(m->max)};
 }
 
 /* The two maps side by side: sums and extremes, then squared deviations from the f32 mean, which

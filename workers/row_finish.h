@@ -77,55 +77,35 @@ static void row_finish(const struct row_batch *batch, float *const ret_value[MET
     }
 }
 
-/* Lanes of f64 that are summed side by side. */
-#define COUNT_LANES 16
-
-static double lanes_sum(const double lane[COUNT_LANES])
-{
-    double total = 0;
-    for (size_t l = 0; l < COUNT_LANES; l++) {
-        total += lane[l];
-    }
-    return total;
-}
-
-/* In two passes. */
+/* In two passes: whole vectors, and the rest one by one. */
 static struct moments count_moments(const float *x, size_t n)
 {
-    double sum[COUNT_LANES] = {0}, m2[COUNT_LANES] = {0};
-    float min[COUNT_LANES], max[COUNT_LANES];
-    size_t whole = n - n % COUNT_LANES;
-    for (size_t l = 0; l < COUNT_LANES; l++) {
-        min[l] = max[l] = x[l < n ? l : 0];
+    size_t whole = n - n % SIMD_WIDTH;
+    vd sum = vd_zero(), m2 = vd_zero();
+    vf min = v_set(x[0]), max = v_set(x[0]);
+    for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
+        vf v = v_load(x + k);
+        sum = vd_add(sum, v_widen(v));
+        min = v_min(v, min);
+        max = v_max(v, max);
     }
-    for (size_t k = 0; k < whole; k += COUNT_LANES) {
-        for (size_t l = 0; l < COUNT_LANES; l++) {
-            sum[l] += (double)x[k + l];
-            min[l] = x[k + l] < min[l] ? x[k + l] : min[l];
-            max[l] = x[k + l] > max[l] ? x[k + l] : max[l];
-        }
-    }
+    double total = vd_sum(sum);
+    float least = v_least(min), most = v_most(max);
     for (size_t k = whole; k < n; k++) {
-        sum[0] += (double)x[k];
-        min[0] = x[k] < min[0] ? x[k] : min[0];
-        max[0] = x[k] > max[0] ? x[k] : max[0];
+        total += (double)x[k];
+        least = x[k] < least ? x[k] : least;
+        most = x[k] > most ? x[k] : most;
     }
-    double mean = lanes_sum(sum) / (double)n;
-    for (size_t k = 0; k < whole; k += COUNT_LANES) {
-        for (size_t l = 0; l < COUNT_LANES; l++) {
-            double deviation = (double)x[k + l] - mean;
-            m2[l] += deviation * deviation;
-        }
+    double mean = total / (double)n;
+    for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
+        m2 = vd_add_square(m2, v_widen(v_load(x + k)), mean);
     }
+    double squares = vd_sum(m2);
     for (size_t k = whole; k < n; k++) {
-        m2[0] += ((double)x[k] - mean) * ((double)x[k] - mean);
-    }
-    for (size_t l = 1; l < COUNT_LANES; l++) {
-        min[0] = min[l] < min[0] ? min[l] : min[0];
-        max[0] = max[l] > max[0] ? max[l] : max[0];
+        squares += ((double)x[k] - mean) * ((double)x[k] - mean);
     }
     return (struct moments){
-        .n = n, .mean = mean, .m2 = lanes_sum(m2), .min = (double)min[0], .max = (double)max[0]};
+        .n = n, .mean = mean, .m2 = squares, .min = (double)least, .max = (double)most};
 }
 
 /* The used counters of the keys [begin, end] as a list; zeroes them. */

@@ -38,7 +38,7 @@ struct row_job {
 enum lane_sum {
     LANES_SUM,      /* A, without key 0 */
     LANES_PLOGP,    /* A (log2 A - LOG2_CONSTANT), without key 0 */
-    LANES_SQUARES,  /* (A - pivot)^2 */
+    LANES_SQUARES,  /* A^2 */
     LANES_DISTANCE, /* A |p - j| */
     LANES_LOCAL,
     LANES_MIN,
@@ -59,8 +59,18 @@ struct importance_sums {
     struct moments entries;
 };
 
+/* Bits of the slots that want a second look: `top` may not have kept all of the 8 largest,
+ * `squares` are of a row too near to uniform. */
+struct row_doubts {
+    uint32_t top, squares;
+};
+
 #define KERNEL_DTYPES 4 /* DTYPE_F32 to DTYPE_F64 */
 
+/* A rest of a row below this is left to the reference: its shares would be made of denormals. */
+#define ROW_REST_LEAST 1e-25f
+/* The same for entropies whose exponential leaves f32. */
+#define ROW_PLOGP_LEAST -80.0f
 /* Bytes of weights to fetch early: a few times what the memory's latency is worth. */
 #define ROW_AHEAD 8192u
 /* One row, its first element at any address, into its slot; `next` is the row to be fetched early,
@@ -76,12 +86,19 @@ struct row_kernels {
     row_kernel *rows[KERNEL_DTYPES][2];
     void (*maps[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row,
                                 const unsigned char *next);
-    /* Sums across lanes, into the batch, and the eighth largest weight that was kept. Returns bits
-     * of the slots that may not have kept all of the 8 largest. */
-    uint32_t (*reduce)(const struct row_pass *pass, struct row_batch *batch, float ret_eighth[16]);
+    /* Sums across lanes, into the batch, of which keys and first are there already; and the eighth
+     * largest weight that was kept. */
+    struct row_doubts (*reduce)(const struct row_pass *pass, struct row_batch *batch,
+                                float ret_eighth[ROW_PAD]);
     void (*reduce_sums)(const struct row_pass *pass, struct row_batch *batch); /* after `rows` */
+    /* Bits of the slots whose row sum is within [least, most], without a negative weight and
+     * without anything that f32 sums are not right for (ROW_*); their largest |sum - 1|. */
+    uint32_t (*ordinary)(const struct row_batch *batch, float least, float most, bool core,
+                         float *ret_error);
     /* The sum of a row's 8 largest weights, of which none is below `least`. */
     float (*top[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row, float least);
+    /* sum (A - pivot)^2 */
+    float (*squares[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row);
     /* Returns false when an entry is outside what the kernel takes. */
     bool (*importance[KERNEL_DTYPES])(const unsigned char *row, uint32_t keys,
                                       struct importance_sums *ret_sums);

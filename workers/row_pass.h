@@ -13,6 +13,9 @@
  *
  * To the right that would cancel, and x is multiplied by its distance.
  *
+ * Squares are summed as they are. The moments need them about the mean, which loses the digits that
+ * a nearly uniform row has in common; `reduce` names such rows, for a second look at them.
+ *
  * The largest weights are kept sorted per lane, SIMD_TOP_LEVELS deep: enough for the 8 largest of a
  * row nearly always, and where a lane may have lost one, `reduce` says so.
  *
@@ -43,7 +46,6 @@ struct walk {
     uint32_t turn;
     float *map_sum, *map_max;
     uint32_t keys;
-    vf pivot;
 };
 
 SIMD_INLINE uint32_t element_bytes(enum dtype dtype)
@@ -63,8 +65,7 @@ SIMD_INLINE struct walk walk_of(enum dtype dtype, const struct row_job *job,
                          .turn = (uint32_t)((bytes - ahead) / (W * element_bytes(dtype))),
                          .map_sum = job->sum,
                          .map_max = job->max,
-                         .keys = job->keys,
-                         .pivot = v_set(job->pivot)};
+                         .keys = job->keys};
 }
 
 /* Vector k of the row, which must be whole. */
@@ -160,12 +161,6 @@ SIMD_INLINE vf add_plogp(vf plogp, vf x)
     return v_fma(positive, v_log2_shifted(positive), plogp);
 }
 
-SIMD_INLINE vf add_square(const struct walk *w, vf squares, vf x)
-{
-    vf off = v_sub(x, w->pivot);
-    return v_fma(off, off, squares);
-}
-
 /* Vector k under its mask. */
 SIMD_INLINE void careful(enum dtype dtype, bool core, bool maps, const struct walk *w,
                          struct sums *s, uint32_t k)
@@ -182,7 +177,7 @@ SIMD_INLINE void careful(enum dtype dtype, bool core, bool maps, const struct wa
     s->min = v_min_bits(s->min, v_select(valid, sent, v_set(INFINITY)));
     if (core) {
         s->plogp = add_plogp(s->plogp, rest);
-        s->squares = v_select(valid, add_square(w, s->squares, sent), s->squares);
+        s->squares = v_fma(x, x, s->squares);
         s->distance = v_fma(x, v_abs(behind(w->job, k)), s->distance);
         insert(s->top, x);
     }
@@ -202,7 +197,7 @@ SIMD_INLINE void single(enum dtype dtype, bool core, bool maps, const struct wal
     s->min = v_min_bits(s->min, x);
     if (core) {
         s->plogp = add_plogp(s->plogp, rest);
-        s->squares = add_square(w, s->squares, x);
+        s->squares = v_fma(x, x, s->squares);
         s->distance = v_fma(x, v_abs(behind(w->job, k)), s->distance);
         insert(s->top, x);
     }
@@ -210,14 +205,14 @@ SIMD_INLINE void single(enum dtype dtype, bool core, bool maps, const struct wal
 
 /* One vector of a plain loop, but for minimum and largest: `rank` is D of the left one, the
  * distances of the right one. */
-SIMD_INLINE void plain(bool core, bool left, const struct walk *w, struct sums *s, vf *rank, vf x)
+SIMD_INLINE void plain(bool core, bool left, struct sums *s, vf *rank, vf x)
 {
     s->sum = v_add(s->sum, x);
     if (!core) {
         return;
     }
     s->plogp = add_plogp(s->plogp, x);
-    s->squares = add_square(w, s->squares, x);
+    s->squares = v_fma(x, x, s->squares);
     if (left) {
         *rank = v_add(*rank, s->sum);
     } else {
@@ -255,8 +250,8 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
             add_to_maps(w, k, a);
             add_to_maps(w, k + 1, b);
         }
-        plain(core, left, w, &s, &rank, a);
-        plain(core, left, w, &s, &rank, b);
+        plain(core, left, &s, &rank, a);
+        plain(core, left, &s, &rank, b);
         s.min = v_min_bits(s.min, core ? insert_pair(s.top, a, b) : v_min_bits(a, b));
     }
     if (k < k1) {
@@ -265,7 +260,7 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
         if (maps) {
             add_to_maps(w, k, a);
         }
-        plain(core, left, w, &s, &rank, a);
+        plain(core, left, &s, &rank, a);
         s.min = v_min_bits(s.min, a);
         if (core) {
             insert(s.top, a);

@@ -34,71 +34,180 @@ SIMD_INLINE vf min_of(const struct row_pass *pass, uint32_t slot)
     return x[0];
 }
 
-/* Into `sorted`, descending, the smallest of which falls out. */
-SIMD_INLINE void insert_sorted(vf *sorted, uint32_t n, vf x)
+SIMD_INLINE void exchange(vf *high, vf *low)
 {
-    for (uint32_t i = 0; i + 1 < n; i++) {
-        vf low = v_min_bits(sorted[i], x);
-        sorted[i] = v_max_bits(sorted[i], x);
-        x = low;
-    }
-    sorted[n - 1] = v_max_bits(sorted[n - 1], x);
+    vf a = *high, b = *low;
+    *high = v_max_bits(a, b);
+    *low = v_min_bits(a, b);
 }
 
-/* The 8 largest of the lanes' sorted lists: of level l (from 1) at most 8 / l can be among them.
- * Returns the rows of which a lane's last level is above the eighth: that lane may have had more.
- */
-SIMD_INLINE vm top_of(const struct row_pass *pass, uint32_t slot, vf ret_top[TOP_KEYS])
+/* Into s[0..n), descending, of which the least falls out; n is known where this is called, and the
+ * steps are written out for them to stay in registers. */
+SIMD_INLINE void insert_sorted(vf *s, uint32_t n, vf x)
 {
-    vf last = v_set(0);
+    if (n > 1) {
+        exchange(&s[0], &x);
+    }
+    if (n > 2) {
+        exchange(&s[1], &x);
+    }
+    if (n > 4) {
+        exchange(&s[2], &x);
+        exchange(&s[3], &x);
+        exchange(&s[4], &x);
+        exchange(&s[5], &x);
+        exchange(&s[6], &x);
+    } else if (n > 3) {
+        exchange(&s[2], &x);
+    }
+    s[n - 1] = v_max_bits(s[n - 1], x);
+}
+
+/* Sorts what rises and then falls, or the reverse. */
+SIMD_INLINE void sort_bitonic(vf s[TOP_KEYS])
+{
+    exchange(&s[0], &s[4]);
+    exchange(&s[1], &s[5]);
+    exchange(&s[2], &s[6]);
+    exchange(&s[3], &s[7]);
+    for (uint32_t i = 0; i < TOP_KEYS; i += 4) {
+        exchange(&s[i], &s[i + 2]);
+        exchange(&s[i + 1], &s[i + 3]);
+        exchange(&s[i], &s[i + 1]);
+        exchange(&s[i + 2], &s[i + 3]);
+    }
+}
+
+/* Batcher's odd-even merge sort, descending. */
+SIMD_INLINE void sort_8(vf s[TOP_KEYS])
+{
+    for (uint32_t i = 0; i < TOP_KEYS; i += 4) {
+        exchange(&s[i], &s[i + 1]);
+        exchange(&s[i + 2], &s[i + 3]);
+        exchange(&s[i], &s[i + 2]);
+        exchange(&s[i + 1], &s[i + 3]);
+        exchange(&s[i + 1], &s[i + 2]);
+    }
+    exchange(&s[0], &s[4]);
+    exchange(&s[1], &s[5]);
+    exchange(&s[2], &s[6]);
+    exchange(&s[3], &s[7]);
+    exchange(&s[2], &s[4]);
+    exchange(&s[3], &s[5]);
+    exchange(&s[1], &s[2]);
+    exchange(&s[3], &s[4]);
+    exchange(&s[5], &s[6]);
+}
+
+/* The 8 largest of each row's lane maxima, descending. */
+SIMD_INLINE void top_of_maxima(const struct row_pass *pass, uint32_t slot, vf ret_top[TOP_KEYS])
+{
+    vf x[SIMD_WIDTH < 8 ? 8 : SIMD_WIDTH];
+    for (uint32_t i = W; i < TOP_KEYS; i++) {
+        x[i] = v_set(0);
+    }
+    rows_to_lanes(pass, LANES_TOP, slot, x);
+    sort_8(x);
+#if SIMD_WIDTH == 16
+    sort_8(x + 8);
     for (uint32_t i = 0; i < TOP_KEYS; i++) {
-        ret_top[i] = v_set(0);
+        x[i] = v_max_bits(x[i], x[15 - i]);
     }
-    for (uint32_t l = 0; l < SIMD_TOP_LEVELS; l++) {
-        vf x[SIMD_WIDTH], best[TOP_KEYS];
-        const uint32_t n = TOP_KEYS / (l + 1);
-        rows_to_lanes(pass, LANES_TOP + l, slot, x);
-        for (uint32_t i = 0; i < n; i++) {
-            best[i] = v_set(0);
-        }
-        for (uint32_t lane = 0; lane < W; lane++) {
-            insert_sorted(l == 0 ? ret_top : best, n, x[lane]);
-        }
-        for (uint32_t i = 0; l > 0 && i < n; i++) {
-            insert_sorted(ret_top, TOP_KEYS, best[i]);
-        }
-        last = best[0];
+    sort_bitonic(x);
+#endif
+    memcpy(ret_top, x, TOP_KEYS * sizeof x[0]);
+}
+
+/* Of level l (from 1) at most n = 8 / l can be among the 8 largest. Inserts them. */
+SIMD_INLINE void insert_level(const struct row_pass *pass, uint32_t l, uint32_t n, uint32_t slot,
+                              vf lower[TOP_KEYS], vf *ret_largest)
+{
+    vf x[SIMD_WIDTH], best[4];
+    rows_to_lanes(pass, LANES_TOP + l - 1, slot, x);
+    for (uint32_t i = 0; i < 4; i++) {
+        best[i] = v_set(0);
     }
-    return v_less(ret_top[TOP_KEYS - 1], last);
+    for (uint32_t lane = 0; lane < W; lane++) {
+        insert_sorted(best, n, x[lane]);
+    }
+    for (uint32_t i = 0; i < 4 && i < n; i++) {
+        insert_sorted(lower, TOP_KEYS, best[i]);
+    }
+    *ret_largest = best[0];
+}
+
+/* The 8 largest of the lanes' sorted lists, in no order, and the least of them. Returns the rows of
+ * which a lane's last level is above that: the lane may have had more. */
+SIMD_INLINE vm top_of(const struct row_pass *pass, uint32_t slot, vf ret_top[TOP_KEYS],
+                      vf *ret_least, vf *ret_max)
+{
+    vf lower[TOP_KEYS], last;
+    for (uint32_t i = 0; i < TOP_KEYS; i++) {
+        lower[i] = v_set(0);
+    }
+    insert_level(pass, 2, 4, slot, lower, &last);
+    insert_level(pass, 3, 2, slot, lower, &last);
+#if SIMD_TOP_LEVELS > 3
+    insert_level(pass, 4, 2, slot, lower, &last);
+#endif
+#if SIMD_TOP_LEVELS > 4
+    insert_level(pass, 5, 1, slot, lower, &last);
+#endif
+    top_of_maxima(pass, slot, ret_top);
+    *ret_max = ret_top[0];
+    /* Of two sorted lists, the larger of i-th and (9 - i)-th. */
+    for (uint32_t i = 0; i < TOP_KEYS; i++) {
+        ret_top[i] = v_max_bits(ret_top[i], lower[TOP_KEYS - 1 - i]);
+    }
+    vf a = v_min_bits(v_min_bits(ret_top[0], ret_top[1]), v_min_bits(ret_top[2], ret_top[3]));
+    vf b = v_min_bits(v_min_bits(ret_top[4], ret_top[5]), v_min_bits(ret_top[6], ret_top[7]));
+    *ret_least = v_min_bits(a, b);
+    return v_less(*ret_least, last);
 }
 
 SIMD_INLINE vf sum_top(const vf top[TOP_KEYS])
 {
-    vf a = v_add(v_add(top[7], top[6]), v_add(top[5], top[4]));
-    vf b = v_add(v_add(top[3], top[2]), top[1]);
-    return v_add(v_add(a, b), top[0]);
+    vf a = v_add(v_add(top[0], top[1]), v_add(top[2], top[3]));
+    vf b = v_add(v_add(top[4], top[5]), v_add(top[6], top[7]));
+    return v_add(a, b);
 }
 
-static uint32_t row_reduce(const struct row_pass *pass, struct row_batch *batch,
-                           float ret_eighth[ROW_BATCH])
+/* Share of the squares about 0 below which those about the pivot have lost too much to f32. */
+#define SQUARES_LOST 0x1p-5f
+
+/* sum (A - c)^2 = sum A^2 - c (2 S - n c), c = 1/n */
+SIMD_INLINE vf squares_about_pivot(const struct row_batch *batch, uint32_t s, vf squares,
+                                   vf rest_sum)
 {
-    uint32_t short_of = 0;
+    vf n = v_load(batch->keys + s), sum = v_add(rest_sum, v_load(batch->first + s));
+    vf c = v_div(v_set(1), n);
+    return v_sub(squares, v_mul(c, v_sub(v_add(sum, sum), v_mul(n, c))));
+}
+
+static struct row_doubts row_reduce(const struct row_pass *pass, struct row_batch *batch,
+                                    float ret_eighth[ROW_BATCH])
+{
+    struct row_doubts doubts = {0};
     for (uint32_t s = 0; s < ROW_BATCH; s += W) {
         vf sum = sum_of(pass, LANES_SUM, s), plogp = sum_of(pass, LANES_PLOGP, s);
         vf log2 = v_fma(v_set(LOG2_CONSTANT), sum, plogp);
-        vf top[TOP_KEYS];
-        short_of |= v_mask_bits(top_of(pass, s, top)) << s;
+        vf top[TOP_KEYS], least, max;
+        doubts.top |= v_mask_bits(top_of(pass, s, top, &least, &max)) << s;
         v_store(batch->rest_sum + s, sum);
         v_store(batch->rest_plogp + s, v_mul(log2, v_set(LN2)));
-        v_store(batch->squares + s, sum_of(pass, LANES_SQUARES, s));
+        vf about_zero = sum_of(pass, LANES_SQUARES, s);
+        vf about_pivot = squares_about_pivot(batch, s, about_zero, sum);
+        vm uniform = v_less(about_pivot, v_mul(about_zero, v_set(SQUARES_LOST)));
+        doubts.squares |= v_mask_bits(uniform) << s;
+        v_store(batch->squares + s, about_pivot);
         v_store(batch->distance + s, sum_of(pass, LANES_DISTANCE, s));
         v_store(batch->local_mass + s, sum_of(pass, LANES_LOCAL, s));
         v_store(batch->min + s, min_of(pass, s));
-        v_store(batch->max + s, top[0]);
+        v_store(batch->max + s, max);
         v_store(batch->top + s, sum_top(top));
-        v_store(ret_eighth + s, top[TOP_KEYS - 1]);
+        v_store(ret_eighth + s, least);
     }
-    return short_of;
+    return doubts;
 }
 
 /* Sums and minima only. */
@@ -108,6 +217,33 @@ static void row_reduce_sums(const struct row_pass *pass, struct row_batch *batch
         v_store(batch->rest_sum + s, sum_of(pass, LANES_SUM, s));
         v_store(batch->min + s, min_of(pass, s));
     }
+}
+
+static uint32_t row_ordinary(const struct row_batch *batch, float least, float most, bool core,
+                             float *ret_error)
+{
+    uint32_t bits = 0;
+    vf error = v_set(0), zero = v_set(0), huge = v_set(FLT_MAX);
+    for (uint32_t s = 0; s < ROW_BATCH; s += W) {
+        vf rest = v_load(batch->rest_sum + s), sum = v_add(rest, v_load(batch->first + s));
+        vm good = v_and(v_less_equal(v_set(least), sum), v_less_equal(sum, v_set(most)));
+        good = v_and(good, v_less_i(v_set_i(-1), v_bits(v_load(batch->min + s))));
+        if (core) {
+            vm some = v_or(v_less_equal(rest, zero), v_less_equal(v_set(ROW_REST_LEAST), rest));
+            vf plogp = v_load(batch->rest_plogp + s);
+            vm small =
+                v_and(v_less_equal(v_set(ROW_PLOGP_LEAST), plogp), v_less_equal(plogp, huge));
+            vm finite = v_and(v_less_equal(v_load(batch->squares + s), huge),
+                              v_less_equal(v_load(batch->distance + s), huge));
+            good = v_and(v_and(good, some), v_and(small, finite));
+        }
+        uint32_t used = batch->used > s ? batch->used - s : 0;
+        good = v_and(good, v_mask_of_bits(used >= W ? ~0u : (1u << used) - 1));
+        error = v_max(v_select(good, v_abs(v_sub(sum, v_set(1))), zero), error);
+        bits |= v_mask_bits(good) << s;
+    }
+    *ret_error = v_most(error);
+    return bits;
 }
 
 /* Eight levels deep, so that nothing can be lost; then the lanes one by one. */
@@ -141,43 +277,79 @@ SIMD_INLINE float top_sum_deep(enum dtype dtype, const struct row_job *job,
     return sum;
 }
 
+struct above {
+    vf sum, count;
+};
+
+SIMD_INLINE void add_above(struct above *above, vf least, vf x)
+{
+    vm more = v_less(least, x);
+    above->sum = v_add(above->sum, v_select(more, x, v_set(0)));
+    above->count = v_add(above->count, v_select(more, v_set(1), v_set(0)));
+}
+
 /* Adds up what is above `least`, of which at least 8 keys hold as much. When no more than 8 are
  * above, the others of the 8 are equal to it. */
 SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, const unsigned char *row,
                           float least)
 {
-    vf sum = v_set(0), count = v_set(0), one = v_set(1), bound = v_set(least);
-    bool holes = job->mask != NULL || job->document != NULL;
+    struct above above = {v_set(0), v_set(0)};
     const struct walk w = walk_of(dtype, job, row, row);
-    for (uint32_t k = job->begin / W; k * W < job->end; k++) {
-        bool whole = !holes && k * W >= job->begin && job->end - k * W >= W;
-        vf x = load_any(dtype, &w, k);
-        vm above = v_less(bound, x);
-        if (!whole) {
-            above = v_and(above, valid_lanes(job, job->begin, job->end, k));
+    bool holes = job->mask != NULL || job->document != NULL;
+    uint32_t k_end = (job->end + W - 1) / W, whole = holes ? 0 : job->end / W;
+    for (uint32_t k = job->begin / W; k < k_end; k++) {
+        if (k * W >= job->begin) {
+            for (; k < whole; k++) {
+                add_above(&above, v_set(least), load_whole(dtype, &w, k));
+            }
         }
-        sum = v_select(above, v_add(sum, x), sum);
-        count = v_select(above, v_add(count, one), count);
+        if (k < k_end) {
+            vm valid = valid_lanes(job, job->begin, job->end, k);
+            add_above(&above, v_set(least), v_select(valid, load_any(dtype, &w, k), v_set(0)));
+        }
     }
-    float lane[2][SIMD_WIDTH], total = 0, above = 0;
-    v_store(lane[0], sum);
-    v_store(lane[1], count);
+    float sum[SIMD_WIDTH], count[SIMD_WIDTH], total = 0, keys = 0;
+    v_store(sum, above.sum);
+    v_store(count, above.count);
     for (uint32_t l = 0; l < W; l++) {
-        total += lane[0][l];
-        above += lane[1][l];
+        total += sum[l];
+        keys += count[l];
     }
-    return above <= TOP_KEYS ? total + (TOP_KEYS - above) * least : top_sum_deep(dtype, job, row);
+    return keys <= TOP_KEYS ? total + (TOP_KEYS - keys) * least : top_sum_deep(dtype, job, row);
 }
 
-#define TOP(dtype_name, dtype)                                                                     \
+SIMD_INLINE float squares_sum(enum dtype dtype, const struct row_job *job, const unsigned char *row)
+{
+    const struct walk w = walk_of(dtype, job, row, row);
+    double total = 0;
+    uint32_t k_end = (job->end + W - 1) / W;
+    for (uint32_t k = job->begin / W; k < k_end;) {
+        uint32_t k1 = k_end - k > SEGMENT ? k + SEGMENT : k_end;
+        vf sum = v_set(0);
+        for (; k < k1; k++) {
+            vm valid = valid_lanes(job, job->begin, job->end, k);
+            vf off = v_sub(load_any(dtype, &w, k), v_set(job->pivot));
+            off = v_select(valid, off, v_set(0));
+            sum = v_fma(off, off, sum);
+        }
+        total += vd_sum(v_widen(sum));
+    }
+    return (float)total;
+}
+
+#define SECOND_LOOK(dtype_name, dtype)                                                             \
     static float top_##dtype_name(const struct row_job *job, const unsigned char *row,             \
                                   float least)                                                     \
     {                                                                                              \
         return top_sum(dtype, job, row, least);                                                    \
+    }                                                                                              \
+    static float squares_##dtype_name(const struct row_job *job, const unsigned char *row)         \
+    {                                                                                              \
+        return squares_sum(dtype, job, row);                                                       \
     }
-TOP(f32, DTYPE_F32)
-TOP(f16, DTYPE_F16)
-TOP(bf16, DTYPE_BF16)
-TOP(f64, DTYPE_F64)
+SECOND_LOOK(f32, DTYPE_F32)
+SECOND_LOOK(f16, DTYPE_F16)
+SECOND_LOOK(bf16, DTYPE_BF16)
+SECOND_LOOK(f64, DTYPE_F64)
 
 #endif

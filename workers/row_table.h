@@ -23,9 +23,10 @@
     {                                                                                              \
         .width = SIMD_WIDTH, .core = BY_DTYPE_AND_MAPS(core), .rows = BY_DTYPE_AND_MAPS(rows),     \
         .maps = BY_DTYPE(maps), .reduce = row_reduce, .reduce_sums = row_reduce_sums,              \
-        .top = BY_DTYPE(top), .importance = BY_DTYPE(importance), .clear = map_clear,              \
-        .moments = map_moments, .add_upper = map_add_upper, .find = map_find,                      \
-        .head_sums = BY_DTYPE(head_sums), .finish = row_finish, .count = row_count,                \
+        .ordinary = row_ordinary, .top = BY_DTYPE(top), .squares = BY_DTYPE(squares),              \
+        .importance = BY_DTYPE(importance), .clear = map_clear, .moments = map_moments,            \
+        .add_upper = map_add_upper, .find = map_find, .head_sums = BY_DTYPE(head_sums),            \
+        .finish = row_finish, .count = row_count,                                                  \
     }
 
 #endif

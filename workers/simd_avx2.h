@@ -297,6 +297,55 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     memcpy(r, s, sizeof s);
 }
 
+/* The least lane, the largest; no lane is NaN. */
+SIMD_INLINE float v_least(vf x)
+{
+    __m128 half = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_min_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_min_ss(half, _mm_movehdup_ps(half)));
+}
+
+SIMD_INLINE float v_most(vf x)
+{
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+
+typedef struct {
+    __m256d low, high;
+} vd;
+
+SIMD_INLINE vd vd_zero(void)
+{
+    return (vd){_mm256_setzero_pd(), _mm256_setzero_pd()};
+}
+
+SIMD_INLINE vd v_widen(vf x)
+{
+    return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(x)),
+                _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
+}
+
+SIMD_INLINE vd vd_add(vd a, vd b)
+{
+    return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+}
+
+SIMD_INLINE vd vd_add_square(vd sum, vd x, double mean)
+{
+    __m256d low = _mm256_sub_pd(x.low, _mm256_set1_pd(mean));
+    __m256d high = _mm256_sub_pd(x.high, _mm256_set1_pd(mean));
+    return (vd){_mm256_fmadd_pd(low, low, sum.low), _mm256_fmadd_pd(high, high, sum.high)};
+}
+
+SIMD_INLINE double vd_sum(vd a)
+{
+    __m256d sum = _mm256_add_pd(a.low, a.high);
+    __m128d half = _mm_add_pd(_mm256_castpd256_pd128(sum), _mm256_extractf128_pd(sum, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
+}
+
 /* Row sums by halving: pairs of lanes of two rows side by side, then of four, then of eight. */
 SIMD_INLINE vf v_sum_rows(const float *rows)
 {

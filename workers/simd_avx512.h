@@ -314,6 +314,49 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     }
 }
 
+/* The least lane, the largest; no lane is NaN. */
+SIMD_INLINE float v_least(vf x)
+{
+    return _mm512_reduce_min_ps(x);
+}
+
+SIMD_INLINE float v_most(vf x)
+{
+    return _mm512_reduce_max_ps(x);
+}
+
+typedef struct {
+    __m512d low, high;
+} vd;
+
+SIMD_INLINE vd vd_zero(void)
+{
+    return (vd){_mm512_setzero_pd(), _mm512_setzero_pd()};
+}
+
+SIMD_INLINE vd v_widen(vf x)
+{
+    return (vd){_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
+                _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))};
+}
+
+SIMD_INLINE vd vd_add(vd a, vd b)
+{
+    return (vd){_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
+}
+
+SIMD_INLINE vd vd_add_square(vd sum, vd x, double mean)
+{
+    __m512d low = _mm512_sub_pd(x.low, _mm512_set1_pd(mean));
+    __m512d high = _mm512_sub_pd(x.high, _mm512_set1_pd(mean));
+    return (vd){_mm512_fmadd_pd(low, low, sum.low), _mm512_fmadd_pd(high, high, sum.high)};
+}
+
+SIMD_INLINE double vd_sum(vd a)
+{
+    return _mm512_reduce_add_pd(_mm512_add_pd(a.low, a.high));
+}
+
 /* Row sums by halving: pairs of lanes of two rows side by side, then of four, ... */
 SIMD_INLINE vf v_sum_rows(const float *rows)
 {

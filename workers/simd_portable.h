@@ -14,6 +14,7 @@
  *   v_load_as       SIMD_WIDTH elements of a dtype at any address, rounded to f32
  *   v_load_part_as  the first n of them, zeros after; touches no byte past them
  *   v_transpose     of SIMD_WIDTH vectors, in place
+ *   vd              SIMD_WIDTH doubles; v_widen is exact
  *   v_sum_rows      the sum of each of SIMD_WIDTH rows of SIMD_WIDTH, row i in lane i
  *   v_lookup32      table[index], 0 <= index < 32 */
 #ifndef WORKERS_SIMD_PORTABLE_H
@@ -328,6 +329,55 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
             r[j][i] = swap;
         }
     }
+}
+
+/* The least lane, the largest; no lane is NaN. */
+SIMD_INLINE float v_least(vf x)
+{
+    float a = x[0] < x[1] ? x[0] : x[1], b = x[2] < x[3] ? x[2] : x[3];
+    return a < b ? a : b;
+}
+
+SIMD_INLINE float v_most(vf x)
+{
+    float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
+    return a > b ? a : b;
+}
+
+typedef struct {
+    double lane[SIMD_WIDTH];
+} vd;
+
+SIMD_INLINE vd vd_zero(void)
+{
+    return (vd){{0}};
+}
+
+SIMD_INLINE vd v_widen(vf x)
+{
+    return (vd){{(double)x[0], (double)x[1], (double)x[2], (double)x[3]}};
+}
+
+SIMD_INLINE vd vd_add(vd a, vd b)
+{
+    for (uint32_t l = 0; l < SIMD_WIDTH; l++) {
+        a.lane[l] += b.lane[l];
+    }
+    return a;
+}
+
+/* sum + (x - mean)^2 */
+SIMD_INLINE vd vd_add_square(vd sum, vd x, double mean)
+{
+    for (uint32_t l = 0; l < SIMD_WIDTH; l++) {
+        sum.lane[l] += (x.lane[l] - mean) * (x.lane[l] - mean);
+    }
+    return sum;
+}
+
+SIMD_INLINE double vd_sum(vd a)
+{
+    return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]);
 }
 
 SIMD_INLINE vf v_sum_rows(const float *rows)
