@@ -113,7 +113,7 @@ static void row_collect(struct dist_counts *counts, int32_t begin, int32_t end)
 {
     uint32_t used = 0;
     for (int32_t key = begin; key <= end; key += SIMD_WIDTH) {
-        uint32_t *at = counts->count + key + HIST_KEY_MAX;
+        uint32_t *at = &counts->count[key + HIST_KEY_MAX];
         uint32_t bits = v_mask_bits(v_less_i(v_set_i(0), v_load_i((const int32_t *)at)));
         for (; bits != 0; bits &= bits - 1) {
             int32_t lane = __builtin_ctz(bits);
