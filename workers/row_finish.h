@@ -113,33 +113,33 @@ static void row_collect(struct dist_counts *counts, int32_t begin, int32_t end)
 {
     uint32_t used = 0;
     for (int32_t key = begin; key <= end; key += SIMD_WIDTH) {
-        uint32_t *at = &counts->count[key + HIST_KEY_MAX];
-        uint32_t bits = v_mask_bits(v_less_i(v_set_i(0), v_load_i((const int32_t *)at)));
-        for (; bits != 0; bits &= bits - 1) {
-            int32_t lane = __builtin_ctz(bits);
-            counts->list[used++] = (struct bucket){.key = key + lane, .count = at[lane]};
-            at[lane] = 0;
+        int32_t *at = (int32_t *)&counts->count[key + HIST_KEY_MAX];
+        vi count = v_load_i(at);
+        vm some = v_less_i(v_set_i(0), count);
+        if (v_any(some)) {
+            v_store_i(at, v_set_i(0));
+            used += v_store_pairs((int32_t *)(void *)&counts->list[used],
+                                  v_add_i(v_set_i(key), v_lane_index_i()), count, some);
         }
     }
     counts->used = used;
 }
 
+/* Keys at a time: they go through memory, which is how lanes become addresses most cheaply. */
+#define KEYS_AT_ONCE 256
+
 static void row_count(const float *x, size_t n, struct dist_counts *counts)
 {
     counts->moments = count_moments(x, n);
     uint32_t *zero = counts->count + HIST_KEY_MAX;
-    int32_t key[SIMD_WIDTH];
-    size_t whole = n - n % SIMD_WIDTH;
-    for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
-        v_store_i(key, v_hist_key(v_load(x + k)));
-        for (uint32_t l = 0; l < SIMD_WIDTH; l++) {
-            zero[key[l]]++;
+    int32_t key[KEYS_AT_ONCE];
+    for (size_t begin = 0; begin < n; begin += KEYS_AT_ONCE) {
+        uint32_t left = n - begin < KEYS_AT_ONCE ? (uint32_t)(n - begin) : KEYS_AT_ONCE;
+        for (uint32_t k = 0; k < left; k += SIMD_WIDTH) {
+            v_store_i(key + k, v_hist_key(v_load(x + begin + k)));
         }
-    }
-    if (whole < n) {
-        v_store_i(key, v_hist_key(v_load_part(x + whole, (uint32_t)(n - whole))));
-        for (uint32_t l = 0; l < n - whole; l++) {
-            zero[key[l]]++;
+        for (uint32_t k = 0; k < left; k++) {
+            zero[key[k]]++;
         }
     }
     row_collect(counts, hist_key(counts->moments.min), hist_key(counts->moments.max));

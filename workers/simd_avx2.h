@@ -297,6 +297,26 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     memcpy(r, s, sizeof s);
 }
 
+SIMD_INLINE vi v_lane_index_i(void)
+{
+    return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+SIMD_INLINE uint32_t v_store_pairs(int32_t *pairs, vi first, vi second, vm which)
+{
+    int32_t a[SIMD_WIDTH], b[SIMD_WIDTH];
+    uint32_t n = 0;
+    v_store_i(a, first);
+    v_store_i(b, second);
+    for (uint32_t bits = v_mask_bits(which); bits != 0; bits &= bits - 1) {
+        int lane = __builtin_ctz(bits);
+        pairs[2 * n] = a[lane];
+        pairs[2 * n + 1] = b[lane];
+        n++;
+    }
+    return n;
+}
+
 /* The least lane, the largest; no lane is NaN. */
 SIMD_INLINE float v_least(vf x)
 {

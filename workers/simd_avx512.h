@@ -314,6 +314,22 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     }
 }
 
+SIMD_INLINE vi v_lane_index_i(void)
+{
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+SIMD_INLINE uint32_t v_store_pairs(int32_t *pairs, vi first, vi second, vm which)
+{
+    vi low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    vi high = _mm512_add_epi32(low, v_set_i(8));
+    first = _mm512_maskz_compress_epi32(which, first);
+    second = _mm512_maskz_compress_epi32(which, second);
+    v_store_i(pairs, _mm512_permutex2var_epi32(first, low, second));
+    v_store_i(pairs + SIMD_WIDTH, _mm512_permutex2var_epi32(first, high, second));
+    return (uint32_t)__builtin_popcount(which);
+}
+
 /* The least lane, the largest; no lane is NaN. */
 SIMD_INLINE float v_least(vf x)
 {
