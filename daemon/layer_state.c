@@ -172,11 +172,13 @@ static void set_newest(struct layer_state *state, const struct message *message)
 static int add_newest(struct layer_state *state, const struct message *message,
                       const struct measured *measured)
 {
-    struct detail *detail = detail_new(measured);
-    if (!detail)
-        return ERR_MEMORY;
-    detail_release(&state->detail);
-    state->detail = detail;
+    if (measured->pairs || measured->head_similarity) {
+        struct detail *detail = detail_new(measured);
+        if (!detail)
+            return ERR_MEMORY;
+        detail_release(&state->detail);
+        state->detail = detail;
+    }
     state->newest = message->arrival;
     state->sink_rate_last = measured->sink_rate;
     state->local_window = measured->local_window;
@@ -278,13 +280,19 @@ static void add_last_vectors(struct layer_state *state, const struct measured *m
     if (!state->vector_last)
         return;
     double *last = &state->vector_last[(size_t)to * VECTORS_WIDTH];
-    fill_nan(last, VECTORS_WIDTH);
     for (int v = 0; v < VECTOR_COUNT; v++) {
         size_t width = vector_info[v].width;
-        if (measured->vector[v])
+        if (measured->vector[v] && !isnan(measured->vector[v][h * width]))
             memcpy(last + vector_info[v].offset, &measured->vector[v][h * width],
                    width * sizeof *last);
     }
+}
+
+/* Of a spectrum the last number that there was stays: heads take turns. */
+static void set_last(struct layer_state *state, int metric, uint32_t h, double value)
+{
+    if (!isnan(value) || metric_info[metric].group != METRIC_GROUP_SPECTRUM)
+        state->last[(size_t)metric * state->heads + h] = value;
 }
 
 static void add_last(struct layer_state *state, const struct measured *measured, uint32_t h,
@@ -294,8 +302,7 @@ static void add_last(struct layer_state *state, const struct measured *measured,
         return;
     state->last_arrival[to] = arrival;
     for (int m = 0; m < METRIC_COUNT; m++)
-        state->last[(size_t)m * state->heads + to] =
-            measured->value[m] ? measured->value[m][h] : NAN;
+        set_last(state, m, to, measured->value[m] ? measured->value[m][h] : NAN);
     state->pattern[to] = measured->pattern ? measured->pattern[h] : PATTERN_NONE;
     add_last_vectors(state, measured, h, to);
 }
@@ -390,7 +397,8 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
     into->local_window = from->local_window;
     memcpy(into->shape, from->shape, sizeof into->shape);
     memcpy(into->aggregate_last, from->aggregate_last, sizeof into->aggregate_last);
-    take_detail(&into->detail, from->detail);
+    if (from->detail)
+        take_detail(&into->detail, from->detail);
 }
 
 static void merge_counts(struct layer_state *into, const struct layer_state *from)
@@ -408,22 +416,29 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
         into->has_vector[v] = into->has_vector[v] || from->has_vector[v];
 }
 
+/* Of newer ones: numbers of a spectrum, where there are any. */
+static void merge_last_vectors(struct layer_state *into, const struct layer_state *from, uint32_t h)
+{
+    for (size_t i = (size_t)h * VECTORS_WIDTH; from->vector_last && i < (h + 1u) * VECTORS_WIDTH;
+         i++)
+        if (!isnan(from->vector_last[i]))
+            into->vector_last[i] = from->vector_last[i];
+}
+
+static void merge_last_of_head(struct layer_state *into, const struct layer_state *from, uint32_t h)
+{
+    into->last_arrival[h] = from->last_arrival[h];
+    into->pattern[h] = from->pattern[h];
+    for (size_t m = 0; m < METRIC_COUNT; m++)
+        set_last(into, (int)m, h, from->last[m * from->heads + h]);
+    merge_last_vectors(into, from, h);
+}
+
 static void merge_last(struct layer_state *into, const struct layer_state *from)
 {
-    for (uint32_t h = 0; h < into->heads; h++) {
-        if (from->last_arrival[h] < into->last_arrival[h])
-            continue;
-        into->last_arrival[h] = from->last_arrival[h];
-        for (size_t m = 0; m < METRIC_COUNT; m++)
-            into->last[m * into->heads + h] = from->last[m * from->heads + h];
-        size_t vectors = (size_t)h * VECTORS_WIDTH;
-        if (from->vector_last)
-            memcpy(&into->vector_last[vectors], &from->vector_last[vectors],
-                   VECTORS_WIDTH * sizeof(double));
-        else if (into->vector_last)
-            fill_nan(&into->vector_last[vectors], VECTORS_WIDTH);
-        into->pattern[h] = from->pattern[h];
-    }
+    for (uint32_t h = 0; h < into->heads; h++)
+        if (from->last_arrival[h] >= into->last_arrival[h])
+            merge_last_of_head(into, from, h);
 }
 
 static int merge_ranks(struct layer_state *into, const struct layer_state *from)
