@@ -288,21 +288,34 @@ static void add_last_vectors(struct layer_state *state, const struct measured *m
     }
 }
 
-/* Of a spectrum the last number that there was stays: heads take turns. */
-static void set_last(struct layer_state *state, int metric, uint32_t h, double value)
+/* Heads take turns at spectra: the numbers of the last one stay until the next. Whether `value`,
+ * one head's numbers `stride` apart, has a spectrum to which the metric belongs, or the metric
+ * belongs to none. */
+static bool has_turn(const double *value, size_t stride, int metric)
 {
-    if (!isnan(value) || metric_info[metric].group != METRIC_GROUP_SPECTRUM)
-        state->last[(size_t)metric * state->heads + h] = value;
+    if (metric_info[metric].group != METRIC_GROUP_SPECTRUM)
+        return true;
+    int norm = metric < METRIC_QK_SPECTRAL_NORM ? METRIC_SPECTRAL_NORM : METRIC_QK_SPECTRAL_NORM;
+    return !isnan(value[(size_t)norm * stride]);
+}
+
+static void set_last(struct layer_state *state, uint32_t h, const double *value, size_t stride)
+{
+    for (int m = 0; m < METRIC_COUNT; m++)
+        if (has_turn(value, stride, m))
+            state->last[(size_t)m * state->heads + h] = value[(size_t)m * stride];
 }
 
 static void add_last(struct layer_state *state, const struct measured *measured, uint32_t h,
                      uint32_t to, uint64_t arrival)
 {
+    double value[METRIC_COUNT];
     if (arrival < state->last_arrival[to])
         return;
     state->last_arrival[to] = arrival;
     for (int m = 0; m < METRIC_COUNT; m++)
-        set_last(state, m, to, measured->value[m] ? measured->value[m][h] : NAN);
+        value[m] = measured->value[m] ? measured->value[m][h] : NAN;
+    set_last(state, to, value, 1);
     state->pattern[to] = measured->pattern ? measured->pattern[h] : PATTERN_NONE;
     add_last_vectors(state, measured, h, to);
 }
@@ -416,21 +429,21 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
         into->has_vector[v] = into->has_vector[v] || from->has_vector[v];
 }
 
-/* Of newer ones: numbers of a spectrum, where there are any. */
 static void merge_last_vectors(struct layer_state *into, const struct layer_state *from, uint32_t h)
 {
-    for (size_t i = (size_t)h * VECTORS_WIDTH; from->vector_last && i < (h + 1u) * VECTORS_WIDTH;
-         i++)
-        if (!isnan(from->vector_last[i]))
-            into->vector_last[i] = from->vector_last[i];
+    for (int v = 0; from->vector_last && v < VECTOR_COUNT; v++) {
+        size_t at = (size_t)h * VECTORS_WIDTH + vector_info[v].offset;
+        if (!isnan(from->vector_last[at]))
+            memcpy(&into->vector_last[at], &from->vector_last[at],
+                   vector_info[v].width * sizeof *into->vector_last);
+    }
 }
 
 static void merge_last_of_head(struct layer_state *into, const struct layer_state *from, uint32_t h)
 {
     into->last_arrival[h] = from->last_arrival[h];
     into->pattern[h] = from->pattern[h];
-    for (size_t m = 0; m < METRIC_COUNT; m++)
-        set_last(into, (int)m, h, from->last[m * from->heads + h]);
+    set_last(into, h, from->last + h, from->heads);
     merge_last_vectors(into, from, h);
 }
 
