@@ -121,8 +121,9 @@ struct row_kernels {
     void (*head_sums[KERNEL_DTYPES])(const unsigned char *row, size_t stride, uint32_t heads,
                                      uint32_t n, double *ret_sum);
     /* Metrics of the batch's rows: ret_value[metric][0..ROW_BATCH), NaN where one does not exist
-     * or the row is not sound; what belongs to slots that are not used means nothing. */
-    void (*finish)(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT]);
+     * or the row is not sound; what belongs to slots that are not used means nothing. Returns bits
+     * of the metrics that are not finite in every row. */
+    uint32_t (*finish)(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT]);
     /* Counts x[n], n > 0, all finite, into empty counts; reads up to ROW_PAD more. */
     void (*count)(const float *x, size_t n, struct dist_counts *counts);
 };
