@@ -147,6 +147,13 @@ static void on_arrived(struct daemon *daemon, struct message *message)
     }
 }
 
+static int complete(struct daemon *daemon, struct message *message, const struct measured *measured)
+{
+    stats_add(&daemon->stats, COUNT_SPECTRA, measured->spectra);
+    stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, measured->spectra_skipped);
+    return run_complete(message->run, message, measured);
+}
+
 static void on_done(struct daemon *daemon, struct message *message)
 {
     const struct measured *measured;
@@ -156,7 +163,7 @@ static void on_done(struct daemon *daemon, struct message *message)
     if (code)
         run_abandon(run, message, code);
     else
-        code = run_complete(run, message, measured);
+        code = complete(daemon, message, measured);
     if (code)
         stats_drop(&daemon->stats, code);
     else

@@ -6,7 +6,8 @@
  *
  * Spectra and row jobs wait in one queue, first come first served, so that no message waits for
  * ever; but a spectrum under a budget gives way as soon as other jobs are waiting (`hurry`): under
- * load spectra get rarer, and row metrics are late by one head's spectrum at most. */
+ * load spectra get rarer, and row metrics are late by one head's spectrum at most. Messages of tier
+ * weights, which may take seconds, stay in the background. */
 #include "work.h"
 
 #include "err.h"
@@ -115,12 +116,16 @@ static int create_jobs(struct work *work)
     work->jobs = calloc(work->job_count, sizeof *work->jobs);
     if (!work->jobs)
         return ERR_MEMORY;
-    for (uint32_t i = 0; i < work->job_count; i++)
+    for (uint32_t i = 0; i < work->job_count; i++) {
+        enum measure_job kind = measure_job_kind(work->measure, i);
         work->jobs[i] = (struct work_job){
-            .job = {.run = run, .patient = measure_job_is_patient(work->measure, i)},
+            .job = {.run = run,
+                    .patient = kind != MEASURE_ROWS,
+                    .background = kind == MEASURE_WEIGHTS},
             .work = work,
             .index = i,
         };
+    }
     atomic_init(&work->remaining, work->job_count);
     return 0;
 }

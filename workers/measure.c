@@ -309,6 +309,7 @@ int measure_new_weights(const struct weights *weights, const struct measure_plan
     }
     m->plan = *plan;
     m->weights = *weights;
+    m->weights.without_spectra = !plan->group[METRIC_GROUP_SPECTRUM];
     m->weights.whole_max_size = plan->weights_max_size;
     m->weights.eigenvalue_max_size = plan->eigenvalues_max_size;
     m->tier = TIER_WEIGHTS;
@@ -345,9 +346,12 @@ uint32_t measure_jobs(const struct measure *measure)
     return measure->jobs;
 }
 
-bool measure_job_is_patient(const struct measure *measure, uint32_t job)
+enum measure_job measure_job_kind(const struct measure *measure, uint32_t job)
 {
-    return measure->tier == TIER_WEIGHTS || job >= measure->parts;
+    if (measure->tier == TIER_WEIGHTS) {
+        return MEASURE_WEIGHTS;
+    }
+    return job < measure->parts ? MEASURE_ROWS : MEASURE_SPECTRA;
 }
 
 static int run_attention_part(struct measure *m, struct part *p, struct scratch *scratch)

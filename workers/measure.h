@@ -79,7 +79,8 @@ struct measured {
     const struct redundant_pair *redundant;
     uint32_t redundant_count, redundant_total; /* listed; in all */
     uint32_t spectrum_next;                    /* the head the next budget should begin with */
-    const struct weights_result *weights;      /* tier weights */
+    uint32_t spectra, spectra_skipped;    /* heads that had their turn, and those that had not */
+    const struct weights_result *weights; /* tier weights */
 };
 
 struct measure;
@@ -96,8 +97,10 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
 int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
                         struct measure **ret_measure);
 uint32_t measure_jobs(const struct measure *measure);
-/* Whether nobody is kept waiting by a job that is slow to begin: spectra. */
-bool measure_job_is_patient(const struct measure *measure, uint32_t job);
+/* What a job is like: rows; spectra, which may wait and give way; tier weights, which may take
+ * seconds. */
+enum measure_job { MEASURE_ROWS, MEASURE_SPECTRA, MEASURE_WEIGHTS };
+enum measure_job measure_job_kind(const struct measure *measure, uint32_t job);
 
 /* Runs a job, once, on any thread. Failures are kept for measure_finish. */
 void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch);

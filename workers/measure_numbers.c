@@ -109,7 +109,11 @@ static void add_spectra(const struct measure_state *s, struct measured *m)
     for (uint32_t h = 0; s->qk != NULL && h < m->heads; h++) {
         spread_spectrum(m, h, &s->qk[h], /* qk= */ true);
     }
-    m->spectrum_next = s->spectra != NULL ? spectra_next(s->spectra) : 0;
+    if (s->spectra != NULL) {
+        m->spectrum_next = spectra_next(s->spectra);
+        m->spectra = atomic_load(&s->spectra->done);
+        m->spectra_skipped = m->heads - m->spectra;
+    }
 }
 
 static void add_gradient(const struct measure_state *s, struct measured *m)

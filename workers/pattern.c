@@ -70,7 +70,7 @@ double pattern_sink_rate(const double *first_token, uint32_t heads)
     uint32_t sinks = 0, known = 0;
     for (uint32_t h = 0; h < heads; h++) {
         sinks += first_token[h] > SINK_WEIGHT;
-        known += !isnan(first_token[h]);
+        known += isnan(first_token[h]) ? 0 : 1;
     }
     return known > 0 ? (double)sinks / known : NAN;
 }

@@ -122,7 +122,7 @@ static void row_collect(struct dist_counts *counts, int32_t begin, int32_t end)
 {
     uint32_t used = 0;
     for (int32_t key = begin; key <= end; key += SIMD_WIDTH) {
-        int32_t *at = (int32_t *)counts->count + key + HIST_KEY_MAX;
+        int32_t *at = (int32_t *)&counts->count[key + HIST_KEY_MAX];
         vi count = v_load_i(at);
         vm some = v_less_i(v_set_i(0), count);
         if (v_any(some)) {

@@ -6,10 +6,11 @@
 #include <stdlib.h>
 #include <time.h>
 
+/* Of this thread: what others do meanwhile is not taken from the budget. */
 static uint64_t now_ns(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 

@@ -138,7 +138,7 @@ struct loaded {
     const struct projection_matrix *m;
     enum projection p;
     uint32_t slices, head_dim;
-    bool whole, eigenvalues; /* wanted */
+    bool spectra, whole, eigenvalues; /* wanted */
     double eps;
     bool finite;
     double *entries; /* [out][in] */
@@ -433,9 +433,12 @@ static int new_projection(const struct loaded *l, struct projection_result *ret)
 
 static int compute_numbers(struct loaded *l, struct scratch *scratch, struct projection_result *ret)
 {
+    compute_correlation(l, ret);
+    if (!l->spectra) {
+        return 0;
+    }
     int rc = compute_spectra(l, scratch, ret);
     if (rc == 0) {
-        compute_correlation(l, ret);
         rc = compute_r(l, scratch);
     }
     if (rc == 0 && l->eigenvalues) {
@@ -514,6 +517,7 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
                                .p = p,
                                .slices = slice_count(w, p),
                                .head_dim = w->head_dim,
+                               .spectra = !w->without_spectra,
                                .whole = fits(&w->matrix[p], w->whole_max_size),
                                .eigenvalues = has_eigenvalues(w, p),
                                .eps = spectrum_eps(w->matrix[p].dtype)};
@@ -521,7 +525,14 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
     for (enum projection p = 0; rc == 0 && p < PROJECTION_COUNT; p++) {
         rc = sent(w, p) ? compute_projection(&l[p], scratch, &ret->projection[p]) : 0;
     }
-    if (rc == 0 && sent(w, PROJECTION_Q) && sent(w, PROJECTION_K)) {
+    return rc;
+}
+
+static int compute_all_circuits(const struct weights *w, struct loaded l[PROJECTION_COUNT],
+                                struct scratch *scratch, struct weights_result *ret)
+{
+    int rc = 0;
+    if (sent(w, PROJECTION_Q) && sent(w, PROJECTION_K)) {
         rc = compute_circuits(w, &l[PROJECTION_Q], &l[PROJECTION_K], scratch,
                               &ret->circuit[CIRCUIT_QK]);
     }
@@ -538,6 +549,9 @@ int weights_compute(const struct weights *w, struct scratch *scratch,
     struct loaded l[PROJECTION_COUNT];
     *ret_result = (struct weights_result){.heads = w->heads};
     int rc = compute_all(w, l, scratch, ret_result);
+    if (rc == 0 && !w->without_spectra) {
+        rc = compute_all_circuits(w, l, scratch, ret_result);
+    }
     for (uint32_t p = 0; p < PROJECTION_COUNT; p++) {
         free(l[p].r);
     }

@@ -719,6 +719,29 @@ def test_the_smallest_messages(heads, length):
     attnd.close()
 
 
+def test_projections_keep_nobody_waiting(rng):
+    """Their spectra take a second; rows that come later are measured meanwhile."""
+    attnd = Attnd("workers.threads=2")
+    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    wq = rng.normal(size=(1024, 1024)).astype(np.float32)
+    for layer in range(3):
+        trainer.projections(wq=wq, wk=wq, wv=wq, heads=8, head_dim=128, layer=layer)
+    trainer.attention(np.full((1, 2, 16, 16), 1 / 16, np.float32), layer=9)
+    layers = [reader.next()[1]["layer"] for _ in range(4)]
+    assert layers.index(9) <= 1, "at most the first one may have been done already"
+    attnd.close()
+
+
+def test_projections_without_spectra(rng):
+    attnd = Attnd("metrics.spectrum=false")
+    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    trainer.projections(wq=rng.normal(size=(8, 8)), heads=2, head_dim=4)
+    wq = reader.next()[1]["weights"]["wq"]
+    assert wq["head_correlation"][0][0] == pytest.approx(1)
+    assert wq["whole"]["spectral_norm"] is None and wq["heads"]["spectral_norm"] == [None, None]
+    attnd.close()
+
+
 def test_logits_at_the_edge_of_f16(attnd):
     """The largest f16 as queries, keys and logits: no row is lost, and a row that is all on one key is that."""
     edge = np.float16(65504)
