@@ -78,7 +78,7 @@ int row_values_add(struct row_values *values, struct row_batch *batch, struct he
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
         value[m] = values->value[m] + values->used;
     }
-    values->kernels->finish(batch, value);
+    values->gaps |= values->kernels->finish(batch, value);
     uint32_t h = (values->first + values->used) % values->heads;
     for (uint32_t slot = 0; slot < batch->used; slot++) {
         if (batch->sound[slot] > 0) {
@@ -99,6 +99,13 @@ static size_t gather(const struct row_values *values, uint32_t m, uint32_t h)
 {
     const float *value = values->value[m];
     size_t n = 0;
+    if ((values->gaps >> m & 1) == 0) {
+        for (size_t k = (h + values->heads - values->first) % values->heads; k < values->used;
+             k += values->heads) {
+            values->column[n++] = value[k];
+        }
+        return n;
+    }
     for (size_t k = (h + values->heads - values->first) % values->heads; k < values->used;
          k += values->heads) {
         values->column[n] = value[k];
@@ -154,6 +161,6 @@ int row_values_flush(struct row_values *values, struct head_block *head)
     }
     clear_totals(values);
     values->first = (values->first + values->used) % values->heads;
-    values->used = 0;
+    values->used = values->gaps = 0;
     return rc;
 }

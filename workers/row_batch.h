@@ -52,6 +52,7 @@ struct row_values {
     uint32_t heads, first;          /* rows come head after head: the k-th kept belongs to head
                                        (first + k) % heads */
     uint32_t used, capacity;        /* rows kept */
+    uint32_t gaps;                  /* bits of the metrics of which some row has none */
     bool exists[METRIC_ROW_COUNT];  /* false: NaN in every row, not looked at */
     float *value[METRIC_ROW_COUNT]; /* [capacity + ROW_BATCH] */
     float *column;                  /* [capacity]: one head's, side by side */

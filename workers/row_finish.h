@@ -31,9 +31,11 @@ SIMD_INLINE vf v_sans_first(vf rest_plogp, vf s, vf rest_keys)
     return v_div(v_max(h, v_set(0)), v_ln(v_max(rest_keys, v_set(2))));
 }
 
+_Static_assert(METRIC_ROW_COUNT <= 32, "one bit each");
+
 /* SIMD_WIDTH slots from `s`. */
-SIMD_INLINE void finish_slots(const struct row_batch *b, uint32_t s,
-                              float *const ret_value[METRIC_ROW_COUNT])
+SIMD_INLINE uint32_t finish_slots(const struct row_batch *b, uint32_t s,
+                                  float *const ret_value[METRIC_ROW_COUNT])
 {
     vm sound = v_less(v_set(0), v_load(b->sound + s));
     vf keys = v_load(b->keys + s), rest_sum = v_load(b->rest_sum + s);
@@ -65,16 +67,23 @@ SIMD_INLINE void finish_slots(const struct row_batch *b, uint32_t s,
         [METRIC_SINK_DEFICIT] = v_sub(v_set(1), v_add(rest_sum, first)),
         [METRIC_MAX_LOGIT] = v_load(b->max_logit + s),
     };
+    uint32_t gaps = 0, left = b->used > s ? b->used - s : 0;
+    uint32_t used = (1u << (left < SIMD_WIDTH ? left : SIMD_WIDTH)) - 1;
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+        vm finite = v_and(sound, v_less_equal(v_abs(value[m]), v_set(FLT_MAX)));
         v_store(ret_value[m] + s, v_where(sound, value[m]));
+        gaps |= (uint32_t)((v_mask_bits(finite) & used) != used) << m;
     }
+    return gaps;
 }
 
-static void row_finish(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT])
+static uint32_t row_finish(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT])
 {
+    uint32_t gaps = 0;
     for (uint32_t s = 0; s < ROW_BATCH; s += SIMD_WIDTH) {
-        finish_slots(batch, s, ret_value);
+        gaps |= finish_slots(batch, s, ret_value);
     }
+    return gaps;
 }
 
 /* In two passes: whole vectors, and the rest one by one. */

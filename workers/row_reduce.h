@@ -24,14 +24,7 @@ SIMD_INLINE vf sum_of(const struct row_pass *pass, uint32_t quantity, uint32_t s
 
 SIMD_INLINE vf min_of(const struct row_pass *pass, uint32_t slot)
 {
-    vf x[SIMD_WIDTH];
-    rows_to_lanes(pass, LANES_MIN, slot, x);
-    for (uint32_t half = W / 2; half > 0; half /= 2) {
-        for (uint32_t l = 0; l < half; l++) {
-            x[l] = v_min_bits(x[l], x[l + half]);
-        }
-    }
-    return x[0];
+    return v_min_rows(pass->lanes[LANES_MIN] + slot * W);
 }
 
 SIMD_INLINE void exchange(vf *high, vf *low)

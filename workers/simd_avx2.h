@@ -377,4 +377,16 @@ SIMD_INLINE vf v_sum_rows(const float *rows)
     return v_add(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
 }
 
+SIMD_INLINE vf v_min_rows(const float *rows)
+{
+    vf r[SIMD_WIDTH];
+    for (uint32_t i = 0; i < SIMD_WIDTH; i++) {
+        r[i] = v_load(rows + i * SIMD_WIDTH);
+    }
+    v_transpose(r);
+    vf a = v_min_bits(v_min_bits(r[0], r[1]), v_min_bits(r[2], r[3]));
+    vf b = v_min_bits(v_min_bits(r[4], r[5]), v_min_bits(r[6], r[7]));
+    return v_min_bits(a, b);
+}
+
 #endif

@@ -393,4 +393,25 @@ SIMD_INLINE vf v_sum_rows(const float *rows)
     return v_add(_mm512_shuffle_f32x4(s[0], s[1], 0x88), _mm512_shuffle_f32x4(s[0], s[1], 0xdd));
 }
 
+/* The least of each row, by bit patterns, in the same way. */
+SIMD_INLINE vf v_min_rows(const float *rows)
+{
+    vf s[16];
+    for (uint32_t i = 0; i < 16; i += 2) {
+        vf a = v_load(rows + i * 16), b = v_load(rows + (i + 1) * 16);
+        s[i / 2] = v_min_bits(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    for (uint32_t i = 0; i < 8; i += 2) {
+        __m512d a = _mm512_castps_pd(s[i]), b = _mm512_castps_pd(s[i + 1]);
+        s[i / 2] = v_min_bits(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                              _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    for (uint32_t i = 0; i < 4; i += 2) {
+        s[i / 2] = v_min_bits(_mm512_shuffle_f32x4(s[i], s[i + 1], 0x88),
+                              _mm512_shuffle_f32x4(s[i], s[i + 1], 0xdd));
+    }
+    return v_min_bits(_mm512_shuffle_f32x4(s[0], s[1], 0x88),
+                      _mm512_shuffle_f32x4(s[0], s[1], 0xdd));
+}
+
 #endif

@@ -18,6 +18,7 @@
  *   v_sum_rows      the sum of each of SIMD_WIDTH rows of SIMD_WIDTH, row i in lane i
  *   v_store_pairs   (first, second) of the lanes in the mask, side by side; returns how many, and
  *                   may write SIMD_WIDTH pairs
+ *   v_min_rows      the least of each, by bit patterns
  *   v_lookup32      table[index], 0 <= index < 32 */
 #ifndef WORKERS_SIMD_PORTABLE_H
 #define WORKERS_SIMD_PORTABLE_H
@@ -410,6 +411,16 @@ SIMD_INLINE vf v_sum_rows(const float *rows)
     }
     v_transpose(r);
     return (r[0] + r[2]) + (r[1] + r[3]);
+}
+
+SIMD_INLINE vf v_min_rows(const float *rows)
+{
+    vf r[SIMD_WIDTH];
+    for (uint32_t i = 0; i < SIMD_WIDTH; i++) {
+        r[i] = v_load(rows + i * SIMD_WIDTH);
+    }
+    v_transpose(r);
+    return v_min_bits(v_min_bits(r[0], r[1]), v_min_bits(r[2], r[3]));
 }
 
 #endif
