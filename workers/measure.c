@@ -392,7 +392,7 @@ static int run_qk_spectra(struct measure *m, struct scratch *scratch)
     int rc = 0;
     uint32_t sample = (uint32_t)min_u64(m->plan.spectrum_sample, m->attention.batch - 1);
     for (uint32_t h = 0; rc == 0 && h < m->attention.heads; h++) {
-        rc = qk_spectrum(&m->attention, sample, h, scratch, &m->qk[h]);
+        rc = qk_spectrum(&m->attention, sample, h, m->plan.isa, scratch, &m->qk[h]);
     }
     return rc;
 }
@@ -460,7 +460,7 @@ static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
     struct attention a = m->attention;
     size_t entries = (size_t)a.batch * a.heads * a.queries * a.keys;
     m->map = malloc(entries * sizeof *m->map);
-    if (m->map == NULL || qk_weights(&a, 0, a.queries, m->map, scratch) != 0) {
+    if (m->map == NULL || qk_weights(&a, 0, a.queries, m->map, m->plan.isa, scratch) != 0) {
         return ERR_MEMORY;
     }
     a.weights = m->map;

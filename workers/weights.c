@@ -227,10 +227,12 @@ static int compute_spectra(const struct loaded *l, struct scratch *scratch,
                            .rows = l->m->out,
                            .columns = l->m->in,
                            .stride = l->m->in};
-    int rc = l->whole ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, scratch, &ret->whole) : 0;
+    int rc = l->whole ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, isa_best(), scratch,
+                                           &ret->whole)
+                      : 0;
     for (uint32_t h = 0; rc == 0 && h < l->slices; h++) {
         struct matrix slice = slice_of(l, h);
-        rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, scratch, &ret->head[h]);
+        rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, isa_best(), scratch, &ret->head[h]);
     }
     return rc;
 }
@@ -474,7 +476,7 @@ static int compute_circuit(const struct loaded *x, uint32_t slice_x, const struc
     double eps = fmax(x->eps, y->eps) * fmax(size_x, size_y) / (m > n ? m : n);
     /* Column-major m x n read by rows is its transpose, with the same singular values. */
     struct matrix matrix = {.data = core, .dtype = DTYPE_F64, .rows = n, .columns = m, .stride = m};
-    return spectrum_of_matrix(&matrix, eps, SPECTRUM_FULL, scratch, ret);
+    return spectrum_of_matrix(&matrix, eps, SPECTRUM_FULL, isa_best(), scratch, ret);
 }
 
 /* The circuits of all heads, x per head and y per kv head. */

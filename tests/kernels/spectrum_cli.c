@@ -95,7 +95,7 @@ static void print_all(const struct attention *a, uint32_t head, struct scratch *
     printf("{");
     print_spectrum("ref", &s);
     for (size_t i = 0; i < sizeof efforts / sizeof efforts[0]; i++) {
-        if (spectrum_compute(a, 0, head, efforts[i].effort, scratch, &s) < 0) {
+        if (spectrum_compute(a, 0, head, efforts[i].effort, isa_best(), scratch, &s) < 0) {
             die("out of memory");
         }
         printf(",\n");
