@@ -215,7 +215,7 @@ int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_ef
 /* The valid rectangle. */
 static struct matrix map_of(const struct attention *a, uint32_t sample, uint32_t head)
 {
-    size_t element = a->dtype == DTYPE_F64 ? 8 : a->dtype == DTYPE_F32 ? 4 : 2;
+    size_t element = dtype_size(a->dtype);
     size_t first = ((size_t)sample * a->heads + head) * a->queries * a->keys;
     return (struct matrix){.data = (const unsigned char *)a->weights + first * element,
                            .dtype = a->dtype,

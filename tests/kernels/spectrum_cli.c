@@ -134,7 +134,7 @@ int main(int argc, char **argv)
     a.queries = (uint32_t)atoi(argv[3]);
     a.keys = (uint32_t)atoi(argv[argc > 5 ? 5 : 4]);
     a.weights = read_file(argv[1], &bytes);
-    size_t element = a.dtype == DTYPE_F64 ? 8 : a.dtype == DTYPE_F32 ? 4 : 2;
+    size_t element = dtype_size(a.dtype);
     a.heads = (uint32_t)(bytes / (element * a.queries * a.keys));
     struct scratch scratch = {0};
     for (uint32_t h = 0; h < a.heads; h++) {
