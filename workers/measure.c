@@ -144,11 +144,11 @@ static int copy_lists(struct measure *m)
 
 /* Spectra of Q K^T are cheap for the head_dim there is: they have one effort. */
 static int qk_spectrum_at(const struct attention *a, uint32_t sample, uint32_t head,
-                          enum spectrum_effort effort, struct scratch *scratch,
+                          enum spectrum_effort effort, enum isa isa, struct scratch *scratch,
                           struct spectrum *ret_spectrum)
 {
     (void)effort;
-    return qk_spectrum(a, sample, head, scratch, ret_spectrum);
+    return qk_spectrum(a, sample, head, isa, scratch, ret_spectrum);
 }
 
 static int prepare_spectra(struct measure *m)
@@ -158,6 +158,7 @@ static int prepare_spectra(struct measure *m)
     m->spectrum_jobs = (uint32_t)min_u64(a->heads, MEASURE_SPECTRUM_JOBS_MAX);
     struct spectra_plan spectra = {
         .compute = a->weights != NULL ? spectrum_compute : qk_spectrum_at,
+        .isa = plan->isa,
         .effort = plan->spectrum_effort,
         .heads = plan->spectrum_heads,
         .head_count = plan->spectrum_head_count,
@@ -226,6 +227,7 @@ int measure_new_weights(const struct weights *weights, const struct measure_plan
     }
     m->plan = *plan;
     m->weights = *weights;
+    m->weights.isa = plan->isa;
     m->weights.without_spectra = !plan->group[METRIC_GROUP_SPECTRUM];
     m->weights.whole_max_size = plan->weights_max_size;
     m->weights.eigenvalue_max_size = plan->eigenvalues_max_size;
@@ -365,7 +367,7 @@ static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
     struct attention a = m->attention;
     size_t entries = (size_t)a.batch * a.heads * a.queries * a.keys;
     m->map = malloc(entries * sizeof *m->map);
-    if (m->map == NULL || qk_weights(&a, 0, a.queries, m->map, scratch) != 0) {
+    if (m->map == NULL || qk_weights(&a, 0, a.queries, m->map, m->plan.isa, scratch) != 0) {
         return ERR_MEMORY;
     }
     a.weights = m->map;

@@ -64,8 +64,8 @@ static int take_turn(struct spectra *s, uint32_t turn, struct scratch *scratch)
 {
     uint32_t head = (uint32_t)(((uint64_t)s->plan.first + turn) % s->attention->heads);
     uint64_t begin = now_ns();
-    int rc = s->plan.compute(s->attention, s->plan.sample, head, s->effort[head], scratch,
-                             &s->head[head]);
+    int rc = s->plan.compute(s->attention, s->plan.sample, head, s->effort[head], s->plan.isa,
+                             scratch, &s->head[head]);
     atomic_fetch_add(&s->spent_ns, now_ns() - begin);
     atomic_fetch_add(&s->done, 1);
     return rc;

@@ -14,11 +14,12 @@
 
 /* spectrum_compute, or qk_spectrum_at. */
 typedef int (*spectra_compute)(const struct attention *a, uint32_t sample, uint32_t head,
-                               enum spectrum_effort effort, struct scratch *scratch,
+                               enum spectrum_effort effort, enum isa isa, struct scratch *scratch,
                                struct spectrum *ret_spectrum);
 
 struct spectra_plan {
     spectra_compute compute;
+    enum isa isa;
     enum spectrum_effort effort;
     const double *heads;  /* [head_count] of the model that get the effort, the others
                              SPECTRUM_LEADING at most */

@@ -139,6 +139,7 @@ struct loaded {
     enum projection p;
     uint32_t slices, head_dim;
     bool spectra, whole, heads, eigenvalues; /* wanted */
+    enum isa isa;
     double eps;
     bool finite;
     double *entries; /* [out][in] */
@@ -227,10 +228,12 @@ static int compute_spectra(const struct loaded *l, struct scratch *scratch,
                            .rows = l->m->out,
                            .columns = l->m->in,
                            .stride = l->m->in};
-    int rc = l->whole ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, scratch, &ret->whole) : 0;
+    int rc = l->whole
+                 ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, l->isa, scratch, &ret->whole)
+                 : 0;
     for (uint32_t h = 0; rc == 0 && l->heads && h < l->slices; h++) {
         struct matrix slice = slice_of(l, h);
-        rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, scratch, &ret->head[h]);
+        rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, l->isa, scratch, &ret->head[h]);
     }
     return rc;
 }
@@ -474,7 +477,7 @@ static int compute_circuit(const struct loaded *x, uint32_t slice_x, const struc
     double eps = fmax(x->eps, y->eps) * fmax(size_x, size_y) / (m > n ? m : n);
     /* Column-major m x n read by rows is its transpose, with the same singular values. */
     struct matrix matrix = {.data = core, .dtype = DTYPE_F64, .rows = n, .columns = m, .stride = m};
-    return spectrum_of_matrix(&matrix, eps, SPECTRUM_FULL, scratch, ret);
+    return spectrum_of_matrix(&matrix, eps, SPECTRUM_FULL, x->isa, scratch, ret);
 }
 
 /* The circuits of all heads, x per head and y per kv head. */
@@ -527,6 +530,7 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
                                .whole = fits(&w->matrix[p], w->whole_max_size),
                                .heads = heads_fit(w),
                                .eigenvalues = has_eigenvalues(w, p),
+                               .isa = w->isa,
                                .eps = spectrum_eps(w->matrix[p].dtype)};
     }
     for (enum projection p = 0; rc == 0 && p < PROJECTION_COUNT; p++) {

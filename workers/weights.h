@@ -25,6 +25,7 @@ struct projection_matrix {
 struct weights {
     struct projection_matrix matrix[PROJECTION_COUNT];
     uint32_t heads, kv_heads, head_dim;
+    enum isa isa;                 /* of the spectra */
     bool without_spectra;         /* only the correlation of heads */
     uint32_t whole_max_size;      /* larger matrices have no spectrum as a whole, nor have
                                      heads of a larger dimension; 0 = no bound */

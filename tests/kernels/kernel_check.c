@@ -114,11 +114,6 @@ static void print_case(const struct sample_case *c)
     fprintf(stderr, "\n");
 }
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 static uint16_t bf16_of(double x)
 {
     float f = (float)x;
@@ -260,7 +255,7 @@ static void fill_row(uint64_t *state, struct sample_case *c, uint32_t b, uint32_
     }
     size_t at = (((size_t)b * a->heads + h) * a->queries + i) * a->keys;
     for (uint32_t j = 0; j < a->keys; j++) {
-        put(c->weights + c->offset + (at + j) * element_bytes(a->dtype), a->dtype, row[j]);
+        put(c->weights + c->offset + (at + j) * dtype_size(a->dtype), a->dtype, row[j]);
     }
 }
 
@@ -268,7 +263,7 @@ static void fill_weights(uint64_t *state, struct sample_case *c)
 {
     const struct attention *a = &c->a;
     size_t count = (size_t)a->batch * a->heads * a->queries * a->keys;
-    c->weights = malloc(count * element_bytes(a->dtype) + c->offset);
+    c->weights = malloc(count * dtype_size(a->dtype) + c->offset);
     uint32_t *key = malloc(a->keys * sizeof *key);
     double *valid = malloc(a->keys * sizeof *valid), *row = malloc(a->keys * sizeof *row);
     if (c->weights == NULL || key == NULL || valid == NULL || row == NULL) {

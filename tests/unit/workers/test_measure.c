@@ -234,7 +234,7 @@ static void test_maps_of_queries_and_keys_are_those_of_their_weights(void **stat
     struct measure *m = must_run(&a, &plan);
     struct scratch scratch = {0};
     static float map[B * H * T * T];
-    assert_int_equal(qk_weights(&a, 0, T, map, &scratch), 0);
+    assert_int_equal(qk_weights(&a, 0, T, map, isa_best(), &scratch), 0);
     scratch_clear(&scratch);
     struct attention of_map = a;
     of_map.weights = map;
