@@ -472,11 +472,49 @@ def test_the_table_fits_80_columns(tmp_path):
     assert done.returncode == 0 and done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[0].startswith("decoder.0.self  attention  [2, 4, 24, 24]  causal")
-    assert lines[1].endswith(" rows left out: not finite, or the sum is off (by up to 1)")
-    assert lines[2].split()[:3] == ["HEAD", "ENTROPY", "KEYS"]
-    assert [line.split()[0] for line in lines[3:7]] == ["0", "1", "2", "3"]
+    assert lines[1] == "183 of 192 rows left out: not finite, negative, or the sum is off (by up to 1)"
+    assert lines[2] == "the sums over visible keys are not 1: is this causal?"
+    assert lines[3].split()[:3] == ["HEAD", "ENTROPY", "KEYS"]
+    assert [line.split()[0] for line in lines[4:8]] == ["0", "1", "2", "3"]
     assert "decoder.1.self  weights" in lines
     assert max(map(len, lines)) <= 80
+
+
+def test_the_table_says_why_rows_were_left_out_and_never_nan(tmp_path):
+    negative = attend(37)
+    negative[0, 0, 0, :2] += -0.5, 0.5
+    np.savez(tmp_path / "x.npz", np.full((1, 1, 4, 4), np.nan), attend(38) * 0.8, negative)
+    text = run(tmp_path / "x.npz").stdout
+    first, second, third = text.split("\n\n")
+    assert first.splitlines()[1:] == ["4 of 4 rows left out: not finite, or negative"]
+    assert second.splitlines()[1:3] == [
+        "192 of 192 rows left out: not finite, negative, or the sum is off (by up to 0.2)",
+        "the sums over visible keys are not 1: --dropout? --learned-sink? a mask?"]
+    assert third.splitlines()[1] == "1 of 192 rows left out: not finite, or negative"
+    assert third.splitlines()[2].startswith("HEAD ") and "nan" not in text
+
+
+def test_the_table_names_heads_that_are_alike(tmp_path):
+    a = attend(39, shape=(B, 6, T, T))
+    np.savez(tmp_path / "x.npz", a, np.concatenate([a, a[:, ::-1]], 1))
+    js = f64.head_js(a, f64.valid_keys(a.shape))
+    nearest = sorted((js[i, j], i, j) for i in range(6) for j in range(i))[:5]
+    text = run(tmp_path / "x.npz", "--groups", "similarity").stdout
+    first, second = text.split("\n\n")
+    assert first.splitlines()[-1] == "most alike  " + "  ".join(f"h{j}~h{i} {d:.4f}" for d, i, j in nearest)
+    assert second.splitlines()[-1].startswith("redundant  h") and second.endswith("  and 1 more\n")
+    same = second.splitlines()[-1].removeprefix("redundant  ").removesuffix("  and 1 more").split("  ")
+    assert set(same) < {f"h{h}=h{11 - h} 0.0000" for h in range(6)} and len(same) == 5
+    assert "alike" not in run(tmp_path / "x.npz", "--groups", "core").stdout
+
+
+def test_the_table_of_a_matrix_that_is_short_of_rank(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"weights.0.wq": np.ones((8, 8)), "weights.0.wk": np.eye(8),
+                                    "weights.0.wv": np.full((8, 8), np.nan)})
+    lines = [line.split() for line in run(tmp_path / "x.npz", "--heads", 2).stdout.splitlines()]
+    assert lines[2] == ["wq", "8.000", "1.000", "1.000", "inf", "1.000"]
+    assert lines[3] == ["wk", "1.000", "8.000", "8.000", "0.000", "0.000"]
+    assert lines[4] == ["wv", "-", "-", "-", "-", "-"]
 
 
 def test_the_command_may_stand_behind_options(tmp_path):
