@@ -377,6 +377,15 @@ def test_unsound_rows_are_counted_and_numbers_that_do_not_exist_are_null(tmp_pat
     assert second["spectrum"]["spectral_norm"] == [None]
 
 
+def test_eigenvalues_of_large_maps_are_for_who_asks(tmp_path):
+    np.savez(tmp_path / "x.npz", attend(41, shape=(1, 1, 160, 160)))
+    values = [analyze(tmp_path / "x.npz", "--groups", "spectrum", *options)[0]["spectrum"]
+              for options in ([], ["--spectrum", "full"], ["--spectrum", "eigenvalues"])]
+    moduli = np.sort(np.abs(np.linalg.eigvals(attend(41, shape=(1, 1, 160, 160))[0, 0])))
+    assert values[0] == values[1] and values[0]["eigenvalue_2"] == [None] and values[0]["rank"] == [160]
+    close(values[2]["eigenvalue_2"], moduli[-2:-1], rtol=1e-3)
+
+
 def test_the_smallest_map(tmp_path):
     np.savez(tmp_path / "x.npz", arr_0=np.ones((1, 1, 1, 1), "<f4"))
     layer, = analyze(tmp_path / "x.npz", "--causal")
@@ -448,6 +457,16 @@ def test_statistics_are_over_all_entries_as_sent(tmp_path):
         assert layer["shape"] == list(a.shape)
         assert layer["mean"] == pytest.approx(x.mean(), rel=1e-14) and layer["std"] == pytest.approx(x.std(ddof=1), rel=1e-9)
         assert (layer["min"], layer["max"]) == (x.min(), x.max())
+
+
+def test_statistics_have_no_more_digits_than_they_need(tmp_path):
+    a = np.full((1, 1, 2, 2), 0.1)
+    a[0, 0, 0] = 1 / 3, 1e-300
+    np.savez(tmp_path / "x.npz", a, attend(40))
+    numbers = []
+    json.loads(run(tmp_path / "x.npz", "--statistics").stdout, parse_float=numbers.append)
+    assert len(numbers) == 8 and {"0.3333333333333333", "1e-300"} <= set(numbers)
+    assert all(len(number) <= len(repr(float(number))) for number in numbers)
 
 
 def test_statistics_of_nothing_are_null(tmp_path):

@@ -124,14 +124,9 @@ static int check_v(struct input *input, char *reterr)
 /* Masks, tokens, lengths -----------------------------------------------------------------------
  */
 
-static bool is_integer(enum array_type type)
-{
-    return type >= ARRAY_BOOL && type <= ARRAY_I64;
-}
-
 static int check_integer(const struct array *array, char *reterr)
 {
-    if (is_integer(array->type))
+    if (array_type_is_integer(array->type))
         return 0;
     return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not bool or an integer",
                       array->file->path, array->name, array->type_name);

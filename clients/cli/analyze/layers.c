@@ -39,19 +39,14 @@ static size_t find_number(const char *name, size_t *ret_before)
     return 0;
 }
 
-static bool is_whole_number(enum array_type type)
-{
-    return type >= ARRAY_BOOL && type <= ARRAY_I64;
-}
-
 /* What an array may be, by its name and its shape: the end of a target. NULL = nothing we know. */
 static const char *guess_role(const struct array *array)
 {
+    if (!array_type_is_integer(array->type))
+        return array->rank < 3 ? NULL : "";
     if (strstr(array->name, "mask"))
         return ".mask";
-    if (strstr(array->name, "ids") || strstr(array->name, "token"))
-        return ".tokens";
-    return is_whole_number(array->type) || array->rank < 3 ? NULL : "";
+    return strstr(array->name, "ids") || strstr(array->name, "token") ? ".tokens" : NULL;
 }
 
 /* The target of a hint. Without a number in the name, masks and tokens are of all layers, and those

@@ -47,6 +47,11 @@ size_t array_type_size(enum array_type type)
     return size[type];
 }
 
+bool array_type_is_integer(enum array_type type)
+{
+    return type >= ARRAY_BOOL && type <= ARRAY_I64;
+}
+
 bool array_type_dtype(enum array_type type, enum dtype *ret_dtype)
 {
     static const enum dtype dtype[] = {

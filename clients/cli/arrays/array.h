@@ -43,6 +43,8 @@ enum array_type {
 
 /* Bytes of one element; 0 for ARRAY_OTHER. */
 size_t array_type_size(enum array_type type);
+/* Whether it is bool or a whole number. */
+bool array_type_is_integer(enum array_type type);
 /* Whether it is one of the four that weights come in; sets *ret_dtype then. */
 bool array_type_dtype(enum array_type type, enum dtype *ret_dtype);
 
