@@ -12,7 +12,6 @@
 #include <string.h>
 
 #define ENDPOINT_DEFAULT "tcp://127.0.0.1:5572"
-#define METRIC_DEFAULT   "entropy_normalized"
 #define TIMEOUT_MS       2000
 
 /* Each setter returns NULL, or what would be valid. */
@@ -101,7 +100,8 @@ struct option_info {
 };
 
 static const struct option_info option_info[] = {
-    {"metric", "NAME", ARGS_METRIC, set_metric, "what to show (default " METRIC_DEFAULT ")"},
+    {"metric", "NAME", ARGS_METRIC, set_metric,
+     "what to show (default entropy_normalized, or what there is)"},
     {"stack", "STACK", ARGS_STACK, set_stack, "only encoder or decoder layers"},
     {"layer", "N", ARGS_LAYER, set_layer, "only this layer"},
     {"site", "SITE", ARGS_SITE, set_site, "only self or cross attention"},
@@ -132,7 +132,6 @@ static struct args default_args(void)
     return (struct args){
         .endpoint = endpoint && *endpoint ? endpoint : ENDPOINT_DEFAULT,
         .timeout_ms = TIMEOUT_MS,
-        .metric = METRIC_DEFAULT,
     };
 }
 

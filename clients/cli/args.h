@@ -31,7 +31,7 @@ struct args {
     unsigned given; /* enum args_option, ored */
     const char *endpoint;
     int timeout_ms;
-    const char *metric;
+    const char *metric;                /* NULL = what there is: field_choose_metric */
     const char *stack, *site;          /* NULL = every one */
     uint32_t layer;                    /* counts when ARGS_LAYER is given */
     uint64_t count;                    /* 0 = no limit */

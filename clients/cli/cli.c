@@ -75,6 +75,12 @@ int cli_usage(struct cli *cli, const char *format, ...)
     return CLI_USAGE;
 }
 
+int cli_fail_output(struct cli *cli)
+{
+    fputs("attnctl: cannot write the output\n", cli->err);
+    return CLI_FINDING;
+}
+
 int cli_print_json(struct cli *cli, const msgpack_object *value)
 {
     char *text = mpk_to_json(value, 2);

@@ -10,7 +10,8 @@
 
 enum cli_exit {
     CLI_OK = 0,
-    CLI_FINDING = 1,     /* attnd answered, and the answer is bad news: no such job */
+    CLI_FINDING = 1,     /* attnd answered, and the answer is bad news: no such job; or memory is
+                            short, or the output cannot be written */
     CLI_USAGE = 2,       /* the command line, or a file that it names, cannot be followed */
     CLI_UNREACHABLE = 3, /* attnd cannot be reached */
 };
@@ -32,6 +33,9 @@ int cli_connect(struct cli *cli, struct rpc *ret_rpc);
 
 /* Explains on err what is wrong with the command line; returns CLI_USAGE. */
 int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Explains on err that the output cannot be written; returns CLI_FINDING. */
+int cli_fail_output(struct cli *cli);
 
 /* The value as indented JSON on out. Returns CLI_OK, or CLI_FINDING when out of memory. */
 int cli_print_json(struct cli *cli, const msgpack_object *value);

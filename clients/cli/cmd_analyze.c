@@ -40,6 +40,12 @@ static int fail(struct cli *cli, int code, const char *text)
     return code;
 }
 
+/* What is short of memory may be as it should be. */
+static int exit_of(int rc)
+{
+    return rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE;
+}
+
 static int fail_code(struct cli *cli, int code)
 {
     if (code == ERR_MEMORY)
@@ -62,10 +68,11 @@ static int open_files(struct cli *cli, struct analysis *analysis)
         char error[ARRAY_ERROR_MAX], text[ARRAY_ERROR_MAX];
         if (strcmp(path, "-") == 0)
             return fail(cli, CLI_USAGE, "-: standard input cannot be analyzed: name a file");
-        if (array_file_open(path, &analysis->files[i], &analysis->arrays, error) == 0)
+        int rc = array_file_open(path, &analysis->files[i], &analysis->arrays, error);
+        if (rc == 0)
             continue;
         snprintf(text, sizeof(text), "%.300s: %.700s", path, error);
-        return fail(cli, CLI_USAGE, text);
+        return fail(cli, exit_of(rc), text);
     }
     return CLI_OK;
 }
@@ -75,12 +82,12 @@ static int prepare(struct cli *cli, struct analysis *analysis)
     int code = open_files(cli, analysis);
     if (code != CLI_OK)
         return code;
-    if (layers_collect(&analysis->arrays, &analysis->options.naming, &analysis->layers,
-                       analysis->error) != 0 ||
-        inputs_check(&analysis->layers, &analysis->options, &analysis->inputs, analysis->error) !=
-            0)
-        return fail(cli, CLI_USAGE, analysis->error);
-    return CLI_OK;
+    int rc = layers_collect(&analysis->arrays, &analysis->options.naming, &analysis->layers,
+                            analysis->error);
+    if (rc == 0)
+        rc =
+            inputs_check(&analysis->layers, &analysis->options, &analysis->inputs, analysis->error);
+    return rc == 0 ? CLI_OK : fail(cli, exit_of(rc), analysis->error);
 }
 
 /* Measuring ------------------------------------------------------------------------------------
@@ -93,7 +100,7 @@ static int with_loaded(struct cli *cli, struct analysis *analysis, size_t index,
 {
     struct input *input = &analysis->inputs.items[index];
     int rc = input_load(input, analysis->error);
-    int code = rc == 0 ? CLI_OK : fail(cli, CLI_USAGE, analysis->error);
+    int code = rc == 0 ? CLI_OK : fail(cli, exit_of(rc), analysis->error);
     if (rc == 0 && (rc = measure(analysis, index, data)) != 0)
         code = fail_code(cli, rc);
     input_unload(input);
@@ -118,9 +125,10 @@ static int run_statistics(struct cli *cli, struct analysis *analysis)
                 : fail(cli, CLI_USAGE,
                        "--statistics is of attention weights; queries, keys and projections have "
                        "none (--ignore leaves arrays out)");
-    int rc = code == CLI_OK ? statistics_print(inputs, entries, cli->out) : 0;
+    if (code == CLI_OK)
+        statistics_print(inputs, entries, cli->out);
     free(entries);
-    return rc == 0 ? code : fail_code(cli, rc);
+    return code;
 }
 
 static int measure_engine(struct analysis *analysis, size_t index, void *data)
@@ -229,14 +237,16 @@ static void clear(struct analysis *analysis)
 int cmd_analyze(struct cli *cli, int argc, char **argv)
 {
     struct analysis analysis = {0};
-    if (options_parse(argc, argv, &analysis.options, analysis.error) != 0)
-        return fail(cli, CLI_USAGE, analysis.error);
+    int rc = options_parse(argc, argv, &analysis.options, analysis.error);
+    if (rc != 0)
+        return fail(cli, exit_of(rc), analysis.error);
     int code;
     if (analysis.options.help) {
         options_print_help(cli->out);
         code = CLI_OK;
     } else if (analysis.options.file_count == 0) {
-        code = fail(cli, CLI_USAGE, "usage: attnctl analyze FILE... [OPTIONS] (see --help)");
+        fputs("usage: attnctl analyze FILE... [OPTIONS] (see --help)\n", cli->err);
+        code = CLI_USAGE;
     } else {
         code = prepare(cli, &analysis);
         if (code == CLI_OK)

@@ -104,6 +104,7 @@ static void print_table(struct cli *cli, const struct row *rows, uint32_t count)
     struct out_table table;
     uint32_t heads = heads_max(rows, count);
     bool plain = is_plain(rows, count);
+    heads = heads > 0 ? heads : 1; /* other windows have the metric */
     out_init(&table, 1 + (int)heads);
     out_cell(&table, "LAYER");
     bool per_head = is_per_head(rows, count);
@@ -179,52 +180,74 @@ static void print_groups(struct cli *cli, const struct row *rows, uint32_t count
     }
 }
 
-/* A list of names so far. */
+/* A list of names so far: of the rows before this one, each name once. */
 struct names {
     FILE *out;
     const char *separator;
+    const struct row *rows;
+    uint32_t before;
 };
 
 static void print_name(void *data, const char *name)
 {
     struct names *names = data;
+    for (uint32_t i = 0; i < names->before; i++)
+        if (field_metric(names->rows[i].map, name))
+            return;
     fprintf(names->out, "%s%s", names->separator, name);
     names->separator = ", ";
 }
 
 /* No layer has the metric: name those there are. */
-static int refuse_metric(struct cli *cli, const msgpack_object *map)
+static int refuse_metric(struct cli *cli, const struct row *rows, uint32_t count)
 {
-    struct names names = {cli->err, ""};
+    struct names names = {cli->err, "", rows, 0};
     fprintf(cli->err,
             "attnctl: --metric: '%.80s': not in this summary (valid: ", cli->args->metric);
-    field_each_metric(map, print_name, &names);
+    for (; names.before < count; names.before++)
+        field_each_metric(rows[names.before].map, print_name, &names);
     fputs(")\n", cli->err);
     return CLI_USAGE;
 }
 
-static int show_summary(struct cli *cli, const msgpack_object *result)
+static int show_rows(struct cli *cli, const msgpack_object *maps, uint32_t count)
 {
-    uint32_t count = result->type == MSGPACK_OBJECT_ARRAY ? result->via.array.size : 0;
-    if (count == 0) {
-        fprintf(cli->err, "attnctl: no summary of %s matches yet\n", cli->args->words[1]);
-        return CLI_FINDING;
-    }
     struct row *rows = calloc(count, sizeof(*rows));
     if (!rows) {
         fputs("attnctl: out of memory\n", cli->err);
         return CLI_FINDING;
     }
     for (uint32_t i = 0; i < count; i++)
-        rows[i] = make_row(&result->via.array.ptr[i], cli->args->metric);
+        rows[i] = make_row(&maps[i], cli->args->metric);
     qsort(rows, count, sizeof(*rows), compare_rows);
     int code = CLI_OK;
     if (heads_max(rows, count) == 0)
-        code = refuse_metric(cli, rows[0].map);
+        code = refuse_metric(cli, rows, count);
     else
         print_groups(cli, rows, count);
     free(rows);
     return code;
+}
+
+static int show_summary(struct cli *cli, const msgpack_object *result)
+{
+    uint32_t count = result->type == MSGPACK_OBJECT_ARRAY ? result->via.array.size : 0;
+    char chosen[FIELD_NAME_MAX];
+    struct args args = *cli->args;
+    struct cli shown = *cli;
+    if (count == 0) {
+        fprintf(cli->err, "attnctl: no summary of %s matches yet\n", cli->args->words[1]);
+        return CLI_FINDING;
+    }
+    if (!args.metric) {
+        if (!field_choose_metric(result->via.array.ptr, count, chosen)) {
+            fprintf(cli->err, "attnctl: the summary of %s has no metrics\n", args.words[1]);
+            return CLI_FINDING;
+        }
+        args.metric = chosen;
+    }
+    shown.args = &args;
+    return show_rows(&shown, result->via.array.ptr, count);
 }
 
 static void put_text(struct mpk_writer *params, const char *key, const char *text)

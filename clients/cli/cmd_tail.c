@@ -140,14 +140,14 @@ static void print_names(struct cli *cli, const msgpack_object *values)
     }
 }
 
-static void print_metric(struct cli *cli, const msgpack_object *map)
+static void print_metric(struct cli *cli, const msgpack_object *map, const char *metric)
 {
-    const msgpack_object *values = field_metric(map, cli->args->metric);
+    const msgpack_object *values = field_metric(map, metric);
     struct spread spread = spread_of(values);
+    fprintf(cli->out, " %s", metric);
     if (!values)
-        return;
-    fprintf(cli->out, " %s", cli->args->metric);
-    if (spread.count == 0)
+        fputs(" -", cli->out);
+    else if (spread.count == 0)
         print_names(cli, values);
     else if (values->type != MSGPACK_OBJECT_ARRAY)
         fprintf(cli->out, " %.4g", spread.mean);
@@ -156,13 +156,55 @@ static void print_metric(struct cli *cli, const msgpack_object *map)
                 spread.max, spread.count, out_plural(spread.count));
 }
 
+static void print_number(struct cli *cli, const char *name, const msgpack_object *value)
+{
+    double number = field_number(value);
+    if (isnan(number))
+        fprintf(cli->out, " %s -", name);
+    else
+        fprintf(cli->out, " %s %.4g", name, number);
+}
+
+/* "wq norm 15.8 rank 63, wk ..." */
+static void print_weights(struct cli *cli, const msgpack_object *weights)
+{
+    const char *separator = " ";
+    for (uint32_t i = 0; i < weights->via.map.size; i++) {
+        const msgpack_object_kv *matrix = &weights->via.map.ptr[i];
+        const msgpack_object *whole = mpk_find(&matrix->val, "whole");
+        char name[16];
+        if (!whole)
+            continue;
+        field_show(&matrix->key, name, sizeof(name));
+        fprintf(cli->out, "%s%s", separator, name);
+        print_number(cli, "norm", mpk_find(whole, "spectral_norm"));
+        print_number(cli, "rank", mpk_find(whole, "rank"));
+        separator = ", ";
+    }
+}
+
+/* What was asked for, or what there is. */
+static void print_numbers(struct cli *cli, const msgpack_object *map)
+{
+    const msgpack_object *weights = mpk_find(map, "weights");
+    char chosen[FIELD_NAME_MAX];
+    if (cli->args->metric)
+        print_metric(cli, map, cli->args->metric);
+    else if (field_length(weights) > 0 && weights->type == MSGPACK_OBJECT_MAP)
+        print_weights(cli, weights);
+    else if (field_choose_metric(map, 1, chosen))
+        print_metric(cli, map, chosen);
+    else
+        fputs(" no numbers", cli->out);
+}
+
 static void print_live(struct cli *cli, const msgpack_object *map)
 {
     char layer[LAYER_TEXT_MAX];
     field_layer(map, layer);
     fprintf(cli->out, " %s epoch %" PRIu64 " step %" PRIu64 " rank %" PRIu64 ":", layer,
             field_u64(map, "epoch"), field_u64(map, "step"), field_u64(map, "rank"));
-    print_metric(cli, map);
+    print_numbers(cli, map);
 }
 
 static void print_summary(struct cli *cli, const msgpack_object *map)
@@ -176,7 +218,7 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
     if (last != first)
         fprintf(cli->out, " to %" PRIu64, last);
     fputs(field_bool(window, "partial") ? " (partial):" : ":", cli->out);
-    print_metric(cli, map);
+    print_numbers(cli, map);
     uint64_t messages = field_u64(map, "messages");
     fprintf(cli->out, ", %" PRIu64 " message%s, %" PRIu64 " lost, %" PRIu64 " dropped", messages,
             out_plural(messages), field_u64(map, "lost"), field_sum(mpk_find(map, "dropped")));

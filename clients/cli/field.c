@@ -113,7 +113,7 @@ static void each_key(const msgpack_object *map, const msgpack_object *keys, cons
                      void (*visit)(void *data, const char *name), void *data)
 {
     for (uint32_t i = 0; keys && keys->type == MSGPACK_OBJECT_MAP && i < keys->via.map.size; i++) {
-        char key[64], name[96];
+        char key[64], name[FIELD_NAME_MAX];
         field_show(&keys->via.map.ptr[i].key, key, sizeof(key));
         snprintf(name, sizeof(name), "%s%s", prefix, key);
         if (field_metric(map, name))
@@ -136,6 +136,31 @@ void field_each_metric(const msgpack_object *map, void (*visit)(void *data, cons
         snprintf(prefix, sizeof(prefix), "%s.", matrix);
         each_key(map, mpk_find(&weights->via.map.ptr[i].val, "heads"), prefix, visit, data);
     }
+}
+
+static void keep_first(void *data, const char *name)
+{
+    char *first = data;
+    if (*first == '\0')
+        snprintf(first, FIELD_NAME_MAX, "%s", name);
+}
+
+bool field_choose_metric(const msgpack_object *maps, uint32_t count, char ret_name[FIELD_NAME_MAX])
+{
+    static const char *const first[] = {
+        "entropy_normalized", "max_logit",        "spectral_norm",    "qk_spectral_norm",
+        "wq.spectral_norm",   "wk.spectral_norm", "wv.spectral_norm", "wo.spectral_norm",
+    };
+    ret_name[0] = '\0';
+    for (size_t f = 0; f < sizeof(first) / sizeof(first[0]); f++)
+        for (uint32_t i = 0; i < count; i++)
+            if (field_metric(&maps[i], first[f])) {
+                snprintf(ret_name, FIELD_NAME_MAX, "%s", first[f]);
+                return true;
+            }
+    for (uint32_t i = 0; i < count; i++)
+        field_each_metric(&maps[i], keep_first, ret_name);
+    return ret_name[0] != '\0';
 }
 
 uint32_t field_columns(const msgpack_object *value)

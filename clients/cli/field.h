@@ -34,6 +34,13 @@ const msgpack_object *field_metric(const msgpack_object *map, const char *name);
 void field_each_metric(const msgpack_object *map, void (*visit)(void *data, const char *name),
                        void *data);
 
+/* Longest name of a metric. */
+#define FIELD_NAME_MAX 96
+
+/* The metric to show when nobody asked for one: what people look at first, of what at least one of
+ * the results has. False = there is none. */
+bool field_choose_metric(const msgpack_object *maps, uint32_t count, char ret_name[FIELD_NAME_MAX]);
+
 /* Columns of what field_metric gave, and one of them: NULL when it is not there. */
 uint32_t field_columns(const msgpack_object *value);
 const msgpack_object *field_column(const msgpack_object *value, uint32_t index);

@@ -55,7 +55,8 @@ static void print_help(FILE *out)
     args_print_options(ARGS_EVERY_COMMAND, out);
     fputs("\nattnctl COMMAND --help shows a command's own options and an example.\n"
           "Endpoint: --endpoint, else $ATTND_ENDPOINT, else tcp://127.0.0.1:5572.\n"
-          "Exit status: 0 done, 1 bad news, 2 wrong usage, 3 attnd cannot be reached\n",
+          "Exit status: 0 done; 1 bad news, out of memory, or the output cannot be written;\n"
+          "2 wrong usage; 3 attnd cannot be reached\n",
           out);
 }
 
@@ -67,6 +68,12 @@ static void print_command_help(const struct command *command, FILE *out)
     fprintf(out, "\nexample: %s\n", command->example);
 }
 
+static int fail_words(struct cli *cli, const struct command *command)
+{
+    fprintf(cli->err, "usage: attnctl %s%s [OPTIONS]\n", command->name, command->arguments);
+    return CLI_USAGE;
+}
+
 /* Whether the command line fits the command; explains if not. */
 static int check_usage(struct cli *cli, const struct command *command)
 {
@@ -76,7 +83,7 @@ static int check_usage(struct cli *cli, const struct command *command)
         return cli_usage(cli, "--%s is not an option of %s (see attnctl %s --help)",
                          args_option_name(foreign), command->name, command->name);
     if (words < command->words_min || words > command->words_max)
-        return cli_usage(cli, "usage: attnctl %s%s [OPTIONS]", command->name, command->arguments);
+        return fail_words(cli, command);
     return CLI_OK;
 }
 
@@ -145,6 +152,6 @@ int main(int argc, char **argv)
         return cli_usage(&cli, "%s (see attnctl --help)", error);
     int code = alone ? run_alone(&cli, argc, argv, alone) : dispatch(&cli);
     if (fflush(stdout) != 0 || ferror(stdout))
-        return cli_usage(&cli, "cannot write the output");
+        return cli_fail_output(&cli);
     return code;
 }

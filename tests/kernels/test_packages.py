@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Agreement with packages that compute the same things. Each test is skipped without its package; to run them all:
+"""Agreement with packages that compute the same things. Each test is skipped without its package, and all without
+ATTNCTL; to run them all:
 
     python3 -m venv /tmp/packages && /tmp/packages/bin/pip install pytest torch transformer_lens weightwatcher
-    ATTNCTL=build/clients/cli/attnctl /tmp/packages/bin/python -m pytest tests/kernels/test_packages.py
+    ATTNCTL=build/clients/cli/attnctl /tmp/packages/bin/python tests/kernels/test_packages.py
 
 Where definitions differ, the test says how one follows from the other; KERNELS.md has the same in words."""
 
 import json
 import os
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 ATTNCTL = os.environ.get("ATTNCTL", "")
+pytestmark = pytest.mark.skipif(not ATTNCTL, reason="ATTNCTL is not set: it names the attnctl to compare with")
 HEADS, LENGTH = 4, 48
 
 
@@ -84,3 +87,7 @@ def test_spectra_agree_with_torch(pattern, tmp_path):
         assert got["nuclear_norm"][head] == pytest.approx(float(torch.linalg.matrix_norm(matrix, "nuc")), rel=1e-3)
         assert got["singular_values"][head] == pytest.approx(values[:16].tolist(), rel=1e-3)
         assert got["rank"][head] == int(torch.linalg.matrix_rank(matrix.float()))
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main(["-rs", __file__]))

@@ -7,6 +7,7 @@
 #include "pool.h"
 #include "result.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* The grain; as the daemon's default. */
@@ -88,6 +89,17 @@ static int finish(struct measure *measure)
     return rc;
 }
 
+/* An empty map has perhaps no heads, no sums over heads, and no largest entries. */
+static void forget_map(const struct input *input, struct layer_numbers *numbers)
+{
+    numbers->heads = input->attention.heads;
+    for (int kind = 0; kind < AGGREGATE_COUNT; kind++)
+        for (int stat = 0; stat < MAP_STAT_COUNT; stat++)
+            numbers->aggregate[kind][stat] = NAN;
+    numbers->pairs.count = 0;
+    numbers->pairs.head_pairs = NULL;
+}
+
 static void write_layer(const struct input *input, const struct measured *measured,
                         struct mpk_writer *writer)
 {
@@ -110,11 +122,14 @@ static void write_layer(const struct input *input, const struct measured *measur
         .site_known = true,
     };
     measured_numbers(measured, &layer.numbers);
+    if (input->empty)
+        forget_map(input, &layer.numbers);
     analysis_encode_layer(&layer, writer);
 }
 
-int engine_measure(const struct input *input, const struct options *options,
-                   struct mpk_writer *writer)
+/* Measures one input, and writes the numbers as those of another, of the same tier. */
+static int measure_input(const struct input *input, const struct input *named,
+                         const struct options *options, struct mpk_writer *writer)
 {
     struct measure_plan plan = plan_of(options);
     struct measure *measure = NULL;
@@ -125,9 +140,52 @@ int engine_measure(const struct input *input, const struct options *options,
     if (rc == 0)
         rc = finish(measure);
     if (rc == 0)
-        write_layer(input, measure_result(measure), writer);
+        write_layer(named, measure_result(measure), writer);
     measure_free(&measure);
     return rc != 0 || mpk_writer_ok(writer) ? rc : ERR_MEMORY;
+}
+
+static uint32_t heads_of(const struct input *input)
+{
+    return input->attention.heads > 0 ? input->attention.heads : 1;
+}
+
+/* A map without entries has the numbers of one row that is padding: none. `zeros` has an f64 for
+ * each head, which is as much as any of its tensors takes. */
+static struct input stand_in(const struct input *input, const double *zeros)
+{
+    static const int32_t none[1] = {0};
+    struct input row = *input;
+    struct attention *a = &row.attention;
+    a->heads = heads_of(input);
+    a->batch = a->queries = a->keys = 1;
+    a->q_len = a->k_len = none;
+    a->weights = input->array[TENSOR_WEIGHTS] ? zeros : NULL;
+    a->grad = input->array[TENSOR_GRAD] ? zeros : NULL;
+    a->tokens = input->array[TENSOR_TOKENS] ? none : NULL;
+    a->qk.kv_heads = a->qk.head_dim = a->qk.value_dim = 1;
+    a->qk.q = a->qk.k = zeros;
+    a->qk.v = input->array[TENSOR_V] ? zeros : NULL;
+    return row;
+}
+
+static int measure_empty(const struct input *input, const struct options *options,
+                         struct mpk_writer *writer)
+{
+    double *zeros = calloc(heads_of(input), sizeof(*zeros));
+    if (!zeros)
+        return ERR_MEMORY;
+    struct input row = stand_in(input, zeros);
+    int rc = measure_input(&row, input, options, writer);
+    free(zeros);
+    return rc;
+}
+
+int engine_measure(const struct input *input, const struct options *options,
+                   struct mpk_writer *writer)
+{
+    return input->empty ? measure_empty(input, options, writer)
+                        : measure_input(input, input, options, writer);
 }
 
 bool engine_skips_spectrum(const struct input *input, const struct options *options)

@@ -98,9 +98,11 @@ static int check_q_and_k(struct input *input, char *reterr)
     a->qk.head_dim = axis(q, 0);
     a->qk.kv_heads = axis(k, 2);
     a->keys = axis(k, 1);
+    if (a->qk.head_dim == 0)
+        return fail_array(q, reterr, "of a d of at least 1");
     if (axis(k, 3) != a->batch || axis(k, 0) != a->qk.head_dim)
         return fail_array(k, reterr, "of the same B and d as .q");
-    if (a->heads % a->qk.kv_heads != 0)
+    if (a->qk.kv_heads == 0 ? a->heads != 0 : a->heads % a->qk.kv_heads != 0)
         return fail_array(k, reterr, "of a number of heads that divides those of .q");
     return 0;
 }
@@ -116,27 +118,37 @@ static int check_v(struct input *input, char *reterr)
     a->qk.value_dim = axis(v, 0);
     if (axis(v, 3) != a->batch || axis(v, 2) != a->qk.kv_heads || axis(v, 1) != a->keys)
         return fail_array(v, reterr, "of the same B, H and T as .k");
-    return 0;
+    return a->qk.value_dim == 0 ? fail_array(v, reterr, "of a d of at least 1") : 0;
 }
 
 /* Masks, tokens, lengths -----------------------------------------------------------------------
  */
 
-static bool is_integer(enum array_type type)
-{
-    return type >= ARRAY_BOOL && type <= ARRAY_I64;
-}
-
 static int check_integer(const struct array *array, char *reterr)
 {
-    if (is_integer(array->type))
+    if (array_type_is_integer(array->type))
         return 0;
     return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not bool or an integer",
                       array->file->path, array->name, array->type_name);
 }
 
-/* [Tq,Tk], [B,Tq,Tk] or [B,1,Tq,Tk]; B may be 1 for all samples. */
-static int check_mask(const struct input *input, char *reterr)
+/* Whether the whole name is the word, or ends in .word. */
+static bool is_named(const struct array *array, const char *word)
+{
+    size_t len = strlen(array->name), tail = strlen(word);
+    return len >= tail && strcmp(array->name + len - tail, word) == 0 &&
+           (len == tail || array->name[len - tail - 1] == '.');
+}
+
+/* Whether a mask is [B,Tk]. Where that is [Tq,Tk] too, the name decides. */
+static bool is_padding(const struct attention *a, const struct array *mask)
+{
+    return mask->rank == 2 && mask->shape[0] == a->batch && mask->shape[1] == a->keys &&
+           (a->batch != a->queries || is_named(mask, NAME_PADDING_MASK));
+}
+
+/* [Tq,Tk], [B,Tq,Tk] or [B,1,Tq,Tk]; B may be 1 for all samples. Or [B,Tk]. */
+static int check_mask(struct input *input, char *reterr)
 {
     const struct attention *a = &input->attention;
     const struct array *mask = input->array[TENSOR_MASK];
@@ -144,14 +156,17 @@ static int check_mask(const struct input *input, char *reterr)
         return 0;
     if (check_integer(mask, reterr) != 0)
         return -1;
+    input->padding = is_padding(a, mask);
+    if (input->padding)
+        return 0;
     bool good = mask->rank >= 2 && mask->rank <= 4;
     uint64_t batch = mask->rank > 2 ? mask->shape[0] : 1;
     good = good && (mask->rank < 4 || mask->shape[1] == 1) && (batch == 1 || batch == a->batch) &&
            mask->shape[mask->rank - 2] == a->queries && mask->shape[mask->rank - 1] == a->keys;
     char wanted[96];
     snprintf(wanted, sizeof(wanted),
-             "[B,Tq,Tk] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32 "] or [Tq,Tk]", a->batch, a->queries,
-             a->keys);
+             "[B,Tq,Tk] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32 "], [Tq,Tk] or [B,Tk]", a->batch,
+             a->queries, a->keys);
     return good ? 0 : fail_array(mask, reterr, wanted);
 }
 
@@ -194,9 +209,8 @@ static int check_lengths(const struct input *input, const struct int_list *own,
     return 0;
 }
 
-/* What the command line says about the rows of this layer. */
-static int apply_options(struct input *input, const struct options *options, bool mixed,
-                         char *reterr)
+/* --causal and its like, where they count. */
+static void apply_bounds(struct input *input, const struct options *options, bool mixed)
 {
     struct attention *a = &input->attention;
     a->self = input->id.site == SITE_SELF;
@@ -205,6 +219,14 @@ static int apply_options(struct input *input, const struct options *options, boo
         a->window = options->window;
         a->q_offset = options->q_offset;
     }
+}
+
+/* What the command line says about the rows of this layer. */
+static int apply_options(struct input *input, const struct options *options, bool mixed,
+                         char *reterr)
+{
+    struct attention *a = &input->attention;
+    apply_bounds(input, options, mixed);
     a->dropout = options->dropout;
     a->learned_sink = options->learned_sink;
     a->qk.scale = isnan(options->scale) ? 1 / sqrt((double)a->qk.head_dim) : options->scale;
@@ -218,8 +240,16 @@ static int apply_options(struct input *input, const struct options *options, boo
                          reterr);
 }
 
+/* What is said about the rows must fit them. Of an empty map there are none, and no more is asked
+ * than which kind of map it is. */
 static int check_rows(struct input *input, const struct options *options, bool mixed, char *reterr)
 {
+    const struct attention *a = &input->attention;
+    input->empty = a->batch == 0 || a->heads == 0 || a->queries == 0 || a->keys == 0;
+    if (input->empty) {
+        apply_bounds(input, options, mixed);
+        return 0;
+    }
     if (input->array[TENSOR_DOCUMENTS] && input->id.site == SITE_CROSS)
         return fail_layer(input, reterr, "documents are a matter of self-attention");
     if (check_mask(input, reterr) != 0 || check_per_key(input, TENSOR_TOKENS, reterr) != 0 ||
@@ -237,8 +267,8 @@ static int check_matrix(struct input *input, enum projection projection, char *r
     struct projection_matrix *matrix = &input->weights.matrix[projection];
     if (!array)
         return 0;
-    if (array->rank != 2 || array->shape[0] > AXIS_MAX || array->shape[1] > AXIS_MAX)
-        return fail_array(array, reterr, "[out,in]");
+    if (array->rank != 2 || array->shape[0] - 1 >= AXIS_MAX || array->shape[1] - 1 >= AXIS_MAX)
+        return fail_array(array, reterr, "[out,in], neither of them 0");
     if (!array_type_dtype(array->type, &matrix->dtype))
         return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not f32, f64, f16 or bf16",
                           array->file->path, array->name, array->type_name);
@@ -397,7 +427,7 @@ int inputs_check(const struct layers *layers, const struct options *options,
                  struct inputs *ret_inputs, char *reterr)
 {
     struct inputs inputs = {.items = calloc(layers->count * TIER_COUNT, sizeof(struct input))};
-    int rc = inputs.items ? 0 : array_fail(reterr, "out of memory");
+    int rc = inputs.items ? 0 : array_fail_memory(reterr);
     for (size_t i = 0; i < layers->count && rc == 0; i++)
         rc = add_layer(layers, &layers->items[i], options, &inputs, reterr);
     if (rc == 0)
@@ -459,9 +489,54 @@ static int fail_number(const struct array *array, int64_t number, const char *wa
                       array->file->path, array->name, number, wanted);
 }
 
+static int read_flag(const struct array *array, const void *data, uint64_t i, uint8_t *ret_flag,
+                     char *reterr)
+{
+    int64_t number = read_integer(array->type, data, i);
+    *ret_flag = number != 0;
+    return number == 0 || number == 1 ? 0 : fail_number(array, number, "0 or 1", reterr);
+}
+
+/* One sample's map from its line of tokens and padding: padding is no key, and in self-attention no
+ * query. A query that stands behind all keys is one. */
+static void spread_padding(const struct attention *a, const uint8_t *tokens, uint8_t *ret_map)
+{
+    for (uint32_t i = 0; i < a->queries; i++) {
+        uint64_t position = attention_position(a, i);
+        bool query = !a->self || position >= a->keys || tokens[position];
+        if (query)
+            memcpy(ret_map + (size_t)i * a->keys, tokens, a->keys);
+        else
+            memset(ret_map + (size_t)i * a->keys, 0, a->keys);
+    }
+}
+
+/* [B,Tk] as the map [B,Tq,Tk] that the engine takes. */
+static int convert_padding(struct input *input, const uint8_t **ret_mask, char *reterr)
+{
+    const struct attention *a = &input->attention;
+    const struct array *array = input->array[TENSOR_MASK];
+    const void *data = input->contents[TENSOR_MASK].data;
+    size_t map = (size_t)a->queries * a->keys;
+    uint8_t *mask = malloc(a->batch * map), *tokens = malloc(a->keys);
+    int rc = mask && tokens ? 0 : array_fail_memory(reterr);
+    input->converted[TENSOR_MASK] = mask;
+    for (uint32_t b = 0; b < a->batch && rc == 0; b++) {
+        for (uint32_t j = 0; j < a->keys && rc == 0; j++)
+            rc = read_flag(array, data, (uint64_t)b * a->keys + j, &tokens[j], reterr);
+        if (rc == 0)
+            spread_padding(a, tokens, mask + b * map);
+    }
+    free(tokens);
+    *ret_mask = mask;
+    return rc;
+}
+
 /* The mask as bytes, once per sample. */
 static int convert_mask(struct input *input, const uint8_t **ret_mask, char *reterr)
 {
+    if (input->padding)
+        return convert_padding(input, ret_mask, reterr);
     const struct array *array = input->array[TENSOR_MASK];
     const void *data = input->contents[TENSOR_MASK].data;
     uint64_t count = array->bytes / array_type_size(array->type);
@@ -470,14 +545,14 @@ static int convert_mask(struct input *input, const uint8_t **ret_mask, char *ret
     bool in_place = array_type_size(array->type) == 1 && count == samples * map;
     uint8_t *mask = in_place ? NULL : malloc(samples * map);
     if (!mask && !in_place)
-        return array_fail(reterr, "out of memory");
+        return array_fail_memory(reterr);
     input->converted[TENSOR_MASK] = mask;
     for (uint64_t i = 0; i < count; i++) {
-        int64_t number = read_integer(array->type, data, i);
-        if (number != 0 && number != 1)
-            return fail_number(array, number, "0 or 1", reterr);
+        uint8_t flag;
+        if (read_flag(array, data, i, &flag, reterr) != 0)
+            return -1;
         if (mask)
-            mask[i] = (uint8_t)number;
+            mask[i] = flag;
     }
     for (uint64_t b = 1; mask && count == map && b < samples; b++)
         memcpy(mask + b * map, mask, map);
@@ -493,7 +568,7 @@ static int convert_ids(struct input *input, enum tensor_role role, const int32_t
     uint64_t count = array->bytes / array_type_size(array->type);
     int32_t *ids = malloc(count * sizeof(*ids));
     if (!ids)
-        return array_fail(reterr, "out of memory");
+        return array_fail_memory(reterr);
     input->converted[role] = ids;
     for (uint64_t i = 0; i < count; i++) {
         int64_t number = read_integer(array->type, input->contents[role].data, i);
@@ -510,8 +585,11 @@ static int load_contents(struct input *input, char *reterr)
     char error[ARRAY_ERROR_MAX];
     for (int role = 0; role < TENSOR_ROLE_COUNT; role++) {
         const struct array *array = input->array[role];
-        if (array && array_load(array, &input->contents[role], error) != 0)
-            return array_fail(reterr, "%.200s: %.700s", array->file->path, error);
+        int rc = array ? array_load(array, &input->contents[role], error) : 0;
+        if (rc != 0) {
+            array_fail(reterr, "%.200s: %.700s", array->file->path, error);
+            return rc;
+        }
     }
     return 0;
 }
@@ -519,8 +597,9 @@ static int load_contents(struct input *input, char *reterr)
 int input_load(struct input *input, char *reterr)
 {
     struct attention *a = &input->attention;
-    if (load_contents(input, reterr) != 0)
-        return -1;
+    int rc = input->empty ? 0 : load_contents(input, reterr);
+    if (rc != 0 || input->empty)
+        return rc;
     a->weights = input->contents[TENSOR_WEIGHTS].data;
     a->grad = input->contents[TENSOR_GRAD].data;
     a->qk.q = input->contents[TENSOR_Q].data;
@@ -528,14 +607,13 @@ int input_load(struct input *input, char *reterr)
     a->qk.v = input->contents[TENSOR_V].data;
     for (int p = 0; p < PROJECTION_COUNT; p++)
         input->weights.matrix[p].data = input->contents[TENSOR_WQ + p].data;
-    if (input->array[TENSOR_MASK] && convert_mask(input, &a->mask, reterr) != 0)
-        return -1;
-    if (input->array[TENSOR_TOKENS] && convert_ids(input, TENSOR_TOKENS, &a->tokens, reterr) != 0)
-        return -1;
-    if (input->array[TENSOR_DOCUMENTS] &&
-        convert_ids(input, TENSOR_DOCUMENTS, &a->documents, reterr) != 0)
-        return -1;
-    return 0;
+    if (input->array[TENSOR_MASK])
+        rc = convert_mask(input, &a->mask, reterr);
+    if (rc == 0 && input->array[TENSOR_TOKENS])
+        rc = convert_ids(input, TENSOR_TOKENS, &a->tokens, reterr);
+    if (rc == 0 && input->array[TENSOR_DOCUMENTS])
+        rc = convert_ids(input, TENSOR_DOCUMENTS, &a->documents, reterr);
+    return rc;
 }
 
 void input_unload(struct input *input)

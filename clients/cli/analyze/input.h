@@ -12,8 +12,10 @@
 struct input {
     struct layer_id id;
     enum tier tier;
-    struct attention attention;                    /* tiers attention, qk */
-    struct weights weights;                        /* tier weights */
+    bool empty;                 /* an axis of the map has no entries: nothing to load, no numbers */
+    bool padding;               /* the mask is [B,Tk], of tokens and padding */
+    struct attention attention; /* tiers attention, qk */
+    struct weights weights;     /* tier weights */
     const struct array *array[TENSOR_ROLE_COUNT];  /* what this tier uses */
     struct array_data contents[TENSOR_ROLE_COUNT]; /* while loaded */
     void *converted[TENSOR_ROLE_COUNT];            /* while loaded; owned */
@@ -25,12 +27,14 @@ struct inputs {
 };
 
 /* What can be measured of the layers, shapes and options checked, nothing read yet. Arrays that
- * belong to nothing are an error. Returns 0, or -1 with a sentence (ARRAY_ERROR_MAX bytes). */
+ * belong to nothing are an error. Returns 0, or -1 or ERR_MEMORY with a sentence (ARRAY_ERROR_MAX
+ * bytes). */
 int inputs_check(const struct layers *layers, const struct options *options,
                  struct inputs *ret_inputs, char *reterr);
 void inputs_clear(struct inputs *inputs);
 
-/* Reads the contents; input_unload afterwards, on failure too. Returns 0, or -1 with a sentence. */
+/* Reads the contents; input_unload afterwards, on failure too. Returns 0, or -1 or
+ * ERR_MEMORY with a sentence. */
 int input_load(struct input *input, char *reterr);
 void input_unload(struct input *input);
 

@@ -5,7 +5,6 @@
 
 #include "reader.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,18 +19,107 @@ void layers_text(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
     place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
 }
 
-static int fail_unknown(const struct array *array, char *reterr)
+/* Names that no place has
+ * --------------------------------------------------------------------------
+ */
+
+/* Digits of the first number in a name that can be a layer's; *ret_before is what stands before
+ * them. */
+static size_t find_number(const char *name, size_t *ret_before)
 {
-    const char *name = array->name;
-    size_t before = strcspn(name, "0123456789"), behind = before;
-    while (isdigit((unsigned char)name[behind]))
-        behind++;
-    const char *hole = behind > before ? "{layer}" : "", *number = behind > before ? hole : "0";
-    return array_fail(reterr,
-                      "%.200s: cannot place array '%.100s': names are " NAME_FORMS
-                      "; to map it: --name '%.*s%s%.100s=decoder.%s.self' (see --help)",
-                      array->file->path, name, (int)before, name, hole, name + behind, number);
+    for (size_t at = 0; name[at]; at++) {
+        size_t len = strspn(name + at, "0123456789");
+        if (len > 0 && strtoull(name + at, NULL, 10) <= LAYER_MAX) {
+            *ret_before = at;
+            return len;
+        }
+        at += len > 0 ? len - 1 : 0;
+    }
+    *ret_before = strlen(name);
+    return 0;
 }
+
+/* What an array may be, by its name and its shape: the end of a target. NULL = nothing we know. */
+static const char *guess_role(const struct array *array)
+{
+    if (!array_type_is_integer(array->type))
+        return array->rank < 3 ? NULL : "";
+    if (strstr(array->name, "mask"))
+        return ".mask";
+    return strstr(array->name, "ids") || strstr(array->name, "token") ? ".tokens" : NULL;
+}
+
+/* The target of a hint. Without a number in the name, masks and tokens are of all layers, and those
+ * of the other side's text are of cross-attention. */
+static void hint_target(const char *name, const char *role, bool number,
+                        char ret_target[PLACE_TEXT_MAX])
+{
+    bool other = strncmp(name, "encoder_", strlen("encoder_")) == 0 && *role;
+    const char *site = other || strstr(name, "cross") ? "cross" : "self";
+    if (*role && !number && strcmp(site, "self") == 0)
+        snprintf(ret_target, PLACE_TEXT_MAX, "%s", role + 1);
+    else
+        snprintf(ret_target, PLACE_TEXT_MAX, "decoder.%s.%s%s", number ? "{layer}" : "0", site,
+                 role);
+}
+
+static void write_hint(const struct array *array, char *ret_hint, size_t size)
+{
+    const char *name = array->name, *role = guess_role(array);
+    size_t before, len = find_number(name, &before);
+    char target[PLACE_TEXT_MAX];
+    if (!role) {
+        snprintf(ret_hint, size, "to leave it out: --ignore '%.100s'", name);
+        return;
+    }
+    hint_target(name, role, len > 0, target);
+    snprintf(ret_hint, size, "to map it: --name '%.*s%s%.100s=%s'",
+             (int)(before < 100 ? before : 100), name, len > 0 ? "{layer}" : "",
+             name + before + len, target);
+}
+
+static int fail_unknown(const struct naming *naming, const struct array *array, char *reterr)
+{
+    size_t len = 0;
+    char hint[ARRAY_ERROR_MAX / 2];
+    const char *layer = name_large_layer(naming, array->name, &len);
+    if (layer)
+        return array_fail(reterr, "%.200s: cannot place array '%.100s': layer %.*s is more than %d",
+                          array->file->path, array->name, (int)(len < 40 ? len : 40), layer,
+                          LAYER_MAX);
+    write_hint(array, hint, sizeof(hint));
+    return array_fail(
+        reterr, "%.200s: cannot place array '%.100s': names are " NAME_FORMS "; %s (see --help)",
+        array->file->path, array->name, hint);
+}
+
+/* Patterns that are about nothing are mistakes. */
+static int check_patterns(const struct array_list *list, const struct naming *naming, char *reterr)
+{
+    for (uint32_t r = 0; r < naming->rule_count; r++) {
+        const struct name_rule *rule = &naming->rules[r];
+        size_t i = 0;
+        while (i < list->count && !name_rule_matches(rule, list->items[i].name))
+            i++;
+        if (i == list->count)
+            return array_fail(
+                reterr, "--name: %.200s: no array has a name like %.*s", rule->pattern,
+                (int)(rule->pattern_len < 200 ? rule->pattern_len : 200), rule->pattern);
+    }
+    for (uint32_t r = 0; r < naming->ignore_count; r++) {
+        size_t i = 0;
+        while (i < list->count && !name_ignore_matches(naming->ignore[r], list->items[i].name))
+            i++;
+        if (i == list->count)
+            return array_fail(reterr, "--ignore: %.200s: no array has a name like that",
+                              naming->ignore[r]);
+    }
+    return 0;
+}
+
+/* Placing
+ * ------------------------------------------------------------------------------------------
+ */
 
 static int fail_type(const struct array *array, char *reterr)
 {
@@ -43,14 +131,8 @@ static int fail_type(const struct array *array, char *reterr)
 
 static int check_contents(const struct array *array, char *reterr)
 {
-    char shape[ARRAY_SHAPE_TEXT_MAX];
-    array_shape_text(array, shape);
     if (array->type == ARRAY_OTHER)
         return fail_type(array, reterr);
-    for (uint32_t i = 0; i < array->rank; i++)
-        if (array->shape[i] == 0)
-            return array_fail(reterr, "%.200s: %.100s: an axis of %s is empty", array->file->path,
-                              array->name, shape);
     return 0;
 }
 
@@ -63,7 +145,7 @@ static int place_all(const struct array_list *list, const struct naming *naming,
         const struct array *array = &list->items[i];
         enum name_verdict verdict = name_place(naming, array->name, &placed[count].place);
         if (verdict == NAME_UNKNOWN)
-            return fail_unknown(array, reterr);
+            return fail_unknown(naming, array, reterr);
         if (verdict == NAME_IGNORED)
             continue;
         if (check_contents(array, reterr) != 0)
@@ -150,14 +232,15 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
     struct layers layers = {0};
     size_t count = 0;
     struct placed *placed = calloc(list->count + 1, sizeof(*placed));
-    int rc = placed ? place_all(list, naming, placed, &count, reterr)
-                    : array_fail(reterr, "out of memory");
+    int rc = placed ? check_patterns(list, naming, reterr) : array_fail_memory(reterr);
+    if (rc == 0)
+        rc = place_all(list, naming, placed, &count, reterr);
     if (rc == 0) {
         qsort(placed, count, sizeof(*placed), by_place);
         rc = check_twice(placed, count, reterr);
     }
     if (rc == 0 && !(layers.items = calloc(count + 1, sizeof(*layers.items))))
-        rc = array_fail(reterr, "out of memory");
+        rc = array_fail_memory(reterr);
     if (rc == 0) {
         fill_items(placed, count, &layers);
         rc = layers.count > 0 ? fill_shared(placed, count, &layers, reterr)

@@ -19,7 +19,8 @@ struct layers {
 };
 
 /* Places every array of the list. On failure there is nothing to clear, and reterr
- * (ARRAY_ERROR_MAX bytes) names the array and its file. Returns 0 or -1. */
+ * (ARRAY_ERROR_MAX bytes) names the array and its file, or the pattern that is about no array.
+ * Returns 0, or -1 or ERR_MEMORY. */
 int layers_collect(const struct array_list *list, const struct naming *naming,
                    struct layers *ret_layers, char *reterr);
 void layers_clear(struct layers *layers);

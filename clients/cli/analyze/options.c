@@ -3,6 +3,7 @@
  * number or a real number with bounds, stored where the table says; the others have a setter. */
 #include "options.h"
 
+#include "err.h"
 #include "show.h"
 
 #include <errno.h>
@@ -18,6 +19,9 @@
 #define REDUNDANT_JS_DEFAULT 0.05
 #define SPECTRUM_MAX_DEFAULT 1024
 #define THREADS_MAX          256
+
+/* What a setter says when it is not the text that is wrong. */
+static const char no_memory[] = "out of memory";
 
 /* NULL, or what is wrong; may be in a buffer that the next call overwrites. */
 typedef const char *setter(struct options *options, const char *text);
@@ -64,9 +68,11 @@ static const char *set_int_list(struct int_list *list, const char *text)
 {
     static const char *const wrong = "not numbers such as 12,9,16, one per sample";
     uint32_t count = count_items(text);
-    int32_t *items = count <= OPTIONS_LIST_MAX ? calloc(count, sizeof(*items)) : NULL;
-    if (!items)
+    if (count > OPTIONS_LIST_MAX)
         return "too many numbers";
+    int32_t *items = calloc(count, sizeof(*items));
+    if (!items)
+        return no_memory;
     free(list->items);
     *list = (struct int_list){items, count};
     for (uint32_t i = 0; i < count; i++) {
@@ -95,9 +101,11 @@ static const char *set_k_lengths(struct options *options, const char *text)
 static const char *set_head_weights(struct options *options, const char *text)
 {
     uint32_t count = count_items(text);
-    double *items = count <= OPTIONS_LIST_MAX ? calloc(count, sizeof(*items)) : NULL;
-    if (!items)
+    if (count > OPTIONS_LIST_MAX)
         return "too many numbers";
+    double *items = calloc(count, sizeof(*items));
+    if (!items)
+        return no_memory;
     free(options->head_weights.items);
     options->head_weights = (struct real_list){items, count};
     for (uint32_t i = 0; i < count; i++) {
@@ -174,14 +182,20 @@ static const char *set_effort(struct options *options, const char *text)
             options->effort = (enum spectrum_effort)i;
             return NULL;
         }
-    return "valid: eigenvalues, full, leading, norm";
+    return "valid: full, eigenvalues, leading, norm";
 }
 
 static const char *set_isa(struct options *options, const char *text)
 {
-    return isa_parse(text, strlen(text), &options->isa) == 0
-               ? NULL
-               : "not available here (valid: auto, scalar, portable, avx2, avx512)";
+    static char wrong[96];
+    if (isa_parse(text, strlen(text), &options->isa) == 0)
+        return NULL;
+    size_t used = (size_t)snprintf(wrong, sizeof(wrong), "not available here (valid: auto");
+    for (int isa = 0; isa < ISA_COUNT; isa++)
+        if (isa_available((enum isa)isa))
+            used += (size_t)snprintf(wrong + used, sizeof(wrong) - used, ", %s", isa_name[isa]);
+    snprintf(wrong + used, sizeof(wrong) - used, ")");
+    return wrong;
 }
 
 static const char *add_rule(struct options *options, const char *text)
@@ -275,7 +289,8 @@ static const struct option_info option_info[] = {
     COUNT("local-window", local_window, 0, INT32_MAX, "positions that local_mass looks to either side (8)"),
     SET("head-weights", "A,B,..", set_head_weights, "of the map aggregate.weighted, one per head"),
     REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.05)"),
-    SET("spectrum", "EFFORT", set_effort, "eigenvalues (all; default), full, leading or norm"),
+    SET("spectrum", "EFFORT", set_effort, "full (default), eigenvalues (also eigenvalue_2 of every"
+        "\nmap: 10 to 30 times as long), leading, norm"),
     COUNT("spectrum-max", spectrum_max, 1, 65536, "no spectrum of larger maps (1024)"),
     COUNT("sample", sample, 0, INT32_MAX, "whose spectrum (0; the last one, if there are fewer)"),
     COUNT("qk-maps", qk_maps, 0, 65536, "of q and k up to this size, the map is made and"
@@ -346,7 +361,7 @@ static struct options default_options(void)
         .local_window = LOCAL_WINDOW_DEFAULT,
         .redundant_js = REDUNDANT_JS_DEFAULT,
         .spectrum_max = SPECTRUM_MAX_DEFAULT,
-        .effort = SPECTRUM_EIGENVALUES,
+        .effort = SPECTRUM_FULL,
         .isa = isa_best(),
         .threads = count_cores(),
     };
@@ -383,12 +398,13 @@ static int apply(struct options *options, const struct option_info *info, const 
     if (!wrong)
         return 0;
     snprintf(reterr, OPTIONS_ERROR_MAX, "--%s: %.80s: %s", info->name, text, wrong);
-    return -1;
+    return wrong == no_memory ? ERR_MEMORY : -1;
 }
 
 static int parse_all(struct options *options, int argc, char **argv, char *reterr)
 {
     struct option long_options[OPTIONS + 1];
+    int rc;
     fill_long_options(long_options);
     optind = 0; /* start over: getopt keeps its state */
     opterr = 0;
@@ -400,8 +416,8 @@ static int parse_all(struct options *options, int argc, char **argv, char *reter
             options->help = true;
         else if (code < 256)
             return refuse(code, argv, reterr);
-        else if (apply(options, &option_info[code - 256], optarg, reterr) != 0)
-            return -1;
+        else if ((rc = apply(options, &option_info[code - 256], optarg, reterr)) != 0)
+            return rc;
     }
     options->files = argv + optind;
     options->file_count = argc - optind;
@@ -411,12 +427,12 @@ static int parse_all(struct options *options, int argc, char **argv, char *reter
 int options_parse(int argc, char **argv, struct options *ret_options, char *reterr)
 {
     struct options options = default_options();
-    if (parse_all(&options, argc, argv, reterr) != 0) {
+    int rc = parse_all(&options, argc, argv, reterr);
+    if (rc != 0)
         options_clear(&options);
-        return -1;
-    }
-    *ret_options = options;
-    return 0;
+    else
+        *ret_options = options;
+    return rc;
 }
 
 void options_clear(struct options *options)
@@ -441,22 +457,31 @@ static const char help_begin[] =
     "file's name:\n"
     "  <stack>.<layer>.<site>    weights [B,H,Tq,Tk] or [H,Tq,Tk]; encoder or\n"
     "                            decoder, a number, self or cross: decoder.0.self\n"
-    "    .q .k .v                instead of the weights: [B,H,T,d] or [H,T,d], after\n"
-    "                            the position encoding; k and v may have fewer heads\n"
-    "    .mask                   1 = may attend: [B,Tq,Tk], [B,1,Tq,Tk] or [Tq,Tk]\n"
+    "    .q .k .v                instead of the weights, or besides them: a result of\n"
+    "                            their own. [B,H,T,d] or [H,T,d], after the position\n"
+    "                            encoding; k and v may have fewer heads\n"
+    "    .mask                   1 = may attend: [B,Tq,Tk], [B,1,Tq,Tk] or [Tq,Tk]; or of\n"
+    "                            padding: [B,Tk], 1 = a token. Its keys are left out, in\n"
+    "                            self-attention its queries too. Where B = Tq, [Tq,Tk] is\n"
+    "                            meant, unless the array is called attention_mask\n"
+    "    .attention_mask         the same as .mask\n"
     "    .tokens .documents      [B,Tk], or [Tk] of a single sample\n"
+    "    .input_ids              the same as .tokens\n"
     "    .grad                   the loss's gradient by the weights, shaped like them\n"
     "    .wq .wk .wv .wo         projections [out,in]; need --heads\n"
     "  weights.<layer>.wq        the same as STACK.<layer>.self.wq (.wk .wv .wo)\n"
     "  attentions.<layer>, arr_<layer>     STACK.<layer>.self; also attentions_3\n"
     "  encoder_attentions.<layer>, decoder_attentions.<layer>, cross_attentions.<layer>\n"
-    "  mask, tokens, documents   of every self-attention that has none of its own\n";
+    "  mask, tokens, documents, attention_mask, input_ids\n"
+    "                            of every self-attention that has none of its own\n"
+    "An empty axis is no error: its layer has 0 rows, and its numbers are null.\n";
 
 static const char help_end[] =
     "\nPAT matches a whole name: {layer} is a number, * any text. --name goes before\n"
-    "--ignore, and --ignore before the names above.\n"
+    "--ignore, and --ignore before the names above. A PAT without any array is an error.\n"
     "\nexamples:\n"
-    "  np.savez('maps.npz', *out.attentions)      # in Python, Hugging Face\n"
+    "  np.savez('maps.npz', *out.attentions)      # in Python, Hugging Face; or\n"
+    "  np.savez('maps.npz', *out.attentions, attention_mask=mask, input_ids=ids)\n"
     "  attnctl analyze maps.npz --causal\n"
     "  attnctl analyze maps.npz --causal --lengths 128,97 --json > maps.json\n"
     "  attnctl analyze probs.npy --name probs=decoder.0.self\n"
@@ -465,8 +490,9 @@ static const char help_end[] =
     "  attnctl analyze model.safetensors --heads 12 --ignore '*' \\\n"
     "      --name '*.{layer}.self_attn.q_proj.weight=weights.{layer}.wq'\n"
     "  attnctl analyze maps.npz --statistics\n"
-    "\nExit status: 0 done, 1 out of memory, 2 something cannot be read, placed or\n"
-    "followed: one line on standard error says what, and nothing is printed.\n";
+    "\nExit status: 0 done; 1 out of memory, or the output cannot be written; 2 something\n"
+    "cannot be read, placed or followed. One line on standard error says what, and unless\n"
+    "it is the output itself, nothing is printed.\n";
 
 static void print_option(const struct option_info *info, FILE *out)
 {

@@ -13,6 +13,14 @@
 
 /* Pairs that are listed. */
 #define PAIRS_SHOWN 5
+/* Sums that are this near to 1 were the reason for nothing. */
+#define SUM_SOUND 1e-3
+
+/* Two heads, and how far apart they are, in nats. */
+struct alike {
+    uint32_t a, b;
+    double js;
+};
 
 struct column {
     const char *title, *map, *name, *help;
@@ -95,6 +103,22 @@ static double real_of(const msgpack_object *map, const char *key)
     return number;
 }
 
+/* Rows that were left out; when they are most rows, what may be the matter. */
+static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t invalid, FILE *out)
+{
+    double error = real_of(layer, "row_sum_error");
+    fprintf(out, "%" PRIu64 " of %" PRIu64 " rows left out: ", invalid, rows + invalid);
+    if (!(error > SUM_SOUND)) {
+        fputs("not finite, or negative\n", out);
+        return;
+    }
+    fprintf(out, "not finite, negative, or the sum is off (by up to %.2g)\n", error);
+    if (invalid > rows)
+        fprintf(out, "the sums over visible keys are not 1: %s\n",
+                field_bool(layer, "causal") ? "is this causal?"
+                                            : "--dropout? --learned-sink? a mask?");
+}
+
 static void show_title(const msgpack_object *layer, FILE *out)
 {
     char name[LAYER_TEXT_MAX], tier[32];
@@ -111,8 +135,7 @@ static void show_title(const msgpack_object *layer, FILE *out)
         fprintf(out, "  sink rate %.2f", sinks);
     putc('\n', out);
     if (invalid > 0)
-        fprintf(out, "%" PRIu64 " row%s left out: not finite, or the sum is off (by up to %.2g)\n",
-                invalid, out_plural(invalid), real_of(layer, "row_sum_error"));
+        show_invalid(layer, rows, invalid, out);
 }
 
 /* Heads ----------------------------------------------------------------------------------------
@@ -164,20 +187,61 @@ static void show_pairs(const msgpack_object *layer, FILE *out)
         putc('\n', out);
 }
 
+static void show_pair_of_heads(uint32_t shown, const struct alike *pair, const char *title,
+                               FILE *out)
+{
+    fprintf(out, "%sh%" PRIu32 "%sh%" PRIu32 " %.4f", shown ? "  " : title, pair->a,
+            *title == 'r' ? "=" : "~", pair->b, pair->js);
+}
+
+/* Puts a pair in its place among the nearest; `count` are there already. */
+static uint32_t insert_pair(struct alike nearest[PAIRS_SHOWN], uint32_t count, struct alike pair)
+{
+    uint32_t at = count < PAIRS_SHOWN ? count : PAIRS_SHOWN - 1;
+    if (count == PAIRS_SHOWN && pair.js >= nearest[at].js)
+        return count;
+    for (; at > 0 && nearest[at - 1].js > pair.js; at--)
+        nearest[at] = nearest[at - 1];
+    nearest[at] = pair;
+    return count < PAIRS_SHOWN ? count + 1 : count;
+}
+
+/* No heads are redundant: those that come nearest to it. */
+static void show_most_alike(const msgpack_object *layer, FILE *out)
+{
+    const msgpack_object *js = mpk_find(layer, "head_js");
+    struct alike nearest[PAIRS_SHOWN];
+    uint32_t count = 0, heads = field_length(js);
+    for (uint32_t a = 0; a < heads; a++)
+        for (uint32_t b = a + 1; b < heads; b++) {
+            struct alike pair = {a, b, field_item(&js->via.array.ptr[a], b)};
+            if (!isnan(pair.js))
+                count = insert_pair(nearest, count, pair);
+        }
+    for (uint32_t i = 0; i < count; i++)
+        show_pair_of_heads(i, &nearest[i], "most alike  ", out);
+    if (count > 0)
+        putc('\n', out);
+}
+
 static void show_redundant(const msgpack_object *layer, FILE *out)
 {
     const msgpack_object *pairs = mpk_find(layer, "redundant_pairs");
     uint64_t total = field_u64(layer, "redundant_total");
     uint32_t count = field_length(pairs);
+    if (count == 0) {
+        show_most_alike(layer, out);
+        return;
+    }
     for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
         const msgpack_object *pair = &pairs->via.array.ptr[i], *heads = mpk_find(pair, "heads");
-        fprintf(out, "%s%.0f~%.0f %.4f", i ? "  " : "alike heads (js)  ", field_item(heads, 0),
-                field_item(heads, 1), real_of(pair, "js"));
+        struct alike alike = {(uint32_t)field_item(heads, 0), (uint32_t)field_item(heads, 1),
+                              real_of(pair, "js")};
+        show_pair_of_heads(i, &alike, "redundant  ", out);
     }
     if (total > PAIRS_SHOWN)
         fprintf(out, "  and %" PRIu64 " more", total - PAIRS_SHOWN);
-    if (count > 0)
-        putc('\n', out);
+    putc('\n', out);
 }
 
 /* Projections ----------------------------------------------------------------------------------
@@ -186,6 +250,16 @@ static void show_redundant(const msgpack_object *layer, FILE *out)
 static const char *const whole_fields[] = {"spectral_norm", "stable_rank", "effective_rank",
                                            "condition_number"};
 enum { WHOLE_FIELDS = sizeof(whole_fields) / sizeof(whole_fields[0]) };
+
+/* A spectrum with a rank but no condition number is of a matrix that is short of rank. */
+static void put_whole_field(struct out_table *table, const msgpack_object *whole, const char *name)
+{
+    double value = real_of(whole, name);
+    if (isnan(value) && strcmp(name, "condition_number") == 0 && !isnan(real_of(whole, "rank")))
+        out_cell(table, "inf");
+    else
+        put_number(table, value);
+}
 
 static void put_key(struct out_table *table, const msgpack_object_kv *pair)
 {
@@ -207,7 +281,7 @@ static void show_whole(const msgpack_object_map *matrices, int width, FILE *out)
             continue;
         put_key(&table, &matrices->ptr[m]);
         for (int i = 0; i < WHOLE_FIELDS; i++)
-            put_number(&table, real_of(whole, whole_fields[i]));
+            put_whole_field(&table, whole, whole_fields[i]);
         put_number(&table, real_of(matrix, "head_correlation_mean"));
     }
     out_print(&table, width, false, out);

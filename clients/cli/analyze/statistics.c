@@ -3,9 +3,11 @@
 
 #include "err.h"
 
-#include <jansson.h>
+#include <inttypes.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Two passes: the mean, then the squared deviations from it. */
 static struct moments measure_row(const double *row, uint32_t keys)
@@ -44,10 +46,10 @@ static struct moments measure_map(const struct attention *a, uint32_t b, uint32_
 int statistics_measure(const struct attention *a, struct moments *ret_entries)
 {
     struct moments entries = {0};
-    double *row = malloc((size_t)a->keys * sizeof(*row));
+    double *row = calloc(a->keys > 0 ? a->keys : 1, sizeof(*row));
     if (!row)
         return ERR_MEMORY;
-    for (uint32_t b = 0; b < a->batch; b++)
+    for (uint32_t b = 0; b < a->batch && a->keys > 0; b++)
         for (uint32_t h = 0; h < a->heads; h++) {
             struct moments map = measure_map(a, b, h, row);
             moments_merge(&entries, &map);
@@ -57,39 +59,53 @@ int statistics_measure(const struct attention *a, struct moments *ret_entries)
     return 0;
 }
 
-static json_t *number(double value)
+/* The fewest digits that are read back as the same number. */
+static void put_number(const char *name, double value, FILE *out)
 {
-    return isfinite(value) ? json_real(value) : json_null();
+    char text[32] = "null";
+    for (int digits = 1; isfinite(value) && digits <= 17; digits++) {
+        snprintf(text, sizeof(text), "%.*g", digits, value);
+        if (strtod(text, NULL) == value)
+            break;
+    }
+    bool whole = isfinite(value) && !strpbrk(text, ".e");
+    fprintf(out, "\"%s\": %s%s, ", name, text, whole ? ".0" : "");
 }
 
-static json_t *layer_to_json(const struct input *input, const struct moments *entries)
+static void put_layer(const struct input *input, const struct moments *entries, FILE *out)
 {
     const struct array *array = input->array[TENSOR_WEIGHTS];
-    json_t *shape = json_array();
-    for (uint32_t i = 0; i < array->rank; i++)
-        json_array_append_new(shape, json_integer((json_int_t)array->shape[i]));
-    return json_pack("{s:i, s:s, s:o, s:o, s:o, s:o, s:o}", "layer", (int)input->id.layer, "type",
-                     input->id.site == SITE_SELF ? "self_attention" : "cross_attention", "mean",
-                     number(moments_mean(entries)), "std", number(moments_std(entries)), "min",
-                     number(entries->n ? entries->min : NAN), "max",
-                     number(entries->n ? entries->max : NAN), "shape", shape);
+    char shape[ARRAY_SHAPE_TEXT_MAX];
+    array_shape_text(array, shape);
+    fprintf(out, "\n    {\"layer\": %" PRIu32 ", \"type\": \"%s_attention\", ", input->id.layer,
+            site_name(input->id.site));
+    put_number("mean", moments_mean(entries), out);
+    put_number("std", moments_std(entries), out);
+    put_number("min", entries->n ? entries->min : NAN, out);
+    put_number("max", entries->n ? entries->max : NAN, out);
+    fprintf(out, "\"shape\": %s}", shape);
 }
 
-int statistics_print(const struct inputs *inputs, const struct moments *entries, FILE *out)
+static void put_stack(const struct inputs *inputs, const struct moments *entries, enum stack stack,
+                      FILE *out)
 {
-    json_t *stack[] = {[STACK_ENCODER] = json_array(), [STACK_DECODER] = json_array()};
-    json_t *root =
-        json_pack("{s:o, s:o}", "encoder", stack[STACK_ENCODER], "decoder", stack[STACK_DECODER]);
-    int rc = root ? 0 : ERR_MEMORY;
-    for (size_t i = 0; i < inputs->count && rc == 0; i++)
-        if (json_array_append_new(stack[inputs->items[i].id.stack],
-                                  layer_to_json(&inputs->items[i], &entries[i])) != 0)
-            rc = ERR_MEMORY;
-    char *text = rc == 0 ? json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
-    json_decref(root);
-    if (!text)
-        return ERR_MEMORY;
-    fprintf(out, "%s\n", text);
-    free(text);
-    return 0;
+    const char *before = "";
+    fprintf(out, "  \"%s\": [", stack_name(stack));
+    for (size_t i = 0; i < inputs->count; i++) {
+        if (inputs->items[i].id.stack != stack)
+            continue;
+        fputs(before, out);
+        put_layer(&inputs->items[i], &entries[i], out);
+        before = ",";
+    }
+    fputs("]", out);
+}
+
+void statistics_print(const struct inputs *inputs, const struct moments *entries, FILE *out)
+{
+    fputs("{\n", out);
+    put_stack(inputs, entries, STACK_ENCODER, out);
+    fputs(",\n", out);
+    put_stack(inputs, entries, STACK_DECODER, out);
+    fputs("\n}\n", out);
 }

@@ -6,6 +6,8 @@
  * the program with a bus error, as it does any program that maps files. */
 #include "reader.h"
 
+#include "err.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -26,6 +28,12 @@ int array_fail(char *reterr, const char *format, ...)
     return -1;
 }
 
+int array_fail_memory(char *reterr)
+{
+    array_fail(reterr, "%s", err_text(ERR_MEMORY));
+    return ERR_MEMORY;
+}
+
 /* Types and shapes -------------------------------------------------------------------------------
  */
 
@@ -37,6 +45,11 @@ size_t array_type_size(enum array_type type)
         [ARRAY_I32] = 4, [ARRAY_U64] = 8, [ARRAY_I64] = 8, [ARRAY_OTHER] = 0,
     };
     return size[type];
+}
+
+bool array_type_is_integer(enum array_type type)
+{
+    return type >= ARRAY_BOOL && type <= ARRAY_I64;
 }
 
 bool array_type_dtype(enum array_type type, enum dtype *ret_dtype)
@@ -102,7 +115,7 @@ int array_list_add(struct array_list *list, const struct array *array, const cha
     char *copy = strndup(name, len);
     if (!copy || (list->count == list->room && !grow(list))) {
         free(copy);
-        return array_fail(reterr, "out of memory");
+        return array_fail_memory(reterr);
     }
     list->items[list->count] = *array;
     list->items[list->count++].name = copy;
@@ -163,20 +176,20 @@ static int list_arrays(struct array_file *file, struct array_list *list, char *r
     list_reader *reader = find_reader(file);
     if (!reader)
         return array_fail(reterr, "not a .npy, .npz or .safetensors file");
-    if (reader(file, list, reterr) == 0)
-        return 0;
-    shorten_list(list, before);
-    return -1;
+    int rc = reader(file, list, reterr);
+    if (rc != 0)
+        shorten_list(list, before);
+    return rc;
 }
 
 int array_file_read(const char *path, const void *data, size_t size, struct array_file *ret_file,
                     struct array_list *list, char *reterr)
 {
     *ret_file = (struct array_file){.path = path, .data = data, .size = size};
-    if (list_arrays(ret_file, list, reterr) == 0)
-        return 0;
-    array_file_close(ret_file);
-    return -1;
+    int rc = list_arrays(ret_file, list, reterr);
+    if (rc != 0)
+        array_file_close(ret_file);
+    return rc;
 }
 
 /* The descriptor is closed by the caller; the mapping stays. */
@@ -192,6 +205,8 @@ static int map(int fd, struct array_file *file, char *reterr)
     if (stat.st_size == 0)
         return 0;
     void *data = mmap(NULL, (size_t)stat.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED && errno == ENOMEM)
+        return array_fail_memory(reterr);
     if (data == MAP_FAILED)
         return array_fail(reterr, "%s", strerror(errno));
     file->data = data;
@@ -251,6 +266,12 @@ static void reorder(const struct array *array, const uint8_t *data, uint8_t *ret
     }
 }
 
+static int fail_large(const struct array *array, char *reterr)
+{
+    array_fail(reterr, "out of memory: %s takes %" PRIu64 " bytes", array->name, array->bytes);
+    return ERR_MEMORY;
+}
+
 /* The contents in the order of the file. */
 static int load(const struct array *array, struct array_data *ret_data, char *reterr)
 {
@@ -261,8 +282,7 @@ static int load(const struct array *array, struct array_data *ret_data, char *re
     ret_data->owned = malloc(array->bytes ? array->bytes : 1);
     ret_data->data = ret_data->owned;
     if (!ret_data->owned)
-        return array_fail(reterr, "out of memory: %s takes %" PRIu64 " bytes", array->name,
-                          array->bytes);
+        return fail_large(array, reterr);
     return npz_load(array, ret_data->owned, reterr);
 }
 
@@ -275,17 +295,15 @@ int array_load(const struct array *array, struct array_data *ret_data, char *ret
         if (ordered)
             reorder(array, data.data, ordered);
         else
-            rc = array_fail(reterr, "out of memory: %s takes %" PRIu64 " bytes", array->name,
-                            array->bytes);
+            rc = fail_large(array, reterr);
         array_data_clear(&data);
         data = (struct array_data){ordered, ordered};
     }
-    if (rc != 0) {
+    if (rc != 0)
         array_data_clear(&data);
-        return -1;
-    }
-    *ret_data = data;
-    return 0;
+    else
+        *ret_data = data;
+    return rc;
 }
 
 void array_data_clear(struct array_data *data)

@@ -6,8 +6,9 @@
  *
  * Files are mapped, so that what is not looked at is not read; what is compressed or in Fortran
  * order is copied when it is loaded. Everything a file says about itself is checked before it is
- * believed: sizes that are declared must be the sizes that are there. No logging; a failure is -1
- * with one sentence (ARRAY_ERROR_MAX bytes) that does not name the file. One thread. */
+ * believed: sizes that are declared must be the sizes that are there. No logging; a failure is -1,
+ * or ERR_MEMORY, with one sentence (ARRAY_ERROR_MAX bytes) that does not name the file. One thread.
+ */
 #ifndef CLI_ARRAY_H
 #define CLI_ARRAY_H
 
@@ -42,6 +43,8 @@ enum array_type {
 
 /* Bytes of one element; 0 for ARRAY_OTHER. */
 size_t array_type_size(enum array_type type);
+/* Whether it is bool or a whole number. */
+bool array_type_is_integer(enum array_type type);
 /* Whether it is one of the four that weights come in; sets *ret_dtype then. */
 bool array_type_dtype(enum array_type type, enum dtype *ret_dtype);
 

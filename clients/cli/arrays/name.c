@@ -11,6 +11,8 @@
 
 /* Longest target with its number put in. */
 #define TARGET_MAX 128
+/* Longer names than arrays have. */
+#define NAME_TRIED_MAX 1024
 
 /* Takers ----------------------------------------------------------------------------------------
  */
@@ -74,13 +76,24 @@ static bool is_projection(enum tensor_role role)
     return role >= TENSOR_WQ && role <= TENSOR_WO;
 }
 
+static bool parse_role(const char *word, enum tensor_role *ret_role)
+{
+    if (strcmp(word, NAME_PADDING_MASK) == 0)
+        *ret_role = TENSOR_MASK;
+    else if (strcmp(word, NAME_INPUT_IDS) == 0)
+        *ret_role = TENSOR_TOKENS;
+    else
+        return tensor_role_parse(word, strlen(word), ret_role) == 0;
+    return true;
+}
+
 /* What is left: nothing, or ".q" and the like. */
 static bool take_role(const char *rest, enum tensor_role *ret_role)
 {
     *ret_role = TENSOR_WEIGHTS;
     if (*rest == '\0')
         return true;
-    return *rest == '.' && tensor_role_parse(rest + 1, strlen(rest + 1), ret_role) == 0;
+    return *rest == '.' && parse_role(rest + 1, ret_role);
 }
 
 /* The forms a name can have ----------------------------------------------------------------------
@@ -128,7 +141,7 @@ static bool place_tuple(const char *name, struct place *place)
 
 static bool place_shared(const char *name, struct place *place)
 {
-    if (tensor_role_parse(name, strlen(name), &place->role) != 0)
+    if (!parse_role(name, &place->role))
         return false;
     place->shared = place->role == TENSOR_MASK || place->role == TENSOR_TOKENS ||
                     place->role == TENSOR_DOCUMENTS;
@@ -265,6 +278,17 @@ const char *name_ignore_check(const char *pattern)
     return *pattern ? NULL : "not a pattern, such as 'embed*'";
 }
 
+bool name_rule_matches(const struct name_rule *rule, const char *name)
+{
+    uint32_t layer;
+    return rule_matches(rule, name, &layer);
+}
+
+bool name_ignore_matches(const char *pattern, const char *name)
+{
+    return matches(pattern, strlen(pattern), name, strlen(name));
+}
+
 enum name_verdict name_place(const struct naming *naming, const char *name, struct place *ret_place)
 {
     char target[TARGET_MAX];
@@ -276,7 +300,26 @@ enum name_verdict name_place(const struct naming *naming, const char *name, stru
                        ? NAME_PLACED
                        : NAME_UNKNOWN;
     for (uint32_t i = 0; i < naming->ignore_count; i++)
-        if (matches(naming->ignore[i], strlen(naming->ignore[i]), name, strlen(name)))
+        if (name_ignore_matches(naming->ignore[i], name))
             return NAME_IGNORED;
     return place_known(naming->stack, name, ret_place) ? NAME_PLACED : NAME_UNKNOWN;
+}
+
+const char *name_large_layer(const struct naming *naming, const char *name, size_t *ret_len)
+{
+    char small[NAME_TRIED_MAX];
+    struct place place;
+    uint32_t layer;
+    for (const char *run = name; *run; run += digits(run) ? digits(run) : 1) {
+        const char *rest = run;
+        size_t len = digits(run);
+        if (len == 0 || take_layer(&rest, &layer))
+            continue;
+        int used = snprintf(small, sizeof(small), "%.*s0%s", (int)(run - name), name, run + len);
+        if (used < NAME_TRIED_MAX && name_place(naming, small, &place) == NAME_PLACED) {
+            *ret_len = len;
+            return run;
+        }
+    }
+    return NULL;
 }

@@ -8,12 +8,18 @@
  *     arr_3                       the same: np.savez(file, *tuple)
  *     encoder_attentions.3, decoder_attentions.3, cross_attentions.3 (the decoder's)
  *     mask, tokens, documents     of every self-attention that has none of its own
+ *     attention_mask, input_ids   the same as mask, tokens
  *
  * STACK is `naming.stack`. Further names are mapped by rules PATTERN=TARGET. Pure; any thread. */
 #ifndef CLI_NAME_H
 #define CLI_NAME_H
 
 #include "header.h"
+
+/* Words for roles that others use: decoder.3.self.attention_mask is its mask, input_ids are its
+ * tokens; alone they are of every self-attention, as `mask` and `tokens`. */
+#define NAME_PADDING_MASK "attention_mask"
+#define NAME_INPUT_IDS    "input_ids"
 
 /* What names can be placed, for messages and help: one line. */
 #define NAME_FORMS                                                                                 \
@@ -54,6 +60,14 @@ enum name_verdict { NAME_PLACED, NAME_IGNORED, NAME_UNKNOWN };
 /* The rules come first, in their order, then what is ignored, then the names above. */
 enum name_verdict name_place(const struct naming *naming, const char *name,
                              struct place *ret_place);
+
+/* Whether a rule, or a pattern to ignore, is about this name at all. */
+bool name_rule_matches(const struct name_rule *rule, const char *name);
+bool name_ignore_matches(const char *pattern, const char *name);
+
+/* The layer number in a name without a place that would have one if the number were not beyond
+ * LAYER_MAX: the digits, as a part of the name, and *ret_len; or NULL. */
+const char *name_large_layer(const struct naming *naming, const char *name, size_t *ret_len);
 
 /* "decoder.3.self", "decoder.3.self.q"; "mask" when shared. */
 #define PLACE_TEXT_MAX 64

@@ -9,6 +9,8 @@
  * the checksum when the end of an entry is reached. */
 #include "reader.h"
 
+#include "err.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,13 +40,17 @@ static int open_archive(struct array_file *file, char *reterr)
     zip_error_init(&error);
     zip_source_t *source = zip_source_buffer_create(file->data, file->size, 0, &error);
     zip_t *zip = source ? zip_open_from_source(source, ZIP_RDONLY, &error) : NULL;
+    int rc = 0;
     if (!zip) {
-        array_fail(reterr, "truncated or no zip archive (%s)", zip_error_strerror(&error));
+        rc = zip_error_code_zip(&error) == ZIP_ER_MEMORY
+                 ? array_fail_memory(reterr)
+                 : array_fail(reterr, "truncated or no zip archive (%s)",
+                              zip_error_strerror(&error));
         zip_source_free(source);
     }
     zip_error_fini(&error);
     file->zip = zip;
-    return zip ? 0 : -1;
+    return rc;
 }
 
 void npz_close(struct array_file *file)
@@ -72,18 +78,20 @@ static int64_t read_some(zip_file_t *entry, uint8_t *ret_data, uint64_t size)
 /* What an entry's stream or the archive says is wrong. */
 static int fail_entry(struct array_file *file, zip_file_t *entry, const char *name, char *reterr)
 {
-    return array_fail(reterr, "%.200s: corrupt: %s", name,
-                      entry ? zip_file_strerror(entry) : zip_strerror(file->zip));
+    zip_error_t *error = entry ? zip_file_get_error(entry) : zip_get_error(file->zip);
+    if (zip_error_code_zip(error) == ZIP_ER_MEMORY)
+        return array_fail_memory(reterr);
+    return array_fail(reterr, "%.200s: corrupt: %s", name, zip_error_strerror(error));
 }
 
-/* The first bytes of an entry, at most `size`; returns how many there are, or -1. */
+/* The first bytes of an entry, at most `size`; returns how many there are, or an error. */
 static int64_t peek(struct array_file *file, const zip_stat_t *stat, uint8_t *ret_data,
                     uint64_t size, char *reterr)
 {
     zip_file_t *entry = zip_fopen_index(file->zip, stat->index, 0);
     int64_t got = entry ? read_some(entry, ret_data, size) : -1;
     if (got < 0)
-        fail_entry(file, entry, stat->name, reterr);
+        got = fail_entry(file, entry, stat->name, reterr);
     if (entry)
         zip_fclose(entry);
     return got;
@@ -95,10 +103,10 @@ static int read_header(struct array_file *file, const zip_stat_t *stat, uint64_t
 {
     uint8_t *data = malloc(size);
     if (!data)
-        return array_fail(reterr, "out of memory");
+        return array_fail_memory(reterr);
     char error[ARRAY_ERROR_MAX];
     int64_t got = peek(file, stat, data, size, reterr);
-    int rc = got < 0 ? -1 : npy_header(data, (size_t)got, ret_array, error);
+    int rc = got < 0 ? (int)got : npy_header(data, (size_t)got, ret_array, error);
     if (got >= 0 && rc != 0)
         array_fail(reterr, "%.200s: %.700s", stat->name, error);
     free(data);
@@ -109,10 +117,9 @@ static int read_header(struct array_file *file, const zip_stat_t *stat, uint64_t
 static int find_header(struct array_file *file, const zip_stat_t *stat, struct array *ret_array,
                        char *reterr)
 {
-    if (read_header(file, stat, PEEK_BYTES, ret_array, reterr) == 0)
-        return 0;
-    if (stat->size <= PEEK_BYTES)
-        return -1;
+    int rc = read_header(file, stat, PEEK_BYTES, ret_array, reterr);
+    if (rc == 0 || rc == ERR_MEMORY || stat->size <= PEEK_BYTES)
+        return rc;
     return read_header(file, stat, NPY_HEADER_MAX + 12, ret_array, reterr);
 }
 
@@ -166,24 +173,26 @@ static int list_entry(struct array_file *file, uint64_t index, struct array_list
     zip_stat_init(&stat);
     if (zip_stat_index(file->zip, index, ZIP_FL_ENC_RAW, &stat) != 0)
         return array_fail(reterr, "%s", zip_strerror(file->zip));
-    if (check_entry(&stat, &len, reterr) != 0 || find_header(file, &stat, &array, reterr) != 0 ||
-        check_sizes(&stat, &array, reterr) != 0)
-        return -1;
-    return array_list_add(list, &array, stat.name, len, reterr);
+    int rc = check_entry(&stat, &len, reterr);
+    if (rc == 0)
+        rc = find_header(file, &stat, &array, reterr);
+    if (rc == 0)
+        rc = check_sizes(&stat, &array, reterr);
+    return rc != 0 ? rc : array_list_add(list, &array, stat.name, len, reterr);
 }
 
 int npz_list(struct array_file *file, struct array_list *list, char *reterr)
 {
-    if (open_archive(file, reterr) != 0)
-        return -1;
+    int rc = open_archive(file, reterr);
+    if (rc != 0)
+        return rc;
     zip_int64_t entries = zip_get_num_entries(file->zip, 0);
     if (entries > ENTRIES_MAX)
         return array_fail(reterr, "%" PRId64 " entries (at most %d)", (int64_t)entries,
                           ENTRIES_MAX);
-    for (zip_int64_t i = 0; i < entries; i++)
-        if (list_entry(file, (uint64_t)i, list, reterr) != 0)
-            return -1;
-    return 0;
+    for (zip_int64_t i = 0; i < entries && rc == 0; i++)
+        rc = list_entry(file, (uint64_t)i, list, reterr);
+    return rc;
 }
 
 /* Skips the .npy header, reads the contents, and one byte more: the end, where the checksum is
@@ -202,11 +211,12 @@ int npz_load(const struct array *array, void *ret_data, char *reterr)
 {
     zip_file_t *entry = zip_fopen_index(array->file->zip, array->entry, 0);
     bool good = entry && unpack(entry, array, ret_data);
+    int rc = 0;
     if (!good && entry && zip_error_code_zip(zip_file_get_error(entry)) == ZIP_ER_OK)
-        array_fail(reterr, "%s: corrupt: not as many bytes as declared", array->name);
+        rc = array_fail(reterr, "%s: corrupt: not as many bytes as declared", array->name);
     else if (!good)
-        fail_entry(array->file, entry, array->name, reterr);
+        rc = fail_entry(array->file, entry, array->name, reterr);
     if (entry)
         zip_fclose(entry);
-    return good ? 0 : -1;
+    return rc;
 }

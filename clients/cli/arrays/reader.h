@@ -5,11 +5,14 @@
 
 #include "array.h"
 
+/* Everything that can fail returns 0, or -1, or ERR_MEMORY, with a sentence. */
+
 /* Writes the sentence to reterr (ARRAY_ERROR_MAX bytes); returns -1. */
 int array_fail(char *reterr, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The sentence of a shortage of memory; returns ERR_MEMORY. */
+int array_fail_memory(char *reterr);
 
-/* Appends a copy of the array under a name (not NUL-terminated; at most ARRAY_NAME_MAX). Returns 0,
- * or -1 when out of memory. */
+/* Appends a copy of the array under a name (not NUL-terminated; at most ARRAY_NAME_MAX). */
 int array_list_add(struct array_list *list, const struct array *array, const char *name, size_t len,
                    char *reterr);
 

@@ -136,9 +136,11 @@ static int list_tensors(struct array_file *file, json_t *header, uint64_t begin,
         struct array array;
         if (strcmp(name, "__metadata__") == 0)
             continue;
-        if (read_tensor(name, tensor, file, begin, &array, reterr) != 0 ||
-            array_list_add(list, &array, name, strlen(name), reterr) != 0)
-            return -1;
+        int rc = read_tensor(name, tensor, file, begin, &array, reterr);
+        if (rc == 0)
+            rc = array_list_add(list, &array, name, strlen(name), reterr);
+        if (rc != 0)
+            return rc;
     }
     return check_cover(file, list->items ? list->items + before : NULL, list->count - before, begin,
                        reterr);
@@ -157,6 +159,8 @@ int safetensors_list(struct array_file *file, struct array_list *list, char *ret
                           len, file->size - 8);
     json_t *header =
         json_loadb((const char *)file->data + 8, (size_t)len, JSON_REJECT_DUPLICATES, &error);
+    if (!header && json_error_code(&error) == json_error_out_of_memory)
+        return array_fail_memory(reterr);
     if (!json_is_object(header)) {
         json_decref(header);
         return array_fail(reterr, "its header is not a JSON object%s%.200s", header ? "" : ": ",

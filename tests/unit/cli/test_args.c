@@ -38,7 +38,7 @@ static void test_defaults(void **state)
     unsetenv("ATTND_ENDPOINT");
     assert_int_equal(PARSE(&args, error, "jobs"), 0);
     assert_string_equal(args.endpoint, "tcp://127.0.0.1:5572");
-    assert_string_equal(args.metric, "entropy_normalized");
+    assert_null(args.metric);
     assert_int_equal(args.timeout_ms, 2000);
     assert_int_equal(args.count, 0);
     assert_int_equal(args.given, 0);

@@ -84,6 +84,18 @@ static void put_weights(struct mpk_writer *reply)
     summary_encode(&summary, reply);
 }
 
+/* A job that sends weight matrices besides its attention. */
+static void put_mixed(struct mpk_writer *reply)
+{
+    struct mpk_writer weights;
+    mpk_writer_init(&weights);
+    put_weights(&weights);
+    mpk_put_array(reply, 2);
+    msgpack_sbuffer_write(&reply->buffer, weights.buffer.data + 1, weights.buffer.size - 1);
+    mpk_writer_clear(&weights);
+    put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
+}
+
 /* Layers out of order: the table sorts them. */
 static void put_summaries(struct mpk_writer *reply, const msgpack_object *params)
 {
@@ -151,6 +163,10 @@ static void answer(const struct fake *fake, const char *method, uint64_t id,
     fake_put_ok(reply, id);
     if (strcmp(job, "matrices") == 0) {
         put_weights(reply);
+        return;
+    }
+    if (strcmp(job, "mixed") == 0) {
+        put_mixed(reply);
         return;
     }
     if (strcmp(method, "ping") == 0) {
@@ -337,19 +353,48 @@ static void test_a_number_of_the_layer_is_one_column(void **state)
                 "decoder.10.cross     0.1500\n");
 }
 
+/* It is also what is shown when nothing is asked for and there is nothing else. */
 static void test_numbers_of_matrices_are_named_by_matrix(void **state)
 {
-    assert_says(state, "summary matrices --metric wq.spectral_norm", 0,
-                "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
-                "wq.spectral_norm, of the newest message\n"
-                "\n"
-                "LAYER               h0      h1\n"
-                "decoder.1.self  1.5000  2.5000\n");
-    assert_says(state, "summary matrices", 2,
-                "attnctl: --metric: 'entropy_normalized': not in this summary (valid: "
+    static const char *const commands[] = {"summary matrices --metric wq.spectral_norm",
+                                           "summary matrices"};
+    for (int i = 0; i < 2; i++)
+        assert_says(state, commands[i], 0,
+                    "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                    "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
+                    "wq.spectral_norm, of the newest message\n"
+                    "\n"
+                    "LAYER               h0      h1\n"
+                    "decoder.1.self  1.5000  2.5000\n");
+    assert_says(state, "summary matrices --metric entropy", 2,
+                "attnctl: --metric: 'entropy': not in this summary (valid: "
                 "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
                 "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm)\n");
+}
+
+static void test_layers_without_the_metric_are_listed(void **state)
+{
+    assert_says(state, "summary mixed --metric sink_rate", 0,
+                "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
+                "sink_rate, mean over the window\n"
+                "\n"
+                "LAYER           ALL HEADS\n"
+                "decoder.1.self          -\n"
+                "\n"
+                "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
+                "sink_rate, mean over the window\n"
+                "\n"
+                "LAYER           ALL HEADS\n"
+                "decoder.1.self     0.1000\n");
+    assert_says(state, "summary mixed | grep -e metric -e entropy | uniq", 0,
+                "entropy_normalized, mean over the window\n");
+    assert_says(state, "summary mixed --metric nothing", 2,
+                "attnctl: --metric: 'nothing': not in this summary (valid: "
+                "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
+                "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm, entropy_normalized, "
+                "pattern, sink_rate)\n");
 }
 
 static void test_an_unknown_metric_names_those_there_are(void **state)
@@ -500,6 +545,43 @@ static void test_tail_shows_the_one_number_of_a_layer(void **state)
         "lost, 0 dropped (last value)\n");
 }
 
+static void test_tail_says_when_there_is_no_such_number(void **state)
+{
+    assert_tail_says(state, "tail --count 1 --metric max_logit summary/",
+                     "summary gpt-small decoder.2.cross epoch 2 to 3: max_logit -, 40 messages, 1 "
+                     "lost, 0 dropped (last value)\n");
+}
+
+static void test_tail_shows_norms_and_ranks_of_matrices(void **state)
+{
+    struct fake *fake = *state;
+    struct mpk_writer map;
+    struct spectrum head[2] = {{.spectral_norm = 1.5}, {.spectral_norm = 2.5}};
+    double correlation[4] = {1, 0, 0, 1};
+    struct weights_result weights = {.heads = 2};
+    struct live_result live = {
+        .common = common(3, 7),
+        .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .tier = MESSAGE_WEIGHTS},
+        .rank = 1,
+        .numbers = {.heads = 2, .weights = &weights},
+    };
+    weights.projection[PROJECTION_Q] = weights.projection[PROJECTION_K] =
+        (struct projection_result){
+            .present = true, .heads = 2, .head = head, .correlation = correlation};
+    weights.projection[PROJECTION_Q].whole =
+        (struct spectrum){.spectral_norm = 15.8125, .rank = 63};
+    weights.projection[PROJECTION_K].whole = (struct spectrum){.spectral_norm = NAN, .rank = NAN};
+    FILE *pipe = start(fake->endpoint, "tail --count 1 live/");
+    await_subscription(fake, "live/");
+    mpk_writer_init(&map);
+    live_encode(&live, &map);
+    publish(fake, "live/gpt-small/decoder/1/self/", &map);
+    mpk_writer_clear(&map);
+    finish(pipe, 0,
+           "live    gpt-small decoder.1.self epoch 3 step 7 rank 1: wq norm 15.81 rank 63, wk norm "
+           "- rank -\n");
+}
+
 static void test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result(void **state)
 {
     struct fake *fake = *state;
@@ -543,13 +625,18 @@ static void test_an_absent_daemon_is_said_to_be_absent(void **state)
 static void test_wrong_usage_is_explained(void **state)
 {
     assert_says(state, "summry", 2, "attnctl: no command 'summry' (see attnctl --help)\n");
-    assert_says(state, "summary", 2, "attnctl: usage: attnctl summary JOB [OPTIONS]\n");
-    assert_says(state, "jobs extra", 2, "attnctl: usage: attnctl jobs [OPTIONS]\n");
+    assert_says(state, "summary", 2, "usage: attnctl summary JOB [OPTIONS]\n");
+    assert_says(state, "jobs extra", 2, "usage: attnctl jobs [OPTIONS]\n");
     assert_says(state, "jobs --count 3", 2,
                 "attnctl: --count is not an option of jobs (see attnctl jobs --help)\n");
     assert_says(state, "jobs --endpoint nowhere", 2,
                 "attnctl: --endpoint: 'nowhere': not an endpoint (valid: tcp://host:port, "
                 "ipc://path)\n");
+}
+
+static void test_output_that_cannot_be_written_is_a_finding(void **state)
+{
+    assert_says(state, "jobs > /dev/full", 1, "");
 }
 
 static void test_version_and_help(void **state)
@@ -580,6 +667,7 @@ int main(void)
         WITH_FAKE(test_patterns_are_a_table_of_names),
         WITH_FAKE(test_a_number_of_the_layer_is_one_column),
         WITH_FAKE(test_numbers_of_matrices_are_named_by_matrix),
+        WITH_FAKE(test_layers_without_the_metric_are_listed),
         WITH_FAKE(test_an_unknown_metric_names_those_there_are),
         WITH_FAKE(test_singular_values_are_not_tabulated),
         WITH_FAKE(test_an_unknown_job_is_a_finding),
@@ -591,12 +679,15 @@ int main(void)
         WITH_FAKE(test_tail_prints_a_line_per_message),
         WITH_FAKE(test_tail_counts_patterns),
         WITH_FAKE(test_tail_shows_the_one_number_of_a_layer),
+        WITH_FAKE(test_tail_says_when_there_is_no_such_number),
+        WITH_FAKE(test_tail_shows_norms_and_ranks_of_matrices),
         WITH_FAKE(test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result),
         WITH_FAKE(test_tail_as_json_is_one_line_per_message),
         cmocka_unit_test_setup_teardown(test_a_port_of_the_daemons_choice_needs_summaries,
                                         set_up_any_port, tear_down),
         cmocka_unit_test(test_an_absent_daemon_is_said_to_be_absent),
         WITH_FAKE(test_wrong_usage_is_explained),
+        WITH_FAKE(test_output_that_cannot_be_written_is_a_finding),
         WITH_FAKE(test_version_and_help),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -60,6 +60,27 @@ static void test_masks_and_tokens_may_be_of_all_layers(void **state)
     ASSERT_PLACED(&plain, "grad", "unknown");
 }
 
+static void test_hugging_faces_words_for_masks_and_tokens(void **state)
+{
+    (void)state;
+    ASSERT_PLACED(&plain, "attention_mask", "mask");
+    ASSERT_PLACED(&plain, "input_ids", "tokens");
+    ASSERT_PLACED(&plain, "decoder.2.cross.attention_mask", "decoder.2.cross.mask");
+    ASSERT_PLACED(&plain, "attentions.2.input_ids", "decoder.2.self.tokens");
+    ASSERT_PLACED(&plain, "encoder_attention_mask", "unknown");
+}
+
+static void assert_large_layer(const struct naming *naming, const char *name, const char *layer)
+{
+    size_t len = 0;
+    const char *found = name_large_layer(naming, name, &len);
+    assert_int_equal(found != NULL, layer != NULL);
+    if (layer) {
+        assert_int_equal(len, strlen(layer));
+        assert_memory_equal(found, layer, len);
+    }
+}
+
 static void test_other_names_have_no_place(void **state)
 {
     static const char *const names[] = {
@@ -126,6 +147,28 @@ static void test_a_number_in_a_rule_is_a_whole_run_of_digits(void **state)
     ASSERT_PLACED(&naming, "p", "unknown");
 }
 
+static void test_layers_beyond_the_largest_are_found(void **state)
+{
+    (void)state;
+    struct naming naming = rule("v2.p{layer}=decoder.{layer}.self");
+    assert_large_layer(&naming, "decoder.65536.self", "65536");
+    assert_large_layer(&naming, "arr_99999999999999999999", "99999999999999999999");
+    assert_large_layer(&naming, "v2.p070000", "070000");
+    assert_large_layer(&naming, "decoder.65536.selfish", NULL);
+    assert_large_layer(&naming, "99999.decoder.1.self", NULL);
+    assert_large_layer(&naming, "x", NULL);
+}
+
+static void test_patterns_say_which_names_they_are_about(void **state)
+{
+    (void)state;
+    struct naming naming = rule("h.{layer}.*=decoder.{layer}.self");
+    assert_true(name_rule_matches(&naming.rules[0], "h.12.attn"));
+    assert_false(name_rule_matches(&naming.rules[0], "h.attn"));
+    assert_true(name_ignore_matches("embed*", "embeddings"));
+    assert_false(name_ignore_matches("embed", "embeddings"));
+}
+
 static void test_rules_that_lead_nowhere_are_refused(void **state)
 {
     struct name_rule parsed;
@@ -159,9 +202,12 @@ int main(void)
         cmocka_unit_test(test_names_say_stack_layer_site_and_part),
         cmocka_unit_test(test_tuples_are_layers_of_the_stack_asked_for),
         cmocka_unit_test(test_masks_and_tokens_may_be_of_all_layers),
+        cmocka_unit_test(test_hugging_faces_words_for_masks_and_tokens),
         cmocka_unit_test(test_other_names_have_no_place),
         cmocka_unit_test(test_rules_map_names),
         cmocka_unit_test(test_a_number_in_a_rule_is_a_whole_run_of_digits),
+        cmocka_unit_test(test_layers_beyond_the_largest_are_found),
+        cmocka_unit_test(test_patterns_say_which_names_they_are_about),
         cmocka_unit_test(test_rules_that_lead_nowhere_are_refused),
         cmocka_unit_test(test_rules_come_before_what_is_ignored),
     };
