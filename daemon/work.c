@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct work_job {
     struct pool_job job; /* first */
@@ -44,9 +45,19 @@ int work_isa(const struct config *config, enum isa *ret_isa)
     return isa_parse(name, strlen(name), ret_isa);
 }
 
+uint32_t work_threads(const struct config *config)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (config->workers_threads)
+        return (uint32_t)config->workers_threads;
+    return cores < 1 ? 1 : cores > 8 ? 8 : (uint32_t)cores;
+}
+
 static struct measure_plan plan_of(const struct header *header, const struct config *config)
 {
     struct measure_plan plan = {
+        .threads = work_threads(config),
+        .head_offset = header->head_offset,
         .whole = header->heads == header->heads_total,
         .head_pairs = config->metrics_head_pairs,
         .top_pairs = (uint32_t)config->metrics_top_pairs,
@@ -80,7 +91,7 @@ uint64_t work_cost(const struct header *header, const struct config *config)
     uint64_t cost = sizeof(struct work) + WORK_JOBS_MAX * sizeof(struct work_job);
     if (header->type == MESSAGE_WEIGHTS) {
         struct weights shape = message_weights_shape(header);
-        return cost + measure_weights_cost(&shape, &plan);
+        return cost + measure_weights_cost(&shape);
     }
     struct attention shape = message_attention_shape(header);
     return cost + measure_cost(&shape, &plan);

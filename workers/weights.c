@@ -138,7 +138,7 @@ struct loaded {
     const struct projection_matrix *m;
     enum projection p;
     uint32_t slices, head_dim;
-    bool spectra, whole, eigenvalues; /* wanted */
+    bool spectra, whole, heads, eigenvalues; /* wanted */
     double eps;
     bool finite;
     double *entries; /* [out][in] */
@@ -228,7 +228,7 @@ static int compute_spectra(const struct loaded *l, struct scratch *scratch,
                            .columns = l->m->in,
                            .stride = l->m->in};
     int rc = l->whole ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, scratch, &ret->whole) : 0;
-    for (uint32_t h = 0; rc == 0 && h < l->slices; h++) {
+    for (uint32_t h = 0; rc == 0 && l->heads && h < l->slices; h++) {
         struct matrix slice = slice_of(l, h);
         rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, scratch, &ret->head[h]);
     }
@@ -482,7 +482,7 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
                             struct scratch *scratch, struct spectrum **ret)
 {
     *ret = new_spectra(w->heads);
-    double *core = malloc((size_t)w->head_dim * w->head_dim * sizeof *core);
+    double *core = malloc((size_t)x->r_rows * y->r_rows * sizeof *core);
     int rc = *ret != NULL && core != NULL ? 0 : ERR_MEMORY;
     uint32_t group = w->heads / w->kv_heads;
     for (uint32_t h = 0; rc == 0 && x->finite && y->finite && h < w->heads; h++) {
@@ -496,6 +496,12 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
 static bool fits(const struct projection_matrix *m, uint32_t max)
 {
     return max == 0 || (m->out <= max && m->in <= max);
+}
+
+/* The shorter side of a head's slice, and its circuits, count as well. */
+static bool heads_fit(const struct weights *w)
+{
+    return w->whole_max_size == 0 || w->head_dim <= w->whole_max_size;
 }
 
 static bool has_eigenvalues(const struct weights *w, enum projection p)
@@ -519,6 +525,7 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
                                .head_dim = w->head_dim,
                                .spectra = !w->without_spectra,
                                .whole = fits(&w->matrix[p], w->whole_max_size),
+                               .heads = heads_fit(w),
                                .eigenvalues = has_eigenvalues(w, p),
                                .eps = spectrum_eps(w->matrix[p].dtype)};
     }
@@ -549,7 +556,7 @@ int weights_compute(const struct weights *w, struct scratch *scratch,
     struct loaded l[PROJECTION_COUNT];
     *ret_result = (struct weights_result){.heads = w->heads};
     int rc = compute_all(w, l, scratch, ret_result);
-    if (rc == 0 && !w->without_spectra) {
+    if (rc == 0 && !w->without_spectra && heads_fit(w)) {
         rc = compute_all_circuits(w, l, scratch, ret_result);
     }
     for (uint32_t p = 0; p < PROJECTION_COUNT; p++) {

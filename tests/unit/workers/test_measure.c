@@ -182,6 +182,7 @@ static void test_what_goes_across_heads_needs_all_heads(void **state)
     assert_null(r->pairs);
     assert_null(r->head_pairs);
     assert_null(r->head_similarity);
+    assert_nan(r->sink_rate);
     for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
         assert_false(r->has_aggregate[i]);
     }
@@ -361,6 +362,9 @@ static void test_cost_saturates(void **state)
     assert_true(measure_cost(&a, &plan) >= UINT64_C(1) << 60);
     a = by_weights();
     assert_true(measure_cost(&a, &plan) < 64 << 20);
+    plan.threads = 8; /* scratch of each */
+    a.keys = 1 << 23;
+    assert_true(measure_cost(&a, &plan) > UINT64_C(8) * 68 * (1 << 23));
 }
 
 int main(void)
