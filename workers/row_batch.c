@@ -62,12 +62,10 @@ static void add_totals(struct row_totals *total, const struct row_batch *batch, 
 {
     double n = (double)batch->keys[slot], share = 1 / n;
     double sum = (double)batch->rest_sum[slot] + (double)batch->first[slot];
-    double off = sum - n * (double)(1.0f / batch->keys[slot]);
-    double m2 = (double)batch->squares[slot] - off * off * share;
     total->keys += n;
     total->sum += sum;
     total->square += sum * sum * share;
-    total->m2 += m2 > 0 ? m2 : 0;
+    total->m2 += (double)batch->squares[slot];
     total->min = batch->min[slot] < total->min ? batch->min[slot] : total->min;
     total->max = batch->max[slot] > total->max ? batch->max[slot] : total->max;
 }

@@ -27,7 +27,7 @@ struct row_batch {
     float rest_sum[ROW_BATCH];   /* sum A */
     float rest_plogp[ROW_BATCH]; /* sum A ln A, of the rest too */
     float first[ROW_BATCH];      /* A[i,0]; 0 when key 0 is not valid */
-    float squares[ROW_BATCH];    /* sum (A - 1/n)^2, 1/n as an f32 */
+    float squares[ROW_BATCH];    /* sum (A - mean)^2, mean = sum A / n */
     float min[ROW_BATCH], max[ROW_BATCH];
     float top[ROW_BATCH];              /* sum of the 8 largest */
     float distance[ROW_BATCH];         /* sum A |p - j| */

@@ -28,7 +28,6 @@ struct row_job {
     const unsigned char *document; /* [keys] i32 at any address, `own` = valid; NULL = all */
     int32_t own;
     uint64_t position;               /* of the query */
-    float pivot;                     /* 1/n */
     uint32_t local_begin, local_end; /* the keys of local_mass */
     uint32_t single[SINGLE_COUNT];   /* valid keys, or KEY_NONE */
     const uint32_t *occurrence[2];   /* valid keys of induction, of duplicate_token */
@@ -102,8 +101,9 @@ struct row_kernels {
                          float *ret_error);
     /* The sum of a row's 8 largest weights, of which none is below `least`. */
     float (*top[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row, float least);
-    /* sum (A - pivot)^2 */
-    float (*squares[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row);
+    /* sum (A - mean)^2 */
+    float (*squares[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row,
+                                    float mean);
     /* Returns false when an entry is outside what the kernel takes. */
     bool (*importance[KERNEL_DTYPES])(const unsigned char *row, uint32_t keys,
                                       struct importance_sums *ret_sums);
