@@ -19,7 +19,8 @@
  * The largest weights are kept sorted per lane, SIMD_TOP_LEVELS deep: enough for the 8 largest of a
  * row nearly always, and where a lane may have lost one, `reduce` says so.
  *
- * Sums are f32 lanes for at most SEGMENT vectors, then folded: an error of at most 4e-6 of a sum. */
+ * Sums are f32 lanes for at most SEGMENT vectors, then folded: an error of at most 4e-6 of a sum.
+ */
 #ifndef WORKERS_ROW_PASS_H
 #define WORKERS_ROW_PASS_H
 
