@@ -190,6 +190,9 @@ def test_hugging_faces_names_are_of_all_layers(tmp_path):
     for layer in layers:
         assert layer["rows"] == 4 + 3 + 4 + 2 and layer["heads"]["duplicate_token"][0] is not None
         check_rows(layer, a, valid)
+    np.savez(tmp_path / "x.npz", attend(42), attention_mask=np.ones((B, T), int))
+    np.savez(tmp_path / "y.npz", attend(42))
+    assert analyze(tmp_path / "x.npz") == analyze(tmp_path / "y.npz")
     np.savez(tmp_path / "z.npz", a, mask=attention_mask)  # this one is [Tq,Tk]
     assert analyze(tmp_path / "z.npz", "--dropout")[0]["rows"] == 4 * 4
 
