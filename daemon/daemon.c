@@ -112,7 +112,7 @@ static void submit_waiting(struct daemon *daemon)
 static void compute(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    int code = work_new(message, &run->job_config, message->stream->spectrum_next, daemon->pool,
+    int code = work_new(message, &run->job_config, run_spectrum_turn(message), daemon->pool,
                         &daemon->inbox);
     if (code) {
         run_abandon(run, message, code);
@@ -147,6 +147,13 @@ static void on_arrived(struct daemon *daemon, struct message *message)
     }
 }
 
+static int complete(struct daemon *daemon, struct message *message, const struct measured *measured)
+{
+    stats_add(&daemon->stats, COUNT_SPECTRA, measured->spectra);
+    stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, measured->spectra_skipped);
+    return run_complete(message->run, message, measured);
+}
+
 static void on_done(struct daemon *daemon, struct message *message)
 {
     const struct measured *measured;
@@ -156,7 +163,7 @@ static void on_done(struct daemon *daemon, struct message *message)
     if (code)
         run_abandon(run, message, code);
     else
-        code = run_complete(run, message, measured);
+        code = complete(daemon, message, measured);
     if (code)
         stats_drop(&daemon->stats, code);
     else
@@ -278,14 +285,6 @@ static void on_signal(uv_signal_t *signal, int number)
 
 /* Start */
 
-static uint32_t worker_threads(const struct config *config)
-{
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    if (config->workers_threads)
-        return (uint32_t)config->workers_threads;
-    return cores < 1 ? 1 : cores > 8 ? 8 : (uint32_t)cores;
-}
-
 static int fail(char *reterr, const char *what, const char *why)
 {
     snprintf(reterr, CONFIG_ERROR_MAX, "cannot %s: %s", what, why);
@@ -332,7 +331,7 @@ static int open_workers(struct daemon *daemon, char *reterr)
     if (check_isa(&daemon->config, reterr) != 0)
         return -1;
     spectrum_global_init();
-    int rc = pool_new(worker_threads(&daemon->config), (uint32_t)daemon->config.workers_queue,
+    int rc = pool_new(work_threads(&daemon->config), (uint32_t)daemon->config.workers_queue,
                       &daemon->pool);
     if (rc != 0)
         return fail(reterr, "start the workers", rc > ERR_BASE ? strerror(-rc) : err_text(rc));

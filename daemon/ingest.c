@@ -127,8 +127,7 @@ static int receive_one(struct ingest *ingest)
         stats_drop(ingest->stats, code);
         return 0;
     }
-    code = message_check(message, ingest->config->ingest_max_message, ingest->config->limits_heads,
-                         &key);
+    code = message_check(message, ingest->config, &key);
     if (!code)
         code = price(ingest, message);
     if (code)

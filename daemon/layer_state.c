@@ -172,11 +172,13 @@ static void set_newest(struct layer_state *state, const struct message *message)
 static int add_newest(struct layer_state *state, const struct message *message,
                       const struct measured *measured)
 {
-    struct detail *detail = detail_new(measured);
-    if (!detail)
-        return ERR_MEMORY;
-    detail_release(&state->detail);
-    state->detail = detail;
+    if (measured->pairs || measured->head_similarity) {
+        struct detail *detail = detail_new(measured);
+        if (!detail)
+            return ERR_MEMORY;
+        detail_release(&state->detail);
+        state->detail = detail;
+    }
     state->newest = message->arrival;
     state->sink_rate_last = measured->sink_rate;
     state->local_window = measured->local_window;
@@ -278,24 +280,42 @@ static void add_last_vectors(struct layer_state *state, const struct measured *m
     if (!state->vector_last)
         return;
     double *last = &state->vector_last[(size_t)to * VECTORS_WIDTH];
-    fill_nan(last, VECTORS_WIDTH);
     for (int v = 0; v < VECTOR_COUNT; v++) {
         size_t width = vector_info[v].width;
-        if (measured->vector[v])
+        if (measured->vector[v] && !isnan(measured->vector[v][h * width]))
             memcpy(last + vector_info[v].offset, &measured->vector[v][h * width],
                    width * sizeof *last);
     }
 }
 
+/* Heads take turns at spectra: the numbers of the last one stay until the next. Whether `value`,
+ * one head's numbers `stride` apart, has a spectrum to which the metric belongs, or the metric
+ * belongs to none. */
+static bool has_turn(const double *value, size_t stride, int metric)
+{
+    if (metric_info[metric].group != METRIC_GROUP_SPECTRUM)
+        return true;
+    int norm = metric < METRIC_QK_SPECTRAL_NORM ? METRIC_SPECTRAL_NORM : METRIC_QK_SPECTRAL_NORM;
+    return !isnan(value[(size_t)norm * stride]);
+}
+
+static void set_last(struct layer_state *state, uint32_t h, const double *value, size_t stride)
+{
+    for (int m = 0; m < METRIC_COUNT; m++)
+        if (has_turn(value, stride, m))
+            state->last[(size_t)m * state->heads + h] = value[(size_t)m * stride];
+}
+
 static void add_last(struct layer_state *state, const struct measured *measured, uint32_t h,
                      uint32_t to, uint64_t arrival)
 {
+    double value[METRIC_COUNT];
     if (arrival < state->last_arrival[to])
         return;
     state->last_arrival[to] = arrival;
     for (int m = 0; m < METRIC_COUNT; m++)
-        state->last[(size_t)m * state->heads + to] =
-            measured->value[m] ? measured->value[m][h] : NAN;
+        value[m] = measured->value[m] ? measured->value[m][h] : NAN;
+    set_last(state, to, value, 1);
     state->pattern[to] = measured->pattern ? measured->pattern[h] : PATTERN_NONE;
     add_last_vectors(state, measured, h, to);
 }
@@ -390,7 +410,8 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
     into->local_window = from->local_window;
     memcpy(into->shape, from->shape, sizeof into->shape);
     memcpy(into->aggregate_last, from->aggregate_last, sizeof into->aggregate_last);
-    take_detail(&into->detail, from->detail);
+    if (from->detail)
+        take_detail(&into->detail, from->detail);
 }
 
 static void merge_counts(struct layer_state *into, const struct layer_state *from)
@@ -408,22 +429,29 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
         into->has_vector[v] = into->has_vector[v] || from->has_vector[v];
 }
 
+static void merge_last_vectors(struct layer_state *into, const struct layer_state *from, uint32_t h)
+{
+    for (int v = 0; from->vector_last && v < VECTOR_COUNT; v++) {
+        size_t at = (size_t)h * VECTORS_WIDTH + vector_info[v].offset;
+        if (!isnan(from->vector_last[at]))
+            memcpy(&into->vector_last[at], &from->vector_last[at],
+                   vector_info[v].width * sizeof *into->vector_last);
+    }
+}
+
+static void merge_last_of_head(struct layer_state *into, const struct layer_state *from, uint32_t h)
+{
+    into->last_arrival[h] = from->last_arrival[h];
+    into->pattern[h] = from->pattern[h];
+    set_last(into, h, from->last + h, from->heads);
+    merge_last_vectors(into, from, h);
+}
+
 static void merge_last(struct layer_state *into, const struct layer_state *from)
 {
-    for (uint32_t h = 0; h < into->heads; h++) {
-        if (from->last_arrival[h] < into->last_arrival[h])
-            continue;
-        into->last_arrival[h] = from->last_arrival[h];
-        for (size_t m = 0; m < METRIC_COUNT; m++)
-            into->last[m * into->heads + h] = from->last[m * from->heads + h];
-        size_t vectors = (size_t)h * VECTORS_WIDTH;
-        if (from->vector_last)
-            memcpy(&into->vector_last[vectors], &from->vector_last[vectors],
-                   VECTORS_WIDTH * sizeof(double));
-        else if (into->vector_last)
-            fill_nan(&into->vector_last[vectors], VECTORS_WIDTH);
-        into->pattern[h] = from->pattern[h];
-    }
+    for (uint32_t h = 0; h < into->heads; h++)
+        if (from->last_arrival[h] >= into->last_arrival[h])
+            merge_last_of_head(into, from, h);
 }
 
 static int merge_ranks(struct layer_state *into, const struct layer_state *from)

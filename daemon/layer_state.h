@@ -46,7 +46,7 @@ struct layer_state {
     struct moments *vector[VECTOR_COUNT]; /* [heads][width] each, owned; NULL until there is one */
     double *vector_last;                  /* [heads][VECTORS_WIDTH]; owned; as `vector` */
     enum pattern *pattern;                /* [heads] of the newest message with that head; owned */
-    struct detail *detail;                /* of the newest message; shared, NULL = none yet */
+    struct detail *detail;  /* of the newest message that had any; shared, NULL = none */
     struct detail *weights; /* of the newest message of tier weights; shared, NULL = none yet */
     uint64_t weights_arrival;
 };

@@ -103,13 +103,23 @@ static int check_tensor_frames(const struct message *message)
     return header_check_frames(&message->header, bytes, message->frame_count - 2);
 }
 
-int message_check(struct message *message, uint64_t max_bytes, uint64_t max_heads,
-                  const char **reterr_key)
+/* What a message of queries and keys asks for is not bounded by its bytes. */
+static int check_limits(const struct header *header, const struct config *config)
+{
+    double entries = (double)header->batch * header->heads * header->queries * header->keys;
+    if (header->type == MESSAGE_EVENT)
+        return 0;
+    if (header->heads_total > config->limits_heads)
+        return ERR_HEADS_LIMIT;
+    return entries > (double)config->limits_entries ? ERR_ENTRIES_LIMIT : 0;
+}
+
+int message_check(struct message *message, const struct config *config, const char **reterr_key)
 {
     struct header *header = &message->header;
     zmq_msg_t *frames = message->frames;
     *reterr_key = NULL;
-    if (message->bytes > max_bytes)
+    if (message->bytes > config->ingest_max_message)
         return ERR_TOO_LARGE;
     int code = check_frame_count(message);
     if (code)
@@ -120,9 +130,8 @@ int message_check(struct message *message, uint64_t max_bytes, uint64_t max_head
     code = topic_check(header, zmq_msg_data(&frames[0]), zmq_msg_size(&frames[0]));
     if (code)
         return code;
-    if (header->type != MESSAGE_EVENT && header->heads_total > max_heads)
-        return ERR_HEADS_LIMIT;
-    return check_tensor_frames(message);
+    code = check_limits(header, config);
+    return code ? code : check_tensor_frames(message);
 }
 
 /* The tensor of a role as the kernels want it; `message` is NULL when only the shape is wanted. */

@@ -8,6 +8,7 @@
 #define DAEMON_MESSAGE_H
 
 #include "attention.h"
+#include "config.h"
 #include "header.h"
 #include "inbox.h"
 #include "sequence.h"
@@ -58,8 +59,7 @@ int message_receive(void *socket, struct message **ret_message);
 
 /* Decodes the header and checks topic, frames and limits. Returns 0 or the reason to refuse it.
  * *reterr_key as in header_decode. */
-int message_check(struct message *message, uint64_t max_bytes, uint64_t max_heads,
-                  const char **reterr_key);
+int message_check(struct message *message, const struct config *config, const char **reterr_key);
 
 /* Types attention and qk: the tensors as the kernels see them; borrowed from the message. */
 struct attention message_attention(struct message *message);

@@ -69,6 +69,7 @@ void run_free(struct run **run_p)
     {
         HASH_DEL(run->streams, stream);
         sequences_clear(&stream->sequences);
+        free(stream->spectrum_next);
         free(stream);
     }
     sequences_clear(&run->events);
@@ -285,6 +286,22 @@ static void publish_live(struct run *run, const struct message *message,
     mpk_writer_clear(&writer);
 }
 
+uint32_t run_spectrum_turn(const struct message *message)
+{
+    const uint32_t *next = message->stream->spectrum_next;
+    return next ? next[message->header.head_offset] : 0;
+}
+
+/* Without memory turns begin with the first head: no harm. */
+static void end_spectrum_turn(const struct message *message, uint32_t next)
+{
+    struct stream *stream = message->stream;
+    if (!stream->spectrum_next)
+        stream->spectrum_next = calloc(stream->heads, sizeof *stream->spectrum_next);
+    if (stream->spectrum_next)
+        stream->spectrum_next[message->header.head_offset] = next;
+}
+
 int run_complete(struct run *run, struct message *message, const struct measured *measured)
 {
     struct layer_state *state;
@@ -297,7 +314,8 @@ int run_complete(struct run *run, struct message *message, const struct measured
     }
     state_table_grown(message->part->data, message->stream->index);
     run->processed++;
-    message->stream->spectrum_next = measured->spectrum_next;
+    if (measured->has_spectra)
+        end_spectrum_turn(message, measured->spectrum_next);
     publish_live(run, message, measured);
     account(run, message);
     return 0;
@@ -324,6 +342,17 @@ static void publish_job(struct run *run)
     mpk_writer_clear(&writer);
 }
 
+/* Says so; returns the state there is not. */
+static const struct layer_state *summary_lost(const struct run *run, const struct stream *stream,
+                                              int code)
+{
+    char topic[TOPIC_MAX];
+    topic_layer("summary", run->job, stream->id, topic);
+    log_event(LOG_ERROR, "summary_lost", LOG_STR("topic", topic),
+              LOG_STR("reason", err_slug(code)));
+    return NULL;
+}
+
 static void publish_summary(struct run *run, const struct stream *stream,
                             const struct layer_state *state, const struct result_window *window)
 {
@@ -333,8 +362,7 @@ static void publish_summary(struct run *run, const struct stream *stream,
     int code = layer_state_encode(state, stream->id, run->job, run->id, window, &writer);
     topic_layer("summary", run->job, stream->id, topic);
     if (code)
-        log_event(LOG_ERROR, "summary_lost", LOG_STR("topic", topic),
-                  LOG_STR("reason", err_slug(code)));
+        summary_lost(run, stream, code);
     else
         run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ true);
     mpk_writer_clear(&writer);
@@ -354,8 +382,9 @@ static void collect(void *data, struct window_part *part)
 }
 
 /* The state of one layer over a whole window: borrowed when one part has it all, else merged into
- * *ret_merged, which the caller frees. NULL when the layer has no messages there. */
-static const struct layer_state *merge_parts(const struct part_list *list,
+ * *ret_merged, which the caller frees. NULL when the layer has no messages there, or when no memory
+ * is left, which is logged. */
+static const struct layer_state *merge_parts(const struct run *run, const struct part_list *list,
                                              const struct stream *stream,
                                              struct layer_state **ret_merged)
 {
@@ -367,10 +396,10 @@ static const struct layer_state *merge_parts(const struct part_list *list,
         if (only && !*ret_merged) {
             *ret_merged = layer_state_new(stream->heads);
             if (!*ret_merged || layer_state_merge(*ret_merged, only) != 0)
-                return NULL;
+                return summary_lost(run, stream, ERR_MEMORY);
         }
         if (*ret_merged && layer_state_merge(*ret_merged, state) != 0)
-            return NULL;
+            return summary_lost(run, stream, ERR_MEMORY);
         only = *ret_merged ? *ret_merged : state;
     }
     return only;
@@ -385,7 +414,7 @@ static uint32_t publish_window(struct run *run, const struct window_part *last)
     window_each(&run->window, last, collect, &list);
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         struct layer_state *merged = NULL;
-        const struct layer_state *state = merge_parts(&list, stream, &merged);
+        const struct layer_state *state = merge_parts(run, &list, stream, &merged);
         if (state) {
             publish_summary(run, stream, state, &window);
             published++;

@@ -34,8 +34,9 @@ struct stream {
     struct layer_id id;
     uint32_t heads; /* of the model; fixed with the first tensor, a hello only announces it */
     bool measured;  /* a tensor has come */
-    uint32_t spectrum_next; /* the head that the next message's spectra begin with */
-    struct tally pending;   /* since its last message, for the window of its next one */
+    uint32_t *spectrum_next; /* [heads] by head_offset of a message: the one of its heads that the
+                                next one's spectra begin with; owned, NULL until there is one */
+    struct tally pending;    /* since its last message, for the window of its next one */
     struct sequences sequences;
     UT_hash_handle hh;
 };
@@ -84,6 +85,9 @@ int run_complete(struct run *run, struct message *message, const struct measured
 void run_abandon(struct run *run, struct message *message, int code);
 /* A message of this run was refused. */
 void run_refused(struct run *run, int code);
+
+/* The head, of the message's, that its spectra begin with. */
+uint32_t run_spectrum_turn(const struct message *message);
 
 /* Closes and publishes what may be. Call after any of the above, and on a timer. */
 void run_settle(struct run *run, uint64_t now_ns);

@@ -6,7 +6,8 @@
  *
  * Spectra and row jobs wait in one queue, first come first served, so that no message waits for
  * ever; but a spectrum under a budget gives way as soon as other jobs are waiting (`hurry`): under
- * load spectra get rarer, and row metrics are late by one head's spectrum at most. */
+ * load spectra get rarer, and row metrics are late by one head's spectrum at most. Messages of tier
+ * weights, which may take seconds, stay in the background. */
 #include "work.h"
 
 #include "err.h"
@@ -14,6 +15,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct work_job {
     struct pool_job job; /* first */
@@ -43,9 +45,19 @@ int work_isa(const struct config *config, enum isa *ret_isa)
     return isa_parse(name, strlen(name), ret_isa);
 }
 
+uint32_t work_threads(const struct config *config)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (config->workers_threads)
+        return (uint32_t)config->workers_threads;
+    return cores < 1 ? 1 : cores > 8 ? 8 : (uint32_t)cores;
+}
+
 static struct measure_plan plan_of(const struct header *header, const struct config *config)
 {
     struct measure_plan plan = {
+        .threads = work_threads(config),
+        .head_offset = header->head_offset,
         .whole = header->heads == header->heads_total,
         .head_pairs = config->metrics_head_pairs,
         .top_pairs = (uint32_t)config->metrics_top_pairs,
@@ -79,7 +91,7 @@ uint64_t work_cost(const struct header *header, const struct config *config)
     uint64_t cost = sizeof(struct work) + WORK_JOBS_MAX * sizeof(struct work_job);
     if (header->type == MESSAGE_WEIGHTS) {
         struct weights shape = message_weights_shape(header);
-        return cost + measure_weights_cost(&shape, &plan);
+        return cost + measure_weights_cost(&shape);
     }
     struct attention shape = message_attention_shape(header);
     return cost + measure_cost(&shape, &plan);
@@ -115,12 +127,16 @@ static int create_jobs(struct work *work)
     work->jobs = calloc(work->job_count, sizeof *work->jobs);
     if (!work->jobs)
         return ERR_MEMORY;
-    for (uint32_t i = 0; i < work->job_count; i++)
+    for (uint32_t i = 0; i < work->job_count; i++) {
+        enum measure_job kind = measure_job_kind(work->measure, i);
         work->jobs[i] = (struct work_job){
-            .job = {.run = run, .patient = measure_job_is_patient(work->measure, i)},
+            .job = {.run = run,
+                    .patient = kind != MEASURE_ROWS,
+                    .background = kind == MEASURE_WEIGHTS},
             .work = work,
             .index = i,
         };
+    }
     atomic_init(&work->remaining, work->job_count);
     return 0;
 }

@@ -17,6 +17,8 @@
 
 struct work;
 
+/* Worker threads that the config asks for: 0 is one per core, at most 8. */
+uint32_t work_threads(const struct config *config);
 /* The instruction set that the config asks for. Returns 0 or ERR_ARGUMENT: not on this machine. */
 int work_isa(const struct config *config, enum isa *ret_isa);
 

@@ -217,6 +217,14 @@ static int read_real(const struct rule *rule, const msgpack_object *value, struc
     return !rc && !isfinite(*field) ? ERR_KEY_RANGE : rc;
 }
 
+/* 0 would leave nothing of the queries and keys. */
+static int read_scale(const struct rule *rule, const msgpack_object *value, struct header *header)
+{
+    int rc = read_real(rule, value, header);
+
+    return !rc && !(fabs(header->scale) > 0) ? ERR_KEY_RANGE : rc;
+}
+
 static int read_softcap(const struct rule *rule, const msgpack_object *value, struct header *header)
 {
     int rc = read_real(rule, value, header);
@@ -354,7 +362,7 @@ static int read_client(const struct rule *rule, const msgpack_object *value, str
     KEY(heads, IN_WEIGHTS, IN_WEIGHTS, read_heads, FIELD(heads, HEADS_TOTAL_MAX))                  \
     KEY(kv_heads, OPTIONAL, IN_WEIGHTS, read_positive, FIELD(kv_heads, HEADS_TOTAL_MAX))           \
     KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, read_positive, FIELD(head_dim, INT32_MAX))               \
-    KEY(scale, IN_QK, IN_QK, read_real, FIELD(scale, 0))                                           \
+    KEY(scale, IN_QK, IN_QK, read_scale, FIELD(scale, 0))                                          \
     KEY(softcap, OPTIONAL, IN_QK, read_softcap, FIELD(softcap, 0))                                 \
     KEY(q_offset, OPTIONAL, IN_QK, read_u32, FIELD(q_offset, UINT32_MAX))                          \
     KEY(causal, OPTIONAL, IN_MAPS, read_bool, FIELD(causal, 0))                                    \

@@ -5,12 +5,9 @@
 #include <stdbool.h>
 #include <string.h>
 
-static const struct {
-    const char *name;
-    size_t bytes;
-} dtypes[DTYPE_COUNT] = {
-    [DTYPE_F32] = {"f32", 4}, [DTYPE_F16] = {"f16", 2}, [DTYPE_BF16] = {"bf16", 2},
-    [DTYPE_F64] = {"f64", 8}, [DTYPE_U8] = {"u8", 1},   [DTYPE_I32] = {"i32", 4},
+static const char *const dtypes[DTYPE_COUNT] = {
+    [DTYPE_F32] = "f32", [DTYPE_F16] = "f16", [DTYPE_BF16] = "bf16",
+    [DTYPE_F64] = "f64", [DTYPE_U8] = "u8",   [DTYPE_I32] = "i32",
 };
 
 static const char *const roles[TENSOR_ROLE_COUNT] = {
@@ -35,18 +32,13 @@ static bool same(const char *known, const char *name, size_t len)
 
 const char *dtype_name(enum dtype dtype)
 {
-    return dtypes[dtype].name;
-}
-
-size_t dtype_size(enum dtype dtype)
-{
-    return dtypes[dtype].bytes;
+    return dtypes[dtype];
 }
 
 int dtype_parse(const char *name, size_t len, enum dtype *ret_dtype)
 {
     for (unsigned i = 0; i < DTYPE_COUNT; i++) {
-        if (same(dtypes[i].name, name, len)) {
+        if (same(dtypes[i], name, len)) {
             *ret_dtype = (enum dtype)i;
             return 0;
         }

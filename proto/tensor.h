@@ -37,9 +37,25 @@ struct tensor {
     uint64_t bytes;                  /* prod(shape) * dtype_size */
 };
 
-/* "f32", "bf16", ...; bytes of one element. */
+/* Bytes of one element. Here so that kernels that know the dtype get a constant. */
+static inline size_t dtype_size(enum dtype dtype)
+{
+    switch (dtype) {
+    case DTYPE_F64:
+        return 8;
+    case DTYPE_F32:
+    case DTYPE_I32:
+        return 4;
+    case DTYPE_F16:
+    case DTYPE_BF16:
+        return 2;
+    default:
+        return 1;
+    }
+}
+
+/* "f32", "bf16", ... */
 const char *dtype_name(enum dtype dtype);
-size_t dtype_size(enum dtype dtype);
 /* Sets *ret_dtype. Returns 0 or ERR_DTYPE. The name is not NUL-terminated. */
 int dtype_parse(const char *name, size_t len, enum dtype *ret_dtype);
 

@@ -6,6 +6,7 @@
 #include "across_ref.h"
 #include "across_row.h"
 #include "err.h"
+#include "pairs.h"
 
 #include <assert.h>
 #include <math.h>
@@ -116,18 +117,12 @@ static void add_stretch(const struct map_pass *p, struct moments *map, uint64_t 
     }
 }
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 int across_weighted_map(struct moments *map, const struct attention *a, const double *weight,
                         uint32_t row_begin, uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
     assert(row_end <= a->queries);
-    struct map_pass p = {.kernel = across_kernel_of(isa),
-                         .dtype = a->dtype,
-                         .element_bytes = element_bytes(a->dtype)};
+    struct map_pass p = {
+        .kernel = across_kernel_of(isa), .dtype = a->dtype, .element_bytes = dtype_size(a->dtype)};
     if (p.kernel == NULL) {
         return across_weighted_map_ref(map, a, weight, row_begin, row_end, scratch);
     }
@@ -261,7 +256,7 @@ static float largest_of_row(const struct across_kernel *kernel, const struct att
         size_t row = ((size_t)b * a->heads + h) * a->queries + i;
         const unsigned char *source = a->weights;
         struct across_largest found =
-            kernel->largest(source + row * a->keys * element_bytes(a->dtype), a->dtype, a->keys);
+            kernel->largest(source + row * a->keys * dtype_size(a->dtype), a->dtype, a->keys);
         if (!found.finite && a->dtype == DTYPE_F64) {
             return INFINITY;
         }
@@ -312,7 +307,7 @@ void across_head_pairs_merge(struct pair *pairs, uint32_t *count, uint32_t limit
     for (uint32_t h = 0; h < heads; h++) {
         size_t list = (size_t)h * limit;
         for (uint32_t k = 0; k < from_count[h]; k++) {
-            count[h] = across_offer(pairs + list, count[h], limit, from[list + k]);
+            count[h] = pairs_offer(pairs + list, count[h], limit, from[list + k]);
         }
     }
 }

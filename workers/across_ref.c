@@ -3,18 +3,13 @@
  * library. */
 #include "across_ref.h"
 #include "err.h"
+#include "pairs.h"
 #include "row.h"
 
 #include <math.h>
 #include <string.h>
 
 /* Weighted maps. */
-
-/* Bytes of one element; dtype_size() of proto, restated so that the kernels link without it. */
-static size_t dtype_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
 
 static bool takes_part(double weight)
 {
@@ -40,28 +35,11 @@ static uint32_t keep_finite(double *x, uint32_t n)
     return kept;
 }
 
-/* Mean and squared deviations in two passes; x must be finite. */
-static struct moments moments_of(const double *x, uint32_t n)
-{
-    double sum = 0;
-    for (uint32_t k = 0; k < n; k++) {
-        sum += x[k];
-    }
-    struct moments m = {.n = n, .mean = sum / n, .min = x[0], .max = x[0]};
-    for (uint32_t k = 0; k < n; k++) {
-        double deviation = x[k] - m.mean;
-        m.m2 += deviation * deviation;
-        m.min = x[k] < m.min ? x[k] : m.min;
-        m.max = x[k] > m.max ? x[k] : m.max;
-    }
-    return m;
-}
-
 static const unsigned char *row_at(const struct attention *a, uint32_t b, uint32_t h, uint32_t i)
 {
     size_t row = ((size_t)b * a->heads + h) * a->queries + i;
     const unsigned char *p = a->weights;
-    return p + row * a->keys * dtype_bytes(a->dtype);
+    return p + row * a->keys * dtype_size(a->dtype);
 }
 
 uint32_t across_map_sources(const struct attention *a, const double *weight, uint32_t b, uint32_t i,
@@ -89,11 +67,7 @@ void across_map_entries_ref(struct moments *map, const unsigned char *const *sou
         attention_load_row(&one, 0, 0, 0, x);
         add_head(entry, weight[h], x, n);
     }
-    uint32_t kept = keep_finite(entry, n);
-    if (kept > 0) {
-        struct moments m = moments_of(entry, kept);
-        moments_merge(map, &m);
-    }
+    row_merge_moments(map, entry, keep_finite(entry, n));
 }
 
 /* Carved from scratch for a weighted map. */
@@ -191,33 +165,6 @@ int across_gradient_ref(double *score, const struct attention *a, uint32_t row_b
 
 /* Largest entries of each head. */
 
-/* Larger weight first; ties by lower query, then lower key. */
-static bool comes_before(const struct pair *a, const struct pair *b)
-{
-    if (a->weight > b->weight || a->weight < b->weight) {
-        return a->weight > b->weight;
-    }
-    return a->query < b->query || (a->query == b->query && a->key < b->key);
-}
-
-uint32_t across_offer(struct pair *pairs, uint32_t count, uint32_t limit, struct pair pair)
-{
-    uint32_t at = count;
-    if (count == limit) {
-        if (limit == 0 || !comes_before(&pair, &pairs[limit - 1])) {
-            return count;
-        }
-        at--;
-    } else {
-        count++;
-    }
-    for (; at > 0 && comes_before(&pair, &pairs[at - 1]); at--) {
-        pairs[at] = pairs[at - 1];
-    }
-    pairs[at] = pair;
-    return count;
-}
-
 /* Adds the finite entries of a row to the sums over samples. */
 static void add_finite(double *sum, double *samples, const double *sent, uint32_t keys)
 {
@@ -242,7 +189,7 @@ uint32_t across_head_row_ref(struct pair *pairs, uint32_t count, uint32_t limit,
         double weight = sum[j] / samples[j];
         if (isfinite(weight)) {
             struct pair pair = {.query = i, .key = j, .weight = weight};
-            count = across_offer(pairs, count, limit, pair);
+            count = pairs_offer(pairs, count, limit, pair);
         }
     }
     return count;

@@ -6,8 +6,6 @@
 
 #include "across.h"
 
-/* Puts an entry in its place among the `limit` best; returns the new count. */
-uint32_t across_offer(struct pair *pairs, uint32_t count, uint32_t limit, struct pair pair);
 /* The gradient as weights: what attention_load_row reads. a->grad must be there. */
 struct attention across_grad(const struct attention *a);
 

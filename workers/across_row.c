@@ -5,17 +5,12 @@
 
 #include <math.h>
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 /* From row (b, h, i) to what is loaded after it: the next head's, or the first head's next row. */
 static ptrdiff_t next_row(const struct attention *a, uint32_t h)
 {
     ptrdiff_t head = (ptrdiff_t)a->queries, last = (ptrdiff_t)a->heads - 1;
     ptrdiff_t rows = h < a->heads - 1 ? head : 1 - last * head;
-    return rows * (ptrdiff_t)(a->keys * element_bytes(a->dtype));
+    return rows * (ptrdiff_t)(a->keys * dtype_size(a->dtype));
 }
 
 void across_load(const struct across_kernel *kernel, const struct attention *a, uint32_t h,
@@ -27,7 +22,7 @@ void across_load(const struct across_kernel *kernel, const struct attention *a, 
     uint32_t first = keys->key[0], width = keys->key[keys->n - 1] - first + 1;
     size_t row = ((size_t)keys->b * a->heads + h) * a->queries + keys->i;
     const unsigned char *source = a->weights;
-    source += (row * a->keys + first) * element_bytes(a->dtype);
+    source += (row * a->keys + first) * dtype_size(a->dtype);
     kernel->load(source, next_row(a, h), a->dtype, width, ret);
     for (uint32_t k = 0; width > keys->n && k < keys->n; k++) {
         ret[k] = ret[keys->key[k] - first];

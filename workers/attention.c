@@ -190,23 +190,9 @@ static void load_bf16(const unsigned char *p, uint32_t n, double *ret)
     }
 }
 
-/* Bytes of one element; dtype_size() of proto, restated so that the kernels link without it. */
-static size_t element_bytes(enum dtype dtype)
-{
-    switch (dtype) {
-    case DTYPE_F64:
-        return 8;
-    case DTYPE_F16:
-    case DTYPE_BF16:
-        return 2;
-    default:
-        return 4;
-    }
-}
-
 void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n, double *ret)
 {
-    const unsigned char *p = (const unsigned char *)data + first * element_bytes(dtype);
+    const unsigned char *p = (const unsigned char *)data + first * dtype_size(dtype);
     switch (dtype) {
     case DTYPE_F32:
         load_f32(p, n, ret);

@@ -6,6 +6,7 @@
  * locality (a quotient) and importance (a softmax over heads). */
 #include "block.h"
 #include "err.h"
+#include "pairs.h"
 
 #include <assert.h>
 #include <math.h>
@@ -62,30 +63,9 @@ void block_clear(struct block *block)
     *block = (struct block){.row_sum_error = NAN};
 }
 
-/* Larger weight first; ties by lower query, then lower key. */
-static bool comes_before(const struct pair *a, const struct pair *b)
-{
-    if (a->weight > b->weight || a->weight < b->weight) {
-        return a->weight > b->weight;
-    }
-    return a->query < b->query || (a->query == b->query && a->key < b->key);
-}
-
 void block_offer_pair(struct block *block, struct pair pair)
 {
-    uint32_t at = block->pair_count;
-    if (at == block->plan.top_pairs) {
-        if (!comes_before(&pair, &block->pairs[at - 1])) {
-            return;
-        }
-        at--;
-    } else {
-        block->pair_count++;
-    }
-    for (; at > 0 && comes_before(&pair, &block->pairs[at - 1]); at--) {
-        block->pairs[at] = block->pairs[at - 1];
-    }
-    block->pairs[at] = pair;
+    block->pair_count = pairs_offer(block->pairs, block->pair_count, block->plan.top_pairs, pair);
 }
 
 static int merge_head(struct head_block *into, const struct head_block *from)
@@ -270,13 +250,10 @@ void block_values(const struct block *block, double *const ret_value[METRIC_COUN
     }
 }
 
-void block_aggregate(const struct block *block, double ret_stat[BLOCK_MAPS][MAP_STAT_COUNT])
+void block_map_stats(const struct moments *map, double ret_stat[MAP_STAT_COUNT])
 {
-    for (uint32_t i = 0; i < BLOCK_MAPS; i++) {
-        const struct moments *map = &block->map[i];
-        ret_stat[i][MAP_MEAN] = moments_mean(map);
-        ret_stat[i][MAP_MAX] = map->n > 0 ? map->max : NAN;
-        ret_stat[i][MAP_MIN] = map->n > 0 ? map->min : NAN;
-        ret_stat[i][MAP_STD] = moments_std(map);
-    }
+    ret_stat[MAP_MEAN] = moments_mean(map);
+    ret_stat[MAP_MAX] = moments_max(map);
+    ret_stat[MAP_MIN] = moments_min(map);
+    ret_stat[MAP_STD] = moments_std(map);
 }

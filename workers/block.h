@@ -58,8 +58,7 @@ struct block {
     uint32_t pair_count;
 };
 
-/* An empty block. Returns 0 or ERR_MEMORY. */
-/* Rows are counted whatever the plan says. */
+/* An empty block: rows are counted whatever the plan says. Returns 0 or ERR_MEMORY. */
 int block_init(struct block *block, const struct attention *a, const struct block_plan *plan);
 /* Adds the rows [row_begin, row_end) of every sample and head, by the scalar reference: compiled
  * without vectorising, one formula per function. Returns 0 or ERR_MEMORY (the block is then only
@@ -81,7 +80,7 @@ void block_offer_pair(struct block *block, struct pair pair);
  * are skipped. Row metrics give their mean over the rows; importance_gradient is across.h's, and
  * NaN here. */
 void block_values(const struct block *block, double *const ret_value[METRIC_COUNT]);
-/* mean, max, min, std of the sum, mean and max maps; NaN without maps. */
-void block_aggregate(const struct block *block, double ret_stat[BLOCK_MAPS][MAP_STAT_COUNT]);
+/* mean, max, min, std of an across-head map; NaN without entries. */
+void block_map_stats(const struct moments *map, double ret_stat[MAP_STAT_COUNT]);
 
 #endif

@@ -24,7 +24,7 @@
 #include <math.h>
 #include <string.h>
 
-/* A row sum nearer than this to a bound is judged by the reference; f32 sums are right to 2e-6. */
+/* A row sum nearer than this to a bound is judged by the reference; f32 sums are right to 4e-6. */
 #define SUM_UNCERTAIN 1e-5
 /* More than this in a row, after dropout, leaves what f32 sums are right for. */
 #define SUM_MOST 4.0
@@ -64,8 +64,8 @@ struct fast {
     struct slot slot[ROW_BATCH];
     struct row_batch batch;
     struct row_values values;
-    float *sum, *max, *upper; /* map rows of (b, i); bounds of the pairs of i */
-    double *exact;            /* [2 * ROW_PAD] */
+    float *maps, *upper; /* map rows of (b, i); bounds of the pairs of i */
+    double *exact;       /* [2 * ROW_PAD] */
     uint32_t *induction, *duplicate;
     bool upper_sound; /* every map row of i so far was finite */
     struct block_work work;
@@ -80,6 +80,11 @@ static size_t aligned(size_t bytes)
 
 static size_t map_bytes(const struct attention *a)
 {
+    return aligned(ROW_MAPS_FLOATS(a->keys) * sizeof(float));
+}
+
+static size_t upper_bytes(const struct attention *a)
+{
     return aligned(((size_t)a->keys + ROW_PAD) * sizeof(float));
 }
 
@@ -90,8 +95,8 @@ static size_t occurrence_bytes(const struct attention *a)
 
 static size_t fast_bytes(const struct block *block, const struct attention *a)
 {
-    return aligned(sizeof(struct row_pass)) + row_values_bytes(a->heads) + 3 * map_bytes(a) +
-           aligned(2 * ROW_PAD * sizeof(double)) + 2 * occurrence_bytes(a) +
+    return aligned(sizeof(struct row_pass)) + row_values_bytes(a->heads) + map_bytes(a) +
+           upper_bytes(a) + aligned(2 * ROW_PAD * sizeof(double)) + 2 * occurrence_bytes(a) +
            block_ref_bytes(block, a);
 }
 
@@ -108,9 +113,8 @@ static void carve(struct fast *f, unsigned char *at)
     f->pass = take(&at, aligned(sizeof *f->pass));
     memset(f->pass, 0, sizeof *f->pass);
     row_values_begin(&f->values, take(&at, row_values_bytes(a->heads)), a->heads, f->kernels);
-    f->sum = take(&at, map_bytes(a));
-    f->max = take(&at, map_bytes(a));
-    f->upper = take(&at, map_bytes(a));
+    f->maps = take(&at, map_bytes(a));
+    f->upper = take(&at, upper_bytes(a));
     f->exact = take(&at, aligned(2 * ROW_PAD * sizeof(double)));
     f->induction = take(&at, occurrence_bytes(a));
     f->duplicate = take(&at, occurrence_bytes(a));
@@ -281,8 +285,7 @@ static void set_frame(struct fast *f, uint32_t b, uint32_t i)
     f->frame = frame;
     frame->b = b;
     frame->i = i;
-    *job = (struct row_job){
-        .keys = a->keys, .position = attention_position(a, i), .sum = f->sum, .max = f->max};
+    *job = (struct row_job){.keys = a->keys, .position = attention_position(a, i), .maps = f->maps};
     set_holes(job, a, b, i);
     bool blind = job->document != NULL && job->position >= a->keys;
     frame->counts = !blind && query_valid(a, job, b, i);
@@ -294,7 +297,6 @@ static void set_frame(struct fast *f, uint32_t b, uint32_t i)
     if (frame->n == 0) {
         return;
     }
-    job->pivot = 1.0f / (float)frame->n;
     set_distances(frame, f->block->plan.local_window);
     set_singles(frame, a);
     set_occurrences(f);
@@ -383,12 +385,23 @@ static int judge_row(struct fast *f, uint32_t s)
     return 0;
 }
 
+/* Slots whose weights but the first are 0 as f32, but may not be as the f64 they were sent in. */
+static uint32_t rounded_away(const struct fast *f)
+{
+    uint32_t bits = 0;
+    for (uint32_t s = 0; f->core && f->a->dtype == DTYPE_F64 && s < f->batch.used; s++) {
+        bits |= (uint32_t)(f->batch.rest_keys[s] > 0 && !(f->batch.rest_sum[s] > 0)) << s;
+    }
+    return bits;
+}
+
 /* Counts the rows of the batch; those that are uncertain by the reference. */
 static int judge_rows(struct fast *f)
 {
     struct row_batch *batch = &f->batch;
     float error;
-    uint32_t sound = f->kernels->ordinary(batch, f->sum_least, f->sum_most, f->core, &error);
+    uint32_t sound =
+        f->kernels->ordinary(batch, f->sum_least, f->sum_most, f->core, &error) & ~rounded_away(f);
     if (sound != 0) {
         f->block->row_sum_error = fmax(f->block->row_sum_error, (double)error);
     }
@@ -419,7 +432,8 @@ static void look_again(struct fast *f, struct row_doubts doubts, const float eig
             batch->top[s] = k->top[f->a->dtype](&slot->frame->job, slot->row, eighth[s]);
         }
         if ((doubts.squares >> s & 1) != 0) {
-            batch->squares[s] = k->squares[f->a->dtype](&slot->frame->job, slot->row);
+            float mean = (batch->rest_sum[s] + batch->first[s]) / batch->keys[s];
+            batch->squares[s] = k->squares[f->a->dtype](&slot->frame->job, slot->row, mean);
         }
     }
 }
@@ -497,13 +511,13 @@ static void finish_maps(struct fast *f)
     const struct row_kernels *k = f->kernels;
     const struct attention *a = f->a;
     struct moments map[2], sum, max;
-    k->moments(f->sum, f->max, a->keys, map);
+    k->moments(f->maps, a->keys, map);
     sum = map[0];
     max = map[1];
     bool finite = moments_finite(&sum);
     f->upper_sound = f->upper_sound && finite;
     if (block->plan.group[METRIC_GROUP_PAIRS] && finite) {
-        k->add_upper(f->upper, f->sum, f->max, a->keys, a->heads);
+        k->add_upper(f->upper, f->maps, a->keys, a->heads);
     }
     if (!block->plan.maps) {
         return;
@@ -578,7 +592,7 @@ static int add_sample(struct fast *f, uint32_t b, uint32_t i)
         f->block->invalid_rows += a->heads;
     }
     if (f->across) {
-        f->kernels->clear(f->sum, f->max, a->keys);
+        f->kernels->clear(f->maps, a->keys);
     }
     int rc = 0;
     for (uint32_t h = 0; rc == 0 && h < a->heads; h++) {
@@ -603,7 +617,7 @@ static int add_query(struct fast *f, uint32_t i)
     bool pairs = f->block->plan.group[METRIC_GROUP_PAIRS];
     f->upper_sound = true;
     if (pairs) {
-        memset(f->upper, 0, map_bytes(f->a));
+        memset(f->upper, 0, upper_bytes(f->a));
     }
     for (uint32_t b = 0; b < f->a->batch; b++) {
         int rc = add_sample(f, b, i);

@@ -223,6 +223,14 @@ static uint32_t count_missing(const struct hist *h, const struct bucket *list, u
 /* Merges list[n], sorted by key. */
 static int merge_list(struct hist *into, const struct bucket *list, uint32_t n)
 {
+    if (into->used == 0 && n > 0) {
+        if (reserve(into, n) < 0) {
+            return ERR_MEMORY;
+        }
+        memcpy(into->buckets, list, n * sizeof *list);
+        into->used = n;
+        return 0;
+    }
     uint32_t total = into->used + count_missing(into, list, n);
     if (reserve(into, total) < 0) {
         return ERR_MEMORY;

@@ -32,7 +32,7 @@ double moments_mean(const struct moments *m);
  * is exact at the bounds. */
 #define HIST_KEY_MAX  2561
 #define HIST_KEYS     (2 * HIST_KEY_MAX + 1)
-#define HIST_KEYS_PAD 16 /* counters past the last that may be read */
+#define HIST_KEYS_PAD 16 /* places past the last that may be touched */
 
 struct bucket {
     int32_t key;    /* monotone in x; 0 is the zero bucket, negative keys are negative values */
@@ -73,8 +73,8 @@ void dist_clear(struct dist *d);
 struct dist_counts {
     struct moments moments;
     uint32_t used;
-    struct bucket list[HIST_KEYS];             /* sorted by key */
-    uint32_t count[HIST_KEYS + HIST_KEYS_PAD]; /* by key + HIST_KEY_MAX */
+    struct bucket list[HIST_KEYS + HIST_KEYS_PAD]; /* sorted by key */
+    uint32_t count[HIST_KEYS + HIST_KEYS_PAD];     /* by key + HIST_KEY_MAX */
 };
 /* Adds moments and list. Returns 0 or ERR_MEMORY, then without effect. */
 int dist_add_counts(struct dist *d, const struct dist_counts *counts);

@@ -76,11 +76,11 @@ SIMD_INLINE struct moments moments_of(enum dtype dtype, const struct walk *row)
                             .max = (double)s.max};
 }
 
-static void map_clear(float *sum, float *max, uint32_t n)
+static void map_clear(float *maps, uint32_t n)
 {
     for (uint32_t j = 0; j < n; j += W) {
-        v_store(sum + j, v_set(0));
-        v_store(max + j, v_set(-INFINITY));
+        v_store(maps + 2 * (size_t)j, v_set(0));
+        v_store(maps + 2 * (size_t)j + W, v_set(-INFINITY));
     }
 }
 
@@ -114,65 +114,92 @@ SIMD_INLINE struct moments finish_map(const struct map_sums *m, double sum, doub
                             .max = (double)v_most(m->max)};
 }
 
-/* The two maps side by side: sums and extremes, then squared deviations from the f32 mean, which
- * are corrected for what that is off by. */
-static void map_moments(const float *sum, const float *max, uint32_t n, struct moments ret_map[2])
+/* The lanes of the last vector that are entries. */
+SIMD_INLINE vm last_lanes(uint32_t n)
+{
+    return v_mask_of_bits((1u << n % W) - 1);
+}
+
+SIMD_INLINE void add_both(struct map_sums *a, struct map_sums *b, const float *maps)
+{
+    add_entries(a, v_load(maps));
+    add_entries(b, v_load(maps + W));
+}
+
+/* Sums and extremes of both maps. */
+SIMD_INLINE void sum_maps(const float *maps, uint32_t n, struct map_sums *a, struct map_sums *b,
+                          double ret_total[2])
+{
+    uint32_t whole = n / W;
+    for (uint32_t k = 0; k < whole;) {
+        uint32_t end = whole - k > SEGMENT ? k + SEGMENT : whole;
+        a->sum = b->sum = v_set(0);
+        for (; k < end; k++) {
+            add_both(a, b, maps + (size_t)k * 2 * W);
+        }
+        ret_total[0] += lanes_total(a->sum);
+        ret_total[1] += lanes_total(b->sum);
+    }
+    if (n % W != 0) {
+        const float *last = maps + (size_t)whole * 2 * W;
+        vf x = v_load(last), y = v_load(last + W);
+        vm rest = last_lanes(n);
+        ret_total[0] += lanes_total(v_select(rest, x, v_set(0)));
+        ret_total[1] += lanes_total(v_select(rest, y, v_set(0)));
+        a->min = v_min(v_select(rest, x, a->min), a->min);
+        a->max = v_max(v_select(rest, x, a->max), a->max);
+        b->min = v_min(v_select(rest, y, b->min), b->min);
+        b->max = v_max(v_select(rest, y, b->max), b->max);
+    }
+}
+
+/* Squared deviations from the means. */
+SIMD_INLINE void square_maps(const float *maps, uint32_t n, struct map_sums *a, struct map_sums *b,
+                             double ret_squares[2])
+{
+    uint32_t whole = n / W;
+    for (uint32_t k = 0; k < whole;) {
+        uint32_t end = whole - k > SEGMENT ? k + SEGMENT : whole;
+        a->squares = b->squares = v_set(0);
+        for (; k < end; k++) {
+            add_deviations(a, v_load(maps + (size_t)k * 2 * W));
+            add_deviations(b, v_load(maps + (size_t)k * 2 * W + W));
+        }
+        ret_squares[0] += lanes_total(a->squares);
+        ret_squares[1] += lanes_total(b->squares);
+    }
+    if (n % W != 0) {
+        const float *last = maps + (size_t)whole * 2 * W;
+        vm rest = last_lanes(n);
+        a->squares = b->squares = v_set(0);
+        add_deviations(a, v_select(rest, v_load(last), a->mean));
+        add_deviations(b, v_select(rest, v_load(last + W), b->mean));
+        ret_squares[0] += lanes_total(a->squares);
+        ret_squares[1] += lanes_total(b->squares);
+    }
+}
+
+/* Sums and extremes, then squared deviations from the f32 mean, which are corrected for what that
+ * is off by. */
+static void map_moments(const float *maps, uint32_t n, struct moments ret_map[2])
 {
     struct map_sums a = {.min = v_set(INFINITY), .max = v_set(-INFINITY)}, b = a;
-    uint32_t whole = n - n % W, left = n % W;
     double total[2] = {0}, squares[2] = {0};
-    for (uint32_t j = 0; j < whole;) {
-        uint32_t end = whole - j > SEGMENT * W ? j + SEGMENT * W : whole;
-        a.sum = b.sum = v_set(0);
-        for (; j < end; j += W) {
-            add_entries(&a, v_load(sum + j));
-            add_entries(&b, v_load(max + j));
-        }
-        total[0] += lanes_total(a.sum);
-        total[1] += lanes_total(b.sum);
-    }
-    for (uint32_t j = whole; j < n; j++) {
-        total[0] += (double)sum[j];
-        total[1] += (double)max[j];
-    }
-    if (left > 0) {
-        vm rest = v_mask_of_bits((1u << left) - 1);
-        vf x = v_load(sum + whole), y = v_load(max + whole);
-        a.min = v_min(v_select(rest, x, a.min), a.min);
-        a.max = v_max(v_select(rest, x, a.max), a.max);
-        b.min = v_min(v_select(rest, y, b.min), b.min);
-        b.max = v_max(v_select(rest, y, b.max), b.max);
-    }
+    sum_maps(maps, n, &a, &b, total);
     a.mean = v_set((float)(total[0] / n));
     b.mean = v_set((float)(total[1] / n));
-    for (uint32_t j = 0; j < n;) {
-        uint32_t end = n - j > SEGMENT * W ? j + SEGMENT * W : n;
-        a.squares = b.squares = v_set(0);
-        for (; j + W <= end; j += W) {
-            add_deviations(&a, v_load(sum + j));
-            add_deviations(&b, v_load(max + j));
-        }
-        if (j < end) {
-            vm rest = v_mask_of_bits((1u << left) - 1);
-            add_deviations(&a, v_select(rest, v_load(sum + j), a.mean));
-            add_deviations(&b, v_select(rest, v_load(max + j), b.mean));
-            j = end;
-        }
-        squares[0] += lanes_total(a.squares);
-        squares[1] += lanes_total(b.squares);
-    }
+    square_maps(maps, n, &a, &b, squares);
     ret_map[0] = finish_map(&a, total[0], squares[0], n);
     ret_map[1] = finish_map(&b, total[1], squares[1], n);
 }
 
 /* With P and N the sums of the positive and of the negative entries, P <= H max and N = P - sum,
  * and the f32 sum is off by at most (H - 1) 2^-24 (P + N); doubled, for what is rounded here. */
-static void map_add_upper(float *upper, const float *sum, const float *max, uint32_t n,
-                          uint32_t heads)
+static void map_add_upper(float *upper, const float *maps, uint32_t n, uint32_t heads)
 {
     float h = (float)heads;
     for (uint32_t j = 0; j < n; j += W) {
-        vf s = v_load(sum + j), m = v_max(v_load(max + j), v_set(0));
+        vf s = v_load(maps + 2 * (size_t)j), m = v_max(v_load(maps + 2 * (size_t)j + W), v_set(0));
         vf size = v_fma(m, v_set(2 * h), v_abs(s));
         vf most = v_fma(size, v_set(h * 0x1p-22f), s);
         v_store(upper + j, v_add(v_load(upper + j), v_add(most, v_set(FLT_MIN))));

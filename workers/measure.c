@@ -13,34 +13,25 @@
 
 #include "err.h"
 #include "measure_numbers.h"
+#include "measure_plan.h"
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* A part keeps a few KiB per head: it should have at least so many entries for them. */
-#define ENTRIES_PER_HEAD_MIN 256
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
 }
 
-/* Which passes over a message's rows there are. */
-
-static bool across(const struct measure_plan *plan, enum metric_group group)
-{
-    return plan->whole && plan->group[group];
-}
-
 static struct block_plan block_plan(const struct measure_plan *plan)
 {
     struct block_plan block = {.top_pairs = plan->top_pairs,
                                .local_window = plan->local_window,
-                               .maps = across(plan, METRIC_GROUP_CORE)};
+                               .maps = measure_across(plan, METRIC_GROUP_CORE)};
     block.group[METRIC_GROUP_CORE] = plan->group[METRIC_GROUP_CORE];
-    block.group[METRIC_GROUP_IMPORTANCE] = across(plan, METRIC_GROUP_IMPORTANCE);
-    block.group[METRIC_GROUP_PAIRS] = across(plan, METRIC_GROUP_PAIRS);
+    block.group[METRIC_GROUP_IMPORTANCE] = measure_across(plan, METRIC_GROUP_IMPORTANCE);
+    block.group[METRIC_GROUP_PAIRS] = measure_across(plan, METRIC_GROUP_PAIRS);
     return block;
 }
 
@@ -50,97 +41,6 @@ static struct block_plan block_plan_qk(const struct measure_plan *plan)
     struct block_plan block = {.top_pairs = plan->top_pairs, .local_window = plan->local_window};
     block.group[METRIC_GROUP_CORE] = plan->group[METRIC_GROUP_CORE];
     return block;
-}
-
-static bool wants_head_pairs(const struct measure_plan *plan)
-{
-    return across(plan, METRIC_GROUP_PAIRS) && plan->head_pairs;
-}
-
-static bool wants_weighted(const struct attention *a, const struct measure_plan *plan)
-{
-    return across(plan, METRIC_GROUP_CORE) && plan->head_weights != NULL &&
-           plan->head_weight_count == a->heads;
-}
-
-static bool wants_gradient(const struct attention *a, const struct measure_plan *plan)
-{
-    return across(plan, METRIC_GROUP_IMPORTANCE) && a->grad != NULL;
-}
-
-static bool wants_maps_of_qk(const struct attention *a, const struct measure_plan *plan)
-{
-    return a->weights == NULL && a->queries <= plan->qk_maps_max_size &&
-           a->keys <= plan->qk_maps_max_size;
-}
-
-static bool wants_spectra(const struct attention *a, const struct measure_plan *plan)
-{
-    return a->weights != NULL && plan->group[METRIC_GROUP_SPECTRUM] &&
-           a->queries <= plan->spectrum_max_size && a->keys <= plan->spectrum_max_size;
-}
-
-static bool wants_qk_spectra(const struct attention *a, const struct measure_plan *plan)
-{
-    return a->weights == NULL && plan->group[METRIC_GROUP_SPECTRUM];
-}
-
-/* Cost. Sizes come from a header: products are taken in f64, which saturates by itself. */
-
-static uint32_t count_parts(const struct attention *a, const struct measure_plan *plan)
-{
-    double map = (double)a->queries * a->keys;
-    double wanted = ceil(map * a->batch * a->heads / (double)plan->block_entries);
-    double sensible = fmin(ceil(map / ENTRIES_PER_HEAD_MIN), a->queries);
-    return (uint32_t)fmax(1, fmin(fmin(wanted, sensible), MEASURE_ROW_JOBS_MAX));
-}
-
-/* Buckets that the histograms of one head may use in one part, at up to twice that allocated. */
-static double hist_bytes_max(double rows)
-{
-    return METRIC_ROW_COUNT * fmin(rows, HIST_KEYS) * 2 * (double)sizeof(struct bucket);
-}
-
-static double part_bytes(const struct attention *a, const struct measure_plan *plan, double rows)
-{
-    double heads = a->heads;
-    double bytes = heads * ((double)sizeof(struct head_block) + hist_bytes_max(rows));
-    if (across(plan, METRIC_GROUP_IMPORTANCE)) {
-        bytes += a->batch * heads * (double)sizeof(struct importance_block);
-    }
-    if (across(plan, METRIC_GROUP_SIMILARITY)) {
-        bytes += (double)similarity_bytes(a->heads);
-    }
-    if (wants_head_pairs(plan)) {
-        bytes += heads * (plan->top_pairs * (double)sizeof(struct pair) + sizeof(uint32_t));
-    }
-    return bytes;
-}
-
-uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan)
-{
-    double parts = count_parts(a, plan), heads = a->heads;
-    double rows = a->batch * ceil(a->queries / parts);
-    double bytes = parts * part_bytes(a, plan, rows);
-    bytes += heads * (double)(sizeof(struct spectrum) + measure_numbers_bytes(1, false));
-    if (across(plan, METRIC_GROUP_SIMILARITY)) {
-        bytes += heads * heads * 2 * sizeof(double);
-    }
-    if (wants_maps_of_qk(a, plan)) {
-        bytes += (double)a->batch * heads * a->queries * a->keys * sizeof(float) +
-                 part_bytes(a, plan, (double)a->batch * a->queries);
-    }
-    bytes += 65536; /* the measure itself, its jobs */
-    return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
-}
-
-uint64_t measure_weights_cost(const struct weights *shape, const struct measure_plan *plan)
-{
-    (void)plan;
-    double heads = shape->heads, slices = 3 * heads + shape->kv_heads;
-    double bytes = (slices + 2 * heads) * (double)sizeof(struct spectrum) +
-                   PROJECTION_COUNT * heads * heads * sizeof(double) + 65536;
-    return (uint64_t)bytes;
 }
 
 /* What a range of rows leaves. */
@@ -159,11 +59,11 @@ struct measure {
     struct attention attention;
     struct weights weights; /* tier weights */
     enum tier tier;
-    double *head_weights; /* [heads] or NULL */
+    double *head_weights;   /* [heads] or NULL */
+    double *spectrum_heads; /* [plan.spectrum_head_count] or NULL */
     uint32_t parts, spectrum_jobs, jobs;
     struct part *part;      /* [parts] */
-    struct spectra spectra; /* when spectrum_jobs, of the map */
-    struct spectrum *qk;    /* [heads] spectra of Q K^T; NULL = off */
+    struct spectra spectra; /* when spectrum_jobs: of the map, or of Q K^T */
     struct measure *maps;   /* tier qk: the map measured, when asked for; owned */
     float *map;             /* what it measures */
     struct weights_result weights_result;
@@ -190,7 +90,7 @@ static int allocate_part(struct measure *m, struct part *p)
     if (m->tier == TIER_QK) {
         return rc;
     }
-    if (rc == 0 && across(plan, METRIC_GROUP_SIMILARITY)) {
+    if (rc == 0 && measure_across(plan, METRIC_GROUP_SIMILARITY)) {
         rc = similarity_init(&p->similarity, heads);
     }
     if (rc == 0 && wants_gradient(&m->attention, plan)) {
@@ -215,15 +115,40 @@ static void clear_part(struct part *p)
     *p = (struct part){.begin = p->begin, .end = p->end};
 }
 
-static int copy_head_weights(struct measure *m)
+/* Copies a list of the plan; a list of none is NULL. */
+static int copy_list(const double *from, uint32_t count, double **ret_copy)
 {
-    size_t bytes = m->attention.heads * sizeof *m->head_weights;
-    m->head_weights = malloc(bytes);
-    if (m->head_weights == NULL) {
+    *ret_copy = NULL;
+    if (count == 0) {
+        return 0;
+    }
+    *ret_copy = malloc(count * sizeof **ret_copy);
+    if (*ret_copy == NULL) {
         return ERR_MEMORY;
     }
-    memcpy(m->head_weights, m->plan.head_weights, bytes);
+    memcpy(*ret_copy, from, count * sizeof **ret_copy);
     return 0;
+}
+
+static int copy_lists(struct measure *m)
+{
+    struct measure_plan *plan = &m->plan;
+    int rc = copy_list(plan->spectrum_heads, plan->spectrum_head_count, &m->spectrum_heads);
+    if (rc == 0 && wants_weighted(&m->attention, plan)) {
+        rc = copy_list(plan->head_weights, plan->head_weight_count, &m->head_weights);
+    }
+    plan->spectrum_heads = m->spectrum_heads;
+    plan->head_weights = m->head_weights;
+    return rc;
+}
+
+/* Spectra of Q K^T are cheap for the head_dim there is: they have one effort. */
+static int qk_spectrum_at(const struct attention *a, uint32_t sample, uint32_t head,
+                          enum spectrum_effort effort, enum isa isa, struct scratch *scratch,
+                          struct spectrum *ret_spectrum)
+{
+    (void)effort;
+    return qk_spectrum(a, sample, head, isa, scratch, ret_spectrum);
 }
 
 static int prepare_spectra(struct measure *m)
@@ -232,9 +157,12 @@ static int prepare_spectra(struct measure *m)
     const struct measure_plan *plan = &m->plan;
     m->spectrum_jobs = (uint32_t)min_u64(a->heads, MEASURE_SPECTRUM_JOBS_MAX);
     struct spectra_plan spectra = {
+        .compute = a->weights != NULL ? spectrum_compute : qk_spectrum_at,
+        .isa = plan->isa,
         .effort = plan->spectrum_effort,
         .heads = plan->spectrum_heads,
         .head_count = plan->spectrum_head_count,
+        .head_offset = plan->head_offset,
         .sample = (uint32_t)min_u64(plan->spectrum_sample, a->batch - 1),
         .first = plan->spectrum_first % a->heads,
         .budget_ns = plan->spectrum_budget_ns,
@@ -242,14 +170,6 @@ static int prepare_spectra(struct measure *m)
         .hurry_data = plan->hurry_data,
     };
     return spectra_init(&m->spectra, a, &spectra);
-}
-
-/* Spectra of Q K^T are small: one job for all heads. */
-static int prepare_qk_spectra(struct measure *m)
-{
-    m->spectrum_jobs = 1;
-    m->qk = calloc(m->attention.heads, sizeof *m->qk);
-    return m->qk != NULL ? 0 : ERR_MEMORY;
 }
 
 static int prepare_parts(struct measure *m)
@@ -268,14 +188,12 @@ static int prepare_parts(struct measure *m)
 static int prepare(struct measure *m)
 {
     int rc = prepare_parts(m);
-    if (rc == 0 && wants_weighted(&m->attention, &m->plan)) {
-        rc = copy_head_weights(m);
+    if (rc == 0) {
+        rc = copy_lists(m);
     }
-    if (rc == 0 && wants_spectra(&m->attention, &m->plan)) {
+    if (rc == 0 &&
+        (wants_spectra(&m->attention, &m->plan) || wants_qk_spectra(&m->attention, &m->plan))) {
         rc = prepare_spectra(m);
-    }
-    if (rc == 0 && wants_qk_spectra(&m->attention, &m->plan)) {
-        rc = prepare_qk_spectra(m);
     }
     m->jobs = m->parts + m->spectrum_jobs;
     return rc;
@@ -291,7 +209,7 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
     m->plan = *plan;
     m->attention = *a;
     m->tier = a->weights != NULL ? TIER_ATTENTION : TIER_QK;
-    m->parts = count_parts(a, plan);
+    m->parts = measure_parts(a, plan);
     if (prepare(m) < 0) {
         measure_free(&m);
         return ERR_MEMORY;
@@ -309,6 +227,8 @@ int measure_new_weights(const struct weights *weights, const struct measure_plan
     }
     m->plan = *plan;
     m->weights = *weights;
+    m->weights.isa = plan->isa;
+    m->weights.without_spectra = !plan->group[METRIC_GROUP_SPECTRUM];
     m->weights.whole_max_size = plan->weights_max_size;
     m->weights.eigenvalue_max_size = plan->eigenvalues_max_size;
     m->tier = TIER_WEIGHTS;
@@ -331,7 +251,7 @@ void measure_free(struct measure **measure)
     weights_result_clear(&m->weights_result);
     free(m->part);
     free(m->head_weights);
-    free(m->qk);
+    free(m->spectrum_heads);
     free(m->map);
     free(m->numbers);
     free(m);
@@ -345,9 +265,12 @@ uint32_t measure_jobs(const struct measure *measure)
     return measure->jobs;
 }
 
-bool measure_job_is_patient(const struct measure *measure, uint32_t job)
+enum measure_job measure_job_kind(const struct measure *measure, uint32_t job)
 {
-    return measure->tier == TIER_WEIGHTS || job >= measure->parts;
+    if (measure->tier == TIER_WEIGHTS) {
+        return MEASURE_WEIGHTS;
+    }
+    return job < measure->parts ? MEASURE_ROWS : MEASURE_SPECTRA;
 }
 
 static int run_attention_part(struct measure *m, struct part *p, struct scratch *scratch)
@@ -383,16 +306,6 @@ static int run_part(struct measure *m, struct part *p, struct scratch *scratch)
     return run_attention_part(m, p, scratch);
 }
 
-static int run_qk_spectra(struct measure *m, struct scratch *scratch)
-{
-    int rc = 0;
-    uint32_t sample = (uint32_t)min_u64(m->plan.spectrum_sample, m->attention.batch - 1);
-    for (uint32_t h = 0; rc == 0 && h < m->attention.heads; h++) {
-        rc = qk_spectrum(&m->attention, sample, h, scratch, &m->qk[h]);
-    }
-    return rc;
-}
-
 void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch)
 {
     int rc;
@@ -400,8 +313,6 @@ void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch)
         rc = weights_compute(&measure->weights, scratch, &measure->weights_result);
     } else if (job < measure->parts) {
         rc = run_part(measure, &measure->part[job], scratch);
-    } else if (measure->tier == TIER_QK) {
-        rc = run_qk_spectra(measure, scratch);
     } else {
         rc = spectra_run(&measure->spectra, scratch);
     }
@@ -456,14 +367,13 @@ static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
     struct attention a = m->attention;
     size_t entries = (size_t)a.batch * a.heads * a.queries * a.keys;
     m->map = malloc(entries * sizeof *m->map);
-    if (m->map == NULL || qk_weights(&a, 0, a.queries, m->map, scratch) != 0) {
+    if (m->map == NULL || qk_weights(&a, 0, a.queries, m->map, m->plan.isa, scratch) != 0) {
         return ERR_MEMORY;
     }
     a.weights = m->map;
     a.dtype = DTYPE_F32;
     struct measure_plan plan = m->plan;
     plan.hurry = NULL;
-    plan.head_weights = m->head_weights;
     int rc = measure_new(&a, &plan, &m->maps);
     return rc == 0 ? run_all(m->maps, scratch) : rc;
 }
@@ -480,7 +390,6 @@ static int work_out(struct measure *m, struct scratch *scratch)
         .gradient = p->gradient,
         .weighted = m->head_weights != NULL && m->tier == TIER_ATTENTION ? &p->weighted : NULL,
         .spectra = m->spectra.head != NULL ? &m->spectra : NULL,
-        .qk = m->qk,
         .head_pairs = p->pairs,
         .head_pair_count = p->pair_count,
     };

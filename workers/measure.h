@@ -29,20 +29,22 @@ enum tier { TIER_ATTENTION, TIER_QK, TIER_WEIGHTS, TIER_COUNT };
 
 struct measure_plan {
     bool group[METRIC_GROUP_COUNT];
+    uint32_t threads;      /* that may run jobs at once; for the cost */
+    uint32_t head_offset;  /* of the message's heads in the model */
     bool whole;            /* the message has all heads of its layer; without, nothing that goes
                               across heads: importance, aggregate, pairs, similarity */
     bool head_pairs;       /* top pairs of each head as well */
     uint32_t top_pairs;    /* 1..TOP_PAIRS_MAX */
     uint32_t local_window; /* of local_mass, in positions */
     double redundant_js;   /* heads with a smaller head_js are redundant; nats */
-    const double *head_weights; /* [head_weight_count] of aggregate.weighted; borrowed, copied by
+    const double *head_weights; /* [head_weight_count] of aggregate.weighted; copied by
                                    measure_new; used when the message has as many heads */
     uint32_t head_weight_count;
     uint32_t spectrum_max_size; /* larger maps have no spectrum */
     uint32_t spectrum_sample;   /* of the batch; the last one when the batch is smaller */
     enum spectrum_effort spectrum_effort;
     const double *spectrum_heads; /* [spectrum_head_count] heads that get this effort, the others
-                                     SPECTRUM_LEADING at most; none = all do; borrowed */
+                                     SPECTRUM_LEADING at most; none = all do; copied */
     uint32_t spectrum_head_count;
     uint64_t spectrum_budget_ns; /* thread time for spectra; 0 = as long as they take */
     uint32_t spectrum_first;     /* the head that the budget begins with */
@@ -78,15 +80,17 @@ struct measured {
     double *head_similarity, *head_js; /* [heads][heads] */
     const struct redundant_pair *redundant;
     uint32_t redundant_count, redundant_total; /* listed; in all */
+    bool has_spectra;                          /* of the map or of Q K^T */
     uint32_t spectrum_next;                    /* the head the next budget should begin with */
-    const struct weights_result *weights;      /* tier weights */
+    uint32_t spectra, spectra_skipped;    /* heads that had their turn, and those that had not */
+    const struct weights_result *weights; /* tier weights */
 };
 
 struct measure;
 
-/* Bytes that a measure and its results take at most, scratch excluded. Saturates. */
+/* Bytes that a measure, its results and the scratch of plan.threads take at most. Saturates. */
 uint64_t measure_cost(const struct attention *shape, const struct measure_plan *plan);
-uint64_t measure_weights_cost(const struct weights *shape, const struct measure_plan *plan);
+uint64_t measure_weights_cost(const struct weights *shape);
 
 /* Tiers attention and qk: `a` is copied, what it points to is borrowed until measure_free. B, H, Tq
  * and Tk must be at least 1. Returns 0 or ERR_MEMORY. */
@@ -96,8 +100,10 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
 int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
                         struct measure **ret_measure);
 uint32_t measure_jobs(const struct measure *measure);
-/* Whether nobody is kept waiting by a job that is slow to begin: spectra. */
-bool measure_job_is_patient(const struct measure *measure, uint32_t job);
+/* What a job is like: rows; spectra, which may wait and give way; tier weights, which may take
+ * seconds. */
+enum measure_job { MEASURE_ROWS, MEASURE_SPECTRA, MEASURE_WEIGHTS };
+enum measure_job measure_job_kind(const struct measure *measure, uint32_t job);
 
 /* Runs a job, once, on any thread. Failures are kept for measure_finish. */
 void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch);

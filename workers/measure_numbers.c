@@ -23,10 +23,15 @@ size_t measure_numbers_bytes(uint32_t heads, bool similarity)
            heads * sizeof(enum pattern);
 }
 
+static bool of_qk(const struct measure_state *s)
+{
+    return s->attention->weights == NULL;
+}
+
 static bool metric_on(const struct measure_state *s, enum metric metric)
 {
     if (metric_info[metric].group == METRIC_GROUP_SPECTRUM) {
-        return metric < METRIC_QK_SPECTRAL_NORM ? s->spectra != NULL : s->qk != NULL;
+        return s->spectra != NULL && of_qk(s) == (metric >= METRIC_QK_SPECTRAL_NORM);
     }
     if (metric == METRIC_IMPORTANCE_GRADIENT) {
         return s->gradient != NULL;
@@ -39,12 +44,12 @@ static bool metric_of_tier(const struct measure_state *s, enum metric metric)
 {
     bool only_qk = metric == METRIC_MAX_LOGIT ||
                    (metric >= METRIC_MAX_ABS_LOGIT && metric <= METRIC_NORM_WEIGHTED_ENTROPY);
-    return !only_qk || s->attention->weights == NULL;
+    return !only_qk || of_qk(s);
 }
 
 static bool vector_on(const struct measure_state *s, enum vector vector)
 {
-    return vector == VECTOR_QK_SINGULAR_VALUES ? s->qk != NULL : s->spectra != NULL;
+    return s->spectra != NULL && of_qk(s) == (vector == VECTOR_QK_SINGULAR_VALUES);
 }
 
 static void lay_out(const struct measure_state *s, struct measured *m, double *next)
@@ -99,17 +104,22 @@ static void spread_spectrum(struct measured *m, uint32_t h, const struct spectru
 
 static void add_spectra(const struct measure_state *s, struct measured *m)
 {
-    for (uint32_t h = 0; s->spectra != NULL && h < m->heads; h++) {
+    if (s->spectra == NULL) {
+        return;
+    }
+    for (uint32_t h = 0; h < m->heads; h++) {
         const struct spectrum *spectrum = spectra_of(s->spectra, h);
-        spread_spectrum(m, h, spectrum, /* qk= */ false);
-        m->value[METRIC_EIGENVALUE_2][h] = spectrum->eigenvalue_2;
-        memcpy(&m->vector[VECTOR_LOW_RANK_ERROR][(size_t)h * LOW_RANK_COUNT],
-               spectrum->low_rank_error, sizeof spectrum->low_rank_error);
+        spread_spectrum(m, h, spectrum, of_qk(s));
+        if (!of_qk(s)) {
+            m->value[METRIC_EIGENVALUE_2][h] = spectrum->eigenvalue_2;
+            memcpy(&m->vector[VECTOR_LOW_RANK_ERROR][(size_t)h * LOW_RANK_COUNT],
+                   spectrum->low_rank_error, sizeof spectrum->low_rank_error);
+        }
     }
-    for (uint32_t h = 0; s->qk != NULL && h < m->heads; h++) {
-        spread_spectrum(m, h, &s->qk[h], /* qk= */ true);
-    }
-    m->spectrum_next = s->spectra != NULL ? spectra_next(s->spectra) : 0;
+    m->has_spectra = true;
+    m->spectrum_next = spectra_next(s->spectra);
+    m->spectra = atomic_load(&s->spectra->done);
+    m->spectra_skipped = m->heads - m->spectra;
 }
 
 static void add_gradient(const struct measure_state *s, struct measured *m)
@@ -120,7 +130,7 @@ static void add_gradient(const struct measure_state *s, struct measured *m)
     }
 }
 
-static void add_patterns(struct measured *m)
+static void add_patterns(const struct measure_state *s, struct measured *m)
 {
     m->sink_rate = NAN;
     if (m->pattern == NULL) {
@@ -133,7 +143,9 @@ static void add_patterns(struct measured *m)
         }
         m->pattern[h] = pattern_of(value);
     }
-    m->sink_rate = pattern_sink_rate(m->value[METRIC_FIRST_TOKEN], m->heads);
+    if (s->plan->whole) { /* a share of the layer's heads */
+        m->sink_rate = pattern_sink_rate(m->value[METRIC_FIRST_TOKEN], m->heads);
+    }
 }
 
 static void add_similarity(const struct measure_state *s, struct measured *m)
@@ -217,7 +229,7 @@ int measure_numbers(struct measure_state *state, struct scratch *scratch,
     add_rows(state, ret_measured);
     add_gradient(state, ret_measured);
     add_spectra(state, ret_measured);
-    add_patterns(ret_measured);
+    add_patterns(state, ret_measured);
     add_similarity(state, ret_measured);
     return add_aggregates(state, scratch, ret_measured);
 }

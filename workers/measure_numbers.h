@@ -14,8 +14,7 @@ struct measure_state {
     const struct similarity *similarity;
     double *gradient; /* [heads], not yet normalised */
     const struct moments *weighted;
-    const struct spectra *spectra;
-    const struct spectrum *qk; /* [heads] */
+    const struct spectra *spectra; /* of the map, or of Q K^T */
     const struct pair *head_pairs;
     const uint32_t *head_pair_count;
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* pool: threads that wait on one condition, and a list of jobs linked through the jobs themselves.
+/* pool: threads that wait on one condition, and two lists of jobs linked through the jobs.
  *
  * One mutex guards everything but a worker's own scratch. A job runs with the mutex released and is
  * not touched after `run` was entered, because `run` may hand it back to its owner or free it.
@@ -26,7 +26,12 @@
 #include <stdlib.h>
 
 #define THREADS_MAX  256
-#define NAME_MAX_LEN 15 /* Linux: without the NUL */
+#define SCRATCH_KEPT ((size_t)16 << 20) /* bytes from job to job; more than most messages need */
+#define NAME_MAX_LEN 15                 /* Linux: without the NUL */
+
+struct queue {
+    struct pool_job *first, **end; /* end: where the next job is linked */
+};
 
 struct pool {
     pthread_mutex_t lock;
@@ -34,7 +39,8 @@ struct pool {
     pthread_cond_t ready; /* `running` went up */
 
     /* under lock */
-    struct pool_job *first, **end; /* end: where the next job is linked */
+    struct queue queue, background;
+    uint32_t background_running, turn; /* turn: jobs begun since the last background job */
     struct pool_stats stats;
     uint32_t idle;    /* workers inside a wait for `work`, signalled or not */
     uint32_t running; /* workers that have started */
@@ -65,20 +71,66 @@ static void unlock(struct pool *pool)
     must(pthread_mutex_unlock(&pool->lock));
 }
 
+static void queue_init(struct queue *queue)
+{
+    queue->first = NULL;
+    queue->end = &queue->first;
+}
+
+static void queue_put(struct queue *queue, struct pool_job *job)
+{
+    job->next = NULL;
+    *queue->end = job;
+    queue->end = &job->next;
+}
+
+static struct pool_job *queue_take(struct queue *queue)
+{
+    struct pool_job *job = queue->first;
+    queue->first = job->next;
+    if (queue->first == NULL) {
+        queue->end = &queue->first;
+    }
+    return job;
+}
+
+/* Whether a background job is next. Called locked. */
+static bool prefers_background(const struct pool *pool)
+{
+    uint32_t most = pool->threads > 1 ? pool->threads - 1 : 1;
+    return pool->background.first != NULL && pool->background_running < most &&
+           (pool->queue.first == NULL || pool->turn >= POOL_BACKGROUND_TURN);
+}
+
+static struct pool_job *take(struct pool *pool)
+{
+    if (prefers_background(pool)) {
+        pool->turn = 0;
+        pool->background_running++;
+        return queue_take(&pool->background);
+    }
+    if (pool->queue.first == NULL) {
+        return NULL;
+    }
+    pool->turn++;
+    return queue_take(&pool->queue);
+}
+
+static bool is_empty(const struct pool *pool)
+{
+    return pool->queue.first == NULL && pool->background.first == NULL;
+}
+
 /* Waits for a job and unlinks it; NULL when the pool closes and all is done. Called locked. */
 static struct pool_job *next_job(struct pool *pool)
 {
-    while (pool->first == NULL && !pool->closing) {
+    struct pool_job *job;
+    while ((job = take(pool)) == NULL && !(pool->closing && is_empty(pool))) {
         pool->idle++;
         must(pthread_cond_wait(&pool->work, &pool->lock));
         pool->idle--;
     }
-    struct pool_job *job = pool->first;
     if (job != NULL) {
-        pool->first = job->next;
-        if (pool->first == NULL) {
-            pool->end = &pool->first;
-        }
         pool->stats.queued--;
         pool->waiting -= !job->patient;
     }
@@ -93,6 +145,15 @@ static void name_thread(uint32_t index)
     pthread_setname_np(pthread_self(), name); /* only for people who look: failing is no harm */
 }
 
+/* The next background job may begin; a worker may have gone to sleep over it. Called locked. */
+static void end_background(struct pool *pool)
+{
+    pool->background_running--;
+    if (pool->background.first != NULL || pool->closing) {
+        must(pthread_cond_broadcast(&pool->work));
+    }
+}
+
 static void *work_loop(void *argument)
 {
     struct pool *pool = argument;
@@ -101,10 +162,15 @@ static void *work_loop(void *argument)
     name_thread(pool->running++);
     must(pthread_cond_signal(&pool->ready));
     for (struct pool_job *job; (job = next_job(pool)) != NULL;) {
+        bool background = job->background; /* the job may be gone afterwards */
         unlock(pool);
         job->run(job, &scratch);
+        scratch_trim(&scratch, SCRATCH_KEPT);
         lock(pool);
         pool->stats.completed++;
+        if (background) {
+            end_background(pool);
+        }
     }
     unlock(pool);
     scratch_clear(&scratch);
@@ -160,7 +226,8 @@ static struct pool *allocate(uint32_t threads, uint32_t capacity)
     if (pool == NULL) {
         return NULL;
     }
-    pool->end = &pool->first;
+    queue_init(&pool->queue);
+    queue_init(&pool->background);
     pool->capacity = capacity;
     pool->stats.threads = threads;
     must(pthread_mutex_init(&pool->lock, NULL));
@@ -189,10 +256,13 @@ int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool)
     return 0;
 }
 
-static void append(struct pool *pool, struct pool_job *first, struct pool_job *last, uint32_t count)
+static void append(struct pool *pool, struct pool_job *first, uint32_t count)
 {
-    *pool->end = first;
-    pool->end = &last->next;
+    for (struct pool_job *job = first, *next; job != NULL; job = next) {
+        next = job->next;
+        pool->waiting += !job->patient;
+        queue_put(job->background ? &pool->background : &pool->queue, job);
+    }
     pool->stats.submitted += count;
     pool->stats.queued += count;
     if (pool->stats.queued > pool->stats.queued_max) {
@@ -209,17 +279,14 @@ int pool_submit(struct pool *pool, struct pool_job *first, uint32_t count)
         return 0;
     }
     struct pool_job *last = first;
-    uint32_t waiting = !first->patient;
     for (uint32_t i = 1; i < count; i++) {
         last = last->next;
-        waiting += !last->patient;
     }
     lock(pool);
     bool fits = count <= pool->capacity - pool->stats.queued;
     if (fits) {
         last->next = NULL;
-        pool->waiting += waiting;
-        append(pool, first, last, count);
+        append(pool, first, count);
     } else {
         pool->stats.rejected += count;
     }

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* pool: a fixed number of worker threads and one bounded first-in first-out queue.
  *
+ * Background jobs stand apart: they may take seconds, so they never run on all threads at once (if
+ * there is more than one), and run when nothing else waits, or every POOL_BACKGROUND_TURN-th time.
+ *
  * Overflow policy: reject; the submitter keeps the job and decides. Counters: pool_stats.
  * Shutdown: pool_free finishes every queued job first. */
 #ifndef WORKERS_POOL_H
@@ -9,6 +12,9 @@
 #include "scratch.h"
 #include <stdbool.h>
 #include <stdint.h>
+
+/* So often a job that waits in the background is preferred. */
+#define POOL_BACKGROUND_TURN 64
 
 struct pool;
 
@@ -19,6 +25,7 @@ struct pool_job {
      * touch it again. */
     void (*run)(struct pool_job *job, struct scratch *scratch);
     bool patient;          /* not counted by pool_waiting; its turn comes all the same */
+    bool background;       /* may take long: see above */
     struct pool_job *next; /* the pool's */
 };
 

@@ -20,13 +20,15 @@ int qk_compute(struct block *block, const struct attention *a, uint32_t row_begi
 
 /* Writes the weights of rows [row_begin, row_end) to ret_weights[B][H][rows][Tk], f32; excluded
  * keys are 0, rows of queries that are not valid are 0, rows that are not sound are NaN at their
- * valid keys. For users who ask for maps. Returns 0 or ERR_MEMORY. */
+ * valid keys. For users who ask for maps. ISA_SCALAR takes the portable passes. Returns 0 or
+ * ERR_MEMORY. */
 int qk_weights(const struct attention *a, uint32_t row_begin, uint32_t row_end, float *ret_weights,
-               struct scratch *scratch);
+               enum isa isa, struct scratch *scratch);
 
 /* Spectrum of scale * Q K^T of one sample and head over its valid queries and keys, unmasked and
- * without softcap, from the R factors of Q and K: head_dim x head_dim. Returns 0 or ERR_MEMORY. */
-int qk_spectrum(const struct attention *a, uint32_t sample, uint32_t head, struct scratch *scratch,
-                struct spectrum *ret_spectrum);
+ * without softcap, from the R factors of Q and K: head_dim x head_dim. `isa` as in
+ * spectrum_of_matrix. Returns 0 or ERR_MEMORY. */
+int qk_spectrum(const struct attention *a, uint32_t sample, uint32_t head, enum isa isa,
+                struct scratch *scratch, struct spectrum *ret_spectrum);
 
 #endif

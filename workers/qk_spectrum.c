@@ -77,18 +77,6 @@ static bool factor_side(const struct side *s, double *tau, double *work)
     return info == 0;
 }
 
-static void set_nan(struct spectrum *s)
-{
-    for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
-        s->singular_values[i] = NAN;
-    }
-    for (uint32_t i = 0; i < LOW_RANK_COUNT; i++) {
-        s->low_rank_error[i] = NAN;
-    }
-    s->spectral_norm = s->stable_rank = s->condition_number = s->rank = NAN;
-    s->effective_rank = s->effective_rank_entropy = s->nuclear_norm = s->eigenvalue_2 = NAN;
-}
-
 /* The product's values are those of the small one times `unit`, which may be beyond f64. */
 static void scale_spectrum(struct spectrum *s, double unit)
 {
@@ -155,7 +143,7 @@ static double rank_eps(const struct attention *a, const struct problem *p)
     return eps * larger(p->q.rows, p->k.rows) / larger(p->q.kept, p->k.kept);
 }
 
-static int describe(struct problem *p, const struct attention *a, double unit,
+static int describe(struct problem *p, const struct attention *a, double unit, enum isa isa,
                     struct scratch *scratch, struct spectrum *ret)
 {
     struct matrix product = {.data = p->product,
@@ -163,7 +151,7 @@ static int describe(struct problem *p, const struct attention *a, double unit,
                              .rows = p->q.kept,
                              .columns = p->k.kept,
                              .stride = p->k.kept};
-    int rc = spectrum_of_matrix(&product, rank_eps(a, p), SPECTRUM_FULL, scratch, ret);
+    int rc = spectrum_of_matrix(&product, rank_eps(a, p), SPECTRUM_FULL, isa, scratch, ret);
     if (rc == 0) {
         scale_spectrum(ret, unit);
     }
@@ -175,11 +163,11 @@ static struct side side_of(uint32_t rows, uint32_t dim)
     return (struct side){.rows = rows, .dim = dim, .kept = smaller(rows, dim)};
 }
 
-int qk_spectrum(const struct attention *a, uint32_t sample, uint32_t head, struct scratch *scratch,
-                struct spectrum *ret_spectrum)
+int qk_spectrum(const struct attention *a, uint32_t sample, uint32_t head, enum isa isa,
+                struct scratch *scratch, struct spectrum *ret_spectrum)
 {
     struct spectrum s;
-    set_nan(&s);
+    spectrum_none(&s);
     struct problem p = {.q = side_of(attention_query_count(a, sample), a->qk.head_dim),
                         .k = side_of(attention_key_count(a, sample), a->qk.head_dim)};
     int rc = 0;
@@ -188,7 +176,7 @@ int qk_spectrum(const struct attention *a, uint32_t sample, uint32_t head, struc
         rc = take_problem(&p, &own);
         double unit = rc == 0 ? multiply(&p, a, sample, head) : NAN;
         if (!isnan(unit)) {
-            rc = describe(&p, a, unit, scratch, &s);
+            rc = describe(&p, a, unit, isa, scratch, &s);
         }
         scratch_clear(&own);
     }

@@ -116,11 +116,11 @@ static void fill_head(struct qk_work *w, float *map)
 }
 
 int qk_weights(const struct attention *a, uint32_t row_begin, uint32_t row_end, float *ret_weights,
-               struct scratch *scratch)
+               enum isa isa, struct scratch *scratch)
 {
     struct block nothing = {.batch = a->batch, .heads = a->heads};
     struct qk_work w = {
-        .isa = isa_best(), .block = &nothing, .a = a, .row_begin = row_begin, .row_end = row_end};
+        .isa = isa, .block = &nothing, .a = a, .row_begin = row_begin, .row_end = row_end};
     int rc = qk_work_begin(&w, scratch);
     uint32_t group = a->heads / a->qk.kv_heads;
     for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {

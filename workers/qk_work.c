@@ -148,16 +148,11 @@ void qk_work_begin_sample(struct qk_work *w, uint32_t b)
 
 /* The key head: lengths of keys and values. */
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 /* Elements [first, first + n) of a tensor as f32, converted to `room` or, aligned f32, in place. */
 static const float *elements(const struct qk_work *w, const void *tensor, enum dtype dtype,
                              size_t first, size_t n, float *room)
 {
-    const unsigned char *p = (const unsigned char *)tensor + first * element_bytes(dtype);
+    const unsigned char *p = (const unsigned char *)tensor + first * dtype_size(dtype);
     if (dtype == DTYPE_F32 && (uintptr_t)p % sizeof(float) == 0) {
         return (const float *)(const void *)p;
     }
@@ -260,7 +255,7 @@ void qk_work_begin_key_head(struct qk_work *w, uint32_t kv)
     }
     if (w->values) {
         w->kernel->load((const unsigned char *)qk->v +
-                            key_begin_of(w, 0, qk->value_dim) * element_bytes(qk->v_dtype),
+                            key_begin_of(w, 0, qk->value_dim) * dtype_size(qk->v_dtype),
                         qk->v_dtype, qk->value_dim, w->first_value);
         zero_infinite(w->first_value, qk->value_dim);
     }
@@ -307,7 +302,7 @@ void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at)
 {
     const struct qk *qk = &w->a->qk;
     const unsigned char *q = qk->q;
-    w->kernel->load(q + query_begin(w, i) * element_bytes(qk->q_dtype), qk->q_dtype, qk->head_dim,
+    w->kernel->load(q + query_begin(w, i) * dtype_size(qk->q_dtype), qk->q_dtype, qk->head_dim,
                     w->query + (size_t)at * qk->head_dim);
 }
 

@@ -62,12 +62,10 @@ static void add_totals(struct row_totals *total, const struct row_batch *batch, 
 {
     double n = (double)batch->keys[slot], share = 1 / n;
     double sum = (double)batch->rest_sum[slot] + (double)batch->first[slot];
-    double off = sum - n * (double)(1.0f / batch->keys[slot]);
-    double m2 = (double)batch->squares[slot] - off * off * share;
     total->keys += n;
     total->sum += sum;
     total->square += sum * sum * share;
-    total->m2 += m2 > 0 ? m2 : 0;
+    total->m2 += (double)batch->squares[slot];
     total->min = batch->min[slot] < total->min ? batch->min[slot] : total->min;
     total->max = batch->max[slot] > total->max ? batch->max[slot] : total->max;
 }
@@ -78,7 +76,7 @@ int row_values_add(struct row_values *values, struct row_batch *batch, struct he
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
         value[m] = values->value[m] + values->used;
     }
-    values->kernels->finish(batch, value);
+    values->gaps |= values->kernels->finish(batch, value);
     uint32_t h = (values->first + values->used) % values->heads;
     for (uint32_t slot = 0; slot < batch->used; slot++) {
         if (batch->sound[slot] > 0) {
@@ -99,6 +97,13 @@ static size_t gather(const struct row_values *values, uint32_t m, uint32_t h)
 {
     const float *value = values->value[m];
     size_t n = 0;
+    if ((values->gaps >> m & 1) == 0) {
+        for (size_t k = (h + values->heads - values->first) % values->heads; k < values->used;
+             k += values->heads) {
+            values->column[n++] = value[k];
+        }
+        return n;
+    }
     for (size_t k = (h + values->heads - values->first) % values->heads; k < values->used;
          k += values->heads) {
         values->column[n] = value[k];
@@ -154,6 +159,6 @@ int row_values_flush(struct row_values *values, struct head_block *head)
     }
     clear_totals(values);
     values->first = (values->first + values->used) % values->heads;
-    values->used = 0;
+    values->used = values->gaps = 0;
     return rc;
 }

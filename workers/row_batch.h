@@ -27,7 +27,7 @@ struct row_batch {
     float rest_sum[ROW_BATCH];   /* sum A */
     float rest_plogp[ROW_BATCH]; /* sum A ln A, of the rest too */
     float first[ROW_BATCH];      /* A[i,0]; 0 when key 0 is not valid */
-    float squares[ROW_BATCH];    /* sum (A - 1/n)^2, 1/n as an f32 */
+    float squares[ROW_BATCH];    /* sum (A - mean)^2, mean = sum A / n */
     float min[ROW_BATCH], max[ROW_BATCH];
     float top[ROW_BATCH];              /* sum of the 8 largest */
     float distance[ROW_BATCH];         /* sum A |p - j| */
@@ -52,6 +52,7 @@ struct row_values {
     uint32_t heads, first;          /* rows come head after head: the k-th kept belongs to head
                                        (first + k) % heads */
     uint32_t used, capacity;        /* rows kept */
+    uint32_t gaps;                  /* bits of the metrics of which some row has none */
     bool exists[METRIC_ROW_COUNT];  /* false: NaN in every row, not looked at */
     float *value[METRIC_ROW_COUNT]; /* [capacity + ROW_BATCH] */
     float *column;                  /* [capacity]: one head's, side by side */

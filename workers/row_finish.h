@@ -31,9 +31,11 @@ SIMD_INLINE vf v_sans_first(vf rest_plogp, vf s, vf rest_keys)
     return v_div(v_max(h, v_set(0)), v_ln(v_max(rest_keys, v_set(2))));
 }
 
+_Static_assert(METRIC_ROW_COUNT <= 32, "one bit each");
+
 /* SIMD_WIDTH slots from `s`. */
-SIMD_INLINE void finish_slots(const struct row_batch *b, uint32_t s,
-                              float *const ret_value[METRIC_ROW_COUNT])
+SIMD_INLINE uint32_t finish_slots(const struct row_batch *b, uint32_t s,
+                                  float *const ret_value[METRIC_ROW_COUNT])
 {
     vm sound = v_less(v_set(0), v_load(b->sound + s));
     vf keys = v_load(b->keys + s), rest_sum = v_load(b->rest_sum + s);
@@ -65,16 +67,23 @@ SIMD_INLINE void finish_slots(const struct row_batch *b, uint32_t s,
         [METRIC_SINK_DEFICIT] = v_sub(v_set(1), v_add(rest_sum, first)),
         [METRIC_MAX_LOGIT] = v_load(b->max_logit + s),
     };
+    uint32_t gaps = 0, left = b->used > s ? b->used - s : 0;
+    uint32_t used = (1u << (left < SIMD_WIDTH ? left : SIMD_WIDTH)) - 1;
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+        vm finite = v_and(sound, v_less_equal(v_abs(value[m]), v_set(FLT_MAX)));
         v_store(ret_value[m] + s, v_where(sound, value[m]));
+        gaps |= (uint32_t)((v_mask_bits(finite) & used) != used) << m;
     }
+    return gaps;
 }
 
-static void row_finish(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT])
+static uint32_t row_finish(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT])
 {
+    uint32_t gaps = 0;
     for (uint32_t s = 0; s < ROW_BATCH; s += SIMD_WIDTH) {
-        finish_slots(batch, s, ret_value);
+        gaps |= finish_slots(batch, s, ret_value);
     }
+    return gaps;
 }
 
 /* In two passes: whole vectors, and the rest one by one. */
@@ -113,33 +122,33 @@ static void row_collect(struct dist_counts *counts, int32_t begin, int32_t end)
 {
     uint32_t used = 0;
     for (int32_t key = begin; key <= end; key += SIMD_WIDTH) {
-        uint32_t *at = counts->count + key + HIST_KEY_MAX;
-        uint32_t bits = v_mask_bits(v_less_i(v_set_i(0), v_load_i((const int32_t *)at)));
-        for (; bits != 0; bits &= bits - 1) {
-            int32_t lane = __builtin_ctz(bits);
-            counts->list[used++] = (struct bucket){.key = key + lane, .count = at[lane]};
-            at[lane] = 0;
+        int32_t *at = (int32_t *)&counts->count[key + HIST_KEY_MAX];
+        vi count = v_load_i(at);
+        vm some = v_less_i(v_set_i(0), count);
+        if (v_any(some)) {
+            v_store_i(at, v_set_i(0));
+            used += v_store_pairs((int32_t *)(void *)&counts->list[used],
+                                  v_add_i(v_set_i(key), v_lane_index_i()), count, some);
         }
     }
     counts->used = used;
 }
 
+/* Keys at a time: they go through memory, which is how lanes become addresses most cheaply. */
+#define KEYS_AT_ONCE 256
+
 static void row_count(const float *x, size_t n, struct dist_counts *counts)
 {
     counts->moments = count_moments(x, n);
     uint32_t *zero = counts->count + HIST_KEY_MAX;
-    int32_t key[SIMD_WIDTH];
-    size_t whole = n - n % SIMD_WIDTH;
-    for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
-        v_store_i(key, v_hist_key(v_load(x + k)));
-        for (uint32_t l = 0; l < SIMD_WIDTH; l++) {
-            zero[key[l]]++;
+    int32_t key[KEYS_AT_ONCE];
+    for (size_t begin = 0; begin < n; begin += KEYS_AT_ONCE) {
+        uint32_t left = n - begin < KEYS_AT_ONCE ? (uint32_t)(n - begin) : KEYS_AT_ONCE;
+        for (uint32_t k = 0; k < left; k += SIMD_WIDTH) {
+            v_store_i(key + k, v_hist_key(v_load(x + begin + k)));
         }
-    }
-    if (whole < n) {
-        v_store_i(key, v_hist_key(v_load_part(x + whole, (uint32_t)(n - whole))));
-        for (uint32_t l = 0; l < n - whole; l++) {
-            zero[key[l]]++;
+        for (uint32_t k = 0; k < left; k++) {
+            zero[key[k]]++;
         }
     }
     row_collect(counts, hist_key(counts->moments.min), hist_key(counts->moments.max));

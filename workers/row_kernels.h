@@ -19,6 +19,8 @@ struct row_batch;
 enum row_single { SINGLE_FIRST, SINGLE_DIAGONAL, SINGLE_PREVIOUS, SINGLE_NEXT, SINGLE_COUNT };
 #define KEY_NONE UINT32_MAX
 
+#define ROW_PAD 16 /* the widest vector */
+
 /* What the rows of one query have in common. Their valid keys are [begin, end), with holes. */
 struct row_job {
     uint32_t keys, begin, end;
@@ -26,13 +28,16 @@ struct row_job {
     const unsigned char *document; /* [keys] i32 at any address, `own` = valid; NULL = all */
     int32_t own;
     uint64_t position;               /* of the query */
-    float pivot;                     /* 1/n */
     uint32_t local_begin, local_end; /* the keys of local_mass */
     uint32_t single[SINGLE_COUNT];   /* valid keys, or KEY_NONE */
     const uint32_t *occurrence[2];   /* valid keys of induction, of duplicate_token */
     uint32_t occurrences[2];
-    float *sum, *max; /* across-head maps of (b, i), room for ROW_PAD entries more */
+    float *maps; /* row (b, i) of the sum and max maps: ROW_MAPS_FLOATS(keys) */
 };
+
+/* Sum and maximum over the heads lie vector by vector in turn: in two arrays a store to one would
+ * wait for loads from the other whenever they are a multiple of 4 KiB apart. */
+#define ROW_MAPS_FLOATS(keys) (2 * ((size_t)(keys) + ROW_PAD))
 
 /* What a pass leaves of a row: lanes to be summed across, of sixteen rows side by side. */
 enum lane_sum {
@@ -45,7 +50,6 @@ enum lane_sum {
     LANES_TOP, /* levels: the largest of each lane, the second largest, ... */
     LANES_COUNT = LANES_TOP + 5
 };
-#define ROW_PAD 16 /* the widest vector */
 
 struct row_pass {
     float lanes[LANES_COUNT][ROW_PAD * ROW_PAD]; /* [][slot][width] */
@@ -80,7 +84,7 @@ typedef void row_kernel(const struct row_job *job, const unsigned char *row,
 
 struct row_kernels {
     uint32_t width; /* of a vector */
-    /* With maps, job->sum and max take the row on the way. `rows`, for when the group core is off,
+    /* With maps, job->maps take the row on the way. `rows`, for when the group core is off,
      * leaves sums and minima only; `maps` looks at no mask. */
     row_kernel *core[KERNEL_DTYPES][2];
     row_kernel *rows[KERNEL_DTYPES][2];
@@ -97,18 +101,18 @@ struct row_kernels {
                          float *ret_error);
     /* The sum of a row's 8 largest weights, of which none is below `least`. */
     float (*top[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row, float least);
-    /* sum (A - pivot)^2 */
-    float (*squares[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row);
+    /* sum (A - mean)^2 */
+    float (*squares[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row,
+                                    float mean);
     /* Returns false when an entry is outside what the kernel takes. */
     bool (*importance[KERNEL_DTYPES])(const unsigned char *row, uint32_t keys,
                                       struct importance_sums *ret_sums);
     /* The maps before the first head. */
-    void (*clear)(float *sum, float *max, uint32_t n);
-    /* Moments of sum[n] and of max[n]; not finite when an entry is not. */
-    void (*moments)(const float *sum, const float *max, uint32_t n, struct moments ret_map[2]);
-    /* Adds to upper[n] what the sum over `heads` heads may be at most, given the f32 sum and
-     * maximum. */
-    void (*add_upper)(float *upper, const float *sum, const float *max, uint32_t n, uint32_t heads);
+    void (*clear)(float *maps, uint32_t n);
+    /* Moments of n entries of the sum map, of the max map; not finite when an entry is not. */
+    void (*moments)(const float *maps, uint32_t n, struct moments ret_map[2]);
+    /* Adds to upper[n] what the sum over `heads` heads may be at most. */
+    void (*add_upper)(float *upper, const float *maps, uint32_t n, uint32_t heads);
     /* The first j >= begin with x[j] >= bound, rounded down to a whole vector; n if there is none.
      */
     uint32_t (*find)(const float *x, uint32_t begin, uint32_t n, float bound);
@@ -117,9 +121,10 @@ struct row_kernels {
     void (*head_sums[KERNEL_DTYPES])(const unsigned char *row, size_t stride, uint32_t heads,
                                      uint32_t n, double *ret_sum);
     /* Metrics of the batch's rows: ret_value[metric][0..ROW_BATCH), NaN where one does not exist
-     * or the row is not sound; what belongs to slots that are not used means nothing. */
-    void (*finish)(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT]);
-    /* Counts x[n], n > 0, all finite, into empty counts. */
+     * or the row is not sound; what belongs to slots that are not used means nothing. Returns bits
+     * of the metrics that are not finite in every row. */
+    uint32_t (*finish)(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT]);
+    /* Counts x[n], n > 0, all finite, into empty counts; reads up to ROW_PAD more. */
     void (*count)(const float *x, size_t n, struct dist_counts *counts);
 };
 

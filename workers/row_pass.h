@@ -19,7 +19,7 @@
  * The largest weights are kept sorted per lane, SIMD_TOP_LEVELS deep: enough for the 8 largest of a
  * row nearly always, and where a lane may have lost one, `reduce` says so.
  *
- * Sums are f32 lanes for at most SEGMENT vectors, then folded: an error of about 2e-6 of a sum. */
+ * Sums are f32 lanes for at most SEGMENT vectors, then folded: an error of at most 4e-6 of a sum. */
 #ifndef WORKERS_ROW_PASS_H
 #define WORKERS_ROW_PASS_H
 
@@ -44,7 +44,7 @@ struct walk {
     /* What to fetch early, less the place in the row, before and from vector `turn`. */
     const unsigned char *ahead, *ahead_next;
     uint32_t turn;
-    float *map_sum, *map_max;
+    float *maps;
     uint32_t keys;
 };
 
@@ -63,8 +63,7 @@ SIMD_INLINE struct walk walk_of(enum dtype dtype, const struct row_job *job,
                          .ahead = row + ahead,
                          .ahead_next = next - (bytes - ahead),
                          .turn = (uint32_t)((bytes - ahead) / (W * element_bytes(dtype))),
-                         .map_sum = job->sum,
-                         .map_max = job->max,
+                         .maps = job->maps,
                          .keys = job->keys};
 }
 
@@ -93,7 +92,7 @@ SIMD_INLINE void fetch_ahead(enum dtype dtype, const struct walk *w, uint32_t k)
 
 SIMD_INLINE void add_to_maps(const struct walk *w, uint32_t k, vf x)
 {
-    float *sum = w->map_sum + (size_t)k * W, *max = w->map_max + (size_t)k * W;
+    float *sum = w->maps + (size_t)k * 2 * W, *max = sum + W;
     v_store(sum, v_add(v_load(sum), x));
     v_store(max, v_max(x, v_load(max)));
 }

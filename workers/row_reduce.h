@@ -24,14 +24,7 @@ SIMD_INLINE vf sum_of(const struct row_pass *pass, uint32_t quantity, uint32_t s
 
 SIMD_INLINE vf min_of(const struct row_pass *pass, uint32_t slot)
 {
-    vf x[SIMD_WIDTH];
-    rows_to_lanes(pass, LANES_MIN, slot, x);
-    for (uint32_t half = W / 2; half > 0; half /= 2) {
-        for (uint32_t l = 0; l < half; l++) {
-            x[l] = v_min_bits(x[l], x[l + half]);
-        }
-    }
-    return x[0];
+    return v_min_rows(pass->lanes[LANES_MIN] + slot * W);
 }
 
 SIMD_INLINE void exchange(vf *high, vf *low)
@@ -172,16 +165,16 @@ SIMD_INLINE vf sum_top(const vf top[TOP_KEYS])
     return v_add(a, b);
 }
 
-/* Share of the squares about 0 below which those about the pivot have lost too much to f32. */
+/* Share of the squares about 0 below which those about the mean have lost too much to f32. */
 #define SQUARES_LOST 0x1p-5f
 
-/* sum (A - c)^2 = sum A^2 - c (2 S - n c), c = 1/n */
-SIMD_INLINE vf squares_about_pivot(const struct row_batch *batch, uint32_t s, vf squares,
-                                   vf rest_sum)
+/* sum (A - mean)^2 = sum A^2 - S mean */
+SIMD_INLINE vf squares_about_mean(const struct row_batch *batch, uint32_t s, vf squares,
+                                  vf rest_sum)
 {
-    vf n = v_load(batch->keys + s), sum = v_add(rest_sum, v_load(batch->first + s));
-    vf c = v_div(v_set(1), n);
-    return v_sub(squares, v_mul(c, v_sub(v_add(sum, sum), v_mul(n, c))));
+    vf sum = v_add(rest_sum, v_load(batch->first + s));
+    vf mean = v_div(sum, v_load(batch->keys + s));
+    return v_max(v_sub(squares, v_mul(sum, mean)), v_set(0));
 }
 
 static struct row_doubts row_reduce(const struct row_pass *pass, struct row_batch *batch,
@@ -196,10 +189,10 @@ static struct row_doubts row_reduce(const struct row_pass *pass, struct row_batc
         v_store(batch->rest_sum + s, sum);
         v_store(batch->rest_plogp + s, v_mul(log2, v_set(LN2)));
         vf about_zero = sum_of(pass, LANES_SQUARES, s);
-        vf about_pivot = squares_about_pivot(batch, s, about_zero, sum);
-        vm uniform = v_less(about_pivot, v_mul(about_zero, v_set(SQUARES_LOST)));
+        vf about_mean = squares_about_mean(batch, s, about_zero, sum);
+        vm uniform = v_less(about_mean, v_mul(about_zero, v_set(SQUARES_LOST)));
         doubts.squares |= v_mask_bits(uniform) << s;
-        v_store(batch->squares + s, about_pivot);
+        v_store(batch->squares + s, about_mean);
         v_store(batch->distance + s, sum_of(pass, LANES_DISTANCE, s));
         v_store(batch->local_mass + s, sum_of(pass, LANES_LOCAL, s));
         v_store(batch->min + s, min_of(pass, s));
@@ -318,7 +311,8 @@ SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, const uns
     return keys <= TOP_KEYS ? total + (TOP_KEYS - keys) * least : top_sum_deep(dtype, job, row);
 }
 
-SIMD_INLINE float squares_sum(enum dtype dtype, const struct row_job *job, const unsigned char *row)
+SIMD_INLINE float squares_sum(enum dtype dtype, const struct row_job *job, const unsigned char *row,
+                              float mean)
 {
     const struct walk w = walk_of(dtype, job, row, row);
     double total = 0;
@@ -328,7 +322,7 @@ SIMD_INLINE float squares_sum(enum dtype dtype, const struct row_job *job, const
         vf sum = v_set(0);
         for (; k < k1; k++) {
             vm valid = valid_lanes(job, job->begin, job->end, k);
-            vf off = v_sub(load_any(dtype, &w, k), v_set(job->pivot));
+            vf off = v_sub(load_any(dtype, &w, k), v_set(mean));
             off = v_select(valid, off, v_set(0));
             sum = v_fma(off, off, sum);
         }
@@ -343,9 +337,10 @@ SIMD_INLINE float squares_sum(enum dtype dtype, const struct row_job *job, const
     {                                                                                              \
         return top_sum(dtype, job, row, least);                                                    \
     }                                                                                              \
-    static float squares_##dtype_name(const struct row_job *job, const unsigned char *row)         \
+    static float squares_##dtype_name(const struct row_job *job, const unsigned char *row,         \
+                                      float mean)                                                  \
     {                                                                                              \
-        return squares_sum(dtype, job, row);                                                       \
+        return squares_sum(dtype, job, row, mean);                                                 \
     }
 SECOND_LOOK(f32, DTYPE_F32)
 SECOND_LOOK(f16, DTYPE_F16)

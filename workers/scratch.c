@@ -2,8 +2,7 @@
 /* scratch: one growing buffer per worker thread.
  *
  * A job takes all it needs in one call and carves it up itself; the next job overwrites it. The old
- * buffer is given back before the larger one is asked for, since nothing in it is worth keeping. It
- * never shrinks: a worker keeps what the largest message so far needed. */
+ * buffer is given back before the larger one is asked for, since nothing in it is worth keeping. */
 #include "scratch.h"
 
 #include <stdint.h>
@@ -24,6 +23,13 @@ void *scratch_take(struct scratch *scratch, size_t bytes)
     scratch->memory = aligned_alloc(SCRATCH_ALIGN, rounded);
     scratch->bytes = scratch->memory != NULL ? rounded : 0;
     return scratch->memory;
+}
+
+void scratch_trim(struct scratch *scratch, size_t most)
+{
+    if (scratch->bytes > most) {
+        scratch_clear(scratch);
+    }
 }
 
 void scratch_clear(struct scratch *scratch)

@@ -12,6 +12,8 @@ struct scratch {
 };
 /* At least `bytes` bytes, 64-byte aligned, contents undefined; NULL when out of memory. */
 void *scratch_take(struct scratch *scratch, size_t bytes);
+/* Gives back what is larger than `most` bytes. */
+void scratch_trim(struct scratch *scratch, size_t most);
 void scratch_clear(struct scratch *scratch);
 
 #endif

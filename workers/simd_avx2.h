@@ -297,6 +297,26 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     memcpy(r, s, sizeof s);
 }
 
+SIMD_INLINE vi v_lane_index_i(void)
+{
+    return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+SIMD_INLINE uint32_t v_store_pairs(int32_t *pairs, vi first, vi second, vm which)
+{
+    int32_t a[SIMD_WIDTH], b[SIMD_WIDTH];
+    uint32_t n = 0;
+    v_store_i(a, first);
+    v_store_i(b, second);
+    for (uint32_t bits = v_mask_bits(which); bits != 0; bits &= bits - 1) {
+        int lane = __builtin_ctz(bits);
+        pairs[2 * n] = a[lane];
+        pairs[2 * n + 1] = b[lane];
+        n++;
+    }
+    return n;
+}
+
 /* The least lane, the largest; no lane is NaN. */
 SIMD_INLINE float v_least(vf x)
 {
@@ -355,6 +375,18 @@ SIMD_INLINE vf v_sum_rows(const float *rows)
     }
     vf low = _mm256_hadd_ps(s[0], s[1]), high = _mm256_hadd_ps(s[2], s[3]);
     return v_add(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+}
+
+SIMD_INLINE vf v_min_rows(const float *rows)
+{
+    vf r[SIMD_WIDTH];
+    for (uint32_t i = 0; i < SIMD_WIDTH; i++) {
+        r[i] = v_load(rows + i * SIMD_WIDTH);
+    }
+    v_transpose(r);
+    vf a = v_min_bits(v_min_bits(r[0], r[1]), v_min_bits(r[2], r[3]));
+    vf b = v_min_bits(v_min_bits(r[4], r[5]), v_min_bits(r[6], r[7]));
+    return v_min_bits(a, b);
 }
 
 #endif

@@ -314,6 +314,22 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     }
 }
 
+SIMD_INLINE vi v_lane_index_i(void)
+{
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+SIMD_INLINE uint32_t v_store_pairs(int32_t *pairs, vi first, vi second, vm which)
+{
+    vi low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    vi high = _mm512_add_epi32(low, v_set_i(8));
+    first = _mm512_maskz_compress_epi32(which, first);
+    second = _mm512_maskz_compress_epi32(which, second);
+    v_store_i(pairs, _mm512_permutex2var_epi32(first, low, second));
+    v_store_i(pairs + SIMD_WIDTH, _mm512_permutex2var_epi32(first, high, second));
+    return (uint32_t)__builtin_popcount(which);
+}
+
 /* The least lane, the largest; no lane is NaN. */
 SIMD_INLINE float v_least(vf x)
 {
@@ -375,6 +391,27 @@ SIMD_INLINE vf v_sum_rows(const float *rows)
                          _mm512_shuffle_f32x4(s[i], s[i + 1], 0xdd));
     }
     return v_add(_mm512_shuffle_f32x4(s[0], s[1], 0x88), _mm512_shuffle_f32x4(s[0], s[1], 0xdd));
+}
+
+/* The least of each row, by bit patterns, in the same way. */
+SIMD_INLINE vf v_min_rows(const float *rows)
+{
+    vf s[16];
+    for (uint32_t i = 0; i < 16; i += 2) {
+        vf a = v_load(rows + i * 16), b = v_load(rows + (i + 1) * 16);
+        s[i / 2] = v_min_bits(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    for (uint32_t i = 0; i < 8; i += 2) {
+        __m512d a = _mm512_castps_pd(s[i]), b = _mm512_castps_pd(s[i + 1]);
+        s[i / 2] = v_min_bits(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                              _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    for (uint32_t i = 0; i < 4; i += 2) {
+        s[i / 2] = v_min_bits(_mm512_shuffle_f32x4(s[i], s[i + 1], 0x88),
+                              _mm512_shuffle_f32x4(s[i], s[i + 1], 0xdd));
+    }
+    return v_min_bits(_mm512_shuffle_f32x4(s[0], s[1], 0x88),
+                      _mm512_shuffle_f32x4(s[0], s[1], 0xdd));
 }
 
 #endif

@@ -16,6 +16,9 @@
  *   v_transpose     of SIMD_WIDTH vectors, in place
  *   vd              SIMD_WIDTH doubles; v_widen is exact
  *   v_sum_rows      the sum of each of SIMD_WIDTH rows of SIMD_WIDTH, row i in lane i
+ *   v_store_pairs   (first, second) of the lanes in the mask, side by side; returns how many, and
+ *                   may write SIMD_WIDTH pairs
+ *   v_min_rows      the least of each, by bit patterns
  *   v_lookup32      table[index], 0 <= index < 32 */
 #ifndef WORKERS_SIMD_PORTABLE_H
 #define WORKERS_SIMD_PORTABLE_H
@@ -331,6 +334,26 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     }
 }
 
+SIMD_INLINE vi v_lane_index_i(void)
+{
+    return (vi){0, 1, 2, 3};
+}
+
+SIMD_INLINE uint32_t v_store_pairs(int32_t *pairs, vi first, vi second, vm which)
+{
+    int32_t a[SIMD_WIDTH], b[SIMD_WIDTH];
+    uint32_t n = 0;
+    v_store_i(a, first);
+    v_store_i(b, second);
+    for (uint32_t bits = v_mask_bits(which); bits != 0; bits &= bits - 1) {
+        int lane = __builtin_ctz(bits);
+        pairs[2 * n] = a[lane];
+        pairs[2 * n + 1] = b[lane];
+        n++;
+    }
+    return n;
+}
+
 /* The least lane, the largest; no lane is NaN. */
 SIMD_INLINE float v_least(vf x)
 {
@@ -388,6 +411,16 @@ SIMD_INLINE vf v_sum_rows(const float *rows)
     }
     v_transpose(r);
     return (r[0] + r[2]) + (r[1] + r[3]);
+}
+
+SIMD_INLINE vf v_min_rows(const float *rows)
+{
+    vf r[SIMD_WIDTH];
+    for (uint32_t i = 0; i < SIMD_WIDTH; i++) {
+        r[i] = v_load(rows + i * SIMD_WIDTH);
+    }
+    v_transpose(r);
+    return v_min_bits(v_min_bits(r[0], r[1]), v_min_bits(r[2], r[3]));
 }
 
 #endif

@@ -12,10 +12,19 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+/* spectrum_compute, or qk_spectrum_at. */
+typedef int (*spectra_compute)(const struct attention *a, uint32_t sample, uint32_t head,
+                               enum spectrum_effort effort, enum isa isa, struct scratch *scratch,
+                               struct spectrum *ret_spectrum);
+
 struct spectra_plan {
+    spectra_compute compute;
+    enum isa isa;
     enum spectrum_effort effort;
-    const double *heads; /* [head_count] that get the effort, the others SPECTRUM_LEADING at most */
-    uint32_t head_count; /* 0 = all get it */
+    const double *heads;  /* [head_count] of the model that get the effort, the others
+                             SPECTRUM_LEADING at most */
+    uint32_t head_count;  /* 0 = all get it */
+    uint32_t head_offset; /* of the message's heads in the model */
     uint32_t sample, first;
     uint64_t budget_ns; /* 0 = none */
     bool (*hurry)(void *data);

@@ -31,7 +31,7 @@ void spectrum_global_init(void)
     openblas_set_num_threads(1);
 }
 
-static void set_nan(struct spectrum *s)
+void spectrum_none(struct spectrum *s)
 {
     for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
         s->singular_values[i] = NAN;
@@ -148,7 +148,7 @@ static void restrict_to(enum spectrum_effort effort, struct spectrum *s)
     if (effort >= SPECTRUM_FULL) {
         return;
     }
-    set_nan(s);
+    spectrum_none(s);
     s->spectral_norm = full.spectral_norm;
     s->stable_rank = full.stable_rank;
     for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < SINGULAR_VALUES_MAX; i++) {
@@ -159,14 +159,15 @@ static void restrict_to(enum spectrum_effort effort, struct spectrum *s)
     }
 }
 
-static int compute_all(const struct matrix *m, double eps, bool reference, struct scratch *scratch,
-                       struct spectrum *ret)
+/* Without a kernel by LAPACK, whatever the matrix. */
+static int compute_all(const struct matrix *m, double eps, const struct spectrum_kernel *kernel,
+                       struct scratch *scratch, struct spectrum *ret)
 {
     struct singular_values v;
     bool small = smaller(m->rows, m->columns) <= SMALL;
-    int rc = reference || small || m->dtype == DTYPE_F64
+    int rc = kernel == NULL || small || m->dtype == DTYPE_F64
                  ? lapack_values(m, scratch, &v)
-                 : bidiagonal_values(m, spectrum_kernel_best(), scratch, &v);
+                 : bidiagonal_values(m, kernel, scratch, &v);
     if (rc == 0 && v.value != NULL) {
         describe_all(&v, m->rows > m->columns ? m->rows : m->columns, eps, ret);
     }
@@ -175,14 +176,15 @@ static int compute_all(const struct matrix *m, double eps, bool reference, struc
 
 /* Returns 1 when done, 0 when all values are needed, or ERR_MEMORY. */
 static int compute_leading(const struct matrix *m, enum spectrum_effort effort,
-                           struct scratch *scratch, struct spectrum *ret)
+                           const struct spectrum_kernel *kernel, struct scratch *scratch,
+                           struct spectrum *ret)
 {
     uint32_t wanted = effort == SPECTRUM_NORM ? 1 : SINGULAR_VALUES_MAX;
     struct leading_values v;
     if (effort >= SPECTRUM_FULL || smaller(m->rows, m->columns) <= SMALL) {
         return 0;
     }
-    int rc = lanczos_values(m, wanted, spectrum_kernel_best(), scratch, &v);
+    int rc = lanczos_values(m, wanted, kernel, scratch, &v);
     if (rc < 0 || !v.converged) {
         return rc;
     }
@@ -191,14 +193,15 @@ static int compute_leading(const struct matrix *m, enum spectrum_effort effort,
 }
 
 int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_effort effort,
-                       struct scratch *scratch, struct spectrum *ret_spectrum)
+                       enum isa isa, struct scratch *scratch, struct spectrum *ret_spectrum)
 {
+    const struct spectrum_kernel *kernel = spectrum_kernel_of(isa);
     struct spectrum s;
-    set_nan(&s);
+    spectrum_none(&s);
     if (matrix->rows > 0 && matrix->columns > 0) {
-        int rc = compute_leading(matrix, effort, scratch, &s);
+        int rc = compute_leading(matrix, effort, kernel, scratch, &s);
         if (rc == 0) {
-            rc = compute_all(matrix, eps, false, scratch, &s);
+            rc = compute_all(matrix, eps, kernel, scratch, &s);
         }
         if (rc < 0) {
             return rc;
@@ -212,7 +215,7 @@ int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_ef
 /* The valid rectangle. */
 static struct matrix map_of(const struct attention *a, uint32_t sample, uint32_t head)
 {
-    size_t element = a->dtype == DTYPE_F64 ? 8 : a->dtype == DTYPE_F32 ? 4 : 2;
+    size_t element = dtype_size(a->dtype);
     size_t first = ((size_t)sample * a->heads + head) * a->queries * a->keys;
     return (struct matrix){.data = (const unsigned char *)a->weights + first * element,
                            .dtype = a->dtype,
@@ -261,9 +264,9 @@ int spectrum_compute_ref(const struct attention *a, uint32_t sample, uint32_t he
 {
     struct matrix m = map_of(a, sample, head);
     struct spectrum s;
-    set_nan(&s);
+    spectrum_none(&s);
     if (m.rows > 0 && m.columns > 0) {
-        int rc = compute_all(&m, spectrum_eps(m.dtype), true, scratch, &s);
+        int rc = compute_all(&m, spectrum_eps(m.dtype), NULL, scratch, &s);
         if (rc == 0 && !isnan(s.spectral_norm)) {
             rc = reference_eigenvalue_2(&m, scratch, &s.eigenvalue_2);
         }
@@ -276,12 +279,12 @@ int spectrum_compute_ref(const struct attention *a, uint32_t sample, uint32_t he
 }
 
 int spectrum_compute(const struct attention *a, uint32_t sample, uint32_t head,
-                     enum spectrum_effort effort, struct scratch *scratch,
+                     enum spectrum_effort effort, enum isa isa, struct scratch *scratch,
                      struct spectrum *ret_spectrum)
 {
     struct matrix m = map_of(a, sample, head);
     struct spectrum s;
-    int rc = spectrum_of_matrix(&m, spectrum_eps(m.dtype), effort, scratch, &s);
+    int rc = spectrum_of_matrix(&m, spectrum_eps(m.dtype), effort, isa, scratch, &s);
     if (rc == 0 && !isnan(s.spectral_norm)) {
         rc = compute_eigenvalue_2(&m, effort, scratch, &s.eigenvalue_2);
     }

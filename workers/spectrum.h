@@ -8,6 +8,7 @@
 #define WORKERS_SPECTRUM_H
 
 #include "attention.h"
+#include "isa.h"
 #include "metric.h"
 #include "scratch.h"
 
@@ -27,6 +28,9 @@ struct matrix {
     size_t stride; /* elements from row to row */
 };
 
+/* Sets every number to NaN. */
+void spectrum_none(struct spectrum *ret_spectrum);
+
 /* Call once before the first thread: one LAPACK thread per caller. */
 void spectrum_global_init(void);
 
@@ -34,13 +38,14 @@ void spectrum_global_init(void);
  * ERR_MEMORY. */
 int spectrum_compute_ref(const struct attention *a, uint32_t sample, uint32_t head,
                          struct scratch *scratch, struct spectrum *ret_spectrum);
+/* By the passes of an instruction set; ISA_SCALAR has no f32 twin and takes the portable ones. */
 int spectrum_compute(const struct attention *a, uint32_t sample, uint32_t head,
-                     enum spectrum_effort effort, struct scratch *scratch,
+                     enum spectrum_effort effort, enum isa isa, struct scratch *scratch,
                      struct spectrum *ret_spectrum);
 
 /* `eps` as spectrum_eps gives it for what was sent. eigenvalue_2 is left out. */
 int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_effort effort,
-                       struct scratch *scratch, struct spectrum *ret_spectrum);
+                       enum isa isa, struct scratch *scratch, struct spectrum *ret_spectrum);
 /* What ranks are judged with: 2^-52 for f64, and f32's 2^-23 for all others: with the spacing of
  * bf16 the bound would pass s1 from 128 columns on, and every rank would be 0. */
 double spectrum_eps(enum dtype dtype);

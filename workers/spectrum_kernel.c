@@ -4,24 +4,16 @@
 
 const struct spectrum_kernel *spectrum_kernel_of(enum isa isa)
 {
-    if (!isa_available(isa)) {
-        return NULL;
-    }
-    switch (isa) {
+    switch (isa_available(isa) ? isa : ISA_PORTABLE) {
 #ifdef __x86_64__
     case ISA_AVX512:
         return &spectrum_kernel_avx512;
     case ISA_AVX2:
         return &spectrum_kernel_avx2;
 #endif
-    default: /* the scalar level has no f32 twin: it runs the portable one */
+    default:
         return &spectrum_kernel_portable;
     }
-}
-
-const struct spectrum_kernel *spectrum_kernel_best(void)
-{
-    return spectrum_kernel_of(isa_best());
 }
 
 double spectrum_dot(const float *a, const float *b, size_t n)

@@ -51,9 +51,9 @@ struct spectrum_kernel {
     void (*step)(const struct spectrum_vectors *a, const struct spectrum_step *s);
 };
 
-/* NULL when the machine or the build does not have it. */
+/* The portable ones for ISA_SCALAR, which has no f32 twin, and when the machine or the build does
+ * not have `isa`. */
 const struct spectrum_kernel *spectrum_kernel_of(enum isa isa);
-const struct spectrum_kernel *spectrum_kernel_best(void);
 
 /* a . b, summed in f64. */
 double spectrum_dot(const float *a, const float *b, size_t n);

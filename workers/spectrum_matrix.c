@@ -13,11 +13,6 @@
 #define PEAK_EXPONENT 24
 #define EXPONENT_MAX  1022
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 static bool readable(enum dtype dtype)
 {
     return dtype == DTYPE_F32 || dtype == DTYPE_F64 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
@@ -25,7 +20,7 @@ static bool readable(enum dtype dtype)
 
 static const unsigned char *row_at(const struct matrix *m, uint32_t i)
 {
-    return (const unsigned char *)m->data + (size_t)i * m->stride * element_bytes(m->dtype);
+    return (const unsigned char *)m->data + (size_t)i * m->stride * dtype_size(m->dtype);
 }
 
 static float f32_from_bits(uint32_t bits)
@@ -165,7 +160,7 @@ static void load_scaled_f64(const unsigned char *p, uint32_t n, double scale, fl
 static void load_row_f32(const struct matrix *m, uint32_t i, uint32_t first, uint32_t n,
                          double scale, float *ret)
 {
-    const unsigned char *p = row_at(m, i) + first * element_bytes(m->dtype);
+    const unsigned char *p = row_at(m, i) + first * dtype_size(m->dtype);
     if (m->dtype == DTYPE_F64) {
         load_scaled_f64(p, n, scale, ret);
         return;
@@ -229,7 +224,7 @@ static void load_row_f64(const struct matrix *m, uint32_t i, double *ret)
     }
     for (uint32_t j = 0; j < m->columns; j++) {
         float x;
-        load_f32(row_at(m, i) + j * element_bytes(m->dtype), m->dtype, 1, &x);
+        load_f32(row_at(m, i) + j * dtype_size(m->dtype), m->dtype, 1, &x);
         ret[j] = (double)x;
     }
 }
@@ -249,7 +244,7 @@ bool matrix_load_f64(const struct matrix *m, double *ret)
 static bool zeros(const struct matrix *m, uint32_t i, uint32_t first, uint32_t end)
 {
     struct matrix part = *m;
-    part.data = row_at(m, i) + first * element_bytes(m->dtype);
+    part.data = row_at(m, i) + first * dtype_size(m->dtype);
     part.rows = 1;
     part.columns = end - first;
     return row_peak(&part, 0) == 0;
@@ -269,7 +264,7 @@ double matrix_at(const struct matrix *m, uint32_t i, uint32_t j)
 {
     struct matrix one = *m;
     double x;
-    one.data = row_at(m, i) + (size_t)j * element_bytes(m->dtype);
+    one.data = row_at(m, i) + (size_t)j * dtype_size(m->dtype);
     one.columns = 1;
     load_row_f64(&one, 0, &x);
     return x;

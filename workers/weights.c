@@ -138,7 +138,8 @@ struct loaded {
     const struct projection_matrix *m;
     enum projection p;
     uint32_t slices, head_dim;
-    bool whole, eigenvalues; /* wanted */
+    bool spectra, whole, heads, eigenvalues; /* wanted */
+    enum isa isa;
     double eps;
     bool finite;
     double *entries; /* [out][in] */
@@ -227,10 +228,12 @@ static int compute_spectra(const struct loaded *l, struct scratch *scratch,
                            .rows = l->m->out,
                            .columns = l->m->in,
                            .stride = l->m->in};
-    int rc = l->whole ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, scratch, &ret->whole) : 0;
-    for (uint32_t h = 0; rc == 0 && h < l->slices; h++) {
+    int rc = l->whole
+                 ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, l->isa, scratch, &ret->whole)
+                 : 0;
+    for (uint32_t h = 0; rc == 0 && l->heads && h < l->slices; h++) {
         struct matrix slice = slice_of(l, h);
-        rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, scratch, &ret->head[h]);
+        rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, l->isa, scratch, &ret->head[h]);
     }
     return rc;
 }
@@ -433,9 +436,12 @@ static int new_projection(const struct loaded *l, struct projection_result *ret)
 
 static int compute_numbers(struct loaded *l, struct scratch *scratch, struct projection_result *ret)
 {
+    compute_correlation(l, ret);
+    if (!l->spectra) {
+        return 0;
+    }
     int rc = compute_spectra(l, scratch, ret);
     if (rc == 0) {
-        compute_correlation(l, ret);
         rc = compute_r(l, scratch);
     }
     if (rc == 0 && l->eigenvalues) {
@@ -471,7 +477,7 @@ static int compute_circuit(const struct loaded *x, uint32_t slice_x, const struc
     double eps = fmax(x->eps, y->eps) * fmax(size_x, size_y) / (m > n ? m : n);
     /* Column-major m x n read by rows is its transpose, with the same singular values. */
     struct matrix matrix = {.data = core, .dtype = DTYPE_F64, .rows = n, .columns = m, .stride = m};
-    return spectrum_of_matrix(&matrix, eps, SPECTRUM_FULL, scratch, ret);
+    return spectrum_of_matrix(&matrix, eps, SPECTRUM_FULL, x->isa, scratch, ret);
 }
 
 /* The circuits of all heads, x per head and y per kv head. */
@@ -479,7 +485,7 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
                             struct scratch *scratch, struct spectrum **ret)
 {
     *ret = new_spectra(w->heads);
-    double *core = malloc((size_t)w->head_dim * w->head_dim * sizeof *core);
+    double *core = malloc((size_t)x->r_rows * y->r_rows * sizeof *core);
     int rc = *ret != NULL && core != NULL ? 0 : ERR_MEMORY;
     uint32_t group = w->heads / w->kv_heads;
     for (uint32_t h = 0; rc == 0 && x->finite && y->finite && h < w->heads; h++) {
@@ -493,6 +499,12 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
 static bool fits(const struct projection_matrix *m, uint32_t max)
 {
     return max == 0 || (m->out <= max && m->in <= max);
+}
+
+/* The shorter side of a head's slice, and its circuits, count as well. */
+static bool heads_fit(const struct weights *w)
+{
+    return w->whole_max_size == 0 || w->head_dim <= w->whole_max_size;
 }
 
 static bool has_eigenvalues(const struct weights *w, enum projection p)
@@ -514,14 +526,24 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
                                .p = p,
                                .slices = slice_count(w, p),
                                .head_dim = w->head_dim,
+                               .spectra = !w->without_spectra,
                                .whole = fits(&w->matrix[p], w->whole_max_size),
+                               .heads = heads_fit(w),
                                .eigenvalues = has_eigenvalues(w, p),
+                               .isa = w->isa,
                                .eps = spectrum_eps(w->matrix[p].dtype)};
     }
     for (enum projection p = 0; rc == 0 && p < PROJECTION_COUNT; p++) {
         rc = sent(w, p) ? compute_projection(&l[p], scratch, &ret->projection[p]) : 0;
     }
-    if (rc == 0 && sent(w, PROJECTION_Q) && sent(w, PROJECTION_K)) {
+    return rc;
+}
+
+static int compute_all_circuits(const struct weights *w, struct loaded l[PROJECTION_COUNT],
+                                struct scratch *scratch, struct weights_result *ret)
+{
+    int rc = 0;
+    if (sent(w, PROJECTION_Q) && sent(w, PROJECTION_K)) {
         rc = compute_circuits(w, &l[PROJECTION_Q], &l[PROJECTION_K], scratch,
                               &ret->circuit[CIRCUIT_QK]);
     }
@@ -538,6 +560,9 @@ int weights_compute(const struct weights *w, struct scratch *scratch,
     struct loaded l[PROJECTION_COUNT];
     *ret_result = (struct weights_result){.heads = w->heads};
     int rc = compute_all(w, l, scratch, ret_result);
+    if (rc == 0 && !w->without_spectra && heads_fit(w)) {
+        rc = compute_all_circuits(w, l, scratch, ret_result);
+    }
     for (uint32_t p = 0; p < PROJECTION_COUNT; p++) {
         free(l[p].r);
     }

@@ -25,7 +25,10 @@ struct projection_matrix {
 struct weights {
     struct projection_matrix matrix[PROJECTION_COUNT];
     uint32_t heads, kv_heads, head_dim;
-    uint32_t whole_max_size;      /* larger matrices have no spectrum as a whole; 0 = no bound */
+    enum isa isa;                 /* of the spectra */
+    bool without_spectra;         /* only the correlation of heads */
+    uint32_t whole_max_size;      /* larger matrices have no spectrum as a whole, nor have
+                                     heads of a larger dimension; 0 = no bound */
     uint32_t eigenvalue_max_size; /* larger square matrices have no eigenvalue range: it costs six
                                      times everything else; 0 = no bound */
 };

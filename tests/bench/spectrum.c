@@ -101,7 +101,7 @@ static double time_ours(struct bench *b, enum spectrum_effort effort, struct spe
 {
     struct matrix m = matrix_of(b);
     double start = seconds();
-    if (spectrum_of_matrix(&m, spectrum_eps(DTYPE_F32), effort, &b->scratch, ret) < 0) {
+    if (spectrum_of_matrix(&m, spectrum_eps(DTYPE_F32), effort, isa_best(), &b->scratch, ret) < 0) {
         must_have(NULL);
     }
     return seconds() - start;
@@ -147,7 +147,7 @@ static double largest_error_of_all(struct bench *b)
 {
     struct matrix m = matrix_of(b);
     struct singular_values v = {0};
-    int rc = bidiagonal_values(&m, spectrum_kernel_best(), &b->scratch, &v);
+    int rc = bidiagonal_values(&m, spectrum_kernel_of(isa_best()), &b->scratch, &v);
     v = must_have_values(v, rc);
     double error = 0;
     for (uint32_t i = 0; i < v.count && b->all[i] > 0.01 * b->all[0]; i++) {

@@ -71,6 +71,26 @@ def test_a_bad_header_value_has_its_own_reason(attnd, rng, reason):
     assert f"reason={reason}" in attnd.log_text()
 
 
+def test_more_pairs_of_queries_and_keys_than_allowed_are_refused(rng):
+    """A message of queries and keys asks for more the longer it is, by the square."""
+    attnd = Attnd("limits.entries=10000")
+    trainer = Trainer(attnd, "job")
+    for length in (70, 71):  # two heads
+        q = rng.normal(size=(1, 2, length, 4)).astype(np.float32)
+        trainer.qk(q, q, scale=0.5)
+    assert attnd.settled(2)["dropped"] == {"entries_limit": 1}
+    attnd.close()
+
+
+def test_what_computing_a_message_takes_counts_against_the_budget(rng):
+    """Few queries and many keys: a row is laid out several times over."""
+    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(np.full((1, 1, 2, 1 << 20), 2.0**-20, np.float16))
+    assert attnd.settled(1)["dropped"] == {"too_large": 1}
+    attnd.close()
+
+
 @pytest.mark.parametrize("reason", RAW_HEADERS)
 def test_a_broken_header_has_its_own_reason(attnd, rng, reason):
     trainer = Trainer(attnd, "job")

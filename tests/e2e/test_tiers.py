@@ -609,8 +609,43 @@ def test_under_a_budget_heads_take_turns_and_rows_are_never_late(rng):
     attnd.close()
 
 
+def test_turns_go_on_across_other_tiers_and_slices(rng):
+    """Neither a message without spectra nor another rank's slice sends a layer back to its first head."""
+    attnd = Attnd("metrics.spectrum_budget=1ms", "workers.threads=1")
+    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "whole")
+    ranks = [Trainer(attnd, "sliced", rank=rank, world=2) for rank in range(2)]
+    whole, sliced = np.zeros(MANY, int), np.zeros(MANY, int)
+    wq = np.eye(4, dtype=np.float32).repeat(MANY, 0)
+    for step in range(4 * MANY):
+        trainer.projections(wq=wq, heads=MANY, head_dim=4, step=step)
+        trainer.attention(big_maps(rng), step=step)
+        for rank, at in enumerate((0, MANY // 2)):
+            ranks[rank].attention(big_maps(rng)[:, at:at + MANY // 2], head_offset=at, heads_total=MANY, step=step)
+        for _ in range(4):
+            live = reader.next()[1]
+            if "spectrum" in live:
+                has = [x is not None for x in live["spectrum"]["spectral_norm"]]
+                (whole if live["job"] == "whole" else sliced)[has] += 1
+        if whole.all() and sliced.all():
+            break
+    assert whole.all() and sliced.all(), (whole, sliced)
+    attnd.close()
+
+
+def test_the_last_spectrum_of_a_head_stays_until_its_next_turn(rng):
+    attnd = Attnd("metrics.spectrum_budget=1ms", "workers.threads=1")
+    live, summaries, trainer = Reader(attnd, "live/"), Reader(attnd, "summary/"), Trainer(attnd, "job")
+    for step in range(2 * MANY):
+        trainer.attention(big_maps(rng), step=step)
+        live.next()
+    norm = of_window(summaries, trainer)["spectrum"]["spectral_norm"]
+    assert [x is not None for x in norm["last"]] == [count > 0 for count in norm["count"]]
+    assert sum(count > 0 for count in norm["count"]) > 1
+    attnd.close()
+
+
 def test_without_a_budget_every_head_has_everything_every_time(rng):
-    attnd = Attnd("metrics.spectrum_budget=0", "workers.threads=2")
+    attnd = Attnd("metrics.spectrum_budget=0", "metrics.spectrum_effort=eigenvalues", "workers.threads=2")
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
     for step in range(4):
         trainer.attention(big_maps(rng), step=step)
@@ -622,7 +657,8 @@ def test_without_a_budget_every_head_has_everything_every_time(rng):
 
 
 @pytest.mark.parametrize("effort, missing", [("norm", {"singular_values", "rank", "eigenvalue_2"}),
-                                             ("leading", {"rank", "eigenvalue_2"}), ("full", set())])
+                                             ("leading", {"rank", "eigenvalue_2"}), ("full", {"eigenvalue_2"}),
+                                             ("eigenvalues", set())])
 def test_the_effort_says_which_numbers_there_are(rng, effort, missing):
     attnd = Attnd("metrics.spectrum_budget=0", f"metrics.spectrum_effort={effort}")
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
@@ -716,6 +752,29 @@ def test_the_smallest_messages(heads, length):
     assert of_map["spectrum"]["spectral_norm"] == pytest.approx([1] * heads)
     assert of_qk["heads"]["max_logit"] == [1] * heads
     attnd.settled(2)
+    attnd.close()
+
+
+def test_projections_keep_nobody_waiting(rng):
+    """Their spectra take a second; rows that come later are measured meanwhile."""
+    attnd = Attnd("workers.threads=2")
+    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    wq = rng.normal(size=(1024, 1024)).astype(np.float32)
+    for layer in range(3):
+        trainer.projections(wq=wq, wk=wq, wv=wq, heads=8, head_dim=128, layer=layer)
+    trainer.attention(np.full((1, 2, 16, 16), 1 / 16, np.float32), layer=9)
+    layers = [reader.next()[1]["layer"] for _ in range(4)]
+    assert layers.index(9) <= 1, "at most the first one may have been done already"
+    attnd.close()
+
+
+def test_projections_without_spectra(rng):
+    attnd = Attnd("metrics.spectrum=false")
+    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    trainer.projections(wq=rng.normal(size=(8, 8)), heads=2, head_dim=4)
+    wq = reader.next()[1]["weights"]["wq"]
+    assert wq["head_correlation"][0][0] == pytest.approx(1)
+    assert wq["whole"]["spectral_norm"] is None and wq["heads"]["spectral_norm"] == [None, None]
     attnd.close()
 
 

@@ -294,11 +294,6 @@ static void report(struct found *f, const struct options *o)
     printf("\"end\":true}\n");
 }
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 static void set_shape(struct options *o)
 {
     struct attention *a = &o->a;
@@ -319,10 +314,10 @@ static struct files read_files(struct options *o)
 {
     struct attention *a = &o->a;
     size_t map = (size_t)a->queries * a->keys, all = a->batch * a->heads * map;
-    struct files f = {.weights = read_file(o->weights, all * element_bytes(a->dtype), o->offset)};
+    struct files f = {.weights = read_file(o->weights, all * dtype_size(a->dtype), o->offset)};
     a->weights = f.weights + o->offset;
     if (o->grad != NULL) {
-        f.grad = read_file(o->grad, all * element_bytes(a->grad_dtype), o->offset);
+        f.grad = read_file(o->grad, all * dtype_size(a->grad_dtype), o->offset);
         a->grad = f.grad + o->offset;
     }
     if (o->mask != NULL) {

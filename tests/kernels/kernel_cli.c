@@ -318,12 +318,12 @@ static void print_dists(const struct block *block)
 
 static void print_aggregate(const struct block *block)
 {
-    double stat[BLOCK_MAPS][MAP_STAT_COUNT];
-    block_aggregate(block, stat);
     printf("\"aggregate\":[");
     for (uint32_t i = 0; i < BLOCK_MAPS; i++) {
         printf(i > 0 ? "," : "");
-        print_numbers(stat[i], MAP_STAT_COUNT);
+        double stat[MAP_STAT_COUNT];
+        block_map_stats(&block->map[i], stat);
+        print_numbers(stat, MAP_STAT_COUNT);
     }
     printf("],\n");
 }
@@ -446,11 +446,6 @@ static void report(const struct options *o)
     scratch_clear(&scratch);
 }
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 static void set_shape(struct options *o)
 {
     struct attention *a = &o->a;
@@ -471,7 +466,7 @@ int main(int argc, char **argv)
     spectrum_global_init();
     size_t map = (size_t)o.a.queries * o.a.keys, ids = (size_t)o.a.batch * o.a.keys * 4;
     unsigned char *weights =
-        read_file(o.weights_path, o.a.batch * o.a.heads * map * element_bytes(o.a.dtype), o.offset);
+        read_file(o.weights_path, o.a.batch * o.a.heads * map * dtype_size(o.a.dtype), o.offset);
     unsigned char *mask = read_file(o.mask_path, o.a.batch * map, o.offset);
     unsigned char *tokens = read_file(o.tokens_path, ids, o.offset);
     unsigned char *documents = read_file(o.documents_path, ids, o.offset);

@@ -293,13 +293,13 @@ static void print_moment_sets(const struct block *block)
     printf("],\n");
 }
 
-static void print_weights(const struct options *o, struct scratch *scratch)
+static void print_weights(const struct options *o, enum isa isa, struct scratch *scratch)
 {
     const struct attention *a = &o->a;
     uint32_t begin = a->queries / 3;
     size_t n = (size_t)a->batch * a->heads * (a->queries - begin) * a->keys;
     float *weights = must_have(malloc(n * sizeof *weights + 1));
-    if (qk_weights(a, begin, a->queries, weights, scratch) != 0) {
+    if (qk_weights(a, begin, a->queries, weights, isa, scratch) != 0) {
         die("weights: out of memory");
     }
     printf("\"weights\":[");
@@ -311,12 +311,12 @@ static void print_weights(const struct options *o, struct scratch *scratch)
     free(weights);
 }
 
-static void print_spectra(const struct options *o, struct scratch *scratch)
+static void print_spectra(const struct options *o, enum isa isa, struct scratch *scratch)
 {
     printf("\"spectra\":[");
     for (uint32_t h = 0; h < o->a.heads; h++) {
         struct spectrum s;
-        if (qk_spectrum(&o->a, o->a.batch - 1, h, scratch, &s) != 0) {
+        if (qk_spectrum(&o->a, o->a.batch - 1, h, isa, scratch, &s) != 0) {
             die("spectrum: out of memory");
         }
         double number[] = {s.spectral_norm, s.stable_rank,    s.condition_number,
@@ -363,10 +363,10 @@ static void report(const struct options *o, const char *name, enum isa isa)
     print_rows(&block);
     print_moment_sets(&block);
     if (o->weights != 0) {
-        print_weights(o, &scratch);
+        print_weights(o, isa, &scratch);
     }
     if (o->spectrum != 0) {
-        print_spectra(o, &scratch);
+        print_spectra(o, isa, &scratch);
     }
     printf("\"end\":true}\n");
     block_clear(&block);

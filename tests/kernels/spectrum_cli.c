@@ -95,7 +95,7 @@ static void print_all(const struct attention *a, uint32_t head, struct scratch *
     printf("{");
     print_spectrum("ref", &s);
     for (size_t i = 0; i < sizeof efforts / sizeof efforts[0]; i++) {
-        if (spectrum_compute(a, 0, head, efforts[i].effort, scratch, &s) < 0) {
+        if (spectrum_compute(a, 0, head, efforts[i].effort, isa_best(), scratch, &s) < 0) {
             die("out of memory");
         }
         printf(",\n");
@@ -134,7 +134,7 @@ int main(int argc, char **argv)
     a.queries = (uint32_t)atoi(argv[3]);
     a.keys = (uint32_t)atoi(argv[argc > 5 ? 5 : 4]);
     a.weights = read_file(argv[1], &bytes);
-    size_t element = a.dtype == DTYPE_F64 ? 8 : a.dtype == DTYPE_F32 ? 4 : 2;
+    size_t element = dtype_size(a.dtype);
     a.heads = (uint32_t)(bytes / (element * a.queries * a.keys));
     struct scratch scratch = {0};
     for (uint32_t h = 0; h < a.heads; h++) {

@@ -61,7 +61,7 @@ static unsigned char *parse_matrix(char *text, size_t offset, struct projection_
     ret->dtype = parse_dtype(part[1]);
     ret->out = (uint32_t)strtoul(part[2], NULL, 10);
     ret->in = (uint32_t)strtoul(part[3], NULL, 10);
-    size_t width = ret->dtype == DTYPE_F64 ? 8 : ret->dtype == DTYPE_F32 ? 4 : 2;
+    size_t width = dtype_size(ret->dtype);
     unsigned char *memory = read_file(part[0], ret->out * width * ret->in, offset);
     ret->data = memory + offset;
     return memory;

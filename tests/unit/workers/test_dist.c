@@ -328,6 +328,71 @@ static void test_merge_out_of_memory_has_no_effect(void **state)
     dist_clear(&b);
 }
 
+static void fill_floats(float *x, size_t n)
+{
+    double wide[VALUES];
+    fill(wide, n);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = (float)wide[i];
+    }
+    x[0] = NAN;
+    x[n / 2] = INFINITY;
+    x[n - 1] = 0;
+}
+
+static void test_many_are_as_one_by_one(void **state)
+{
+    (void)state;
+    static struct dist_counts counts;
+    static float x[VALUES];
+    fill_floats(x, VALUES);
+    for (size_t stride = 1; stride <= 3; stride++) {
+        struct dist many = {0}, single = {0};
+        size_t n = VALUES / stride;
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(dist_add(&single, (double)x[i * stride]), 0);
+        }
+        /* Twice: the second time the list is merged into one that is there. */
+        assert_int_equal(dist_add_many(&many, x, n / 2, stride, &counts), 0);
+        assert_int_equal(dist_add_many(&many, x + n / 2 * stride, n - n / 2, stride, &counts), 0);
+        assert_same_counts(&many, &single);
+        assert_same_moments(&many, &single);
+        dist_clear(&many);
+        dist_clear(&single);
+    }
+    for (size_t k = 0; k < HIST_KEYS; k++) {
+        assert_int_equal(counts.count[k], 0);
+    }
+}
+
+static void test_many_without_a_value_change_nothing(void **state)
+{
+    (void)state;
+    static struct dist_counts counts;
+    const float x[] = {NAN, INFINITY, -INFINITY};
+    struct dist d = {0};
+    assert_int_equal(dist_add_many(&d, x, 3, 1, &counts), 0);
+    assert_int_equal(dist_add_many(&d, x, 0, 1, &counts), 0);
+    assert_int_equal(d.moments.n, 0);
+    assert_null(d.hist.buckets);
+}
+
+static void test_many_out_of_memory_have_no_effect(void **state)
+{
+    (void)state;
+    static struct dist_counts counts;
+    const float x[] = {1, 2, 3};
+    struct dist d = {0};
+    heap_fail_at(1);
+    assert_int_equal(dist_add_many(&d, x, 3, 1, &counts), ERR_MEMORY);
+    heap_fail_at(0);
+    assert_int_equal(d.moments.n, 0);
+    assert_int_equal(dist_add_many(&d, x, 3, 1, &counts), 0);
+    assert_int_equal(d.moments.n, 3);
+    assert_int_equal(d.hist.used, 3);
+    dist_clear(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -349,6 +414,9 @@ int main(void)
         cmocka_unit_test(test_counts_saturate),
         cmocka_unit_test(test_add_out_of_memory_has_no_effect),
         cmocka_unit_test(test_merge_out_of_memory_has_no_effect),
+        cmocka_unit_test(test_many_are_as_one_by_one),
+        cmocka_unit_test(test_many_without_a_value_change_nothing),
+        cmocka_unit_test(test_many_out_of_memory_have_no_effect),
     };
     return cmocka_run_group_tests_name("dist", tests, NULL, NULL);
 }

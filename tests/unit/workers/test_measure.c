@@ -182,6 +182,7 @@ static void test_what_goes_across_heads_needs_all_heads(void **state)
     assert_null(r->pairs);
     assert_null(r->head_pairs);
     assert_null(r->head_similarity);
+    assert_nan(r->sink_rate);
     for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
         assert_false(r->has_aggregate[i]);
     }
@@ -233,7 +234,7 @@ static void test_maps_of_queries_and_keys_are_those_of_their_weights(void **stat
     struct measure *m = must_run(&a, &plan);
     struct scratch scratch = {0};
     static float map[B * H * T * T];
-    assert_int_equal(qk_weights(&a, 0, T, map, &scratch), 0);
+    assert_int_equal(qk_weights(&a, 0, T, map, isa_best(), &scratch), 0);
     scratch_clear(&scratch);
     struct attention of_map = a;
     of_map.weights = map;
@@ -361,6 +362,9 @@ static void test_cost_saturates(void **state)
     assert_true(measure_cost(&a, &plan) >= UINT64_C(1) << 60);
     a = by_weights();
     assert_true(measure_cost(&a, &plan) < 64 << 20);
+    plan.threads = 8; /* scratch of each */
+    a.keys = 1 << 23;
+    assert_true(measure_cost(&a, &plan) > UINT64_C(8) * 68 * (1 << 23));
 }
 
 int main(void)

@@ -223,6 +223,48 @@ static void test_patient_jobs_are_not_counted_as_waiting(void **state)
     end(&f);
 }
 
+/* One of two workers is kept free of them, however many there are. */
+static void test_background_jobs_leave_a_worker_free(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    make_gated(&f, 0, 3);
+    struct pool *pool = new_pool(2, JOBS);
+    for (uint32_t i = 0; i < 3; i++) {
+        f.job[i].job.background = f.job[i].job.patient = true;
+    }
+    assert_int_equal(submit(pool, &f, 0, 3), 0);
+    wait_for(&f.entered, 1);
+    make_gated(&f, 3, 4);
+    assert_int_equal(submit(pool, &f, 3, 1), 0);
+    wait_for(&f.entered, 1); /* the second one to enter is the one submitted last */
+    assert_string_not_equal(f.job[3].name, "");
+    assert_string_equal(f.job[1].name, "");
+    open_gate(&f, 4);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&f.ran), 4);
+    end(&f);
+}
+
+/* They wait for others, but not for ever. */
+static void test_background_jobs_get_their_turn(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f);
+    make_gated(&f, 0, 1);
+    struct pool *pool = new_pool(1, 2 * POOL_BACKGROUND_TURN);
+    assert_int_equal(submit(pool, &f, 0, 1), 0);
+    wait_for(&f.entered, 1);
+    f.job[1].job.background = true;
+    assert_int_equal(submit(pool, &f, 1, JOBS - 1), 0);
+    open_gate(&f, 1);
+    pool_free(&pool);
+    assert_int_equal(f.order[JOBS - 1], 1); /* the others first: they are fewer than a turn */
+    end(&f);
+}
+
 static void test_shutdown_runs_everything(void **state)
 {
     (void)state;
@@ -382,6 +424,8 @@ int main(void)
         cmocka_unit_test(test_all_workers_run_at_the_same_time),
         cmocka_unit_test(test_workers_are_named),
         cmocka_unit_test(test_patient_jobs_are_not_counted_as_waiting),
+        cmocka_unit_test(test_background_jobs_leave_a_worker_free),
+        cmocka_unit_test(test_background_jobs_get_their_turn),
         cmocka_unit_test(test_shutdown_runs_everything),
         cmocka_unit_test(test_stats_add_up),
         cmocka_unit_test(test_jobs_may_free_themselves_and_submit_more),

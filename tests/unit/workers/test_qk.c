@@ -331,11 +331,11 @@ static void test_weights_out_of_memory(void **state)
     struct spectrum spectrum;
     float weight;
     heap_fail_at(1);
-    assert_int_equal(qk_weights(&m->a, 0, QUERIES, &weight, &scratch), ERR_MEMORY);
+    assert_int_equal(qk_weights(&m->a, 0, QUERIES, &weight, isa_best(), &scratch), ERR_MEMORY);
     heap_fail_at(1);
-    assert_int_equal(qk_spectrum(&m->a, 0, 0, &scratch, &spectrum), ERR_MEMORY);
+    assert_int_equal(qk_spectrum(&m->a, 0, 0, isa_best(), &scratch, &spectrum), ERR_MEMORY);
     heap_fail_at(2);
-    assert_int_equal(qk_spectrum(&m->a, 0, 0, &scratch, &spectrum), ERR_MEMORY);
+    assert_int_equal(qk_spectrum(&m->a, 0, 0, isa_best(), &scratch, &spectrum), ERR_MEMORY);
     heap_fail_at(0);
     scratch_clear(&scratch);
     free(m);
@@ -353,7 +353,7 @@ static void test_the_spectrum_of_a_scaled_identity(void **state)
     for (uint32_t c = 0; c < DIM; c++) {
         m->q[c * DIM + c] = m->k[c * DIM + c] = 2;
     }
-    assert_int_equal(qk_spectrum(&m->a, 0, 0, &scratch, &s), 0);
+    assert_int_equal(qk_spectrum(&m->a, 0, 0, isa_best(), &scratch, &s), 0);
     assert_close(s.spectral_norm, 4 * 0.3, 1e-12);
     assert_close(s.rank, DIM, 0);
     assert_close(s.condition_number, 0, 1e-12);

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+#include "err.h"
+#include "isa.h"
+#include "row_kernels.h"
+
+#include <string.h>
+
+static int parse(const char *name, enum isa *ret_isa)
+{
+    return isa_parse(name, strlen(name), ret_isa);
+}
+
+static void test_the_reference_and_the_portable_kernels_are_everywhere(void **state)
+{
+    (void)state;
+    assert_true(isa_available(ISA_SCALAR));
+    assert_true(isa_available(ISA_PORTABLE));
+    assert_false(isa_available(ISA_COUNT));
+}
+
+static void test_the_best_is_available_and_no_better_one_is(void **state)
+{
+    (void)state;
+    enum isa best = isa_best();
+    assert_true(isa_available(best));
+    assert_true(best >= ISA_PORTABLE);
+    for (int isa = (int)best + 1; isa < ISA_COUNT; isa++) {
+        assert_false(isa_available((enum isa)isa));
+    }
+}
+
+static void test_names_are_those_of_what_is_available(void **state)
+{
+    (void)state;
+    for (int k = 0; k < ISA_COUNT; k++) {
+        enum isa isa = ISA_COUNT;
+        int rc = parse(isa_name[k], &isa);
+        assert_int_equal(rc, isa_available((enum isa)k) ? 0 : ERR_ARGUMENT);
+        assert_int_equal(isa, rc == 0 ? k : ISA_COUNT);
+    }
+}
+
+static void test_auto_is_the_best(void **state)
+{
+    (void)state;
+    enum isa isa = ISA_COUNT;
+    assert_int_equal(parse("auto", &isa), 0);
+    assert_int_equal(isa, isa_best());
+}
+
+static void test_other_names_are_refused(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"", "avx", "avx5", "avx5120", "AVX2", "sse2", "autos"};
+    for (size_t k = 0; k < sizeof names / sizeof names[0]; k++) {
+        enum isa isa = ISA_COUNT;
+        assert_int_equal(parse(names[k], &isa), ERR_ARGUMENT);
+        assert_int_equal(isa, ISA_COUNT);
+    }
+}
+
+static void test_every_one_but_the_reference_has_kernels(void **state)
+{
+    (void)state;
+    assert_null(row_kernels_of(ISA_SCALAR));
+    for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
+        if (isa_available((enum isa)isa)) {
+            assert_non_null(row_kernels_of((enum isa)isa));
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_reference_and_the_portable_kernels_are_everywhere),
+        cmocka_unit_test(test_the_best_is_available_and_no_better_one_is),
+        cmocka_unit_test(test_names_are_those_of_what_is_available),
+        cmocka_unit_test(test_auto_is_the_best),
+        cmocka_unit_test(test_other_names_are_refused),
+        cmocka_unit_test(test_every_one_but_the_reference_has_kernels),
+    };
+    return cmocka_run_group_tests_name("isa", tests, NULL, NULL);
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/* measure_cost: what measuring a message takes in memory, as an upper bound within reason. Sizes
+ * come from a header: products are taken in f64, which does not wrap.
+ *
+ * Scratch counts once per thread that may work on the message, although threads keep some of it:
+ * the sum over all messages in flight stays above what is really there. */
+#include "measure_numbers.h"
+#include "measure_plan.h"
+#include "row_batch.h"
+#include <math.h>
+
+/* A part keeps a few KiB per head: it should have at least so many entries for them. */
+#define ENTRIES_PER_HEAD_MIN 256
+
+uint32_t measure_parts(const struct attention *a, const struct measure_plan *plan)
+{
+    double map = (double)a->queries * a->keys;
+    double wanted = ceil(map * a->batch * a->heads / (double)plan->block_entries);
+    double sensible = fmin(ceil(map / ENTRIES_PER_HEAD_MIN), a->queries);
+    return (uint32_t)fmax(1, fmin(fmin(wanted, sensible), MEASURE_ROW_JOBS_MAX));
+}
+
+/* Buckets that the histograms of one head may use in one part, at up to twice that allocated. */
+static double hist_bytes_max(double rows)
+{
+    return METRIC_ROW_COUNT * fmin(rows, HIST_KEYS) * 2 * (double)sizeof(struct bucket);
+}
+
+/* What only weights have. */
+static double across_bytes(const struct attention *a, const struct measure_plan *plan)
+{
+    double heads = a->heads, bytes = 0;
+    if (measure_across(plan, METRIC_GROUP_IMPORTANCE)) {
+        bytes += a->batch * heads * (double)sizeof(struct importance_block);
+    }
+    if (measure_across(plan, METRIC_GROUP_SIMILARITY)) {
+        bytes += (double)similarity_bytes(a->heads);
+    }
+    if (wants_head_pairs(plan)) {
+        bytes += heads * (plan->top_pairs * (double)sizeof(struct pair) + sizeof(uint32_t));
+    }
+    return bytes;
+}
+
+static double part_bytes(const struct attention *a, const struct measure_plan *plan, double rows)
+{
+    double bytes = a->heads * ((double)sizeof(struct head_block) + hist_bytes_max(rows));
+    return bytes + (a->weights != NULL ? across_bytes(a, plan) : 0);
+}
+
+/* Of one thread, at a range of rows: per key, what the kernels and the reference behind them lay
+ * out side by side; tiles of products; buffers of row values. */
+#define ROW_BYTES_PER_KEY 160
+#define TILE_BYTES        (2 << 20)
+
+static double row_scratch(const struct attention *a, const struct measure_plan *plan)
+{
+    double keys = a->keys, heads = a->heads;
+    double bytes = ROW_BYTES_PER_KEY * keys + (double)row_values_bytes(a->heads) + TILE_BYTES;
+    if (a->weights != NULL && measure_across(plan, METRIC_GROUP_SIMILARITY)) {
+        bytes += 16 * heads * keys; /* a row of every head, in f32 or f64 */
+    }
+    return bytes;
+}
+
+/* Of one thread: three f64 copies of what is decomposed. */
+static double spectrum_scratch(const struct attention *a, const struct measure_plan *plan)
+{
+    if (wants_spectra(a, plan)) {
+        return 24.0 * a->queries * a->keys;
+    }
+    return wants_qk_spectra(a, plan) ? 24.0 * ((double)a->queries + a->keys) * a->qk.head_dim : 0;
+}
+
+static double scratch_bytes(const struct attention *a, const struct measure_plan *plan)
+{
+    double jobs = measure_parts(a, plan) + (double)a->heads;
+    double threads = fmin(jobs, fmax(1, plan->threads));
+    return threads * fmax(row_scratch(a, plan), spectrum_scratch(a, plan));
+}
+
+/* The map made of queries and keys, and measured. */
+static double map_bytes(const struct attention *a, const struct measure_plan *plan)
+{
+    struct attention map = *a;
+    map.weights = a; /* there is one; not followed */
+    double rows = (double)a->batch * a->queries;
+    return rows * a->heads * a->keys * sizeof(float) + part_bytes(&map, plan, rows);
+}
+
+static uint64_t saturated(double bytes)
+{
+    return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
+}
+
+/* The measure itself, its jobs. */
+#define OWN_BYTES 65536
+
+uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan)
+{
+    double parts = measure_parts(a, plan), heads = a->heads;
+    double rows = a->batch * ceil(a->queries / parts);
+    double bytes = OWN_BYTES + parts * part_bytes(a, plan, rows) + scratch_bytes(a, plan);
+    bytes += heads * (double)(sizeof(struct spectrum) + measure_numbers_bytes(1, false));
+    if (measure_across(plan, METRIC_GROUP_SIMILARITY)) {
+        bytes += heads * heads * 2 * sizeof(double);
+    }
+    if (wants_maps_of_qk(a, plan)) {
+        bytes += map_bytes(a, plan);
+    }
+    return saturated(bytes);
+}
+
+/* An f64 copy of one matrix at a time, twice more in scratch; the R factors of all. */
+uint64_t measure_weights_cost(const struct weights *w)
+{
+    double largest = 0, factors = 0, d = w->head_dim, heads = w->heads;
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        const struct projection_matrix *m = &w->matrix[p];
+        double length = p == PROJECTION_O ? m->out : m->in;
+        largest = fmax(largest, (double)m->out * m->in);
+        factors += heads * d * fmin(d, length);
+    }
+    double spectra = (3 * heads + 2 * w->kv_heads + 2 * heads) * (double)sizeof(struct spectrum);
+    return saturated(OWN_BYTES + spectra +
+                     sizeof(double) * (3 * largest + factors + PROJECTION_COUNT * heads * heads));
+}

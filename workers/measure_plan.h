@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* measure_plan: which passes over a message there are; shared by who runs them and who judges what
+ * they cost. */
+#ifndef WORKERS_MEASURE_PLAN_H
+#define WORKERS_MEASURE_PLAN_H
+
+#include "measure.h"
+
+/* A group that needs all heads of the layer. */
+static inline bool measure_across(const struct measure_plan *plan, enum metric_group group)
+{
+    return plan->whole && plan->group[group];
+}
+
+static inline bool wants_head_pairs(const struct measure_plan *plan)
+{
+    return measure_across(plan, METRIC_GROUP_PAIRS) && plan->head_pairs;
+}
+
+static inline bool wants_weighted(const struct attention *a, const struct measure_plan *plan)
+{
+    return measure_across(plan, METRIC_GROUP_CORE) && plan->head_weights != NULL &&
+           plan->head_weight_count == a->heads;
+}
+
+static inline bool wants_gradient(const struct attention *a, const struct measure_plan *plan)
+{
+    return measure_across(plan, METRIC_GROUP_IMPORTANCE) && a->grad != NULL;
+}
+
+static inline bool wants_maps_of_qk(const struct attention *a, const struct measure_plan *plan)
+{
+    return a->weights == NULL && a->queries <= plan->qk_maps_max_size &&
+           a->keys <= plan->qk_maps_max_size;
+}
+
+static inline bool wants_spectra(const struct attention *a, const struct measure_plan *plan)
+{
+    return a->weights != NULL && plan->group[METRIC_GROUP_SPECTRUM] &&
+           a->queries <= plan->spectrum_max_size && a->keys <= plan->spectrum_max_size;
+}
+
+static inline bool wants_qk_spectra(const struct attention *a, const struct measure_plan *plan)
+{
+    return a->weights == NULL && plan->group[METRIC_GROUP_SPECTRUM] &&
+           a->qk.head_dim <= plan->spectrum_max_size;
+}
+
+/* How many jobs the rows are cut into. */
+uint32_t measure_parts(const struct attention *a, const struct measure_plan *plan);
+
+#endif

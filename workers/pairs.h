@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/* pairs: a list of the best entries of attention maps, descending. Pure; any thread. */
+#ifndef WORKERS_PAIRS_H
+#define WORKERS_PAIRS_H
+
+#include "metric.h"
+
+/* Puts an entry in its place among the `limit` best: larger weight first, ties by lower query, then
+ * lower key. Returns the new count. */
+uint32_t pairs_offer(struct pair *pairs, uint32_t count, uint32_t limit, struct pair pair);
+
+#endif
