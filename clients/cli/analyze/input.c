@@ -511,24 +511,38 @@ static void spread_padding(const struct attention *a, const uint8_t *tokens, uin
     }
 }
 
+/* The maps of all samples from their lines. Without padding there is no mask. */
+static int spread_all(struct input *input, const uint8_t *tokens, const uint8_t **ret_mask,
+                      char *reterr)
+{
+    const struct attention *a = &input->attention;
+    size_t map = (size_t)a->queries * a->keys;
+    *ret_mask = NULL;
+    if (!memchr(tokens, 0, (size_t)a->batch * a->keys))
+        return 0;
+    uint8_t *mask = malloc(a->batch * map);
+    if (!mask)
+        return array_fail_memory(reterr);
+    for (uint32_t b = 0; b < a->batch; b++)
+        spread_padding(a, tokens + (size_t)b * a->keys, mask + b * map);
+    input->converted[TENSOR_MASK] = mask;
+    *ret_mask = mask;
+    return 0;
+}
+
 /* [B,Tk] as the map [B,Tq,Tk] that the engine takes. */
 static int convert_padding(struct input *input, const uint8_t **ret_mask, char *reterr)
 {
     const struct attention *a = &input->attention;
     const struct array *array = input->array[TENSOR_MASK];
-    const void *data = input->contents[TENSOR_MASK].data;
-    size_t map = (size_t)a->queries * a->keys;
-    uint8_t *mask = malloc(a->batch * map), *tokens = malloc(a->keys);
-    int rc = mask && tokens ? 0 : array_fail_memory(reterr);
-    input->converted[TENSOR_MASK] = mask;
-    for (uint32_t b = 0; b < a->batch && rc == 0; b++) {
-        for (uint32_t j = 0; j < a->keys && rc == 0; j++)
-            rc = read_flag(array, data, (uint64_t)b * a->keys + j, &tokens[j], reterr);
-        if (rc == 0)
-            spread_padding(a, tokens, mask + b * map);
-    }
+    size_t count = (size_t)a->batch * a->keys;
+    uint8_t *tokens = malloc(count);
+    int rc = tokens ? 0 : array_fail_memory(reterr);
+    for (size_t i = 0; i < count && rc == 0; i++)
+        rc = read_flag(array, input->contents[TENSOR_MASK].data, i, &tokens[i], reterr);
+    if (rc == 0)
+        rc = spread_all(input, tokens, ret_mask, reterr);
     free(tokens);
-    *ret_mask = mask;
     return rc;
 }
 

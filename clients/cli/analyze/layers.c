@@ -19,8 +19,7 @@ void layers_text(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
     place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
 }
 
-/* Names that no place has
- * --------------------------------------------------------------------------
+/* Names that no place has -----------------------------------------------------------------------
  */
 
 /* Digits of the first number in a name that can be a layer's; *ret_before is what stands before
@@ -93,32 +92,44 @@ static int fail_unknown(const struct naming *naming, const struct array *array, 
         array->file->path, array->name, hint);
 }
 
+/* Names with too large a layer are not the rule's fault: they get a sentence of their own. */
+static bool has_use(const struct array_list *list, const struct naming *naming,
+                    const struct name_rule *rule)
+{
+    size_t len;
+    for (size_t i = 0; i < list->count; i++)
+        if (name_rule_matches(rule, list->items[i].name) ||
+            name_large_layer(naming, list->items[i].name, &len))
+            return true;
+    return false;
+}
+
+static bool is_ignored(const struct array_list *list, const char *pattern)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (name_ignore_matches(pattern, list->items[i].name))
+            return true;
+    return false;
+}
+
 /* Patterns that are about nothing are mistakes. */
 static int check_patterns(const struct array_list *list, const struct naming *naming, char *reterr)
 {
     for (uint32_t r = 0; r < naming->rule_count; r++) {
         const struct name_rule *rule = &naming->rules[r];
-        size_t i = 0;
-        while (i < list->count && !name_rule_matches(rule, list->items[i].name))
-            i++;
-        if (i == list->count)
-            return array_fail(
-                reterr, "--name: %.200s: no array has a name like %.*s", rule->pattern,
-                (int)(rule->pattern_len < 200 ? rule->pattern_len : 200), rule->pattern);
+        int len = (int)(rule->pattern_len < 200 ? rule->pattern_len : 200);
+        if (!has_use(list, naming, rule))
+            return array_fail(reterr, "--name: %.200s: no array has a name like %.*s",
+                              rule->pattern, len, rule->pattern);
     }
-    for (uint32_t r = 0; r < naming->ignore_count; r++) {
-        size_t i = 0;
-        while (i < list->count && !name_ignore_matches(naming->ignore[r], list->items[i].name))
-            i++;
-        if (i == list->count)
+    for (uint32_t r = 0; r < naming->ignore_count; r++)
+        if (!is_ignored(list, naming->ignore[r]))
             return array_fail(reterr, "--ignore: %.200s: no array has a name like that",
                               naming->ignore[r]);
-    }
     return 0;
 }
 
-/* Placing
- * ------------------------------------------------------------------------------------------
+/* Placing ---------------------------------------------------------------------------------------
  */
 
 static int fail_type(const struct array *array, char *reterr)
