@@ -214,8 +214,7 @@ static void bench(const struct options *o, enum dtype dtype, enum isa isa)
     }
     printf("{\"bench\":\"qk\",\"isa\":\"%s\",\"dtype\":\"%s\",\"shape\":[1,%u,%u,%u],"
            "\"values\":%s,\"tokens\":%u,\"window\":%u,\"runs\":%u,\"seconds\":%.5f,"
-           "\"product_seconds\":%.5f,"
-           "\"product_share\":%.3f}\n",
+           "\"product_seconds\":%.5f,\"product_share\":%.3f}\n",
            isa_name[isa], dtype_name(dtype), o->heads, o->keys, o->dim,
            o->values != 0 ? "true" : "false", o->tokens, o->window, o->runs, median(all, o->runs),
            median(product, o->runs), median(share, o->runs));
