@@ -69,24 +69,9 @@ void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint
     *ret_end = end;
 }
 
-/* What the tensors say of one row; NULL where they say nothing. */
-struct holes {
-    const uint8_t *mask;           /* [keys] */
-    const unsigned char *document; /* [keys] i32, at any address */
-    int32_t own;                   /* the query's document */
-    bool none;                     /* no document of its own: sees nothing */
-};
-
-static int32_t document_at(const unsigned char *document, uint64_t j)
+struct attention_holes attention_row_holes(const struct attention *a, uint32_t b, uint32_t i)
 {
-    int32_t id;
-    memcpy(&id, document + j * sizeof id, sizeof id);
-    return id;
-}
-
-static struct holes row_holes(const struct attention *a, uint32_t b, uint32_t i)
-{
-    struct holes holes = {0};
+    struct attention_holes holes = {0};
     if (a->mask != NULL) {
         holes.mask = a->mask + ((size_t)b * a->queries + i) * a->keys;
     }
@@ -95,15 +80,9 @@ static struct holes row_holes(const struct attention *a, uint32_t b, uint32_t i)
         holes.document = (const unsigned char *)a->documents;
         holes.document += (size_t)b * a->keys * sizeof holes.own;
         holes.none = p >= a->keys;
-        holes.own = holes.none ? 0 : document_at(holes.document, p);
+        holes.own = holes.none ? 0 : attention_document(holes.document, p);
     }
     return holes;
-}
-
-static bool hole_free(const struct holes *holes, uint32_t j)
-{
-    return !holes->none && (holes->mask == NULL || holes->mask[j] == 1) &&
-           (holes->document == NULL || document_at(holes->document, j) == holes->own);
 }
 
 bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i)
@@ -111,9 +90,9 @@ bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i)
     if (i >= attention_query_count(a, b)) {
         return false;
     }
-    struct holes holes = row_holes(a, b, i);
+    struct attention_holes holes = attention_row_holes(a, b, i);
     for (uint32_t j = 0; j < a->keys; j++) {
-        if (hole_free(&holes, j)) {
+        if (attention_hole_free(&holes, j)) {
             return true;
         }
     }
@@ -124,9 +103,9 @@ uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i,
 {
     uint32_t begin, end, n = 0;
     attention_key_range(a, b, i, &begin, &end);
-    struct holes holes = row_holes(a, b, i);
+    struct attention_holes holes = attention_row_holes(a, b, i);
     for (uint32_t j = begin; j < end; j++) {
-        if (hole_free(&holes, j)) {
+        if (attention_hole_free(&holes, j)) {
             ret_keys[n++] = j;
         }
     }

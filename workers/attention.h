@@ -9,6 +9,7 @@
 #include "tensor.h"
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Queries and keys instead of weights (tier `qk`):
  *     S = scale * Q K^T; with softcap c > 0, S = c tanh(S / c);  A = softmax over the valid keys.
@@ -60,6 +61,30 @@ void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint
 /* Positions of sample b that are both a key and at or before its last query: the neighbours of a
  * query are looked for among these. */
 uint64_t attention_position_count(const struct attention *a, uint32_t b);
+
+/* What the mask tensor and the documents say of one row; NULL where they say nothing. */
+struct attention_holes {
+    const uint8_t *mask;           /* [keys] */
+    const unsigned char *document; /* [keys] i32, at any address */
+    int32_t own;                   /* the query's document */
+    bool none;                     /* no document of its own: sees nothing */
+};
+
+struct attention_holes attention_row_holes(const struct attention *a, uint32_t b, uint32_t i);
+
+static inline int32_t attention_document(const unsigned char *document, uint64_t j)
+{
+    int32_t id;
+    memcpy(&id, document + j * sizeof id, sizeof id);
+    return id;
+}
+
+/* Whether they leave the row key j. */
+static inline bool attention_hole_free(const struct attention_holes *holes, uint32_t j)
+{
+    return !holes->none && (holes->mask == NULL || holes->mask[j] == 1) &&
+           (holes->document == NULL || attention_document(holes->document, j) == holes->own);
+}
 
 /* Whether query i of sample b is one (not padding): within q_len, and left a key by the mask tensor
  * and the documents. */

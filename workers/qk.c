@@ -8,7 +8,6 @@
  * ordinary never come here: see qk_work.c. */
 #include "qk.h"
 
-#include "occurrence.h"
 #include "qk_work.h"
 #include <assert.h>
 #include <cblas.h>
@@ -23,12 +22,12 @@ static void begin_row(const struct qk_work *w, uint32_t i, double query_length, 
     memset(row, 0, sizeof *row);
     row->max = -INFINITY;
     row->first = row->near[0] = row->near[1] = row->near[2] = NAN;
-    row->duplicate_next = row->induction_next = OCCURRENCE_NONE;
+    row->duplicate_next = row->induction_next = span->occurrence;
     row->begin = span->begin;
     row->end = span->end;
-    row->index = i;
     row->position = (int64_t)attention_position(w->a, i);
-    row->holes = span->holes;
+    row->has_holes = span->has_holes;
+    row->holes = attention_row_holes(w->a, w->sample, i);
     row->zeros = to->zero != from->zero;
     for (uint32_t l = 0; l < QK_LANES; l++) {
         row->low[l] = row->cosine_low[l] = INFINITY;
@@ -36,9 +35,6 @@ static void begin_row(const struct qk_work *w, uint32_t i, double query_length, 
     }
     for (uint32_t k = 0; k < QK_TOP; k++) {
         row->top[k] = -INFINITY;
-    }
-    if (w->first_same != NULL && row->position < attention_key_count(w->a, w->sample)) {
-        row->duplicate_next = row->induction_next = w->first_same[row->position];
     }
     bool output = w->values && to->lost == from->lost;
     w->extra[at] = (struct qk_row_extra){
@@ -122,27 +118,20 @@ static struct qk_tile prepare_tile(const struct qk_work *w, uint32_t rows)
 {
     const struct attention *a = w->a;
     bool cap = a->qk.softcap > 0;
-    size_t b = w->sample;
-    return (struct qk_tile){
-        .stride = QK_TILE_STRIDE,
-        .rows = rows,
-        .row = w->row,
-        .holes = {.mask = a->mask == NULL ? NULL : a->mask + b * a->queries * a->keys,
-                  .documents = a->documents == NULL || !a->self
-                                   ? NULL
-                                   : (const unsigned char *)a->documents + b * a->keys * 4,
-                  .keys = a->keys},
-        .slope = slope_of(a),
-        .scale = (float)a->qk.scale,
-        .cap = cap ? (float)a->qk.softcap : 0,
-        .window = w->block->plan.local_window,
-        .inverse_length = w->inverse_length,
-        .value_length = w->values ? w->value_length : NULL,
-        .value_log = w->values ? w->value_log : NULL,
-        .occurrence = w->next_same,
-        .keep = w->values || w->next_same != NULL,
-        .room = w->room,
-        .key = w->list};
+    return (struct qk_tile){.stride = QK_TILE_STRIDE,
+                            .rows = rows,
+                            .row = w->row,
+                            .slope = slope_of(a),
+                            .scale = (float)a->qk.scale,
+                            .cap = cap ? (float)a->qk.softcap : 0,
+                            .window = w->block->plan.local_window,
+                            .inverse_length = w->inverse_length,
+                            .value_length = w->values ? w->value_length : NULL,
+                            .value_log = w->values ? w->value_log : NULL,
+                            .occurrence = w->next_same,
+                            .keep = w->values || w->next_same != NULL,
+                            .room = w->room,
+                            .key = w->list};
 }
 
 static void begin_finish(struct qk_work *w)

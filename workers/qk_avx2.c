@@ -2,7 +2,6 @@
 /* qk_avx2: the kernels of tier `qk` by AVX2 and FMA. */
 #include "qk_kernel.h"
 
-#include "occurrence.h"
 #include "simd_avx2.h"
 
 SIMD_INLINE float v_sum(__m256 v)

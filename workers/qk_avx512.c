@@ -2,7 +2,6 @@
 /* qk_avx512: the kernels of tier `qk` by AVX-512. */
 #include "qk_kernel.h"
 
-#include "occurrence.h"
 #include "simd_avx512.h"
 
 SIMD_INLINE float v_sum_half(__m256 v)

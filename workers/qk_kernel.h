@@ -11,8 +11,8 @@
 #ifndef WORKERS_QK_KERNEL_H
 #define WORKERS_QK_KERNEL_H
 
+#include "attention.h"
 #include "isa.h"
-#include "tensor.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -54,17 +54,10 @@ struct qk_row {
     uint32_t duplicate_next, induction_next; /* the first occurrence that is not yet in */
     /* what is known before the first tile */
     uint32_t begin, end; /* the valid keys lie in [begin, end), both ends valid */
-    uint32_t index;      /* query */
     int64_t position;    /* p */
-    bool holes;          /* some keys between are excluded */
+    bool has_holes;      /* some keys between are excluded */
     bool zeros;          /* some keys between may be zero vectors: they have no cosine */
-};
-
-/* What is excluded inside of [begin, end), for rows with holes. */
-struct qk_holes {
-    const uint8_t *mask;            /* [queries][keys] of the sample; NULL = none */
-    const unsigned char *documents; /* [keys] i32 of the sample, unaligned; NULL = none */
-    uint32_t keys;
+    struct attention_holes holes;
 };
 
 /* One tile. The arrays by key are indexed by the key's number, and QK_LANES longer than the keys.
@@ -73,8 +66,7 @@ struct qk_tile {
     float *product; /* [rows][stride]: column j - key_begin; QK_LANES columns of slack */
     size_t stride;
     uint32_t rows, key_begin, key_end;
-    struct qk_row *row; /* [rows] */
-    struct qk_holes holes;
+    struct qk_row *row;          /* [rows] */
     float slope;                 /* base 2 logits per logit */
     float scale, cap;            /* cap > 0: logits are cap * tanh(scale * product / cap) */
     uint32_t window;             /* QK_LOCAL */

@@ -2,7 +2,6 @@
 /* qk_portable: the kernels of tier `qk` by the compiler's vector extensions. */
 #include "qk_kernel.h"
 
-#include "occurrence.h"
 #include "simd_portable.h"
 
 /* By halves. */

@@ -48,7 +48,8 @@ static void carve_all(struct qk_work *w, struct carver *c)
     w->before = carve(c, (uint64_t)a->keys + 1, sizeof *w->before);
     w->next_same = carve(c, tokens ? a->keys : 0, sizeof *w->next_same);
     w->first_same = carve(c, tokens ? a->keys : 0, sizeof *w->first_same);
-    w->sort = carve(c, tokens ? 3 * (uint64_t)a->keys : 0, sizeof *w->sort);
+    w->previous_same = carve(c, tokens ? a->keys : 0, sizeof *w->previous_same);
+    w->sort = carve(c, tokens ? 2 * (uint64_t)a->keys : 0, sizeof *w->sort);
     w->list = carve(c, a->keys > QK_TILE_KEYS ? a->keys : QK_TILE_KEYS, sizeof *w->list);
     w->first_value = carve(c, dv, sizeof *w->first_value);
     w->vector = carve(c, longest + QK_LANES, sizeof *w->vector);
@@ -95,7 +96,7 @@ int qk_work_begin(struct qk_work *w, struct scratch *scratch)
     carve_all(w, &carver);
     qk_ref_init(&w->ref, w->block, w->a, memory + count.bytes);
     if (!w->core || !w->a->self || w->a->tokens == NULL) {
-        w->next_same = w->first_same = NULL;
+        w->next_same = w->previous_same = w->first_same = NULL;
     }
     return 0;
 }
@@ -105,7 +106,8 @@ int qk_work_begin(struct qk_work *w, struct scratch *scratch)
 static struct qk_span span_of(const struct qk_work *w, uint32_t i)
 {
     const struct attention *a = w->a;
-    struct qk_span s = {.valid = attention_query_valid(a, w->sample, i)};
+    struct qk_span s = {.occurrence = OCCURRENCE_NONE,
+                        .valid = attention_query_valid(a, w->sample, i)};
     if (!s.valid) {
         return s;
     }
@@ -114,7 +116,7 @@ static struct qk_span span_of(const struct qk_work *w, uint32_t i)
         uint32_t n = attention_valid_keys(a, w->sample, i, w->list);
         s.begin = n > 0 ? w->list[0] : 0;
         s.end = n > 0 ? w->list[n - 1] + 1 : 0;
-        s.holes = s.end - s.begin != n;
+        s.has_holes = s.end - s.begin != n;
     }
     return s;
 }
@@ -122,7 +124,7 @@ static struct qk_span span_of(const struct qk_work *w, uint32_t i)
 static void link_tokens(const struct qk_work *w)
 {
     uint32_t keys = attention_key_count(w->a, w->sample);
-    uint32_t *previous = w->sort + 2 * (size_t)w->a->keys;
+    uint32_t *previous = w->previous_same;
     occurrence_link(w->a->tokens + (size_t)w->sample * w->a->keys, keys, w->sort, previous);
     for (uint32_t j = 0; j < keys; j++) {
         w->next_same[j] = OCCURRENCE_NONE;
@@ -130,6 +132,32 @@ static void link_tokens(const struct qk_work *w)
         if (previous[j] != OCCURRENCE_NONE) {
             w->next_same[previous[j]] = j;
             w->first_same[j] = w->first_same[previous[j]];
+        }
+    }
+}
+
+/* Walks back from the query, so that what lies before its window costs nothing. */
+static uint32_t first_seen(const struct qk_work *w, uint64_t position, uint32_t begin)
+{
+    if (position >= attention_key_count(w->a, w->sample)) {
+        return OCCURRENCE_NONE;
+    }
+    if (begin <= 1) {
+        return w->first_same[position];
+    }
+    uint32_t first = (uint32_t)position, j = w->previous_same[position];
+    for (; j != OCCURRENCE_NONE && j >= begin - 1; j = w->previous_same[j]) {
+        first = j;
+    }
+    return first;
+}
+
+static void find_occurrences(const struct qk_work *w)
+{
+    for (uint32_t i = w->row_begin; i < w->row_end; i++) {
+        struct qk_span *span = &w->span[i - w->row_begin];
+        if (span->valid) {
+            span->occurrence = first_seen(w, attention_position(w->a, i), span->begin);
         }
     }
 }
@@ -142,6 +170,7 @@ void qk_work_begin_sample(struct qk_work *w, uint32_t b)
     }
     if (w->next_same != NULL) {
         link_tokens(w);
+        find_occurrences(w);
     }
     qk_ref_sample(&w->ref, b);
 }
@@ -276,10 +305,10 @@ enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, double query_
     const struct qk_span *span = &w->span[i - w->row_begin];
     const struct qk_counts *from = &w->before[span->begin], *to = &w->before[span->end];
     bool nan = isnan(query_length) || to->nan != from->nan;
-    if (span->begin == span->end || (nan && !span->holes)) {
+    if (span->begin == span->end || (nan && !span->has_holes)) {
         return QK_UNSOUND;
     }
-    bool lost = to->lost != from->lost && span->holes;
+    bool lost = to->lost != from->lost && span->has_holes;
     bool odd = is_odd(query_length) || to->odd != from->odd;
     double bound = w->a->qk.scale * query_length * w->longest_key;
     bool usual = usual_parameters(&w->a->qk) && bound <= LOGIT_MAX;

@@ -16,8 +16,10 @@
 /* What a row may see; the same for all heads. */
 struct qk_span {
     uint32_t begin, end; /* first valid key, one past the last */
+    uint32_t occurrence; /* the first of the query's token that is seen, or whose next key is; the
+                            query's own position when none is; OCCURRENCE_NONE without tokens */
     bool valid;          /* the query is */
-    bool holes;
+    bool has_holes;
 };
 
 /* How many keys before j are of a kind: a row's number of them is a difference. */
@@ -46,7 +48,7 @@ struct qk_work {
     double longest_key;       /* of those that are not odd */
     float *first_value;
     /* by key, of the sample: chains of equal tokens; NULL without */
-    uint32_t *next_same, *first_same, *sort;
+    uint32_t *next_same, *previous_same, *first_same, *sort;
     /* tile */
     float *query, *key, *value, *product, *output, *room, *vector;
     uint32_t *list;

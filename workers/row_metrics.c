@@ -122,7 +122,8 @@ static double first_token(const struct row *r)
     return r->position >= 1 ? row_weight_of(r, 0) : NAN;
 }
 
-/* sum of A[i, j + offset] over the earlier positions j of the query's token */
+/* sum of A[i, j + offset] over the earlier positions j of the query's token; none is before key[0]
+ */
 static double at_occurrences(const struct row_context *c, const struct row *r, uint32_t offset)
 {
     if (c->previous == NULL || r->position >= attention_key_count(c->a, c->sample) ||
@@ -130,7 +131,8 @@ static double at_occurrences(const struct row_context *c, const struct row *r, u
         return NAN;
     }
     double sum = 0;
-    for (uint32_t j = c->previous[r->position]; j != OCCURRENCE_NONE; j = c->previous[j]) {
+    uint32_t j = c->previous[r->position];
+    for (; j != OCCURRENCE_NONE && j + offset >= r->key[0]; j = c->previous[j]) {
         sum += row_weight_of(r, j + offset);
     }
     return sum;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* bench qk: how fast tier `qk` is, and how much of its time is the matrix product.
  *
- *     qk [isa=auto] [heads=16] [keys=2048] [dim=64] [dtype=f32] [values=0] [tokens=0] [runs=9]
+ *     qk [isa=auto] [heads=16] [keys=2048] [dim=64] [dtype=f32] [values=0] [tokens=0]
+ *        [window=0] [runs=9]
  *     qk memory=16384 [...]
  *
- * One thread, causal, [1, heads, keys, dim]. The first form alternates between qk_compute and the
- * same sequence of sgemm calls alone, and prints a JSON line with the medians of both and of their
- * ratio, pair by pair. The second prints how much the process grew at most while one head of so
- * many keys was computed. */
+ * One thread, causal, [1, heads, keys, dim]; tokens: how many different ones. The first form
+ * alternates between qk_compute and the same sequence of sgemm calls alone, and prints a JSON line
+ * with the medians of both and of their ratio, pair by pair. The second prints how much the process
+ * grew at most while one head of so many keys was computed. */
 #include "err.h"
 #include "isa.h"
 #include "qk_work.h"
@@ -24,7 +25,7 @@
 
 struct options {
     const char *isa, *dtype;
-    uint32_t heads, keys, dim, runs, memory, values, tokens;
+    uint32_t heads, keys, dim, runs, memory, values, tokens, window;
 };
 
 static _Noreturn void die(const char *what)
@@ -51,7 +52,7 @@ static void parse(int argc, char **argv, struct options *o)
                  {"heads=", &o->heads, NULL},   {"keys=", &o->keys, NULL},
                  {"dim=", &o->dim, NULL},       {"runs=", &o->runs, NULL},
                  {"memory=", &o->memory, NULL}, {"values=", &o->values, NULL},
-                 {"tokens=", &o->tokens, NULL}};
+                 {"tokens=", &o->tokens, NULL}, {"window=", &o->window, NULL}};
     for (int i = 1; i < argc; i++) {
         bool known = false;
         for (size_t k = 0; k < sizeof table / sizeof table[0]; k++) {
@@ -116,6 +117,7 @@ static struct attention message(const struct options *o, enum dtype dtype)
                           .keys = o->keys,
                           .self = true,
                           .causal = true,
+                          .window = o->window,
                           .qk = {.q_dtype = dtype,
                                  .k_dtype = dtype,
                                  .v_dtype = dtype,
@@ -211,11 +213,11 @@ static void bench(const struct options *o, enum dtype dtype, enum isa isa)
         share[r] = product[r] / all[r];
     }
     printf("{\"bench\":\"qk\",\"isa\":\"%s\",\"dtype\":\"%s\",\"shape\":[1,%u,%u,%u],"
-           "\"values\":%s,\"tokens\":%s,\"runs\":%u,\"seconds\":%.5f,\"product_seconds\":%.5f,"
-           "\"product_share\":%.3f}\n",
+           "\"values\":%s,\"tokens\":%u,\"window\":%u,\"runs\":%u,\"seconds\":%.5f,"
+           "\"product_seconds\":%.5f,\"product_share\":%.3f}\n",
            isa_name[isa], dtype_name(dtype), o->heads, o->keys, o->dim,
-           o->values != 0 ? "true" : "false", o->tokens != 0 ? "true" : "false", o->runs,
-           median(all, o->runs), median(product, o->runs), median(share, o->runs));
+           o->values != 0 ? "true" : "false", o->tokens, o->window, o->runs, median(all, o->runs),
+           median(product, o->runs), median(share, o->runs));
     release(&a);
     free(q);
     free(k);
