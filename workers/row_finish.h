@@ -13,13 +13,16 @@ SIMD_INLINE vf v_where(vm m, vf x)
     return v_select(m, x, v_set(NAN));
 }
 
+/* Zero weights leave FLT_MIN times its logarithm each: all keys of a row together stay below. */
+#define ENTROPY_NOTHING 1e-30f
+
 /* H of the whole row, in nats. A distribution has no negative entropy; what rounding makes negative
- * is 0, unless a weight above 1 (after dropout) means it. */
+ * is 0, unless a weight above 1 (after dropout) means it, and one weight alone has exactly 0. */
 SIMD_INLINE vf v_row_entropy(vf rest_plogp, vf first, vf max)
 {
     vf own = v_mul(first, v_ln(v_max(first, v_set(FLT_MIN))));
     vf h = v_sub(v_sub(v_set(0), rest_plogp), own);
-    vm rounded = v_and(v_less(h, v_set(0)), v_less_equal(max, v_set(1)));
+    vm rounded = v_and(v_less(h, v_set(ENTROPY_NOTHING)), v_less_equal(max, v_set(1)));
     return v_select(rounded, v_set(0), h);
 }
 
@@ -28,7 +31,8 @@ SIMD_INLINE vf v_sans_first(vf rest_plogp, vf s, vf rest_keys)
 {
     vf positive = v_max(s, v_set(FLT_MIN));
     vf h = v_sub(v_ln(positive), v_div(rest_plogp, positive));
-    return v_div(v_max(h, v_set(0)), v_ln(v_max(rest_keys, v_set(2))));
+    h = v_select(v_less(h, v_set(ENTROPY_NOTHING)), v_set(0), h);
+    return v_div(h, v_ln(v_max(rest_keys, v_set(2))));
 }
 
 _Static_assert(METRIC_ROW_COUNT <= 32, "one bit each");
