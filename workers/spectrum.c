@@ -31,16 +31,18 @@ void spectrum_global_init(void)
     openblas_set_num_threads(1);
 }
 
-void spectrum_none(struct spectrum *s)
+void spectrum_none(struct spectrum *ret_spectrum)
 {
     for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
-        s->singular_values[i] = NAN;
+        ret_spectrum->singular_values[i] = NAN;
     }
     for (uint32_t i = 0; i < LOW_RANK_COUNT; i++) {
-        s->low_rank_error[i] = NAN;
+        ret_spectrum->low_rank_error[i] = NAN;
     }
-    s->spectral_norm = s->stable_rank = s->condition_number = s->rank = NAN;
-    s->effective_rank = s->effective_rank_entropy = s->nuclear_norm = s->eigenvalue_2 = NAN;
+    ret_spectrum->spectral_norm = ret_spectrum->stable_rank = ret_spectrum->condition_number =
+        ret_spectrum->rank = NAN;
+    ret_spectrum->effective_rank = ret_spectrum->effective_rank_entropy =
+        ret_spectrum->nuclear_norm = ret_spectrum->eigenvalue_2 = NAN;
 }
 
 static uint32_t smaller(uint32_t a, uint32_t b)

@@ -46,11 +46,6 @@ static double median(double *x, size_t n)
     return n % 2 == 1 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 static uint16_t half_of(enum dtype dtype, float x)
 {
     uint32_t bits;
@@ -90,7 +85,7 @@ static void fill(const struct attention *a, unsigned char *at)
             } else {
                 memcpy(at, &code, sizeof code);
             }
-            at += element_bytes(a->dtype);
+            at += dtype_size(a->dtype);
         }
     }
     free(row);
@@ -128,7 +123,7 @@ static void *run_part(void *data)
     struct part *p = data;
     const struct attention *a = p->a;
     if (p->reading) {
-        size_t row = (size_t)a->batch * a->heads * a->keys * element_bytes(a->dtype);
+        size_t row = (size_t)a->batch * a->heads * a->keys * dtype_size(a->dtype);
         p->sum +=
             read_all((const unsigned char *)a->weights + p->begin * row, (p->end - p->begin) * row);
         return NULL;
@@ -185,7 +180,7 @@ static double bench(const struct attention *a, enum isa isa, unsigned threads, u
         ratio[k] = reads[k] / kernels[k];
     }
     double rows = (double)a->batch * a->heads * a->queries;
-    double bytes = rows * a->keys * (double)element_bytes(a->dtype);
+    double bytes = rows * a->keys * (double)dtype_size(a->dtype);
     double time = median(kernels, pairs);
     printf(
         "{\"bench\":\"core\",\"shape\":[%u,%u,%u,%u],\"dtype\":\"%s\",\"causal\":%s,\"isa\":\"%s\","
@@ -219,7 +214,7 @@ static void bench_shape(const uint32_t shape[4], bool causal, enum isa isa, unsi
                               .keys = shape[3],
                               .self = shape[2] == shape[3],
                               .causal = causal};
-        size_t bytes = (size_t)a.batch * a.heads * a.queries * a.keys * element_bytes(a.dtype);
+        size_t bytes = (size_t)a.batch * a.heads * a.queries * a.keys * dtype_size(a.dtype);
         unsigned char *weights = aligned_alloc(4096, (bytes + 4095) & ~(size_t)4095);
         if (weights == NULL) {
             exit(1);
