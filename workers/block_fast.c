@@ -237,7 +237,8 @@ static void set_occurrences(struct fast *f)
     const uint32_t *previous = f->work.previous + (size_t)frame->b * f->a->keys;
     uint32_t j = previous[job->position];
     frame->has_occurrences = j != OCCURRENCE_NONE;
-    for (; j != OCCURRENCE_NONE; j = previous[j]) {
+    /* What lies before the row's first key is not looked at, however much there is. */
+    for (; j != OCCURRENCE_NONE && (uint64_t)j + 1 >= job->begin; j = previous[j]) {
         if (key_valid(job, (uint64_t)j + 1)) {
             f->induction[job->occurrences[0]++] = j + 1;
         }
@@ -631,11 +632,6 @@ static int add_query(struct fast *f, uint32_t i)
     return 0;
 }
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 int block_compute(struct block *block, const struct attention *a, uint32_t row_begin,
                   uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
@@ -653,7 +649,7 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
                      .kernels = kernels,
                      .core = block->plan.group[METRIC_GROUP_CORE],
                      .across = block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS],
-                     .element = element_bytes(a->dtype)};
+                     .element = dtype_size(a->dtype)};
     size_t row_bytes = a->keys * f.element;
     f.rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
     f.row_kernel = f.core ? kernels->core[a->dtype][f.across] : kernels->rows[a->dtype][f.across];

@@ -297,35 +297,6 @@ int dist_add_counts(struct dist *d, const struct dist_counts *counts)
     return rc;
 }
 
-/* The used counters of the keys [begin, end] as a list; zeroes them. */
-static void collect(struct dist_counts *counts, int32_t begin, int32_t end)
-{
-    counts->used = 0;
-    for (int32_t key = begin; key <= end; key++) {
-        uint32_t *count = &counts->count[key + HIST_KEY_MAX];
-        counts->list[counts->used] = (struct bucket){.key = key, .count = *count};
-        counts->used += *count != 0;
-        *count = 0;
-    }
-}
-
-int dist_add_many(struct dist *d, const float *x, size_t n, size_t stride,
-                  struct dist_counts *counts)
-{
-    counts->moments = (struct moments){0};
-    for (size_t k = 0; k < n; k++) {
-        double value = (double)x[k * stride];
-        if (isfinite(value)) {
-            counts->count[hist_key(value) + HIST_KEY_MAX]++;
-            moments_add(&counts->moments, value);
-        }
-    }
-    if (counts->moments.n > 0) {
-        collect(counts, hist_key(counts->moments.min), hist_key(counts->moments.max));
-    }
-    return dist_add_counts(d, counts);
-}
-
 /* The key at a rank counted from 1. */
 static int32_t key_at(const struct hist *h, uint64_t rank)
 {

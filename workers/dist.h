@@ -78,10 +78,4 @@ struct dist_counts {
 };
 /* Adds moments and list. Returns 0 or ERR_MEMORY, then without effect. */
 int dist_add_counts(struct dist *d, const struct dist_counts *counts);
-/* Adds x[0], x[stride], ... n of them: the same histogram, min and max bit for bit as one by one,
- * mean and M2 to rounding. What is not finite is ignored. Returns 0 or ERR_MEMORY, then without
- * effect. */
-int dist_add_many(struct dist *d, const float *x, size_t n, size_t stride,
-                  struct dist_counts *counts);
-
 #endif

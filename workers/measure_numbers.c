@@ -164,11 +164,7 @@ static void add_similarity(const struct measure_state *s, struct measured *m)
 
 static void put_map(struct measured *m, enum aggregate aggregate, const struct moments *map)
 {
-    double *stat = m->aggregate[aggregate];
-    stat[MAP_MEAN] = moments_mean(map);
-    stat[MAP_MAX] = map->n > 0 ? map->max : NAN;
-    stat[MAP_MIN] = map->n > 0 ? map->min : NAN;
-    stat[MAP_STD] = moments_std(map);
+    block_map_stats(map, m->aggregate[aggregate]);
     m->has_aggregate[aggregate] = true;
 }
 

@@ -97,7 +97,7 @@ static struct pool_job *queue_take(struct queue *queue)
 /* Whether a background job is next. Called locked. */
 static bool prefers_background(const struct pool *pool)
 {
-    uint32_t most = pool->threads > 1 ? pool->threads - 1 : 1;
+    uint32_t threads = pool->stats.threads, most = threads > 1 ? threads - 1 : 1;
     return pool->background.first != NULL && pool->background_running < most &&
            (pool->queue.first == NULL || pool->turn >= POOL_BACKGROUND_TURN);
 }

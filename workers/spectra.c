@@ -2,7 +2,6 @@
 #include "spectra.h"
 
 #include "err.h"
-#include <math.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -12,15 +11,6 @@ static uint64_t now_ns(void)
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* Every member of struct spectrum is a double. */
-static void fill_nan(struct spectrum *spectra, uint32_t heads)
-{
-    double *numbers = (double *)spectra;
-    for (size_t i = 0; i < heads * (sizeof *spectra / sizeof *numbers); i++) {
-        numbers[i] = NAN;
-    }
 }
 
 /* Numbers of a list that are not heads mean nothing. */
@@ -44,8 +34,8 @@ int spectra_init(struct spectra *s, const struct attention *attention,
         spectra_clear(s);
         return ERR_MEMORY;
     }
-    fill_nan(s->head, heads);
     for (uint32_t h = 0; h < heads; h++) {
+        spectrum_none(&s->head[h]);
         s->effort[h] = effort_of(plan, h);
     }
     return 0;

@@ -81,27 +81,6 @@ int weights_check(const struct weights *w)
     return present > 0 ? 0 : ERR_SHAPE;
 }
 
-/* Nothing. */
-
-static struct spectrum no_spectrum(void)
-{
-    struct spectrum s = {.spectral_norm = NAN,
-                         .stable_rank = NAN,
-                         .condition_number = NAN,
-                         .rank = NAN,
-                         .effective_rank = NAN,
-                         .effective_rank_entropy = NAN,
-                         .nuclear_norm = NAN,
-                         .eigenvalue_2 = NAN};
-    for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
-        s.singular_values[i] = NAN;
-    }
-    for (uint32_t i = 0; i < LOW_RANK_COUNT; i++) {
-        s.low_rank_error[i] = NAN;
-    }
-    return s;
-}
-
 static void fill_nan(double *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -114,7 +93,7 @@ static struct spectrum *new_spectra(uint32_t count)
 {
     struct spectrum *s = calloc(count, sizeof *s);
     for (uint32_t i = 0; s != NULL && i < count; i++) {
-        s[i] = no_spectrum();
+        spectrum_none(&s[i]);
     }
     return s;
 }
@@ -196,11 +175,6 @@ static int load(struct loaded *l)
     return 0;
 }
 
-static size_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 /* The first entry of slice h, counted from the matrix's. */
 static size_t slice_offset(const struct loaded *l, uint32_t h)
 {
@@ -213,7 +187,7 @@ static struct matrix slice_of(const struct loaded *l, uint32_t h)
 {
     const unsigned char *sent_bytes = l->m->data;
     bool columns = l->p == PROJECTION_O;
-    return (struct matrix){.data = sent_bytes + slice_offset(l, h) * element_bytes(l->m->dtype),
+    return (struct matrix){.data = sent_bytes + slice_offset(l, h) * dtype_size(l->m->dtype),
                            .dtype = l->m->dtype,
                            .rows = columns ? l->m->out : l->head_dim,
                            .columns = columns ? l->head_dim : l->m->in,
@@ -518,10 +492,9 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
 {
     int rc = 0;
     for (enum projection p = 0; p < PROJECTION_COUNT; p++) {
-        ret->projection[p] = (struct projection_result){.whole = no_spectrum(),
-                                                        .eigenvalue_min = NAN,
-                                                        .eigenvalue_max = NAN,
-                                                        .correlation_mean = NAN};
+        ret->projection[p] = (struct projection_result){
+            .eigenvalue_min = NAN, .eigenvalue_max = NAN, .correlation_mean = NAN};
+        spectrum_none(&ret->projection[p].whole);
         l[p] = (struct loaded){.m = &w->matrix[p],
                                .p = p,
                                .slices = slice_count(w, p),
