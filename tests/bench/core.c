@@ -10,9 +10,10 @@
  * without what others take from it, on a machine that is not idle; caches and memory are then
  * shared still. */
 #include "block.h"
+#include "pool.h"
 
 #include <math.h>
-#include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +23,9 @@
 #define THREADS_MAX 2
 #define SHAPES_MAX  8
 /* As measure cuts a message by default. */
-#define ENTRIES_A_JOB (1 << 20)
-#define JOBS_MAX      32
+#define ENTRIES_A_JOB  (1 << 20)
+#define ENTRIES_A_TIME 40e6
+#define JOBS_MAX       32
 
 static const char *const dtype_text[] = {"f32", "f16", "bf16", "f64"};
 
@@ -108,25 +110,26 @@ static uint64_t read_all(const unsigned char *p, size_t bytes)
 }
 
 struct part {
-    pthread_t thread;
+    struct pool_job job; /* first */
+    sem_t *done;
     const struct attention *a;
     struct scratch scratch;
     enum isa isa;
     uint32_t begin, end;
+    unsigned passes; /* over its rows: what waking a thread takes is not what is measured */
     bool reading;
     uint64_t sum;
     int rc;
 };
 
-static void *run_part(void *data)
+static void run_once(struct part *p, struct scratch *scratch)
 {
-    struct part *p = data;
     const struct attention *a = p->a;
     if (p->reading) {
         size_t row = (size_t)a->batch * a->heads * a->keys * dtype_size(a->dtype);
         p->sum +=
             read_all((const unsigned char *)a->weights + p->begin * row, (p->end - p->begin) * row);
-        return NULL;
+        return;
     }
     struct block_plan plan = {.maps = true, .local_window = 8};
     plan.group[METRIC_GROUP_CORE] = true;
@@ -137,27 +140,42 @@ static void *run_part(void *data)
         struct block block;
         uint32_t end = i + rows < p->end ? i + rows : p->end;
         p->rc = block_init(&block, a, &plan);
-        p->rc = p->rc == 0 ? block_compute(&block, a, i, end, p->isa, &p->scratch) : p->rc;
+        p->rc = p->rc == 0 ? block_compute(&block, a, i, end, p->isa, scratch) : p->rc;
         p->sum += block.rows;
         block_clear(&block);
     }
-    return NULL;
 }
 
-static double timed(struct part *parts, unsigned threads, bool reading, clockid_t clock)
+static void run_part(struct part *p, struct scratch *scratch)
+{
+    for (unsigned k = 0; k < p->passes; k++) {
+        run_once(p, scratch);
+    }
+}
+
+static void run_on_worker(struct pool_job *job, struct scratch *scratch)
+{
+    struct part *p = (struct part *)job;
+    run_part(p, scratch);
+    sem_post(p->done);
+}
+
+/* The first part on this thread, the others on workers that are there already, as in the daemon. */
+static double timed(struct part *parts, unsigned threads, struct pool *pool, bool reading,
+                    clockid_t clock)
 {
     double start = now(clock);
     for (unsigned t = 0; t < threads; t++) {
         parts[t].reading = reading;
-        if (t > 0 && pthread_create(&parts[t].thread, NULL, run_part, &parts[t]) != 0) {
+        if (t > 0 && pool_submit(pool, &parts[t].job, 1) != 0) {
             exit(1);
         }
     }
-    run_part(&parts[0]);
+    run_part(&parts[0], &parts[0].scratch);
     for (unsigned t = 1; t < threads; t++) {
-        pthread_join(parts[t].thread, NULL);
+        sem_wait(parts[0].done);
     }
-    return now(clock) - start;
+    return (now(clock) - start) / parts[0].passes;
 }
 
 /* Returns the median time. */
@@ -167,16 +185,27 @@ static double bench(const struct attention *a, enum isa isa, unsigned threads, u
     struct part parts[THREADS_MAX] = {0};
     double ratio[64], kernels[64], reads[64];
     uint32_t whole = a->queries;
+    double entries = (double)a->batch * a->heads * a->queries * a->keys;
+    unsigned passes = (unsigned)fmax(1, ENTRIES_A_TIME / entries);
+    struct pool *pool = NULL;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    if (threads > 1 && pool_new(threads - 1, threads, &pool) != 0) {
+        exit(1);
+    }
     for (unsigned t = 0; t < threads; t++) {
+        parts[t].job.run = run_on_worker;
+        parts[t].done = &done;
         parts[t].a = a;
+        parts[t].passes = passes;
         parts[t].isa = isa;
         parts[t].begin = whole * t / threads;
         parts[t].end = whole * (t + 1) / threads;
     }
-    timed(parts, threads, false, clock);
+    timed(parts, threads, pool, false, clock);
     for (unsigned k = 0; k < pairs; k++) {
-        reads[k] = timed(parts, threads, true, clock);
-        kernels[k] = timed(parts, threads, false, clock);
+        reads[k] = timed(parts, threads, pool, true, clock);
+        kernels[k] = timed(parts, threads, pool, false, clock);
         ratio[k] = reads[k] / kernels[k];
     }
     double rows = (double)a->batch * a->heads * a->queries;
@@ -193,9 +222,9 @@ static double bench(const struct attention *a, enum isa isa, unsigned threads, u
     }
     printf("}\n");
     fflush(stdout);
-    for (unsigned t = 0; t < threads; t++) {
-        scratch_clear(&parts[t].scratch);
-    }
+    scratch_clear(&parts[0].scratch);
+    pool_free(&pool);
+    sem_destroy(&done);
     return time;
 }
 
