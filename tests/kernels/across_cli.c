@@ -10,6 +10,7 @@
  * cuts: the rows where a new block begins; blocks are merged in the order of their rows. offset:
  * misalignment of the tensors in memory. Numbers have 17 digits; NaN and Infinity in Python's
  * spelling. */
+#include "cli.h"
 #include "across.h"
 #include "similarity.h"
 
@@ -17,13 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define LIST_MAX 256
-
-struct list {
-    uint32_t count;
-    int32_t value[LIST_MAX];
-};
 
 struct options {
     const char *weights, *grad, *head_weights, *mask, *documents;
@@ -33,43 +27,6 @@ struct options {
     enum isa isa;
     struct attention a;
 };
-
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "across_cli: %s\n", what);
-    exit(2);
-}
-
-static void *must_have(void *memory)
-{
-    if (memory == NULL) {
-        die("out of memory");
-    }
-    return memory;
-}
-
-static void parse_list(const char *text, struct list *ret)
-{
-    for (ret->count = 0; *text != '\0' && ret->count < LIST_MAX; ret->count++) {
-        char *end;
-        ret->value[ret->count] = (int32_t)strtol(text, &end, 10);
-        text = *end == ',' ? end + 1 : end;
-    }
-}
-
-static enum dtype parse_dtype(const char *text)
-{
-    static const struct {
-        const char *name;
-        enum dtype dtype;
-    } known[] = {{"f32", DTYPE_F32}, {"f64", DTYPE_F64}, {"f16", DTYPE_F16}, {"bf16", DTYPE_BF16}};
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (strcmp(text, known[i].name) == 0) {
-            return known[i].dtype;
-        }
-    }
-    die("unknown dtype");
-}
 
 static bool parse_text(struct options *o, const char *key, const char *value)
 {
@@ -139,40 +96,11 @@ static void parse_option(struct options *o, const char *key, const char *value)
     }
 }
 
-/* A file of exactly `bytes` bytes, `offset` bytes into an allocation that ends with it. */
-static unsigned char *read_file(const char *path, size_t bytes, size_t offset)
-{
-    unsigned char *memory = must_have(malloc(offset + bytes));
-    FILE *file = fopen(path, "rb");
-    if (file == NULL) {
-        die("no such file");
-    }
-    if (fread(memory + offset, 1, bytes, file) != bytes || fgetc(file) != EOF) {
-        die("file size differs from the shape");
-    }
-    fclose(file);
-    return memory;
-}
-
-static void print_number(double x)
-{
-    if (isnan(x)) {
-        printf("NaN");
-    } else if (isinf(x)) {
-        printf(x > 0 ? "Infinity" : "-Infinity");
-    } else {
-        printf("%.17g", x);
-    }
-}
-
 static void print_numbers(const char *name, const double *x, size_t n)
 {
     printf("\"%s\":", name);
-    for (size_t i = 0; i < n; i++) {
-        printf(i > 0 ? "," : "[");
-        print_number(x[i]);
-    }
-    printf(n > 0 ? "],\n" : "[],\n");
+    print_array(x, n);
+    printf(",\n");
 }
 
 /* Everything that is merged from block to block. */

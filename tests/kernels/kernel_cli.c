@@ -14,6 +14,7 @@
  * weights of sample 0, head 0, as they were loaded. isa: which kernels; `list` prints those that
  * can be asked for here. Numbers are printed with 17 digits; NaN and Infinity in Python's spelling.
  */
+#include "cli.h"
 #include "attention.h"
 #include "block.h"
 #include "dist.h"
@@ -26,13 +27,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIST_MAX 256
-
-struct list {
-    uint32_t count;
-    int32_t value[LIST_MAX];
-};
-
 struct options {
     const char *weights_path, *mask_path, *tokens_path, *documents_path;
     struct list shape, q_len, k_len, cuts;
@@ -42,43 +36,6 @@ struct options {
     struct attention a;
     struct block_plan plan;
 };
-
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "kernel_cli: %s\n", what);
-    exit(2);
-}
-
-static void *must_have(void *memory)
-{
-    if (memory == NULL) {
-        die("out of memory");
-    }
-    return memory;
-}
-
-static void parse_list(const char *text, struct list *ret)
-{
-    for (ret->count = 0; *text != '\0' && ret->count < LIST_MAX; ret->count++) {
-        char *end;
-        ret->value[ret->count] = (int32_t)strtol(text, &end, 10);
-        text = *end == ',' ? end + 1 : end;
-    }
-}
-
-static enum dtype parse_dtype(const char *text)
-{
-    static const struct {
-        const char *name;
-        enum dtype dtype;
-    } known[] = {{"f32", DTYPE_F32}, {"f64", DTYPE_F64}, {"f16", DTYPE_F16}, {"bf16", DTYPE_BF16}};
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (strcmp(text, known[i].name) == 0) {
-            return known[i].dtype;
-        }
-    }
-    die("unknown dtype");
-}
 
 static void parse_groups(const char *text, struct block_plan *plan)
 {
@@ -155,20 +112,11 @@ static bool parse_list_option(struct options *o, const char *key, const char *va
     return false;
 }
 
-static void list_isas(void)
-{
-    for (int i = 0; i < ISA_COUNT; i++) {
-        if (isa_available((enum isa)i)) {
-            puts(isa_name[i]);
-        }
-    }
-    exit(0);
-}
-
 static void parse_isa(const char *value, enum isa *ret_isa)
 {
     if (strcmp(value, "list") == 0) {
-        list_isas();
+        print_isas();
+        exit(0);
     } else if (isa_parse(value, strlen(value), ret_isa) != 0) {
         die("no such instruction set here");
     }
@@ -203,47 +151,6 @@ static void parse_options(int argc, char **argv, struct options *o)
     }
 }
 
-/* A file of exactly `bytes` bytes, `offset` bytes into an allocation that ends with it; NULL when
- * there is no path. */
-static unsigned char *read_file(const char *path, size_t bytes, size_t offset)
-{
-    if (path == NULL) {
-        return NULL;
-    }
-    unsigned char *memory = must_have(malloc(offset + bytes));
-    FILE *file = fopen(path, "rb");
-    if (file == NULL) {
-        die("no such file");
-    }
-    if (fread(memory + offset, 1, bytes, file) != bytes || fgetc(file) != EOF) {
-        die("file size differs from the shape");
-    }
-    fclose(file);
-    return memory;
-}
-
-static void print_number(double x)
-{
-    if (isnan(x)) {
-        printf("NaN");
-    } else if (isinf(x)) {
-        printf(x > 0 ? "Infinity" : "-Infinity");
-    } else if (x == 0) {
-        printf(signbit(x) ? "-0.0" : "0.0"); /* JSON's -0 is an integer, and loses its sign */
-    } else {
-        printf("%.17g", x);
-    }
-}
-
-static void print_numbers(const double *x, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        printf(i > 0 ? "," : "[");
-        print_number(x[i]);
-    }
-    printf(n > 0 ? "]" : "[]");
-}
-
 /* What a head does, by the numbers of all metrics; and the share of sinks among the heads. */
 static void print_patterns(double *const value[METRIC_COUNT], uint32_t heads)
 {
@@ -275,7 +182,7 @@ static void print_values(const struct block *block)
     block_values(block, value);
     for (uint32_t m = 0; m < METRIC_COUNT; m++) {
         printf("%s\"%s\":", m > 0 ? "," : "", metric_info[m].name);
-        print_numbers(value[m], block->heads);
+        print_array(value[m], block->heads);
     }
     printf("},\n");
     print_patterns(value, block->heads);
@@ -292,9 +199,9 @@ static void print_dist(const struct dist *d)
     double moments[] = {moments_mean(&d->moments), moments_variance(&d->moments), d->moments.min,
                         d->moments.max};
     printf("{\"n\":%llu,\"moments\":", (unsigned long long)d->moments.n);
-    print_numbers(moments, 4);
+    print_array(moments, 4);
     printf(",\"quantiles\":");
-    print_numbers(quantile, sizeof q / sizeof q[0]);
+    print_array(quantile, sizeof q / sizeof q[0]);
     printf(",\"hist\":[");
     for (uint32_t i = 0; i < d->hist.used; i++) {
         printf("%s[%d,%u]", i > 0 ? "," : "", d->hist.buckets[i].key, d->hist.buckets[i].count);
@@ -323,7 +230,7 @@ static void print_aggregate(const struct block *block)
         printf(i > 0 ? "," : "");
         double stat[MAP_STAT_COUNT];
         block_map_stats(&block->map[i], stat);
-        print_numbers(stat, MAP_STAT_COUNT);
+        print_array(stat, MAP_STAT_COUNT);
     }
     printf("],\n");
 }
@@ -348,9 +255,9 @@ static void print_spectrum(const struct attention *a, uint32_t b, uint32_t h,
     }
     double number[] = {s.spectral_norm, s.condition_number, s.rank, s.effective_rank};
     printf("{\"numbers\":");
-    print_numbers(number, 4);
+    print_array(number, 4);
     printf(",\"values\":");
-    print_numbers(s.singular_values, SINGULAR_VALUES_MAX);
+    print_array(s.singular_values, SINGULAR_VALUES_MAX);
     printf("}");
 }
 
@@ -373,7 +280,7 @@ static void print_weights(const struct attention *a)
     for (uint32_t i = 0; i < a->queries; i++) {
         attention_load_row(a, 0, 0, i, row);
         printf(i > 0 ? ",\n" : "");
-        print_numbers(row, a->keys);
+        print_array(row, a->keys);
     }
     printf("],\n");
     free(row);
@@ -446,6 +353,11 @@ static void report(const struct options *o)
     scratch_clear(&scratch);
 }
 
+static unsigned char *read_optional(const char *path, size_t bytes, size_t offset)
+{
+    return path != NULL ? read_file(path, bytes, offset) : NULL;
+}
+
 static void set_shape(struct options *o)
 {
     struct attention *a = &o->a;
@@ -465,11 +377,11 @@ int main(int argc, char **argv)
     set_shape(&o);
     spectrum_global_init();
     size_t map = (size_t)o.a.queries * o.a.keys, ids = (size_t)o.a.batch * o.a.keys * 4;
-    unsigned char *weights =
-        read_file(o.weights_path, o.a.batch * o.a.heads * map * dtype_size(o.a.dtype), o.offset);
-    unsigned char *mask = read_file(o.mask_path, o.a.batch * map, o.offset);
-    unsigned char *tokens = read_file(o.tokens_path, ids, o.offset);
-    unsigned char *documents = read_file(o.documents_path, ids, o.offset);
+    unsigned char *weights = read_optional(
+        o.weights_path, o.a.batch * o.a.heads * map * dtype_size(o.a.dtype), o.offset);
+    unsigned char *mask = read_optional(o.mask_path, o.a.batch * map, o.offset);
+    unsigned char *tokens = read_optional(o.tokens_path, ids, o.offset);
+    unsigned char *documents = read_optional(o.documents_path, ids, o.offset);
     o.a.weights = weights + o.offset;
     o.a.mask = mask == NULL ? NULL : mask + o.offset;
     o.a.tokens = tokens == NULL ? NULL : (const int32_t *)(const void *)(tokens + o.offset);

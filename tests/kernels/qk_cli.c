@@ -12,6 +12,7 @@
  *
  * cuts: the rows where a new block begins. offset: misalignment of all tensors in memory. Numbers
  * are printed with 17 digits; NaN and Infinity in Python's spelling. */
+#include "cli.h"
 #include "err.h"
 #include "isa.h"
 #include "metric.h"
@@ -21,13 +22,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define LIST_MAX 256
-
-struct list {
-    uint32_t count;
-    int32_t value[LIST_MAX];
-};
 
 enum file { FILE_Q, FILE_K, FILE_V, FILE_MASK, FILE_DOCUMENTS, FILE_TOKENS, FILE_COUNT };
 static const char *const file_key[FILE_COUNT] = {"q", "k", "v", "mask", "documents", "tokens"};
@@ -42,37 +36,10 @@ struct options {
     struct block_plan plan;
 };
 
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "qk_cli: %s\n", what);
-    exit(2);
-}
-
-static void *must_have(void *memory)
-{
-    if (memory == NULL) {
-        die("out of memory");
-    }
-    return memory;
-}
-
-static void parse_list(const char *text, struct list *ret)
-{
-    for (ret->count = 0; *text != '\0' && ret->count < LIST_MAX; ret->count++) {
-        char *end;
-        ret->value[ret->count] = (int32_t)strtol(text, &end, 10);
-        text = *end == ',' ? end + 1 : end;
-    }
-}
-
 static enum dtype next_dtype(char **text)
 {
     char *word = strsep(text, ",");
-    enum dtype dtype = DTYPE_F32;
-    if (word == NULL || dtype_parse(word, strlen(word), &dtype) != 0) {
-        die("unknown dtype");
-    }
-    return dtype;
+    return parse_dtype(word != NULL ? word : "");
 }
 
 static bool parse_number(struct options *o, const char *key, const char *value)
@@ -156,17 +123,12 @@ static void parse_options(int argc, char **argv, struct options *o)
 }
 
 /* A file of exactly `bytes` bytes, `offset` bytes into an allocation that ends with it. */
-static const void *read_file(struct options *o, enum file file, size_t bytes, size_t offset)
+static const void *read_tensor(struct options *o, enum file file, size_t bytes, size_t offset)
 {
     if (o->path[file] == NULL) {
         return NULL;
     }
-    o->memory[file] = must_have(malloc(offset + bytes));
-    FILE *f = fopen(o->path[file], "rb");
-    if (f == NULL || fread(o->memory[file] + offset, 1, bytes, f) != bytes || fgetc(f) != EOF) {
-        die("a file is missing, or its size differs from the shape");
-    }
-    fclose(f);
+    o->memory[file] = read_file(o->path[file], bytes, offset);
     return o->memory[file] + offset;
 }
 
@@ -190,36 +152,15 @@ static void read_tensors(struct options *o)
     a->k_len = o->k_len.count > 0 ? o->k_len.value : NULL;
     size_t b = a->batch, keys = b * a->qk.kv_heads * a->keys;
     size_t q_bytes = b * a->heads * a->queries * a->qk.head_dim * dtype_size(a->qk.q_dtype);
-    a->qk.q = read_file(o, FILE_Q, q_bytes, o->offset);
-    a->qk.k = read_file(o, FILE_K, keys * a->qk.head_dim * dtype_size(a->qk.k_dtype), o->offset);
-    a->qk.v = read_file(o, FILE_V, keys * a->qk.value_dim * dtype_size(a->qk.v_dtype), o->offset);
-    a->mask = read_file(o, FILE_MASK, b * a->queries * a->keys, o->offset);
-    a->documents = read_file(o, FILE_DOCUMENTS, b * a->keys * 4, o->offset);
-    a->tokens = read_file(o, FILE_TOKENS, b * a->keys * 4, o->offset);
+    a->qk.q = read_tensor(o, FILE_Q, q_bytes, o->offset);
+    a->qk.k = read_tensor(o, FILE_K, keys * a->qk.head_dim * dtype_size(a->qk.k_dtype), o->offset);
+    a->qk.v = read_tensor(o, FILE_V, keys * a->qk.value_dim * dtype_size(a->qk.v_dtype), o->offset);
+    a->mask = read_tensor(o, FILE_MASK, b * a->queries * a->keys, o->offset);
+    a->documents = read_tensor(o, FILE_DOCUMENTS, b * a->keys * 4, o->offset);
+    a->tokens = read_tensor(o, FILE_TOKENS, b * a->keys * 4, o->offset);
     if (a->qk.q == NULL || a->qk.k == NULL) {
         die("q and k are needed");
     }
-}
-
-static void print_number(double x)
-{
-    if (isnan(x)) {
-        printf("NaN");
-    } else if (isinf(x)) {
-        printf(x > 0 ? "Infinity" : "-Infinity");
-    } else {
-        printf("%.17g", x);
-    }
-}
-
-static void print_numbers(const double *x, uint32_t n)
-{
-    printf("[");
-    for (uint32_t i = 0; i < n; i++) {
-        printf(i > 0 ? "," : "");
-        print_number(x[i]);
-    }
-    printf("]");
 }
 
 static void print_values(const struct block *block)
@@ -235,7 +176,7 @@ static void print_values(const struct block *block)
     for (uint32_t m = 0; m < METRIC_COUNT && block->plan.group[METRIC_GROUP_CORE]; m++) {
         if (metric_info[m].group == METRIC_GROUP_CORE) {
             printf("%s\"%s\":", first ? "" : ",", metric_info[m].name);
-            print_numbers(value[m], block->heads);
+            print_array(value[m], block->heads);
             first = false;
         }
     }
@@ -247,7 +188,7 @@ static void print_moments(const struct moments *m)
 {
     double number[] = {(double)m->n, moments_mean(m), moments_std(m), m->n > 0 ? m->min : NAN,
                        m->n > 0 ? m->max : NAN};
-    print_numbers(number, 5);
+    print_array(number, 5);
 }
 
 /* n, mean, std, min, max and the number of values in the histogram, per head. */
@@ -323,9 +264,9 @@ static void print_spectra(const struct options *o, enum isa isa, struct scratch 
                            s.rank,          s.effective_rank, s.effective_rank_entropy,
                            s.nuclear_norm};
         printf(h > 0 ? ",{\"numbers\":" : "{\"numbers\":");
-        print_numbers(number, sizeof number / sizeof number[0]);
+        print_array(number, sizeof number / sizeof number[0]);
         printf(",\"values\":");
-        print_numbers(s.singular_values, SINGULAR_VALUES_MAX);
+        print_array(s.singular_values, SINGULAR_VALUES_MAX);
         printf("}");
     }
     printf("],\n");
@@ -373,21 +314,12 @@ static void report(const struct options *o, const char *name, enum isa isa)
     scratch_clear(&scratch);
 }
 
-static void list_isas(void)
-{
-    for (int isa = 0; isa < ISA_COUNT; isa++) {
-        if (isa_available((enum isa)isa)) {
-            printf("%s\n", isa_name[isa]);
-        }
-    }
-}
-
 int main(int argc, char **argv)
 {
     static struct options o = {.plan = {.group = {[METRIC_GROUP_CORE] = true}}};
     parse_options(argc, argv, &o);
     if (o.isa == NULL || strcmp(o.isa, "list") == 0) {
-        list_isas();
+        print_isas();
         return 0;
     }
     read_tensors(&o);

@@ -8,6 +8,7 @@
  * The file holds matrices of ROWS x STRIDE one after the other, the heads of one sample; columns
  * from COLUMNS on are padding. Prints a list with, per matrix, {"ref":{...},"norm":{...},
  * "leading":{...},"full":{...}}; numbers have 17 digits, NaN and Infinity in Python's spelling. */
+#include "cli.h"
 #include "spectrum.h"
 
 #include <math.h>
@@ -15,43 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "spectrum_cli: %s\n", what);
-    exit(2);
-}
-
-static enum dtype parse_dtype(const char *text)
-{
-    static const struct {
-        const char *name;
-        enum dtype dtype;
-    } known[] = {{"f32", DTYPE_F32}, {"f64", DTYPE_F64}, {"f16", DTYPE_F16}, {"bf16", DTYPE_BF16}};
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (strcmp(text, known[i].name) == 0) {
-            return known[i].dtype;
-        }
-    }
-    die("unknown dtype");
-}
-
-static void print_number(double x)
-{
-    if (isfinite(x)) {
-        printf("%.17g", x);
-    } else {
-        printf("%s", isnan(x) ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
-    }
-}
-
 static void print_numbers(const char *name, const double *x, uint32_t count)
 {
-    printf("\"%s\":[", name);
-    for (uint32_t i = 0; i < count; i++) {
-        printf(i > 0 ? "," : "");
-        print_number(x[i]);
-    }
-    printf("]");
+    printf("\"%s\":", name);
+    print_array(x, count);
 }
 
 static void print_spectrum(const char *name, const struct spectrum *s)
@@ -105,7 +73,7 @@ static void print_all(const struct attention *a, uint32_t head, struct scratch *
 }
 
 /* Reads the whole file. */
-static void *read_file(const char *path, size_t *ret_bytes)
+static void *read_whole(const char *path, size_t *ret_bytes)
 {
     FILE *file = fopen(path, "rb");
     if (file == NULL || fseek(file, 0, SEEK_END) != 0) {
@@ -133,7 +101,7 @@ int main(int argc, char **argv)
     struct attention a = {.dtype = parse_dtype(argv[2]), .batch = 1, .k_len = &columns};
     a.queries = (uint32_t)atoi(argv[3]);
     a.keys = (uint32_t)atoi(argv[argc > 5 ? 5 : 4]);
-    a.weights = read_file(argv[1], &bytes);
+    a.weights = read_whole(argv[1], &bytes);
     size_t element = dtype_size(a.dtype);
     a.heads = (uint32_t)(bytes / (element * a.queries * a.keys));
     struct scratch scratch = {0};

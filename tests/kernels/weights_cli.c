@@ -6,47 +6,13 @@
  *                 [wv=...] [wo=...]
  *
  * offset: misalignment of the matrices in memory. Shapes that do not fit print {"error":CODE}. */
+#include "cli.h"
 #include "weights.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "weights_cli: %s\n", what);
-    exit(2);
-}
-
-static enum dtype parse_dtype(const char *text)
-{
-    static const struct {
-        const char *name;
-        enum dtype dtype;
-    } known[] = {{"f32", DTYPE_F32}, {"f64", DTYPE_F64}, {"f16", DTYPE_F16}, {"bf16", DTYPE_BF16}};
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (strcmp(text, known[i].name) == 0) {
-            return known[i].dtype;
-        }
-    }
-    die("unknown dtype");
-}
-
-/* Reads a file `offset` bytes into an allocation that ends with it. */
-static unsigned char *read_file(const char *path, size_t bytes, size_t offset)
-{
-    unsigned char *memory = malloc(offset + bytes);
-    FILE *file = fopen(path, "rb");
-    if (memory == NULL || file == NULL) {
-        die("no such file");
-    }
-    if (fread(memory + offset, 1, bytes, file) != bytes || fgetc(file) != EOF) {
-        die("file size differs from the shape");
-    }
-    fclose(file);
-    return memory;
-}
 
 /* FILE:dtype:out:in; returns the memory to free. */
 static unsigned char *parse_matrix(char *text, size_t offset, struct projection_matrix *ret)
@@ -67,25 +33,10 @@ static unsigned char *parse_matrix(char *text, size_t offset, struct projection_
     return memory;
 }
 
-static void print_number(double x)
-{
-    if (isnan(x)) {
-        printf("NaN");
-    } else if (isinf(x)) {
-        printf(x > 0 ? "Infinity" : "-Infinity");
-    } else {
-        printf("%.17g", x);
-    }
-}
-
 static void print_numbers(const char *name, const double *x, size_t n)
 {
     printf(",\"%s\":", name);
-    for (size_t i = 0; i < n; i++) {
-        printf(i > 0 ? "," : "[");
-        print_number(x[i]);
-    }
-    printf(n > 0 ? "]" : "[]");
+    print_array(x, n);
 }
 
 static void print_spectrum(const struct spectrum *s)
