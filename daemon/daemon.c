@@ -29,6 +29,7 @@
 
 struct daemon {
     struct config config;
+    struct machine machine;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint;
     uv_timer_t tick;     /* runs while a job is active */
@@ -112,8 +113,8 @@ static void submit_waiting(struct daemon *daemon)
 static void compute(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    int code = work_new(message, &run->job_config, run_spectrum_turn(message), daemon->pool,
-                        &daemon->inbox);
+    int code = work_new(message, &run->job_config, &daemon->machine, run_spectrum_turn(message),
+                        daemon->pool, &daemon->inbox);
     if (code) {
         run_abandon(run, message, code);
         drop(daemon, message, code);
@@ -311,11 +312,11 @@ static int open_loop(struct daemon *daemon, char *reterr)
 }
 
 /* The kernels that the config asks for must run here. */
-static int check_isa(const struct config *config, char *reterr)
+static int inspect_machine(struct daemon *daemon, char *reterr)
 {
-    enum isa isa;
+    const struct config *config = &daemon->config;
     char names[64] = "";
-    if (work_isa(config, &isa) == 0)
+    if (machine_init(&daemon->machine, config) == 0)
         return 0;
     for (int i = 0; i < ISA_COUNT; i++)
         if (isa_available((enum isa)i))
@@ -328,11 +329,11 @@ static int check_isa(const struct config *config, char *reterr)
 
 static int open_workers(struct daemon *daemon, char *reterr)
 {
-    if (check_isa(&daemon->config, reterr) != 0)
+    if (inspect_machine(daemon, reterr) != 0)
         return -1;
     spectrum_global_init();
-    int rc = pool_new(work_threads(&daemon->config), (uint32_t)daemon->config.workers_queue,
-                      &daemon->pool);
+    int rc =
+        pool_new(daemon->machine.threads, (uint32_t)daemon->config.workers_queue, &daemon->pool);
     if (rc != 0)
         return fail(reterr, "start the workers", rc > ERR_BASE ? strerror(-rc) : err_text(rc));
     daemon->sink = (struct result_sink){put_result, daemon};
@@ -387,8 +388,8 @@ static int open_sockets(struct daemon *daemon, char *reterr)
     struct control_view view = make_view(daemon);
     if (control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr) != 0)
         return -1;
-    return ingest_new(daemon->zmq, &daemon->config, &daemon->inbox, &daemon->stats, &daemon->ingest,
-                      reterr);
+    return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
+                      &daemon->stats, &daemon->ingest, reterr);
 }
 
 /* Every connection takes a descriptor; what the system lets us have is better than its first offer.
@@ -435,14 +436,12 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
 static void log_started(struct daemon *daemon)
 {
     const struct config *config = &daemon->config;
-    enum isa isa = ISA_SCALAR;
-    work_isa(config, &isa);
     log_event(LOG_INFO, "started", LOG_STR("version", ATTND_VERSION),
               LOG_STR("ingest", config->ingest_endpoint.text),
               LOG_STR("publish", config->publish_endpoint.text),
               LOG_STR("control", config->control_endpoint.text),
-              LOG_NUM("workers", pool_stats(daemon->pool).threads), LOG_STR("isa", isa_name[isa]),
-              LOG_NUM("pid", (uint64_t)getpid()));
+              LOG_NUM("workers", pool_stats(daemon->pool).threads),
+              LOG_STR("isa", isa_name[daemon->machine.isa]), LOG_NUM("pid", (uint64_t)getpid()));
 }
 
 static void log_stopped(struct daemon *daemon)

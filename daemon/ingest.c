@@ -5,7 +5,6 @@
 #include "endpoint.h"
 #include "err.h"
 #include "log.h"
-#include "work.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -30,6 +29,7 @@
 struct ingest {
     void *socket; /* the thread's, once it runs */
     struct config *config;
+    const struct machine *machine;
     struct inbox *inbox;
     struct stats *stats;
     pthread_t thread;
@@ -98,7 +98,7 @@ static int price(const struct ingest *ingest, struct message *message)
     if (message->header.type != MESSAGE_EVENT) {
         struct config config;
         config_for_job(ingest->config, message->header.job, &config);
-        message->cost += work_cost(&message->header, &config);
+        message->cost += work_cost(&message->header, &config, ingest->machine);
     }
     return message->cost <= ingest->config->ingest_budget ? 0 : ERR_TOO_LARGE;
 }
@@ -268,8 +268,8 @@ static int start(struct ingest *ingest, void *zmq_context, char *reterr)
     return rc == 0 ? 0 : -1;
 }
 
-int ingest_new(void *zmq_context, struct config *config, struct inbox *inbox, struct stats *stats,
-               struct ingest **ret_ingest, char *reterr)
+int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
+               struct inbox *inbox, struct stats *stats, struct ingest **ret_ingest, char *reterr)
 {
     struct ingest *ingest = calloc(1, sizeof *ingest);
     if (!ingest) {
@@ -277,6 +277,7 @@ int ingest_new(void *zmq_context, struct config *config, struct inbox *inbox, st
         return -1;
     }
     ingest->config = config;
+    ingest->machine = machine;
     ingest->inbox = inbox;
     ingest->stats = stats;
     ingest->wake_fd = -1;

@@ -15,14 +15,15 @@
 #include "inbox.h"
 #include "message.h"
 #include "stats.h"
+#include "work.h"
 
 struct ingest;
 
 /* Binds the socket, writes the address it got back to *config, and starts the thread. Returns 0, or
- * -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). `config`, `inbox` and `stats` outlive the
- * ingest. */
-int ingest_new(void *zmq_context, struct config *config, struct inbox *inbox, struct stats *stats,
-               struct ingest **ret_ingest, char *reterr);
+ * -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). `config`, `machine`, `inbox` and `stats`
+ * outlive the ingest. */
+int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
+               struct inbox *inbox, struct stats *stats, struct ingest **ret_ingest, char *reterr);
 
 /* Any thread: a message posted as NOTE_ARRIVED was freed, its `cost` may be admitted again. */
 void ingest_release(struct ingest *ingest, uint64_t cost);

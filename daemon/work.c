@@ -39,24 +39,26 @@ static bool others_wait(void *data)
     return pool_waiting(data) > 0;
 }
 
-int work_isa(const struct config *config, enum isa *ret_isa)
+static uint32_t threads_of(const struct config *config)
 {
-    const char *name = config_isa_name(config->workers_isa);
-    return isa_parse(name, strlen(name), ret_isa);
-}
-
-uint32_t work_threads(const struct config *config)
-{
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     if (config->workers_threads)
         return (uint32_t)config->workers_threads;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     return cores < 1 ? 1 : cores > 8 ? 8 : (uint32_t)cores;
 }
 
-static struct measure_plan plan_of(const struct header *header, const struct config *config)
+int machine_init(struct machine *machine, const struct config *config)
+{
+    const char *name = config_isa_name(config->workers_isa);
+    machine->threads = threads_of(config);
+    return isa_parse(name, strlen(name), &machine->isa);
+}
+
+static struct measure_plan plan_of(const struct header *header, const struct config *config,
+                                   const struct machine *machine)
 {
     struct measure_plan plan = {
-        .threads = work_threads(config),
+        .threads = machine->threads,
         .head_offset = header->head_offset,
         .whole = header->heads == header->heads_total,
         .head_pairs = config->metrics_head_pairs,
@@ -75,8 +77,8 @@ static struct measure_plan plan_of(const struct header *header, const struct con
         .eigenvalues_max_size = (uint32_t)config->metrics_eigenvalues_max_size,
         .qk_maps_max_size = (uint32_t)config->metrics_qk_maps_max_size,
         .block_entries = config->workers_block_entries,
+        .isa = machine->isa,
     };
-    work_isa(config, &plan.isa); /* available: the daemon would not have started */
     plan.group[METRIC_GROUP_CORE] = config->metrics_core;
     plan.group[METRIC_GROUP_IMPORTANCE] = config->metrics_importance;
     plan.group[METRIC_GROUP_PAIRS] = config->metrics_pairs;
@@ -85,9 +87,10 @@ static struct measure_plan plan_of(const struct header *header, const struct con
     return plan;
 }
 
-uint64_t work_cost(const struct header *header, const struct config *config)
+uint64_t work_cost(const struct header *header, const struct config *config,
+                   const struct machine *machine)
 {
-    struct measure_plan plan = plan_of(header, config);
+    struct measure_plan plan = plan_of(header, config, machine);
     uint64_t cost = sizeof(struct work) + WORK_JOBS_MAX * sizeof(struct work_job);
     if (header->type == MESSAGE_WEIGHTS) {
         struct weights shape = message_weights_shape(header);
@@ -141,8 +144,8 @@ static int create_jobs(struct work *work)
     return 0;
 }
 
-int work_new(struct message *message, const struct config *config, uint32_t spectrum_first,
-             struct pool *pool, struct inbox *done)
+int work_new(struct message *message, const struct config *config, const struct machine *machine,
+             uint32_t spectrum_first, struct pool *pool, struct inbox *done)
 {
     struct work *work = calloc(1, sizeof *work);
     if (!work)
@@ -150,7 +153,7 @@ int work_new(struct message *message, const struct config *config, uint32_t spec
     work->message = message;
     work->pool = pool;
     work->done = done;
-    struct measure_plan plan = plan_of(&message->header, config);
+    struct measure_plan plan = plan_of(&message->header, config, machine);
     plan.spectrum_first = spectrum_first;
     plan.hurry = others_wait;
     plan.hurry_data = pool;

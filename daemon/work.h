@@ -17,19 +17,24 @@
 
 struct work;
 
-/* Worker threads that the config asks for: 0 is one per core, at most 8. */
-uint32_t work_threads(const struct config *config);
-/* The instruction set that the config asks for. Returns 0 or ERR_ARGUMENT: not on this machine. */
-int work_isa(const struct config *config, enum isa *ret_isa);
+/* What computes: found out once, since the answers come from the system. */
+struct machine {
+    uint32_t threads; /* workers; by default one per core, at most 8 */
+    enum isa isa;
+};
+
+/* As the config asks for it. Returns 0 or ERR_ARGUMENT: workers.isa is not on this machine. */
+int machine_init(struct machine *machine, const struct config *config);
 
 /* Bytes that computing a message takes at most, besides its frames: what is admitted with it.
  * `config` is the job's own (config_for_job), here and below. */
-uint64_t work_cost(const struct header *header, const struct config *config);
+uint64_t work_cost(const struct header *header, const struct config *config,
+                   const struct machine *machine);
 
 /* Prepares the jobs, whose spectra begin with head spectrum_first. Sets message->work. `config` is
  * not used after the call. Returns 0 or ERR_MEMORY. */
-int work_new(struct message *message, const struct config *config, uint32_t spectrum_first,
-             struct pool *pool, struct inbox *done);
+int work_new(struct message *message, const struct config *config, const struct machine *machine,
+             uint32_t spectrum_first, struct pool *pool, struct inbox *done);
 /* Submits all jobs, or none with ERR_AGAIN. Loop thread. */
 int work_submit(struct work *work);
 /* After NOTE_DONE: the numbers, borrowed until work_free. Returns 0 or ERR_MEMORY. */
