@@ -24,25 +24,6 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static struct block_plan block_plan(const struct measure_plan *plan)
-{
-    struct block_plan block = {.top_pairs = plan->top_pairs,
-                               .local_window = plan->local_window,
-                               .maps = measure_across(plan, METRIC_GROUP_CORE)};
-    block.group[METRIC_GROUP_CORE] = plan->group[METRIC_GROUP_CORE];
-    block.group[METRIC_GROUP_IMPORTANCE] = measure_across(plan, METRIC_GROUP_IMPORTANCE);
-    block.group[METRIC_GROUP_PAIRS] = measure_across(plan, METRIC_GROUP_PAIRS);
-    return block;
-}
-
-/* Of queries and keys there is no map to go across. */
-static struct block_plan block_plan_qk(const struct measure_plan *plan)
-{
-    struct block_plan block = {.top_pairs = plan->top_pairs, .local_window = plan->local_window};
-    block.group[METRIC_GROUP_CORE] = plan->group[METRIC_GROUP_CORE];
-    return block;
-}
-
 /* What a range of rows leaves. */
 struct part {
     uint32_t begin, end;
@@ -66,11 +47,26 @@ struct measure {
     struct spectra spectra; /* when spectrum_jobs: of the map, or of Q K^T */
     struct measure *maps;   /* tier qk: the map measured, when asked for; owned */
     float *map;             /* what it measures */
+    bool maps_only;         /* this is one of those: the row metrics come from queries and keys */
     struct weights_result weights_result;
     struct measured measured;
     void *numbers; /* storage of measured */
     _Atomic int code;
 };
+
+/* Row metrics unless they are known already; what goes across heads needs a map. */
+static struct block_plan block_plan(const struct measure *m)
+{
+    const struct measure_plan *plan = &m->plan;
+    struct block_plan block = {.top_pairs = plan->top_pairs, .local_window = plan->local_window};
+    block.group[METRIC_GROUP_CORE] = plan->group[METRIC_GROUP_CORE] && !m->maps_only;
+    if (m->tier != TIER_QK) {
+        block.maps = measure_across(plan, METRIC_GROUP_CORE);
+        block.group[METRIC_GROUP_IMPORTANCE] = measure_across(plan, METRIC_GROUP_IMPORTANCE);
+        block.group[METRIC_GROUP_PAIRS] = measure_across(plan, METRIC_GROUP_PAIRS);
+    }
+    return block;
+}
 
 static void keep_failure(struct measure *m, int code)
 {
@@ -85,7 +81,7 @@ static int allocate_part(struct measure *m, struct part *p)
 {
     uint32_t heads = m->attention.heads;
     const struct measure_plan *plan = &m->plan;
-    const struct block_plan block = m->tier == TIER_QK ? block_plan_qk(plan) : block_plan(plan);
+    const struct block_plan block = block_plan(m);
     int rc = block_init(&p->block, &m->attention, &block);
     if (m->tier == TIER_QK) {
         return rc;
@@ -375,7 +371,11 @@ static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
     struct measure_plan plan = m->plan;
     plan.hurry = NULL;
     int rc = measure_new(&a, &plan, &m->maps);
-    return rc == 0 ? run_all(m->maps, scratch) : rc;
+    if (rc != 0) {
+        return rc;
+    }
+    m->maps->maps_only = true;
+    return run_all(m->maps, scratch);
 }
 
 /* Fills `measured`. */

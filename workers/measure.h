@@ -49,7 +49,7 @@ struct measure_plan {
     uint64_t spectrum_budget_ns; /* thread time for spectra; 0 = as long as they take */
     uint32_t spectrum_first;     /* the head that the budget begins with */
     bool (*hurry)(void *data);   /* whether others wait for this thread: a spectrum under a budget
-                                    then   gives way; NULL = never */
+                                    then gives way; NULL = never */
     void *hurry_data;
     uint32_t weights_max_size;     /* tier weights: weights.whole_max_size */
     uint32_t eigenvalues_max_size; /* weights.eigenvalue_max_size */
