@@ -141,17 +141,9 @@ static void set_existing(struct fast *f)
 
 /* Frames. */
 
-static int32_t document_at(const struct row_job *job, uint32_t j)
-{
-    int32_t id;
-    memcpy(&id, job->document + (size_t)j * sizeof id, sizeof id);
-    return id;
-}
-
 static bool key_valid(const struct row_job *job, uint64_t j)
 {
-    return j >= job->begin && j < job->end && (job->mask == NULL || job->mask[j] == 1) &&
-           (job->document == NULL || document_at(job, (uint32_t)j) == job->own);
+    return j >= job->begin && j < job->end && attention_hole_free(&job->holes, (uint32_t)j);
 }
 
 /* attention_query_valid without reading documents: a query sees at least itself. */
@@ -161,32 +153,19 @@ static bool query_valid(const struct attention *a, const struct row_job *job, ui
     if (i >= attention_query_count(a, b)) {
         return false;
     }
-    if (job->mask != NULL && job->document != NULL) {
+    if (job->holes.mask != NULL && job->holes.document != NULL) {
         return attention_query_valid(a, b, i);
     }
-    if (job->mask != NULL) {
-        return memchr(job->mask, 1, a->keys) != NULL;
+    if (job->holes.mask != NULL) {
+        return memchr(job->holes.mask, 1, a->keys) != NULL;
     }
     return true;
-}
-
-static void set_holes(struct row_job *job, const struct attention *a, uint32_t b, uint32_t i)
-{
-    job->mask = a->mask == NULL ? NULL : a->mask + ((size_t)b * a->queries + i) * a->keys;
-    job->document = NULL;
-    if (a->documents != NULL && a->self) {
-        job->document = (const unsigned char *)a->documents;
-        job->document += (size_t)b * a->keys * sizeof job->own;
-        if (job->position < a->keys) {
-            job->own = document_at(job, (uint32_t)job->position);
-        }
-    }
 }
 
 /* Narrows [begin, end) to the outermost valid keys; returns how many are valid. */
 static uint32_t narrow(struct row_job *job)
 {
-    if (job->mask == NULL && job->document == NULL) {
+    if (job->holes.mask == NULL && job->holes.document == NULL) {
         return job->end - job->begin;
     }
     while (job->begin < job->end && !key_valid(job, job->begin)) {
@@ -287,9 +266,8 @@ static void set_frame(struct fast *f, uint32_t b, uint32_t i)
     frame->b = b;
     frame->i = i;
     *job = (struct row_job){.keys = a->keys, .position = attention_position(a, i), .maps = f->maps};
-    set_holes(job, a, b, i);
-    bool blind = job->document != NULL && job->position >= a->keys;
-    frame->counts = !blind && query_valid(a, job, b, i);
+    job->holes = attention_row_holes(a, b, i);
+    frame->counts = !job->holes.none && query_valid(a, job, b, i);
     if (!frame->counts) {
         return;
     }

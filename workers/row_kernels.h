@@ -4,6 +4,7 @@
 #ifndef WORKERS_ROW_KERNELS_H
 #define WORKERS_ROW_KERNELS_H
 
+#include "attention.h"
 #include "dist.h"
 #include "isa.h"
 #include "metric.h"
@@ -24,9 +25,7 @@ enum row_single { SINGLE_FIRST, SINGLE_DIAGONAL, SINGLE_PREVIOUS, SINGLE_NEXT, S
 /* What the rows of one query have in common. Their valid keys are [begin, end), with holes. */
 struct row_job {
     uint32_t keys, begin, end;
-    const uint8_t *mask;           /* [keys], 1 = valid; NULL = all */
-    const unsigned char *document; /* [keys] i32 at any address, `own` = valid; NULL = all */
-    int32_t own;
+    struct attention_holes holes;
     uint64_t position;               /* of the query */
     uint32_t local_begin, local_end; /* the keys of local_mass */
     uint32_t single[SINGLE_COUNT];   /* valid keys, or KEY_NONE */

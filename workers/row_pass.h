@@ -49,21 +49,16 @@ struct walk {
     uint32_t keys;
 };
 
-SIMD_INLINE uint32_t element_bytes(enum dtype dtype)
-{
-    return dtype == DTYPE_F64 ? 8 : dtype == DTYPE_F32 ? 4 : 2;
-}
-
 SIMD_INLINE struct walk walk_of(enum dtype dtype, const struct row_job *job,
                                 const unsigned char *row, const unsigned char *next)
 {
-    size_t bytes = (size_t)job->keys * element_bytes(dtype);
+    size_t bytes = (size_t)job->keys * dtype_size(dtype);
     size_t ahead = bytes < ROW_AHEAD ? bytes : ROW_AHEAD;
     return (struct walk){.job = job,
                          .row = row,
                          .ahead = row + ahead,
                          .ahead_next = next - (bytes - ahead),
-                         .turn = (uint32_t)((bytes - ahead) / (W * element_bytes(dtype))),
+                         .turn = (uint32_t)((bytes - ahead) / (W * dtype_size(dtype))),
                          .maps = job->maps,
                          .keys = job->keys};
 }
@@ -71,7 +66,7 @@ SIMD_INLINE struct walk walk_of(enum dtype dtype, const struct row_job *job,
 /* Vector k of the row, which must be whole. */
 SIMD_INLINE vf load_whole(enum dtype dtype, const struct walk *w, uint32_t k)
 {
-    return v_load_as(dtype, w->row + (size_t)k * W * element_bytes(dtype));
+    return v_load_as(dtype, w->row + (size_t)k * W * dtype_size(dtype));
 }
 
 /* Vector k, zeros past the end of the row. */
@@ -79,7 +74,7 @@ SIMD_INLINE vf load_any(enum dtype dtype, const struct walk *w, uint32_t k)
 {
     uint32_t left = w->keys - k * W;
     return left >= W ? load_whole(dtype, w, k)
-                     : v_load_part_as(dtype, w->row + (size_t)k * W * element_bytes(dtype), left);
+                     : v_load_part_as(dtype, w->row + (size_t)k * W * dtype_size(dtype), left);
 }
 
 /* Into the second-level cache: what is fetched into the first occupies one of its few miss buffers
@@ -88,7 +83,7 @@ SIMD_INLINE vf load_any(enum dtype dtype, const struct walk *w, uint32_t k)
 SIMD_INLINE void fetch_ahead(enum dtype dtype, const struct walk *w, uint32_t k)
 {
     const unsigned char *ahead = k < w->turn ? w->ahead : w->ahead_next;
-    __builtin_prefetch(ahead + (size_t)k * W * element_bytes(dtype), 0, 2);
+    __builtin_prefetch(ahead + (size_t)k * W * dtype_size(dtype), 0, 2);
 }
 
 SIMD_INLINE void add_to_maps(const struct walk *w, uint32_t k, vf x)
@@ -106,11 +101,11 @@ SIMD_INLINE vm valid_lanes(const struct row_job *job, uint32_t begin, uint32_t e
     uint32_t to = end < j + left ? end - j : left;
     uint32_t bits = to > from ? ((2u << (to - 1)) - 1) & ~((1u << from) - 1) : 0;
     vm m = v_mask_of_bits(bits);
-    if (job->mask != NULL) {
-        m = v_and(m, v_mask_of_bytes(job->mask + j, left));
+    if (job->holes.mask != NULL) {
+        m = v_and(m, v_mask_of_bytes(job->holes.mask + j, left));
     }
-    if (job->document != NULL) {
-        m = v_and(m, v_mask_of_equal(job->document + (size_t)j * 4, left, job->own));
+    if (job->holes.document != NULL) {
+        m = v_and(m, v_mask_of_equal(job->holes.document + (size_t)j * 4, left, job->holes.own));
     }
     return m;
 }
@@ -243,7 +238,7 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
     for (; k + 1 < k1; k += 2) {
         vf a = load_whole(dtype, w, k), b = load_whole(dtype, w, k + 1);
         fetch_ahead(dtype, w, k);
-        if (element_bytes(dtype) * W >= 64) {
+        if (dtype_size(dtype) * W >= 64) {
             fetch_ahead(dtype, w, k + 1);
         }
         if (maps) {
@@ -329,7 +324,7 @@ SIMD_INLINE void map_only(enum dtype dtype, const struct walk *w, uint32_t k, ui
 
 SIMD_INLINE float weight_at(enum dtype dtype, const unsigned char *row, uint32_t j)
 {
-    const unsigned char *p = row + (size_t)j * element_bytes(dtype);
+    const unsigned char *p = row + (size_t)j * dtype_size(dtype);
     uint32_t bits = 0;
     float x;
     double wide;
@@ -358,12 +353,12 @@ SIMD_INLINE vf local_lanes(enum dtype dtype, const struct row_job *job, const un
     vf sum = v_set(0);
     for (uint32_t j = job->local_begin; j < job->local_end; j += W) {
         uint32_t n = job->local_end - j < W ? job->local_end - j : W;
-        vf x = v_load_part_as(dtype, row + (size_t)j * element_bytes(dtype), n);
-        if (job->mask != NULL) {
-            x = v_select(v_mask_of_bytes(job->mask + j, n), x, v_set(0));
+        vf x = v_load_part_as(dtype, row + (size_t)j * dtype_size(dtype), n);
+        if (job->holes.mask != NULL) {
+            x = v_select(v_mask_of_bytes(job->holes.mask + j, n), x, v_set(0));
         }
-        if (job->document != NULL) {
-            vm same = v_mask_of_equal(job->document + (size_t)j * 4, n, job->own);
+        if (job->holes.document != NULL) {
+            vm same = v_mask_of_equal(job->holes.document + (size_t)j * 4, n, job->holes.own);
             x = v_select(same, x, v_set(0));
         }
         sum = v_add(sum, x);
@@ -401,7 +396,7 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
     if (maps) {
         map_only(dtype, &w, 0, k);
     }
-    if (job->mask != NULL || job->document != NULL) {
+    if (job->holes.mask != NULL || job->holes.document != NULL) {
         walk_holes(dtype, core, maps, &w, &s, k, k_end);
     } else {
         walk_interval(dtype, core, maps, &w, &s, k, k_end);

@@ -241,6 +241,19 @@ static double triangular_eigenvalue_2(const struct matrix *m)
 /* dgeev takes a few milliseconds up to here. */
 #define EIGENVALUES_SMALL 128
 
+static int reference_eigenvalue_2(const struct matrix *m, struct scratch *scratch, double *ret)
+{
+    if (m->rows != m->columns || m->rows < 2) {
+        return 0;
+    }
+    struct moduli moduli;
+    int rc = lapack_moduli(m, scratch, &moduli);
+    if (rc == 0) {
+        *ret = moduli.second;
+    }
+    return rc;
+}
+
 /* Of a finite matrix. */
 static int compute_eigenvalue_2(const struct matrix *m, enum spectrum_effort effort,
                                 struct scratch *scratch, double *ret)
@@ -253,12 +266,7 @@ static int compute_eigenvalue_2(const struct matrix *m, enum spectrum_effort eff
         return 0;
     }
     bool wanted = effort == SPECTRUM_EIGENVALUES || m->rows <= EIGENVALUES_SMALL;
-    return wanted ? lapack_eigenvalue_2(m, scratch, ret) : 0;
-}
-
-static int reference_eigenvalue_2(const struct matrix *m, struct scratch *scratch, double *ret)
-{
-    return m->rows == m->columns && m->rows >= 2 ? lapack_eigenvalue_2(m, scratch, ret) : 0;
+    return wanted ? reference_eigenvalue_2(m, scratch, ret) : 0;
 }
 
 int spectrum_compute_ref(const struct attention *a, uint32_t sample, uint32_t head,

@@ -90,28 +90,29 @@ int lapack_values(const struct matrix *m, struct scratch *scratch, struct singul
     return rc;
 }
 
-static double second_modulus(const double *real, const double *imaginary, uint32_t count)
+static struct moduli moduli_of(const double *real, const double *imaginary, uint32_t count)
 {
-    double first = -1, second = NAN;
+    struct moduli m = {NAN, NAN, NAN};
     for (uint32_t i = 0; i < count; i++) {
         double modulus = hypot(real[i], imaginary[i]);
-        if (modulus > first) {
-            second = first < 0 ? (double)NAN : first;
-            first = modulus;
-        } else if (!(modulus <= second)) {
-            second = modulus;
+        m.smallest = fmin(m.smallest, modulus); /* NaN gives way */
+        if (!(modulus <= m.largest)) {
+            m.second = m.largest;
+            m.largest = modulus;
+        } else if (!(modulus <= m.second)) {
+            m.second = modulus;
         }
     }
-    return second;
+    return m;
 }
 
-int lapack_eigenvalue_2(const struct matrix *m, struct scratch *scratch, double *ret)
+int lapack_moduli(const struct matrix *m, struct scratch *scratch, struct moduli *ret)
 {
     struct problem p;
     int rc = take_problem(&p, m, geev, scratch);
     if (rc == 0) {
-        *ret = solve_problem(&p, m, geev) ? second_modulus(p.values, p.values + p.count, p.count)
-                                          : (double)NAN;
+        *ret = solve_problem(&p, m, geev) ? moduli_of(p.values, p.values + p.count, p.count)
+                                          : (struct moduli){NAN, NAN, NAN};
     }
     return rc;
 }

@@ -14,7 +14,10 @@ struct singular_values {
 
 /* Return 0 or ERR_MEMORY. The matrix is not empty. */
 int lapack_values(const struct matrix *m, struct scratch *scratch, struct singular_values *ret);
-/* Second largest modulus; NaN when it does not exist. Square matrices. */
-int lapack_eigenvalue_2(const struct matrix *m, struct scratch *scratch, double *ret);
+/* Of the eigenvalues of a square matrix; NaN where it does not exist. */
+struct moduli {
+    double smallest, second, largest;
+};
+int lapack_moduli(const struct matrix *m, struct scratch *scratch, struct moduli *ret);
 
 #endif

@@ -22,6 +22,7 @@
  * LAPACK's integers are 32 bits wide: what does not fit them is reported as out of memory. */
 #include "weights.h"
 #include "err.h"
+#include "spectrum_lapack.h"
 
 #include <cblas.h>
 #include <lapacke.h>
@@ -194,14 +195,19 @@ static struct matrix slice_of(const struct loaded *l, uint32_t h)
                            .stride = l->m->in};
 }
 
-static int compute_spectra(const struct loaded *l, struct scratch *scratch,
-                           struct projection_result *ret)
+static struct matrix whole_of(const struct loaded *l)
 {
-    struct matrix whole = {.data = l->m->data,
+    return (struct matrix){.data = l->m->data,
                            .dtype = l->m->dtype,
                            .rows = l->m->out,
                            .columns = l->m->in,
                            .stride = l->m->in};
+}
+
+static int compute_spectra(const struct loaded *l, struct scratch *scratch,
+                           struct projection_result *ret)
+{
+    struct matrix whole = whole_of(l);
     int rc = l->whole
                  ? spectrum_of_matrix(&whole, l->eps, SPECTRUM_FULL, l->isa, scratch, &ret->whole)
                  : 0;
@@ -349,49 +355,6 @@ static int compute_r(struct loaded *l, struct scratch *scratch)
     return 0;
 }
 
-/* Eigenvalues. */
-
-static lapack_int geev(double *a, lapack_int n, double *re, double *im, double *work,
-                       lapack_int work_count)
-{
-    char none = 'N';
-    double unused;
-    lapack_int one = 1, info = 0;
-    LAPACK_dgeev(&none, &none, &n, a, &n, re, im, &unused, &one, &unused, &one, work, &work_count,
-                 &info);
-    return info;
-}
-
-/* Smallest and largest modulus, of a square matrix; destroys the entries. The transposed matrix
- * that LAPACK sees has the same eigenvalues. */
-static int compute_eigenvalues(struct loaded *l, struct scratch *scratch,
-                               struct projection_result *ret)
-{
-    uint32_t n = l->m->in;
-    double answer = 0;
-    if (geev(l->entries, (lapack_int)n, &answer, &answer, &answer, -1) != 0 ||
-        !(answer >= 1 && answer < INT32_MAX)) {
-        return ERR_MEMORY;
-    }
-    lapack_int work_count = (lapack_int)answer;
-    double *re = scratch_take(scratch, (2 * (size_t)n + (size_t)work_count) * sizeof *re);
-    if (re == NULL) {
-        return ERR_MEMORY;
-    }
-    double *im = re + n;
-    if (geev(l->entries, (lapack_int)n, re, im, im + n, work_count) != 0) {
-        return 0; /* did not converge: no numbers */
-    }
-    ret->eigenvalue_min = INFINITY;
-    ret->eigenvalue_max = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        double modulus = hypot(re[i], im[i]);
-        ret->eigenvalue_min = fmin(ret->eigenvalue_min, modulus);
-        ret->eigenvalue_max = fmax(ret->eigenvalue_max, modulus);
-    }
-    return 0;
-}
-
 /* Putting it together. */
 
 static int new_projection(const struct loaded *l, struct projection_result *ret)
@@ -406,6 +369,19 @@ static int new_projection(const struct loaded *l, struct projection_result *ret)
     }
     fill_nan(ret->correlation, cells);
     return 0;
+}
+
+static int compute_eigenvalues(const struct loaded *l, struct scratch *scratch,
+                               struct projection_result *ret)
+{
+    struct matrix whole = whole_of(l);
+    struct moduli moduli;
+    int rc = lapack_moduli(&whole, scratch, &moduli);
+    if (rc == 0) {
+        ret->eigenvalue_min = moduli.smallest;
+        ret->eigenvalue_max = moduli.largest;
+    }
+    return rc;
 }
 
 static int compute_numbers(struct loaded *l, struct scratch *scratch, struct projection_result *ret)
