@@ -5,9 +5,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-uint64_t config_window_part(const struct config *config)
+uint64_t config_window_part(uint64_t length, uint64_t every)
 {
-    uint64_t a = config->window_length, b = config->window_every;
+    uint64_t a = length, b = every;
     while (b != 0) {
         uint64_t rest = a % b;
         a = b;
@@ -16,19 +16,28 @@ uint64_t config_window_part(const struct config *config)
     return a;
 }
 
-static int check_window(const struct config *config, char *reterr)
+static int check_parts(const char *key, uint64_t length, uint64_t every, char *reterr)
 {
-    uint64_t part = config_window_part(config);
-    uint64_t parts = config->window_length / part;
+    uint64_t part = config_window_part(length, every);
+    uint64_t parts = length / part;
     if (parts <= CONFIG_WINDOW_PARTS_MAX)
         return 0;
     snprintf(reterr, CONFIG_ERROR_MAX,
-             "window.every: '%" PRIu64 "': a window.length of %" PRIu64 " would be kept in %" PRIu64
-             " parts of %" PRIu64 " (valid: at most %d parts; for instance window.every=%" PRIu64
-             ")",
-             config->window_every, config->window_length, parts, part, CONFIG_WINDOW_PARTS_MAX,
-             config->window_length);
+             "%s: '%" PRIu64 "': a window of %" PRIu64 " would be kept in %" PRIu64
+             " parts of %" PRIu64 " (valid: at most %d parts; for instance every %" PRIu64 ")",
+             key, every, length, parts, part, CONFIG_WINDOW_PARTS_MAX, length);
     return -1;
+}
+
+static int check_windows(const struct config *config, char *reterr)
+{
+    if (check_parts("window.every", config->window_length, config->window_every, reterr) != 0)
+        return -1;
+    for (uint32_t i = 0; i < config->window_also.count; i++)
+        if (check_parts("window.also", config->window_also.window[i].length,
+                        config->window_also.window[i].every, reterr) != 0)
+            return -1;
+    return 0;
 }
 
 static int check_budget(const struct config *config, char *reterr)
@@ -71,8 +80,9 @@ static bool endpoints_clash(const config_endpoint *a, const config_endpoint *b)
 
 static int check_endpoints(const struct config *config, char *reterr)
 {
-    static const int keys[] = {KEY_ingest_endpoint, KEY_publish_endpoint, KEY_control_endpoint};
-    for (int i = 1; i < 3; i++) {
+    static const int keys[] = {KEY_ingest_endpoint, KEY_publish_endpoint, KEY_control_endpoint,
+                               KEY_tap_endpoint};
+    for (int i = 1; i < 4; i++) {
         for (int j = 0; j < i; j++) {
             const struct key *key = &config_keys[keys[i]], *other = &config_keys[keys[j]];
             const config_endpoint *endpoint = config_field(config, keys[i]);
@@ -114,7 +124,7 @@ static int check_jobs(const struct config *config, char *reterr)
 int config_check(const struct config *config, char *reterr)
 {
     if (check_budget(config, reterr) != 0 || check_endpoints(config, reterr) != 0 ||
-        check_window(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0)
+        check_windows(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0)
         return -1;
     return check_jobs(config, reterr);
 }

@@ -50,6 +50,25 @@ typedef struct {
     uint32_t count;
 } config_numbers;
 
+#define CONFIG_TEXT_MAX 1024
+
+/* Printable ASCII; may be empty. */
+typedef struct {
+    char text[CONFIG_TEXT_MAX];
+} config_text;
+
+#define CONFIG_WINDOWS_MAX      7
+#define CONFIG_WINDOW_UNITS_MAX 1000000
+
+/* "100 steps every 10": without `every` windows follow one another. */
+typedef struct {
+    struct {
+        enum config_unit unit;
+        uint64_t length, every;
+    } window[CONFIG_WINDOWS_MAX];
+    uint32_t count;
+} config_windows;
+
 /* C type of each key type. BYTES in bytes, DURATION in nanoseconds. */
 #define CONFIG_TYPE_ENDPOINT config_endpoint
 #define CONFIG_TYPE_BYTES    uint64_t
@@ -57,6 +76,8 @@ typedef struct {
 #define CONFIG_TYPE_DURATION uint64_t
 #define CONFIG_TYPE_REAL     double
 #define CONFIG_TYPE_NUMBERS  config_numbers
+#define CONFIG_TYPE_TEXT     config_text
+#define CONFIG_TYPE_WINDOWS  config_windows
 #define CONFIG_TYPE_BOOL     bool
 #define CONFIG_TYPE_UNIT     enum config_unit
 #define CONFIG_TYPE_LEVEL    enum config_level
@@ -79,8 +100,8 @@ struct config {
 /* A window is kept in parts of gcd(length, every) units; at most this many make one window, which
  * bounds what is kept and merged per summary. */
 #define CONFIG_WINDOW_PARTS_MAX 64
-/* Units per part. */
-uint64_t config_window_part(const struct config *config);
+/* Units per part of such a window. */
+uint64_t config_window_part(uint64_t length, uint64_t every);
 
 /* Room for any message below. */
 #define CONFIG_ERROR_MAX 1024

@@ -33,7 +33,7 @@ static void print_value(FILE *out, const char *indent, const struct key *key, co
     char text[VALUE_TEXT_MAX];
     value_print(&key->rule, value, text);
     fprintf(out, "%s%s: ", indent, key->name);
-    if (key->rule.type == VALUE_NUMBERS)
+    if (key->rule.type == VALUE_NUMBERS || key->rule.type == VALUE_WINDOWS)
         fputs(text, out);
     else
         print_text(out, text);

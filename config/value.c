@@ -6,6 +6,8 @@
  *   COUNT     a whole number
  *   REAL      a number: 0.05, 1e-3
  *   NUMBERS   a list of numbers: [1, 0.5], or 1,0.5 or 1 0.5
+ *   TEXT      printable ASCII, or nothing
+ *   WINDOWS   a list of windows: [100 steps every 10, 10 epochs]
  *   BOOL, UNIT, LEVEL, FORMAT, EFFORT, ISA  one word of a list
  *   ENDPOINT  tcp://host:port or ipc://path, as ZeroMQ binds them
  *
@@ -87,6 +89,9 @@ static const struct type_info type_info[] = {
                         NULL},
     [VALUE_REAL] = {"number", "not a number such as 0.05", NULL, NULL},
     [VALUE_NUMBERS] = {"list", "not a list of numbers such as [1, 0.5]", NULL, NULL},
+    [VALUE_TEXT] = {.name = "text"},
+    [VALUE_WINDOWS] = {"list", "not a list of windows such as [10 epochs, 100 steps every 10]",
+                       NULL, NULL},
     [VALUE_BOOL] = {"boolean", "not one of the choices", NULL, bool_words},
     [VALUE_UNIT] = {"choice", "not one of the choices", NULL, unit_words},
     [VALUE_LEVEL] = {"choice", "not one of the choices", NULL, level_words},
@@ -233,16 +238,19 @@ static int real_parse(const struct value_rule *rule, const char *text, void *ret
     return 0;
 }
 
-/* The shortest text that reads back as the same number; returns its length. */
+/* The shortest text that reads back as the same number (10, not 1e+01); returns its length. */
 static int decimal_print(double number, char *ret_text, size_t size)
 {
-    int len = 0;
+    int best = (int)size;
     for (int digits = 1; digits <= 17; digits++) {
-        len = snprintf(ret_text, size, "%.*g", digits, number);
-        if (strtod(ret_text, NULL) == number)
-            break;
+        char text[32];
+        int len = snprintf(text, sizeof(text), "%.*g", digits, number);
+        if (len >= best || strtod(text, NULL) != number)
+            continue;
+        best = len;
+        memcpy(ret_text, text, (size_t)len + 1);
     }
-    return len;
+    return best;
 }
 
 static const char *skip_spaces(const char *text)
@@ -406,6 +414,103 @@ static int endpoint_parse(const struct value_rule *rule, const char *text, void 
     return 0;
 }
 
+/* Text ------------------------------------------------------------------------------------------
+ */
+
+static int text_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                      char *reterr_reason)
+{
+    config_text *value = ret_value;
+    if (strlen(text) >= CONFIG_TEXT_MAX)
+        return refuse(rule, "too long", reterr_reason);
+    for (const char *at = text; *at; at++)
+        if (*at < ' ' || *at > '~')
+            return refuse(rule, "holds something other than printable ASCII", reterr_reason);
+    snprintf(value->text, sizeof(value->text), "%s", text);
+    return 0;
+}
+
+/* Windows ---------------------------------------------------------------------------------------
+ */
+
+/* Reads "epoch" or "epochs"; *text moves behind it. */
+static bool parse_unit(const char **text, enum config_unit *ret_unit)
+{
+    for (unsigned i = 0; unit_words[i]; i++) {
+        size_t len = strlen(unit_words[i]);
+        if (strncmp(*text, unit_words[i], len) != 0)
+            continue;
+        *text += len + ((*text)[len] == 's');
+        *ret_unit = (enum config_unit)i;
+        return true;
+    }
+    return false;
+}
+
+static bool parse_units(const char **text, uint64_t *ret_number)
+{
+    bool valid = parse_digits(text, ret_number) == NUMBER_OK && *ret_number >= 1 &&
+                 *ret_number <= CONFIG_WINDOW_UNITS_MAX;
+    *text = skip_spaces(*text);
+    return valid;
+}
+
+/* "100 steps every 10"; *text moves behind it. */
+static bool parse_window(const char **text, config_windows *windows)
+{
+    uint64_t length, every;
+    enum config_unit unit;
+    if (windows->count == CONFIG_WINDOWS_MAX || !parse_units(text, &length) ||
+        !parse_unit(text, &unit))
+        return false;
+    every = length;
+    *text = skip_spaces(*text);
+    if (strncmp(*text, "every ", 6) == 0) {
+        *text = skip_spaces(*text + 6);
+        if (!parse_units(text, &every))
+            return false;
+    }
+    windows->window[windows->count].unit = unit;
+    windows->window[windows->count].length = length;
+    windows->window[windows->count++].every = every;
+    return true;
+}
+
+static int windows_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                         char *reterr_reason)
+{
+    config_windows windows = {.count = 0};
+    const char *end = text + strlen(text);
+    bool brackets = *text == '[' && end[-1] == ']';
+    end -= brackets;
+    text = skip_spaces(text + brackets);
+    bool more = text < end;
+    while (more) {
+        bool valid = parse_window(&text, &windows);
+        more = text < end;
+        if (!valid || (more && *text++ != ','))
+            return refuse(rule, type_info[rule->type].reason, reterr_reason);
+        text = skip_spaces(text);
+    }
+    memcpy(ret_value, &windows, sizeof(windows));
+    return 0;
+}
+
+static void windows_print(const config_windows *windows, char *ret_text)
+{
+    size_t used = (size_t)snprintf(ret_text, VALUE_TEXT_MAX, "[");
+    for (uint32_t i = 0; i < windows->count; i++) {
+        uint64_t length = windows->window[i].length, every = windows->window[i].every;
+        used += (size_t)snprintf(ret_text + used, VALUE_TEXT_MAX - used, "%s%" PRIu64 " %s%s",
+                                 i > 0 ? ", " : "", length, unit_words[windows->window[i].unit],
+                                 length == 1 ? "" : "s");
+        if (every != length)
+            used +=
+                (size_t)snprintf(ret_text + used, VALUE_TEXT_MAX - used, " every %" PRIu64, every);
+    }
+    snprintf(ret_text + used, VALUE_TEXT_MAX - used, "]");
+}
+
 /* By type ---------------------------------------------------------------------------------------
  */
 
@@ -420,6 +525,10 @@ int value_parse(const struct value_rule *rule, const char *text, void *ret_value
         return real_parse(rule, text, ret_value, reterr_reason);
     if (rule->type == VALUE_NUMBERS)
         return numbers_parse(rule, text, ret_value, reterr_reason);
+    if (rule->type == VALUE_TEXT)
+        return text_parse(rule, text, ret_value, reterr_reason);
+    if (rule->type == VALUE_WINDOWS)
+        return windows_parse(rule, text, ret_value, reterr_reason);
     return endpoint_parse(rule, text, ret_value, reterr_reason);
 }
 
@@ -442,6 +551,10 @@ void value_print(const struct value_rule *rule, const void *value, char ret_text
         real_print(value, ret_text);
     } else if (rule->type == VALUE_NUMBERS) {
         numbers_print(value, ret_text);
+    } else if (rule->type == VALUE_TEXT) {
+        snprintf(ret_text, VALUE_TEXT_MAX, "%s", ((const config_text *)value)->text);
+    } else if (rule->type == VALUE_WINDOWS) {
+        windows_print(value, ret_text);
     } else {
         const config_endpoint *endpoint = value;
         snprintf(ret_text, VALUE_TEXT_MAX, "%s", endpoint->text);
@@ -459,6 +572,12 @@ void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX])
                  rule->maximum);
     else if (rule->type == VALUE_NUMBERS)
         snprintf(ret_text, VALUE_VALID_MAX, "at most %d numbers", CONFIG_NUMBERS_MAX);
+    else if (rule->type == VALUE_TEXT)
+        snprintf(ret_text, VALUE_VALID_MAX, "at most %d printable characters", CONFIG_TEXT_MAX - 1);
+    else if (rule->type == VALUE_WINDOWS)
+        snprintf(ret_text, VALUE_VALID_MAX,
+                 "at most %d windows of 1 to %d epochs, steps or seconds", CONFIG_WINDOWS_MAX,
+                 CONFIG_WINDOW_UNITS_MAX);
     else
         snprintf(ret_text, VALUE_VALID_MAX, "tcp://host:port, ipc://path");
 }

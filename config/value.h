@@ -16,6 +16,8 @@ enum value_type {
     VALUE_DURATION,
     VALUE_REAL,
     VALUE_NUMBERS,
+    VALUE_TEXT,
+    VALUE_WINDOWS,
     VALUE_BOOL,
     VALUE_UNIT,
     VALUE_LEVEL,

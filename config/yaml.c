@@ -19,8 +19,8 @@
 /* Largest accepted file; the full commented file has 10 KiB. */
 #define FILE_BYTES_MAX 1048576
 
-/* Longest accepted name or value: an endpoint fits twice. */
-#define SCALAR_MAX 512
+/* Longest accepted name or value. */
+#define SCALAR_MAX 1100
 
 enum node_kind { NODE_SCALAR, NODE_MAP, NODE_LIST, NODE_LIST_END, NODE_END, NODE_OTHER };
 
@@ -167,6 +167,12 @@ static const char *kind_name(const struct node *node)
     return node->kind == NODE_MAP ? "mapping" : node->kind == NODE_LIST ? "list" : "value";
 }
 
+static bool is_list(int key)
+{
+    return config_keys[key].rule.type == VALUE_NUMBERS ||
+           config_keys[key].rule.type == VALUE_WINDOWS;
+}
+
 /* A list's elements as one text, "[1,0.5]"; the opening event has been read. */
 static int join_list(struct reader *reader, const char *label, const struct node *name,
                      char ret_text[VALUE_TEXT_MAX])
@@ -181,7 +187,7 @@ static int join_list(struct reader *reader, const char *label, const struct node
             break;
         struct origin origin = at_line(reader, item.line);
         if (item.kind != NODE_SCALAR)
-            return config_error(reader->reterr, origin, "%s.%s: expected a number, found a %s",
+            return config_error(reader->reterr, origin, "%s.%s: expected one value, found a %s",
                                 label, name->text, kind_name(&item));
         if (used + strlen(item.text) + 3 > VALUE_TEXT_MAX)
             return config_error(reader->reterr, origin, "%s.%s: the list is too long", label,
@@ -207,7 +213,7 @@ static int read_value(struct reader *reader, const struct body *body, int key,
     struct node value;
     if (next(reader, &value) != 0)
         return -1;
-    if (value.kind == NODE_LIST && config_keys[key].rule.type == VALUE_NUMBERS)
+    if (value.kind == NODE_LIST && is_list(key))
         return join_list(reader, body->label, name, list) == 0
                    ? assign(reader, body, key, name, list)
                    : -1;

@@ -73,4 +73,30 @@ int layer_state_encode(const struct layer_state *state, struct layer_id id, cons
                        const uint8_t *run, const struct result_window *window,
                        struct mpk_writer *writer);
 
+/* The distribution of one head's metric, copied; empty when there is none. Returns 0 or ERR_MEMORY.
+ */
+int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
+                     struct dist *ret_dist);
+/* Its moments alone. */
+struct moments layer_state_moments(const struct layer_state *state, int metric, uint32_t head);
+
+/* For history, checkpoints and baselines: one MessagePack map with everything, metrics by name, so
+ * that a newer attnd with other metrics can read it; unpack of pack is the same state, bit for bit.
+ * Return 0, ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map. */
+int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer);
+int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state);
+
+/* A state as a summary: result borrows from the state and from what the view owns. Attach drift to
+ * view->result before summary_encode. */
+struct summary_view {
+    struct summary_result result;
+    struct summary_stats *stats; /* owned */
+};
+
+/* Returns 0 or ERR_MEMORY. `job`, `run` and `state` outlive the view. */
+int summary_view_init(struct summary_view *view, const struct layer_state *state,
+                      struct layer_id id, const char *job, const uint8_t *run,
+                      const struct result_window *window);
+void summary_view_clear(struct summary_view *view);
+
 #endif

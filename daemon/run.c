@@ -25,7 +25,7 @@ struct run *run_new(const struct header *header, const struct config *config,
         .unit = (enum window_unit)config->window_unit,
         .length = config->window_length,
         .every = config->window_every,
-        .part = config_window_part(config),
+        .part = config_window_part(config->window_length, config->window_every),
         .timeout_ns = config->window_timeout,
         .rank_grace_ns = config->window_rank_grace,
     };

@@ -97,6 +97,14 @@ struct result_window {
     bool partial;           /* covers less than `length`, or a unit in it was cut short */
 };
 
+/* How one head's window differs from the baseline. NaN = cannot be told. */
+struct result_drift {
+    double delta;  /* mean - baseline's mean */
+    double z;      /* delta / std of the baseline's window means */
+    double js;     /* Jensen-Shannon divergence of the two histograms, nats; row metrics only */
+    double change; /* last unit of the window with which the newest change began; NaN = none */
+};
+
 /* One layer's window. Arrays are [heads]; NULL = not computed. */
 struct summary_result {
     struct result_common common; /* epoch and step of the newest message */
@@ -113,6 +121,8 @@ struct summary_result {
     /* [heads][vector_info.width]; their p50, p90 and p99 are not kept and left out of the map */
     const struct result_stat *vector[VECTOR_COUNT];
     const struct result_stat *sink_rate;
+    const struct result_drift *drift[METRIC_COUNT]; /* [heads]; NULL = no baseline yet */
+    double quantile_error; /* relative, of the coarsest histogram; NaN when there is none */
     uint32_t local_window; /* of local_mass; written when that is */
     bool has_aggregate[AGGREGATE_COUNT];
     const struct result_stat (*aggregate)[MAP_STAT_COUNT]; /* [AGGREGATE_COUNT]; NULL = has none */
@@ -137,10 +147,29 @@ struct job_result {
     uint32_t dropped_count;
 };
 
+enum alert_state { ALERT_FIRING, ALERT_RESOLVED };
+enum alert_severity { ALERT_INFO, ALERT_WARNING, ALERT_CRITICAL };
+
+/* A rule began to hold somewhere, or ceased to. */
+struct alert_result {
+    struct result_common common; /* epoch and step of the newest message of the window judged */
+    const char *rule;
+    enum alert_severity severity;
+    enum alert_state state;
+    const char *metric;
+    bool has_layer; /* else it is about the run as a whole */
+    struct layer_id layer;
+    int32_t head;                     /* -1: about the layer, or the run, as a whole */
+    double value, bound;              /* what was compared */
+    uint64_t since_epoch, since_step; /* where it began to hold */
+    const char *message;              /* a sentence for people */
+};
+
 /* Each appends one map to an empty writer; ask mpk_writer_ok afterwards. `snapshot` is false. */
 void live_encode(const struct live_result *live, struct mpk_writer *writer);
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer);
 void job_encode(const struct job_result *job, struct mpk_writer *writer);
+void alert_encode(const struct alert_result *alert, struct mpk_writer *writer);
 /* One layer's map in the schema attnd.analysis/1; it has no `snapshot`. */
 void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer *writer);
 
@@ -149,6 +178,8 @@ void result_set_snapshot(void *buf, size_t len, bool snapshot);
 
 const char *window_unit_name(enum window_unit unit);
 const char *job_state_name(enum job_state state);
+const char *alert_state_name(enum alert_state state);
+const char *alert_severity_name(enum alert_severity severity);
 /* 2 * RUN_BYTES lower-case hex digits and a NUL. */
 void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1]);
 

@@ -68,6 +68,16 @@ int dist_merge(struct dist *into, const struct dist *from);
 double dist_quantile(const struct dist *d, double q);
 void dist_clear(struct dist *d);
 
+/* Doubles the width of the buckets until at most so many are used (>= 2). The result depends on the
+ * values only, not on how they came together or when this was called: merging limited histograms
+ * and limiting again gives what one pass over everything would have given. */
+void dist_limit(struct dist *d, uint32_t buckets);
+/* Half the relative width of a bucket: no quantile is off by more. */
+double dist_quantile_error(const struct dist *d);
+/* Jensen-Shannon divergence of the two histograms as distributions over the buckets of the coarser
+ * one; natural logarithm, 0 to ln 2. NaN when one is empty. */
+double dist_js(const struct dist *a, const struct dist *b);
+
 /* Values counted together, to be added at once: with a dense table of counters nothing is searched
  * for. A kernel counts, and lists the counters that it used; `count` is all zero between uses. */
 struct dist_counts {

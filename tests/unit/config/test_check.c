@@ -44,13 +44,12 @@ static void test_a_window_has_at_most_64_parts(void **state)
     assert_fits(WITH("window.length=1000000", "window.every=1000000"));
     assert_fits(WITH("window.length=1000", "window.every=100"));
     assert_fits(WITH("window.length=10", "window.every=1000"));
-    assert_clashes(
-        WITH("window.length=65"),
-        "window.every: '1': a window.length of 65 would be kept in 65 parts of 1 (valid: "
-        "at most 64 parts; for instance window.every=65)");
+    assert_clashes(WITH("window.length=65"),
+                   "window.every: '1': a window of 65 would be kept in 65 parts of 1 (valid: "
+                   "at most 64 parts; for instance every 65)");
     assert_clashes(WITH("window.length=1000", "window.every=15"),
-                   "window.every: '15': a window.length of 1000 would be kept in 200 parts of 5 "
-                   "(valid: at most 64 parts; for instance window.every=1000)");
+                   "window.every: '15': a window of 1000 would be kept in 200 parts of 5 "
+                   "(valid: at most 64 parts; for instance every 1000)");
 }
 
 static void test_endpoints_differ(void **state)

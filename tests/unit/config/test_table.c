@@ -78,7 +78,7 @@ static void check_real(int index)
     accept(index, "0.125", "0.125");
     accept(index, "0", "0");
     accept(index, "1", "1");
-    refuse(index, "1.5", "out of range");
+    refuse(index, "1e7", "out of range");
     refuse(index, "-0.5", "out of range");
     refuse(index, "many", "not a number such as 0.05");
     refuse(index, "", "not a number such as 0.05");
@@ -92,11 +92,40 @@ static void check_numbers(int index)
     refuse(index, "[1, many]", "not a list of numbers such as [1, 0.5]");
 }
 
+static void check_text(int index)
+{
+    accept(index, "/tmp/a b", "/tmp/a b");
+    accept(index, "", "");
+    refuse(index, "a\nb", "holds something other than printable ASCII");
+}
+
+static void check_windows(int index)
+{
+    const char *syntax = "not a list of windows such as [10 epochs, 100 steps every 10]";
+    accept(index, "", "[]");
+    accept(index, "[10 epochs,100 steps every 10]", "[10 epochs, 100 steps every 10]");
+    accept(index, "1 second", "[1 second]");
+    accept(index, "2 steps every 2", "[2 steps]");
+    refuse(index, "[10]", syntax);
+    refuse(index, "0 steps", syntax);
+    refuse(index, "1 step,", syntax);
+    refuse(index, "1 step every", syntax);
+    refuse(index, "1 step 2 steps", syntax);
+    refuse(index, "1 s,1 step,1 step,1 step,1 step,1 step,1 step,1 step", syntax);
+    refuse(index, "1000001 steps", syntax);
+}
+
 static void check_key(int index)
 {
     switch (config_keys[index].rule.type) {
     case VALUE_ENDPOINT:
         check_endpoint(index);
+        break;
+    case VALUE_TEXT:
+        check_text(index);
+        break;
+    case VALUE_WINDOWS:
+        check_windows(index);
         break;
     case VALUE_BYTES:
         check_bounds(index, "B", "not a size such as 65536, 512MiB or 10MB");
@@ -215,13 +244,16 @@ static void test_set_names_unknown_keys_and_guesses(void **state)
     (void)state;
     assert_set_refused("window.evry=1",
                        "--set: window.evry: unknown key (valid in window: unit, length, every, "
-                       "timeout, rank_grace; did you mean every?)");
+                       "timeout, rank_grace, also, "
+                       "buckets; did you mean every?)");
     assert_set_refused("window.colour=1",
                        "--set: window.colour: unknown key (valid in window: unit, length, every, "
-                       "timeout, rank_grace)");
+                       "timeout, rank_grace, also, "
+                       "buckets)");
     assert_set_refused("windows.unit=epoch",
                        "--set: windows: unknown section (valid: ingest, publish, control, workers, "
-                       "window, metrics, limits, shutdown, log, jobs; did you mean window?)");
+                       "window, drift, metrics, limits, alerts, "
+                       "history, tap, shutdown, log, jobs; did you mean window?)");
 }
 
 /* The value may itself hold `=`. */

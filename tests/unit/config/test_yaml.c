@@ -65,10 +65,12 @@ static void test_unknown_names_are_refused(void **state)
                    "max_message, receive_queue; did you mean budget?)");
     assert_refused("\ningset:\n  budget: 1GiB\n",
                    "attnd.yaml:2: ingset: unknown section (valid: ingest, publish, control, "
-                   "workers, window, metrics, limits, shutdown, log, jobs; did you mean ingest?)");
+                   "workers, window, drift, metrics, limits, alerts, history, "
+                   "tap, shutdown, log, jobs; did you mean ingest?)");
     assert_refused("budget: 1GiB\n",
                    "attnd.yaml:1: budget: unknown section (valid: ingest, publish, control, "
-                   "workers, window, metrics, limits, shutdown, log, jobs)");
+                   "workers, window, drift, metrics, limits, alerts, history, "
+                   "tap, shutdown, log, jobs)");
 }
 
 static void test_bad_values_name_the_line_of_their_key(void **state)
@@ -122,7 +124,7 @@ static void test_lists_are_for_numbers(void **state)
     config = loaded("metrics: {head_weights: []}\n");
     assert_int_equal(config.metrics_head_weights.count, 0);
     assert_refused("metrics:\n  head_weights: [1,\n    [2]]\n",
-                   "attnd.yaml:3: metrics.head_weights: expected a number, found a list");
+                   "attnd.yaml:3: metrics.head_weights: expected one value, found a list");
     assert_refused("metrics:\n  head_weights: [1, a]\n",
                    "attnd.yaml:2: metrics.head_weights: '[1,a]': not a list of numbers such as [1, "
                    "0.5] (valid: at most 256 numbers)");
@@ -195,10 +197,10 @@ static void test_one_document_per_file(void **state)
 static void test_long_texts_are_refused(void **state)
 {
     (void)state;
-    char text[1024] = "log:\n  level: ";
+    char text[2048] = "log:\n  level: ";
     size_t start = strlen(text);
-    memset(text + start, 'x', 600);
-    assert_refused(text, "attnd.yaml:2: a text of 600 bytes is too long (valid: at most 511)");
+    memset(text + start, 'x', 1200);
+    assert_refused(text, "attnd.yaml:2: a text of 1200 bytes is too long (valid: at most 1099)");
 }
 
 /* Nesting must cost nothing: the first level that is wrong ends the reading. */

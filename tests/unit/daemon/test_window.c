@@ -20,7 +20,8 @@ static void start(struct fixture *f, enum window_unit unit, uint64_t length, uin
     struct window_rule rule = {.unit = unit,
                                .length = length,
                                .every = every,
-                               .part = config_window_part(&config),
+                               .part =
+                                   config_window_part(config.window_length, config.window_every),
                                .timeout_ns = 60 * S,
                                .rank_grace_ns = 5 * S};
     f->now = 100 * S;

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* alerts: judges the windows of one run by the rules of the config (rules.h) and says what begins
+ * to fire and what is resolved.
+ *
+ * A rule is judged per head, per layer or for the run, as it says. It fires when its condition held
+ * in `for` windows on end, and is resolved when the value is back beyond `clear`. Partial windows
+ * that will come again are not given to it. Pure; time comes in as an argument; one owner. */
+#ifndef DAEMON_ALERTS_H
+#define DAEMON_ALERTS_H
+
+#include "config.h"
+#include "mpk.h"
+#include "result.h"
+
+struct alerts;
+
+/* Called for each event, from inside the calls below; `event` is borrowed. */
+struct alert_sink {
+    void (*event)(void *data, const struct alert_result *event);
+    void (*overflow)(void *data, uint32_t events); /* beyond alerts.per_window */
+    void *data;
+};
+
+/* The rules that apply to this job. `config` outlives it. NULL when out of memory. */
+struct alerts *alerts_new(const struct config *config, const char *job);
+void alerts_free(struct alerts **alerts);
+
+/* A window of one layer, with its drift. Returns 0 or ERR_MEMORY. */
+int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
+                 const struct alert_sink *sink);
+
+/* What a window says about the run. Call after its layers. */
+struct alert_run {
+    struct result_common common;
+    uint64_t messages, lost, dropped; /* since the last call; dropped: by attnd or the source */
+};
+int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink);
+
+/* Nothing has been heard of the run for so long; 0 when something came again. */
+int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,
+                   const struct alert_sink *sink);
+
+/* Resolves what still fires: the run has ended. */
+void alerts_end(struct alerts *alerts, const struct result_common *common,
+                const struct alert_sink *sink);
+
+/* Calls the sink's `event` for everything that is firing now, with state FIRING. */
+void alerts_each(const struct alerts *alerts, const struct alert_sink *sink);
+
+/* For checkpoints. Returns 0 or ERR_MEMORY; what was saved under rules that have changed meanwhile
+ * is left out. ERR_STORE_FORMAT for what is no such map. */
+int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer);
+int alerts_unpack(struct alerts *alerts, const void *data, size_t size);
+
+#endif

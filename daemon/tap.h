@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* tap: lets recorders hear a job's messages as they came, on an XPUB socket of its own.
+ *
+ * A tapped message is: frame 0 `tap/<job>/`; frame 1 a MessagePack map `{v, n, received_ns,
+ * dropped}` (n: +1 per message that the tap saw of this job; dropped: how many of them it could not
+ * pass on so far); then the message's own frames, topic first, not copied. While nobody listens it
+ * costs nothing; at most tap.budget bytes are on their way, beyond it messages are dropped there
+ * and counted. Never blocks. Loop thread. */
+#ifndef DAEMON_TAP_H
+#define DAEMON_TAP_H
+
+#include "config.h"
+#include "message.h"
+#include "stats.h"
+
+#include <uv.h>
+
+struct tap;
+
+/* Binds tap.endpoint, and writes the address it got back to *config. Returns 0, or -1 with a
+ * sentence in reterr (CONFIG_ERROR_MAX bytes). */
+int tap_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
+            struct tap **ret_tap, char *reterr);
+/* A message that has just arrived, before anything else is done with it. */
+void tap_message(struct tap *tap, struct message *message);
+/* Stops; freed once the loop has run the close callbacks. Accepts NULL. */
+void tap_close(struct tap **tap);
+
+#endif
