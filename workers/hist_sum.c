@@ -63,13 +63,48 @@ void hist_sum_add_value(struct hist_sum *sum, double x, uint32_t count)
     add_at(sum, 0, (uint32_t)(hist_key(x) + HIST_KEY_MAX), count);
 }
 
+/* hist_key_halve, from keys to indices, with all that does not depend on the key worked out before.
+ */
+struct halving {
+    int32_t zero_from, zero_to; /* index of key 0 */
+    int32_t before, shift, after;
+};
+
+static struct halving halving_between(uint32_t from, uint32_t to)
+{
+    uint32_t shift = to - from;
+    return (struct halving){.zero_from = hist_key_max(from),
+                            .zero_to = hist_key_max(to),
+                            .before = (1 << shift) - 2 - hist_key_offset(from),
+                            .shift = (int32_t)shift,
+                            .after = hist_key_offset(to) + 1};
+}
+
+static inline uint32_t halve_key(const struct halving *h, int32_t key)
+{
+    int32_t magnitude = key < 0 ? -key : key;
+    int32_t halved = ((magnitude + h->before) >> h->shift) + h->after;
+    return (uint32_t)(h->zero_to + (key > 0 ? halved : key < 0 ? -halved : 0));
+}
+
+static uint32_t lowest_resolution(const struct hist_sum *sum)
+{
+    return 31 - (uint32_t)__builtin_clz(sum->resolutions | 1);
+}
+
+/* Neighbours that fall into one bucket are added up before they are added to it. */
 void hist_sum_add(struct hist_sum *sum, const struct hist *h)
 {
-    int32_t zero = hist_key_max(h->halvings);
-    sum->resolutions |= 1u << h->halvings;
-    for (uint32_t i = 0; i < h->used; i++) {
-        add_at(sum, h->halvings, (uint32_t)(h->buckets[i].key + zero), h->buckets[i].count);
+    uint32_t lowest = lowest_resolution(sum), to = lowest > h->halvings ? lowest : h->halvings;
+    struct halving halving = halving_between(h->halvings, to);
+    for (uint32_t i = 0; i < h->used;) {
+        uint32_t index = halve_key(&halving, h->buckets[i].key), count = h->buckets[i].count;
+        for (i++; i < h->used && halve_key(&halving, h->buckets[i].key) == index; i++) {
+            count = saturating_sum(count, h->buckets[i].count);
+        }
+        add_at(sum, to, index, count);
     }
+    sum->resolutions |= h->used > 0 ? 1u << to : 0;
 }
 
 /* The touched blocks of a resolution, one after the other; they are forgotten on the way. */
@@ -98,29 +133,6 @@ static inline bool next_block(struct blocks *blocks, uint32_t *ret_block)
     return true;
 }
 
-/* hist_key_halve for indices, with all that does not depend on the key worked out before. */
-struct halving {
-    int32_t zero_from, zero_to; /* index of key 0 */
-    int32_t before, shift, after;
-};
-
-static struct halving halving_between(uint32_t from, uint32_t to)
-{
-    uint32_t shift = to - from;
-    return (struct halving){.zero_from = hist_key_max(from),
-                            .zero_to = hist_key_max(to),
-                            .before = (1 << shift) - 2 - hist_key_offset(from),
-                            .shift = (int32_t)shift,
-                            .after = hist_key_offset(to) + 1};
-}
-
-static inline uint32_t halve_index(const struct halving *h, uint32_t index)
-{
-    int32_t key = (int32_t)index - h->zero_from, magnitude = key < 0 ? -key : key;
-    int32_t halved = ((magnitude + h->before) >> h->shift) + h->after;
-    return (uint32_t)(h->zero_to + (key > 0 ? halved : key < 0 ? -halved : 0));
-}
-
 /* Moves all counts of one resolution to another. */
 static void move(struct hist_sum *sum, uint32_t from, uint32_t to)
 {
@@ -130,7 +142,7 @@ static void move(struct hist_sum *sum, uint32_t from, uint32_t to)
     while (next_block(&blocks, &block)) {
         for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
             if (count[i] > 0) {
-                add_at(sum, to, halve_index(&halving, i), count[i]);
+                add_at(sum, to, halve_key(&halving, (int32_t)i - halving.zero_from), count[i]);
                 count[i] = 0;
             }
         }
@@ -239,7 +251,7 @@ static struct census take_census(struct hist_sum *sum, uint32_t halvings)
  */
 static uint32_t settle(struct hist_sum *sum, uint32_t limit, struct census *ret_census)
 {
-    uint32_t halvings = 31 - (uint32_t)__builtin_clz(sum->resolutions | 1);
+    uint32_t halvings = lowest_resolution(sum);
     for (uint32_t from = 0; from < halvings; from++) {
         if (sum->resolutions >> from & 1) {
             move(sum, from, halvings);
