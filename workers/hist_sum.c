@@ -181,8 +181,12 @@ static inline void add_blocks(struct hist_sum *sum, const uint8_t *at, const uin
         uint32_t *count = counter + block * HIST_BLOCK;
         touch(sum, halvings, block);
         if (used == FULL) {
+            uint32_t next[HIST_BLOCK]; /* first all loads, so that the compiler takes 8 at once */
             for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-                count[i] = saturating_sum(count[i], load(at + i * width, width));
+                next[i] = load(at + i * width, width);
+            }
+            for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+                count[i] = saturating_sum(count[i], next[i]);
             }
             at += HIST_BLOCK * width;
             continue;
