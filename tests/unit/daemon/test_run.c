@@ -178,7 +178,7 @@ static void shuffle(struct sample **samples, int count, uint32_t seed)
 static void run_shuffled(struct fixture *f, uint32_t seed)
 {
     struct sample *samples[40];
-    start_with(f, "[\"8 steps every 2\"]");
+    start_with(f, "[8 steps every 2]");
     for (int i = 0; i < 40; i++) {
         samples[i] = make(f, (uint32_t)i % 2, (uint64_t)i / 2);
         assert_true(queue(f, samples[i]));
@@ -232,7 +232,7 @@ static void test_every_track_makes_its_own_windows(void **state)
     struct fixture f;
     uint64_t messages[2] = {0};
     (void)state;
-    start_with(&f, "[\"6 steps\"]");
+    start_with(&f, "[6 steps]");
     for (uint64_t step = 0; step < 13; step++)
         assert_int_equal(send_step(&f, 0, step), 0);
     assert_int_equal(f.summaries, 3 + 2);
@@ -247,7 +247,7 @@ static void test_late_for_one_track_counts_in_the_other(void **state)
 {
     struct fixture f;
     (void)state;
-    start_with(&f, "[\"100 steps\"]");
+    start_with(&f, "[100 steps]");
     send_step(&f, 0, 2);
     send_step(&f, 0, 5); /* closes the first four steps */
     assert_int_equal(f.summaries, 1);
@@ -267,7 +267,7 @@ static void test_late_for_all_tracks_is_refused_without_work(void **state)
 {
     struct fixture f;
     (void)state;
-    start_with(&f, "[\"2 steps\"]");
+    start_with(&f, "[2 steps]");
     send_step(&f, 0, 0);
     send_step(&f, 0, 4);
     struct sample *late = make(&f, 0, 1);
