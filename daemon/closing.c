@@ -27,7 +27,13 @@ static void publish_summary(struct run *run, const struct track *track, const st
     char topic[TOPIC_MAX];
     struct mpk_writer writer;
     mpk_writer_init(&writer);
-    int code = layer_state_encode(state, stream->id, run->job, run->id, window, &writer);
+    struct summary_view view;
+    int code = summary_view_init(&view, state, stream->id, run->job, run->id, window);
+    if (!code) {
+        summary_encode(&view.result, &writer);
+        code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
+        summary_view_clear(&view);
+    }
     topic_layer("summary", run->job, stream->id, topic);
     if (code)
         log_summary_lost(topic, code);
@@ -46,7 +52,7 @@ static uint32_t publish_window(struct run *run, struct track *track, const struc
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         struct layer_state *merged = NULL;
         const struct layer_state *state;
-        if (track_merge(&list, stream, &state, &merged) == 0 && state) {
+        if (track_merge(track, &list, stream, &state, &merged) == 0 && state) {
             publish_summary(run, track, stream, state, &window);
             published++;
         }

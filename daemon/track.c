@@ -31,7 +31,8 @@ void track_init(struct track *track, const struct config *config, uint32_t index
                 struct state_budget *budget, uint64_t now_ns)
 {
     struct window_rule rule = rule_of(config, index);
-    *track = (struct track){.index = index, .budget = budget};
+    *track = (struct track){
+        .index = index, .budget = budget, .buckets = (uint32_t)config->window_buckets};
     window_init(&track->window, &rule, now_ns);
     snprintf(track->name, sizeof track->name, "%s-%llu-%llu", window_unit_name(rule.unit),
              (unsigned long long)rule.length, (unsigned long long)rule.every);
@@ -61,7 +62,7 @@ int track_state(struct track *track, struct window_part *part, const struct stre
                 struct layer_state **ret_state)
 {
     if (!part->data)
-        part->data = state_table_new(track->budget);
+        part->data = state_table_new(track->budget, track->buckets);
     if (!part->data)
         return ERR_MEMORY;
     return state_table_get(part->data, stream->index, stream->heads, ret_state);
@@ -89,15 +90,16 @@ static const struct layer_state *part_state(const struct window_part *part,
     return state && state->messages ? state : NULL;
 }
 
-static int merge_into_new(const struct layer_state *first, uint32_t heads,
+static int merge_into_new(const struct layer_state *first, uint32_t heads, uint32_t buckets,
                           struct layer_state **ret_merged)
 {
-    *ret_merged = layer_state_new(heads);
+    *ret_merged = layer_state_new(heads, buckets);
     return *ret_merged ? layer_state_merge(*ret_merged, first) : ERR_MEMORY;
 }
 
-int track_merge(const struct part_list *list, const struct stream *stream,
-                const struct layer_state **ret_state, struct layer_state **ret_merged)
+int track_merge(const struct track *track, const struct part_list *list,
+                const struct stream *stream, const struct layer_state **ret_state,
+                struct layer_state **ret_merged)
 {
     const struct layer_state *only = NULL;
     int code = 0;
@@ -106,7 +108,7 @@ int track_merge(const struct part_list *list, const struct stream *stream,
         if (!state)
             continue;
         if (only && !*ret_merged)
-            code = merge_into_new(only, stream->heads, ret_merged);
+            code = merge_into_new(only, stream->heads, track->buckets, ret_merged);
         if (*ret_merged && !code)
             code = layer_state_merge(*ret_merged, state);
         only = *ret_merged ? *ret_merged : state;

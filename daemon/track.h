@@ -19,6 +19,7 @@ struct track {
     char name[TRACK_NAME_MAX]; /* tells rules apart: "step-100-10" */
     struct window window;
     struct state_budget *budget;
+    uint32_t buckets; /* of a histogram, at most */
 };
 
 /* How many the config asks for. */
@@ -47,7 +48,8 @@ void track_parts(const struct track *track, const struct window_part *last,
 /* The state of a layer over them: borrowed from the one part that has it all, else merged into
  * *ret_merged, which the caller frees. *ret_state is NULL when the layer has no messages there.
  * Returns 0 or ERR_MEMORY. */
-int track_merge(const struct part_list *list, const struct stream *stream,
-                const struct layer_state **ret_state, struct layer_state **ret_merged);
+int track_merge(const struct track *track, const struct part_list *list,
+                const struct stream *stream, const struct layer_state **ret_state,
+                struct layer_state **ret_merged);
 
 #endif
