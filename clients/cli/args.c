@@ -105,6 +105,7 @@ static const struct option_info option_info[] = {
     {"stack", "STACK", ARGS_STACK, set_stack, "only encoder or decoder layers"},
     {"layer", "N", ARGS_LAYER, set_layer, "only this layer"},
     {"site", "SITE", ARGS_SITE, set_site, "only self or cross attention"},
+    {"drift", NULL, ARGS_DRIFT, NULL, "how the metric differs from the baseline, and since when"},
     {"count", "N", ARGS_COUNT, set_count, "stop after N messages"},
     {"summaries", "ENDPOINT", ARGS_SUMMARIES, set_summaries,
      "where attnd publishes (default: ask attnd)"},

@@ -20,6 +20,7 @@ enum args_option {
     ARGS_SITE = 1 << 8,
     ARGS_COUNT = 1 << 9,
     ARGS_SUMMARIES = 1 << 10,
+    ARGS_DRIFT = 1 << 11,
     ARGS_EVERY_COMMAND = ARGS_ENDPOINT | ARGS_TIMEOUT | ARGS_JSON | ARGS_HELP,
 };
 
