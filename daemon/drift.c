@@ -18,7 +18,7 @@
 #define FLOOR_RELATIVE 0x1p-20
 #define FLOOR          0x1p-40
 /* Larger means are taken for none, so that no square overflows. */
-#define MEAN_MAX       0x1p+500
+#define MEAN_MAX 0x1p+500
 
 struct drift *drift_new(const struct drift_rule *rule, uint32_t heads)
 {

@@ -80,7 +80,7 @@ int packed_hists_add(struct packed_hists *packed, const struct hist *hist)
         return code;
     put(packed, hist->used);
     if (hist->used > 0)
-        put(packed, hist->shift);
+        put(packed, hist->halvings);
     for (uint32_t i = 0; i < hist->used; i++) {
         int32_t key = hist->buckets[i].key;
         put(packed, i == 0 ? zigzag(key) : (uint32_t)(key - hist->buckets[i - 1].key - 1));
@@ -105,7 +105,7 @@ static bool get(struct packed_cursor *cursor, uint32_t max, uint32_t *ret_number
 }
 
 /* A bucket after one with `before`; the first has none. */
-static bool get_bucket(struct packed_cursor *cursor, const int32_t *before,
+static bool get_bucket(struct packed_cursor *cursor, const int32_t *before, int32_t key_max,
                        struct bucket *ret_bucket)
 {
     uint32_t key, count;
@@ -113,15 +113,16 @@ static bool get_bucket(struct packed_cursor *cursor, const int32_t *before,
         return false;
     ret_bucket->key = before ? *before + (int32_t)key + 1 : unzigzag(key);
     ret_bucket->count = count;
-    return ret_bucket->key >= -HIST_KEY_MAX && ret_bucket->key <= HIST_KEY_MAX;
+    return ret_bucket->key >= -key_max && ret_bucket->key <= key_max;
 }
 
-static bool get_buckets(struct packed_cursor *cursor, uint32_t used, struct dist *dist)
+static bool get_buckets(struct packed_cursor *cursor, uint32_t used, uint32_t halvings,
+                        struct dist *dist)
 {
     struct bucket bucket;
     int32_t before = 0;
     for (uint32_t i = 0; i < used; i++) {
-        if (!get_bucket(cursor, i > 0 ? &before : NULL, &bucket))
+        if (!get_bucket(cursor, i > 0 ? &before : NULL, hist_key_max(halvings), &bucket))
             return false;
         before = bucket.key;
         if (!dist)
@@ -133,27 +134,27 @@ static bool get_buckets(struct packed_cursor *cursor, uint32_t used, struct dist
 }
 
 /* Room for `used` buckets. */
-static int begin(struct dist *dist, uint32_t used, uint32_t shift)
+static int begin(struct dist *dist, uint32_t used, uint32_t halvings)
 {
     dist->hist.buckets = malloc(used * sizeof *dist->hist.buckets);
     if (!dist->hist.buckets)
         return ERR_MEMORY;
     dist->hist.used = dist->hist.capacity = used;
-    dist->hist.shift = (uint8_t)shift;
+    dist->hist.halvings = halvings;
     return 0;
 }
 
 int packed_hists_next(struct packed_cursor *cursor, struct dist *ret_dist)
 {
-    uint32_t used, shift;
+    uint32_t used, halvings = 0;
     struct dist dist = {0};
     if (!get(cursor, HIST_KEYS, &used))
         return ERR_STORE_FORMAT;
-    if (used > 0 && !get(cursor, HIST_SHIFT_MAX, &shift))
+    if (used > 0 && !get(cursor, HIST_HALVINGS_MAX, &halvings))
         return ERR_STORE_FORMAT;
-    if (used > 0 && ret_dist && begin(&dist, used, shift) != 0)
+    if (used > 0 && ret_dist && begin(&dist, used, halvings) != 0)
         return ERR_MEMORY;
-    if (!get_buckets(cursor, used, ret_dist ? &dist : NULL)) {
+    if (!get_buckets(cursor, used, halvings, ret_dist ? &dist : NULL)) {
         dist_clear(&dist);
         return ERR_STORE_FORMAT;
     }

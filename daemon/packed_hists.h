@@ -3,7 +3,7 @@
  * instead of 8, to be kept for long and read in order.
  *
  *     head 0             head 1
- *     used  shift  first key  count  (gap - 1  count) ...   used ...      all as LEB128
+ *     used  halvings  first key  count  (gap - 1  count) ...   used ...   all as LEB128
  *
  * `used` 0 is an empty histogram and ends there. The first key is zigzag-coded. Counts are exact.
  * Pure; one owner at a time. */

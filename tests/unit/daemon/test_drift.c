@@ -311,6 +311,34 @@ static void test_every_number_is_that_of_brute_force(void **unused)
     free(samples);
 }
 
+static void test_limited_histograms_are_those_of_one_pass(void **unused)
+{
+    (void)unused;
+    struct drift_rule narrow = rule;
+    narrow.buckets = 9;
+    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    assert_non_null(samples);
+    struct drift *drift = new_drift(&narrow);
+    struct dist pooled = {0}, window = {0};
+    fill_samples(samples, WINDOWS, 3);
+    for (int t = 0; t < 20; t++) {
+        give(drift, &samples[t], (uint64_t)t, true);
+        for (int r = 0, learned = (int)drift_learned(drift); r < ROWS; r++)
+            assert_int_equal(
+                dist_add(learned <= 5 && !drift_result(drift, METRIC_ENTROPY) ? &pooled : &window,
+                         samples[t].row[0][r]),
+                0);
+        if (window.moments.n > 0) {
+            dist_limit(&pooled, narrow.buckets);
+            assert_close(drift_result(drift, METRIC_ENTROPY)[0].js, dist_js(&pooled, &window), 0);
+        }
+        dist_clear(&window);
+    }
+    dist_clear(&pooled);
+    drift_free(&drift);
+    free(samples);
+}
+
 /* The baseline */
 
 static const double around_ten[] = {11, 9, 10, 11, 9}; /* mean 10, std 1 */
@@ -730,6 +758,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_number_is_that_of_brute_force),
+        cmocka_unit_test(test_limited_histograms_are_those_of_one_pass),
         cmocka_unit_test(test_windows_of_the_baseline_have_no_drift),
         cmocka_unit_test(test_partial_windows_are_compared_and_not_learned),
         cmocka_unit_test(test_windows_are_learned_once_and_do_not_overlap),

@@ -31,6 +31,7 @@ static void expect_values(struct packed_cursor *cursor, const double *values, in
     assert_int_equal(packed_hists_next(cursor, &got), 0);
     assert_int_equal(got.moments.n, count);
     assert_int_equal(got.hist.used, want.hist.used);
+    assert_int_equal(got.hist.halvings, 0);
     for (uint32_t i = 0; i < want.hist.used; i++) {
         assert_int_equal(got.hist.buckets[i].key, want.hist.buckets[i].key);
         assert_int_equal(got.hist.buckets[i].count, want.hist.buckets[i].count);
@@ -71,6 +72,26 @@ static void test_full_counts_are_exact(void **unused)
     assert_int_equal(packed_hists_next(&cursor, &got), 0);
     assert_memory_equal(got.hist.buckets, buckets, sizeof buckets);
     assert_int_equal(got.moments.n, UINT32_MAX + (UINT64_C(1) << 28));
+    dist_clear(&got);
+    packed_hists_clear(&packed);
+}
+
+static void test_a_lower_resolution_is_kept(void **unused)
+{
+    (void)unused;
+    struct packed_hists packed = {0};
+    struct dist dist = {0}, got;
+    for (int i = 1; i < 1000; i++)
+        assert_int_equal(dist_add(&dist, i % 2 ? i : -i), 0);
+    dist_limit(&dist, 20);
+    assert_int_equal(packed_hists_add(&packed, &dist.hist), 0);
+    struct packed_cursor cursor = begin(&packed);
+    assert_int_equal(packed_hists_next(&cursor, &got), 0);
+    assert_int_equal(got.hist.halvings, dist.hist.halvings);
+    assert_in_range(got.hist.halvings, 1, HIST_HALVINGS_MAX);
+    assert_memory_equal(got.hist.buckets, dist.hist.buckets,
+                        dist.hist.used * sizeof *dist.hist.buckets);
+    dist_clear(&dist);
     dist_clear(&got);
     packed_hists_clear(&packed);
 }
@@ -118,10 +139,11 @@ static void test_what_was_cut_off_is_refused(void **unused)
 static void test_impossible_histograms_are_refused(void **unused)
 {
     (void)unused;
-    /* used, shift, key, count */
+    /* used, halvings, key, count */
     static const uint8_t bad[][8] = {
         {0xff, 0xff, 0xff, 0xff, 0x0f},          /* more buckets than there are keys */
-        {1, 31, 2, 1},                           /* no such shift */
+        {1, HIST_HALVINGS_MAX + 1, 2, 1},        /* no such resolution */
+        {1, 1, 0x84, 0x14, 1},                   /* a key that is one at full resolution only */
         {1, 0, 2, 0},                            /* a bucket without a count */
         {1, 0, 0xff, 0xff, 0x03, 1},             /* a key that is none */
         {2, 0, 2, 1, 0xff, 0x7f, 1},             /* a gap beyond the last key */
@@ -159,6 +181,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_heads_come_back_in_order),
         cmocka_unit_test(test_full_counts_are_exact),
+        cmocka_unit_test(test_a_lower_resolution_is_kept),
         cmocka_unit_test(test_neighbouring_buckets_take_two_bytes),
         cmocka_unit_test(test_what_was_cut_off_is_refused),
         cmocka_unit_test(test_impossible_histograms_are_refused),
