@@ -39,6 +39,9 @@ struct message {
     struct stream *stream;
     struct window_part *part;
     uint32_t rank_index;
+    /* Set before work_new when history.maps is on, on the first message of a layer in a primary
+     * window: its map is pooled (workers/map_pool.h), and is layer_state.map afterwards. */
+    bool wants_map;
     struct losses losses; /* what its sequence number says was lost before it */
     struct work *work;
     struct message *next; /* waiting for room in the pool's queue */
