@@ -42,7 +42,7 @@ static const struct method methods[] = {
      PARAM_JOB},
     {"runs", history_runs, PARAM_JOB | PARAM_LIMIT, 0},
     {"windows", history_windows, PARAM_LAYERS, PARAM_JOB},
-    {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST, PARAM_JOB},
+    {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_PACKED, PARAM_JOB},
     {"alerts", history_alerts,
      PARAM_RUNS | PARAM_RULE | PARAM_SEVERITY | PARAM_STATE | PARAM_FROM | PARAM_TO | PARAM_LIMIT,
      0},
@@ -200,6 +200,7 @@ int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statemen
     sqlite3_stmt *statement = NULL;
     va_list args;
     int rc = sqlite3_prepare_v2(query->db, sql, -1, &statement, NULL);
+    *ret_statement = NULL;
     va_start(args, types);
     if (rc == SQLITE_OK)
         rc = bind_all(statement, types, args);
