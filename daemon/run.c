@@ -134,7 +134,7 @@ static int get_state(struct run *run, struct window_part *part, const struct str
                      struct layer_state **ret_state)
 {
     if (!part->data)
-        part->data = state_table_new(&run->budget);
+        part->data = state_table_new(&run->budget, (uint32_t)run->config->window_buckets);
     if (!part->data)
         return ERR_MEMORY;
     return state_table_get(part->data, stream->index, stream->heads, ret_state);
@@ -358,8 +358,14 @@ static void publish_summary(struct run *run, const struct stream *stream,
 {
     char topic[TOPIC_MAX];
     struct mpk_writer writer;
+    struct summary_view view;
     mpk_writer_init(&writer);
-    int code = layer_state_encode(state, stream->id, run->job, run->id, window, &writer);
+    int code = summary_view_init(&view, state, stream->id, run->job, run->id, window);
+    if (!code) {
+        summary_encode(&view.result, &writer);
+        code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
+        summary_view_clear(&view);
+    }
     topic_layer("summary", run->job, stream->id, topic);
     if (code)
         summary_lost(run, stream, code);
@@ -394,7 +400,7 @@ static const struct layer_state *merge_parts(const struct run *run, const struct
         if (!state || !state->messages)
             continue;
         if (only && !*ret_merged) {
-            *ret_merged = layer_state_new(stream->heads);
+            *ret_merged = layer_state_new(stream->heads, (uint32_t)run->config->window_buckets);
             if (!*ret_merged || layer_state_merge(*ret_merged, only) != 0)
                 return summary_lost(run, stream, ERR_MEMORY);
         }

@@ -13,6 +13,7 @@ struct state_table {
     struct state_budget *budget;
     struct entry *entries; /* by stream index */
     uint32_t capacity;
+    uint32_t buckets; /* of a histogram */
 };
 
 static void charge(struct state_budget *budget, uint64_t add, uint64_t give_back)
@@ -34,11 +35,13 @@ bool state_budget_full(const struct state_budget *budget)
     return !has_room(budget, 0);
 }
 
-struct state_table *state_table_new(struct state_budget *budget)
+struct state_table *state_table_new(struct state_budget *budget, uint32_t buckets)
 {
     struct state_table *table = calloc(1, sizeof *table);
-    if (table)
-        table->budget = budget;
+    if (!table)
+        return NULL;
+    table->budget = budget;
+    table->buckets = buckets;
     return table;
 }
 
@@ -62,7 +65,7 @@ static int add(struct state_table *table, struct entry *entry, uint32_t heads)
 {
     if (!has_room(table->budget, layer_state_new_bytes(heads)))
         return ERR_STATE_LIMIT;
-    entry->state = layer_state_new(heads);
+    entry->state = layer_state_new(heads, table->buckets);
     if (!entry->state)
         return ERR_MEMORY;
     entry->charged = layer_state_new_bytes(heads);

@@ -324,6 +324,12 @@ double dist_quantile(const struct dist *d, double q)
     return fmin(fmax(middle, d->moments.min), d->moments.max);
 }
 
+double dist_quantile_error(const struct dist *d)
+{
+    (void)d;
+    return exp2(0.5 / STEPS) - 1;
+}
+
 void dist_clear(struct dist *d)
 {
     hist_clear(&d->hist);
