@@ -357,7 +357,7 @@ static void on_wake(uv_async_t *wake)
         deliver(history, question);
 }
 
-static int start_thread(uv_loop_t *loop, struct history *history)
+static int start_thread(struct history *history)
 {
     int rc = uv_mutex_init(&history->lock);
     if (rc != 0)
@@ -397,7 +397,7 @@ int history_new(uv_loop_t *loop, const struct config *config, const char *path,
     list_init(&history->asked);
     list_init(&history->done);
     snprintf(history->path, sizeof history->path, "%s", path ? path : "");
-    rc = path ? start_thread(loop, history) : 0;
+    rc = path ? start_thread(history) : 0;
     if (rc != 0) {
         uv_close((uv_handle_t *)&history->wake, on_closed);
         snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the history: %s", uv_strerror(rc));

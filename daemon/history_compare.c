@@ -147,10 +147,9 @@ static int compare_metric(const struct layer_state *const pool[2], int metric, u
     return code;
 }
 
-/* Returns 1 when there is anything to compare, 0, or an error. */
 static int compare_head(const struct comparison *comparison,
                         const struct layer_state *const pool[2], uint32_t head,
-                        struct head_distance *distance)
+                        struct head_distance *distance, bool *ret_comparable)
 {
     double sum = 0;
     int compared = 0;
@@ -168,7 +167,8 @@ static int compare_head(const struct comparison *comparison,
         }
     }
     distance->distance = sum / compared;
-    return compared > 0;
+    *ret_comparable = compared > 0;
+    return 0;
 }
 
 static struct head_distance *next_distance(struct comparison *comparison)
@@ -194,10 +194,11 @@ static int compare_pools(struct comparison *comparison, struct layer_id layer,
             return ERR_MEMORY;
         distance->layer = layer;
         distance->head = head;
-        int code = compare_head(comparison, pool, head, distance);
-        if (code < 0)
+        bool comparable;
+        int code = compare_head(comparison, pool, head, distance, &comparable);
+        if (code)
             return code;
-        comparison->count += (uint32_t)code;
+        comparison->count += comparable;
     }
     return 0;
 }
@@ -227,17 +228,32 @@ static uint32_t find_same(const struct side *side, struct layer_id id)
     return i;
 }
 
+/* Layers that both have, but no histograms of them any more. */
+static int check_pooled(struct query *query, const struct side *side)
+{
+    if (side->windows > 0)
+        return 0;
+    return query_fail(query, ERR_NO_HISTORY,
+                      "run %.8s of %s has no window with histograms in this range", side->run.hex,
+                      side->run.job);
+}
+
 static int compare_layers(struct query *query, struct comparison *comparison)
 {
     struct side *a = &comparison->side[0], *b = &comparison->side[1];
+    bool shared = false;
     int code = 0;
     for (uint32_t i = 0; !code && i < a->layer_count; i++) {
         uint32_t j = find_same(b, a->layers[i].layer);
         if (j == b->layer_count)
             continue;
-        a->matched[i] = b->matched[j] = true;
+        a->matched[i] = b->matched[j] = shared = true;
         code = compare_layer(query, comparison, &a->layers[i], &b->layers[j]);
     }
+    if (!code && shared)
+        code = check_pooled(query, a);
+    if (!code && shared)
+        code = check_pooled(query, b);
     return code;
 }
 

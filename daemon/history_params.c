@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "history_params.h"
 
+#include "config.h"
 #include "err.h"
 #include "value.h"
 
