@@ -36,7 +36,8 @@ static const char version_1[] =
     "  step INTEGER NOT NULL, time_ns INTEGER NOT NULL, messages INTEGER NOT NULL,"
     "  lost INTEGER NOT NULL, partial INTEGER NOT NULL, final INTEGER NOT NULL,"
     "  stored INTEGER NOT NULL, chunk_id INTEGER, UNIQUE(layer_id, track_id, last));"
-    "CREATE INDEX windows_recent ON windows(layer_id, track_id, last) WHERE chunk_id IS NULL;"
+    "CREATE INDEX windows_recent ON windows(layer_id, track_id, final, last)"
+    "  WHERE chunk_id IS NULL;"
     "CREATE INDEX windows_recent_age ON windows(stored) WHERE chunk_id IS NULL;"
 
     /* The state of a window: layer_state_pack. bytes: its size; data is it, or, when that is
@@ -53,6 +54,7 @@ static const char version_1[] =
     "  stored INTEGER NOT NULL, bare INTEGER NOT NULL, windows BLOB NOT NULL);"
     "CREATE INDEX chunks_layer ON chunks(layer_id, track_id, last);"
     "CREATE INDEX chunks_states ON chunks(layer_id, track_id, last) WHERE bare = 0;"
+    "CREATE INDEX chunks_not_bare ON chunks(chunk_id) WHERE bare = 0;"
 
     /* name: as in proto/metric.def; and what a layer has as a whole (series.head = -1):
      * "sink_rate" and "aggregate.<map>.<statistic>". */
