@@ -157,7 +157,7 @@ int method_flush(struct request *request)
         return ERR_ARGUMENT;
     if (request->control->flush_count == FLUSHES_MAX)
         return ERR_AGAIN;
-    int waiting = registry_flush(view->registry, *job ? job : NULL, view->last_arrival(view->data));
+    int waiting = registry_flush(view->registry, *job ? job : NULL);
     if (waiting < 0)
         return waiting;
     if (waiting > 0)

@@ -3,9 +3,12 @@
 #include "control_request.h"
 
 #include "clock.h"
+#include "history_params.h"
 #include "pool.h"
+#include "store.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 /* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
 const char *string_param(const struct request *request, const char *key,
@@ -20,6 +23,22 @@ const char *string_param(const struct request *request, const char *key,
     memcpy(buffer, value->via.str.ptr, value->via.str.size);
     buffer[value->via.str.size] = '\0';
     return buffer;
+}
+
+bool request_takes(struct request *request, const char *const *keys, int count)
+{
+    const msgpack_object *params = request->params;
+    for (uint32_t i = 0; params->type == MSGPACK_OBJECT_MAP && i < params->via.map.size; i++) {
+        const msgpack_object *key = &params->via.map.ptr[i].key;
+        int found = 0;
+        while (found < count && !mpk_is_str(key, keys[found]))
+            found++;
+        if (found < count)
+            continue;
+        history_refuse_key(key, request->detail, CONTROL_DETAIL_MAX);
+        return false;
+    }
+    return true;
 }
 
 static double uptime_s(const struct control_view *view)
@@ -93,11 +112,44 @@ static void put_pool(struct mpk_writer *result, struct pool *pool)
     put_number(result, "queued_max", stats.queued_max);
 }
 
+/* Bytes of the file and of what waits beside it to get in; 0 when there is none. */
+static uint64_t history_size(const char *path)
+{
+    static const char *const suffixes[] = {"", "-wal"};
+    uint64_t size = 0;
+    for (int i = 0; i < 2; i++) {
+        char name[CONFIG_TEXT_MAX + 8];
+        struct stat file;
+        snprintf(name, sizeof name, "%s%s", path, suffixes[i]);
+        size += stat(name, &file) == 0 ? (uint64_t)file.st_size : 0;
+    }
+    return size;
+}
+
+static void put_text_or_nil(struct mpk_writer *result, const char *key, const char *text)
+{
+    mpk_put_str(result, key);
+    if (text)
+        mpk_put_str(result, text);
+    else
+        mpk_put_nil(result);
+}
+
+static void put_history(struct mpk_writer *result, const struct store *store)
+{
+    const char *reason = "", *path = store_path(store, &reason);
+    mpk_put_str(result, "history");
+    mpk_put_map(result, 3);
+    put_text_or_nil(result, "path", path);
+    put_text_or_nil(result, "reason", path ? NULL : reason);
+    put_number(result, "size", path ? history_size(path) : 0);
+}
+
 int method_stats(struct request *request)
 {
     const struct control_view *view = request->view;
     struct mpk_writer *result = request->result;
-    mpk_put_map(result, COUNT_COUNT + 6);
+    mpk_put_map(result, COUNT_COUNT + 7);
     mpk_put_str(result, "uptime_s");
     mpk_put_f64(result, uptime_s(view));
     for (int i = 0; i < COUNT_COUNT; i++)
@@ -107,6 +159,7 @@ int method_stats(struct request *request)
     put_number(result, "jobs", registry_jobs(view->registry));
     put_dropped(result, view->stats);
     put_pool(result, view->pool);
+    put_history(result, view->store);
     return 0;
 }
 

@@ -284,7 +284,7 @@ static void put_metrics(struct query *query, const struct head_distance *distanc
 {
     uint32_t count = 0;
     for (int m = 0; m < METRIC_ROW_COUNT; m++)
-        count += !isnan(distance->metric[m].js);
+        count += isnan(distance->metric[m].js) ? 0 : 1;
     mpk_put_str(query->result, "metrics");
     mpk_put_map(query->result, count);
     for (int m = 0; m < METRIC_ROW_COUNT; m++) {

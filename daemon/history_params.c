@@ -164,21 +164,22 @@ static int find_info(const msgpack_object *key, unsigned allowed)
     return -1;
 }
 
-static int refuse_key(const msgpack_object *key, char *reterr, size_t size)
+void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
 {
     char name[64] = "?";
     if (key->type == MSGPACK_OBJECT_STR)
         show(&key->via.str, name, sizeof name);
     snprintf(reterr, size, "this method has no parameter '%s'", name);
-    return ERR_ARGUMENT;
 }
 
 static int read_pair(const msgpack_object_kv *pair, unsigned allowed, struct history_params *params,
                      char *reterr, size_t size)
 {
     int index = find_info(&pair->key, allowed);
-    if (index < 0)
-        return refuse_key(&pair->key, reterr, size);
+    if (index < 0) {
+        history_refuse_key(&pair->key, reterr, size);
+        return ERR_ARGUMENT;
+    }
     if (pair->val.type == MSGPACK_OBJECT_NIL)
         return 0;
     if (!read_value(&pair->val, index, params)) {

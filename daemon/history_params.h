@@ -87,6 +87,9 @@ struct history_params {
 int history_params_read(const msgpack_object *map, unsigned allowed, unsigned required,
                         struct history_params *ret_params, char *reterr, size_t size);
 
+/* Says that a method has no parameter of this name. */
+void history_refuse_key(const msgpack_object *key, char *reterr, size_t size);
+
 /* "100 steps every 10", "1 epoch", "60 seconds every 30". Returns whether it is one. */
 bool history_track_parse(const char *text, struct history_track *ret_track);
 

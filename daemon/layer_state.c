@@ -245,8 +245,10 @@ static int add_metric(struct layer_state *state, const struct measured *measured
     if (code)
         return code;
     struct dist *stat = &state->stat[m][to];
-    return is_row ? dist_merge(stat, &measured->head[h].row[m])
+    code = is_row ? dist_merge(stat, &measured->head[h].row[m])
                   : dist_add(stat, measured->value[m][h]);
+    dist_limit(stat, state->buckets);
+    return code;
 }
 
 static int add_vector(struct layer_state *state, const double *values, int v, uint32_t to)
@@ -336,9 +338,12 @@ static int add_heads(struct layer_state *state, const struct message *message,
 static int add_aggregate(struct layer_state *state, const struct measured *measured)
 {
     int code = dist_add(&state->sink_rate, measured->sink_rate);
+    dist_limit(&state->sink_rate, state->buckets);
     for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; measured->has_aggregate[a] && s < MAP_STAT_COUNT && !code; s++)
+        for (int s = 0; measured->has_aggregate[a] && s < MAP_STAT_COUNT && !code; s++) {
             code = dist_add(&state->aggregate[a][s], measured->aggregate[a][s]);
+            dist_limit(&state->aggregate[a][s], state->buckets);
+        }
     return code;
 }
 

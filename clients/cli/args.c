@@ -141,6 +141,7 @@ static const struct option_info option_info[] = {
     {"stack", "STACK", ARGS_STACK, set_stack, "only encoder or decoder layers"},
     {"layer", "N", ARGS_LAYER, set_layer, "only this layer"},
     {"site", "SITE", ARGS_SITE, set_site, "only self or cross attention"},
+    {"drift", NULL, ARGS_DRIFT, NULL, "how the metric differs from the baseline, and since when"},
     {"head", "N", ARGS_HEAD, set_head, "only this head"},
     {"run", "RUN", ARGS_RUN, set_run, "this run, by its first digits (default: the newest)"},
     {"window", "WINDOW", ARGS_WINDOW, set_window,
