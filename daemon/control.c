@@ -80,8 +80,8 @@ static void put_error(struct mpk_writer *reply, int code, const char *detail)
 }
 
 /* `result` may be NULL with an error. */
-static void answer(struct control *control, struct envelope *envelope, int code,
-                   const char *detail, const struct mpk_writer *result)
+static void answer(struct control *control, struct envelope *envelope, int code, const char *detail,
+                   const struct mpk_writer *result)
 {
     struct mpk_writer reply;
     mpk_writer_init(&reply);
@@ -190,8 +190,8 @@ static const struct {
     const char *name;
     int (*run)(struct request *request);
 } methods[] = {
-    {"ping", method_ping},   {"jobs", method_jobs},     {"summary", method_summary},
-    {"stats", method_stats}, {"config", method_config}, {"flush", method_flush},
+    {"ping", method_ping},     {"jobs", method_jobs},     {"summary", method_summary},
+    {"stats", method_stats},   {"config", method_config}, {"flush", method_flush},
     {"alerts", method_alerts},
 };
 

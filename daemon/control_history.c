@@ -78,10 +78,10 @@ static int ask(struct request *request, const char *method, struct asked *asked)
     mpk_writer_init(&params);
     if (msgpack_pack_object(&params.packer, *request->params) != 0)
         params.failed = true;
-    int code = mpk_writer_ok(&params) ? history_ask(request->view->history, method,
-                                                    params.buffer.data, params.buffer.size,
-                                                    on_answered, asked)
-                                      : ERR_MEMORY;
+    int code = mpk_writer_ok(&params)
+                   ? history_ask(request->view->history, method, params.buffer.data,
+                                 params.buffer.size, on_answered, asked)
+                   : ERR_MEMORY;
     mpk_writer_clear(&params);
     return code;
 }

@@ -11,8 +11,8 @@
 #include <sys/stat.h>
 
 /* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
-const char *string_param(const struct request *request, const char *key,
-                                const char *fallback, char *buffer, size_t size)
+const char *string_param(const struct request *request, const char *key, const char *fallback,
+                         char *buffer, size_t size)
 {
     const msgpack_object *value = mpk_find(request->params, key);
     if (!value || value->type == MSGPACK_OBJECT_NIL)
@@ -186,4 +186,3 @@ int method_config(struct request *request)
     config_each(config, put_key, request->result);
     return 0;
 }
-

@@ -79,10 +79,10 @@ static bool read_track(const struct request *request, struct summary_filter *fil
         filter->track = (uint32_t)number;
         return true;
     }
-    int found = string_param(request, "window", "", text, sizeof text) &&
-                        history_track_parse(text, &track)
-                    ? find_track(config, &track)
-                    : -1;
+    int found =
+        string_param(request, "window", "", text, sizeof text) && history_track_parse(text, &track)
+            ? find_track(config, &track)
+            : -1;
     filter->track = (uint32_t)found;
     if (found < 0)
         snprintf(request->detail, CONTROL_DETAIL_MAX,

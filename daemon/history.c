@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A question's life: history_ask puts it into `asked` and wakes the reader thread, which answers one
- * after the other and puts them into `done`; uv_async_send wakes the loop, which calls `answered`
- * and frees them. At most HISTORY_WAITING_MAX exist at once, whichever list they are in.
+/* A question's life: history_ask puts it into `asked` and wakes the reader thread, which answers
+ * one after the other and puts them into `done`; uv_async_send wakes the loop, which calls
+ * `answered` and frees them. At most HISTORY_WAITING_MAX exist at once, whichever list they are in.
  *
  * The connection can read only. It is opened with the first question, and again when the file
  * behind the path is another one (the store sets a corrupt database aside) or SQLite finds the one

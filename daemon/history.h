@@ -35,8 +35,8 @@ typedef void history_answered(void *data, int code, const char *detail,
 int history_ask(struct history *history, const char *method, const void *params, size_t size,
                 history_answered *answered, void *data);
 
-/* Stops; questions that wait are answered with ERR_CLOSED, inside this call. Freed once the loop has
- * run the close callbacks. Accepts NULL. */
+/* Stops; questions that wait are answered with ERR_CLOSED, inside this call. Freed once the loop
+ * has run the close callbacks. Accepts NULL. */
 void history_close(struct history **history);
 
 #endif

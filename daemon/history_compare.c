@@ -26,8 +26,8 @@ struct side {
     struct found_run run;
     struct found_layer *layers;
     uint32_t layer_count;
-    bool *matched; /* [layer_count]; the other run has it too */
-    uint32_t windows; /* most that were pooled for a layer */
+    bool *matched;        /* [layer_count]; the other run has it too */
+    uint32_t windows;     /* most that were pooled for a layer */
     uint64_t first, last; /* units they cover; meaningless without windows */
 };
 
@@ -115,12 +115,12 @@ static int pool_layer(struct query *query, struct side *side, const struct found
     if (code == ERR_NO_HISTORY)
         return 0;
     if (!code)
-        code = query_open(query,
-                          "SELECT * FROM (SELECT first, last, bytes, data FROM windows"
-                          " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2"
-                          " AND last BETWEEN ?3 AND ?4 ORDER BY last DESC LIMIT ?5) ORDER BY last",
-                          &statement, "iiiii", layer->id, track.id, params->from, params->to,
-                          windows);
+        code =
+            query_open(query,
+                       "SELECT * FROM (SELECT first, last, bytes, data FROM windows"
+                       " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2"
+                       " AND last BETWEEN ?3 AND ?4 ORDER BY last DESC LIMIT ?5) ORDER BY last",
+                       &statement, "iiiii", layer->id, track.id, params->from, params->to, windows);
     if (!code)
         code = pool_rows(query, statement, side, ret_pool);
     if (code)

@@ -123,12 +123,12 @@ int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt *
     /* A value that no layer has stands for "any". */
     const struct history_params *params = &query->params;
     uint64_t any = LAYER_MAX + 1;
-    uint64_t stack = !*params->stack                                          ? any
+    uint64_t stack = !*params->stack                                         ? any
                      : strcmp(params->stack, stack_name(STACK_ENCODER)) == 0 ? STACK_ENCODER
-                                                                              : STACK_DECODER;
-    uint64_t site = !*params->site                                      ? any
+                                                                             : STACK_DECODER;
+    uint64_t site = !*params->site                                    ? any
                     : strcmp(params->site, site_name(SITE_SELF)) == 0 ? SITE_SELF
-                                                                        : SITE_CROSS;
+                                                                      : SITE_CROSS;
     uint64_t layer = params->given & PARAM_LAYER ? params->layer : any;
     return query_open(query,
                       "SELECT layer_id, stack, layer, site, heads FROM layers"
@@ -305,7 +305,7 @@ void put_layer(struct query *query, const struct layer_id *id)
 }
 
 int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
-                    void (*put)(struct query *query, sqlite3_stmt *statement))
+             void (*put)(struct query *query, sqlite3_stmt *statement))
 {
     struct mpk_writer *result = query->result, rows;
     uint32_t count = 0;

@@ -40,8 +40,7 @@ int find_layer(struct query *query, const struct found_run *run, struct found_la
 
 /* The track that the parameters name; else attnd's primary one; else the one with the newest
  * window. The same errors. */
-int find_track(struct query *query, const struct found_layer *layer,
-               struct found_track *ret_track);
+int find_track(struct query *query, const struct found_layer *layer, struct found_track *ret_track);
 
 /* "100 steps every 10". */
 #define TRACK_TEXT_MAX 96
@@ -60,8 +59,8 @@ void put_run(struct query *query, const struct found_run *run);
 void put_track(struct query *query, const struct found_track *track);
 /* `stack`, `layer`, `site`: 3 keys. */
 void put_layer(struct query *query, const struct layer_id *id);
-/* Writes up to `limit` rows by `put` as an array under `key`, and then `more`: 2 keys. The statement
- * gives one row more than that, if there is. Returns 0 or an error. */
+/* Writes up to `limit` rows by `put` as an array under `key`, and then `more`: 2 keys. The
+ * statement gives one row more than that, if there is. Returns 0 or an error. */
 int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
              void (*put)(struct query *query, sqlite3_stmt *statement));
 

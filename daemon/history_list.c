@@ -47,8 +47,9 @@ int history_runs(struct query *query)
 
 static void put_track_of_layer(struct query *query, sqlite3_stmt *statement)
 {
-    struct found_track track = {0, {(enum window_unit)column_u64(statement, 0),
-                                    column_u64(statement, 1), column_u64(statement, 2)}};
+    struct found_track track = {0,
+                                {(enum window_unit)column_u64(statement, 0),
+                                 column_u64(statement, 1), column_u64(statement, 2)}};
     mpk_put_map(query->result, 6);
     put_track(query, &track);
     put_u64(query, "windows", column_u64(statement, 3));
@@ -97,8 +98,8 @@ static int put_layer_windows(struct query *query, const struct found_layer *laye
 }
 
 /* Layers that have windows. */
-static int read_layers(struct query *query, const struct found_run *run,
-                       struct found_layer *layers, uint32_t *ret_count)
+static int read_layers(struct query *query, const struct found_run *run, struct found_layer *layers,
+                       uint32_t *ret_count)
 {
     sqlite3_stmt *statement;
     uint32_t count = 0;

@@ -39,7 +39,7 @@ bool number_in_state(const struct layer_state *state, int number)
     if (number < METRIC_COUNT)
         return state->on[number];
     if (number == NUMBER_SINK_RATE)
-        return state->sink_rate.moments.n > 0;
+        return state->on[METRIC_FIRST_TOKEN];
     return state->has_aggregate[(number - NUMBER_AGGREGATE) / MAP_STAT_COUNT];
 }
 

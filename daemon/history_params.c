@@ -25,10 +25,14 @@ struct info {
 };
 
 #define TEXT(name, field, valid)                                                                   \
-    {name, KIND_TEXT, offsetof(struct history_params, field),                                      \
-     sizeof(((struct history_params *)NULL)->field), valid}
+    {                                                                                              \
+        name, KIND_TEXT, offsetof(struct history_params, field),                                   \
+            sizeof(((struct history_params *)NULL)->field), valid                                  \
+    }
 #define NUMBER(name, field, most, valid)                                                           \
-    {name, KIND_NUMBER, offsetof(struct history_params, field), most, valid}
+    {                                                                                              \
+        name, KIND_NUMBER, offsetof(struct history_params, field), most, valid                     \
+    }
 
 /* In the order of enum history_param. */
 static const struct info info[] = {

@@ -39,8 +39,8 @@ int query_fail(struct query *query, int code, const char *format, ...)
 int query_check(const struct query *query);
 
 /* Prepares and binds: `types` has a letter per further argument: i (uint64_t), s (const char *),
- * b (const void *, size_t). Text and blobs are borrowed until the statement is finalized. Returns 0,
- * or an error; the statement is then NULL, which sqlite3_finalize accepts. */
+ * b (const void *, size_t). Text and blobs are borrowed until the statement is finalized. Returns
+ * 0, or an error; the statement is then NULL, which sqlite3_finalize accepts. */
 int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statement,
                const char *types, ...);
 /* The next row: 1; 0 after the last; or an error. */

@@ -38,14 +38,15 @@ static const char *const default_metrics[] = {"entropy_normalized", "max_logit",
 
 static double *column(struct series *series, uint32_t head, int statistic)
 {
-    return series->value + ((size_t)head * STATISTIC_COUNT + (size_t)statistic) * series->rows.count;
+    return series->value +
+           ((size_t)head * STATISTIC_COUNT + (size_t)statistic) * series->rows.count;
 }
 
 static void set_stat(struct series *series, uint32_t head, uint32_t row,
                      const struct result_stat *stat)
 {
-    const double numbers[STATISTIC_COUNT] = {stat->mean, stat->std, stat->min,
-                                             stat->max,  stat->p50, stat->p90,
+    const double numbers[STATISTIC_COUNT] = {stat->mean, stat->std,  stat->min,
+                                             stat->max,  stat->p50,  stat->p90,
                                              stat->p99,  stat->last, (double)stat->count};
     for (int i = 0; i < STATISTIC_COUNT; i++)
         column(series, head, i)[row] = numbers[i];
@@ -74,8 +75,8 @@ static int add_chunk(struct series *series, sqlite3_stmt *statement, uint32_t fr
     const struct window_row *row = &series->rows.row[from];
     int head = sqlite3_column_int(statement, 0);
     const void *data = sqlite3_column_blob(statement, 1);
-    int code = series_decode(data, (size_t)sqlite3_column_bytes(statement, 1), row->chunk_count,
-                             stats);
+    int code =
+        series_decode(data, (size_t)sqlite3_column_bytes(statement, 1), row->chunk_count, stats);
     uint32_t at = head < 0 ? 0 : (uint32_t)head - series->head_first;
     for (uint32_t i = from; !code && at < series->heads && i < to; i++, row++)
         set_stat(series, at, i, &stats[row->index]);

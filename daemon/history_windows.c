@@ -48,8 +48,8 @@ static int add_chunk(struct query *query, sqlite3_stmt *statement, struct window
     const struct history_params *params = &query->params;
     uint32_t count = (uint32_t)column_u64(statement, 1);
     const void *data = sqlite3_column_blob(statement, 2);
-    int code = series_windows_decode(data, (size_t)sqlite3_column_bytes(statement, 2), count,
-                                     windows);
+    int code =
+        series_windows_decode(data, (size_t)sqlite3_column_bytes(statement, 2), count, windows);
     /* Descending when the newest are wanted: windows_read turns the list round. */
     bool forward = params->given & PARAM_FROM;
     for (uint32_t i = 0; !code && i < count; i++) {
@@ -174,7 +174,8 @@ static void remove_older(struct window_rows *rows)
 {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < rows->count; i++) {
-        bool again = i + 1 < rows->count && rows->row[i + 1].window.last == rows->row[i].window.last;
+        bool again =
+            i + 1 < rows->count && rows->row[i + 1].window.last == rows->row[i].window.last;
         if (!again)
             rows->row[kept++] = rows->row[i];
     }

@@ -33,7 +33,7 @@ enum args_option {
 
 #define ARGS_WORDS_MAX   4
 #define ARGS_METRICS_MAX 64
-#define ARGS_ERROR_MAX 256
+#define ARGS_ERROR_MAX   256
 
 /* Strings point into argv, the environment, or are static. */
 struct args {

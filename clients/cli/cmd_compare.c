@@ -41,9 +41,9 @@ static void print_side(struct cli *cli, const char *name, const msgpack_object *
     uint64_t windows = field_u64(side, "windows");
     field_text(side, "job", job, sizeof(job));
     field_text(side, "run", run, sizeof(run));
-    fprintf(cli->out,
-            "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64 " to %" PRIu64 "\n", name, job, run,
-            windows, out_plural(windows), field_u64(side, "first"), field_u64(side, "last"));
+    fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64 " to %" PRIu64 "\n", name,
+            job, run, windows, out_plural(windows), field_u64(side, "first"),
+            field_u64(side, "last"));
 }
 
 /* The metric that differs most; NULL when there is none. */
@@ -54,8 +54,8 @@ static const msgpack_object_kv *most_different(const msgpack_object *head)
     for (uint32_t i = 0;
          metrics && metrics->type == MSGPACK_OBJECT_MAP && i < metrics->via.map.size; i++) {
         const msgpack_object_kv *pair = &metrics->via.map.ptr[i];
-        if (!most || field_number(mpk_find(&pair->val, "js")) >
-                         field_number(mpk_find(&most->val, "js")))
+        if (!most ||
+            field_number(mpk_find(&pair->val, "js")) > field_number(mpk_find(&most->val, "js")))
             most = pair;
     }
     return most;

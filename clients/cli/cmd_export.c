@@ -112,8 +112,9 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
         code = export_layer(cli, &layers->via.array.ptr[i], &piece, &pieces);
     if (code != CLI_OK || pieces > 0)
         return code;
-    return cli_usage(cli, "run %.8s of %.80s has none of these metrics (see attnctl history %.80s "
-                          "--metric x)",
+    return cli_usage(cli,
+                     "run %.8s of %.80s has none of these metrics (see attnctl history %.80s "
+                     "--metric x)",
                      piece.run, piece.job, piece.job);
 }
 

@@ -72,8 +72,8 @@ int cmd_runs(struct cli *cli)
     code = ask_call(cli, "runs", &ask, &reply);
     if (code != CLI_OK)
         return code;
-    code = args->given & ARGS_JSON ? cli_print_json(cli, reply.result)
-                                   : show_runs(cli, reply.result);
+    code =
+        args->given & ARGS_JSON ? cli_print_json(cli, reply.result) : show_runs(cli, reply.result);
     rpc_reply_clear(&reply);
     return code;
 }

@@ -17,10 +17,9 @@ static const char *const statistics[] = {"mean", "std", "min",  "max",  "p50",
 enum { STATISTICS = sizeof(statistics) / sizeof(statistics[0]) };
 
 /* first_unit, last_unit: `last` alone is a statistic. */
-static const char *const columns[] = {"job",     "run",   "unit",      "length",    "every",
-                                      "first_unit", "last_unit", "epoch", "step", "time_ns",
-                                      "partial", "stack", "layer",     "site",      "head",
-                                      "metric"};
+static const char *const columns[] = {
+    "job",  "run",     "unit",    "length", "every", "first_unit", "last_unit", "epoch",
+    "step", "time_ns", "partial", "stack",  "layer", "site",       "head",      "metric"};
 enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
 
 struct series series_of(const msgpack_object *map)
