@@ -15,6 +15,7 @@
 #include "log.h"
 #include "publisher.h"
 #include "registry.h"
+#include "tap.h"
 #include "work.h"
 
 #include <errno.h>
@@ -32,6 +33,7 @@ struct daemon {
     struct machine machine;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint;
+    uv_async_t stop;     /* daemon_stop, from any thread */
     uv_timer_t tick;     /* runs while a job is active */
     uv_timer_t deadline; /* runs while stopping */
     void *zmq;
@@ -41,6 +43,7 @@ struct daemon {
     struct ingest *ingest;
     struct publisher *publisher;
     struct control *control;
+    struct tap *tap;
     struct registry *registry;
     struct result_sink sink;
     struct message *waiting, **waiting_last; /* for room in the pool's queue */
@@ -130,6 +133,7 @@ static void start_tick(struct daemon *daemon);
 
 static void on_arrived(struct daemon *daemon, struct message *message)
 {
+    tap_message(daemon->tap, message);
     stats_received(&daemon->stats, message->bytes);
     daemon->last_arrival = message->arrival;
     start_tick(daemon);
@@ -250,8 +254,10 @@ static void finish(struct daemon *daemon)
     registry_show(daemon->registry);
     publisher_close(&daemon->publisher);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
+    close_handle(&daemon->stop);
     close_handle(&daemon->tick);
     close_handle(&daemon->deadline);
     uv_unref(
@@ -273,15 +279,32 @@ static void on_deadline(uv_timer_t *timer)
     finish(daemon);
 }
 
+static void begin_stop(struct daemon *daemon, const char *why)
+{
+    daemon->stopping = true;
+    log_event(LOG_INFO, "stopping", LOG_STR("signal", why));
+    ingest_stop(daemon->ingest);
+    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+}
+
 static void on_signal(uv_signal_t *signal, int number)
 {
     struct daemon *daemon = signal->data;
     if (daemon->stopping)
         _exit(EXIT_FAILURE);
-    daemon->stopping = true;
-    log_event(LOG_INFO, "stopping", LOG_STR("signal", number == SIGINT ? "SIGINT" : "SIGTERM"));
-    ingest_stop(daemon->ingest);
-    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+    begin_stop(daemon, number == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+static void on_stop(uv_async_t *stop)
+{
+    struct daemon *daemon = stop->data;
+    if (!daemon->stopping)
+        begin_stop(daemon, "none");
+}
+
+void daemon_stop(struct daemon *daemon)
+{
+    uv_async_send(&daemon->stop);
 }
 
 /* Start */
@@ -305,6 +328,8 @@ static int open_loop(struct daemon *daemon, char *reterr)
     uv_timer_init(&daemon->loop, &daemon->deadline);
     uv_signal_init(&daemon->loop, &daemon->sigterm);
     uv_signal_init(&daemon->loop, &daemon->sigint);
+    uv_async_init(&daemon->loop, &daemon->stop, on_stop); /* what it opens the inbox has opened */
+    daemon->stop.data = daemon;
     daemon->tick.data = daemon->deadline.data = daemon;
     daemon->sigterm.data = daemon->sigint.data = daemon;
     daemon->handles_ready = true;
@@ -383,7 +408,9 @@ static int open_sockets(struct daemon *daemon, char *reterr)
     if (!daemon->zmq)
         return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
     if (publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
-                      &daemon->publisher, reterr) != 0)
+                      &daemon->publisher, reterr) != 0 ||
+        tap_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats, &daemon->tap,
+                reterr) != 0)
         return -1;
     struct control_view view = make_view(daemon);
     if (control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr) != 0)
@@ -471,9 +498,11 @@ static void close_loop(struct daemon *daemon)
 {
     publisher_close(&daemon->publisher);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
+        close_handle(&daemon->stop);
         close_handle(&daemon->tick);
         close_handle(&daemon->deadline);
         inbox_close(&daemon->inbox);

@@ -20,6 +20,12 @@ enum args_option {
     ARGS_SITE = 1 << 8,
     ARGS_COUNT = 1 << 9,
     ARGS_SUMMARIES = 1 << 10,
+    ARGS_COMPRESS = 1 << 20,
+    ARGS_FORCE = 1 << 21,
+    ARGS_SECONDS = 1 << 22,
+    ARGS_UNTIL_END = 1 << 23,
+    ARGS_INGEST = 1 << 24,
+    ARGS_RHYTHM = 1 << 25,
     ARGS_EVERY_COMMAND = ARGS_ENDPOINT | ARGS_TIMEOUT | ARGS_JSON | ARGS_HELP,
 };
 
@@ -36,6 +42,9 @@ struct args {
     uint32_t layer;                    /* counts when ARGS_LAYER is given */
     uint64_t count;                    /* 0 = no limit */
     const char *summaries;             /* NULL = ask the daemon */
+    double seconds;                    /* counts when ARGS_SECONDS is given */
+    const char *ingest;                /* NULL = ask the daemon */
+    double rhythm;                     /* times as fast as recorded; 0 = at once */
     const char *words[ARGS_WORDS_MAX]; /* what is no option: the command, then its arguments */
     int word_count;
 };

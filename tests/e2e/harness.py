@@ -77,7 +77,7 @@ class Attnd:
 
     def start(self):
         arguments = [ATTND]
-        for name in ("ingest", "publish", "control"):
+        for name in ("ingest", "publish", "control", "tap"):
             arguments += ["--set", f"{name}.endpoint={self.endpoint(name)}"]
         for setting in self.settings:
             arguments += ["--set", setting]
