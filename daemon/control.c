@@ -169,10 +169,13 @@ static bool segment_matches(const char **topic, const char *wanted)
     return matches;
 }
 
-static void visit_summary(void *data, const char *topic, const void *value, size_t size)
+static void visit_summary(void *data, const char *topic, uint32_t track, const void *value,
+                          size_t size)
 {
     struct summary_filter *filter = data;
     topic += strlen("summary/");
+    if (track > 0)
+        return;
     if (!segment_matches(&topic, filter->job) || !segment_matches(&topic, filter->stack) ||
         !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site))
         return;
@@ -309,7 +312,7 @@ static int method_flush(struct request *request)
         return ERR_ARGUMENT;
     if (request->control->waiting_count == WAITING_MAX)
         return ERR_AGAIN;
-    int waiting = registry_flush(view->registry, *job ? job : NULL, view->last_arrival(view->data));
+    int waiting = registry_flush(view->registry, *job ? job : NULL);
     if (waiting < 0)
         return waiting;
     if (waiting > 0)

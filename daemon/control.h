@@ -28,7 +28,6 @@ struct control_view {
     uint64_t started_ns;
     uint64_t (*bytes_in_flight)(void *data);
     uint64_t (*messages_in_flight)(void *data);
-    uint64_t (*last_arrival)(void *data);
     void *data;
 };
 

@@ -47,7 +47,6 @@ struct daemon {
     struct registry *registry;
     struct result_sink sink;
     struct message *waiting, **waiting_last; /* for room in the pool's queue */
-    uint64_t last_arrival;
     uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
     uint32_t in_flight;  /* messages with work, waiting or in the pool */
     uint64_t started_ns;
@@ -57,11 +56,15 @@ struct daemon {
 
 /* Results */
 
-static void put_result(void *data, const char *topic, struct mpk_writer *writer, bool is_summary)
+static void put_result(void *data, const char *topic, uint32_t track, struct mpk_writer *writer,
+                       enum result_kind kind)
 {
     struct daemon *daemon = data;
-    stats_add(&daemon->stats, COUNT_SUMMARIES, is_summary);
-    publisher_put(daemon->publisher, topic, writer, is_summary);
+    stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
+    if (kind == RESULT_ALERT)
+        publisher_send(daemon->publisher, topic, writer);
+    else
+        publisher_put(daemon->publisher, topic, track, writer, kind == RESULT_SUMMARY);
 }
 
 static void forget_job(void *data, const char *job)
@@ -113,15 +116,46 @@ static void submit_waiting(struct daemon *daemon)
         daemon->waiting_last = &daemon->waiting;
 }
 
+/* One that has to wait for its turn keeps its numbers only. */
+static void lighten(struct daemon *daemon, struct message *message)
+{
+    uint64_t bytes = message_free_tensors(message);
+    message->cost -= bytes;
+    ingest_release(daemon->ingest, bytes);
+}
+
+static void account_for(struct daemon *daemon, struct message *message)
+{
+    bool is_event = message->header.type == MESSAGE_EVENT;
+    stats_add(&daemon->stats, COUNT_LOST, message->losses.lost);
+    stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source);
+    if (message->code) {
+        drop(daemon, message, message->code);
+        return;
+    }
+    stats_add(&daemon->stats, COUNT_PROCESSED, 1);
+    stats_add(&daemon->stats, COUNT_EVENTS, is_event);
+    release(daemon, message);
+}
+
+/* Takes what has its turn now that this message is finished. */
+static void settle(struct daemon *daemon, struct message *message)
+{
+    struct run *run = message->run;
+    if (message != run->queue)
+        lighten(daemon, message);
+    while ((message = run_take(run)))
+        account_for(daemon, message);
+}
+
 static void compute(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    int code = work_new(message, &run->job_config, &daemon->machine, run_spectrum_turn(message),
-                        daemon->pool, &daemon->inbox);
-    if (code) {
-        run_abandon(run, message, code);
-        drop(daemon, message, code);
-        run_settle(run, now_ns(daemon));
+    message->code = work_new(message, &run->job_config, &daemon->machine,
+                             run_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
+    if (message->code) {
+        message->finished = true;
+        settle(daemon, message);
         return;
     }
     daemon->in_flight++;
@@ -133,48 +167,30 @@ static void start_tick(struct daemon *daemon);
 
 static void on_arrived(struct daemon *daemon, struct message *message)
 {
+    bool worth_it;
     tap_message(daemon->tap, message);
     stats_received(&daemon->stats, message->bytes);
-    daemon->last_arrival = message->arrival;
     start_tick(daemon);
     daemon->arrival_ns = message->received_ns;
-    int code = registry_arrive(daemon->registry, message, message->received_ns);
-    stats_add(&daemon->stats, COUNT_LOST, message->losses.lost);
-    stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source);
-    if (code == RUN_COMPUTE) {
-        compute(daemon, message);
-    } else if (code == RUN_HANDLED) {
-        stats_add(&daemon->stats, COUNT_PROCESSED, 1);
-        stats_add(&daemon->stats, COUNT_EVENTS, 1);
-        release(daemon, message);
-    } else {
+    int code = registry_arrive(daemon->registry, message, message->received_ns, &worth_it);
+    if (code)
         drop(daemon, message, code);
-    }
-}
-
-static int complete(struct daemon *daemon, struct message *message, const struct measured *measured)
-{
-    stats_add(&daemon->stats, COUNT_SPECTRA, measured->spectra);
-    stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, measured->spectra_skipped);
-    return run_complete(message->run, message, measured);
+    else if (worth_it)
+        compute(daemon, message);
+    else
+        settle(daemon, message);
 }
 
 static void on_done(struct daemon *daemon, struct message *message)
 {
-    const struct measured *measured;
-    struct run *run = message->run;
-    int code = work_finish(message->work, &measured);
     daemon->in_flight--;
-    if (code)
-        run_abandon(run, message, code);
-    else
-        code = complete(daemon, message, measured);
-    if (code)
-        stats_drop(&daemon->stats, code);
-    else
-        stats_add(&daemon->stats, COUNT_PROCESSED, 1);
-    release(daemon, message);
-    run_settle(run, now_ns(daemon));
+    message->code = work_finish(message->work, &message->measured);
+    message->finished = true;
+    if (!message->code) {
+        stats_add(&daemon->stats, COUNT_SPECTRA, message->measured->spectra);
+        stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
+    }
+    settle(daemon, message);
     submit_waiting(daemon);
 }
 
@@ -361,7 +377,7 @@ static int open_workers(struct daemon *daemon, char *reterr)
         pool_new(daemon->machine.threads, (uint32_t)daemon->config.workers_queue, &daemon->pool);
     if (rc != 0)
         return fail(reterr, "start the workers", rc > ERR_BASE ? strerror(-rc) : err_text(rc));
-    daemon->sink = (struct result_sink){put_result, daemon};
+    daemon->sink = (struct result_sink){.put = put_result, .stats = &daemon->stats, .data = daemon};
     daemon->registry = registry_new(&daemon->config, &daemon->sink, forget_job, daemon);
     return daemon->registry ? 0 : fail(reterr, "start", err_text(ERR_MEMORY));
 }
@@ -380,11 +396,6 @@ static uint64_t view_messages(void *data)
     return received > settled ? received - settled : 0;
 }
 
-static uint64_t view_arrival(void *data)
-{
-    return ((struct daemon *)data)->last_arrival;
-}
-
 static struct control_view make_view(struct daemon *daemon)
 {
     return (struct control_view){
@@ -396,7 +407,6 @@ static struct control_view make_view(struct daemon *daemon)
         .started_ns = daemon->started_ns,
         .bytes_in_flight = view_bytes,
         .messages_in_flight = view_messages,
-        .last_arrival = view_arrival,
         .data = daemon,
     };
 }

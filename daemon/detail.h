@@ -8,6 +8,7 @@
 #define DAEMON_DETAIL_H
 
 #include "measure.h"
+#include "mpk.h"
 #include "result.h"
 
 struct detail {
@@ -15,7 +16,7 @@ struct detail {
     uint64_t bytes; /* of everything */
     struct result_pairs pairs;
     struct result_similarity similarity;
-    struct weights_result weights; /* empty but for tier weights */
+    struct weights_result *weights; /* owned; NULL but for tier weights */
 };
 
 /* Copies what a measured message has; NULL when out of memory. One reference. */
@@ -23,5 +24,11 @@ struct detail *detail_new(const struct measured *measured);
 /* Accepts NULL. */
 struct detail *detail_reference(struct detail *detail);
 void detail_release(struct detail **detail);
+
+/* One map, or nil for NULL; `heads` are the layer's. */
+void detail_pack(const struct detail *detail, uint32_t heads, struct mpk_writer *writer);
+/* Returns 0 (with NULL for nil), ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map of a layer
+ * with so many heads. */
+int detail_unpack(const msgpack_object *map, uint32_t heads, struct detail **ret_detail);
 
 #endif

@@ -20,7 +20,8 @@
 #include <stdint.h>
 
 struct layer_state {
-    uint32_t heads; /* of the model: heads_total */
+    uint32_t heads;   /* of the model: heads_total */
+    uint32_t buckets; /* of a histogram, at most */
     /* Of the newest message that has rows; of one of tier weights while there is no other. */
     uint64_t newest; /* arrival; 0 = none yet */
     uint64_t epoch, step, time_ns;
@@ -51,8 +52,9 @@ struct layer_state {
     uint64_t weights_arrival;
 };
 
-/* An empty state. Returns NULL when out of memory. */
-struct layer_state *layer_state_new(uint32_t heads);
+/* An empty state, whose histograms use at most so many buckets (dist_limit). Returns NULL when out
+ * of memory. */
+struct layer_state *layer_state_new(uint32_t heads, uint32_t buckets);
 void layer_state_free(struct layer_state **state);
 
 /* Adds a measured message. Returns 0 or ERR_MEMORY (then it may be in partly). */
@@ -67,11 +69,6 @@ uint32_t layer_state_ranks(const struct layer_state *state);
 uint64_t layer_state_bytes(const struct layer_state *state);
 /* What a state of so many heads will take about, histograms excluded: to be reserved with it. */
 uint64_t layer_state_new_bytes(uint32_t heads);
-
-/* Writes the state as a summary map. Returns 0 or ERR_MEMORY. */
-int layer_state_encode(const struct layer_state *state, struct layer_id id, const char *job,
-                       const uint8_t *run, const struct result_window *window,
-                       struct mpk_writer *writer);
 
 /* The distribution of one head's metric, copied; empty when there is none. Returns 0 or ERR_MEMORY.
  */

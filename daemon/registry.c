@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "registry.h"
 
+#include "closing.h"
 #include "log.h"
 
 #include <stdlib.h>
@@ -70,7 +71,7 @@ static uint64_t last_heard(const struct job *job)
 static bool job_at_rest(const struct job *job)
 {
     for (const struct run *run = job->runs; run; run = run->next)
-        if (run->state == JOB_ACTIVE || run->in_flight)
+        if (run->state == JOB_ACTIVE || run->queued)
             return false;
     return true;
 }
@@ -110,7 +111,7 @@ static void remove_run(struct job *job, struct run *run)
 static bool run_may_go(const struct registry *registry, const struct run *run, uint64_t now_ns)
 {
     bool silent = now_ns - run->last_ns >= registry->config->window_timeout;
-    return !run->in_flight && (run->state != JOB_ACTIVE || silent);
+    return !run->queued && (run->state != JOB_ACTIVE || silent);
 }
 
 static int make_room_for_run(struct registry *registry, struct job *job, uint64_t now_ns)
@@ -124,7 +125,7 @@ static int make_room_for_run(struct registry *registry, struct job *job, uint64_
         return 0;
     if (!longest)
         return ERR_RUN_LIMIT;
-    run_show(longest);
+    closing_show(longest);
     remove_run(job, longest);
     return 0;
 }
@@ -171,7 +172,8 @@ static int add_run(struct registry *registry, struct job *job, const struct head
     int code = make_room_for_run(registry, job, now_ns);
     if (code)
         return code;
-    struct run *run = run_new(header, registry->config, registry->sink, &registry->budget, now_ns);
+    struct run *run = run_new(job->name, header->run, registry->config, registry->sink,
+                              &registry->budget, now_ns);
     if (!run)
         return ERR_MEMORY;
     run->next = job->runs;
@@ -197,17 +199,15 @@ static int find_or_add(struct registry *registry, const struct header *header, u
     return code;
 }
 
-int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns)
+int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns,
+                    bool *ret_compute)
 {
     struct run *run;
     int code = find_or_add(registry, &message->header, now_ns, &run);
     if (code)
         return code;
-    code = run_arrive(run, message, now_ns);
-    if (code < 0)
-        run_refused(run, code);
-    run_settle(run, now_ns);
-    return code;
+    *ret_compute = run_queue(run, message, now_ns);
+    return 0;
 }
 
 void registry_refused(struct registry *registry, const char *name, int code)
@@ -215,7 +215,6 @@ void registry_refused(struct registry *registry, const char *name, int code)
     struct job *job = find_job(registry, name);
     if (!job)
         return;
-    job->runs->received++;
     run_refused(job->runs, code);
 }
 
@@ -251,7 +250,7 @@ bool registry_tick(struct registry *registry, uint64_t now_ns)
 static void show_run(void *data, struct run *run)
 {
     (void)data;
-    run_show(run);
+    closing_show(run);
 }
 
 void registry_show(struct registry *registry)
@@ -261,7 +260,6 @@ void registry_show(struct registry *registry)
 
 struct flush {
     const char *job; /* NULL: all */
-    uint64_t arrival;
     int waiting;
 };
 
@@ -269,12 +267,12 @@ static void flush_run(void *data, struct run *run)
 {
     struct flush *flush = data;
     if (!flush->job || strcmp(run->job, flush->job) == 0)
-        flush->waiting += run_flush(run, flush->arrival);
+        flush->waiting += run_flush(run);
 }
 
-int registry_flush(struct registry *registry, const char *job, uint64_t arrival)
+int registry_flush(struct registry *registry, const char *job)
 {
-    struct flush flush = {.job = job, .arrival = arrival};
+    struct flush flush = {.job = job};
     if (job && !find_job(registry, job))
         return ERR_JOB_UNKNOWN;
     registry_each(registry, flush_run, &flush);

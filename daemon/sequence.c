@@ -27,7 +27,7 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
     if (reserve(sequences, rank_index + 1) != 0)
         return ERR_MEMORY;
     struct sequence *sequence = &sequences->of_rank[rank_index];
-    if (sequence->seen && seq < sequence->next)
+    if (sequences_passed(sequences, rank_index, seq))
         return seq + 1 == sequence->next ? ERR_SEQ_DUPLICATE : ERR_SEQ_ORDER;
     bool from_start = sequence->seen || seq == 0;
     ret_losses->joined_late = !from_start;
@@ -36,6 +36,12 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
         from_start && dropped > sequence->dropped ? dropped - sequence->dropped : 0;
     *sequence = (struct sequence){.seen = true, .next = seq + 1, .dropped = dropped};
     return 0;
+}
+
+bool sequences_passed(const struct sequences *sequences, uint32_t rank_index, uint64_t seq)
+{
+    return rank_index < sequences->count && sequences->of_rank[rank_index].seen &&
+           seq < sequences->of_rank[rank_index].next;
 }
 
 void sequences_clear(struct sequences *sequences)

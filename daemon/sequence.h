@@ -32,6 +32,8 @@ struct losses {
  * ERR_MEMORY. */
 int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t seq, uint64_t dropped,
                    struct losses *ret_losses);
+/* Whether sequences_next would refuse this number as one that was seen, or goes backwards. */
+bool sequences_passed(const struct sequences *sequences, uint32_t rank_index, uint64_t seq);
 void sequences_clear(struct sequences *sequences);
 
 #endif

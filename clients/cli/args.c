@@ -129,6 +129,7 @@ static const struct option_info option_info[] = {
     {"stack", "STACK", ARGS_STACK, set_stack, "only encoder or decoder layers"},
     {"layer", "N", ARGS_LAYER, set_layer, "only this layer"},
     {"site", "SITE", ARGS_SITE, set_site, "only self or cross attention"},
+    {"drift", NULL, ARGS_DRIFT, NULL, "how the metric differs from the baseline, and since when"},
     {"count", "N", ARGS_COUNT, set_count, "stop after N messages"},
     {"seconds", "N", ARGS_SECONDS, set_seconds, "stop after N seconds"},
     {"until-end", NULL, ARGS_UNTIL_END, NULL, "stop when every rank heard of has said bye"},

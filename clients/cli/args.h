@@ -20,6 +20,7 @@ enum args_option {
     ARGS_SITE = 1 << 8,
     ARGS_COUNT = 1 << 9,
     ARGS_SUMMARIES = 1 << 10,
+    ARGS_DRIFT = 1 << 11,
     ARGS_COMPRESS = 1 << 20,
     ARGS_FORCE = 1 << 21,
     ARGS_SECONDS = 1 << 22,

@@ -22,7 +22,7 @@ static const struct command commands[] = {
     {"jobs", cmd_jobs, "the training jobs attnd knows", "", "attnctl jobs", 0, 0, 0, NULL},
     {"summary", cmd_summary, "the newest window of a job, per layer and head", " JOB",
      "attnctl summary gpt-small --metric mean_distance --stack decoder",
-     ARGS_METRIC | ARGS_STACK | ARGS_LAYER | ARGS_SITE, 1, 1, NULL},
+     ARGS_METRIC | ARGS_DRIFT | ARGS_STACK | ARGS_LAYER | ARGS_SITE, 1, 1, NULL},
     {"tail", cmd_tail, "what attnd publishes, one line per message, until Ctrl-C",
      " [TOPIC-PREFIX]", "attnctl tail summary/gpt-small/ --count 10",
      ARGS_METRIC | ARGS_COUNT | ARGS_SUMMARIES, 0, 1, NULL},
