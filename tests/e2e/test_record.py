@@ -16,7 +16,7 @@ from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 # Nothing that depends on how busy the machine is.
-STEADY = ("metrics.spectrum_budget=0", "history.enabled=false", "workers.threads=1")
+STEADY = ("metrics.spectrum_budget=0", "history.enabled=false")
 
 
 def attnctl(*arguments, attnd=None):
