@@ -27,6 +27,10 @@
 #include <zmq.h>
 
 #define TICK_MS 1000
+/* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
+ * loop's time at most: 20 ms every 200 ms by default. */
+#define SAVER_SLICES 10
+#define SAVER_SHARE  10
 
 struct daemon {
     struct config config;
@@ -35,6 +39,7 @@ struct daemon {
     uv_signal_t sigterm, sigint;
     uv_async_t stop;     /* daemon_stop, from any thread */
     uv_timer_t tick;     /* runs while a job is active */
+    uv_timer_t saver;    /* runs while there may be something to save */
     uv_timer_t deadline; /* runs while stopping */
     void *zmq;
     struct stats stats;
@@ -44,8 +49,14 @@ struct daemon {
     struct publisher *publisher;
     struct control *control;
     struct tap *tap;
+    struct store *store;
     struct registry *registry;
     struct result_sink sink;
+    struct {
+        uint64_t began_ns; /* the last round of checkpoints */
+        bool goes_on;
+        bool last; /* nobody was training any more when it began */
+    } round;
     struct message *waiting, **waiting_last; /* for room in the pool's queue */
     uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
     uint32_t in_flight;  /* messages with work, waiting or in the pool */
@@ -251,10 +262,55 @@ static void on_tick(uv_timer_t *timer)
     control_settle(daemon->control);
 }
 
+static bool ticks(const struct daemon *daemon)
+{
+    return uv_is_active((const uv_handle_t *)&daemon->tick);
+}
+
+/* A part of a round, as long as a slice. No message comes between its steps and the submit. */
+static void go_on_with_round(struct daemon *daemon, uint64_t now)
+{
+    uint64_t deadline = now + daemon->config.history_checkpoint / SAVER_SHARE / SAVER_SLICES;
+    do
+        daemon->round.goes_on = registry_step(daemon->registry);
+    while (daemon->round.goes_on && clock_monotonic_ns() < deadline);
+    registry_submit(daemon->registry, now_ns(daemon));
+}
+
+/* A round begins when history.checkpoint has passed since the last one began and that one is
+ * through. */
+static void on_save(uv_timer_t *timer)
+{
+    struct daemon *daemon = timer->data;
+    uint64_t now = clock_monotonic_ns();
+    bool due = now - daemon->round.began_ns >= daemon->config.history_checkpoint;
+    if (!daemon->round.goes_on && due) {
+        daemon->round.began_ns = now;
+        daemon->round.goes_on = true;
+        daemon->round.last = !ticks(daemon);
+        registry_begin_round(daemon->registry);
+    }
+    if (daemon->round.goes_on)
+        go_on_with_round(daemon, now);
+    if (!daemon->round.goes_on && daemon->round.last && !ticks(daemon))
+        uv_timer_stop(timer);
+}
+
+static void start_saver(struct daemon *daemon)
+{
+    uint64_t period_ms = daemon->config.history_checkpoint / SAVER_SLICES / 1000000;
+    if (!daemon->sink.store || uv_is_active((const uv_handle_t *)&daemon->saver))
+        return;
+    daemon->round.last = false;
+    uv_timer_start(&daemon->saver, on_save, period_ms, period_ms);
+}
+
 static void start_tick(struct daemon *daemon)
 {
-    if (!daemon->finished && !uv_is_active((const uv_handle_t *)&daemon->tick))
-        uv_timer_start(&daemon->tick, on_tick, TICK_MS, TICK_MS);
+    if (daemon->finished || ticks(daemon))
+        return;
+    uv_timer_start(&daemon->tick, on_tick, TICK_MS, TICK_MS);
+    start_saver(daemon);
 }
 
 static void close_handle(void *handle)
@@ -263,11 +319,22 @@ static void close_handle(void *handle)
         uv_close(handle, NULL);
 }
 
-/* Shows what is open and lets go of the loop, whose run then ends. */
+/* What is computed counts, also behind messages that are not. */
+static void take_finished(void *data, struct run *run)
+{
+    struct message *message;
+    run_skip_unfinished(run);
+    while ((message = run_take(run)))
+        account_for(data, message);
+}
+
+/* Shows and saves what is open and lets go of the loop, whose run then ends. */
 static void finish(struct daemon *daemon)
 {
     daemon->finished = true;
+    registry_each(daemon->registry, take_finished, daemon);
     registry_show(daemon->registry);
+    registry_save(daemon->registry, now_ns(daemon));
     publisher_close(&daemon->publisher);
     control_close(&daemon->control);
     tap_close(&daemon->tap);
@@ -275,6 +342,7 @@ static void finish(struct daemon *daemon)
     close_handle(&daemon->sigint);
     close_handle(&daemon->stop);
     close_handle(&daemon->tick);
+    close_handle(&daemon->saver);
     close_handle(&daemon->deadline);
     uv_unref(
         (uv_handle_t *)&daemon->inbox.wake); /* closed when the last thread that posts is joined */
@@ -341,12 +409,13 @@ static int open_loop(struct daemon *daemon, char *reterr)
     if (rc != 0)
         return fail(reterr, "create the event loop", uv_strerror(rc));
     uv_timer_init(&daemon->loop, &daemon->tick);
+    uv_timer_init(&daemon->loop, &daemon->saver);
     uv_timer_init(&daemon->loop, &daemon->deadline);
     uv_signal_init(&daemon->loop, &daemon->sigterm);
     uv_signal_init(&daemon->loop, &daemon->sigint);
     uv_async_init(&daemon->loop, &daemon->stop, on_stop); /* what it opens the inbox has opened */
     daemon->stop.data = daemon;
-    daemon->tick.data = daemon->deadline.data = daemon;
+    daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
     daemon->sigterm.data = daemon->sigint.data = daemon;
     daemon->handles_ready = true;
     return 0;
@@ -377,9 +446,27 @@ static int open_workers(struct daemon *daemon, char *reterr)
         pool_new(daemon->machine.threads, (uint32_t)daemon->config.workers_queue, &daemon->pool);
     if (rc != 0)
         return fail(reterr, "start the workers", rc > ERR_BASE ? strerror(-rc) : err_text(rc));
-    daemon->sink = (struct result_sink){.put = put_result, .stats = &daemon->stats, .data = daemon};
+    return 0;
+}
+
+/* What was kept of runs that were going on when attnd ended. */
+static int open_registry(struct daemon *daemon, char *reterr)
+{
+    if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0)
+        return fail(reterr, "start", err_text(ERR_MEMORY));
+    daemon->sink = (struct result_sink){
+        .put = put_result,
+        .store = daemon->config.history_enabled ? daemon->store : NULL,
+        .stats = &daemon->stats,
+        .wall_offset_ns = clock_wall_ns() - clock_monotonic_ns(),
+        .data = daemon,
+    };
     daemon->registry = registry_new(&daemon->config, &daemon->sink, forget_job, daemon);
-    return daemon->registry ? 0 : fail(reterr, "start", err_text(ERR_MEMORY));
+    if (!daemon->registry)
+        return fail(reterr, "start", err_text(ERR_MEMORY));
+    if (daemon->sink.store)
+        registry_restore(daemon->registry, clock_monotonic_ns());
+    return 0;
 }
 
 static uint64_t view_bytes(void *data)
@@ -460,7 +547,8 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
     daemon->started_ns = clock_monotonic_ns();
     raise_descriptor_limit();
     if (open_loop(daemon, reterr) || open_workers(daemon, reterr) ||
-        start_signals(daemon, reterr) || open_sockets(daemon, reterr)) {
+        open_registry(daemon, reterr) || start_signals(daemon, reterr) ||
+        open_sockets(daemon, reterr)) {
         daemon_free(&daemon);
         return -1;
     }
@@ -494,12 +582,14 @@ static void log_stopped(struct daemon *daemon)
 void daemon_run(struct daemon *daemon)
 {
     log_started(daemon);
+    start_tick(daemon); /* for runs that came back */
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
     log_stopped(daemon);
     if (daemon->drained)
         return;
     /* Workers are still busy with what nobody waits for any more: leave without them. */
     ingest_join(daemon->ingest);
+    store_free(&daemon->store);
     zmq_ctx_term(daemon->zmq);
     _exit(EXIT_SUCCESS);
 }
@@ -514,6 +604,7 @@ static void close_loop(struct daemon *daemon)
         close_handle(&daemon->sigint);
         close_handle(&daemon->stop);
         close_handle(&daemon->tick);
+        close_handle(&daemon->saver);
         close_handle(&daemon->deadline);
         inbox_close(&daemon->inbox);
     }
@@ -541,6 +632,7 @@ void daemon_free(struct daemon **daemon_p)
         close_loop(daemon);
     ingest_free(&daemon->ingest);
     registry_free(&daemon->registry);
+    store_free(&daemon->store);
     if (daemon->zmq)
         zmq_ctx_term(daemon->zmq);
     free(daemon);
