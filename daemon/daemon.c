@@ -17,6 +17,7 @@
 #include "publisher.h"
 #include "registry.h"
 #include "store.h"
+#include "tap.h"
 #include "work.h"
 
 #include <errno.h>
@@ -38,6 +39,7 @@ struct daemon {
     struct machine machine;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint;
+    uv_async_t stop;     /* daemon_stop, from any thread */
     uv_timer_t tick;     /* runs while a job is active */
     uv_timer_t saver;    /* runs while there may be something to save */
     uv_timer_t deadline; /* runs while stopping */
@@ -49,6 +51,7 @@ struct daemon {
     struct publisher *publisher;
     struct control *control;
     struct history *history;
+    struct tap *tap;
     struct registry *registry;
     struct store *store;
     struct result_sink sink;
@@ -179,6 +182,7 @@ static void start_tick(struct daemon *daemon);
 static void on_arrived(struct daemon *daemon, struct message *message)
 {
     bool worth_it;
+    tap_message(daemon->tap, message);
     stats_received(&daemon->stats, message->bytes);
     start_tick(daemon);
     daemon->arrival_ns = message->received_ns;
@@ -337,8 +341,10 @@ static void finish(struct daemon *daemon)
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
+    close_handle(&daemon->stop);
     close_handle(&daemon->tick);
     close_handle(&daemon->saver);
     close_handle(&daemon->deadline);
@@ -361,15 +367,32 @@ static void on_deadline(uv_timer_t *timer)
     finish(daemon);
 }
 
+static void begin_stop(struct daemon *daemon, const char *why)
+{
+    daemon->stopping = true;
+    log_event(LOG_INFO, "stopping", LOG_STR("signal", why));
+    ingest_stop(daemon->ingest);
+    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+}
+
 static void on_signal(uv_signal_t *signal, int number)
 {
     struct daemon *daemon = signal->data;
     if (daemon->stopping)
         _exit(EXIT_FAILURE);
-    daemon->stopping = true;
-    log_event(LOG_INFO, "stopping", LOG_STR("signal", number == SIGINT ? "SIGINT" : "SIGTERM"));
-    ingest_stop(daemon->ingest);
-    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+    begin_stop(daemon, number == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+static void on_stop(uv_async_t *stop)
+{
+    struct daemon *daemon = stop->data;
+    if (!daemon->stopping)
+        begin_stop(daemon, "none");
+}
+
+void daemon_stop(struct daemon *daemon)
+{
+    uv_async_send(&daemon->stop);
 }
 
 /* Start */
@@ -394,6 +417,8 @@ static int open_loop(struct daemon *daemon, char *reterr)
     uv_timer_init(&daemon->loop, &daemon->deadline);
     uv_signal_init(&daemon->loop, &daemon->sigterm);
     uv_signal_init(&daemon->loop, &daemon->sigint);
+    uv_async_init(&daemon->loop, &daemon->stop, on_stop); /* what it opens the inbox has opened */
+    daemon->stop.data = daemon;
     daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
     daemon->sigterm.data = daemon->sigint.data = daemon;
     daemon->handles_ready = true;
@@ -487,7 +512,9 @@ static int open_sockets(struct daemon *daemon, char *reterr)
     if (!daemon->zmq)
         return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
     if (publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
-                      &daemon->publisher, reterr) != 0)
+                      &daemon->publisher, reterr) != 0 ||
+        tap_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats, &daemon->tap,
+                reterr) != 0)
         return -1;
     if (history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
                     &daemon->history, reterr) != 0)
@@ -582,9 +609,11 @@ static void close_loop(struct daemon *daemon)
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
+        close_handle(&daemon->stop);
         close_handle(&daemon->tick);
         close_handle(&daemon->saver);
         close_handle(&daemon->deadline);
