@@ -162,7 +162,7 @@ static void compute(struct daemon *daemon, struct message *message)
     message->code = work_new(message, &run->job_config, &daemon->machine,
                              run_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
     if (message->code) {
-        message->finished = true;
+        run_finish(run, message);
         settle(daemon, message);
         return;
     }
@@ -192,7 +192,7 @@ static void on_done(struct daemon *daemon, struct message *message)
 {
     daemon->in_flight--;
     message->code = work_finish(message->work, &message->measured);
-    message->finished = true;
+    run_finish(message->run, message);
     if (!message->code) {
         stats_add(&daemon->stats, COUNT_SPECTRA, message->measured->spectra);
         stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
@@ -424,24 +424,16 @@ static int open_workers(struct daemon *daemon, char *reterr)
     return 0;
 }
 
-/* What was kept of runs that were going on when attnd ended. */
 static int open_registry(struct daemon *daemon, char *reterr)
 {
-    if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0)
-        return fail(reterr, "start", err_text(ERR_MEMORY));
     daemon->sink = (struct result_sink){
         .put = put_result,
-        .store = daemon->config.history_enabled ? daemon->store : NULL,
         .stats = &daemon->stats,
         .wall_offset_ns = clock_wall_ns() - clock_monotonic_ns(),
         .data = daemon,
     };
     daemon->registry = registry_new(&daemon->config, &daemon->sink, forget_job, daemon);
-    if (!daemon->registry)
-        return fail(reterr, "start", err_text(ERR_MEMORY));
-    if (daemon->sink.store)
-        registry_restore(daemon->registry, clock_monotonic_ns());
-    return 0;
+    return daemon->registry ? 0 : fail(reterr, "start", err_text(ERR_MEMORY));
 }
 
 static uint64_t view_bytes(void *data)
@@ -473,7 +465,7 @@ static struct control_view make_view(struct daemon *daemon)
     };
 }
 
-/* Ingest last: nothing may arrive before there is somebody to handle it. */
+/* Messages may arrive from here on; they are handled when the loop runs. */
 static int open_sockets(struct daemon *daemon, char *reterr)
 {
     daemon->zmq = zmq_ctx_new();
@@ -487,6 +479,19 @@ static int open_sockets(struct daemon *daemon, char *reterr)
         return -1;
     return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
                       &daemon->stats, &daemon->ingest, reterr);
+}
+
+/* Once the ports are ours: a second attnd on this machine should not even look at the history.
+ * Brings back the runs that were going on when attnd ended. */
+static int open_history(struct daemon *daemon, char *reterr)
+{
+    if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0)
+        return fail(reterr, "start", err_text(ERR_MEMORY));
+    if (daemon->config.history_enabled) {
+        daemon->sink.store = daemon->store;
+        registry_restore(daemon->registry, clock_monotonic_ns());
+    }
+    return 0;
 }
 
 /* Every connection takes a descriptor; what the system lets us have is better than its first offer.
@@ -521,7 +526,7 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
     raise_descriptor_limit();
     if (open_loop(daemon, reterr) || open_workers(daemon, reterr) ||
         open_registry(daemon, reterr) || start_signals(daemon, reterr) ||
-        open_sockets(daemon, reterr)) {
+        open_sockets(daemon, reterr) || open_history(daemon, reterr)) {
         daemon_free(&daemon);
         return -1;
     }
