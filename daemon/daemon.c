@@ -11,10 +11,13 @@
 #include "clock.h"
 #include "control.h"
 #include "endpoint.h"
+#include "history.h"
 #include "ingest.h"
 #include "log.h"
+#include "notify.h"
 #include "publisher.h"
 #include "registry.h"
+#include "store.h"
 #include "work.h"
 
 #include <errno.h>
@@ -26,6 +29,8 @@
 #include <zmq.h>
 
 #define TICK_MS 1000
+/* How long a stop waits for commands and webhooks. */
+#define NOTIFY_STOP_MS 2000
 /* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
  * loop's time at most: 20 ms every 200 ms by default. */
 #define SAVER_SLICES 10
@@ -46,8 +51,10 @@ struct daemon {
     struct ingest *ingest;
     struct publisher *publisher;
     struct control *control;
-    struct store *store;
+    struct history *history;
+    struct notify *notify; /* NULL: nobody to tell */
     struct registry *registry;
+    struct store *store;
     struct result_sink sink;
     struct {
         uint64_t began_ns; /* the last round of checkpoints */
@@ -69,9 +76,10 @@ static void put_result(void *data, const char *topic, uint32_t track, struct mpk
 {
     struct daemon *daemon = data;
     stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
-    if (kind == RESULT_ALERT)
+    if (kind == RESULT_ALERT) {
         publisher_send(daemon->publisher, topic, writer);
-    else
+        notify_put(daemon->notify, writer->buffer.data, writer->buffer.size);
+    } else
         publisher_put(daemon->publisher, topic, track, writer, kind == RESULT_SUMMARY);
 }
 
@@ -332,6 +340,7 @@ static void finish(struct daemon *daemon)
     registry_show(daemon->registry);
     registry_save(daemon->registry, now_ns(daemon));
     publisher_close(&daemon->publisher);
+    history_close(&daemon->history);
     control_close(&daemon->control);
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
@@ -458,6 +467,8 @@ static struct control_view make_view(struct daemon *daemon)
         .registry = daemon->registry,
         .publisher = daemon->publisher,
         .pool = daemon->pool,
+        .store = daemon->store,
+        .history = daemon->history,
         .started_ns = daemon->started_ns,
         .bytes_in_flight = view_bytes,
         .messages_in_flight = view_messages,
@@ -465,18 +476,18 @@ static struct control_view make_view(struct daemon *daemon)
     };
 }
 
-/* Messages may arrive from here on; they are handled when the loop runs. */
-static int open_sockets(struct daemon *daemon, char *reterr)
+static int open_publisher(struct daemon *daemon, char *reterr)
 {
     daemon->zmq = zmq_ctx_new();
     if (!daemon->zmq)
         return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
-    if (publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
-                      &daemon->publisher, reterr) != 0)
-        return -1;
-    struct control_view view = make_view(daemon);
-    if (control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr) != 0)
-        return -1;
+    return publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
+                         &daemon->publisher, reterr);
+}
+
+/* Messages may arrive from here on; they are handled when the loop runs. */
+static int open_ingest(struct daemon *daemon, char *reterr)
+{
     return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
                       &daemon->stats, &daemon->ingest, reterr);
 }
@@ -485,13 +496,26 @@ static int open_sockets(struct daemon *daemon, char *reterr)
  * Brings back the runs that were going on when attnd ended. */
 static int open_history(struct daemon *daemon, char *reterr)
 {
+    const char *reason;
     if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0)
         return fail(reterr, "start", err_text(ERR_MEMORY));
     if (daemon->config.history_enabled) {
         daemon->sink.store = daemon->store;
         registry_restore(daemon->registry, clock_monotonic_ns());
     }
-    return 0;
+    return history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
+                       &daemon->history, reterr);
+}
+
+static int open_control(struct daemon *daemon, char *reterr)
+{
+    struct control_view view = make_view(daemon);
+    return control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr);
+}
+
+static int open_notify(struct daemon *daemon, char *reterr)
+{
+    return notify_new(&daemon->config, &daemon->stats, &daemon->notify, reterr);
 }
 
 /* Every connection takes a descriptor; what the system lets us have is better than its first offer.
@@ -514,6 +538,12 @@ static int start_signals(struct daemon *daemon, char *reterr)
     return rc == 0 ? 0 : fail(reterr, "handle signals", uv_strerror(rc));
 }
 
+/* Each returns 0, or -1 with a sentence; in this order. */
+static int (*const openers[])(struct daemon *daemon, char *reterr) = {
+    open_loop,      open_workers, open_registry, start_signals, open_notify,
+    open_publisher, open_ingest,  open_history,  open_control,
+};
+
 int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr)
 {
     struct daemon *daemon = calloc(1, sizeof *daemon);
@@ -524,11 +554,11 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
     daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = clock_monotonic_ns();
     raise_descriptor_limit();
-    if (open_loop(daemon, reterr) || open_workers(daemon, reterr) ||
-        open_registry(daemon, reterr) || start_signals(daemon, reterr) ||
-        open_sockets(daemon, reterr) || open_history(daemon, reterr)) {
-        daemon_free(&daemon);
-        return -1;
+    for (size_t i = 0; i < sizeof openers / sizeof openers[0]; i++) {
+        if (openers[i](daemon, reterr) != 0) {
+            daemon_free(&daemon);
+            return -1;
+        }
     }
     *ret_daemon = daemon;
     return 0;
@@ -567,6 +597,7 @@ void daemon_run(struct daemon *daemon)
         return;
     /* Workers are still busy with what nobody waits for any more: leave without them. */
     ingest_join(daemon->ingest);
+    notify_free(&daemon->notify, 0);
     store_free(&daemon->store);
     zmq_ctx_term(daemon->zmq);
     _exit(EXIT_SUCCESS);
@@ -575,6 +606,7 @@ void daemon_run(struct daemon *daemon)
 static void close_loop(struct daemon *daemon)
 {
     publisher_close(&daemon->publisher);
+    history_close(&daemon->history);
     control_close(&daemon->control);
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
@@ -608,6 +640,7 @@ void daemon_free(struct daemon **daemon_p)
         close_loop(daemon);
     ingest_free(&daemon->ingest);
     registry_free(&daemon->registry);
+    notify_free(&daemon->notify, NOTIFY_STOP_MS);
     store_free(&daemon->store);
     if (daemon->zmq)
         zmq_ctx_term(daemon->zmq);

@@ -168,12 +168,28 @@ static int foresee(const struct run *run, const struct message *message)
     return state_budget_full(&run->budget) ? ERR_STATE_LIMIT : 0;
 }
 
+/* The first message of a layer in a part of the primary track gives the map to look at. Asked while
+ * it waits: others may ask too until the layer is known. */
+static bool wants_map(const struct run *run, const struct message *message)
+{
+    const struct track *track = &run->tracks[0];
+    struct stream *stream = stream_find(run->streams, message->header.layer);
+    uint64_t part = unit_in(track, message) / track->window.rule.part;
+    if (!run->config->history_maps || !run->sink->store)
+        return false;
+    bool first = !stream || stream->mapped_part != part + 1;
+    if (stream)
+        stream->mapped_part = part + 1;
+    return first;
+}
+
 bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
 {
     bool tensors = message->header.type != MESSAGE_EVENT;
     message->run = run;
     message->code = tensors ? foresee(run, message) : 0;
     message->finished = !tensors || message->code != 0;
+    message->wants_map = !message->finished && wants_map(run, message);
     message->queued_next = NULL;
     *run->queue_last = message;
     run->queue_last = &message->queued_next;

@@ -52,6 +52,11 @@ int cmd_tail(struct cli *cli);
 int cmd_stats(struct cli *cli);
 int cmd_config(struct cli *cli);
 int cmd_flush(struct cli *cli);
+int cmd_history(struct cli *cli);
+int cmd_alerts(struct cli *cli);
+int cmd_compare(struct cli *cli);
+int cmd_export(struct cli *cli);
+int cmd_runs(struct cli *cli);
 /* argv without the word "analyze". */
 int cmd_analyze(struct cli *cli, int argc, char **argv);
 
