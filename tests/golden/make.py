@@ -222,6 +222,18 @@ job = result("job") | {
     "received": 1000, "processed": 990, "lost": 5, "dropped": {"late": 10},
     "snapshot": False}
 
+alert = result("alert") | {
+    "rule": "entropy_collapse", "severity": "critical", "state": "firing", "metric": "entropy_normalized"
+} | layer("decoder", 5, "self") | {
+    "head": 3, "value": 0.0625, "bound": 0.125, "since": {"epoch": 2, "step": 1100},
+    "message": "entropy_normalized of decoder.5.self head 3 is 0.0625, below 0.125 for 2 windows",
+    "snapshot": False}
+
+alert_run = result("alert") | {
+    "rule": "silence", "severity": "warning", "state": "resolved", "metric": "silence", "stack": None, "layer": None,
+    "site": None, "head": None, "value": None, "bound": 60.0, "since": {"epoch": 3, "step": 70000},
+    "message": "the run has ended", "snapshot": False}
+
 
 def readable(value):
     if isinstance(value, bytes):
@@ -235,7 +247,7 @@ def readable(value):
 
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "qk",
          "qk_full", "weights", "weights_slice", "epoch_end", "bye", "hello", "live", "live_bare",
-         "summary", "job", "live_full", "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
+         "summary", "job", "alert", "alert_run", "live_full", "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
 
 if __name__ == "__main__":
     for name in NAMES:

@@ -48,12 +48,7 @@ static void parse_groups(const char *text, struct block_plan *plan)
 /* Returns whether the key is a number or a flag. */
 static bool parse_scalar(struct options *o, const char *key, const char *value)
 {
-    uint32_t n = (uint32_t)strtoul(value, NULL, 10);
-    struct {
-        const char *key;
-        bool *flag;
-        uint32_t *number;
-    } table[] = {
+    const struct setting table[] = {
         {"self", &o->a.self, NULL},         {"causal", &o->a.causal, NULL},
         {"dropout", &o->a.dropout, NULL},   {"learned_sink", &o->a.learned_sink, NULL},
         {"spectrum", &o->spectrum, NULL},   {"dump", &o->dump, NULL},
@@ -61,18 +56,7 @@ static bool parse_scalar(struct options *o, const char *key, const char *value)
         {"q_offset", NULL, &o->a.q_offset}, {"local_window", NULL, &o->plan.local_window},
         {"offset", NULL, &o->offset},       {"top_pairs", NULL, &o->plan.top_pairs},
     };
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        if (strcmp(key, table[i].key) != 0) {
-            continue;
-        }
-        if (table[i].flag != NULL) {
-            *table[i].flag = n != 0;
-        } else {
-            *table[i].number = n;
-        }
-        return true;
-    }
-    return false;
+    return parse_setting(table, sizeof table / sizeof table[0], key, value);
 }
 
 /* Returns whether the key is a path. */
@@ -113,16 +97,6 @@ static bool parse_list_option(struct options *o, const char *key, const char *va
     return false;
 }
 
-static void parse_isa(const char *value, enum isa *ret_isa)
-{
-    if (strcmp(value, "list") == 0) {
-        print_isas();
-        exit(0);
-    } else if (isa_parse(value, strlen(value), ret_isa) != 0) {
-        die("no such instruction set here");
-    }
-}
-
 static void parse_option(struct options *o, const char *key, const char *value)
 {
     if (strcmp(key, "dtype") == 0) {
@@ -130,7 +104,7 @@ static void parse_option(struct options *o, const char *key, const char *value)
     } else if (strcmp(key, "groups") == 0) {
         parse_groups(value, &o->plan);
     } else if (strcmp(key, "isa") == 0) {
-        parse_isa(value, &o->isa);
+        o->isa = parse_isa(value);
     } else if (!parse_path(o, key, value) && !parse_list_option(o, key, value) &&
                !parse_scalar(o, key, value)) {
         die("unknown option");
