@@ -175,22 +175,15 @@ static void count_dropped(struct store *store, uint64_t records, int code)
     store->trouble = code;
 }
 
-static void commit(struct store *store, const struct store_batch *batches)
+/* Returns an SQLite code. */
+static int commit(struct store *store, const struct store_batch *batches)
 {
-    uint64_t records = count_records(batches);
-    if (!store->db.sql.db) {
-        stats_add(store->stats, COUNT_STORE_DROPPED, records);
-        return;
-    }
     int code = db_mark(&store->db);
     if (code == SQLITE_OK)
         code = write_all(store, batches);
     if (db_is_corrupt(code) && replace(store))
         code = write_all(store, batches);
-    if (code == SQLITE_OK)
-        count_written(store, records);
-    else
-        count_dropped(store, records, code);
+    return code;
 }
 
 /* The rest */
@@ -298,16 +291,28 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
     return taken;
 }
 
+/* The database locked: commits, frees and counts, in this order, so that who sees the count finds
+ * room in the queue. */
+static void finish(struct store *store, struct store_batch *taken)
+{
+    uint64_t records = count_records(taken);
+    int code = store->db.sql.db ? commit(store, taken) : SQLITE_CANTOPEN;
+    uint64_t bytes = free_all(taken);
+    pthread_mutex_lock(&store->lock);
+    store->held_bytes -= bytes;
+    pthread_mutex_unlock(&store->lock);
+    if (code == SQLITE_OK)
+        count_written(store, records);
+    else
+        count_dropped(store, records, code);
+}
+
 /* Returns whether there is more to do than what is queued. */
 static bool work(struct store *store, struct store_batch *taken)
 {
     pthread_mutex_lock(&store->db_lock);
     if (taken)
-        commit(store, taken);
-    uint64_t bytes = free_all(taken);
-    pthread_mutex_lock(&store->lock);
-    store->held_bytes -= bytes;
-    pthread_mutex_unlock(&store->lock);
+        finish(store, taken);
     bool more = do_rest(store);
     pthread_mutex_unlock(&store->db_lock);
     return more;
@@ -377,6 +382,7 @@ static int start(struct store *store, const struct config *config)
         return -1;
     stats_add(store->stats, COUNT_STORE_REPLACED, store->db.corrupt);
     find_full(store);
+    store->size_due = true; /* the bound may have been lowered */
     if (!start_thread(store))
         return 0;
     db_close(&store->db);
