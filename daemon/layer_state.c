@@ -71,6 +71,7 @@ void layer_state_free(struct layer_state **state_p)
     free(state->pattern);
     detail_release(&state->detail);
     detail_release(&state->weights);
+    detail_release(&state->map);
     free(state->rank_bits);
     free(state);
     *state_p = NULL;
@@ -121,6 +122,7 @@ uint64_t layer_state_bytes(const struct layer_state *state)
         for (int s = 0; s < MAP_STAT_COUNT; s++)
             bytes += hist_bytes(&state->aggregate[a][s]);
     bytes += state->detail ? state->detail->bytes : 0;
+    bytes += state->map ? state->map->bytes : 0;
     bytes += state->weights ? state->weights->bytes : 0;
     return bytes + hist_bytes(&state->sink_rate);
 }
@@ -170,9 +172,22 @@ static void set_newest(struct layer_state *state, const struct message *message)
     memcpy(state->shape, shape, sizeof shape);
 }
 
+static int add_map(struct layer_state *state, const struct message *message,
+                   const struct measured *measured)
+{
+    struct detail *map = detail_map_new(measured->map, &message->header);
+    if (!map)
+        return ERR_MEMORY;
+    detail_release(&state->map);
+    state->map = map;
+    return 0;
+}
+
 static int add_newest(struct layer_state *state, const struct message *message,
                       const struct measured *measured)
 {
+    if (measured->map && add_map(state, message, measured) != 0)
+        return ERR_MEMORY;
     if (measured->pairs || measured->head_similarity) {
         struct detail *detail = detail_new(measured);
         if (!detail)
@@ -245,8 +260,10 @@ static int add_metric(struct layer_state *state, const struct measured *measured
     if (code)
         return code;
     struct dist *stat = &state->stat[m][to];
-    return is_row ? dist_merge(stat, &measured->head[h].row[m])
+    code = is_row ? dist_merge(stat, &measured->head[h].row[m])
                   : dist_add(stat, measured->value[m][h]);
+    dist_limit(stat, state->buckets);
+    return code;
 }
 
 static int add_vector(struct layer_state *state, const double *values, int v, uint32_t to)
@@ -336,9 +353,12 @@ static int add_heads(struct layer_state *state, const struct message *message,
 static int add_aggregate(struct layer_state *state, const struct measured *measured)
 {
     int code = dist_add(&state->sink_rate, measured->sink_rate);
+    dist_limit(&state->sink_rate, state->buckets);
     for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; measured->has_aggregate[a] && s < MAP_STAT_COUNT && !code; s++)
+        for (int s = 0; measured->has_aggregate[a] && s < MAP_STAT_COUNT && !code; s++) {
             code = dist_add(&state->aggregate[a][s], measured->aggregate[a][s]);
+            dist_limit(&state->aggregate[a][s], state->buckets);
+        }
     return code;
 }
 

@@ -17,6 +17,8 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
         into->weights_arrival = from->weights_arrival;
         take_detail(&into->weights, from->weights);
     }
+    if (from->map && (!into->map || from->newest >= into->newest))
+        take_detail(&into->map, from->map);
     if (from->newest < into->newest)
         return;
     into->newest = from->newest;
@@ -86,8 +88,10 @@ static int merge_stat(struct layer_state *into, const struct layer_state *from, 
     if (!from->stat[metric])
         return 0;
     int code = layer_state_reserve_stat(into, metric);
-    for (uint32_t h = 0; h < into->heads && !code; h++)
+    for (uint32_t h = 0; h < into->heads && !code; h++) {
         code = dist_merge(&into->stat[metric][h], &from->stat[metric][h]);
+        dist_limit(&into->stat[metric][h], into->buckets);
+    }
     return code;
 }
 

@@ -68,8 +68,9 @@ static void put_dists(const struct dist *dist, uint32_t count, struct mpk_writer
 {
     mpk_put_array(writer, count);
     for (uint32_t h = 0; h < count; h++) {
-        mpk_put_array(writer, 2);
+        mpk_put_array(writer, 3);
         mpk_put_bin(writer, &dist[h].moments, sizeof dist[h].moments);
+        mpk_put_u64(writer, dist[h].hist.halvings);
         mpk_put_bin(writer, dist[h].hist.buckets, dist[h].hist.used * sizeof(struct bucket));
     }
 }
@@ -242,13 +243,15 @@ static bool is_sound(const struct dist *dist)
 
 static int get_dist(struct dist *dist, const msgpack_object *pair)
 {
-    if (pair->type != MSGPACK_OBJECT_ARRAY || pair->via.array.size != 2)
+    if (pair->type != MSGPACK_OBJECT_ARRAY || pair->via.array.size != 3)
         return ERR_STORE_FORMAT;
-    const msgpack_object *moments = &pair->via.array.ptr[0], *buckets = &pair->via.array.ptr[1];
+    const msgpack_object *moments = &pair->via.array.ptr[0], *buckets = &pair->via.array.ptr[2];
+    uint64_t halvings;
     size_t size = sizeof(struct bucket);
     if (moments->type != MSGPACK_OBJECT_BIN || buckets->type != MSGPACK_OBJECT_BIN ||
         moments->via.bin.size != sizeof dist->moments || buckets->via.bin.size % size != 0 ||
-        buckets->via.bin.size / size > HIST_KEYS)
+        buckets->via.bin.size / size > HIST_KEYS ||
+        mpk_get_u64(&pair->via.array.ptr[1], HIST_HALVINGS_MAX, &halvings) != 0)
         return ERR_STORE_FORMAT;
     memcpy(&dist->moments, moments->via.bin.ptr, sizeof dist->moments);
     uint32_t used = (uint32_t)(buckets->via.bin.size / size);
@@ -259,6 +262,7 @@ static int get_dist(struct dist *dist, const msgpack_object *pair)
         memcpy(dist->hist.buckets, buckets->via.bin.ptr, used * size);
     }
     dist->hist.used = dist->hist.capacity = used;
+    dist->hist.halvings = (uint32_t)halvings;
     return is_sound(dist) ? 0 : ERR_STORE_FORMAT;
 }
 
