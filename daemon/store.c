@@ -449,31 +449,46 @@ void store_free(struct store **store_p)
 
 /* Loop thread */
 
+/* Rows that no attnd wrote, of another type or size, are passed over. */
+static int each_kept(const struct sql *sql,
+                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
+                                   const void *value, size_t size),
+                     void *data)
+{
+    struct query query = query_begin(sql, STATEMENT_EACH_KEPT);
+    sqlite3_stmt *row = query.statement;
+    int code;
+    query_u64(&query, JOB_ENDED);
+    while ((code = query_row(&query)) == SQLITE_ROW) {
+        const char *job = (const char *)sqlite3_column_text(row, 0);
+        const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
+        const char *key = (const char *)sqlite3_column_text(row, 2);
+        size_t size = (size_t)sqlite3_column_bytes(row, 3);
+        if (job && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES)
+            visit(data, job, run, key, value, size);
+    }
+    query_end(&query);
+    return code == SQLITE_DONE ? SQLITE_OK : code;
+}
+
 void store_each_kept(struct store *store,
                      void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
                                    const void *value, size_t size),
                      void *data)
 {
     pthread_mutex_lock(&store->db_lock);
-    if (store->db.sql.db) {
-        struct query query = query_begin(&store->db.sql, STATEMENT_EACH_KEPT);
-        sqlite3_stmt *row = query.statement;
-        query_u64(&query, JOB_ENDED);
-        while (query_row(&query) == SQLITE_ROW)
-            if (sqlite3_column_bytes(row, 1) == RUN_BYTES)
-                visit(data, (const char *)sqlite3_column_text(row, 0), sqlite3_column_blob(row, 1),
-                      (const char *)sqlite3_column_text(row, 2), sqlite3_column_blob(row, 3),
-                      (size_t)sqlite3_column_bytes(row, 3));
-        query_end(&query);
-    }
+    int code = store->db.sql.db ? each_kept(&store->db.sql, visit, data) : SQLITE_OK;
     pthread_mutex_unlock(&store->db_lock);
+    if (code != SQLITE_OK)
+        log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)));
 }
 
-/* Lock held. Checkpoints give way to what cannot be had again. */
+/* Lock held. Checkpoints give way to what cannot be had again. A batch that alone is too large for
+ * the queue, of a run with very many layers, has to be alone. */
 static bool has_room(const struct store *store, const struct store_batch *batch)
 {
     uint64_t limit = batch->precious ? store->queue_bytes : store->queue_bytes / 2;
-    return store->held_bytes + batch->bytes <= limit;
+    return store->held_bytes == 0 || store->held_bytes + batch->bytes <= limit;
 }
 
 /* Lock held. The thread waits for nothing, for its time or for enough to write: it is woken when

@@ -275,6 +275,20 @@ static void test_a_full_queue_drops_checkpoints_first(void **state)
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 2);
 }
 
+static void test_a_batch_larger_than_the_queue_is_taken_alone(void **state)
+{
+    struct fixture *fixture = *state;
+    static const char large[1200000];
+    fixture->config.history_commit = 60000000000;
+    fixture->config.history_queue = 1 << 20;
+    fixture_open(fixture);
+    submit_window(fixture, 1, large, sizeof large);
+    struct store_batch *batch = kept_batch("x", 1);
+    assert_false(store_submit(fixture->store, &batch));
+    fixture_close(fixture);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 1);
+}
+
 static void test_room_comes_back_after_a_commit(void **state)
 {
     struct fixture *fixture = *state;
@@ -305,6 +319,7 @@ int main(void)
         TEST(test_a_submitted_batch_is_committed_at_the_end),
         TEST(test_batches_wait_for_each_other),
         TEST(test_a_full_queue_drops_checkpoints_first),
+        TEST(test_a_batch_larger_than_the_queue_is_taken_alone),
         TEST(test_room_comes_back_after_a_commit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
