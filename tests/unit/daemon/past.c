@@ -72,7 +72,7 @@ struct layer_state *past_state(const struct past_window *window)
 {
     static const int metrics[] = {METRIC_ENTROPY, METRIC_ENTROPY_NORMALIZED, METRIC_FIRST_TOKEN,
                                   METRIC_VARIANCE};
-    struct layer_state *state = layer_state_new(window->heads, 48);
+    struct layer_state *state = layer_state_new(window->heads, PAST_BUCKETS);
     assert_non_null(state);
     for (size_t i = 0; i < sizeof metrics / sizeof metrics[0]; i++)
         fill_metric(state, metrics[i], window);
