@@ -68,26 +68,31 @@ static int require(const struct rule_draft *draft, enum rule_key key, double num
     return refuse(draft, key, reterr, text);
 }
 
-/* What the value can be. */
-static struct interval values(const struct rule *rule)
+void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maximum)
 {
     struct rule_metric_info info = rule_metric_info(rule->metric);
     double width = info.maximum - info.minimum;
-    switch (rule->statistic) {
-    case RULE_STD:
-        return (struct interval){.low = 0, .high = width};
-    case RULE_DELTA:
-        return (struct interval){.low = -width, .high = width};
-    case RULE_Z:
-        return (struct interval){.low = -INFINITY, .high = INFINITY};
-    case RULE_ABS_Z:
-        return (struct interval){.low = 0, .high = INFINITY};
-    case RULE_JS:
-        return (struct interval){.low = 0, .high = LN2};
-    default:
-        return (struct interval){.low = rule->per_key ? 0 : info.minimum,
-                                 .high = rule->per_key ? 1 : info.maximum};
-    }
+    *ret_minimum = rule->per_key ? 0 : info.minimum;
+    *ret_maximum = rule->per_key ? 1 : info.maximum;
+    if (rule->statistic == RULE_STD || rule->statistic == RULE_ABS_Z || rule->statistic == RULE_JS)
+        *ret_minimum = 0;
+    if (rule->statistic == RULE_DELTA)
+        *ret_minimum = -width;
+    if (rule->statistic == RULE_STD || rule->statistic == RULE_DELTA)
+        *ret_maximum = width;
+    if (rule->statistic == RULE_Z)
+        *ret_minimum = -INFINITY;
+    if (rule->statistic == RULE_Z || rule->statistic == RULE_ABS_Z)
+        *ret_maximum = INFINITY;
+    if (rule->statistic == RULE_JS)
+        *ret_maximum = LN2;
+}
+
+static struct interval values(const struct rule *rule)
+{
+    struct interval values = {0};
+    rule_values(rule, &values.low, &values.high);
+    return values;
 }
 
 /* Checks ----------------------------------------------------------------------------------------

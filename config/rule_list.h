@@ -80,6 +80,9 @@ int rules_put(struct rule_draft *draft, enum rule_key key, const char *text, str
               char *reterr);
 int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr);
 
+/* What the value of a rule can be: of the metric, the statistic, per key. */
+void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maximum);
+
 /* Whether what the keys say fits together. Returns 0, or -1 with a message. */
 int rule_check(const struct rule_draft *draft, char *reterr);
 

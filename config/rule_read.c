@@ -264,13 +264,13 @@ static double tidy(double number)
 /* 10 % of the bound beyond it, or half of the way to what the metric can be. */
 static double clear_of(const struct rule *rule)
 {
-    struct rule_metric_info info = rule_metric_info(rule->metric);
-    double slack = 0.1 * fabs(rule->bound);
+    double minimum, maximum, slack = 0.1 * fabs(rule->bound);
+    rule_values(rule, &minimum, &maximum);
     switch (rule->condition) {
     case RULE_BELOW:
-        return tidy(fmin(rule->bound + slack, (rule->bound + info.maximum) / 2));
+        return tidy(fmin(rule->bound + slack, (rule->bound + maximum) / 2));
     case RULE_ABOVE:
-        return tidy(fmax(rule->bound - slack, (rule->bound + info.minimum) / 2));
+        return tidy(fmax(rule->bound - slack, (rule->bound + minimum) / 2));
     case RULE_GROWS_BY:
         return tidy(rule->bound - 0.1 * (rule->bound - 1));
     default:

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* closing: what happens when a window of a run closes, or is shown before: its summaries are
- * published. Loop thread only. */
+/* closing: what happens when a window of a run closes, or is shown before. Per layer: its summary
+ * with the drift since the baseline is published, the rules judge it, and it goes to the history.
+ * Then the run is judged, and everything that has become known is submitted as one batch: the
+ * windows, the alerts, the end of the checkpoints of what has closed, and the new position.
+ * Loop thread only. */
 #ifndef DAEMON_CLOSING_H
 #define DAEMON_CLOSING_H
 

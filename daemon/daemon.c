@@ -17,6 +17,7 @@
 #include "publisher.h"
 #include "registry.h"
 #include "store.h"
+#include "tap.h"
 #include "work.h"
 
 #include <errno.h>
@@ -28,13 +29,19 @@
 #include <zmq.h>
 
 #define TICK_MS 1000
+/* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
+ * loop's time at most: 20 ms every 200 ms by default. */
+#define SAVER_SLICES 10
+#define SAVER_SHARE  10
 
 struct daemon {
     struct config config;
     struct machine machine;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint;
+    uv_async_t stop;     /* daemon_stop, from any thread */
     uv_timer_t tick;     /* runs while a job is active */
+    uv_timer_t saver;    /* runs while there may be something to save */
     uv_timer_t deadline; /* runs while stopping */
     void *zmq;
     struct stats stats;
@@ -44,9 +51,15 @@ struct daemon {
     struct publisher *publisher;
     struct control *control;
     struct history *history;
+    struct tap *tap;
     struct registry *registry;
     struct store *store;
     struct result_sink sink;
+    struct {
+        uint64_t began_ns; /* the last round of checkpoints */
+        bool goes_on;
+        bool last; /* nobody was training any more when it began */
+    } round;
     struct message *waiting, **waiting_last; /* for room in the pool's queue */
     uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
     uint32_t in_flight;  /* messages with work, waiting or in the pool */
@@ -169,6 +182,7 @@ static void start_tick(struct daemon *daemon);
 static void on_arrived(struct daemon *daemon, struct message *message)
 {
     bool worth_it;
+    tap_message(daemon->tap, message);
     stats_received(&daemon->stats, message->bytes);
     start_tick(daemon);
     daemon->arrival_ns = message->received_ns;
@@ -251,10 +265,55 @@ static void on_tick(uv_timer_t *timer)
     control_settle(daemon->control);
 }
 
+static bool ticks(const struct daemon *daemon)
+{
+    return uv_is_active((const uv_handle_t *)&daemon->tick);
+}
+
+/* A part of a round, as long as a slice. No message comes between its steps and the submit. */
+static void go_on_with_round(struct daemon *daemon, uint64_t now)
+{
+    uint64_t deadline = now + daemon->config.history_checkpoint / SAVER_SHARE / SAVER_SLICES;
+    do
+        daemon->round.goes_on = registry_step(daemon->registry);
+    while (daemon->round.goes_on && clock_monotonic_ns() < deadline);
+    registry_submit(daemon->registry, now_ns(daemon));
+}
+
+/* A round begins when history.checkpoint has passed since the last one began and that one is
+ * through. */
+static void on_save(uv_timer_t *timer)
+{
+    struct daemon *daemon = timer->data;
+    uint64_t now = clock_monotonic_ns();
+    bool due = now - daemon->round.began_ns >= daemon->config.history_checkpoint;
+    if (!daemon->round.goes_on && due) {
+        daemon->round.began_ns = now;
+        daemon->round.goes_on = true;
+        daemon->round.last = !ticks(daemon);
+        registry_begin_round(daemon->registry);
+    }
+    if (daemon->round.goes_on)
+        go_on_with_round(daemon, now);
+    if (!daemon->round.goes_on && daemon->round.last && !ticks(daemon))
+        uv_timer_stop(timer);
+}
+
+static void start_saver(struct daemon *daemon)
+{
+    uint64_t period_ms = daemon->config.history_checkpoint / SAVER_SLICES / 1000000;
+    if (!daemon->sink.store || uv_is_active((const uv_handle_t *)&daemon->saver))
+        return;
+    daemon->round.last = false;
+    uv_timer_start(&daemon->saver, on_save, period_ms, period_ms);
+}
+
 static void start_tick(struct daemon *daemon)
 {
-    if (!daemon->finished && !uv_is_active((const uv_handle_t *)&daemon->tick))
-        uv_timer_start(&daemon->tick, on_tick, TICK_MS, TICK_MS);
+    if (daemon->finished || ticks(daemon))
+        return;
+    uv_timer_start(&daemon->tick, on_tick, TICK_MS, TICK_MS);
+    start_saver(daemon);
 }
 
 static void close_handle(void *handle)
@@ -263,17 +322,31 @@ static void close_handle(void *handle)
         uv_close(handle, NULL);
 }
 
-/* Shows what is open and lets go of the loop, whose run then ends. */
+/* What is computed counts, also behind messages that are not. */
+static void take_finished(void *data, struct run *run)
+{
+    struct message *message;
+    run_skip_unfinished(run);
+    while ((message = run_take(run)))
+        account_for(data, message);
+}
+
+/* Shows and saves what is open and lets go of the loop, whose run then ends. */
 static void finish(struct daemon *daemon)
 {
     daemon->finished = true;
+    registry_each(daemon->registry, take_finished, daemon);
     registry_show(daemon->registry);
+    registry_save(daemon->registry, now_ns(daemon));
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
+    close_handle(&daemon->stop);
     close_handle(&daemon->tick);
+    close_handle(&daemon->saver);
     close_handle(&daemon->deadline);
     uv_unref(
         (uv_handle_t *)&daemon->inbox.wake); /* closed when the last thread that posts is joined */
@@ -294,15 +367,32 @@ static void on_deadline(uv_timer_t *timer)
     finish(daemon);
 }
 
+static void begin_stop(struct daemon *daemon, const char *why)
+{
+    daemon->stopping = true;
+    log_event(LOG_INFO, "stopping", LOG_STR("signal", why));
+    ingest_stop(daemon->ingest);
+    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+}
+
 static void on_signal(uv_signal_t *signal, int number)
 {
     struct daemon *daemon = signal->data;
     if (daemon->stopping)
         _exit(EXIT_FAILURE);
-    daemon->stopping = true;
-    log_event(LOG_INFO, "stopping", LOG_STR("signal", number == SIGINT ? "SIGINT" : "SIGTERM"));
-    ingest_stop(daemon->ingest);
-    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+    begin_stop(daemon, number == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+static void on_stop(uv_async_t *stop)
+{
+    struct daemon *daemon = stop->data;
+    if (!daemon->stopping)
+        begin_stop(daemon, "none");
+}
+
+void daemon_stop(struct daemon *daemon)
+{
+    uv_async_send(&daemon->stop);
 }
 
 /* Start */
@@ -323,10 +413,13 @@ static int open_loop(struct daemon *daemon, char *reterr)
     if (rc != 0)
         return fail(reterr, "create the event loop", uv_strerror(rc));
     uv_timer_init(&daemon->loop, &daemon->tick);
+    uv_timer_init(&daemon->loop, &daemon->saver);
     uv_timer_init(&daemon->loop, &daemon->deadline);
     uv_signal_init(&daemon->loop, &daemon->sigterm);
     uv_signal_init(&daemon->loop, &daemon->sigint);
-    daemon->tick.data = daemon->deadline.data = daemon;
+    uv_async_init(&daemon->loop, &daemon->stop, on_stop); /* what it opens the inbox has opened */
+    daemon->stop.data = daemon;
+    daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
     daemon->sigterm.data = daemon->sigint.data = daemon;
     daemon->handles_ready = true;
     return 0;
@@ -357,12 +450,27 @@ static int open_workers(struct daemon *daemon, char *reterr)
         pool_new(daemon->machine.threads, (uint32_t)daemon->config.workers_queue, &daemon->pool);
     if (rc != 0)
         return fail(reterr, "start the workers", rc > ERR_BASE ? strerror(-rc) : err_text(rc));
+    return 0;
+}
+
+/* What was kept of runs that were going on when attnd ended. */
+static int open_registry(struct daemon *daemon, char *reterr)
+{
     if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0)
         return fail(reterr, "start", err_text(ERR_MEMORY));
     daemon->sink = (struct result_sink){
-        .put = put_result, .store = daemon->store, .stats = &daemon->stats, .data = daemon};
+        .put = put_result,
+        .store = daemon->config.history_enabled ? daemon->store : NULL,
+        .stats = &daemon->stats,
+        .wall_offset_ns = clock_wall_ns() - clock_monotonic_ns(),
+        .data = daemon,
+    };
     daemon->registry = registry_new(&daemon->config, &daemon->sink, forget_job, daemon);
-    return daemon->registry ? 0 : fail(reterr, "start", err_text(ERR_MEMORY));
+    if (!daemon->registry)
+        return fail(reterr, "start", err_text(ERR_MEMORY));
+    if (daemon->sink.store)
+        registry_restore(daemon->registry, clock_monotonic_ns());
+    return 0;
 }
 
 static uint64_t view_bytes(void *data)
@@ -404,7 +512,9 @@ static int open_sockets(struct daemon *daemon, char *reterr)
     if (!daemon->zmq)
         return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
     if (publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
-                      &daemon->publisher, reterr) != 0)
+                      &daemon->publisher, reterr) != 0 ||
+        tap_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats, &daemon->tap,
+                reterr) != 0)
         return -1;
     if (history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
                     &daemon->history, reterr) != 0)
@@ -447,7 +557,8 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
     daemon->started_ns = clock_monotonic_ns();
     raise_descriptor_limit();
     if (open_loop(daemon, reterr) || open_workers(daemon, reterr) ||
-        start_signals(daemon, reterr) || open_sockets(daemon, reterr)) {
+        open_registry(daemon, reterr) || start_signals(daemon, reterr) ||
+        open_sockets(daemon, reterr)) {
         daemon_free(&daemon);
         return -1;
     }
@@ -481,12 +592,14 @@ static void log_stopped(struct daemon *daemon)
 void daemon_run(struct daemon *daemon)
 {
     log_started(daemon);
+    start_tick(daemon); /* for runs that came back */
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
     log_stopped(daemon);
     if (daemon->drained)
         return;
     /* Workers are still busy with what nobody waits for any more: leave without them. */
     ingest_join(daemon->ingest);
+    store_free(&daemon->store);
     zmq_ctx_term(daemon->zmq);
     _exit(EXIT_SUCCESS);
 }
@@ -496,10 +609,13 @@ static void close_loop(struct daemon *daemon)
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
+        close_handle(&daemon->stop);
         close_handle(&daemon->tick);
+        close_handle(&daemon->saver);
         close_handle(&daemon->deadline);
         inbox_close(&daemon->inbox);
     }

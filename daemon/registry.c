@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "registry.h"
 
+#include "checkpoint.h"
 #include "closing.h"
 #include "log.h"
+#include "restore.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +47,13 @@ static void remove_job(struct registry *registry, struct job *job)
         run_free(&run);
     }
     free(job);
+}
+
+/* What was kept of a run that makes room: it will not come back. */
+static void forget_kept(struct run *run)
+{
+    if (run->state != JOB_ENDED)
+        checkpoint_forget(run);
 }
 
 void registry_free(struct registry **registry_p)
@@ -94,6 +103,8 @@ static int make_room_for_job(struct registry *registry)
         return ERR_JOB_LIMIT;
     log_event(LOG_INFO, "job_forgotten", LOG_STR("job", job->name));
     registry->forget(registry->data, job->name);
+    for (struct run *run = job->runs; run; run = run->next)
+        forget_kept(run);
     remove_job(registry, job);
     return 0;
 }
@@ -126,6 +137,7 @@ static int make_room_for_run(struct registry *registry, struct job *job, uint64_
     if (!longest)
         return ERR_RUN_LIMIT;
     closing_show(longest);
+    forget_kept(longest);
     remove_run(job, longest);
     return 0;
 }
@@ -228,6 +240,74 @@ void registry_each(const struct registry *registry, void (*visit)(void *data, st
             visit(data, run);
 }
 
+/* Checkpoints */
+
+static bool adopt_run(void *data, struct run *run)
+{
+    struct registry *registry = data;
+    struct job *job = find_job(registry, run->job);
+    if (!job && add_job(registry, run->job, &job) != 0)
+        return false;
+    run->next = job->runs;
+    job->runs = run;
+    return true;
+}
+
+void registry_restore(struct registry *registry, uint64_t now_ns)
+{
+    struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
+                                          adopt_run, registry, now_ns);
+    if (!restore)
+        return;
+    store_each_kept(registry->sink->store, restore_value, restore);
+    restore_finish(&restore);
+}
+
+static void begin_round(void *data, struct run *run)
+{
+    (void)data;
+    run->in_round = true;
+}
+
+void registry_begin_round(struct registry *registry)
+{
+    registry_each(registry, begin_round, NULL);
+}
+
+static void step_run(void *data, struct run *run)
+{
+    bool *stepped = data;
+    if (!run->in_round || *stepped)
+        return;
+    run->in_round = checkpoint_step(run);
+    *stepped = run->in_round || run->saving;
+}
+
+bool registry_step(struct registry *registry)
+{
+    bool stepped = false;
+    registry_each(registry, step_run, &stepped);
+    return stepped;
+}
+
+static void submit_run(void *data, struct run *run)
+{
+    checkpoint_submit(run, *(uint64_t *)data);
+}
+
+void registry_submit(struct registry *registry, uint64_t now_ns)
+{
+    registry_each(registry, submit_run, &now_ns);
+}
+
+void registry_save(struct registry *registry, uint64_t now_ns)
+{
+    registry_begin_round(registry);
+    while (registry_step(registry))
+        ;
+    registry_submit(registry, now_ns);
+}
+
 struct tick {
     uint64_t now_ns;
     bool active;
@@ -237,7 +317,7 @@ static void tick_run(void *data, struct run *run)
 {
     struct tick *tick = data;
     run_tick(run, tick->now_ns);
-    tick->active = tick->active || run->state == JOB_ACTIVE;
+    tick->active = tick->active || run_wants_ticks(run);
 }
 
 bool registry_tick(struct registry *registry, uint64_t now_ns)

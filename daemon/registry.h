@@ -24,7 +24,18 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
 /* A message that ingest refused: counted to the newest run of the job, if it is known. */
 void registry_refused(struct registry *registry, const char *job, int code);
 
-/* run_tick for every run. Returns whether any run is active, that is, whether ticks are needed. */
+/* Brings the runs back that the sink's store has kept: at the start, before any message. */
+void registry_restore(struct registry *registry, uint64_t now_ns);
+
+/* A round saves what has changed in all runs (checkpoint.h), in steps of one layer; after some
+ * steps comes a submit, before any message. Steps return whether there is more to do. */
+void registry_begin_round(struct registry *registry);
+bool registry_step(struct registry *registry);
+void registry_submit(struct registry *registry, uint64_t now_ns);
+/* Everything at once, at shutdown. */
+void registry_save(struct registry *registry, uint64_t now_ns);
+
+/* run_tick for every run. Returns whether any run wants another one. */
 bool registry_tick(struct registry *registry, uint64_t now_ns);
 /* Shows all open windows as partial, at shutdown. */
 void registry_show(struct registry *registry);

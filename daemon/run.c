@@ -13,6 +13,8 @@
  * one's window: a refused message itself may belong to a window that is long closed. */
 #include "run.h"
 
+#include "announce.h"
+#include "checkpoint.h"
 #include "closing.h"
 #include "live.h"
 #include "log.h"
@@ -40,7 +42,26 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
     run->track_count = track_count(config);
     for (uint32_t t = 0; t < run->track_count; t++)
         track_init(&run->tracks[t], config, t, &run->budget, now_ns);
+    if (config->alerts_enabled)
+        run->alerts = alerts_new(config, run->job);
+    if (config->alerts_enabled && !run->alerts)
+        run_free(&run);
     return run;
+}
+
+static void free_drift(struct run *run, struct layer_track *layer)
+{
+    drift_free(&layer->drift);
+    run_charge_drift(run, layer);
+}
+
+void run_free_state(struct run *run)
+{
+    for (uint32_t t = 0; t < run->track_count; t++)
+        track_free_parts(&run->tracks[t]);
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
+        for (uint32_t t = 0; t < run->track_count; t++)
+            free_drift(run, &stream->tracks[t]);
 }
 
 void run_free(struct run **run_p)
@@ -48,8 +69,11 @@ void run_free(struct run **run_p)
     struct run *run = *run_p;
     if (!run)
         return;
+    run_free_state(run);
     for (uint32_t t = 0; t < run->track_count; t++)
         track_fini(&run->tracks[t]);
+    alerts_free(&run->alerts);
+    batch_free(&run->saving);
     stream_free_all(&run->streams, run->track_count);
     sequences_clear(&run->events);
     free(run);
@@ -57,6 +81,20 @@ void run_free(struct run **run_p)
 }
 
 /* Streams */
+
+struct drift_rule run_drift_rule(const struct config *config)
+{
+    return (struct drift_rule){.windows = (uint32_t)config->drift_windows,
+                               .tolerance = config->drift_change_tolerance,
+                               .threshold = config->drift_change_threshold};
+}
+
+void run_charge_drift(struct run *run, struct layer_track *layer)
+{
+    uint64_t bytes = layer->drift ? drift_bytes(layer->drift) : 0;
+    state_budget_charge(&run->budget, bytes, layer->drift_bytes);
+    layer->drift_bytes = bytes;
+}
 
 int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
                struct stream **ret_stream)
@@ -161,8 +199,9 @@ static int find_parts(struct run *run, struct stream *stream, struct message *me
         if (rc && rc != ERR_LATE)
             return rc;
         code = rc ? code : 0;
-        if (!rc && message->losses.joined_late)
+        if (!rc && (message->losses.joined_late || track->joins_late))
             window_joined_late(&track->window, placed->part[t]);
+        track->joins_late = track->joins_late && rc;
     }
     for (uint32_t t = 0; t < run->track_count && !code; t++)
         if (!placed->part[t])
@@ -383,6 +422,21 @@ struct message *run_take(struct run *run)
     return message;
 }
 
+void run_skip_unfinished(struct run *run)
+{
+    struct message **link = &run->queue;
+    while (*link) {
+        struct message *message = *link;
+        if (message->finished) {
+            link = &message->queued_next;
+            continue;
+        }
+        *link = message->queued_next;
+        run->queued--;
+    }
+    run->queue_last = link;
+}
+
 void run_refused(struct run *run, int code)
 {
     run->unsaved = true;
@@ -412,8 +466,32 @@ static void go_idle(struct run *run)
     closing_show(run);
     for (uint32_t t = 0; t < run->track_count; t++)
         track_free_parts(&run->tracks[t]);
+    run->unsaved = true;
+    checkpoint_forget_parts(run);
     closing_publish_job(run);
     log_event(LOG_INFO, "run_idle", LOG_STR("job", run->job));
+}
+
+/* Baselines of layers that nothing has been heard of for long; they are in the history, and come
+ * back with the next start of attnd. */
+static void evict(struct run *run, uint64_t now_ns)
+{
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        if (now_ns - stream->last_ns < run->config->limits_stream_idle)
+            continue;
+        for (uint32_t t = 0; t < run->track_count; t++) {
+            struct layer_track *layer = &stream->tracks[t];
+            if (!layer->drift || (layer->drift_unsaved && run->sink->store))
+                continue;
+            free_drift(run, layer);
+            stats_add(run->sink->stats, COUNT_EVICTED, 1);
+        }
+    }
+}
+
+bool run_wants_ticks(const struct run *run)
+{
+    return run->state == JOB_ACTIVE || (run->state == JOB_IDLE && run->budget.used > 0);
 }
 
 void run_tick(struct run *run, uint64_t now_ns)
@@ -424,6 +502,8 @@ void run_tick(struct run *run, uint64_t now_ns)
     if (run->state == JOB_ACTIVE && !run->queued &&
         now_ns - run->last_ns >= run->config->limits_idle)
         go_idle(run);
+    announce_silence(run, now_ns);
+    evict(run, now_ns);
     if (run->dirty)
         closing_publish_job(run);
 }

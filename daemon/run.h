@@ -28,6 +28,7 @@ struct result_sink {
                 enum result_kind kind);
     struct store *store; /* NULL: nothing is kept */
     struct stats *stats;
+    uint64_t wall_offset_ns; /* the wall clock less the monotonic one */
     void *data;
 };
 
@@ -40,7 +41,8 @@ struct run {
     struct state_budget budget; /* a quarter of all there is */
     enum job_state state;
     bool dirty;   /* the job map should be published again */
-    bool unsaved; /* something has changed since the last checkpoint */
+    bool unsaved; /* something has changed since the last round of checkpoints began */
+    bool alerts_unsaved;
     struct track tracks[TRACKS_MAX];
     uint32_t track_count;
     struct stream *streams; /* by key, in order of appearance */
@@ -53,9 +55,13 @@ struct run {
     uint64_t taken;       /* messages: their order for the states */
     struct message *queue, **queue_last; /* received and not taken, oldest first */
     uint32_t queued;
-    uint32_t flush_left;    /* show the windows once so many of the queue are taken */
-    uint32_t saved_streams; /* of the round of checkpoints that is going on, see checkpoint.h */
-    struct run *next;       /* the job's list */
+    uint32_t flush_left; /* show the windows once so many of the queue are taken */
+    /* the round of checkpoints that is going on, see checkpoint.h */
+    struct store_batch *saving; /* what the steps have collected */
+    int saving_code;            /* why it cannot be submitted */
+    bool in_round, round_goes_on;
+    struct stream *round_next; /* where the next step begins */
+    struct run *next;          /* the job's list */
 };
 
 /* `config`, `sink` and `budget` (of all runs) outlive the run. Returns NULL when out of memory. */
@@ -71,6 +77,9 @@ bool run_queue(struct run *run, struct message *message, uint64_t now_ns);
  * `live`, and closes the windows that may close. The message is then the caller's, to be accounted
  * for by its `code`: 0, or why it was refused. NULL when there is none. */
 struct message *run_take(struct run *run);
+/* Lets go of the messages that are not computed yet, which stay with whoever computes them: at a
+ * stop that cannot wait. They are then gaps in the sequences of later ones. */
+void run_skip_unfinished(struct run *run);
 /* A message of this run was refused before it came here. */
 void run_refused(struct run *run, int code);
 
@@ -79,12 +88,19 @@ int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now
                struct stream **ret_stream);
 /* The head, of the message's, that its spectra begin with. */
 uint32_t run_spectrum_turn(const struct run *run, const struct message *message);
+struct drift_rule run_drift_rule(const struct config *config);
+/* A layer's drift has grown: charges the budget of windows. */
+void run_charge_drift(struct run *run, struct layer_track *layer);
+/* Frees the states of all parts, and every baseline: the run has ended. */
+void run_free_state(struct run *run);
 /* Of all layers, and of what belongs to none. */
 struct counts run_counts(const struct run *run);
 
-/* Closes and publishes what may be, shows windows that have gone quiet, publishes the job map when
- * dirty, and goes idle or ended. On a timer. */
+/* Closes and publishes what may be, shows windows that have gone quiet, judges silence, frees what
+ * has long been idle, publishes the job map when dirty, and goes idle or ended. On a timer. */
 void run_tick(struct run *run, uint64_t now_ns);
+/* Whether there is anything that a tick could find to do. */
+bool run_wants_ticks(const struct run *run);
 /* Shows the open windows (closing_show) once every message received so far is taken. Returns
  * whether it has to wait. */
 bool run_flush(struct run *run);

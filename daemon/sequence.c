@@ -34,7 +34,10 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
     ret_losses->lost = sequence->seen ? seq - sequence->next : 0;
     ret_losses->source =
         from_start && dropped > sequence->dropped ? dropped - sequence->dropped : 0;
-    *sequence = (struct sequence){.seen = true, .next = seq + 1, .dropped = dropped};
+    *sequence = (struct sequence){.seen = 1,
+                                  .first = sequence->seen ? sequence->first : seq,
+                                  .next = seq + 1,
+                                  .dropped = dropped};
     return 0;
 }
 
@@ -42,6 +45,27 @@ bool sequences_passed(const struct sequences *sequences, uint32_t rank_index, ui
 {
     return rank_index < sequences->count && sequences->of_rank[rank_index].seen &&
            seq < sequences->of_rank[rank_index].next;
+}
+
+uint64_t sequences_since(const struct sequences *sequences, const struct sequences *older)
+{
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < sequences->count; i++) {
+        const struct sequence *now = &sequences->of_rank[i];
+        bool known = i < older->count && older->of_rank[i].seen;
+        count += now->next - (known ? older->of_rank[i].next : now->first);
+    }
+    return count;
+}
+
+int sequences_merge(struct sequences *into, const struct sequences *from)
+{
+    if (reserve(into, from->count) != 0)
+        return ERR_MEMORY;
+    for (uint32_t i = 0; i < from->count; i++)
+        if (from->of_rank[i].next > into->of_rank[i].next)
+            into->of_rank[i] = from->of_rank[i];
+    return 0;
 }
 
 void sequences_clear(struct sequences *sequences)

@@ -24,7 +24,10 @@ struct stream *stream_find(struct stream *streams, struct layer_id id)
 
 static void stream_free(struct stream *stream, uint32_t tracks)
 {
-    (void)tracks;
+    for (uint32_t t = 0; stream->tracks && t < tracks; t++) {
+        drift_free(&stream->tracks[t].drift);
+        sequences_clear(&stream->tracks[t].restored);
+    }
     sequences_clear(&stream->sequences);
     free(stream->spectrum_next);
     free(stream->tracks);
@@ -43,6 +46,8 @@ struct stream *stream_add(struct stream **streams, struct layer_id id, uint32_t 
                               .heads = heads,
                               .last_ns = now_ns};
     stream->tracks = calloc(tracks, sizeof *stream->tracks);
+    for (uint32_t t = 0; stream->tracks && t < tracks; t++)
+        stream->tracks[t].unsaved = true;
     if (stream->tracks)
         HASH_ADD(hh, *streams, key, sizeof stream->key, stream);
     if (!stream->tracks || !stream->hh.tbl) {

@@ -28,6 +28,7 @@ struct layer_track {
     bool compared;        /* drift has seen a closed window */
     bool unsaved;         /* something came since the last checkpoint */
     bool drift_unsaved;
+    struct sequences restored; /* while checkpoints are read: what this track has */
 };
 
 struct stream {

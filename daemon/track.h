@@ -20,6 +20,7 @@ struct track {
     struct window window;
     struct state_budget *budget;
     uint32_t buckets; /* of a histogram, at most */
+    bool joins_late;  /* the run was restored without it: its first window is not whole */
 };
 
 /* How many the config asks for. */

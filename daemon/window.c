@@ -70,8 +70,7 @@ int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t l
     return 0;
 }
 
-/* Of the run. */
-static uint64_t age(const struct window *window, uint64_t now_ns)
+uint64_t window_age(const struct window *window, uint64_t now_ns)
 {
     return window->age_ns + (now_ns > window->first_ns ? now_ns - window->first_ns : 0);
 }
@@ -84,7 +83,7 @@ uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t st
     case WINDOW_STEP:
         return step;
     default:
-        return age(window, now_ns) / SECOND_NS;
+        return window_age(window, now_ns) / SECOND_NS;
     }
 }
 
@@ -251,13 +250,13 @@ bool window_all_bye(const struct window *window)
 static bool waits_for_unknown_ranks(const struct window *window, uint64_t now_ns)
 {
     return window->next_index == 0 && !window->closed && window->rank_count < window->world &&
-           age(window, now_ns) < window->rule.rank_grace_ns;
+           window_age(window, now_ns) < window->rule.rank_grace_ns;
 }
 
 static bool clock_passed(const struct window *window, const struct window_part *part,
                          uint64_t now_ns)
 {
-    return age(window, now_ns) / SECOND_NS > last_unit(window, part);
+    return window_age(window, now_ns) / SECOND_NS > last_unit(window, part);
 }
 
 enum verdict { KEEP_OPEN, CLOSE, CLOSE_CUT };

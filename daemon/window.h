@@ -93,6 +93,8 @@ uint32_t window_find_rank(const struct window *window, uint32_t rank);
 /* Takes back the newest ranks, so that so many are left. */
 void window_forget_ranks(struct window *window, uint32_t count);
 
+/* How long ago the run was first heard of, over starts of attnd. */
+uint64_t window_age(const struct window *window, uint64_t now_ns);
 /* The unit of a message: its epoch, its step, or the seconds since the run was first heard of. */
 uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t step,
                         uint64_t now_ns);

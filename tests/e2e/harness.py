@@ -77,7 +77,7 @@ class Attnd:
 
     def start(self):
         arguments = [ATTND]
-        for name in ("ingest", "publish", "control"):
+        for name in ("ingest", "publish", "control", "tap"):
             arguments += ["--set", f"{name}.endpoint={self.endpoint(name)}"]
         arguments += ["--set", f"history.path={self.directory}/history.db"]
         for setting in self.settings:

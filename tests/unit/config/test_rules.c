@@ -169,6 +169,8 @@ static void test_clear_follows_from_the_bound(void **state)
     assert_true(load_mine("metric: max_logit, below: -10").clear == -9);
     assert_true(load_mine("metric: max_logit, above: -10").clear == -11);
     assert_true(load_mine("metric: entropy, rises_by: 2").clear == 1.8);
+    assert_true(load_mine("metric: confidence, statistic: delta, above: -0.5").clear == -0.55);
+    assert_true(load_mine("metric: rank, per_key: true, below: 0.98").clear == 0.99);
 }
 
 static void test_rules_are_printed_and_load_again(void **state)
