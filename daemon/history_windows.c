@@ -295,7 +295,7 @@ static int numbers_of_state(struct query *query, const struct found_layer *layer
     if (code == 1)
         code = state_read(statement, 0, &state);
     for (int i = 0; state && i < NUMBER_COUNT; i++)
-        has[i] = has[i] || number_in_state(state, i);
+        has[i] = has[i] || number_has_value(state, i);
     layer_state_free(&state);
     sqlite3_finalize(statement);
     return code;
