@@ -11,10 +11,12 @@
 #include "clock.h"
 #include "control.h"
 #include "endpoint.h"
+#include "history.h"
 #include "ingest.h"
 #include "log.h"
 #include "publisher.h"
 #include "registry.h"
+#include "store.h"
 #include "tap.h"
 #include "work.h"
 
@@ -48,9 +50,10 @@ struct daemon {
     struct ingest *ingest;
     struct publisher *publisher;
     struct control *control;
+    struct history *history;
     struct tap *tap;
-    struct store *store;
     struct registry *registry;
+    struct store *store;
     struct result_sink sink;
     struct {
         uint64_t began_ns; /* the last round of checkpoints */
@@ -336,6 +339,7 @@ static void finish(struct daemon *daemon)
     registry_show(daemon->registry);
     registry_save(daemon->registry, now_ns(daemon));
     publisher_close(&daemon->publisher);
+    history_close(&daemon->history);
     control_close(&daemon->control);
     tap_close(&daemon->tap);
     close_handle(&daemon->sigterm);
@@ -491,6 +495,8 @@ static struct control_view make_view(struct daemon *daemon)
         .registry = daemon->registry,
         .publisher = daemon->publisher,
         .pool = daemon->pool,
+        .store = daemon->store,
+        .history = daemon->history,
         .started_ns = daemon->started_ns,
         .bytes_in_flight = view_bytes,
         .messages_in_flight = view_messages,
@@ -501,6 +507,7 @@ static struct control_view make_view(struct daemon *daemon)
 /* Ingest last: nothing may arrive before there is somebody to handle it. */
 static int open_sockets(struct daemon *daemon, char *reterr)
 {
+    const char *reason;
     daemon->zmq = zmq_ctx_new();
     if (!daemon->zmq)
         return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
@@ -508,6 +515,9 @@ static int open_sockets(struct daemon *daemon, char *reterr)
                       &daemon->publisher, reterr) != 0 ||
         tap_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats, &daemon->tap,
                 reterr) != 0)
+        return -1;
+    if (history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
+                    &daemon->history, reterr) != 0)
         return -1;
     struct control_view view = make_view(daemon);
     if (control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr) != 0)
@@ -597,6 +607,7 @@ void daemon_run(struct daemon *daemon)
 static void close_loop(struct daemon *daemon)
 {
     publisher_close(&daemon->publisher);
+    history_close(&daemon->history);
     control_close(&daemon->control);
     tap_close(&daemon->tap);
     if (daemon->handles_ready) {

@@ -71,6 +71,7 @@ void layer_state_free(struct layer_state **state_p)
     free(state->pattern);
     detail_release(&state->detail);
     detail_release(&state->weights);
+    detail_release(&state->map);
     free(state->rank_bits);
     free(state);
     *state_p = NULL;
@@ -121,6 +122,7 @@ uint64_t layer_state_bytes(const struct layer_state *state)
         for (int s = 0; s < MAP_STAT_COUNT; s++)
             bytes += hist_bytes(&state->aggregate[a][s]);
     bytes += state->detail ? state->detail->bytes : 0;
+    bytes += state->map ? state->map->bytes : 0;
     bytes += state->weights ? state->weights->bytes : 0;
     return bytes + hist_bytes(&state->sink_rate);
 }
@@ -170,9 +172,22 @@ static void set_newest(struct layer_state *state, const struct message *message)
     memcpy(state->shape, shape, sizeof shape);
 }
 
+static int add_map(struct layer_state *state, const struct message *message,
+                   const struct measured *measured)
+{
+    struct detail *map = detail_map_new(measured->map, &message->header);
+    if (!map)
+        return ERR_MEMORY;
+    detail_release(&state->map);
+    state->map = map;
+    return 0;
+}
+
 static int add_newest(struct layer_state *state, const struct message *message,
                       const struct measured *measured)
 {
+    if (measured->map && add_map(state, message, measured) != 0)
+        return ERR_MEMORY;
     if (measured->pairs || measured->head_similarity) {
         struct detail *detail = detail_new(measured);
         if (!detail)

@@ -48,6 +48,8 @@ struct layer_state {
     double *vector_last;                  /* [heads][VECTORS_WIDTH]; owned; as `vector` */
     enum pattern *pattern;                /* [heads] of the newest message with that head; owned */
     struct detail *detail;  /* of the newest message that had any; shared, NULL = none */
+    struct detail *map;     /* of the newest message that was asked for one (message.wants_map):
+                               map->map; shared, NULL = none. Not packed. */
     struct detail *weights; /* of the newest message of tier weights; shared, NULL = none yet */
     uint64_t weights_arrival;
 };

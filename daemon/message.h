@@ -36,6 +36,9 @@ struct message {
     /* the loop's, while the message is worked on */
     struct run *run;
     uint32_t rank_index;
+    /* Set before work_new when history.maps is on, on the first message of a layer in a primary
+     * window: its map is pooled (workers/map_pool.h), and is layer_state.map afterwards. */
+    bool wants_map;
     struct losses losses; /* what its sequence number says was lost before it */
     struct work *work;
     const struct measured *measured; /* its numbers, the work's */

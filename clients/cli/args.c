@@ -63,7 +63,9 @@ static const char *set_rhythm(struct args *args, const char *text)
 
 static const char *set_metric(struct args *args, const char *text)
 {
-    args->metric = text;
+    if (args->metric_count == ARGS_METRICS_MAX)
+        return "at most 64 of them";
+    args->metric = args->metrics[args->metric_count++] = text;
     return NULL;
 }
 
@@ -100,6 +102,40 @@ static const char *set_layer(struct args *args, const char *text)
     return NULL;
 }
 
+static const char *set_head(struct args *args, const char *text)
+{
+    uint64_t number;
+    if (!parse_number(text, &number) || number >= HEADS_TOTAL_MAX)
+        return "0 to 1048575";
+    args->head = (uint32_t)number;
+    return NULL;
+}
+
+static const char *set_run(struct args *args, const char *text)
+{
+    size_t length = strlen(text);
+    args->run = text;
+    return length > 0 && length <= 2 * RUN_BYTES && text[strspn(text, "0123456789abcdef")] == '\0'
+               ? NULL
+               : "the first of its 32 hexadecimal digits";
+}
+
+static const char *set_window(struct args *args, const char *text)
+{
+    args->window = text;
+    return *text ? NULL : "such as \"1 epoch\", \"100 steps every 10\"";
+}
+
+static const char *set_from(struct args *args, const char *text)
+{
+    return parse_number(text, &args->from) ? NULL : "a whole number";
+}
+
+static const char *set_to(struct args *args, const char *text)
+{
+    return parse_number(text, &args->to) ? NULL : "a whole number";
+}
+
 static const char *set_count(struct args *args, const char *text)
 {
     uint64_t number;
@@ -130,7 +166,14 @@ static const struct option_info option_info[] = {
     {"layer", "N", ARGS_LAYER, set_layer, "only this layer"},
     {"site", "SITE", ARGS_SITE, set_site, "only self or cross attention"},
     {"drift", NULL, ARGS_DRIFT, NULL, "how the metric differs from the baseline, and since when"},
-    {"count", "N", ARGS_COUNT, set_count, "stop after N messages"},
+    {"head", "N", ARGS_HEAD, set_head, "only this head"},
+    {"run", "RUN", ARGS_RUN, set_run, "this run, by its first digits (default: the newest)"},
+    {"window", "WINDOW", ARGS_WINDOW, set_window,
+     "windows such as \"1 epoch\" (default: those of section window)"},
+    {"from", "N", ARGS_FROM, set_from, "only what ends at this epoch, step or second, or later"},
+    {"to", "N", ARGS_TO, set_to, "only what ends at this epoch, step or second, or earlier"},
+    {"all", NULL, ARGS_ALL, NULL, "also what is over"},
+    {"count", "N", ARGS_COUNT, set_count, "at most so many"},
     {"seconds", "N", ARGS_SECONDS, set_seconds, "stop after N seconds"},
     {"until-end", NULL, ARGS_UNTIL_END, NULL, "stop when every rank heard of has said bye"},
     {"compress", NULL, ARGS_COMPRESS, NULL, "make the file smaller; takes time"},
@@ -142,6 +185,7 @@ static const struct option_info option_info[] = {
     {"summaries", "ENDPOINT", ARGS_SUMMARIES, set_summaries,
      "where attnd publishes (default: ask attnd)"},
     {"json", NULL, ARGS_JSON, NULL, "print the answer as JSON"},
+    {"csv", NULL, ARGS_CSV, NULL, "print comma-separated values, a line per window and head"},
     {"endpoint", "ENDPOINT", ARGS_ENDPOINT, set_endpoint, "where attnd answers"},
     {"timeout", "SECONDS", ARGS_TIMEOUT, set_timeout, "how long to wait for an answer (default 2)"},
     {"help", NULL, ARGS_HELP, NULL, "what a command does"},

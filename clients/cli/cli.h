@@ -52,6 +52,11 @@ int cmd_tail(struct cli *cli);
 int cmd_stats(struct cli *cli);
 int cmd_config(struct cli *cli);
 int cmd_flush(struct cli *cli);
+int cmd_history(struct cli *cli);
+int cmd_alerts(struct cli *cli);
+int cmd_compare(struct cli *cli);
+int cmd_export(struct cli *cli);
+int cmd_runs(struct cli *cli);
 int cmd_record(struct cli *cli);
 int cmd_replay(struct cli *cli);
 /* These ask no attnd; argv without the word "analyze" or "check". */

@@ -79,6 +79,7 @@ class Attnd:
         arguments = [ATTND]
         for name in ("ingest", "publish", "control", "tap"):
             arguments += ["--set", f"{name}.endpoint={self.endpoint(name)}"]
+        arguments += ["--set", f"history.path={self.directory}/history.db"]
         for setting in self.settings:
             arguments += ["--set", setting]
         if self.config is not None:

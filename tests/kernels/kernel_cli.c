@@ -35,6 +35,7 @@ struct options {
     enum isa isa;
     struct attention a;
     struct block_plan plan;
+    struct map_pool pool;
 };
 
 static void parse_groups(const char *text, struct block_plan *plan)
@@ -260,9 +261,23 @@ static void print_weights(const struct attention *a)
     free(row);
 }
 
-static void compute_rows(struct block *block, const struct options *o, uint32_t begin, uint32_t end,
+/* As halves, by their bits. */
+static void print_pool(const struct map_pool *pool)
+{
+    uint16_t *cell = must_have(malloc((size_t)pool->rows * pool->columns * sizeof *cell));
+    map_pool_values(pool, cell);
+    printf("\"pool\":[");
+    for (uint32_t i = 0; i < pool->rows * pool->columns; i++) {
+        printf("%s%u", i > 0 ? "," : "", (unsigned)cell[i]);
+    }
+    printf("],\n");
+    free(cell);
+}
+
+static void compute_rows(struct block *block, struct options *o, uint32_t begin, uint32_t end,
                          struct scratch *scratch)
 {
+    block->pool = &o->pool;
     int rc = o->isa == ISA_SCALAR ? block_compute_ref(block, &o->a, begin, end, scratch)
                                   : block_compute(block, &o->a, begin, end, o->isa, scratch);
     if (rc < 0) {
@@ -271,7 +286,7 @@ static void compute_rows(struct block *block, const struct options *o, uint32_t 
 }
 
 /* Computes [begin, end) as a block of its own and merges it. */
-static void add_block(struct block *total, const struct options *o, uint32_t begin, uint32_t end,
+static void add_block(struct block *total, struct options *o, uint32_t begin, uint32_t end,
                       struct scratch *scratch)
 {
     struct block part;
@@ -285,8 +300,11 @@ static void add_block(struct block *total, const struct options *o, uint32_t beg
     block_clear(&part);
 }
 
-static void compute(struct block *total, const struct options *o, struct scratch *scratch)
+static void compute(struct block *total, struct options *o, struct scratch *scratch)
 {
+    if (map_pool_init(&o->pool, o->a.queries, o->a.keys, 0, o->a.queries) < 0) {
+        die("map_pool: out of memory");
+    }
     if (block_init(total, &o->a, &o->plan) < 0) {
         die("block: out of memory");
     }
@@ -303,7 +321,7 @@ static void compute(struct block *total, const struct options *o, struct scratch
     }
 }
 
-static void report(const struct options *o)
+static void report(struct options *o)
 {
     struct scratch scratch = {0};
     struct block block;
@@ -316,6 +334,8 @@ static void report(const struct options *o)
     print_dists(&block);
     print_aggregate(&block);
     print_pairs(&block);
+    print_pool(&o->pool);
+    map_pool_clear(&o->pool);
     if (o->spectrum) {
         print_spectra(&o->a, &scratch);
     }

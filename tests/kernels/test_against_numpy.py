@@ -202,6 +202,17 @@ def check_pairs(case, got, truth, tolerance):
         close("pairs", [w for _, _, w in pairs], [truth.average[q, k] for q, k, _ in pairs], tolerance.sums)
 
 
+def check_pool(got, truth, tolerance):
+    """Half an ulp, and what the mean itself may be off by; entries that are not finite are left out."""
+    want, scale = formulas.pooled(truth.maps[1])
+    cells = np.array(got["pool"], np.uint16).view(np.float16).astype(float).reshape(want.shape)
+    finite = np.isfinite(want) & (np.abs(want) < 65520)
+    assert (np.isnan(cells) == np.isnan(want)).all()
+    rounding = np.maximum(np.spacing(np.abs(want[finite]).astype(np.float16)).astype(float), 2.0**-24) / 2
+    assert (np.abs(cells[finite] - want[finite]) <= rounding * (1 + 1e-9) + tolerance.sums * scale[finite]).all()
+    assert (cells[np.abs(want) > 65536] == np.copysign(np.inf, want[np.abs(want) > 65536])).all()
+
+
 def check_spectrum(got, rectangle, dtype):
     norm, condition, rank, effective = got["numbers"]
     if rectangle.size == 0 or not np.isfinite(rectangle).all():
@@ -284,6 +295,7 @@ def test_case(cell, isa, tmp_path):
         check_maps(case, got, truth, tolerance)
         check_importance(case, got, truth, tolerance)
         check_pairs(case, got, truth, tolerance)
+        check_pool(got, truth, tolerance)
         assert {x for name in SPECTRUM_METRICS for x in got["values"][name]} == {UNTOUCHED}
         if case.spectrum and isa == "scalar":
             check_spectra(case, got, truth)
