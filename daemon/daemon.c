@@ -18,6 +18,7 @@
 #include "publisher.h"
 #include "registry.h"
 #include "store.h"
+#include "tap.h"
 #include "work.h"
 
 #include <errno.h>
@@ -41,6 +42,7 @@ struct daemon {
     struct machine machine;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint;
+    uv_async_t stop;     /* daemon_stop, from any thread */
     uv_timer_t tick;     /* runs while a job is active */
     uv_timer_t saver;    /* runs while there may be something to save */
     uv_timer_t deadline; /* runs while stopping */
@@ -53,6 +55,7 @@ struct daemon {
     struct control *control;
     struct history *history;
     struct notify *notify; /* NULL: nobody to tell */
+    struct tap *tap;
     struct registry *registry;
     struct store *store;
     struct result_sink sink;
@@ -184,6 +187,7 @@ static void start_tick(struct daemon *daemon);
 static void on_arrived(struct daemon *daemon, struct message *message)
 {
     bool worth_it;
+    tap_message(daemon->tap, message);
     stats_received(&daemon->stats, message->bytes);
     start_tick(daemon);
     daemon->arrival_ns = message->received_ns;
@@ -342,8 +346,10 @@ static void finish(struct daemon *daemon)
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
+    close_handle(&daemon->stop);
     close_handle(&daemon->tick);
     close_handle(&daemon->saver);
     close_handle(&daemon->deadline);
@@ -366,15 +372,32 @@ static void on_deadline(uv_timer_t *timer)
     finish(daemon);
 }
 
+static void begin_stop(struct daemon *daemon, const char *why)
+{
+    daemon->stopping = true;
+    log_event(LOG_INFO, "stopping", LOG_STR("signal", why));
+    ingest_stop(daemon->ingest);
+    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+}
+
 static void on_signal(uv_signal_t *signal, int number)
 {
     struct daemon *daemon = signal->data;
     if (daemon->stopping)
         _exit(EXIT_FAILURE);
-    daemon->stopping = true;
-    log_event(LOG_INFO, "stopping", LOG_STR("signal", number == SIGINT ? "SIGINT" : "SIGTERM"));
-    ingest_stop(daemon->ingest);
-    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+    begin_stop(daemon, number == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+static void on_stop(uv_async_t *stop)
+{
+    struct daemon *daemon = stop->data;
+    if (!daemon->stopping)
+        begin_stop(daemon, "none");
+}
+
+void daemon_stop(struct daemon *daemon)
+{
+    uv_async_send(&daemon->stop);
 }
 
 /* Start */
@@ -399,6 +422,8 @@ static int open_loop(struct daemon *daemon, char *reterr)
     uv_timer_init(&daemon->loop, &daemon->deadline);
     uv_signal_init(&daemon->loop, &daemon->sigterm);
     uv_signal_init(&daemon->loop, &daemon->sigint);
+    uv_async_init(&daemon->loop, &daemon->stop, on_stop); /* what it opens the inbox has opened */
+    daemon->stop.data = daemon;
     daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
     daemon->sigterm.data = daemon->sigint.data = daemon;
     daemon->handles_ready = true;
@@ -485,6 +510,12 @@ static int open_publisher(struct daemon *daemon, char *reterr)
                          &daemon->publisher, reterr);
 }
 
+static int open_tap(struct daemon *daemon, char *reterr)
+{
+    return tap_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats, &daemon->tap,
+                   reterr);
+}
+
 /* Messages may arrive from here on; they are handled when the loop runs. */
 static int open_ingest(struct daemon *daemon, char *reterr)
 {
@@ -541,7 +572,7 @@ static int start_signals(struct daemon *daemon, char *reterr)
 /* Each returns 0, or -1 with a sentence; in this order. */
 static int (*const openers[])(struct daemon *daemon, char *reterr) = {
     open_loop,      open_workers, open_registry, start_signals, open_notify,
-    open_publisher, open_ingest,  open_history,  open_control,
+    open_publisher, open_tap,     open_ingest,   open_history,  open_control,
 };
 
 int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr)
@@ -608,9 +639,11 @@ static void close_loop(struct daemon *daemon)
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
+        close_handle(&daemon->stop);
         close_handle(&daemon->tick);
         close_handle(&daemon->saver);
         close_handle(&daemon->deadline);

@@ -37,6 +37,30 @@ static const char *set_timeout(struct args *args, const char *text)
     return NULL;
 }
 
+static const char *set_seconds(struct args *args, const char *text)
+{
+    char *end;
+    args->seconds = strtod(text, &end);
+    return end != text && *end == '\0' && args->seconds > 0 && args->seconds <= 1e9
+               ? NULL
+               : "a number above 0";
+}
+
+static const char *set_ingest(struct args *args, const char *text)
+{
+    args->ingest = text;
+    return *text ? NULL : "tcp://host:port or ipc://path";
+}
+
+static const char *set_rhythm(struct args *args, const char *text)
+{
+    char *end;
+    args->rhythm = strtod(text, &end);
+    return end != text && *end == '\0' && args->rhythm >= 1e-6 && args->rhythm <= 1e6
+               ? NULL
+               : "a number above 0; 1 = as recorded, 10 = ten times as fast";
+}
+
 static const char *set_metric(struct args *args, const char *text)
 {
     if (args->metric_count == ARGS_METRICS_MAX)
@@ -150,6 +174,14 @@ static const struct option_info option_info[] = {
     {"to", "N", ARGS_TO, set_to, "only what ends at this epoch, step or second, or earlier"},
     {"all", NULL, ARGS_ALL, NULL, "also what is over"},
     {"count", "N", ARGS_COUNT, set_count, "at most so many"},
+    {"seconds", "N", ARGS_SECONDS, set_seconds, "stop after N seconds"},
+    {"until-end", NULL, ARGS_UNTIL_END, NULL, "stop when every rank heard of has said bye"},
+    {"compress", NULL, ARGS_COMPRESS, NULL, "make the file smaller; takes time"},
+    {"force", NULL, ARGS_FORCE, NULL, "replace the file if it is there"},
+    {"rhythm", "FACTOR", ARGS_RHYTHM, set_rhythm,
+     "as it was recorded, FACTOR times as fast (default: at once)"},
+    {"ingest", "ENDPOINT", ARGS_INGEST, set_ingest,
+     "where attnd takes messages (default: ask attnd)"},
     {"summaries", "ENDPOINT", ARGS_SUMMARIES, set_summaries,
      "where attnd publishes (default: ask attnd)"},
     {"json", NULL, ARGS_JSON, NULL, "print the answer as JSON"},

@@ -28,6 +28,12 @@ enum args_option {
     ARGS_TO = 1 << 16,
     ARGS_CSV = 1 << 17,
     ARGS_ALL = 1 << 18,
+    ARGS_COMPRESS = 1 << 20,
+    ARGS_FORCE = 1 << 21,
+    ARGS_SECONDS = 1 << 22,
+    ARGS_UNTIL_END = 1 << 23,
+    ARGS_INGEST = 1 << 24,
+    ARGS_RHYTHM = 1 << 25,
     ARGS_EVERY_COMMAND = ARGS_ENDPOINT | ARGS_TIMEOUT | ARGS_JSON | ARGS_HELP,
 };
 
@@ -51,6 +57,9 @@ struct args {
     uint64_t from, to;                 /* count when ARGS_FROM, ARGS_TO are given */
     uint64_t count;                    /* 0 = no limit */
     const char *summaries;             /* NULL = ask the daemon */
+    double seconds;                    /* counts when ARGS_SECONDS is given */
+    const char *ingest;                /* NULL = ask the daemon */
+    double rhythm;                     /* times as fast as recorded; 0 = at once */
     const char *words[ARGS_WORDS_MAX]; /* what is no option: the command, then its arguments */
     int word_count;
 };

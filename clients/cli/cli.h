@@ -57,7 +57,10 @@ int cmd_alerts(struct cli *cli);
 int cmd_compare(struct cli *cli);
 int cmd_export(struct cli *cli);
 int cmd_runs(struct cli *cli);
-/* argv without the word "analyze". */
+int cmd_record(struct cli *cli);
+int cmd_replay(struct cli *cli);
+/* These ask no attnd; argv without the word "analyze" or "check". */
 int cmd_analyze(struct cli *cli, int argc, char **argv);
+int cmd_check(struct cli *cli, int argc, char **argv);
 
 #endif

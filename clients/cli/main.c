@@ -51,6 +51,13 @@ static const struct command commands[] = {
     {"config", cmd_config, "the settings in force", "", "attnctl config --json", 0, 0, 0, NULL},
     {"flush", cmd_flush, "publish what open windows hold now, as partial", " [JOB]",
      "attnctl flush gpt-small", 0, 0, 1, NULL},
+    {"record", cmd_record, "a job's messages to a file, until Ctrl-C", " JOB FILE",
+     "attnctl record gpt-small run.rec --until-end",
+     ARGS_COUNT | ARGS_SECONDS | ARGS_UNTIL_END | ARGS_COMPRESS | ARGS_FORCE, 2, 2, NULL},
+    {"replay", cmd_replay, "send a recording again, as the training job did", " FILE",
+     "attnctl replay run.rec --rhythm 10", ARGS_RHYTHM | ARGS_INGEST, 1, 1, NULL},
+    {"check", NULL, "judge a recording by alert rules; needs no attnd", " FILE",
+     "attnctl check run.rec --rules rules.yaml", 0, 0, 0, cmd_check},
     {"analyze", NULL, "measure attention in files; needs no attnd", " FILE...",
      "attnctl analyze maps.npz --causal --json", 0, 0, 0, cmd_analyze},
 };
