@@ -181,7 +181,7 @@ static int commit(struct store *store, const struct store_batch *batches)
     int code = db_mark(&store->db);
     if (code == SQLITE_OK)
         code = write_all(store, batches);
-    if (db_is_corrupt(code) && replace(store))
+    if (code != store->trouble && db_is_corrupt(&store->db, code) && replace(store))
         code = write_all(store, batches);
     return code;
 }
@@ -191,7 +191,7 @@ static int commit(struct store *store, const struct store_batch *batches)
 /* An error of what can wait is left to the next commit to report, unless the file is at fault. */
 static void heed(struct store *store, int code)
 {
-    if (db_is_corrupt(code))
+    if (db_is_corrupt(&store->db, code))
         replace(store);
 }
 
