@@ -112,6 +112,28 @@ static int keep_window(struct closing *closing, const struct stream *stream,
     return code;
 }
 
+/* The map of the newest message that gave one, with closed windows of the primary track. */
+static int keep_map(struct closing *closing, const struct stream *stream,
+                    const struct layer_state *state)
+{
+    const struct detail *detail = state->map;
+    if (!detail || !closing->closed || closing->track->index > 0 || !closing->announcer.batch)
+        return 0;
+    struct store_map map = {
+        .layer = stream->id,
+        .window = closing->window,
+        .epoch = detail->epoch,
+        .step = detail->step,
+        .time_ns = detail->time_ns,
+        .queries = detail->map.queries,
+        .keys = detail->map.keys,
+        .rows = detail->map.rows,
+        .columns = detail->map.columns,
+        .values = detail->map.values,
+    };
+    return batch_map(closing->announcer.batch, &map);
+}
+
 static int close_state(struct closing *closing, struct stream *stream, const char *topic,
                        const struct layer_state *state)
 {
@@ -124,6 +146,8 @@ static int close_state(struct closing *closing, struct stream *stream, const cha
     code = publish(closing, topic, &view.result);
     if (!code)
         code = keep_window(closing, stream, state);
+    if (!code)
+        code = keep_map(closing, stream, state);
     if (!code)
         code = judge_layer(closing, &view.result);
     summary_view_clear(&view);

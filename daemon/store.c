@@ -175,22 +175,15 @@ static void count_dropped(struct store *store, uint64_t records, int code)
     store->trouble = code;
 }
 
-static void commit(struct store *store, const struct store_batch *batches)
+/* Returns an SQLite code. */
+static int commit(struct store *store, const struct store_batch *batches)
 {
-    uint64_t records = count_records(batches);
-    if (!store->db.sql.db) {
-        stats_add(store->stats, COUNT_STORE_DROPPED, records);
-        return;
-    }
     int code = db_mark(&store->db);
     if (code == SQLITE_OK)
         code = write_all(store, batches);
     if (db_is_corrupt(code) && replace(store))
         code = write_all(store, batches);
-    if (code == SQLITE_OK)
-        count_written(store, records);
-    else
-        count_dropped(store, records, code);
+    return code;
 }
 
 /* The rest */
@@ -298,16 +291,28 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
     return taken;
 }
 
+/* The database locked: commits, frees and counts, in this order, so that who sees the count finds
+ * room in the queue. */
+static void finish(struct store *store, struct store_batch *taken)
+{
+    uint64_t records = count_records(taken);
+    int code = store->db.sql.db ? commit(store, taken) : SQLITE_CANTOPEN;
+    uint64_t bytes = free_all(taken);
+    pthread_mutex_lock(&store->lock);
+    store->held_bytes -= bytes;
+    pthread_mutex_unlock(&store->lock);
+    if (code == SQLITE_OK)
+        count_written(store, records);
+    else
+        count_dropped(store, records, code);
+}
+
 /* Returns whether there is more to do than what is queued. */
 static bool work(struct store *store, struct store_batch *taken)
 {
     pthread_mutex_lock(&store->db_lock);
     if (taken)
-        commit(store, taken);
-    uint64_t bytes = free_all(taken);
-    pthread_mutex_lock(&store->lock);
-    store->held_bytes -= bytes;
-    pthread_mutex_unlock(&store->lock);
+        finish(store, taken);
     bool more = do_rest(store);
     pthread_mutex_unlock(&store->db_lock);
     return more;
@@ -377,6 +382,7 @@ static int start(struct store *store, const struct config *config)
         return -1;
     stats_add(store->stats, COUNT_STORE_REPLACED, store->db.corrupt);
     find_full(store);
+    store->size_due = true; /* the bound may have been lowered */
     if (!start_thread(store))
         return 0;
     db_close(&store->db);
@@ -443,31 +449,46 @@ void store_free(struct store **store_p)
 
 /* Loop thread */
 
+/* Rows that no attnd wrote, of another type or size, are passed over. */
+static int each_kept(const struct sql *sql,
+                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
+                                   const void *value, size_t size),
+                     void *data)
+{
+    struct query query = query_begin(sql, STATEMENT_EACH_KEPT);
+    sqlite3_stmt *row = query.statement;
+    int code;
+    query_u64(&query, JOB_ENDED);
+    while ((code = query_row(&query)) == SQLITE_ROW) {
+        const char *job = (const char *)sqlite3_column_text(row, 0);
+        const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
+        const char *key = (const char *)sqlite3_column_text(row, 2);
+        size_t size = (size_t)sqlite3_column_bytes(row, 3);
+        if (job && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES)
+            visit(data, job, run, key, value, size);
+    }
+    query_end(&query);
+    return code == SQLITE_DONE ? SQLITE_OK : code;
+}
+
 void store_each_kept(struct store *store,
                      void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
                                    const void *value, size_t size),
                      void *data)
 {
     pthread_mutex_lock(&store->db_lock);
-    if (store->db.sql.db) {
-        struct query query = query_begin(&store->db.sql, STATEMENT_EACH_KEPT);
-        sqlite3_stmt *row = query.statement;
-        query_u64(&query, JOB_ENDED);
-        while (query_row(&query) == SQLITE_ROW)
-            if (sqlite3_column_bytes(row, 1) == RUN_BYTES)
-                visit(data, (const char *)sqlite3_column_text(row, 0), sqlite3_column_blob(row, 1),
-                      (const char *)sqlite3_column_text(row, 2), sqlite3_column_blob(row, 3),
-                      (size_t)sqlite3_column_bytes(row, 3));
-        query_end(&query);
-    }
+    int code = store->db.sql.db ? each_kept(&store->db.sql, visit, data) : SQLITE_OK;
     pthread_mutex_unlock(&store->db_lock);
+    if (code != SQLITE_OK)
+        log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)));
 }
 
-/* Lock held. Checkpoints give way to what cannot be had again. */
+/* Lock held. Checkpoints give way to what cannot be had again. A batch that alone is too large for
+ * the queue, of a run with very many layers, has to be alone. */
 static bool has_room(const struct store *store, const struct store_batch *batch)
 {
     uint64_t limit = batch->precious ? store->queue_bytes : store->queue_bytes / 2;
-    return store->held_bytes + batch->bytes <= limit;
+    return store->held_bytes == 0 || store->held_bytes + batch->bytes <= limit;
 }
 
 /* Lock held. The thread waits for nothing, for its time or for enough to write: it is woken when

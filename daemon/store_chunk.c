@@ -361,6 +361,7 @@ static int thin(const struct sql *sql, int64_t chunk_id)
         query_i64(&query, chunk_id);
         code = query_run(&query);
     }
+    crash_point("store_retention");
     return sql_end(sql, code);
 }
 
@@ -378,6 +379,7 @@ int chunk_thin(const struct sql *sql, struct layer_track which, uint64_t keep, b
 {
     uint32_t heads;
     int code = get_heads(sql, which.layer_id, &heads);
+    *ret_thinned = false;
     if (code != SQLITE_OK)
         return code;
     uint32_t windows = chunk_windows(heads);

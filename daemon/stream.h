@@ -39,6 +39,7 @@ struct stream {
     bool measured;  /* a tensor has come */
     uint32_t *spectrum_next; /* [heads] by head_offset of a message: the one of its heads that the
                                 next one's spectra begin with; owned, NULL until there is one */
+    uint64_t mapped_part;    /* 1 + the last part that a map was asked for in; 0 = none */
     struct sequences sequences;
     struct counts counts;
     uint64_t last_ns;           /* when it was last heard of */

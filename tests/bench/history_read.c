@@ -6,6 +6,7 @@
  *     history_read [WINDOWS HEADS REPEAT] */
 #include "history.h"
 #include "layer_state.h"
+#include "measured.h"
 #include "store.h"
 
 #include <stdio.h>
@@ -29,7 +30,10 @@ static void must(bool well, const char *what)
     }
 }
 
+#define VARIANTS 16
+
 struct bench {
+    struct mpk_writer states[VARIANTS];
     struct config config;
     struct stats stats;
     struct store *store;
@@ -41,26 +45,18 @@ struct bench {
     size_t bytes;
 };
 
-/* Every row metric with a few values, others as different from window to window. */
+/* The state of a few real maps; windows take turns at them. */
 static void pack_state(uint32_t heads, uint64_t number, struct mpk_writer *packed)
 {
     struct layer_state *state = layer_state_new(heads, 48);
-    must(state, "out of memory");
-    for (int m = 0; m < 20; m++) {
-        state->on[m] = true;
-        state->stat[m] = calloc(heads, sizeof *state->stat[m]);
-        must(state->stat[m], "out of memory");
-        for (uint32_t h = 0; h < heads; h++)
-            for (int i = 0; i < 8; i++) {
-                double x =
-                    (double)((number * 31 + h * 7 + (uint64_t)m * 3 + (uint64_t)i * 1009) % 997) /
-                    997;
-                must(!dist_add(&state->stat[m][h], x), "out of memory");
-                state->last[(size_t)m * heads + h] = x;
-            }
-    }
-    state->newest = 1;
+    struct measured_options options = {
+        .batch = 1, .heads = heads, .size = 32, .sharpness = 1.0, .seed = number};
+    struct measured_message *message = measured_message_new(&options, 1);
+    must(state && message, "out of memory");
+    must(!layer_state_add(state, &message->message, measure_result(message->measure)),
+         "out of memory");
     must(!layer_state_pack(state, packed), "out of memory");
+    measured_message_free(&message);
     layer_state_free(&state);
 }
 
@@ -68,9 +64,7 @@ static void submit(struct bench *bench, uint64_t number)
 {
     static const uint8_t run_id[RUN_BYTES] = {1, 2, 3};
     const struct store_run run = {"bench", run_id, JOB_ACTIVE, 1, number, number * 10, number};
-    struct mpk_writer packed;
-    mpk_writer_init(&packed);
-    pack_state(bench->heads, number, &packed);
+    const struct mpk_writer *packed = &bench->states[number % VARIANTS];
     const struct store_window window = {
         .layer = {STACK_DECODER, 0, SITE_SELF},
         .heads = bench->heads,
@@ -80,15 +74,14 @@ static void submit(struct bench *bench, uint64_t number)
         .step = number * 10,
         .time_ns = 1700000000000000000 + number * 1000000007,
         .messages = 1,
-        .state = packed.buffer.data,
-        .state_size = packed.buffer.size,
+        .state = packed->buffer.data,
+        .state_size = packed->buffer.size,
     };
     struct store_batch *batch = batch_new(&run);
     must(batch && !batch_window(batch, &window), "out of memory");
     while (stats_get(&bench->stats, COUNT_STORED) + 1000 < number)
         usleep(1000);
     must(store_submit(bench->store, &batch), "a batch was refused");
-    mpk_writer_clear(&packed);
 }
 
 static void open_all(struct bench *bench)
@@ -188,6 +181,10 @@ int main(int argc, char **argv)
     struct bench bench = {.windows = argc > 1 ? (uint32_t)atoi(argv[1]) : 100000,
                           .heads = argc > 2 ? (uint32_t)atoi(argv[2]) : 4,
                           .repeat = argc > 3 ? (uint32_t)atoi(argv[3]) : 21};
+    for (uint64_t i = 0; i < VARIANTS; i++) {
+        mpk_writer_init(&bench.states[i]);
+        pack_state(bench.heads, i, &bench.states[i]);
+    }
     open_all(&bench);
     for (uint64_t i = 0; i < bench.windows; i++)
         submit(&bench, i);
@@ -200,5 +197,7 @@ int main(int argc, char **argv)
     measure_series(&bench, "one head, newest 1000", false, false, false, 1000);
     measure_series(&bench, "all heads, newest 1000, means", false, true, true, 1000);
     close_all(&bench);
+    for (int i = 0; i < VARIANTS; i++)
+        mpk_writer_clear(&bench.states[i]);
     return 0;
 }

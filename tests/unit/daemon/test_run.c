@@ -16,6 +16,7 @@
 struct fixture {
     struct config config;
     struct result_sink sink;
+    struct stats stats;
     struct state_budget budget;
     struct run *run;
     uint64_t now, seq[8];
@@ -49,7 +50,7 @@ static void start_with(struct fixture *f, const char *also)
     f->config.window_length = f->config.window_every = 4;
     snprintf(setting, sizeof setting, "window.also=%s", also);
     assert_int_equal(config_set(&f->config, setting, error), 0);
-    f->sink = (struct result_sink){.put = put, .data = f};
+    f->sink = (struct result_sink){.put = put, .stats = &f->stats, .data = f};
     f->budget.limit = UINT64_C(1) << 30;
     f->now = 1000 * S;
     f->run = run_new("job", id, &f->config, &f->sink, &f->budget, f->now);
@@ -99,10 +100,10 @@ static bool queue(struct fixture *f, struct sample *sample)
     return run_queue(f->run, &sample->message, f->now);
 }
 
-static void finish(struct sample *sample)
+static void finish(struct fixture *f, struct sample *sample)
 {
     sample->message.measured = &sample->measured;
-    sample->message.finished = true;
+    run_finish(f->run, &sample->message);
 }
 
 /* Takes what has its turn; returns the code of the last one, or 1 when there was none. */
@@ -121,8 +122,25 @@ static int send_step(struct fixture *f, uint32_t rank, uint64_t step)
 {
     struct sample *sample = make(f, rank, step);
     if (queue(f, sample))
-        finish(sample);
+        finish(f, sample);
     return take_all(f);
+}
+
+static void test_live_values_do_not_wait(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start_with(&f, "[]");
+    struct sample *first = make(&f, 0, 0), *second = make(&f, 0, 1);
+    queue(&f, first);
+    queue(&f, second);
+    finish(&f, second);
+    assert_int_equal(f.live, 1);
+    assert_null(run_take(f.run));
+    finish(&f, first);
+    assert_int_equal(f.live, 2);
+    take_all(&f);
+    stop(&f);
 }
 
 static void test_a_message_waits_for_the_older_ones(void **state)
@@ -133,9 +151,9 @@ static void test_a_message_waits_for_the_older_ones(void **state)
     struct sample *first = make(&f, 0, 0), *second = make(&f, 0, 1);
     assert_true(queue(&f, first));
     assert_true(queue(&f, second));
-    finish(second);
+    finish(&f, second);
     assert_null(run_take(f.run));
-    finish(first);
+    finish(&f, first);
     assert_ptr_equal(run_take(f.run), &first->message);
     assert_ptr_equal(run_take(f.run), &second->message);
     assert_int_equal(f.live, 2);
@@ -152,9 +170,9 @@ static void test_a_message_without_numbers_lets_the_queue_go_on(void **state)
     struct sample *first = make(&f, 0, 0), *second = make(&f, 0, 1);
     queue(&f, first);
     queue(&f, second);
-    finish(second);
+    finish(&f, second);
     first->message.code = ERR_MEMORY;
-    first->message.finished = true;
+    run_finish(f.run, &first->message);
     assert_int_equal(take_all(&f), 0);
     struct counts counts = run_counts(f.run);
     assert_int_equal(counts.received, 2);
@@ -186,7 +204,7 @@ static void run_shuffled(struct fixture *f, uint32_t seed)
     if (seed)
         shuffle(samples, 40, seed);
     for (int i = 0; i < 40; i++) {
-        finish(samples[i]);
+        finish(f, samples[i]);
         take_all(f);
     }
     assert_int_equal(f->run->queued, 0);
@@ -286,9 +304,9 @@ static void test_lateness_is_decided_in_the_order_of_arrival(void **state)
     queue(&f, first);
     queue(&f, next);
     assert_true(queue(&f, late)); /* nobody knows yet */
-    finish(late);
-    finish(next);
-    finish(first);
+    finish(&f, late);
+    finish(&f, next);
+    finish(&f, first);
     assert_int_equal(take_all(&f), ERR_LATE);
     assert_int_equal(number(&f, 0, NULL, "messages"), 1);
     stop(&f);
@@ -316,8 +334,8 @@ static void test_a_flush_waits_for_what_was_received_before_it(void **state)
     queue(&f, first);
     assert_true(run_flush(f.run));
     queue(&f, second);
-    finish(second);
-    finish(first);
+    finish(&f, second);
+    finish(&f, first);
     take_all(&f);
     assert_int_equal(f.summaries, 1);
     assert_int_equal(number(&f, 0, NULL, "messages"), 1);
@@ -345,6 +363,7 @@ static void test_without_state_memory_messages_are_refused_and_windows_go_on(voi
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_live_values_do_not_wait),
         cmocka_unit_test(test_a_message_waits_for_the_older_ones),
         cmocka_unit_test(test_a_message_without_numbers_lets_the_queue_go_on),
         cmocka_unit_test(test_whichever_worker_is_faster_the_summaries_are_the_same_bytes),
