@@ -424,8 +424,8 @@ static void test_calm_is_good_news(void **state)
 static void test_alerts_of_all_jobs_name_the_job(void **state)
 {
     assert_says(state, "alerts | head -n 2 | cut -c1-30", 0,
-                "SEVERITY  JOB  RULE           \n"
-                "critical  gpt  entropy_collaps\n");
+                "SEVERITY JOB RULE             \n"
+                "critical gpt entropy_collapse \n");
 }
 
 /* compare ----------------------------------------------------------------------------------------
