@@ -37,6 +37,8 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
     config_for_job(config, run->job, &run->job_config);
     run->sink = sink;
     run->budget = (struct state_budget){.limit = budget->limit / RUN_SHARE, .parent = budget};
+    run->drift_budget =
+        (struct state_budget){.limit = run->budget.limit / 2, .parent = &run->budget};
     run->last_ns = now_ns;
     run->queue_last = &run->queue;
     run->track_count = track_count(config);
@@ -86,13 +88,14 @@ struct drift_rule run_drift_rule(const struct config *config)
 {
     return (struct drift_rule){.windows = (uint32_t)config->drift_windows,
                                .tolerance = config->drift_change_tolerance,
-                               .threshold = config->drift_change_threshold};
+                               .threshold = config->drift_change_threshold,
+                               .buckets = (uint32_t)config->window_buckets};
 }
 
 void run_charge_drift(struct run *run, struct layer_track *layer)
 {
     uint64_t bytes = layer->drift ? drift_bytes(layer->drift) : 0;
-    state_budget_charge(&run->budget, bytes, layer->drift_bytes);
+    state_budget_charge(&run->drift_budget, bytes, layer->drift_bytes);
     layer->drift_bytes = bytes;
 }
 
