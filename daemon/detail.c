@@ -42,10 +42,16 @@ static void copy_similarity(struct detail *detail, bool *ok, const struct result
 
 static void copy_weights(struct detail *detail, bool *ok, const struct weights_result *from)
 {
-    struct weights_result *to = &detail->weights;
-    *to = *from;
+    struct weights_result *to = calloc(1, sizeof *to);
+    detail->weights = to;
+    *ok = to != NULL;
+    if (!to)
+        return;
+    detail->bytes += sizeof *to;
+    to->heads = from->heads;
     for (int i = 0; i < PROJECTION_COUNT; i++) {
         size_t heads = from->projection[i].heads;
+        to->projection[i] = from->projection[i];
         to->projection[i].head =
             copy(detail, ok, from->projection[i].head, heads, sizeof(struct spectrum));
         to->projection[i].correlation =
@@ -67,8 +73,27 @@ struct detail *detail_new(const struct measured *measured)
     detail->bytes = sizeof *detail;
     copy_pairs(detail, &ok, &numbers.pairs, measured->heads);
     copy_similarity(detail, &ok, &numbers.similarity, measured->heads);
-    if (measured->weights)
+    if (ok && measured->weights)
         copy_weights(detail, &ok, measured->weights);
+    if (!ok)
+        detail_release(&detail);
+    return detail;
+}
+
+struct detail *detail_map_new(const struct layer_map *map, const struct header *header)
+{
+    struct detail *detail = calloc(1, sizeof *detail);
+    if (!detail)
+        return NULL;
+    bool ok = true;
+    detail->references = 1;
+    detail->bytes = sizeof *detail;
+    detail->epoch = header->epoch;
+    detail->step = header->step;
+    detail->time_ns = header->time_ns;
+    detail->map = *map;
+    detail->map.values =
+        copy(detail, &ok, map->values, (size_t)map->rows * map->columns, sizeof *map->values);
     if (!ok)
         detail_release(&detail);
     return detail;
@@ -93,6 +118,9 @@ void detail_release(struct detail **detail_p)
     free((void *)detail->similarity.cosine);
     free((void *)detail->similarity.js);
     free((void *)detail->similarity.redundant);
-    weights_result_clear(&detail->weights);
+    if (detail->weights)
+        weights_result_clear(detail->weights);
+    free(detail->weights);
+    free((void *)detail->map.values);
     free(detail);
 }

@@ -73,6 +73,13 @@ def test_golden_results_decode_to_their_twins(name):
     assert_same(wire.decode_result(payload), twin)
 
 
+def test_drift_is_arrays_over_the_heads():
+    drift = wire.decode_result(golden("summary_full")[0])["drift"]
+    assert set(drift["entropy"]) == {"delta", "z", "js", "change"} and "js" not in drift["mean"]
+    np.testing.assert_array_equal(drift["effective_keys"]["z"], [-7.0, np.nan])
+    assert drift["effective_keys"]["change"].dtype == np.float64
+
+
 def assert_same(value, twin, path="result"):
     """A decoded result against its JSON twin: arrays against lists, NaN against null."""
     if isinstance(value, dict):

@@ -96,6 +96,30 @@ static void put_mixed(struct mpk_writer *reply)
     put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
 }
 
+/* A layer that has a baseline: of a row metric, and of one per message. */
+static void put_drift(struct mpk_writer *reply)
+{
+    struct result_stat stat[3] = {{.mean = 0.5}, {.mean = 0.25}, {.mean = NAN}};
+    struct result_drift rows[3] = {
+        {-0.25, -7.25, 0.0625, NAN}, {0.125, 5.9, 0.00001, 1200}, {NAN, NAN, NAN, NAN}};
+    struct result_drift message[3] = {{0, 0, NAN, NAN}, {2e-5, 6, NAN, 3}, {NAN, NAN, NAN, NAN}};
+    struct summary_result summary = {
+        .common = common(3, 1200),
+        .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .shape = {4, 3, 16, 16}},
+        .window = {.unit = WINDOW_EPOCH, .first = 3, .last = 3, .length = 1, .every = 1},
+        .ranks = 1,
+        .messages = 40,
+        .heads = 3,
+    };
+    for (int m = METRIC_ENTROPY_NORMALIZED; m <= METRIC_EFFECTIVE_KEYS; m++)
+        summary.stat[m] = stat;
+    summary.stat[METRIC_MEAN] = stat;
+    summary.drift[METRIC_ENTROPY_NORMALIZED] = rows;
+    summary.drift[METRIC_MEAN] = message;
+    mpk_put_array(reply, 1);
+    summary_encode(&summary, reply);
+}
+
 /* Layers out of order: the table sorts them. */
 static void put_summaries(struct mpk_writer *reply, const msgpack_object *params)
 {
@@ -163,6 +187,10 @@ static void answer(const struct fake *fake, const char *method, uint64_t id,
     fake_put_ok(reply, id);
     if (strcmp(job, "matrices") == 0) {
         put_weights(reply);
+        return;
+    }
+    if (strcmp(job, "drifting") == 0) {
+        put_drift(reply);
         return;
     }
     if (strcmp(job, "mixed") == 0) {
@@ -395,6 +423,43 @@ static void test_layers_without_the_metric_are_listed(void **state)
                 "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
                 "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm, entropy_normalized, "
                 "pattern, sink_rate)\n");
+}
+
+static void test_drift_is_a_line_per_number_with_large_z_marked(void **state)
+{
+    assert_says(state, "summary drifting --drift", 0,
+                "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                "window: epoch 3, 1 rank, 40 messages, 0 lost, 0 dropped\n"
+                "entropy_normalized, compared with the baseline; *: |z| of 6 or more\n"
+                "\n"
+                "LAYER                        h0        h1  h2\n"
+                "decoder.1.self delta    -0.2500    0.1250   -\n"
+                "decoder.1.self z          *-7.2       5.9   -\n"
+                "decoder.1.self js      6.25e-02  1.00e-05   -\n"
+                "decoder.1.self change         -      1200   -\n");
+}
+
+static void test_drift_of_what_is_per_message_has_no_js(void **state)
+{
+    assert_says(state, "summary drifting --drift --metric mean | tail -4", 0,
+                "LAYER                        h0        h1  h2\n"
+                "decoder.1.self delta   0.00e+00  2.00e-05   -\n"
+                "decoder.1.self z            0.0      *6.0   -\n"
+                "decoder.1.self change         -         3   -\n");
+}
+
+static void test_drift_names_what_has_a_baseline(void **state)
+{
+    assert_says(state, "summary drifting --drift --metric effective_keys", 2,
+                "attnctl: --metric: 'effective_keys': not in the drift of this summary (valid: "
+                "entropy_normalized, mean)\n");
+}
+
+static void test_no_baseline_is_a_finding(void **state)
+{
+    assert_says(state, "summary gpt-small --drift", 1,
+                "attnctl: gpt-small has no baseline yet: its first windows make one (drift.windows "
+                "in attnctl config)\n");
 }
 
 static void test_an_unknown_metric_names_those_there_are(void **state)
@@ -668,6 +733,10 @@ int main(void)
         WITH_FAKE(test_a_number_of_the_layer_is_one_column),
         WITH_FAKE(test_numbers_of_matrices_are_named_by_matrix),
         WITH_FAKE(test_layers_without_the_metric_are_listed),
+        WITH_FAKE(test_drift_is_a_line_per_number_with_large_z_marked),
+        WITH_FAKE(test_drift_of_what_is_per_message_has_no_js),
+        WITH_FAKE(test_drift_names_what_has_a_baseline),
+        WITH_FAKE(test_no_baseline_is_a_finding),
         WITH_FAKE(test_an_unknown_metric_names_those_there_are),
         WITH_FAKE(test_singular_values_are_not_tabulated),
         WITH_FAKE(test_an_unknown_job_is_a_finding),

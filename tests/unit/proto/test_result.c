@@ -287,6 +287,16 @@ static void test_summary_has_the_golden_bytes(void **state)
     expect_golden(&writer, "summary");
 }
 
+/* Head 1 was never seen in the baseline. */
+static void fill_drift(struct result_drift drift[METRIC_COUNT][2], struct summary_result *summary)
+{
+    for (unsigned m = 0; m < METRIC_COUNT; m++) {
+        drift[m][0] = (struct result_drift){m / 4.0, m / 2.0 - 8, m / 64.0, m};
+        drift[m][1] = (struct result_drift){NONE, NONE, NONE, NONE};
+        summary->drift[m] = drift[m];
+    }
+}
+
 static void test_summary_with_every_number_has_the_golden_bytes(void **state)
 {
     struct everything all;
@@ -295,6 +305,7 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
     struct result_stat errors[2][LOW_RANK_COUNT] = {{stat_of(1, 3)}};
     struct result_stat singular[2][SINGULAR_VALUES_MAX] = {{stat_of(2, 3)}};
     struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT] = {{{0}}};
+    struct result_drift drift[METRIC_COUNT][2];
     struct summary_result summary = {
         .common = common,
         .layer = layer,
@@ -302,6 +313,7 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
         .heads = 2,
         .sink_rate = &sink,
         .local_window = 8,
+        .quantile_error = 0.03125,
         .pattern = all.pattern,
         .aggregate = (const struct result_stat(*)[MAP_STAT_COUNT])aggregate,
         .weights = &p.result,
@@ -315,6 +327,7 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
         stat[m][0] = stat_of(m, 30), stat[m][1] = stat_of(m + 1, 28);
         summary.stat[m] = stat[m];
     }
+    fill_drift(drift, &summary);
     for (unsigned s = 0; s < MAP_STAT_COUNT; s++)
         aggregate[AGGREGATE_WEIGHTED][s] = stat_of(s, 300);
     summary.has_aggregate[AGGREGATE_WEIGHTED] = true;

@@ -422,6 +422,282 @@ static void test_many_out_of_memory_have_no_effect(void **state)
     dist_clear(&d);
 }
 
+/* Resolution */
+
+static uint32_t used_at(const double *x, size_t n, uint32_t halvings)
+{
+    struct dist d = {0};
+    add_all(&d, x, n);
+    hist_halve(&d.hist, halvings);
+    uint32_t used = d.hist.used;
+    dist_clear(&d);
+    return used;
+}
+
+/* By the definition: the bucket of x is (2^(v-1), 2^v] in units of 2^halvings / 32. */
+static void test_halved_keys_are_those_of_wider_buckets(void **state)
+{
+    (void)state;
+    for (uint32_t halvings = 0; halvings <= HIST_HALVINGS_MAX; halvings++) {
+        int32_t lowest = hist_key_halve(1, 0, halvings);
+        assert_int_equal(lowest, 1);
+        assert_int_equal(hist_key_halve(KEY_MAX, 0, halvings), hist_key_max(halvings));
+        for (int32_t key = 1; key <= KEY_MAX; key++) {
+            int32_t u = key - 1281;
+            int32_t v = (int32_t)ceil(ldexp(u, -(int)halvings));
+            int32_t first = (int32_t)ceil(ldexp(-1280, -(int)halvings));
+            assert_int_equal(hist_key_halve(key, 0, halvings), v - first + 1);
+            assert_int_equal(hist_key_halve(-key, 0, halvings), -(v - first + 1));
+        }
+        assert_int_equal(hist_key_halve(0, 0, halvings), 0);
+    }
+}
+
+static void test_halving_in_steps_is_halving_at_once(void **state)
+{
+    (void)state;
+    for (uint32_t from = 0; from <= HIST_HALVINGS_MAX; from++) {
+        for (uint32_t to = from; to <= HIST_HALVINGS_MAX; to++) {
+            for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
+                assert_int_equal(hist_key_halve(hist_key_halve(key, 0, from), from, to),
+                                 hist_key_halve(key, 0, to));
+            }
+        }
+    }
+}
+
+static void test_powers_of_two_stay_bounds_down_to_base_two(void **state)
+{
+    (void)state;
+    for (uint32_t halvings = 0; halvings <= 5; halvings++) {
+        for (int e = -39; e < 40; e++) {
+            int32_t at = hist_key_halve(hist_key(ldexp(1, e)), 0, halvings);
+            int32_t past =
+                hist_key_halve(hist_key(nextafter(ldexp(1, e), 2 * ldexp(1, e))), 0, halvings);
+            assert_int_equal(past, at + 1);
+        }
+    }
+}
+
+static void test_limit_takes_the_finest_resolution_that_fits(void **state)
+{
+    (void)state;
+    static double x[VALUES];
+    fill(x, VALUES);
+    for (uint32_t limit = HIST_LIMIT_MIN; limit < 3000; limit = limit * 3 / 2 + 1) {
+        struct dist d = {0};
+        add_all(&d, x, VALUES);
+        dist_limit(&d, limit);
+        assert_true(d.hist.used <= limit);
+        assert_int_equal(hist_total(&d.hist), VALUES);
+        if (d.hist.halvings > 0) {
+            assert_true(used_at(x, VALUES, d.hist.halvings - 1) > limit);
+        }
+        dist_clear(&d);
+    }
+}
+
+static void test_everything_fits_five_buckets(void **state)
+{
+    (void)state;
+    struct dist d = {0};
+    for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
+        assert_int_equal(dist_add(&d, hist_key_bound(key)), 0);
+    }
+    dist_limit(&d, HIST_LIMIT_MIN);
+    assert_int_equal(d.hist.used, 5);
+    dist_limit(&d, 1);
+    assert_int_equal(d.hist.used, 5);
+    assert_int_equal(d.hist.halvings, HIST_HALVINGS_MAX);
+    dist_clear(&d);
+}
+
+static void assert_same_hist(const struct hist *a, const struct hist *b)
+{
+    assert_int_equal(a->halvings, b->halvings);
+    assert_int_equal(a->used, b->used);
+    assert_memory_equal(a->buckets, b->buckets, a->used * sizeof *a->buckets);
+}
+
+/* Values that narrow and widen, so that the parts end at different resolutions. */
+static size_t random_stream(double *x, uint64_t *seed)
+{
+    size_t n = 2 + (size_t)(298 * random_unit(seed));
+    double spread = 20 * random_unit(seed), middle = 20 * random_unit(seed) - 10;
+    for (size_t i = 0; i < n; i++) {
+        double sign = random_unit(seed) < 0.2 ? -1 : 1;
+        double power = middle + spread * (random_unit(seed) - 0.5) * (double)i / (double)n;
+        x[i] = random_unit(seed) < 0.05 ? 0 : sign * exp(power);
+    }
+    return n;
+}
+
+/* Deals the values to parts, limits now and then, and merges the parts in random order. */
+static void split_and_merge(const double *x, size_t n, uint32_t limit, uint64_t *seed,
+                            struct dist *ret_whole)
+{
+    struct dist part[8] = {{.hist = {0}}};
+    uint32_t parts = 1 + (uint32_t)(8 * random_unit(seed)), left = parts;
+    for (size_t i = 0; i < n; i++) {
+        struct dist *to = &part[(uint32_t)(parts * random_unit(seed))];
+        assert_int_equal(dist_add(to, x[i]), 0);
+        if (random_unit(seed) < 0.1) {
+            dist_limit(to, limit);
+        }
+    }
+    for (; left > 1; left--) {
+        uint32_t from = (uint32_t)(left * random_unit(seed));
+        uint32_t into = (from + 1 + (uint32_t)((left - 1) * random_unit(seed))) % left;
+        assert_int_equal(dist_merge(&part[into], &part[from]), 0);
+        if (random_unit(seed) < 0.5) {
+            dist_limit(&part[into], limit);
+        }
+        dist_clear(&part[from]);
+        part[from] = part[left - 1];
+    }
+    dist_limit(&part[0], limit);
+    *ret_whole = part[0];
+}
+
+static void test_limited_parts_merge_to_the_limited_whole(void **state)
+{
+    (void)state;
+    uint64_t seed = 7;
+    static double x[300];
+    for (int round = 0; round < 2000; round++) {
+        size_t n = random_stream(x, &seed);
+        uint32_t limit = HIST_LIMIT_MIN + (uint32_t)(60 * random_unit(&seed));
+        struct dist whole = {0}, merged = {0};
+        add_all(&whole, x, n);
+        dist_limit(&whole, limit);
+        split_and_merge(x, n, limit, &seed, &merged);
+        assert_same_hist(&merged.hist, &whole.hist);
+        assert_same_counts(&merged, &whole);
+        assert_same_moments(&merged, &whole);
+        dist_clear(&whole);
+        dist_clear(&merged);
+    }
+}
+
+static void test_quantiles_of_limited_are_within_the_stated_error(void **state)
+{
+    (void)state;
+    static double x[VALUES];
+    fill(x, VALUES);
+    struct dist d = {0};
+    add_all(&d, x, VALUES);
+    qsort(x, VALUES, sizeof x[0], ascending);
+    for (uint32_t limit = 2000; limit >= HIST_LIMIT_MIN; limit = limit * 2 / 3) {
+        dist_limit(&d, limit);
+        for (int percent = 0; percent <= 100; percent++) {
+            size_t rank = (size_t)fmax(1, ceil(percent / 100.0 * VALUES));
+            assert_close(dist_quantile(&d, percent / 100.0), x[rank - 1],
+                         fabs(x[rank - 1]) * dist_quantile_error(&d) * 1.0001);
+        }
+    }
+    dist_clear(&d);
+}
+
+static void test_quantile_error_is_half_a_bucket(void **state)
+{
+    (void)state;
+    struct dist d = {0};
+    for (uint32_t halvings = 0; halvings <= HIST_HALVINGS_MAX; halvings++) {
+        d.hist.halvings = halvings;
+        double base = exp2(ldexp(1, (int)halvings) / 32);
+        assert_close(dist_quantile_error(&d), sqrt(base) - 1, 1e-12 * base);
+    }
+}
+
+/* Whatever the resolutions: an allocation that fails leaves everything as it was. */
+static void test_merging_resolutions_out_of_memory_has_no_effect(void **state)
+{
+    (void)state;
+    double x[] = {1, 2, 3, 4, 5, 6, 7, 8}, y[] = {1e-6, 1e-4, 1e-2, 100, 1e4, 1e6, -3, 0};
+    for (int coarse_into = 0; coarse_into < 2; coarse_into++) {
+        struct dist into = {0}, from = {0}, before = {0};
+        add_all(&into, x, 8);
+        add_all(&before, x, 8);
+        add_all(&from, y, 8);
+        hist_halve(coarse_into ? &into.hist : &from.hist, 3);
+        hist_halve(&before.hist, into.hist.halvings);
+        for (unsigned nth = 1;; nth++) {
+            heap_fail_at(nth);
+            int rc = dist_merge(&into, &from);
+            if (!heap_has_failed()) {
+                assert_int_equal(rc, 0);
+                break;
+            }
+            assert_int_equal(rc, ERR_MEMORY);
+            assert_same_counts(&into, &before);
+            assert_int_equal(into.hist.halvings, before.hist.halvings);
+        }
+        heap_fail_at(0);
+        assert_int_equal(into.hist.halvings, 3);
+        assert_int_equal(into.moments.n, 16);
+        dist_clear(&into);
+        dist_clear(&from);
+        dist_clear(&before);
+    }
+}
+
+/* Divergence */
+
+static double js_by_definition(const struct dist *a, const struct dist *b, uint32_t halvings)
+{
+    double js = 0, total_a = (double)hist_total(&a->hist), total_b = (double)hist_total(&b->hist);
+    for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
+        double p = 0, q = 0;
+        for (uint32_t i = 0; i < a->hist.used; i++) {
+            p += hist_key_halve(a->hist.buckets[i].key, a->hist.halvings, halvings) == key
+                     ? a->hist.buckets[i].count / total_a
+                     : 0;
+        }
+        for (uint32_t i = 0; i < b->hist.used; i++) {
+            q += hist_key_halve(b->hist.buckets[i].key, b->hist.halvings, halvings) == key
+                     ? b->hist.buckets[i].count / total_b
+                     : 0;
+        }
+        js += p > 0 ? p * log(p / ((p + q) / 2)) / 2 : 0;
+        js += q > 0 ? q * log(q / ((p + q) / 2)) / 2 : 0;
+    }
+    return js;
+}
+
+static void test_divergence_is_that_of_the_coarser_buckets(void **state)
+{
+    (void)state;
+    uint64_t seed = 3;
+    static double x[300];
+    for (int round = 0; round < 30; round++) {
+        struct dist a = {0}, b = {0};
+        add_all(&a, x, random_stream(x, &seed));
+        add_all(&b, x, random_stream(x, &seed));
+        hist_halve(&a.hist, (uint32_t)(4 * random_unit(&seed)));
+        hist_halve(&b.hist, (uint32_t)(4 * random_unit(&seed)));
+        uint32_t halvings = a.hist.halvings > b.hist.halvings ? a.hist.halvings : b.hist.halvings;
+        assert_close(dist_js(&a, &b), js_by_definition(&a, &b, halvings), 1e-13);
+        assert_close(dist_js(&a, &b), dist_js(&b, &a), 1e-13);
+        assert_close(dist_js(&a, &a), 0, 1e-15);
+        dist_clear(&a);
+        dist_clear(&b);
+    }
+}
+
+static void test_divergence_of_what_shares_nothing_is_ln_2(void **state)
+{
+    (void)state;
+    struct dist a = {0}, b = {0}, empty = {0};
+    assert_int_equal(dist_add(&a, 1), 0);
+    assert_int_equal(dist_add(&b, -1), 0);
+    assert_true(dist_js(&a, &b) == log(2));
+    assert_nan(dist_js(&a, &empty));
+    assert_nan(dist_js(&empty, &b));
+    assert_nan(dist_js(&empty, &empty));
+    dist_clear(&a);
+    dist_clear(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -446,6 +722,17 @@ int main(void)
         cmocka_unit_test(test_many_are_as_one_by_one),
         cmocka_unit_test(test_many_without_a_value_change_nothing),
         cmocka_unit_test(test_many_out_of_memory_have_no_effect),
+        cmocka_unit_test(test_halved_keys_are_those_of_wider_buckets),
+        cmocka_unit_test(test_halving_in_steps_is_halving_at_once),
+        cmocka_unit_test(test_powers_of_two_stay_bounds_down_to_base_two),
+        cmocka_unit_test(test_limit_takes_the_finest_resolution_that_fits),
+        cmocka_unit_test(test_everything_fits_five_buckets),
+        cmocka_unit_test(test_limited_parts_merge_to_the_limited_whole),
+        cmocka_unit_test(test_quantiles_of_limited_are_within_the_stated_error),
+        cmocka_unit_test(test_quantile_error_is_half_a_bucket),
+        cmocka_unit_test(test_merging_resolutions_out_of_memory_has_no_effect),
+        cmocka_unit_test(test_divergence_is_that_of_the_coarser_buckets),
+        cmocka_unit_test(test_divergence_of_what_shares_nothing_is_ln_2),
     };
     return cmocka_run_group_tests_name("dist", tests, NULL, NULL);
 }

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: MIT */
+/* A state as a summary: the statistics of each number, worked out once. */
+#include "layer_state_part.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The statistics of a state, in the layout that summary_encode wants. */
+struct summary_stats {
+    struct result_stat *metrics; /* owned; by metric that is on: [heads] */
+    struct result_stat *vectors; /* owned; by vector: [heads][width] */
+    struct result_stat *metric[METRIC_COUNT], *vector[VECTOR_COUNT]; /* NULL = is off */
+    struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
+    struct result_stat sink_rate;
+    enum pattern *pattern; /* owned; [heads] */
+    struct reason_count dropped[TALLY_REASONS_MAX];
+    uint32_t dropped_count;
+};
+
+static const struct result_stat no_stat = {.mean = NAN,
+                                           .std = NAN,
+                                           .min = NAN,
+                                           .max = NAN,
+                                           .p50 = NAN,
+                                           .p90 = NAN,
+                                           .p99 = NAN,
+                                           .last = NAN};
+
+static struct result_stat stat_of_moments(const struct stat_record *stat)
+{
+    const struct moments *m = &stat->moments;
+    struct result_stat result = no_stat;
+    result.mean = moments_mean(m);
+    result.std = moments_std(m);
+    result.min = m->n ? m->min : NAN;
+    result.max = m->n ? m->max : NAN;
+    result.last = stat->last;
+    result.count = m->n;
+    return result;
+}
+
+/* `dist` is for the histogram; *error becomes that of the coarsest so far. */
+static int stat_of(const struct stat_record *stat, struct dist *dist, double *error,
+                   struct result_stat *ret_result)
+{
+    int code = stat_dist(stat, dist);
+    if (code)
+        return code;
+    *ret_result = stat_of_moments(stat);
+    ret_result->p50 = dist_quantile(dist, 0.50);
+    ret_result->p90 = dist_quantile(dist, 0.90);
+    ret_result->p99 = dist_quantile(dist, 0.99);
+    if (stat->moments.n > 0)
+        *error = fmax(*error, dist_quantile_error(dist));
+    return 0;
+}
+
+static int stat_in(const struct stat_set *set, uint32_t slot, struct result_stat *ret_stat)
+{
+    struct stat_record stat = stat_find(set, slot);
+    struct dist dist = {0};
+    double error = NAN;
+    int code = stat_of(&stat, &dist, &error, ret_stat);
+    dist_clear(&dist);
+    return code;
+}
+
+int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
+                     struct result_stat *ret_stat)
+{
+    return stat_in(&state->head[head].stats, (uint32_t)metric, ret_stat);
+}
+
+int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
+                         struct result_stat *ret_stat)
+{
+    return stat_in(&state->across, layer_aggregate_slot(aggregate, stat), ret_stat);
+}
+
+int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat)
+{
+    return stat_in(&state->across, LAYER_SLOT_SINK_RATE, ret_stat);
+}
+
+/* Where the statistics of a head's slot belong; NULL: nowhere. */
+static struct result_stat *place(const struct summary_stats *stats, uint32_t slot, uint32_t h)
+{
+    if (slot < METRIC_COUNT)
+        return stats->metric[slot] ? stats->metric[slot] + h : NULL;
+    for (int v = VECTOR_COUNT - 1; v >= 0; v--) {
+        uint32_t first = layer_vector_slot(v, 0);
+        if (slot >= first)
+            return stats->vector[v]
+                       ? stats->vector[v] + (size_t)h * vector_info[v].width + (slot - first)
+                       : NULL;
+    }
+    return NULL;
+}
+
+static int fill_head(const struct layer_state *state, uint32_t h, struct dist *dist,
+                     struct summary_stats *stats, double *error)
+{
+    struct stat_reader reader;
+    struct stat_record stat;
+    uint32_t slot;
+    int code = 0;
+    stat_reader_init(&reader, &state->head[h].stats);
+    while (!code && stat_read(&reader, &slot, &stat)) {
+        struct result_stat *to = place(stats, slot, h);
+        if (to && slot < STAT_HISTS)
+            code = stat_of(&stat, dist, error, to);
+        else if (to)
+            *to = stat_of_moments(&stat);
+    }
+    return code;
+}
+
+static int fill_across(const struct layer_state *state, struct dist *dist,
+                       struct summary_stats *stats, double *error)
+{
+    for (uint32_t slot = 0; slot < LAYER_SLOTS_ACROSS; slot++) {
+        struct stat_record stat = stat_find(&state->across, slot);
+        struct result_stat *to =
+            slot == LAYER_SLOT_SINK_RATE
+                ? &stats->sink_rate
+                : &stats->aggregate[slot / MAP_STAT_COUNT][slot % MAP_STAT_COUNT];
+        int code = stat_of(&stat, dist, error, to);
+        if (code)
+            return code;
+    }
+    return 0;
+}
+
+static struct result_stat *empty_stats(size_t count)
+{
+    struct result_stat *stats = malloc((count > 0 ? count : 1) * sizeof *stats);
+    for (size_t i = 0; stats && i < count; i++)
+        stats[i] = no_stat;
+    return stats;
+}
+
+/* Room for what there is. */
+static int reserve(const struct layer_state *state, struct summary_stats *stats)
+{
+    size_t heads = state->heads, metrics = 0;
+    for (int m = 0; m < METRIC_COUNT; m++)
+        metrics += state->on[m];
+    stats->metrics = empty_stats(metrics * heads);
+    stats->vectors = empty_stats(VECTORS_WIDTH * heads);
+    stats->pattern = malloc(heads * sizeof *stats->pattern);
+    if (!stats->metrics || !stats->vectors || !stats->pattern)
+        return ERR_MEMORY;
+    struct result_stat *next = stats->metrics;
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        stats->metric[m] = state->on[m] ? next : NULL;
+        next += state->on[m] ? heads : 0;
+    }
+    for (int v = 0; v < VECTOR_COUNT; v++)
+        stats->vector[v] =
+            state->has_vector[v] ? stats->vectors + vector_info[v].offset * heads : NULL;
+    return 0;
+}
+
+static int fill(const struct layer_state *state, struct summary_stats *stats, double *error)
+{
+    struct dist dist = {0};
+    int code = reserve(state, stats);
+    for (uint32_t h = 0; h < state->heads && !code; h++)
+        code = fill_head(state, h, &dist, stats, error);
+    if (!code)
+        code = fill_across(state, &dist, stats, error);
+    for (uint32_t h = 0; h < state->heads && !code; h++)
+        stats->pattern[h] = (enum pattern)state->head[h].pattern;
+    stats->dropped_count = tally_reasons(&state->tally, stats->dropped);
+    dist_clear(&dist);
+    return code;
+}
+
+static void describe_layer(const struct layer_state *state, struct layer_id id,
+                           struct summary_result *result)
+{
+    result->layer = (struct result_layer){
+        .id = id,
+        .causal = state->causal,
+        .rows = state->rows,
+        .invalid_rows = state->invalid_rows,
+        .row_sum_error = state->row_sum_error,
+        .tier = state->tier,
+    };
+    memcpy(result->layer.shape, state->shape, sizeof state->shape);
+    result->ranks = layer_state_ranks(state);
+    result->messages = state->messages;
+    result->lost = state->tally.lost;
+    result->heads = state->heads;
+    result->local_window = state->local_window;
+    if (state->detail) {
+        result->pairs = state->detail->pairs;
+        result->similarity = state->detail->similarity;
+    }
+    result->weights = state->weights ? state->weights->weights : NULL;
+}
+
+static void attach_stats(const struct layer_state *state, const struct summary_stats *stats,
+                         struct summary_result *result)
+{
+    for (int m = 0; m < METRIC_COUNT; m++)
+        result->stat[m] = stats->metric[m];
+    for (int i = 0; i < VECTOR_COUNT; i++)
+        result->vector[i] = stats->vector[i];
+    memcpy(result->has_aggregate, state->has_aggregate, sizeof result->has_aggregate);
+    result->aggregate = stats->aggregate;
+    result->sink_rate = state->on[METRIC_FIRST_TOKEN] ? &stats->sink_rate : NULL;
+    result->pattern = state->on[METRIC_ENTROPY] ? stats->pattern : NULL;
+    result->dropped = stats->dropped;
+    result->dropped_count = stats->dropped_count;
+}
+
+int summary_view_init(struct summary_view *view, const struct layer_state *state,
+                      struct layer_id id, const char *job, const uint8_t *run,
+                      const struct result_window *window)
+{
+    struct summary_stats *stats = calloc(1, sizeof *stats);
+    *view = (struct summary_view){
+        .result = {.common = {job, run, state->epoch, state->step, state->time_ns},
+                   .window = *window,
+                   .quantile_error = NAN},
+        .stats = stats,
+    };
+    int code = stats ? fill(state, stats, &view->result.quantile_error) : ERR_MEMORY;
+    if (code) {
+        summary_view_clear(view);
+        return code;
+    }
+    describe_layer(state, id, &view->result);
+    attach_stats(state, stats, &view->result);
+    return 0;
+}
+
+void summary_view_clear(struct summary_view *view)
+{
+    if (view->stats) {
+        free(view->stats->metrics);
+        free(view->stats->vectors);
+        free(view->stats->pattern);
+    }
+    free(view->stats);
+    *view = (struct summary_view){0};
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/* hist: how many values fell where: a logarithmic histogram whose resolution follows the values.
+ *
+ * At full resolution the buckets are (2^(k/32), 2^((k+1)/32)] on either side of zero, and one for
+ * zero; hist_limit halves the resolution until few enough are used: base 2^(2^-s), s = 5 -
+ * halvings, as the exponential histograms of OpenTelemetry have it. |x| < 2^-40 counts as zero, |x|
+ * > 2^40 as 2^40. The index comes from the exponent and a table, not from log(), and is exact at
+ * the bounds.
+ *
+ * Mergeable: any split of the values, merged and limited in any order, ends in the same histogram,
+ * bit for bit. Not locked: one owner at a time. */
+#ifndef WORKERS_HIST_H
+#define WORKERS_HIST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HIST_KEY_MAX  2561 /* at full resolution */
+#define HIST_KEYS     (2 * HIST_KEY_MAX + 1)
+#define HIST_KEYS_PAD 16 /* places past the last that may be touched */
+
+/* Base 2^64: at most HIST_LIMIT_MIN buckets are used whatever the values are. */
+#define HIST_HALVINGS_MAX 11
+#define HIST_LIMIT_MIN    5
+
+struct bucket {
+    int32_t key;    /* monotone in x; 0 is the zero bucket, negative keys are negative values */
+    uint32_t count; /* saturates */
+};
+
+/* A zeroed struct is empty. */
+struct hist {
+    struct bucket *buckets; /* sorted by key; owned; 8 bytes each */
+    uint32_t used, capacity;
+    uint32_t halvings; /* of the resolution */
+};
+
+/* x must be finite. Return 0 or ERR_MEMORY, then without effect. */
+int hist_add(struct hist *h, double x);
+int hist_merge(struct hist *into, const struct hist *from);
+/* Adds a list sorted by key, at full resolution. */
+int hist_merge_list(struct hist *into, const struct bucket *list, uint32_t n);
+/* Halves the resolution so often, in all; without effect when that is done already. */
+void hist_halve(struct hist *h, uint32_t halvings);
+/* Halves the resolution until at most so many buckets are used. */
+void hist_limit(struct hist *h, uint32_t buckets);
+void hist_clear(struct hist *h);
+
+/* The same for a sorted list: goes from one number of halvings to a larger one in place, and
+ * returns how many buckets are used then. */
+uint32_t hist_list_halve(struct bucket *list, uint32_t n, uint32_t from, uint32_t to);
+
+/* Sum of all counts. */
+uint64_t hist_total(const struct hist *h);
+/* The key at a rank counted from 1; there must be a bucket. */
+int32_t hist_key_at(const struct hist *h, uint64_t rank);
+
+/* The key of a value, and the middle (geometric) of a bucket. */
+int32_t hist_key(double x);
+double hist_key_middle(int32_t key);
+/* The largest x with this key (of the last bucket, and of those past it: 2^40); monotone in the
+ * key. */
+double hist_key_bound(int32_t key);
+/* The largest key after so many halvings. */
+int32_t hist_key_max(uint32_t halvings);
+/* The key at a lower resolution, from <= to. */
+int32_t hist_key_halve(int32_t key, uint32_t from, uint32_t to);
+/* The middle of a bucket of a histogram with so many halvings. */
+double hist_middle(int32_t key, uint32_t halvings);
+
+#endif
