@@ -43,19 +43,17 @@ static struct drift *get_drift(struct run *run, struct layer_track *layer, uint3
     return layer->drift;
 }
 
-/* Without memory the summary has no drift. */
+/* Without memory the summary has no drift. Its numbers are there until drift_result_clear. */
 static void compare(struct closing *closing, struct stream *stream, const struct layer_state *state,
                     struct summary_result *summary)
 {
     struct layer_track *layer = &stream->tracks[closing->track->index];
     struct drift *drift = get_drift(closing->run, layer, stream->heads);
-    bool newer = !layer->compared || closing->window.last > layer->compared_to;
-    bool learn = closing->closed && newer && !closing->window.partial;
+    bool learn = drift && closing->closed && drift_may_learn(drift, &closing->window);
     if (!drift || drift_window(drift, state, closing->window.last, learn) != 0)
         return;
     if (learn) {
-        layer->compared = layer->drift_unsaved = true;
-        layer->compared_to = closing->window.last;
+        layer->drift_unsaved = true;
         run_charge_drift(closing->run, layer);
     }
     for (int m = 0; m < METRIC_COUNT; m++)
@@ -150,6 +148,8 @@ static int close_state(struct closing *closing, struct stream *stream, const cha
         code = keep_map(closing, stream, state);
     if (!code)
         code = judge_layer(closing, &view.result);
+    if (stream->tracks[closing->track->index].drift)
+        drift_result_clear(stream->tracks[closing->track->index].drift);
     summary_view_clear(&view);
     return code;
 }

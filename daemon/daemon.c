@@ -54,8 +54,8 @@ struct daemon {
     struct publisher *publisher;
     struct control *control;
     struct history *history;
-    struct tap *tap;
     struct notify *notify; /* NULL: nobody to tell */
+    struct tap *tap;
     struct registry *registry;
     struct store *store;
     struct result_sink sink;

@@ -42,6 +42,14 @@ bool number_in_state(const struct layer_state *state, int number)
     return state->has_aggregate[(number - NUMBER_AGGREGATE) / MAP_STAT_COUNT];
 }
 
+bool number_has_value(const struct layer_state *state, int number)
+{
+    bool found = number_is_of_layer(number) && number_in_state(state, number);
+    for (uint32_t head = 0; number < METRIC_COUNT && head < state->heads && !found; head++)
+        found = layer_state_moments(state, number, head).n > 0;
+    return found;
+}
+
 int number_stat(const struct layer_state *state, int number, uint32_t head,
                 struct result_stat *ret_stat)
 {

@@ -86,7 +86,8 @@ struct drift_rule run_drift_rule(const struct config *config)
 {
     return (struct drift_rule){.windows = (uint32_t)config->drift_windows,
                                .tolerance = config->drift_change_tolerance,
-                               .threshold = config->drift_change_threshold};
+                               .threshold = config->drift_change_threshold,
+                               .buckets = (uint32_t)config->window_buckets};
 }
 
 void run_charge_drift(struct run *run, struct layer_track *layer)

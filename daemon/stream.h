@@ -24,8 +24,6 @@ struct layer_track {
     struct tally pending; /* since its last message, for the window of its next one */
     struct drift *drift;  /* owned; NULL before its first window */
     uint64_t drift_bytes; /* charged to the run's budget */
-    uint64_t compared_to; /* last unit of the newest window, when `compared` */
-    bool compared;        /* drift has seen a closed window */
     bool unsaved;         /* something came since the last checkpoint */
     bool drift_unsaved;
     struct sequences restored; /* while checkpoints are read: what this track has */

@@ -103,7 +103,7 @@ static void add_message(struct layer_state *state, const struct past_window *win
 
 struct layer_state *past_state(const struct past_window *window)
 {
-    struct layer_state *state = layer_state_new(window->heads, 48);
+    struct layer_state *state = layer_state_new(window->heads, PAST_BUCKETS);
     assert_non_null(state);
     for (int i = 0; i < ROWS; i++)
         add_message(state, window, i);
