@@ -524,3 +524,13 @@ bool store_submit(struct store *store, struct store_batch **batch_p)
     batch_free(&batch);
     return false;
 }
+
+bool store_has_room(struct store *store, size_t bytes)
+{
+    struct store_batch checkpoint = {.bytes = bytes};
+    bool on = !atomic_load_explicit(&store->off, memory_order_acquire);
+    pthread_mutex_lock(&store->lock);
+    bool room = on && has_room(store, &checkpoint);
+    pthread_mutex_unlock(&store->lock);
+    return room;
+}
