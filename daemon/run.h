@@ -38,7 +38,8 @@ struct run {
     const struct config *config;
     struct config job_config; /* what to measure: with the overrides for this job */
     const struct result_sink *sink;
-    struct state_budget budget; /* a quarter of all there is */
+    struct state_budget budget;       /* a quarter of all there is */
+    struct state_budget drift_budget; /* half of that: baselines give way to windows */
     enum job_state state;
     bool dirty;   /* the job map should be published again */
     bool unsaved; /* something has changed since the last round of checkpoints began */
