@@ -35,27 +35,29 @@ void closing_publish_job(struct run *run)
 
 /* Drift */
 
+/* Of a head, once it has learned, with the default metrics. */
+#define DRIFT_TYPICAL 2560
+
+/* NULL when baselines have used up their share of the memory, or there is none. */
 static struct drift *get_drift(struct run *run, struct layer_track *layer, uint32_t heads)
 {
     struct drift_rule rule = run_drift_rule(run->config);
-    if (!layer->drift && !state_budget_full(&run->budget))
+    if (!layer->drift && state_budget_fits(&run->drift_budget, (uint64_t)heads * DRIFT_TYPICAL))
         layer->drift = drift_new(&rule, heads);
     return layer->drift;
 }
 
-/* Without memory the summary has no drift. */
+/* Without memory the summary has no drift. Its numbers are there until drift_result_clear. */
 static void compare(struct closing *closing, struct stream *stream, const struct layer_state *state,
                     struct summary_result *summary)
 {
     struct layer_track *layer = &stream->tracks[closing->track->index];
     struct drift *drift = get_drift(closing->run, layer, stream->heads);
-    bool newer = !layer->compared || closing->window.last > layer->compared_to;
-    bool learn = closing->closed && newer && !closing->window.partial;
+    bool learn = drift && closing->closed && drift_may_learn(drift, &closing->window);
     if (!drift || drift_window(drift, state, closing->window.last, learn) != 0)
         return;
     if (learn) {
-        layer->compared = layer->drift_unsaved = true;
-        layer->compared_to = closing->window.last;
+        layer->drift_unsaved = true;
         run_charge_drift(closing->run, layer);
     }
     for (int m = 0; m < METRIC_COUNT; m++)
@@ -112,6 +114,28 @@ static int keep_window(struct closing *closing, const struct stream *stream,
     return code;
 }
 
+/* The map of the newest message that gave one, with closed windows of the primary track. */
+static int keep_map(struct closing *closing, const struct stream *stream,
+                    const struct layer_state *state)
+{
+    const struct detail *detail = state->map;
+    if (!detail || !closing->closed || closing->track->index > 0 || !closing->announcer.batch)
+        return 0;
+    struct store_map map = {
+        .layer = stream->id,
+        .window = closing->window,
+        .epoch = detail->epoch,
+        .step = detail->step,
+        .time_ns = detail->time_ns,
+        .queries = detail->map.queries,
+        .keys = detail->map.keys,
+        .rows = detail->map.rows,
+        .columns = detail->map.columns,
+        .values = detail->map.values,
+    };
+    return batch_map(closing->announcer.batch, &map);
+}
+
 static int close_state(struct closing *closing, struct stream *stream, const char *topic,
                        const struct layer_state *state)
 {
@@ -125,7 +149,11 @@ static int close_state(struct closing *closing, struct stream *stream, const cha
     if (!code)
         code = keep_window(closing, stream, state);
     if (!code)
+        code = keep_map(closing, stream, state);
+    if (!code)
         code = judge_layer(closing, &view.result);
+    if (stream->tracks[closing->track->index].drift)
+        drift_result_clear(stream->tracks[closing->track->index].drift);
     summary_view_clear(&view);
     return code;
 }

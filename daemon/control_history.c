@@ -70,6 +70,57 @@ static void on_answered(void *data, int code, const char *detail, const struct m
     asked_free(asked);
 }
 
+/* Firing alerts */
+
+struct firing {
+    char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], rule[128], severity[16];
+    uint32_t count;
+    struct mpk_writer *list; /* NULL: only count */
+};
+
+static void visit_alert(void *data, const struct alert_result *alert)
+{
+    struct firing *firing = data;
+    if (*firing->rule && strcmp(firing->rule, alert->rule) != 0)
+        return;
+    if (*firing->severity && strcmp(firing->severity, alert_severity_name(alert->severity)) != 0)
+        return;
+    firing->count++;
+    if (firing->list)
+        alert_encode(alert, firing->list);
+}
+
+static void visit_run(void *data, struct run *run)
+{
+    struct firing *firing = data;
+    struct alert_sink sink = {.event = visit_alert, .data = firing};
+    char hex[2 * RUN_BYTES + 1];
+    run_hex(run->id, hex);
+    if (*firing->job && strcmp(firing->job, run->job) != 0)
+        return;
+    if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts)
+        return;
+    alerts_each(run->alerts, &sink);
+}
+
+static bool read_firing(const struct request *request, struct firing *firing)
+{
+    *firing = (struct firing){.count = 0};
+    return string_param(request, "job", "", firing->job, sizeof firing->job) &&
+           string_param(request, "run", "", firing->run, sizeof firing->run) &&
+           string_param(request, "rule", "", firing->rule, sizeof firing->rule) &&
+           string_param(request, "severity", "", firing->severity, sizeof firing->severity);
+}
+
+static void put_firing(const struct registry *registry, struct firing *firing,
+                       struct mpk_writer *list)
+{
+    registry_each(registry, visit_run, firing);
+    mpk_put_array(list, firing->count);
+    firing->list = list;
+    registry_each(registry, visit_run, firing);
+}
+
 /* Asking */
 
 static int ask(struct request *request, const char *method, struct asked *asked)
@@ -118,10 +169,13 @@ int method_history(struct request *request, const char *method)
 
 int method_alerts(struct request *request)
 {
+    struct firing firing;
+    if (!read_firing(request, &firing))
+        return ERR_ARGUMENT;
     struct asked *asked = asked_new();
     if (!asked)
         return ERR_MEMORY;
     asked->alerts = true;
-    mpk_put_array(&asked->firing, 0);
+    put_firing(request->view->registry, &firing, &asked->firing);
     return ask_or_answer(request, "alerts", asked);
 }

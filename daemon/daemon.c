@@ -14,6 +14,7 @@
 #include "history.h"
 #include "ingest.h"
 #include "log.h"
+#include "notify.h"
 #include "publisher.h"
 #include "registry.h"
 #include "store.h"
@@ -29,6 +30,8 @@
 #include <zmq.h>
 
 #define TICK_MS 1000
+/* How long a stop waits for commands and webhooks. */
+#define NOTIFY_STOP_MS 2000
 /* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
  * loop's time at most: 20 ms every 200 ms by default. */
 #define SAVER_SLICES 10
@@ -51,6 +54,7 @@ struct daemon {
     struct publisher *publisher;
     struct control *control;
     struct history *history;
+    struct notify *notify; /* NULL: nobody to tell */
     struct tap *tap;
     struct registry *registry;
     struct store *store;
@@ -75,9 +79,10 @@ static void put_result(void *data, const char *topic, uint32_t track, struct mpk
 {
     struct daemon *daemon = data;
     stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
-    if (kind == RESULT_ALERT)
+    if (kind == RESULT_ALERT) {
         publisher_send(daemon->publisher, topic, writer);
-    else
+        notify_put(daemon->notify, writer->buffer.data, writer->buffer.size);
+    } else
         publisher_put(daemon->publisher, topic, track, writer, kind == RESULT_SUMMARY);
 }
 
@@ -168,7 +173,7 @@ static void compute(struct daemon *daemon, struct message *message)
     message->code = work_new(message, &run->job_config, &daemon->machine,
                              run_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
     if (message->code) {
-        message->finished = true;
+        run_finish(run, message);
         settle(daemon, message);
         return;
     }
@@ -199,7 +204,7 @@ static void on_done(struct daemon *daemon, struct message *message)
 {
     daemon->in_flight--;
     message->code = work_finish(message->work, &message->measured);
-    message->finished = true;
+    run_finish(message->run, message);
     if (!message->code) {
         stats_add(&daemon->stats, COUNT_SPECTRA, message->measured->spectra);
         stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
@@ -453,24 +458,16 @@ static int open_workers(struct daemon *daemon, char *reterr)
     return 0;
 }
 
-/* What was kept of runs that were going on when attnd ended. */
 static int open_registry(struct daemon *daemon, char *reterr)
 {
-    if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0)
-        return fail(reterr, "start", err_text(ERR_MEMORY));
     daemon->sink = (struct result_sink){
         .put = put_result,
-        .store = daemon->config.history_enabled ? daemon->store : NULL,
         .stats = &daemon->stats,
         .wall_offset_ns = clock_wall_ns() - clock_monotonic_ns(),
         .data = daemon,
     };
     daemon->registry = registry_new(&daemon->config, &daemon->sink, forget_job, daemon);
-    if (!daemon->registry)
-        return fail(reterr, "start", err_text(ERR_MEMORY));
-    if (daemon->sink.store)
-        registry_restore(daemon->registry, clock_monotonic_ns());
-    return 0;
+    return daemon->registry ? 0 : fail(reterr, "start", err_text(ERR_MEMORY));
 }
 
 static uint64_t view_bytes(void *data)
@@ -504,26 +501,52 @@ static struct control_view make_view(struct daemon *daemon)
     };
 }
 
-/* Ingest last: nothing may arrive before there is somebody to handle it. */
-static int open_sockets(struct daemon *daemon, char *reterr)
+static int open_publisher(struct daemon *daemon, char *reterr)
 {
-    const char *reason;
     daemon->zmq = zmq_ctx_new();
     if (!daemon->zmq)
         return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
-    if (publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
-                      &daemon->publisher, reterr) != 0 ||
-        tap_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats, &daemon->tap,
-                reterr) != 0)
-        return -1;
-    if (history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
-                    &daemon->history, reterr) != 0)
-        return -1;
-    struct control_view view = make_view(daemon);
-    if (control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr) != 0)
-        return -1;
+    return publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
+                         &daemon->publisher, reterr);
+}
+
+static int open_tap(struct daemon *daemon, char *reterr)
+{
+    return tap_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats, &daemon->tap,
+                   reterr);
+}
+
+/* Messages may arrive from here on; they are handled when the loop runs. */
+static int open_ingest(struct daemon *daemon, char *reterr)
+{
     return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
                       &daemon->stats, &daemon->ingest, reterr);
+}
+
+/* Once the ports are ours: a second attnd on this machine should not even look at the history.
+ * Brings back the runs that were going on when attnd ended. */
+static int open_history(struct daemon *daemon, char *reterr)
+{
+    const char *reason;
+    if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0)
+        return fail(reterr, "start", err_text(ERR_MEMORY));
+    if (daemon->config.history_enabled) {
+        daemon->sink.store = daemon->store;
+        registry_restore(daemon->registry, clock_monotonic_ns());
+    }
+    return history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
+                       &daemon->history, reterr);
+}
+
+static int open_control(struct daemon *daemon, char *reterr)
+{
+    struct control_view view = make_view(daemon);
+    return control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr);
+}
+
+static int open_notify(struct daemon *daemon, char *reterr)
+{
+    return notify_new(&daemon->config, &daemon->stats, &daemon->notify, reterr);
 }
 
 /* Every connection takes a descriptor; what the system lets us have is better than its first offer.
@@ -546,6 +569,12 @@ static int start_signals(struct daemon *daemon, char *reterr)
     return rc == 0 ? 0 : fail(reterr, "handle signals", uv_strerror(rc));
 }
 
+/* Each returns 0, or -1 with a sentence; in this order. */
+static int (*const openers[])(struct daemon *daemon, char *reterr) = {
+    open_loop,      open_workers, open_registry, start_signals, open_notify,
+    open_publisher, open_tap,     open_ingest,   open_history,  open_control,
+};
+
 int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr)
 {
     struct daemon *daemon = calloc(1, sizeof *daemon);
@@ -556,11 +585,11 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
     daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = clock_monotonic_ns();
     raise_descriptor_limit();
-    if (open_loop(daemon, reterr) || open_workers(daemon, reterr) ||
-        open_registry(daemon, reterr) || start_signals(daemon, reterr) ||
-        open_sockets(daemon, reterr)) {
-        daemon_free(&daemon);
-        return -1;
+    for (size_t i = 0; i < sizeof openers / sizeof openers[0]; i++) {
+        if (openers[i](daemon, reterr) != 0) {
+            daemon_free(&daemon);
+            return -1;
+        }
     }
     *ret_daemon = daemon;
     return 0;
@@ -599,6 +628,7 @@ void daemon_run(struct daemon *daemon)
         return;
     /* Workers are still busy with what nobody waits for any more: leave without them. */
     ingest_join(daemon->ingest);
+    notify_free(&daemon->notify, 0);
     store_free(&daemon->store);
     zmq_ctx_term(daemon->zmq);
     _exit(EXIT_SUCCESS);
@@ -643,6 +673,7 @@ void daemon_free(struct daemon **daemon_p)
         close_loop(daemon);
     ingest_free(&daemon->ingest);
     registry_free(&daemon->registry);
+    notify_free(&daemon->notify, NOTIFY_STOP_MS);
     store_free(&daemon->store);
     if (daemon->zmq)
         zmq_ctx_term(daemon->zmq);

@@ -210,14 +210,13 @@ static struct history_track primary_track(const struct config *config)
 static int open_tracks(struct query *query, const struct found_layer *layer,
                        sqlite3_stmt **ret_statement)
 {
-    return query_open(query,
-                      "SELECT track_id, unit, length, every,"
-                      " (SELECT max(window_id) FROM windows WHERE layer_id = ?1"
-                      "  AND windows.track_id = tracks.track_id AND last ="
-                      "  (SELECT max(last) FROM windows WHERE layer_id = ?1"
-                      "   AND windows.track_id = tracks.track_id)) AS newest"
-                      " FROM tracks WHERE newest IS NOT NULL ORDER BY newest DESC",
-                      ret_statement, "i", layer->id);
+    return query_open(
+        query,
+        "SELECT track_id, unit, length, every,"
+        " (SELECT window_id FROM windows WHERE layer_id = ?1"
+        "  AND windows.track_id = tracks.track_id ORDER BY last DESC LIMIT 1) AS newest"
+        " FROM tracks WHERE newest IS NOT NULL ORDER BY newest DESC",
+        ret_statement, "i", layer->id);
 }
 
 static struct found_track read_track(sqlite3_stmt *statement)

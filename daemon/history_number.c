@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "history_number.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -43,39 +42,21 @@ bool number_in_state(const struct layer_state *state, int number)
     return state->has_aggregate[(number - NUMBER_AGGREGATE) / MAP_STAT_COUNT];
 }
 
-static struct result_stat stat_of(const struct dist *dist, double last)
+bool number_has_value(const struct layer_state *state, int number)
 {
-    const struct moments *m = &dist->moments;
-    return (struct result_stat){
-        .mean = moments_mean(m),
-        .std = moments_std(m),
-        .min = m->n ? m->min : NAN,
-        .max = m->n ? m->max : NAN,
-        .p50 = dist_quantile(dist, 0.50),
-        .p90 = dist_quantile(dist, 0.90),
-        .p99 = dist_quantile(dist, 0.99),
-        .last = last,
-        .count = m->n,
-    };
+    bool found = number_is_of_layer(number) && number_in_state(state, number);
+    for (uint32_t head = 0; number < METRIC_COUNT && head < state->heads && !found; head++)
+        found = layer_state_moments(state, number, head).n > 0;
+    return found;
 }
 
 int number_stat(const struct layer_state *state, int number, uint32_t head,
                 struct result_stat *ret_stat)
 {
-    struct dist dist = {0};
-    int aggregate = (number - NUMBER_AGGREGATE) / MAP_STAT_COUNT;
-    int statistic = (number - NUMBER_AGGREGATE) % MAP_STAT_COUNT;
-    int code = 0;
-    if (number < METRIC_COUNT) {
-        code = layer_state_dist(state, number, head, &dist);
-        if (!code)
-            *ret_stat = stat_of(&dist, state->last[(size_t)number * state->heads + head]);
-        dist_clear(&dist);
-    } else if (number == NUMBER_SINK_RATE) {
-        *ret_stat = stat_of(&state->sink_rate, state->sink_rate_last);
-    } else {
-        *ret_stat = stat_of(&state->aggregate[aggregate][statistic],
-                            state->aggregate_last[aggregate][statistic]);
-    }
-    return code;
+    int map = number - NUMBER_AGGREGATE;
+    if (number < METRIC_COUNT)
+        return layer_state_stat(state, number, head, ret_stat);
+    if (number == NUMBER_SINK_RATE)
+        return layer_state_sink_rate(state, ret_stat);
+    return layer_state_map_stat(state, map / MAP_STAT_COUNT, map % MAP_STAT_COUNT, ret_stat);
 }

@@ -19,7 +19,10 @@ void number_name(int number, char ret_name[NUMBER_NAME_MAX]);
 /* One value for the layer, not one per head. */
 bool number_is_of_layer(int number);
 
+/* Whether it may have it at all. */
 bool number_in_state(const struct layer_state *state, int number);
+/* Whether it has a value of it, for any head. */
+bool number_has_value(const struct layer_state *state, int number);
 /* `head` counts for numbers of heads. Returns 0 or ERR_MEMORY. */
 int number_stat(const struct layer_state *state, int number, uint32_t head,
                 struct result_stat *ret_stat);

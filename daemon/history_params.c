@@ -56,7 +56,7 @@ static const struct info info[] = {
     TEXT("state", state, "firing, resolved"),
     TEXT("job_b", job_b, "the name of a job"),
     TEXT("run_b", run_b, "the first of 32 hexadecimal digits"),
-    NUMBER("count", count, HISTORY_LIMIT_MAX, "1 to 200000"),
+    NUMBER("windows", count, HISTORY_LIMIT_MAX, "1 to 200000"),
 };
 enum { INFO_COUNT = sizeof info / sizeof info[0] };
 
@@ -209,7 +209,7 @@ static int check_required(const struct history_params *params, unsigned required
     }
     if (params->limit == 0 || params->count == 0) {
         snprintf(reterr, size, "%s is not accepted (valid: 1 to 200000)",
-                 params->limit ? "count" : "limit");
+                 params->limit ? "windows" : "limit");
         return ERR_ARGUMENT;
     }
     return 0;

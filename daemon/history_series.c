@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* history: one metric of a layer over its windows, of one head or of all.
  *
- * The numbers are collected as [head][statistic][window], then written column by column. What a
- * window does not have is NaN, with a count of 0. An answer has at most VALUES_MAX values, so that
- * a client's limits on elements and bytes hold; `more` says that windows were left out. */
+ * The numbers are collected as [head][statistic][window], of the statistics that are asked for
+ * only, then written column by column. What a window does not have is NaN, with a count of 0. An
+ * answer has at most VALUES_MAX values, so that a client's limits on elements and bytes hold;
+ * `more` says that windows were left out. */
 #include "history_number.h"
 #include "history_windows.h"
 
@@ -28,7 +29,9 @@ struct series {
     bool of_layer; /* one value for the layer: `heads` is 1 */
     bool any;      /* there is a value */
     struct window_rows rows;
-    double *value; /* [heads][STATISTIC_COUNT][rows.count] */
+    uint32_t statistics;       /* asked for */
+    int slot[STATISTIC_COUNT]; /* of them: place among those; else -1 */
+    double *value;             /* [heads][statistics][rows.count] */
 };
 
 static const char *const default_metrics[] = {"entropy_normalized", "max_logit", "spectral_norm",
@@ -36,34 +39,57 @@ static const char *const default_metrics[] = {"entropy_normalized", "max_logit",
 
 /* Numbers */
 
+/* Of a statistic that is asked for. */
 static double *column(struct series *series, uint32_t head, int statistic)
 {
-    return series->value +
-           ((size_t)head * STATISTIC_COUNT + (size_t)statistic) * series->rows.count;
+    size_t at = (size_t)head * series->statistics + (size_t)series->slot[statistic];
+    return series->value + at * series->rows.count;
 }
 
-static void set_stat(struct series *series, uint32_t head, uint32_t row,
-                     const struct result_stat *stat)
+static double number_in(const struct result_stat *stat, int statistic)
 {
-    const double numbers[STATISTIC_COUNT] = {stat->mean, stat->std,  stat->min,
-                                             stat->max,  stat->p50,  stat->p90,
-                                             stat->p99,  stat->last, (double)stat->count};
-    for (int i = 0; i < STATISTIC_COUNT; i++)
-        column(series, head, i)[row] = numbers[i];
-    series->any = series->any || stat->count > 0 || !isnan(stat->last);
+    static const size_t offset[STATISTIC_COUNT] = {
+        [STATISTIC_MEAN] = offsetof(struct result_stat, mean),
+        [STATISTIC_STD] = offsetof(struct result_stat, std),
+        [STATISTIC_MIN] = offsetof(struct result_stat, min),
+        [STATISTIC_MAX] = offsetof(struct result_stat, max),
+        [STATISTIC_P50] = offsetof(struct result_stat, p50),
+        [STATISTIC_P90] = offsetof(struct result_stat, p90),
+        [STATISTIC_P99] = offsetof(struct result_stat, p99),
+        [STATISTIC_LAST] = offsetof(struct result_stat, last),
+    };
+    double number;
+    if (statistic == STATISTIC_NUMBER)
+        return (double)stat->count;
+    memcpy(&number, (const char *)stat + offset[statistic], sizeof number);
+    return number;
+}
+
+/* The numbers of rows from..to, stats[i] being that of row from + i. */
+static void set_stats(struct series *series, uint32_t head, uint32_t from, uint32_t to,
+                      const struct result_stat *stats)
+{
+    for (int s = 0; s < STATISTIC_COUNT; s++) {
+        double *out = series->slot[s] >= 0 ? column(series, head, s) : NULL;
+        for (uint32_t i = from; out && i < to; i++)
+            out[i] = number_in(&stats[i - from], s);
+    }
+    for (uint32_t i = from; i < to && !series->any; i++)
+        series->any = stats[i - from].count > 0 || !isnan(stats[i - from].last);
 }
 
 static int reset_values(struct series *series)
 {
-    static const struct result_stat nothing = {NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, 0};
-    size_t count = (size_t)series->heads * STATISTIC_COUNT * series->rows.count;
+    size_t count = (size_t)series->heads * series->statistics * series->rows.count;
     free(series->value);
     series->value = malloc((count + !count) * sizeof *series->value);
     if (!series->value)
         return ERR_MEMORY;
-    for (uint32_t head = 0; head < series->heads; head++)
-        for (uint32_t row = 0; row < series->rows.count; row++)
-            set_stat(series, head, row, &nothing);
+    for (size_t i = 0; i < count; i++)
+        series->value[i] = NAN;
+    for (uint32_t head = 0; head < series->heads && series->slot[STATISTIC_NUMBER] >= 0; head++)
+        memset(column(series, head, STATISTIC_NUMBER), 0,
+               series->rows.count * sizeof *series->value);
     series->any = false;
     return 0;
 }
@@ -71,23 +97,27 @@ static int reset_values(struct series *series)
 /* The numbers of one chunk's row of `series`, for the rows of the answer from..to. */
 static int add_chunk(struct series *series, sqlite3_stmt *statement, uint32_t from, uint32_t to)
 {
-    struct result_stat stats[SERIES_WINDOWS_MAX];
+    struct result_stat stats[SERIES_WINDOWS_MAX], shown[SERIES_WINDOWS_MAX];
     const struct window_row *row = &series->rows.row[from];
     int head = sqlite3_column_int(statement, 0);
     const void *data = sqlite3_column_blob(statement, 1);
     int code =
         series_decode(data, (size_t)sqlite3_column_bytes(statement, 1), row->chunk_count, stats);
     uint32_t at = head < 0 ? 0 : (uint32_t)head - series->head_first;
-    for (uint32_t i = from; !code && at < series->heads && i < to; i++, row++)
-        set_stat(series, at, i, &stats[row->index]);
-    return code;
+    if (code || at >= series->heads)
+        return code;
+    for (uint32_t i = from; i < to; i++, row++)
+        shown[i - from] = stats[row->index];
+    set_stats(series, at, from, to, shown);
+    return 0;
 }
 
 /* Rows that follow one another and are in the same chunk. */
 static uint32_t chunk_end(const struct window_rows *rows, uint32_t from)
 {
     uint32_t to = from + 1;
-    while (to < rows->count && rows->row[to].chunk_id == rows->row[from].chunk_id)
+    while (to < rows->count && to - from < SERIES_WINDOWS_MAX &&
+           rows->row[to].chunk_id == rows->row[from].chunk_id)
         to++;
     return to;
 }
@@ -136,7 +166,7 @@ static int add_state(struct series *series, const struct layer_state *state, uin
         struct result_stat stat;
         code = number_stat(state, series->number, series->head_first + i, &stat);
         if (!code)
-            set_stat(series, i, row, &stat);
+            set_stats(series, i, row, row + 1, &stat);
     }
     return code;
 }
@@ -188,8 +218,7 @@ static int choose_heads(struct query *query, struct series *series)
 /* Windows that an answer may have: what was asked for, unless that is too many values. */
 static uint32_t window_limit(const struct query *query, const struct series *series)
 {
-    uint32_t statistics = (uint32_t)__builtin_popcount(query->params.statistics);
-    uint64_t per_window = WINDOW_COLUMNS + (uint64_t)series->heads * statistics;
+    uint64_t per_window = WINDOW_COLUMNS + (uint64_t)series->heads * series->statistics;
     uint64_t most = VALUES_MAX / per_window;
     most = most > 0 ? most : 1;
     return (uint32_t)(query->params.limit < most ? query->params.limit : most);
@@ -240,11 +269,19 @@ static int refuse_range(struct query *query, const struct series *series)
     return query_fail(query, ERR_NO_HISTORY, "%s has no window of %s in this range", layer, track);
 }
 
+static void choose_statistics(const struct query *query, struct series *series)
+{
+    series->statistics = 0;
+    for (int i = 0; i < STATISTIC_COUNT; i++)
+        series->slot[i] = query->params.statistics & 1u << i ? (int)series->statistics++ : -1;
+}
+
 static int read_series(struct query *query, struct series *series)
 {
     bool asked = query->params.given & PARAM_METRIC;
     int count = asked ? 1 : (int)(sizeof default_metrics / sizeof default_metrics[0]);
     int code = 0;
+    choose_statistics(query, series);
     for (int i = 0; !code && i < count && !series->any; i++)
         code = read_metric(query, series, asked ? query->params.metric : default_metrics[i]);
     if (!code && series->rows.count == 0)
@@ -342,9 +379,9 @@ static void put_statistic(struct query *query, struct series *series, int statis
 static void put_values(struct query *query, struct series *series)
 {
     mpk_put_str(query->result, "values");
-    mpk_put_map(query->result, (uint32_t)__builtin_popcount(query->params.statistics));
+    mpk_put_map(query->result, series->statistics);
     for (int i = 0; i < STATISTIC_COUNT; i++)
-        if (query->params.statistics & 1u << i)
+        if (series->slot[i] >= 0)
             put_statistic(query, series, i);
 }
 

@@ -26,18 +26,18 @@ void windows_free(struct window_rows *rows)
     *rows = (struct window_rows){0};
 }
 
-static int add_row(struct window_rows *rows, const struct window_row *row)
+/* Room for one more row, which is counted; NULL when out of memory. */
+static struct window_row *add_row(struct window_rows *rows)
 {
     if (rows->count == rows->room) {
         uint32_t room = rows->room ? 2 * rows->room : 256;
         struct window_row *grown = realloc(rows->row, room * sizeof *grown);
         if (!grown)
-            return ERR_MEMORY;
+            return NULL;
         rows->row = grown;
         rows->room = room;
     }
-    rows->row[rows->count++] = *row;
-    return 0;
+    return &rows->row[rows->count++];
 }
 
 /* Chunks */
@@ -46,6 +46,7 @@ static int add_chunk(struct query *query, sqlite3_stmt *statement, struct window
 {
     struct series_window windows[SERIES_WINDOWS_MAX];
     const struct history_params *params = &query->params;
+    uint64_t chunk_id = column_u64(statement, 0);
     uint32_t count = (uint32_t)column_u64(statement, 1);
     const void *data = sqlite3_column_blob(statement, 2);
     int code =
@@ -54,12 +55,13 @@ static int add_chunk(struct query *query, sqlite3_stmt *statement, struct window
     bool forward = params->given & PARAM_FROM;
     for (uint32_t i = 0; !code && i < count; i++) {
         uint32_t at = forward ? i : count - 1 - i;
-        struct window_row row = {.window = windows[at],
-                                 .chunk_id = column_u64(statement, 0),
-                                 .index = at,
-                                 .chunk_count = count};
-        if (row.window.last >= params->from && row.window.last <= params->to)
-            code = add_row(rows, &row);
+        if (windows[at].last < params->from || windows[at].last > params->to)
+            continue;
+        struct window_row *row = add_row(rows);
+        if (!row)
+            return ERR_MEMORY;
+        *row = (struct window_row){
+            .window = windows[at], .chunk_id = chunk_id, .index = at, .chunk_count = count};
     }
     return code;
 }
@@ -99,8 +101,10 @@ static int read_chunks(struct query *query, const struct found_layer *layer,
 
 /* Recent windows */
 
+/* By the index of what is recent: the other one has every window that there ever was. */
 #define RECENT                                                                                     \
-    "SELECT window_id, first, last, epoch, step, time_ns, messages, lost, partial FROM windows"    \
+    "SELECT window_id, first, last, epoch, step, time_ns, messages, lost, partial"                 \
+    " FROM windows INDEXED BY windows_recent"                                                      \
     " WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL AND last BETWEEN ?3 AND ?4"
 
 static struct window_row recent_row(sqlite3_stmt *statement)
@@ -130,8 +134,10 @@ static int read_recent(struct query *query, const struct found_layer *layer,
                           &statement, "iiiii", layer->id, track->id, params->from, params->to,
                           (uint64_t)limit + 1);
     while (!code && (code = query_next(query, statement)) == 1) {
-        struct window_row row = recent_row(statement);
-        code = add_row(&reading->rows, &row);
+        struct window_row *row = add_row(&reading->rows);
+        code = row ? 0 : ERR_MEMORY;
+        if (row)
+            *row = recent_row(statement);
     }
     if (!code && reading->rows.count >= enough)
         stop_reading(query, reading);
@@ -278,17 +284,18 @@ static int numbers_of_state(struct query *query, const struct found_layer *layer
 {
     sqlite3_stmt *statement;
     struct layer_state *state = NULL;
-    int code = query_open(query,
-                          "SELECT bytes, data FROM windows JOIN states USING (window_id)"
-                          " WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL"
-                          " ORDER BY last DESC LIMIT 1",
-                          &statement, "ii", layer->id, track->id);
+    int code = query_open(
+        query,
+        "SELECT bytes, data FROM windows INDEXED BY windows_recent"
+        " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL"
+        " ORDER BY last DESC LIMIT 1",
+        &statement, "ii", layer->id, track->id);
     if (!code)
         code = query_next(query, statement);
     if (code == 1)
         code = state_read(statement, 0, &state);
     for (int i = 0; state && i < NUMBER_COUNT; i++)
-        has[i] = has[i] || number_in_state(state, i);
+        has[i] = has[i] || number_has_value(state, i);
     layer_state_free(&state);
     sqlite3_finalize(statement);
     return code;

@@ -5,22 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t stats_count(const struct layer_state *state)
-{
-    return (size_t)METRIC_COUNT * state->heads;
-}
-
-static size_t vectors_count(const struct layer_state *state)
-{
-    return (size_t)VECTORS_WIDTH * state->heads;
-}
-
-static void fill_nan(double *numbers, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        numbers[i] = NAN;
-}
-
 struct layer_state *layer_state_new(uint32_t heads, uint32_t buckets)
 {
     struct layer_state *state = calloc(1, sizeof *state);
@@ -29,31 +13,14 @@ struct layer_state *layer_state_new(uint32_t heads, uint32_t buckets)
     state->heads = heads;
     state->buckets = buckets;
     state->row_sum_error = NAN;
-    state->last = malloc(stats_count(state) * sizeof *state->last);
-    state->last_arrival = calloc(heads, sizeof *state->last_arrival);
-    state->pattern = malloc(heads * sizeof *state->pattern);
-    if (!state->last || !state->last_arrival || !state->pattern) {
+    state->head = calloc(heads, sizeof *state->head);
+    if (!state->head) {
         layer_state_free(&state);
         return NULL;
     }
-    fill_nan(state->last, stats_count(state));
     for (uint32_t h = 0; h < heads; h++)
-        state->pattern[h] = PATTERN_NONE;
-    state->sink_rate_last = NAN;
-    fill_nan(&state->aggregate_last[0][0], (size_t)AGGREGATE_COUNT * MAP_STAT_COUNT);
+        state->head[h].pattern = PATTERN_NONE;
     return state;
-}
-
-static void free_stats(struct layer_state *state)
-{
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        for (uint32_t h = 0; state->stat[m] && h < state->heads; h++)
-            dist_clear(&state->stat[m][h]);
-        free(state->stat[m]);
-    }
-    for (int v = 0; v < VECTOR_COUNT; v++)
-        free(state->vector[v]);
-    free(state->vector_last);
 }
 
 void layer_state_free(struct layer_state **state_p)
@@ -61,14 +28,10 @@ void layer_state_free(struct layer_state **state_p)
     struct layer_state *state = *state_p;
     if (!state)
         return;
-    free_stats(state);
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; s < MAP_STAT_COUNT; s++)
-            dist_clear(&state->aggregate[a][s]);
-    free(state->last);
-    free(state->last_arrival);
-    dist_clear(&state->sink_rate);
-    free(state->pattern);
+    for (uint32_t h = 0; state->head && h < state->heads; h++)
+        stat_set_clear(&state->head[h].stats);
+    free(state->head);
+    stat_set_clear(&state->across);
     detail_release(&state->detail);
     detail_release(&state->weights);
     detail_release(&state->map);
@@ -79,52 +42,32 @@ void layer_state_free(struct layer_state **state_p)
 
 /* Memory */
 
-/* Without metrics. */
-static uint64_t empty_bytes(uint32_t heads)
+/* malloc's units and what it keeps beside each block. */
+static uint64_t block_bytes(uint64_t bytes)
 {
-    const struct layer_state *state = NULL;
-    uint64_t per_head =
-        METRIC_COUNT * sizeof *state->last + sizeof *state->last_arrival + sizeof *state->pattern;
-    return sizeof *state + heads * per_head;
+    return bytes > 0 ? (bytes + 8 + 15) / 16 * 16 : 0;
 }
 
-/* Metrics that a layer of tier attention has by default. */
-#define METRICS_TYPICAL 30
+/* Without statistics. */
+static uint64_t empty_bytes(uint32_t heads)
+{
+    return block_bytes(sizeof(struct layer_state)) + block_bytes(heads * sizeof(struct head_state));
+}
+
+/* Of a head, after the first message; and of what goes across heads, with the newest details. */
+#define HEAD_TYPICAL   3072
+#define ACROSS_TYPICAL 2048
 
 uint64_t layer_state_new_bytes(uint32_t heads)
 {
-    return empty_bytes(heads) + (uint64_t)heads * METRICS_TYPICAL * sizeof(struct dist);
-}
-
-static uint64_t hist_bytes(const struct dist *dist)
-{
-    return dist->hist.capacity * sizeof *dist->hist.buckets;
-}
-
-static uint64_t stats_bytes(const struct layer_state *state)
-{
-    uint64_t bytes = 0;
-    for (int m = 0; m < METRIC_COUNT; m++)
-        for (uint32_t h = 0; state->stat[m] && h < state->heads; h++)
-            bytes += sizeof *state->stat[m] + hist_bytes(&state->stat[m][h]);
-    for (int v = 0; v < VECTOR_COUNT; v++)
-        if (state->vector[v])
-            bytes += (uint64_t)state->heads * vector_info[v].width * sizeof *state->vector[v];
-    if (state->vector_last)
-        bytes += vectors_count(state) * sizeof *state->vector_last;
-    return bytes;
+    return empty_bytes(heads) + (uint64_t)heads * HEAD_TYPICAL + ACROSS_TYPICAL;
 }
 
 uint64_t layer_state_bytes(const struct layer_state *state)
 {
-    uint64_t bytes = empty_bytes(state->heads) + state->rank_bytes + stats_bytes(state);
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; s < MAP_STAT_COUNT; s++)
-            bytes += hist_bytes(&state->aggregate[a][s]);
-    bytes += state->detail ? state->detail->bytes : 0;
-    bytes += state->map ? state->map->bytes : 0;
-    bytes += state->weights ? state->weights->bytes : 0;
-    return bytes + hist_bytes(&state->sink_rate);
+    return empty_bytes(state->heads) + block_bytes(state->rank_bytes) + state->stats_bytes +
+           (state->detail ? state->detail->bytes : 0) + (state->map ? state->map->bytes : 0) +
+           (state->weights ? state->weights->bytes : 0);
 }
 
 /* Ranks */
@@ -196,9 +139,7 @@ static int add_newest(struct layer_state *state, const struct message *message,
         state->detail = detail;
     }
     state->newest = message->arrival;
-    state->sink_rate_last = measured->sink_rate;
     state->local_window = measured->local_window;
-    memcpy(state->aggregate_last, measured->aggregate, sizeof state->aggregate_last);
     set_newest(state, message);
     return 0;
 }
@@ -225,141 +166,119 @@ static void add_counts(struct layer_state *state, const struct measured *measure
     state->row_sum_error = fmax(state->row_sum_error, measured->row_sum_error);
 }
 
-/* Room for a metric, for a vector, the first time there is one. */
+/* Numbers */
 
-int layer_state_reserve_stat(struct layer_state *state, int metric)
+uint32_t layer_state_leader(uint32_t slot)
 {
-    if (!state->stat[metric])
-        state->stat[metric] = calloc(state->heads, sizeof *state->stat[metric]);
-    return state->stat[metric] ? 0 : ERR_MEMORY;
+    if (slot >= STAT_HISTS) {
+        uint32_t leader = STAT_HISTS;
+        for (int v = 0; v < VECTOR_COUNT; v++)
+            if (slot >= layer_vector_slot(v, 0))
+                leader = layer_vector_slot(v, 0);
+        return leader;
+    }
+    if (slot >= METRIC_COUNT || metric_info[slot].group != METRIC_GROUP_SPECTRUM)
+        return STAT_SLOTS;
+    return slot < METRIC_QK_SPECTRAL_NORM ? METRIC_SPECTRAL_NORM : METRIC_QK_SPECTRAL_NORM;
 }
 
-int layer_state_reserve_vector(struct layer_state *state, int vector)
+static void set_bit(struct stat_mask *mask, uint32_t slot)
 {
-    if (!state->vector_last) {
-        state->vector_last = malloc(vectors_count(state) * sizeof *state->vector_last);
-        if (!state->vector_last)
-            return ERR_MEMORY;
-        fill_nan(state->vector_last, vectors_count(state));
+    mask->bits[slot / 64] |= 1ull << slot % 64;
+}
+
+/* What a message says of one head; `mask` has every slot in use, so that numbers which are off now
+ * are not taken for the newest. */
+struct head_input {
+    struct stat_input slot[STAT_SLOTS];
+    struct stat_mask mask;
+};
+
+static void describe_metrics(const struct layer_state *state, const struct measured *measured,
+                             uint32_t h, bool newest, struct head_input *input)
+{
+    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+        if (!state->on[m])
+            continue;
+        const double *values = measured->value[m];
+        input->slot[m] = (struct stat_input){
+            .value = values ? values[h] : NAN,
+            .rows = values && m < METRIC_ROW_COUNT ? &measured->head[h].row[m] : NULL,
+            .newest = newest,
+        };
+        uint32_t leader = layer_state_leader(m);
+        if (leader != STAT_SLOTS)
+            input->slot[m].newest =
+                newest && measured->value[leader] && !isnan(measured->value[leader][h]);
+        set_bit(&input->mask, m);
     }
-    if (!state->vector[vector])
-        state->vector[vector] =
-            calloc((size_t)state->heads * vector_info[vector].width, sizeof *state->vector[vector]);
-    return state->vector[vector] ? 0 : ERR_MEMORY;
+}
+
+static void describe_vectors(const struct measured *measured, uint32_t h, bool newest,
+                             struct head_input *input)
+{
+    for (int v = 0; v < VECTOR_COUNT; v++) {
+        uint32_t width = vector_info[v].width;
+        const double *values = measured->vector[v] ? &measured->vector[v][(size_t)h * width] : NULL;
+        for (uint32_t i = 0; values && i < width; i++) {
+            uint32_t slot = layer_vector_slot(v, i);
+            input->slot[slot] =
+                (struct stat_input){.value = values[i], .newest = newest && !isnan(values[0])};
+            set_bit(&input->mask, slot);
+        }
+    }
+}
+
+static int update(struct layer_state *state, struct stat_set *set, const struct head_input *input,
+                  struct stat_writer *writer)
+{
+    uint64_t before = stat_set_bytes(set);
+    int code = stat_set_add(set, input->slot, input->mask, writer);
+    state->stats_bytes += stat_set_bytes(set) - before;
+    return code;
 }
 
 /* Head h of the message is head `to` of the model. */
-
-static int add_metric(struct layer_state *state, const struct measured *measured, int m, uint32_t h,
-                      uint32_t to)
-{
-    bool is_row = m < METRIC_ROW_COUNT;
-    if (!isfinite(measured->value[m][h]) && !(is_row && measured->head[h].row[m].moments.n > 0))
-        return 0;
-    int code = layer_state_reserve_stat(state, m);
-    if (code)
-        return code;
-    struct dist *stat = &state->stat[m][to];
-    code = is_row ? dist_merge(stat, &measured->head[h].row[m])
-                  : dist_add(stat, measured->value[m][h]);
-    dist_limit(stat, state->buckets);
-    return code;
-}
-
-static int add_vector(struct layer_state *state, const double *values, int v, uint32_t to)
-{
-    const struct vector_info *info = &vector_info[v];
-    int code = layer_state_reserve_vector(state, v);
-    if (code)
-        return code;
-    struct moments *moments = &state->vector[v][(size_t)to * info->width];
-    for (uint32_t i = 0; i < info->width; i++)
-        if (isfinite(values[i]))
-            moments_add(&moments[i], values[i]);
-    return 0;
-}
-
 static int add_head(struct layer_state *state, const struct measured *measured, uint32_t h,
-                    uint32_t to)
+                    uint32_t to, uint64_t arrival, struct stat_writer *writer)
 {
-    int code = 0;
-    for (int m = 0; m < METRIC_COUNT && !code; m++)
-        if (measured->value[m])
-            code = add_metric(state, measured, m, h, to);
-    for (int v = 0; v < VECTOR_COUNT && !code; v++)
-        if (measured->vector[v])
-            code = add_vector(state, &measured->vector[v][(size_t)h * vector_info[v].width], v, to);
-    return code;
-}
-
-static void add_last_vectors(struct layer_state *state, const struct measured *measured, uint32_t h,
-                             uint32_t to)
-{
-    if (!state->vector_last)
-        return;
-    double *last = &state->vector_last[(size_t)to * VECTORS_WIDTH];
-    for (int v = 0; v < VECTOR_COUNT; v++) {
-        size_t width = vector_info[v].width;
-        if (measured->vector[v] && !isnan(measured->vector[v][h * width]))
-            memcpy(last + vector_info[v].offset, &measured->vector[v][h * width],
-                   width * sizeof *last);
+    struct head_state *head = &state->head[to];
+    bool newest = arrival >= head->last_arrival;
+    struct head_input input;
+    input.mask = (struct stat_mask){{0}};
+    describe_metrics(state, measured, h, newest, &input);
+    describe_vectors(measured, h, newest, &input);
+    int code = update(state, &head->stats, &input, writer);
+    if (!code && newest) {
+        head->last_arrival = arrival;
+        head->pattern = (uint8_t)(measured->pattern ? measured->pattern[h] : PATTERN_NONE);
     }
-}
-
-/* Heads take turns at spectra: the numbers of the last one stay until the next. Whether `value`,
- * one head's numbers `stride` apart, has a spectrum to which the metric belongs, or the metric
- * belongs to none. */
-static bool has_turn(const double *value, size_t stride, int metric)
-{
-    if (metric_info[metric].group != METRIC_GROUP_SPECTRUM)
-        return true;
-    int norm = metric < METRIC_QK_SPECTRAL_NORM ? METRIC_SPECTRAL_NORM : METRIC_QK_SPECTRAL_NORM;
-    return !isnan(value[(size_t)norm * stride]);
-}
-
-void layer_state_set_last(struct layer_state *state, uint32_t h, const double *value, size_t stride)
-{
-    for (int m = 0; m < METRIC_COUNT; m++)
-        if (has_turn(value, stride, m))
-            state->last[(size_t)m * state->heads + h] = value[(size_t)m * stride];
-}
-
-static void add_last(struct layer_state *state, const struct measured *measured, uint32_t h,
-                     uint32_t to, uint64_t arrival)
-{
-    double value[METRIC_COUNT];
-    if (arrival < state->last_arrival[to])
-        return;
-    state->last_arrival[to] = arrival;
-    for (int m = 0; m < METRIC_COUNT; m++)
-        value[m] = measured->value[m] ? measured->value[m][h] : NAN;
-    layer_state_set_last(state, to, value, 1);
-    state->pattern[to] = measured->pattern ? measured->pattern[h] : PATTERN_NONE;
-    add_last_vectors(state, measured, h, to);
+    return code;
 }
 
 static int add_heads(struct layer_state *state, const struct message *message,
-                     const struct measured *measured)
+                     const struct measured *measured, struct stat_writer *writer)
 {
     int code = 0;
-    for (uint32_t h = 0; h < message->header.heads && !code; h++) {
-        uint32_t to = message->header.head_offset + h;
-        code = add_head(state, measured, h, to);
-        add_last(state, measured, h, to, message->arrival);
-    }
+    for (uint32_t h = 0; h < message->header.heads && !code; h++)
+        code =
+            add_head(state, measured, h, message->header.head_offset + h, message->arrival, writer);
     return code;
 }
 
-static int add_aggregate(struct layer_state *state, const struct measured *measured)
+static int add_across(struct layer_state *state, const struct measured *measured, bool newest,
+                      struct stat_writer *writer)
 {
-    int code = dist_add(&state->sink_rate, measured->sink_rate);
-    dist_limit(&state->sink_rate, state->buckets);
+    struct head_input input;
+    input.mask = (struct stat_mask){{(1ull << LAYER_SLOTS_ACROSS) - 1, 0}};
     for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; measured->has_aggregate[a] && s < MAP_STAT_COUNT && !code; s++) {
-            code = dist_add(&state->aggregate[a][s], measured->aggregate[a][s]);
-            dist_limit(&state->aggregate[a][s], state->buckets);
-        }
-    return code;
+        for (int s = 0; s < MAP_STAT_COUNT; s++)
+            input.slot[layer_aggregate_slot(a, s)] = (struct stat_input){
+                .value = measured->has_aggregate[a] ? measured->aggregate[a][s] : NAN,
+                .newest = newest};
+    input.slot[LAYER_SLOT_SINK_RATE] =
+        (struct stat_input){.value = measured->sink_rate, .newest = newest};
+    return update(state, &state->across, &input, writer);
 }
 
 /* Which numbers there are at all. */
@@ -377,9 +296,13 @@ static int add_rows(struct layer_state *state, const struct message *message,
                     const struct measured *measured)
 {
     add_kinds(state, measured);
-    int code = add_heads(state, message, measured);
+    struct stat_writer *writer = stat_writer_new(state->buckets);
+    if (!writer)
+        return ERR_MEMORY;
+    int code = add_heads(state, message, measured, writer);
     if (!code)
-        code = add_aggregate(state, measured);
+        code = add_across(state, measured, message->arrival > state->newest, writer);
+    stat_writer_free(&writer);
     if (!code && message->arrival > state->newest)
         code = add_newest(state, message, measured);
     return code;
@@ -405,19 +328,20 @@ int layer_state_add(struct layer_state *state, const struct message *message,
     return code;
 }
 
-/* One head */
+/* One number of one head */
 
 int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
                      struct dist *ret_dist)
 {
+    struct stat_record stat = stat_find(&state->head[head].stats, (uint32_t)metric);
     struct dist copy = {0};
-    if (state->stat[metric] && dist_merge(&copy, &state->stat[metric][head]) < 0)
-        return ERR_MEMORY;
-    *ret_dist = copy;
-    return 0;
+    int code = stat_dist(&stat, &copy);
+    if (!code)
+        *ret_dist = copy;
+    return code;
 }
 
 struct moments layer_state_moments(const struct layer_state *state, int metric, uint32_t head)
 {
-    return state->stat[metric] ? state->stat[metric][head].moments : (struct moments){0};
+    return stat_find(&state->head[head].stats, (uint32_t)metric).moments;
 }

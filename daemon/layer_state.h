@@ -13,12 +13,20 @@
 #include "header.h"
 #include "message.h"
 #include "result.h"
+#include "stat_set.h"
 #include "tally.h"
 #include "work.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
+struct head_state {
+    struct stat_set stats; /* metrics, and vectors from STAT_HISTS on */
+    uint64_t last_arrival; /* of the newest message with that head; 0 = none yet */
+    uint8_t pattern;       /* enum pattern, of that message */
+};
+
+/* Fields are private to the files of layer_state, but for the counts. */
 struct layer_state {
     uint32_t heads;   /* of the model: heads_total */
     uint32_t buckets; /* of a histogram, at most */
@@ -27,6 +35,8 @@ struct layer_state {
     uint64_t epoch, step, time_ns;
     uint32_t shape[4];
     bool causal;
+    enum message_type tier;
+    uint32_t local_window; /* of local_mass */
     uint64_t rows, invalid_rows;
     double row_sum_error;
     uint64_t messages;
@@ -35,22 +45,13 @@ struct layer_state {
     uint32_t rank_bytes;
     bool on[METRIC_COUNT]; /* whether any message had this metric */
     bool has_aggregate[AGGREGATE_COUNT], has_vector[VECTOR_COUNT];
-    struct dist *stat[METRIC_COUNT]; /* [heads] each, owned; NULL until there is a value */
-    double *last;           /* [METRIC_COUNT][heads] of the newest message with that head */
-    uint64_t *last_arrival; /* [heads] */
-    struct dist aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
-    double aggregate_last[AGGREGATE_COUNT][MAP_STAT_COUNT];
-    struct dist sink_rate;
-    double sink_rate_last;
-    uint32_t local_window; /* of local_mass, newest */
-    enum message_type tier;
-    struct moments *vector[VECTOR_COUNT]; /* [heads][width] each, owned; NULL until there is one */
-    double *vector_last;                  /* [heads][VECTORS_WIDTH]; owned; as `vector` */
-    enum pattern *pattern;                /* [heads] of the newest message with that head; owned */
-    struct detail *detail;  /* of the newest message that had any; shared, NULL = none */
-    struct detail *map;     /* of the newest message that was asked for one (message.wants_map):
-                               map->map; shared, NULL = none. Not packed. */
-    struct detail *weights; /* of the newest message of tier weights; shared, NULL = none yet */
+    struct head_state *head; /* [heads]; owned */
+    struct stat_set across;  /* the across-head maps, and the sink rate */
+    uint64_t stats_bytes;    /* memory of all sets */
+    struct detail *detail;   /* of the newest message that had any; shared, NULL = none */
+    struct detail *map;      /* of the newest message that was asked for one (message.wants_map):
+                                map->map; shared, NULL = none. Not packed. */
+    struct detail *weights;  /* of the newest message of tier weights; shared, NULL = none yet */
     uint64_t weights_arrival;
 };
 
@@ -62,14 +63,17 @@ void layer_state_free(struct layer_state **state);
 /* Adds a measured message. Returns 0 or ERR_MEMORY (then it may be in partly). */
 int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured);
-/* Adds a later part. Returns 0 or ERR_MEMORY. */
+/* Adds later parts, in order. All at once costs a third of one after the other. Return 0, or
+ * ERR_MEMORY (then they may be in partly). */
 int layer_state_merge(struct layer_state *into, const struct layer_state *from);
+int layer_state_merge_all(struct layer_state *into, const struct layer_state *const *from,
+                          uint32_t count);
 
 uint32_t layer_state_ranks(const struct layer_state *state);
 
-/* Memory in use, histograms included; walks all of them. */
+/* Memory in use, the allocator's own included. */
 uint64_t layer_state_bytes(const struct layer_state *state);
-/* What a state of so many heads will take about, histograms excluded: to be reserved with it. */
+/* What a state of so many heads will take about: to be reserved with it. */
 uint64_t layer_state_new_bytes(uint32_t heads);
 
 /* The distribution of one head's metric, copied; empty when there is none. Returns 0 or ERR_MEMORY.
@@ -78,6 +82,14 @@ int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
                      struct dist *ret_dist);
 /* Its moments alone. */
 struct moments layer_state_moments(const struct layer_state *state, int metric, uint32_t head);
+
+/* One number's statistics: of a head, of an across-head map, of the layer. Return 0 or ERR_MEMORY.
+ */
+int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
+                     struct result_stat *ret_stat);
+int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
+                         struct result_stat *ret_stat);
+int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat);
 
 /* For history, checkpoints and baselines: one MessagePack map with everything, metrics by name, so
  * that a newer attnd with other metrics can read it; unpack of pack is the same state, bit for bit.

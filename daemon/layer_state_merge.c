@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Merging the states of two parts of a window. */
+/* Merging the states of parts of a window: head by head, so that the sums of one head stay in the
+ * cache while the parts stream by. */
 #include "layer_state_part.h"
 
 #include <math.h>
 #include <string.h>
+
+#define CACHE_LINE 64
+#define AHEAD      3 /* parts: their bytes are asked for so many merges before they are needed */
 
 static void take_detail(struct detail **into, struct detail *from)
 {
@@ -27,10 +31,8 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
     into->time_ns = from->time_ns;
     into->causal = from->causal;
     into->tier = from->tier;
-    into->sink_rate_last = from->sink_rate_last;
     into->local_window = from->local_window;
     memcpy(into->shape, from->shape, sizeof into->shape);
-    memcpy(into->aggregate_last, from->aggregate_last, sizeof into->aggregate_last);
     if (from->detail)
         take_detail(&into->detail, from->detail);
 }
@@ -50,31 +52,6 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
         into->has_vector[v] = into->has_vector[v] || from->has_vector[v];
 }
 
-static void merge_last_vectors(struct layer_state *into, const struct layer_state *from, uint32_t h)
-{
-    for (int v = 0; from->vector_last && v < VECTOR_COUNT; v++) {
-        size_t at = (size_t)h * VECTORS_WIDTH + vector_info[v].offset;
-        if (!isnan(from->vector_last[at]))
-            memcpy(&into->vector_last[at], &from->vector_last[at],
-                   vector_info[v].width * sizeof *into->vector_last);
-    }
-}
-
-static void merge_last_of_head(struct layer_state *into, const struct layer_state *from, uint32_t h)
-{
-    into->last_arrival[h] = from->last_arrival[h];
-    into->pattern[h] = from->pattern[h];
-    layer_state_set_last(into, h, from->last + h, from->heads);
-    merge_last_vectors(into, from, h);
-}
-
-static void merge_last(struct layer_state *into, const struct layer_state *from)
-{
-    for (uint32_t h = 0; h < into->heads; h++)
-        if (from->last_arrival[h] >= into->last_arrival[h])
-            merge_last_of_head(into, from, h);
-}
-
 static int merge_ranks(struct layer_state *into, const struct layer_state *from)
 {
     int code = layer_state_reserve_ranks(into, from->rank_bytes);
@@ -83,45 +60,91 @@ static int merge_ranks(struct layer_state *into, const struct layer_state *from)
     return code;
 }
 
-static int merge_stat(struct layer_state *into, const struct layer_state *from, int metric)
+/* Statistics */
+
+static void prefetch(const struct stat_set *set)
 {
-    if (!from->stat[metric])
-        return 0;
-    int code = layer_state_reserve_stat(into, metric);
-    for (uint32_t h = 0; h < into->heads && !code; h++) {
-        code = dist_merge(&into->stat[metric][h], &from->stat[metric][h]);
-        dist_limit(&into->stat[metric][h], into->buckets);
-    }
+    for (uint32_t at = 0; at < set->size; at += CACHE_LINE)
+        __builtin_prefetch(set->bytes + at);
+}
+
+static int take(struct layer_state *into, struct stat_sums *sums, struct stat_set *set)
+{
+    uint64_t before = stat_set_bytes(set);
+    int code = stat_sums_take(sums, set);
+    into->stats_bytes += stat_set_bytes(set) - before;
     return code;
 }
 
-static int merge_vector(struct layer_state *into, const struct layer_state *from, int vector)
+static int merge_head(struct layer_state *into, const struct layer_state *const *from,
+                      uint32_t count, uint32_t h, struct stat_sums *sums)
 {
-    if (!from->vector[vector])
-        return 0;
-    int code = layer_state_reserve_vector(into, vector);
-    size_t count = (size_t)into->heads * vector_info[vector].width;
-    for (size_t i = 0; i < count && !code; i++)
-        moments_merge(&into->vector[vector][i], &from->vector[vector][i]);
+    struct head_state *head = &into->head[h];
+    int code = stat_sums_add(sums, &head->stats, true);
+    for (uint32_t i = 0; i < count && !code; i++) {
+        const struct head_state *part = &from[i]->head[h];
+        bool newer = part->last_arrival >= head->last_arrival;
+        if (i + AHEAD < count)
+            prefetch(&from[i + AHEAD]->head[h].stats);
+        code = stat_sums_add(sums, &part->stats, newer);
+        if (newer) {
+            head->last_arrival = part->last_arrival;
+            head->pattern = part->pattern;
+        }
+    }
+    return code ? code : take(into, sums, &head->stats);
+}
+
+static int merge_heads(struct layer_state *into, const struct layer_state *const *from,
+                       uint32_t count)
+{
+    uint8_t leader[STAT_SLOTS];
+    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++)
+        leader[slot] = (uint8_t)layer_state_leader(slot);
+    struct stat_sums *sums = stat_sums_new(into->buckets, leader);
+    int code = sums ? 0 : ERR_MEMORY;
+    for (uint32_t h = 0; h < into->heads && !code; h++)
+        code = merge_head(into, from, count, h, sums);
+    stat_sums_free(&sums);
+    return code;
+}
+
+static int merge_across(struct layer_state *into, const struct layer_state *const *from,
+                        uint32_t count)
+{
+    uint8_t leader[STAT_SLOTS];
+    uint64_t newest = into->newest;
+    memset(leader, STAT_SLOTS, sizeof leader);
+    struct stat_sums *sums = stat_sums_new(into->buckets, leader);
+    int code = sums ? stat_sums_add(sums, &into->across, true) : ERR_MEMORY;
+    for (uint32_t i = 0; i < count && !code; i++) {
+        code = stat_sums_add(sums, &from[i]->across, from[i]->newest >= newest);
+        newest = from[i]->newest > newest ? from[i]->newest : newest;
+    }
+    if (!code)
+        code = take(into, sums, &into->across);
+    stat_sums_free(&sums);
+    return code;
+}
+
+int layer_state_merge_all(struct layer_state *into, const struct layer_state *const *from,
+                          uint32_t count)
+{
+    int code = 0;
+    for (uint32_t i = 0; i < count && !code; i++)
+        code = merge_ranks(into, from[i]);
+    if (!code)
+        code = merge_heads(into, from, count);
+    if (!code)
+        code = merge_across(into, from, count);
+    for (uint32_t i = 0; i < count && !code; i++) {
+        merge_counts(into, from[i]);
+        merge_newest(into, from[i]);
+    }
     return code;
 }
 
 int layer_state_merge(struct layer_state *into, const struct layer_state *from)
 {
-    int code = merge_ranks(into, from);
-    for (int m = 0; m < METRIC_COUNT && !code; m++)
-        code = merge_stat(into, from, m);
-    for (int v = 0; v < VECTOR_COUNT && !code; v++)
-        code = merge_vector(into, from, v);
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; s < MAP_STAT_COUNT && !code; s++)
-            code = dist_merge(&into->aggregate[a][s], &from->aggregate[a][s]);
-    if (!code)
-        code = dist_merge(&into->sink_rate, &from->sink_rate);
-    if (code)
-        return code;
-    merge_counts(into, from);
-    merge_last(into, from);
-    merge_newest(into, from);
-    return 0;
+    return layer_state_merge_all(into, &from, 1);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define PACK_VERSION 1
+#define KEYS         28
 #define HEADS_MAX    65536 /* as limits.heads */
 
 /* Writing */
@@ -63,81 +64,72 @@ static void put_detail(const struct layer_state *state, struct mpk_writer *write
     put_number(writer, "weights_arrival", state->weights_arrival);
 }
 
-/* One head or more, side by side: moments, the number of buckets, the buckets. */
-static void put_dists(const struct dist *dist, uint32_t count, struct mpk_writer *writer)
-{
-    mpk_put_array(writer, count);
-    for (uint32_t h = 0; h < count; h++) {
-        mpk_put_array(writer, 3);
-        mpk_put_bin(writer, &dist[h].moments, sizeof dist[h].moments);
-        mpk_put_u64(writer, dist[h].hist.halvings);
-        mpk_put_bin(writer, dist[h].hist.buckets, dist[h].hist.used * sizeof(struct bucket));
-    }
-}
+/* What the slots of the sets are, by name, so that another version finds its own. */
 
-static void put_metrics(const struct layer_state *state, struct mpk_writer *writer)
+static void put_names(const struct layer_state *state, struct mpk_writer *writer)
 {
-    uint32_t count = 0;
-    for (int m = 0; m < METRIC_COUNT; m++)
-        count += state->on[m];
     mpk_put_str(writer, "metrics");
-    mpk_put_map(writer, count);
+    mpk_put_array(writer, METRIC_COUNT);
     for (int m = 0; m < METRIC_COUNT; m++) {
-        if (!state->on[m])
-            continue;
-        mpk_put_str(writer, metric_info[m].name);
-        mpk_put_map(writer, 2);
-        stored_put(writer, "last", state->last + (size_t)m * state->heads, state->heads,
-                   sizeof *state->last);
-        mpk_put_str(writer, "dist");
-        put_dists(state->stat[m], state->stat[m] ? state->heads : 0, writer);
+        if (state->on[m])
+            mpk_put_str(writer, metric_info[m].name);
+        else
+            mpk_put_nil(writer);
     }
-}
-
-static void put_vectors(const struct layer_state *state, struct mpk_writer *writer)
-{
     mpk_put_str(writer, "vectors");
-    mpk_put_map(writer, VECTOR_COUNT);
+    mpk_put_array(writer, VECTOR_COUNT);
     for (int v = 0; v < VECTOR_COUNT; v++) {
+        mpk_put_map(writer, 3);
+        mpk_put_str(writer, "name");
         mpk_put_str(writer, vector_info[v].name);
-        mpk_put_map(writer, 2);
+        put_number(writer, "width", vector_info[v].width);
         mpk_put_str(writer, "on");
         mpk_put_bool(writer, state->has_vector[v]);
-        stored_put(writer, "moments", state->vector[v],
-                   (uint64_t)state->heads * vector_info[v].width, sizeof(struct moments));
     }
-    stored_put(writer, "vector_last", state->vector_last, (uint64_t)state->heads * VECTORS_WIDTH,
-               sizeof *state->vector_last);
+    mpk_put_str(writer, "aggregates");
+    mpk_put_array(writer, AGGREGATE_COUNT);
+    for (int a = 0; a < AGGREGATE_COUNT; a++)
+        mpk_put_bool(writer, state->has_aggregate[a]);
 }
 
-static void put_aggregates(const struct layer_state *state, struct mpk_writer *writer)
+static void put_set(const struct stat_set *set, struct mpk_writer *writer)
 {
-    stored_put(writer, "has_aggregate", state->has_aggregate, AGGREGATE_COUNT, 1);
-    stored_put(writer, "aggregate_last", state->aggregate_last,
-               (uint64_t)AGGREGATE_COUNT * MAP_STAT_COUNT, sizeof(double));
-    mpk_put_str(writer, "aggregate");
-    put_dists(&state->aggregate[0][0], AGGREGATE_COUNT * MAP_STAT_COUNT, writer);
-    stored_put(writer, "sink_rate_last", &state->sink_rate_last, 1, sizeof state->sink_rate_last);
-    mpk_put_str(writer, "sink_rate");
-    put_dists(&state->sink_rate, 1, writer);
+    mpk_put_bin(writer, set->bytes, set->size);
+}
+
+static void put_heads(const struct layer_state *state, struct mpk_writer *writer)
+{
+    mpk_put_str(writer, "heads");
+    mpk_put_array(writer, state->heads);
+    for (uint32_t h = 0; h < state->heads; h++)
+        put_set(&state->head[h].stats, writer);
+    mpk_put_str(writer, "arrivals");
+    mpk_put_array(writer, state->heads);
+    for (uint32_t h = 0; h < state->heads; h++)
+        mpk_put_u64(writer, state->head[h].last_arrival);
+    mpk_put_str(writer, "patterns");
+    mpk_put_array(writer, state->heads);
+    for (uint32_t h = 0; h < state->heads; h++) {
+        if (pattern_name[state->head[h].pattern])
+            mpk_put_str(writer, pattern_name[state->head[h].pattern]);
+        else
+            mpk_put_nil(writer);
+    }
+    mpk_put_str(writer, "across");
+    put_set(&state->across, writer);
 }
 
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, 32);
+    mpk_put_map(writer, KEYS);
     put_number(writer, "v", PACK_VERSION);
-    put_number(writer, "heads", state->heads);
     put_number(writer, "buckets", state->buckets);
     put_newest(state, writer);
     put_counts(state, writer);
     put_tally(&state->tally, writer);
     put_detail(state, writer);
-    stored_put(writer, "last_arrival", state->last_arrival, state->heads,
-               sizeof *state->last_arrival);
-    stored_put(writer, "pattern", state->pattern, state->heads, sizeof *state->pattern);
-    put_metrics(state, writer);
-    put_vectors(state, writer);
-    put_aggregates(state, writer);
+    put_names(state, writer);
+    put_heads(state, writer);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 
@@ -229,144 +221,149 @@ static int get_detail(struct layer_state *state, const msgpack_object *map)
     return code;
 }
 
-/* Keys ascend and no count is zero; there are buckets when there are values. */
-static bool is_sound(const struct dist *dist)
+static const msgpack_object *get_array(const msgpack_object *map, const char *key)
 {
-    const struct hist *h = &dist->hist;
-    for (uint32_t i = 0; i < h->used; i++)
-        if (h->buckets[i].count == 0 || h->buckets[i].key < -HIST_KEY_MAX ||
-            h->buckets[i].key > HIST_KEY_MAX ||
-            (i > 0 && h->buckets[i].key <= h->buckets[i - 1].key))
+    const msgpack_object *array = mpk_find(map, key);
+    return array && array->type == MSGPACK_OBJECT_ARRAY ? array : NULL;
+}
+
+/* Where the numbers of a head belong that the document numbers by its own lists; STAT_SLOTS: this
+ * version has no such number. */
+struct slots {
+    uint8_t to[STAT_SLOTS];
+};
+
+static void get_metric_names(struct layer_state *state, const msgpack_object *names,
+                             struct slots *slots)
+{
+    for (uint32_t i = 0; i < names->via.array.size && i < STAT_HISTS; i++)
+        for (uint8_t m = 0; m < METRIC_COUNT; m++) {
+            if (!mpk_is_str(&names->via.array.ptr[i], metric_info[m].name))
+                continue;
+            slots->to[i] = m;
+            state->on[m] = true;
+        }
+}
+
+static void map_vector(int v, uint32_t at, uint32_t width, struct slots *slots)
+{
+    for (uint32_t i = 0; i < width && i < vector_info[v].width; i++) {
+        slots->to[at + i] = (uint8_t)layer_vector_slot(v, i);
+    }
+}
+
+static int get_vector_names(struct layer_state *state, const msgpack_object *vectors,
+                            struct slots *slots)
+{
+    uint32_t at = STAT_HISTS, width;
+    bool on;
+    for (uint32_t i = 0; i < vectors->via.array.size; i++, at += width) {
+        const msgpack_object *vector = &vectors->via.array.ptr[i], *name = mpk_find(vector, "name");
+        if (!name || stored_u32(vector, "width", STAT_SLOTS - at, &width) != 0 ||
+            stored_bool(vector, "on", &on) != 0)
+            return ERR_STORE_FORMAT;
+        for (int v = 0; v < VECTOR_COUNT; v++) {
+            if (mpk_is_str(name, vector_info[v].name)) {
+                map_vector(v, at, width, slots);
+                state->has_vector[v] = on;
+            }
+        }
+    }
+    return 0;
+}
+
+/* Whether no two numbers go to the same place. */
+static bool is_injective(const struct slots *slots)
+{
+    bool taken[STAT_SLOTS] = {false};
+    for (uint32_t i = 0; i < STAT_SLOTS; i++) {
+        if (slots->to[i] == STAT_SLOTS)
+            continue;
+        if (taken[slots->to[i]])
             return false;
-    return (h->used > 0) == (dist->moments.n > 0);
-}
-
-static int get_dist(struct dist *dist, const msgpack_object *pair)
-{
-    if (pair->type != MSGPACK_OBJECT_ARRAY || pair->via.array.size != 3)
-        return ERR_STORE_FORMAT;
-    const msgpack_object *moments = &pair->via.array.ptr[0], *buckets = &pair->via.array.ptr[2];
-    uint64_t halvings;
-    size_t size = sizeof(struct bucket);
-    if (moments->type != MSGPACK_OBJECT_BIN || buckets->type != MSGPACK_OBJECT_BIN ||
-        moments->via.bin.size != sizeof dist->moments || buckets->via.bin.size % size != 0 ||
-        buckets->via.bin.size / size > HIST_KEYS ||
-        mpk_get_u64(&pair->via.array.ptr[1], HIST_HALVINGS_MAX, &halvings) != 0)
-        return ERR_STORE_FORMAT;
-    memcpy(&dist->moments, moments->via.bin.ptr, sizeof dist->moments);
-    uint32_t used = (uint32_t)(buckets->via.bin.size / size);
-    if (used > 0) {
-        dist->hist.buckets = malloc(used * size);
-        if (!dist->hist.buckets)
-            return ERR_MEMORY;
-        memcpy(dist->hist.buckets, buckets->via.bin.ptr, used * size);
+        taken[slots->to[i]] = true;
     }
-    dist->hist.used = dist->hist.capacity = used;
-    dist->hist.halvings = (uint32_t)halvings;
-    return is_sound(dist) ? 0 : ERR_STORE_FORMAT;
+    return true;
 }
 
-static int get_dists(struct dist *dist, uint32_t count, const msgpack_object *array)
+static int get_names(struct layer_state *state, const msgpack_object *map, struct slots *slots)
 {
-    if (!array || array->type != MSGPACK_OBJECT_ARRAY || array->via.array.size != count)
+    const msgpack_object *metrics = get_array(map, "metrics"), *vectors = get_array(map, "vectors"),
+                         *aggregates = get_array(map, "aggregates");
+    memset(slots->to, STAT_SLOTS, sizeof slots->to);
+    if (!metrics || !vectors || !aggregates || aggregates->via.array.size != AGGREGATE_COUNT)
         return ERR_STORE_FORMAT;
-    int code = 0;
-    for (uint32_t i = 0; i < count && !code; i++)
-        code = get_dist(&dist[i], &array->via.array.ptr[i]);
-    return code;
-}
-
-static int get_metric(struct layer_state *state, int m, const msgpack_object *map)
-{
-    state->on[m] = true;
-    const msgpack_object *dists = mpk_find(map, "dist");
-    int code = stored_fill(map, "last", state->last + (size_t)m * state->heads,
-                           state->heads * sizeof *state->last);
-    if (code || !dists || dists->type != MSGPACK_OBJECT_ARRAY)
-        return ERR_STORE_FORMAT;
-    if (dists->via.array.size == 0)
-        return 0;
-    code = layer_state_reserve_stat(state, m);
-    return code ? code : get_dists(state->stat[m], state->heads, dists);
-}
-
-static int get_metrics(struct layer_state *state, const msgpack_object *map)
-{
-    const msgpack_object *metrics = mpk_find(map, "metrics");
-    int code = metrics && metrics->type == MSGPACK_OBJECT_MAP ? 0 : ERR_STORE_FORMAT;
-    for (int m = 0; m < METRIC_COUNT && !code; m++) {
-        const msgpack_object *metric = mpk_find(metrics, metric_info[m].name);
-        if (metric)
-            code = get_metric(state, m, metric);
-    }
-    return code;
-}
-
-static int get_vector(struct layer_state *state, int v, const msgpack_object *map)
-{
-    const uint8_t *moments;
-    size_t size;
-    int code = stored_bool(map, "on", &state->has_vector[v]);
-    if (!code)
-        code = stored_bytes(map, "moments", &moments, &size);
-    if (code || !moments)
-        return code;
-    if (size != (uint64_t)state->heads * vector_info[v].width * sizeof(struct moments))
-        return ERR_STORE_FORMAT;
-    code = layer_state_reserve_vector(state, v);
-    if (!code)
-        memcpy(state->vector[v], moments, size);
-    return code;
-}
-
-static int get_vectors(struct layer_state *state, const msgpack_object *map)
-{
-    const msgpack_object *vectors = mpk_find(map, "vectors");
-    int code = 0;
-    for (int v = 0; v < VECTOR_COUNT && !code; v++) {
-        const msgpack_object *vector = mpk_find(vectors, vector_info[v].name);
-        if (vector)
-            code = get_vector(state, v, vector);
-    }
-    if (!code && state->vector_last)
-        code = stored_fill(map, "vector_last", state->vector_last,
-                           (size_t)state->heads * VECTORS_WIDTH * sizeof *state->vector_last);
-    return code;
-}
-
-static int get_aggregates(struct layer_state *state, const msgpack_object *map)
-{
-    uint8_t has[AGGREGATE_COUNT];
-    int code = stored_fill(map, "has_aggregate", has, sizeof has);
-    if (!code)
-        code =
-            stored_fill(map, "aggregate_last", state->aggregate_last, sizeof state->aggregate_last);
-    if (!code)
-        code = get_dists(&state->aggregate[0][0], AGGREGATE_COUNT * MAP_STAT_COUNT,
-                         mpk_find(map, "aggregate"));
-    if (!code)
-        code = stored_fill(map, "sink_rate_last", &state->sink_rate_last,
-                           sizeof state->sink_rate_last);
-    if (!code)
-        code = get_dists(&state->sink_rate, 1, mpk_find(map, "sink_rate"));
+    get_metric_names(state, metrics, slots);
+    int code = get_vector_names(state, vectors, slots);
     for (int a = 0; a < AGGREGATE_COUNT && !code; a++)
-        state->has_aggregate[a] = has[a] != 0;
+        if (mpk_get_bool(&aggregates->via.array.ptr[a], &state->has_aggregate[a]) != 0)
+            code = ERR_STORE_FORMAT;
+    return code || is_injective(slots) ? code : ERR_STORE_FORMAT;
+}
+
+static int get_set(struct layer_state *state, const msgpack_object *bin, struct stat_set *set)
+{
+    if (!bin || bin->type != MSGPACK_OBJECT_BIN ||
+        !stat_set_check((const uint8_t *)bin->via.bin.ptr, bin->via.bin.size, state->buckets))
+        return ERR_STORE_FORMAT;
+    int code = stat_set_assign(set, (const uint8_t *)bin->via.bin.ptr, bin->via.bin.size);
+    state->stats_bytes += stat_set_bytes(set);
     return code;
+}
+
+static bool is_in_place(const struct stat_set *set, const struct slots *slots)
+{
+    struct stat_reader reader;
+    struct stat_record record;
+    uint32_t slot;
+    stat_reader_init(&reader, set);
+    while (stat_read(&reader, &slot, &record))
+        if (slots->to[slot] != slot)
+            return false;
+    return true;
+}
+
+static int move_sets(struct layer_state *state, const struct slots *slots)
+{
+    struct stat_writer *writer = stat_writer_new(state->buckets);
+    int code = writer ? 0 : ERR_MEMORY;
+    for (uint32_t h = 0; h < state->heads && !code; h++)
+        if (!is_in_place(&state->head[h].stats, slots))
+            code = stat_set_move(&state->head[h].stats, slots->to, writer);
+    stat_writer_free(&writer);
+    return code;
+}
+
+/* Patterns that this version does not know are none. */
+static void get_pattern(const msgpack_object *name, struct head_state *head)
+{
+    for (uint8_t i = 0; i < PATTERN_COUNT; i++)
+        if (pattern_name[i] && mpk_is_str(name, pattern_name[i]))
+            head->pattern = i;
 }
 
 static int get_heads(struct layer_state *state, const msgpack_object *map)
 {
-    int code = stored_fill(map, "last_arrival", state->last_arrival,
-                           state->heads * sizeof *state->last_arrival);
-    if (!code)
-        code = stored_fill(map, "pattern", state->pattern, state->heads * sizeof *state->pattern);
-    for (uint32_t h = 0; h < state->heads && !code; h++)
-        code = (unsigned)state->pattern[h] < PATTERN_COUNT ? 0 : ERR_STORE_FORMAT;
-    return code;
+    const msgpack_object *heads = get_array(map, "heads"), *arrivals = get_array(map, "arrivals"),
+                         *patterns = get_array(map, "patterns");
+    if (!arrivals || arrivals->via.array.size != state->heads || !patterns ||
+        patterns->via.array.size != state->heads)
+        return ERR_STORE_FORMAT;
+    for (uint32_t h = 0; h < state->heads; h++) {
+        struct head_state *head = &state->head[h];
+        int code = get_set(state, &heads->via.array.ptr[h], &head->stats);
+        if (code)
+            return code;
+        if (mpk_get_u64(&arrivals->via.array.ptr[h], UINT64_MAX, &head->last_arrival) != 0)
+            return ERR_STORE_FORMAT;
+        get_pattern(&patterns->via.array.ptr[h], head);
+    }
+    return get_set(state, mpk_find(map, "across"), &state->across);
 }
 
 static int fill(struct layer_state *state, const msgpack_object *map)
 {
+    struct slots slots;
     int code = get_newest(state, map);
     if (!code)
         code = get_counts(state, map);
@@ -375,43 +372,37 @@ static int fill(struct layer_state *state, const msgpack_object *map)
     if (!code)
         code = get_detail(state, map);
     if (!code)
+        code = get_names(state, map, &slots);
+    if (!code)
         code = get_heads(state, map);
     if (!code)
-        code = get_metrics(state, map);
-    if (!code)
-        code = get_vectors(state, map);
-    if (!code)
-        code = get_aggregates(state, map);
+        code = move_sets(state, &slots);
     return code;
 }
 
-/* So many heads that there are bytes for them. */
-static int get_size(const msgpack_object *map, size_t size, uint32_t *ret_heads)
+static int new_state(const msgpack_object *map, struct layer_state **ret_state)
 {
+    const msgpack_object *heads = get_array(map, "heads");
     uint64_t version;
-    int code = stored_u64(map, "v", PACK_VERSION, &version);
-    if (!code)
-        code = stored_u32(map, "heads", HEADS_MAX, ret_heads);
-    if (!code && (version != PACK_VERSION || *ret_heads == 0 || *ret_heads > size / 8))
-        code = ERR_STORE_FORMAT;
-    return code;
+    uint32_t buckets;
+    if (stored_u64(map, "v", PACK_VERSION, &version) != 0 || version != PACK_VERSION || !heads ||
+        heads->via.array.size == 0 || heads->via.array.size > HEADS_MAX ||
+        stored_u32(map, "buckets", HIST_KEYS, &buckets) != 0)
+        return ERR_STORE_FORMAT;
+    *ret_state = layer_state_new(heads->via.array.size, buckets);
+    return *ret_state ? 0 : ERR_MEMORY;
 }
 
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state)
 {
     struct mpk_doc doc;
     struct layer_state *state = NULL;
-    uint32_t heads = 0, buckets = 0;
     int code = mpk_parse(data, size, &stored_limits, &doc);
     if (code)
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
-    code = get_size(doc.root, size, &heads);
+    code = new_state(doc.root, &state);
     if (!code)
-        code = stored_u32(doc.root, "buckets", UINT32_MAX, &buckets);
-    if (!code) {
-        state = layer_state_new(heads, buckets);
-        code = state ? fill(state, doc.root) : ERR_MEMORY;
-    }
+        code = fill(state, doc.root);
     mpk_doc_clear(&doc);
     if (code)
         layer_state_free(&state);

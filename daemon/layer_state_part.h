@@ -5,12 +5,30 @@
 
 #include "layer_state.h"
 
-/* Room, made the first time there is something for it. Return 0 or ERR_MEMORY. */
+/* Slots of a head: a metric's is its number. */
+_Static_assert(METRIC_COUNT <= STAT_HISTS, "metrics have histograms");
+_Static_assert(STAT_HISTS + VECTORS_WIDTH <= STAT_SLOTS, "vectors come after them");
+
+static inline uint32_t layer_vector_slot(int vector, uint32_t i)
+{
+    return STAT_HISTS + vector_info[vector].offset + i;
+}
+
+/* Slots of what goes across heads. */
+#define LAYER_SLOT_SINK_RATE (AGGREGATE_COUNT * MAP_STAT_COUNT)
+#define LAYER_SLOTS_ACROSS   (LAYER_SLOT_SINK_RATE + 1)
+
+static inline uint32_t layer_aggregate_slot(int aggregate, int stat)
+{
+    return (uint32_t)(aggregate * MAP_STAT_COUNT + stat);
+}
+
+/* Heads take turns at spectra: the numbers of the last one stay until the next. A turn is told by
+ * the first of these numbers, the spectral norm or the largest singular value; for metrics of which
+ * every message has one it is STAT_SLOTS. */
+uint32_t layer_state_leader(uint32_t slot);
+
+/* Room for so many bytes of ranks. Returns 0 or ERR_MEMORY. */
 int layer_state_reserve_ranks(struct layer_state *state, uint32_t bytes);
-int layer_state_reserve_stat(struct layer_state *state, int metric);
-int layer_state_reserve_vector(struct layer_state *state, int vector);
-/* Takes the newest numbers of a head: `value` has one per metric, `stride` apart. */
-void layer_state_set_last(struct layer_state *state, uint32_t h, const double *value,
-                          size_t stride);
 
 #endif

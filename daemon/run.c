@@ -6,8 +6,8 @@
  * So the run is at any moment what the messages taken so far make of it, whichever worker was
  * faster: the same recording gives the same summaries, a part never closes over a message that came
  * in time, and a checkpoint between two messages is consistent without waiting for anything. The
- * price is that a message that takes long holds up the later ones of its run, whose tensors are
- * freed meanwhile.
+ * price is that a message that takes long holds up the windows of its run, while the tensors of
+ * later ones are freed and their `live` values are out already.
  *
  * What was lost or refused waits in `pending` for the layer's next message, and is counted in that
  * one's window: a refused message itself may belong to a window that is long closed. */
@@ -37,6 +37,8 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
     config_for_job(config, run->job, &run->job_config);
     run->sink = sink;
     run->budget = (struct state_budget){.limit = budget->limit / RUN_SHARE, .parent = budget};
+    run->drift_budget =
+        (struct state_budget){.limit = run->budget.limit / 2, .parent = &run->budget};
     run->last_ns = now_ns;
     run->queue_last = &run->queue;
     run->track_count = track_count(config);
@@ -86,13 +88,14 @@ struct drift_rule run_drift_rule(const struct config *config)
 {
     return (struct drift_rule){.windows = (uint32_t)config->drift_windows,
                                .tolerance = config->drift_change_tolerance,
-                               .threshold = config->drift_change_threshold};
+                               .threshold = config->drift_change_threshold,
+                               .buckets = (uint32_t)config->window_buckets};
 }
 
 void run_charge_drift(struct run *run, struct layer_track *layer)
 {
     uint64_t bytes = layer->drift ? drift_bytes(layer->drift) : 0;
-    state_budget_charge(&run->budget, bytes, layer->drift_bytes);
+    state_budget_charge(&run->drift_budget, bytes, layer->drift_bytes);
     layer->drift_bytes = bytes;
 }
 
@@ -153,6 +156,10 @@ static int foresee(const struct run *run, const struct message *message)
     const struct window *window = &run->tracks[0].window;
     const struct stream *stream = stream_find(run->streams, header->layer);
     uint32_t rank = window_find_rank(window, header->rank);
+    if (rank == UINT32_MAX && window->rank_count >= run->config->limits_ranks)
+        return ERR_RANK_LIMIT;
+    if (!stream && HASH_COUNT(run->streams) >= run->config->limits_layers)
+        return ERR_STREAM_LIMIT;
     if (rank != UINT32_MAX && window->ranks[rank].bye)
         return ERR_ENDED;
     if (stream && rank != UINT32_MAX && sequences_passed(&stream->sequences, rank, header->seq))
@@ -164,18 +171,52 @@ static int foresee(const struct run *run, const struct message *message)
     return state_budget_full(&run->budget) ? ERR_STATE_LIMIT : 0;
 }
 
+/* The first message of a layer in a part of the primary track gives the map to look at. Asked while
+ * it waits: others may ask too until the layer is known. */
+static bool wants_map(const struct run *run, const struct message *message)
+{
+    const struct track *track = &run->tracks[0];
+    struct stream *stream = stream_find(run->streams, message->header.layer);
+    uint64_t part = unit_in(track, message) / track->window.rule.part;
+    if (!run->config->history_maps || !run->sink->store)
+        return false;
+    bool first = !stream || stream->mapped_part != part + 1;
+    if (stream)
+        stream->mapped_part = part + 1;
+    return first;
+}
+
 bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
 {
     bool tensors = message->header.type != MESSAGE_EVENT;
     message->run = run;
     message->code = tensors ? foresee(run, message) : 0;
     message->finished = !tensors || message->code != 0;
+    message->wants_map = !message->finished && wants_map(run, message);
     message->queued_next = NULL;
     *run->queue_last = message;
     run->queue_last = &message->queued_next;
     run->queued++;
     run->last_ns = now_ns;
     return !message->finished;
+}
+
+static void publish_live(struct run *run, const struct message *message)
+{
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    topic_layer("live", run->job, message->header.layer, topic);
+    if (live_write(message, message->measured, &writer) == 0)
+        run->sink->put(run->sink->data, topic, 0, &writer, RESULT_OTHER);
+    mpk_writer_clear(&writer);
+}
+
+void run_finish(struct run *run, struct message *message)
+{
+    message->finished = true;
+    if (!message->code && foresee(run, message) == 0)
+        publish_live(run, message);
 }
 
 /* Taking a message with tensors */
@@ -259,17 +300,6 @@ static int add_numbers(struct run *run, struct stream *stream, const struct mess
     return code;
 }
 
-static void publish_live(struct run *run, const struct message *message)
-{
-    char topic[TOPIC_MAX];
-    struct mpk_writer writer;
-    mpk_writer_init(&writer);
-    topic_layer("live", run->job, message->header.layer, topic);
-    if (live_write(message, message->measured, &writer) == 0)
-        run->sink->put(run->sink->data, topic, 0, &writer, RESULT_OTHER);
-    mpk_writer_clear(&writer);
-}
-
 static void count_dropped(struct run *run, struct stream *stream, int code)
 {
     tally_drop(&stream->counts.tally, code);
@@ -301,7 +331,6 @@ static int take_numbers(struct run *run, struct stream *stream, struct message *
     if (message->measured->has_spectra)
         stream_end_spectrum_turn(stream, message->header.head_offset,
                                  message->measured->spectrum_next);
-    publish_live(run, message);
     return 0;
 }
 

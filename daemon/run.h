@@ -38,7 +38,8 @@ struct run {
     const struct config *config;
     struct config job_config; /* what to measure: with the overrides for this job */
     const struct result_sink *sink;
-    struct state_budget budget; /* a quarter of all there is */
+    struct state_budget budget;       /* a quarter of all there is */
+    struct state_budget drift_budget; /* half of that: baselines give way to windows */
     enum job_state state;
     bool dirty;   /* the job map should be published again */
     bool unsaved; /* something has changed since the last round of checkpoints began */
@@ -70,12 +71,14 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
 /* Nothing may be queued. */
 void run_free(struct run **run);
 
-/* A message in the order of reception. Returns whether it is worth computing: the caller then sets
- * its `measured` or `code`, and `finished`. Call run_take after either. */
+/* A message in the order of reception. Returns whether it is worth computing: then run_finish
+ * follows. Call run_take after either. */
 bool run_queue(struct run *run, struct message *message, uint64_t now_ns);
-/* Takes the oldest message if it is finished: adds its numbers to their windows, publishes them as
- * `live`, and closes the windows that may close. The message is then the caller's, to be accounted
- * for by its `code`: 0, or why it was refused. NULL when there is none. */
+/* Its `measured` or `code` is set, in whatever order. Publishes the numbers as `live`. */
+void run_finish(struct run *run, struct message *message);
+/* Takes the oldest message if it is finished: adds its numbers to their windows, and closes the
+ * windows that may close. The message is then the caller's, to be accounted for by its `code`: 0,
+ * or why it was refused. NULL when there is none. */
 struct message *run_take(struct run *run);
 /* Lets go of the messages that are not computed yet, which stay with whoever computes them: at a
  * stop that cannot wait. They are then gaps in the sequences of later ones. */

@@ -24,8 +24,6 @@ struct layer_track {
     struct tally pending; /* since its last message, for the window of its next one */
     struct drift *drift;  /* owned; NULL before its first window */
     uint64_t drift_bytes; /* charged to the run's budget */
-    uint64_t compared_to; /* last unit of the newest window, when `compared` */
-    bool compared;        /* drift has seen a closed window */
     bool unsaved;         /* something came since the last checkpoint */
     bool drift_unsaved;
     struct sequences restored; /* while checkpoints are read: what this track has */
@@ -39,6 +37,7 @@ struct stream {
     bool measured;  /* a tensor has come */
     uint32_t *spectrum_next; /* [heads] by head_offset of a message: the one of its heads that the
                                 next one's spectra begin with; owned, NULL until there is one */
+    uint64_t mapped_part;    /* 1 + the last part that a map was asked for in; 0 = none */
     struct sequences sequences;
     struct counts counts;
     uint64_t last_ns;           /* when it was last heard of */

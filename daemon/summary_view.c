@@ -1,84 +1,180 @@
 /* SPDX-License-Identifier: MIT */
 /* A state as a summary: the statistics of each number, worked out once. */
-#include "layer_state.h"
+#include "layer_state_part.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static struct result_stat stat_of_moments(const struct moments *m, double last)
-{
-    return (struct result_stat){
-        .mean = moments_mean(m),
-        .std = moments_std(m),
-        .min = m->n ? m->min : NAN,
-        .max = m->n ? m->max : NAN,
-        .p50 = NAN,
-        .p90 = NAN,
-        .p99 = NAN,
-        .last = last,
-        .count = m->n,
-    };
-}
-
-static struct result_stat stat_of(const struct dist *dist, double last)
-{
-    struct result_stat stat = stat_of_moments(&dist->moments, last);
-    stat.p50 = dist_quantile(dist, 0.50);
-    stat.p90 = dist_quantile(dist, 0.90);
-    stat.p99 = dist_quantile(dist, 0.99);
-    return stat;
-}
-
 /* The statistics of a state, in the layout that summary_encode wants. */
 struct summary_stats {
-    struct result_stat *metrics; /* [METRIC_COUNT][heads] */
-    struct result_stat *vectors; /* by vector: [heads][width] */
+    struct result_stat *metrics; /* owned; by metric that is on: [heads] */
+    struct result_stat *vectors; /* owned; by vector: [heads][width] */
+    struct result_stat *metric[METRIC_COUNT], *vector[VECTOR_COUNT]; /* NULL = is off */
     struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     struct result_stat sink_rate;
+    enum pattern *pattern; /* owned; [heads] */
     struct reason_count dropped[TALLY_REASONS_MAX];
     uint32_t dropped_count;
 };
 
-static void fill_metric(const struct layer_state *state, int metric, struct result_stat *stats)
+static const struct result_stat no_stat = {.mean = NAN,
+                                           .std = NAN,
+                                           .min = NAN,
+                                           .max = NAN,
+                                           .p50 = NAN,
+                                           .p90 = NAN,
+                                           .p99 = NAN,
+                                           .last = NAN};
+
+static struct result_stat stat_of_moments(const struct stat_record *stat)
 {
-    const struct dist empty = {0};
-    for (uint32_t h = 0; h < state->heads; h++) {
-        const struct dist *dist = state->stat[metric] ? &state->stat[metric][h] : &empty;
-        stats[h] = stat_of(dist, state->last[(size_t)metric * state->heads + h]);
-    }
+    const struct moments *m = &stat->moments;
+    struct result_stat result = no_stat;
+    result.mean = moments_mean(m);
+    result.std = moments_std(m);
+    result.min = m->n ? m->min : NAN;
+    result.max = m->n ? m->max : NAN;
+    result.last = stat->last;
+    result.count = m->n;
+    return result;
 }
 
-static void fill_vector(const struct layer_state *state, int vector, struct result_stat *stats)
+/* `dist` is for the histogram; *error becomes that of the coarsest so far. */
+static int stat_of(const struct stat_record *stat, struct dist *dist, double *error,
+                   struct result_stat *ret_result)
 {
-    const struct vector_info *info = &vector_info[vector];
-    const struct moments empty = {0};
-    for (uint32_t h = 0; h < state->heads; h++) {
-        for (uint32_t i = 0; i < info->width; i++) {
-            size_t at = (size_t)h * info->width + i;
-            size_t last = (size_t)h * VECTORS_WIDTH + info->offset + i;
-            stats[at] = state->vector[vector]
-                            ? stat_of_moments(&state->vector[vector][at], state->vector_last[last])
-                            : stat_of_moments(&empty, NAN);
-        }
-    }
-}
-
-static int stats_fill(const struct layer_state *state, struct summary_stats *stats)
-{
-    stats->metrics = malloc(((size_t)METRIC_COUNT * state->heads) * sizeof *stats->metrics);
-    stats->vectors = malloc(((size_t)VECTORS_WIDTH * state->heads) * sizeof *stats->vectors);
-    if (!stats->metrics || !stats->vectors)
-        return ERR_MEMORY;
-    for (int m = 0; m < METRIC_COUNT; m++)
-        fill_metric(state, m, stats->metrics + (size_t)m * state->heads);
-    for (int v = 0; v < VECTOR_COUNT; v++)
-        fill_vector(state, v, stats->vectors + (size_t)vector_info[v].offset * state->heads);
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; s < MAP_STAT_COUNT; s++)
-            stats->aggregate[a][s] = stat_of(&state->aggregate[a][s], state->aggregate_last[a][s]);
-    stats->sink_rate = stat_of(&state->sink_rate, state->sink_rate_last);
+    int code = stat_dist(stat, dist);
+    if (code)
+        return code;
+    *ret_result = stat_of_moments(stat);
+    ret_result->p50 = dist_quantile(dist, 0.50);
+    ret_result->p90 = dist_quantile(dist, 0.90);
+    ret_result->p99 = dist_quantile(dist, 0.99);
+    if (stat->moments.n > 0)
+        *error = fmax(*error, dist_quantile_error(dist));
     return 0;
+}
+
+static int stat_in(const struct stat_set *set, uint32_t slot, struct result_stat *ret_stat)
+{
+    struct stat_record stat = stat_find(set, slot);
+    struct dist dist = {0};
+    double error = NAN;
+    int code = stat_of(&stat, &dist, &error, ret_stat);
+    dist_clear(&dist);
+    return code;
+}
+
+int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
+                     struct result_stat *ret_stat)
+{
+    return stat_in(&state->head[head].stats, (uint32_t)metric, ret_stat);
+}
+
+int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
+                         struct result_stat *ret_stat)
+{
+    return stat_in(&state->across, layer_aggregate_slot(aggregate, stat), ret_stat);
+}
+
+int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat)
+{
+    return stat_in(&state->across, LAYER_SLOT_SINK_RATE, ret_stat);
+}
+
+/* Where the statistics of a head's slot belong; NULL: nowhere. */
+static struct result_stat *place(const struct summary_stats *stats, uint32_t slot, uint32_t h)
+{
+    if (slot < METRIC_COUNT)
+        return stats->metric[slot] ? stats->metric[slot] + h : NULL;
+    for (int v = VECTOR_COUNT - 1; v >= 0; v--) {
+        uint32_t first = layer_vector_slot(v, 0);
+        if (slot >= first)
+            return stats->vector[v]
+                       ? stats->vector[v] + (size_t)h * vector_info[v].width + (slot - first)
+                       : NULL;
+    }
+    return NULL;
+}
+
+static int fill_head(const struct layer_state *state, uint32_t h, struct dist *dist,
+                     struct summary_stats *stats, double *error)
+{
+    struct stat_reader reader;
+    struct stat_record stat;
+    uint32_t slot;
+    int code = 0;
+    stat_reader_init(&reader, &state->head[h].stats);
+    while (!code && stat_read(&reader, &slot, &stat)) {
+        struct result_stat *to = place(stats, slot, h);
+        if (to && slot < STAT_HISTS)
+            code = stat_of(&stat, dist, error, to);
+        else if (to)
+            *to = stat_of_moments(&stat);
+    }
+    return code;
+}
+
+static int fill_across(const struct layer_state *state, struct dist *dist,
+                       struct summary_stats *stats, double *error)
+{
+    for (uint32_t slot = 0; slot < LAYER_SLOTS_ACROSS; slot++) {
+        struct stat_record stat = stat_find(&state->across, slot);
+        struct result_stat *to =
+            slot == LAYER_SLOT_SINK_RATE
+                ? &stats->sink_rate
+                : &stats->aggregate[slot / MAP_STAT_COUNT][slot % MAP_STAT_COUNT];
+        int code = stat_of(&stat, dist, error, to);
+        if (code)
+            return code;
+    }
+    return 0;
+}
+
+static struct result_stat *empty_stats(size_t count)
+{
+    struct result_stat *stats = malloc((count > 0 ? count : 1) * sizeof *stats);
+    for (size_t i = 0; stats && i < count; i++)
+        stats[i] = no_stat;
+    return stats;
+}
+
+/* Room for what there is. */
+static int reserve(const struct layer_state *state, struct summary_stats *stats)
+{
+    size_t heads = state->heads, metrics = 0;
+    for (int m = 0; m < METRIC_COUNT; m++)
+        metrics += state->on[m];
+    stats->metrics = empty_stats(metrics * heads);
+    stats->vectors = empty_stats(VECTORS_WIDTH * heads);
+    stats->pattern = malloc(heads * sizeof *stats->pattern);
+    if (!stats->metrics || !stats->vectors || !stats->pattern)
+        return ERR_MEMORY;
+    struct result_stat *next = stats->metrics;
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        stats->metric[m] = state->on[m] ? next : NULL;
+        next += state->on[m] ? heads : 0;
+    }
+    for (int v = 0; v < VECTOR_COUNT; v++)
+        stats->vector[v] =
+            state->has_vector[v] ? stats->vectors + vector_info[v].offset * heads : NULL;
+    return 0;
+}
+
+static int fill(const struct layer_state *state, struct summary_stats *stats, double *error)
+{
+    struct dist dist = {0};
+    int code = reserve(state, stats);
+    for (uint32_t h = 0; h < state->heads && !code; h++)
+        code = fill_head(state, h, &dist, stats, error);
+    if (!code)
+        code = fill_across(state, &dist, stats, error);
+    for (uint32_t h = 0; h < state->heads && !code; h++)
+        stats->pattern[h] = (enum pattern)state->head[h].pattern;
+    stats->dropped_count = tally_reasons(&state->tally, stats->dropped);
+    dist_clear(&dist);
+    return code;
 }
 
 static void describe_layer(const struct layer_state *state, struct layer_id id,
@@ -108,29 +204,16 @@ static void describe_layer(const struct layer_state *state, struct layer_id id,
 static void attach_stats(const struct layer_state *state, const struct summary_stats *stats,
                          struct summary_result *result)
 {
-    for (size_t m = 0; m < METRIC_COUNT; m++)
-        result->stat[m] = state->on[m] ? &stats->metrics[m * state->heads] : NULL;
-    for (size_t v = 0; v < VECTOR_COUNT; v++)
-        result->vector[v] = state->has_vector[v]
-                                ? stats->vectors + (size_t)vector_info[v].offset * state->heads
-                                : NULL;
+    for (int m = 0; m < METRIC_COUNT; m++)
+        result->stat[m] = stats->metric[m];
+    for (int i = 0; i < VECTOR_COUNT; i++)
+        result->vector[i] = stats->vector[i];
     memcpy(result->has_aggregate, state->has_aggregate, sizeof result->has_aggregate);
     result->aggregate = stats->aggregate;
-    result->pattern = state->on[METRIC_ENTROPY] ? state->pattern : NULL;
     result->sink_rate = state->on[METRIC_FIRST_TOKEN] ? &stats->sink_rate : NULL;
+    result->pattern = state->on[METRIC_ENTROPY] ? stats->pattern : NULL;
     result->dropped = stats->dropped;
     result->dropped_count = stats->dropped_count;
-}
-
-/* Of the coarsest histogram; NaN when there is none. */
-static double quantile_error(const struct layer_state *state)
-{
-    double error = NAN;
-    for (int m = 0; m < METRIC_COUNT; m++)
-        for (uint32_t h = 0; state->stat[m] && h < state->heads; h++)
-            if (state->stat[m][h].moments.n > 0)
-                error = fmax(error, dist_quantile_error(&state->stat[m][h]));
-    return error;
 }
 
 int summary_view_init(struct summary_view *view, const struct layer_state *state,
@@ -141,15 +224,14 @@ int summary_view_init(struct summary_view *view, const struct layer_state *state
     *view = (struct summary_view){
         .result = {.common = {job, run, state->epoch, state->step, state->time_ns},
                    .window = *window,
-                   .quantile_error = quantile_error(state)},
+                   .quantile_error = NAN},
         .stats = stats,
     };
-    int code = stats ? stats_fill(state, stats) : ERR_MEMORY;
+    int code = stats ? fill(state, stats, &view->result.quantile_error) : ERR_MEMORY;
     if (code) {
         summary_view_clear(view);
         return code;
     }
-    stats->dropped_count = tally_reasons(&state->tally, stats->dropped);
     describe_layer(state, id, &view->result);
     attach_stats(state, stats, &view->result);
     return 0;
@@ -160,6 +242,7 @@ void summary_view_clear(struct summary_view *view)
     if (view->stats) {
         free(view->stats->metrics);
         free(view->stats->vectors);
+        free(view->stats->pattern);
     }
     free(view->stats);
     *view = (struct summary_view){0};

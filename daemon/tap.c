@@ -24,7 +24,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <zmq.h>
 
 /* A subscription is a topic and the byte that says whether it begins or ends. */
@@ -246,17 +245,10 @@ static void forget_jobs(struct tap *tap, bool all)
 
 /* Messages ------------------------------------------------------------------------------------- */
 
-static uint64_t realtime_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* When a message came, by the clock on the wall. */
 static uint64_t received_since_1970(const struct message *message)
 {
-    return realtime_ns() - (clock_monotonic_ns() - message->received_ns);
+    return clock_wall_ns() - (clock_monotonic_ns() - message->received_ns);
 }
 
 static int pass_on(struct tap *tap, const struct tapped_job *job, struct message *message)
@@ -336,7 +328,7 @@ static void greet(struct tap *tap, const char *prefix)
     memcpy(name, prefix + word, length - word - 1);
     struct tapped_job *job = find_job(tap, name);
     if (job)
-        send_tapped(tap, job, realtime_ns(), NULL);
+        send_tapped(tap, job, clock_wall_ns(), NULL);
 }
 
 static void on_subscription(struct zsock *zsock)

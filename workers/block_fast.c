@@ -497,7 +497,7 @@ static bool moments_finite(const struct moments *m)
 static void flush_pool(struct fast *f)
 {
     if (f->pool_rows > 0) {
-        map_pool_add_sums(f->block->pool, f->pool_row, f->pooled, f->pool_rows, f->a->heads);
+        map_pool_add_sums(f->block->pool, f->pool_row, f->pooled, f->pool_rows);
         f->pool_rows = 0;
     }
 }

@@ -11,7 +11,7 @@
  *     importance  the row as sent
  *     maps        sum and max over heads of the rows as sent, finished when the last head is in
  *     pairs       the mean map, averaged over samples, finished when the last sample is in
- *     pool        the mean map in cells (map_pool.h), with the maps
+ *     pool        the sum map in cells (map_pool.h), with the maps
  */
 #include "block_ref.h"
 #include "err.h"
@@ -210,15 +210,15 @@ static void finish_maps(struct block *block, const struct block_work *w, uint32_
         add_map(&block->map[AGGREGATE_SUM], w->sum, keys, w->weight);
         add_map(&block->map[AGGREGATE_MAX], w->max, keys, w->weight);
     }
+    if (block->pool != NULL) {
+        map_pool_add_row(block->pool, i, w->sum);
+    }
     sum_to_mean(w->sum, keys, block->heads);
     if (block->plan.maps) {
         add_map(&block->map[AGGREGATE_MEAN], w->sum, keys, w->weight);
     }
     if (block->plan.group[METRIC_GROUP_PAIRS]) {
         add_to_pairs(w, w->sum, keys);
-    }
-    if (block->pool != NULL) {
-        map_pool_add_row(block->pool, i, w->sum);
     }
 }
 
@@ -308,7 +308,6 @@ void block_ref_pool(struct block *block, const struct attention *a, const struct
                     uint32_t b, uint32_t i)
 {
     load_maps(a, w, b, i);
-    sum_to_mean(w->sum, a->keys, a->heads);
     map_pool_add_row(block->pool, i, w->sum);
 }
 

@@ -35,7 +35,7 @@ void block_ref_importance(struct block *block, const struct attention *a,
 /* Statistics of row i of the maps of one sample. */
 void block_ref_maps(struct block *block, const struct attention *a, const struct block_work *w,
                     uint32_t b, uint32_t i);
-/* Row i of the mean map of one sample, for block->pool. */
+/* Row i of the sum map of one sample, for block->pool. */
 void block_ref_pool(struct block *block, const struct attention *a, const struct block_work *w,
                     uint32_t b, uint32_t i);
 /* Offers the pairs of query i. */

@@ -27,29 +27,30 @@ static uint32_t edge_of(uint32_t r, uint32_t T, uint32_t n)
 size_t map_pool_bytes(uint32_t queries, uint32_t keys, uint32_t part)
 {
     size_t rows = cells_of(queries), share = (size_t)((uint64_t)part * rows / queries) + 2;
-    size_t cells = (share < rows ? share : rows) * cells_of(keys);
-    return cells * (sizeof(double) + sizeof(uint64_t));
+    size_t count = share < rows ? share : rows;
+    return count * (cells_of(keys) * (sizeof(double) + sizeof(uint64_t)) + sizeof(uint64_t));
 }
 
-int map_pool_init(struct map_pool *pool, uint32_t queries, uint32_t keys, uint32_t begin,
-                  uint32_t end)
+int map_pool_init(struct map_pool *pool, const struct attention *a, uint32_t begin, uint32_t end)
 {
-    assert(begin < end && end <= queries && keys > 0);
-    uint32_t rows = cells_of(queries), columns = cells_of(keys);
-    uint32_t first = map_pool_cell(begin, queries, rows);
-    uint32_t count = map_pool_cell(end - 1, queries, rows) + 1 - first;
+    assert(begin < end && end <= a->queries && a->keys > 0);
+    uint32_t rows = cells_of(a->queries), columns = cells_of(a->keys);
+    uint32_t first = map_pool_cell(begin, a->queries, rows);
+    uint32_t count = map_pool_cell(end - 1, a->queries, rows) + 1 - first;
     size_t cells = (size_t)count * columns;
     *pool = (struct map_pool){
-        .queries = queries,
-        .keys = keys,
+        .queries = a->queries,
+        .keys = a->keys,
         .rows = rows,
         .columns = columns,
+        .heads = a->heads,
         .first = first,
         .count = count,
         .sum = calloc(cells, sizeof *pool->sum),
-        .entries = calloc(cells, sizeof *pool->entries),
+        .missing = calloc(cells, sizeof *pool->missing),
+        .added = calloc(count, sizeof *pool->added),
     };
-    if (pool->sum == NULL || pool->entries == NULL) {
+    if (pool->sum == NULL || pool->missing == NULL || pool->added == NULL) {
         map_pool_clear(pool);
         return ERR_MEMORY;
     }
@@ -59,43 +60,55 @@ int map_pool_init(struct map_pool *pool, uint32_t queries, uint32_t keys, uint32
 void map_pool_clear(struct map_pool *pool)
 {
     free(pool->sum);
-    free(pool->entries);
+    free(pool->missing);
+    free(pool->added);
     *pool = (struct map_pool){0};
 }
 
-/* Where a row of cells begins. */
-static size_t row_at(const struct map_pool *pool, uint32_t row)
+/* The row of cells as it is counted here. */
+static uint32_t row_here(const struct map_pool *pool, uint32_t cell)
 {
-    assert(row >= pool->first && row - pool->first < pool->count);
-    return (size_t)(row - pool->first) * pool->columns;
+    assert(cell >= pool->first && cell - pool->first < pool->count);
+    return cell - pool->first;
 }
 
 void map_pool_add_row(struct map_pool *pool, uint32_t i, const double *row)
 {
-    size_t at = row_at(pool, map_pool_cell(i, pool->queries, pool->rows));
+    uint32_t r = row_here(pool, map_pool_cell(i, pool->queries, pool->rows));
+    size_t at = (size_t)r * pool->columns;
+    pool->added[r]++;
     for (uint32_t c = 0; c < pool->columns; c++) {
         uint32_t end = edge_of(c + 1, pool->keys, pool->columns);
         for (uint32_t j = edge_of(c, pool->keys, pool->columns); j < end; j++) {
             if (isfinite(row[j])) {
                 pool->sum[at + c] += row[j];
-                pool->entries[at + c]++;
+            } else {
+                pool->missing[at + c]++;
             }
         }
     }
 }
 
-void map_pool_add_sums(struct map_pool *pool, uint32_t row, const double *sum, uint32_t rows,
-                       uint32_t heads)
+/* As many keys as cells, or columns of whole keys: the edges without a division for each. */
+void map_pool_add_sums(struct map_pool *pool, uint32_t cell, const double *sum, uint32_t rows)
 {
-    size_t at = row_at(pool, row);
-    for (uint32_t c = 0, j = 0; c < pool->columns; c++) {
-        uint32_t begin = j, end = edge_of(c + 1, pool->keys, pool->columns);
-        double total = 0;
-        for (; j < end; j++) {
-            total += sum[j];
+    uint32_t r = row_here(pool, cell), columns = pool->columns;
+    double *to = pool->sum + (size_t)r * columns;
+    pool->added[r] += rows;
+    if (columns == pool->keys) {
+        for (uint32_t c = 0; c < columns; c++) {
+            to[c] += sum[c];
         }
-        pool->sum[at + c] += total / heads;
-        pool->entries[at + c] += (uint64_t)(end - begin) * rows;
+        return;
+    }
+    uint32_t whole = pool->keys / columns, rest = pool->keys % columns, over = 0;
+    for (uint32_t c = 0, j = 0; c < columns; c++) {
+        over += rest;
+        uint32_t end = j + whole + (over >= columns);
+        over -= over >= columns ? columns : 0;
+        for (; j < end; j++) {
+            to[c] += sum[j];
+        }
     }
 }
 
@@ -104,19 +117,28 @@ void map_pool_merge(struct map_pool *into, const struct map_pool *from)
     if (from->count == 0) {
         return;
     }
-    size_t at = row_at(into, from->first), cells = (size_t)from->count * from->columns;
+    uint32_t r = row_here(into, from->first);
+    size_t at = (size_t)r * into->columns, cells = (size_t)from->count * from->columns;
     for (size_t i = 0; i < cells; i++) {
         into->sum[at + i] += from->sum[i];
-        into->entries[at + i] += from->entries[i];
+        into->missing[at + i] += from->missing[i];
+    }
+    for (uint32_t i = 0; i < from->count; i++) {
+        into->added[r + i] += from->added[i];
     }
 }
 
 void map_pool_values(const struct map_pool *pool, uint16_t *ret_values)
 {
-    size_t cells = (size_t)pool->count * pool->columns;
-    for (size_t i = 0; i < cells; i++) {
-        double mean = pool->sum[i] / (double)pool->entries[i]; /* 0 / 0 is NaN */
-        ret_values[i] = map_pool_half(mean);
+    for (uint32_t r = 0; r < pool->count; r++) {
+        for (uint32_t c = 0; c < pool->columns; c++) {
+            size_t at = (size_t)r * pool->columns + c;
+            uint32_t keys =
+                edge_of(c + 1, pool->keys, pool->columns) - edge_of(c, pool->keys, pool->columns);
+            uint64_t entries = pool->added[r] * keys - pool->missing[at];
+            /* 0 / 0 is NaN */
+            ret_values[at] = map_pool_half(pool->sum[at] / pool->heads / (double)entries);
+        }
     }
 }
 

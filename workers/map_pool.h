@@ -10,6 +10,8 @@
 #ifndef WORKERS_MAP_POOL_H
 #define WORKERS_MAP_POOL_H
 
+#include "attention.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,14 +26,15 @@ struct layer_map {
 
 struct map_pool {
     uint32_t queries, keys, rows, columns; /* as in layer_map */
-    uint32_t first, count;                 /* the rows that are here; 0 = off */
-    double *sum;                           /* [count][columns], of finite entries; owned */
-    uint64_t *entries;                     /* [count][columns], how many; owned */
+    uint32_t heads;
+    uint32_t first, count; /* the rows that are here; 0 = off */
+    double *sum;           /* [count][columns], of the finite entries, over the heads; owned */
+    uint64_t *missing;     /* [count][columns], entries that are not finite; owned */
+    uint64_t *added;       /* [count], rows of the message's maps; owned */
 };
 
 /* For queries [begin, end) of the message. Returns 0 or ERR_MEMORY. */
-int map_pool_init(struct map_pool *pool, uint32_t queries, uint32_t keys, uint32_t begin,
-                  uint32_t end);
+int map_pool_init(struct map_pool *pool, const struct attention *a, uint32_t begin, uint32_t end);
 void map_pool_clear(struct map_pool *pool);
 /* Bytes of one for so many queries of the message. */
 size_t map_pool_bytes(uint32_t queries, uint32_t keys, uint32_t part);
@@ -39,12 +42,10 @@ size_t map_pool_bytes(uint32_t queries, uint32_t keys, uint32_t part);
 /* Which of n cells entry i of T is in. */
 uint32_t map_pool_cell(uint32_t i, uint32_t T, uint32_t n);
 
-/* Adds row i of the head-mean map of one sample: its finite entries. */
+/* Adds row i of one sample, summed over the heads: its finite entries. */
 void map_pool_add_row(struct map_pool *pool, uint32_t i, const double *row);
-/* Adds what `rows` rows of one map row (map_pool_cell) add up to, over `heads` heads as well; all
- * are finite. */
-void map_pool_add_sums(struct map_pool *pool, uint32_t row, const double *sum, uint32_t rows,
-                       uint32_t heads);
+/* Adds the sum of so many such rows that are in one row of cells (map_pool_cell) and finite. */
+void map_pool_add_sums(struct map_pool *pool, uint32_t cell, const double *sum, uint32_t rows);
 /* Adds the rows of a part. */
 void map_pool_merge(struct map_pool *into, const struct map_pool *from);
 

@@ -89,7 +89,7 @@ static int allocate_part(struct measure *m, struct part *p)
         return rc;
     }
     if (rc == 0 && wants_pooled_map(plan)) {
-        rc = map_pool_init(&p->pool, m->attention.queries, m->attention.keys, p->begin, p->end);
+        rc = map_pool_init(&p->pool, &m->attention, p->begin, p->end);
         p->block.pool = rc == 0 ? &p->pool : NULL;
     }
     if (rc == 0 && measure_across(plan, METRIC_GROUP_SIMILARITY)) {
@@ -351,7 +351,7 @@ static int pool_parts(struct measure *m)
 {
     const struct attention *a = &m->attention;
     struct map_pool all;
-    int rc = map_pool_init(&all, a->queries, a->keys, 0, a->queries);
+    int rc = map_pool_init(&all, a, 0, a->queries);
     if (rc != 0) {
         return rc;
     }

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "ask.h"
 
+#include "err.h"
+
+#include <string.h>
+
 #define PATIENCE_MS 60000
 
 void ask_init(struct ask *ask)
@@ -61,7 +65,8 @@ int ask_patiently(struct cli *cli)
     return CLI_OK;
 }
 
-int ask_call(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply)
+static enum rpc_status call(struct cli *cli, const char *method, struct ask *ask,
+                            struct rpc_reply *ret_reply)
 {
     struct mpk_writer params;
     mpk_writer_init(&params);
@@ -69,7 +74,22 @@ int ask_call(struct cli *cli, const char *method, struct ask *ask, struct rpc_re
     mpk_put_raw(&params, ask->pairs.buffer.data, ask->pairs.buffer.size);
     params.failed = params.failed || !mpk_writer_ok(&ask->pairs);
     mpk_writer_clear(&ask->pairs);
-    int code = cli_call(cli, method, &params, ret_reply);
+    enum rpc_status status = rpc_call(cli->rpc, method, &params, ret_reply);
     mpk_writer_clear(&params);
-    return code;
+    return status;
+}
+
+int ask_call(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply)
+{
+    return cli_explain(cli, call(cli, method, ask, ret_reply), ret_reply);
+}
+
+int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply,
+                bool *ret_any)
+{
+    enum rpc_status status = call(cli, method, ask, ret_reply);
+    *ret_any = status == RPC_OK;
+    if (status == RPC_REFUSED && strcmp(ret_reply->code, err_slug(ERR_NO_HISTORY)) == 0)
+        return CLI_OK;
+    return cli_explain(cli, status, ret_reply);
 }

@@ -25,6 +25,11 @@ void ask_range(struct ask *ask, const struct args *args);
  * cli_call. */
 int ask_call(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply);
 
+/* The same, but that there is nothing is an answer, too: then *ret_any is false and the reply is
+ * not to be cleared. */
+int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply,
+                bool *ret_any);
+
 /* Waits longer for answers from here on, unless --timeout says how long. Returns CLI_OK or, when
  * attnd is not there, the exit code. */
 int ask_patiently(struct cli *cli);

@@ -82,13 +82,17 @@ int cli_connect(struct cli *cli, struct rpc *ret_rpc)
     return status == RPC_OK ? CLI_OK : explain(cli, status);
 }
 
+int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)
+{
+    if (status == RPC_REFUSED)
+        return explain_refusal(cli, reply);
+    return status == RPC_OK ? CLI_OK : explain(cli, status);
+}
+
 int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
              struct rpc_reply *ret_reply)
 {
-    enum rpc_status status = rpc_call(cli->rpc, method, params, ret_reply);
-    if (status == RPC_REFUSED)
-        return explain_refusal(cli, ret_reply);
-    return status == RPC_OK ? CLI_OK : explain(cli, status);
+    return cli_explain(cli, rpc_call(cli->rpc, method, params, ret_reply), ret_reply);
 }
 
 int cli_usage(struct cli *cli, const char *format, ...)

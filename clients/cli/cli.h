@@ -28,6 +28,9 @@ struct cli {
 int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
              struct rpc_reply *ret_reply);
 
+/* Explains what rpc_call said, unless it was RPC_OK. Returns CLI_OK or the exit code. */
+int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply);
+
 /* Connects, or explains on err. Returns CLI_OK or the exit code. */
 int cli_connect(struct cli *cli, struct rpc *ret_rpc);
 

@@ -283,21 +283,16 @@ static int feed(struct checking *checking)
 /* The verdict -----------------------------------------------------------------------------------
  */
 
+/* The message names metric, layer and head. */
 static void print_alert(struct cli *cli, const msgpack_object *map)
 {
-    char severity[32], rule[80], layer[LAYER_TEXT_MAX], message[512];
-    const msgpack_object *since = mpk_find(map, "since"), *head = mpk_find(map, "head");
+    char severity[32], rule[80], message[512];
+    const msgpack_object *since = mpk_find(map, "since");
     field_text(map, "severity", severity, sizeof(severity));
     field_text(map, "rule", rule, sizeof(rule));
     field_text(map, "message", message, sizeof(message));
-    field_layer(map, layer);
-    fprintf(cli->out, "%-8s %s", severity, rule);
-    if (strcmp(layer, "-") != 0)
-        fprintf(cli->out, " %s", layer);
-    if (head && head->type != MSGPACK_OBJECT_NIL)
-        fprintf(cli->out, " head %" PRIu64, field_u64(map, "head"));
-    fprintf(cli->out, ", since epoch %" PRIu64 " step %" PRIu64 ": %s\n", field_u64(since, "epoch"),
-            field_u64(since, "step"), message);
+    fprintf(cli->out, "%-8s %s since epoch %" PRIu64 " step %" PRIu64 ": %s\n", severity, rule,
+            field_u64(since, "epoch"), field_u64(since, "step"), message);
 }
 
 /* Returns CLI_OK, or CLI_FINDING when out of memory. */

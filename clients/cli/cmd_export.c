@@ -19,7 +19,7 @@ struct piece {
 };
 
 static int ask_page(struct cli *cli, const struct piece *piece, uint64_t from,
-                    struct rpc_reply *ret_reply)
+                    struct rpc_reply *ret_reply, bool *ret_any)
 {
     struct ask ask;
     ask_init(&ask);
@@ -36,7 +36,7 @@ static int ask_page(struct cli *cli, const struct piece *piece, uint64_t from,
     if (cli->args->given & ARGS_HEAD)
         ask_number(&ask, "head", cli->args->head);
     ask_number(&ask, "limit", PAGE);
-    return ask_call(cli, "history", &ask, ret_reply);
+    return ask_for_any(cli, "history", &ask, ret_reply, ret_any);
 }
 
 /* Prints a page; *from moves behind it. Returns whether there is another. */
@@ -59,8 +59,8 @@ static int export_piece(struct cli *cli, const struct piece *piece)
     bool more = true;
     while (more) {
         struct rpc_reply reply;
-        int code = ask_page(cli, piece, from, &reply);
-        if (code != CLI_OK)
+        int code = ask_page(cli, piece, from, &reply, &more);
+        if (code != CLI_OK || !more)
             return code;
         more = print_page(cli, reply.result, &from);
         rpc_reply_clear(&reply);

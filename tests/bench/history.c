@@ -50,7 +50,8 @@ static void prepare(struct variant *variant, uint32_t heads, uint64_t seed)
     struct layer_state *state = layer_state_new(heads, BUCKETS);
     must(state, "out of memory");
     for (uint64_t i = 0; i < MESSAGES; i++) {
-        struct measured_options options = {2, heads, 32, 1.0, false, seed * MESSAGES + i};
+        struct measured_options options = {
+            .batch = 2, .heads = heads, .size = 32, .sharpness = 1.0, .seed = seed * MESSAGES + i};
         struct measured_message *message = measured_message_new(&options, i + 1);
         must(message, "out of memory");
         const struct measured *measured = measure_result(message->measure);

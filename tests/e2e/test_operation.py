@@ -98,7 +98,7 @@ def test_a_stop_does_not_wait_longer_than_its_timeout(rng):
 
 
 def test_over_the_budget_attnd_stops_reading_and_goes_on_later(rng):
-    attnd = Attnd("ingest.budget=4MiB", "ingest.max_message=4MiB", "workers.threads=1")
+    attnd = Attnd("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1")
     trainer = Trainer(attnd, "job")
     weights = softmax_maps(rng, 1, 4, 256, 256)
     for step in range(24):
@@ -200,9 +200,9 @@ def test_a_free_port_is_told_where_one_asks(tmp_path):
                            "control.endpoint=ipc://" + str(tmp_path / "control"), "--set",
                            "tap.endpoint=ipc://" + str(tmp_path / "tap")], stderr=subprocess.PIPE,
                           text=True) as process:
-        started = process.stderr.readline()
+        started = next(line for line in process.stderr if "event=started" in line)
         process.terminate()
-    assert "event=started" in started and "ingest=tcp://127.0.0.1:" in started and "*" not in started
+    assert "ingest=tcp://127.0.0.1:" in started and "*" not in started
 
 
 @pytest.mark.parametrize("timeout", ["0s", "5ms", "20ms", "100ms"])

@@ -302,7 +302,7 @@ static void add_block(struct block *total, struct options *o, uint32_t begin, ui
 
 static void compute(struct block *total, struct options *o, struct scratch *scratch)
 {
-    if (map_pool_init(&o->pool, o->a.queries, o->a.keys, 0, o->a.queries) < 0) {
+    if (map_pool_init(&o->pool, &o->a, 0, o->a.queries) < 0) {
         die("map_pool: out of memory");
     }
     if (block_init(total, &o->a, &o->plan) < 0) {

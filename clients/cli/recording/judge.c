@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 static const char *const sockets[] = {"ingest", "publish", "control", "tap"};
+/* A socket's path has at most 107 bytes. */
+enum { PARENT_MAX = 107 - (sizeof("/attnctl-XXXXXX/publish") - 1) };
 enum { SOCKETS = sizeof(sockets) / sizeof(sockets[0]) };
 
 /* Keys that the file does not decide. */
@@ -65,17 +67,22 @@ int judge_configure(const char *path, struct config *ret_config, char *reterr)
 /* Its directory ---------------------------------------------------------------------------------
  */
 
-static int make_directory(struct judge *judge, char *reterr)
+/* $TMPDIR, unless the path of a socket there would be too long for the system. */
+static const char *parent_directory(void)
 {
     const char *parent = getenv("TMPDIR");
-    snprintf(judge->directory, sizeof(judge->directory), "%.64s/attnctl-XXXXXX",
-             parent && *parent ? parent : "/tmp");
+    return parent && *parent && strlen(parent) <= PARENT_MAX ? parent : "/tmp";
+}
+
+static int make_directory(struct judge *judge, char *reterr)
+{
+    const char *parent = parent_directory();
+    snprintf(judge->directory, sizeof(judge->directory), "%s/attnctl-XXXXXX", parent);
     if (mkdtemp(judge->directory))
         return 0;
     snprintf(reterr, CONFIG_ERROR_MAX,
-             "cannot make a directory in %.64s: %s; choose another with "
-             "TMPDIR",
-             parent && *parent ? parent : "/tmp", strerror(errno));
+             "cannot make a directory in %s: %s; choose another with TMPDIR", parent,
+             strerror(errno));
     return -1;
 }
 

@@ -10,6 +10,7 @@ struct measured_options {
     uint32_t batch, heads, size; /* [batch, heads, size, size] */
     double sharpness;            /* of softmax(sharpness * normal); each head has a multiple */
     bool everything;             /* similarity and head pairs as well; else what is on by default */
+    bool without_spectra;
     uint64_t seed;
 };
 
@@ -21,6 +22,8 @@ struct measured_message {
 /* NULL when out of memory. Arrival and step are `arrival`, the rank index is 0. */
 struct measured_message *measured_message_new(const struct measured_options *options,
                                               uint64_t arrival);
+/* Processor time of one measurement, the fastest of so many; 0 when out of memory. */
+double measured_seconds(const struct measured_options *options, int times);
 /* One of tier weights, with this many heads. */
 struct measured_message *measured_weights_new(uint32_t heads, uint64_t arrival);
 void measured_message_free(struct measured_message **message);

@@ -5,6 +5,7 @@
 
 #include "clock.h"
 
+#include <math.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,37 +54,60 @@ static uint64_t next_random(uint64_t *seed)
     return *seed >> 33;
 }
 
-static void fill_metric(struct layer_state *state, int metric, const struct past_window *window)
+static const int metrics[] = {METRIC_ENTROPY, METRIC_ENTROPY_NORMALIZED, METRIC_FIRST_TOKEN,
+                              METRIC_VARIANCE};
+enum { METRICS = sizeof metrics / sizeof metrics[0] };
+
+/* Value i of a head and metric. */
+static double value_of(const struct past_window *window, int metric, uint32_t head, int i)
 {
-    state->on[metric] = true;
-    state->stat[metric] = calloc(state->heads, sizeof *state->stat[metric]);
-    assert_non_null(state->stat[metric]);
-    for (uint32_t head = 0; head < state->heads; head++) {
-        uint64_t seed = window->seed + window->last * 1000003u + head * 101u + (uint64_t)metric;
-        for (int i = 0; i < ROWS; i++) {
-            double x = (double)(next_random(&seed) % 1000000) / 1e6 + head + window->shift;
-            assert_int_equal(dist_add(&state->stat[metric][head], x), 0);
-            state->last[(size_t)metric * state->heads + head] = x;
+    uint64_t seed = window->seed + window->last * 1000003u + head * 101u + (uint64_t)metric;
+    for (int drawn = 0; drawn < i; drawn++)
+        next_random(&seed);
+    return (double)(next_random(&seed) % 1000000) / 1e6 + head + window->shift;
+}
+
+/* A message with one row, or one value, per head and metric. */
+static void add_message(struct layer_state *state, const struct past_window *window, int i)
+{
+    struct head_block *blocks = calloc(window->heads, sizeof *blocks);
+    double *values = calloc((size_t)METRICS * window->heads, sizeof *values);
+    struct message message = {.arrival = (uint64_t)i + 1,
+                              .header = {.type = MESSAGE_ATTENTION,
+                                         .heads = window->heads,
+                                         .epoch = window->last,
+                                         .step = window->last * 10,
+                                         .time_ns = window->last * 1000}};
+    struct measured measured = {.heads = window->heads,
+                                .rows = 1,
+                                .head = blocks,
+                                .row_sum_error = NAN,
+                                .sink_rate = i == ROWS - 1 ? 0.25 + window->shift : NAN};
+    assert_true(blocks && values);
+    for (int k = 0; k < METRICS; k++) {
+        measured.value[metrics[k]] = values + (size_t)k * window->heads;
+        for (uint32_t h = 0; h < window->heads; h++) {
+            double x = value_of(window, metrics[k], h, i);
+            measured.value[metrics[k]][h] = x;
+            if (metrics[k] < METRIC_ROW_COUNT)
+                assert_int_equal(dist_add(&blocks[h].row[metrics[k]], x), 0);
         }
     }
+    assert_int_equal(layer_state_add(state, &message, &measured), 0);
+    for (int k = 0; k < METRICS; k++)
+        for (uint32_t h = 0; h < window->heads && metrics[k] < METRIC_ROW_COUNT; h++)
+            dist_clear(&blocks[h].row[metrics[k]]);
+    free(blocks);
+    free(values);
 }
 
 struct layer_state *past_state(const struct past_window *window)
 {
-    static const int metrics[] = {METRIC_ENTROPY, METRIC_ENTROPY_NORMALIZED, METRIC_FIRST_TOKEN,
-                                  METRIC_VARIANCE};
-    struct layer_state *state = layer_state_new(window->heads, 48);
+    struct layer_state *state = layer_state_new(window->heads, PAST_BUCKETS);
     assert_non_null(state);
-    for (size_t i = 0; i < sizeof metrics / sizeof metrics[0]; i++)
-        fill_metric(state, metrics[i], window);
-    assert_int_equal(dist_add(&state->sink_rate, 0.25 + window->shift), 0);
-    state->sink_rate_last = 0.25 + window->shift;
-    state->newest = 1;
-    state->epoch = window->last;
-    state->step = window->last * 10;
-    state->time_ns = window->last * 1000;
+    for (int i = 0; i < ROWS; i++)
+        add_message(state, window, i);
     state->messages = 1;
-    state->rows = ROWS;
     return state;
 }
 

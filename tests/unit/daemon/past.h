@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define PAST_BUCKETS 48 /* of a histogram */
+
 struct past {
     char directory[64];
     struct config config;

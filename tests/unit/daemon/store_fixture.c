@@ -129,7 +129,8 @@ void pack_state(uint64_t seed, struct mpk_writer *ret_packed)
     struct layer_state *state = layer_state_new(3, 48);
     assert_non_null(state);
     for (uint64_t i = 0; i < 2; i++) {
-        struct measured_options options = {2, 3, 8, 2.0, false, 2 * seed + i};
+        struct measured_options options = {
+            .batch = 2, .heads = 3, .size = 8, .sharpness = 2.0, .seed = 2 * seed + i};
         struct measured_message *message = measured_message_new(&options, i + 1);
         assert_non_null(message);
         assert_int_equal(

@@ -645,7 +645,7 @@ static void test_hostile_bytes_are_refused_or_harmless(void **unused)
     for (int i = 0; i < 4000; i++) {
         size_t at = (size_t)(random_unit(&seed) * (double)packed.buffer.size);
         char was = packed.buffer.data[at];
-        packed.buffer.data[at] = (char)(random_unit(&seed) * 256);
+        packed.buffer.data[at] = (char)(unsigned char)(random_unit(&seed) * 256);
         int code = unpack_copy(packed.buffer.data, packed.buffer.size, &back);
         assert_true(code == 0 || code == ERR_STORE_FORMAT);
         if (code == 0)

@@ -12,6 +12,7 @@
 struct fixture {
     struct config config;
     struct result_sink sink;
+    struct stats stats;
     struct registry *registry;
     uint64_t now, arrivals;
     int summaries, others;
@@ -38,7 +39,7 @@ static int set_up(void **state)
     f->config.limits_jobs = 2;
     f->config.limits_runs = 2;
     f->config.limits_idle = 10 * S;
-    f->sink = (struct result_sink){.put = put, .data = f};
+    f->sink = (struct result_sink){.put = put, .stats = &f->stats, .data = f};
     f->now = 1000 * S;
     f->registry = registry_new(&f->config, &f->sink, forget, f);
     *state = f;

@@ -100,7 +100,7 @@ static void add_block(struct map_pool *pool, const struct attention *a, uint32_t
     struct block_plan plan = {0};
     struct block block;
     struct map_pool part;
-    assert_int_equal(map_pool_init(&part, a->queries, a->keys, begin, end), 0);
+    assert_int_equal(map_pool_init(&part, a, begin, end), 0);
     assert_int_equal(block_init(&block, a, &plan), 0);
     block.pool = &part;
     assert_int_equal(block_compute(&block, a, begin, end, isa, &scratch), 0);
@@ -114,7 +114,7 @@ static void add_block(struct map_pool *pool, const struct attention *a, uint32_t
 static uint16_t *map_of(const struct attention *a, uint32_t piece, enum isa isa)
 {
     struct map_pool pool;
-    assert_int_equal(map_pool_init(&pool, a->queries, a->keys, 0, a->queries), 0);
+    assert_int_equal(map_pool_init(&pool, a, 0, a->queries), 0);
     for (uint32_t i = 0; i < a->queries; i += piece) {
         add_block(&pool, a, i, i + piece < a->queries ? i + piece : a->queries, isa);
     }
@@ -212,10 +212,11 @@ static void test_entries_that_are_not_finite_are_left_out(void **state)
 static void test_out_of_memory(void **state)
 {
     (void)state;
+    struct attention a = attention_of(QUERIES, KEYS);
     struct map_pool pool;
-    for (unsigned nth = 1; nth <= 2; nth++) {
+    for (unsigned nth = 1; nth <= 3; nth++) {
         heap_fail_at(nth);
-        assert_int_equal(map_pool_init(&pool, QUERIES, KEYS, 0, QUERIES), ERR_MEMORY);
+        assert_int_equal(map_pool_init(&pool, &a, 0, QUERIES), ERR_MEMORY);
         heap_fail_at(0);
         assert_null(pool.sum);
     }
@@ -224,11 +225,12 @@ static void test_out_of_memory(void **state)
 static void test_bytes_are_an_upper_bound(void **state)
 {
     (void)state;
+    struct attention a = attention_of(QUERIES, KEYS);
     struct map_pool pool;
     for (uint32_t begin = 0; begin < QUERIES; begin += 7) {
         for (uint32_t part = 1; begin + part <= QUERIES; part += 13) {
-            assert_int_equal(map_pool_init(&pool, QUERIES, KEYS, begin, begin + part), 0);
-            assert_true((size_t)pool.count * pool.columns * 16 <=
+            assert_int_equal(map_pool_init(&pool, &a, begin, begin + part), 0);
+            assert_true((size_t)pool.count * (pool.columns * 16 + 8) <=
                         map_pool_bytes(QUERIES, KEYS, part));
             map_pool_clear(&pool);
         }

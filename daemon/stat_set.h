@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* stat_set: the statistics of many numbers of one thing (the metrics of a head), as few bytes as
+ * they take: moments, the newest value, a histogram. Merging sets and splitting values over them
+ * obeys workers/dist.h: counts, min, max and histograms bit for bit.
+ *
+ * A number has a slot; those from STAT_HISTS on have no histogram. A set is for reading: it is
+ * changed by writing it anew, with the memory of a stat_writer or of a stat_sums. One owner at a
+ * time. */
+#ifndef DAEMON_STAT_SET_H
+#define DAEMON_STAT_SET_H
+
+#include "dist.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define STAT_HISTS 64
+#define STAT_SLOTS 128
+#define STAT_WORDS (STAT_SLOTS / 64)
+
+/* Bit per slot. */
+struct stat_mask {
+    uint64_t bits[STAT_WORDS];
+};
+
+/* A zeroed struct is empty. */
+struct stat_set {
+    uint8_t *bytes; /* owned */
+    uint32_t size, capacity;
+};
+
+void stat_set_clear(struct stat_set *set);
+/* Memory that it takes, the allocator's included. */
+uint64_t stat_set_bytes(const struct stat_set *set);
+/* Takes a copy of bytes that are already a set. Returns 0 or ERR_MEMORY, then without effect. */
+int stat_set_assign(struct stat_set *set, const uint8_t *bytes, uint32_t size);
+/* Whether bytes[size] are a set whose histograms have at most so many buckets. */
+bool stat_set_check(const uint8_t *bytes, size_t size, uint32_t buckets);
+
+/* Reading */
+
+/* One number's statistics. */
+struct stat_record {
+    struct moments moments;
+    double last;         /* NaN: there is none */
+    const uint8_t *hist; /* in the set; NULL when all values are the same, or there is none */
+    uint32_t hist_size;
+    const uint8_t *begin, *end; /* its bytes in the set */
+};
+
+struct stat_reader {
+    const uint8_t *at;
+    struct stat_mask left; /* slots to come */
+};
+
+void stat_reader_init(struct stat_reader *reader, const struct stat_set *set);
+/* The next number, by ascending slots; false after the last. */
+bool stat_read(struct stat_reader *reader, uint32_t *ret_slot, struct stat_record *ret_stat);
+/* The number in a slot; empty, with a NaN, when there is none. */
+struct stat_record stat_find(const struct stat_set *set, uint32_t slot);
+/* Its distribution, into one that has had other contents. Returns 0 or ERR_MEMORY. */
+int stat_dist(const struct stat_record *stat, struct dist *dist);
+
+/* Adding values */
+
+/* What a message says of a number. */
+struct stat_input {
+    double value;            /* added when there are no rows and it is finite */
+    const struct dist *rows; /* added; NULL = there are none */
+    bool newest;             /* `value` is the newest, even if NaN */
+};
+
+struct stat_writer;
+
+/* For histograms of at most so many buckets. NULL when out of memory. */
+struct stat_writer *stat_writer_new(uint32_t buckets);
+void stat_writer_free(struct stat_writer **writer);
+/* Adds inputs[slot] of the slots in the mask. Returns 0 or ERR_MEMORY, then without effect. */
+int stat_set_add(struct stat_set *set, const struct stat_input inputs[STAT_SLOTS],
+                 struct stat_mask mask, struct stat_writer *writer);
+/* Gives each number to its new slot, slots[old]; those from STAT_SLOTS on are left out. A number
+ * with a histogram must go to where there is one. As above. */
+int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS],
+                  struct stat_writer *writer);
+
+/* Adding sets */
+
+struct stat_sums;
+
+/* Numbers that are measured together have the newest value together: leader[slot] is the first slot
+ * of its group, and a set without a newest value there has none of the group; STAT_SLOTS: a group
+ * of its own that every set has. Borrowed. NULL when out of memory. */
+struct stat_sums *stat_sums_new(uint32_t buckets, const uint8_t leader[STAT_SLOTS]);
+void stat_sums_free(struct stat_sums **sums);
+/* Adds a set. `newer`: its newest values replace those so far. Returns 0 or ERR_MEMORY (the sums
+ * are then only good for freeing). */
+int stat_sums_add(struct stat_sums *sums, const struct stat_set *set, bool newer);
+/* Writes the sum to a set, and begins anew. Returns 0 or ERR_MEMORY, as above. */
+int stat_sums_take(struct stat_sums *sums, struct stat_set *set);
+
+#endif

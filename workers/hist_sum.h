@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* hist_sum: histograms as bytes, and the sum of many of them, with a counter for every key.
+ *
+ * Bytes are what is kept: a histogram of 48 buckets takes about 60 of them while its counts are
+ * below 256, and twice that up to 65535. One owner at a time. */
+#ifndef WORKERS_HIST_SUM_H
+#define WORKERS_HIST_SUM_H
+
+#include "hist.h"
+
+#include <stdbool.h>
+
+#define HIST_BLOCK       8 /* keys side by side that are written together */
+#define HIST_BLOCKS      ((HIST_KEYS + HIST_BLOCK - 1) / HIST_BLOCK)
+#define HIST_BLOCK_WORDS ((HIST_BLOCKS + 63) / 64)
+
+/* A zeroed struct is empty. */
+struct hist_sum {
+    uint32_t halvings;
+    uint64_t touched[HIST_BLOCK_WORDS];       /* bit per block that may have counts */
+    uint32_t count[HIST_BLOCKS * HIST_BLOCK]; /* by key + hist_key_max(halvings) */
+};
+
+/* Adds to the sum, which takes the lower of the two resolutions. Counts saturate. */
+void hist_sum_add_value(struct hist_sum *sum, double x, uint32_t count);
+void hist_sum_add(struct hist_sum *sum, const struct hist *h);
+/* What hist_sum_write wrote, or hist_bytes_check accepted. */
+void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size);
+
+/* Halves the resolution until at most `limit` buckets are used, writes the histogram to bytes[]
+ * (hist_bytes_max) and leaves the sum empty. Returns how many bytes; 0 when it was empty. */
+size_t hist_sum_write(struct hist_sum *sum, uint32_t limit, uint8_t *bytes);
+
+void hist_sum_clear(struct hist_sum *sum);
+
+/* Most bytes of a histogram of so many buckets. */
+size_t hist_bytes_max(uint32_t buckets);
+/* Reads a histogram into one that has had other contents. Returns 0 or ERR_MEMORY, then without
+ * effect. */
+int hist_bytes_read(const uint8_t *bytes, size_t size, struct hist *h);
+/* Whether bytes[size] are as hist_sum_write writes a histogram that is not empty; then *ret_used
+ * buckets and *ret_total counts. */
+bool hist_bytes_check(const uint8_t *bytes, size_t size, uint32_t *ret_used, uint64_t *ret_total);
+
+#endif
