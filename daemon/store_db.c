@@ -3,8 +3,9 @@
  * was not closed cleanly is checked (quick_check) before it is used: that reads all of it, about a
  * second per GiB that is in memory.
  *
- * Write-ahead log, synchronous = NORMAL: a commit is not on the disk until the next checkpoint, so
- * a power failure may cost the newest ones; a kill costs none. This connection alone writes and
+ * Write-ahead log, synchronous = NORMAL: the disk is waited for when the log is moved into the
+ * database (store.c: every 10 s at the latest), so a power failure may cost the commits since; a
+ * kill costs none. This connection alone writes and
  * checkpoints; readers open read-only. No memory mapping: an I/O error would be a SIGBUS. */
 #include "store_db.h"
 
