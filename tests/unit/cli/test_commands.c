@@ -578,15 +578,16 @@ static void test_tail_shows_alerts(void **state)
         .message = "entropy_normalized of decoder.2.self head 5 is 0.04, below 0.1 for 3 windows",
     };
     struct mpk_writer map;
-    FILE *pipe = start(fake->endpoint, "tail --count 1 alert/");
+    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 1 alert/");
     await_subscription(fake, "alert/");
     mpk_writer_init(&map);
     alert_encode(&alert, &map);
     publish(fake, "alert/gpt-small/", &map);
     mpk_writer_clear(&map);
-    finish(pipe, 0,
-           "alert   gpt-small critical firing entropy_collapse: entropy_normalized of "
-           "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
+    attnctl_finish(
+        pipe, 0,
+        "alert   gpt-small critical firing entropy_collapse: entropy_normalized of "
+        "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
 }
 
 static void assert_tail_says(void **state, const char *arguments, const char *text)
