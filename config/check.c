@@ -121,10 +121,31 @@ static int check_jobs(const struct config *config, char *reterr)
     return 0;
 }
 
+static int check_alerts(const struct config *config, char *reterr)
+{
+    const char *command = config->alerts_command.text, *webhook = config->alerts_webhook.text;
+    char quoted[QUOTE_MAX + 4];
+    if (*command && *command != '/') {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "alerts.command: '%s': not an absolute path (valid: /path/to/program, and its "
+                 "arguments between blanks)",
+                 config_quotable(command, quoted));
+        return -1;
+    }
+    if (*webhook && strncmp(webhook, "http://", 7) != 0 && strncmp(webhook, "https://", 8) != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "alerts.webhook: '%s': not such a URL (valid: http://... or https://...)",
+                 config_quotable(webhook, quoted));
+        return -1;
+    }
+    return 0;
+}
+
 int config_check(const struct config *config, char *reterr)
 {
     if (check_budget(config, reterr) != 0 || check_endpoints(config, reterr) != 0 ||
-        check_windows(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0)
+        check_windows(config, reterr) != 0 || check_alerts(config, reterr) != 0 ||
+        check_metrics(config, "metrics", reterr) != 0)
         return -1;
     return check_jobs(config, reterr);
 }

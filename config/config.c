@@ -7,6 +7,8 @@
 #include "config.h"
 
 #include "jobs.h"
+#include "names.h"
+#include "rule_list.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -82,57 +84,6 @@ const char *config_quotable(const char *text, char ret_text[QUOTE_MAX + 4])
     return ret_text;
 }
 
-/* Number of single-character edits between two names; names beyond 31 bytes count as far away. */
-static unsigned edit_distance(const char *a, const char *b)
-{
-    unsigned row[32];
-    size_t width = strlen(b);
-    if (strlen(a) > 31 || width > 31)
-        return 32;
-    for (unsigned j = 0; j <= width; j++)
-        row[j] = j;
-    for (unsigned i = 1; a[i - 1]; i++) {
-        unsigned diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= width; j++) {
-            unsigned best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            best = best < row[j] + 1 ? best : row[j] + 1;
-            row[j] = best < row[j - 1] + 1 ? best : row[j - 1] + 1;
-        }
-    }
-    return row[width];
-}
-
-/* The names a user could have written, and the closest one. */
-struct names {
-    char list[CONFIG_ERROR_MAX / 2]; /* comma-separated */
-    size_t used;
-    const char *wanted, *closest;
-    unsigned distance;
-};
-
-static void names_add(struct names *names, const char *name)
-{
-    int written = snprintf(names->list + names->used, sizeof(names->list) - names->used, "%s%s",
-                           names->used ? ", " : "", name);
-    names->used += (size_t)written;
-    assert(names->used < sizeof(names->list));
-    unsigned distance = edit_distance(names->wanted, name);
-    if (distance < names->distance) {
-        names->distance = distance;
-        names->closest = name;
-    }
-}
-
-/* "; did you mean budget?" when a name is within two edits, else "". */
-static const char *names_guess(const struct names *names, char ret_text[64])
-{
-    bool close = names->distance <= 2 && names->distance < strlen(names->wanted);
-    snprintf(ret_text, 64, close ? "; did you mean %s?" : "%.0s", close ? names->closest : "");
-    return ret_text;
-}
-
 static int unknown_section(const char *section, struct origin origin, char *reterr)
 {
     struct names names = {.wanted = section, .distance = 32};
@@ -141,6 +92,7 @@ static int unknown_section(const char *section, struct origin origin, char *rete
         if (config_opens_section(i))
             names_add(&names, config_keys[i].section);
     names_add(&names, "jobs");
+    names_add(&names, "rules");
     return config_error(reterr, origin, "%s: unknown section (valid: %s%s)",
                         config_quotable(section, quoted), names.list, names_guess(&names, guess));
 }
@@ -210,6 +162,9 @@ int config_set(struct config *config, const char *assignment, char *reterr)
     if (strncmp(assignment, "jobs.", 5) == 0)
         return config_error(reterr, origin, "'%s': settings of some jobs belong into a file",
                             config_quotable(assignment, quoted));
+    if (strncmp(assignment, "rules.", 6) == 0)
+        return config_error(reterr, origin, "'%s': rules belong into a file",
+                            config_quotable(assignment, quoted));
     if (sscanf(assignment, "%63[^.=].%63[^.=]=%n", section, name, &value_at) != 2 || value_at < 0)
         return config_error(reterr, origin, "'%s': not of the form section.key=value",
                             config_quotable(assignment, quoted));
@@ -218,6 +173,49 @@ int config_set(struct config *config, const char *assignment, char *reterr)
     int key = config_find_key(section, section, name, origin, reterr);
     return key < 0 ? -1
                    : config_assign(config, key, section, assignment + value_at, origin, reterr);
+}
+
+static void each_override(const struct config *config,
+                          void (*visit)(void *data, const char *section, const char *name,
+                                        const char *value),
+                          void *data)
+{
+    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
+        const struct job_rule *rule = jobs_rule(config->jobs, i);
+        for (int k = 0; k < KEY_COUNT; k++) {
+            char text[VALUE_TEXT_MAX];
+            if (!rule->key_line[k])
+                continue;
+            value_print(&config_keys[k].rule, config_field(&rule->values, k), text);
+            visit(data, rule->label, config_keys[k].name, text);
+        }
+    }
+}
+
+/* A visit of config_each, with the rule's name in the section. */
+struct rule_visit {
+    void (*visit)(void *data, const char *section, const char *name, const char *value);
+    void *data;
+    char section[sizeof("rules.") + RULE_NAME_MAX];
+};
+
+static void visit_rule_key(void *data, const char *key, const char *text)
+{
+    struct rule_visit *rule = data;
+    rule->visit(rule->data, rule->section, key, text);
+}
+
+static void each_rule(const struct config *config,
+                      void (*visit)(void *data, const char *section, const char *name,
+                                    const char *value),
+                      void *data)
+{
+    for (uint32_t i = 0; i < config_rule_count(config); i++) {
+        const struct rule *rule = config_rule(config, i);
+        struct rule_visit each = {.visit = visit, .data = data};
+        snprintf(each.section, sizeof(each.section), "rules.%s", rule->name);
+        rule_each_key(rule, visit_rule_key, &each);
+    }
 }
 
 void config_each(const struct config *config,
@@ -231,14 +229,6 @@ void config_each(const struct config *config,
         value_print(&key->rule, config_field(config, i), text);
         visit(data, key->section, key->name, text);
     }
-    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
-        const struct job_rule *rule = jobs_rule(config->jobs, i);
-        for (int k = 0; k < KEY_COUNT; k++) {
-            char text[VALUE_TEXT_MAX];
-            if (!rule->key_line[k])
-                continue;
-            value_print(&config_keys[k].rule, config_field(&rule->values, k), text);
-            visit(data, rule->label, config_keys[k].name, text);
-        }
-    }
+    each_override(config, visit, data);
+    each_rule(config, visit, data);
 }

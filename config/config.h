@@ -88,13 +88,17 @@ typedef struct {
 /* Overrides of `metrics` keys for jobs whose name matches a pattern. */
 struct config_jobs;
 
-/* Fields are named section_key: config.window_length. A copy borrows `jobs` of what it was copied
- * from; the one config that config_load filled owns it, until config_clear. */
+/* Alert rules: rules.h. */
+struct config_rules;
+
+/* Fields are named section_key: config.window_length. A copy borrows `jobs` and `rules` of what it
+ * was copied from; the one config that config_load filled owns them, until config_clear. */
 struct config {
 #define KEY(section, name, type, text, minimum, maximum, help) CONFIG_TYPE_##type section##_##name;
 #include "keys.def"
 #undef KEY
-    struct config_jobs *jobs; /* NULL = none */
+    struct config_jobs *jobs;   /* NULL = none */
+    struct config_rules *rules; /* NULL = the defaults */
 };
 
 /* A window is kept in parts of gcd(length, every) units; at most this many make one window, which
@@ -109,17 +113,19 @@ uint64_t config_window_part(uint64_t length, uint64_t every);
 /* All defaults; owns nothing yet. */
 void config_defaults(struct config *ret_config);
 
-/* Frees the overrides; the values stay. Once, by the owner, after the last use of any copy. */
+/* Frees the overrides and rules; the values stay. Once, by the owner, after the last use of any
+ * copy. */
 void config_clear(struct config *config);
 
 /* What holds for a job: *config with the overrides of the first pattern, in the order of the file,
- * that matches its name as a shell matches file names. *ret_config owns and borrows nothing. */
+ * that matches its name as a shell matches file names. *ret_config borrows the rules and owns
+ * nothing. */
 void config_for_job(const struct config *config, const char *job, struct config *ret_config);
 
 /* Applies a YAML file over *config. Returns 0, or -1 with a message in reterr (CONFIG_ERROR_MAX
  * bytes, no newline); *config is then unchanged. A key that is named twice, an unknown key, a wrong
  * type and a value out of range are errors. An empty file is valid. The overrides of a file with a
- * section `jobs` replace those of *config, which then owns them. */
+ * section `jobs` replace those of *config, which then owns them; likewise `rules`. */
 int config_load(struct config *config, const char *path, char *reterr);
 
 /* Applies one "section.key=value", as --set gives it. Same errors, with "--set" for path:line. */
@@ -133,11 +139,16 @@ int config_check(const struct config *config, char *reterr);
  * defaults it is config/attnd.yaml, byte for byte. */
 void config_print(const struct config *config, FILE *out);
 
-/* Writes every key as a Markdown table: the one in config/README.md. */
+/* Writes every key as a Markdown table: the one in config/README.md. The same of the keys of a
+ * rule, of what rules can judge besides metrics, and of the default rules. */
 void config_print_table(FILE *out);
+void config_print_rule_keys(FILE *out);
+void config_print_rule_metrics(FILE *out);
+void config_print_default_rules(FILE *out);
 
 /* Calls `visit` for every key in table order with its value as text: the control call `config`.
- * Then for every override, with "jobs.<pattern>" as its section. */
+ * Then for every override, with "jobs.<pattern>" as its section, and for the rules in force, with
+ * "rules.<name>". */
 void config_each(const struct config *config,
                  void (*visit)(void *data, const char *section, const char *name,
                                const char *value),

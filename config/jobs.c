@@ -84,6 +84,8 @@ void jobs_apply(const struct job_rule *rule, struct config *config)
 void config_clear(struct config *config)
 {
     jobs_free(&config->jobs);
+    free(config->rules);
+    config->rules = NULL;
 }
 
 void config_for_job(const struct config *config, const char *job, struct config *ret_config)

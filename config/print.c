@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* print: a configuration as a commented YAML file, and the key table as Markdown. */
 #include "jobs.h"
+#include "rule_list.h"
+
+#include "result.h"
 
 #include <string.h>
 
@@ -15,16 +18,29 @@ static bool is_plain(const char *text)
                              "/._-+@:*[]~=")] == '\0';
 }
 
-static void print_text(FILE *out, const char *text)
+static void print_quoted(FILE *out, const char *text)
 {
-    if (is_plain(text)) {
-        fputs(text, out);
-        return;
-    }
     putc('\'', out);
     for (; *text; text++)
         fputs((char[3]){*text, *text == '\'' ? '\'' : '\0', '\0'}, out);
     putc('\'', out);
+}
+
+static void print_text(FILE *out, const char *text)
+{
+    if (is_plain(text))
+        fputs(text, out);
+    else
+        print_quoted(out, text);
+}
+
+/* A pattern that begins with * is an alias to YAML, one with [ a list. */
+static void print_pattern(FILE *out, const char *text)
+{
+    if (strpbrk(text, "*?[]!"))
+        print_quoted(out, text);
+    else
+        print_text(out, text);
 }
 
 /* `indent`, the name and the value; a list needs no quotes. */
@@ -51,7 +67,7 @@ static void print_key(const struct config *config, int index, FILE *out)
 }
 
 /* Patterns are always quoted: one that begins with * is an alias to YAML otherwise. */
-static void print_rule(const struct job_rule *rule, FILE *out)
+static void print_job(const struct job_rule *rule, FILE *out)
 {
     fprintf(out, "  '%s':", rule->pattern);
     bool empty = true;
@@ -80,7 +96,33 @@ static void print_jobs(const struct config *config, FILE *out)
     if (config->jobs)
         fputs("jobs:\n", out);
     for (uint32_t i = 0; i < jobs_count(config->jobs); i++)
-        print_rule(jobs_rule(config->jobs, i), out);
+        print_job(jobs_rule(config->jobs, i), out);
+}
+
+static void print_rule_key(void *data, const char *key, const char *text)
+{
+    FILE *out = data;
+    fprintf(out, "    %s: ", key);
+    print_pattern(out, text);
+    putc('\n', out);
+}
+
+static void print_rules(const struct config *config, FILE *out)
+{
+    fputs("\n"
+          "# What is worth an alert. A rule of the name of one below changes only what it gives "
+          "(enabled:\n"
+          "# false switches it off); any other name is a new rule. Keys, metrics and reasons:\n"
+          "# config/README.md.\n"
+          "rules:\n",
+          out);
+    for (uint32_t i = 0; i < config_rule_count(config); i++) {
+        const struct rule *rule = config_rule(config, i);
+        if (i < RULE_DEFAULT_COUNT)
+            fprintf(out, "  # %s\n", rule_default_help[i]);
+        fprintf(out, "  %s:\n", rule->name);
+        rule_each_key(rule, print_rule_key, out);
+    }
 }
 
 void config_print(const struct config *config, FILE *out)
@@ -100,6 +142,7 @@ void config_print(const struct config *config, FILE *out)
         print_key(config, i, out);
     }
     print_jobs(config, out);
+    print_rules(config, out);
 }
 
 void config_print_table(FILE *out)
@@ -111,5 +154,51 @@ void config_print_table(FILE *out)
         value_valid(&key->rule, valid);
         fprintf(out, "| `%s.%s` | %s | `%s` | %s | %s |\n", key->section, key->name,
                 value_type_name(key->rule.type), key->text, valid, key->help);
+    }
+}
+
+void config_print_rule_keys(FILE *out)
+{
+    fputs("| key | without it | valid | meaning |\n|---|---|---|---|\n", out);
+    for (int i = 0; i < RULE_KEY_COUNT; i++) {
+        const struct rule_key_info *key = &rule_keys[i];
+        fprintf(out, "| `%s` | %s | %s | %s |\n", key->name, key->text, key->valid, key->help);
+    }
+}
+
+void config_print_rule_metrics(FILE *out)
+{
+    fputs("| metric | of a | meaning |\n|---|---|---|\n", out);
+#define RULE_METRIC(symbol, name, finest, minimum, maximum, help)                                  \
+    fprintf(out, "| `%s` | %s | %s |\n", name, rule_each_names[RULE_EACH_##finest], help);
+#include "rules.def"
+#undef RULE_METRIC
+}
+
+/* "max of `max_abs_logit`, per key". */
+static void print_judged(const struct rule *rule, FILE *out)
+{
+    if (rule->statistic != RULE_MEAN)
+        fprintf(out, "%s of ", rule_statistic_name(rule->statistic));
+    fprintf(out, "`%s`%s", rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
+}
+
+void config_print_default_rules(FILE *out)
+{
+    fputs(
+        "| rule | judges | of each | fires when | for | resolved at | only after clear | severity "
+        "| means |\n|---|---|---|---|---|---|---|---|---|\n",
+        out);
+    for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
+        const struct rule *rule = &rule_defaults[i];
+        fprintf(out, "| `%s` | ", rule->name);
+        print_judged(rule, out);
+        fprintf(out, " | %s | %s %g", rule_each_names[rule->each],
+                rule_condition_name(rule->condition), rule->bound);
+        if (rule_is_rate(rule->condition))
+            fprintf(out, " within %u", (unsigned)rule->within);
+        fprintf(out, " | %u | %g | %s | %s | %s |\n", (unsigned)rule->windows, rule->clear,
+                rule->after_clear ? "yes" : "no",
+                alert_severity_name((enum alert_severity)rule->severity), rule_default_help[i]);
     }
 }

@@ -3,23 +3,31 @@
  *
  *   rules:
  *     entropy_collapse:              # a default: what is given here replaces that of the default
- *       below: 0.1
+ *       below: 0.05
  *     my_rule:                       # or one of your own
- *       metric: first_token          # any metric of metric.def, or one of the run's and layer's
- * own job: gpt-* above: 0.9 for: 3 severity: critical
+ *       metric: first_token
+ *       each: head
+ *       job: gpt-*
+ *       above: 0.9
+ *       for: 3
+ *       severity: critical
  *
  * Errors name path:line and the valid choices. Pure; any thread. */
 #ifndef CONFIG_RULES_H
 #define CONFIG_RULES_H
+
+#include "metric.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 struct config;
 
-#define RULE_NAME_MAX    64
+#define RULE_NAME_MAX    63
 #define RULE_PATTERN_MAX 128
 #define RULES_MAX        128
+#define RULE_WITHIN_MAX  64
+#define RULE_FOR_MAX     10000
 
 enum rule_condition {
     RULE_BELOW,    /* value < bound */
@@ -27,9 +35,10 @@ enum rule_condition {
     RULE_FALLS_BY, /* value is lower than `within` windows ago by more than bound */
     RULE_RISES_BY, /* ... higher ... */
     RULE_GROWS_BY, /* value is more than bound times what it was `within` windows ago */
+    RULE_CONDITION_COUNT
 };
 
-/* Which number of a window. */
+/* Which number of a window. From DELTA on they are of drift. */
 enum rule_statistic {
     RULE_MEAN,
     RULE_STD,
@@ -42,30 +51,60 @@ enum rule_statistic {
     RULE_DELTA,
     RULE_Z,
     RULE_ABS_Z,
-    RULE_JS, /* of drift */
+    RULE_JS,
+    RULE_STATISTIC_COUNT
 };
 
-/* What has a state of its own. */
-enum rule_each { RULE_EACH_HEAD, RULE_EACH_LAYER, RULE_EACH_RUN };
+/* What has a state of its own, from fine to coarse. */
+enum rule_each { RULE_EACH_HEAD, RULE_EACH_LAYER, RULE_EACH_RUN, RULE_EACH_COUNT };
+
+/* What can be judged: goes on where enum metric ends. */
+enum rule_metric {
+    RULE_METRIC_FIRST = METRIC_COUNT - 1,
+#define RULE_METRIC(symbol, name, finest, minimum, maximum, help) RULE_##symbol,
+#include "rules.def"
+#undef RULE_METRIC
+    RULE_METRIC_COUNT
+};
 
 struct rule {
-    char name[RULE_NAME_MAX];
+    char name[RULE_NAME_MAX + 1];
     bool enabled;
-    char metric[RULE_NAME_MAX];
+    uint32_t metric; /* enum metric, enum rule_metric */
     enum rule_statistic statistic;
     bool per_key; /* the value is divided by the number of keys: effective_rank as a share of T */
-    enum rule_each each; /* with EACH_LAYER a head metric is averaged over the heads */
-    char job[RULE_PATTERN_MAX],
-        layer[RULE_PATTERN_MAX]; /* patterns of the job's name, of "decoder.3.self" */
+    /* A coarser one than the metric has: the mean over heads (and layers), of MAX the largest, of
+     * MIN the smallest. */
+    enum rule_each each;
+    char job[RULE_PATTERN_MAX + 1];   /* pattern of the job's name */
+    char layer[RULE_PATTERN_MAX + 1]; /* pattern of "decoder.3.self" */
     enum rule_condition condition;
-    double bound, clear; /* resolved when the value is beyond clear again */
-    uint32_t within;     /* windows, of FALLS_BY, RISES_BY, GROWS_BY */
-    uint32_t windows;    /* `for` */
-    int severity;        /* enum alert_severity */
+    double bound;
+    double clear;     /* resolved when what is compared is there again: >= for BELOW, else <= */
+    uint32_t within;  /* windows, of FALLS_BY, RISES_BY, GROWS_BY; else 1 */
+    uint32_t windows; /* `for` */
+    bool after_clear; /* counts only once it has been clear */
+    int severity;     /* enum alert_severity */
 };
 
-/* All rules in force: the defaults, and those of the file. */
+/* All rules in force: the defaults, then those of the file, in its order. Those that are not
+ * enabled are among them. */
 uint32_t config_rule_count(const struct config *config);
 const struct rule *config_rule(const struct config *config, uint32_t index);
+
+const char *rule_metric_name(uint32_t metric);
+/* "mean", "abs_z", ... and "below", "falls_by", ... */
+const char *rule_statistic_name(enum rule_statistic statistic);
+const char *rule_condition_name(enum rule_condition condition);
+/* Whether the value is compared with that of `within` windows ago. */
+bool rule_is_rate(enum rule_condition condition);
+
+/* Says what makes up the rule, as key and text, in the order of the tables; `enabled` last. Keys
+ * that are as they are without being given are left out. */
+void rule_each_key(const struct rule *rule,
+                   void (*visit)(void *data, const char *key, const char *text), void *data);
+
+/* A number that is another one when the rule is: of everything but `enabled` and the severity. */
+uint64_t rule_hash(const struct rule *rule);
 
 #endif

@@ -230,7 +230,7 @@ static int real_parse(const struct value_rule *rule, const char *text, void *ret
                       char *reterr_reason)
 {
     double number;
-    if (!parse_decimal(&text, &number) || *text != '\0')
+    if (!value_decimal(text, &number))
         return refuse(rule, type_info[rule->type].reason, reterr_reason);
     if (number < (double)rule->minimum || number > (double)rule->maximum)
         return refuse(rule, "out of range", reterr_reason);
@@ -251,6 +251,20 @@ static int decimal_print(double number, char *ret_text, size_t size)
         memcpy(ret_text, text, (size_t)len + 1);
     }
     return best;
+}
+
+bool value_decimal(const char *text, double *ret_number)
+{
+    double number;
+    if (!parse_decimal(&text, &number) || *text != '\0')
+        return false;
+    *ret_number = number;
+    return true;
+}
+
+void value_decimal_print(double number, char ret_text[VALUE_DECIMAL_MAX])
+{
+    decimal_print(number, ret_text, VALUE_DECIMAL_MAX);
 }
 
 static const char *skip_spaces(const char *text)

@@ -6,6 +6,7 @@
 #ifndef CONFIG_VALUE_H
 #define CONFIG_VALUE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* The type column of keys.def; the C types are CONFIG_TYPE_* of config.h. */
@@ -48,6 +49,12 @@ void value_print(const struct value_rule *rule, const void *value, char ret_text
 
 /* What is accepted, for people: "1MiB to 1TiB", "epoch, step, second". */
 void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX]);
+
+/* One finite number in decimal, of either sign; false when the text is anything else. */
+bool value_decimal(const char *text, double *ret_number);
+/* The shortest text that reads back as the same number. */
+#define VALUE_DECIMAL_MAX 32
+void value_decimal_print(double number, char ret_text[VALUE_DECIMAL_MAX]);
 
 /* The type's name, for people: "size", "duration", "choice". */
 const char *value_type_name(enum value_type type);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* yaml: a config file as libyaml's events, read by descent: file -> sections -> keys, and in the
- * section `jobs` -> patterns -> keys.
+ * sections `jobs` -> patterns -> keys, `rules` -> rules -> keys.
  *
  * Events instead of libyaml's document tree: each event has its line, nothing is built from input
  * that is about to be refused, and an alias is seen before it is expanded. Of YAML only what such a
@@ -8,6 +8,7 @@
  * or tags. Values go into a copy of the configuration, which replaces the caller's when the whole
  * file was read. */
 #include "jobs.h"
+#include "rule_list.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,9 +38,9 @@ struct reader {
     const char *path;
     const char *input;
     size_t size;
-    struct config staged;           /* its jobs, if any, are of this file */
+    struct config staged;           /* its jobs and rules, if any, are of this file */
     size_t section_line[KEY_COUNT]; /* by the section's first key; 0 = not seen */
-    size_t jobs_line;
+    size_t jobs_line, rules_line;
     size_t key_line[KEY_COUNT];
     char *reterr;
 };
@@ -268,7 +269,7 @@ static int open_body(struct reader *reader, const char *label, const struct node
 }
 
 /* The section `jobs`: patterns of names, each with keys of `metrics`. */
-static int read_rule(struct reader *reader, const struct node *name)
+static int read_job(struct reader *reader, const struct node *name)
 {
     struct job_rule *rule;
     bool empty;
@@ -283,24 +284,75 @@ static int read_rule(struct reader *reader, const struct node *name)
     return empty ? 0 : read_keys(reader, &body);
 }
 
-static int read_jobs(struct reader *reader, const struct node *name)
+/* The section `rules`: names of rules, each with keys of a rule. */
+static int read_rule_key(struct reader *reader, struct rule_draft *draft, const struct node *name)
 {
+    struct origin origin = at_line(reader, name->line);
+    enum rule_key key;
+    struct node value;
+    if (name->kind != NODE_SCALAR)
+        return config_error(reader->reterr, origin, "%s: expected the name of a key, found a %s",
+                            draft->label, kind_name(name));
+    if (rules_find_key(draft, name->text, origin, reader->reterr, &key) != 0 ||
+        next(reader, &value) != 0)
+        return -1;
+    if (value.kind != NODE_SCALAR)
+        return config_error(reader->reterr, origin, "%s.%s: expected one value, found a %s",
+                            draft->label, name->text, kind_name(&value));
+    return rules_put(draft, key, value.text, origin, reader->reterr);
+}
+
+static int read_rule(struct reader *reader, const struct node *name)
+{
+    struct rule_draft draft;
     bool empty;
-    if (reader->jobs_line)
+    if (name->kind != NODE_SCALAR)
         return config_error(reader->reterr, at_line(reader, name->line),
-                            "jobs: section given twice (first on line %zu)", reader->jobs_line);
-    reader->jobs_line = name->line;
-    if (open_body(reader, "jobs", name, &empty) != 0)
+                            "rules: expected the name of a rule, found a %s", kind_name(name));
+    if (rules_begin(reader->staged.rules, name->text, at_line(reader, name->line), reader->reterr,
+                    &draft) != 0 ||
+        open_body(reader, draft.label, name, &empty) != 0)
         return -1;
     while (!empty) {
-        struct node pattern;
-        if (next(reader, &pattern) != 0)
+        struct node key;
+        if (next(reader, &key) != 0)
             return -1;
-        empty = pattern.kind == NODE_END;
-        if (!empty && read_rule(reader, &pattern) != 0)
+        empty = key.kind == NODE_END;
+        if (!empty && read_rule_key(reader, &draft, &key) != 0)
+            return -1;
+    }
+    return rules_end(reader->staged.rules, &draft, reader->reterr);
+}
+
+/* The body of `jobs` or `rules`: names, each read by `read`. */
+static int read_named(struct reader *reader, const struct node *section, size_t *line,
+                      int (*read)(struct reader *reader, const struct node *name))
+{
+    bool empty;
+    if (*line)
+        return config_error(reader->reterr, at_line(reader, section->line),
+                            "%s: section given twice (first on line %zu)", section->text, *line);
+    *line = section->line;
+    if (open_body(reader, section->text, section, &empty) != 0)
+        return -1;
+    while (!empty) {
+        struct node name;
+        if (next(reader, &name) != 0)
+            return -1;
+        empty = name.kind == NODE_END;
+        if (!empty && read(reader, &name) != 0)
             return -1;
     }
     return 0;
+}
+
+static int read_rules(struct reader *reader, const struct node *section)
+{
+    if (!reader->staged.rules)
+        reader->staged.rules = rules_new();
+    if (!reader->staged.rules)
+        return config_error(reader->reterr, at_line(reader, section->line), "out of memory");
+    return read_named(reader, section, &reader->rules_line, read_rule);
 }
 
 /* A section whose keys are all left out or commented is nothing wrong. */
@@ -309,7 +361,9 @@ static int read_section(struct reader *reader, const struct node *name)
     struct origin origin = at_line(reader, name->line);
     bool empty;
     if (strcmp(name->text, "jobs") == 0)
-        return read_jobs(reader, name);
+        return read_named(reader, name, &reader->jobs_line, read_job);
+    if (strcmp(name->text, "rules") == 0)
+        return read_rules(reader, name);
     int first = config_find_section(name->text, origin, reader->reterr);
     if (first < 0)
         return -1;
@@ -399,12 +453,30 @@ static ssize_t slurp(const char *path, char *buf)
     return size;
 }
 
+/* What was read becomes *config. Overrides and rules of a file before stay when this one has no
+ * such section. */
+static void take_over(struct reader *reader, struct config *config)
+{
+    struct config old = *config;
+    *config = reader->staged;
+    if (reader->jobs_line == 0) {
+        config->jobs = old.jobs;
+        old.jobs = NULL;
+    }
+    if (reader->rules_line == 0) {
+        config->rules = old.rules;
+        old.rules = NULL;
+    }
+    config_clear(&old);
+}
+
 static int load_text(struct config *config, const char *path, const char *input, size_t size,
                      char *reterr)
 {
     struct reader reader = {
         .path = path, .input = input, .size = size, .staged = *config, .reterr = reterr};
     reader.staged.jobs = NULL;
+    reader.staged.rules = NULL;
     if (!yaml_parser_initialize(&reader.parser))
         return config_error(reterr, at_line(&reader, 0), "out of memory");
     yaml_parser_set_input_string(&reader.parser, (const unsigned char *)input, size);
@@ -414,11 +486,7 @@ static int load_text(struct config *config, const char *path, const char *input,
         config_clear(&reader.staged);
         return result;
     }
-    if (reader.jobs_line)
-        config_clear(config);
-    else
-        reader.staged.jobs = config->jobs;
-    *config = reader.staged;
+    take_over(&reader, config);
     return 0;
 }
 

@@ -3,8 +3,11 @@
  * to fire and what is resolved.
  *
  * A rule is judged per head, per layer or for the run, as it says. It fires when its condition held
- * in `for` windows on end, and is resolved when the value is back beyond `clear`. Partial windows
- * that will come again are not given to it. Pure; time comes in as an argument; one owner. */
+ * in `for` windows on end, and is resolved when the value is back at `clear`. Partial windows that
+ * will come again are not given to it. Pure; time comes in as an argument; one owner.
+ *
+ * Memory: about 40 bytes per head for each rule that judges heads one by one, and 8 bytes per
+ * window of `within` where it compares with earlier ones (alerts_bytes). */
 #ifndef DAEMON_ALERTS_H
 #define DAEMON_ALERTS_H
 
@@ -17,19 +20,22 @@ struct alerts;
 /* Called for each event, from inside the calls below; `event` is borrowed. */
 struct alert_sink {
     void (*event)(void *data, const struct alert_result *event);
-    void (*overflow)(void *data, uint32_t events); /* beyond alerts.per_window */
+    /* Beyond alerts.per_window: so many changes of this window are held back. They are told with a
+     * later window if they still hold then. */
+    void (*overflow)(void *data, uint32_t events);
     void *data;
 };
 
-/* The rules that apply to this job. `config` outlives it. NULL when out of memory. */
+/* The rules that apply to this job; none with alerts.enabled off. `config` outlives it. NULL when
+ * out of memory. */
 struct alerts *alerts_new(const struct config *config, const char *job);
 void alerts_free(struct alerts **alerts);
 
-/* A window of one layer, with its drift. Returns 0 or ERR_MEMORY. */
+/* A window of one layer, with its drift. Returns 0 or ERR_MEMORY: some rules have not judged it. */
 int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
                  const struct alert_sink *sink);
 
-/* What a window says about the run. Call after its layers. */
+/* What a window says about the run. Call after its layers: it ends the window. */
 struct alert_run {
     struct result_common common;
     uint64_t messages, lost, dropped; /* since the last call; dropped: by attnd or the source */
@@ -40,16 +46,21 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
 int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,
                    const struct alert_sink *sink);
 
-/* Resolves what still fires: the run has ended. */
+/* Resolves what still fires: the run has ended. Forgets all it knew. */
 void alerts_end(struct alerts *alerts, const struct result_common *common,
                 const struct alert_sink *sink);
 
 /* Calls the sink's `event` for everything that is firing now, with state FIRING. */
 void alerts_each(const struct alerts *alerts, const struct alert_sink *sink);
 
-/* For checkpoints. Returns 0 or ERR_MEMORY; what was saved under rules that have changed meanwhile
- * is left out. ERR_STORE_FORMAT for what is no such map. */
+/* Memory in use. */
+uint64_t alerts_bytes(const struct alerts *alerts);
+
+/* For checkpoints: one MessagePack map. Returns 0 or ERR_MEMORY. */
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer);
+/* Into new alerts, in place of what they know. What was saved under rules that have changed
+ * meanwhile is left out. Returns 0, ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map; after
+ * an error they know nothing. */
 int alerts_unpack(struct alerts *alerts, const void *data, size_t size);
 
 #endif

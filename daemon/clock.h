@@ -8,4 +8,7 @@
 /* Since some start; never goes back. */
 uint64_t clock_monotonic_ns(void);
 
+/* Since 1970; may jump. */
+uint64_t clock_wall_ns(void);
+
 #endif

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#include "control.h"
+/* A request is answered at once, or deferred: its envelope then moves to a `struct pending`, which
+ * whoever knows the answer later gives back (pending_answer). Flushes wait here for what was
+ * received before them, questions about the past in history.c. Every pending is answered before the
+ * socket is closed. */
+#include "control_request.h"
 
-#include "clock.h"
 #include "endpoint.h"
-#include "pool.h"
+#include "history.h"
 #include "zsock.h"
 
 #include <stdlib.h>
@@ -14,31 +17,31 @@
 /* Frames before the request: identity, and a REQ's empty one. */
 #define ENVELOPE_MAX 4
 /* Flushes waiting at once; more are refused. */
-#define WAITING_MAX 64
+#define FLUSHES_MAX 64
 
 /* Where an answer goes. */
 struct envelope {
     zmq_msg_t frames[ENVELOPE_MAX];
     int count;
     uint64_t id;
-    uint64_t summaries_before; /* of a waiting flush */
+};
+
+struct pending {
+    struct control *control;
+    struct envelope envelope;
+};
+
+struct flush {
+    struct pending *pending;
+    uint64_t summaries_before;
 };
 
 struct control {
     struct zsock zsock;
     struct control_view view;
-    struct envelope waiting[WAITING_MAX];
-    int waiting_count;
+    struct flush flushes[FLUSHES_MAX];
+    int flush_count;
 };
-
-/* A request being answered: a method writes its result, or returns an error. */
-struct request {
-    struct control *control;
-    const msgpack_object *params;
-    struct mpk_writer *result;
-};
-
-#define CONTROL_WAIT 1 /* answered later */
 
 /* Sending */
 
@@ -67,17 +70,17 @@ static void send_reply(void *socket, struct envelope *envelope, const struct mpk
     envelope_clear(envelope);
 }
 
-static void put_error(struct mpk_writer *reply, int code)
+static void put_error(struct mpk_writer *reply, int code, const char *detail)
 {
     mpk_put_map(reply, 2);
     mpk_put_str(reply, "code");
     mpk_put_str(reply, err_slug(code));
     mpk_put_str(reply, "message");
-    mpk_put_str(reply, err_text(code));
+    mpk_put_str(reply, detail && *detail ? detail : err_text(code));
 }
 
 /* `result` may be NULL with an error. */
-static void answer(struct control *control, struct envelope *envelope, int code,
+static void answer(struct control *control, struct envelope *envelope, int code, const char *detail,
                    const struct mpk_writer *result)
 {
     struct mpk_writer reply;
@@ -86,7 +89,7 @@ static void answer(struct control *control, struct envelope *envelope, int code,
     mpk_put_u64(&reply, 1);
     mpk_put_u64(&reply, envelope->id);
     if (code) {
-        put_error(&reply, code);
+        put_error(&reply, code, detail);
         mpk_put_nil(&reply);
     } else {
         mpk_put_nil(&reply);
@@ -100,197 +103,32 @@ static void answer(struct control *control, struct envelope *envelope, int code,
     mpk_writer_clear(&reply);
 }
 
-/* Methods: each returns 0, an error, or CONTROL_WAIT */
+/* Later answers */
 
-static double uptime_s(const struct control_view *view)
+struct pending *request_defer(struct request *request)
 {
-    return (double)(clock_monotonic_ns() - view->started_ns) / 1e9;
-}
-
-static int method_ping(struct request *request)
-{
-    mpk_put_map(request->result, 2);
-    mpk_put_str(request->result, "version");
-    mpk_put_str(request->result, ATTND_VERSION);
-    mpk_put_str(request->result, "uptime_s");
-    mpk_put_f64(request->result, uptime_s(&request->control->view));
-    return 0;
-}
-
-static void count_run(void *data, struct run *run)
-{
-    (void)run;
-    ++*(uint32_t *)data;
-}
-
-static void put_run(void *data, struct run *run)
-{
-    run_encode(run, data);
-}
-
-static int method_jobs(struct request *request)
-{
-    const struct registry *registry = request->control->view.registry;
-    uint32_t runs = 0;
-    registry_each(registry, count_run, &runs);
-    mpk_put_array(request->result, runs);
-    registry_each(registry, put_run, request->result);
-    return 0;
-}
-
-/* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
-static const char *string_param(const struct request *request, const char *key,
-                                const char *fallback, char *buffer, size_t size)
-{
-    const msgpack_object *value = mpk_find(request->params, key);
-    if (!value || value->type == MSGPACK_OBJECT_NIL)
-        return fallback;
-    if (value->type != MSGPACK_OBJECT_STR || value->via.str.size >= size ||
-        memchr(value->via.str.ptr, '\0', value->via.str.size))
+    struct envelope *envelope = request->envelope;
+    struct pending *pending = calloc(1, sizeof *pending);
+    if (!pending)
         return NULL;
-    memcpy(buffer, value->via.str.ptr, value->via.str.size);
-    buffer[value->via.str.size] = '\0';
-    return buffer;
-}
-
-/* What a `summary` request asks for; empty = any. */
-struct summary_filter {
-    char job[JOB_NAME_MAX + 1], stack[16], layer[16], site[16];
-    uint32_t count;
-    struct mpk_writer *result; /* NULL: only count */
-};
-
-/* Whether the topic's next segment is `wanted` or anything goes; moves on to the one after. */
-static bool segment_matches(const char **topic, const char *wanted)
-{
-    size_t length = strcspn(*topic, "/");
-    bool matches = !*wanted || (strlen(wanted) == length && memcmp(*topic, wanted, length) == 0);
-    *topic += length + ((*topic)[length] == '/');
-    return matches;
-}
-
-static void visit_summary(void *data, const char *topic, const void *value, size_t size)
-{
-    struct summary_filter *filter = data;
-    topic += strlen("summary/");
-    if (!segment_matches(&topic, filter->job) || !segment_matches(&topic, filter->stack) ||
-        !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site))
-        return;
-    filter->count++;
-    if (filter->result)
-        mpk_put_raw(filter->result, value, size);
-}
-
-static bool read_layer_number(const struct request *request, struct summary_filter *filter)
-{
-    const msgpack_object *value = mpk_find(request->params, "layer");
-    uint64_t layer;
-    if (!value || value->type == MSGPACK_OBJECT_NIL)
-        return true;
-    if (mpk_get_u64(value, LAYER_MAX, &layer) != 0)
-        return false;
-    snprintf(filter->layer, sizeof filter->layer, "%u", (unsigned)layer);
-    return true;
-}
-
-static bool read_filter(const struct request *request, struct summary_filter *filter)
-{
-    return string_param(request, "job", NULL, filter->job, sizeof filter->job) &&
-           string_param(request, "stack", "", filter->stack, sizeof filter->stack) &&
-           string_param(request, "site", "", filter->site, sizeof filter->site) &&
-           read_layer_number(request, filter);
-}
-
-static int method_summary(struct request *request)
-{
-    const struct publisher *publisher = request->control->view.publisher;
-    struct summary_filter filter = {.count = 0};
-    if (!read_filter(request, &filter))
-        return ERR_ARGUMENT;
-    publisher_each(publisher, "summary/", visit_summary, &filter);
-    if (filter.count == 0)
-        return registry_knows(request->control->view.registry, filter.job) ? ERR_NO_SUMMARY
-                                                                           : ERR_JOB_UNKNOWN;
-    mpk_put_array(request->result, filter.count);
-    filter.result = request->result;
-    publisher_each(publisher, "summary/", visit_summary, &filter);
-    return 0;
-}
-
-static void put_number(struct mpk_writer *result, const char *key, uint64_t number)
-{
-    mpk_put_str(result, key);
-    mpk_put_u64(result, number);
-}
-
-/* Ingest may count on meanwhile: each counter is read once. */
-static void put_dropped(struct mpk_writer *result, struct stats *stats)
-{
-    uint64_t counts[ERR_COUNT];
-    uint32_t reasons = 0;
-    for (int i = 0; i < ERR_COUNT; i++) {
-        counts[i] = stats_dropped(stats, i);
-        reasons += counts[i] > 0;
+    pending->control = request->control;
+    pending->envelope.id = envelope->id;
+    pending->envelope.count = envelope->count;
+    for (int i = 0; i < envelope->count; i++) {
+        zmq_msg_init(&pending->envelope.frames[i]);
+        zmq_msg_move(&pending->envelope.frames[i], &envelope->frames[i]);
     }
-    mpk_put_str(result, "dropped");
-    mpk_put_map(result, reasons);
-    for (int i = 0; i < ERR_COUNT; i++)
-        if (counts[i] > 0)
-            put_number(result, err_slug(ERR_BASE - i), counts[i]);
+    envelope_clear(envelope);
+    return pending;
 }
 
-static void put_pool(struct mpk_writer *result, struct pool *pool)
+void pending_answer(struct pending **pending_p, int code, const char *detail,
+                    const struct mpk_writer *result)
 {
-    struct pool_stats stats = pool_stats(pool);
-    mpk_put_str(result, "pool");
-    mpk_put_map(result, 6);
-    put_number(result, "threads", stats.threads);
-    put_number(result, "submitted", stats.submitted);
-    put_number(result, "completed", stats.completed);
-    put_number(result, "rejected", stats.rejected);
-    put_number(result, "queued", stats.queued);
-    put_number(result, "queued_max", stats.queued_max);
-}
-
-static int method_stats(struct request *request)
-{
-    const struct control_view *view = &request->control->view;
-    struct mpk_writer *result = request->result;
-    mpk_put_map(result, COUNT_COUNT + 6);
-    mpk_put_str(result, "uptime_s");
-    mpk_put_f64(result, uptime_s(view));
-    for (int i = 0; i < COUNT_COUNT; i++)
-        put_number(result, counter_name[i], stats_get(view->stats, (enum counter)i));
-    put_number(result, "in_flight", view->messages_in_flight(view->data));
-    put_number(result, "in_flight_bytes", view->bytes_in_flight(view->data));
-    put_number(result, "jobs", registry_jobs(view->registry));
-    put_dropped(result, view->stats);
-    put_pool(result, view->pool);
-    return 0;
-}
-
-static void count_key(void *data, const char *section, const char *name, const char *value)
-{
-    (void)section, (void)name, (void)value;
-    ++*(uint32_t *)data;
-}
-
-static void put_key(void *data, const char *section, const char *name, const char *value)
-{
-    char key[JOB_NAME_MAX + 128]; /* jobs.<pattern>.<key> is the longest */
-    snprintf(key, sizeof key, "%s.%s", section, name);
-    mpk_put_str(data, key);
-    mpk_put_str(data, value);
-}
-
-static int method_config(struct request *request)
-{
-    const struct config *config = request->control->view.config;
-    uint32_t keys = 0;
-    config_each(config, count_key, &keys);
-    mpk_put_map(request->result, keys);
-    config_each(config, put_key, request->result);
-    return 0;
+    struct pending *pending = *pending_p;
+    answer(pending->control, &pending->envelope, code, detail, result);
+    free(pending);
+    *pending_p = NULL;
 }
 
 static void put_flushed(const struct control_view *view, uint64_t before, struct mpk_writer *result)
@@ -299,41 +137,73 @@ static void put_flushed(const struct control_view *view, uint64_t before, struct
     put_number(result, "windows", stats_get(view->stats, COUNT_SUMMARIES) - before);
 }
 
-static int method_flush(struct request *request)
+static int wait_for_flush(struct request *request, uint64_t summaries_before)
 {
-    const struct control_view *view = &request->control->view;
+    struct control *control = request->control;
+    struct pending *pending = request_defer(request);
+    if (!pending)
+        return ERR_MEMORY;
+    control->flushes[control->flush_count++] = (struct flush){pending, summaries_before};
+    return CONTROL_WAIT;
+}
+
+int method_flush(struct request *request)
+{
+    const struct control_view *view = request->view;
     char name[JOB_NAME_MAX + 1];
     const char *job = string_param(request, "job", "", name, sizeof name);
     uint64_t before = stats_get(view->stats, COUNT_SUMMARIES);
     if (!job)
         return ERR_ARGUMENT;
-    if (request->control->waiting_count == WAITING_MAX)
+    if (request->control->flush_count == FLUSHES_MAX)
         return ERR_AGAIN;
-    int waiting = registry_flush(view->registry, *job ? job : NULL, view->last_arrival(view->data));
+    int waiting = registry_flush(view->registry, *job ? job : NULL);
     if (waiting < 0)
         return waiting;
     if (waiting > 0)
-        return CONTROL_WAIT;
+        return wait_for_flush(request, before);
     put_flushed(view, before, request->result);
     return 0;
 }
+
+static void answer_flush(struct control *control, struct flush *flush)
+{
+    struct mpk_writer result;
+    mpk_writer_init(&result);
+    put_flushed(&control->view, flush->summaries_before, &result);
+    pending_answer(&flush->pending, mpk_writer_ok(&result) ? 0 : ERR_MEMORY, NULL, &result);
+    mpk_writer_clear(&result);
+}
+
+void control_settle(struct control *control)
+{
+    if (control->flush_count == 0 || registry_flushing(control->view.registry) > 0)
+        return;
+    for (int i = 0; i < control->flush_count; i++)
+        answer_flush(control, &control->flushes[i]);
+    control->flush_count = 0;
+}
+
+/* Requests */
 
 static const struct {
     const char *name;
     int (*run)(struct request *request);
 } methods[] = {
-    {"ping", method_ping},   {"jobs", method_jobs},     {"summary", method_summary},
-    {"stats", method_stats}, {"config", method_config}, {"flush", method_flush},
+    {"ping", method_ping},     {"jobs", method_jobs},     {"summary", method_summary},
+    {"stats", method_stats},   {"config", method_config}, {"flush", method_flush},
+    {"alerts", method_alerts},
 };
-
-/* Requests */
 
 static int call(struct request *request, const msgpack_object *method)
 {
+    char name[32] = "";
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
         if (mpk_is_str(method, methods[i].name))
             return methods[i].run(request);
-    return ERR_METHOD_UNKNOWN;
+    if (method->via.str.size < sizeof name)
+        memcpy(name, method->via.str.ptr, method->via.str.size);
+    return history_knows(name) ? method_history(request, name) : ERR_METHOD_UNKNOWN;
 }
 
 /* [0, id, method, params]; a request too broken to have an id is answered with id 0. */
@@ -353,38 +223,34 @@ static int read_request(const msgpack_object *root, struct envelope *envelope,
     return 0;
 }
 
-static void keep_waiting(struct control *control, struct envelope *envelope)
+static int serve_parsed(struct request *request, const msgpack_object *root)
 {
-    struct envelope *kept = &control->waiting[control->waiting_count++];
-    kept->id = envelope->id;
-    kept->count = envelope->count;
-    kept->summaries_before = stats_get(control->view.stats, COUNT_SUMMARIES);
-    for (int i = 0; i < envelope->count; i++) {
-        zmq_msg_init(&kept->frames[i]);
-        zmq_msg_move(&kept->frames[i], &envelope->frames[i]);
-    }
-    envelope_clear(envelope);
+    const msgpack_object *method = NULL;
+    int code = read_request(root, request->envelope, &method, &request->params);
+    if (!code)
+        code = call(request, method);
+    return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
 }
 
 static void serve(struct control *control, struct envelope *envelope, zmq_msg_t *body)
 {
     struct mpk_doc doc;
     struct mpk_writer result;
-    const msgpack_object *method = NULL;
-    struct request request = {.control = control, .result = &result};
+    char detail[CONTROL_DETAIL_MAX] = "";
+    struct request request = {.view = &control->view,
+                              .result = &result,
+                              .detail = detail,
+                              .control = control,
+                              .envelope = envelope};
     int code = mpk_parse(zmq_msg_data(body), zmq_msg_size(body), &mpk_header_limits, &doc);
     if (code) {
-        answer(control, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL);
+        answer(control, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);
         return;
     }
     mpk_writer_init(&result);
-    code = read_request(doc.root, envelope, &method, &request.params);
-    if (!code)
-        code = call(&request, method);
-    if (code == CONTROL_WAIT)
-        keep_waiting(control, envelope);
-    else
-        answer(control, envelope, code ? code : (mpk_writer_ok(&result) ? 0 : ERR_MEMORY), &result);
+    code = serve_parsed(&request, doc.root);
+    if (code != CONTROL_WAIT)
+        answer(control, envelope, code, detail, &result);
     mpk_writer_clear(&result);
     mpk_doc_clear(&doc);
 }
@@ -418,24 +284,6 @@ static void on_request(struct zsock *zsock)
     else
         envelope_clear(&envelope);
     zmq_msg_close(&body);
-}
-
-static void answer_flush(struct control *control, struct envelope *envelope)
-{
-    struct mpk_writer result;
-    mpk_writer_init(&result);
-    put_flushed(&control->view, envelope->summaries_before, &result);
-    answer(control, envelope, 0, &result);
-    mpk_writer_clear(&result);
-}
-
-void control_settle(struct control *control)
-{
-    if (control->waiting_count == 0 || registry_flushing(control->view.registry) > 0)
-        return;
-    for (int i = 0; i < control->waiting_count; i++)
-        answer_flush(control, &control->waiting[i]);
-    control->waiting_count = 0;
 }
 
 int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *view,
@@ -480,8 +328,8 @@ void control_close(struct control **control_p)
     struct control *control = *control_p;
     if (!control)
         return;
-    for (int i = 0; i < control->waiting_count; i++)
-        answer(control, &control->waiting[i], ERR_CLOSED, NULL);
+    for (int i = 0; i < control->flush_count; i++)
+        pending_answer(&control->flushes[i].pending, ERR_CLOSED, NULL, NULL);
     zsock_close(&control->zsock, on_zsock_closed);
     *control_p = NULL;
 }

@@ -4,8 +4,9 @@
  * or a REQ (an empty frame before it); what stands before the request is sent back as it came. Loop
  * thread only.
  *
- * Methods: ping, jobs, summary, stats, config, flush. A flush is answered once everything received
- * before it has been shown. */
+ * Methods: ping, jobs, summary, stats, config, flush, and those about the past (history.h). A flush
+ * is answered once everything received before it has been shown, a question about the past when the
+ * history's thread has looked it up; everything else at once. */
 #ifndef DAEMON_CONTROL_H
 #define DAEMON_CONTROL_H
 
@@ -16,7 +17,9 @@
 
 #include <uv.h>
 
+struct history;
 struct pool;
+struct store;
 
 /* What the answers are made of; all outlive the control. */
 struct control_view {
@@ -25,10 +28,11 @@ struct control_view {
     struct registry *registry;
     struct publisher *publisher;
     struct pool *pool;
+    struct store *store;
+    struct history *history;
     uint64_t started_ns;
     uint64_t (*bytes_in_flight)(void *data);
     uint64_t (*messages_in_flight)(void *data);
-    uint64_t (*last_arrival)(void *data);
     void *data;
 };
 
@@ -40,7 +44,8 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
                 struct control **ret_control, char *reterr);
 /* Answers flushes that have been waiting, if none waits any more. */
 void control_settle(struct control *control);
-/* Stops; freed once the loop has run the close callbacks. Accepts NULL. */
+/* Stops; freed once the loop has run the close callbacks. After history_close, which answers what
+ * waits there. Accepts NULL. */
 void control_close(struct control **control);
 
 #endif

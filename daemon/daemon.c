@@ -11,10 +11,14 @@
 #include "clock.h"
 #include "control.h"
 #include "endpoint.h"
+#include "history.h"
 #include "ingest.h"
 #include "log.h"
+#include "notify.h"
 #include "publisher.h"
 #include "registry.h"
+#include "store.h"
+#include "tap.h"
 #include "work.h"
 
 #include <errno.h>
@@ -26,13 +30,25 @@
 #include <zmq.h>
 
 #define TICK_MS 1000
+/* How long a stop waits for commands and webhooks. */
+#define NOTIFY_STOP_MS 2000
+#define SAVE_STOP_NS   UINT64_C(1000000000)
+/* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
+ * loop's time at most: 20 ms every 200 ms by default. */
+#define SAVER_SLICES 10
+#define SAVER_SHARE  10
+/* A batch of a checkpoint is about this share of history.queue, of which checkpoints may use half.
+ */
+#define SAVER_BATCHES 32
 
 struct daemon {
     struct config config;
     struct machine machine;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint;
+    uv_async_t stop;     /* daemon_stop, from any thread */
     uv_timer_t tick;     /* runs while a job is active */
+    uv_timer_t saver;    /* runs while there may be something to save */
     uv_timer_t deadline; /* runs while stopping */
     void *zmq;
     struct stats stats;
@@ -41,10 +57,18 @@ struct daemon {
     struct ingest *ingest;
     struct publisher *publisher;
     struct control *control;
+    struct history *history;
+    struct notify *notify; /* NULL: nobody to tell */
+    struct tap *tap;
     struct registry *registry;
+    struct store *store;
     struct result_sink sink;
+    struct {
+        uint64_t began_ns; /* the last round of checkpoints */
+        bool goes_on;
+        bool last; /* nobody was training any more when it began */
+    } round;
     struct message *waiting, **waiting_last; /* for room in the pool's queue */
-    uint64_t last_arrival;
     uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
     uint32_t in_flight;  /* messages with work, waiting or in the pool */
     uint64_t started_ns;
@@ -54,11 +78,16 @@ struct daemon {
 
 /* Results */
 
-static void put_result(void *data, const char *topic, struct mpk_writer *writer, bool is_summary)
+static void put_result(void *data, const char *topic, uint32_t track, struct mpk_writer *writer,
+                       enum result_kind kind)
 {
     struct daemon *daemon = data;
-    stats_add(&daemon->stats, COUNT_SUMMARIES, is_summary);
-    publisher_put(daemon->publisher, topic, writer, is_summary);
+    stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
+    if (kind == RESULT_ALERT) {
+        publisher_send(daemon->publisher, topic, writer);
+        notify_put(daemon->notify, writer->buffer.data, writer->buffer.size);
+    } else
+        publisher_put(daemon->publisher, topic, track, writer, kind == RESULT_SUMMARY);
 }
 
 static void forget_job(void *data, const char *job)
@@ -110,15 +139,46 @@ static void submit_waiting(struct daemon *daemon)
         daemon->waiting_last = &daemon->waiting;
 }
 
+/* One that has to wait for its turn keeps its numbers only. */
+static void lighten(struct daemon *daemon, struct message *message)
+{
+    uint64_t bytes = message_free_tensors(message);
+    message->cost -= bytes;
+    ingest_release(daemon->ingest, bytes);
+}
+
+static void account_for(struct daemon *daemon, struct message *message)
+{
+    bool is_event = message->header.type == MESSAGE_EVENT;
+    stats_add(&daemon->stats, COUNT_LOST, message->losses.lost);
+    stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source);
+    if (message->code) {
+        drop(daemon, message, message->code);
+        return;
+    }
+    stats_add(&daemon->stats, COUNT_PROCESSED, 1);
+    stats_add(&daemon->stats, COUNT_EVENTS, is_event);
+    release(daemon, message);
+}
+
+/* Takes what has its turn now that this message is finished. */
+static void settle(struct daemon *daemon, struct message *message)
+{
+    struct run *run = message->run;
+    if (message != run->queue)
+        lighten(daemon, message);
+    while ((message = run_take(run)))
+        account_for(daemon, message);
+}
+
 static void compute(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    int code = work_new(message, &run->job_config, &daemon->machine, run_spectrum_turn(message),
-                        daemon->pool, &daemon->inbox);
-    if (code) {
-        run_abandon(run, message, code);
-        drop(daemon, message, code);
-        run_settle(run, now_ns(daemon));
+    message->code = work_new(message, &run->job_config, &daemon->machine,
+                             run_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
+    if (message->code) {
+        run_finish(run, message);
+        settle(daemon, message);
         return;
     }
     daemon->in_flight++;
@@ -130,47 +190,30 @@ static void start_tick(struct daemon *daemon);
 
 static void on_arrived(struct daemon *daemon, struct message *message)
 {
+    bool worth_it;
+    tap_message(daemon->tap, message);
     stats_received(&daemon->stats, message->bytes);
-    daemon->last_arrival = message->arrival;
     start_tick(daemon);
     daemon->arrival_ns = message->received_ns;
-    int code = registry_arrive(daemon->registry, message, message->received_ns);
-    stats_add(&daemon->stats, COUNT_LOST, message->losses.lost);
-    stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source);
-    if (code == RUN_COMPUTE) {
-        compute(daemon, message);
-    } else if (code == RUN_HANDLED) {
-        stats_add(&daemon->stats, COUNT_PROCESSED, 1);
-        stats_add(&daemon->stats, COUNT_EVENTS, 1);
-        release(daemon, message);
-    } else {
+    int code = registry_arrive(daemon->registry, message, message->received_ns, &worth_it);
+    if (code)
         drop(daemon, message, code);
-    }
-}
-
-static int complete(struct daemon *daemon, struct message *message, const struct measured *measured)
-{
-    stats_add(&daemon->stats, COUNT_SPECTRA, measured->spectra);
-    stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, measured->spectra_skipped);
-    return run_complete(message->run, message, measured);
+    else if (worth_it)
+        compute(daemon, message);
+    else
+        settle(daemon, message);
 }
 
 static void on_done(struct daemon *daemon, struct message *message)
 {
-    const struct measured *measured;
-    struct run *run = message->run;
-    int code = work_finish(message->work, &measured);
     daemon->in_flight--;
-    if (code)
-        run_abandon(run, message, code);
-    else
-        code = complete(daemon, message, measured);
-    if (code)
-        stats_drop(&daemon->stats, code);
-    else
-        stats_add(&daemon->stats, COUNT_PROCESSED, 1);
-    release(daemon, message);
-    run_settle(run, now_ns(daemon));
+    message->code = work_finish(message->work, &message->measured);
+    run_finish(message->run, message);
+    if (!message->code) {
+        stats_add(&daemon->stats, COUNT_SPECTRA, message->measured->spectra);
+        stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
+    }
+    settle(daemon, message);
     submit_waiting(daemon);
 }
 
@@ -231,10 +274,67 @@ static void on_tick(uv_timer_t *timer)
     control_settle(daemon->control);
 }
 
+static bool ticks(const struct daemon *daemon)
+{
+    return uv_is_active((const uv_handle_t *)&daemon->tick);
+}
+
+/* A part of a round, until the deadline, and as long as the disk keeps up: else a later slice goes
+ * on. No message comes between the steps and their submit. */
+static void go_on_with_round(struct daemon *daemon, uint64_t deadline)
+{
+    uint64_t batch_bytes = daemon->config.history_queue / SAVER_BATCHES;
+    while (daemon->round.goes_on && clock_monotonic_ns() < deadline &&
+           store_has_room(daemon->store, batch_bytes)) {
+        do
+            daemon->round.goes_on = registry_step(daemon->registry);
+        while (daemon->round.goes_on && clock_monotonic_ns() < deadline &&
+               registry_collected(daemon->registry) < batch_bytes);
+        registry_submit(daemon->registry, now_ns(daemon));
+    }
+}
+
+static bool history_is_on(const struct daemon *daemon)
+{
+    const char *reason;
+    return daemon->sink.store && store_path(daemon->store, &reason);
+}
+
+/* A round begins when history.checkpoint has passed since the last one began and that one is
+ * through. */
+static void on_save(uv_timer_t *timer)
+{
+    struct daemon *daemon = timer->data;
+    uint64_t now = clock_monotonic_ns();
+    bool due = now - daemon->round.began_ns >= daemon->config.history_checkpoint;
+    if (!daemon->round.goes_on && due) {
+        daemon->round.began_ns = now;
+        daemon->round.goes_on = true;
+        daemon->round.last = !ticks(daemon);
+        registry_begin_round(daemon->registry);
+    }
+    if (!history_is_on(daemon))
+        daemon->round.goes_on = false;
+    go_on_with_round(daemon, now + daemon->config.history_checkpoint / SAVER_SHARE / SAVER_SLICES);
+    if (!daemon->round.goes_on && daemon->round.last && !ticks(daemon))
+        uv_timer_stop(timer);
+}
+
+static void start_saver(struct daemon *daemon)
+{
+    uint64_t period_ms = daemon->config.history_checkpoint / SAVER_SLICES / 1000000;
+    if (!history_is_on(daemon) || uv_is_active((const uv_handle_t *)&daemon->saver))
+        return;
+    daemon->round.last = false;
+    uv_timer_start(&daemon->saver, on_save, period_ms, period_ms);
+}
+
 static void start_tick(struct daemon *daemon)
 {
-    if (!daemon->finished && !uv_is_active((const uv_handle_t *)&daemon->tick))
-        uv_timer_start(&daemon->tick, on_tick, TICK_MS, TICK_MS);
+    if (daemon->finished || ticks(daemon))
+        return;
+    uv_timer_start(&daemon->tick, on_tick, TICK_MS, TICK_MS);
+    start_saver(daemon);
 }
 
 static void close_handle(void *handle)
@@ -243,16 +343,50 @@ static void close_handle(void *handle)
         uv_close(handle, NULL);
 }
 
-/* Shows what is open and lets go of the loop, whose run then ends. */
+/* What is computed counts, also behind messages that are not. */
+static void take_finished(void *data, struct run *run)
+{
+    struct message *message;
+    run_skip_unfinished(run);
+    while ((message = run_take(run)))
+        account_for(data, message);
+}
+
+/* Everything, waiting for the disk, but no longer than a stop may take (a second at least). The
+ * first round may be one that was going on, and does not come back to what it has had. */
+static void save_all(struct daemon *daemon)
+{
+    uint64_t patience = daemon->config.shutdown_timeout;
+    if (patience < SAVE_STOP_NS)
+        patience = SAVE_STOP_NS;
+    uint64_t deadline = clock_monotonic_ns() + patience;
+    for (int round = 0; round < 2 && history_is_on(daemon); round++) {
+        registry_begin_round(daemon->registry);
+        daemon->round.goes_on = true;
+        while (daemon->round.goes_on && clock_monotonic_ns() < deadline) {
+            go_on_with_round(daemon, deadline);
+            if (daemon->round.goes_on)
+                uv_sleep(1);
+        }
+    }
+}
+
+/* Shows and saves what is open and lets go of the loop, whose run then ends. */
 static void finish(struct daemon *daemon)
 {
     daemon->finished = true;
+    registry_each(daemon->registry, take_finished, daemon);
     registry_show(daemon->registry);
+    save_all(daemon);
     publisher_close(&daemon->publisher);
+    history_close(&daemon->history);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
+    close_handle(&daemon->stop);
     close_handle(&daemon->tick);
+    close_handle(&daemon->saver);
     close_handle(&daemon->deadline);
     uv_unref(
         (uv_handle_t *)&daemon->inbox.wake); /* closed when the last thread that posts is joined */
@@ -273,15 +407,32 @@ static void on_deadline(uv_timer_t *timer)
     finish(daemon);
 }
 
+static void begin_stop(struct daemon *daemon, const char *why)
+{
+    daemon->stopping = true;
+    log_event(LOG_INFO, "stopping", LOG_STR("signal", why));
+    ingest_stop(daemon->ingest);
+    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+}
+
 static void on_signal(uv_signal_t *signal, int number)
 {
     struct daemon *daemon = signal->data;
     if (daemon->stopping)
         _exit(EXIT_FAILURE);
-    daemon->stopping = true;
-    log_event(LOG_INFO, "stopping", LOG_STR("signal", number == SIGINT ? "SIGINT" : "SIGTERM"));
-    ingest_stop(daemon->ingest);
-    uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
+    begin_stop(daemon, number == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+static void on_stop(uv_async_t *stop)
+{
+    struct daemon *daemon = stop->data;
+    if (!daemon->stopping)
+        begin_stop(daemon, "none");
+}
+
+void daemon_stop(struct daemon *daemon)
+{
+    uv_async_send(&daemon->stop);
 }
 
 /* Start */
@@ -302,10 +453,13 @@ static int open_loop(struct daemon *daemon, char *reterr)
     if (rc != 0)
         return fail(reterr, "create the event loop", uv_strerror(rc));
     uv_timer_init(&daemon->loop, &daemon->tick);
+    uv_timer_init(&daemon->loop, &daemon->saver);
     uv_timer_init(&daemon->loop, &daemon->deadline);
     uv_signal_init(&daemon->loop, &daemon->sigterm);
     uv_signal_init(&daemon->loop, &daemon->sigint);
-    daemon->tick.data = daemon->deadline.data = daemon;
+    uv_async_init(&daemon->loop, &daemon->stop, on_stop); /* what it opens the inbox has opened */
+    daemon->stop.data = daemon;
+    daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
     daemon->sigterm.data = daemon->sigint.data = daemon;
     daemon->handles_ready = true;
     return 0;
@@ -336,7 +490,17 @@ static int open_workers(struct daemon *daemon, char *reterr)
         pool_new(daemon->machine.threads, (uint32_t)daemon->config.workers_queue, &daemon->pool);
     if (rc != 0)
         return fail(reterr, "start the workers", rc > ERR_BASE ? strerror(-rc) : err_text(rc));
-    daemon->sink = (struct result_sink){put_result, daemon};
+    return 0;
+}
+
+static int open_registry(struct daemon *daemon, char *reterr)
+{
+    daemon->sink = (struct result_sink){
+        .put = put_result,
+        .stats = &daemon->stats,
+        .wall_offset_ns = clock_wall_ns() - clock_monotonic_ns(),
+        .data = daemon,
+    };
     daemon->registry = registry_new(&daemon->config, &daemon->sink, forget_job, daemon);
     return daemon->registry ? 0 : fail(reterr, "start", err_text(ERR_MEMORY));
 }
@@ -355,11 +519,6 @@ static uint64_t view_messages(void *data)
     return received > settled ? received - settled : 0;
 }
 
-static uint64_t view_arrival(void *data)
-{
-    return ((struct daemon *)data)->last_arrival;
-}
-
 static struct control_view make_view(struct daemon *daemon)
 {
     return (struct control_view){
@@ -368,28 +527,61 @@ static struct control_view make_view(struct daemon *daemon)
         .registry = daemon->registry,
         .publisher = daemon->publisher,
         .pool = daemon->pool,
+        .store = daemon->store,
+        .history = daemon->history,
         .started_ns = daemon->started_ns,
         .bytes_in_flight = view_bytes,
         .messages_in_flight = view_messages,
-        .last_arrival = view_arrival,
         .data = daemon,
     };
 }
 
-/* Ingest last: nothing may arrive before there is somebody to handle it. */
-static int open_sockets(struct daemon *daemon, char *reterr)
+static int open_publisher(struct daemon *daemon, char *reterr)
 {
     daemon->zmq = zmq_ctx_new();
     if (!daemon->zmq)
         return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
-    if (publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
-                      &daemon->publisher, reterr) != 0)
-        return -1;
-    struct control_view view = make_view(daemon);
-    if (control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr) != 0)
-        return -1;
+    return publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
+                         &daemon->publisher, reterr);
+}
+
+static int open_tap(struct daemon *daemon, char *reterr)
+{
+    return tap_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats, &daemon->tap,
+                   reterr);
+}
+
+/* Messages may arrive from here on; they are handled when the loop runs. */
+static int open_ingest(struct daemon *daemon, char *reterr)
+{
     return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
                       &daemon->stats, &daemon->ingest, reterr);
+}
+
+/* Once the ports are ours: a second attnd on this machine should not even look at the history.
+ * Brings back the runs that were going on when attnd ended. */
+static int open_history(struct daemon *daemon, char *reterr)
+{
+    const char *reason;
+    if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0)
+        return fail(reterr, "start", err_text(ERR_MEMORY));
+    if (daemon->config.history_enabled) {
+        daemon->sink.store = daemon->store;
+        registry_restore(daemon->registry, clock_monotonic_ns());
+    }
+    return history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
+                       &daemon->history, reterr);
+}
+
+static int open_control(struct daemon *daemon, char *reterr)
+{
+    struct control_view view = make_view(daemon);
+    return control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr);
+}
+
+static int open_notify(struct daemon *daemon, char *reterr)
+{
+    return notify_new(&daemon->config, &daemon->stats, &daemon->notify, reterr);
 }
 
 /* Every connection takes a descriptor; what the system lets us have is better than its first offer.
@@ -412,6 +604,12 @@ static int start_signals(struct daemon *daemon, char *reterr)
     return rc == 0 ? 0 : fail(reterr, "handle signals", uv_strerror(rc));
 }
 
+/* Each returns 0, or -1 with a sentence; in this order. */
+static int (*const openers[])(struct daemon *daemon, char *reterr) = {
+    open_loop,      open_workers, open_registry, start_signals, open_notify,
+    open_publisher, open_tap,     open_ingest,   open_history,  open_control,
+};
+
 int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr)
 {
     struct daemon *daemon = calloc(1, sizeof *daemon);
@@ -422,10 +620,11 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
     daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = clock_monotonic_ns();
     raise_descriptor_limit();
-    if (open_loop(daemon, reterr) || open_workers(daemon, reterr) ||
-        start_signals(daemon, reterr) || open_sockets(daemon, reterr)) {
-        daemon_free(&daemon);
-        return -1;
+    for (size_t i = 0; i < sizeof openers / sizeof openers[0]; i++) {
+        if (openers[i](daemon, reterr) != 0) {
+            daemon_free(&daemon);
+            return -1;
+        }
     }
     *ret_daemon = daemon;
     return 0;
@@ -457,12 +656,15 @@ static void log_stopped(struct daemon *daemon)
 void daemon_run(struct daemon *daemon)
 {
     log_started(daemon);
+    start_tick(daemon); /* for runs that came back */
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
     log_stopped(daemon);
     if (daemon->drained)
         return;
     /* Workers are still busy with what nobody waits for any more: leave without them. */
     ingest_join(daemon->ingest);
+    notify_free(&daemon->notify, 0);
+    store_free(&daemon->store);
     zmq_ctx_term(daemon->zmq);
     _exit(EXIT_SUCCESS);
 }
@@ -470,11 +672,15 @@ void daemon_run(struct daemon *daemon)
 static void close_loop(struct daemon *daemon)
 {
     publisher_close(&daemon->publisher);
+    history_close(&daemon->history);
     control_close(&daemon->control);
+    tap_close(&daemon->tap);
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
+        close_handle(&daemon->stop);
         close_handle(&daemon->tick);
+        close_handle(&daemon->saver);
         close_handle(&daemon->deadline);
         inbox_close(&daemon->inbox);
     }
@@ -502,6 +708,8 @@ void daemon_free(struct daemon **daemon_p)
         close_loop(daemon);
     ingest_free(&daemon->ingest);
     registry_free(&daemon->registry);
+    notify_free(&daemon->notify, NOTIFY_STOP_MS);
+    store_free(&daemon->store);
     if (daemon->zmq)
         zmq_ctx_term(daemon->zmq);
     free(daemon);

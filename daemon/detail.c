@@ -82,6 +82,25 @@ struct detail *detail_new(const struct measured *measured)
     return detail;
 }
 
+struct detail *detail_map_new(const struct layer_map *map, const struct header *header)
+{
+    struct detail *detail = calloc(1, sizeof *detail);
+    if (!detail)
+        return NULL;
+    bool ok = true;
+    detail->references = 1;
+    detail->bytes = sizeof *detail;
+    detail->epoch = header->epoch;
+    detail->step = header->step;
+    detail->time_ns = header->time_ns;
+    detail->map = *map;
+    detail->map.values =
+        copy(detail, &ok, map->values, (size_t)map->rows * map->columns, sizeof *map->values);
+    if (!ok)
+        detail_release(&detail);
+    return detail;
+}
+
 struct detail *detail_reference(struct detail *detail)
 {
     if (detail)
@@ -104,5 +123,6 @@ void detail_release(struct detail **detail_p)
     if (detail->weights)
         weights_result_clear(detail->weights);
     free(detail->weights);
+    free((void *)detail->map.values);
     free(detail);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* detail: what windows keep of a layer's newest message only: lists and matrices that are not
- * pooled (top pairs, similarity of heads, the weights tier).
+ * pooled (top pairs, similarity of heads, the weights tier, the map to look at).
  *
  * Immutable and shared by counting references: parts of a rolling window merge without copying.
  * Loop thread only. */
@@ -17,10 +17,16 @@ struct detail {
     struct result_pairs pairs;
     struct result_similarity similarity;
     struct weights_result *weights; /* owned; NULL but for tier weights */
+    /* Of detail_map_new alone, which has nothing else: the map, and which message it is of. */
+    struct layer_map map;
+    uint64_t epoch, step, time_ns;
 };
 
 /* Copies what a measured message has; NULL when out of memory. One reference. */
 struct detail *detail_new(const struct measured *measured);
+/* Copies a map; NULL when out of memory. One reference. Maps are not packed: they have a place of
+ * their own in the history, and the next message brings another. */
+struct detail *detail_map_new(const struct layer_map *map, const struct header *header);
 /* Accepts NULL. */
 struct detail *detail_reference(struct detail *detail);
 void detail_release(struct detail **detail);

@@ -2,11 +2,36 @@
 /* drift: how the windows of one layer differ from a baseline, per head and metric, and since when.
  *
  * The baseline is the first `windows` full windows seen (a partial one is not learned from), or
- * states that are given. Per head and metric: delta of the means; z = delta over the standard
- * deviation of the baseline's window means; js = Jensen-Shannon divergence (natural logarithm, at
- * most ln 2) of the pooled histograms, row metrics only. A change point is found by the two-sided
- * Page-Hinkley test on the window means (Page 1954; Hinkley 1971), in units of the baseline's std.
+ * states that are given. Each head and metric has its own: the first `windows` windows in which it
+ * had a value, so that a head that comes late, or takes turns at spectra, is judged all the same.
+ * With m_1 .. m_n the means of the baseline's windows and x that of a window:
  *
+ *     delta = x - mean(m)
+ *     z     = delta / std(m)               unbiased (n - 1)
+ *     js    = dist_js of the baseline's pooled histogram and the window's; row metrics only
+ *
+ * A baseline that never moved, std <= floor = max(2^-20 |mean|, 2^-40), or of one window, has no
+ * unit to count z in: then z is 0 when |delta| <= floor, and does not exist otherwise. The floor is
+ * 16 roundings of an f32, and what histograms take for zero.
+ *
+ * `change` comes from the two-sided Page-Hinkley test on the means of the windows after the
+ * baseline (E. S. Page, Continuous inspection schemes, Biometrika 41, 1954; D. V. Hinkley,
+ * Inference about the change-point from cumulative sum tests, Biometrika 58, 1971). With s =
+ * max(std, floor), and the level l, the mean of all windows of the head before this one since its
+ * baseline began:
+ *
+ *     up_t   = max(0, up_t-1   + (x_t - l) / s - tolerance)
+ *     down_t = max(0, down_t-1 - (x_t - l) / s - tolerance)
+ *
+ * (up is how far the cumulative sum has risen above its minimum, down how far it has fallen below
+ * its maximum.) When one exceeds the threshold there was a change, and it began with the first
+ * window since that sum was last 0. Then the test starts over, both sums 0, with x_t as the level.
+ * Without a std (a baseline of one window) there is no test.
+ *
+ * Windows that share rows have means that are not independent, and a std that is too small: of
+ * rolling windows only those that do not overlap are learned (drift_may_learn).
+ *
+ * Memory: 64 bytes per head and metric, and about 3 per used histogram bucket of row metrics.
  * Pure; no clock; one owner at a time. */
 #ifndef DAEMON_DRIFT_H
 #define DAEMON_DRIFT_H
@@ -18,6 +43,7 @@
 struct drift_rule {
     uint32_t windows;            /* that make a baseline, >= 1 */
     double tolerance, threshold; /* of Page-Hinkley, in stds of the baseline */
+    uint32_t buckets;            /* of a baseline's histogram at most: window.buckets */
 };
 
 struct drift;
@@ -26,26 +52,35 @@ struct drift;
 struct drift *drift_new(const struct drift_rule *rule, uint32_t heads);
 void drift_free(struct drift **drift);
 
-/* A window of the layer. `learn`: it is full and newer than all before, so it becomes part of the
- * baseline or moves the change detection; else it is only compared. `last` is its last unit.
- * Afterwards drift_result has its numbers. Returns 0 or ERR_MEMORY (then without effect). */
+/* Whether a window may be learned from: it is full, and begins after all that were. Windows of a
+ * run that goes on after a restart are not learned twice. */
+bool drift_may_learn(const struct drift *drift, const struct result_window *window);
+
+/* A window of the layer. `learn`: it becomes part of the baseline or moves the change detection
+ * (drift_may_learn); else it is only compared. `last` is its last unit. Afterwards drift_result has
+ * its numbers. Returns 0 or ERR_MEMORY (then without effect). */
 int drift_window(struct drift *drift, const struct layer_state *state, uint64_t last, bool learn);
 
-/* The numbers of the window given last, [heads], for summary_result.drift; NULL when the metric has
- * no baseline. Borrowed until the next call. */
+/* The numbers of the window given last, [heads], for summary_result.drift; NULL when no head had a
+ * complete baseline of the metric before it. Borrowed until the next call. */
 const struct result_drift *drift_result(const struct drift *drift, int metric);
+/* Frees them, 32 bytes per head and metric, once they have been read. */
+void drift_result_clear(struct drift *drift);
 
-/* How many windows the baseline has; it is complete when that is rule.windows. */
+/* How many windows the baseline has; it is complete when that is rule.windows, or when it was
+ * pinned. */
 uint32_t drift_learned(const struct drift *drift);
 
 /* Takes these windows, in order, for the baseline instead of what was learned, and begins change
- * detection anew. Returns 0 or ERR_MEMORY (then without effect). */
+ * detection anew. Heads and metrics that have no value in them get no baseline. Returns 0 or
+ * ERR_MEMORY (then without effect). */
 int drift_pin(struct drift *drift, const struct layer_state *const *states, uint32_t count);
 
 uint64_t drift_bytes(const struct drift *drift);
 
-/* For checkpoints: one MessagePack map, and back. Returns 0, ERR_MEMORY, or ERR_STORE_FORMAT for
- * what is no such map. */
+/* For checkpoints: one MessagePack map, without the numbers of drift_result, and back. A baseline
+ * that was learned under another rule stays as it is. Returns 0, ERR_MEMORY, or ERR_STORE_FORMAT
+ * for what is no such map. */
 int drift_pack(const struct drift *drift, struct mpk_writer *writer);
 int drift_unpack(const struct drift_rule *rule, const void *data, size_t size,
                  struct drift **ret_drift);

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* history: answers questions from the database, in a thread of its own with a read-only connection.
  *
- * Methods and their parameters are those of PROTOCOL.md: history, map, alerts, compare, windows
- * (and what the export needs). A question may take history.query_time; at most HISTORY_WAITING_MAX
- * wait. Loop thread. */
+ * Methods and their parameters are those of ../proto/PROTOCOL.md, section 4. A question may take
+ * history.query_time; at most HISTORY_WAITING_MAX wait. Loop thread. */
 #ifndef DAEMON_HISTORY_H
 #define DAEMON_HISTORY_H
 
 #include "config.h"
 #include "mpk.h"
 
+#include <stdbool.h>
 #include <uv.h>
 
 #define HISTORY_WAITING_MAX 64
@@ -24,15 +24,19 @@ int history_new(uv_loop_t *loop, const struct config *config, const char *path,
 /* Whether there is such a method. */
 bool history_knows(const char *method);
 
-/* Asks; `answered` is called later, on the loop thread, never from inside this call: with 0 and a
- * result, or an error. `params` (one MessagePack map) is copied. Returns 0, ERR_AGAIN when too many
- * wait, ERR_HISTORY_OFF or ERR_MEMORY; then `answered` is not called. */
-int history_ask(struct history *history, const char *method, const void *params, size_t size,
-                void (*answered)(void *data, int code, const struct mpk_writer *result),
-                void *data);
+/* The end of a question: `code` is 0 with a result, or an error with `detail`, which says what it
+ * cannot say by itself ("": nothing). Both are borrowed. */
+typedef void history_answered(void *data, int code, const char *detail,
+                              const struct mpk_writer *result);
 
-/* Stops; questions that wait are answered with ERR_CLOSED. Freed once the loop has run the close
- * callbacks. Accepts NULL. */
+/* Asks; `answered` is called later, on the loop thread, never from inside this call. `params` (one
+ * MessagePack map) is copied. Returns 0, ERR_AGAIN when too many wait, ERR_HISTORY_OFF,
+ * ERR_METHOD_UNKNOWN or ERR_MEMORY; then `answered` is not called. */
+int history_ask(struct history *history, const char *method, const void *params, size_t size,
+                history_answered *answered, void *data);
+
+/* Stops; questions that wait are answered with ERR_CLOSED, inside this call. Freed once the loop
+ * has run the close callbacks. Accepts NULL. */
 void history_close(struct history **history);
 
 #endif

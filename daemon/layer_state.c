@@ -35,6 +35,7 @@ void layer_state_free(struct layer_state **state_p)
     stat_set_clear(&state->across);
     detail_release(&state->detail);
     detail_release(&state->weights);
+    detail_release(&state->map);
     free(state->rank_bits);
     free(state);
     *state_p = NULL;
@@ -60,7 +61,7 @@ uint64_t layer_state_new_bytes(uint32_t heads)
 uint64_t layer_state_bytes(const struct layer_state *state)
 {
     return empty_bytes(state->heads) + block_bytes(state->rank_bytes) + state->stats_bytes +
-           (state->detail ? state->detail->bytes : 0) +
+           (state->detail ? state->detail->bytes : 0) + (state->map ? state->map->bytes : 0) +
            (state->weights ? state->weights->bytes : 0);
 }
 
@@ -109,9 +110,22 @@ static void set_newest(struct layer_state *state, const struct message *message)
     memcpy(state->shape, shape, sizeof shape);
 }
 
+static int add_map(struct layer_state *state, const struct message *message,
+                   const struct measured *measured)
+{
+    struct detail *map = detail_map_new(measured->map, &message->header);
+    if (!map)
+        return ERR_MEMORY;
+    detail_release(&state->map);
+    state->map = map;
+    return 0;
+}
+
 static int add_newest(struct layer_state *state, const struct message *message,
                       const struct measured *measured)
 {
+    if (measured->map && add_map(state, message, measured) != 0)
+        return ERR_MEMORY;
     if (measured->pairs || measured->head_similarity) {
         struct detail *detail = detail_new(measured);
         if (!detail)

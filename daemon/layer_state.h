@@ -49,6 +49,8 @@ struct layer_state {
     struct stat_set across;  /* the across-head maps, and the sink rate */
     uint64_t stats_bytes;    /* memory of all sets */
     struct detail *detail;   /* of the newest message that had any; shared, NULL = none */
+    struct detail *map;      /* of the newest message that was asked for one (message.wants_map):
+                                map->map; shared, NULL = none. Not packed. */
     struct detail *weights;  /* of the newest message of tier weights; shared, NULL = none yet */
     uint64_t weights_arrival;
 };
@@ -80,6 +82,14 @@ int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
                      struct dist *ret_dist);
 /* Its moments alone. */
 struct moments layer_state_moments(const struct layer_state *state, int metric, uint32_t head);
+
+/* One number's statistics: of a head, of an across-head map, of the layer. Return 0 or ERR_MEMORY.
+ */
+int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
+                     struct result_stat *ret_stat);
+int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
+                         struct result_stat *ret_stat);
+int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat);
 
 /* For history, checkpoints and baselines: one MessagePack map with everything, metrics by name, so
  * that a newer attnd with other metrics can read it; unpack of pack is the same state, bit for bit.

@@ -21,6 +21,8 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
         into->weights_arrival = from->weights_arrival;
         take_detail(&into->weights, from->weights);
     }
+    if (from->map && (!into->map || from->newest >= into->newest))
+        take_detail(&into->map, from->map);
     if (from->newest < into->newest)
         return;
     into->newest = from->newest;

@@ -238,6 +238,17 @@ struct weights message_weights_shape(const struct header *header)
     return describe_weights(header, NULL);
 }
 
+uint64_t message_free_tensors(struct message *message)
+{
+    uint64_t bytes = 0;
+    while (message->frame_count > 2) {
+        zmq_msg_t *frame = &message->frames[--message->frame_count];
+        bytes += zmq_msg_size(frame);
+        zmq_msg_close(frame);
+    }
+    return bytes;
+}
+
 void message_free(struct message **message_p)
 {
     struct message *message = *message_p;

@@ -18,9 +18,8 @@
 
 #define MESSAGE_FRAMES_MAX (2 + TENSORS_MAX)
 
+struct measured;
 struct run;
-struct stream;
-struct window_part;
 struct work;
 
 struct message {
@@ -36,12 +35,17 @@ struct message {
 
     /* the loop's, while the message is worked on */
     struct run *run;
-    struct stream *stream;
-    struct window_part *part;
     uint32_t rank_index;
+    /* Set before work_new when history.maps is on, on the first message of a layer in a primary
+     * window: its map is pooled (workers/map_pool.h), and is layer_state.map afterwards. */
+    bool wants_map;
     struct losses losses; /* what its sequence number says was lost before it */
     struct work *work;
-    struct message *next; /* waiting for room in the pool's queue */
+    const struct measured *measured; /* its numbers, the work's */
+    int code;                        /* why it has none, or is refused */
+    bool finished;                   /* no work is left to do: it can be taken in its turn */
+    struct message *next;            /* waiting for room in the pool's queue */
+    struct message *queued_next;     /* of its run, in the order of arrival */
 };
 
 /* A refused message, for the counters of its job. */
@@ -70,6 +74,8 @@ struct weights message_weights(struct message *message);
 struct attention message_attention_shape(const struct header *header);
 struct weights message_weights_shape(const struct header *header);
 
+/* Frees the tensors, which nothing may need any more; the header stays. Returns their bytes. */
+uint64_t message_free_tensors(struct message *message);
 void message_free(struct message **message);
 
 #endif

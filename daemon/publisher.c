@@ -21,8 +21,14 @@
 /* Prefixes waiting for their last values; with more, everything is sent. */
 #define PREFIXES_MAX 64
 
-struct last_value {
+/* What a last value is found by; padding included, so zero it first. */
+struct value_key {
     char topic[TOPIC_MAX];
+    uint32_t track;
+};
+
+struct last_value {
+    struct value_key key;
     void *value;
     size_t size;
     UT_hash_handle hh; /* iteration order is the order of the last put: the head is the stalest */
@@ -83,16 +89,25 @@ static void keep_within_limit(struct publisher *publisher)
             remove_value(publisher, (enum worth)worth, publisher->values[worth]);
 }
 
-static void remove_topic(struct publisher *publisher, enum worth worth, const char *topic)
+static struct value_key make_key(const char *topic, uint32_t track)
+{
+    struct value_key key;
+    memset(&key, 0, sizeof key);
+    strcpy(key.topic, topic);
+    key.track = track;
+    return key;
+}
+
+static void remove_old(struct publisher *publisher, enum worth worth, const struct value_key *key)
 {
     struct last_value *old = NULL;
-    HASH_FIND_STR(publisher->values[worth], topic, old);
+    HASH_FIND(hh, publisher->values[worth], key, sizeof *key, old);
     if (old)
         remove_value(publisher, worth, old);
 }
 
 /* NULL when out of memory; the buffer is then freed. */
-static struct last_value *make_value(const char *topic, void *buffer, size_t size)
+static struct last_value *make_value(const struct value_key *key, void *buffer, size_t size)
 {
     struct last_value *value = calloc(1, sizeof *value);
     if (!value) {
@@ -100,21 +115,21 @@ static struct last_value *make_value(const char *topic, void *buffer, size_t siz
         return NULL;
     }
     void *fitted = realloc(buffer, size); /* the writer's buffer doubles */
-    strcpy(value->topic, topic);
+    memcpy(&value->key, key, sizeof *key);
     value->value = fitted ? fitted : buffer;
     value->size = size;
     return value;
 }
 
 /* Without memory late subscribers miss this topic; the others have had it. */
-static void keep_value(struct publisher *publisher, enum worth worth, const char *topic,
+static void keep_value(struct publisher *publisher, enum worth worth, const struct value_key *key,
                        void *buffer, size_t size)
 {
-    remove_topic(publisher, worth, topic);
-    struct last_value *value = make_value(topic, buffer, size);
+    remove_old(publisher, worth, key);
+    struct last_value *value = make_value(key, buffer, size);
     if (!value)
         return;
-    HASH_ADD_STR(publisher->values[worth], topic, value);
+    HASH_ADD(hh, publisher->values[worth], key, sizeof value->key, value);
     if (!value->hh.tbl) {
         free(value->value);
         free(value);
@@ -124,18 +139,32 @@ static void keep_value(struct publisher *publisher, enum worth worth, const char
     keep_within_limit(publisher);
 }
 
-void publisher_put(struct publisher *publisher, const char *topic, struct mpk_writer *writer,
-                   bool is_summary)
+/* Returns whether there is something to keep. */
+static bool send_encoded(struct publisher *publisher, const char *topic,
+                         const struct mpk_writer *writer)
 {
-    size_t size = writer->buffer.size;
     if (!mpk_writer_ok(writer)) {
         stats_add(publisher->stats, COUNT_PUBLISH_FAILED, 1);
-        return;
+        return false;
     }
-    if (send_result(publisher, topic, writer->buffer.data, size) == 0)
+    if (send_result(publisher, topic, writer->buffer.data, writer->buffer.size) == 0)
         stats_add(publisher->stats, COUNT_PUBLISHED, 1);
-    keep_value(publisher, is_summary ? WORTH_SUMMARY : WORTH_LITTLE, topic,
-               msgpack_sbuffer_release(&writer->buffer), size);
+    return true;
+}
+
+void publisher_send(struct publisher *publisher, const char *topic, const struct mpk_writer *writer)
+{
+    send_encoded(publisher, topic, writer);
+}
+
+void publisher_put(struct publisher *publisher, const char *topic, uint32_t track,
+                   struct mpk_writer *writer, bool is_summary)
+{
+    size_t size = writer->buffer.size;
+    struct value_key key = make_key(topic, track);
+    if (send_encoded(publisher, topic, writer))
+        keep_value(publisher, is_summary ? WORTH_SUMMARY : WORTH_LITTLE, &key,
+                   msgpack_sbuffer_release(&writer->buffer), size);
 }
 
 /* Snapshots */
@@ -151,7 +180,7 @@ static bool is_awaited(const struct publisher *publisher, const char *topic)
 static void send_snapshot(struct publisher *publisher, struct last_value *value)
 {
     result_set_snapshot(value->value, value->size, true);
-    if (send_result(publisher, value->topic, value->value, value->size) == 0)
+    if (send_result(publisher, value->key.topic, value->value, value->size) == 0)
         stats_add(publisher->stats, COUNT_SNAPSHOTS, 1);
     result_set_snapshot(value->value, value->size, false);
 }
@@ -162,7 +191,7 @@ static void send_snapshots(struct publisher *publisher)
     for (int worth = 0; worth < WORTH_COUNT; worth++)
         HASH_ITER(hh, publisher->values[worth], value, next)
         {
-            if (is_awaited(publisher, value->topic))
+            if (is_awaited(publisher, value->key.topic))
                 send_snapshot(publisher, value);
         }
     publisher->prefix_count = 0;
@@ -264,21 +293,22 @@ void publisher_forget_job(struct publisher *publisher, const char *job)
     for (int worth = 0; worth < WORTH_COUNT; worth++)
         HASH_ITER(hh, publisher->values[worth], value, next)
         {
-            if (is_topic_of(value->topic, job))
+            if (is_topic_of(value->key.topic, job))
                 remove_value(publisher, (enum worth)worth, value);
         }
 }
 
 void publisher_each(const struct publisher *publisher, const char *prefix,
-                    void (*visit)(void *data, const char *topic, const void *value, size_t size),
+                    void (*visit)(void *data, const char *topic, uint32_t track, const void *value,
+                                  size_t size),
                     void *data)
 {
     const struct last_value *value, *next;
     for (int worth = 0; worth < WORTH_COUNT; worth++)
         HASH_ITER(hh, publisher->values[worth], value, next)
         {
-            if (strncmp(value->topic, prefix, strlen(prefix)) == 0)
-                visit(data, value->topic, value->value, value->size);
+            if (strncmp(value->key.topic, prefix, strlen(prefix)) == 0)
+                visit(data, value->key.topic, value->key.track, value->value, value->size);
         }
 }
 

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "registry.h"
 
+#include "checkpoint.h"
+#include "closing.h"
 #include "log.h"
+#include "restore.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +49,13 @@ static void remove_job(struct registry *registry, struct job *job)
     free(job);
 }
 
+/* What was kept of a run that makes room: it will not come back. */
+static void forget_kept(struct run *run)
+{
+    if (run->state != JOB_ENDED)
+        checkpoint_forget(run);
+}
+
 void registry_free(struct registry **registry_p)
 {
     struct registry *registry = *registry_p;
@@ -70,7 +80,7 @@ static uint64_t last_heard(const struct job *job)
 static bool job_at_rest(const struct job *job)
 {
     for (const struct run *run = job->runs; run; run = run->next)
-        if (run->state == JOB_ACTIVE || run->in_flight)
+        if (run->state == JOB_ACTIVE || run->queued)
             return false;
     return true;
 }
@@ -93,6 +103,8 @@ static int make_room_for_job(struct registry *registry)
         return ERR_JOB_LIMIT;
     log_event(LOG_INFO, "job_forgotten", LOG_STR("job", job->name));
     registry->forget(registry->data, job->name);
+    for (struct run *run = job->runs; run; run = run->next)
+        forget_kept(run);
     remove_job(registry, job);
     return 0;
 }
@@ -110,7 +122,7 @@ static void remove_run(struct job *job, struct run *run)
 static bool run_may_go(const struct registry *registry, const struct run *run, uint64_t now_ns)
 {
     bool silent = now_ns - run->last_ns >= registry->config->window_timeout;
-    return !run->in_flight && (run->state != JOB_ACTIVE || silent);
+    return !run->queued && (run->state != JOB_ACTIVE || silent);
 }
 
 static int make_room_for_run(struct registry *registry, struct job *job, uint64_t now_ns)
@@ -124,7 +136,8 @@ static int make_room_for_run(struct registry *registry, struct job *job, uint64_
         return 0;
     if (!longest)
         return ERR_RUN_LIMIT;
-    run_show(longest);
+    closing_show(longest);
+    forget_kept(longest);
     remove_run(job, longest);
     return 0;
 }
@@ -171,7 +184,8 @@ static int add_run(struct registry *registry, struct job *job, const struct head
     int code = make_room_for_run(registry, job, now_ns);
     if (code)
         return code;
-    struct run *run = run_new(header, registry->config, registry->sink, &registry->budget, now_ns);
+    struct run *run = run_new(job->name, header->run, registry->config, registry->sink,
+                              &registry->budget, now_ns);
     if (!run)
         return ERR_MEMORY;
     run->next = job->runs;
@@ -197,17 +211,15 @@ static int find_or_add(struct registry *registry, const struct header *header, u
     return code;
 }
 
-int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns)
+int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns,
+                    bool *ret_compute)
 {
     struct run *run;
     int code = find_or_add(registry, &message->header, now_ns, &run);
     if (code)
         return code;
-    code = run_arrive(run, message, now_ns);
-    if (code < 0)
-        run_refused(run, code);
-    run_settle(run, now_ns);
-    return code;
+    *ret_compute = run_queue(run, message, now_ns);
+    return 0;
 }
 
 void registry_refused(struct registry *registry, const char *name, int code)
@@ -215,7 +227,6 @@ void registry_refused(struct registry *registry, const char *name, int code)
     struct job *job = find_job(registry, name);
     if (!job)
         return;
-    job->runs->received++;
     run_refused(job->runs, code);
 }
 
@@ -229,6 +240,78 @@ void registry_each(const struct registry *registry, void (*visit)(void *data, st
             visit(data, run);
 }
 
+/* Checkpoints */
+
+static bool adopt_run(void *data, struct run *run)
+{
+    struct registry *registry = data;
+    struct job *job = find_job(registry, run->job);
+    if (!job && add_job(registry, run->job, &job) != 0)
+        return false;
+    run->next = job->runs;
+    job->runs = run;
+    return true;
+}
+
+void registry_restore(struct registry *registry, uint64_t now_ns)
+{
+    struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
+                                          adopt_run, registry, now_ns);
+    if (!restore)
+        return;
+    store_each_kept(registry->sink->store, restore_value, restore);
+    restore_finish(&restore);
+}
+
+static void begin_round(void *data, struct run *run)
+{
+    (void)data;
+    run->in_round = true;
+}
+
+void registry_begin_round(struct registry *registry)
+{
+    registry_each(registry, begin_round, NULL);
+}
+
+static void step_run(void *data, struct run *run)
+{
+    bool *stepped = data;
+    if (!run->in_round || *stepped)
+        return;
+    run->in_round = checkpoint_step(run);
+    *stepped = run->in_round || run->saving;
+}
+
+bool registry_step(struct registry *registry)
+{
+    bool stepped = false;
+    registry_each(registry, step_run, &stepped);
+    return stepped;
+}
+
+static void add_collected(void *data, struct run *run)
+{
+    *(uint64_t *)data += run->saving_bytes;
+}
+
+uint64_t registry_collected(const struct registry *registry)
+{
+    uint64_t bytes = 0;
+    registry_each(registry, add_collected, &bytes);
+    return bytes;
+}
+
+static void submit_run(void *data, struct run *run)
+{
+    checkpoint_submit(run, *(uint64_t *)data);
+}
+
+void registry_submit(struct registry *registry, uint64_t now_ns)
+{
+    registry_each(registry, submit_run, &now_ns);
+}
+
 struct tick {
     uint64_t now_ns;
     bool active;
@@ -238,7 +321,7 @@ static void tick_run(void *data, struct run *run)
 {
     struct tick *tick = data;
     run_tick(run, tick->now_ns);
-    tick->active = tick->active || run->state == JOB_ACTIVE;
+    tick->active = tick->active || run_wants_ticks(run);
 }
 
 bool registry_tick(struct registry *registry, uint64_t now_ns)
@@ -251,7 +334,7 @@ bool registry_tick(struct registry *registry, uint64_t now_ns)
 static void show_run(void *data, struct run *run)
 {
     (void)data;
-    run_show(run);
+    closing_show(run);
 }
 
 void registry_show(struct registry *registry)
@@ -261,7 +344,6 @@ void registry_show(struct registry *registry)
 
 struct flush {
     const char *job; /* NULL: all */
-    uint64_t arrival;
     int waiting;
 };
 
@@ -269,12 +351,12 @@ static void flush_run(void *data, struct run *run)
 {
     struct flush *flush = data;
     if (!flush->job || strcmp(run->job, flush->job) == 0)
-        flush->waiting += run_flush(run, flush->arrival);
+        flush->waiting += run_flush(run);
 }
 
-int registry_flush(struct registry *registry, const char *job, uint64_t arrival)
+int registry_flush(struct registry *registry, const char *job)
 {
-    struct flush flush = {.job = job, .arrival = arrival};
+    struct flush flush = {.job = job};
     if (job && !find_job(registry, job))
         return ERR_JOB_UNKNOWN;
     registry_each(registry, flush_run, &flush);

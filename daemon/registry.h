@@ -17,19 +17,31 @@ struct registry *registry_new(const struct config *config, const struct result_s
                               void (*forget)(void *data, const char *job), void *data);
 void registry_free(struct registry **registry);
 
-/* As run_arrive, finding or making job and run. A refusal is counted to the run, if there is one.
- */
-int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns);
+/* Finds or makes the run of a message, and queues it there: sets *ret_compute as run_queue does.
+ * Returns 0, or why there is no such run: the message is then not queued. */
+int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns,
+                    bool *ret_compute);
 /* A message that ingest refused: counted to the newest run of the job, if it is known. */
 void registry_refused(struct registry *registry, const char *job, int code);
 
-/* run_tick for every run. Returns whether any run is active, that is, whether ticks are needed. */
+/* Brings the runs back that the sink's store has kept: at the start, before any message. */
+void registry_restore(struct registry *registry, uint64_t now_ns);
+
+/* A round saves what has changed in all runs (checkpoint.h), in steps of one layer; after some
+ * steps comes a submit, before any message. Steps return whether there is more to do. */
+void registry_begin_round(struct registry *registry);
+bool registry_step(struct registry *registry);
+/* What steps have collected and no submit has taken yet. */
+uint64_t registry_collected(const struct registry *registry);
+void registry_submit(struct registry *registry, uint64_t now_ns);
+
+/* run_tick for every run. Returns whether any run wants another one. */
 bool registry_tick(struct registry *registry, uint64_t now_ns);
 /* Shows all open windows as partial, at shutdown. */
 void registry_show(struct registry *registry);
 /* run_flush for every run of the job (NULL: of all jobs). Returns how many runs have to wait, or
  * ERR_JOB_UNKNOWN. */
-int registry_flush(struct registry *registry, const char *job, uint64_t arrival);
+int registry_flush(struct registry *registry, const char *job);
 /* Runs that still have to show their windows after a flush. */
 uint32_t registry_flushing(const struct registry *registry);
 

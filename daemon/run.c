@@ -1,14 +1,21 @@
 /* SPDX-License-Identifier: MIT */
-/* The story of a message here: run_arrive checks its sequence, finds its layer and opens its part
- * of the window; the caller has it computed; run_complete adds the numbers to the layer's state in
- * that part. Only then can the part close, because it counts what is in flight. An epoch_end
- * arrives behind every message that was received before it, so a part never closes over their
- * heads.
+/* The story of a message here: run_queue gives it its place and foresees whether it will be
+ * refused, which saves the work; it is computed, or not; run_take takes it when all before it are
+ * taken. Only then its sequence is checked, its rank's position moves, and its numbers are added.
  *
- * What was lost or refused waits in the layer's `pending` for its next message, and is counted in
- * that one's window: a refused message itself may belong to a window that is long closed. */
+ * So the run is at any moment what the messages taken so far make of it, whichever worker was
+ * faster: the same recording gives the same summaries, a part never closes over a message that came
+ * in time, and a checkpoint between two messages is consistent without waiting for anything. The
+ * price is that a message that takes long holds up the windows of its run, while the tensors of
+ * later ones are freed and their `live` values are out already.
+ *
+ * What was lost or refused waits in `pending` for the layer's next message, and is counted in that
+ * one's window: a refused message itself may belong to a window that is long closed. */
 #include "run.h"
 
+#include "announce.h"
+#include "checkpoint.h"
+#include "closing.h"
 #include "live.h"
 #include "log.h"
 
@@ -18,60 +25,58 @@
 /* One run may use this part of limits.state_memory, so that it cannot take it all. */
 #define RUN_SHARE 4
 
-struct run *run_new(const struct header *header, const struct config *config,
+struct run *run_new(const char *job, const uint8_t *id, const struct config *config,
                     const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns)
 {
-    struct window_rule rule = {
-        .unit = (enum window_unit)config->window_unit,
-        .length = config->window_length,
-        .every = config->window_every,
-        .part = config_window_part(config->window_length, config->window_every),
-        .timeout_ns = config->window_timeout,
-        .rank_grace_ns = config->window_rank_grace,
-    };
     struct run *run = calloc(1, sizeof *run);
     if (!run)
         return NULL;
-    memcpy(run->id, header->run, RUN_BYTES);
-    strcpy(run->job, header->job);
+    memcpy(run->id, id, RUN_BYTES);
+    strcpy(run->job, job);
     run->config = config;
     config_for_job(config, run->job, &run->job_config);
     run->sink = sink;
     run->budget = (struct state_budget){.limit = budget->limit / RUN_SHARE, .parent = budget};
+    run->drift_budget =
+        (struct state_budget){.limit = run->budget.limit / 2, .parent = &run->budget};
     run->last_ns = now_ns;
-    window_init(&run->window, &rule, now_ns);
+    run->queue_last = &run->queue;
+    run->track_count = track_count(config);
+    for (uint32_t t = 0; t < run->track_count; t++)
+        track_init(&run->tracks[t], config, t, &run->budget, now_ns);
+    if (config->alerts_enabled)
+        run->alerts = alerts_new(config, run->job);
+    if (config->alerts_enabled && !run->alerts)
+        run_free(&run);
     return run;
 }
 
-static void free_part(struct window_part *part)
+static void free_drift(struct run *run, struct layer_track *layer)
 {
-    struct state_table *table = part->data;
-    state_table_free(&table);
-    free(part);
+    drift_free(&layer->drift);
+    run_charge_drift(run, layer);
 }
 
-void run_free_windows(struct run *run)
+void run_free_state(struct run *run)
 {
-    struct window_part *part;
-    while ((part = window_take_any(&run->window)))
-        free_part(part);
+    for (uint32_t t = 0; t < run->track_count; t++)
+        track_free_parts(&run->tracks[t]);
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
+        for (uint32_t t = 0; t < run->track_count; t++)
+            free_drift(run, &stream->tracks[t]);
 }
 
 void run_free(struct run **run_p)
 {
     struct run *run = *run_p;
-    struct stream *stream, *next;
     if (!run)
         return;
-    run_free_windows(run);
-    window_fini(&run->window);
-    HASH_ITER(hh, run->streams, stream, next)
-    {
-        HASH_DEL(run->streams, stream);
-        sequences_clear(&stream->sequences);
-        free(stream->spectrum_next);
-        free(stream);
-    }
+    run_free_state(run);
+    for (uint32_t t = 0; t < run->track_count; t++)
+        track_fini(&run->tracks[t]);
+    alerts_free(&run->alerts);
+    batch_free(&run->saving);
+    stream_free_all(&run->streams, run->track_count);
     sequences_clear(&run->events);
     free(run);
     *run_p = NULL;
@@ -79,42 +84,39 @@ void run_free(struct run **run_p)
 
 /* Streams */
 
-static uint32_t pack(struct layer_id id)
+struct drift_rule run_drift_rule(const struct config *config)
 {
-    return id.layer << 2 | (uint32_t)id.stack << 1 | (uint32_t)id.site;
+    return (struct drift_rule){.windows = (uint32_t)config->drift_windows,
+                               .tolerance = config->drift_change_tolerance,
+                               .threshold = config->drift_change_threshold,
+                               .buckets = (uint32_t)config->window_buckets};
 }
 
-static int add_stream(struct run *run, struct layer_id id, uint32_t heads,
-                      struct stream **ret_stream)
+void run_charge_drift(struct run *run, struct layer_track *layer)
 {
-    if (run->stream_count >= run->config->limits_layers)
-        return ERR_STREAM_LIMIT;
-    struct stream *stream = calloc(1, sizeof *stream);
-    if (!stream)
-        return ERR_MEMORY;
-    *stream =
-        (struct stream){.key = pack(id), .id = id, .heads = heads, .index = run->stream_count};
-    HASH_ADD(hh, run->streams, key, sizeof stream->key, stream);
-    if (!stream->hh.tbl) {
-        free(stream);
-        return ERR_MEMORY;
+    uint64_t bytes = layer->drift ? drift_bytes(layer->drift) : 0;
+    state_budget_charge(&run->drift_budget, bytes, layer->drift_bytes);
+    layer->drift_bytes = bytes;
+}
+
+int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
+               struct stream **ret_stream)
+{
+    struct stream *stream = stream_find(run->streams, id);
+    if (!stream) {
+        if (HASH_COUNT(run->streams) >= run->config->limits_layers)
+            return ERR_STREAM_LIMIT;
+        stream = stream_add(&run->streams, id, heads, run->track_count, now_ns);
+        run->dirty = true;
     }
-    run->stream_count++;
-    run->dirty = true;
     *ret_stream = stream;
-    return 0;
+    return stream ? 0 : ERR_MEMORY;
 }
 
-static int find_stream(struct run *run, struct layer_id id, uint32_t heads,
-                       struct stream **ret_stream)
+uint32_t run_spectrum_turn(const struct run *run, const struct message *message)
 {
-    uint32_t key = pack(id);
-    struct stream *stream = NULL;
-    HASH_FIND(hh, run->streams, &key, sizeof key, stream);
-    if (!stream)
-        return add_stream(run, id, heads, ret_stream);
-    *ret_stream = stream;
-    return 0;
+    const struct header *header = &message->header;
+    return stream_spectrum_turn(stream_find(run->streams, header->layer), header->head_offset);
 }
 
 /* What a tensor message says about the heads counts, and must not change; a hello only announces.
@@ -129,109 +131,270 @@ static int settle_heads(struct run *run, struct stream *stream, uint32_t heads)
     return 0;
 }
 
-/* The state of a layer in a part, made on first use. Returns 0, ERR_STATE_LIMIT or ERR_MEMORY. */
-static int get_state(struct run *run, struct window_part *part, const struct stream *stream,
-                     struct layer_state **ret_state)
+/* The queue */
+
+/* Windows of seconds go by when a message was received. */
+static uint64_t unit_in(const struct track *track, const struct message *message)
 {
-    if (!part->data)
-        part->data = state_table_new(&run->budget, (uint32_t)run->config->window_buckets);
-    if (!part->data)
-        return ERR_MEMORY;
-    return state_table_get(part->data, stream->index, stream->heads, ret_state);
+    return window_unit_of(&track->window, message->header.epoch, message->header.step,
+                          message->received_ns);
 }
 
-/* Arrivals */
+static bool late_for_all(const struct run *run, const struct message *message)
+{
+    for (uint32_t t = 0; t < run->track_count; t++)
+        if (!window_is_late(&run->tracks[t].window, unit_in(&run->tracks[t], message)))
+            return false;
+    return true;
+}
 
-/* Places a numbered message in its window. The window sees it first, even if there is no memory
- * left to keep its numbers: a rank that moves on lets older parts close, which gives memory back.
- */
-static int place(struct run *run, struct message *message, uint64_t now_ns)
+/* Whether taking it will refuse it, as far as that can be told already; 0, or the reason. Only
+ * memory may be there again by then. */
+static int foresee(const struct run *run, const struct message *message)
 {
     const struct header *header = &message->header;
-    uint64_t unit = window_unit_of(&run->window, header->epoch, header->step, now_ns);
-    struct layer_state *state;
-    int code = window_arrive(&run->window, message->rank_index, unit, now_ns, &message->part);
-    if (code)
-        return code;
-    if (message->losses.joined_late)
-        window_joined_late(&run->window, message->part);
-    code = state_budget_full(&run->budget) ? ERR_STATE_LIMIT
-                                           : get_state(run, message->part, message->stream, &state);
-    if (code) {
-        window_done(message->part);
-        return code;
+    const struct window *window = &run->tracks[0].window;
+    const struct stream *stream = stream_find(run->streams, header->layer);
+    uint32_t rank = window_find_rank(window, header->rank);
+    if (rank == UINT32_MAX && window->rank_count >= run->config->limits_ranks)
+        return ERR_RANK_LIMIT;
+    if (!stream && HASH_COUNT(run->streams) >= run->config->limits_layers)
+        return ERR_STREAM_LIMIT;
+    if (rank != UINT32_MAX && window->ranks[rank].bye)
+        return ERR_ENDED;
+    if (stream && rank != UINT32_MAX && sequences_passed(&stream->sequences, rank, header->seq))
+        return ERR_SEQ_ORDER;
+    if (stream && stream->measured && stream->heads != header->heads_total)
+        return ERR_HEADS_CHANGED;
+    if (late_for_all(run, message))
+        return ERR_LATE;
+    return state_budget_full(&run->budget) ? ERR_STATE_LIMIT : 0;
+}
+
+/* The first message of a layer in a part of the primary track gives the map to look at. Asked while
+ * it waits: others may ask too until the layer is known. */
+static bool wants_map(const struct run *run, const struct message *message)
+{
+    const struct track *track = &run->tracks[0];
+    struct stream *stream = stream_find(run->streams, message->header.layer);
+    uint64_t part = unit_in(track, message) / track->window.rule.part;
+    if (!run->config->history_maps || !run->sink->store)
+        return false;
+    bool first = !stream || stream->mapped_part != part + 1;
+    if (stream)
+        stream->mapped_part = part + 1;
+    return first;
+}
+
+bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
+{
+    bool tensors = message->header.type != MESSAGE_EVENT;
+    message->run = run;
+    message->code = tensors ? foresee(run, message) : 0;
+    message->finished = !tensors || message->code != 0;
+    message->wants_map = !message->finished && wants_map(run, message);
+    message->queued_next = NULL;
+    *run->queue_last = message;
+    run->queue_last = &message->queued_next;
+    run->queued++;
+    run->last_ns = now_ns;
+    return !message->finished;
+}
+
+static void publish_live(struct run *run, const struct message *message)
+{
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    topic_layer("live", run->job, message->header.layer, topic);
+    if (live_write(message, message->measured, &writer) == 0)
+        run->sink->put(run->sink->data, topic, 0, &writer, RESULT_OTHER);
+    mpk_writer_clear(&writer);
+}
+
+void run_finish(struct run *run, struct message *message)
+{
+    message->finished = true;
+    if (!message->code && foresee(run, message) == 0)
+        publish_live(run, message);
+}
+
+/* Taking a message with tensors */
+
+/* Where its numbers go: the state of its layer in each track that it is not late for. */
+struct placed {
+    struct window_part *part[TRACKS_MAX];
+    struct layer_state *state[TRACKS_MAX];
+};
+
+/* The windows see it first, even if there is no memory left to keep its numbers: a rank that moves
+ * on lets older parts close, which gives memory back. */
+static int find_parts(struct run *run, struct stream *stream, struct message *message,
+                      struct placed *placed)
+{
+    int code = ERR_LATE;
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        struct track *track = &run->tracks[t];
+        int rc = window_arrive(&track->window, message->rank_index, unit_in(track, message),
+                               message->received_ns, &placed->part[t]);
+        if (rc && rc != ERR_LATE)
+            return rc;
+        code = rc ? code : 0;
+        if (!rc && (message->losses.joined_late || track->joins_late))
+            window_joined_late(&track->window, placed->part[t]);
+        track->joins_late = track->joins_late && rc;
     }
-    tally_merge(&state->tally, &message->stream->pending);
-    message->stream->pending = (struct tally){0};
-    return 0;
+    for (uint32_t t = 0; t < run->track_count && !code; t++)
+        if (!placed->part[t])
+            tally_drop(&stream->tracks[t].pending, ERR_LATE);
+    return code;
+}
+
+static int find_states(struct run *run, const struct stream *stream, struct placed *placed)
+{
+    int code = state_budget_full(&run->budget) ? ERR_STATE_LIMIT : 0;
+    for (uint32_t t = 0; t < run->track_count && !code; t++)
+        if (placed->part[t])
+            code = track_state(&run->tracks[t], placed->part[t], stream, &placed->state[t]);
+    return code;
+}
+
+static void note_losses(struct run *run, struct stream *stream, const struct message *message)
+{
+    tally_losses(&stream->counts.tally, &message->losses);
+    for (uint32_t t = 0; t < run->track_count; t++)
+        tally_losses(&stream->tracks[t].pending, &message->losses);
 }
 
 /* Numbers first, so that a message that is refused for what it says is not taken for a lost one as
  * well. */
-static int take_in(struct run *run, struct message *message, uint64_t now_ns)
+static int place(struct run *run, struct stream *stream, struct message *message,
+                 struct placed *placed)
 {
     const struct header *header = &message->header;
-    struct stream *stream = message->stream;
     int code = sequences_next(&stream->sequences, message->rank_index, header->seq, header->dropped,
                               &message->losses);
     if (code)
         return code;
-    tally_losses(&run->tally, &message->losses);
-    tally_losses(&stream->pending, &message->losses);
+    note_losses(run, stream, message);
     code = settle_heads(run, stream, header->heads_total);
-    return code ? code : place(run, message, now_ns);
+    if (!code)
+        code = find_parts(run, stream, message, placed);
+    if (!code)
+        code = message->code;
+    return code ? code : find_states(run, stream, placed);
 }
 
-static int arrive_tensors(struct run *run, struct message *message, uint64_t now_ns)
+static int add_numbers(struct run *run, struct stream *stream, const struct message *message,
+                       const struct placed *placed)
 {
-    const struct header *header = &message->header;
-    int code = find_stream(run, header->layer, header->heads_total, &message->stream);
-    if (code)
-        return code;
-    code = take_in(run, message, now_ns);
+    int code = 0;
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        if (!placed->state[t])
+            continue;
+        tally_merge(&placed->state[t]->tally, &stream->tracks[t].pending);
+        stream->tracks[t].pending = (struct tally){0};
+        code = layer_state_add(placed->state[t], message, message->measured);
+        state_table_grown(placed->part[t]->data, stream->index);
+    }
+    return code;
+}
+
+static void count_dropped(struct run *run, struct stream *stream, int code)
+{
+    tally_drop(&stream->counts.tally, code);
+    for (uint32_t t = 0; t < run->track_count; t++)
+        tally_drop(&stream->tracks[t].pending, code);
+}
+
+static void mark_unsaved(struct run *run, struct stream *stream)
+{
+    run->unsaved = true;
+    for (uint32_t t = 0; t < run->track_count; t++)
+        stream->tracks[t].unsaved = true;
+}
+
+static int take_numbers(struct run *run, struct stream *stream, struct message *message)
+{
+    struct placed placed = {.part = {NULL}};
+    int code = place(run, stream, message, &placed);
+    stream->counts.received++;
+    stream->last_ns = message->received_ns;
+    mark_unsaved(run, stream);
+    if (!code)
+        code = add_numbers(run, stream, message, &placed);
     if (code) {
-        tally_drop(&message->stream->pending, code);
+        count_dropped(run, stream, code);
         return code;
     }
-    message->run = run;
-    run->in_flight++;
-    return RUN_COMPUTE;
+    stream->counts.processed++;
+    if (message->measured->has_spectra)
+        stream_end_spectrum_turn(stream, message->header.head_offset,
+                                 message->measured->spectrum_next);
+    return 0;
 }
 
-static int handle_hello(struct run *run, const struct header *header)
+/* Taking an event */
+
+static int handle_hello(struct run *run, const struct message *message)
 {
+    const struct header *header = &message->header;
     struct stream *stream;
     int code = 0;
     for (uint32_t i = 0; i < header->layer_count && !code; i++)
         code = header->layers[i].heads > run->config->limits_heads
                    ? ERR_HEADS_LIMIT
-                   : find_stream(run, header->layers[i].id, header->layers[i].heads, &stream);
+                   : run_stream(run, header->layers[i].id, header->layers[i].heads,
+                                message->received_ns, &stream);
     return code;
 }
 
-static int arrive_event(struct run *run, struct message *message)
+static void tell_tracks(struct run *run, const struct message *message)
+{
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        struct window *window = &run->tracks[t].window;
+        if (message->header.event == EVENT_EPOCH_END)
+            window_epoch_end(window, message->rank_index, message->header.epoch);
+        else if (message->header.event == EVENT_BYE)
+            window_bye(window, message->rank_index);
+    }
+}
+
+static int take_event(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
     int code = sequences_next(&run->events, message->rank_index, header->seq, header->dropped,
                               &message->losses);
     if (code)
         return code;
-    tally_losses(&run->tally, &message->losses);
+    tally_losses(&run->counts.tally, &message->losses);
     if (header->event == EVENT_HELLO)
-        code = handle_hello(run, header);
-    else if (header->event == EVENT_EPOCH_END)
-        window_epoch_end(&run->window, message->rank_index, header->epoch);
-    else
-        window_bye(&run->window, message->rank_index);
-    if (code)
-        return code;
-    run->processed++;
-    return RUN_HANDLED;
+        code = handle_hello(run, message);
+    tell_tracks(run, message);
+    if (!code)
+        run->counts.processed++;
+    return code;
 }
 
-static void note_position(struct run *run, const struct header *header, uint64_t now_ns)
+/* Taking */
+
+/* All tracks know the same ranks by the same index, or none does. */
+static int join(struct run *run, struct message *message)
 {
-    run->last_ns = now_ns;
+    const struct header *header = &message->header;
+    uint32_t before = run->tracks[0].window.rank_count;
+    int code = 0;
+    for (uint32_t t = 0; t < run->track_count && !code; t++)
+        code = window_rank(&run->tracks[t].window, header->rank, header->world,
+                           run->config->limits_ranks, message->received_ns, &message->rank_index);
+    for (uint32_t t = 0; t < run->track_count && code; t++)
+        window_forget_ranks(&run->tracks[t].window, before);
+    run->dirty = run->dirty || run->tracks[0].window.rank_count != before;
+    return code;
+}
+
+static void note_position(struct run *run, const struct header *header)
+{
     run->epoch = header->epoch;
     run->step = header->step;
     run->time_ns = header->time_ns;
@@ -241,271 +404,154 @@ static void note_position(struct run *run, const struct header *header, uint64_t
     }
 }
 
-int run_arrive(struct run *run, struct message *message, uint64_t now_ns)
+/* One that belongs to no layer, or never came so far, is counted to the run. */
+static int refuse(struct run *run, int code)
 {
-    const struct header *header = &message->header;
-    uint32_t ranks = run->window.rank_count;
-    run->received++;
-    int code = window_rank(&run->window, header->rank, header->world, run->config->limits_ranks,
-                           now_ns, &message->rank_index);
+    run->counts.received++;
+    tally_drop(&run->counts.tally, code);
+    return code;
+}
+
+static int take(struct run *run, struct message *message)
+{
+    int code = join(run, message);
+    run->unsaved = true;
+    message->arrival = ++run->taken;
+    if (!code && run->tracks[0].window.ranks[message->rank_index].bye)
+        code = ERR_ENDED;
     if (code)
-        return code;
-    if (run->window.ranks[message->rank_index].bye)
-        return ERR_ENDED;
-    run->dirty = run->dirty || run->window.rank_count != ranks;
-    note_position(run, header, now_ns);
-    if (header->type == MESSAGE_EVENT)
-        return arrive_event(run, message);
-    return arrive_tensors(run, message, now_ns);
+        return refuse(run, code);
+    note_position(run, &message->header);
+    if (message->header.type != MESSAGE_EVENT) {
+        struct stream *stream;
+        code = run_stream(run, message->header.layer, message->header.heads_total,
+                          message->received_ns, &stream);
+        return code ? refuse(run, code) : take_numbers(run, stream, message);
+    }
+    code = take_event(run, message);
+    if (code)
+        return refuse(run, code);
+    run->counts.received++;
+    return 0;
+}
+
+struct message *run_take(struct run *run)
+{
+    struct message *message = run->queue;
+    if (!message || !message->finished)
+        return NULL;
+    run->queue = message->queued_next;
+    if (!run->queue)
+        run->queue_last = &run->queue;
+    run->queued--;
+    message->code = take(run, message);
+    if (run->flush_left > 0 && --run->flush_left == 0)
+        closing_show(run);
+    closing_settle(run, message->received_ns);
+    return message;
+}
+
+void run_skip_unfinished(struct run *run)
+{
+    struct message **link = &run->queue;
+    while (*link) {
+        struct message *message = *link;
+        if (message->finished) {
+            link = &message->queued_next;
+            continue;
+        }
+        *link = message->queued_next;
+        run->queued--;
+    }
+    run->queue_last = link;
 }
 
 void run_refused(struct run *run, int code)
 {
-    tally_drop(&run->tally, code);
+    run->unsaved = true;
+    refuse(run, code);
 }
 
-/* Completions */
-
-static void account(struct run *run, struct message *message)
+bool run_flush(struct run *run)
 {
-    window_done(message->part);
-    run->in_flight--;
-    if (run->flush_left > 0 && message->arrival <= run->flush_arrival && --run->flush_left == 0)
-        run_show(run);
-}
-
-static void publish_live(struct run *run, const struct message *message,
-                         const struct measured *measured)
-{
-    char topic[TOPIC_MAX];
-    struct mpk_writer writer;
-    mpk_writer_init(&writer);
-    topic_layer("live", run->job, message->header.layer, topic);
-    if (live_write(message, measured, &writer) == 0)
-        run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ false);
-    mpk_writer_clear(&writer);
-}
-
-uint32_t run_spectrum_turn(const struct message *message)
-{
-    const uint32_t *next = message->stream->spectrum_next;
-    return next ? next[message->header.head_offset] : 0;
-}
-
-/* Without memory turns begin with the first head: no harm. */
-static void end_spectrum_turn(const struct message *message, uint32_t next)
-{
-    struct stream *stream = message->stream;
-    if (!stream->spectrum_next)
-        stream->spectrum_next = calloc(stream->heads, sizeof *stream->spectrum_next);
-    if (stream->spectrum_next)
-        stream->spectrum_next[message->header.head_offset] = next;
-}
-
-int run_complete(struct run *run, struct message *message, const struct measured *measured)
-{
-    struct layer_state *state;
-    int code = get_state(run, message->part, message->stream, &state);
-    if (!code)
-        code = layer_state_add(state, message, measured);
-    if (code) {
-        run_abandon(run, message, code);
-        return code;
-    }
-    state_table_grown(message->part->data, message->stream->index);
-    run->processed++;
-    if (measured->has_spectra)
-        end_spectrum_turn(message, measured->spectrum_next);
-    publish_live(run, message, measured);
-    account(run, message);
-    return 0;
-}
-
-void run_abandon(struct run *run, struct message *message, int code)
-{
-    tally_drop(&message->stream->pending, code);
-    run_refused(run, code);
-    account(run, message);
-}
-
-/* Publishing */
-
-static void publish_job(struct run *run)
-{
-    char topic[TOPIC_MAX];
-    struct mpk_writer writer;
-    run->dirty = false;
-    mpk_writer_init(&writer);
-    run_encode(run, &writer);
-    topic_job("job", run->job, topic);
-    run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ false);
-    mpk_writer_clear(&writer);
-}
-
-/* Says so; returns the state there is not. */
-static const struct layer_state *summary_lost(const struct run *run, const struct stream *stream,
-                                              int code)
-{
-    char topic[TOPIC_MAX];
-    topic_layer("summary", run->job, stream->id, topic);
-    log_event(LOG_ERROR, "summary_lost", LOG_STR("topic", topic),
-              LOG_STR("reason", err_slug(code)));
-    return NULL;
-}
-
-static void publish_summary(struct run *run, const struct stream *stream,
-                            const struct layer_state *state, const struct result_window *window)
-{
-    char topic[TOPIC_MAX];
-    struct mpk_writer writer;
-    struct summary_view view;
-    mpk_writer_init(&writer);
-    int code = summary_view_init(&view, state, stream->id, run->job, run->id, window);
-    if (!code) {
-        summary_encode(&view.result, &writer);
-        code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
-        summary_view_clear(&view);
-    }
-    topic_layer("summary", run->job, stream->id, topic);
-    if (code)
-        summary_lost(run, stream, code);
-    else
-        run->sink->put(run->sink->data, topic, &writer, /* is_summary= */ true);
-    mpk_writer_clear(&writer);
-}
-
-/* The parts of one window, collected for merging. */
-struct part_list {
-    struct window_part *parts[CONFIG_WINDOW_PARTS_MAX];
-    uint32_t count;
-};
-
-static void collect(void *data, struct window_part *part)
-{
-    struct part_list *list = data;
-    if (part->data && list->count < CONFIG_WINDOW_PARTS_MAX)
-        list->parts[list->count++] = part;
-}
-
-/* The state of one layer over a whole window: borrowed when one part has it all, else merged into
- * *ret_merged, which the caller frees. NULL when the layer has no messages there, or when no memory
- * is left, which is logged. */
-static const struct layer_state *merge_parts(const struct run *run, const struct part_list *list,
-                                             const struct stream *stream,
-                                             struct layer_state **ret_merged)
-{
-    const struct layer_state *only = NULL;
-    for (uint32_t i = 0; i < list->count; i++) {
-        const struct layer_state *state = state_table_find(list->parts[i]->data, stream->index);
-        if (!state || !state->messages)
-            continue;
-        if (only && !*ret_merged) {
-            *ret_merged = layer_state_new(stream->heads, (uint32_t)run->config->window_buckets);
-            if (!*ret_merged || layer_state_merge(*ret_merged, only) != 0)
-                return summary_lost(run, stream, ERR_MEMORY);
-        }
-        if (*ret_merged && layer_state_merge(*ret_merged, state) != 0)
-            return summary_lost(run, stream, ERR_MEMORY);
-        only = *ret_merged ? *ret_merged : state;
-    }
-    return only;
-}
-
-/* Publishes the window that ends with `last`, a summary per layer. Returns how many. */
-static uint32_t publish_window(struct run *run, const struct window_part *last)
-{
-    struct result_window window = window_describe(&run->window, last);
-    struct part_list list = {.count = 0};
-    uint32_t published = 0;
-    window_each(&run->window, last, collect, &list);
-    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        struct layer_state *merged = NULL;
-        const struct layer_state *state = merge_parts(run, &list, stream, &merged);
-        if (state) {
-            publish_summary(run, stream, state, &window);
-            published++;
-        }
-        layer_state_free(&merged);
-    }
-    if (published)
-        publish_job(run);
-    log_event(LOG_DEBUG, "window_published", LOG_STR("job", run->job), LOG_NUM("last", window.last),
-              LOG_NUM("layers", published), LOG_NUM("partial", window.partial));
-    return published;
-}
-
-uint32_t run_show(struct run *run)
-{
-    uint32_t published = 0;
-    for (struct window_part *part = run->window.open; part; part = part->next)
-        if (window_due(&run->window, part))
-            published += publish_window(run, part);
-    return published;
-}
-
-bool run_flush(struct run *run, uint64_t arrival)
-{
-    run->flush_arrival = arrival;
-    run->flush_left = run->in_flight;
+    run->flush_left = run->queued;
     if (run->flush_left == 0)
-        run_show(run);
+        closing_show(run);
     return run->flush_left > 0;
 }
 
 /* Time */
 
-static void end_if_all_bye(struct run *run)
+/* Not later than the oldest message that is not taken was received: no window may close over it. */
+static uint64_t time_of(const struct run *run, uint64_t now_ns)
 {
-    if (run->state == JOB_ENDED || !window_all_bye(&run->window) || run->window.open ||
-        run->in_flight)
-        return;
-    run->state = JOB_ENDED;
-    run_free_windows(run);
-    publish_job(run);
-    log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job), LOG_NUM("processed", run->processed),
-              LOG_NUM("lost", run->tally.lost));
-}
-
-void run_settle(struct run *run, uint64_t now_ns)
-{
-    struct window_part *part;
-    while ((part = window_close_next(&run->window, now_ns))) {
-        if (window_due(&run->window, part))
-            publish_window(run, part);
-        while ((part = window_forget(&run->window)))
-            free_part(part);
-    }
-    end_if_all_bye(run);
+    bool behind = run->queue && run->queue->received_ns < now_ns;
+    return behind ? run->queue->received_ns : now_ns;
 }
 
 static void go_idle(struct run *run)
 {
     run->state = JOB_IDLE;
-    run_show(run);
-    run_free_windows(run);
-    publish_job(run);
+    closing_show(run);
+    for (uint32_t t = 0; t < run->track_count; t++)
+        track_free_parts(&run->tracks[t]);
+    run->unsaved = true;
+    checkpoint_forget_parts(run);
+    closing_publish_job(run);
     log_event(LOG_INFO, "run_idle", LOG_STR("job", run->job));
+}
+
+/* Baselines of layers that nothing has been heard of for long; they are in the history, and come
+ * back with the next start of attnd. */
+static void evict(struct run *run, uint64_t now_ns)
+{
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        if (now_ns - stream->last_ns < run->config->limits_stream_idle)
+            continue;
+        for (uint32_t t = 0; t < run->track_count; t++) {
+            struct layer_track *layer = &stream->tracks[t];
+            if (!layer->drift || (layer->drift_unsaved && run->sink->store))
+                continue;
+            free_drift(run, layer);
+            stats_add(run->sink->stats, COUNT_EVICTED, 1);
+        }
+    }
+}
+
+bool run_wants_ticks(const struct run *run)
+{
+    return run->state == JOB_ACTIVE || (run->state == JOB_IDLE && run->budget.used > 0);
 }
 
 void run_tick(struct run *run, uint64_t now_ns)
 {
-    struct window_part *quiet;
-    run_settle(run, now_ns);
-    while ((quiet = window_quiet(&run->window, now_ns)))
-        publish_window(run, window_boundary(&run->window, quiet));
-    if (run->state == JOB_ACTIVE && !run->in_flight &&
+    uint64_t time_ns = time_of(run, now_ns);
+    closing_settle(run, time_ns);
+    closing_show_quiet(run, time_ns);
+    if (run->state == JOB_ACTIVE && !run->queued &&
         now_ns - run->last_ns >= run->config->limits_idle)
         go_idle(run);
+    announce_silence(run, now_ns);
+    evict(run, now_ns);
     if (run->dirty)
-        publish_job(run);
+        closing_publish_job(run);
 }
 
 /* The job map */
 
+struct counts run_counts(const struct run *run)
+{
+    struct counts counts = run->counts;
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next)
+        counts_merge(&counts, &stream->counts);
+    return counts;
+}
+
 void run_encode(const struct run *run, struct mpk_writer *writer)
 {
     struct reason_count dropped[TALLY_REASONS_MAX];
-    struct layer_info *layers = calloc(run->stream_count + 1, sizeof *layers);
+    struct counts counts = run_counts(run);
+    struct layer_info *layers = calloc(HASH_COUNT(run->streams) + 1, sizeof *layers);
     uint32_t count = 0;
     if (!layers) {
         writer->failed = true;
@@ -516,15 +562,15 @@ void run_encode(const struct run *run, struct mpk_writer *writer)
     struct job_result result = {
         .common = {run->job, run->id, run->epoch, run->step, run->time_ns},
         .state = run->state,
-        .world = run->window.world,
-        .ranks = run->window.rank_count,
+        .world = run->tracks[0].window.world,
+        .ranks = run->tracks[0].window.rank_count,
         .layers = layers,
         .layer_count = count,
-        .received = run->received,
-        .processed = run->processed,
-        .lost = run->tally.lost,
+        .received = counts.received + run->queued,
+        .processed = counts.processed,
+        .lost = counts.tally.lost,
         .dropped = dropped,
-        .dropped_count = tally_reasons(&run->tally, dropped),
+        .dropped_count = tally_reasons(&counts.tally, dropped),
     };
     job_encode(&result, writer);
     free(layers);

@@ -1,44 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 /* run: one start of a training job: its ranks, its attention layers (streams), and their windows.
  *
- * Takes arrivals and completions in order and publishes what follows from them. Time comes in as an
- * argument. Loop thread only. */
+ * Messages queue here in the order in which they were received, and are taken one by one once they
+ * are computed; everything the run knows follows from the messages taken so far. Time comes in as
+ * an argument. Loop thread only. */
 #ifndef DAEMON_RUN_H
 #define DAEMON_RUN_H
 
+#include "alerts.h"
 #include "config.h"
 #include "err.h"
-#include "hash.h"
 #include "header.h"
 #include "message.h"
 #include "result.h"
-#include "sequence.h"
-#include "state_table.h"
-#include "tally.h"
-#include "window.h"
-#include "work.h"
+#include "stats.h"
+#include "store.h"
+#include "track.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Where results go; the sink takes the writer's buffer. */
+/* Where results go. `put` takes the writer's buffer; `track` is the window rule of a summary, else
+ * 0. */
+enum result_kind { RESULT_OTHER, RESULT_SUMMARY, RESULT_ALERT };
 struct result_sink {
-    void (*put)(void *data, const char *topic, struct mpk_writer *writer, bool is_summary);
+    void (*put)(void *data, const char *topic, uint32_t track, struct mpk_writer *writer,
+                enum result_kind kind);
+    struct store *store; /* NULL: nothing is kept */
+    struct stats *stats;
+    uint64_t wall_offset_ns; /* the wall clock less the monotonic one */
     void *data;
-};
-
-/* One attention layer. */
-struct stream {
-    uint32_t key; /* packed layer_id */
-    uint32_t index;
-    struct layer_id id;
-    uint32_t heads; /* of the model; fixed with the first tensor, a hello only announces it */
-    bool measured;  /* a tensor has come */
-    uint32_t *spectrum_next; /* [heads] by head_offset of a message: the one of its heads that the
-                                next one's spectra begin with; owned, NULL until there is one */
-    struct tally pending;    /* since its last message, for the window of its next one */
-    struct sequences sequences;
-    UT_hash_handle hh;
 };
 
 struct run {
@@ -47,56 +38,76 @@ struct run {
     const struct config *config;
     struct config job_config; /* what to measure: with the overrides for this job */
     const struct result_sink *sink;
-    struct state_budget budget; /* a quarter of all there is */
+    struct state_budget budget;       /* a quarter of all there is */
+    struct state_budget drift_budget; /* half of that: baselines give way to windows */
     enum job_state state;
-    bool dirty; /* the job map should be published again */
-    struct window window;
+    bool dirty;   /* the job map should be published again */
+    bool unsaved; /* something has changed since the last round of checkpoints began */
+    bool alerts_unsaved;
+    struct track tracks[TRACKS_MAX];
+    uint32_t track_count;
     struct stream *streams; /* by key, in order of appearance */
-    uint32_t stream_count;
     struct sequences events;
-    uint64_t last_ns;
+    struct alerts *alerts;         /* NULL: none */
+    uint64_t last_ns;              /* when it was last heard of */
     uint64_t epoch, step, time_ns; /* newest seen */
-    uint64_t received, processed;
-    struct tally tally;
-    uint32_t in_flight;
-    uint64_t flush_arrival; /* show the windows once the messages up to this one are processed */
-    uint32_t flush_left;    /* how many of them are still in flight */
-    struct run *next;       /* the job's list */
+    struct counts counts; /* of what is no layer's: events, what ingest refused; see run_counts */
+    struct counts judged; /* run_counts when the alerts were last asked about the run */
+    uint64_t taken;       /* messages: their order for the states */
+    struct message *queue, **queue_last; /* received and not taken, oldest first */
+    uint32_t queued;
+    uint32_t flush_left; /* show the windows once so many of the queue are taken */
+    /* the round of checkpoints that is going on, see checkpoint.h */
+    struct store_batch *saving; /* what the steps have collected */
+    uint64_t saving_bytes;
+    int saving_code; /* why it cannot be submitted */
+    bool in_round, round_goes_on;
+    struct stream *round_next; /* where the next step begins */
+    struct run *next;          /* the job's list */
 };
 
-/* What became of an arrival besides an error: the caller computes it, or it was an event and is
- * done. */
-enum { RUN_COMPUTE = 0, RUN_HANDLED = 1 };
-
 /* `config`, `sink` and `budget` (of all runs) outlive the run. Returns NULL when out of memory. */
-struct run *run_new(const struct header *header, const struct config *config,
+struct run *run_new(const char *job, const uint8_t *id, const struct config *config,
                     const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns);
-/* Frees the state of windows; the run itself stays known. Nothing may be in flight. */
-void run_free_windows(struct run *run);
+/* Nothing may be queued. */
 void run_free(struct run **run);
 
-/* A message in the order of reception. Returns RUN_COMPUTE (the message's run, stream and part are
- * set, and run_complete or run_abandon must follow), RUN_HANDLED, or the reason to refuse it. */
-int run_arrive(struct run *run, struct message *message, uint64_t now_ns);
-/* Its numbers: adds them to its window and publishes them as `live`. Returns 0 or ERR_MEMORY; the
- * message is accounted for either way. */
-int run_complete(struct run *run, struct message *message, const struct measured *measured);
-/* It could not be computed, because of `code`. */
-void run_abandon(struct run *run, struct message *message, int code);
-/* A message of this run was refused. */
+/* A message in the order of reception. Returns whether it is worth computing: then run_finish
+ * follows. Call run_take after either. */
+bool run_queue(struct run *run, struct message *message, uint64_t now_ns);
+/* Its `measured` or `code` is set, in whatever order. Publishes the numbers as `live`. */
+void run_finish(struct run *run, struct message *message);
+/* Takes the oldest message if it is finished: adds its numbers to their windows, and closes the
+ * windows that may close. The message is then the caller's, to be accounted for by its `code`: 0,
+ * or why it was refused. NULL when there is none. */
+struct message *run_take(struct run *run);
+/* Lets go of the messages that are not computed yet, which stay with whoever computes them: at a
+ * stop that cannot wait. They are then gaps in the sequences of later ones. */
+void run_skip_unfinished(struct run *run);
+/* A message of this run was refused before it came here. */
 void run_refused(struct run *run, int code);
 
+/* The layer, made when there is none. Returns 0, ERR_STREAM_LIMIT or ERR_MEMORY. */
+int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
+               struct stream **ret_stream);
 /* The head, of the message's, that its spectra begin with. */
-uint32_t run_spectrum_turn(const struct message *message);
+uint32_t run_spectrum_turn(const struct run *run, const struct message *message);
+struct drift_rule run_drift_rule(const struct config *config);
+/* A layer's drift has grown: charges the budget of windows. */
+void run_charge_drift(struct run *run, struct layer_track *layer);
+/* Frees the states of all parts, and every baseline: the run has ended. */
+void run_free_state(struct run *run);
+/* Of all layers, and of what belongs to none. */
+struct counts run_counts(const struct run *run);
 
-/* Closes and publishes what may be. Call after any of the above, and on a timer. */
-void run_settle(struct run *run, uint64_t now_ns);
-/* Shows windows that have gone quiet, publishes the job map when dirty, and goes idle or ended. */
+/* Closes and publishes what may be, shows windows that have gone quiet, judges silence, frees what
+ * has long been idle, publishes the job map when dirty, and goes idle or ended. On a timer. */
 void run_tick(struct run *run, uint64_t now_ns);
-/* Publishes every open window as partial, without closing it. Returns how many summaries. */
-uint32_t run_show(struct run *run);
-/* run_show once every message up to this arrival is processed. Returns whether it has to wait. */
-bool run_flush(struct run *run, uint64_t arrival);
+/* Whether there is anything that a tick could find to do. */
+bool run_wants_ticks(const struct run *run);
+/* Shows the open windows (closing_show) once every message received so far is taken. Returns
+ * whether it has to wait. */
+bool run_flush(struct run *run);
 
 /* Appends the job map. */
 void run_encode(const struct run *run, struct mpk_writer *writer);

@@ -11,7 +11,8 @@
 #include <stdint.h>
 
 struct sequence {
-    bool seen;
+    uint64_t seen;    /* 0 or 1; whole numbers only: it is stored as it is */
+    uint64_t first;   /* the first seq seen */
     uint64_t next;    /* the seq to come */
     uint64_t dropped; /* as last reported by the publisher */
 };
@@ -32,6 +33,12 @@ struct losses {
  * ERR_MEMORY. */
 int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t seq, uint64_t dropped,
                    struct losses *ret_losses);
+/* Whether sequences_next would refuse this number as one that was seen, or goes backwards. */
+bool sequences_passed(const struct sequences *sequences, uint32_t rank_index, uint64_t seq);
+/* For a copy `older` of these sequences: what came in between, of all ranks together. */
+uint64_t sequences_since(const struct sequences *sequences, const struct sequences *older);
+/* Takes over the newer numbers, rank by rank. Returns 0 or ERR_MEMORY. */
+int sequences_merge(struct sequences *into, const struct sequences *from);
 void sequences_clear(struct sequences *sequences);
 
 #endif

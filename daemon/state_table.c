@@ -7,6 +7,7 @@
 struct entry {
     struct layer_state *state;
     uint64_t charged; /* bytes */
+    bool saved;
 };
 
 struct state_table {
@@ -16,13 +17,13 @@ struct state_table {
     uint32_t buckets; /* of a histogram */
 };
 
-static void charge(struct state_budget *budget, uint64_t add, uint64_t give_back)
+void state_budget_charge(struct state_budget *budget, uint64_t add, uint64_t give_back)
 {
     for (; budget; budget = budget->parent)
         budget->used += add - give_back;
 }
 
-static bool has_room(const struct state_budget *budget, uint64_t bytes)
+bool state_budget_fits(const struct state_budget *budget, uint64_t bytes)
 {
     for (; budget; budget = budget->parent)
         if (budget->used + bytes > budget->limit)
@@ -32,7 +33,7 @@ static bool has_room(const struct state_budget *budget, uint64_t bytes)
 
 bool state_budget_full(const struct state_budget *budget)
 {
-    return !has_room(budget, 0);
+    return !state_budget_fits(budget, 0);
 }
 
 struct state_table *state_table_new(struct state_budget *budget, uint32_t buckets)
@@ -63,13 +64,13 @@ static int reserve(struct state_table *table, uint32_t index)
 
 static int add(struct state_table *table, struct entry *entry, uint32_t heads)
 {
-    if (!has_room(table->budget, layer_state_new_bytes(heads)))
+    if (!state_budget_fits(table->budget, layer_state_new_bytes(heads)))
         return ERR_STATE_LIMIT;
     entry->state = layer_state_new(heads, table->buckets);
     if (!entry->state)
         return ERR_MEMORY;
     entry->charged = layer_state_new_bytes(heads);
-    charge(table->budget, entry->charged, 0);
+    state_budget_charge(table->budget, entry->charged, 0);
     return 0;
 }
 
@@ -91,8 +92,31 @@ void state_table_grown(struct state_table *table, uint32_t index)
 {
     struct entry *entry = &table->entries[index];
     uint64_t bytes = layer_state_bytes(entry->state);
-    charge(table->budget, bytes, entry->charged);
+    state_budget_charge(table->budget, bytes, entry->charged);
     entry->charged = bytes;
+    entry->saved = false;
+}
+
+int state_table_put(struct state_table *table, uint32_t index, struct layer_state **state)
+{
+    int code = reserve(table, index);
+    if (code)
+        return code;
+    table->entries[index].state = *state;
+    *state = NULL;
+    state_table_grown(table, index);
+    return 0;
+}
+
+bool state_table_unsaved(const struct state_table *table, uint32_t index)
+{
+    return state_table_find(table, index) && !table->entries[index].saved;
+}
+
+void state_table_set_saved(struct state_table *table, uint32_t index, bool saved)
+{
+    if (index < table->capacity)
+        table->entries[index].saved = saved;
 }
 
 const struct layer_state *state_table_find(const struct state_table *table, uint32_t index)
@@ -106,7 +130,7 @@ void state_table_free(struct state_table **table_p)
     if (!table)
         return;
     for (uint32_t i = 0; i < table->capacity; i++) {
-        charge(table->budget, 0, table->entries[i].charged);
+        state_budget_charge(table->budget, 0, table->entries[i].charged);
         layer_state_free(&table->entries[i].state);
     }
     free(table->entries);

@@ -28,9 +28,19 @@ int state_table_get(struct state_table *table, uint32_t index, uint32_t heads,
 void state_table_grown(struct state_table *table, uint32_t index);
 /* The state at this index, or NULL. */
 const struct layer_state *state_table_find(const struct state_table *table, uint32_t index);
+/* Takes over a state from elsewhere, for an index that has none; the budget may go over its limit
+ * by it. Returns 0 or ERR_MEMORY. */
+int state_table_put(struct state_table *table, uint32_t index, struct layer_state **state);
+/* Whether the state at this index is not as it was when it was last said to be saved. */
+bool state_table_unsaved(const struct state_table *table, uint32_t index);
+void state_table_set_saved(struct state_table *table, uint32_t index, bool saved);
 void state_table_free(struct state_table **table);
 
+/* Bytes of something else that counts: `add` more, `give_back` less. */
+void state_budget_charge(struct state_budget *budget, uint64_t add, uint64_t give_back);
 /* Whether nothing more should be taken in. */
 bool state_budget_full(const struct state_budget *budget);
+/* Whether there is room for so much more. */
+bool state_budget_fits(const struct state_budget *budget, uint64_t bytes);
 
 #endif

@@ -87,8 +87,11 @@ int batch_forget(struct store_batch *batch, const char *prefix);
 void batch_free(struct store_batch **batch);
 
 /* Takes the batch. When history.queue is used up it is dropped, and its records are counted; a
- * batch without windows and alerts (a checkpoint) gives way earlier, at half of it. Returns whether
- * it was taken. */
+ * batch without windows and alerts (a checkpoint) gives way earlier, at half of it. One that is
+ * larger than that is taken when nothing else waits. Returns whether it was taken; *batch is NULL
+ * afterwards. */
 bool store_submit(struct store *store, struct store_batch **batch);
+/* Whether a checkpoint of so many bytes would be taken now. */
+bool store_has_room(struct store *store, size_t bytes);
 
 #endif

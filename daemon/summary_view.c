@@ -56,6 +56,33 @@ static int stat_of(const struct stat_record *stat, struct dist *dist, double *er
     return 0;
 }
 
+static int stat_in(const struct stat_set *set, uint32_t slot, struct result_stat *ret_stat)
+{
+    struct stat_record stat = stat_find(set, slot);
+    struct dist dist = {0};
+    double error = NAN;
+    int code = stat_of(&stat, &dist, &error, ret_stat);
+    dist_clear(&dist);
+    return code;
+}
+
+int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
+                     struct result_stat *ret_stat)
+{
+    return stat_in(&state->head[head].stats, (uint32_t)metric, ret_stat);
+}
+
+int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
+                         struct result_stat *ret_stat)
+{
+    return stat_in(&state->across, layer_aggregate_slot(aggregate, stat), ret_stat);
+}
+
+int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat)
+{
+    return stat_in(&state->across, LAYER_SLOT_SINK_RATE, ret_stat);
+}
+
 /* Where the statistics of a head's slot belong; NULL: nowhere. */
 static struct result_stat *place(const struct summary_stats *stats, uint32_t slot, uint32_t h)
 {

@@ -33,17 +33,33 @@ static int grow_ranks(struct window *window)
     return 0;
 }
 
+/* Ranks mostly appear in their order. */
+uint32_t window_find_rank(const struct window *window, uint32_t rank)
+{
+    if (rank < window->rank_count && window->ranks[rank].rank == rank)
+        return rank;
+    for (uint32_t i = 0; i < window->rank_count; i++)
+        if (window->ranks[i].rank == rank)
+            return i;
+    return UINT32_MAX;
+}
+
+void window_forget_ranks(struct window *window, uint32_t count)
+{
+    if (window->rank_count > count)
+        window->rank_count = count;
+}
+
 int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit,
                 uint64_t now_ns, uint32_t *ret_index)
 {
     if (world > window->world)
         window->world = world;
-    for (uint32_t i = 0; i < window->rank_count; i++) {
-        if (window->ranks[i].rank == rank) {
-            window->ranks[i].last_ns = now_ns;
-            *ret_index = i;
-            return 0;
-        }
+    uint32_t known = window_find_rank(window, rank);
+    if (known < window->rank_count) {
+        window->ranks[known].last_ns = now_ns;
+        *ret_index = known;
+        return 0;
     }
     if (window->rank_count >= limit)
         return ERR_RANK_LIMIT;
@@ -54,6 +70,11 @@ int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t l
     return 0;
 }
 
+uint64_t window_age(const struct window *window, uint64_t now_ns)
+{
+    return window->age_ns + (now_ns > window->first_ns ? now_ns - window->first_ns : 0);
+}
+
 uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t step, uint64_t now_ns)
 {
     switch (window->rule.unit) {
@@ -62,7 +83,7 @@ uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t st
     case WINDOW_STEP:
         return step;
     default:
-        return now_ns > window->first_ns ? (now_ns - window->first_ns) / SECOND_NS : 0;
+        return window_age(window, now_ns) / SECOND_NS;
     }
 }
 
@@ -118,14 +139,9 @@ static uint32_t count_unfinished(const struct window *window)
     return count;
 }
 
-/* Finds or inserts the open part of this index; NULL when out of memory. */
-static struct window_part *open_part(struct window *window, uint64_t index, uint64_t now_ns)
+/* Inserted before *link; NULL when out of memory. */
+static struct window_part *new_part(struct window_part **link, uint64_t index, uint64_t now_ns)
 {
-    struct window_part **link = &window->open;
-    while (*link && (*link)->index < index)
-        link = &(*link)->next;
-    if (*link && (*link)->index == index)
-        return *link;
     struct window_part *part = calloc(1, sizeof *part);
     if (!part)
         return NULL;
@@ -134,6 +150,17 @@ static struct window_part *open_part(struct window *window, uint64_t index, uint
     part->next = *link;
     *link = part;
     return part;
+}
+
+/* Finds or inserts the open part of this index; NULL when out of memory. */
+static struct window_part *open_part(struct window *window, uint64_t index, uint64_t now_ns)
+{
+    struct window_part **link = &window->open;
+    while (*link && (*link)->index < index)
+        link = &(*link)->next;
+    if (*link && (*link)->index == index)
+        return *link;
+    return new_part(link, index, now_ns);
 }
 
 static bool is_open(const struct window *window, uint64_t index)
@@ -167,6 +194,11 @@ static void note_first(struct window *window, uint64_t index)
         window->complete_from = index;
 }
 
+bool window_is_late(const struct window *window, uint64_t unit)
+{
+    return window->rule.unit != WINDOW_SECOND && unit / window->rule.part < window->next_index;
+}
+
 int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uint64_t now_ns,
                   struct window_part **ret_part)
 {
@@ -182,7 +214,6 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uin
     if (!part || !open_part(window, boundary_index(window, index), now_ns))
         return ERR_MEMORY;
     advance(&window->ranks[rank_index], unit);
-    part->in_flight++;
     part->arrivals++;
     part->last_ns = now_ns;
     *ret_part = part;
@@ -194,11 +225,6 @@ void window_joined_late(struct window *window, const struct window_part *part)
     window->settled = true;
     if (part->index >= window->complete_from)
         window->complete_from = part->index + 1;
-}
-
-void window_done(struct window_part *part)
-{
-    part->in_flight--;
 }
 
 void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch)
@@ -224,13 +250,13 @@ bool window_all_bye(const struct window *window)
 static bool waits_for_unknown_ranks(const struct window *window, uint64_t now_ns)
 {
     return window->next_index == 0 && !window->closed && window->rank_count < window->world &&
-           now_ns - window->first_ns < window->rule.rank_grace_ns;
+           window_age(window, now_ns) < window->rule.rank_grace_ns;
 }
 
 static bool clock_passed(const struct window *window, const struct window_part *part,
                          uint64_t now_ns)
 {
-    return now_ns >= window->first_ns + (last_unit(window, part) + 1) * SECOND_NS;
+    return window_age(window, now_ns) / SECOND_NS > last_unit(window, part);
 }
 
 enum verdict { KEEP_OPEN, CLOSE, CLOSE_CUT };
@@ -264,8 +290,6 @@ static enum verdict judge_ranks(const struct window *window, const struct window
 static enum verdict judge(const struct window *window, const struct window_part *part,
                           uint64_t now_ns)
 {
-    if (part->in_flight > 0)
-        return KEEP_OPEN;
     if (window->rule.unit == WINDOW_SECOND && clock_passed(window, part, now_ns))
         return CLOSE;
     if (window->rule.unit == WINDOW_SECOND)
@@ -320,15 +344,15 @@ struct window_part *window_forget(struct window *window)
 static void note_shown(struct window *window, uint64_t boundary)
 {
     for (struct window_part *part = window->open; part; part = part->next)
-        if (boundary_index(window, part->index) == boundary && part->in_flight == 0)
+        if (boundary_index(window, part->index) == boundary)
             part->shown = part->arrivals;
 }
 
 struct window_part *window_quiet(struct window *window, uint64_t now_ns)
 {
     for (struct window_part *part = window->open; part; part = part->next) {
-        bool news = part->arrivals > part->shown && part->in_flight == 0;
-        if (news && now_ns - part->last_ns >= window->rule.timeout_ns) {
+        bool silent = now_ns - part->last_ns >= window->rule.timeout_ns;
+        if (silent && part->arrivals > part->shown) {
             note_shown(window, boundary_index(window, part->index));
             return part;
         }
@@ -379,6 +403,45 @@ struct result_window window_describe(const struct window *window, const struct w
     described.partial = last->index + 1 < window->complete_from + parts_per_window(window);
     window_each(window, last, note_partial, &described.partial);
     return described;
+}
+
+static struct window_part *find_closed(const struct window *window, uint64_t index)
+{
+    struct window_part *part = window->closed;
+    while (part && part->index != index)
+        part = part->next;
+    return part;
+}
+
+bool window_needs(const struct window *window, uint64_t index)
+{
+    return index + parts_per_window(window) > window->next_index;
+}
+
+static struct window_part *restore_closed(struct window *window, uint64_t index, uint64_t now_ns)
+{
+    struct window_part **link = &window->closed;
+    struct window_part *part = find_closed(window, index);
+    if (part)
+        return part;
+    while (*link && (*link)->index < index)
+        link = &(*link)->next;
+    part = new_part(link, index, now_ns);
+    if (part)
+        part->closed = true;
+    return part;
+}
+
+int window_restore_part(struct window *window, uint64_t index, uint64_t now_ns,
+                        struct window_part **ret_part)
+{
+    bool closed = index < window->next_index;
+    struct window_part *part =
+        closed ? restore_closed(window, index, now_ns) : open_part(window, index, now_ns);
+    if (!part || (!closed && !open_part(window, boundary_index(window, index), now_ns)))
+        return ERR_MEMORY;
+    *ret_part = part;
+    return 0;
 }
 
 struct window_part *window_take_any(struct window *window)

@@ -11,8 +11,7 @@
  *      due             ^       ^       ^       ^    each summary merges two parts
  *
  * A part is open from its first message until it is closed; parts close in ascending order. The
- * oldest open part closes when nothing received for it is still being computed and one of these
- * holds:
+ * oldest open part closes when one of these holds:
  *
  *   - Every rank heard of has finished it: moved on to a later unit, ended its last epoch, or said
  *     bye. (The first part also waits `rank_grace` for ranks of `world` not heard of yet.)
@@ -22,8 +21,10 @@
  *
  *   - Units are seconds and the clock has passed it.
  *
- * Later messages for a closed part are refused as late. A part that is merely silent is not closed,
- * because a slow trainer is not an error: see window_quiet. */
+ * Messages are given in the order in which they were received, once their numbers are there
+ * (run.c), so a part never closes over one that was received in time. Later messages for a closed
+ * part are refused as late. A part that is merely silent is not closed, because a slow trainer is
+ * not an error: see window_quiet. */
 #ifndef DAEMON_WINDOW_H
 #define DAEMON_WINDOW_H
 
@@ -34,8 +35,7 @@
 #include <stdint.h>
 
 /* Parts that some rank has not finished, at once. With one more the oldest is cut: the others are
- * so far ahead that they share nothing with whoever holds it up. Parts that all ranks have
- * finished, and that wait for their messages to be computed, are bounded by the byte budget. */
+ * so far ahead that they share nothing with whoever holds it up. */
 #define WINDOW_OPEN_MAX 16
 
 struct window_rule {
@@ -47,12 +47,11 @@ struct window_rule {
 
 /* One part; `data` is the owner's. Fields are read-only outside window.c. */
 struct window_part {
-    uint64_t index;     /* covers units [index * part, (index + 1) * part - 1] */
-    uint64_t in_flight; /* messages being computed */
-    uint64_t last_ns;   /* last arrival, or when it was opened */
-    uint64_t arrivals;  /* messages that arrived for it */
-    uint64_t shown;     /* arrivals when it was last shown as quiet */
-    bool overdue;       /* somebody is too far ahead of it */
+    uint64_t index;    /* covers units [index * part, (index + 1) * part - 1] */
+    uint64_t last_ns;  /* last arrival, or when it was opened */
+    uint64_t arrivals; /* messages that arrived for it */
+    uint64_t shown;    /* arrivals when it was last shown as quiet */
+    bool overdue;      /* somebody is too far ahead of it */
     bool closed;
     bool cut; /* closed before all ranks had completed it */
     void *data;
@@ -75,7 +74,8 @@ struct window {
     uint64_t next_index;        /* parts below this are closed */
     uint64_t complete_from; /* what came for parts below this was not seen, or was thrown away */
     bool settled;           /* complete_from no longer follows the first messages */
-    uint64_t first_ns;      /* when the run was first heard of */
+    uint64_t first_ns;      /* when the run was first heard of, or attnd started again */
+    uint64_t age_ns;        /* how old the run was then */
     uint32_t world;
     struct window_rank *ranks; /* owned, in order of appearance */
     uint32_t rank_count, rank_capacity;
@@ -84,24 +84,29 @@ struct window {
 void window_init(struct window *window, const struct window_rule *rule, uint64_t now_ns);
 
 /* The index of a rank that was just heard of, in order of appearance; `world` may grow.
- * Returns 0, ERR_RANK_LIMIT or ERR_MEMORY. */
+ * Returns 0, ERR_RANK_LIMIT or ERR_MEMORY (both without effect on the ranks). */
 int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit,
                 uint64_t now_ns, uint32_t *ret_index);
 
+/* The index of a rank heard of before; UINT32_MAX for another one. */
+uint32_t window_find_rank(const struct window *window, uint32_t rank);
+/* Takes back the newest ranks, so that so many are left. */
+void window_forget_ranks(struct window *window, uint32_t count);
+
+/* How long ago the run was first heard of, over starts of attnd. */
+uint64_t window_age(const struct window *window, uint64_t now_ns);
 /* The unit of a message: its epoch, its step, or the seconds since the run was first heard of. */
 uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t step,
                         uint64_t now_ns);
+/* Whether a message for this unit would be refused as late; it stays so. */
+bool window_is_late(const struct window *window, uint64_t unit);
 
-/* A tensor message of this rank for this unit: opens its part if need be and counts it in flight.
- * Returns 0, ERR_LATE or ERR_MEMORY.
- */
+/* A tensor message of this rank for this unit: opens its part if need be. Returns 0, ERR_LATE or
+ * ERR_MEMORY. */
 int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uint64_t now_ns,
                   struct window_part **ret_part);
 /* This part, and all before it, came too late to be complete: attnd joined in the middle. */
 void window_joined_late(struct window *window, const struct window_part *part);
-/* That message is accounted for. */
-void window_done(struct window_part *part);
-
 /* This rank has ended this epoch; it has no effect unless units are epochs. */
 void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch);
 void window_bye(struct window *window, uint32_t rank_index);
@@ -117,9 +122,8 @@ bool window_due(const struct window *window, const struct window_part *part);
 /* Takes out a closed part that no later summary needs, or NULL; the caller frees data and part. */
 struct window_part *window_forget(struct window *window);
 
-/* An open part that has had no message for `timeout`, has something new to show and nothing in
- * flight; its window is worth publishing as partial, and stays open. Returns it once per silence,
- * else NULL. */
+/* An open part that has had no message for `timeout` and has something new to show; its window is
+ * worth publishing as partial, and stays open. Returns it once per silence, else NULL. */
 struct window_part *window_quiet(struct window *window, uint64_t now_ns);
 
 /* The due part of the window that an open part belongs to. */
@@ -132,6 +136,13 @@ struct result_window window_describe(const struct window *window, const struct w
 /* Calls `visit` for every part of the window that ends with `last`, ascending. */
 void window_each(const struct window *window, const struct window_part *last,
                  void (*visit)(void *data, struct window_part *part), void *data);
+
+/* For what was saved: opens a part that no message came for yet, or finds it; one that is below
+ * next_index comes back closed. Returns 0 or ERR_MEMORY. */
+int window_restore_part(struct window *window, uint64_t index, uint64_t now_ns,
+                        struct window_part **ret_part);
+/* Whether a part of this index is open or part of a window to come. */
+bool window_needs(const struct window *window, uint64_t index);
 
 /* Takes any part out, for freeing: open or closed; NULL when there is none left. A window that
  * later covers what was taken is partial. */

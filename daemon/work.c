@@ -92,6 +92,7 @@ uint64_t work_cost(const struct header *header, const struct config *config,
 {
     struct measure_plan plan = plan_of(header, config, machine);
     uint64_t cost = sizeof(struct work) + WORK_JOBS_MAX * sizeof(struct work_job);
+    plan.pooled_map = config->history_enabled && config->history_maps; /* of any message */
     if (header->type == MESSAGE_WEIGHTS) {
         struct weights shape = message_weights_shape(header);
         return cost + measure_weights_cost(&shape);
@@ -155,6 +156,7 @@ int work_new(struct message *message, const struct config *config, const struct 
     work->done = done;
     struct measure_plan plan = plan_of(&message->header, config, machine);
     plan.spectrum_first = spectrum_first;
+    plan.pooled_map = message->wants_map;
     plan.hurry = others_wait;
     plan.hurry_data = pool;
     int code = new_measure(message, &plan, &work->measure);

@@ -122,7 +122,7 @@ struct summary_result {
     const struct result_stat *vector[VECTOR_COUNT];
     const struct result_stat *sink_rate;
     const struct result_drift *drift[METRIC_COUNT]; /* [heads]; NULL = no baseline yet */
-    double quantile_error; /* relative, of the coarsest histogram; NaN when there is none */
+    double quantile_error; /* relative, of the coarsest histogram; NaN or 0 when there is none */
     uint32_t local_window; /* of local_mass; written when that is */
     bool has_aggregate[AGGREGATE_COUNT];
     const struct result_stat (*aggregate)[MAP_STAT_COUNT]; /* [AGGREGATE_COUNT]; NULL = has none */

@@ -167,6 +167,67 @@ static void put_spectrum(struct mpk_writer *writer, const struct summary_result 
     }
 }
 
+/* What differs from the baseline, and since when. */
+static const struct {
+    const char *name;
+    size_t offset;
+    bool of_rows; /* only row metrics have it */
+} drift_fields[] = {
+    {"delta", offsetof(struct result_drift, delta), false},
+    {"z", offsetof(struct result_drift, z), false},
+    {"js", offsetof(struct result_drift, js), true},
+    {"change", offsetof(struct result_drift, change), false},
+};
+enum { DRIFT_FIELDS = sizeof(drift_fields) / sizeof(drift_fields[0]), DRIFT_OF_ROWS = 1 };
+
+static uint32_t count_drift(const struct summary_result *summary)
+{
+    uint32_t count = 0;
+
+    for (unsigned i = 0; i < METRIC_COUNT; i++)
+        count += summary->drift[i] != NULL;
+    return count;
+}
+
+static void put_metric_drift(struct mpk_writer *writer, const struct result_drift *drift,
+                             uint32_t heads, bool is_row)
+{
+    mpk_put_map(writer, DRIFT_FIELDS - (is_row ? 0 : DRIFT_OF_ROWS));
+    for (unsigned f = 0; f < DRIFT_FIELDS; f++) {
+        if (drift_fields[f].of_rows && !is_row)
+            continue;
+        mpk_put_str(writer, drift_fields[f].name);
+        mpk_put_array(writer, heads);
+        for (uint32_t h = 0; h < heads; h++) {
+            const char *head = (const char *)&drift[h];
+            mpk_put_f64(writer, *(const double *)(const void *)(head + drift_fields[f].offset));
+        }
+    }
+}
+
+static void put_drift(struct mpk_writer *writer, const struct summary_result *summary)
+{
+    uint32_t count = count_drift(summary);
+
+    if (count == 0)
+        return;
+    mpk_put_str(writer, "drift");
+    mpk_put_map(writer, count);
+    for (unsigned i = 0; i < METRIC_COUNT; i++) {
+        if (!summary->drift[i])
+            continue;
+        mpk_put_str(writer, metric_info[i].name);
+        put_metric_drift(writer, summary->drift[i], summary->heads,
+                         metric_info[i].kind == METRIC_KIND_ROW);
+    }
+}
+
+/* No histogram is exact. */
+static bool has_quantile_error(const struct summary_result *summary)
+{
+    return summary->quantile_error > 0;
+}
+
 static void put_window(struct mpk_writer *writer, const struct result_window *window)
 {
     mpk_put_str(writer, "window");
@@ -197,7 +258,8 @@ static uint32_t count_pairs(const struct summary_result *summary)
     /* always: window, ranks, messages, lost, dropped, heads, snapshot */
     return PART_COMMON_PAIRS + PART_LAYER_PAIRS + 7 +
            (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
-           (count_aggregates(summary) > 0) + (count_spectrum(summary) > 0) +
+           (uint32_t)has_quantile_error(summary) + (count_aggregates(summary) > 0) +
+           (count_spectrum(summary) > 0) + (count_drift(summary) > 0) +
            part_pairs_count(&summary->pairs) + (summary->similarity.cosine != NULL) +
            (summary->weights != NULL);
 }
@@ -213,6 +275,8 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     part_number(writer, "lost", summary->lost);
     part_dropped(writer, summary->dropped, summary->dropped_count);
     put_heads(writer, summary);
+    if (has_quantile_error(summary))
+        part_real(writer, "quantile_error", summary->quantile_error);
     if (summary->stat[METRIC_LOCAL_MASS])
         part_number(writer, "local_window", summary->local_window);
     if (summary->sink_rate) {
@@ -221,6 +285,7 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     }
     put_aggregates(writer, summary);
     put_spectrum(writer, summary);
+    put_drift(writer, summary);
     put_newest(writer, summary);
     part_flag(writer, "snapshot", false);
 }

@@ -12,6 +12,7 @@
 #include "attention.h"
 #include "dist.h"
 #include "isa.h"
+#include "map_pool.h"
 #include "metric.h"
 #include "scratch.h"
 
@@ -56,6 +57,8 @@ struct block {
     struct moments map[BLOCK_MAPS];      /* entries of the across-head maps, pooled over samples */
     struct pair *pairs;                  /* best pair_count so far, descending; NULL when off */
     uint32_t pair_count;
+    struct map_pool *pool; /* what its rows of the head-mean map are added to, as long as they are
+                              computed; NULL = off; not merged; the owner's */
 };
 
 /* An empty block: rows are counted whatever the plan says. Returns 0 or ERR_MEMORY. */

@@ -9,6 +9,7 @@
  *     maps     when the last head is in: moments of the sum and max maps; the mean map is the sum
  *              divided by H, and so are its moments
  *     pairs    when the last sample is in: what may be among the best is summed again in f64
+ *     pool     sum maps added up as long as they belong to one row of cells, then cut into cells
  *
  * Whatever a kernel does not take goes to the reference, one row or one map row at a time: sums
  * that are not finite, negative weights, row sums so close to the tolerance that f32 cannot tell,
@@ -53,7 +54,7 @@ struct fast {
     struct block *block;
     const struct attention *a;
     const struct row_kernels *kernels;
-    bool core, across; /* core metrics; maps or pairs */
+    bool core, across; /* core metrics; maps, pairs or pool */
     size_t element;    /* bytes */
     uint32_t rows_ahead;
     float sum_least, sum_most; /* of rows that are surely sound */
@@ -64,8 +65,10 @@ struct fast {
     struct slot slot[ROW_BATCH];
     struct row_batch batch;
     struct row_values values;
-    float *maps, *upper; /* map rows of (b, i); bounds of the pairs of i */
-    double *exact;       /* [2 * ROW_PAD] */
+    float *maps, *upper;          /* map rows of (b, i); bounds of the pairs of i */
+    double *exact;                /* [2 * ROW_PAD] */
+    double *pooled;               /* [keys + ROW_PAD] sum maps of one row of cells */
+    uint32_t pool_row, pool_rows; /* that row; how many map rows are in it */
     uint32_t *induction, *duplicate;
     bool upper_sound; /* every map row of i so far was finite */
     struct block_work work;
@@ -93,11 +96,16 @@ static size_t occurrence_bytes(const struct attention *a)
     return a->tokens != NULL ? aligned((size_t)a->keys * sizeof(uint32_t)) : 0;
 }
 
+static size_t pooled_bytes(const struct block *block, const struct attention *a)
+{
+    return block->pool != NULL ? aligned(((size_t)a->keys + ROW_PAD) * sizeof(double)) : 0;
+}
+
 static size_t fast_bytes(const struct block *block, const struct attention *a)
 {
     return aligned(sizeof(struct row_pass)) + row_values_bytes(a->heads) + map_bytes(a) +
            upper_bytes(a) + aligned(2 * ROW_PAD * sizeof(double)) + 2 * occurrence_bytes(a) +
-           block_ref_bytes(block, a);
+           pooled_bytes(block, a) + block_ref_bytes(block, a);
 }
 
 static void *take(unsigned char **at, size_t bytes)
@@ -116,6 +124,7 @@ static void carve(struct fast *f, unsigned char *at)
     f->maps = take(&at, map_bytes(a));
     f->upper = take(&at, upper_bytes(a));
     f->exact = take(&at, aligned(2 * ROW_PAD * sizeof(double)));
+    f->pooled = take(&at, pooled_bytes(f->block, a));
     f->induction = take(&at, occurrence_bytes(a));
     f->duplicate = take(&at, occurrence_bytes(a));
     block_ref_begin(f->block, a, at, &f->work);
@@ -484,6 +493,36 @@ static bool moments_finite(const struct moments *m)
     return isfinite(m->mean) && isfinite(m->m2);
 }
 
+/* Cuts what has been added up into cells. */
+static void flush_pool(struct fast *f)
+{
+    if (f->pool_rows > 0) {
+        map_pool_add_sums(f->block->pool, f->pool_row, f->pooled, f->pool_rows);
+        f->pool_rows = 0;
+    }
+}
+
+/* Row i of one sample's map, which is finite or not. */
+static void add_to_pool(struct fast *f, bool finite)
+{
+    const struct map_pool *pool = f->block->pool;
+    const struct frame *frame = f->frame;
+    if (!finite) {
+        block_ref_pool(f->block, f->a, &f->work, frame->b, frame->i);
+        return;
+    }
+    uint32_t row = map_pool_cell(frame->i, pool->queries, pool->rows);
+    if (row != f->pool_row) {
+        flush_pool(f);
+    }
+    if (f->pool_rows == 0) {
+        memset(f->pooled, 0, pooled_bytes(f->block, f->a));
+    }
+    f->kernels->add_sums(f->pooled, f->maps, f->a->keys);
+    f->pool_row = row;
+    f->pool_rows++;
+}
+
 static void finish_maps(struct fast *f)
 {
     struct block *block = f->block;
@@ -497,6 +536,9 @@ static void finish_maps(struct fast *f)
     f->upper_sound = f->upper_sound && finite;
     if (block->plan.group[METRIC_GROUP_PAIRS] && finite) {
         k->add_upper(f->upper, f->maps, a->keys, a->heads);
+    }
+    if (block->pool != NULL) {
+        add_to_pool(f, finite);
     }
     if (!block->plan.maps) {
         return;
@@ -626,7 +668,7 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
                      .a = a,
                      .kernels = kernels,
                      .core = block->plan.group[METRIC_GROUP_CORE],
-                     .across = block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS],
+                     .across = block_ref_across(block),
                      .element = dtype_size(a->dtype)};
     size_t row_bytes = a->keys * f.element;
     f.rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
@@ -639,6 +681,7 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         rc = add_query(&f, i);
     }
+    flush_pool(&f);
     rc = rc == 0 ? drain(&f) : rc;
     return rc == 0 ? row_values_flush(&f.values, block->head) : rc;
 }

@@ -11,6 +11,7 @@
  *     importance  the row as sent
  *     maps        sum and max over heads of the rows as sent, finished when the last head is in
  *     pairs       the mean map, averaged over samples, finished when the last sample is in
+ *     pool        the sum map in cells (map_pool.h), with the maps
  */
 #include "block_ref.h"
 #include "err.h"
@@ -196,13 +197,21 @@ static void offer_pairs(struct block *block, const struct block_work *w, uint32_
 
 /* Putting it together. */
 
+bool block_ref_across(const struct block *block)
+{
+    return block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS] || block->pool != NULL;
+}
+
 /* Statistics of the maps of (b, i), now that all heads are in; leaves the mean map's row in w->sum.
  */
-static void finish_maps(struct block *block, const struct block_work *w, uint32_t keys)
+static void finish_maps(struct block *block, const struct block_work *w, uint32_t i, uint32_t keys)
 {
     if (block->plan.maps) {
         add_map(&block->map[AGGREGATE_SUM], w->sum, keys, w->weight);
         add_map(&block->map[AGGREGATE_MAX], w->max, keys, w->weight);
+    }
+    if (block->pool != NULL) {
+        map_pool_add_row(block->pool, i, w->sum);
     }
     sum_to_mean(w->sum, keys, block->heads);
     if (block->plan.maps) {
@@ -238,7 +247,7 @@ static int add_sample(struct block *block, const struct attention *a, const stru
 {
     bool query_valid = attention_query_valid(a, b, i);
     uint32_t n = query_valid ? attention_valid_keys(a, b, i, w->key) : 0;
-    bool across = block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS];
+    bool across = block_ref_across(block);
     begin_maps(w, a->keys);
     for (uint32_t h = 0; h < a->heads; h++) {
         attention_load_row(a, b, h, i, w->sent);
@@ -255,7 +264,7 @@ static int add_sample(struct block *block, const struct attention *a, const stru
         }
     }
     if (across) {
-        finish_maps(block, w, a->keys);
+        finish_maps(block, w, i, a->keys);
     }
     return 0;
 }
@@ -293,6 +302,13 @@ void block_ref_maps(struct block *block, const struct attention *a, const struct
     add_map(&block->map[AGGREGATE_MAX], w->max, a->keys, w->weight);
     sum_to_mean(w->sum, a->keys, a->heads);
     add_map(&block->map[AGGREGATE_MEAN], w->sum, a->keys, w->weight);
+}
+
+void block_ref_pool(struct block *block, const struct attention *a, const struct block_work *w,
+                    uint32_t b, uint32_t i)
+{
+    load_maps(a, w, b, i);
+    map_pool_add_row(block->pool, i, w->sum);
 }
 
 void block_ref_pairs(struct block *block, const struct attention *a, const struct block_work *w,

@@ -18,6 +18,9 @@ struct block_work {
     uint32_t *previous; /* [batch][keys] chains of equal tokens; NULL without */
 };
 
+/* Whether anything is computed of the maps across the heads. */
+bool block_ref_across(const struct block *block);
+
 /* What block_ref_begin needs of 8-byte aligned memory. */
 size_t block_ref_bytes(const struct block *block, const struct attention *a);
 void block_ref_begin(const struct block *block, const struct attention *a, void *memory,
@@ -31,6 +34,9 @@ void block_ref_importance(struct block *block, const struct attention *a,
                           const struct block_work *w, uint32_t b, uint32_t h, uint32_t i);
 /* Statistics of row i of the maps of one sample. */
 void block_ref_maps(struct block *block, const struct attention *a, const struct block_work *w,
+                    uint32_t b, uint32_t i);
+/* Row i of the sum map of one sample, for block->pool. */
+void block_ref_pool(struct block *block, const struct attention *a, const struct block_work *w,
                     uint32_t b, uint32_t i);
 /* Offers the pairs of query i. */
 void block_ref_pairs(struct block *block, const struct attention *a, const struct block_work *w,

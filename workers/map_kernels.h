@@ -206,6 +206,16 @@ static void map_add_upper(float *upper, const float *maps, uint32_t n, uint32_t 
     }
 }
 
+/* In f64, whatever the number of rows that are added up. */
+static void map_add_sums(double *sum, const float *maps, uint32_t n)
+{
+    for (uint32_t j = 0; j < n; j += W) {
+        for (uint32_t l = 0; l < W; l++) {
+            sum[j + l] += (double)maps[2 * (size_t)j + l];
+        }
+    }
+}
+
 static uint32_t map_find(const float *x, uint32_t begin, uint32_t n, float bound)
 {
     for (uint32_t j = begin; j < n; j += W) {

@@ -33,6 +33,7 @@ struct part {
     double *gradient;             /* [heads]; NULL = off */
     struct pair *pairs;           /* [heads][top_pairs]; NULL = off */
     uint32_t *pair_count;         /* [heads] */
+    struct map_pool pool;         /* count = 0: off */
 };
 
 struct measure {
@@ -49,6 +50,7 @@ struct measure {
     float *map;             /* what it measures */
     bool maps_only;         /* this is one of those: the row metrics come from queries and keys */
     struct weights_result weights_result;
+    struct layer_map pooled; /* values: owned; NULL = none */
     struct measured measured;
     void *numbers; /* storage of measured */
     _Atomic int code;
@@ -86,6 +88,10 @@ static int allocate_part(struct measure *m, struct part *p)
     if (m->tier == TIER_QK) {
         return rc;
     }
+    if (rc == 0 && wants_pooled_map(plan)) {
+        rc = map_pool_init(&p->pool, &m->attention, p->begin, p->end);
+        p->block.pool = rc == 0 ? &p->pool : NULL;
+    }
     if (rc == 0 && measure_across(plan, METRIC_GROUP_SIMILARITY)) {
         rc = similarity_init(&p->similarity, heads);
     }
@@ -108,6 +114,7 @@ static void clear_part(struct part *p)
     free(p->gradient);
     free(p->pairs);
     free(p->pair_count);
+    map_pool_clear(&p->pool);
     *p = (struct part){.begin = p->begin, .end = p->end};
 }
 
@@ -249,6 +256,7 @@ void measure_free(struct measure **measure)
     free(m->head_weights);
     free(m->spectrum_heads);
     free(m->map);
+    free((void *)m->pooled.values);
     free(m->numbers);
     free(m);
     *measure = NULL;
@@ -338,6 +346,27 @@ static int merge_part(struct measure *m, struct part *into, const struct part *f
     return 0;
 }
 
+/* Brings the parts' cells together, and rounds them. */
+static int pool_parts(struct measure *m)
+{
+    const struct attention *a = &m->attention;
+    struct map_pool all;
+    int rc = map_pool_init(&all, a, 0, a->queries);
+    if (rc != 0) {
+        return rc;
+    }
+    for (uint32_t i = 0; i < m->parts; i++) {
+        map_pool_merge(&all, &m->part[i].pool);
+    }
+    uint16_t *values = malloc((size_t)all.rows * all.columns * sizeof *values);
+    if (values != NULL) {
+        map_pool_values(&all, values);
+        m->pooled = (struct layer_map){a->queries, a->keys, all.rows, all.columns, values};
+    }
+    map_pool_clear(&all);
+    return values != NULL ? 0 : ERR_MEMORY;
+}
+
 static int merge_parts(struct measure *m)
 {
     int rc = 0;
@@ -411,10 +440,12 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
                                         .weights = &m->weights_result};
         return 0;
     }
-    rc = merge_parts(m);
-    if (rc == 0) {
-        rc = work_out(m, scratch);
+    if (m->part[0].pool.count > 0) {
+        rc = pool_parts(m);
     }
+    rc = rc == 0 ? merge_parts(m) : rc;
+    rc = rc == 0 ? work_out(m, scratch) : rc;
+    m->measured.map = m->pooled.values != NULL ? &m->pooled : NULL;
     if (rc == 0 && wants_maps_of_qk(&m->attention, &m->plan)) {
         rc = measure_maps_of_qk(m, scratch);
         if (rc == 0) {

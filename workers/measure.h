@@ -11,6 +11,7 @@
 
 #include "across.h"
 #include "block.h"
+#include "map_pool.h"
 #include "pattern.h"
 #include "qk.h"
 #include "result.h"
@@ -34,6 +35,8 @@ struct measure_plan {
     bool whole;            /* the message has all heads of its layer; without, nothing that goes
                               across heads: importance, aggregate, pairs, similarity */
     bool head_pairs;       /* top pairs of each head as well */
+    bool pooled_map;       /* the map for people to look at (map_pool.h): of tier attention, and of
+                              qk where its maps are made */
     uint32_t top_pairs;    /* 1..TOP_PAIRS_MAX */
     uint32_t local_window; /* of local_mass, in positions */
     double redundant_js;   /* heads with a smaller head_js are redundant; nats */
@@ -77,6 +80,7 @@ struct measured {
     const struct pair *head_pairs;   /* [heads][head_pair_limit] */
     const uint32_t *head_pair_count; /* [heads] */
     uint32_t head_pair_limit;
+    const struct layer_map *map;       /* NULL: not asked for, or there is none */
     double *head_similarity, *head_js; /* [heads][heads] */
     const struct redundant_pair *redundant;
     uint32_t redundant_count, redundant_total; /* listed; in all */

@@ -88,6 +88,17 @@ static double map_bytes(const struct attention *a, const struct measure_plan *pl
     return rows * a->heads * a->keys * sizeof(float) + part_bytes(&map, plan, rows);
 }
 
+/* Cells of the parts, and of all. */
+static double pooled_bytes(const struct attention *a, const struct measure_plan *plan)
+{
+    if (!wants_pooled_map(plan) || (a->weights == NULL && !wants_maps_of_qk(a, plan))) {
+        return 0;
+    }
+    uint32_t parts = measure_parts(a, plan), share = a->queries / parts + 1;
+    return parts * (double)map_pool_bytes(a->queries, a->keys, share) +
+           2 * (double)map_pool_bytes(a->queries, a->keys, a->queries);
+}
+
 static uint64_t saturated(double bytes)
 {
     return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
@@ -108,6 +119,7 @@ uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan
     if (wants_maps_of_qk(a, plan)) {
         bytes += map_bytes(a, plan);
     }
+    bytes += pooled_bytes(a, plan);
     return saturated(bytes);
 }
 

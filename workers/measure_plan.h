@@ -17,6 +17,12 @@ static inline bool wants_head_pairs(const struct measure_plan *plan)
     return measure_across(plan, METRIC_GROUP_PAIRS) && plan->head_pairs;
 }
 
+/* A mean over all heads. */
+static inline bool wants_pooled_map(const struct measure_plan *plan)
+{
+    return plan->whole && plan->pooled_map;
+}
+
 static inline bool wants_weighted(const struct attention *a, const struct measure_plan *plan)
 {
     return measure_across(plan, METRIC_GROUP_CORE) && plan->head_weights != NULL &&

@@ -112,6 +112,8 @@ struct row_kernels {
     void (*moments)(const float *maps, uint32_t n, struct moments ret_map[2]);
     /* Adds to upper[n] what the sum over `heads` heads may be at most. */
     void (*add_upper)(float *upper, const float *maps, uint32_t n, uint32_t heads);
+    /* Adds n entries of the sum map; touches up to ROW_PAD more. */
+    void (*add_sums)(double *sum, const float *maps, uint32_t n);
     /* The first j >= begin with x[j] >= bound, rounded down to a whole vector; n if there is none.
      */
     uint32_t (*find)(const float *x, uint32_t begin, uint32_t n, float bound);

@@ -25,8 +25,8 @@
         .maps = BY_DTYPE(maps), .reduce = row_reduce, .reduce_sums = row_reduce_sums,              \
         .ordinary = row_ordinary, .top = BY_DTYPE(top), .squares = BY_DTYPE(squares),              \
         .importance = BY_DTYPE(importance), .clear = map_clear, .moments = map_moments,            \
-        .add_upper = map_add_upper, .find = map_find, .head_sums = BY_DTYPE(head_sums),            \
-        .finish = row_finish, .count = row_count,                                                  \
+        .add_upper = map_add_upper, .add_sums = map_add_sums, .find = map_find,                    \
+        .head_sums = BY_DTYPE(head_sums), .finish = row_finish, .count = row_count,                \
     }
 
 #endif

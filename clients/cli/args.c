@@ -37,9 +37,35 @@ static const char *set_timeout(struct args *args, const char *text)
     return NULL;
 }
 
+static const char *set_seconds(struct args *args, const char *text)
+{
+    char *end;
+    args->seconds = strtod(text, &end);
+    return end != text && *end == '\0' && args->seconds > 0 && args->seconds <= 1e9
+               ? NULL
+               : "a number above 0";
+}
+
+static const char *set_ingest(struct args *args, const char *text)
+{
+    args->ingest = text;
+    return *text ? NULL : "tcp://host:port or ipc://path";
+}
+
+static const char *set_rhythm(struct args *args, const char *text)
+{
+    char *end;
+    args->rhythm = strtod(text, &end);
+    return end != text && *end == '\0' && args->rhythm >= 1e-6 && args->rhythm <= 1e6
+               ? NULL
+               : "a number above 0; 1 = as recorded, 10 = ten times as fast";
+}
+
 static const char *set_metric(struct args *args, const char *text)
 {
-    args->metric = text;
+    if (args->metric_count == ARGS_METRICS_MAX)
+        return "at most 64 of them";
+    args->metric = args->metrics[args->metric_count++] = text;
     return NULL;
 }
 
@@ -76,6 +102,40 @@ static const char *set_layer(struct args *args, const char *text)
     return NULL;
 }
 
+static const char *set_head(struct args *args, const char *text)
+{
+    uint64_t number;
+    if (!parse_number(text, &number) || number >= HEADS_TOTAL_MAX)
+        return "0 to 1048575";
+    args->head = (uint32_t)number;
+    return NULL;
+}
+
+static const char *set_run(struct args *args, const char *text)
+{
+    size_t length = strlen(text);
+    args->run = text;
+    return length > 0 && length <= 2 * RUN_BYTES && text[strspn(text, "0123456789abcdef")] == '\0'
+               ? NULL
+               : "the first of its 32 hexadecimal digits";
+}
+
+static const char *set_window(struct args *args, const char *text)
+{
+    args->window = text;
+    return *text ? NULL : "such as \"1 epoch\", \"100 steps every 10\"";
+}
+
+static const char *set_from(struct args *args, const char *text)
+{
+    return parse_number(text, &args->from) ? NULL : "a whole number";
+}
+
+static const char *set_to(struct args *args, const char *text)
+{
+    return parse_number(text, &args->to) ? NULL : "a whole number";
+}
+
 static const char *set_count(struct args *args, const char *text)
 {
     uint64_t number;
@@ -105,10 +165,27 @@ static const struct option_info option_info[] = {
     {"stack", "STACK", ARGS_STACK, set_stack, "only encoder or decoder layers"},
     {"layer", "N", ARGS_LAYER, set_layer, "only this layer"},
     {"site", "SITE", ARGS_SITE, set_site, "only self or cross attention"},
-    {"count", "N", ARGS_COUNT, set_count, "stop after N messages"},
+    {"drift", NULL, ARGS_DRIFT, NULL, "how the metric differs from the baseline, and since when"},
+    {"head", "N", ARGS_HEAD, set_head, "only this head"},
+    {"run", "RUN", ARGS_RUN, set_run, "this run, by its first digits (default: the newest)"},
+    {"window", "WINDOW", ARGS_WINDOW, set_window,
+     "windows such as \"1 epoch\" (default: those of section window)"},
+    {"from", "N", ARGS_FROM, set_from, "only what ends at this epoch, step or second, or later"},
+    {"to", "N", ARGS_TO, set_to, "only what ends at this epoch, step or second, or earlier"},
+    {"all", NULL, ARGS_ALL, NULL, "also what is over"},
+    {"count", "N", ARGS_COUNT, set_count, "at most so many"},
+    {"seconds", "N", ARGS_SECONDS, set_seconds, "stop after N seconds"},
+    {"until-end", NULL, ARGS_UNTIL_END, NULL, "stop when every rank heard of has said bye"},
+    {"compress", NULL, ARGS_COMPRESS, NULL, "make the file smaller; takes 3 s per 100 MB"},
+    {"force", NULL, ARGS_FORCE, NULL, "replace the file if it is there"},
+    {"rhythm", "FACTOR", ARGS_RHYTHM, set_rhythm,
+     "as it was recorded, FACTOR times as fast (default: at once)"},
+    {"ingest", "ENDPOINT", ARGS_INGEST, set_ingest,
+     "where attnd takes messages (default: ask attnd)"},
     {"summaries", "ENDPOINT", ARGS_SUMMARIES, set_summaries,
      "where attnd publishes (default: ask attnd)"},
     {"json", NULL, ARGS_JSON, NULL, "print the answer as JSON"},
+    {"csv", NULL, ARGS_CSV, NULL, "print comma-separated values, a line per window and head"},
     {"endpoint", "ENDPOINT", ARGS_ENDPOINT, set_endpoint, "where attnd answers"},
     {"timeout", "SECONDS", ARGS_TIMEOUT, set_timeout, "how long to wait for an answer (default 2)"},
     {"help", NULL, ARGS_HELP, NULL, "what a command does"},

@@ -20,22 +20,46 @@ enum args_option {
     ARGS_SITE = 1 << 8,
     ARGS_COUNT = 1 << 9,
     ARGS_SUMMARIES = 1 << 10,
+    ARGS_DRIFT = 1 << 11,
+    ARGS_RUN = 1 << 12,
+    ARGS_HEAD = 1 << 13,
+    ARGS_WINDOW = 1 << 14,
+    ARGS_FROM = 1 << 15,
+    ARGS_TO = 1 << 16,
+    ARGS_CSV = 1 << 17,
+    ARGS_ALL = 1 << 18,
+    ARGS_COMPRESS = 1 << 20,
+    ARGS_FORCE = 1 << 21,
+    ARGS_SECONDS = 1 << 22,
+    ARGS_UNTIL_END = 1 << 23,
+    ARGS_INGEST = 1 << 24,
+    ARGS_RHYTHM = 1 << 25,
     ARGS_EVERY_COMMAND = ARGS_ENDPOINT | ARGS_TIMEOUT | ARGS_JSON | ARGS_HELP,
 };
 
-#define ARGS_WORDS_MAX 4
-#define ARGS_ERROR_MAX 256
+#define ARGS_WORDS_MAX   4
+#define ARGS_METRICS_MAX 64
+#define ARGS_ERROR_MAX   256
 
 /* Strings point into argv, the environment, or are static. */
 struct args {
     unsigned given; /* enum args_option, ored */
     const char *endpoint;
     int timeout_ms;
-    const char *metric;                /* NULL = what there is: field_choose_metric */
+    const char *metric; /* NULL = what there is: field_choose_metric; the last one given */
+    const char *metrics[ARGS_METRICS_MAX]; /* every one given */
+    int metric_count;
     const char *stack, *site;          /* NULL = every one */
     uint32_t layer;                    /* counts when ARGS_LAYER is given */
+    const char *run;                   /* first digits; NULL = the newest */
+    const char *window;                /* "1 epoch", "100 steps every 10"; NULL = the primary one */
+    uint32_t head;                     /* counts when ARGS_HEAD is given */
+    uint64_t from, to;                 /* count when ARGS_FROM, ARGS_TO are given */
     uint64_t count;                    /* 0 = no limit */
     const char *summaries;             /* NULL = ask the daemon */
+    double seconds;                    /* counts when ARGS_SECONDS is given */
+    const char *ingest;                /* NULL = ask the daemon */
+    double rhythm;                     /* times as fast as recorded; 0 = at once */
     const char *words[ARGS_WORDS_MAX]; /* what is no option: the command, then its arguments */
     int word_count;
 };

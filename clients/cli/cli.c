@@ -17,11 +17,38 @@ static int explain_unreachable(struct cli *cli)
     return CLI_UNREACHABLE;
 }
 
+/* What to do about a refusal, where its sentence does not say. */
+static const struct {
+    const char *code, *hint;
+} hints[] = {
+    {"history_off", " (the log of attnd says more; see history.enabled and history.path in attnctl "
+                    "config)"},
+    {"query_time", ": ask for less with --from and --to, or raise it"},
+    {"again", " (too many questions are waiting)"},
+};
+
+static const char *hint_of(const char *code)
+{
+    for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++)
+        if (strcmp(hints[i].code, code) == 0)
+            return hints[i].hint;
+    return "";
+}
+
+/* Codes whose sentence is all there is to say. */
+static bool speaks_for_itself(const char *code)
+{
+    return *hint_of(code) || strcmp(code, err_slug(ERR_RUN_UNKNOWN)) == 0 ||
+           strcmp(code, err_slug(ERR_NO_HISTORY)) == 0;
+}
+
 static int explain_refusal(struct cli *cli, const struct rpc_reply *reply)
 {
     if (strcmp(reply->code, err_slug(ERR_JOB_UNKNOWN)) == 0 && cli->args->word_count > 1)
         fprintf(cli->err, "attnctl: no such job: '%.80s' (see attnctl jobs)\n",
                 cli->args->words[1]);
+    else if (speaks_for_itself(reply->code))
+        fprintf(cli->err, "attnctl: %s%s\n", reply->message, hint_of(reply->code));
     else
         fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
     return CLI_FINDING;
@@ -55,13 +82,17 @@ int cli_connect(struct cli *cli, struct rpc *ret_rpc)
     return status == RPC_OK ? CLI_OK : explain(cli, status);
 }
 
+int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)
+{
+    if (status == RPC_REFUSED)
+        return explain_refusal(cli, reply);
+    return status == RPC_OK ? CLI_OK : explain(cli, status);
+}
+
 int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
              struct rpc_reply *ret_reply)
 {
-    enum rpc_status status = rpc_call(cli->rpc, method, params, ret_reply);
-    if (status == RPC_REFUSED)
-        return explain_refusal(cli, ret_reply);
-    return status == RPC_OK ? CLI_OK : explain(cli, status);
+    return cli_explain(cli, rpc_call(cli->rpc, method, params, ret_reply), ret_reply);
 }
 
 int cli_usage(struct cli *cli, const char *format, ...)

@@ -28,6 +28,9 @@ struct cli {
 int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
              struct rpc_reply *ret_reply);
 
+/* Explains what rpc_call said, unless it was RPC_OK. Returns CLI_OK or the exit code. */
+int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply);
+
 /* Connects, or explains on err. Returns CLI_OK or the exit code. */
 int cli_connect(struct cli *cli, struct rpc *ret_rpc);
 
@@ -52,7 +55,15 @@ int cmd_tail(struct cli *cli);
 int cmd_stats(struct cli *cli);
 int cmd_config(struct cli *cli);
 int cmd_flush(struct cli *cli);
-/* argv without the word "analyze". */
+int cmd_history(struct cli *cli);
+int cmd_alerts(struct cli *cli);
+int cmd_compare(struct cli *cli);
+int cmd_export(struct cli *cli);
+int cmd_runs(struct cli *cli);
+int cmd_record(struct cli *cli);
+int cmd_replay(struct cli *cli);
+/* These ask no attnd; argv without the word "analyze" or "check". */
 int cmd_analyze(struct cli *cli, int argc, char **argv);
+int cmd_check(struct cli *cli, int argc, char **argv);
 
 #endif

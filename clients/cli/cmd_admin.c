@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* ping, config, flush: the daemon itself. */
+#include "ask.h"
 #include "cli.h"
 #include "field.h"
 #include "out.h"
 
 #include <inttypes.h>
-
-#define FLUSH_TIMEOUT_MS 60000
 
 static int show_ping(struct cli *cli, const msgpack_object *result)
 {
@@ -49,26 +48,14 @@ int cmd_config(struct cli *cli)
     return cli_show(cli, "config", show_config);
 }
 
-/* A flush is answered when what was received before it has been computed: unlike the other answers
- * that may take its time, but whether attnd is there at all shows at once. */
-static int wait_patiently(struct cli *cli)
-{
-    struct rpc_reply reply;
-    int code = cli_call(cli, "ping", NULL, &reply);
-    if (code != CLI_OK)
-        return code;
-    rpc_reply_clear(&reply);
-    if (!(cli->args->given & ARGS_TIMEOUT))
-        cli->rpc->timeout_ms = FLUSH_TIMEOUT_MS;
-    return CLI_OK;
-}
-
+/* A flush is answered when what was received before it has been computed, which may take its time.
+ */
 int cmd_flush(struct cli *cli)
 {
     struct rpc_reply reply;
     struct mpk_writer params;
     const char *job = cli->args->word_count > 1 ? cli->args->words[1] : NULL;
-    int code = wait_patiently(cli);
+    int code = ask_patiently(cli);
     if (code != CLI_OK)
         return code;
     mpk_writer_init(&params);

@@ -15,6 +15,7 @@
 /* One summary, with what it is sorted and grouped by. */
 struct row {
     const msgpack_object *map, *values; /* values: of the metric, by field_metric; or NULL */
+    const msgpack_object *drift;        /* of the metric: delta, z, js, change; or NULL */
     char run[33], stack[16], site[16];
     uint64_t first, last, layer;
 };
@@ -27,6 +28,7 @@ static const msgpack_object *window_of(const msgpack_object *map)
 static struct row make_row(const msgpack_object *map, const char *metric)
 {
     struct row row = {.map = map, .values = field_metric(map, metric)};
+    row.drift = mpk_find(mpk_find(map, "drift"), metric);
     field_text(map, "run", row.run, sizeof(row.run));
     field_text(map, "stack", row.stack, sizeof(row.stack));
     field_text(map, "site", row.site, sizeof(row.site));
@@ -58,16 +60,23 @@ static int compare_rows(const void *left, const void *right)
     return order ? order : strcmp(b->site, a->site);
 }
 
-/* Whether four decimals show every value; otherwise all are shown with an exponent. */
+/* Whether four decimals show every value. */
+static bool are_plain(const msgpack_object *values)
+{
+    for (uint32_t head = 0; head < field_columns(values); head++) {
+        double value = fabs(field_number(field_column(values, head)));
+        if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000))
+            return false;
+    }
+    return true;
+}
+
+/* Otherwise all are shown with an exponent. */
 static bool is_plain(const struct row *rows, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        for (uint32_t head = 0; head < field_columns(rows[i].values); head++) {
-            double value = fabs(field_number(field_column(rows[i].values, head)));
-            if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000))
-                return false;
-        }
-    }
+    for (uint32_t i = 0; i < count; i++)
+        if (!are_plain(rows[i].values))
+            return false;
     return true;
 }
 
@@ -120,6 +129,65 @@ static void print_table(struct cli *cli, const struct row *rows, uint32_t count)
     out_print(&table, cli->width, false, cli->out);
 }
 
+/* Drift: a line per number and layer. Windows of a run that has not changed are seldom further from
+ * the baseline than the marked ones, which are not an alert by themselves. */
+
+#define Z_MARKED 6
+
+static const char *const drift_numbers[] = {"delta", "z", "js", "change"};
+enum { DRIFT_NUMBERS = sizeof(drift_numbers) / sizeof(drift_numbers[0]) };
+
+static void add_drift_value(struct out_table *table, const char *number,
+                            const msgpack_object *value, bool plain)
+{
+    double shown = field_number(value);
+    if (isnan(shown))
+        out_cell(table, "-");
+    else if (strcmp(number, "change") == 0)
+        out_cell(table, "%.0f", shown);
+    else if (strcmp(number, "z") == 0)
+        out_cell(table, "%s%.1f", fabs(shown) >= Z_MARKED ? "*" : "", shown);
+    else
+        add_value(table, value, plain);
+}
+
+static void add_drift_line(struct out_table *table, const struct row *row, const char *number,
+                           uint32_t heads)
+{
+    const msgpack_object *values = mpk_find(row->drift, number);
+    char layer[LAYER_TEXT_MAX];
+    if (!values)
+        return;
+    field_layer(row->map, layer);
+    out_cell(table, "%s %s", layer, number);
+    for (uint32_t head = 0; head < heads; head++)
+        add_drift_value(table, number, field_column(values, head), are_plain(values));
+}
+
+static uint32_t drift_heads(const struct row *rows, uint32_t count)
+{
+    uint32_t heads = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t found = field_length(mpk_find(rows[i].drift, "delta"));
+        heads = found > heads ? found : heads;
+    }
+    return heads;
+}
+
+static void print_drift_table(struct cli *cli, const struct row *rows, uint32_t count)
+{
+    struct out_table table;
+    uint32_t heads = drift_heads(rows, count);
+    out_init(&table, 1 + (int)heads);
+    out_cell(&table, "LAYER");
+    for (uint32_t head = 0; head < heads; head++)
+        out_cell(&table, "h%" PRIu32, head);
+    for (uint32_t i = 0; i < count; i++)
+        for (int number = 0; number < DRIFT_NUMBERS; number++)
+            add_drift_line(&table, &rows[i], drift_numbers[number], heads);
+    out_print(&table, cli->width, false, cli->out);
+}
+
 /* Totals over the layers of one window. */
 struct totals {
     uint64_t epoch, step, ranks, messages, lost, dropped;
@@ -161,6 +229,11 @@ static void print_heading(struct cli *cli, const struct row *rows, uint32_t coun
             " dropped\n",
             totals.partial ? " (partial)" : "", totals.ranks, out_plural(totals.ranks),
             totals.messages, out_plural(totals.messages), totals.lost, totals.dropped);
+    if (cli->args->given & ARGS_DRIFT) {
+        fprintf(cli->out, "%s, compared with the baseline; *: |z| of %d or more\n\n",
+                cli->args->metric, Z_MARKED);
+        return;
+    }
     /* What has no mean is the newest message's. */
     bool newest = strcmp(cli->args->metric, "pattern") == 0 || strchr(cli->args->metric, '.');
     fprintf(cli->out, "%s, %s\n\n", cli->args->metric,
@@ -169,14 +242,21 @@ static void print_heading(struct cli *cli, const struct row *rows, uint32_t coun
 
 static void print_groups(struct cli *cli, const struct row *rows, uint32_t count)
 {
+    bool drift = cli->args->given & ARGS_DRIFT;
+    uint32_t shown = 0;
     for (uint32_t from = 0, to; from < count; from = to) {
         to = from + 1;
         while (to < count && compare_window(&rows[from], &rows[to]) == 0)
             to++;
-        if (from > 0)
+        if (drift && drift_heads(rows + from, to - from) == 0)
+            continue; /* of its first windows */
+        if (shown++ > 0)
             putc('\n', cli->out);
         print_heading(cli, rows + from, to - from);
-        print_table(cli, rows + from, to - from);
+        if (drift)
+            print_drift_table(cli, rows + from, to - from);
+        else
+            print_table(cli, rows + from, to - from);
     }
 }
 
@@ -186,13 +266,23 @@ struct names {
     const char *separator;
     const struct row *rows;
     uint32_t before;
+    bool drift; /* only what has a baseline */
 };
+
+static bool has_metric(const struct names *names, uint32_t row, const char *name)
+{
+    const msgpack_object *map = names->rows[row].map;
+    return names->drift ? mpk_find(mpk_find(map, "drift"), name) != NULL
+                        : field_metric(map, name) != NULL;
+}
 
 static void print_name(void *data, const char *name)
 {
     struct names *names = data;
+    if (!has_metric(names, names->before, name))
+        return;
     for (uint32_t i = 0; i < names->before; i++)
-        if (field_metric(names->rows[i].map, name))
+        if (has_metric(names, i, name))
             return;
     fprintf(names->out, "%s%s", names->separator, name);
     names->separator = ", ";
@@ -201,9 +291,10 @@ static void print_name(void *data, const char *name)
 /* No layer has the metric: name those there are. */
 static int refuse_metric(struct cli *cli, const struct row *rows, uint32_t count)
 {
-    struct names names = {cli->err, "", rows, 0};
-    fprintf(cli->err,
-            "attnctl: --metric: '%.80s': not in this summary (valid: ", cli->args->metric);
+    bool drift = cli->args->given & ARGS_DRIFT;
+    struct names names = {cli->err, "", rows, 0, drift};
+    fprintf(cli->err, "attnctl: --metric: '%.80s': not in %s (valid: ", cli->args->metric,
+            drift ? "the drift of this summary" : "this summary");
     for (; names.before < count; names.before++)
         field_each_metric(rows[names.before].map, print_name, &names);
     fputs(")\n", cli->err);
@@ -221,12 +312,22 @@ static int show_rows(struct cli *cli, const msgpack_object *maps, uint32_t count
         rows[i] = make_row(&maps[i], cli->args->metric);
     qsort(rows, count, sizeof(*rows), compare_rows);
     int code = CLI_OK;
-    if (heads_max(rows, count) == 0)
+    bool drift = cli->args->given & ARGS_DRIFT;
+    if ((drift ? drift_heads(rows, count) : heads_max(rows, count)) == 0)
         code = refuse_metric(cli, rows, count);
     else
         print_groups(cli, rows, count);
     free(rows);
     return code;
+}
+
+/* Whether any layer has a baseline. */
+static bool has_drift(const msgpack_object *maps, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (field_length(mpk_find(&maps[i], "drift")) > 0)
+            return true;
+    return false;
 }
 
 static int show_summary(struct cli *cli, const msgpack_object *result)
@@ -237,6 +338,13 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
     struct cli shown = *cli;
     if (count == 0) {
         fprintf(cli->err, "attnctl: no summary of %s matches yet\n", cli->args->words[1]);
+        return CLI_FINDING;
+    }
+    if ((args.given & ARGS_DRIFT) && !has_drift(result->via.array.ptr, count)) {
+        fprintf(cli->err,
+                "attnctl: %s has no baseline yet: its first windows make one (drift.windows in "
+                "attnctl config)\n",
+                args.words[1]);
         return CLI_FINDING;
     }
     if (!args.metric) {

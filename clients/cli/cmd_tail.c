@@ -1,85 +1,30 @@
 /* SPDX-License-Identifier: MIT */
-/* tail: one line per message that attnd publishes, until Ctrl-C or --count.
- *
- * Where it publishes is asked through the control endpoint. A daemon that binds `*` cannot know by
- * which name this machine sees it; the host that answered the question is taken then. */
+/* tail: one line per message that attnd publishes, until Ctrl-C or --count. Where it publishes is
+ * asked through the control endpoint. */
 #include "cli.h"
 #include "field.h"
+#include "interrupt.h"
 #include "out.h"
+#include "reach.h"
 
 #include "header.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define ENDPOINT_MAX 256
-
-static volatile sig_atomic_t interrupted;
-
-static void interrupt(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
-
-/* Without SA_RESTART, so that a waiting poll returns. */
-static void catch_interrupts(void)
-{
-    struct sigaction action = {.sa_handler = interrupt};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
 
 /* Where to subscribe -----------------------------------------------------------------------------
  */
 
-/* The host of tcp://host:port, as a length from text + 6; 0 for anything else. */
-static size_t host_length(const char *text)
-{
-    const char *colon = strrchr(text, ':');
-    return strncmp(text, "tcp://", 6) == 0 && colon > text + 6 ? (size_t)(colon - text - 6) : 0;
-}
-
-static bool is_wildcard(const char *endpoint)
-{
-    size_t length = host_length(endpoint);
-    const char *host = endpoint + 6;
-    return (length == 1 && *host == '*') || (length == 7 && strncmp(host, "0.0.0.0", 7) == 0) ||
-           (length == 4 && strncmp(host, "[::]", 4) == 0);
-}
-
-/* Replaces a wildcard host by the control endpoint's, or by this machine when that is ipc. */
-static void reachable(const char *published, const char *control, char ret_endpoint[ENDPOINT_MAX])
-{
-    size_t length = host_length(control);
-    const char *host = length > 0 ? control + 6 : "127.0.0.1";
-    if (length == 0)
-        length = strlen(host);
-    if (is_wildcard(published))
-        snprintf(ret_endpoint, ENDPOINT_MAX, "tcp://%.*s%s", (int)length, host,
-                 strrchr(published, ':'));
-    else
-        snprintf(ret_endpoint, ENDPOINT_MAX, "%s", published);
-}
-
 static int ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
 {
-    struct rpc_reply reply;
-    char published[ENDPOINT_MAX];
-    int code = cli_call(cli, "config", NULL, &reply);
+    int code = reach_endpoint(cli, "publish.endpoint", ret_endpoint);
     if (code != CLI_OK)
         return code;
-    field_text(reply.result, "publish.endpoint", published, sizeof(published));
-    rpc_reply_clear(&reply);
-    size_t length = strlen(published);
-    if (length == 0 || published[length - 1] == '*')
+    if (!*ret_endpoint)
         return cli_usage(cli, "attnd does not say where it publishes: give --summaries ENDPOINT");
-    reachable(published, cli->args->endpoint, ret_endpoint);
     return CLI_OK;
 }
 
@@ -226,12 +171,16 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
 
 static void print_alert(struct cli *cli, const msgpack_object *map)
 {
-    char severity[32], state[32], rule[64], message[512];
+    const msgpack_object *since = mpk_find(map, "since");
+    char severity[32], state[32], rule[80], message[512];
     field_text(map, "severity", severity, sizeof(severity));
     field_text(map, "state", state, sizeof(state));
     field_text(map, "rule", rule, sizeof(rule));
     field_text(map, "message", message, sizeof(message));
     fprintf(cli->out, " %s %s %s: %s", severity, state, rule, message);
+    if (since)
+        fprintf(cli->out, ", since epoch %" PRIu64 " step %" PRIu64, field_u64(since, "epoch"),
+                field_u64(since, "step"));
 }
 
 static void print_job(struct cli *cli, const msgpack_object *map)
@@ -325,7 +274,7 @@ static void follow(struct cli *cli, void *socket)
 {
     zmq_pollitem_t item = {.socket = socket, .events = ZMQ_POLLIN};
     uint64_t left = cli->args->count ? cli->args->count : UINT64_MAX;
-    while (left > 0 && !interrupted && !ferror(cli->out)) {
+    while (left > 0 && !interrupt_came() && !ferror(cli->out)) {
         if (zmq_poll(&item, 1, -1) <= 0)
             continue;
         left -= take_message(cli, socket);
@@ -362,7 +311,7 @@ int cmd_tail(struct cli *cli)
     void *socket = subscribe(cli->rpc, endpoint, prefix);
     if (!socket)
         return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(errno));
-    catch_interrupts();
+    interrupt_catch();
     follow(cli, socket);
     zmq_close(socket);
     return CLI_OK;

@@ -154,6 +154,16 @@ void out_duration(double seconds, char ret_text[OUT_TIME_MAX])
         snprintf(ret_text, OUT_TIME_MAX, "%.1f s", whole > 0 || seconds > 0 ? seconds : 0.0);
 }
 
+void out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double number = (double)bytes;
+    int unit = 0;
+    for (; number >= 1023.95 && unit < 4; unit++) /* what would be printed as 1024.0 */
+        number /= 1024;
+    snprintf(ret_text, OUT_SIZE_MAX, unit == 0 ? "%.0f %s" : "%.1f %s", number, units[unit]);
+}
+
 const char *out_plural(unsigned long long count)
 {
     return count == 1 ? "" : "s";

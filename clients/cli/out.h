@@ -6,6 +6,7 @@
 #define CLI_OUT_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #define OUT_CELL_MAX 160
@@ -33,6 +34,9 @@ int out_width(FILE *out);
 /* "3 d 4 h", "5 min 2 s", "0.8 s". */
 #define OUT_TIME_MAX 32
 void out_duration(double seconds, char ret_text[OUT_TIME_MAX]);
+/* "17 B", "1.4 GiB". */
+#define OUT_SIZE_MAX 32
+void out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX]);
 
 /* Cuts a longer ASCII text to `width` (at least 4) by putting ".." in its middle. */
 void out_shorten(char *text, size_t width);

@@ -2,13 +2,14 @@
 /* core: the core group and the sum, mean and max maps, against plain reads of the same buffer.
  *
  *     core [--isa NAME] [--pairs N] [--shape B,H,Tq,Tk]... [--causal] [--cpu-time]
- *         [--dtype NAME]
+ *         [--dtype NAME] [--map]
  *
  * One JSON line per shape, dtype, instruction set and number of threads: `ratio` is the median over
  * pairs, measured in turns, of the speed of the kernels over that of the reads, which run on as
  * many threads. `speedup` is two threads over one. --cpu-time counts the time of one thread,
  * without what others take from it, on a machine that is not idle; caches and memory are then
- * shared still. */
+ * shared still. --map: the reads give way to the same kernels with a pooled map as well, and
+ * `ratio` is what is left of the speed with it. */
 #include "block.h"
 #include "pool.h"
 
@@ -117,7 +118,7 @@ struct part {
     enum isa isa;
     uint32_t begin, end;
     unsigned passes; /* over its rows: what waking a thread takes is not what is measured */
-    bool reading;
+    bool reading, map;
     uint64_t sum;
     int rc;
 };
@@ -125,7 +126,7 @@ struct part {
 static void run_once(struct part *p, struct scratch *scratch)
 {
     const struct attention *a = p->a;
-    if (p->reading) {
+    if (p->reading && !p->map) {
         size_t row = (size_t)a->batch * a->heads * a->keys * dtype_size(a->dtype);
         p->sum +=
             read_all((const unsigned char *)a->weights + p->begin * row, (p->end - p->begin) * row);
@@ -138,11 +139,17 @@ static void run_once(struct part *p, struct scratch *scratch)
     uint32_t rows = (a->queries + jobs - 1) / jobs;
     for (uint32_t i = p->begin; p->rc == 0 && i < p->end; i += rows) {
         struct block block;
+        struct map_pool pool = {0};
         uint32_t end = i + rows < p->end ? i + rows : p->end;
         p->rc = block_init(&block, a, &plan);
+        if (p->rc == 0 && p->reading) {
+            p->rc = map_pool_init(&pool, a, i, end);
+            block.pool = &pool;
+        }
         p->rc = p->rc == 0 ? block_compute(&block, a, i, end, p->isa, scratch) : p->rc;
         p->sum += block.rows;
         block_clear(&block);
+        map_pool_clear(&pool);
     }
 }
 
@@ -180,7 +187,7 @@ static double timed(struct part *parts, unsigned threads, struct pool *pool, boo
 
 /* Returns the median time. */
 static double bench(const struct attention *a, enum isa isa, unsigned threads, unsigned pairs,
-                    double one_thread, clockid_t clock)
+                    double one_thread, clockid_t clock, bool map)
 {
     struct part parts[THREADS_MAX] = {0};
     double ratio[64], kernels[64], reads[64];
@@ -199,6 +206,7 @@ static double bench(const struct attention *a, enum isa isa, unsigned threads, u
         parts[t].a = a;
         parts[t].passes = passes;
         parts[t].isa = isa;
+        parts[t].map = map;
         parts[t].begin = whole * t / threads;
         parts[t].end = whole * (t + 1) / threads;
     }
@@ -206,7 +214,7 @@ static double bench(const struct attention *a, enum isa isa, unsigned threads, u
     for (unsigned k = 0; k < pairs; k++) {
         reads[k] = timed(parts, threads, pool, true, clock);
         kernels[k] = timed(parts, threads, pool, false, clock);
-        ratio[k] = reads[k] / kernels[k];
+        ratio[k] = map ? kernels[k] / reads[k] : reads[k] / kernels[k];
     }
     double rows = (double)a->batch * a->heads * a->queries;
     double bytes = rows * a->keys * (double)dtype_size(a->dtype);
@@ -229,7 +237,7 @@ static double bench(const struct attention *a, enum isa isa, unsigned threads, u
 }
 
 static void bench_shape(const uint32_t shape[4], bool causal, enum isa isa, unsigned pairs,
-                        clockid_t clock, const char *only)
+                        clockid_t clock, const char *only, bool map)
 {
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
@@ -250,9 +258,9 @@ static void bench_shape(const uint32_t shape[4], bool causal, enum isa isa, unsi
         }
         fill(&a, weights);
         a.weights = weights;
-        double one = bench(&a, isa, 1, pairs, 0, clock);
+        double one = bench(&a, isa, 1, pairs, 0, clock, map);
         if (clock == CLOCK_MONOTONIC) {
-            bench(&a, isa, 2, pairs, one, clock);
+            bench(&a, isa, 2, pairs, one, clock, map);
         }
         free(weights);
     }
@@ -263,13 +271,17 @@ int main(int argc, char **argv)
     uint32_t shape[SHAPES_MAX][4] = {{1, 12, 512, 512}, {1, 16, 2048, 2048}};
     unsigned shapes = 0, pairs = PAIRS;
     enum isa isa = isa_best();
-    bool causal = false;
+    bool causal = false, map = false;
     const char *only = NULL;
     clockid_t clock = CLOCK_MONOTONIC;
     for (int k = 1; k < argc; k++) {
         const char *value = k + 1 < argc ? argv[k + 1] : "";
         if (strcmp(argv[k], "--causal") == 0) {
             causal = true;
+            continue;
+        }
+        if (strcmp(argv[k], "--map") == 0) {
+            map = true;
             continue;
         }
         if (strcmp(argv[k], "--cpu-time") == 0) {
@@ -294,11 +306,11 @@ int main(int argc, char **argv)
             continue;
         }
         fprintf(stderr, "usage: core [--isa NAME] [--pairs N] [--shape B,H,Tq,Tk]... [--causal] "
-                        "[--cpu-time] [--dtype NAME]\n");
+                        "[--cpu-time] [--dtype NAME] [--map]\n");
         return 2;
     }
     for (unsigned k = 0; k < (shapes > 0 ? shapes : 2); k++) {
-        bench_shape(shape[k], causal, isa, pairs, clock, only);
+        bench_shape(shape[k], causal, isa, pairs, clock, only, map);
     }
     return 0;
 }

@@ -184,11 +184,11 @@ static double raw_rate(const struct bench *bench)
 
 static pid_t start_attnd(const struct bench *bench)
 {
-    static const char *const names[] = {"ingest", "publish", "control"};
-    static char texts[3][192];
+    static const char *const names[] = {"ingest", "publish", "control", "tap"};
+    static char texts[4][192];
     const char *arguments[ARGUMENTS_MAX] = {bench->attnd, "--set", "log.level=error"};
     int count = 3;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         snprintf(texts[i], sizeof texts[i], "%s.endpoint=ipc://%s/%s", names[i], bench->directory,
                  names[i]);
         arguments[count++] = "--set";

@@ -16,6 +16,12 @@ def nothing_left_behind():
         Attnd.all.pop().discard()
 
 
+@pytest.fixture(autouse=True)
+def state_of_its_own(tmp_path, monkeypatch):
+    """A daemon that is not told where its history is keeps it here, and not in the user's home."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def attnd():
     """A daemon with defaults; it must stop cleanly."""

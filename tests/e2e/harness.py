@@ -75,10 +75,15 @@ class Attnd:
     def endpoint(self, name):
         return f"ipc://{self.directory}/{name}"
 
+    @property
+    def history_path(self):
+        return os.path.join(self.directory, "history.db")
+
     def start(self):
         arguments = [ATTND]
-        for name in ("ingest", "publish", "control"):
+        for name in ("ingest", "publish", "control", "tap"):
             arguments += ["--set", f"{name}.endpoint={self.endpoint(name)}"]
+        arguments += ["--set", f"history.path={self.history_path}"]
         for setting in self.settings:
             arguments += ["--set", setting]
         if self.config is not None:

@@ -127,6 +127,7 @@ summary = layer_result("summary") | {
 # Every number there is; head 1 has none. The metric names are those of proto/metric.def.
 METRICS = re.findall(r'^METRIC\(\w+, "(\w+)", \w+, (\w+),', (HERE.parent.parent / "proto" / "metric.def").read_text(),
                      re.M)
+KINDS = re.findall(r'^METRIC\(\w+, "(\w+)", (\w+),', (HERE.parent.parent / "proto" / "metric.def").read_text(), re.M)
 SINGULAR = [[1.0, 0.5, 0.25], []]
 SIMILARITY = {"head_similarity": [[1.0, 0.5], [0.5, 1.0]], "head_js": [[0.0, 0.03125], [0.03125, 0.0]],
               "redundant_pairs": [{"heads": [0, 1], "js": 0.03125}], "redundant_total": 7}
@@ -195,16 +196,23 @@ def of_both_heads(i):
     return columns([statistics(float(i), 30), statistics(i + 1.0, 28)])
 
 
+def drifts():
+    """Row metrics have histograms to compare; head 1 was never seen in the baseline."""
+    return {name: {"delta": [i / 4, None], "z": [i / 2 - 8, None]} | ({"js": [i / 64, None]} if kind == "ROW" else {}) |
+            {"change": [float(i), None]} for i, (name, kind) in enumerate(KINDS)}
+
+
 summary_full = layer_result("summary") | {
     "window": {"unit": "step", "first": 0, "last": 0, "length": 1, "every": 1, "partial": True},
     "ranks": 0, "messages": 0, "lost": 0, "dropped": {},
     "heads": metrics(False, of_both_heads) | {"pattern": {"last": ["induction", None]}},
-    "local_window": 8, "sink_rate": statistics(0.5, 300),
+    "quantile_error": 0.03125, "local_window": 8, "sink_rate": statistics(0.5, 300),
     "aggregate": {"weighted": {stat: statistics(float(s), 300) for s, stat in enumerate(["mean", "max", "min", "std"])}},
     "spectrum": metrics(True, of_both_heads) | {
         "low_rank_error": {key: [[without_percentiles(statistics(1.0, 3))[key]] + [NOTHING[key]] * 4, [NOTHING[key]] * 5]
                            for key in NOTHING},
         "qk_singular_values": {key: [[without_percentiles(statistics(2.0, 3))[key]], []] for key in NOTHING}},
+    "drift": drifts(),
     "top_pairs": PAIRS, "head_top_pairs": HEAD_PAIRS, "similarity": SIMILARITY, "weights": WEIGHTS,
     "snapshot": False}
 
@@ -213,6 +221,18 @@ job = result("job") | {
     "layers": [layer("encoder", 0, "self") | {"heads": 8}, layer("decoder", 11, "cross") | {"heads": 16}],
     "received": 1000, "processed": 990, "lost": 5, "dropped": {"late": 10},
     "snapshot": False}
+
+alert = result("alert") | {
+    "rule": "entropy_collapse", "severity": "critical", "state": "firing", "metric": "entropy_normalized"
+} | layer("decoder", 5, "self") | {
+    "head": 3, "value": 0.0625, "bound": 0.125, "since": {"epoch": 2, "step": 1100},
+    "message": "entropy_normalized of decoder.5.self head 3 is 0.0625, below 0.125 for 2 windows",
+    "snapshot": False}
+
+alert_run = result("alert") | {
+    "rule": "silence", "severity": "warning", "state": "resolved", "metric": "silence", "stack": None, "layer": None,
+    "site": None, "head": None, "value": None, "bound": 60.0, "since": {"epoch": 3, "step": 70000},
+    "message": "the run has ended", "snapshot": False}
 
 
 def readable(value):
@@ -227,7 +247,7 @@ def readable(value):
 
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "qk",
          "qk_full", "weights", "weights_slice", "epoch_end", "bye", "hello", "live", "live_bare",
-         "summary", "job", "live_full", "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
+         "summary", "job", "alert", "alert_run", "live_full", "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
 
 if __name__ == "__main__":
     for name in NAMES:

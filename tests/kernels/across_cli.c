@@ -56,28 +56,13 @@ static bool parse_text(struct options *o, const char *key, const char *value)
 
 static bool parse_number(struct options *o, const char *key, const char *value)
 {
-    uint32_t n = (uint32_t)strtoul(value, NULL, 10);
-    struct {
-        const char *key;
-        bool *flag;
-        uint32_t *number;
-    } table[] = {
+    const struct setting table[] = {
         {"self", &o->a.self, NULL},       {"causal", &o->a.causal, NULL},
         {"dropout", &o->a.dropout, NULL}, {"learned_sink", &o->a.learned_sink, NULL},
         {"window", NULL, &o->a.window},   {"q_offset", NULL, &o->a.q_offset},
         {"offset", NULL, &o->offset},     {"limit", NULL, &o->limit},
     };
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        if (strcmp(key, table[i].key) == 0) {
-            if (table[i].flag != NULL) {
-                *table[i].flag = n != 0;
-            } else {
-                *table[i].number = n;
-            }
-            return true;
-        }
-    }
-    return false;
+    return parse_setting(table, sizeof table / sizeof table[0], key, value);
 }
 
 static void parse_option(struct options *o, const char *key, const char *value)
@@ -91,8 +76,10 @@ static void parse_option(struct options *o, const char *key, const char *value)
         o->a.grad_dtype = parse_dtype(value);
     } else if (strcmp(key, "bound") == 0) {
         o->bound = strtod(value, NULL);
-    } else if (strcmp(key, "isa") != 0 || isa_parse(value, strlen(value), &o->isa) < 0) {
-        die("unknown option, or an instruction set that is not here");
+    } else if (strcmp(key, "isa") == 0) {
+        o->isa = parse_isa(value);
+    } else {
+        die("unknown option");
     }
 }
 

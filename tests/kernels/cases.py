@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The messages that the kernels are tried on: shapes, dtypes, masks and distributions, crossed."""
 
-import os
 import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from driver import DTYPES, EPS, SHARE
 from formulas import places, visible
-
-SHARE = float(os.environ.get("KERNEL_CASES", "0.1"))
-EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-23, "bf16": 2.0**-23}
 
 
 @dataclass
@@ -39,27 +36,9 @@ class Case:
     cuts: list = field(default_factory=list)
 
 
-def encode(x, dtype):
-    if dtype in ("f32", "f64", "f16"):
-        with np.errstate(over="ignore"):
-            return x.astype({"f32": "<f4", "f64": "<f8", "f16": "<f2"}[dtype])
-    with np.errstate(over="ignore"):
-        bits = x.astype("<f4").view("<u4").astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(x), 0x7FC0, rounded).astype("<u2")
-
-
-def decode(raw, dtype):
-    if dtype == "bf16":
-        with np.errstate(invalid="ignore"):  # signalling NaNs
-            return (raw.astype("<u4") << 16).view("<f4").astype(np.float64)
-    return raw.astype(np.float64)
-
-
 SHAPES = [(1, 1, 1, 1), (2, 3, 1, 1), (1, 1, 2, 2), (1, 2, 3, 3), (2, 1, 1, 5), (1, 2, 5, 1), (1, 3, 7, 7),
           (2, 2, 8, 8), (3, 2, 17, 17), (1, 12, 33, 33), (2, 3, 6, 11), (2, 3, 11, 6), (1, 4, 65, 65),
           (4, 1, 31, 31), (1, 2, 96, 96), (1, 3, 131, 131), (1, 1, 3, 517)]
-DTYPES = ["f32", "f64", "f16", "bf16"]
 MASKS = ["full", "causal", "lengths", "causal lengths", "window", "causal window", "explicit",
          "causal lengths window explicit", "nothing", "documents", "causal documents lengths",
          "causal offset", "offset lengths window", "causal offset documents explicit"]

@@ -84,3 +84,33 @@ void print_isas(void)
         }
     }
 }
+
+enum isa parse_isa(const char *text)
+{
+    enum isa isa;
+    if (strcmp(text, "list") == 0) {
+        print_isas();
+        exit(0);
+    }
+    if (isa_parse(text, strlen(text), &isa) != 0) {
+        die("no such instruction set here");
+    }
+    return isa;
+}
+
+bool parse_setting(const struct setting *settings, size_t count, const char *key, const char *value)
+{
+    uint32_t number = (uint32_t)strtoul(value, NULL, 10);
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(key, settings[i].key) != 0) {
+            continue;
+        }
+        if (settings[i].flag != NULL) {
+            *settings[i].flag = number != 0;
+        } else {
+            *settings[i].number = number;
+        }
+        return true;
+    }
+    return false;
+}

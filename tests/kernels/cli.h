@@ -6,6 +6,7 @@
 
 #include "isa.h"
 #include "tensor.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,19 @@ _Noreturn void die(const char *what);
 void *must_have(void *memory);
 void parse_list(const char *text, struct list *ret);
 enum dtype parse_dtype(const char *text);
+/* "list" prints the instruction sets of this machine and exits. */
+enum isa parse_isa(const char *text);
+
+/* An option that is a flag or a number; the other pointer is NULL. */
+struct setting {
+    const char *key;
+    bool *flag;
+    uint32_t *number;
+};
+/* Whether `key` is one of them, and is set. */
+bool parse_setting(const struct setting *settings, size_t count, const char *key,
+                   const char *value);
+
 /* The file at `offset` of a new buffer; it must have so many bytes. */
 unsigned char *read_file(const char *path, size_t bytes, size_t offset);
 

@@ -240,6 +240,21 @@ def average_of_samples(mean_map):
         return total / finite.sum(0)
 
 
+def pooled(mean_map, most=128):
+    """The finite entries of [B, Tq, Tk] averaged in cells, and the largest magnitude in each; NaN without any."""
+    def edges(size):
+        return [r * size // min(size, most) for r in range(min(size, most))]
+
+    def in_cells(x, how):
+        return how.reduceat(how.reduceat(x, edges(x.shape[0]), 0), edges(x.shape[1]), 1)
+
+    finite = np.isfinite(mean_map)
+    entries = np.where(finite, mean_map, 0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        means = in_cells(entries.sum(0), np.add) / in_cells(finite.sum(0), np.add)
+    return means, in_cells(np.abs(entries).max(0), np.maximum)
+
+
 def top_pairs(average, k):
     pairs = [(-average[i, j], int(i), int(j)) for i, j in zip(*np.nonzero(np.isfinite(average)))]
     return [(i, j, -w) for w, i, j in sorted(pairs)[:k]]

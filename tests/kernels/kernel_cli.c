@@ -35,6 +35,7 @@ struct options {
     enum isa isa;
     struct attention a;
     struct block_plan plan;
+    struct map_pool pool;
 };
 
 static void parse_groups(const char *text, struct block_plan *plan)
@@ -47,12 +48,7 @@ static void parse_groups(const char *text, struct block_plan *plan)
 /* Returns whether the key is a number or a flag. */
 static bool parse_scalar(struct options *o, const char *key, const char *value)
 {
-    uint32_t n = (uint32_t)strtoul(value, NULL, 10);
-    struct {
-        const char *key;
-        bool *flag;
-        uint32_t *number;
-    } table[] = {
+    const struct setting table[] = {
         {"self", &o->a.self, NULL},         {"causal", &o->a.causal, NULL},
         {"dropout", &o->a.dropout, NULL},   {"learned_sink", &o->a.learned_sink, NULL},
         {"spectrum", &o->spectrum, NULL},   {"dump", &o->dump, NULL},
@@ -60,18 +56,7 @@ static bool parse_scalar(struct options *o, const char *key, const char *value)
         {"q_offset", NULL, &o->a.q_offset}, {"local_window", NULL, &o->plan.local_window},
         {"offset", NULL, &o->offset},       {"top_pairs", NULL, &o->plan.top_pairs},
     };
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        if (strcmp(key, table[i].key) != 0) {
-            continue;
-        }
-        if (table[i].flag != NULL) {
-            *table[i].flag = n != 0;
-        } else {
-            *table[i].number = n;
-        }
-        return true;
-    }
-    return false;
+    return parse_setting(table, sizeof table / sizeof table[0], key, value);
 }
 
 /* Returns whether the key is a path. */
@@ -112,16 +97,6 @@ static bool parse_list_option(struct options *o, const char *key, const char *va
     return false;
 }
 
-static void parse_isa(const char *value, enum isa *ret_isa)
-{
-    if (strcmp(value, "list") == 0) {
-        print_isas();
-        exit(0);
-    } else if (isa_parse(value, strlen(value), ret_isa) != 0) {
-        die("no such instruction set here");
-    }
-}
-
 static void parse_option(struct options *o, const char *key, const char *value)
 {
     if (strcmp(key, "dtype") == 0) {
@@ -129,7 +104,7 @@ static void parse_option(struct options *o, const char *key, const char *value)
     } else if (strcmp(key, "groups") == 0) {
         parse_groups(value, &o->plan);
     } else if (strcmp(key, "isa") == 0) {
-        parse_isa(value, &o->isa);
+        o->isa = parse_isa(value);
     } else if (!parse_path(o, key, value) && !parse_list_option(o, key, value) &&
                !parse_scalar(o, key, value)) {
         die("unknown option");
@@ -286,9 +261,23 @@ static void print_weights(const struct attention *a)
     free(row);
 }
 
-static void compute_rows(struct block *block, const struct options *o, uint32_t begin, uint32_t end,
+/* As halves, by their bits. */
+static void print_pool(const struct map_pool *pool)
+{
+    uint16_t *cell = must_have(malloc((size_t)pool->rows * pool->columns * sizeof *cell));
+    map_pool_values(pool, cell);
+    printf("\"pool\":[");
+    for (uint32_t i = 0; i < pool->rows * pool->columns; i++) {
+        printf("%s%u", i > 0 ? "," : "", (unsigned)cell[i]);
+    }
+    printf("],\n");
+    free(cell);
+}
+
+static void compute_rows(struct block *block, struct options *o, uint32_t begin, uint32_t end,
                          struct scratch *scratch)
 {
+    block->pool = &o->pool;
     int rc = o->isa == ISA_SCALAR ? block_compute_ref(block, &o->a, begin, end, scratch)
                                   : block_compute(block, &o->a, begin, end, o->isa, scratch);
     if (rc < 0) {
@@ -297,7 +286,7 @@ static void compute_rows(struct block *block, const struct options *o, uint32_t 
 }
 
 /* Computes [begin, end) as a block of its own and merges it. */
-static void add_block(struct block *total, const struct options *o, uint32_t begin, uint32_t end,
+static void add_block(struct block *total, struct options *o, uint32_t begin, uint32_t end,
                       struct scratch *scratch)
 {
     struct block part;
@@ -311,8 +300,11 @@ static void add_block(struct block *total, const struct options *o, uint32_t beg
     block_clear(&part);
 }
 
-static void compute(struct block *total, const struct options *o, struct scratch *scratch)
+static void compute(struct block *total, struct options *o, struct scratch *scratch)
 {
+    if (map_pool_init(&o->pool, &o->a, 0, o->a.queries) < 0) {
+        die("map_pool: out of memory");
+    }
     if (block_init(total, &o->a, &o->plan) < 0) {
         die("block: out of memory");
     }
@@ -329,7 +321,7 @@ static void compute(struct block *total, const struct options *o, struct scratch
     }
 }
 
-static void report(const struct options *o)
+static void report(struct options *o)
 {
     struct scratch scratch = {0};
     struct block block;
@@ -342,6 +334,8 @@ static void report(const struct options *o)
     print_dists(&block);
     print_aggregate(&block);
     print_pairs(&block);
+    print_pool(&o->pool);
+    map_pool_clear(&o->pool);
     if (o->spectrum) {
         print_spectra(&o->a, &scratch);
     }

@@ -7,17 +7,16 @@ scalar reference is held to TIGHT, the others to LOOSE (1e-5 of the largest valu
 and the places of the top pairs must be the same everywhere. ACROSS_CLI names the executable; KERNEL_CASES=1
 runs all cases, not only a tenth."""
 
-import json
 import os
-import subprocess
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from driver import DTYPES, SHARE, csv, decode, encode, instruction_sets, run_json, write
+
 CLI = os.environ.get("ACROSS_CLI", "")
-SHARE = float(os.environ.get("KERNEL_CASES", "0.1"))
 TIGHT, LOOSE = 1e-12, 1e-5
 NARROW = ("f16", "bf16")
 BOUND = 0.1
@@ -47,36 +46,7 @@ class Case:
     cuts: tuple = ()
 
 
-def encode(x, dtype):
-    with np.errstate(over="ignore"):
-        if dtype != "bf16":
-            return x.astype({"f32": "<f4", "f64": "<f8", "f16": "<f2"}[dtype])
-        bits = x.astype("<f4").view("<u4").astype(np.uint64)
-    return np.where(np.isnan(x), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-
-
-def decode(raw, dtype):
-    if dtype == "bf16":
-        return (raw.astype("<u4") << 16).view("<f4").astype(np.float64)
-    return raw.astype(np.float64)
-
-
 # running the C code
-
-
-def available():
-    if not CLI:
-        return []
-    found = []
-    for isa in ("scalar", "portable", "avx2", "avx512"):
-        done = subprocess.run([CLI, f"isa={isa}"], capture_output=True, text=True, check=False)
-        if "needed" in done.stderr:
-            found.append(isa)
-    return found
-
-
-def csv(values):
-    return ",".join(str(int(v)) for v in values)
 
 
 def arguments(case, folder):
@@ -91,8 +61,7 @@ def arguments(case, folder):
     args = [f"dtype={case.dtype}", f"grad_dtype={case.grad_dtype}", f"shape={csv(case.weights.shape)}"]
     for name, content in files.items():
         if content is not None:
-            content.tofile(os.path.join(folder, name))
-            args.append(f"{name}={os.path.join(folder, name)}")
+            args.append(write(folder, name, content))
     for name in ("causal", "window", "q_offset", "dropout", "learned_sink", "limit", "offset"):
         args.append(f"{name}={int(getattr(case, name))}")
     for name in ("q_len", "k_len"):
@@ -103,9 +72,7 @@ def arguments(case, folder):
 
 def run_cli(args, isa, cuts):
     args = [CLI, f"isa={isa}"] + args + ([f"cuts={csv(cuts)}"] if len(cuts) else [])
-    done = subprocess.run(args, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(args)}\n{done.stderr}"
-    return json.loads(done.stdout)
+    return run_json(args)
 
 
 # the truth
@@ -309,7 +276,6 @@ def check(case, folder):
 SHAPES = [(1, 1, 1, 1), (2, 3, 1, 1), (1, 1, 2, 2), (1, 2, 3, 3), (2, 1, 1, 5), (1, 2, 5, 1), (1, 3, 7, 7),
           (2, 2, 16, 16), (3, 2, 17, 17), (1, 12, 33, 33), (2, 3, 6, 11), (2, 3, 11, 6), (1, 5, 65, 65),
           (4, 1, 31, 31), (1, 9, 9, 130), (1, 2, 96, 96), (1, 7, 3, 2300)]
-DTYPES = ["f32", "f64", "f16", "bf16"]
 MASKS = ["full", "causal", "lengths", "causal lengths offset", "window", "causal window", "explicit", "documents",
          "causal lengths window explicit", "nothing"]
 
@@ -513,7 +479,7 @@ def title(cell):
     return f"{name}-{mask.replace(' ', '+')}-{dtype}-{'x'.join(map(str, shape))}"
 
 
-available_isas = available()
+available_isas = instruction_sets(CLI)
 
 
 def test_the_reference_is_there():

@@ -10,16 +10,15 @@ entropies. KERNEL_CLI names the executable; KERNEL_CASES=1 runs all cases, not o
 instruction sets only; KERNEL_REPORT=1 prints the largest error of each kind."""
 
 import functools
-import json
 import os
-import subprocess
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import formulas
-from cases import EPS, build, decode, encode, grid, title
+from cases import build, grid, title
+from driver import EPS, csv, decode, encode, instruction_sets, run_json, write
 from formulas import MOMENTS, QK_METRICS, ROW_METRICS
 
 CLI = os.environ.get("KERNEL_CLI", "")
@@ -55,29 +54,11 @@ REFERENCE = Tolerance(1e-13, 1e-13, 1e-13, 1e-9, 1e-12, 1e-9, 1e-300, True)
 FAST = Tolerance(1e-5, 1e-4, 1e-6, 1e-3, 2e-6, 2e-6, 1e-32, False)
 
 
-def instruction_sets():
-    if not CLI:
-        return ["scalar"]
-    known = subprocess.run([CLI, "isa=list"], capture_output=True, text=True, check=True).stdout.split()
-    asked = os.environ.get("KERNEL_ISA")
-    return [name for name in known if asked is None or name in asked.split(",")]
-
-
 def tolerance_of(isa):
     return REFERENCE if isa == "scalar" else FAST
 
 
 # running the C code
-
-
-def csv(values):
-    return ",".join(str(int(v)) for v in values)
-
-
-def write(folder, name, array):
-    path = os.path.join(folder, name)
-    array.tofile(path)
-    return f"{name}={path}"
 
 
 def arguments(case, folder, cuts):
@@ -101,10 +82,7 @@ def arguments(case, folder, cuts):
 
 
 def run_cli(case, folder, cuts, isa):
-    args = [CLI, f"isa={isa}", *arguments(case, folder, cuts)]
-    done = subprocess.run(args, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(args)}\n{done.stderr}"
-    return json.loads(done.stdout)
+    return run_json([CLI, f"isa={isa}", *arguments(case, folder, cuts)])
 
 
 # comparing
@@ -224,6 +202,17 @@ def check_pairs(case, got, truth, tolerance):
         close("pairs", [w for _, _, w in pairs], [truth.average[q, k] for q, k, _ in pairs], tolerance.sums)
 
 
+def check_pool(got, truth, tolerance):
+    """Half an ulp, and what the mean itself may be off by; entries that are not finite are left out."""
+    want, scale = formulas.pooled(truth.maps[1])
+    cells = np.array(got["pool"], np.uint16).view(np.float16).astype(float).reshape(want.shape)
+    finite = np.isfinite(want) & (np.abs(want) < 65520)
+    assert (np.isnan(cells) == np.isnan(want)).all()
+    rounding = np.maximum(np.spacing(np.abs(want[finite]).astype(np.float16)).astype(float), 2.0**-24) / 2
+    assert (np.abs(cells[finite] - want[finite]) <= rounding * (1 + 1e-9) + tolerance.sums * scale[finite]).all()
+    assert (cells[np.abs(want) > 65536] == np.copysign(np.inf, want[np.abs(want) > 65536])).all()
+
+
 def check_spectrum(got, rectangle, dtype):
     norm, condition, rank, effective = got["numbers"]
     if rectangle.size == 0 or not np.isfinite(rectangle).all():
@@ -292,7 +281,7 @@ def truth_of(cell):
     return Truth(build(*cell))
 
 
-@pytest.mark.parametrize("isa", instruction_sets())
+@pytest.mark.parametrize("isa", instruction_sets(CLI))
 @pytest.mark.parametrize("cell", grid(), ids=title)
 def test_case(cell, isa, tmp_path):
     truth, tolerance = truth_of(cell), tolerance_of(isa)
@@ -306,6 +295,7 @@ def test_case(cell, isa, tmp_path):
         check_maps(case, got, truth, tolerance)
         check_importance(case, got, truth, tolerance)
         check_pairs(case, got, truth, tolerance)
+        check_pool(got, truth, tolerance)
         assert {x for name in SPECTRUM_METRICS for x in got["values"][name]} == {UNTOUCHED}
         if case.spectrum and isa == "scalar":
             check_spectra(case, got, truth)
@@ -317,7 +307,7 @@ def test_all_half_codes_load_exactly(dtype, tmp_path):
     codes = np.arange(65536, dtype="<u2")
     codes.tofile(tmp_path / "codes")
     args = [CLI, f"weights={tmp_path / 'codes'}", f"dtype={dtype}", "shape=1,1,256,256", "groups=", "dump=1"]
-    got = json.loads(subprocess.run(args, capture_output=True, text=True, check=True).stdout)["weights"]
+    got = run_json(args)["weights"]
     want = decode(codes.view("<f2") if dtype == "f16" else codes, dtype)
     np.testing.assert_array_equal(np.ravel(got), want)
     assert (np.signbit(np.ravel(got)) == np.signbit(want))[~np.isnan(want)].all()

@@ -10,9 +10,7 @@ moves a weight by the factor e^delta and an entropy by at most 2 delta (H + 1), 
 sums of weights and the 1e-4 nats of every kernel. QK_CLI names the executable; KERNEL_CASES=1 runs all
 cases, not only a tenth; KERNEL_REPORT=1 prints the largest error of each kind, as a share of its tolerance."""
 
-import json
 import os
-import subprocess
 import zlib
 from dataclasses import dataclass
 
@@ -20,13 +18,12 @@ import numpy as np
 import pytest
 
 import formulas
-from cases import DTYPES, MASKS, Case, decode, encode, random_tokens, set_mask
+from cases import MASKS, Case, random_tokens, set_mask
+from driver import DTYPES, EPS, SHARE, csv, decode, encode, instruction_sets, run_json, write
 
 CLI = os.environ.get("QK_CLI", "")
-SHARE = float(os.environ.get("KERNEL_CASES", "0.1"))
 LOGIT = 2.0**-21
 LAMBDA_MAX = 2.0**15  # beyond, rows go through the reference
-EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-23, "bf16": 2.0**-23}
 NATS = ("entropy", "entropy_normalized", "effective_keys", "entropy_sans_first")
 SETS = ("entries", "logits", "cosine", "q_norm", "k_norm", "output_norm", "norm_weighted_entropy")
 ROWS = [name for name in formulas.ROW_METRICS if name not in ("sink_deficit", "max_logit")]
@@ -44,12 +41,6 @@ class Qk:
     scale: float
     softcap: float
     core: bool = True
-
-
-def instruction_sets():
-    if not CLI:
-        return ["scalar"]
-    return subprocess.run([CLI, "isa=list"], capture_output=True, text=True, check=True).stdout.split()
 
 
 # the definitions
@@ -151,16 +142,6 @@ def truth(m):
 # running the C code
 
 
-def csv(values):
-    return ",".join(str(int(v)) for v in values)
-
-
-def write(folder, name, array):
-    path = os.path.join(folder, name)
-    np.ascontiguousarray(array).tofile(path)
-    return f"{name}={path}"
-
-
 def arguments(m, folder, cuts):
     case = m.case
     b, h, tq, d = m.q.shape
@@ -187,10 +168,8 @@ def arguments(m, folder, cuts):
 
 def run_cli(m, folder, cuts=(), isas=None, **more):
     extra = [f"{name}={value}" for name, value in more.items()]
-    args = [CLI, *arguments(m, folder, cuts), *extra, "isa=" + ",".join(isas or instruction_sets())]
-    done = subprocess.run(args, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(args)}\n{done.stderr}"
-    return json.loads(done.stdout)
+    args = [CLI, *arguments(m, folder, cuts), *extra, "isa=" + ",".join(isas or instruction_sets(CLI))]
+    return run_json(args)
 
 
 # comparing

@@ -7,35 +7,18 @@ values 1e-3, or 5e-5 s1 where that is more; all values max(m, n) 2^-24 s1. Count
 within the error of the bound they are compared with.
 SPECTRUM_CLI names the executable."""
 
-import json
 import os
-import subprocess
 
 import numpy as np
 import pytest
 
+from driver import EPS, decode, encode, run_json
+
 CLI = os.environ.get("SPECTRUM_CLI", "")
-EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-23, "bf16": 2.0**-23}
 NUMBERS = ["spectral_norm", "stable_rank", "condition_number", "rank", "effective_rank",
            "effective_rank_entropy", "nuclear_norm", "eigenvalue_2"]
 NORM = ["spectral_norm", "stable_rank"]
 RANKS = [1, 2, 4, 8, 16]
-
-
-# dtypes
-
-
-def encode(x, dtype):
-    if dtype != "bf16":
-        return x.astype({"f32": "<f4", "f64": "<f8", "f16": "<f2"}[dtype])
-    bits = x.astype("<f4").view("<u4").astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-
-
-def decode(raw, dtype):
-    if dtype == "bf16":
-        return (raw.astype("<u4") << 16).view("<f4").astype(np.float64)
-    return raw.astype(np.float64)
 
 
 # maps
@@ -112,8 +95,7 @@ def spectrum(folder, maps, dtype, stride=None):
     path = os.path.join(folder, "maps")
     np.stack(sent).tofile(path)
     args = [CLI, path, dtype, str(rows), str(columns)] + ([str(stride)] if stride else [])
-    out = subprocess.run(args, capture_output=True, text=True, check=True, timeout=300)
-    return json.loads(out.stdout), [decode(m, dtype) for m in raw]
+    return run_json(args), [decode(m, dtype) for m in raw]
 
 
 # the formulas

@@ -5,36 +5,17 @@ written out in full and decomposed, where the C code works on R factors.
 Singular values are held to VALUES of the largest one where they exceed 1e-3 of it and to FLOOR otherwise (the spectrum module's own tests hold it
 tighter). WEIGHTS_CLI names the executable."""
 
-import json
 import os
-import subprocess
 import zlib
 
 import numpy as np
 import pytest
 
+from driver import DTYPES, EPS, decode, encode, run_json
+
 CLI = os.environ.get("WEIGHTS_CLI", "")
 VALUES, TIGHT = 1e-4, 1e-9
 LOW_RANK = [1, 2, 4, 8, 16]
-DTYPES = ["f32", "f64", "f16", "bf16"]
-
-
-def encode(x, dtype):
-    with np.errstate(over="ignore"):
-        if dtype != "bf16":
-            return x.astype({"f32": "<f4", "f64": "<f8", "f16": "<f2"}[dtype])
-        bits = x.astype("<f4").view("<u4").astype(np.uint64)
-    return np.where(np.isnan(x), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-
-
-def decode(raw, dtype):
-    if dtype == "bf16":
-        return (raw.astype("<u4") << 16).view("<f4").astype(np.float64)
-    return raw.astype(np.float64)
-
-
-def eps(dtype):
-    return 2.0**-52 if dtype == "f64" else 2.0**-23
 
 
 def run_cli(shape, matrices, dtypes, folder, offset=0):
@@ -43,9 +24,7 @@ def run_cli(shape, matrices, dtypes, folder, offset=0):
     for name, x in matrices.items():
         encode(x, dtypes[name]).tofile(folder / name)
         args.append(f"{name}={folder / name}:{dtypes[name]}:{x.shape[0]}:{x.shape[1]}")
-    done = subprocess.run(args, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(args)}\n{done.stderr}"
-    return json.loads(done.stdout)
+    return run_json(args)
 
 
 def close(what, got, want, tolerance, scale=1.0):
@@ -100,7 +79,7 @@ def check_projection(name, got, x, shape, dtype):
     heads, kv_heads, head_dim = shape
     count = kv_heads if name in ("wk", "wv") else heads
     assert got["slices"] == count
-    check_spectrum(name, got["whole"], x, eps(dtype))
+    check_spectrum(name, got["whole"], x, EPS[dtype])
     if not np.isfinite(x).all():
         assert np.isnan(got["correlation"]).all() and np.isnan(got["more"]).all()
         for one in got["head"]:
@@ -108,7 +87,7 @@ def check_projection(name, got, x, shape, dtype):
         return
     slices = slices_of(name, x, count, head_dim)
     for h, one in enumerate(slices):
-        check_spectrum(f"{name} head {h}", got["head"][h], one, eps(dtype))
+        check_spectrum(f"{name} head {h}", got["head"][h], one, EPS[dtype])
     flat = np.array([one.ravel() for one in slices])
     with np.errstate(all="ignore"):
         unit = flat / np.sqrt((flat**2).sum(1, keepdims=True))
@@ -135,7 +114,7 @@ def check_circuits(got, matrices, shape, dtypes):
         if name not in got:
             continue
         assert len(got[name]) == heads
-        epsilon = max(eps(dtypes[left]), eps(dtypes[right]))
+        epsilon = max(EPS[dtypes[left]], EPS[dtypes[right]])
         whole = np.isfinite(matrices[left]).all() and np.isfinite(matrices[right]).all()
         x = slices_of(left, matrices[left], heads, head_dim)
         y = slices_of(right, matrices[right], kv_heads, head_dim)

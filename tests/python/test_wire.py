@@ -67,10 +67,18 @@ def test_hello_encodes_to_the_golden_bytes():
     assert wire.pack_header({**common_of(twin), **keys}) == payload
 
 
-@pytest.mark.parametrize("name", ["summary", "live", "live_bare", "job", "live_full", "live_weights", "summary_full"])
+@pytest.mark.parametrize("name", ["summary", "live", "live_bare", "job", "alert", "alert_run", "live_full",
+                                  "live_weights", "summary_full"])
 def test_golden_results_decode_to_their_twins(name):
     payload, twin = golden(name)
     assert_same(wire.decode_result(payload), twin)
+
+
+def test_drift_is_arrays_over_the_heads():
+    drift = wire.decode_result(golden("summary_full")[0])["drift"]
+    assert set(drift["entropy"]) == {"delta", "z", "js", "change"} and "js" not in drift["mean"]
+    np.testing.assert_array_equal(drift["effective_keys"]["z"], [-7.0, np.nan])
+    assert drift["effective_keys"]["change"].dtype == np.float64
 
 
 def assert_same(value, twin, path="result"):

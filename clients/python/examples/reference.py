@@ -23,6 +23,7 @@ __all__ = ["Attention", "Deviation", "Measured", "Settings", "compare", "describ
            "top_pairs", "worst"]
 
 MESSAGE_METRICS = ("mean", "min", "max", "std", "variance", "locality", "importance", "importance_gradient")
+BUCKETS, BUCKETS_RESERVE = 48, 4  # the default of window.buckets
 ENTROPY_SLACK, WEIGHT_SLACK = 1e-4, 1e-5  # of what patterns and sinks are judged by
 
 
@@ -152,14 +153,30 @@ def _pool_vectors(messages: Sequence[Measured], name: str) -> Dict[str, np.ndarr
 
 
 def describe(values: np.ndarray, last: float) -> Dict[str, float]:
-    """mean, std, min, max, p50, p90, p99, last, count of the finite values; p is the order statistic ceil(q n)."""
+    """mean, std, min, max, p50, p90, p99, last, count of the finite values; p is the order statistic ceil(q n), and
+    `width` the relative width of the histogram's buckets, within which a p is known."""
     x = np.sort(values[np.isfinite(values)])
     n = len(x)
     if n == 0:
-        return {**dict.fromkeys(("mean", "std", "min", "max", "p50", "p90", "p99", "last"), math.nan), "count": 0}
+        return {**dict.fromkeys(("mean", "std", "min", "max", "p50", "p90", "p99", "last", "width"), math.nan),
+                "count": 0}
     rank = {f"p{q}": x[max(0, -(-q * n // 100) - 1)] for q in (50, 90, 99)}
     return {"mean": x.mean(), "std": x.std(ddof=1) if n > 1 else math.nan, "min": x[0], "max": x[-1], **rank,
-            "last": last, "count": n}
+            "last": last, "count": n, "width": _bucket_width(x)}
+
+
+def _bucket_width(x: np.ndarray) -> float:
+    """2^(1/32) - 1, and so on with 1/16, 1/8, ... until at most window.buckets are used. Values that lie beside a bound
+    may be counted on either side of it: a few buckets are kept in reserve."""
+    magnitude = np.abs(x)
+    signed = np.sign(x) * (magnitude >= 2.0**-40)
+    step = 1 / 32
+    while True:
+        with np.errstate(divide="ignore"):
+            index = np.where(signed == 0, 0, np.ceil(np.log2(magnitude) / step))
+        if len(np.unique(np.stack([signed, index]), axis=1).T) <= BUCKETS - BUCKETS_RESERVE:
+            return 2.0**step - 1
+        step *= 2
 
 
 def _columns(stats: Sequence[Dict[str, float]]) -> Dict[str, np.ndarray]:

@@ -88,6 +88,23 @@ static void test_timeouts_are_seconds_or_milliseconds(void **state)
     ASSERT_REFUSED("--timeout: 'nan': not accepted (valid: 1ms to 3600s)", "--timeout", "nan");
 }
 
+static void test_times_and_factors_are_above_0(void **state)
+{
+    (void)state;
+    struct args args;
+    char error[ARGS_ERROR_MAX];
+    assert_int_equal(PARSE(&args, error, "record", "--seconds", "0.5", "--rhythm", "10"), 0);
+    assert_true(args.seconds == 0.5 && args.rhythm == 10);
+    assert_int_equal(args.given, ARGS_SECONDS | ARGS_RHYTHM);
+    ASSERT_REFUSED("--seconds: '0': not accepted (valid: a number above 0)", "--seconds", "0");
+    ASSERT_REFUSED("--seconds: 'nan': not accepted (valid: a number above 0)", "--seconds", "nan");
+    ASSERT_REFUSED("--rhythm: '2x': not accepted (valid: a number above 0; 1 = as recorded, 10 = "
+                   "ten times as fast)",
+                   "--rhythm", "2x");
+    ASSERT_REFUSED("--ingest: '': not accepted (valid: tcp://host:port or ipc://path)", "--ingest",
+                   "");
+}
+
 static void test_mistakes_are_named(void **state)
 {
     (void)state;
@@ -110,6 +127,7 @@ int main(void)
         cmocka_unit_test(test_an_option_outdoes_the_environment),
         cmocka_unit_test(test_options_stand_anywhere),
         cmocka_unit_test(test_timeouts_are_seconds_or_milliseconds),
+        cmocka_unit_test(test_times_and_factors_are_above_0),
         cmocka_unit_test(test_mistakes_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -96,6 +96,30 @@ static void put_mixed(struct mpk_writer *reply)
     put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
 }
 
+/* A layer that has a baseline: of a row metric, and of one per message. */
+static void put_drift(struct mpk_writer *reply)
+{
+    struct result_stat stat[3] = {{.mean = 0.5}, {.mean = 0.25}, {.mean = NAN}};
+    struct result_drift rows[3] = {
+        {-0.25, -7.25, 0.0625, NAN}, {0.125, 5.9, 0.00001, 1200}, {NAN, NAN, NAN, NAN}};
+    struct result_drift message[3] = {{0, 0, NAN, NAN}, {2e-5, 6, NAN, 3}, {NAN, NAN, NAN, NAN}};
+    struct summary_result summary = {
+        .common = common(3, 1200),
+        .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .shape = {4, 3, 16, 16}},
+        .window = {.unit = WINDOW_EPOCH, .first = 3, .last = 3, .length = 1, .every = 1},
+        .ranks = 1,
+        .messages = 40,
+        .heads = 3,
+    };
+    for (int m = METRIC_ENTROPY_NORMALIZED; m <= METRIC_EFFECTIVE_KEYS; m++)
+        summary.stat[m] = stat;
+    summary.stat[METRIC_MEAN] = stat;
+    summary.drift[METRIC_ENTROPY_NORMALIZED] = rows;
+    summary.drift[METRIC_MEAN] = message;
+    mpk_put_array(reply, 1);
+    summary_encode(&summary, reply);
+}
+
 /* Layers out of order: the table sorts them. */
 static void put_summaries(struct mpk_writer *reply, const msgpack_object *params)
 {
@@ -165,6 +189,10 @@ static void answer(const struct fake *fake, const char *method, uint64_t id,
         put_weights(reply);
         return;
     }
+    if (strcmp(job, "drifting") == 0) {
+        put_drift(reply);
+        return;
+    }
     if (strcmp(job, "mixed") == 0) {
         put_mixed(reply);
         return;
@@ -213,35 +241,10 @@ static void answer_any_port(const struct fake *fake, const char *method, uint64_
 /* Running attnctl --------------------------------------------------------------------------------
  */
 
-/* Starts `attnctl arguments` with both outputs in the returned pipe. */
-static FILE *start(const char *endpoint, const char *arguments)
-{
-    char command[1024];
-    const char *program = getenv("ATTNCTL");
-    assert_non_null(program);
-    snprintf(command, sizeof(command), "ATTND_ENDPOINT=%s exec '%s' %s 2>&1", endpoint, program,
-             arguments);
-    fflush(NULL);
-    FILE *pipe = popen(command, "r");
-    assert_non_null(pipe);
-    return pipe;
-}
-
-static void finish(FILE *pipe, int expected_status, const char *expected_text)
-{
-    char text[8192];
-    size_t size = fread(text, 1, sizeof(text) - 1, pipe);
-    text[size] = '\0';
-    int status = pclose(pipe);
-    assert_string_equal(text, expected_text);
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), expected_status);
-}
-
 static void assert_says(void **state, const char *arguments, int status, const char *text)
 {
     struct fake *fake = *state;
-    finish(start(fake->endpoint, arguments), status, text);
+    attnctl_finish(attnctl_start(fake->endpoint, arguments), status, text);
 }
 
 static int start_fake(void **state, fake_answer *answering)
@@ -397,6 +400,43 @@ static void test_layers_without_the_metric_are_listed(void **state)
                 "pattern, sink_rate)\n");
 }
 
+static void test_drift_is_a_line_per_number_with_large_z_marked(void **state)
+{
+    assert_says(state, "summary drifting --drift", 0,
+                "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                "window: epoch 3, 1 rank, 40 messages, 0 lost, 0 dropped\n"
+                "entropy_normalized, compared with the baseline; *: |z| of 6 or more\n"
+                "\n"
+                "LAYER                        h0        h1  h2\n"
+                "decoder.1.self delta    -0.2500    0.1250   -\n"
+                "decoder.1.self z          *-7.2       5.9   -\n"
+                "decoder.1.self js      6.25e-02  1.00e-05   -\n"
+                "decoder.1.self change         -      1200   -\n");
+}
+
+static void test_drift_of_what_is_per_message_has_no_js(void **state)
+{
+    assert_says(state, "summary drifting --drift --metric mean | tail -4", 0,
+                "LAYER                        h0        h1  h2\n"
+                "decoder.1.self delta   0.00e+00  2.00e-05   -\n"
+                "decoder.1.self z            0.0      *6.0   -\n"
+                "decoder.1.self change         -         3   -\n");
+}
+
+static void test_drift_names_what_has_a_baseline(void **state)
+{
+    assert_says(state, "summary drifting --drift --metric effective_keys", 2,
+                "attnctl: --metric: 'effective_keys': not in the drift of this summary (valid: "
+                "entropy_normalized, mean)\n");
+}
+
+static void test_no_baseline_is_a_finding(void **state)
+{
+    assert_says(state, "summary gpt-small --drift", 1,
+                "attnctl: gpt-small has no baseline yet: its first windows make one (drift.windows "
+                "in attnctl config)\n");
+}
+
 static void test_an_unknown_metric_names_those_there_are(void **state)
 {
     assert_says(state, "summary gpt-small --metric entropi", 2,
@@ -435,12 +475,13 @@ static void test_stats_add_up(void **state)
 
 static void test_stats_that_do_not_add_up_are_a_finding(void **state)
 {
-    FILE *pipe = start(((struct fake *)*state)->endpoint, "stats | tail -n 1");
-    finish(pipe, 0,
-           "received = processed + in_flight + dropped: 650 = 640 + 2 + 3: does not add up, 5 "
-           "unaccounted for\n");
-    pipe = start(((struct fake *)*state)->endpoint, "stats > /dev/null");
-    finish(pipe, 1, "");
+    FILE *pipe = attnctl_start(((struct fake *)*state)->endpoint, "stats | tail -n 1");
+    attnctl_finish(
+        pipe, 0,
+        "received = processed + in_flight + dropped: 650 = 640 + 2 + 3: does not add up, 5 "
+        "unaccounted for\n");
+    pipe = attnctl_start(((struct fake *)*state)->endpoint, "stats > /dev/null");
+    attnctl_finish(pipe, 1, "");
 }
 
 static void test_ping_config_and_flush(void **state)
@@ -508,10 +549,10 @@ static void publish_all(struct fake *fake)
 static void test_tail_prints_a_line_per_message(void **state)
 {
     struct fake *fake = *state;
-    FILE *pipe = start(fake->endpoint, "tail --count 3");
+    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 3");
     await_subscription(fake, "");
     publish_all(fake);
-    finish(
+    attnctl_finish(
         pipe, 0,
         "live    gpt-small encoder.0.self epoch 3 step 7 rank 1: entropy_normalized 0.5 [0.25, "
         "0.75] over 2 heads\n"
@@ -521,13 +562,41 @@ static void test_tail_prints_a_line_per_message(void **state)
         "640, lost 5, dropped 3\n");
 }
 
+static void test_tail_shows_alerts(void **state)
+{
+    struct fake *fake = *state;
+    struct alert_result alert = {
+        .common = common(3, 1200),
+        .rule = "entropy_collapse",
+        .severity = ALERT_CRITICAL,
+        .metric = "entropy_normalized",
+        .has_layer = true,
+        .layer = {STACK_DECODER, 2, SITE_SELF},
+        .head = 5,
+        .since_epoch = 2,
+        .since_step = 1100,
+        .message = "entropy_normalized of decoder.2.self head 5 is 0.04, below 0.1 for 3 windows",
+    };
+    struct mpk_writer map;
+    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 1 alert/");
+    await_subscription(fake, "alert/");
+    mpk_writer_init(&map);
+    alert_encode(&alert, &map);
+    publish(fake, "alert/gpt-small/", &map);
+    mpk_writer_clear(&map);
+    attnctl_finish(
+        pipe, 0,
+        "alert   gpt-small critical firing entropy_collapse: entropy_normalized of "
+        "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
+}
+
 static void assert_tail_says(void **state, const char *arguments, const char *text)
 {
     struct fake *fake = *state;
-    FILE *pipe = start(fake->endpoint, arguments);
+    FILE *pipe = attnctl_start(fake->endpoint, arguments);
     await_subscription(fake, "summary/");
     publish_all(fake);
-    finish(pipe, 0, text);
+    attnctl_finish(pipe, 0, text);
 }
 
 static void test_tail_counts_patterns(void **state)
@@ -571,26 +640,27 @@ static void test_tail_shows_norms_and_ranks_of_matrices(void **state)
     weights.projection[PROJECTION_Q].whole =
         (struct spectrum){.spectral_norm = 15.8125, .rank = 63};
     weights.projection[PROJECTION_K].whole = (struct spectrum){.spectral_norm = NAN, .rank = NAN};
-    FILE *pipe = start(fake->endpoint, "tail --count 1 live/");
+    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 1 live/");
     await_subscription(fake, "live/");
     mpk_writer_init(&map);
     live_encode(&live, &map);
     publish(fake, "live/gpt-small/decoder/1/self/", &map);
     mpk_writer_clear(&map);
-    finish(pipe, 0,
-           "live    gpt-small decoder.1.self epoch 3 step 7 rank 1: wq norm 15.81 rank 63, wk norm "
-           "- rank -\n");
+    attnctl_finish(
+        pipe, 0,
+        "live    gpt-small decoder.1.self epoch 3 step 7 rank 1: wq norm 15.81 rank 63, wk norm "
+        "- rank -\n");
 }
 
 static void test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result(void **state)
 {
     struct fake *fake = *state;
-    FILE *pipe = start(fake->endpoint, "tail job/gpt-small/ --count 1");
+    FILE *pipe = attnctl_start(fake->endpoint, "tail job/gpt-small/ --count 1");
     await_subscription(fake, "job/gpt-small/");
     zmq_send(fake->pub, "job/gpt-small/", 14, ZMQ_SNDMORE);
     zmq_send(fake->pub, "\xc1", 1, 0);
     publish_all(fake);
-    finish(
+    attnctl_finish(
         pipe, 0,
         "attnctl: skipped a message that is not a result\n"
         "job     gpt-small active, run abcdef01, epoch 3 step 1200, rank 2/4, 0 layers, received "
@@ -601,11 +671,11 @@ static void test_tail_as_json_is_one_line_per_message(void **state)
 {
     struct fake *fake = *state;
     FILE *pipe =
-        start("ipc:///nobody", "tail --json --count 3 --summaries $TAIL_FROM | cut -c1-19");
+        attnctl_start("ipc:///nobody", "tail --json --count 3 --summaries $TAIL_FROM | cut -c1-19");
     await_subscription(fake, "");
     publish_all(fake);
-    finish(pipe, 0,
-           "{\"v\":1,\"kind\":\"live\n{\"v\":1,\"kind\":\"summ\n{\"v\":1,\"kind\":\"job\"\n");
+    attnctl_finish(
+        pipe, 0, "{\"v\":1,\"kind\":\"live\n{\"v\":1,\"kind\":\"summ\n{\"v\":1,\"kind\":\"job\"\n");
 }
 
 static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
@@ -617,9 +687,10 @@ static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
 static void test_an_absent_daemon_is_said_to_be_absent(void **state)
 {
     (void)state;
-    finish(start("ipc:///tmp/attnd-nobody-is-here", "jobs --timeout 0.1"), 3,
-           "attnctl: cannot reach attnd at ipc:///tmp/attnd-nobody-is-here within 0.1 s: is it "
-           "running? start it with `attnd` or give --endpoint\n");
+    attnctl_finish(
+        attnctl_start("ipc:///tmp/attnd-nobody-is-here", "jobs --timeout 0.1"), 3,
+        "attnctl: cannot reach attnd at ipc:///tmp/attnd-nobody-is-here within 0.1 s: is it "
+        "running? start it with `attnd` or give --endpoint\n");
 }
 
 static void test_wrong_usage_is_explained(void **state)
@@ -668,6 +739,10 @@ int main(void)
         WITH_FAKE(test_a_number_of_the_layer_is_one_column),
         WITH_FAKE(test_numbers_of_matrices_are_named_by_matrix),
         WITH_FAKE(test_layers_without_the_metric_are_listed),
+        WITH_FAKE(test_drift_is_a_line_per_number_with_large_z_marked),
+        WITH_FAKE(test_drift_of_what_is_per_message_has_no_js),
+        WITH_FAKE(test_drift_names_what_has_a_baseline),
+        WITH_FAKE(test_no_baseline_is_a_finding),
         WITH_FAKE(test_an_unknown_metric_names_those_there_are),
         WITH_FAKE(test_singular_values_are_not_tabulated),
         WITH_FAKE(test_an_unknown_job_is_a_finding),
@@ -677,6 +752,7 @@ int main(void)
         WITH_FAKE(test_ping_config_and_flush),
         WITH_FAKE(test_json_is_the_answer_itself),
         WITH_FAKE(test_tail_prints_a_line_per_message),
+        WITH_FAKE(test_tail_shows_alerts),
         WITH_FAKE(test_tail_counts_patterns),
         WITH_FAKE(test_tail_shows_the_one_number_of_a_layer),
         WITH_FAKE(test_tail_says_when_there_is_no_such_number),

@@ -120,6 +120,24 @@ static void test_durations_have_two_units_at_most(void **state)
     assert_duration(90000, "1 d 1 h");
 }
 
+static void assert_size(uint64_t bytes, const char *expected)
+{
+    char text[OUT_SIZE_MAX];
+    out_size(bytes, text);
+    assert_string_equal(text, expected);
+}
+
+static void test_sizes_have_the_unit_that_fits(void **state)
+{
+    (void)state;
+    assert_size(0, "0 B");
+    assert_size(1023, "1023 B");
+    assert_size(1024, "1.0 KiB");
+    assert_size(1536 * 1024, "1.5 MiB");
+    assert_size((UINT64_C(1) << 30) - 1, "1.0 GiB");
+    assert_size(UINT64_MAX, "16777216.0 TiB");
+}
+
 static void test_a_long_name_loses_its_middle(void **state)
 {
     char exact[] = "abcdefgh", longer[] = "abcdefghi";
@@ -143,6 +161,7 @@ int main(void)
         cmocka_unit_test(test_letters_beyond_ascii_take_one_column),
         cmocka_unit_test(test_many_rows_grow_the_table),
         cmocka_unit_test(test_durations_have_two_units_at_most),
+        cmocka_unit_test(test_sizes_have_the_unit_that_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Documentation says what the table says. With ATTND_UPDATE_DOCS set, it is rewritten first. */
 #include "helpers.h"
+#include "rule_list.h"
 
 static void path_of(const char *name, char ret_path[4096])
 {
@@ -26,12 +27,23 @@ static void write_file(const char *path, const char *text)
     fclose(file);
 }
 
-static char *table_text(void)
+/* What the README holds of the tables, each between `<!-- name -->` and `<!-- /name -->`. */
+static const struct {
+    const char *name;
+    void (*print)(FILE *out);
+} tables[] = {
+    {"keys", config_print_table},
+    {"rule keys", config_print_rule_keys},
+    {"rule metrics", config_print_rule_metrics},
+    {"rules", config_print_default_rules},
+};
+
+static char *table_text(void (*print)(FILE *out))
 {
     char *text = NULL;
     size_t size = 0;
     FILE *out = open_memstream(&text, &size);
-    config_print_table(out);
+    print(out);
     fclose(out);
     return text;
 }
@@ -62,50 +74,66 @@ static void test_the_default_file_changes_nothing(void **state)
     assert_same_config(&config, &expected);
 }
 
-/* Puts the table between the README's markers. */
-static void update_readme(const char *path, const char *table)
+/* Where a table begins and ends in the README. */
+static char *find_table(char *text, const char *name, char **ret_end)
 {
-    char *text = read_file(path);
-    char *start = strstr(text, "<!-- keys -->\n"), *end = strstr(text, "<!-- /keys -->");
+    char mark[64];
+    snprintf(mark, sizeof(mark), "<!-- %s -->\n", name);
+    char *start = strstr(text, mark);
     assert_non_null(start);
-    assert_non_null(end);
+    start += strlen(mark);
+    snprintf(mark, sizeof(mark), "<!-- /%s -->", name);
+    *ret_end = strstr(start, mark);
+    assert_non_null(*ret_end);
+    return start;
+}
+
+static void update_readme(const char *path, const char *name, const char *table)
+{
+    char *text = read_file(path), *end;
+    char *start = find_table(text, name, &end);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
-    fprintf(file, "%.*s<!-- keys -->\n%s%s", (int)(start - text), text, table, end);
+    fprintf(file, "%.*s%s%s", (int)(start - text), text, table, end);
     fclose(file);
     free(text);
 }
 
-static void test_the_readme_holds_the_table(void **state)
+static void test_the_readme_holds_the_tables(void **state)
 {
     (void)state;
     char path[4096];
-    char *table = table_text();
     path_of("README.md", path);
-    if (getenv("ATTND_UPDATE_DOCS"))
-        update_readme(path, table);
-    char *text = read_file(path);
-    char *start = strstr(text, "<!-- keys -->\n");
-    assert_non_null(start);
-    start += strlen("<!-- keys -->\n");
-    char *end = strstr(start, "<!-- /keys -->");
-    assert_non_null(end);
-    *end = '\0';
-    assert_string_equal(start, table);
-    free(text);
-    free(table);
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        char *table = table_text(tables[i].print), *end;
+        if (getenv("ATTND_UPDATE_DOCS"))
+            update_readme(path, tables[i].name, table);
+        char *text = read_file(path);
+        char *start = find_table(text, tables[i].name, &end);
+        *end = '\0';
+        assert_string_equal(start, table);
+        free(text);
+        free(table);
+    }
 }
 
 /* A help is one line that fits the file and does not break the table. */
+static void check_help(const char *help)
+{
+    assert_in_range(strlen(help), 10, 110);
+    assert_null(strpbrk(help, "\n|`"));
+    assert_true(help[strlen(help) - 1] != '.');
+}
+
 static void test_every_key_is_documented(void **state)
 {
     (void)state;
-    for (int i = 0; i < KEY_COUNT; i++) {
-        const char *help = config_keys[i].help;
-        assert_in_range(strlen(help), 10, 110);
-        assert_null(strpbrk(help, "\n|`"));
-        assert_true(help[strlen(help) - 1] != '.');
-    }
+    for (int i = 0; i < KEY_COUNT; i++)
+        check_help(config_keys[i].help);
+    for (int i = 0; i < RULE_KEY_COUNT; i++)
+        check_help(rule_keys[i].help);
+    for (int i = 0; i < RULE_DEFAULT_COUNT; i++)
+        check_help(rule_default_help[i]);
 }
 
 int main(void)
@@ -113,7 +141,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_default_file_is_the_dump_of_the_defaults),
         cmocka_unit_test(test_the_default_file_changes_nothing),
-        cmocka_unit_test(test_the_readme_holds_the_table),
+        cmocka_unit_test(test_the_readme_holds_the_tables),
         cmocka_unit_test(test_every_key_is_documented),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

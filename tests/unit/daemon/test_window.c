@@ -43,14 +43,10 @@ static uint32_t join(struct fixture *f, uint32_t rank, uint32_t world)
     return index;
 }
 
-/* A message that arrives and is computed at once. */
 static int message(struct fixture *f, uint32_t rank, uint64_t unit)
 {
     struct window_part *part;
-    int code = window_arrive(&f->window, rank, unit, f->now, &part);
-    if (!code)
-        window_done(part);
-    return code;
+    return window_arrive(&f->window, rank, unit, f->now, &part);
 }
 
 /* Closes what may be closed; returns the index of the last part closed, or -1. */
@@ -77,22 +73,6 @@ static void test_an_epoch_closes_by_its_end(void **state)
     window_epoch_end(&f.window, rank, 0);
     assert_int_equal(close_all(&f), 0);
     assert_int_equal(message(&f, rank, 0), ERR_LATE);
-    stop(&f);
-}
-
-static void test_nothing_closes_over_a_message_in_flight(void **state)
-{
-    struct fixture f;
-    struct window_part *part;
-    (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t rank = join(&f, 0, 1);
-    assert_int_equal(window_arrive(&f.window, rank, 0, f.now, &part), 0);
-    window_epoch_end(&f.window, rank, 0);
-    f.now += 1000 * S;
-    assert_int_equal(close_all(&f), -1);
-    window_done(part);
-    assert_int_equal(close_all(&f), 0);
     stop(&f);
 }
 
@@ -307,15 +287,146 @@ static void test_the_last_step_before_a_bye_completes_its_window(void **state)
     stop(&f);
 }
 
-static void test_a_slow_computation_is_not_a_rank_far_ahead(void **state)
+static void test_parts_that_all_have_finished_are_not_too_many(void **state)
 {
     struct fixture f;
-    struct window_part *part;
     (void)state;
     start(&f, WINDOW_STEP, 1, 1);
     uint32_t a = join(&f, 0, 1);
     for (uint64_t step = 0; step < 10 * WINDOW_OPEN_MAX; step++)
-        assert_int_equal(window_arrive(&f.window, a, step, f.now, &part), 0);
+        assert_int_equal(message(&f, a, step), 0);
+    assert_false(window_close_next(&f.window, f.now)->cut);
+    stop(&f);
+}
+
+static void test_late_stays_late_and_is_foreseen(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_STEP, 10, 10);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 3);
+    message(&f, a, 12);
+    assert_false(window_is_late(&f.window, 9));
+    close_all(&f);
+    assert_true(window_is_late(&f.window, 9));
+    assert_int_equal(message(&f, a, 9), ERR_LATE);
+    assert_false(window_is_late(&f.window, 10));
+    stop(&f);
+}
+
+static void test_steps_that_go_backwards_count_while_their_part_is_open(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_STEP, 10, 10);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 18);
+    assert_int_equal(message(&f, a, 11), 0);
+    assert_int_equal(close_all(&f), -1);
+    assert_int_equal(message(&f, a, 20), 0);
+    assert_int_equal(close_all(&f), 1);
+    assert_int_equal(message(&f, a, 19), ERR_LATE);
+    stop(&f);
+}
+
+static void test_skipped_epochs_leave_no_window_behind(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 0);
+    message(&f, a, UINT64_C(1) << 40);
+    struct window_part *part = window_close_next(&f.window, f.now);
+    assert_int_equal(part->index, 0);
+    assert_null(window_close_next(&f.window, f.now));
+    assert_int_equal(f.window.open->index, UINT64_C(1) << 40);
+    stop(&f);
+}
+
+static void test_a_world_that_grows_does_not_reopen_anything(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 0);
+    window_epoch_end(&f.window, a, 0);
+    assert_int_equal(close_all(&f), 0);
+    uint32_t b = join(&f, 1, 2);
+    assert_int_equal(f.window.world, 2);
+    assert_int_equal(message(&f, b, 0), ERR_LATE);
+    message(&f, a, 1);
+    window_epoch_end(&f.window, a, 1);
+    assert_int_equal(close_all(&f), -1); /* the new rank is waited for */
+    message(&f, b, 1);
+    window_epoch_end(&f.window, b, 1);
+    assert_int_equal(close_all(&f), 1);
+    stop(&f);
+}
+
+static void test_a_clock_that_stands_still_or_goes_back_closes_nothing(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_SECOND, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 0);
+    assert_null(window_close_next(&f.window, f.now - 50 * S));
+    assert_int_equal(window_unit_of(&f.window, 0, 0, f.now - 50 * S), 0);
+    stop(&f);
+}
+
+static void test_ranks_can_be_taken_back(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    join(&f, 7, 8);
+    join(&f, 3, 8);
+    assert_int_equal(window_find_rank(&f.window, 3), 1);
+    window_forget_ranks(&f.window, 1);
+    assert_int_equal(window_find_rank(&f.window, 3), UINT32_MAX);
+    assert_int_equal(join(&f, 5, 8), 1);
+    stop(&f);
+}
+
+static void test_saved_parts_come_back_where_they_were(void **state)
+{
+    struct fixture f;
+    struct window_part *part;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 6, 2);
+    f.window.next_index = 4;
+    assert_true(window_needs(&f.window, 2));
+    assert_false(window_needs(&f.window, 1));
+    for (uint64_t index = 5; index >= 2; index--) {
+        assert_int_equal(window_restore_part(&f.window, index, f.now, &part), 0);
+        assert_int_equal(part->closed, index < 4);
+    }
+    assert_int_equal(f.window.closed->index, 2);
+    assert_int_equal(f.window.closed->next->index, 3);
+    assert_int_equal(f.window.open->index, 4);
+    assert_int_equal(f.window.open->next->index, 5);
+    assert_int_equal(window_restore_part(&f.window, 5, f.now, &part), 0);
+    assert_null(f.window.open->next->next);
+    stop(&f);
+}
+
+static void test_seconds_go_on_from_the_age_that_was_saved(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_SECOND, 10, 10);
+    f.window.age_ns = 25 * S;
+    assert_int_equal(window_unit_of(&f.window, 0, 0, f.now + 3 * S), 28);
+    uint32_t a = join(&f, 0, 1);
+    message(&f, a, 28);
+    f.now += 4 * S;
+    assert_int_equal(close_all(&f), -1);
+    f.now += 1 * S;
+    assert_int_equal(close_all(&f), 2);
     stop(&f);
 }
 
@@ -374,7 +485,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_epoch_closes_by_its_end),
-        cmocka_unit_test(test_nothing_closes_over_a_message_in_flight),
         cmocka_unit_test(test_all_ranks_must_have_moved_on),
         cmocka_unit_test(test_a_straggler_is_waited_for_until_the_timeout),
         cmocka_unit_test(test_unknown_ranks_hold_up_the_first_part_for_the_grace_only),
@@ -388,7 +498,15 @@ int main(void)
         cmocka_unit_test(test_a_rank_far_ahead_cuts_the_oldest_part),
         cmocka_unit_test(test_a_dead_rank_is_waited_for_once),
         cmocka_unit_test(test_the_last_step_before_a_bye_completes_its_window),
-        cmocka_unit_test(test_a_slow_computation_is_not_a_rank_far_ahead),
+        cmocka_unit_test(test_parts_that_all_have_finished_are_not_too_many),
+        cmocka_unit_test(test_late_stays_late_and_is_foreseen),
+        cmocka_unit_test(test_steps_that_go_backwards_count_while_their_part_is_open),
+        cmocka_unit_test(test_skipped_epochs_leave_no_window_behind),
+        cmocka_unit_test(test_a_world_that_grows_does_not_reopen_anything),
+        cmocka_unit_test(test_a_clock_that_stands_still_or_goes_back_closes_nothing),
+        cmocka_unit_test(test_ranks_can_be_taken_back),
+        cmocka_unit_test(test_saved_parts_come_back_where_they_were),
+        cmocka_unit_test(test_seconds_go_on_from_the_age_that_was_saved),
         cmocka_unit_test(test_a_window_that_reaches_back_before_the_first_unit_seen_is_partial),
         cmocka_unit_test(test_a_window_whose_data_was_thrown_away_is_partial),
         cmocka_unit_test(test_a_quiet_window_of_several_parts_is_shown_once),

@@ -287,6 +287,16 @@ static void test_summary_has_the_golden_bytes(void **state)
     expect_golden(&writer, "summary");
 }
 
+/* Head 1 was never seen in the baseline. */
+static void fill_drift(struct result_drift drift[METRIC_COUNT][2], struct summary_result *summary)
+{
+    for (unsigned m = 0; m < METRIC_COUNT; m++) {
+        drift[m][0] = (struct result_drift){m / 4.0, m / 2.0 - 8, m / 64.0, m};
+        drift[m][1] = (struct result_drift){NONE, NONE, NONE, NONE};
+        summary->drift[m] = drift[m];
+    }
+}
+
 static void test_summary_with_every_number_has_the_golden_bytes(void **state)
 {
     struct everything all;
@@ -295,6 +305,7 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
     struct result_stat errors[2][LOW_RANK_COUNT] = {{stat_of(1, 3)}};
     struct result_stat singular[2][SINGULAR_VALUES_MAX] = {{stat_of(2, 3)}};
     struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT] = {{{0}}};
+    struct result_drift drift[METRIC_COUNT][2];
     struct summary_result summary = {
         .common = common,
         .layer = layer,
@@ -302,6 +313,7 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
         .heads = 2,
         .sink_rate = &sink,
         .local_window = 8,
+        .quantile_error = 0.03125,
         .pattern = all.pattern,
         .aggregate = (const struct result_stat(*)[MAP_STAT_COUNT])aggregate,
         .weights = &p.result,
@@ -315,6 +327,7 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
         stat[m][0] = stat_of(m, 30), stat[m][1] = stat_of(m + 1, 28);
         summary.stat[m] = stat[m];
     }
+    fill_drift(drift, &summary);
     for (unsigned s = 0; s < MAP_STAT_COUNT; s++)
         aggregate[AGGREGATE_WEIGHTED][s] = stat_of(s, 300);
     summary.has_aggregate[AGGREGATE_WEIGHTED] = true;
@@ -411,6 +424,68 @@ static void test_names_of_units_and_states(void **state)
     assert_string_equal(hex, "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf");
 }
 
+static struct alert_result alert_of_head(void)
+{
+    return (struct alert_result){
+        .common = common,
+        .rule = "entropy_collapse",
+        .severity = ALERT_CRITICAL,
+        .state = ALERT_FIRING,
+        .metric = "entropy_normalized",
+        .has_layer = true,
+        .layer = {STACK_DECODER, 5, SITE_SELF},
+        .head = 3,
+        .value = 0.0625,
+        .bound = 0.125,
+        .since_epoch = 2,
+        .since_step = 1100,
+        .message =
+            "entropy_normalized of decoder.5.self head 3 is 0.0625, below 0.125 for 2 windows",
+    };
+}
+
+static void test_alert_has_the_golden_bytes(void **state)
+{
+    struct alert_result alert = alert_of_head();
+    struct mpk_writer writer;
+
+    (void)state;
+    mpk_writer_init(&writer);
+    alert_encode(&alert, &writer);
+    expect_golden(&writer, "alert");
+}
+
+static void test_alert_of_a_run_names_no_layer(void **state)
+{
+    struct alert_result alert = alert_of_head();
+    struct mpk_writer writer;
+
+    (void)state;
+    alert.rule = alert.metric = "silence";
+    alert.severity = ALERT_WARNING;
+    alert.state = ALERT_RESOLVED;
+    alert.has_layer = false;
+    alert.head = -1;
+    alert.value = NONE;
+    alert.bound = 60;
+    alert.since_epoch = 3;
+    alert.since_step = 70000;
+    alert.message = "the run has ended";
+    mpk_writer_init(&writer);
+    alert_encode(&alert, &writer);
+    expect_golden(&writer, "alert_run");
+}
+
+static void test_alerts_name_their_states_and_severities(void **state)
+{
+    (void)state;
+    assert_string_equal(alert_state_name(ALERT_FIRING), "firing");
+    assert_string_equal(alert_state_name(ALERT_RESOLVED), "resolved");
+    assert_string_equal(alert_severity_name(ALERT_INFO), "info");
+    assert_string_equal(alert_severity_name(ALERT_WARNING), "warning");
+    assert_string_equal(alert_severity_name(ALERT_CRITICAL), "critical");
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -426,6 +501,9 @@ int main(void)
         cmocka_unit_test(test_job_has_the_golden_bytes),
         cmocka_unit_test(test_snapshot_is_flipped_in_place),
         cmocka_unit_test(test_names_of_units_and_states),
+        cmocka_unit_test(test_alert_has_the_golden_bytes),
+        cmocka_unit_test(test_alert_of_a_run_names_no_layer),
+        cmocka_unit_test(test_alerts_name_their_states_and_severities),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -256,6 +256,92 @@ static void test_maps_of_queries_and_keys_are_those_of_their_weights(void **stat
     measure_free(&n);
 }
 
+/* The mean over heads and samples of the weights in a cell of cells x cells. */
+static double cell_mean(const float *weights, uint32_t cells, uint32_t row, uint32_t column)
+{
+    double sum = 0;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < B * H * T; i++) {
+        for (uint32_t j = 0; j < T; j++) {
+            if (i % T >= row * T / cells && i % T < (row + 1) * T / cells &&
+                j >= column * T / cells && j < (column + 1) * T / cells) {
+                sum += (double)weights[i * T + j];
+                n++;
+            }
+        }
+    }
+    return sum / n;
+}
+
+static void assert_map_of_weights(const struct layer_map *map, const float *weights, int ulps)
+{
+    assert_non_null(map);
+    assert_int_equal(map->queries, T);
+    assert_int_equal(map->keys, T);
+    assert_int_equal(map->rows, T);
+    assert_int_equal(map->columns, T);
+    for (uint32_t r = 0; r < T; r++) {
+        for (uint32_t c = 0; c < T; c++) {
+            int want = map_pool_half(cell_mean(weights, T, r, c));
+            assert_in_range(map->values[r * T + c] + ulps - want, 0, 2 * ulps);
+        }
+    }
+}
+
+static void test_the_pooled_map_is_the_mean_over_heads_and_samples(void **state)
+{
+    (void)state;
+    struct attention a = by_weights();
+    for (uint64_t entries = 1; entries <= 1 << 20; entries <<= 20) {
+        struct measure_plan plan = everything(entries);
+        struct measure *m = must_run(&a, &plan);
+        assert_null(measure_result(m)->map);
+        measure_free(&m);
+        plan.pooled_map = true;
+        m = must_run(&a, &plan);
+        assert_map_of_weights(measure_result(m)->map, weights_data, 1);
+        measure_free(&m);
+        plan.whole = false; /* of some heads there is no mean over all */
+        m = must_run(&a, &plan);
+        assert_null(measure_result(m)->map);
+        measure_free(&m);
+    }
+}
+
+static void test_the_pooled_map_needs_no_other_group(void **state)
+{
+    (void)state;
+    struct attention a = by_weights();
+    for (int scalar = 0; scalar < 2; scalar++) {
+        struct measure_plan plan = everything(100);
+        memset(plan.group, 0, sizeof plan.group);
+        plan.pooled_map = true;
+        plan.isa = scalar ? ISA_SCALAR : isa_best();
+        struct measure *m = must_run(&a, &plan);
+        assert_map_of_weights(measure_result(m)->map, weights_data, scalar ? 0 : 1);
+        measure_free(&m);
+    }
+}
+
+static void test_queries_and_keys_have_a_pooled_map_where_maps_are_made(void **state)
+{
+    (void)state;
+    struct attention a = by_qk();
+    struct measure_plan plan = everything(1 << 20);
+    plan.pooled_map = true;
+    struct measure *m = must_run(&a, &plan);
+    assert_null(measure_result(m)->map);
+    measure_free(&m);
+    plan.qk_maps_max_size = T;
+    m = must_run(&a, &plan);
+    struct scratch scratch = {0};
+    static float map[B * H * T * T];
+    assert_int_equal(qk_weights(&a, 0, T, map, isa_best(), &scratch), 0);
+    assert_map_of_weights(measure_result(m)->map, map, 1);
+    scratch_clear(&scratch);
+    measure_free(&m);
+}
+
 static bool always(void *data)
 {
     (void)data;
@@ -348,6 +434,7 @@ static void test_every_allocation_may_fail(void **state)
     (void)state;
     struct attention a = by_weights(), qk = by_qk();
     struct measure_plan plan = everything(1024);
+    plan.pooled_map = true;
     fail_everywhere(&a, &plan);
     plan.qk_maps_max_size = T;
     fail_everywhere(&qk, &plan);
@@ -375,6 +462,9 @@ int main(void)
         cmocka_unit_test(test_groups_that_are_off_leave_nothing),
         cmocka_unit_test(test_queries_and_keys_have_no_map_unless_asked),
         cmocka_unit_test(test_maps_of_queries_and_keys_are_those_of_their_weights),
+        cmocka_unit_test(test_the_pooled_map_is_the_mean_over_heads_and_samples),
+        cmocka_unit_test(test_the_pooled_map_needs_no_other_group),
+        cmocka_unit_test(test_queries_and_keys_have_a_pooled_map_where_maps_are_made),
         cmocka_unit_test(test_spectra_give_way_when_others_wait),
         cmocka_unit_test(test_a_budget_goes_round),
         cmocka_unit_test(test_weights_are_one_job),

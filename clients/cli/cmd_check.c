@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: MIT */
+/* check: judges a recording by alert rules, for the CI of training runs.
+ *
+ * The recording is replayed to an attnd within this process (judge.h), and its alerts are read.
+ * Runs that do not end in the recording are ended after it, so that their last window is judged
+ * too. How long nothing came says nothing at this speed: alerts about silence are left out. */
+#include "cli.h"
+#include "feed.h"
+#include "field.h"
+#include "interrupt.h"
+#include "judge.h"
+#include "out.h"
+
+#include "err.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How long our own attnd may take to answer: its loop computes nothing. */
+#define ANSWER_MS 30000
+/* How long the last windows may take to close beside window.rank_grace, in looks of LOOK_MS. */
+#define LOOK_MS 20
+#define LOOKS   1500
+
+struct options {
+    const char *path, *rules;
+    bool json, help;
+};
+
+/* An alert's map, encoded. */
+struct fired {
+    void *data;
+    size_t size;
+};
+
+struct checking {
+    struct cli *cli;
+    struct options options;
+    struct judge judge;
+    struct rpc rpc;
+    void *alerts; /* SUB */
+    struct playback playback;
+    struct sender sender;
+    struct ranks ranks;
+    struct feed_counts counts;
+    struct fired *fired; /* owned; the alerts that began to fire */
+    size_t fired_count, fired_capacity;
+    uint64_t events; /* alerts read, of any state */
+};
+
+static int fail(struct cli *cli, int code, const char *text)
+{
+    fprintf(cli->err, "attnctl: check: %s\n", text);
+    return code;
+}
+
+/* The command line ------------------------------------------------------------------------------
+ */
+
+static const char help[] =
+    "usage: attnctl check FILE [--rules RULES] [--json]\n"
+    "Judges a recording (attnctl record) by alert rules; needs no attnd. For the CI of\n"
+    "training runs.\n\n"
+    "  --rules RULES          a config file of attnd: its section rules, and whatever else\n"
+    "                         it sets, like window (default: attnd's defaults)\n"
+    "  --json                 the alerts as JSON\n"
+    "  --help                 this text\n"
+    "\nAlerts about silence are left out, and spectra are computed however long it takes,\n"
+    "unless RULES sets metrics.spectrum_budget. A run that does not end in the recording\n"
+    "is ended after it.\n"
+    "\nexample: attnctl check run.rec --rules rules.yaml\n"
+    "\nExit status: 0 no rule fired; 1 a rule fired, or out of memory; 2 the recording or\n"
+    "RULES cannot be read, or there is no window to judge.\n";
+
+static int parse_options(struct cli *cli, int argc, char **argv, struct options *ret_options)
+{
+    static const struct option long_options[] = {{"rules", required_argument, NULL, 'r'},
+                                                 {"json", no_argument, NULL, 'j'},
+                                                 {"help", no_argument, NULL, 'h'},
+                                                 {NULL, 0, NULL, 0}};
+    struct options options = {0};
+    int option;
+    optind = 0; /* start over: getopt keeps its state */
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":h", long_options, NULL)) != -1) {
+        if (option == 'r')
+            options.rules = optarg;
+        else if (option == 'j')
+            options.json = true;
+        else if (option == 'h')
+            options.help = true;
+        else
+            return cli_usage(cli, "check: %s %.100s (see attnctl check --help)",
+                             option == ':' ? "a value is missing after" : "no option",
+                             argv[optind > 0 ? optind - 1 : 0]);
+    }
+    if (!options.help && argc - optind != 1)
+        return cli_usage(cli, "usage: attnctl check FILE [--rules RULES] (see --help)");
+    options.path = argv[optind];
+    *ret_options = options;
+    return CLI_OK;
+}
+
+/* Alerts ---------------------------------------------------------------------------------------
+ */
+
+static int keep(struct checking *checking, const void *data, size_t size)
+{
+    if (checking->fired_count == checking->fired_capacity) {
+        size_t capacity = checking->fired_capacity ? 2 * checking->fired_capacity : 16;
+        void *fired = realloc(checking->fired, capacity * sizeof(*checking->fired));
+        if (!fired)
+            return ERR_MEMORY;
+        checking->fired = fired;
+        checking->fired_capacity = capacity;
+    }
+    void *copy = malloc(size);
+    if (!copy)
+        return ERR_MEMORY;
+    memcpy(copy, data, size);
+    checking->fired[checking->fired_count++] = (struct fired){copy, size};
+    return 0;
+}
+
+static bool counts(const msgpack_object *map)
+{
+    return mpk_is_str(mpk_find(map, "state"), "firing") &&
+           !mpk_is_str(mpk_find(map, "metric"), "silence") && !field_bool(map, "snapshot");
+}
+
+static int take_alert(struct checking *checking, zmq_msg_t *frame)
+{
+    struct mpk_doc doc;
+    int code = mpk_parse(zmq_msg_data(frame), zmq_msg_size(frame), &mpk_result_limits, &doc);
+    if (code)
+        return code;
+    checking->events++;
+    if (counts(doc.root))
+        code = keep(checking, zmq_msg_data(frame), zmq_msg_size(frame));
+    mpk_doc_clear(&doc);
+    return code;
+}
+
+/* All that are there: topic, map. */
+static int take_alerts(struct checking *checking)
+{
+    int code = 0;
+    while (code == 0) {
+        zmq_msg_t frame;
+        zmq_msg_init(&frame);
+        if (zmq_msg_recv(&frame, checking->alerts, ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(&frame);
+            return 0;
+        }
+        if (!zmq_msg_more(&frame))
+            code = take_alert(checking, &frame);
+        zmq_msg_close(&frame);
+    }
+    return code;
+}
+
+static int subscribe(struct checking *checking)
+{
+    int unlimited = 0;
+    void *socket = zmq_socket(checking->rpc.context, ZMQ_SUB);
+    if (!socket)
+        return fail(checking->cli, CLI_FINDING, zmq_strerror(errno));
+    checking->alerts = socket;
+    zmq_setsockopt(socket, ZMQ_RCVHWM, &unlimited, sizeof(unlimited));
+    zmq_setsockopt(socket, ZMQ_LINGER, &unlimited, sizeof(unlimited));
+    if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "alert/", strlen("alert/")) == 0 &&
+        zmq_connect(socket, checking->judge.config.publish_endpoint.text) == 0)
+        return CLI_OK;
+    return fail(checking->cli, CLI_FINDING, zmq_strerror(errno));
+}
+
+/* Ending ---------------------------------------------------------------------------------------
+ */
+
+static int send_bye(struct checking *checking, const struct recorded_rank *rank)
+{
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    struct header header = {
+        .type = MESSAGE_EVENT,
+        .event = EVENT_BYE,
+        .rank = rank->rank,
+        .world = rank->world,
+        .seq = rank->event_seq,
+        .dropped = rank->event_dropped,
+        .time_ns = rank->time_ns,
+        .epoch = rank->epoch,
+        .step = rank->step,
+    };
+    strcpy(header.job, rank->job);
+    memcpy(header.run, rank->run, RUN_BYTES);
+    mpk_writer_init(&writer);
+    enum sender_status status = SENDER_MEMORY;
+    if (header_encode(&header, &writer) == 0) {
+        struct recording_frame frames[] = {{topic, topic_job("event", rank->job, topic)},
+                                           {writer.buffer.data, writer.buffer.size}};
+        status = sender_send(&checking->sender, frames, 2);
+    }
+    mpk_writer_clear(&writer);
+    return status == SENDER_OK ? CLI_OK
+                               : fail(checking->cli, CLI_FINDING, "a run could not be ended");
+}
+
+static int end_runs(struct checking *checking)
+{
+    int code = CLI_OK;
+    for (size_t i = 0; i < checking->ranks.count && code == CLI_OK; i++)
+        if (!checking->ranks.items[i].bye)
+            code = send_bye(checking, &checking->ranks.items[i]);
+    return code;
+}
+
+/* Whether every run has ended: then its windows are closed. */
+static int ask_ended(struct checking *checking, bool *ret_ended)
+{
+    struct rpc_reply reply;
+    int code = cli_call(checking->cli, "jobs", NULL, &reply);
+    if (code != CLI_OK)
+        return code;
+    *ret_ended = true;
+    for (uint32_t i = 0; i < field_length(reply.result); i++)
+        if (mpk_is_str(mpk_find(&reply.result->via.array.ptr[i], "state"), "active"))
+            *ret_ended = false;
+    rpc_reply_clear(&reply);
+    return CLI_OK;
+}
+
+/* One look; whether there is nothing more to come. */
+static int look(struct checking *checking, bool *ret_done)
+{
+    struct feed_counts now;
+    int code = ask_ended(checking, ret_done);
+    if (code == CLI_OK)
+        code = feed_count(checking->cli, &now);
+    if (code != CLI_OK)
+        return code;
+    if (take_alerts(checking) != 0)
+        return fail(checking->cli, CLI_FINDING, err_text(ERR_MEMORY));
+    *ret_done = *ret_done && checking->events >= now.alerts;
+    checking->counts.summaries = now.summaries;
+    return CLI_OK;
+}
+
+static int await_verdict(struct checking *checking)
+{
+    uint64_t grace_ms = checking->judge.config.window_rank_grace / 1000000;
+    bool done = false;
+    for (uint64_t looks = 0; looks < LOOKS + grace_ms / LOOK_MS; looks++) {
+        int code = look(checking, &done);
+        if (code != CLI_OK || done)
+            return code;
+        if (interrupt_came())
+            return fail(checking->cli, CLI_FINDING, "interrupted");
+        poll(NULL, 0, LOOK_MS);
+    }
+    return fail(checking->cli, CLI_FINDING, "windows stay open: no verdict");
+}
+
+static int feed(struct checking *checking)
+{
+    struct feed_counts before = {0};
+    struct cli *cli = checking->cli;
+    int code = feed_open(cli, checking->rpc.context, checking->judge.config.ingest_endpoint.text,
+                         &checking->sender);
+    if (code == CLI_OK)
+        code = feed_send(cli, &checking->playback, &checking->sender, 0, &checking->ranks);
+    if (code == CLI_OK)
+        code = end_runs(checking);
+    if (code == CLI_OK)
+        code = feed_settle(cli, &before, checking->sender.sent, &checking->counts);
+    return code == CLI_OK ? await_verdict(checking) : code;
+}
+
+/* The verdict -----------------------------------------------------------------------------------
+ */
+
+/* The message names metric, layer and head. */
+static void print_alert(struct cli *cli, const msgpack_object *map)
+{
+    char severity[32], rule[80], message[512];
+    const msgpack_object *since = mpk_find(map, "since");
+    field_text(map, "severity", severity, sizeof(severity));
+    field_text(map, "rule", rule, sizeof(rule));
+    field_text(map, "message", message, sizeof(message));
+    fprintf(cli->out, "%-8s %s since epoch %" PRIu64 " step %" PRIu64 ": %s\n", severity, rule,
+            field_u64(since, "epoch"), field_u64(since, "step"), message);
+}
+
+/* Returns CLI_OK, or CLI_FINDING when out of memory. */
+static int print_fired(struct checking *checking, const struct fired *fired, bool last)
+{
+    struct mpk_doc doc;
+    struct cli *cli = checking->cli;
+    char *text = NULL;
+    if (mpk_parse(fired->data, fired->size, &mpk_result_limits, &doc) != 0)
+        return fail(cli, CLI_FINDING, err_text(ERR_MEMORY));
+    if (!checking->options.json)
+        print_alert(cli, doc.root);
+    else if ((text = mpk_to_json(doc.root, 0)) != NULL)
+        fprintf(cli->out, "%s%s\n", text, last ? "" : ",");
+    mpk_doc_clear(&doc);
+    if (checking->options.json && !text)
+        return fail(cli, CLI_FINDING, err_text(ERR_MEMORY));
+    free(text);
+    return CLI_OK;
+}
+
+static void print_end(struct checking *checking)
+{
+    FILE *out = checking->cli->out;
+    const struct feed_counts *counts = &checking->counts;
+    uint64_t messages = checking->playback.messages, alerts = checking->fired_count;
+    if (checking->options.json) {
+        fprintf(out, "],\"windows\":%" PRIu64 ",\"messages\":%" PRIu64 ",\"dropped\":{",
+                counts->summaries, messages);
+        feed_print_dropped(counts, true, out);
+        fputs("}}\n", out);
+        return;
+    }
+    fprintf(out, "%s: %" PRIu64 " alert%s in %" PRIu64 " window%s of %" PRIu64 " message%s\n",
+            checking->options.path, alerts, out_plural(alerts), counts->summaries,
+            out_plural(counts->summaries), messages, out_plural(messages));
+    if (counts->dropped == 0)
+        return;
+    fprintf(out, "%" PRIu64 " message%s not used: ", counts->dropped, out_plural(counts->dropped));
+    feed_print_dropped(counts, false, out);
+    putc('\n', out);
+}
+
+static int print_verdict(struct checking *checking)
+{
+    int code = CLI_OK;
+    if (checking->counts.summaries == 0)
+        return fail(checking->cli, CLI_USAGE,
+                    "the recording has no window to judge: it is empty, or ends too early");
+    if (checking->options.json)
+        fputs("{\"alerts\":[\n", checking->cli->out);
+    for (size_t i = 0; i < checking->fired_count && code == CLI_OK; i++)
+        code = print_fired(checking, &checking->fired[i], i + 1 == checking->fired_count);
+    if (code == CLI_OK)
+        print_end(checking);
+    return checking->fired_count > 0 ? CLI_FINDING : code;
+}
+
+/* Everything in order ---------------------------------------------------------------------------
+ */
+
+static int judge_recording(struct checking *checking)
+{
+    struct args args = {.endpoint = checking->judge.config.control_endpoint.text,
+                        .timeout_ms = ANSWER_MS};
+    struct cli *cli = checking->cli;
+    const struct args *before = cli->args;
+    cli->args = &args;
+    int code = cli_connect(cli, &checking->rpc);
+    if (code == CLI_OK) {
+        cli->rpc = &checking->rpc;
+        code = subscribe(checking);
+        if (code == CLI_OK)
+            code = feed(checking);
+        sender_close(&checking->sender);
+        if (checking->alerts)
+            zmq_close(checking->alerts);
+        rpc_close(&checking->rpc);
+    }
+    cli->args = before;
+    cli->rpc = NULL;
+    return code;
+}
+
+static int start_judge(struct checking *checking)
+{
+    struct config config;
+    char error[CONFIG_ERROR_MAX];
+    if (judge_configure(checking->options.rules, &config, error) != 0)
+        return fail(checking->cli, CLI_USAGE, error);
+    if (judge_start(&config, &checking->judge, error) != 0)
+        return fail(checking->cli, CLI_FINDING, error);
+    interrupt_catch();
+    return CLI_OK;
+}
+
+static int check(struct checking *checking)
+{
+    char error[PLAYBACK_ERROR_MAX];
+    if (playback_open(checking->options.path, &checking->playback, error) != 0)
+        return fail(checking->cli, CLI_USAGE, error);
+    int code = start_judge(checking);
+    if (code == CLI_OK) {
+        code = judge_recording(checking);
+        judge_stop(&checking->judge);
+    }
+    if (code == CLI_OK)
+        code = print_verdict(checking);
+    playback_close(&checking->playback);
+    ranks_clear(&checking->ranks);
+    for (size_t i = 0; i < checking->fired_count; i++)
+        free(checking->fired[i].data);
+    free(checking->fired);
+    return code;
+}
+
+int cmd_check(struct cli *cli, int argc, char **argv)
+{
+    struct checking checking = {.cli = cli};
+    int code = parse_options(cli, argc, argv, &checking.options);
+    if (code != CLI_OK)
+        return code;
+    if (checking.options.help) {
+        fputs(help, cli->out);
+        return CLI_OK;
+    }
+    return check(&checking);
+}

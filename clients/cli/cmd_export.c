@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/* export: all numbers of a run, a row per window, head and metric, as they come: layer by layer,
+ * metric by metric, PAGE windows at a time, so that nothing grows with the length of the run. */
+#include "ask.h"
+#include "field.h"
+#include "series.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE 500
+
+/* One layer and metric. */
+struct piece {
+    const char *job;
+    char run[40], stack[16], site[16], metric[FIELD_NAME_MAX];
+    uint64_t layer;
+};
+
+static int ask_page(struct cli *cli, const struct piece *piece, uint64_t from,
+                    struct rpc_reply *ret_reply, bool *ret_any)
+{
+    struct ask ask;
+    ask_init(&ask);
+    ask_text(&ask, "job", piece->job);
+    ask_text(&ask, "run", piece->run);
+    ask_text(&ask, "stack", piece->stack);
+    ask_number(&ask, "layer", piece->layer);
+    ask_text(&ask, "site", piece->site);
+    ask_text(&ask, "metric", piece->metric);
+    ask_text(&ask, "window", cli->args->window);
+    ask_number(&ask, "from", from);
+    if (cli->args->given & ARGS_TO)
+        ask_number(&ask, "to", cli->args->to);
+    if (cli->args->given & ARGS_HEAD)
+        ask_number(&ask, "head", cli->args->head);
+    ask_number(&ask, "limit", PAGE);
+    return ask_for_any(cli, "history", &ask, ret_reply, ret_any);
+}
+
+/* Prints a page; *from moves behind it. Returns whether there is another. */
+static bool print_page(struct cli *cli, const msgpack_object *result, uint64_t *from)
+{
+    struct series series = series_of(result);
+    if (cli->args->given & ARGS_CSV)
+        series_print_csv(&series, cli->out);
+    else
+        series_print_json(&series, cli->out);
+    if (series.windows == 0)
+        return false;
+    *from = series_window(&series, "last", series.windows - 1) + 1;
+    return field_bool(result, "more");
+}
+
+static int export_piece(struct cli *cli, const struct piece *piece)
+{
+    uint64_t from = cli->args->given & ARGS_FROM ? cli->args->from : 0;
+    bool more = true;
+    while (more) {
+        struct rpc_reply reply;
+        int code = ask_page(cli, piece, from, &reply, &more);
+        if (code != CLI_OK || !more)
+            return code;
+        more = print_page(cli, reply.result, &from);
+        rpc_reply_clear(&reply);
+        if (ferror(cli->out))
+            return CLI_OK; /* main says so */
+    }
+    return CLI_OK;
+}
+
+static bool is_wanted(const struct args *args, const char *metric)
+{
+    for (int i = 0; i < args->metric_count; i++)
+        if (strcmp(args->metrics[i], metric) == 0)
+            return true;
+    return args->metric_count == 0;
+}
+
+static int export_layer(struct cli *cli, const msgpack_object *layer, struct piece *piece,
+                        uint32_t *pieces)
+{
+    const msgpack_object *metrics = mpk_find(layer, "metrics");
+    int code = CLI_OK;
+    field_text(layer, "stack", piece->stack, sizeof(piece->stack));
+    field_text(layer, "site", piece->site, sizeof(piece->site));
+    piece->layer = field_u64(layer, "layer");
+    for (uint32_t i = 0; code == CLI_OK && i < field_length(metrics); i++) {
+        field_show(&metrics->via.array.ptr[i], piece->metric, sizeof(piece->metric));
+        /* A number of the whole layer has no head. */
+        bool fits = !(cli->args->given & ARGS_HEAD) ||
+                    (strcmp(piece->metric, "sink_rate") != 0 && !strchr(piece->metric, '.'));
+        if (!fits || !is_wanted(cli->args, piece->metric))
+            continue;
+        ++*pieces;
+        code = export_piece(cli, piece);
+    }
+    return code;
+}
+
+/* Says which there are: those of the first layer. */
+static int refuse_metrics(struct cli *cli, const struct piece *piece, const msgpack_object *layers)
+{
+    const msgpack_object *metrics =
+        field_length(layers) > 0 ? mpk_find(&layers->via.array.ptr[0], "metrics") : NULL;
+    fprintf(cli->err, "attnctl: run %.8s of %.80s has none of these metrics; it has", piece->run,
+            piece->job);
+    for (uint32_t i = 0; i < field_length(metrics); i++) {
+        char name[FIELD_NAME_MAX];
+        field_show(&metrics->via.array.ptr[i], name, sizeof(name));
+        fprintf(cli->err, "%s %s", i > 0 ? "," : "", name);
+    }
+    putc('\n', cli->err);
+    return CLI_USAGE;
+}
+
+static int export_layers(struct cli *cli, const msgpack_object *result)
+{
+    const msgpack_object *layers = mpk_find(result, "layers");
+    struct piece piece = {.job = cli->args->words[1]};
+    uint32_t pieces = 0;
+    int code = CLI_OK;
+    field_text(result, "run", piece.run, sizeof(piece.run));
+    if (cli->args->given & ARGS_CSV)
+        series_print_header(cli->out);
+    for (uint32_t i = 0; code == CLI_OK && i < field_length(layers); i++)
+        code = export_layer(cli, &layers->via.array.ptr[i], &piece, &pieces);
+    if (code != CLI_OK || pieces > 0)
+        return code;
+    return refuse_metrics(cli, &piece, layers);
+}
+
+static int check_format(struct cli *cli)
+{
+    unsigned formats = cli->args->given & (ARGS_CSV | ARGS_JSON);
+    if (formats == ARGS_CSV || formats == ARGS_JSON)
+        return CLI_OK;
+    return cli_usage(cli, "give --csv or --json (one object per line)");
+}
+
+int cmd_export(struct cli *cli)
+{
+    struct rpc_reply reply;
+    struct ask ask;
+    int code = check_format(cli);
+    if (code == CLI_OK)
+        code = ask_patiently(cli);
+    if (code != CLI_OK)
+        return code;
+    ask_init(&ask);
+    ask_text(&ask, "job", cli->args->words[1]);
+    ask_text(&ask, "run", cli->args->run);
+    ask_layer(&ask, cli->args);
+    code = ask_call(cli, "windows", &ask, &reply);
+    if (code != CLI_OK)
+        return code;
+    code = export_layers(cli, reply.result);
+    rpc_reply_clear(&reply);
+    return code;
+}

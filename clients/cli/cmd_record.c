@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT */
+/* record: a job's messages as they come, from attnd's tap to a file.
+ *
+ * Each message comes with a number that tells of gaps: attnd drops what we are too slow for, and
+ * says how many; a number that fits neither means that the connection broke in between. An end that
+ * comes at some time, like Ctrl-C, first takes what is on its way. The file is made when attnd has
+ * said that it hears us, so that a failure leaves none. */
+#include "cli.h"
+#include "field.h"
+#include "interrupt.h"
+#include "out.h"
+#include "ranks.h"
+#include "reach.h"
+#include "recorder.h"
+
+#include "err.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+/* How often a wait looks at the clock. */
+#define LOOK_MS 100
+/* Messages that ZeroMQ reads ahead, beside what attnd keeps for us (tap.budget). */
+#define RECEIVE_QUEUE 64
+/* Topic and map. */
+#define LEADING    2
+#define FRAMES_MAX (LEADING + RECORDING_FRAMES_MAX)
+
+struct recording {
+    struct cli *cli;
+    const char *job;
+    void *socket;
+    char endpoint[ENDPOINT_MAX], topic[TOPIC_MAX];
+    struct recorder recorder;
+    struct ranks ranks;
+    bool numbered; /* the next number is known */
+    uint64_t next, dropped;
+    uint64_t lost;   /* dropped by attnd */
+    uint64_t breaks; /* connections that broke; what was lost then is not known */
+    char error[RECORDER_ERROR_MAX];
+};
+
+/* One message of the tap. */
+struct tapped {
+    zmq_msg_t frames[FRAMES_MAX];
+    uint32_t count;
+    uint64_t n, dropped, received_ns;
+};
+
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Receiving ------------------------------------------------------------------------------------
+ */
+
+static void clear_tapped(struct tapped *tapped)
+{
+    for (uint32_t i = 0; i < tapped->count; i++)
+        zmq_msg_close(&tapped->frames[i]);
+    tapped->count = 0;
+}
+
+/* All frames of a message that is there; whether they are not too many. */
+static bool receive_frames(void *socket, struct tapped *tapped)
+{
+    bool fits = true;
+    int more = 1;
+    tapped->count = 0;
+    while (more) {
+        zmq_msg_t frame;
+        zmq_msg_init(&frame);
+        if (zmq_msg_recv(&frame, socket, ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(&frame);
+            return false;
+        }
+        more = zmq_msg_more(&frame);
+        fits = fits && tapped->count < FRAMES_MAX;
+        if (fits) {
+            zmq_msg_init(&tapped->frames[tapped->count]);
+            zmq_msg_move(&tapped->frames[tapped->count++], &frame);
+        }
+        zmq_msg_close(&frame);
+    }
+    return fits;
+}
+
+static bool read_map(struct tapped *tapped)
+{
+    struct mpk_doc doc;
+    zmq_msg_t *map = &tapped->frames[1];
+    if (tapped->count < LEADING ||
+        mpk_parse(zmq_msg_data(map), zmq_msg_size(map), &mpk_header_limits, &doc) != 0)
+        return false;
+    bool sound = mpk_find(doc.root, "n") && mpk_find(doc.root, "received_ns");
+    tapped->n = field_u64(doc.root, "n");
+    tapped->dropped = field_u64(doc.root, "dropped");
+    tapped->received_ns = field_u64(doc.root, "received_ns");
+    mpk_doc_clear(&doc);
+    return sound;
+}
+
+/* Waits up to LOOK_MS for one; clear_tapped is the caller's in any case. */
+static bool receive(struct recording *recording, struct tapped *tapped)
+{
+    zmq_pollitem_t item = {.socket = recording->socket, .events = ZMQ_POLLIN};
+    tapped->count = 0;
+    return zmq_poll(&item, 1, LOOK_MS) > 0 && receive_frames(recording->socket, tapped) &&
+           read_map(tapped);
+}
+
+/* Numbers --------------------------------------------------------------------------------------
+ */
+
+/* Compares a message's number with the one that was due. */
+static void note_number(struct recording *recording, const struct tapped *tapped)
+{
+    bool gap = recording->numbered && tapped->n != recording->next;
+    if (gap && tapped->n > recording->next &&
+        tapped->n - recording->next == tapped->dropped - recording->dropped)
+        recording->lost += tapped->n - recording->next;
+    else
+        recording->breaks += gap;
+    recording->numbered = true;
+    recording->next = tapped->n + (tapped->count > LEADING);
+    recording->dropped = tapped->dropped;
+}
+
+static int fail_file(struct recording *recording)
+{
+    fprintf(recording->cli->err, "attnctl: %s\n", recording->error);
+    return CLI_FINDING;
+}
+
+static int write_tapped(struct recording *recording, struct tapped *tapped)
+{
+    struct recording_frame frames[RECORDING_FRAMES_MAX];
+    uint32_t count = tapped->count - LEADING;
+    for (uint32_t i = 0; i < count; i++) {
+        zmq_msg_t *frame = &tapped->frames[LEADING + i];
+        frames[i] = (struct recording_frame){zmq_msg_data(frame), zmq_msg_size(frame)};
+    }
+    if (recorder_write(&recording->recorder, tapped->received_ns, frames, count,
+                       recording->error) != 0)
+        return fail_file(recording);
+    if (!(recording->cli->args->given & ARGS_UNTIL_END) ||
+        ranks_note(&recording->ranks, frames, count) == 0)
+        return CLI_OK;
+    fputs("attnctl: out of memory\n", recording->cli->err);
+    return CLI_FINDING;
+}
+
+/* Start ----------------------------------------------------------------------------------------
+ */
+
+static int ask_endpoint(struct recording *recording)
+{
+    int code = reach_endpoint(recording->cli, "tap.endpoint", recording->endpoint);
+    if (code == CLI_OK && !*recording->endpoint)
+        return cli_usage(recording->cli,
+                         "attnd does not say where recorders listen: its version has no "
+                         "tap.endpoint, or its port is `*`");
+    return code;
+}
+
+static int set_int(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof(value));
+}
+
+static int connect_tap(struct recording *recording)
+{
+    void *socket = zmq_socket(recording->cli->rpc->context, ZMQ_SUB);
+    if (!socket)
+        return cli_usage(recording->cli, "cannot make a socket: %s", zmq_strerror(errno));
+    recording->socket = socket;
+    topic_job("tap", recording->job, recording->topic);
+    set_int(socket, ZMQ_LINGER, 0);
+    set_int(socket, ZMQ_RCVHWM, RECEIVE_QUEUE);
+    if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, recording->topic, strlen(recording->topic)) == 0 &&
+        zmq_connect(socket, recording->endpoint) == 0)
+        return CLI_OK;
+    return cli_usage(recording->cli, "cannot listen at %s: %s", recording->endpoint,
+                     zmq_strerror(errno));
+}
+
+static int fail_silent(struct recording *recording)
+{
+    fprintf(recording->cli->err,
+            "attnctl: attnd does not answer at %s, its tap.endpoint, within %g s\n",
+            recording->endpoint, recording->cli->args->timeout_ms / 1000.0);
+    return CLI_UNREACHABLE;
+}
+
+/* Waits for the first message, which says that we are heard, and opens the file. */
+static int begin(struct recording *recording)
+{
+    const struct args *args = recording->cli->args;
+    uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + (uint64_t)args->timeout_ms * 1000000;
+    struct tapped tapped;
+    bool heard = false;
+    for (; !heard && !interrupt_came() && clock_ns(CLOCK_MONOTONIC) < deadline;
+         clear_tapped(&tapped)) {
+        heard = receive(recording, &tapped);
+        if (heard)
+            note_number(recording, &tapped);
+    }
+    if (!heard)
+        return fail_silent(recording);
+    if (recorder_open(args->words[2], args->given & ARGS_FORCE, clock_ns(CLOCK_REALTIME),
+                      &recording->recorder, recording->error) != 0) {
+        fail_file(recording);
+        return CLI_USAGE;
+    }
+    recording->recorder.pack = args->given & ARGS_COMPRESS;
+    return CLI_OK;
+}
+
+/* Until the end -------------------------------------------------------------------------------- */
+
+/* Takes one message, if one comes; with `ret_greeting` tells whether it was a greeting. */
+static int take(struct recording *recording, bool *ret_came, bool *ret_greeting)
+{
+    struct tapped tapped;
+    int code = CLI_OK;
+    *ret_came = receive(recording, &tapped);
+    *ret_greeting = *ret_came && tapped.count == LEADING;
+    if (*ret_came)
+        note_number(recording, &tapped);
+    if (*ret_came && !*ret_greeting)
+        code = write_tapped(recording, &tapped);
+    clear_tapped(&tapped);
+    return code;
+}
+
+static bool is_complete(const struct recording *recording, uint64_t since_ns)
+{
+    const struct args *args = recording->cli->args;
+    const struct recorder *recorder = &recording->recorder;
+    return interrupt_came() || ((args->given & ARGS_COUNT) && recorder->messages >= args->count) ||
+           ((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks)) ||
+           ((args->given & ARGS_SECONDS) &&
+            (double)(clock_ns(CLOCK_MONOTONIC) - since_ns) >= args->seconds * 1e9);
+}
+
+static int follow(struct recording *recording)
+{
+    uint64_t since_ns = clock_ns(CLOCK_MONOTONIC);
+    int code = CLI_OK;
+    bool came, greeting;
+    while (code == CLI_OK && !is_complete(recording, since_ns))
+        code = take(recording, &came, &greeting);
+    return code;
+}
+
+/* What attnd has dropped since the last message shows in no number any more. Another subscription
+ * makes it greet us once more, behind all that is on its way. */
+static int catch_up(struct recording *recording)
+{
+    void *last = recording->socket, *another = NULL;
+    uint64_t patience_ns = (uint64_t)recording->cli->args->timeout_ms * 1000000;
+    uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + patience_ns;
+    bool came, greeting = false;
+    int code = connect_tap(recording);
+    another = recording->socket;
+    recording->socket = last;
+    while (code == CLI_OK && !greeting && clock_ns(CLOCK_MONOTONIC) < deadline) {
+        code = take(recording, &came, &greeting);
+        if (came)
+            deadline = clock_ns(CLOCK_MONOTONIC) + patience_ns;
+    }
+    if (another && another != last)
+        zmq_close(another);
+    recording->breaks += !greeting;
+    return code;
+}
+
+/* Whether the end came at some time, and not with a message. */
+static bool ended_by_time(const struct recording *recording)
+{
+    const struct args *args = recording->cli->args;
+    return !((args->given & ARGS_COUNT) && recording->recorder.messages >= args->count) &&
+           !((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks));
+}
+
+static void print_json(const struct recording *recording)
+{
+    const struct recorder *recorder = &recording->recorder;
+    struct cli *cli = recording->cli;
+    fprintf(cli->out,
+            "{\"messages\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"file_bytes\": %" PRIu64
+            ", \"lost\": %" PRIu64 ", \"breaks\": %" PRIu64 "}\n",
+            recorder->messages, recorder->payload, recorder->bytes, recording->lost,
+            recording->breaks);
+}
+
+static void print_text(const struct recording *recording)
+{
+    const struct recorder *recorder = &recording->recorder;
+    struct cli *cli = recording->cli;
+    char payload[OUT_SIZE_MAX], file[OUT_SIZE_MAX];
+    out_size(recorder->payload, payload);
+    out_size(recorder->bytes, file);
+    fprintf(cli->out, "%s: %" PRIu64 " message%s of %s, %s in %s, %" PRIu64 " lost\n",
+            recorder->path, recorder->messages, out_plural(recorder->messages), recording->job,
+            payload, file, recording->lost);
+    if (recording->breaks > 0)
+        fprintf(cli->out,
+                "the connection broke %" PRIu64 " time%s: what came meanwhile is not in the file\n",
+                recording->breaks, out_plural(recording->breaks));
+}
+
+static int finish(struct recording *recording)
+{
+    struct cli *cli = recording->cli;
+    if (recorder_close(&recording->recorder, recording->error) != 0)
+        return fail_file(recording);
+    if (cli->args->given & ARGS_JSON)
+        print_json(recording);
+    else
+        print_text(recording);
+    if (recording->recorder.messages == 0)
+        fprintf(cli->err, "attnctl: nothing came of %s: is it running? (see attnctl jobs)\n",
+                recording->job);
+    return recording->lost > 0 || recording->breaks > 0 ? CLI_FINDING : CLI_OK;
+}
+
+static int record(struct recording *recording)
+{
+    int code = ask_endpoint(recording);
+    if (code == CLI_OK)
+        code = connect_tap(recording);
+    interrupt_catch();
+    if (code == CLI_OK)
+        code = begin(recording);
+    if (code != CLI_OK)
+        return code;
+    fprintf(recording->cli->err, "attnctl: recording %s to %s; Ctrl-C ends\n", recording->job,
+            recording->recorder.path);
+    int failure = follow(recording);
+    if (failure == CLI_OK && ended_by_time(recording))
+        failure = catch_up(recording);
+    code = finish(recording);
+    return failure != CLI_OK ? failure : code;
+}
+
+int cmd_record(struct cli *cli)
+{
+    struct recording recording = {.cli = cli, .job = cli->args->words[1]};
+    if (!job_name_valid(recording.job, strlen(recording.job)))
+        return cli_usage(cli, "'%.80s' is no name of a job (valid: 1 to 128 of A-Z a-z 0-9 . _ -)",
+                         recording.job);
+    int code = record(&recording);
+    if (recording.socket)
+        zmq_close(recording.socket);
+    ranks_clear(&recording.ranks);
+    return code;
+}

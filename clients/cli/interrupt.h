@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/* interrupt: Ctrl-C and SIGTERM as a question, for commands that go on until then. */
+#ifndef CLI_INTERRUPT_H
+#define CLI_INTERRUPT_H
+
+#include <stdbool.h>
+
+/* From now on the first of them does not end the process; a waiting poll returns early. */
+void interrupt_catch(void);
+bool interrupt_came(void);
+
+#endif

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+#include "feed.h"
+
+#include "field.h"
+#include "interrupt.h"
+#include "out.h"
+
+#include <inttypes.h>
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+
+/* How often attnd is asked how far it is. */
+#define ASK_MS 20
+/* attnd whose counters do not change for this long has not got everything, or hangs: a message may
+ * take it a minute. */
+#define STALL_NS UINT64_C(120000000000)
+/* The same when it has nothing in flight. */
+#define IDLE_NS UINT64_C(5000000000)
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Counting -------------------------------------------------------------------------------------
+ */
+
+static void read_reasons(const msgpack_object *dropped, struct feed_counts *counts)
+{
+    uint32_t count = dropped && dropped->type == MSGPACK_OBJECT_MAP ? dropped->via.map.size : 0;
+    for (uint32_t i = 0; i < count && i < FEED_REASONS_MAX; i++) {
+        char *name = counts->reasons[counts->reason_count].name;
+        field_show(&dropped->via.map.ptr[i].key, name, sizeof(counts->reasons[0].name));
+        counts->reasons[counts->reason_count++].count = field_u64(dropped, name);
+    }
+    counts->dropped = field_sum(dropped);
+}
+
+int feed_count(struct cli *cli, struct feed_counts *ret_counts)
+{
+    struct rpc_reply reply;
+    int code = cli_call(cli, "stats", NULL, &reply);
+    if (code != CLI_OK)
+        return code;
+    *ret_counts = (struct feed_counts){
+        .received = field_u64(reply.result, "received"),
+        .processed = field_u64(reply.result, "processed"),
+        .in_flight = field_u64(reply.result, "in_flight"),
+        .summaries = field_u64(reply.result, "summaries"),
+        .alerts = field_u64(reply.result, "alerts"),
+    };
+    read_reasons(mpk_find(reply.result, "dropped"), ret_counts);
+    rpc_reply_clear(&reply);
+    return CLI_OK;
+}
+
+uint64_t feed_dropped(const struct feed_counts *counts, const char *reason)
+{
+    for (uint32_t i = 0; i < counts->reason_count; i++)
+        if (strcmp(counts->reasons[i].name, reason) == 0)
+            return counts->reasons[i].count;
+    return 0;
+}
+
+void feed_subtract(struct feed_counts *counts, const struct feed_counts *before)
+{
+    counts->received -= before->received;
+    counts->processed -= before->processed;
+    counts->summaries -= before->summaries;
+    counts->alerts -= before->alerts;
+    counts->dropped -= before->dropped;
+    for (uint32_t i = 0; i < counts->reason_count; i++)
+        counts->reasons[i].count -= feed_dropped(before, counts->reasons[i].name);
+}
+
+void feed_print_dropped(const struct feed_counts *counts, bool json, FILE *out)
+{
+    const char *separator = "";
+    for (uint32_t i = 0; i < counts->reason_count; i++) {
+        if (counts->reasons[i].count == 0)
+            continue;
+        fprintf(out, json ? "%s\"%s\": %" PRIu64 : "%s%s %" PRIu64, separator,
+                counts->reasons[i].name, counts->reasons[i].count);
+        separator = ", ";
+    }
+}
+
+/* Sending --------------------------------------------------------------------------------------
+ */
+
+static int explain(struct cli *cli, enum sender_status status, const char *endpoint, uint64_t sent)
+{
+    switch (status) {
+    case SENDER_ENDPOINT:
+        return cli_usage(cli, "'%.200s': not an endpoint (valid: tcp://host:port, ipc://path)",
+                         endpoint);
+    case SENDER_NOBODY:
+        fprintf(cli->err,
+                "attnctl: attnd does not subscribe at %s, its ingest.endpoint, within %g s\n",
+                endpoint, cli->args->timeout_ms / 1000.0);
+        return CLI_UNREACHABLE;
+    case SENDER_GONE:
+        fprintf(cli->err, "attnctl: attnd went away after %" PRIu64 " message%s\n", sent,
+                out_plural(sent));
+        return CLI_UNREACHABLE;
+    case SENDER_INTERRUPTED:
+        fprintf(cli->err, "attnctl: interrupted after %" PRIu64 " message%s\n", sent,
+                out_plural(sent));
+        return CLI_FINDING;
+    default:
+        fputs("attnctl: out of memory\n", cli->err);
+        return CLI_FINDING;
+    }
+}
+
+int feed_open(struct cli *cli, void *context, const char *endpoint, struct sender *ret_sender)
+{
+    enum sender_status status = sender_open(context, endpoint, cli->args->timeout_ms, ret_sender);
+    return status == SENDER_OK ? CLI_OK : explain(cli, status, endpoint, 0);
+}
+
+/* When messages are due: the first one now. */
+struct rhythm {
+    double factor; /* 0 = at once */
+    uint64_t first_ns, started_ns;
+};
+
+static enum sender_status await_turn(struct sender *sender, struct rhythm *rhythm,
+                                     uint64_t received_ns)
+{
+    uint64_t now = now_ns();
+    if (rhythm->started_ns == 0) {
+        rhythm->started_ns = now;
+        rhythm->first_ns = received_ns;
+    }
+    if (rhythm->factor == 0 || received_ns <= rhythm->first_ns)
+        return SENDER_OK;
+    double due_ns = (double)(received_ns - rhythm->first_ns) / rhythm->factor;
+    double left_ns = due_ns - (double)(now - rhythm->started_ns);
+    return left_ns > 0 ? sender_pause(sender, left_ns < 1e18 ? (uint64_t)left_ns : UINT64_MAX / 2)
+                       : SENDER_OK;
+}
+
+static enum sender_status send_one(struct sender *sender, struct rhythm *rhythm,
+                                   const struct recorded *recorded, struct ranks *ranks)
+{
+    enum sender_status status = await_turn(sender, rhythm, recorded->received_ns);
+    if (status == SENDER_OK)
+        status = sender_send(sender, recorded->frames, recorded->frame_count);
+    if (status == SENDER_OK && ranks &&
+        ranks_note(ranks, recorded->frames, recorded->frame_count) != 0)
+        status = SENDER_MEMORY;
+    return status;
+}
+
+int feed_send(struct cli *cli, struct playback *playback, struct sender *sender, double factor,
+              struct ranks *ranks)
+{
+    struct rhythm rhythm = {.factor = factor};
+    struct recorded recorded;
+    enum playback_status status;
+    char error[PLAYBACK_ERROR_MAX];
+    while ((status = playback_next(playback, &recorded, error)) == PLAYBACK_MESSAGE) {
+        enum sender_status sent = send_one(sender, &rhythm, &recorded, ranks);
+        if (sent != SENDER_OK)
+            return explain(cli, sent, "", sender->sent);
+        if (interrupt_came())
+            return explain(cli, SENDER_INTERRUPTED, "", sender->sent);
+    }
+    if (status == PLAYBACK_END)
+        return CLI_OK;
+    fprintf(cli->err, "attnctl: %s\n", error);
+    return status == PLAYBACK_CUT ? CLI_OK : CLI_USAGE;
+}
+
+/* Settling -------------------------------------------------------------------------------------
+ */
+
+static bool is_same(const struct feed_counts *a, const struct feed_counts *b)
+{
+    return a->received == b->received && a->processed == b->processed &&
+           a->in_flight == b->in_flight;
+}
+
+static int give_up(struct cli *cli, const struct feed_counts *before,
+                   const struct feed_counts *after, uint64_t messages)
+{
+    fprintf(cli->err,
+            "attnctl: attnd has received %" PRIu64 " of %" PRIu64
+            " messages, and is computing %" PRIu64 "; nothing moves any more\n",
+            after->received - before->received, messages, after->in_flight);
+    return CLI_FINDING;
+}
+
+int feed_settle(struct cli *cli, const struct feed_counts *before, uint64_t messages,
+                struct feed_counts *ret_since)
+{
+    struct feed_counts last = {0}, now;
+    uint64_t changed_ns = now_ns();
+    for (;;) {
+        int code = feed_count(cli, &now);
+        if (code != CLI_OK)
+            return code;
+        if (now.received - before->received >= messages && now.in_flight == 0)
+            break;
+        if (interrupt_came())
+            return explain(cli, SENDER_INTERRUPTED, "", messages);
+        if (!is_same(&last, &now))
+            changed_ns = now_ns();
+        else if (now_ns() - changed_ns > (now.in_flight ? STALL_NS : IDLE_NS))
+            return give_up(cli, before, &now, messages);
+        last = now;
+        poll(NULL, 0, ASK_MS);
+    }
+    feed_subtract(&now, before);
+    *ret_since = now;
+    return CLI_OK;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/* feed: sends a recording to attnd and waits until attnd is through with it; what replay and check
+ * have in common. One thread. */
+#ifndef CLI_FEED_H
+#define CLI_FEED_H
+
+#include "cli.h"
+#include "playback.h"
+#include "ranks.h"
+#include "sender.h"
+
+/* More reasons than attnd has. */
+#define FEED_REASONS_MAX 128
+
+/* What attnd counts. */
+struct feed_counts {
+    uint64_t received, processed, in_flight;
+    uint64_t summaries, alerts;
+    uint64_t dropped; /* for all reasons */
+    struct {
+        char name[64];
+        uint64_t count;
+    } reasons[FEED_REASONS_MAX];
+    uint32_t reason_count;
+};
+
+/* Asks for the counters; a failure is explained on err. Returns CLI_OK or the exit code. */
+int feed_count(struct cli *cli, struct feed_counts *ret_counts);
+
+/* The counters from `before` on, in place. */
+void feed_subtract(struct feed_counts *counts, const struct feed_counts *before);
+uint64_t feed_dropped(const struct feed_counts *counts, const char *reason);
+/* "late 2, shape 1", or as the inside of a JSON map. */
+void feed_print_dropped(const struct feed_counts *counts, bool json, FILE *out);
+
+/* Opens the sender; a failure is explained on err. Returns CLI_OK or the exit code. */
+int feed_open(struct cli *cli, void *context, const char *endpoint, struct sender *ret_sender);
+
+/* Sends every message that can be read: `rhythm` times as fast as recorded, or at once with 0.
+ * `ranks` may be NULL. A last record that is cut short is only mentioned on err. Returns CLI_OK, or
+ * the exit code after explaining on err. */
+int feed_send(struct cli *cli, struct playback *playback, struct sender *sender, double rhythm,
+              struct ranks *ranks);
+
+/* Waits until attnd has received `messages` more than `before` and has computed them all, and tells
+ * what it has counted since then. Gives up when nothing changes for long. Returns CLI_OK or the
+ * exit code. */
+int feed_settle(struct cli *cli, const struct feed_counts *before, uint64_t messages,
+                struct feed_counts *ret_since);
+
+#endif

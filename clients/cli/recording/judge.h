@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/* judge: an attnd of our own, within this process, on sockets in a directory that nobody else can
+ * enter. It keeps no history and notifies nobody. One at a time; one thread. */
+#ifndef CLI_JUDGE_H
+#define CLI_JUDGE_H
+
+#include "config.h"
+
+#include <pthread.h>
+
+struct daemon;
+
+struct judge {
+    struct config config; /* owned */
+    char directory[ENDPOINT_MAX];
+    struct daemon *daemon;
+    pthread_t thread;
+};
+
+/* What holds for a judge: the settings of a file (NULL = defaults), but for what a judge decides
+ * itself. Returns 0, or -1 with a sentence (CONFIG_ERROR_MAX bytes). */
+int judge_configure(const char *path, struct config *ret_config, char *reterr);
+
+/* Takes the config over, also on failure. Returns 0, or -1 with a sentence. */
+int judge_start(struct config *config, struct judge *ret_judge, char *reterr);
+
+/* Ends it and waits until it has ended. */
+void judge_stop(struct judge *judge);
+
+#endif

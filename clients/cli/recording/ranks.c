@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+#include "ranks.h"
+
+#include "err.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool is_of(const struct recorded_rank *rank, const struct header *header)
+{
+    return rank->rank == header->rank && memcmp(rank->run, header->run, RUN_BYTES) == 0 &&
+           strcmp(rank->job, header->job) == 0;
+}
+
+static struct recorded_rank *find(struct ranks *ranks, const struct header *header)
+{
+    for (size_t i = 0; i < ranks->count; i++) {
+        size_t index = (ranks->next + i) % ranks->count;
+        if (!is_of(&ranks->items[index], header))
+            continue;
+        ranks->next = index;
+        return &ranks->items[index];
+    }
+    return NULL;
+}
+
+/* NULL when out of memory. */
+static struct recorded_rank *add(struct ranks *ranks, const struct header *header)
+{
+    if (ranks->count == ranks->capacity) {
+        size_t capacity = ranks->capacity ? 2 * ranks->capacity : 8;
+        void *items = realloc(ranks->items, capacity * sizeof(*ranks->items));
+        if (!items)
+            return NULL;
+        ranks->items = items;
+        ranks->capacity = capacity;
+    }
+    struct recorded_rank *rank = &ranks->items[ranks->count++];
+    *rank = (struct recorded_rank){.rank = header->rank};
+    strcpy(rank->job, header->job);
+    memcpy(rank->run, header->run, RUN_BYTES);
+    return rank;
+}
+
+static void note(struct recorded_rank *rank, const struct header *header)
+{
+    rank->world = header->world;
+    rank->epoch = header->epoch;
+    rank->step = header->step;
+    rank->time_ns = header->time_ns;
+    if (header->type != MESSAGE_EVENT)
+        return;
+    rank->event_seq = header->seq + 1;
+    rank->event_dropped = header->dropped;
+    rank->bye = rank->bye || header->event == EVENT_BYE;
+}
+
+int ranks_note(struct ranks *ranks, const struct recording_frame *frames, uint32_t count)
+{
+    struct header header;
+    const char *key;
+    if (count < 2 || header_decode(frames[1].data, frames[1].size, &header, &key) != 0)
+        return 0;
+    struct recorded_rank *rank = find(ranks, &header);
+    if (!rank)
+        rank = add(ranks, &header);
+    if (rank)
+        note(rank, &header);
+    header_clear(&header);
+    return rank ? 0 : ERR_MEMORY;
+}
+
+bool ranks_all_bye(const struct ranks *ranks)
+{
+    for (size_t i = 0; i < ranks->count; i++)
+        if (!ranks->items[i].bye)
+            return false;
+    return ranks->count > 0;
+}
+
+void ranks_clear(struct ranks *ranks)
+{
+    free(ranks->items);
+    *ranks = (struct ranks){0};
+}

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+/* A row has where and when it is, then every statistic. Text comes from names that attnd has
+ * checked ([A-Za-z0-9._-]), so that neither commas nor quotes need care; other characters, which an
+ * answer of something else could hold, are replaced by field_text or here. */
+#include "series.h"
+
+#include "field.h"
+#include "header.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const statistics[] = {"mean", "std", "min",  "max",  "p50",
+                                         "p90",  "p99", "last", "count"};
+enum { STATISTICS = sizeof(statistics) / sizeof(statistics[0]) };
+
+/* first_unit, last_unit: `last` alone is a statistic. */
+static const char *const columns[] = {
+    "job",  "run",     "unit",    "length", "every", "first_unit", "last_unit", "epoch",
+    "step", "time_ns", "partial", "stack",  "layer", "site",       "head",      "metric"};
+enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
+
+struct series series_of(const msgpack_object *map)
+{
+    struct series series = {.map = map, .heads = field_length(mpk_find(map, "heads"))};
+    const msgpack_object *values = mpk_find(map, "values");
+    series.windows = field_length(mpk_find(mpk_find(map, "windows"), "last"));
+    if (field_length(values) > 0 && values->type == MSGPACK_OBJECT_MAP) {
+        const msgpack_object *first = &values->via.map.ptr[0].val;
+        series.nested = field_length(first) > 0 && first->type == MSGPACK_OBJECT_ARRAY &&
+                        first->via.array.ptr[0].type == MSGPACK_OBJECT_ARRAY;
+    }
+    return series;
+}
+
+static const msgpack_object *item(const msgpack_object *list, uint32_t index)
+{
+    if (!list || list->type != MSGPACK_OBJECT_ARRAY || index >= list->via.array.size)
+        return NULL;
+    return &list->via.array.ptr[index];
+}
+
+static const msgpack_object *window_item(const struct series *series, const char *key,
+                                         uint32_t window)
+{
+    return item(mpk_find(mpk_find(series->map, "windows"), key), window);
+}
+
+uint64_t series_window(const struct series *series, const char *key, uint32_t window)
+{
+    const msgpack_object *value = window_item(series, key, window);
+    uint64_t number;
+    return value && mpk_get_u64(value, UINT64_MAX, &number) == 0 ? number : 0;
+}
+
+bool series_partial(const struct series *series, uint32_t window)
+{
+    const msgpack_object *value = window_item(series, "partial", window);
+    bool partial;
+    return value && mpk_get_bool(value, &partial) == 0 && partial;
+}
+
+double series_value(const struct series *series, const char *statistic, uint32_t head,
+                    uint32_t window)
+{
+    const msgpack_object *list = mpk_find(mpk_find(series->map, "values"), statistic);
+    if (series->nested)
+        list = item(list, head);
+    return field_item(list, window);
+}
+
+static const msgpack_object *head_map(const struct series *series, uint32_t head)
+{
+    return item(mpk_find(series->map, "heads"), head);
+}
+
+void series_place(const struct series *series, uint32_t head, char ret_place[SERIES_PLACE_MAX])
+{
+    const msgpack_object *map = head_map(series, head);
+    const msgpack_object *number = mpk_find(map, "head");
+    char layer[LAYER_TEXT_MAX];
+    field_layer(map, layer);
+    if (number && number->type == MSGPACK_OBJECT_POSITIVE_INTEGER)
+        snprintf(ret_place, SERIES_PLACE_MAX, "%.40s.h%" PRIu64, layer, number->via.u64);
+    else
+        snprintf(ret_place, SERIES_PLACE_MAX, "%.40s", layer);
+}
+
+/* Rows */
+
+void series_print_header(FILE *out)
+{
+    for (int i = 0; i < COLUMNS; i++)
+        fprintf(out, "%s%s", i > 0 ? "," : "", columns[i]);
+    for (int i = 0; i < STATISTICS; i++)
+        fprintf(out, ",%s", statistics[i]);
+    putc('\n', out);
+}
+
+/* How the values of a row are written. */
+struct form {
+    bool json;
+    FILE *out;
+    bool first;
+};
+
+static void begin_value(struct form *form, const char *name)
+{
+    if (!form->first)
+        putc(',', form->out);
+    if (form->json)
+        fprintf(form->out, "\"%s\":", name);
+    form->first = false;
+}
+
+static void print_text(struct form *form, const char *name, const msgpack_object *map)
+{
+    char text[JOB_NAME_MAX + 1];
+    field_text(map, name, text, sizeof(text));
+    for (char *at = text; *at; at++)
+        if (*at == ',' || *at == '"' || *at == '\\')
+            *at = '?';
+    begin_value(form, name);
+    fprintf(form->out, form->json ? "\"%s\"" : "%s", text);
+}
+
+static void print_u64(struct form *form, const char *name, uint64_t number)
+{
+    begin_value(form, name);
+    fprintf(form->out, "%" PRIu64, number);
+}
+
+/* As few digits as give the same number back. */
+static void shortest(double number, char ret_text[32])
+{
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(ret_text, 32, "%.*g", digits, number);
+        if (strtod(ret_text, NULL) == number)
+            return;
+    }
+}
+
+static void print_f64(struct form *form, const char *name, double number)
+{
+    char text[32] = "";
+    begin_value(form, name);
+    if (isfinite(number))
+        shortest(number, text);
+    else if (form->json)
+        snprintf(text, sizeof(text), "null");
+    fputs(text, form->out);
+}
+
+static void print_when(struct form *form, const struct series *series, uint32_t window)
+{
+    print_text(form, "unit", series->map);
+    print_u64(form, "length", field_u64(series->map, "length"));
+    print_u64(form, "every", field_u64(series->map, "every"));
+    print_u64(form, "first_unit", series_window(series, "first", window));
+    print_u64(form, "last_unit", series_window(series, "last", window));
+    print_u64(form, "epoch", series_window(series, "epoch", window));
+    print_u64(form, "step", series_window(series, "step", window));
+    print_u64(form, "time_ns", series_window(series, "time_ns", window));
+    begin_value(form, "partial");
+    fputs(series_partial(series, window) ? "true" : "false", form->out);
+}
+
+static void print_where(struct form *form, const msgpack_object *head)
+{
+    print_text(form, "stack", head);
+    print_u64(form, "layer", field_u64(head, "layer"));
+    print_text(form, "site", head);
+    print_f64(form, "head", field_number(mpk_find(head, "head")));
+}
+
+static void print_row(struct form *form, const struct series *series, uint32_t head,
+                      uint32_t window)
+{
+    form->first = true;
+    print_text(form, "job", series->map);
+    print_text(form, "run", series->map);
+    print_when(form, series, window);
+    print_where(form, head_map(series, head));
+    print_text(form, "metric", series->map);
+    for (int i = 0; i < STATISTICS; i++)
+        print_f64(form, statistics[i], series_value(series, statistics[i], head, window));
+}
+
+static void print_rows(const struct series *series, struct form *form, const char *begin,
+                       const char *end)
+{
+    for (uint32_t head = 0; head < series->heads; head++)
+        for (uint32_t window = 0; window < series->windows; window++) {
+            fputs(begin, form->out);
+            print_row(form, series, head, window);
+            fputs(end, form->out);
+        }
+}
+
+void series_print_csv(const struct series *series, FILE *out)
+{
+    struct form form = {.out = out};
+    print_rows(series, &form, "", "\n");
+}
+
+void series_print_json(const struct series *series, FILE *out)
+{
+    struct form form = {.json = true, .out = out};
+    print_rows(series, &form, "{", "}\n");
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* series: an answer of `history` read by head, statistic and window; and as rows for other
+ * programs. Pure; borrows the answer. */
+#ifndef CLI_SERIES_H
+#define CLI_SERIES_H
+
+#include "mpk.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+struct series {
+    const msgpack_object *map;
+    uint32_t heads, windows;
+    bool nested; /* values are lists over heads of lists */
+};
+
+/* What an answer lacks is shown as missing. */
+struct series series_of(const msgpack_object *map);
+
+/* A number of a window: "first", "last", "epoch", "step", "time_ns". */
+uint64_t series_window(const struct series *series, const char *key, uint32_t window);
+bool series_partial(const struct series *series, uint32_t window);
+/* NaN when there is none. */
+double series_value(const struct series *series, const char *statistic, uint32_t head,
+                    uint32_t window);
+/* "decoder.3.self.h2"; without ".h2" for a number of the whole layer. */
+#define SERIES_PLACE_MAX 64
+void series_place(const struct series *series, uint32_t head, char ret_place[SERIES_PLACE_MAX]);
+
+/* The names of the columns below. */
+void series_print_header(FILE *out);
+/* A row per head and window: as comma-separated values, or one JSON object per line. Numbers have
+ * all their digits; what does not exist is empty, or null. */
+void series_print_csv(const struct series *series, FILE *out);
+void series_print_json(const struct series *series, FILE *out);
+
+#endif

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* spark: a line of small bars, for terminals that can show them. Pure. */
+#ifndef CLI_SPARK_H
+#define CLI_SPARK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Whether `out` is a terminal and the environment says UTF-8. */
+bool spark_fits(FILE *out);
+
+/* Bytes of a line of `width` bars, with a NUL. */
+#define SPARK_BYTES(width) (3 * (size_t)(width) + 1)
+
+/* One bar per value, from the least to the greatest; blank for NaN. With more values than `width`
+ * each bar is the mean of several that follow one another. */
+void spark_line(const double *values, uint32_t count, uint32_t width, char *ret_line);
+
+#endif

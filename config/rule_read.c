@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: MIT */
+/* rule_read: one rule of a file. It begins as the rule of the same name, or as a blank one; keys
+ * replace what is there; at the end it is made whole and checked.
+ *
+ * A condition takes the place of the one before, and what belongs to that goes with it: `clear`,
+ * unless it is given too, follows from the new bound, and `within` is 1 again. */
+#include "names.h"
+#include "rule_list.h"
+
+#include "result.h"
+
+#include <math.h>
+#include <string.h>
+
+#define LETTERS                                                                                    \
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"                                         \
+    "0123456789._-"
+
+/* Words */
+
+static bool find_word(const char *const *words, const char *text, unsigned *ret_index)
+{
+    for (unsigned i = 0; words[i]; i++) {
+        if (strcmp(words[i], text) == 0) {
+            *ret_index = i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static int refuse(const struct rule_draft *draft, enum rule_key key, const char *text,
+                  struct origin origin, const char *reason, char *reterr)
+{
+    char quoted[QUOTE_MAX + 4];
+    return config_error(reterr, origin, "%s.%s: '%s': %s (valid: %s)", draft->label,
+                        rule_keys[key].name, config_quotable(text, quoted), reason,
+                        rule_keys[key].valid);
+}
+
+/* What a metric might have been meant to be: names that hold the text or differ in few letters. */
+static bool is_close(const char *name, const char *text)
+{
+    return (strlen(text) >= 3 && strstr(name, text)) || strstr(text, name) ||
+           names_distance(name, text) <= 3;
+}
+
+static int unknown_metric(const struct rule_draft *draft, const char *text, struct origin origin,
+                          char *reterr)
+{
+    struct names close = {.wanted = text, .distance = 32};
+    char quoted[QUOTE_MAX + 4];
+    for (uint32_t metric = 0, count = 0; metric < RULE_METRIC_COUNT && count < 8; metric++) {
+        if (!is_close(rule_metric_name(metric), text))
+            continue;
+        names_add(&close, rule_metric_name(metric));
+        count++;
+    }
+    return config_error(reterr, origin,
+                        "%s.metric: '%s': no such metric (valid: the metrics of PROTOCOL.md and "
+                        "those of config/README.md%s%s)",
+                        draft->label, config_quotable(text, quoted), close.used ? "; close: " : "",
+                        close.list);
+}
+
+/* One key */
+
+static int put_metric(struct rule_draft *draft, const char *text, struct origin origin,
+                      char *reterr)
+{
+    uint32_t metric = rule_metric_find(text);
+    if (metric == RULE_METRIC_COUNT)
+        return unknown_metric(draft, text, origin, reterr);
+    draft->rule.metric = metric;
+    return 0;
+}
+
+static int put_number(struct rule_draft *draft, enum rule_key key, const char *text, double *number,
+                      struct origin origin, char *reterr)
+{
+    if (value_decimal(text, number))
+        return 0;
+    return refuse(draft, key, text, origin, "not a number", reterr);
+}
+
+static int put_count(struct rule_draft *draft, enum rule_key key, const char *text,
+                     uint32_t maximum, uint32_t *count, struct origin origin, char *reterr)
+{
+    struct value_rule rule = {VALUE_COUNT, 1, maximum};
+    char reason[VALUE_REASON_MAX], quoted[QUOTE_MAX + 4];
+    uint64_t number;
+    if (value_parse(&rule, text, &number, reason) != 0)
+        return config_error(reterr, origin, "%s.%s: '%s': %s", draft->label, rule_keys[key].name,
+                            config_quotable(text, quoted), reason);
+    *count = (uint32_t)number;
+    return 0;
+}
+
+static int put_bool(struct rule_draft *draft, enum rule_key key, const char *text, bool *value,
+                    struct origin origin, char *reterr)
+{
+    static const char *const words[] = {"false", "true", NULL};
+    unsigned index;
+    if (!find_word(words, text, &index))
+        return refuse(draft, key, text, origin, "not one of the choices", reterr);
+    *value = index == 1;
+    return 0;
+}
+
+static int put_pattern(struct rule_draft *draft, enum rule_key key, const char *text, char *pattern,
+                       struct origin origin, char *reterr)
+{
+    size_t length = strlen(text);
+    if (length == 0 || length > RULE_PATTERN_MAX || strspn(text, LETTERS "*?[]!") != length) {
+        char quoted[QUOTE_MAX + 4];
+        return config_error(reterr, origin,
+                            "%s.%s: '%s': not a pattern (valid: 1 to %d of A-Z a-z 0-9 . _ - and "
+                            "* ? [ ] !)",
+                            draft->label, rule_keys[key].name, config_quotable(text, quoted),
+                            RULE_PATTERN_MAX);
+    }
+    memcpy(pattern, text, length + 1);
+    return 0;
+}
+
+static int put_word(struct rule_draft *draft, enum rule_key key, const char *const *words,
+                    const char *text, unsigned *value, struct origin origin, char *reterr)
+{
+    if (find_word(words, text, value))
+        return 0;
+    return refuse(draft, key, text, origin, "not one of the choices", reterr);
+}
+
+static int put_condition(struct rule_draft *draft, enum rule_key key, const char *text,
+                         struct origin origin, char *reterr)
+{
+    for (int other = RULE_KEY_BELOW; other <= RULE_KEY_GROWS_BY; other++)
+        if (other != (int)key && draft->key_line[other])
+            return config_error(
+                reterr, origin, "%s.%s: a second condition (first: %s on line %zu; valid: one)",
+                draft->label, rule_keys[key].name, rule_keys[other].name, draft->key_line[other]);
+    draft->rule.condition = (enum rule_condition)(key - RULE_KEY_BELOW);
+    return put_number(draft, key, text, &draft->rule.bound, origin, reterr);
+}
+
+static int put(struct rule_draft *draft, enum rule_key key, const char *text, struct origin origin,
+               char *reterr)
+{
+    static const char *const severities[] = {"info", "warning", "critical", NULL};
+    struct rule *rule = &draft->rule;
+    unsigned word = 0;
+    int result;
+    switch (key) {
+    case RULE_KEY_METRIC:
+        return put_metric(draft, text, origin, reterr);
+    case RULE_KEY_STATISTIC:
+        result = put_word(draft, key, rule_statistic_names, text, &word, origin, reterr);
+        rule->statistic = result == 0 ? (enum rule_statistic)word : rule->statistic;
+        return result;
+    case RULE_KEY_EACH:
+        result = put_word(draft, key, rule_each_names, text, &word, origin, reterr);
+        rule->each = result == 0 ? (enum rule_each)word : rule->each;
+        return result;
+    case RULE_KEY_SEVERITY:
+        result = put_word(draft, key, severities, text, &word, origin, reterr);
+        rule->severity = result == 0 ? (int)word : rule->severity;
+        return result;
+    case RULE_KEY_PER_KEY:
+        return put_bool(draft, key, text, &rule->per_key, origin, reterr);
+    case RULE_KEY_AFTER_CLEAR:
+        return put_bool(draft, key, text, &rule->after_clear, origin, reterr);
+    case RULE_KEY_ENABLED:
+        return put_bool(draft, key, text, &rule->enabled, origin, reterr);
+    case RULE_KEY_JOB:
+        return put_pattern(draft, key, text, rule->job, origin, reterr);
+    case RULE_KEY_LAYER:
+        return put_pattern(draft, key, text, rule->layer, origin, reterr);
+    case RULE_KEY_WITHIN:
+        return put_count(draft, key, text, RULE_WITHIN_MAX, &rule->within, origin, reterr);
+    case RULE_KEY_FOR:
+        return put_count(draft, key, text, RULE_FOR_MAX, &rule->windows, origin, reterr);
+    case RULE_KEY_CLEAR:
+        return put_number(draft, key, text, &rule->clear, origin, reterr);
+    default:
+        return put_condition(draft, key, text, origin, reterr);
+    }
+}
+
+int rules_put(struct rule_draft *draft, enum rule_key key, const char *text, struct origin origin,
+              char *reterr)
+{
+    if (draft->key_line[key])
+        return config_error(reterr, origin, "%s.%s: given twice (first on line %zu)", draft->label,
+                            rule_keys[key].name, draft->key_line[key]);
+    if (put(draft, key, text, origin, reterr) != 0)
+        return -1;
+    draft->key_line[key] = origin.line;
+    return 0;
+}
+
+int rules_find_key(const struct rule_draft *draft, const char *name, struct origin origin,
+                   char *reterr, enum rule_key *ret_key)
+{
+    struct names names = {.wanted = name, .distance = 32};
+    char guess[64], quoted[QUOTE_MAX + 4];
+    for (int key = 0; key < RULE_KEY_COUNT; key++) {
+        names_add(&names, rule_keys[key].name);
+        if (strcmp(rule_keys[key].name, name) == 0) {
+            *ret_key = (enum rule_key)key;
+            return 0;
+        }
+    }
+    return config_error(reterr, origin, "%s.%s: unknown key (valid in a rule: %s%s)", draft->label,
+                        config_quotable(name, quoted), names.list, names_guess(&names, guess));
+}
+
+/* A whole rule */
+
+static bool is_name(const char *text)
+{
+    size_t length = strlen(text);
+    return length > 0 && length <= RULE_NAME_MAX && strspn(text, LETTERS) == length;
+}
+
+static uint32_t find_rule(const struct config_rules *rules, const char *name)
+{
+    uint32_t index = 0;
+    while (index < rules->count && strcmp(rules->rules[index].name, name) != 0)
+        index++;
+    return index;
+}
+
+int rules_begin(const struct config_rules *rules, const char *name, struct origin origin,
+                char *reterr, struct rule_draft *ret_draft)
+{
+    char quoted[QUOTE_MAX + 4];
+    if (!is_name(name))
+        return config_error(reterr, origin,
+                            "rules: '%s': not a name (valid: 1 to %d of A-Z a-z 0-9 . _ -)",
+                            config_quotable(name, quoted), RULE_NAME_MAX);
+    uint32_t index = find_rule(rules, name);
+    if (index < rules->count && rules->line[index])
+        return config_error(reterr, origin, "rules.%s: given twice (first on line %zu)", name,
+                            rules->line[index]);
+    if (index == RULES_MAX)
+        return config_error(reterr, origin, "rules: more than %d rules, defaults included",
+                            RULES_MAX);
+    *ret_draft = (struct rule_draft){.origin = origin, .index = index};
+    ret_draft->rule = index < rules->count ? rules->rules[index] : rule_blank;
+    strcpy(ret_draft->rule.name, name);
+    snprintf(ret_draft->label, sizeof(ret_draft->label), "rules.%s", name);
+    return 0;
+}
+
+/* To six digits, so that it reads well: 0.11, not 0.11000000000000001. */
+static double tidy(double number)
+{
+    char text[VALUE_DECIMAL_MAX];
+    snprintf(text, sizeof(text), "%.6g", number);
+    value_decimal(text, &number);
+    return number;
+}
+
+/* 10 % of the bound beyond it, or half of the way to what the metric can be. */
+static double clear_of(const struct rule *rule)
+{
+    double minimum, maximum, slack = 0.1 * fabs(rule->bound);
+    rule_values(rule, &minimum, &maximum);
+    switch (rule->condition) {
+    case RULE_BELOW:
+        return tidy(fmin(rule->bound + slack, (rule->bound + maximum) / 2));
+    case RULE_ABOVE:
+        return tidy(fmax(rule->bound - slack, (rule->bound + minimum) / 2));
+    case RULE_GROWS_BY:
+        return tidy(rule->bound - 0.1 * (rule->bound - 1));
+    default:
+        return tidy(rule->bound - slack);
+    }
+}
+
+static void complete(struct rule_draft *draft)
+{
+    struct rule *rule = &draft->rule;
+    struct rule_metric_info info = rule_metric_info(rule->metric);
+    bool condition_given = false;
+    for (int key = RULE_KEY_BELOW; key <= RULE_KEY_GROWS_BY; key++)
+        condition_given = condition_given || draft->key_line[key];
+    if (!draft->key_line[RULE_KEY_EACH] && rule->each < info.finest)
+        rule->each = info.finest;
+    if (!rule_is_rate(rule->condition) && !draft->key_line[RULE_KEY_WITHIN])
+        rule->within = 1;
+    if (condition_given && !draft->key_line[RULE_KEY_CLEAR])
+        rule->clear = clear_of(rule);
+}
+
+int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr)
+{
+    if (draft->rule.metric == RULE_METRIC_COUNT)
+        return config_error(reterr, draft->origin, "%s: has no metric", draft->label);
+    if (draft->rule.condition == RULE_CONDITION_COUNT)
+        return config_error(reterr, draft->origin,
+                            "%s: has no condition (valid: one of below, above, falls_by, rises_by, "
+                            "grows_by)",
+                            draft->label);
+    complete(draft);
+    if (rule_check(draft, reterr) != 0)
+        return -1;
+    rules->rules[draft->index] = draft->rule;
+    rules->line[draft->index] = draft->origin.line;
+    if (draft->index == rules->count)
+        rules->count++;
+    return 0;
+}

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT */
+/* rules: the tables of rules.def, and rules as text. Reading them from a file: rule_read.c; whether
+ * what is read makes sense: rule_check.c. */
+#include "rule_list.h"
+
+#include "result.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct rule_key_info rule_keys[RULE_KEY_COUNT] = {
+#define RULE_KEY(symbol, name, text, valid, help) {#name, text, valid, help},
+#include "rules.def"
+#undef RULE_KEY
+};
+
+const struct rule rule_defaults[RULE_DEFAULT_COUNT] = {
+#define RULE(rule_name, rule_metric, rule_statistic, keys, rule_each, rule_condition, rule_bound,  \
+             rule_clear, rule_within, rule_for, rule_after_clear, rule_severity, help)             \
+    {.name = #rule_name,                                                                           \
+     .enabled = true,                                                                              \
+     .metric = rule_metric,                                                                        \
+     .statistic = RULE_##rule_statistic,                                                           \
+     .per_key = keys,                                                                              \
+     .each = RULE_EACH_##rule_each,                                                                \
+     .job = "*",                                                                                   \
+     .layer = "*",                                                                                 \
+     .condition = RULE_##rule_condition,                                                           \
+     .bound = rule_bound,                                                                          \
+     .clear = rule_clear,                                                                          \
+     .within = rule_within,                                                                        \
+     .windows = rule_for,                                                                          \
+     .after_clear = rule_after_clear,                                                              \
+     .severity = ALERT_##rule_severity},
+#include "rules.def"
+#undef RULE
+};
+
+const char *const rule_default_help[RULE_DEFAULT_COUNT] = {
+#define RULE(name, metric, statistic, per_key, each, condition, bound, clear, within, windows,     \
+             after_clear, severity, help)                                                          \
+    help,
+#include "rules.def"
+#undef RULE
+};
+
+const struct rule rule_blank = {
+    .enabled = true,
+    .metric = RULE_METRIC_COUNT,
+    .each = RULE_EACH_LAYER,
+    .job = "*",
+    .layer = "*",
+    .condition = RULE_CONDITION_COUNT,
+    .within = 1,
+    .windows = 1,
+    .severity = ALERT_WARNING,
+};
+
+/* Names: each list ends with NULL --------------------------------------------------------------
+ */
+
+const char *const rule_condition_names[RULE_CONDITION_COUNT + 1] = {
+    [RULE_BELOW] = "below",       [RULE_ABOVE] = "above",       [RULE_FALLS_BY] = "falls_by",
+    [RULE_RISES_BY] = "rises_by", [RULE_GROWS_BY] = "grows_by",
+};
+
+const char *const rule_statistic_names[RULE_STATISTIC_COUNT + 1] = {
+    [RULE_MEAN] = "mean",   [RULE_STD] = "std", [RULE_MIN] = "min",     [RULE_MAX] = "max",
+    [RULE_P50] = "p50",     [RULE_P90] = "p90", [RULE_P99] = "p99",     [RULE_LAST] = "last",
+    [RULE_DELTA] = "delta", [RULE_Z] = "z",     [RULE_ABS_Z] = "abs_z", [RULE_JS] = "js",
+};
+
+const char *const rule_each_names[RULE_EACH_COUNT + 1] = {
+    [RULE_EACH_HEAD] = "head",
+    [RULE_EACH_LAYER] = "layer",
+    [RULE_EACH_RUN] = "run",
+};
+
+const char *rule_statistic_name(enum rule_statistic statistic)
+{
+    return rule_statistic_names[statistic];
+}
+
+const char *rule_condition_name(enum rule_condition condition)
+{
+    return rule_condition_names[condition];
+}
+
+bool rule_is_rate(enum rule_condition condition)
+{
+    return condition == RULE_FALLS_BY || condition == RULE_RISES_BY || condition == RULE_GROWS_BY;
+}
+
+/* Metrics ---------------------------------------------------------------------------------------
+ */
+
+struct range {
+    bool known, per_key;
+    double minimum, maximum;
+};
+
+static const struct range ranges[METRIC_COUNT] = {
+#define RULE_RANGE(symbol, minimum, maximum, per_key)                                              \
+    [METRIC_##symbol] = {true, per_key, minimum, maximum},
+#include "rules.def"
+#undef RULE_RANGE
+};
+
+static const struct rule_metric_info others[] = {
+#define RULE_METRIC(symbol, name, finest, minimum, maximum, help)                                  \
+    {name, RULE_EACH_##finest, minimum, maximum, false},
+#include "rules.def"
+#undef RULE_METRIC
+};
+
+struct rule_metric_info rule_metric_info(uint32_t metric)
+{
+    if (metric >= METRIC_COUNT)
+        return others[metric - METRIC_COUNT];
+    struct rule_metric_info info = {metric_info[metric].name, RULE_EACH_HEAD, -INFINITY, INFINITY,
+                                    ranges[metric].per_key};
+    if (ranges[metric].known) {
+        info.minimum = ranges[metric].minimum;
+        info.maximum = ranges[metric].maximum;
+    }
+    return info;
+}
+
+const char *rule_metric_name(uint32_t metric)
+{
+    return rule_metric_info(metric).name;
+}
+
+uint32_t rule_metric_find(const char *name)
+{
+    uint32_t metric = 0;
+    while (metric < RULE_METRIC_COUNT && strcmp(rule_metric_name(metric), name) != 0)
+        metric++;
+    return metric;
+}
+
+/* As text ---------------------------------------------------------------------------------------
+ */
+
+static bool condition_text(const struct rule *rule, enum rule_condition condition,
+                           char ret_text[RULE_TEXT_MAX])
+{
+    if (rule->condition != condition)
+        return false;
+    value_decimal_print(rule->bound, ret_text);
+    return true;
+}
+
+static void bool_text(bool value, char ret_text[RULE_TEXT_MAX])
+{
+    strcpy(ret_text, value ? "true" : "false");
+}
+
+static void count_text(uint32_t count, char ret_text[RULE_TEXT_MAX])
+{
+    snprintf(ret_text, RULE_TEXT_MAX, "%" PRIu32, count);
+}
+
+bool rule_key_text(const struct rule *rule, enum rule_key key, char ret_text[RULE_TEXT_MAX])
+{
+    switch (key) {
+    case RULE_KEY_METRIC:
+        strcpy(ret_text, rule_metric_name(rule->metric));
+        return true;
+    case RULE_KEY_STATISTIC:
+        strcpy(ret_text, rule_statistic_names[rule->statistic]);
+        return true;
+    case RULE_KEY_PER_KEY:
+        bool_text(rule->per_key, ret_text);
+        return true;
+    case RULE_KEY_EACH:
+        strcpy(ret_text, rule_each_names[rule->each]);
+        return true;
+    case RULE_KEY_JOB:
+        strcpy(ret_text, rule->job);
+        return true;
+    case RULE_KEY_LAYER:
+        strcpy(ret_text, rule->layer);
+        return true;
+    case RULE_KEY_WITHIN:
+        count_text(rule->within, ret_text);
+        return rule_is_rate(rule->condition);
+    case RULE_KEY_FOR:
+        count_text(rule->windows, ret_text);
+        return true;
+    case RULE_KEY_CLEAR:
+        value_decimal_print(rule->clear, ret_text);
+        return true;
+    case RULE_KEY_AFTER_CLEAR:
+        bool_text(rule->after_clear, ret_text);
+        return true;
+    case RULE_KEY_SEVERITY:
+        strcpy(ret_text, alert_severity_name((enum alert_severity)rule->severity));
+        return true;
+    case RULE_KEY_ENABLED:
+        bool_text(rule->enabled, ret_text);
+        return true;
+    default:
+        return condition_text(rule, (enum rule_condition)(key - RULE_KEY_BELOW), ret_text);
+    }
+}
+
+/* The default of the same name, or NULL. */
+static const struct rule *find_default(const char *name)
+{
+    for (int i = 0; i < RULE_DEFAULT_COUNT; i++)
+        if (strcmp(rule_defaults[i].name, name) == 0)
+            return &rule_defaults[i];
+    return NULL;
+}
+
+/* Whether a rule has a key only because nothing else was given, and would have it again. */
+static bool goes_without_saying(const struct rule *rule, enum rule_key key, const char *text)
+{
+    char other[RULE_TEXT_MAX];
+    const struct rule *base = find_default(rule->name);
+    if (strcmp(text, rule_keys[key].text) != 0)
+        return false;
+    return !base || !rule_key_text(base, key, other) || strcmp(text, other) == 0;
+}
+
+void rule_each_key(const struct rule *rule,
+                   void (*visit)(void *data, const char *key, const char *text), void *data)
+{
+    for (int key = 0; key < RULE_KEY_COUNT; key++) {
+        char text[RULE_TEXT_MAX];
+        if (rule_key_text(rule, (enum rule_key)key, text) &&
+            !goes_without_saying(rule, (enum rule_key)key, text))
+            visit(data, rule_keys[key].name, text);
+    }
+}
+
+/* FNV-1a over the texts of the keys, each with its end. */
+uint64_t rule_hash(const struct rule *rule)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (int key = 0; key < RULE_KEY_COUNT; key++) {
+        char text[RULE_TEXT_MAX] = "";
+        if (key == RULE_KEY_SEVERITY || key == RULE_KEY_ENABLED)
+            continue;
+        if (!rule_key_text(rule, (enum rule_key)key, text))
+            text[0] = '\0';
+        for (size_t i = 0; i == 0 || text[i - 1]; i++)
+            hash = (hash ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
+    }
+    return hash;
+}
+
+/* Lists -----------------------------------------------------------------------------------------
+ */
+
+struct config_rules *rules_new(void)
+{
+    struct config_rules *rules = calloc(1, sizeof(*rules));
+    if (!rules)
+        return NULL;
+    memcpy(rules->rules, rule_defaults, sizeof(rule_defaults));
+    rules->count = RULE_DEFAULT_COUNT;
+    return rules;
+}
+
+uint32_t config_rule_count(const struct config *config)
+{
+    return config->rules ? config->rules->count : RULE_DEFAULT_COUNT;
+}
+
+const struct rule *config_rule(const struct config *config, uint32_t index)
+{
+    return config->rules ? &config->rules->rules[index] : &rule_defaults[index];
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/* alert_cell: what alerts keep, for alerts.c and alerts_pack.c, and the numbers and sentences of
+ * one judgement. Private to alerts. */
+#ifndef DAEMON_ALERT_CELL_H
+#define DAEMON_ALERT_CELL_H
+
+#include "alerts.h"
+#include "hash.h"
+#include "rules.h"
+
+/* What a rule knows of one head, layer or run. */
+struct alert_cell {
+    double value;                     /* what was compared last */
+    uint64_t since_epoch, since_step; /* where it began to hold */
+    uint32_t held;                    /* windows on end */
+    bool firing, told;                /* as it is; as the sink knows it */
+    bool held_back;                   /* counted as beyond alerts.per_window */
+    bool armed;                       /* has been clear */
+    uint8_t past_count, past_next;    /* of its ring */
+};
+
+/* What a rule knows of one layer (or of the run), head by head or as a whole. */
+struct alert_cells {
+    bool applies;
+    uint32_t count;          /* 0 = nothing yet */
+    struct alert_cell *cell; /* [count], owned */
+    double *past;            /* [count][rule.within], owned; values before, NULL unless a rate */
+};
+
+struct alert_layer {
+    uint32_t key; /* packed layer_id */
+    struct layer_id id;
+    UT_hash_handle hh;
+    struct alert_cells cells[]; /* [rule_count] */
+};
+
+/* Of a rule about the run: the values of the layers of this window. */
+struct alert_gathered {
+    double sum, min, max;
+    uint64_t count;
+};
+
+struct alerts {
+    char job[JOB_NAME_MAX + 1];
+    uint8_t run[RUN_BYTES];
+    struct result_common newest; /* job and run point into this struct */
+    uint32_t rule_count;
+    const struct rule *rules[RULES_MAX];
+    struct alert_layer *layers;
+    struct alert_layer *whole; /* the cells of the run; its id means nothing */
+    struct alert_gathered gathered[RULES_MAX];
+    uint32_t per_window, told, held_back; /* in this window */
+    uint64_t bytes;
+};
+
+/* The layer, made on first use; NULL when out of memory. */
+struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id);
+uint32_t alert_layer_pack(struct layer_id id);
+struct layer_id alert_layer_unpack(uint32_t key);
+/* Makes cells for so many heads; cells of another number are forgotten. Returns 0 or ERR_MEMORY. */
+int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule,
+                    uint32_t count);
+void alerts_forget(struct alerts *alerts);
+
+/* Numbers: NaN when there is none */
+
+/* Whether the window has what the rule judges. */
+bool alert_has(const struct summary_result *summary, const struct rule *rule);
+/* Of one head, for metrics of heads; of the layer, for the others. */
+double alert_head_value(const struct summary_result *summary, const struct rule *rule,
+                        uint32_t head);
+double alert_layer_value(const struct summary_result *summary, const struct rule *rule);
+void alert_gather(struct alert_gathered *gathered, double value);
+double alert_gathered_value(const struct alert_gathered *gathered, const struct rule *rule);
+
+/* Sentences */
+
+/* Where a cell is: layer and head, or less. */
+struct alert_place {
+    bool has_layer;
+    struct layer_id layer;
+    int32_t head; /* -1 = all of it */
+};
+
+#define ALERT_MESSAGE_MAX 512
+enum alert_reason { ALERT_BECAUSE_IT_HOLDS, ALERT_BECAUSE_IT_IS_CLEAR, ALERT_BECAUSE_IT_ENDED };
+/* `now` is the value itself, cell->value what was compared. */
+void alert_message(const struct rule *rule, const struct alert_cell *cell,
+                   const struct alert_place *place, double now, enum alert_reason reason,
+                   char ret_text[ALERT_MESSAGE_MAX]);
+
+#endif

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/* alert_value: the number of a window that a rule judges. */
+#include "alert_cell.h"
+
+#include <math.h>
+
+/* Beyond the widest tolerance (of f16 and bf16) a sum is off, unless nobody judged it. */
+#define ROW_SUM_TOLERANCE 2e-2
+
+bool alert_has(const struct summary_result *summary, const struct rule *rule)
+{
+    if (rule->metric < METRIC_COUNT)
+        return rule->statistic < RULE_DELTA ? summary->stat[rule->metric] != NULL
+                                            : summary->drift[rule->metric] != NULL;
+    if (rule->metric == RULE_SINK_RATE)
+        return summary->sink_rate != NULL;
+    if (rule->metric == RULE_REDUNDANT_SHARE)
+        return summary->similarity.js != NULL;
+    return rule->metric == RULE_INVALID_SHARE || rule->metric == RULE_ROW_SUM_ERROR;
+}
+
+static double of_stat(const struct result_stat *stat, enum rule_statistic statistic)
+{
+    if (stat->count == 0)
+        return NAN;
+    switch (statistic) {
+    case RULE_STD:
+        return stat->std;
+    case RULE_MIN:
+        return stat->min;
+    case RULE_MAX:
+        return stat->max;
+    case RULE_P50:
+        return stat->p50;
+    case RULE_P90:
+        return stat->p90;
+    case RULE_P99:
+        return stat->p99;
+    case RULE_LAST:
+        return stat->last;
+    default:
+        return stat->mean;
+    }
+}
+
+static double of_drift(const struct result_drift *drift, enum rule_statistic statistic)
+{
+    switch (statistic) {
+    case RULE_DELTA:
+        return drift->delta;
+    case RULE_Z:
+        return drift->z;
+    case RULE_ABS_Z:
+        return fabs(drift->z);
+    default:
+        return drift->js;
+    }
+}
+
+double alert_head_value(const struct summary_result *summary, const struct rule *rule,
+                        uint32_t head)
+{
+    if (rule->statistic >= RULE_DELTA)
+        return of_drift(&summary->drift[rule->metric][head], rule->statistic);
+    double value = of_stat(&summary->stat[rule->metric][head], rule->statistic);
+    if (!rule->per_key)
+        return value;
+    uint32_t keys = summary->layer.shape[3];
+    return keys ? value / keys : NAN;
+}
+
+static double share(double part, double all)
+{
+    return all > 0 ? part / all : NAN;
+}
+
+/* Sums are not judged after dropout and with a learned sink; a summary does not say so, but there
+ * only can the largest error be beyond every tolerance while all rows are sound. */
+static double row_sum_error(const struct result_layer *layer)
+{
+    bool judged = layer->invalid_rows > 0 || layer->row_sum_error <= ROW_SUM_TOLERANCE;
+    return judged ? layer->row_sum_error : NAN;
+}
+
+double alert_layer_value(const struct summary_result *summary, const struct rule *rule)
+{
+    const struct result_layer *layer = &summary->layer;
+    double heads = summary->heads;
+    switch (rule->metric) {
+    case RULE_SINK_RATE:
+        return of_stat(summary->sink_rate, rule->statistic);
+    case RULE_REDUNDANT_SHARE:
+        return share(summary->similarity.redundant_total, heads * (heads - 1) / 2);
+    case RULE_INVALID_SHARE:
+        return share((double)layer->invalid_rows,
+                     (double)layer->rows + (double)layer->invalid_rows);
+    default:
+        return row_sum_error(layer);
+    }
+}
+
+void alert_gather(struct alert_gathered *gathered, double value)
+{
+    if (isnan(value))
+        return;
+    gathered->min = gathered->count ? fmin(gathered->min, value) : value;
+    gathered->max = gathered->count ? fmax(gathered->max, value) : value;
+    gathered->sum += value;
+    gathered->count++;
+}
+
+double alert_gathered_value(const struct alert_gathered *gathered, const struct rule *rule)
+{
+    if (gathered->count == 0)
+        return NAN;
+    if (rule->statistic == RULE_MIN)
+        return gathered->min;
+    if (rule->statistic == RULE_MAX)
+        return gathered->max;
+    return gathered->sum / (double)gathered->count;
+}

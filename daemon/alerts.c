@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: MIT */
+/* Each rule has a cell for what it judges by itself: a head, a layer, the run. A window moves it:
+ *
+ *            holds in `for` windows on end
+ *      clear ------------------------------> firing
+ *        ^                                     |
+ *        +-------------------------------------+
+ *                     back at `clear`
+ *
+ * A value between bound and `clear` ends a row of windows in which the condition held, and changes
+ * nothing else. A cell fires or not whatever was told of it; what was told follows as soon as
+ * alerts.per_window allows, so a burst neither floods anybody nor leaves an alert open for ever
+ * that was told and is over.
+ *
+ * Cells are made when a layer first has what a rule judges, and are found by position: alerts have
+ * an array per rule and layer, and a hash of layers. */
+#include "alert_cell.h"
+
+#include "err.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Cells */
+
+uint32_t alert_layer_pack(struct layer_id id)
+{
+    return id.layer << 2 | (uint32_t)id.stack << 1 | (uint32_t)id.site;
+}
+
+struct layer_id alert_layer_unpack(uint32_t key)
+{
+    return (struct layer_id){
+        .stack = (enum stack)(key >> 1 & 1), .layer = key >> 2, .site = (enum site)(key & 1)};
+}
+
+static size_t layer_size(const struct alerts *alerts)
+{
+    return sizeof(struct alert_layer) + alerts->rule_count * sizeof(struct alert_cells);
+}
+
+/* Which rules judge something of the layer; the run is judged apart. */
+static void match_layer(const struct alerts *alerts, struct alert_layer *layer)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
+             site_name(layer->id.site));
+    for (uint32_t i = 0; i < alerts->rule_count; i++)
+        layer->cells[i].applies = alerts->rules[i]->metric < RULE_LOST_SHARE &&
+                                  fnmatch(alerts->rules[i]->layer, name, 0) == 0;
+}
+
+struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
+{
+    uint32_t key = alert_layer_pack(id);
+    struct alert_layer *layer = NULL;
+    HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
+    if (layer)
+        return layer;
+    layer = calloc(1, layer_size(alerts));
+    if (!layer)
+        return NULL;
+    layer->key = key;
+    layer->id = id;
+    HASH_ADD(hh, alerts->layers, key, sizeof layer->key, layer);
+    if (!layer->hh.tbl) {
+        free(layer);
+        return NULL;
+    }
+    match_layer(alerts, layer);
+    alerts->bytes += layer_size(alerts);
+    return layer;
+}
+
+static uint64_t cells_bytes(const struct alert_cells *cells, const struct rule *rule)
+{
+    uint64_t each = sizeof *cells->cell + (cells->past ? rule->within * sizeof(double) : 0);
+    return cells->count * each;
+}
+
+static void free_cells(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule)
+{
+    alerts->bytes -= cells_bytes(cells, rule);
+    free(cells->cell);
+    free(cells->past);
+    *cells = (struct alert_cells){.applies = cells->applies};
+}
+
+int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule,
+                    uint32_t count)
+{
+    if (cells->count == count)
+        return 0;
+    free_cells(alerts, cells, rule);
+    struct alert_cell *cell = calloc(count, sizeof *cell);
+    bool rate = rule_is_rate(rule->condition);
+    double *past = rate ? calloc((size_t)count * rule->within, sizeof *past) : NULL;
+    if (!cell || (rate && !past)) {
+        free(cell);
+        free(past);
+        return ERR_MEMORY;
+    }
+    cells->cell = cell;
+    cells->past = past;
+    cells->count = count;
+    alerts->bytes += cells_bytes(cells, rule);
+    return 0;
+}
+
+static void free_layer_cells(struct alerts *alerts, struct alert_layer *layer)
+{
+    for (uint32_t i = 0; i < alerts->rule_count; i++)
+        free_cells(alerts, &layer->cells[i], alerts->rules[i]);
+}
+
+void alerts_forget(struct alerts *alerts)
+{
+    struct alert_layer *layer, *next;
+    HASH_ITER(hh, alerts->layers, layer, next)
+    {
+        HASH_DEL(alerts->layers, layer);
+        free_layer_cells(alerts, layer);
+        alerts->bytes -= layer_size(alerts);
+        free(layer);
+    }
+    free_layer_cells(alerts, alerts->whole);
+    memset(alerts->gathered, 0, sizeof alerts->gathered);
+    alerts->told = alerts->held_back = 0;
+}
+
+struct alerts *alerts_new(const struct config *config, const char *job)
+{
+    struct alerts *alerts = calloc(1, sizeof *alerts);
+    if (!alerts)
+        return NULL;
+    for (uint32_t i = 0; i < config_rule_count(config) && config->alerts_enabled; i++) {
+        const struct rule *rule = config_rule(config, i);
+        if (rule->enabled && fnmatch(rule->job, job, 0) == 0)
+            alerts->rules[alerts->rule_count++] = rule;
+    }
+    alerts->bytes = sizeof *alerts + layer_size(alerts);
+    alerts->whole = calloc(1, layer_size(alerts));
+    if (!alerts->whole) {
+        free(alerts);
+        return NULL;
+    }
+    snprintf(alerts->job, sizeof alerts->job, "%s", job);
+    alerts->newest = (struct result_common){.job = alerts->job, .run = alerts->run};
+    alerts->per_window = (uint32_t)config->alerts_per_window;
+    return alerts;
+}
+
+void alerts_free(struct alerts **alerts)
+{
+    if (!*alerts)
+        return;
+    alerts_forget(*alerts);
+    free((*alerts)->whole);
+    free(*alerts);
+    *alerts = NULL;
+}
+
+uint64_t alerts_bytes(const struct alerts *alerts)
+{
+    return alerts->bytes;
+}
+
+/* Telling */
+
+/* The newest value of a rate, which its cell does not hold: the newest of the ring. */
+static double value_now(const struct rule *rule, const struct alert_cells *cells, uint32_t index)
+{
+    const struct alert_cell *cell = &cells->cell[index];
+    if (!rule_is_rate(rule->condition))
+        return cell->value;
+    const double *past = cells->past + (size_t)index * rule->within;
+    return cell->past_count ? past[(cell->past_next + rule->within - 1) % rule->within] : NAN;
+}
+
+static void tell(const struct alerts *alerts, const struct rule *rule,
+                 const struct alert_cells *cells, uint32_t index, const struct alert_place *place,
+                 enum alert_reason reason, const struct alert_sink *sink)
+{
+    const struct alert_cell *cell = &cells->cell[index];
+    char message[ALERT_MESSAGE_MAX];
+    bool holds = reason == ALERT_BECAUSE_IT_HOLDS;
+    struct alert_result event = {
+        .common = alerts->newest,
+        .rule = rule->name,
+        .severity = (enum alert_severity)rule->severity,
+        .state = holds ? ALERT_FIRING : ALERT_RESOLVED,
+        .metric = rule_metric_name(rule->metric),
+        .has_layer = place->has_layer,
+        .layer = place->layer,
+        .head = place->head,
+        .value = reason == ALERT_BECAUSE_IT_ENDED ? NAN : cell->value,
+        .bound = holds ? rule->bound : rule->clear,
+        .since_epoch = cell->since_epoch,
+        .since_step = cell->since_step,
+        .message = message,
+    };
+    alert_message(rule, cell, place, value_now(rule, cells, index), reason, message);
+    sink->event(sink->data, &event);
+}
+
+/* Tells what has changed since it was last told, or holds it back. */
+static void settle(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                   uint32_t index, const struct alert_place *place, const struct alert_sink *sink)
+{
+    struct alert_cell *cell = &cells->cell[index];
+    if (cell->firing == cell->told) {
+        cell->held_back = false;
+        return;
+    }
+    if (alerts->told >= alerts->per_window) {
+        alerts->held_back += !cell->held_back;
+        cell->held_back = true;
+        return;
+    }
+    tell(alerts, rule, cells, index, place,
+         cell->firing ? ALERT_BECAUSE_IT_HOLDS : ALERT_BECAUSE_IT_IS_CLEAR, sink);
+    cell->told = cell->firing;
+    cell->held_back = false;
+    alerts->told++;
+}
+
+/* Judging */
+
+/* What the condition compares: the value, or how it changed; NaN while nothing is known of then. */
+static double compared(const struct rule *rule, struct alert_cells *cells, uint32_t index,
+                       double value)
+{
+    struct alert_cell *cell = &cells->cell[index];
+    if (!rule_is_rate(rule->condition))
+        return value;
+    double *past = cells->past + (size_t)index * rule->within;
+    double then = cell->past_count == rule->within ? past[cell->past_next] : NAN;
+    past[cell->past_next] = value;
+    cell->past_next = (uint8_t)((cell->past_next + 1u) % rule->within);
+    cell->past_count = (uint8_t)(cell->past_count + (cell->past_count < rule->within));
+    if (rule->condition == RULE_GROWS_BY)
+        return then > 0 ? value / then : NAN;
+    return rule->condition == RULE_FALLS_BY ? then - value : value - then;
+}
+
+static void hold(struct alerts *alerts, const struct rule *rule, struct alert_cell *cell)
+{
+    if (rule->after_clear && !cell->armed)
+        return;
+    if (cell->held == 0 && !cell->firing) {
+        cell->since_epoch = alerts->newest.epoch;
+        cell->since_step = alerts->newest.step;
+    }
+    cell->held += cell->held < UINT32_MAX;
+    cell->firing = cell->firing || cell->held >= rule->windows;
+}
+
+/* One more window of a cell. */
+static void judge(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                  uint32_t index, double value)
+{
+    struct alert_cell *cell = &cells->cell[index];
+    double x = isnan(value) ? value : compared(rule, cells, index, value);
+    bool below = rule->condition == RULE_BELOW;
+    if (isnan(x))
+        return;
+    cell->value = x;
+    if (below ? x < rule->bound : x > rule->bound) {
+        hold(alerts, rule, cell);
+        return;
+    }
+    cell->held = 0;
+    if (below ? x >= rule->clear : x <= rule->clear) {
+        cell->armed = true;
+        cell->firing = false;
+    }
+}
+
+static void judge_and_tell(struct alerts *alerts, const struct rule *rule,
+                           struct alert_cells *cells, uint32_t index,
+                           const struct alert_place *place, double value,
+                           const struct alert_sink *sink)
+{
+    judge(alerts, rule, cells, index, value);
+    settle(alerts, rule, cells, index, place, sink);
+}
+
+/* Windows */
+
+static void note(struct alerts *alerts, const struct result_common *common)
+{
+    memcpy(alerts->run, common->run, RUN_BYTES);
+    alerts->newest.epoch = common->epoch;
+    alerts->newest.step = common->step;
+    alerts->newest.time_ns = common->time_ns;
+}
+
+static void gather(struct alert_gathered *gathered, const struct rule *rule,
+                   const struct summary_result *summary)
+{
+    if (rule->metric >= METRIC_COUNT)
+        alert_gather(gathered, alert_layer_value(summary, rule));
+    for (uint32_t h = 0; h < summary->heads && rule->metric < METRIC_COUNT; h++)
+        alert_gather(gathered, alert_head_value(summary, rule, h));
+}
+
+static int judge_heads(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                       const struct summary_result *summary, const struct alert_sink *sink)
+{
+    int code = alert_cells_get(alerts, cells, rule, summary->heads);
+    for (uint32_t h = 0; h < summary->heads && !code; h++) {
+        struct alert_place place = {true, summary->layer.id, (int32_t)h};
+        judge_and_tell(alerts, rule, cells, h, &place, alert_head_value(summary, rule, h), sink);
+    }
+    return code;
+}
+
+static int judge_layer(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                       const struct summary_result *summary, const struct alert_sink *sink)
+{
+    struct alert_place place = {true, summary->layer.id, -1};
+    struct alert_gathered gathered = {0};
+    int code = alert_cells_get(alerts, cells, rule, 1);
+    if (code)
+        return code;
+    gather(&gathered, rule, summary);
+    judge_and_tell(alerts, rule, cells, 0, &place, alert_gathered_value(&gathered, rule), sink);
+    return 0;
+}
+
+int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
+                 const struct alert_sink *sink)
+{
+    note(alerts, &summary->common);
+    if (alerts->rule_count == 0)
+        return 0;
+    struct alert_layer *layer = alert_layer_get(alerts, summary->layer.id);
+    int result = layer ? 0 : ERR_MEMORY;
+    for (uint32_t i = 0; layer && i < alerts->rule_count; i++) {
+        const struct rule *rule = alerts->rules[i];
+        struct alert_cells *cells = &layer->cells[i];
+        int code = 0;
+        if (!cells->applies || !alert_has(summary, rule))
+            continue;
+        if (rule->each == RULE_EACH_RUN)
+            gather(&alerts->gathered[i], rule, summary);
+        else if (rule->each == RULE_EACH_LAYER)
+            code = judge_layer(alerts, rule, cells, summary, sink);
+        else
+            code = judge_heads(alerts, rule, cells, summary, sink);
+        result = result ? result : code;
+    }
+    return result;
+}
+
+static double run_value(const struct alerts *alerts, uint32_t index, const struct alert_run *run)
+{
+    double away = (double)run->lost + (double)run->dropped, all = away + (double)run->messages;
+    if (alerts->rules[index]->metric == RULE_LOST_SHARE)
+        return all > 0 ? away / all : NAN;
+    return alert_gathered_value(&alerts->gathered[index], alerts->rules[index]);
+}
+
+/* A rule about the run. */
+static int judge_run(struct alerts *alerts, uint32_t index, double value,
+                     const struct alert_sink *sink)
+{
+    static const struct alert_place place = {.head = -1};
+    const struct rule *rule = alerts->rules[index];
+    struct alert_cells *cells = &alerts->whole->cells[index];
+    int code = alert_cells_get(alerts, cells, rule, 1);
+    if (!code)
+        judge_and_tell(alerts, rule, cells, 0, &place, value, sink);
+    return code;
+}
+
+int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink)
+{
+    int result = 0;
+    note(alerts, &run->common);
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        const struct rule *rule = alerts->rules[i];
+        if (rule->each != RULE_EACH_RUN || rule->metric == RULE_SILENCE)
+            continue;
+        int code = judge_run(alerts, i, run_value(alerts, i, run), sink);
+        result = result ? result : code;
+        alerts->gathered[i] = (struct alert_gathered){0};
+    }
+    if (alerts->held_back)
+        sink->overflow(sink->data, alerts->held_back);
+    alerts->told = alerts->held_back = 0;
+    return result;
+}
+
+int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,
+                   const struct alert_sink *sink)
+{
+    int result = 0;
+    note(alerts, common);
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        if (alerts->rules[i]->metric != RULE_SILENCE)
+            continue;
+        int code = judge_run(alerts, i, silent_s, sink);
+        result = result ? result : code;
+    }
+    return result;
+}
+
+/* All */
+
+/* Calls `tell` for the cells of one layer, or of the run, that are `firing`, or that are `told`. */
+static void each_cell(const struct alerts *alerts, const struct alert_layer *layer, bool has_layer,
+                      enum alert_reason reason, const struct alert_sink *sink)
+{
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        const struct rule *rule = alerts->rules[i];
+        const struct alert_cells *cells = &layer->cells[i];
+        for (uint32_t c = 0; c < cells->count; c++) {
+            struct alert_place place = {has_layer, layer->id,
+                                        rule->each == RULE_EACH_HEAD ? (int32_t)c : -1};
+            bool wanted =
+                reason == ALERT_BECAUSE_IT_ENDED ? cells->cell[c].told : cells->cell[c].firing;
+            if (wanted)
+                tell(alerts, rule, cells, c, &place, reason, sink);
+        }
+    }
+}
+
+static void each(const struct alerts *alerts, enum alert_reason reason,
+                 const struct alert_sink *sink)
+{
+    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next)
+        each_cell(alerts, layer, true, reason, sink);
+    each_cell(alerts, alerts->whole, false, reason, sink);
+}
+
+void alerts_end(struct alerts *alerts, const struct result_common *common,
+                const struct alert_sink *sink)
+{
+    note(alerts, common);
+    each(alerts, ALERT_BECAUSE_IT_ENDED, sink);
+    alerts_forget(alerts);
+}
+
+void alerts_each(const struct alerts *alerts, const struct alert_sink *sink)
+{
+    each(alerts, ALERT_BECAUSE_IT_HOLDS, sink);
+}

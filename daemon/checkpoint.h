@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* checkpoint: what is kept of runs that have not ended, so that attnd comes back to the same
+ * windows after it was killed. restore.h reads it.
+ *
+ * The keys of a run (batch_keep), in the order in which they come back:
+ *
+ *   about                     ranks, positions in every track, counts of what is no layer's
+ *   alerts                    alerts_pack
+ *   drift/TRACK/LAYER         drift_pack
+ *   layer/TRACK/LAYER         sequence numbers, counts, what waits for the next window
+ *   part/TRACK/INDEX/LAYER    layer_state_pack
+ *
+ * TRACK is the rule's name, so that rules may change places in the config; LAYER is stream_key.
+ *
+ * A layer in a track is the unit of consistency: its sequence numbers and its parts are saved in
+ * one batch, between two messages, so whatever is saved when, each restored layer has exactly the
+ * messages up to its numbers, and the gap to the next one that comes is what was lost. That is why
+ * a round may take its time and save layer by layer, between other work. `about` may be newer than
+ * a layer: ranks that have moved on since only let its parts close. */
+#ifndef DAEMON_CHECKPOINT_H
+#define DAEMON_CHECKPOINT_H
+
+#include "run.h"
+
+/* Room for any key. */
+#define CHECKPOINT_KEY_MAX 96
+
+/* A batch for this run; NULL when nothing is kept, or no memory is left. The functions below accept
+ * that. */
+struct store_batch *checkpoint_begin(const struct run *run);
+
+/* Saves what has changed of the track's layers since they were last saved, and what is known of the
+ * run, and submits the batch with what else is in it. */
+void checkpoint_track(struct run *run, struct track *track, struct store_batch **batch,
+                      uint64_t now_ns);
+
+/* A round saves all layers of a run that have changed. Steps save one layer each and collect;
+ * checkpoint_submit hands over what they have collected, and belongs behind them before any message
+ * is taken. Returns whether there is more to do. */
+bool checkpoint_step(struct run *run);
+void checkpoint_submit(struct run *run, uint64_t now_ns);
+
+/* The run has ended, or is forgotten: it will not come back. */
+void checkpoint_forget(struct run *run);
+/* Forgets the parts that were freed because the run is idle. */
+void checkpoint_forget_parts(struct run *run);
+
+#endif

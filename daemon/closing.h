@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* closing: what happens when a window of a run closes, or is shown before. Per layer: its summary
+ * with the drift since the baseline is published, the rules judge it, and it goes to the history.
+ * Then the run is judged, and everything that has become known is submitted as one batch: the
+ * windows, the alerts, the end of the checkpoints of what has closed, and the new position.
+ * Loop thread only. */
+#ifndef DAEMON_CLOSING_H
+#define DAEMON_CLOSING_H
+
+#include "run.h"
+
+/* Closes and publishes what may be, and ends the run when all its ranks have said bye. After every
+ * message, and on a timer. */
+void closing_settle(struct run *run, uint64_t now_ns);
+/* Publishes every open window as partial, without closing it. Returns how many summaries. */
+uint32_t closing_show(struct run *run);
+/* Those that have gone quiet. */
+void closing_show_quiet(struct run *run, uint64_t now_ns);
+void closing_publish_job(struct run *run);
+
+#endif

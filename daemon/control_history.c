@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT */
+/* Methods about the past: passed on to the history, whose answer is the answer, with two additions.
+ * A job that attnd knows and the history does not is not unknown: it has no history yet. And
+ * `alerts` begins with what is firing now, which is known here, also without a history. */
+#include "control_request.h"
+
+#include "history.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A question that is on its way. */
+struct asked {
+    struct pending *pending;
+    const struct control_view *view;
+    struct mpk_writer firing; /* of `alerts`: a list */
+    bool alerts;
+    char job[JOB_NAME_MAX + 1];
+};
+
+static void asked_free(struct asked *asked)
+{
+    mpk_writer_clear(&asked->firing);
+    free(asked);
+}
+
+/* `result`: the history's map of two keys, or NULL when it has none. */
+static void put_alerts(const struct asked *asked, const struct mpk_writer *past,
+                       struct mpk_writer *result)
+{
+    mpk_put_map(result, 3);
+    mpk_put_str(result, "firing");
+    mpk_put_raw(result, asked->firing.buffer.data, asked->firing.buffer.size);
+    if (past) {
+        mpk_put_raw(result, past->buffer.data + 1, past->buffer.size - 1);
+        return;
+    }
+    mpk_put_str(result, "alerts");
+    mpk_put_nil(result);
+    mpk_put_str(result, "more");
+    mpk_put_bool(result, false);
+}
+
+static void answer_alerts(struct asked *asked, const struct mpk_writer *past)
+{
+    struct mpk_writer result;
+    mpk_writer_init(&result);
+    put_alerts(asked, past, &result);
+    int code = mpk_writer_ok(&result) && mpk_writer_ok(&asked->firing) ? 0 : ERR_MEMORY;
+    pending_answer(&asked->pending, code, NULL, &result);
+    mpk_writer_clear(&result);
+}
+
+/* What the history cannot know: whether the job is unknown altogether. */
+static int judge(const struct asked *asked, int code)
+{
+    if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job))
+        return ERR_NO_HISTORY;
+    return code;
+}
+
+static void on_answered(void *data, int code, const char *detail, const struct mpk_writer *result)
+{
+    struct asked *asked = data;
+    code = judge(asked, code);
+    if (asked->alerts && (code == 0 || code == ERR_NO_HISTORY || code == ERR_HISTORY_OFF))
+        answer_alerts(asked, code ? NULL : result);
+    else
+        pending_answer(&asked->pending, code, detail, result);
+    asked_free(asked);
+}
+
+/* Firing alerts */
+
+struct firing {
+    char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], rule[128], severity[16];
+    uint32_t count;
+    struct mpk_writer *list; /* NULL: only count */
+};
+
+static void visit_alert(void *data, const struct alert_result *alert)
+{
+    struct firing *firing = data;
+    if (*firing->rule && strcmp(firing->rule, alert->rule) != 0)
+        return;
+    if (*firing->severity && strcmp(firing->severity, alert_severity_name(alert->severity)) != 0)
+        return;
+    firing->count++;
+    if (firing->list)
+        alert_encode(alert, firing->list);
+}
+
+static void visit_run(void *data, struct run *run)
+{
+    struct firing *firing = data;
+    struct alert_sink sink = {.event = visit_alert, .data = firing};
+    char hex[2 * RUN_BYTES + 1];
+    run_hex(run->id, hex);
+    if (*firing->job && strcmp(firing->job, run->job) != 0)
+        return;
+    if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts)
+        return;
+    alerts_each(run->alerts, &sink);
+}
+
+static bool read_firing(const struct request *request, struct firing *firing)
+{
+    *firing = (struct firing){.count = 0};
+    return string_param(request, "job", "", firing->job, sizeof firing->job) &&
+           string_param(request, "run", "", firing->run, sizeof firing->run) &&
+           string_param(request, "rule", "", firing->rule, sizeof firing->rule) &&
+           string_param(request, "severity", "", firing->severity, sizeof firing->severity);
+}
+
+static void put_firing(const struct registry *registry, struct firing *firing,
+                       struct mpk_writer *list)
+{
+    registry_each(registry, visit_run, firing);
+    mpk_put_array(list, firing->count);
+    firing->list = list;
+    registry_each(registry, visit_run, firing);
+}
+
+/* Asking */
+
+static int ask(struct request *request, const char *method, struct asked *asked)
+{
+    struct mpk_writer params;
+    mpk_writer_init(&params);
+    if (msgpack_pack_object(&params.packer, *request->params) != 0)
+        params.failed = true;
+    int code = mpk_writer_ok(&params)
+                   ? history_ask(request->view->history, method, params.buffer.data,
+                                 params.buffer.size, on_answered, asked)
+                   : ERR_MEMORY;
+    mpk_writer_clear(&params);
+    return code;
+}
+
+/* The answer is pending from here on, whatever happens. */
+static int ask_or_answer(struct request *request, const char *method, struct asked *asked)
+{
+    asked->view = request->view;
+    string_param(request, "job", "", asked->job, sizeof asked->job);
+    asked->pending = request_defer(request);
+    if (!asked->pending) {
+        asked_free(asked);
+        return ERR_MEMORY;
+    }
+    int code = ask(request, method, asked);
+    if (code)
+        on_answered(asked, code, NULL, NULL);
+    return CONTROL_WAIT;
+}
+
+static struct asked *asked_new(void)
+{
+    struct asked *asked = calloc(1, sizeof *asked);
+    if (asked)
+        mpk_writer_init(&asked->firing);
+    return asked;
+}
+
+int method_history(struct request *request, const char *method)
+{
+    struct asked *asked = asked_new();
+    return asked ? ask_or_answer(request, method, asked) : ERR_MEMORY;
+}
+
+int method_alerts(struct request *request)
+{
+    struct firing firing;
+    if (!read_firing(request, &firing))
+        return ERR_ARGUMENT;
+    struct asked *asked = asked_new();
+    if (!asked)
+        return ERR_MEMORY;
+    asked->alerts = true;
+    put_firing(request->view->registry, &firing, &asked->firing);
+    return ask_or_answer(request, "alerts", asked);
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/* The methods that are about the daemon itself. */
+#include "control_request.h"
+
+#include "clock.h"
+#include "history_params.h"
+#include "pool.h"
+#include "store.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+/* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
+const char *string_param(const struct request *request, const char *key, const char *fallback,
+                         char *buffer, size_t size)
+{
+    const msgpack_object *value = mpk_find(request->params, key);
+    if (!value || value->type == MSGPACK_OBJECT_NIL)
+        return fallback;
+    if (value->type != MSGPACK_OBJECT_STR || value->via.str.size >= size ||
+        memchr(value->via.str.ptr, '\0', value->via.str.size))
+        return NULL;
+    memcpy(buffer, value->via.str.ptr, value->via.str.size);
+    buffer[value->via.str.size] = '\0';
+    return buffer;
+}
+
+bool request_takes(struct request *request, const char *const *keys, int count)
+{
+    const msgpack_object *params = request->params;
+    for (uint32_t i = 0; params->type == MSGPACK_OBJECT_MAP && i < params->via.map.size; i++) {
+        const msgpack_object *key = &params->via.map.ptr[i].key;
+        int found = 0;
+        while (found < count && !mpk_is_str(key, keys[found]))
+            found++;
+        if (found < count)
+            continue;
+        history_refuse_key(key, request->detail, CONTROL_DETAIL_MAX);
+        return false;
+    }
+    return true;
+}
+
+static double uptime_s(const struct control_view *view)
+{
+    return (double)(clock_monotonic_ns() - view->started_ns) / 1e9;
+}
+
+int method_ping(struct request *request)
+{
+    mpk_put_map(request->result, 2);
+    mpk_put_str(request->result, "version");
+    mpk_put_str(request->result, ATTND_VERSION);
+    mpk_put_str(request->result, "uptime_s");
+    mpk_put_f64(request->result, uptime_s(request->view));
+    return 0;
+}
+
+static void count_run(void *data, struct run *run)
+{
+    (void)run;
+    ++*(uint32_t *)data;
+}
+
+static void put_run(void *data, struct run *run)
+{
+    run_encode(run, data);
+}
+
+int method_jobs(struct request *request)
+{
+    const struct registry *registry = request->view->registry;
+    uint32_t runs = 0;
+    registry_each(registry, count_run, &runs);
+    mpk_put_array(request->result, runs);
+    registry_each(registry, put_run, request->result);
+    return 0;
+}
+
+void put_number(struct mpk_writer *result, const char *key, uint64_t number)
+{
+    mpk_put_str(result, key);
+    mpk_put_u64(result, number);
+}
+
+/* Ingest may count on meanwhile: each counter is read once. */
+static void put_dropped(struct mpk_writer *result, struct stats *stats)
+{
+    uint64_t counts[ERR_COUNT];
+    uint32_t reasons = 0;
+    for (int i = 0; i < ERR_COUNT; i++) {
+        counts[i] = stats_dropped(stats, i);
+        reasons += counts[i] > 0;
+    }
+    mpk_put_str(result, "dropped");
+    mpk_put_map(result, reasons);
+    for (int i = 0; i < ERR_COUNT; i++)
+        if (counts[i] > 0)
+            put_number(result, err_slug(ERR_BASE - i), counts[i]);
+}
+
+static void put_pool(struct mpk_writer *result, struct pool *pool)
+{
+    struct pool_stats stats = pool_stats(pool);
+    mpk_put_str(result, "pool");
+    mpk_put_map(result, 6);
+    put_number(result, "threads", stats.threads);
+    put_number(result, "submitted", stats.submitted);
+    put_number(result, "completed", stats.completed);
+    put_number(result, "rejected", stats.rejected);
+    put_number(result, "queued", stats.queued);
+    put_number(result, "queued_max", stats.queued_max);
+}
+
+/* Bytes of the file and of what waits beside it to get in; 0 when there is none. */
+static uint64_t history_size(const char *path)
+{
+    static const char *const suffixes[] = {"", "-wal"};
+    uint64_t size = 0;
+    for (int i = 0; i < 2; i++) {
+        char name[CONFIG_TEXT_MAX + 8];
+        struct stat file;
+        snprintf(name, sizeof name, "%s%s", path, suffixes[i]);
+        size += stat(name, &file) == 0 ? (uint64_t)file.st_size : 0;
+    }
+    return size;
+}
+
+static void put_text_or_nil(struct mpk_writer *result, const char *key, const char *text)
+{
+    mpk_put_str(result, key);
+    if (text)
+        mpk_put_str(result, text);
+    else
+        mpk_put_nil(result);
+}
+
+static void put_history(struct mpk_writer *result, const struct store *store)
+{
+    const char *reason = "", *path = store_path(store, &reason);
+    mpk_put_str(result, "history");
+    mpk_put_map(result, 3);
+    put_text_or_nil(result, "path", path);
+    put_text_or_nil(result, "reason", path ? NULL : reason);
+    put_number(result, "size", path ? history_size(path) : 0);
+}
+
+int method_stats(struct request *request)
+{
+    const struct control_view *view = request->view;
+    struct mpk_writer *result = request->result;
+    mpk_put_map(result, COUNT_COUNT + 7);
+    mpk_put_str(result, "uptime_s");
+    mpk_put_f64(result, uptime_s(view));
+    for (int i = 0; i < COUNT_COUNT; i++)
+        put_number(result, counter_name[i], stats_get(view->stats, (enum counter)i));
+    put_number(result, "in_flight", view->messages_in_flight(view->data));
+    put_number(result, "in_flight_bytes", view->bytes_in_flight(view->data));
+    put_number(result, "jobs", registry_jobs(view->registry));
+    put_dropped(result, view->stats);
+    put_pool(result, view->pool);
+    put_history(result, view->store);
+    return 0;
+}
+
+static void count_key(void *data, const char *section, const char *name, const char *value)
+{
+    (void)section, (void)name, (void)value;
+    ++*(uint32_t *)data;
+}
+
+static void put_key(void *data, const char *section, const char *name, const char *value)
+{
+    char key[JOB_NAME_MAX + 128]; /* jobs.<pattern>.<key> is the longest */
+    snprintf(key, sizeof key, "%s.%s", section, name);
+    mpk_put_str(data, key);
+    mpk_put_str(data, value);
+}
+
+int method_config(struct request *request)
+{
+    const struct config *config = request->view->config;
+    uint32_t keys = 0;
+    config_each(config, count_key, &keys);
+    mpk_put_map(request->result, keys);
+    config_each(config, put_key, request->result);
+    return 0;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/* control_request: a request being answered, now or later. Between control.c, which has the socket,
+ * and the methods. Loop thread only. */
+#ifndef DAEMON_CONTROL_REQUEST_H
+#define DAEMON_CONTROL_REQUEST_H
+
+#include "control.h"
+
+#include <stdbool.h>
+
+/* What a method returns instead of 0 or an error when it has deferred the answer. */
+#define CONTROL_WAIT 1
+/* Room for what went wrong in this case, when that says more than the error's own sentence. */
+#define CONTROL_DETAIL_MAX 512
+
+struct request {
+    const struct control_view *view;
+    const msgpack_object *params; /* a map, or what else the client sent */
+    struct mpk_writer *result;    /* one value, written before 0 is returned */
+    char *detail;                 /* CONTROL_DETAIL_MAX; written before an error is returned */
+    struct control *control;
+    struct envelope *envelope; /* where the answer goes; empty once deferred */
+};
+
+/* A request that is answered later. */
+struct pending;
+
+/* Takes the request to answer it later. Returns NULL when out of memory. */
+struct pending *request_defer(struct request *request);
+/* Answers and frees: with a result, or an error and what else there is to say about it (NULL, "":
+ * the error's own sentence). */
+void pending_answer(struct pending **pending, int code, const char *detail,
+                    const struct mpk_writer *result);
+
+/* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
+const char *string_param(const struct request *request, const char *key, const char *fallback,
+                         char *buffer, size_t size);
+/* Whether params is a map (or nil) with no other keys than these; else `detail` names one. */
+bool request_takes(struct request *request, const char *const *keys, int count);
+
+void put_number(struct mpk_writer *result, const char *key, uint64_t number);
+
+/* Methods: each returns 0, an error, or CONTROL_WAIT */
+int method_ping(struct request *request);
+int method_jobs(struct request *request);
+int method_summary(struct request *request);
+int method_stats(struct request *request);
+int method_config(struct request *request);
+int method_flush(struct request *request);
+int method_alerts(struct request *request);
+/* Any method that history_knows. */
+int method_history(struct request *request, const char *method);
+
+#endif

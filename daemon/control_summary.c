@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* The last summaries of a job, of one of the windows it is cut into: the primary one unless
+ * `window` names another, by its number (0: primary, 1: the first of window.also, ...) or as the
+ * config does ("100 steps every 10"). */
+#include "control_request.h"
+
+#include "history_params.h"
+
+#include <string.h>
+
+/* What a `summary` request asks for; empty = any. */
+struct summary_filter {
+    char job[JOB_NAME_MAX + 1], stack[16], layer[16], site[16];
+    uint32_t track;
+    uint32_t count;
+    struct mpk_writer *result; /* NULL: only count */
+};
+
+/* Whether the topic's next segment is `wanted` or anything goes; moves on to the one after. */
+static bool segment_matches(const char **topic, const char *wanted)
+{
+    size_t length = strcspn(*topic, "/");
+    bool matches = !*wanted || (strlen(wanted) == length && memcmp(*topic, wanted, length) == 0);
+    *topic += length + ((*topic)[length] == '/');
+    return matches;
+}
+
+static void visit_summary(void *data, const char *topic, uint32_t track, const void *value,
+                          size_t size)
+{
+    struct summary_filter *filter = data;
+    topic += strlen("summary/");
+    if (track != filter->track)
+        return;
+    if (!segment_matches(&topic, filter->job) || !segment_matches(&topic, filter->stack) ||
+        !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site))
+        return;
+    filter->count++;
+    if (filter->result)
+        mpk_put_raw(filter->result, value, size);
+}
+
+static bool read_layer_number(const struct request *request, struct summary_filter *filter)
+{
+    const msgpack_object *value = mpk_find(request->params, "layer");
+    uint64_t layer;
+    if (!value || value->type == MSGPACK_OBJECT_NIL)
+        return true;
+    if (mpk_get_u64(value, LAYER_MAX, &layer) != 0)
+        return false;
+    snprintf(filter->layer, sizeof filter->layer, "%u", (unsigned)layer);
+    return true;
+}
+
+/* The number of a window of the config; -1 when there is none like it. */
+static int find_track(const struct config *config, const struct history_track *track)
+{
+    if ((enum window_unit)config->window_unit == track->unit &&
+        config->window_length == track->length && config->window_every == track->every)
+        return 0;
+    for (uint32_t i = 0; i < config->window_also.count; i++)
+        if ((enum window_unit)config->window_also.window[i].unit == track->unit &&
+            config->window_also.window[i].length == track->length &&
+            config->window_also.window[i].every == track->every)
+            return (int)i + 1;
+    return -1;
+}
+
+static bool read_track(const struct request *request, struct summary_filter *filter)
+{
+    const struct config *config = request->view->config;
+    const msgpack_object *value = mpk_find(request->params, "window");
+    struct history_track track;
+    uint64_t number;
+    char text[80];
+    if (!value || value->type == MSGPACK_OBJECT_NIL)
+        return true;
+    if (mpk_get_u64(value, config->window_also.count, &number) == 0) {
+        filter->track = (uint32_t)number;
+        return true;
+    }
+    int found =
+        string_param(request, "window", "", text, sizeof text) && history_track_parse(text, &track)
+            ? find_track(config, &track)
+            : -1;
+    filter->track = (uint32_t)found;
+    if (found < 0)
+        snprintf(request->detail, CONTROL_DETAIL_MAX,
+                 "window is not accepted (valid: those of window.length and window.also, or their "
+                 "number, 0 to %u)",
+                 (unsigned)config->window_also.count);
+    return found >= 0;
+}
+
+static bool read_filter(const struct request *request, struct summary_filter *filter)
+{
+    return string_param(request, "job", NULL, filter->job, sizeof filter->job) &&
+           string_param(request, "stack", "", filter->stack, sizeof filter->stack) &&
+           string_param(request, "site", "", filter->site, sizeof filter->site) &&
+           read_layer_number(request, filter) && read_track(request, filter);
+}
+
+int method_summary(struct request *request)
+{
+    static const char *const keys[] = {"job", "stack", "layer", "site", "window"};
+    const struct publisher *publisher = request->view->publisher;
+    struct summary_filter filter = {.count = 0};
+    if (!request_takes(request, keys, sizeof keys / sizeof keys[0]) ||
+        !read_filter(request, &filter))
+        return ERR_ARGUMENT;
+    publisher_each(publisher, "summary/", visit_summary, &filter);
+    if (filter.count == 0)
+        return registry_knows(request->view->registry, filter.job) ? ERR_NO_SUMMARY
+                                                                   : ERR_JOB_UNKNOWN;
+    mpk_put_array(request->result, filter.count);
+    filter.result = request->result;
+    publisher_each(publisher, "summary/", visit_summary, &filter);
+    return 0;
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/* crash: named points at which attnd kills itself, so that tests can see what survives.
+ *
+ * A testing aid: ATTND_CRASH_AT=NAME (or NAME:N) in the environment raises SIGKILL when the point
+ * is passed for the first (the Nth) time. Without the variable a point costs one comparison.
+ * The points, in the order of a message's life:
+ *
+ *   window_published      a window is out on the publish socket, nothing of it was submitted
+ *   window_submitted      ... and its batch is with the store
+ *   checkpoint_packed     open windows are packed, not submitted
+ *   checkpoint_submitted  ... and their batch is with the store
+ *   store_...             in the store's thread, see store.c */
+#ifndef DAEMON_CRASH_H
+#define DAEMON_CRASH_H
+
+/* Any thread. */
+void crash_point(const char *name);
+
+#endif

@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: MIT */
+/* drift: a window is taken in two steps, so that out of memory nothing has happened.
+ *
+ *     plan    of each metric: room for cells that are new, the baseline's histograms with this
+ *             window in them, and the numbers of drift_result with js
+ *     commit  the cells learn or move, and what was planned takes the place of what there was
+ *
+ * The baseline's histograms of a metric are kept packed (packed_hists.h), all heads in one piece: a
+ * new baseline is written once, after that the piece is only read. */
+#include "drift.h"
+
+#include "drift_part.h"
+#include "err.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define FLOOR_RELATIVE 0x1p-20
+#define FLOOR          0x1p-40
+/* Larger means are taken for none, so that no square overflows. */
+#define MEAN_MAX 0x1p+500
+
+struct drift *drift_new(const struct drift_rule *rule, uint32_t heads)
+{
+    struct drift *drift = calloc(1, sizeof *drift);
+    if (!drift)
+        return NULL;
+    drift->rule = *rule;
+    drift->windows = rule->windows;
+    drift->heads = heads;
+    return drift;
+}
+
+void drift_result_clear(struct drift *drift)
+{
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        free(drift->result[m]);
+        drift->result[m] = NULL;
+    }
+}
+
+void drift_free(struct drift **drift_p)
+{
+    struct drift *drift = *drift_p;
+    if (!drift)
+        return;
+    drift_result_clear(drift);
+    for (int m = 0; m < METRIC_COUNT; m++)
+        free(drift->cell[m]);
+    for (int m = 0; m < METRIC_ROW_COUNT; m++)
+        packed_hists_clear(&drift->hists[m]);
+    free(drift);
+    *drift_p = NULL;
+}
+
+uint64_t drift_bytes(const struct drift *drift)
+{
+    uint64_t bytes = sizeof *drift;
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        bytes += drift->cell[m] ? (uint64_t)drift->heads * sizeof *drift->cell[m] : 0;
+        bytes += drift->result[m] ? (uint64_t)drift->heads * sizeof *drift->result[m] : 0;
+    }
+    for (int m = 0; m < METRIC_ROW_COUNT; m++)
+        bytes += drift->hists[m].capacity;
+    return bytes;
+}
+
+bool drift_may_learn(const struct drift *drift, const struct result_window *window)
+{
+    return !window->partial && (!drift->begun || window->first > drift->last);
+}
+
+const struct result_drift *drift_result(const struct drift *drift, int metric)
+{
+    return drift->result[metric];
+}
+
+uint32_t drift_learned(const struct drift *drift)
+{
+    uint32_t learned = 0;
+    for (int m = 0; m < METRIC_COUNT; m++)
+        for (uint32_t h = 0; drift->cell[m] && h < drift->heads; h++)
+            learned = drift->cell[m][h].count > learned ? drift->cell[m][h].count : learned;
+    return learned;
+}
+
+/* One cell */
+
+/* Whether it would learn a value. */
+static bool learns(const struct drift *drift, const struct drift_cell *cell)
+{
+    return !drift->pinned && cell->count < drift->windows;
+}
+
+static double floor_of(const struct drift_cell *cell)
+{
+    return fmax(fabs(cell->mean) * FLOOR_RELATIVE, FLOOR);
+}
+
+/* NaN for one window. */
+static double std_of(const struct drift_cell *cell)
+{
+    return cell->count >= 2 ? sqrt(cell->m2 / (cell->count - 1)) : NAN;
+}
+
+static double z_of(const struct drift_cell *cell, double delta)
+{
+    double std = std_of(cell), floor = floor_of(cell);
+    if (std > floor)
+        return delta / std;
+    return fabs(delta) <= floor ? 0 : NAN; /* NaN stays */
+}
+
+/* By Welford. The level goes with the baseline until that is complete. */
+static void learn(struct drift_cell *cell, double x)
+{
+    double delta = x - cell->mean;
+    cell->count++;
+    cell->mean += delta / cell->count;
+    cell->m2 += delta * (x - cell->mean);
+    cell->level = cell->mean;
+    cell->level_count = cell->count;
+}
+
+/* Adds to one of the sums; returns whether it exceeds the threshold. */
+static bool add_up(struct drift_cell *cell, enum drift_side side, double off, uint64_t last,
+                   const struct drift_rule *rule)
+{
+    double sum = (double)cell->sum[side] + off - rule->tolerance;
+    if (!(sum > 0)) {
+        cell->sum[side] = 0;
+        return false;
+    }
+    if (!(cell->sum[side] > 0))
+        cell->since[side] = (double)last;
+    cell->sum[side] = (float)sum;
+    return sum > rule->threshold;
+}
+
+static void start_over(struct drift_cell *cell, double x, double change)
+{
+    cell->change = change;
+    cell->sum[DRIFT_UP] = cell->sum[DRIFT_DOWN] = 0;
+    cell->level = x;
+    cell->level_count = 1;
+}
+
+static void move(struct drift_cell *cell, double x, uint64_t last, const struct drift_rule *rule)
+{
+    double scale = fmax(std_of(cell), floor_of(cell));
+    if (cell->count < 2)
+        return;
+    double off = (x - cell->level) / scale;
+    bool up = add_up(cell, DRIFT_UP, off, last, rule);
+    bool down = add_up(cell, DRIFT_DOWN, -off, last, rule);
+    if (up || down) {
+        start_over(cell, x, cell->since[up ? DRIFT_UP : DRIFT_DOWN]);
+        return;
+    }
+    cell->level_count += cell->level_count < UINT32_MAX;
+    cell->level += (x - cell->level) / cell->level_count;
+}
+
+/* Planning */
+
+/* What a window will do to one metric; owned. */
+struct plan {
+    struct drift_cell *cell; /* when they are new */
+    struct result_drift *result;
+    bool learns; /* `hists` are the new ones */
+    struct packed_hists hists;
+};
+
+static void clear_plans(struct plan plans[METRIC_COUNT])
+{
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        free(plans[m].cell);
+        free(plans[m].result);
+        packed_hists_clear(&plans[m].hists);
+    }
+}
+
+/* NaN when the head has no value. */
+static double mean_of(const struct layer_state *state, int metric, uint32_t head)
+{
+    if (head >= state->heads)
+        return NAN;
+    struct moments moments = layer_state_moments(state, metric, head);
+    double mean = moments_mean(&moments);
+    return fabs(mean) <= MEAN_MAX ? mean : NAN;
+}
+
+/* Whether any head has a value. */
+static bool has_value(const struct drift *drift, const struct layer_state *state, int metric)
+{
+    for (uint32_t h = 0; h < drift->heads; h++)
+        if (!isnan(mean_of(state, metric, h)))
+            return true;
+    return false;
+}
+
+static struct drift_cell *new_cells(uint32_t heads)
+{
+    struct drift_cell *cell = calloc(heads, sizeof *cell);
+    for (uint32_t h = 0; cell && h < heads; h++)
+        cell[h].change = NAN;
+    return cell;
+}
+
+static bool any_ready(const struct drift *drift, const struct drift_cell *cell)
+{
+    for (uint32_t h = 0; h < drift->heads; h++)
+        if (drift_cell_ready(drift, &cell[h]))
+            return true;
+    return false;
+}
+
+static bool any_learns(const struct drift *drift, const struct drift_cell *cell)
+{
+    for (uint32_t h = 0; h < drift->heads; h++)
+        if (learns(drift, &cell[h]))
+            return true;
+    return false;
+}
+
+/* How a head's rows diverge from its baseline, which is read on from the cursor. */
+static int compare_rows(const struct layer_state *state, int metric, uint32_t head,
+                        struct packed_cursor *cursor, double *ret_js)
+{
+    struct dist baseline = {0}, window = {0};
+    int code = packed_hists_next(cursor, &baseline);
+    if (!code && head < state->heads)
+        code = layer_state_dist(state, metric, head, &window);
+    if (!code)
+        *ret_js = dist_js(&baseline, &window);
+    dist_clear(&baseline);
+    dist_clear(&window);
+    return code;
+}
+
+static struct packed_cursor begin_of(const struct packed_hists *hists)
+{
+    return (struct packed_cursor){hists->bytes, hists->bytes ? hists->bytes + hists->size : NULL};
+}
+
+static int fill_js(const struct drift *drift, const struct layer_state *state, int metric,
+                   struct result_drift *result)
+{
+    struct packed_cursor cursor = begin_of(&drift->hists[metric]);
+    int code = 0;
+    for (uint32_t h = 0; h < drift->heads && !code; h++) {
+        if (drift_cell_ready(drift, &drift->cell[metric][h]))
+            code = compare_rows(state, metric, h, &cursor, &result[h].js);
+        else
+            code = packed_hists_next(&cursor, NULL);
+    }
+    return code;
+}
+
+/* All but `change`, which commit adds. */
+static int plan_result(const struct drift *drift, const struct layer_state *state, int metric,
+                       struct plan *plan)
+{
+    const struct drift_cell *cell = drift->cell[metric];
+    plan->result = malloc(drift->heads * sizeof *plan->result);
+    if (!plan->result)
+        return ERR_MEMORY;
+    for (uint32_t h = 0; h < drift->heads; h++) {
+        bool ready = drift_cell_ready(drift, &cell[h]);
+        double delta = ready ? mean_of(state, metric, h) - cell[h].mean : NAN;
+        plan->result[h] = (struct result_drift){delta, z_of(&cell[h], delta), NAN, NAN};
+    }
+    return metric < METRIC_ROW_COUNT ? fill_js(drift, state, metric, plan->result) : 0;
+}
+
+/* A head's baseline with this window. */
+static int add_rows(const struct drift *drift, const struct layer_state *state, int metric,
+                    uint32_t head, struct packed_cursor *cursor, struct packed_hists *into)
+{
+    struct dist baseline = {0}, window = {0};
+    int code = cursor->at < cursor->end ? packed_hists_next(cursor, &baseline) : 0;
+    if (!code && head < state->heads)
+        code = layer_state_dist(state, metric, head, &window);
+    if (!code)
+        code = dist_merge(&baseline, &window);
+    if (!code) {
+        dist_limit(&baseline, drift->rule.buckets);
+        code = packed_hists_add(into, &baseline.hist);
+    }
+    dist_clear(&baseline);
+    dist_clear(&window);
+    return code;
+}
+
+static int copy_rows(struct packed_cursor *cursor, struct packed_hists *into)
+{
+    const uint8_t *from = cursor->at;
+    int code = packed_hists_next(cursor, NULL);
+    return code ? code : packed_hists_copy(into, from, (size_t)(cursor->at - from));
+}
+
+static int plan_hists(const struct drift *drift, const struct layer_state *state, int metric,
+                      const struct drift_cell *cell, struct plan *plan)
+{
+    struct packed_cursor cursor = begin_of(&drift->hists[metric]);
+    int code = 0;
+    for (uint32_t h = 0; h < drift->heads && !code; h++)
+        code = learns(drift, &cell[h]) ? add_rows(drift, state, metric, h, &cursor, &plan->hists)
+                                       : copy_rows(&cursor, &plan->hists);
+    packed_hists_trim(&plan->hists);
+    return code;
+}
+
+static int plan_metric(const struct drift *drift, const struct layer_state *state, int metric,
+                       bool learn_it, struct plan *plan)
+{
+    const struct drift_cell *cell = drift->cell[metric];
+    bool has = has_value(drift, state, metric);
+    int code = 0;
+    if (!cell && learn_it && has && !drift->pinned) {
+        cell = plan->cell = new_cells(drift->heads);
+        code = cell ? 0 : ERR_MEMORY;
+    }
+    if (!cell)
+        return code;
+    if (drift->cell[metric] && any_ready(drift, cell))
+        code = plan_result(drift, state, metric, plan);
+    plan->learns = learn_it && has && any_learns(drift, cell);
+    if (!code && plan->learns && metric < METRIC_ROW_COUNT)
+        code = plan_hists(drift, state, metric, cell, plan);
+    return code;
+}
+
+/* Committing */
+
+static void commit_cell(const struct drift *drift, struct drift_cell *cell, double x, uint64_t last)
+{
+    if (isnan(x))
+        return;
+    if (learns(drift, cell))
+        learn(cell, x);
+    else if (drift_cell_ready(drift, cell))
+        move(cell, x, last, &drift->rule);
+}
+
+static void take_plan(struct drift *drift, int metric, struct plan *plan)
+{
+    if (plan->cell)
+        drift->cell[metric] = plan->cell;
+    if (plan->learns && metric < METRIC_ROW_COUNT) {
+        packed_hists_clear(&drift->hists[metric]);
+        drift->hists[metric] = plan->hists;
+    }
+    free(drift->result[metric]);
+    drift->result[metric] = plan->result;
+    *plan = (struct plan){0};
+}
+
+static void commit_metric(struct drift *drift, const struct layer_state *state, int metric,
+                          uint64_t last, bool learn_it)
+{
+    struct drift_cell *cell = drift->cell[metric];
+    struct result_drift *result = drift->result[metric];
+    for (uint32_t h = 0; cell && h < drift->heads; h++) {
+        if (learn_it)
+            commit_cell(drift, &cell[h], mean_of(state, metric, h), last);
+        if (result)
+            result[h].change = cell[h].change;
+    }
+}
+
+int drift_window(struct drift *drift, const struct layer_state *state, uint64_t last, bool learn_it)
+{
+    struct plan plans[METRIC_COUNT] = {{0}};
+    int code = 0;
+    for (int m = 0; m < METRIC_COUNT && !code; m++)
+        code = plan_metric(drift, state, m, learn_it, &plans[m]);
+    for (int m = 0; m < METRIC_COUNT && !code; m++) {
+        take_plan(drift, m, &plans[m]);
+        commit_metric(drift, state, m, last, learn_it);
+    }
+    if (!code && learn_it) {
+        drift->begun = true;
+        drift->last = last;
+    }
+    clear_plans(plans);
+    return code;
+}
+
+/* Moves the baseline and the detection. */
+static void take_baseline(struct drift *into, struct drift *from)
+{
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        struct drift_cell *cell = into->cell[m];
+        into->cell[m] = from->cell[m];
+        from->cell[m] = cell;
+    }
+    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
+        struct packed_hists hists = into->hists[m];
+        into->hists[m] = from->hists[m];
+        from->hists[m] = hists;
+    }
+    into->windows = from->windows;
+}
+
+int drift_pin(struct drift *drift, const struct layer_state *const *states, uint32_t count)
+{
+    struct drift *given = drift_new(&drift->rule, drift->heads);
+    int code = given ? 0 : ERR_MEMORY;
+    if (given)
+        given->windows = count;
+    for (uint32_t i = 0; i < count && !code; i++)
+        code = drift_window(given, states[i], 0, true);
+    if (!code) {
+        take_baseline(drift, given);
+        drift->pinned = true;
+        drift_result_clear(drift);
+    }
+    drift_free(&given);
+    return code;
+}

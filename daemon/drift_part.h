@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* drift_part: what a drift consists of; for drift.c, and for drift_pack.c, which keeps it. */
+#ifndef DAEMON_DRIFT_PART_H
+#define DAEMON_DRIFT_PART_H
+
+#include "drift.h"
+#include "packed_hists.h"
+
+enum drift_side { DRIFT_UP, DRIFT_DOWN, DRIFT_SIDES };
+
+/* One head's metric: its baseline, and the change detection that begins when that is complete. */
+struct drift_cell {
+    double mean, m2; /* of the baseline's window means; m2: of the squared deviations */
+    double level;    /* mean of the windows that the next is compared with */
+    double change;   /* last unit of the window with which the newest change began; NaN = none */
+    double since[DRIFT_SIDES]; /* last unit of the window with which the sum began */
+    float sum[DRIFT_SIDES];    /* in stds: it only meets a threshold, 24 bits will do */
+    uint32_t count;            /* windows of the baseline */
+    uint32_t level_count;      /* windows of the level */
+};
+
+struct drift {
+    struct drift_rule rule;
+    uint32_t heads;
+    uint32_t windows;                      /* that make this baseline: the rule's when it began */
+    bool pinned;                           /* given: what is not in it is not learned */
+    bool begun;                            /* `last` is meaningful */
+    uint64_t last;                         /* last unit of the newest window learned from */
+    struct drift_cell *cell[METRIC_COUNT]; /* [heads] each; NULL until there is a value */
+    struct packed_hists hists[METRIC_ROW_COUNT]; /* of the baseline; of all heads, once there
+                                                    is a cell */
+    struct result_drift *result[METRIC_COUNT];   /* [heads]; NULL = none */
+};
+
+/* Whether the baseline is complete. */
+static inline bool drift_cell_ready(const struct drift *drift, const struct drift_cell *cell)
+{
+    return drift->pinned ? cell->count > 0 : cell->count >= drift->windows;
+}
+
+#endif

@@ -1,0 +1,462 @@
+/* SPDX-License-Identifier: MIT */
+/* A question's life: history_ask puts it into `asked` and wakes the reader thread, which answers
+ * one after the other and puts them into `done`; uv_async_send wakes the loop, which calls
+ * `answered` and frees them. At most HISTORY_WAITING_MAX exist at once, whichever list they are in.
+ *
+ * The connection can read only. It is opened with the first question, and again when the file
+ * behind the path is another one (the store sets a corrupt database aside) or SQLite finds the one
+ * that is open unreadable. Each question sees one state of the database, in a transaction that ends
+ * with it: a reader that stayed in one would keep the write-ahead log from being reset.
+ *
+ * SQLite asks every PROGRESS_STEPS instructions whether to go on (query_check), and the methods ask
+ * between rows; so a question ends soon after history.query_time, and soon after history_close. */
+#include "history.h"
+
+#include "clock.h"
+#include "history_query.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define PROGRESS_STEPS 10000
+/* How long the writer may keep the reader waiting; in write-ahead mode it hardly ever does. */
+#define BUSY_MS 1000
+
+struct method {
+    const char *name;
+    history_method *run;
+    unsigned allowed, required;
+};
+
+#define PARAM_RUNS    (PARAM_JOB | PARAM_RUN)
+#define PARAM_LAYERS  (PARAM_RUNS | PARAM_STACK | PARAM_LAYER | PARAM_SITE)
+#define PARAM_WINDOWS (PARAM_WINDOW | PARAM_FROM | PARAM_TO)
+
+static const struct method methods[] = {
+    {"history", history_series,
+     PARAM_LAYERS | PARAM_HEAD | PARAM_METRIC | PARAM_WINDOWS | PARAM_LIMIT | PARAM_STATISTICS |
+         PARAM_PACKED,
+     PARAM_JOB},
+    {"runs", history_runs, PARAM_JOB | PARAM_LIMIT, 0},
+    {"windows", history_windows, PARAM_LAYERS, PARAM_JOB},
+    {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_PACKED, PARAM_JOB},
+    {"alerts", history_alerts,
+     PARAM_RUNS | PARAM_RULE | PARAM_SEVERITY | PARAM_STATE | PARAM_FROM | PARAM_TO | PARAM_LIMIT,
+     0},
+    {"compare", history_compare,
+     PARAM_RUNS | PARAM_JOB_B | PARAM_RUN_B | PARAM_METRIC | PARAM_WINDOWS | PARAM_COUNT |
+         PARAM_LIMIT,
+     PARAM_JOB},
+};
+enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };
+
+struct question {
+    struct question *next;
+    const struct method *method;
+    void *params;
+    size_t size;
+    history_answered *answered;
+    void *data;
+    int code;
+    char detail[HISTORY_DETAIL_MAX];
+    struct mpk_writer result;
+};
+
+struct list {
+    struct question *first, **last;
+};
+
+struct history {
+    const struct config *config;
+    uv_async_t wake;
+    uv_thread_t thread;
+    uv_mutex_t lock; /* of the lists */
+    uv_cond_t asked_more;
+    struct list asked, done;
+    int waiting; /* loop thread: asked and not answered */
+    atomic_bool closing;
+    /* Of the reader thread. */
+    char path[CONFIG_TEXT_MAX];
+    sqlite3 *db; /* NULL = not open */
+    dev_t device;
+    ino_t inode;
+    uint64_t deadline_ns;
+};
+
+static void list_init(struct list *list)
+{
+    list->first = NULL;
+    list->last = &list->first;
+}
+
+static void list_put(struct list *list, struct question *question)
+{
+    question->next = NULL;
+    *list->last = question;
+    list->last = &question->next;
+}
+
+static struct question *list_take(struct list *list)
+{
+    struct question *first = list->first;
+    if (first)
+        list->first = first->next;
+    if (!list->first)
+        list->last = &list->first;
+    return first;
+}
+
+static const struct method *find_method(const char *name)
+{
+    for (int i = 0; i < METHOD_COUNT; i++)
+        if (strcmp(methods[i].name, name) == 0)
+            return &methods[i];
+    return NULL;
+}
+
+bool history_knows(const char *method)
+{
+    return find_method(method) != NULL;
+}
+
+/* Questions */
+
+static void question_free(struct question *question)
+{
+    mpk_writer_clear(&question->result);
+    free(question->params);
+    free(question);
+}
+
+static struct question *question_new(const struct method *method, const void *params, size_t size)
+{
+    struct question *question = calloc(1, sizeof *question);
+    if (!question)
+        return NULL;
+    question->params = malloc(size + !size);
+    if (!question->params) {
+        free(question);
+        return NULL;
+    }
+    memcpy(question->params, params, size);
+    question->size = size;
+    question->method = method;
+    mpk_writer_init(&question->result);
+    return question;
+}
+
+/* What a query needs of SQLite */
+
+int query_fail(struct query *query, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(query->detail, HISTORY_DETAIL_MAX, format, args);
+    va_end(args);
+    return code;
+}
+
+int query_check(const struct query *query)
+{
+    if (atomic_load_explicit(query->closing, memory_order_relaxed))
+        return ERR_CLOSED;
+    return clock_monotonic_ns() > query->deadline_ns ? ERR_QUERY_TIME : 0;
+}
+
+static int sqlite_code(struct query *query, int rc)
+{
+    if (rc == SQLITE_NOMEM)
+        return ERR_MEMORY;
+    if (rc == SQLITE_INTERRUPT)
+        return query_check(query) ? query_check(query) : ERR_QUERY_TIME;
+    return query_fail(query, ERR_HISTORY_OFF, "the history cannot be read: %s",
+                      sqlite3_errmsg(query->db));
+}
+
+static int bind_all(sqlite3_stmt *statement, const char *types, va_list args)
+{
+    int rc = SQLITE_OK;
+    for (int i = 1; *types && rc == SQLITE_OK; i++, types++) {
+        if (*types == 'i') {
+            uint64_t number = va_arg(args, uint64_t);
+            rc = sqlite3_bind_int64(statement, i,
+                                    number > INT64_MAX ? INT64_MAX : (sqlite3_int64)number);
+        } else if (*types == 's') {
+            rc = sqlite3_bind_text(statement, i, va_arg(args, const char *), -1, SQLITE_STATIC);
+        } else {
+            const void *blob = va_arg(args, const void *);
+            rc = sqlite3_bind_blob64(statement, i, blob, va_arg(args, size_t), SQLITE_STATIC);
+        }
+    }
+    return rc;
+}
+
+int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statement,
+               const char *types, ...)
+{
+    sqlite3_stmt *statement = NULL;
+    va_list args;
+    int rc = sqlite3_prepare_v2(query->db, sql, -1, &statement, NULL);
+    *ret_statement = NULL;
+    va_start(args, types);
+    if (rc == SQLITE_OK)
+        rc = bind_all(statement, types, args);
+    va_end(args);
+    if (rc == SQLITE_OK) {
+        *ret_statement = statement;
+        return 0;
+    }
+    int code = sqlite_code(query, rc);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+int query_next(struct query *query, sqlite3_stmt *statement)
+{
+    int rc = sqlite3_step(statement);
+    if (rc == SQLITE_ROW)
+        return 1;
+    return rc == SQLITE_DONE ? 0 : sqlite_code(query, rc);
+}
+
+uint64_t column_u64(sqlite3_stmt *statement, int column)
+{
+    return (uint64_t)sqlite3_column_int64(statement, column);
+}
+
+const char *column_text(sqlite3_stmt *statement, int column)
+{
+    const char *text = (const char *)sqlite3_column_text(statement, column);
+    return text ? text : "";
+}
+
+/* The reader's connection */
+
+static void close_db(struct history *history)
+{
+    sqlite3_close(history->db);
+    history->db = NULL;
+}
+
+static int on_progress(void *data)
+{
+    struct history *history = data;
+    return atomic_load_explicit(&history->closing, memory_order_relaxed) ||
+           clock_monotonic_ns() > history->deadline_ns;
+}
+
+/* Also when the file there is not the one that is open. */
+static int open_db(struct history *history, char *reterr_detail)
+{
+    struct stat file;
+    int rc = stat(history->path, &file) == 0 ? SQLITE_OK : SQLITE_CANTOPEN;
+    if (rc == SQLITE_OK && history->db && file.st_dev == history->device &&
+        file.st_ino == history->inode)
+        return 0;
+    close_db(history);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_open_v2(history->path, &history->db,
+                             SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(history->db, "PRAGMA query_only = 1", NULL, NULL, NULL);
+    if (rc != SQLITE_OK) {
+        snprintf(reterr_detail, HISTORY_DETAIL_MAX, "the history cannot be opened: %s",
+                 sqlite3_errstr(rc));
+        close_db(history);
+        return rc == SQLITE_NOMEM ? ERR_MEMORY : ERR_HISTORY_OFF;
+    }
+    history->device = file.st_dev;
+    history->inode = file.st_ino;
+    sqlite3_busy_timeout(history->db, BUSY_MS);
+    sqlite3_progress_handler(history->db, PROGRESS_STEPS, on_progress, history);
+    return 0;
+}
+
+static int run_method(struct history *history, struct question *question)
+{
+    struct query query = {.db = history->db,
+                          .config = history->config,
+                          .result = &question->result,
+                          .detail = question->detail,
+                          .deadline_ns = history->deadline_ns,
+                          .closing = &history->closing};
+    struct mpk_doc doc;
+    int code = mpk_parse(question->params, question->size, &mpk_header_limits, &doc);
+    if (code)
+        return code == ERR_MEMORY ? code : ERR_ARGUMENT;
+    code = history_params_read(doc.root, question->method->allowed, question->method->required,
+                               &query.params, question->detail, HISTORY_DETAIL_MAX);
+    mpk_doc_clear(&doc);
+    if (!code)
+        code = question->method->run(&query);
+    return !code && !mpk_writer_ok(&question->result) ? ERR_MEMORY : code;
+}
+
+static void answer(struct history *history, struct question *question)
+{
+    history->deadline_ns = clock_monotonic_ns() + history->config->history_query_time;
+    question->code = open_db(history, question->detail);
+    if (question->code)
+        return;
+    int rc = sqlite3_exec(history->db, "BEGIN", NULL, NULL, NULL);
+    if (rc == SQLITE_OK) {
+        question->code = run_method(history, question);
+        sqlite3_exec(history->db, "ROLLBACK", NULL, NULL, NULL);
+    } else {
+        question->code = ERR_HISTORY_OFF;
+    }
+    if (question->code == ERR_HISTORY_OFF)
+        close_db(history);
+}
+
+static void run_reader(void *data)
+{
+    struct history *history = data;
+    uv_mutex_lock(&history->lock);
+    while (!atomic_load(&history->closing)) {
+        struct question *question = list_take(&history->asked);
+        if (!question) {
+            uv_cond_wait(&history->asked_more, &history->lock);
+            continue;
+        }
+        uv_mutex_unlock(&history->lock);
+        answer(history, question);
+        uv_mutex_lock(&history->lock);
+        list_put(&history->done, question);
+        uv_async_send(&history->wake);
+    }
+    uv_mutex_unlock(&history->lock);
+    close_db(history);
+}
+
+/* The loop's side */
+
+static void deliver(struct history *history, struct question *question)
+{
+    history->waiting--;
+    question->answered(question->data, question->code, question->detail, &question->result);
+    question_free(question);
+}
+
+static struct question *take_locked(struct history *history, struct list *list)
+{
+    uv_mutex_lock(&history->lock);
+    struct question *question = list_take(list);
+    uv_mutex_unlock(&history->lock);
+    return question;
+}
+
+static void on_wake(uv_async_t *wake)
+{
+    struct history *history = wake->data;
+    struct question *question;
+    while ((question = take_locked(history, &history->done)))
+        deliver(history, question);
+}
+
+static int start_thread(struct history *history)
+{
+    int rc = uv_mutex_init(&history->lock);
+    if (rc != 0)
+        return rc;
+    rc = uv_cond_init(&history->asked_more);
+    if (rc != 0)
+        goto fail_mutex;
+    rc = uv_thread_create(&history->thread, run_reader, history);
+    if (rc != 0)
+        goto fail_cond;
+    return 0;
+
+fail_cond:
+    uv_cond_destroy(&history->asked_more);
+fail_mutex:
+    uv_mutex_destroy(&history->lock);
+    return rc;
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    free(handle->data);
+}
+
+int history_new(uv_loop_t *loop, const struct config *config, const char *path,
+                struct history **ret_history, char *reterr)
+{
+    struct history *history = calloc(1, sizeof *history);
+    int rc = history ? uv_async_init(loop, &history->wake, on_wake) : UV_ENOMEM;
+    if (rc != 0) {
+        free(history);
+        snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the history: %s", uv_strerror(rc));
+        return -1;
+    }
+    history->wake.data = history;
+    history->config = config;
+    list_init(&history->asked);
+    list_init(&history->done);
+    snprintf(history->path, sizeof history->path, "%s", path ? path : "");
+    rc = path ? start_thread(history) : 0;
+    if (rc != 0) {
+        uv_close((uv_handle_t *)&history->wake, on_closed);
+        snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the history: %s", uv_strerror(rc));
+        return -1;
+    }
+    *ret_history = history;
+    return 0;
+}
+
+int history_ask(struct history *history, const char *method, const void *params, size_t size,
+                history_answered *answered, void *data)
+{
+    const struct method *found = find_method(method);
+    if (!found)
+        return ERR_METHOD_UNKNOWN;
+    if (!*history->path)
+        return ERR_HISTORY_OFF;
+    if (history->waiting == HISTORY_WAITING_MAX)
+        return ERR_AGAIN;
+    struct question *question = question_new(found, params, size);
+    if (!question)
+        return ERR_MEMORY;
+    question->answered = answered;
+    question->data = data;
+    history->waiting++;
+    uv_mutex_lock(&history->lock);
+    list_put(&history->asked, question);
+    uv_cond_signal(&history->asked_more);
+    uv_mutex_unlock(&history->lock);
+    return 0;
+}
+
+/* What was found out is still said; the rest learns that it will not be. */
+static void answer_rest(struct history *history)
+{
+    struct question *question;
+    while ((question = list_take(&history->done)))
+        deliver(history, question);
+    while ((question = list_take(&history->asked))) {
+        question->code = ERR_CLOSED;
+        deliver(history, question);
+    }
+}
+
+void history_close(struct history **history_p)
+{
+    struct history *history = *history_p;
+    if (!history)
+        return;
+    *history_p = NULL;
+    if (*history->path) {
+        uv_mutex_lock(&history->lock);
+        atomic_store(&history->closing, true);
+        uv_cond_signal(&history->asked_more);
+        uv_mutex_unlock(&history->lock);
+        uv_thread_join(&history->thread);
+        answer_rest(history);
+        uv_cond_destroy(&history->asked_more);
+        uv_mutex_destroy(&history->lock);
+    }
+    uv_close((uv_handle_t *)&history->wake, on_closed);
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/* alerts: what began to fire and was resolved, newest first, as the maps that were published. */
+#include "history_find.h"
+
+#include <math.h>
+#include <string.h>
+
+static double column_real(sqlite3_stmt *statement, int column)
+{
+    return sqlite3_column_type(statement, column) == SQLITE_NULL
+               ? NAN
+               : sqlite3_column_double(statement, column);
+}
+
+/* Columns of the statement in history_alerts. */
+enum {
+    JOB,
+    RUN,
+    EPOCH,
+    STEP,
+    TIME,
+    RULE,
+    SEVERITY,
+    STATE,
+    METRIC,
+    STACK,
+    LAYER,
+    SITE,
+    HEAD,
+    VALUE,
+    BOUND,
+    SINCE_EPOCH,
+    SINCE_STEP,
+    MESSAGE
+};
+
+static void put_alert(struct query *query, sqlite3_stmt *statement)
+{
+    uint8_t run[RUN_BYTES] = {0};
+    const void *bytes = sqlite3_column_blob(statement, RUN);
+    if (bytes && sqlite3_column_bytes(statement, RUN) == RUN_BYTES)
+        memcpy(run, bytes, RUN_BYTES);
+    struct alert_result alert = {
+        .common = {column_text(statement, JOB), run, column_u64(statement, EPOCH),
+                   column_u64(statement, STEP), column_u64(statement, TIME)},
+        .rule = column_text(statement, RULE),
+        .severity = (enum alert_severity)column_u64(statement, SEVERITY),
+        .state = (enum alert_state)column_u64(statement, STATE),
+        .metric = column_text(statement, METRIC),
+        .has_layer = sqlite3_column_type(statement, STACK) != SQLITE_NULL,
+        .layer = {(enum stack)column_u64(statement, STACK), (uint32_t)column_u64(statement, LAYER),
+                  (enum site)column_u64(statement, SITE)},
+        .head = (int32_t)sqlite3_column_int(statement, HEAD),
+        .value = column_real(statement, VALUE),
+        .bound = column_real(statement, BOUND),
+        .since_epoch = column_u64(statement, SINCE_EPOCH),
+        .since_step = column_u64(statement, SINCE_STEP),
+        .message = column_text(statement, MESSAGE),
+    };
+    alert_encode(&alert, query->result);
+}
+
+/* The value of an enum by its name; -1 for "". */
+static int severity_of(const char *name)
+{
+    int severity = *name ? ALERT_CRITICAL : -1;
+    while (severity > 0 && strcmp(name, alert_severity_name((enum alert_severity)severity)) != 0)
+        severity--;
+    return severity;
+}
+
+static int state_of(const char *name)
+{
+    if (!*name)
+        return -1;
+    return strcmp(name, alert_state_name(ALERT_FIRING)) == 0 ? ALERT_FIRING : ALERT_RESOLVED;
+}
+
+/* run_id 0 = of any run. */
+static int open_alerts(struct query *query, uint64_t run_id, sqlite3_stmt **ret_statement)
+{
+    const struct history_params *params = &query->params;
+    int code = query_open(
+        query,
+        "SELECT job, run, alerts.epoch, alerts.step, alerts.time_ns, rule, severity, alerts.state,"
+        " metric, stack, layer, site, head, value, bound, since_epoch, since_step, message"
+        " FROM alerts JOIN runs USING (run_id)"
+        " WHERE (run_id = ?1 OR ?1 = 0) AND (job = ?2 OR ?2 = '') AND (rule = ?3 OR ?3 = '')"
+        " AND alerts.step BETWEEN ?4 AND ?5 AND (severity = ?7 OR ?7 < 0)"
+        " AND (alerts.state = ?8 OR ?8 < 0) ORDER BY alert_id DESC LIMIT ?6",
+        ret_statement, "issiii", run_id, params->job, params->rule, params->from, params->to,
+        params->limit + 1);
+    if (!code) {
+        sqlite3_bind_int(*ret_statement, 7, severity_of(params->severity));
+        sqlite3_bind_int(*ret_statement, 8, state_of(params->state));
+    }
+    return code;
+}
+
+int history_alerts(struct query *query)
+{
+    const struct history_params *params = &query->params;
+    struct found_run run = {.id = 0};
+    sqlite3_stmt *statement;
+    int code = 0;
+    if (*params->run && !*params->job)
+        return query_fail(query, ERR_ARGUMENT, "run needs a job");
+    if (*params->job)
+        code = find_run(query, params->job, params->run, &run);
+    if (!code)
+        code = open_alerts(query, *params->run ? run.id : 0, &statement);
+    if (code)
+        return code;
+    mpk_put_map(query->result, 2);
+    code = put_rows(query, statement, "alerts", params->limit, put_alert);
+    sqlite3_finalize(statement);
+    return code;
+}

@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: MIT */
+/* compare: ranks heads by how differently they behave in two runs.
+ *
+ * Of each run the newest `windows` windows (20 unless given) that end in from..to and still have
+ * their histograms are pooled per head and metric. The distance of a head is
+ *
+ *     D(h) = 1/|M| sum over m in M of JS(P_m, Q_m),   M: row metrics that both runs have of it,
+ *
+ * where P and Q are the pooled histograms as distributions and JS is the Jensen-Shannon divergence
+ * with the natural logarithm: symmetric, 0 for the same distribution, ln 2 when they share no
+ * bucket. Pooling is exact, so a run is at 0 from itself. Only metrics with one value per row
+ * count: of the others a window has too few values for a histogram to mean anything. Heads are
+ * sorted by distance, then by layer and head; what only one run has is listed apart.
+ *
+ * One layer of either run is in memory at a time, and TOGETHER_MAX of its windows. */
+#include "history_windows.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOWS_DEFAULT 20
+#define LAYERS_MAX      4096
+/* States that are merged at once, which is faster than one after the other. */
+#define TOGETHER_MAX 32
+
+struct side {
+    struct found_run run;
+    struct found_layer *layers;
+    uint32_t layer_count;
+    bool *matched;        /* [layer_count]; the other run has it too */
+    uint32_t windows;     /* most that were pooled for a layer */
+    uint64_t first, last; /* units they cover; meaningless without windows */
+};
+
+struct difference {
+    double js, mean[2];
+};
+
+struct head_distance {
+    struct layer_id layer;
+    uint32_t head;
+    double distance;
+    struct difference metric[METRIC_ROW_COUNT]; /* js NaN = not compared */
+};
+
+struct comparison {
+    struct side side[2];
+    int only; /* this metric; -1 = all of rows */
+    struct head_distance *heads;
+    uint32_t count, room;
+};
+
+/* Reading */
+
+static int read_layers(struct query *query, struct side *side)
+{
+    sqlite3_stmt *statement;
+    int code = open_layers(query, &side->run, &statement);
+    side->layers = malloc(LAYERS_MAX * sizeof *side->layers);
+    side->matched = calloc(LAYERS_MAX, sizeof *side->matched);
+    if (!code && (!side->layers || !side->matched))
+        code = ERR_MEMORY;
+    while (!code && side->layer_count < LAYERS_MAX && (code = query_next(query, statement)) == 1) {
+        side->layers[side->layer_count++] = found_layer(statement);
+        code = 0;
+    }
+    sqlite3_finalize(statement);
+    return code;
+}
+
+static void note_window(struct side *side, uint64_t first, uint64_t last)
+{
+    if (side->last == 0 && side->first == 0) {
+        side->first = first;
+        side->last = last;
+    }
+    side->first = first < side->first ? first : side->first;
+    side->last = last > side->last ? last : side->last;
+}
+
+static void free_states(struct layer_state **states, uint32_t *count)
+{
+    while (*count > 0)
+        layer_state_free(&states[--*count]);
+}
+
+/* Merges what has been collected, and the pool, in order, into the pool. */
+static int merge_collected(struct layer_state **states, uint32_t *count,
+                           struct layer_state **ret_pool)
+{
+    int code = 0;
+    uint32_t first = 0;
+    if (*count > 0 && !*ret_pool) {
+        *ret_pool = states[0];
+        states[0] = NULL;
+        first = 1;
+    }
+    if (*count > first)
+        code = layer_state_merge_all(*ret_pool, (const struct layer_state *const *)states + first,
+                                     *count - first);
+    free_states(states, count);
+    return code;
+}
+
+/* Merges the states of a statement's rows: first, last, bytes, data. */
+static int pool_rows(struct query *query, sqlite3_stmt *statement, struct side *side,
+                     struct layer_state **ret_pool)
+{
+    struct layer_state *states[TOGETHER_MAX];
+    uint32_t windows = 0, count = 0;
+    int code = 0;
+    while (!code && (code = query_next(query, statement)) == 1) {
+        code = state_read(statement, 2, &states[count]);
+        if (code)
+            break;
+        count++;
+        windows++;
+        note_window(side, column_u64(statement, 0), column_u64(statement, 1));
+        if (count == TOGETHER_MAX)
+            code = merge_collected(states, &count, ret_pool);
+        code = code ? code : query_check(query);
+    }
+    if (!code)
+        code = merge_collected(states, &count, ret_pool);
+    free_states(states, &count);
+    side->windows = windows > side->windows ? windows : side->windows;
+    return code;
+}
+
+/* The layer's windows as one state; NULL when none has its state. */
+static int pool_layer(struct query *query, struct side *side, const struct found_layer *layer,
+                      struct layer_state **ret_pool)
+{
+    const struct history_params *params = &query->params;
+    uint64_t windows = params->given & PARAM_COUNT ? params->count : WINDOWS_DEFAULT;
+    struct found_track track;
+    sqlite3_stmt *statement = NULL;
+    int code = find_track(query, layer, &track);
+    *ret_pool = NULL;
+    if (code == ERR_NO_HISTORY)
+        return 0;
+    if (!code)
+        code =
+            query_open(query,
+                       "SELECT * FROM (SELECT first, last, bytes, data FROM windows"
+                       " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2"
+                       " AND last BETWEEN ?3 AND ?4 ORDER BY last DESC LIMIT ?5) ORDER BY last",
+                       &statement, "iiiii", layer->id, track.id, params->from, params->to, windows);
+    if (!code)
+        code = pool_rows(query, statement, side, ret_pool);
+    if (code)
+        layer_state_free(ret_pool);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+/* Comparing */
+
+static int compare_metric(const struct layer_state *const pool[2], int metric, uint32_t head,
+                          struct difference *ret_difference)
+{
+    struct dist dist[2] = {{.moments = {0}}, {.moments = {0}}};
+    int code = layer_state_dist(pool[0], metric, head, &dist[0]);
+    if (!code)
+        code = layer_state_dist(pool[1], metric, head, &dist[1]);
+    if (!code)
+        *ret_difference =
+            (struct difference){dist_js(&dist[0], &dist[1]),
+                                {moments_mean(&dist[0].moments), moments_mean(&dist[1].moments)}};
+    dist_clear(&dist[0]);
+    dist_clear(&dist[1]);
+    return code;
+}
+
+static int compare_head(const struct comparison *comparison,
+                        const struct layer_state *const pool[2], uint32_t head,
+                        struct head_distance *distance, bool *ret_comparable)
+{
+    double sum = 0;
+    int compared = 0;
+    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
+        struct difference *difference = &distance->metric[m];
+        *difference = (struct difference){NAN, {NAN, NAN}};
+        if (comparison->only >= 0 && comparison->only != m)
+            continue;
+        int code = compare_metric(pool, m, head, difference);
+        if (code)
+            return code;
+        if (!isnan(difference->js)) {
+            sum += difference->js;
+            compared++;
+        }
+    }
+    distance->distance = sum / compared;
+    *ret_comparable = compared > 0;
+    return 0;
+}
+
+static struct head_distance *next_distance(struct comparison *comparison)
+{
+    if (comparison->count == comparison->room) {
+        uint32_t room = comparison->room ? 2 * comparison->room : 64;
+        struct head_distance *grown = realloc(comparison->heads, room * sizeof *grown);
+        if (!grown)
+            return NULL;
+        comparison->heads = grown;
+        comparison->room = room;
+    }
+    return &comparison->heads[comparison->count];
+}
+
+static int compare_pools(struct comparison *comparison, struct layer_id layer,
+                         const struct layer_state *const pool[2])
+{
+    uint32_t heads = pool[0]->heads < pool[1]->heads ? pool[0]->heads : pool[1]->heads;
+    for (uint32_t head = 0; head < heads; head++) {
+        struct head_distance *distance = next_distance(comparison);
+        if (!distance)
+            return ERR_MEMORY;
+        distance->layer = layer;
+        distance->head = head;
+        bool comparable;
+        int code = compare_head(comparison, pool, head, distance, &comparable);
+        if (code)
+            return code;
+        comparison->count += comparable;
+    }
+    return 0;
+}
+
+static int compare_layer(struct query *query, struct comparison *comparison,
+                         const struct found_layer *a, const struct found_layer *b)
+{
+    struct layer_state *pool[2] = {NULL, NULL};
+    int code = pool_layer(query, &comparison->side[0], a, &pool[0]);
+    if (!code)
+        code = pool_layer(query, &comparison->side[1], b, &pool[1]);
+    if (!code && pool[0] && pool[1])
+        code = compare_pools(comparison, a->layer,
+                             (const struct layer_state *const[2]){pool[0], pool[1]});
+    layer_state_free(&pool[0]);
+    layer_state_free(&pool[1]);
+    return code;
+}
+
+static uint32_t find_same(const struct side *side, struct layer_id id)
+{
+    uint32_t i = 0;
+    while (i < side->layer_count &&
+           (side->layers[i].layer.stack != id.stack || side->layers[i].layer.layer != id.layer ||
+            side->layers[i].layer.site != id.site))
+        i++;
+    return i;
+}
+
+/* Layers that both have, but no histograms of them any more. */
+static int check_pooled(struct query *query, const struct side *side)
+{
+    if (side->windows > 0)
+        return 0;
+    return query_fail(query, ERR_NO_HISTORY,
+                      "run %.8s of %s has no window with histograms in this range", side->run.hex,
+                      side->run.job);
+}
+
+static int compare_layers(struct query *query, struct comparison *comparison)
+{
+    struct side *a = &comparison->side[0], *b = &comparison->side[1];
+    bool shared = false;
+    int code = 0;
+    for (uint32_t i = 0; !code && i < a->layer_count; i++) {
+        uint32_t j = find_same(b, a->layers[i].layer);
+        if (j == b->layer_count)
+            continue;
+        a->matched[i] = b->matched[j] = shared = true;
+        code = compare_layer(query, comparison, &a->layers[i], &b->layers[j]);
+    }
+    if (!code && shared)
+        code = check_pooled(query, a);
+    if (!code && shared)
+        code = check_pooled(query, b);
+    return code;
+}
+
+/* Answering */
+
+static uint64_t place(const struct head_distance *distance)
+{
+    const struct layer_id *id = &distance->layer;
+    return (uint64_t)id->stack << 60 | (uint64_t)id->layer << 40 | (uint64_t)id->site << 32 |
+           distance->head;
+}
+
+static int compare_distances(const void *left, const void *right)
+{
+    const struct head_distance *a = left, *b = right;
+    if (a->distance != b->distance)
+        return a->distance > b->distance ? -1 : 1;
+    return place(a) < place(b) ? -1 : place(a) > place(b);
+}
+
+static void put_f64(struct query *query, const char *key, double number)
+{
+    mpk_put_str(query->result, key);
+    mpk_put_f64(query->result, number);
+}
+
+static void put_metrics(struct query *query, const struct head_distance *distance)
+{
+    uint32_t count = 0;
+    for (int m = 0; m < METRIC_ROW_COUNT; m++)
+        count += isnan(distance->metric[m].js) ? 0 : 1;
+    mpk_put_str(query->result, "metrics");
+    mpk_put_map(query->result, count);
+    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
+        const struct difference *difference = &distance->metric[m];
+        if (isnan(difference->js))
+            continue;
+        mpk_put_str(query->result, metric_info[m].name);
+        mpk_put_map(query->result, 4);
+        put_f64(query, "js", difference->js);
+        put_f64(query, "mean_a", difference->mean[0]);
+        put_f64(query, "mean_b", difference->mean[1]);
+        put_f64(query, "delta", difference->mean[1] - difference->mean[0]);
+    }
+}
+
+static void put_head(struct query *query, const struct head_distance *distance)
+{
+    mpk_put_map(query->result, 6);
+    put_layer(query, &distance->layer);
+    put_u64(query, "head", distance->head);
+    put_f64(query, "distance", distance->distance);
+    put_metrics(query, distance);
+}
+
+static void put_side(struct query *query, const char *key, const struct side *side)
+{
+    mpk_put_str(query->result, key);
+    mpk_put_map(query->result, 5);
+    put_run(query, &side->run);
+    put_u64(query, "windows", side->windows);
+    put_u64(query, "first", side->first);
+    put_u64(query, "last", side->last);
+}
+
+/* Heads of layers that the other run has not, or that go beyond its heads. */
+static void put_alone(struct query *query, const char *key, const struct side *side,
+                      const struct side *other)
+{
+    uint32_t count = 0;
+    struct mpk_writer *result = query->result, list;
+    mpk_writer_init(&list);
+    query->result = &list;
+    for (uint32_t i = 0; i < side->layer_count; i++) {
+        const struct found_layer *layer = &side->layers[i];
+        uint32_t shared =
+            side->matched[i] ? other->layers[find_same(other, layer->layer)].heads : 0;
+        for (uint32_t head = shared; head < layer->heads; head++, count++) {
+            mpk_put_map(&list, 4);
+            put_layer(query, &layer->layer);
+            put_u64(query, "head", head);
+        }
+    }
+    query->result = result;
+    result->failed = result->failed || !mpk_writer_ok(&list);
+    mpk_put_str(result, key);
+    mpk_put_array(result, count);
+    mpk_put_raw(result, list.buffer.data, list.buffer.size);
+    mpk_writer_clear(&list);
+}
+
+static void put_comparison(struct query *query, struct comparison *comparison)
+{
+    uint64_t limit = query->params.limit;
+    uint32_t shown = comparison->count < limit ? comparison->count : (uint32_t)limit;
+    if (comparison->count > 1)
+        qsort(comparison->heads, comparison->count, sizeof *comparison->heads, compare_distances);
+    mpk_put_map(query->result, 6);
+    put_side(query, "a", &comparison->side[0]);
+    put_side(query, "b", &comparison->side[1]);
+    mpk_put_str(query->result, "heads");
+    mpk_put_array(query->result, shown);
+    for (uint32_t i = 0; i < shown; i++)
+        put_head(query, &comparison->heads[i]);
+    put_alone(query, "only_a", &comparison->side[0], &comparison->side[1]);
+    put_alone(query, "only_b", &comparison->side[1], &comparison->side[0]);
+    mpk_put_str(query->result, "more");
+    mpk_put_bool(query->result, shown < comparison->count);
+}
+
+static int choose_metric(struct query *query, int *ret_only)
+{
+    const char *name = query->params.metric;
+    *ret_only = -1;
+    for (int m = 0; *name && m < METRIC_ROW_COUNT; m++)
+        if (strcmp(name, metric_info[m].name) == 0)
+            *ret_only = m;
+    if (*name && *ret_only < 0)
+        return query_fail(query, ERR_ARGUMENT,
+                          "metric is not accepted (valid: those with one value per attention row, "
+                          "such as entropy)");
+    return 0;
+}
+
+/* Both runs in the same windows: those of the first layer of the first. */
+static int choose_track(struct query *query, const struct side *side)
+{
+    struct found_track track;
+    if (side->layer_count == 0)
+        return query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history yet",
+                          side->run.hex, side->run.job);
+    int code = find_track(query, &side->layers[0], &track);
+    if (code)
+        return code;
+    query->params.track = track.track;
+    query->params.given |= PARAM_WINDOW;
+    return 0;
+}
+
+static int read_sides(struct query *query, struct comparison *comparison)
+{
+    const struct history_params *params = &query->params;
+    struct side *a = &comparison->side[0], *b = &comparison->side[1];
+    const char *job_b = *params->job_b ? params->job_b : params->job;
+    int code = find_run(query, params->job, params->run, &a->run);
+    if (!code)
+        code = find_run(query, job_b, params->run_b, &b->run);
+    if (!code)
+        code = read_layers(query, a);
+    if (!code)
+        code = read_layers(query, b);
+    return code ? code : choose_track(query, a);
+}
+
+int history_compare(struct query *query)
+{
+    struct comparison comparison = {.count = 0};
+    int code = choose_metric(query, &comparison.only);
+    if (!code)
+        code = read_sides(query, &comparison);
+    if (!code)
+        code = compare_layers(query, &comparison);
+    query->detail[0] = code ? query->detail[0] : '\0';
+    if (!code)
+        put_comparison(query, &comparison);
+    for (int i = 0; i < 2; i++) {
+        free(comparison.side[i].layers);
+        free(comparison.side[i].matched);
+    }
+    free(comparison.heads);
+    return code;
+}

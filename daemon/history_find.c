@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: MIT */
+#include "history_find.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Runs, layers and tracks that a sentence names at most. */
+#define NAMED_MAX 6
+
+/* Sentences */
+
+/* A list in query->detail: "a, b, c, ...". */
+static void add_name(struct query *query, int index, const char *name)
+{
+    size_t used = strlen(query->detail);
+    const char *separator = index > 0 ? ", " : "";
+    if (index <= NAMED_MAX)
+        snprintf(query->detail + used, HISTORY_DETAIL_MAX - used, "%s%s", separator,
+                 index < NAMED_MAX ? name : "...");
+}
+
+void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX])
+{
+    const char *s = track->length == 1 ? "" : "s";
+    int used = snprintf(ret_text, TRACK_TEXT_MAX, "%" PRIu64 " %s%s", track->length,
+                        window_unit_name(track->unit), s);
+    if (track->every != track->length)
+        snprintf(ret_text + used, TRACK_TEXT_MAX - (size_t)used, " every %" PRIu64, track->every);
+}
+
+void layer_text(const struct found_layer *layer, char ret_text[LAYER_TEXT_MAX])
+{
+    snprintf(ret_text, LAYER_TEXT_MAX, "%s.%" PRIu32 ".%s", stack_name(layer->layer.stack),
+             layer->layer.layer, site_name(layer->layer.site));
+}
+
+/* Runs */
+
+static void read_run(sqlite3_stmt *statement, const char *job, struct found_run *run)
+{
+    const void *bytes = sqlite3_column_blob(statement, 1);
+    *run = (struct found_run){.id = column_u64(statement, 0),
+                              .state = (enum job_state)column_u64(statement, 2),
+                              .world = (uint32_t)column_u64(statement, 3),
+                              .first_ns = column_u64(statement, 4),
+                              .last_ns = column_u64(statement, 5),
+                              .epoch = column_u64(statement, 6),
+                              .step = column_u64(statement, 7)};
+    if (bytes && sqlite3_column_bytes(statement, 1) == RUN_BYTES)
+        memcpy(run->run, bytes, RUN_BYTES);
+    run_hex(run->run, run->hex);
+    snprintf(run->job, sizeof run->job, "%s", job);
+}
+
+/* Looks at all runs of the job, newest first; keeps the first that fits. */
+static int scan_runs(struct query *query, sqlite3_stmt *statement, const char *job,
+                     const char *prefix, struct found_run *ret_run, int *ret_runs, int *ret_matches)
+{
+    int rc;
+    *ret_runs = *ret_matches = 0;
+    while ((rc = query_next(query, statement)) == 1) {
+        struct found_run run;
+        read_run(statement, job, &run);
+        if (strncmp(run.hex, prefix, strlen(prefix)) == 0 && ++*ret_matches == 1)
+            *ret_run = run;
+        ++*ret_runs;
+        if (!*prefix)
+            return 0;
+    }
+    return rc;
+}
+
+/* Names the runs that begin with `prefix`. */
+static void name_runs(struct query *query, sqlite3_stmt *statement, const char *job,
+                      const char *prefix)
+{
+    struct found_run run;
+    int index = 0;
+    sqlite3_reset(statement);
+    while (query_next(query, statement) == 1) {
+        read_run(statement, job, &run);
+        if (strncmp(run.hex, prefix, strlen(prefix)) == 0)
+            add_name(query, index++, run.hex);
+    }
+}
+
+static int refuse_run(struct query *query, sqlite3_stmt *statement, const char *job,
+                      const char *prefix, int matches)
+{
+    if (matches > 1)
+        query_fail(query, ERR_RUN_UNKNOWN, "run '%s' may be any of ", prefix);
+    else
+        query_fail(query, ERR_RUN_UNKNOWN, "no run of %s begins with '%s'; there are ", job,
+                   prefix);
+    name_runs(query, statement, job, matches > 1 ? prefix : "");
+    return ERR_RUN_UNKNOWN;
+}
+
+int find_run(struct query *query, const char *job, const char *prefix, struct found_run *ret_run)
+{
+    sqlite3_stmt *statement;
+    int runs = 0, matches = 0;
+    int code = query_open(query,
+                          "SELECT run_id, run, state, world, first_ns, last_ns, epoch, step"
+                          " FROM runs WHERE job = ?1 ORDER BY run_id DESC",
+                          &statement, "s", job);
+    if (code)
+        return code;
+    code = scan_runs(query, statement, job, prefix, ret_run, &runs, &matches);
+    if (!code && runs == 0)
+        code = ERR_JOB_UNKNOWN;
+    else if (!code && matches != 1)
+        code = refuse_run(query, statement, job, prefix, matches);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+/* Layers */
+
+int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt **ret_statement)
+{
+    /* A value that no layer has stands for "any". */
+    const struct history_params *params = &query->params;
+    uint64_t any = LAYER_MAX + 1;
+    uint64_t stack = !*params->stack                                         ? any
+                     : strcmp(params->stack, stack_name(STACK_ENCODER)) == 0 ? STACK_ENCODER
+                                                                             : STACK_DECODER;
+    uint64_t site = !*params->site                                    ? any
+                    : strcmp(params->site, site_name(SITE_SELF)) == 0 ? SITE_SELF
+                                                                      : SITE_CROSS;
+    uint64_t layer = params->given & PARAM_LAYER ? params->layer : any;
+    return query_open(query,
+                      "SELECT layer_id, stack, layer, site, heads FROM layers"
+                      " WHERE run_id = ?1 AND (stack = ?2 OR ?2 = ?5)"
+                      " AND (layer = ?3 OR ?3 = ?5) AND (site = ?4 OR ?4 = ?5)"
+                      " ORDER BY stack, layer, site",
+                      ret_statement, "iiiii", run->id, stack, layer, site, any);
+}
+
+struct found_layer found_layer(sqlite3_stmt *statement)
+{
+    return (struct found_layer){
+        .id = column_u64(statement, 0),
+        .layer = {(enum stack)column_u64(statement, 1), (uint32_t)column_u64(statement, 2),
+                  (enum site)column_u64(statement, 3)},
+        .heads = (uint32_t)column_u64(statement, 4),
+    };
+}
+
+static int first_layer(struct query *query, const struct found_run *run,
+                       struct found_layer *ret_layer)
+{
+    sqlite3_stmt *statement;
+    int code = open_layers(query, run, &statement);
+    if (code)
+        return code;
+    code = query_next(query, statement);
+    if (code == 1)
+        *ret_layer = found_layer(statement);
+    sqlite3_finalize(statement);
+    return code == 1 ? 0 : code ? code : ERR_NO_HISTORY;
+}
+
+/* Names the layers that there are. */
+static int refuse_layer(struct query *query, const struct found_run *run)
+{
+    sqlite3_stmt *statement;
+    int index = 0;
+    query->params.stack[0] = query->params.site[0] = '\0';
+    query->params.given &= ~(unsigned)PARAM_LAYER;
+    int code = open_layers(query, run, &statement);
+    if (code)
+        return code;
+    query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no such layer; it has ", run->hex,
+               run->job);
+    while (query_next(query, statement) == 1) {
+        struct found_layer layer = found_layer(statement);
+        char text[LAYER_TEXT_MAX];
+        layer_text(&layer, text);
+        add_name(query, index++, text);
+    }
+    sqlite3_finalize(statement);
+    if (index == 0)
+        query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history yet",
+                   run->hex, run->job);
+    return ERR_NO_HISTORY;
+}
+
+int find_layer(struct query *query, const struct found_run *run, struct found_layer *ret_layer)
+{
+    int code = first_layer(query, run, ret_layer);
+    return code == ERR_NO_HISTORY ? refuse_layer(query, run) : code;
+}
+
+/* Tracks */
+
+static bool same_track(const struct history_track *a, const struct history_track *b)
+{
+    return a->unit == b->unit && a->length == b->length && a->every == b->every;
+}
+
+static struct history_track primary_track(const struct config *config)
+{
+    return (struct history_track){(enum window_unit)config->window_unit, config->window_length,
+                                  config->window_every};
+}
+
+/* Tracks in which the layer has windows, the one with the newest window first. */
+static int open_tracks(struct query *query, const struct found_layer *layer,
+                       sqlite3_stmt **ret_statement)
+{
+    return query_open(
+        query,
+        "SELECT track_id, unit, length, every,"
+        " (SELECT window_id FROM windows WHERE layer_id = ?1"
+        "  AND windows.track_id = tracks.track_id ORDER BY last DESC LIMIT 1) AS newest"
+        " FROM tracks WHERE newest IS NOT NULL ORDER BY newest DESC",
+        ret_statement, "i", layer->id);
+}
+
+static struct found_track read_track(sqlite3_stmt *statement)
+{
+    return (struct found_track){column_u64(statement, 0),
+                                {(enum window_unit)column_u64(statement, 1),
+                                 column_u64(statement, 2), column_u64(statement, 3)}};
+}
+
+static int refuse_track(struct query *query, const struct found_layer *layer,
+                        sqlite3_stmt *statement, int tracks)
+{
+    char wanted[TRACK_TEXT_MAX], text[TRACK_TEXT_MAX], name[LAYER_TEXT_MAX];
+    track_text(&query->params.track, wanted);
+    layer_text(layer, name);
+    if (tracks == 0)
+        return query_fail(query, ERR_NO_HISTORY, "%s has no window in the history yet", name);
+    query_fail(query, ERR_NO_HISTORY, "%s has no windows of %s; it has those of ", name, wanted);
+    sqlite3_reset(statement);
+    for (int index = 0; query_next(query, statement) == 1; index++) {
+        struct found_track track = read_track(statement);
+        track_text(&track.track, text);
+        add_name(query, index, text);
+    }
+    return ERR_NO_HISTORY;
+}
+
+int find_track(struct query *query, const struct found_layer *layer, struct found_track *ret_track)
+{
+    bool asked = query->params.given & PARAM_WINDOW;
+    struct history_track wanted = asked ? query->params.track : primary_track(query->config);
+    struct found_track first = {.id = 0};
+    sqlite3_stmt *statement;
+    bool found = false;
+    int tracks = 0, code = open_tracks(query, layer, &statement);
+    if (code)
+        return code;
+    while (!found && (code = query_next(query, statement)) == 1) {
+        struct found_track track = read_track(statement);
+        found = same_track(&track.track, &wanted);
+        if (found || tracks++ == 0)
+            first = track;
+    }
+    if (code >= 0) {
+        bool usable = found || (tracks > 0 && !asked);
+        code = usable ? 0 : refuse_track(query, layer, statement, tracks);
+        *ret_track = first;
+    }
+    sqlite3_finalize(statement);
+    return code;
+}
+
+/* Answers */
+
+void put_text(struct query *query, const char *key, const char *text)
+{
+    mpk_put_str(query->result, key);
+    mpk_put_str(query->result, text);
+}
+
+void put_u64(struct query *query, const char *key, uint64_t number)
+{
+    mpk_put_str(query->result, key);
+    mpk_put_u64(query->result, number);
+}
+
+void put_run(struct query *query, const struct found_run *run)
+{
+    put_text(query, "job", run->job);
+    put_text(query, "run", run->hex);
+}
+
+void put_track(struct query *query, const struct found_track *track)
+{
+    put_text(query, "unit", window_unit_name(track->track.unit));
+    put_u64(query, "length", track->track.length);
+    put_u64(query, "every", track->track.every);
+}
+
+void put_layer(struct query *query, const struct layer_id *id)
+{
+    put_text(query, "stack", stack_name(id->stack));
+    put_u64(query, "layer", id->layer);
+    put_text(query, "site", site_name(id->site));
+}
+
+int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
+             void (*put)(struct query *query, sqlite3_stmt *statement))
+{
+    struct mpk_writer *result = query->result, rows;
+    uint32_t count = 0;
+    int code;
+    mpk_writer_init(&rows);
+    query->result = &rows;
+    while ((code = query_next(query, statement)) == 1 && count < limit) {
+        put(query, statement);
+        count++;
+    }
+    query->result = result;
+    mpk_put_str(result, key);
+    mpk_put_array(result, count);
+    mpk_put_raw(result, rows.buffer.data, rows.buffer.size);
+    mpk_put_str(result, "more");
+    mpk_put_bool(result, code == 1);
+    if (!mpk_writer_ok(&rows))
+        code = ERR_MEMORY;
+    mpk_writer_clear(&rows);
+    return code < 0 ? code : 0;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/* history_find: what a question is about: the run, the layer, the track and the metric that its
+ * parameters name, or else the most likely ones. Reader thread. */
+#ifndef DAEMON_HISTORY_FIND_H
+#define DAEMON_HISTORY_FIND_H
+
+#include "history_query.h"
+
+struct found_run {
+    uint64_t id;
+    char job[JOB_NAME_MAX + 1];
+    uint8_t run[RUN_BYTES];
+    char hex[2 * RUN_BYTES + 1];
+    enum job_state state;
+    uint32_t world;
+    uint64_t first_ns, last_ns, epoch, step;
+};
+
+struct found_layer {
+    uint64_t id;
+    struct layer_id layer;
+    uint32_t heads;
+};
+
+struct found_track {
+    uint64_t id;
+    struct history_track track;
+};
+
+/* The run of a job whose digits begin with `prefix`; "": the newest. Returns 0, ERR_JOB_UNKNOWN,
+ * ERR_RUN_UNKNOWN (with a sentence; also when several begin so), or another error. */
+int find_run(struct query *query, const char *job, const char *prefix, struct found_run *ret_run);
+
+/* The layers that stack, layer and site of the parameters leave, in the order encoder, decoder;
+ * layer; self, cross. Each row of the statement is read by found_layer. */
+int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt **ret_statement);
+struct found_layer found_layer(sqlite3_stmt *statement);
+/* The first of them. Returns 0, ERR_NO_HISTORY with a sentence, or another error. */
+int find_layer(struct query *query, const struct found_run *run, struct found_layer *ret_layer);
+
+/* The track that the parameters name; else attnd's primary one; else the one with the newest
+ * window. The same errors. */
+int find_track(struct query *query, const struct found_layer *layer, struct found_track *ret_track);
+
+/* "100 steps every 10". */
+#define TRACK_TEXT_MAX 96
+void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX]);
+
+/* "decoder.3.self". */
+#define LAYER_TEXT_MAX 32
+void layer_text(const struct found_layer *layer, char ret_text[LAYER_TEXT_MAX]);
+
+/* Keys that several answers have. */
+void put_text(struct query *query, const char *key, const char *text);
+void put_u64(struct query *query, const char *key, uint64_t number);
+/* `job`, `run`: 2 keys. */
+void put_run(struct query *query, const struct found_run *run);
+/* `unit`, `length`, `every`: 3 keys. */
+void put_track(struct query *query, const struct found_track *track);
+/* `stack`, `layer`, `site`: 3 keys. */
+void put_layer(struct query *query, const struct layer_id *id);
+/* Writes up to `limit` rows by `put` as an array under `key`, and then `more`: 2 keys. The
+ * statement gives one row more than that, if there is. Returns 0 or an error. */
+int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
+             void (*put)(struct query *query, sqlite3_stmt *statement));
+
+#endif

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/* runs, windows: what is in the history. */
+#include "history_number.h"
+#include "history_windows.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Layers that an answer describes. */
+#define LAYERS_MAX 4096
+
+static void put_one_run(struct query *query, sqlite3_stmt *statement)
+{
+    const void *bytes = sqlite3_column_blob(statement, 1);
+    uint8_t run[RUN_BYTES] = {0};
+    char hex[2 * RUN_BYTES + 1];
+    if (bytes && sqlite3_column_bytes(statement, 1) == RUN_BYTES)
+        memcpy(run, bytes, RUN_BYTES);
+    run_hex(run, hex);
+    mpk_put_map(query->result, 8);
+    put_text(query, "job", column_text(statement, 0));
+    put_text(query, "run", hex);
+    put_text(query, "state", job_state_name((enum job_state)column_u64(statement, 2)));
+    put_u64(query, "world", column_u64(statement, 3));
+    put_u64(query, "first_ns", column_u64(statement, 4));
+    put_u64(query, "last_ns", column_u64(statement, 5));
+    put_u64(query, "epoch", column_u64(statement, 6));
+    put_u64(query, "step", column_u64(statement, 7));
+}
+
+int history_runs(struct query *query)
+{
+    const struct history_params *params = &query->params;
+    sqlite3_stmt *statement;
+    int code = query_open(query,
+                          "SELECT job, run, state, world, first_ns, last_ns, epoch, step FROM runs"
+                          " WHERE job = ?1 OR ?1 = '' ORDER BY run_id DESC LIMIT ?2",
+                          &statement, "si", params->job, params->limit + 1);
+    mpk_put_map(query->result, 2);
+    if (!code)
+        code = put_rows(query, statement, "runs", params->limit, put_one_run);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+/* Windows */
+
+static void put_track_of_layer(struct query *query, sqlite3_stmt *statement)
+{
+    struct found_track track = {0,
+                                {(enum window_unit)column_u64(statement, 0),
+                                 column_u64(statement, 1), column_u64(statement, 2)}};
+    mpk_put_map(query->result, 6);
+    put_track(query, &track);
+    put_u64(query, "windows", column_u64(statement, 3));
+    put_u64(query, "first", column_u64(statement, 4));
+    put_u64(query, "last", column_u64(statement, 5));
+}
+
+static int put_metrics(struct query *query, const struct found_layer *layer)
+{
+    bool has[NUMBER_COUNT];
+    struct found_track track;
+    uint32_t count = 0;
+    int code = find_track(query, layer, &track);
+    if (!code)
+        code = windows_numbers(query, layer, &track, has);
+    if (code)
+        return code;
+    for (int i = 0; i < NUMBER_COUNT; i++)
+        count += has[i];
+    mpk_put_str(query->result, "metrics");
+    mpk_put_array(query->result, count);
+    for (int i = 0; i < NUMBER_COUNT; i++) {
+        char name[NUMBER_NAME_MAX];
+        number_name(i, name);
+        if (has[i])
+            mpk_put_str(query->result, name);
+    }
+    return 0;
+}
+
+static int put_layer_windows(struct query *query, const struct found_layer *layer)
+{
+    sqlite3_stmt *statement;
+    int code = query_open(query,
+                          "SELECT unit, length, every, count(*), min(windows.first), max(last)"
+                          " FROM windows JOIN tracks USING (track_id) WHERE layer_id = ?1"
+                          " GROUP BY track_id ORDER BY track_id",
+                          &statement, "i", layer->id);
+    mpk_put_map(query->result, 7);
+    put_layer(query, &layer->layer);
+    put_u64(query, "heads", layer->heads);
+    if (!code)
+        code = put_rows(query, statement, "tracks", UINT32_MAX, put_track_of_layer);
+    sqlite3_finalize(statement);
+    return code ? code : put_metrics(query, layer);
+}
+
+/* Layers that have windows. */
+static int read_layers(struct query *query, const struct found_run *run, struct found_layer *layers,
+                       uint32_t *ret_count)
+{
+    sqlite3_stmt *statement;
+    uint32_t count = 0;
+    int code = open_layers(query, run, &statement);
+    while (!code && count < LAYERS_MAX && (code = query_next(query, statement)) == 1) {
+        struct found_track track;
+        layers[count] = found_layer(statement);
+        code = find_track(query, &layers[count], &track);
+        count += !code;
+        code = code == ERR_NO_HISTORY ? 0 : code;
+    }
+    sqlite3_finalize(statement);
+    *ret_count = count;
+    return code;
+}
+
+static int put_layers(struct query *query, const struct found_run *run)
+{
+    struct found_layer *layers = malloc(LAYERS_MAX * sizeof *layers);
+    uint32_t count = 0;
+    int code = layers ? read_layers(query, run, layers, &count) : ERR_MEMORY;
+    mpk_put_map(query->result, 3);
+    put_run(query, run);
+    mpk_put_str(query->result, "layers");
+    mpk_put_array(query->result, count);
+    query->detail[0] = '\0';
+    for (uint32_t i = 0; !code && i < count; i++)
+        code = put_layer_windows(query, &layers[i]);
+    free(layers);
+    return code;
+}
+
+int history_windows(struct query *query)
+{
+    struct found_run run;
+    int code = find_run(query, query->params.job, query->params.run, &run);
+    return code ? code : put_layers(query, &run);
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+#include "history_params.h"
+
+#include "config.h"
+#include "err.h"
+#include "value.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *const statistic_name[STATISTIC_COUNT] = {
+    [STATISTIC_MEAN] = "mean", [STATISTIC_STD] = "std",   [STATISTIC_MIN] = "min",
+    [STATISTIC_MAX] = "max",   [STATISTIC_P50] = "p50",   [STATISTIC_P90] = "p90",
+    [STATISTIC_P99] = "p99",   [STATISTIC_LAST] = "last", [STATISTIC_NUMBER] = "count",
+};
+
+enum kind { KIND_TEXT, KIND_NUMBER, KIND_BOOL, KIND_TRACK, KIND_STATISTICS };
+
+struct info {
+    const char *name;
+    enum kind kind;
+    size_t offset;
+    uint64_t most; /* of a text its room, of a number its largest value */
+    const char *valid;
+};
+
+#define TEXT(name, field, valid)                                                                   \
+    {                                                                                              \
+        name, KIND_TEXT, offsetof(struct history_params, field),                                   \
+            sizeof(((struct history_params *)NULL)->field), valid                                  \
+    }
+#define NUMBER(name, field, most, valid)                                                           \
+    {                                                                                              \
+        name, KIND_NUMBER, offsetof(struct history_params, field), most, valid                     \
+    }
+
+/* In the order of enum history_param. */
+static const struct info info[] = {
+    TEXT("job", job, "the name of a job"),
+    TEXT("run", run, "the first of 32 hexadecimal digits"),
+    TEXT("stack", stack, "encoder, decoder"),
+    NUMBER("layer", layer, LAYER_MAX, "0 to 65535"),
+    TEXT("site", site, "self, cross"),
+    NUMBER("head", head, HEADS_TOTAL_MAX - 1, "0 to 1048575"),
+    TEXT("metric", metric, "the name of a metric"),
+    {"window", KIND_TRACK, 0, 0, "such as 1 epoch, 100 steps every 10"},
+    NUMBER("from", from, UINT64_MAX, "a whole number"),
+    NUMBER("to", to, UINT64_MAX, "a whole number"),
+    NUMBER("limit", limit, HISTORY_LIMIT_MAX, "1 to 200000"),
+    {"statistics", KIND_STATISTICS, 0, 0,
+     "a list of mean, std, min, max, p50, p90, p99, last, count"},
+    {"packed", KIND_BOOL, 0, 0, "true, false"},
+    NUMBER("last", last, UINT64_MAX, "a whole number"),
+    TEXT("rule", rule, "the name of a rule"),
+    TEXT("severity", severity, "info, warning, critical"),
+    TEXT("state", state, "firing, resolved"),
+    TEXT("job_b", job_b, "the name of a job"),
+    TEXT("run_b", run_b, "the first of 32 hexadecimal digits"),
+    NUMBER("windows", count, HISTORY_LIMIT_MAX, "1 to 200000"),
+};
+enum { INFO_COUNT = sizeof info / sizeof info[0] };
+
+/* Copies a text for a sentence: what cannot be shown becomes '?'. */
+static void show(const msgpack_object_str *text, char *out, size_t size)
+{
+    size_t length = text->size < size - 1 ? text->size : size - 1;
+    for (size_t i = 0; i < length; i++)
+        out[i] = text->ptr[i] < ' ' || text->ptr[i] > '~' ? '?' : text->ptr[i];
+    out[length] = '\0';
+}
+
+static bool read_text(const msgpack_object *value, char *field, uint64_t room)
+{
+    if (value->type != MSGPACK_OBJECT_STR || value->via.str.size == 0 ||
+        value->via.str.size >= room || memchr(value->via.str.ptr, '\0', value->via.str.size))
+        return false;
+    memcpy(field, value->via.str.ptr, value->via.str.size);
+    field[value->via.str.size] = '\0';
+    return true;
+}
+
+bool history_track_parse(const char *text, struct history_track *ret_track)
+{
+    static const struct value_rule rule = {VALUE_WINDOWS, 0, 0};
+    char reason[VALUE_REASON_MAX];
+    config_windows windows = {.count = 0};
+    if (value_parse(&rule, text, &windows, reason) != 0 || windows.count != 1)
+        return false;
+    *ret_track = (struct history_track){(enum window_unit)windows.window[0].unit,
+                                        windows.window[0].length, windows.window[0].every};
+    return true;
+}
+
+static bool read_track(const msgpack_object *value, struct history_track *track)
+{
+    char text[80];
+    return read_text(value, text, sizeof text) && history_track_parse(text, track);
+}
+
+static bool read_statistics(const msgpack_object *value, unsigned *statistics)
+{
+    if (value->type != MSGPACK_OBJECT_ARRAY || value->via.array.size == 0)
+        return false;
+    *statistics = 0;
+    for (uint32_t i = 0; i < value->via.array.size; i++) {
+        int found = 0;
+        while (found < STATISTIC_COUNT &&
+               !mpk_is_str(&value->via.array.ptr[i], statistic_name[found]))
+            found++;
+        if (found == STATISTIC_COUNT)
+            return false;
+        *statistics |= 1u << found;
+    }
+    return true;
+}
+
+/* Whether one of the words in "a, b, c". */
+static bool is_word(const char *text, const char *words)
+{
+    size_t length = strlen(text);
+    for (; words; words = strchr(words, ',') ? strchr(words, ',') + 2 : NULL)
+        if (strncmp(words, text, length) == 0 && (words[length] == ',' || words[length] == '\0'))
+            return true;
+    return false;
+}
+
+/* Lower-case digits; a prefix of a run. */
+static bool is_hex(const char *text)
+{
+    return text[strspn(text, "0123456789abcdef")] == '\0';
+}
+
+static bool text_fits(unsigned bit, const char *text)
+{
+    if (bit & (PARAM_RUN | PARAM_RUN_B))
+        return is_hex(text);
+    if (bit & (PARAM_JOB | PARAM_JOB_B))
+        return job_name_valid(text, strlen(text));
+    if (bit & (PARAM_STACK | PARAM_SITE | PARAM_SEVERITY | PARAM_STATE))
+        return is_word(text, info[__builtin_ctz(bit)].valid);
+    return true;
+}
+
+static bool read_value(const msgpack_object *value, int index, struct history_params *params)
+{
+    const struct info *one = &info[index];
+    void *field = (char *)params + one->offset;
+    switch (one->kind) {
+    case KIND_TEXT:
+        return read_text(value, field, one->most) && text_fits(1u << index, field);
+    case KIND_NUMBER:
+        return mpk_get_u64(value, one->most, field) == 0;
+    case KIND_BOOL:
+        return mpk_get_bool(value, &params->packed) == 0;
+    case KIND_TRACK:
+        return read_track(value, &params->track);
+    case KIND_STATISTICS:
+        return read_statistics(value, &params->statistics);
+    }
+    return false;
+}
+
+static int find_info(const msgpack_object *key, unsigned allowed)
+{
+    for (int i = 0; i < INFO_COUNT; i++)
+        if ((allowed & 1u << i) && mpk_is_str(key, info[i].name))
+            return i;
+    return -1;
+}
+
+void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
+{
+    char name[64] = "?";
+    if (key->type == MSGPACK_OBJECT_STR)
+        show(&key->via.str, name, sizeof name);
+    snprintf(reterr, size, "this method has no parameter '%s'", name);
+}
+
+static int read_pair(const msgpack_object_kv *pair, unsigned allowed, struct history_params *params,
+                     char *reterr, size_t size)
+{
+    int index = find_info(&pair->key, allowed);
+    if (index < 0) {
+        history_refuse_key(&pair->key, reterr, size);
+        return ERR_ARGUMENT;
+    }
+    if (pair->val.type == MSGPACK_OBJECT_NIL)
+        return 0;
+    if (!read_value(&pair->val, index, params)) {
+        snprintf(reterr, size, "%s is not accepted (valid: %s)", info[index].name,
+                 info[index].valid);
+        return ERR_ARGUMENT;
+    }
+    params->given |= 1u << index;
+    return 0;
+}
+
+static int check_required(const struct history_params *params, unsigned required, char *reterr,
+                          size_t size)
+{
+    unsigned missing = required & ~params->given;
+    if (missing) {
+        snprintf(reterr, size, "%s is missing", info[__builtin_ctz(missing)].name);
+        return ERR_ARGUMENT;
+    }
+    if (params->from > params->to) {
+        snprintf(reterr, size, "from is greater than to");
+        return ERR_ARGUMENT;
+    }
+    if (params->limit == 0 || params->count == 0) {
+        snprintf(reterr, size, "%s is not accepted (valid: 1 to 200000)",
+                 params->limit ? "windows" : "limit");
+        return ERR_ARGUMENT;
+    }
+    return 0;
+}
+
+int history_params_read(const msgpack_object *map, unsigned allowed, unsigned required,
+                        struct history_params *ret_params, char *reterr, size_t size)
+{
+    struct history_params params = {.to = UINT64_MAX,
+                                    .limit = HISTORY_LIMIT,
+                                    .count = HISTORY_LIMIT_MAX,
+                                    .statistics = (1u << STATISTIC_COUNT) - 1};
+    bool is_map = map->type == MSGPACK_OBJECT_MAP;
+    int code = 0;
+    if (!is_map && map->type != MSGPACK_OBJECT_NIL) {
+        snprintf(reterr, size, "the parameters are no map");
+        return ERR_ARGUMENT;
+    }
+    for (uint32_t i = 0; !code && is_map && i < map->via.map.size; i++)
+        code = read_pair(&map->via.map.ptr[i], allowed, &params, reterr, size);
+    if (!code)
+        code = check_required(&params, required, reterr, size);
+    if (!code)
+        *ret_params = params;
+    return code;
+}

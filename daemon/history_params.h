@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/* history_params: the parameters of a question, by name from a MessagePack map into a struct; one
+ * table for all methods. What is not given has the value that means "any". Pure. */
+#ifndef DAEMON_HISTORY_PARAMS_H
+#define DAEMON_HISTORY_PARAMS_H
+
+#include "header.h"
+#include "mpk.h"
+#include "result.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Rows of an answer: what is given when nothing is asked for, and the most there can be. */
+#define HISTORY_LIMIT     1000
+#define HISTORY_LIMIT_MAX 200000
+
+enum history_param {
+    PARAM_JOB = 1 << 0,
+    PARAM_RUN = 1 << 1,
+    PARAM_STACK = 1 << 2,
+    PARAM_LAYER = 1 << 3,
+    PARAM_SITE = 1 << 4,
+    PARAM_HEAD = 1 << 5,
+    PARAM_METRIC = 1 << 6,
+    PARAM_WINDOW = 1 << 7,
+    PARAM_FROM = 1 << 8,
+    PARAM_TO = 1 << 9,
+    PARAM_LIMIT = 1 << 10,
+    PARAM_STATISTICS = 1 << 11,
+    PARAM_PACKED = 1 << 12,
+    PARAM_LAST = 1 << 13,
+    PARAM_RULE = 1 << 14,
+    PARAM_SEVERITY = 1 << 15,
+    PARAM_STATE = 1 << 16,
+    PARAM_JOB_B = 1 << 17,
+    PARAM_RUN_B = 1 << 18,
+    PARAM_COUNT = 1 << 19,
+};
+
+enum statistic {
+    STATISTIC_MEAN,
+    STATISTIC_STD,
+    STATISTIC_MIN,
+    STATISTIC_MAX,
+    STATISTIC_P50,
+    STATISTIC_P90,
+    STATISTIC_P99,
+    STATISTIC_LAST,
+    STATISTIC_NUMBER, /* "count": how many values */
+    STATISTIC_COUNT
+};
+extern const char *const statistic_name[STATISTIC_COUNT];
+
+#define METRIC_NAME_MAX 64
+#define RULE_NAME_MAX   64
+
+/* "100 steps every 10". */
+struct history_track {
+    enum window_unit unit;
+    uint64_t length, every;
+};
+
+struct history_params {
+    unsigned given;                /* enum history_param, ored */
+    char job[JOB_NAME_MAX + 1];    /* "" = any, as all texts */
+    char run[2 * RUN_BYTES + 1];   /* the first digits */
+    char job_b[JOB_NAME_MAX + 1];  /* of compare */
+    char run_b[2 * RUN_BYTES + 1]; /* of compare */
+    char stack[8], site[8];
+    char metric[METRIC_NAME_MAX];
+    char rule[RULE_NAME_MAX];
+    char severity[16], state[16];
+    uint64_t layer, head;
+    struct history_track track; /* when PARAM_WINDOW is given */
+    uint64_t from, to;          /* units, inclusive; default: all there are */
+    uint64_t last;              /* a unit */
+    uint64_t limit, count;
+    unsigned statistics; /* bits */
+    bool packed;         /* numbers as one bin instead of lists */
+};
+
+/* Reads a map, or nil for an empty one. `allowed` and `required` are the method's; what else is
+ * there, is missing, or is no such value, is ERR_ARGUMENT with a sentence in reterr (`size` bytes).
+ */
+int history_params_read(const msgpack_object *map, unsigned allowed, unsigned required,
+                        struct history_params *ret_params, char *reterr, size_t size);
+
+/* Says that a method has no parameter of this name. */
+void history_refuse_key(const msgpack_object *key, char *reterr, size_t size);
+
+/* "100 steps every 10", "1 epoch", "60 seconds every 30". Returns whether it is one. */
+bool history_track_parse(const char *text, struct history_track *ret_track);
+
+#endif

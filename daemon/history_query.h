@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/* history_query: one question while it is being answered: parameters, connection, time, result; and
+ * how to read rows without saying everything three times. Reader thread. */
+#ifndef DAEMON_HISTORY_QUERY_H
+#define DAEMON_HISTORY_QUERY_H
+
+#include "config.h"
+#include "err.h"
+#include "history_params.h"
+#include "mpk.h"
+
+#include <sqlite3.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#define HISTORY_DETAIL_MAX 512
+
+struct query {
+    sqlite3 *db;
+    const struct config *config;
+    struct history_params params;
+    struct mpk_writer *result;
+    char *detail;         /* HISTORY_DETAIL_MAX */
+    uint64_t deadline_ns; /* monotonic */
+    const atomic_bool *closing;
+};
+
+/* A method: writes one value to the result and returns 0, or returns an error. */
+typedef int history_method(struct query *query);
+
+history_method history_series, history_runs, history_windows, history_map, history_alerts,
+    history_compare, history_states;
+
+/* Says more about an error; returns its code. */
+int query_fail(struct query *query, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ERR_QUERY_TIME or ERR_CLOSED when it has to end, else 0. Between rows; SQLite asks by itself. */
+int query_check(const struct query *query);
+
+/* Prepares and binds: `types` has a letter per further argument: i (uint64_t), s (const char *),
+ * b (const void *, size_t). Text and blobs are borrowed until the statement is finalized. Returns
+ * 0, or an error; the statement is then NULL, which sqlite3_finalize accepts. */
+int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statement,
+               const char *types, ...);
+/* The next row: 1; 0 after the last; or an error. */
+int query_next(struct query *query, sqlite3_stmt *statement);
+
+uint64_t column_u64(sqlite3_stmt *statement, int column);
+/* "" instead of NULL; valid until the next row. */
+const char *column_text(sqlite3_stmt *statement, int column);
+
+#endif

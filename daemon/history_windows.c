@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: MIT */
+/* Up to `limit` windows and one more are read from chunks, and as many recent ones, from the end
+ * that is wanted. Chunks follow one another in time, and what is recent is newer than all of them,
+ * so the list is sorted as it comes; only a window that came again makes sorting and choosing
+ * necessary: the row without a chunk is right, else the later chunk. Where one source was not read
+ * to its end nothing of the other is shown either (`low`, `high`): there would be gaps. */
+#include "history_windows.h"
+
+#include "history_number.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* States are some hundred KiB; this is what nobody has written. */
+#define STATE_BYTES_MAX (UINT64_C(1) << 30)
+
+/* Rows while they are read, and the units between which nothing is missing. */
+struct reading {
+    struct window_rows rows;
+    uint64_t low, high;
+};
+
+void windows_free(struct window_rows *rows)
+{
+    free(rows->row);
+    *rows = (struct window_rows){0};
+}
+
+/* Room for one more row, which is counted; NULL when out of memory. */
+static struct window_row *add_row(struct window_rows *rows)
+{
+    if (rows->count == rows->room) {
+        uint32_t room = rows->room ? 2 * rows->room : 256;
+        struct window_row *grown = realloc(rows->row, room * sizeof *grown);
+        if (!grown)
+            return NULL;
+        rows->row = grown;
+        rows->room = room;
+    }
+    return &rows->row[rows->count++];
+}
+
+/* Chunks */
+
+static int add_chunk(struct query *query, sqlite3_stmt *statement, struct window_rows *rows)
+{
+    struct series_window windows[SERIES_WINDOWS_MAX];
+    const struct history_params *params = &query->params;
+    uint64_t chunk_id = column_u64(statement, 0);
+    uint32_t count = (uint32_t)column_u64(statement, 1);
+    const void *data = sqlite3_column_blob(statement, 2);
+    int code =
+        series_windows_decode(data, (size_t)sqlite3_column_bytes(statement, 2), count, windows);
+    /* Descending when the newest are wanted: windows_read turns the list round. */
+    bool forward = params->given & PARAM_FROM;
+    for (uint32_t i = 0; !code && i < count; i++) {
+        uint32_t at = forward ? i : count - 1 - i;
+        if (windows[at].last < params->from || windows[at].last > params->to)
+            continue;
+        struct window_row *row = add_row(rows);
+        if (!row)
+            return ERR_MEMORY;
+        *row = (struct window_row){
+            .window = windows[at], .chunk_id = chunk_id, .index = at, .chunk_count = count};
+    }
+    return code;
+}
+
+#define CHUNKS_OF " FROM chunks WHERE layer_id = ?1 AND track_id = ?2 AND last >= ?3"
+
+/* What lies beyond the row read last is not known. */
+static void stop_reading(const struct query *query, struct reading *reading)
+{
+    uint64_t last = reading->rows.row[reading->rows.count - 1].window.last;
+    if (query->params.given & PARAM_FROM)
+        reading->high = last < reading->high ? last : reading->high;
+    else
+        reading->low = last > reading->low ? last : reading->low;
+}
+
+static int read_chunks(struct query *query, const struct found_layer *layer,
+                       const struct found_track *track, uint32_t limit, struct reading *reading)
+{
+    const struct history_params *params = &query->params;
+    uint32_t enough = reading->rows.count + limit + 1;
+    sqlite3_stmt *statement;
+    int code = query_open(query,
+                          params->given & PARAM_FROM
+                              ? "SELECT chunk_id, count, windows" CHUNKS_OF
+                                " AND first <= ?4 ORDER BY last, chunk_id"
+                              : "SELECT chunk_id, count, windows" CHUNKS_OF
+                                " AND first <= ?4 ORDER BY last DESC, chunk_id DESC",
+                          &statement, "iiii", layer->id, track->id, params->from, params->to);
+    while (!code && reading->rows.count < enough && (code = query_next(query, statement)) == 1)
+        code = add_chunk(query, statement, &reading->rows);
+    if (!code && reading->rows.count >= enough)
+        stop_reading(query, reading);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+/* Recent windows */
+
+/* By the index of what is recent: the other one has every window that there ever was. */
+#define RECENT                                                                                     \
+    "SELECT window_id, first, last, epoch, step, time_ns, messages, lost, partial"                 \
+    " FROM windows INDEXED BY windows_recent"                                                      \
+    " WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL AND last BETWEEN ?3 AND ?4"
+
+static struct window_row recent_row(sqlite3_stmt *statement)
+{
+    return (struct window_row){
+        .window = {.first = column_u64(statement, 1),
+                   .last = column_u64(statement, 2),
+                   .epoch = column_u64(statement, 3),
+                   .step = column_u64(statement, 4),
+                   .time_ns = column_u64(statement, 5),
+                   .messages = column_u64(statement, 6),
+                   .lost = column_u64(statement, 7),
+                   .partial = column_u64(statement, 8)},
+        .window_id = column_u64(statement, 0),
+    };
+}
+
+static int read_recent(struct query *query, const struct found_layer *layer,
+                       const struct found_track *track, uint32_t limit, struct reading *reading)
+{
+    const struct history_params *params = &query->params;
+    uint32_t enough = reading->rows.count + limit + 1;
+    sqlite3_stmt *statement;
+    int code = query_open(query,
+                          params->given & PARAM_FROM ? RECENT " ORDER BY last LIMIT ?5"
+                                                     : RECENT " ORDER BY last DESC LIMIT ?5",
+                          &statement, "iiiii", layer->id, track->id, params->from, params->to,
+                          (uint64_t)limit + 1);
+    while (!code && (code = query_next(query, statement)) == 1) {
+        struct window_row *row = add_row(&reading->rows);
+        code = row ? 0 : ERR_MEMORY;
+        if (row)
+            *row = recent_row(statement);
+    }
+    if (!code && reading->rows.count >= enough)
+        stop_reading(query, reading);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+/* Together */
+
+/* By last unit; of the same, the one that is right comes last. */
+static int compare_rows(const void *left, const void *right)
+{
+    const struct window_row *a = left, *b = right;
+    if (a->window.last != b->window.last)
+        return a->window.last < b->window.last ? -1 : 1;
+    uint64_t rank_a = a->chunk_id ? a->chunk_id : UINT64_MAX;
+    uint64_t rank_b = b->chunk_id ? b->chunk_id : UINT64_MAX;
+    return (rank_a > rank_b) - (rank_a < rank_b);
+}
+
+static void turn_round(struct window_rows *rows)
+{
+    for (uint32_t i = 0, j = rows->count; i + 1 < j; i++) {
+        struct window_row row = rows->row[i];
+        rows->row[i] = rows->row[--j];
+        rows->row[j] = row;
+    }
+}
+
+static bool is_sorted(const struct window_rows *rows)
+{
+    for (uint32_t i = 1; i < rows->count; i++)
+        if (compare_rows(&rows->row[i - 1], &rows->row[i]) > 0)
+            return false;
+    return true;
+}
+
+/* Of several rows of one window the last stays. */
+static void remove_older(struct window_rows *rows)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < rows->count; i++) {
+        bool again =
+            i + 1 < rows->count && rows->row[i + 1].window.last == rows->row[i].window.last;
+        if (!again)
+            rows->row[kept++] = rows->row[i];
+    }
+    rows->count = kept;
+}
+
+static void cut(struct window_rows *rows, uint32_t limit, bool keep_first)
+{
+    if (rows->count <= limit)
+        return;
+    rows->more = true;
+    if (!keep_first)
+        memmove(rows->row, rows->row + (rows->count - limit), limit * sizeof *rows->row);
+    rows->count = limit;
+}
+
+static void remove_unknown(struct reading *reading)
+{
+    struct window_rows *rows = &reading->rows;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < rows->count; i++)
+        if (rows->row[i].window.last >= reading->low && rows->row[i].window.last <= reading->high)
+            rows->row[kept++] = rows->row[i];
+    rows->more = reading->low > 0 || reading->high < UINT64_MAX;
+    rows->count = kept;
+}
+
+/* With `from` chunks come before what is recent; else recent ones first, and all is turned round.
+ */
+static int read_both(struct query *query, const struct found_layer *layer,
+                     const struct found_track *track, uint32_t limit, struct reading *reading)
+{
+    bool forward = query->params.given & PARAM_FROM;
+    int code = forward ? read_chunks(query, layer, track, limit, reading)
+                       : read_recent(query, layer, track, limit, reading);
+    if (!code)
+        code = forward ? read_recent(query, layer, track, limit, reading)
+                       : read_chunks(query, layer, track, limit, reading);
+    if (!forward)
+        turn_round(&reading->rows);
+    return code;
+}
+
+int windows_read(struct query *query, const struct found_layer *layer,
+                 const struct found_track *track, uint32_t limit, struct window_rows *ret_rows)
+{
+    struct reading reading = {.high = UINT64_MAX};
+    int code = read_both(query, layer, track, limit, &reading);
+    if (code) {
+        windows_free(&reading.rows);
+        return code;
+    }
+    if (!is_sorted(&reading.rows))
+        qsort(reading.rows.row, reading.rows.count, sizeof *reading.rows.row, compare_rows);
+    remove_older(&reading.rows);
+    remove_unknown(&reading);
+    cut(&reading.rows, limit, query->params.given & PARAM_FROM);
+    *ret_rows = reading.rows;
+    return 0;
+}
+
+/* States */
+
+int state_read(sqlite3_stmt *statement, int bytes_column, struct layer_state **ret_state)
+{
+    uint64_t bytes = column_u64(statement, bytes_column);
+    const void *data = sqlite3_column_blob(statement, bytes_column + 1);
+    size_t size = (size_t)sqlite3_column_bytes(statement, bytes_column + 1);
+    if (!data || bytes == 0 || bytes > STATE_BYTES_MAX)
+        return ERR_STORE_FORMAT;
+    void *plain = malloc(bytes);
+    int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
+    if (!code)
+        code = layer_state_unpack(plain, bytes, ret_state);
+    free(plain);
+    return code;
+}
+
+static int numbers_of_chunk(struct query *query, const struct found_layer *layer,
+                            const struct found_track *track, bool *has)
+{
+    sqlite3_stmt *statement;
+    int code = query_open(query,
+                          "SELECT DISTINCT name FROM series JOIN metrics USING (metric_id)"
+                          " WHERE chunk_id = (SELECT max(chunk_id) FROM chunks"
+                          "  WHERE layer_id = ?1 AND track_id = ?2)",
+                          &statement, "ii", layer->id, track->id);
+    while (!code && (code = query_next(query, statement)) == 1) {
+        int number = number_find(column_text(statement, 0));
+        if (number >= 0)
+            has[number] = true;
+        code = 0;
+    }
+    sqlite3_finalize(statement);
+    return code;
+}
+
+static int numbers_of_state(struct query *query, const struct found_layer *layer,
+                            const struct found_track *track, bool *has)
+{
+    sqlite3_stmt *statement;
+    struct layer_state *state = NULL;
+    int code = query_open(
+        query,
+        "SELECT bytes, data FROM windows INDEXED BY windows_recent"
+        " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL"
+        " ORDER BY last DESC LIMIT 1",
+        &statement, "ii", layer->id, track->id);
+    if (!code)
+        code = query_next(query, statement);
+    if (code == 1)
+        code = state_read(statement, 0, &state);
+    for (int i = 0; state && i < NUMBER_COUNT; i++)
+        has[i] = has[i] || number_has_value(state, i);
+    layer_state_free(&state);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+int windows_numbers(struct query *query, const struct found_layer *layer,
+                    const struct found_track *track, bool *ret_has)
+{
+    memset(ret_has, 0, NUMBER_COUNT * sizeof *ret_has);
+    int code = numbers_of_chunk(query, layer, track, ret_has);
+    return code ? code : numbers_of_state(query, layer, track, ret_has);
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* history_windows: the windows of one layer and track in a range, whether their numbers are in a
+ * chunk or still in a state. Reader thread. */
+#ifndef DAEMON_HISTORY_WINDOWS_H
+#define DAEMON_HISTORY_WINDOWS_H
+
+#include "history_find.h"
+#include "layer_state.h"
+#include "store_series.h"
+
+struct window_row {
+    struct series_window window;
+    uint64_t chunk_id;  /* 0: in a state */
+    uint64_t window_id; /* of the state; 0: in a chunk */
+    uint32_t index;     /* in the chunk */
+    uint32_t chunk_count;
+};
+
+/* Ascending by last unit. */
+struct window_rows {
+    struct window_row *row;
+    uint32_t count, room;
+    bool more; /* the range has others */
+};
+
+/* The windows that end in params.from..to, at most `limit`: the oldest when `from` was given, else
+ * the newest. Returns 0 or an error; what is in *ret_rows is to be freed only after success. */
+int windows_read(struct query *query, const struct found_layer *layer,
+                 const struct found_track *track, uint32_t limit, struct window_rows *ret_rows);
+void windows_free(struct window_rows *rows);
+
+/* The state of a window, by two columns of `states`: bytes, data. Returns 0 or an error. */
+int state_read(sqlite3_stmt *statement, int bytes_column, struct layer_state **ret_state);
+
+/* Which numbers (history_number.h) the newest windows have; NUMBER_COUNT entries. */
+int windows_numbers(struct query *query, const struct found_layer *layer,
+                    const struct found_track *track, bool *ret_has);
+
+#endif

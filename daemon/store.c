@@ -1,0 +1,559 @@
+/* SPDX-License-Identifier: MIT */
+/* A batch's way: store_submit queues it. The thread waits until the oldest has waited for
+ * history.commit, or COMMIT_BYTES have come together, takes what there is, writes it in one
+ * transaction, frees it, and counts it as stored or dropped. What a batch takes counts against
+ * history.queue until it is freed.
+ *
+ * After each commit there is time for the rest: chunks of layers that have windows enough, thinning
+ * out their states, retention, moving the log into the database. Each is a transaction of its own;
+ * when TURN_NS is over, the next commit comes first. None of it is lost by putting it off.
+ *
+ * Trouble: a corrupt database is replaced, and the batches in hand are written to the new one. With
+ * any other error (a full disk) they are dropped, and the next ones are tried again. When a new
+ * database cannot be had, history is off until attnd starts again.
+ *
+ * crash_point: store_begin, store_before_commit, store_after_commit; store_chunk and
+ * store_retention before their commits. */
+#include "store.h"
+
+#include "clock.h"
+#include "crash.h"
+#include "err.h"
+#include "log.h"
+#include "store_batch.h"
+#include "store_chunk.h"
+#include "store_db.h"
+#include "store_retention.h"
+#include "store_write.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Queued bytes that are worth a commit before its time; bytes of one transaction, about. */
+#define COMMIT_BYTES (UINT64_C(16) << 20)
+#define TURN_NS      UINT64_C(250000000)
+#define AGE_EVERY_NS UINT64_C(60000000000)
+/* The log is moved into the database, which is when the disk is waited for, when it has so many
+ * pages, or after this time: a power failure costs no more. */
+#define LOG_PAGES    4096
+#define LOG_EVERY_NS UINT64_C(10000000000)
+
+struct queue {
+    struct store_batch *first, **last;
+};
+
+struct store {
+    uint64_t commit_ns, queue_bytes, keep_states;
+    struct retention_rule rule;
+    struct stats *stats;
+    uint64_t refused;              /* batches; the loop thread's */
+    char reason[STORE_REASON_MAX]; /* why it is off; written once, before `off` is set */
+    atomic_bool off;
+    pthread_t thread;
+    bool thread_runs;
+
+    pthread_mutex_t lock; /* guards until the next empty line */
+    pthread_cond_t wake;
+    struct queue queue;
+    uint64_t queued_bytes, held_bytes; /* held: queued, or being written */
+    bool stopping;
+
+    pthread_mutex_t db_lock; /* guards the rest: the thread's, but for store_each_kept */
+    struct store_db db;
+    struct layer_track *full; /* that have windows for a chunk; owned */
+    size_t full_count, full_capacity;
+    uint64_t age_next_ns, log_next_ns;
+    bool size_due, age_due;
+    int trouble; /* SQLite's code of the last commit, if it failed */
+    uint64_t trouble_dropped;
+};
+
+/* Off */
+
+static void set_off(struct store *store, const char *event)
+{
+    log_event(LOG_ERROR, event, LOG_STR("reason", store->reason));
+    atomic_store_explicit(&store->off, true, memory_order_release);
+}
+
+const char *store_path(const struct store *store, const char **ret_reason)
+{
+    if (!atomic_load_explicit(&store->off, memory_order_acquire))
+        return store->db.path;
+    *ret_reason = store->reason;
+    return NULL;
+}
+
+/* Batches at their end */
+
+static uint64_t free_all(struct store_batch *batches)
+{
+    uint64_t bytes = 0;
+    while (batches) {
+        struct store_batch *next = batches->next;
+        bytes += batches->bytes;
+        batch_free(&batches);
+        batches = next;
+    }
+    return bytes;
+}
+
+static uint64_t count_records(const struct store_batch *batches)
+{
+    uint64_t records = 0;
+    for (; batches; batches = batches->next)
+        records += batches->records;
+    return records;
+}
+
+/* Committing */
+
+/* Layers and tracks are remembered until their chunk is made. Out of memory it is forgotten: it
+ * comes again with more windows. */
+static void on_full(void *data, struct layer_track which)
+{
+    struct store *store = data;
+    if (store->full_count == store->full_capacity) {
+        size_t capacity = store->full_capacity ? 2 * store->full_capacity : 64;
+        struct layer_track *full = realloc(store->full, capacity * sizeof *full);
+        if (!full)
+            return;
+        store->full = full;
+        store->full_capacity = capacity;
+    }
+    store->full[store->full_count++] = which;
+}
+
+static int write_all(struct store *store, const struct store_batch *batches)
+{
+    const struct store_writer writer = {&store->db.sql, time(NULL), on_full, store};
+    int code = sql_begin(&store->db.sql);
+    if (code != SQLITE_OK)
+        return code;
+    crash_point("store_begin");
+    for (const struct store_batch *b = batches; b && code == SQLITE_OK; b = b->next)
+        code = write_batch(&writer, b);
+    crash_point("store_before_commit");
+    code = sql_end(&store->db.sql, code);
+    crash_point("store_after_commit");
+    return code;
+}
+
+/* A new database, empty of what was to be chunked. Returns whether there is one. */
+static bool replace(struct store *store)
+{
+    store->full_count = 0;
+    if (!db_replace(&store->db, store->reason)) {
+        stats_add(store->stats, COUNT_STORE_REPLACED, 1);
+        return true;
+    }
+    set_off(store, "history_lost");
+    return false;
+}
+
+static void count_written(struct store *store, uint64_t records)
+{
+    stats_add(store->stats, COUNT_STORED, records);
+    store->size_due = true;
+    if (store->trouble == SQLITE_OK)
+        return;
+    log_event(LOG_WARNING, "history_recovered", LOG_NUM("dropped", store->trouble_dropped));
+    store->trouble = SQLITE_OK;
+    store->trouble_dropped = 0;
+}
+
+static void count_dropped(struct store *store, uint64_t records, int code)
+{
+    stats_add(store->stats, COUNT_STORE_DROPPED, records);
+    store->trouble_dropped += records;
+    if (store->trouble == SQLITE_OK)
+        log_event(LOG_ERROR, "history_trouble", LOG_STR("path", store->db.path),
+                  LOG_STR("reason", sqlite3_errstr(code)), LOG_NUM("code", (uint64_t)code));
+    store->trouble = code;
+}
+
+/* Returns an SQLite code. */
+static int commit(struct store *store, const struct store_batch *batches)
+{
+    int code = db_mark(&store->db);
+    if (code == SQLITE_OK)
+        code = write_all(store, batches);
+    if (code != store->trouble && db_is_corrupt(&store->db, code) && replace(store))
+        code = write_all(store, batches);
+    return code;
+}
+
+/* The rest */
+
+/* An error of what can wait is left to the next commit to report, unless the file is at fault. */
+static void heed(struct store *store, int code)
+{
+    if (db_is_corrupt(&store->db, code))
+        replace(store);
+}
+
+static int make_chunk(struct store *store)
+{
+    struct layer_track which = store->full[0];
+    struct chunk_made made;
+    int code = chunk_make(&store->db.sql, which, &made);
+    if (made.unreadable)
+        log_event(LOG_WARNING, "history_state_unreadable", LOG_NUM("windows", made.unreadable));
+    bool thinned = code == SQLITE_OK && made.windows;
+    while (thinned && code == SQLITE_OK)
+        code = chunk_thin(&store->db.sql, which, store->keep_states, &thinned);
+    if (code != SQLITE_OK || !made.more)
+        memmove(store->full, store->full + 1, --store->full_count * sizeof *store->full);
+    return code;
+}
+
+static int retain(struct store *store, bool *due,
+                  int (*step)(const struct sql *, const struct retention_rule *, int64_t,
+                              struct retention_done *))
+{
+    struct retention_done done;
+    int code = step(&store->db.sql, &store->rule, time(NULL), &done);
+    *due = code == SQLITE_OK && done.more;
+    if (code == SQLITE_OK)
+        stats_add(store->stats, COUNT_STORE_REMOVED, done.windows);
+    return code;
+}
+
+static bool is_log_due(const struct store *store, uint64_t now)
+{
+    return store->db.log_pages >= LOG_PAGES ||
+           (store->db.log_pages > 0 && now >= store->log_next_ns);
+}
+
+static int move_log(struct store *store, uint64_t now)
+{
+    store->log_next_ns = now + LOG_EVERY_NS;
+    return db_checkpoint(&store->db);
+}
+
+/* Returns whether there was something to do. */
+static bool do_one(struct store *store, uint64_t now)
+{
+    int code;
+    if (!store->db.sql.db)
+        return false;
+    if (is_log_due(store, now))
+        code = move_log(store, now);
+    else if (store->full_count > 0)
+        code = make_chunk(store);
+    else if (store->size_due)
+        code = retain(store, &store->size_due, retention_by_size);
+    else if (store->age_due)
+        code = retain(store, &store->age_due, retention_by_age);
+    else
+        return false;
+    heed(store, code);
+    return true;
+}
+
+/* Returns whether there is more. */
+static bool do_rest(struct store *store)
+{
+    uint64_t now = clock_monotonic_ns(), end = now + TURN_NS;
+    if (now >= store->age_next_ns) {
+        store->age_due = true;
+        store->age_next_ns = now + AGE_EVERY_NS;
+    }
+    for (; do_one(store, now); now = clock_monotonic_ns())
+        if (now >= end)
+            return true;
+    return false;
+}
+
+/* The thread */
+
+/* Queue locked: whether the batches that wait are to be written. */
+static bool is_commit_due(const struct store *store, uint64_t now)
+{
+    if (!store->queue.first)
+        return false;
+    return store->stopping || store->queued_bytes >= COMMIT_BYTES ||
+           now >= store->queue.first->queued_ns + store->commit_ns;
+}
+
+static void wait_until(struct store *store, uint64_t when_ns)
+{
+    const struct timespec when = {.tv_sec = (time_t)(when_ns / 1000000000),
+                                  .tv_nsec = (long)(when_ns % 1000000000)};
+    pthread_cond_timedwait(&store->wake, &store->lock, &when);
+}
+
+/* Queue locked: takes what is due, as much as one transaction should have, or NULL. */
+static struct store_batch *take_due(struct store *store, uint64_t now)
+{
+    if (!is_commit_due(store, now))
+        return NULL;
+    struct store_batch *taken = store->queue.first, *end = taken;
+    uint64_t bytes = end->bytes;
+    for (; end->next && bytes < COMMIT_BYTES; bytes += end->bytes)
+        end = end->next;
+    store->queue.first = end->next;
+    if (!end->next)
+        store->queue.last = &store->queue.first;
+    end->next = NULL;
+    store->queued_bytes -= bytes;
+    return taken;
+}
+
+/* The database locked: commits, frees and counts, in this order, so that who sees the count finds
+ * room in the queue. */
+static void finish(struct store *store, struct store_batch *taken)
+{
+    uint64_t records = count_records(taken);
+    int code = store->db.sql.db ? commit(store, taken) : SQLITE_CANTOPEN;
+    uint64_t bytes = free_all(taken);
+    pthread_mutex_lock(&store->lock);
+    store->held_bytes -= bytes;
+    pthread_mutex_unlock(&store->lock);
+    if (code == SQLITE_OK)
+        count_written(store, records);
+    else
+        count_dropped(store, records, code);
+}
+
+/* Returns whether there is more to do than what is queued. */
+static bool work(struct store *store, struct store_batch *taken)
+{
+    pthread_mutex_lock(&store->db_lock);
+    if (taken)
+        finish(store, taken);
+    bool more = do_rest(store);
+    pthread_mutex_unlock(&store->db_lock);
+    return more;
+}
+
+/* When the next thing is to be done that does not come with a batch. The log has pages only after
+ * something was written, so an idle attnd wakes up for its age alone. */
+static uint64_t next_time(const struct store *store)
+{
+    if (store->db.log_pages > 0 && store->log_next_ns < store->age_next_ns)
+        return store->log_next_ns;
+    return store->age_next_ns;
+}
+
+/* Queue locked. */
+static void wait_for_work(struct store *store)
+{
+    uint64_t when = next_time(store);
+    if (store->queue.first && store->queue.first->queued_ns + store->commit_ns < when)
+        when = store->queue.first->queued_ns + store->commit_ns;
+    wait_until(store, when);
+}
+
+static void *store_main(void *data)
+{
+    struct store *store = data;
+    bool more = true; /* what became too old while attnd was not running */
+    pthread_setname_np(pthread_self(), "attnd-store");
+    pthread_mutex_lock(&store->lock);
+    while (!store->stopping || store->queue.first) {
+        uint64_t now = clock_monotonic_ns();
+        struct store_batch *taken = take_due(store, now);
+        if (taken || more || now >= next_time(store)) {
+            pthread_mutex_unlock(&store->lock);
+            more = work(store, taken);
+            pthread_mutex_lock(&store->lock);
+        } else {
+            wait_for_work(store);
+        }
+    }
+    pthread_mutex_unlock(&store->lock);
+    return NULL;
+}
+
+/* Start and end */
+
+/* What was not chunked when attnd stopped. What is missed here comes again with more windows. */
+static void find_full(struct store *store)
+{
+    struct query query = query_begin(&store->db.sql, STATEMENT_EACH_RECENT);
+    query_u64(&query, chunk_windows(1));
+    while (query_row(&query) == SQLITE_ROW)
+        on_full(store, (struct layer_track){sqlite3_column_int64(query.statement, 0),
+                                            sqlite3_column_int64(query.statement, 1)});
+    query_end(&query);
+}
+
+/* Returns 0 or -1 with a reason. */
+static int start_thread(struct store *store)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&store->thread, NULL, store_main, store);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    store->thread_runs = rc == 0;
+    if (rc)
+        snprintf(store->reason, sizeof store->reason, "its thread cannot be started: %s",
+                 strerror(rc));
+    return rc ? -1 : 0;
+}
+
+static int start(struct store *store, const struct config *config)
+{
+    if (db_open(&store->db, config->history_path.text, store->reason))
+        return -1;
+    stats_add(store->stats, COUNT_STORE_REPLACED, store->db.corrupt);
+    find_full(store);
+    store->size_due = true; /* the bound may have been lowered */
+    if (!start_thread(store))
+        return 0;
+    db_close(&store->db);
+    return -1;
+}
+
+/* Threads meet through these; they cannot fail for default attributes on Linux. */
+static void init_locks(struct store *store)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&store->wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&store->lock, NULL);
+    pthread_mutex_init(&store->db_lock, NULL);
+}
+
+int store_new(const struct config *config, struct stats *stats, struct store **ret_store)
+{
+    struct store *store = calloc(1, sizeof *store);
+    if (!store)
+        return ERR_MEMORY;
+    store->commit_ns = config->history_commit;
+    store->queue_bytes = config->history_queue;
+    store->keep_states = config->history_states;
+    store->rule = (struct retention_rule){.age_s = config->history_max_age / 1000000000,
+                                          .bytes = config->history_max_size};
+    store->stats = stats;
+    store->queue.last = &store->queue.first;
+    store->db.lock = -1;
+    init_locks(store);
+    if (!config->history_enabled) {
+        snprintf(store->reason, sizeof store->reason, "history.enabled is false");
+        atomic_store(&store->off, true);
+    } else if (start(store, config)) {
+        set_off(store, "history_off");
+    } else {
+        log_event(LOG_INFO, "history_open", LOG_STR("path", store->db.path));
+    }
+    *ret_store = store;
+    return 0;
+}
+
+void store_free(struct store **store_p)
+{
+    struct store *store = *store_p;
+    if (!store)
+        return;
+    pthread_mutex_lock(&store->lock);
+    store->stopping = true;
+    pthread_cond_signal(&store->wake);
+    pthread_mutex_unlock(&store->lock);
+    if (store->thread_runs)
+        pthread_join(store->thread, NULL);
+    db_close(&store->db);
+    free(store->full);
+    pthread_cond_destroy(&store->wake);
+    pthread_mutex_destroy(&store->lock);
+    pthread_mutex_destroy(&store->db_lock);
+    free(store);
+    *store_p = NULL;
+}
+
+/* Loop thread */
+
+/* Rows that no attnd wrote, of another type or size, are passed over. */
+static int each_kept(const struct sql *sql,
+                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
+                                   const void *value, size_t size),
+                     void *data)
+{
+    struct query query = query_begin(sql, STATEMENT_EACH_KEPT);
+    sqlite3_stmt *row = query.statement;
+    int code;
+    query_u64(&query, JOB_ENDED);
+    while ((code = query_row(&query)) == SQLITE_ROW) {
+        const char *job = (const char *)sqlite3_column_text(row, 0);
+        const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
+        const char *key = (const char *)sqlite3_column_text(row, 2);
+        size_t size = (size_t)sqlite3_column_bytes(row, 3);
+        if (job && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES)
+            visit(data, job, run, key, value, size);
+    }
+    query_end(&query);
+    return code == SQLITE_DONE ? SQLITE_OK : code;
+}
+
+void store_each_kept(struct store *store,
+                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
+                                   const void *value, size_t size),
+                     void *data)
+{
+    pthread_mutex_lock(&store->db_lock);
+    int code = store->db.sql.db ? each_kept(&store->db.sql, visit, data) : SQLITE_OK;
+    pthread_mutex_unlock(&store->db_lock);
+    if (code != SQLITE_OK)
+        log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)));
+}
+
+/* Lock held. Checkpoints give way to what cannot be had again. A batch that alone is too large for
+ * the queue, of a run with very many layers, has to be alone. */
+static bool has_room(const struct store *store, const struct store_batch *batch)
+{
+    uint64_t limit = batch->precious ? store->queue_bytes : store->queue_bytes / 2;
+    return store->held_bytes == 0 || store->held_bytes + batch->bytes <= limit;
+}
+
+/* Lock held. The thread waits for nothing, for its time or for enough to write: it is woken when
+ * that changes. */
+static void enqueue(struct store *store, struct store_batch *batch)
+{
+    bool was_empty = !store->queue.first, was_enough = store->queued_bytes >= COMMIT_BYTES;
+    batch->next = NULL;
+    batch->queued_ns = clock_monotonic_ns();
+    *store->queue.last = batch;
+    store->queue.last = &batch->next;
+    store->queued_bytes += batch->bytes;
+    store->held_bytes += batch->bytes;
+    if (was_empty || (!was_enough && store->queued_bytes >= COMMIT_BYTES))
+        pthread_cond_signal(&store->wake);
+}
+
+bool store_submit(struct store *store, struct store_batch **batch_p)
+{
+    struct store_batch *batch = *batch_p;
+    *batch_p = NULL;
+    bool on = !atomic_load_explicit(&store->off, memory_order_acquire);
+    pthread_mutex_lock(&store->lock);
+    bool taken = on && has_room(store, batch);
+    if (taken)
+        enqueue(store, batch);
+    pthread_mutex_unlock(&store->lock);
+    if (taken)
+        return true;
+    stats_add(store->stats, COUNT_STORE_DROPPED, batch->records);
+    if (on && log_is_round(store->refused++))
+        log_event(LOG_WARNING, "history_queue_full", LOG_NUM("refused", store->refused));
+    batch_free(&batch);
+    return false;
+}
+
+bool store_has_room(struct store *store, size_t bytes)
+{
+    struct store_batch checkpoint = {.bytes = bytes};
+    bool on = !atomic_load_explicit(&store->off, memory_order_acquire);
+    pthread_mutex_lock(&store->lock);
+    bool room = on && has_room(store, &checkpoint);
+    pthread_mutex_unlock(&store->lock);
+    return room;
+}

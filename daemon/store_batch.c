@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+#include "store_batch.h"
+
+#include "err.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct store_batch *batch_new(const struct store_run *run)
+{
+    size_t size = sizeof(struct store_batch) + strlen(run->job) + 1;
+    struct store_batch *batch = calloc(1, size);
+    if (!batch)
+        return NULL;
+    batch->run = *run;
+    batch->run.job = strcpy(batch->job, run->job);
+    batch->run.run = memcpy(batch->run_id, run->run, RUN_BYTES);
+    batch->last = &batch->first;
+    batch->bytes = size;
+    batch->records = 1;
+    return batch;
+}
+
+void batch_free(struct store_batch **batch_p)
+{
+    struct store_batch *batch = *batch_p;
+    if (!batch)
+        return;
+    for (struct record *record = batch->first, *next; record; record = next) {
+        next = record->next;
+        free(record);
+    }
+    free(batch);
+    *batch_p = NULL;
+}
+
+/* A record with room for so many bytes, not in the batch yet; NULL when out of memory. */
+static struct record *record_new(enum record_kind kind, size_t bytes)
+{
+    struct record *record = malloc(sizeof *record + bytes);
+    if (record) {
+        record->next = NULL;
+        record->kind = kind;
+    }
+    return record;
+}
+
+static int append(struct store_batch *batch, struct record *record, size_t bytes)
+{
+    batch->records += batch->first != NULL;
+    batch->bytes += sizeof *record + bytes;
+    *batch->last = record;
+    batch->last = &record->next;
+    return 0;
+}
+
+/* Copies to *at, which moves on. Returns the copy. */
+static const void *put(uint8_t **at, const void *data, size_t size)
+{
+    void *copy = *at;
+    if (size)
+        memcpy(copy, data, size);
+    *at += size;
+    return copy;
+}
+
+static const char *put_text(uint8_t **at, const char *text)
+{
+    return put(at, text, strlen(text) + 1);
+}
+
+int batch_window(struct store_batch *batch, const struct store_window *window)
+{
+    struct record *record = record_new(RECORD_WINDOW, window->state_size);
+    if (!record)
+        return ERR_MEMORY;
+    uint8_t *at = record->bytes;
+    record->of.window = *window;
+    record->of.window.state = put(&at, window->state, window->state_size);
+    batch->precious = true;
+    return append(batch, record, window->state_size);
+}
+
+int batch_map(struct store_batch *batch, const struct store_map *map)
+{
+    size_t bytes = (size_t)map->rows * map->columns * sizeof *map->values;
+    struct record *record = record_new(RECORD_MAP, bytes);
+    if (!record)
+        return ERR_MEMORY;
+    uint8_t *at = record->bytes;
+    record->of.map = *map;
+    record->of.map.values = put(&at, map->values, bytes);
+    return append(batch, record, bytes);
+}
+
+int batch_alert(struct store_batch *batch, const struct alert_result *alert)
+{
+    size_t bytes = strlen(alert->rule) + strlen(alert->metric) + strlen(alert->message) + 3;
+    struct record *record = record_new(RECORD_ALERT, bytes);
+    if (!record)
+        return ERR_MEMORY;
+    uint8_t *at = record->bytes;
+    record->of.alert = *alert;
+    record->of.alert.common.job = NULL;
+    record->of.alert.common.run = NULL;
+    record->of.alert.rule = put_text(&at, alert->rule);
+    record->of.alert.metric = put_text(&at, alert->metric);
+    record->of.alert.message = put_text(&at, alert->message);
+    batch->precious = true;
+    return append(batch, record, bytes);
+}
+
+int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size)
+{
+    size_t bytes = strlen(key) + 1 + size;
+    struct record *record = record_new(RECORD_KEEP, bytes);
+    if (!record)
+        return ERR_MEMORY;
+    uint8_t *at = record->bytes;
+    record->of.kept.value = put(&at, value, size);
+    record->of.kept.key = put_text(&at, key);
+    record->of.kept.size = size;
+    return append(batch, record, bytes);
+}
+
+int batch_forget(struct store_batch *batch, const char *prefix)
+{
+    size_t bytes = strlen(prefix) + 1;
+    struct record *record = record_new(RECORD_FORGET, bytes);
+    if (!record)
+        return ERR_MEMORY;
+    uint8_t *at = record->bytes;
+    record->of.kept.key = put_text(&at, prefix);
+    return append(batch, record, bytes);
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* store_batch: what a batch is made of, for the store only; others see store.h. */
+#ifndef DAEMON_STORE_BATCH_H
+#define DAEMON_STORE_BATCH_H
+
+#include "store.h"
+
+enum record_kind { RECORD_WINDOW, RECORD_MAP, RECORD_ALERT, RECORD_KEEP, RECORD_FORGET };
+
+struct record_kept {
+    const char *key;   /* FORGET: the prefix */
+    const void *value; /* KEEP */
+    size_t size;
+};
+
+/* One record; what its pointers point to is in `bytes`. */
+struct record {
+    struct record *next;
+    enum record_kind kind;
+    union {
+        struct store_window window;
+        struct store_map map;
+        struct alert_result alert; /* common.job and common.run are not set */
+        struct record_kept kept;
+    } of;
+    _Alignas(max_align_t) uint8_t bytes[];
+};
+
+struct store_batch {
+    struct store_batch *next; /* the queue's */
+    struct store_run run;     /* points into the batch */
+    uint8_t run_id[RUN_BYTES];
+    struct record *first, **last;
+    uint64_t bytes;     /* memory */
+    uint64_t records;   /* calls of batch_*, or 1 for the run alone */
+    bool precious;      /* has windows or alerts */
+    uint64_t queued_ns; /* monotonic; when it was submitted */
+    char job[];
+};
+
+#endif

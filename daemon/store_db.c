@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/* The file is locked before SQLite opens it, so that two attnds never share one. A database that
+ * was not closed cleanly is checked (quick_check) before it is used: that reads all of it, about a
+ * second per GiB that is in memory.
+ *
+ * Write-ahead log, synchronous = NORMAL: the disk is waited for when the log is moved into the
+ * database (store.c: every 10 s at the latest), so a power failure may cost the commits since; a
+ * kill costs none. This connection alone writes and
+ * checkpoints; readers open read-only. No memory mapping: an I/O error would be a SIGBUS. */
+#include "store_db.h"
+
+#include "log.h"
+#include "store_schema.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char settings[] = "PRAGMA synchronous = NORMAL;"
+                               "PRAGMA wal_autocheckpoint = 0;"
+                               "PRAGMA journal_size_limit = 67108864;"
+                               "PRAGMA mmap_size = 0;"
+                               "PRAGMA cache_size = -16384;"
+                               "PRAGMA temp_store = MEMORY;"
+                               "PRAGMA trusted_schema = OFF;"
+                               "PRAGMA cell_size_check = ON";
+
+#define BUSY_TIMEOUT_MS 5000
+
+static int refuse(const struct store_db *db, char *reterr_reason, const char *why)
+{
+    snprintf(reterr_reason, STORE_REASON_MAX, "%s: %s", db->path, why);
+    return -1;
+}
+
+/* Returns an SQLite code: SQLITE_OK when it is sound. */
+static int check(sqlite3 *connection)
+{
+    sqlite3_stmt *statement = NULL;
+    int code = sqlite3_prepare_v2(connection, "PRAGMA quick_check(1)", -1, &statement, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_step(statement);
+    bool sound = code == SQLITE_ROW && sqlite3_column_text(statement, 0) &&
+                 !strcmp((const char *)sqlite3_column_text(statement, 0), "ok");
+    sqlite3_finalize(statement);
+    if (code == SQLITE_ROW || code == SQLITE_DONE)
+        return sound ? SQLITE_OK : SQLITE_CORRUPT;
+    return code;
+}
+
+/* Damage can look like a mistake in a statement, or like a row that is there twice. */
+static bool is_odd(int code)
+{
+    int kind = code & 0xff;
+    return kind == SQLITE_ERROR || kind == SQLITE_CONSTRAINT || kind == SQLITE_MISUSE ||
+           kind == SQLITE_RANGE || kind == SQLITE_INTERNAL;
+}
+
+static bool is_corrupt(sqlite3 *connection, int code)
+{
+    if (is_odd(code))
+        code = check(connection);
+    return (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
+}
+
+bool db_is_corrupt(const struct store_db *db, int code)
+{
+    return is_corrupt(db->sql.db, code);
+}
+
+/* Steps of opening: SQLite codes; *ret_why is set when the code is not what people should read. */
+
+static int apply_schema(sqlite3 *connection, const char **ret_why)
+{
+    int code = SQLITE_OK;
+    switch (schema_apply(connection, &schema_current, &code)) {
+    case SCHEMA_NEWER:
+        *ret_why = "a newer attnd wrote it";
+        return SQLITE_MISMATCH;
+    case SCHEMA_FOREIGN:
+        *ret_why = "it is a database of another program";
+        return SQLITE_MISMATCH;
+    case SCHEMA_READY:
+    case SCHEMA_FAILED:
+        break;
+    }
+    return code;
+}
+
+static int put_clean(const struct sql *sql, bool clean)
+{
+    struct query query = query_begin(sql, STATEMENT_SET_CLEAN);
+    query_i64(&query, clean);
+    return query_run(&query);
+}
+
+static int check_if_unclean(const struct sql *sql)
+{
+    int64_t clean = 0;
+    struct query query = query_begin(sql, STATEMENT_GET_CLEAN);
+    int code = query_number(&query, &clean);
+    if (code == SQLITE_DONE)
+        return SQLITE_OK; /* it is new */
+    return code == SQLITE_OK && !clean ? check(sql->db) : code;
+}
+
+static int on_commit(void *data, sqlite3 *connection, const char *schema, int pages)
+{
+    (void)connection;
+    (void)schema;
+    struct store_db *db = data;
+    db->log_pages = pages;
+    return SQLITE_OK;
+}
+
+static int prepare(struct store_db *db, sqlite3 *connection, const char **ret_why)
+{
+    sqlite3_extended_result_codes(connection, 1);
+    sqlite3_busy_timeout(connection, BUSY_TIMEOUT_MS);
+    if (sqlite3_db_readonly(connection, "main") == 1) {
+        *ret_why = "it can only be read";
+        return SQLITE_READONLY;
+    }
+    int code = apply_schema(connection, ret_why);
+    if (code == SQLITE_OK)
+        code = sqlite3_exec(connection, settings, NULL, NULL, NULL);
+    if (code == SQLITE_OK)
+        code = sql_init(&db->sql, connection);
+    db->log_pages = 0;
+    sqlite3_wal_hook(connection, on_commit, db);
+    return code == SQLITE_OK ? check_if_unclean(&db->sql) : code;
+}
+
+static void disconnect(struct store_db *db, sqlite3 *connection)
+{
+    db->marked = false;
+    sql_clear(&db->sql);
+    sqlite3_close(connection);
+}
+
+/* Returns 0, or -1 with a reason. */
+static int connect_to(struct store_db *db, char *reterr_reason, bool *ret_corrupt)
+{
+    sqlite3 *connection = NULL;
+    const char *why = NULL;
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    int code = sqlite3_open_v2(db->path, &connection, flags, NULL);
+    if (code == SQLITE_OK)
+        code = prepare(db, connection, &why);
+    if (code == SQLITE_OK)
+        return 0;
+    refuse(db, reterr_reason, why ? why : sqlite3_errstr(code));
+    *ret_corrupt = is_corrupt(connection, code);
+    disconnect(db, connection);
+    return -1;
+}
+
+static int replace(struct store_db *db, char *reterr_reason)
+{
+    char aside[PATH_MAX];
+    if (store_file_set_aside(db->path, aside, reterr_reason))
+        return -1;
+    db->corrupt++;
+    log_event(LOG_ERROR, "history_corrupt", LOG_STR("path", db->path), LOG_STR("renamed", aside));
+    bool corrupt;
+    return connect_to(db, reterr_reason, &corrupt);
+}
+
+int db_open(struct store_db *db, const char *configured_path, char reterr_reason[STORE_REASON_MAX])
+{
+    *db = (struct store_db){.lock = -1};
+    if (store_file_path(configured_path, db->path, reterr_reason))
+        return -1;
+    db->lock = store_file_lock(db->path, reterr_reason);
+    if (db->lock < 0)
+        return -1;
+    bool corrupt = false;
+    if (!connect_to(db, reterr_reason, &corrupt) || (corrupt && !replace(db, reterr_reason)))
+        return 0;
+    db_close(db);
+    return -1;
+}
+
+int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX])
+{
+    disconnect(db, db->sql.db);
+    if (!replace(db, reterr_reason))
+        return 0;
+    db_close(db);
+    return -1;
+}
+
+void db_close(struct store_db *db)
+{
+    if (db->marked)
+        put_clean(&db->sql, true); /* failing, it will be checked next time */
+    if (db->sql.db)
+        disconnect(db, db->sql.db);
+    if (db->lock >= 0)
+        close(db->lock);
+    db->lock = -1;
+}
+
+int db_mark(struct store_db *db)
+{
+    int code = db->marked ? SQLITE_OK : put_clean(&db->sql, false);
+    db->marked = db->marked || code == SQLITE_OK;
+    return code;
+}
+
+int db_checkpoint(struct store_db *db)
+{
+    db->log_pages = 0;
+    int code = sqlite3_wal_checkpoint_v2(db->sql.db, "main", SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    return code == SQLITE_BUSY ? SQLITE_OK : code;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* store_db: the one connection that writes the history, from lock to clean mark. Store thread, and
+ * whoever opens and closes while there is no thread. */
+#ifndef DAEMON_STORE_DB_H
+#define DAEMON_STORE_DB_H
+
+#include "store_file.h"
+#include "store_sql.h"
+
+struct store_db {
+    char path[STORE_PATH_MAX];
+    int lock;
+    struct sql sql;   /* sql.db NULL: not open */
+    int log_pages;    /* in the write-ahead log after the last commit */
+    bool marked;      /* as not clean */
+    uint64_t corrupt; /* databases set aside */
+};
+
+/* Locks, opens, migrates, checks after an unclean stop. A corrupt database is set aside. Returns 0,
+ * or -1 with a reason, then there is nothing to close. */
+int db_open(struct store_db *db, const char *configured_path, char reterr_reason[STORE_REASON_MAX]);
+/* Whether an error means that the file is at fault, and another one would do better. An error that
+ * says neither this nor that has the file checked. */
+bool db_is_corrupt(const struct store_db *db, int code);
+/* Sets the database aside and begins a new one. Returns 0, or -1 with a reason, then it is closed.
+ */
+int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX]);
+/* Marks as clean and closes; without effect when it is closed. */
+void db_close(struct store_db *db);
+
+/* Marks as not clean: before the first change. Returns an SQLite code. */
+int db_mark(struct store_db *db);
+/* Writes the log's pages to the database. Returns an SQLite code. */
+int db_checkpoint(struct store_db *db);
+
+#endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+#include "store_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static int refuse(char *reterr_reason, const char *path, const char *why)
+{
+    snprintf(reterr_reason, STORE_REASON_MAX, "%s: %s", path, why);
+    return -1;
+}
+
+/* Where */
+
+/* Returns whether it fits. */
+static bool put_path(char *ret_path, const char *directory, const char *rest)
+{
+    int length = snprintf(ret_path, STORE_PATH_MAX, "%s%s", directory, rest);
+    return length >= 0 && length < STORE_PATH_MAX;
+}
+
+/* Variables that are empty or relative count as not set, as the XDG specification says. */
+static const char *directory_of(const char *variable)
+{
+    const char *value = getenv(variable);
+    return value && value[0] == '/' ? value : NULL;
+}
+
+int store_file_path(const char *configured, char ret_path[STORE_PATH_MAX],
+                    char reterr_reason[STORE_REASON_MAX])
+{
+    const char *state = directory_of("XDG_STATE_HOME"), *home = directory_of("HOME");
+    bool fits;
+    if (configured[0])
+        fits = put_path(ret_path, configured, "");
+    else if (state)
+        fits = put_path(ret_path, state, "/attnd/history.db");
+    else if (geteuid() == 0)
+        fits = put_path(ret_path, "/var/lib/attnd/history.db", "");
+    else if (home)
+        fits = put_path(ret_path, home, "/.local/state/attnd/history.db");
+    else
+        return refuse(reterr_reason, "history.path",
+                      "it is empty, and so are XDG_STATE_HOME and HOME: there is no place for it");
+    return fits ? 0 : refuse(reterr_reason, "history.path", "the path is too long");
+}
+
+/* Whose */
+
+/* Every directory on the way. Whether that went well shows when the file is opened. */
+static void make_directories(const char *path)
+{
+    char part[STORE_PATH_MAX];
+    for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        size_t length = (size_t)(slash - path);
+        memcpy(part, path, length);
+        part[length] = '\0';
+        mkdir(part, 0700);
+    }
+}
+
+static const char magic[16] = "SQLite format 3";
+
+static bool is_database(const char *path)
+{
+    char start[sizeof magic];
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return true; /* SQLite will say what is wrong */
+    ssize_t got = read(fd, start, sizeof start);
+    close(fd);
+    return got <= 0 || (got == (ssize_t)sizeof start && !memcmp(start, magic, sizeof magic));
+}
+
+/* Why this file is not to be touched, or NULL. */
+static const char *why_not(const char *path, const char *lock_path)
+{
+    struct stat file;
+    if (stat(path, &file))
+        return NULL;
+    if (!S_ISREG(file.st_mode))
+        return "it is not a regular file";
+    if (access(lock_path, F_OK) && !is_database(path))
+        return "the file is there and is not a database";
+    return NULL;
+}
+
+int store_file_lock(const char *path, char reterr_reason[STORE_REASON_MAX])
+{
+    char lock_path[PATH_MAX];
+    snprintf(lock_path, sizeof lock_path, "%s.lock", path);
+    make_directories(path);
+    const char *why = why_not(path, lock_path);
+    if (why)
+        return refuse(reterr_reason, path, why);
+    int lock = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (lock < 0)
+        return refuse(reterr_reason, lock_path, strerror(errno));
+    if (flock(lock, LOCK_EX | LOCK_NB)) {
+        int error = errno;
+        close(lock);
+        return refuse(reterr_reason, path,
+                      error == EWOULDBLOCK ? "another attnd is using it" : strerror(error));
+    }
+    return lock;
+}
+
+/* Aside */
+
+static int rename_if_any(const char *path, const char *to, const char *suffix)
+{
+    char from[PATH_MAX + 8], into[PATH_MAX + 8];
+    snprintf(from, sizeof from, "%s%s", path, suffix);
+    snprintf(into, sizeof into, "%s%s", to, suffix);
+    return rename(from, into) && errno != ENOENT ? -1 : 0;
+}
+
+static void name_aside(const char *path, char ret_path[PATH_MAX])
+{
+    char when[32];
+    struct tm utc;
+    time_t now = time(NULL);
+    gmtime_r(&now, &utc);
+    strftime(when, sizeof when, "%Y%m%dT%H%M%SZ", &utc);
+    snprintf(ret_path, PATH_MAX, "%s.corrupt-%s", path, when);
+    for (unsigned i = 2; !access(ret_path, F_OK) && i < 1000; i++)
+        snprintf(ret_path, PATH_MAX, "%s.corrupt-%s-%u", path, when, i);
+}
+
+int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
+                         char reterr_reason[STORE_REASON_MAX])
+{
+    name_aside(path, ret_path);
+    if (rename_if_any(path, ret_path, "") || rename_if_any(path, ret_path, "-wal") ||
+        rename_if_any(path, ret_path, "-shm"))
+        return refuse(reterr_reason, path, "it is corrupt, and cannot be renamed");
+    return 0;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/* store_file: where the history's file is, whose it is, and setting it aside. Before and apart from
+ * SQLite. */
+#ifndef DAEMON_STORE_FILE_H
+#define DAEMON_STORE_FILE_H
+
+#include <limits.h>
+#include <stddef.h>
+
+/* Room for a sentence why there is no history. */
+#define STORE_REASON_MAX (PATH_MAX + 256)
+/* Room for a path, with room left for what is appended. */
+#define STORE_PATH_MAX (PATH_MAX - 64)
+
+/* history.path, or the default when `configured` is "". Returns 0, or -1 with a reason. */
+int store_file_path(const char *configured, char ret_path[STORE_PATH_MAX],
+                    char reterr_reason[STORE_REASON_MAX]);
+
+/* Makes the directories (0700), refuses what cannot be a history, and locks PATH.lock (flock),
+ * which stays there. A file that is no database is refused unless it has been a history before,
+ * which the lock file shows; then it is corrupt. Returns the lock, to be closed, or -1 with a
+ * reason. */
+int store_file_lock(const char *path, char reterr_reason[STORE_REASON_MAX]);
+
+/* Renames PATH, PATH-wal and PATH-shm to PATH.corrupt-<time> and so on; the time is UTC, and a
+ * number follows when there is such a file. Returns 0 with the new path, or -1 with a reason. */
+int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
+                         char reterr_reason[STORE_REASON_MAX]);
+
+#endif

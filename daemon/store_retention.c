@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/* Chunks are made in the order in which their windows were stored, so the least chunk_id is the
+ * oldest. Windows that are in a chunk go with it. */
+#include "store_retention.h"
+
+#include "crash.h"
+#include "store_chunk.h"
+
+#include <stdio.h>
+
+/* A run whose last layer has gone stays this long, as it may be running. */
+#define EMPTY_RUN_S 3600
+/* Pages given back to the file system in one step. */
+#define VACUUM_PAGES 512
+
+/* A chunk, or a window that is in none. */
+struct oldest {
+    bool any, is_chunk;
+    int64_t stored, id;
+    struct layer_track which;
+    int64_t first, last;
+};
+
+static int find_oldest(const struct sql *sql, enum statement statement, struct oldest *ret_oldest)
+{
+    struct query query = query_begin(sql, statement);
+    sqlite3_stmt *row = query.statement;
+    int code = query_row(&query);
+    *ret_oldest = (struct oldest){.is_chunk = statement == STATEMENT_GET_OLDEST_CHUNK};
+    if (code == SQLITE_ROW) {
+        ret_oldest->any = true;
+        ret_oldest->stored = sqlite3_column_int64(row, 0);
+        ret_oldest->id = sqlite3_column_int64(row, 1);
+        ret_oldest->which = (struct layer_track){.layer_id = sqlite3_column_int64(row, 2),
+                                                 .track_id = sqlite3_column_int64(row, 3)};
+        ret_oldest->first = sqlite3_column_int64(row, 4);
+        ret_oldest->last = sqlite3_column_int64(row, 5);
+    }
+    query_end(&query);
+    return code == SQLITE_ROW || code == SQLITE_DONE ? SQLITE_OK : code;
+}
+
+/* The older of the two kinds. */
+static int find_oldest_of_all(const struct sql *sql, struct oldest *ret_oldest)
+{
+    struct oldest recent;
+    int code = find_oldest(sql, STATEMENT_GET_OLDEST_CHUNK, ret_oldest);
+    if (code == SQLITE_OK)
+        code = find_oldest(sql, STATEMENT_GET_OLDEST_RECENT, &recent);
+    if (code == SQLITE_OK && recent.any && (!ret_oldest->any || recent.stored < ret_oldest->stored))
+        *ret_oldest = recent;
+    return code;
+}
+
+/* Statements about one id, one after the other. */
+static int run_each(const struct sql *sql, const enum statement *statements, int count, int64_t id)
+{
+    int code = SQLITE_OK;
+    for (int i = 0; i < count && code == SQLITE_OK; i++) {
+        struct query query = query_begin(sql, statements[i]);
+        query_i64(&query, id);
+        code = query_run(&query);
+    }
+    return code;
+}
+
+static int drop_maps(const struct sql *sql, const struct oldest *oldest)
+{
+    struct query query = query_begin(sql, STATEMENT_DROP_MAPS);
+    query_i64(&query, oldest->which.layer_id);
+    query_i64(&query, oldest->which.track_id);
+    query_i64(&query, oldest->first);
+    query_i64(&query, oldest->last);
+    return query_run(&query);
+}
+
+static int drop_chunked(const struct sql *sql, const struct oldest *chunk, uint64_t *removed)
+{
+    struct query query = query_begin(sql, STATEMENT_DROP_CHUNKED);
+    query_i64(&query, chunk->which.layer_id);
+    query_i64(&query, chunk->which.track_id);
+    query_i64(&query, chunk->first);
+    query_i64(&query, chunk->last);
+    query_i64(&query, chunk->id);
+    int code = query_run(&query);
+    if (code == SQLITE_OK)
+        *removed += (uint64_t)sqlite3_changes(sql->db);
+    return code;
+}
+
+static int drop_chunk(const struct sql *sql, const struct oldest *chunk, uint64_t *removed)
+{
+    const enum statement before[] = {STATEMENT_THIN, STATEMENT_DROP_SERIES};
+    const enum statement after[] = {STATEMENT_DROP_CHUNK};
+    int code = run_each(sql, before, 2, chunk->id);
+    if (code == SQLITE_OK)
+        code = drop_chunked(sql, chunk, removed);
+    return code == SQLITE_OK ? run_each(sql, after, 1, chunk->id) : code;
+}
+
+static int drop_recent(const struct sql *sql, const struct oldest *recent, uint64_t *removed)
+{
+    const enum statement steps[] = {STATEMENT_DROP_STATE, STATEMENT_DROP_WINDOW};
+    *removed += 1;
+    return run_each(sql, steps, 2, recent->id);
+}
+
+static int drop_run(const struct sql *sql, int64_t run_id)
+{
+    const enum statement steps[] = {STATEMENT_DROP_ALERTS, STATEMENT_DROP_KEPT,
+                                    STATEMENT_DROP_LAYERS, STATEMENT_DROP_RUN};
+    return run_each(sql, steps, 4, run_id);
+}
+
+/* After something of a layer has gone. */
+static int drop_empty(const struct sql *sql, int64_t layer_id, int64_t now_s)
+{
+    const enum statement drop[] = {STATEMENT_DROP_EMPTY_LAYER};
+    int64_t run_id = 0;
+    struct query query = query_begin(sql, STATEMENT_GET_RUN_OF);
+    query_i64(&query, layer_id);
+    int code = query_number(&query, &run_id);
+    if (code == SQLITE_OK)
+        code = run_each(sql, drop, 1, layer_id);
+    if (code != SQLITE_OK)
+        return code == SQLITE_DONE ? SQLITE_OK : code;
+    query = query_begin(sql, STATEMENT_GET_EMPTY_RUN);
+    query_i64(&query, run_id);
+    query_i64(&query, now_s - EMPTY_RUN_S);
+    code = query_number(&query, &run_id);
+    if (code == SQLITE_DONE)
+        return SQLITE_OK;
+    return code == SQLITE_OK ? drop_run(sql, run_id) : code;
+}
+
+static int drop_oldest(const struct sql *sql, const struct oldest *oldest, int64_t now_s,
+                       struct retention_done *done)
+{
+    uint64_t removed = 0;
+    int code = sql_begin(sql);
+    if (code != SQLITE_OK)
+        return code;
+    code = drop_maps(sql, oldest);
+    if (code == SQLITE_OK)
+        code = oldest->is_chunk ? drop_chunk(sql, oldest, &removed)
+                                : drop_recent(sql, oldest, &removed);
+    if (code == SQLITE_OK)
+        code = drop_empty(sql, oldest->which.layer_id, now_s);
+    crash_point("store_retention");
+    code = sql_end(sql, code);
+    if (code == SQLITE_OK)
+        *done = (struct retention_done){.windows = removed, .more = true};
+    return code;
+}
+
+/* Size */
+
+struct size {
+    int64_t pages, pages_free, page_bytes;
+};
+
+static int read_size(const struct sql *sql, struct size *ret_size)
+{
+    const enum statement statements[] = {STATEMENT_PAGES, STATEMENT_PAGES_FREE,
+                                         STATEMENT_PAGE_SIZE};
+    int64_t *const numbers[] = {&ret_size->pages, &ret_size->pages_free, &ret_size->page_bytes};
+    int code = SQLITE_OK;
+    for (int i = 0; i < 3 && code == SQLITE_OK; i++) {
+        struct query query = query_begin(sql, statements[i]);
+        code = query_number(&query, numbers[i]);
+    }
+    return code;
+}
+
+/* Room is made before the file is full, so that it need not grow beyond. */
+static bool is_full(const struct size *size, const struct retention_rule *rule)
+{
+    uint64_t used = (uint64_t)(size->pages - size->pages_free) * (uint64_t)size->page_bytes;
+    return used > rule->bytes - rule->bytes / 16;
+}
+
+static int make_room(const struct sql *sql, int64_t now_s, struct retention_done *done)
+{
+    struct oldest oldest;
+    bool thinned = false;
+    int code = chunk_thin_oldest(sql, &thinned);
+    done->more = code == SQLITE_OK && thinned;
+    if (code != SQLITE_OK || thinned)
+        return code;
+    code = find_oldest_of_all(sql, &oldest);
+    return code == SQLITE_OK && oldest.any ? drop_oldest(sql, &oldest, now_s, done) : code;
+}
+
+static int vacuum(const struct sql *sql, const struct size *size, struct retention_done *done)
+{
+    char text[64];
+    struct size after = *size;
+    snprintf(text, sizeof text, "PRAGMA incremental_vacuum(%d)", VACUUM_PAGES);
+    if (sqlite3_exec(sql->db, text, NULL, NULL, NULL) != SQLITE_OK)
+        return sqlite3_extended_errcode(sql->db);
+    int code = read_size(sql, &after);
+    done->more = code == SQLITE_OK && after.pages < size->pages;
+    return code;
+}
+
+int retention_by_size(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
+                      struct retention_done *ret_done)
+{
+    struct size size = {0};
+    *ret_done = (struct retention_done){0};
+    int code = read_size(sql, &size);
+    if (code != SQLITE_OK)
+        return code;
+    if (is_full(&size, rule))
+        return make_room(sql, now_s, ret_done);
+    bool too_large = (uint64_t)size.pages * (uint64_t)size.page_bytes > rule->bytes;
+    return too_large && size.pages_free > 0 ? vacuum(sql, &size, ret_done) : SQLITE_OK;
+}
+
+/* Age */
+
+static int drop_old_oldest(const struct sql *sql, enum statement statement, int64_t before_s,
+                           int64_t now_s, struct retention_done *done)
+{
+    struct oldest oldest;
+    int code = find_oldest(sql, statement, &oldest);
+    if (code != SQLITE_OK || !oldest.any || oldest.stored >= before_s)
+        return code;
+    return drop_oldest(sql, &oldest, now_s, done);
+}
+
+static int drop_old_rows(const struct sql *sql, enum statement statement, int64_t before_s,
+                         struct retention_done *done)
+{
+    struct query query = query_begin(sql, statement);
+    query_i64(&query, before_s);
+    int code = query_run(&query);
+    done->more = code == SQLITE_OK && sqlite3_changes(sql->db) > 0;
+    return code;
+}
+
+static int drop_old_run(const struct sql *sql, int64_t before_s, struct retention_done *done)
+{
+    int64_t run_id = 0;
+    struct query query = query_begin(sql, STATEMENT_GET_OLD_RUN);
+    query_i64(&query, before_s);
+    int code = query_number(&query, &run_id);
+    if (code != SQLITE_OK)
+        return code == SQLITE_DONE ? SQLITE_OK : code;
+    code = sql_begin(sql);
+    if (code != SQLITE_OK)
+        return code;
+    code = sql_end(sql, drop_run(sql, run_id));
+    done->more = code == SQLITE_OK;
+    return code;
+}
+
+int retention_by_age(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
+                     struct retention_done *ret_done)
+{
+    int64_t before_s = now_s - (int64_t)rule->age_s;
+    *ret_done = (struct retention_done){0};
+    int code = drop_old_oldest(sql, STATEMENT_GET_OLDEST_CHUNK, before_s, now_s, ret_done);
+    if (code == SQLITE_OK && !ret_done->more)
+        code = drop_old_oldest(sql, STATEMENT_GET_OLDEST_RECENT, before_s, now_s, ret_done);
+    if (code == SQLITE_OK && !ret_done->more)
+        code = drop_old_rows(sql, STATEMENT_DROP_OLD_MAPS, before_s, ret_done);
+    if (code == SQLITE_OK && !ret_done->more)
+        code = drop_old_rows(sql, STATEMENT_DROP_OLD_ALERTS, before_s, ret_done);
+    if (code == SQLITE_OK && !ret_done->more)
+        code = drop_old_run(sql, before_s, ret_done);
+    return code;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* store_retention: what goes when the database is too old or too large, one small transaction at a
+ * time. Store thread.
+ *
+ * By age: windows, maps and alerts that were stored more than history.max_age ago, and then runs
+ * that were not written to since. By size: first the states of the oldest windows, whose numbers
+ * stay; when no state is left beyond those of the newest windows of each layer, the oldest windows
+ * themselves, of ended and of running runs alike. What is removed leaves free pages, which are used
+ * again; the file shrinks only when it is larger than history.max_size. The write-ahead log counts
+ * apart. */
+#ifndef DAEMON_STORE_RETENTION_H
+#define DAEMON_STORE_RETENTION_H
+
+#include "store_sql.h"
+
+struct retention_rule {
+    uint64_t age_s, bytes;
+};
+
+struct retention_done {
+    uint64_t windows; /* removed */
+    bool more;        /* there may be more to do: call again */
+};
+
+/* Each does one step. Returns an SQLite code; then nothing was done. */
+int retention_by_size(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
+                      struct retention_done *ret_done);
+int retention_by_age(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
+                     struct retention_done *ret_done);
+
+#endif

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+#include "store_schema.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+
+static const char version_1[] =
+    /* What the database knows of itself. clean: 1 after a clean close, 0 while attnd has it. */
+    "CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
+
+    /* A run of a job. run: RUN_BYTES bytes; state: enum job_state; first_ns, last_ns: least and
+     * greatest time_ns of its batches; epoch, step: of the newest; stored: s since 1970, by the
+     * clock of this machine, when it was last written. */
+    "CREATE TABLE runs("
+    "  run_id INTEGER PRIMARY KEY, job TEXT NOT NULL, run BLOB NOT NULL, state INTEGER NOT NULL,"
+    "  world INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL,"
+    "  epoch INTEGER NOT NULL, step INTEGER NOT NULL, stored INTEGER NOT NULL, UNIQUE(job, run));"
+
+    /* A layer of a run. stack, site: enum stack, enum site. */
+    "CREATE TABLE layers("
+    "  layer_id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, stack INTEGER NOT NULL,"
+    "  layer INTEGER NOT NULL, site INTEGER NOT NULL, heads INTEGER NOT NULL,"
+    "  UNIQUE(run_id, stack, layer, site));"
+
+    /* A way to cut runs into windows. unit: enum window_unit. */
+    "CREATE TABLE tracks("
+    "  track_id INTEGER PRIMARY KEY, unit INTEGER NOT NULL, length INTEGER NOT NULL,"
+    "  every INTEGER NOT NULL, UNIQUE(unit, length, every));"
+
+    /* A layer's window. first, last: units; epoch, step, time_ns: of its newest message; partial,
+     * final: 0 or 1; stored: s since 1970, by the clock of this machine; chunk_id: NULL until its
+     * numbers are in a chunk, which only final windows are. */
+    "CREATE TABLE windows("
+    "  window_id INTEGER PRIMARY KEY, layer_id INTEGER NOT NULL, track_id INTEGER NOT NULL,"
+    "  first INTEGER NOT NULL, last INTEGER NOT NULL, epoch INTEGER NOT NULL,"
+    "  step INTEGER NOT NULL, time_ns INTEGER NOT NULL, messages INTEGER NOT NULL,"
+    "  lost INTEGER NOT NULL, partial INTEGER NOT NULL, final INTEGER NOT NULL,"
+    "  stored INTEGER NOT NULL, chunk_id INTEGER, UNIQUE(layer_id, track_id, last));"
+    "CREATE INDEX windows_recent ON windows(layer_id, track_id, final, last)"
+    "  WHERE chunk_id IS NULL;"
+    "CREATE INDEX windows_recent_age ON windows(stored) WHERE chunk_id IS NULL;"
+
+    /* The state of a window: layer_state_pack. bytes: its size; data is it, or, when that is
+     * shorter, it deflated (blob_inflate). */
+    "CREATE TABLE states("
+    "  window_id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, data BLOB NOT NULL);"
+
+    /* Some windows of a layer, ascending. first: unit where the first begins; last: `last` of the
+     * last; count: how many; stored: of the newest; windows: series_windows_decode; bare: 1 when
+     * its windows have no states any more. */
+    "CREATE TABLE chunks("
+    "  chunk_id INTEGER PRIMARY KEY, layer_id INTEGER NOT NULL, track_id INTEGER NOT NULL,"
+    "  first INTEGER NOT NULL, last INTEGER NOT NULL, count INTEGER NOT NULL,"
+    "  stored INTEGER NOT NULL, bare INTEGER NOT NULL, windows BLOB NOT NULL);"
+    "CREATE INDEX chunks_layer ON chunks(layer_id, track_id, last);"
+    "CREATE INDEX chunks_states ON chunks(layer_id, track_id, last) WHERE bare = 0;"
+    "CREATE INDEX chunks_not_bare ON chunks(chunk_id) WHERE bare = 0;"
+
+    /* name: as in proto/metric.def; and what a layer has as a whole (series.head = -1):
+     * "sink_rate" and "aggregate.<map>.<statistic>". */
+    "CREATE TABLE metrics(metric_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
+
+    /* The numbers of one head and metric in the windows of a chunk: series_decode. There is no row
+     * when no window of the chunk has a number. */
+    "CREATE TABLE series("
+    "  series_id INTEGER PRIMARY KEY, chunk_id INTEGER NOT NULL, metric_id INTEGER NOT NULL,"
+    "  head INTEGER NOT NULL, data BLOB NOT NULL, UNIQUE(chunk_id, metric_id, head));"
+
+    /* A layer's map in a window. data: [rows][columns] IEEE half precision, little-endian,
+     * deflated unless that is longer (blob_inflate to rows * columns * 2 bytes). */
+    "CREATE TABLE maps("
+    "  map_id INTEGER PRIMARY KEY, layer_id INTEGER NOT NULL, track_id INTEGER NOT NULL,"
+    "  first INTEGER NOT NULL, last INTEGER NOT NULL, epoch INTEGER NOT NULL,"
+    "  step INTEGER NOT NULL, time_ns INTEGER NOT NULL, partial INTEGER NOT NULL,"
+    "  queries INTEGER NOT NULL, keys INTEGER NOT NULL, rows INTEGER NOT NULL,"
+    "  columns INTEGER NOT NULL, stored INTEGER NOT NULL, data BLOB NOT NULL,"
+    "  UNIQUE(layer_id, track_id, last));"
+    "CREATE INDEX maps_age ON maps(stored);"
+
+    /* Alerts, as they came. severity, state: enums; stack, layer, site: NULL when it is about the
+     * run as a whole; head: -1 when about the layer; value, bound: NULL = NaN. */
+    "CREATE TABLE alerts("
+    "  alert_id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, epoch INTEGER NOT NULL,"
+    "  step INTEGER NOT NULL, time_ns INTEGER NOT NULL, rule TEXT NOT NULL,"
+    "  severity INTEGER NOT NULL, state INTEGER NOT NULL, metric TEXT NOT NULL, stack INTEGER,"
+    "  layer INTEGER, site INTEGER, head INTEGER NOT NULL, value REAL, bound REAL,"
+    "  since_epoch INTEGER NOT NULL, since_step INTEGER NOT NULL, message TEXT NOT NULL,"
+    "  stored INTEGER NOT NULL);"
+    "CREATE INDEX alerts_run ON alerts(run_id, alert_id);"
+
+    /* Values that runs keep for themselves: checkpoints. */
+    "CREATE TABLE kept("
+    "  run_id INTEGER NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,"
+    "  PRIMARY KEY(run_id, key)) WITHOUT ROWID;";
+
+static const char *const migrations[] = {version_1};
+
+const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
+
+/* The one number that a statement gives. Returns an SQLite code. */
+static int ask_number(sqlite3 *db, const char *sql, int *ret_number)
+{
+    sqlite3_stmt *statement = NULL;
+    int code = sqlite3_prepare_v2(db, sql, -1, &statement, NULL);
+    if (code != SQLITE_OK)
+        return code;
+    code = sqlite3_step(statement);
+    if (code == SQLITE_ROW)
+        *ret_number = sqlite3_column_int(statement, 0);
+    sqlite3_finalize(statement);
+    return code == SQLITE_ROW ? SQLITE_OK : code;
+}
+
+static int execute(sqlite3 *db, const char *sql)
+{
+    int code = sqlite3_exec(db, sql, NULL, NULL, NULL);
+    return code == SQLITE_OK ? SQLITE_OK : sqlite3_extended_errcode(db);
+}
+
+static int set_version(sqlite3 *db, int version)
+{
+    char sql[96];
+    snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d",
+             SCHEMA_APPLICATION, version);
+    return execute(db, sql);
+}
+
+static int migrate(sqlite3 *db, const struct schema *schema, int version)
+{
+    int code = execute(db, "BEGIN IMMEDIATE");
+    if (code != SQLITE_OK)
+        return code;
+    for (int i = version; code == SQLITE_OK && i < schema->version; i++)
+        code = execute(db, schema->migration[i]);
+    if (code == SQLITE_OK)
+        code = set_version(db, schema->version);
+    if (code == SQLITE_OK)
+        code = execute(db, "COMMIT");
+    if (code != SQLITE_OK)
+        execute(db, "ROLLBACK");
+    return code;
+}
+
+/* What a file says of itself. */
+struct identity {
+    int application, version, tables;
+};
+
+static int read_identity(sqlite3 *db, struct identity *ret_identity)
+{
+    int code = ask_number(db, "SELECT count(*) FROM sqlite_schema", &ret_identity->tables);
+    if (code == SQLITE_OK)
+        code = ask_number(db, "PRAGMA application_id", &ret_identity->application);
+    if (code == SQLITE_OK)
+        code = ask_number(db, "PRAGMA user_version", &ret_identity->version);
+    return code;
+}
+
+static bool is_empty(const struct identity *identity)
+{
+    return !identity->application && !identity->version && !identity->tables;
+}
+
+static enum schema_verdict judge(const struct identity *identity, const struct schema *schema)
+{
+    if (is_empty(identity))
+        return SCHEMA_READY;
+    if (identity->application != SCHEMA_APPLICATION || identity->version < 0)
+        return SCHEMA_FOREIGN;
+    return identity->version > schema->version ? SCHEMA_NEWER : SCHEMA_READY;
+}
+
+enum schema_verdict schema_apply(sqlite3 *db, const struct schema *schema, int *reterr_code)
+{
+    struct identity identity = {0};
+    int code = read_identity(db, &identity);
+    enum schema_verdict verdict = code == SQLITE_OK ? judge(&identity, schema) : SCHEMA_FAILED;
+    if (verdict == SCHEMA_READY && is_empty(&identity))
+        code = execute(db, "PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL");
+    if (verdict == SCHEMA_READY && code == SQLITE_OK)
+        code = execute(db, "PRAGMA journal_mode = WAL");
+    if (verdict == SCHEMA_READY && code == SQLITE_OK && identity.version < schema->version)
+        code = migrate(db, schema, identity.version);
+    if (code == SQLITE_OK)
+        return verdict;
+    *reterr_code = code;
+    return SCHEMA_FAILED;
+}

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+#include "store_write.h"
+
+#include "store_chunk.h"
+#include "store_series.h"
+
+#include <stdlib.h>
+
+/* What is found, or made when it is not there */
+
+static int find_run(const struct store_writer *writer, const struct store_run *run,
+                    int64_t *ret_run_id)
+{
+    struct query query = query_begin(writer->sql, STATEMENT_PUT_RUN);
+    query_text(&query, run->job);
+    query_blob(&query, run->run, RUN_BYTES);
+    query_u64(&query, run->state);
+    query_u64(&query, run->world);
+    query_u64(&query, run->time_ns);
+    query_u64(&query, run->epoch);
+    query_u64(&query, run->step);
+    query_i64(&query, writer->now_s);
+    return query_number(&query, ret_run_id);
+}
+
+/* Gets, and if there is none puts: both statements have the same parameters, all numbers. */
+static int find(const struct store_writer *writer, enum statement get, enum statement put,
+                const uint64_t *parameters, int count, int64_t *ret_id)
+{
+    int code = SQLITE_DONE;
+    for (int attempt = 0; attempt < 2 && code == SQLITE_DONE; attempt++) {
+        struct query query = query_begin(writer->sql, attempt ? put : get);
+        for (int i = 0; i < count; i++)
+            query_u64(&query, parameters[i]);
+        code = query_number(&query, ret_id);
+    }
+    return code;
+}
+
+/* What a record is about. */
+static int find_both(const struct store_writer *writer, int64_t run_id, struct layer_id id,
+                     uint32_t heads, const struct result_window *window,
+                     struct layer_track *ret_which)
+{
+    const uint64_t layer[] = {(uint64_t)run_id, id.stack, id.layer, id.site, heads};
+    const uint64_t track[] = {window->unit, window->length, window->every};
+    int code =
+        find(writer, STATEMENT_GET_LAYER, STATEMENT_PUT_LAYER, layer, 5, &ret_which->layer_id);
+    if (code != SQLITE_OK)
+        return code;
+    return find(writer, STATEMENT_GET_TRACK, STATEMENT_PUT_TRACK, track, 3, &ret_which->track_id);
+}
+
+/* Windows */
+
+static int put_window(const struct store_writer *writer, struct layer_track which,
+                      const struct store_window *window, int64_t *ret_window_id)
+{
+    struct query query = query_begin(writer->sql, STATEMENT_PUT_WINDOW);
+    query_i64(&query, which.layer_id);
+    query_i64(&query, which.track_id);
+    query_u64(&query, window->window.first);
+    query_u64(&query, window->window.last);
+    query_u64(&query, window->epoch);
+    query_u64(&query, window->step);
+    query_u64(&query, window->time_ns);
+    query_u64(&query, window->messages);
+    query_u64(&query, window->lost);
+    query_u64(&query, window->window.partial);
+    query_u64(&query, window->final);
+    query_i64(&query, writer->now_s);
+    return query_number(&query, ret_window_id);
+}
+
+static int put_state(const struct store_writer *writer, int64_t window_id,
+                     const struct store_window *window)
+{
+    bool any = window->state_size > 0;
+    struct query query = query_begin(writer->sql, any ? STATEMENT_PUT_STATE : STATEMENT_DROP_STATE);
+    query_i64(&query, window_id);
+    if (any) {
+        query_u64(&query, window->state_size);
+        query_blob(&query, window->state, window->state_size);
+    }
+    return query_run(&query);
+}
+
+/* Says when there is enough for a chunk: once per chunk, or again when nobody made it. */
+static int tell_full(const struct store_writer *writer, struct layer_track which, uint32_t heads)
+{
+    int64_t count = 0, wanted = chunk_windows(heads);
+    struct query query = query_begin(writer->sql, STATEMENT_COUNT_RECENT);
+    query_i64(&query, which.layer_id);
+    query_i64(&query, which.track_id);
+    query_i64(&query, 4 * wanted);
+    int code = query_number(&query, &count);
+    if (code == SQLITE_OK && count >= wanted && count % wanted == 0)
+        writer->full(writer->data, which);
+    return code;
+}
+
+static int write_window(const struct store_writer *writer, int64_t run_id,
+                        const struct store_window *window)
+{
+    struct layer_track which;
+    int64_t window_id;
+    int code = find_both(writer, run_id, window->layer, window->heads, &window->window, &which);
+    if (code == SQLITE_OK)
+        code = put_window(writer, which, window, &window_id);
+    if (code == SQLITE_OK)
+        code = put_state(writer, window_id, window);
+    if (code == SQLITE_OK && window->final)
+        code = tell_full(writer, which, window->heads);
+    return code;
+}
+
+/* Maps */
+
+static int put_map(const struct store_writer *writer, struct layer_track which,
+                   const struct store_map *map, const void *data, size_t size)
+{
+    struct query query = query_begin(writer->sql, STATEMENT_PUT_MAP);
+    query_i64(&query, which.layer_id);
+    query_i64(&query, which.track_id);
+    query_u64(&query, map->window.first);
+    query_u64(&query, map->window.last);
+    query_u64(&query, map->epoch);
+    query_u64(&query, map->step);
+    query_u64(&query, map->time_ns);
+    query_u64(&query, map->window.partial);
+    query_u64(&query, map->queries);
+    query_u64(&query, map->keys);
+    query_u64(&query, map->rows);
+    query_u64(&query, map->columns);
+    query_i64(&query, writer->now_s);
+    query_blob(&query, data, size);
+    return query_run(&query);
+}
+
+static int pack_map(const struct store_writer *writer, struct layer_track which,
+                    const struct store_map *map)
+{
+    size_t values = (size_t)map->rows * map->columns, size = 2 * values;
+    uint8_t *raw = malloc(2 * size + 1), *packed = raw + size;
+    if (!raw)
+        return SQLITE_NOMEM;
+    for (size_t i = 0; i < values; i++) {
+        raw[2 * i] = (uint8_t)map->values[i];
+        raw[2 * i + 1] = (uint8_t)(map->values[i] >> 8);
+    }
+    size_t shorter = blob_deflate(raw, size, packed);
+    int code = shorter ? put_map(writer, which, map, packed, shorter)
+                       : put_map(writer, which, map, raw, size);
+    free(raw);
+    return code;
+}
+
+static int write_map(const struct store_writer *writer, int64_t run_id, const struct store_map *map)
+{
+    struct layer_track which;
+    int code = find_both(writer, run_id, map->layer, 0, &map->window, &which);
+    return code == SQLITE_OK ? pack_map(writer, which, map) : code;
+}
+
+/* Alerts */
+
+static int write_alert(const struct store_writer *writer, int64_t run_id,
+                       const struct alert_result *alert)
+{
+    struct query query = query_begin(writer->sql, STATEMENT_PUT_ALERT);
+    const uint64_t layer[] = {alert->layer.stack, alert->layer.layer, alert->layer.site};
+    query_i64(&query, run_id);
+    query_u64(&query, alert->common.epoch);
+    query_u64(&query, alert->common.step);
+    query_u64(&query, alert->common.time_ns);
+    query_text(&query, alert->rule);
+    query_u64(&query, alert->severity);
+    query_u64(&query, alert->state);
+    query_text(&query, alert->metric);
+    for (int i = 0; i < 3; i++)
+        if (alert->has_layer)
+            query_u64(&query, layer[i]);
+        else
+            query_null(&query);
+    query_i64(&query, alert->head);
+    query_f64(&query, alert->value);
+    query_f64(&query, alert->bound);
+    query_u64(&query, alert->since_epoch);
+    query_u64(&query, alert->since_step);
+    query_text(&query, alert->message);
+    query_i64(&query, writer->now_s);
+    return query_run(&query);
+}
+
+/* Kept values */
+
+static int write_kept(const struct store_writer *writer, int64_t run_id,
+                      const struct record_kept *kept, bool keep)
+{
+    struct query query = query_begin(writer->sql, keep ? STATEMENT_KEEP : STATEMENT_FORGET);
+    query_i64(&query, run_id);
+    query_text(&query, kept->key);
+    if (keep)
+        query_blob(&query, kept->value, kept->size);
+    return query_run(&query);
+}
+
+static int write_record(const struct store_writer *writer, int64_t run_id,
+                        const struct record *record)
+{
+    switch (record->kind) {
+    case RECORD_WINDOW:
+        return write_window(writer, run_id, &record->of.window);
+    case RECORD_MAP:
+        return write_map(writer, run_id, &record->of.map);
+    case RECORD_ALERT:
+        return write_alert(writer, run_id, &record->of.alert);
+    case RECORD_KEEP:
+    case RECORD_FORGET:
+        return write_kept(writer, run_id, &record->of.kept, record->kind == RECORD_KEEP);
+    }
+    return SQLITE_MISUSE;
+}
+
+int write_batch(const struct store_writer *writer, const struct store_batch *batch)
+{
+    int64_t run_id;
+    int code = find_run(writer, &batch->run, &run_id);
+    for (const struct record *r = batch->first; r && code == SQLITE_OK; r = r->next)
+        code = write_record(writer, run_id, r);
+    return code;
+}

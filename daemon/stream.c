@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+#include "stream.h"
+
+#include <stdlib.h>
+
+uint32_t stream_key(struct layer_id id)
+{
+    return id.layer << 2 | (uint32_t)id.stack << 1 | (uint32_t)id.site;
+}
+
+struct layer_id stream_id(uint32_t key)
+{
+    return (struct layer_id){
+        .stack = (enum stack)(key >> 1 & 1), .layer = key >> 2, .site = (enum site)(key & 1)};
+}
+
+struct stream *stream_find(struct stream *streams, struct layer_id id)
+{
+    uint32_t key = stream_key(id);
+    struct stream *stream = NULL;
+    HASH_FIND(hh, streams, &key, sizeof key, stream);
+    return stream;
+}
+
+static void stream_free(struct stream *stream, uint32_t tracks)
+{
+    for (uint32_t t = 0; stream->tracks && t < tracks; t++) {
+        drift_free(&stream->tracks[t].drift);
+        sequences_clear(&stream->tracks[t].restored);
+    }
+    sequences_clear(&stream->sequences);
+    free(stream->spectrum_next);
+    free(stream->tracks);
+    free(stream);
+}
+
+struct stream *stream_add(struct stream **streams, struct layer_id id, uint32_t heads,
+                          uint32_t tracks, uint64_t now_ns)
+{
+    struct stream *stream = calloc(1, sizeof *stream);
+    if (!stream)
+        return NULL;
+    *stream = (struct stream){.key = stream_key(id),
+                              .index = HASH_COUNT(*streams),
+                              .id = id,
+                              .heads = heads,
+                              .last_ns = now_ns};
+    stream->tracks = calloc(tracks, sizeof *stream->tracks);
+    for (uint32_t t = 0; stream->tracks && t < tracks; t++)
+        stream->tracks[t].unsaved = true;
+    if (stream->tracks)
+        HASH_ADD(hh, *streams, key, sizeof stream->key, stream);
+    if (!stream->tracks || !stream->hh.tbl) {
+        stream_free(stream, tracks);
+        return NULL;
+    }
+    return stream;
+}
+
+void stream_free_all(struct stream **streams, uint32_t tracks)
+{
+    struct stream *stream, *next;
+    HASH_ITER(hh, *streams, stream, next)
+    {
+        HASH_DEL(*streams, stream);
+        stream_free(stream, tracks);
+    }
+}
+
+uint32_t stream_spectrum_turn(const struct stream *stream, uint32_t head_offset)
+{
+    bool known = stream && stream->spectrum_next && head_offset < stream->heads;
+    return known ? stream->spectrum_next[head_offset] : 0;
+}
+
+/* Without memory turns begin with the first head: no harm. */
+void stream_end_spectrum_turn(struct stream *stream, uint32_t head_offset, uint32_t next)
+{
+    if (!stream->spectrum_next)
+        stream->spectrum_next = calloc(stream->heads, sizeof *stream->spectrum_next);
+    if (stream->spectrum_next)
+        stream->spectrum_next[head_offset] = next;
+}
+
+void counts_merge(struct counts *into, const struct counts *from)
+{
+    into->received += from->received;
+    into->processed += from->processed;
+    tally_merge(&into->tally, &from->tally);
+}

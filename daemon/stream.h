@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/* stream: one attention layer of a run: what identifies it, what it has sent, and what each window
+ * rule of the run (track.h) knows of it besides its states. Loop thread only. */
+#ifndef DAEMON_STREAM_H
+#define DAEMON_STREAM_H
+
+#include "drift.h"
+#include "hash.h"
+#include "header.h"
+#include "sequence.h"
+#include "tally.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Of what was taken in: received = processed + what the tally has as dropped. */
+struct counts {
+    uint64_t received, processed;
+    struct tally tally;
+};
+
+/* A layer in one track. */
+struct layer_track {
+    struct tally pending; /* since its last message, for the window of its next one */
+    struct drift *drift;  /* owned; NULL before its first window */
+    uint64_t drift_bytes; /* charged to the run's budget */
+    bool unsaved;         /* something came since the last checkpoint */
+    bool drift_unsaved;
+    struct sequences restored; /* while checkpoints are read: what this track has */
+};
+
+struct stream {
+    uint32_t key; /* packed layer_id */
+    uint32_t index;
+    struct layer_id id;
+    uint32_t heads; /* of the model; fixed with the first tensor, a hello only announces it */
+    bool measured;  /* a tensor has come */
+    uint32_t *spectrum_next; /* [heads] by head_offset of a message: the one of its heads that the
+                                next one's spectra begin with; owned, NULL until there is one */
+    uint64_t mapped_part;    /* 1 + the last part that a map was asked for in; 0 = none */
+    struct sequences sequences;
+    struct counts counts;
+    uint64_t last_ns;           /* when it was last heard of */
+    struct layer_track *tracks; /* [of the run]; owned */
+    UT_hash_handle hh;
+};
+
+uint32_t stream_key(struct layer_id id);
+struct layer_id stream_id(uint32_t key);
+
+/* NULL when there is none. */
+struct stream *stream_find(struct stream *streams, struct layer_id id);
+/* Adds one to the table `*streams`. NULL when out of memory. */
+struct stream *stream_add(struct stream **streams, struct layer_id id, uint32_t heads,
+                          uint32_t tracks, uint64_t now_ns);
+void stream_free_all(struct stream **streams, uint32_t tracks);
+
+/* The head, of those of a message that begins with head_offset, that its spectra begin with. */
+uint32_t stream_spectrum_turn(const struct stream *stream, uint32_t head_offset);
+void stream_end_spectrum_turn(struct stream *stream, uint32_t head_offset, uint32_t next);
+
+void counts_merge(struct counts *into, const struct counts *from);
+
+#endif

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: MIT */
+/* What is sent shares its bytes with the message that the workers read. ZeroMQ counts messages, not
+ * bytes, and does not tell when one has gone out; so each frame is given to it with a callback that
+ * lets go of a `parcel`, which holds references to the frames (zmq_msg_copy, which copies no
+ * bytes) and gives its bytes back to the budget when the last frame is gone from the last pipe. The
+ * callbacks run on ZeroMQ's threads, and the last ones after the tap is closed: the budget is
+ * counted in a `flight` of its own, which lives until then.
+ *
+ * The high-water mark is out of reach: the budget is the only bound, and it is checked before the
+ * first frame, so that a message goes out whole or not at all. Recorders share the budget; one that
+ * stalls takes from the others.
+ *
+ * Prefixes are kept as a set. ZeroMQ reports every subscription (ZMQ_XPUB_VERBOSE), so that each
+ * recorder is greeted, but of the unsubscriptions only the last one of a prefix. */
+#include "tap.h"
+
+#include "clock.h"
+#include "endpoint.h"
+#include "hash.h"
+#include "header.h"
+#include "mpk.h"
+#include "zsock.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zmq.h>
+
+/* A subscription is a topic and the byte that says whether it begins or ends. */
+#define SUBSCRIPTION_BYTES_MAX (TOPIC_MAX + 1)
+/* More messages than any budget has room for. */
+#define SEND_QUEUE (1 << 30)
+/* Jobs whose messages are numbered at once; those of further jobs are dropped. */
+#define JOBS_MAX 4096
+/* How long a stop may go on sending. */
+#define LINGER_MS 1000
+/* Prefixes that are told apart; with more, every job counts as listened to. */
+#define PREFIXES_MAX 64
+/* Events may go beyond the budget by one part in this. */
+#define EVENT_SHARE 8
+/* What a message takes beside its bytes: a small frame is kept by keeping ZeroMQ's receive buffer.
+ */
+#define PARCEL_OVERHEAD 8192
+
+/* Bytes on their way, and who still counts them: the tap and each parcel. */
+struct flight {
+    _Atomic uint64_t bytes;
+    _Atomic uint64_t references;
+};
+
+/* One message on its way. */
+struct parcel {
+    struct flight *flight;
+    uint64_t cost;
+    _Atomic uint32_t references; /* frames that ZeroMQ has */
+    uint32_t frame_count;
+    zmq_msg_t frames[];
+};
+
+struct tapped_job {
+    char job[JOB_NAME_MAX + 1];
+    uint64_t n;       /* messages seen since somebody listens */
+    uint64_t dropped; /* of them */
+    UT_hash_handle hh;
+};
+
+struct tap {
+    struct zsock zsock;
+    const struct config *config;
+    struct stats *stats;
+    struct flight *flight;
+    struct tapped_job *jobs; /* listened to, and heard of since */
+    char prefixes[PREFIXES_MAX][TOPIC_MAX];
+    uint32_t prefix_count;
+    uint64_t others; /* prefixes beyond PREFIXES_MAX */
+    bool listened;
+};
+
+static void release_flight(struct flight *flight)
+{
+    if (atomic_fetch_sub(&flight->references, 1) == 1)
+        free(flight);
+}
+
+/* Parcels -------------------------------------------------------------------------------------- */
+
+static void free_parcel(struct parcel *parcel)
+{
+    for (uint32_t i = 0; i < parcel->frame_count; i++)
+        zmq_msg_close(&parcel->frames[i]);
+    atomic_fetch_sub(&parcel->flight->bytes, parcel->cost);
+    release_flight(parcel->flight);
+    free(parcel);
+}
+
+/* Any thread of ZeroMQ. */
+static void on_frame_gone(void *data, void *hint)
+{
+    struct parcel *parcel = hint;
+    (void)data;
+    if (atomic_fetch_sub(&parcel->references, 1) == 1)
+        free_parcel(parcel);
+}
+
+/* With one reference, the maker's. NULL when out of memory. */
+static struct parcel *make_parcel(struct flight *flight, struct message *message, uint64_t cost)
+{
+    struct parcel *parcel =
+        calloc(1, sizeof *parcel + message->frame_count * sizeof parcel->frames[0]);
+    if (!parcel)
+        return NULL;
+    parcel->flight = flight;
+    parcel->cost = cost;
+    parcel->references = 1;
+    atomic_fetch_add(&flight->references, 1);
+    atomic_fetch_add(&flight->bytes, cost);
+    for (uint32_t i = 0; i < message->frame_count; i++) {
+        zmq_msg_init(&parcel->frames[i]);
+        zmq_msg_copy(&parcel->frames[i], &message->frames[i]);
+        parcel->frame_count++;
+    }
+    return parcel;
+}
+
+/* Sending -------------------------------------------------------------------------------------- */
+
+static int send_bytes(void *socket, const void *data, size_t size, int flags)
+{
+    return zmq_send(socket, data, size, ZMQ_DONTWAIT | flags) < 0 ? -1 : 0;
+}
+
+/* A frame of the parcel, which shares its bytes. */
+static int send_frame(void *socket, struct parcel *parcel, uint32_t index, int flags)
+{
+    zmq_msg_t frame;
+    zmq_msg_t *from = &parcel->frames[index];
+    atomic_fetch_add(&parcel->references, 1);
+    if (zmq_msg_init_data(&frame, zmq_msg_data(from), zmq_msg_size(from), on_frame_gone, parcel)) {
+        on_frame_gone(NULL, parcel);
+        return -1;
+    }
+    int rc = zmq_msg_send(&frame, socket, ZMQ_DONTWAIT | flags) < 0 ? -1 : 0;
+    zmq_msg_close(&frame);
+    return rc;
+}
+
+/* The parcel's frames; once one is out the others must follow, even without what is in them. */
+static int send_frames(void *socket, struct parcel *parcel)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < parcel->frame_count; i++) {
+        int flags = i + 1 < parcel->frame_count ? ZMQ_SNDMORE : 0;
+        if (send_frame(socket, parcel, i, flags) != 0) {
+            rc = -1;
+            send_bytes(socket, "", 0, flags);
+        }
+    }
+    return rc;
+}
+
+static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+{
+    mpk_put_str(writer, key);
+    mpk_put_u64(writer, number);
+}
+
+/* The map as a frame. Returns 0 or -1. */
+static int make_map(const struct tapped_job *job, uint64_t received_ns, zmq_msg_t *ret_frame)
+{
+    struct mpk_writer map;
+    mpk_writer_init(&map);
+    mpk_put_map(&map, 4);
+    put_number(&map, "v", PROTO_VERSION);
+    put_number(&map, "n", job->n);
+    put_number(&map, "received_ns", received_ns);
+    put_number(&map, "dropped", job->dropped);
+    int rc = mpk_writer_ok(&map) ? zmq_msg_init_size(ret_frame, map.buffer.size) : -1;
+    if (rc == 0)
+        memcpy(zmq_msg_data(ret_frame), map.buffer.data, map.buffer.size);
+    mpk_writer_clear(&map);
+    return rc;
+}
+
+/* Topic and map, and then the parcel's frames, if there is one. What can fail comes first. */
+static int send_tapped(struct tap *tap, const struct tapped_job *job, uint64_t received_ns,
+                       struct parcel *parcel)
+{
+    void *socket = tap->zsock.socket;
+    char topic[TOPIC_MAX];
+    zmq_msg_t map;
+    size_t length = topic_job("tap", job->job, topic);
+    if (make_map(job, received_ns, &map) != 0)
+        return -1;
+    int rc = send_bytes(socket, topic, length, ZMQ_SNDMORE);
+    if (rc == 0)
+        rc = zmq_msg_send(&map, socket, ZMQ_DONTWAIT | (parcel ? ZMQ_SNDMORE : 0)) < 0 ? -1 : 0;
+    zmq_msg_close(&map);
+    return rc == 0 && parcel ? send_frames(socket, parcel) : rc;
+}
+
+/* Jobs ----------------------------------------------------------------------------------------- */
+
+static bool is_listened_to(const struct tap *tap, const char *topic)
+{
+    for (uint32_t i = 0; i < tap->prefix_count; i++)
+        if (strncmp(topic, tap->prefixes[i], strlen(tap->prefixes[i])) == 0)
+            return true;
+    return tap->others > 0;
+}
+
+static bool has_listeners(const struct tap *tap, const char *job)
+{
+    char topic[TOPIC_MAX];
+    topic_job("tap", job, topic);
+    return is_listened_to(tap, topic);
+}
+
+/* The job's numbers, or NULL when there are too many, or no memory. */
+static struct tapped_job *find_job(struct tap *tap, const char *name)
+{
+    struct tapped_job *job = NULL;
+    HASH_FIND_STR(tap->jobs, name, job);
+    if (job)
+        return job;
+    job = HASH_COUNT(tap->jobs) < JOBS_MAX ? calloc(1, sizeof *job) : NULL;
+    if (!job)
+        return NULL;
+    strcpy(job->job, name);
+    HASH_ADD_STR(tap->jobs, job, job);
+    if (job->hh.tbl)
+        return job;
+    free(job);
+    return NULL;
+}
+
+static void forget_jobs(struct tap *tap, bool all)
+{
+    struct tapped_job *job, *next;
+    HASH_ITER(hh, tap->jobs, job, next)
+    {
+        if (!all && has_listeners(tap, job->job))
+            continue;
+        HASH_DEL(tap->jobs, job);
+        free(job);
+    }
+}
+
+/* Messages ------------------------------------------------------------------------------------- */
+
+/* When a message came, by the clock on the wall. */
+static uint64_t received_since_1970(const struct message *message)
+{
+    return clock_wall_ns() - (clock_monotonic_ns() - message->received_ns);
+}
+
+/* Events have some more room: a recording without them neither closes its windows nor ends. */
+static uint64_t budget_of(const struct tap *tap, const struct message *message)
+{
+    uint64_t budget = tap->config->tap_budget;
+    return message->header.type == MESSAGE_EVENT ? budget + budget / EVENT_SHARE : budget;
+}
+
+static int pass_on(struct tap *tap, const struct tapped_job *job, struct message *message)
+{
+    uint64_t cost = message->bytes + PARCEL_OVERHEAD;
+    uint64_t in_flight = atomic_load(&tap->flight->bytes);
+    /* A message that is larger than the budget goes when it is alone. */
+    if (in_flight > 0 && in_flight + cost > budget_of(tap, message))
+        return -1;
+    struct parcel *parcel = make_parcel(tap->flight, message, cost);
+    if (!parcel)
+        return -1;
+    int rc = send_tapped(tap, job, received_since_1970(message), parcel);
+    on_frame_gone(NULL, parcel);
+    return rc;
+}
+
+static void tap_listened(struct tap *tap, struct message *message)
+{
+    if (!has_listeners(tap, message->header.job))
+        return;
+    struct tapped_job *job = find_job(tap, message->header.job);
+    bool passed = job && pass_on(tap, job, message) == 0;
+    stats_add(tap->stats, passed ? COUNT_TAPPED : COUNT_TAP_DROPPED, 1);
+    if (!job)
+        return;
+    job->n++;
+    job->dropped += !passed;
+}
+
+void tap_message(struct tap *tap, struct message *message)
+{
+    if (tap->listened)
+        tap_listened(tap, message);
+}
+
+/* Subscriptions -------------------------------------------------------------------------------- */
+
+static int find_prefix(const struct tap *tap, const char *prefix)
+{
+    for (uint32_t i = 0; i < tap->prefix_count; i++)
+        if (strcmp(tap->prefixes[i], prefix) == 0)
+            return (int)i;
+    return -1;
+}
+
+/* Beyond the table, a prefix that is asked for twice counts twice, and goes once: then every job
+ * counts as listened to for longer than it is. */
+static void add_prefix(struct tap *tap, const char *prefix)
+{
+    if (find_prefix(tap, prefix) >= 0)
+        return;
+    if (tap->prefix_count == PREFIXES_MAX)
+        tap->others++;
+    else
+        strcpy(tap->prefixes[tap->prefix_count++], prefix);
+}
+
+static void remove_prefix(struct tap *tap, const char *prefix)
+{
+    int index = find_prefix(tap, prefix);
+    if (index >= 0)
+        memmove(tap->prefixes[index], tap->prefixes[--tap->prefix_count], TOPIC_MAX);
+    else if (tap->others > 0)
+        tap->others--;
+    forget_jobs(tap, false);
+}
+
+/* Who asks for one job is told that it is heard, and the number of the message that comes next. */
+static void greet(struct tap *tap, const char *prefix)
+{
+    size_t word = strlen("tap/"), length = strlen(prefix);
+    char name[JOB_NAME_MAX + 1] = "";
+    if (length < word + 2 || memcmp(prefix, "tap/", word) != 0 || prefix[length - 1] != '/' ||
+        !job_name_valid(prefix + word, length - word - 1))
+        return;
+    memcpy(name, prefix + word, length - word - 1);
+    struct tapped_job *job = find_job(tap, name);
+    if (job)
+        send_tapped(tap, job, clock_wall_ns(), NULL);
+}
+
+static void on_subscription(struct zsock *zsock)
+{
+    struct tap *tap = zsock->data;
+    char frame[SUBSCRIPTION_BYTES_MAX + 1] = {0};
+    int length = zmq_recv(zsock->socket, frame, SUBSCRIPTION_BYTES_MAX, ZMQ_DONTWAIT);
+    if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX)
+        return;
+    if (frame[0] == 1)
+        add_prefix(tap, frame + 1);
+    else
+        remove_prefix(tap, frame + 1);
+    tap->listened = tap->prefix_count > 0 || tap->others > 0;
+    if (frame[0] == 1)
+        greet(tap, frame + 1);
+}
+
+/* Life ----------------------------------------------------------------------------------------- */
+
+static void *open_socket(void *zmq_context, struct config *config, char *reterr)
+{
+    struct endpoint_options options = {
+        .key = "tap.endpoint",
+        .endpoint = config->tap_endpoint.text,
+        .type = ZMQ_XPUB,
+        .send_queue = SEND_QUEUE,
+        .max_message = SUBSCRIPTION_BYTES_MAX,
+        .linger_ms = LINGER_MS,
+    };
+    void *socket = endpoint_bind(zmq_context, &options, reterr);
+    int verbose = 1;
+    if (socket)
+        zmq_setsockopt(socket, ZMQ_XPUB_VERBOSE, &verbose, sizeof verbose);
+    return socket;
+}
+
+static struct tap *make_tap(struct config *config, struct stats *stats)
+{
+    struct tap *tap = calloc(1, sizeof *tap);
+    struct flight *flight = calloc(1, sizeof *flight);
+    if (!tap || !flight) {
+        free(tap);
+        free(flight);
+        return NULL;
+    }
+    flight->references = 1;
+    tap->config = config;
+    tap->stats = stats;
+    tap->flight = flight;
+    return tap;
+}
+
+static void free_tap(struct tap *tap)
+{
+    forget_jobs(tap, true);
+    release_flight(tap->flight);
+    free(tap);
+}
+
+int tap_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
+            struct tap **ret_tap, char *reterr)
+{
+    struct tap *tap = make_tap(config, stats);
+    if (!tap) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "tap.endpoint: %s", err_text(ERR_MEMORY));
+        return -1;
+    }
+    void *socket = open_socket(zmq_context, config, reterr);
+    if (!socket)
+        goto fail;
+    int rc = zsock_init(&tap->zsock, loop, socket, on_subscription, tap);
+    if (rc != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "tap.endpoint: %s", uv_strerror(rc));
+        goto fail_socket;
+    }
+    *ret_tap = tap;
+    return 0;
+
+fail_socket:
+    zmq_close(socket);
+fail:
+    free_tap(tap);
+    return -1;
+}
+
+static void on_zsock_closed(struct zsock *zsock)
+{
+    free_tap(zsock->data);
+}
+
+void tap_close(struct tap **tap_p)
+{
+    struct tap *tap = *tap_p;
+    if (!tap)
+        return;
+    tap->listened = false;
+    zsock_close(&tap->zsock, on_zsock_closed);
+    *tap_p = NULL;
+}

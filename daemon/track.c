@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+#include "track.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+uint32_t track_count(const struct config *config)
+{
+    return 1 + config->window_also.count;
+}
+
+static struct window_rule rule_of(const struct config *config, uint32_t index)
+{
+    struct window_rule rule = {
+        .unit = (enum window_unit)config->window_unit,
+        .length = config->window_length,
+        .every = config->window_every,
+        .timeout_ns = config->window_timeout,
+        .rank_grace_ns = config->window_rank_grace,
+    };
+    if (index > 0) {
+        rule.unit = (enum window_unit)config->window_also.window[index - 1].unit;
+        rule.length = config->window_also.window[index - 1].length;
+        rule.every = config->window_also.window[index - 1].every;
+    }
+    rule.part = config_window_part(rule.length, rule.every);
+    return rule;
+}
+
+void track_init(struct track *track, const struct config *config, uint32_t index,
+                struct state_budget *budget, uint64_t now_ns)
+{
+    struct window_rule rule = rule_of(config, index);
+    *track = (struct track){
+        .index = index, .budget = budget, .buckets = (uint32_t)config->window_buckets};
+    window_init(&track->window, &rule, now_ns);
+    snprintf(track->name, sizeof track->name, "%s-%llu-%llu", window_unit_name(rule.unit),
+             (unsigned long long)rule.length, (unsigned long long)rule.every);
+}
+
+void track_free_part(struct window_part *part)
+{
+    struct state_table *table = part->data;
+    state_table_free(&table);
+    free(part);
+}
+
+void track_free_parts(struct track *track)
+{
+    struct window_part *part;
+    while ((part = window_take_any(&track->window)))
+        track_free_part(part);
+}
+
+void track_fini(struct track *track)
+{
+    track_free_parts(track);
+    window_fini(&track->window);
+}
+
+int track_state(struct track *track, struct window_part *part, const struct stream *stream,
+                struct layer_state **ret_state)
+{
+    if (!part->data)
+        part->data = state_table_new(track->budget, track->buckets);
+    if (!part->data)
+        return ERR_MEMORY;
+    return state_table_get(part->data, stream->index, stream->heads, ret_state);
+}
+
+static void collect(void *data, struct window_part *part)
+{
+    struct part_list *list = data;
+    if (part->data && list->count < CONFIG_WINDOW_PARTS_MAX)
+        list->parts[list->count++] = part;
+}
+
+void track_parts(const struct track *track, const struct window_part *last,
+                 struct part_list *ret_list)
+{
+    ret_list->count = 0;
+    window_each(&track->window, last, collect, ret_list);
+}
+
+/* Without a message it says nothing, though a refused one may have made it. */
+static const struct layer_state *part_state(const struct window_part *part,
+                                            const struct stream *stream)
+{
+    const struct layer_state *state = state_table_find(part->data, stream->index);
+    return state && state->messages ? state : NULL;
+}
+
+static int merge_into_new(const struct layer_state *first, uint32_t heads, uint32_t buckets,
+                          struct layer_state **ret_merged)
+{
+    *ret_merged = layer_state_new(heads, buckets);
+    return *ret_merged ? layer_state_merge(*ret_merged, first) : ERR_MEMORY;
+}
+
+int track_merge(const struct track *track, const struct part_list *list,
+                const struct stream *stream, const struct layer_state **ret_state,
+                struct layer_state **ret_merged)
+{
+    const struct layer_state *only = NULL;
+    int code = 0;
+    for (uint32_t i = 0; i < list->count && !code; i++) {
+        const struct layer_state *state = part_state(list->parts[i], stream);
+        if (!state)
+            continue;
+        if (only && !*ret_merged)
+            code = merge_into_new(only, stream->heads, track->buckets, ret_merged);
+        if (*ret_merged && !code)
+            code = layer_state_merge(*ret_merged, state);
+        only = *ret_merged ? *ret_merged : state;
+    }
+    *ret_state = only;
+    return code;
+}

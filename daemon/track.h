@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/* track: one window rule of a run, and the states of its layers per part. A run has one for
+ * window.unit, length and every, the primary, and one for each of window.also. Loop thread only. */
+#ifndef DAEMON_TRACK_H
+#define DAEMON_TRACK_H
+
+#include "config.h"
+#include "layer_state.h"
+#include "state_table.h"
+#include "stream.h"
+#include "window.h"
+
+#define TRACKS_MAX (1 + CONFIG_WINDOWS_MAX)
+/* "second-1000000-1000000" */
+#define TRACK_NAME_MAX 32
+
+struct track {
+    uint32_t index;            /* 0: the primary */
+    char name[TRACK_NAME_MAX]; /* tells rules apart: "step-100-10" */
+    struct window window;
+    struct state_budget *budget;
+    uint32_t buckets; /* of a histogram, at most */
+    bool joins_late;  /* the run was restored without it: its first window is not whole */
+};
+
+/* How many the config asks for. */
+uint32_t track_count(const struct config *config);
+/* `budget` outlives the track. */
+void track_init(struct track *track, const struct config *config, uint32_t index,
+                struct state_budget *budget, uint64_t now_ns);
+/* Frees the states of all parts. */
+void track_free_parts(struct track *track);
+void track_fini(struct track *track);
+
+/* The state of a layer in a part, made on first use. Returns 0, ERR_STATE_LIMIT or ERR_MEMORY. */
+int track_state(struct track *track, struct window_part *part, const struct stream *stream,
+                struct layer_state **ret_state);
+/* A part that window_forget gave. */
+void track_free_part(struct window_part *part);
+
+/* The parts of one window. */
+struct part_list {
+    struct window_part *parts[CONFIG_WINDOW_PARTS_MAX];
+    uint32_t count;
+};
+/* Those with data, of the window that ends with `last`. */
+void track_parts(const struct track *track, const struct window_part *last,
+                 struct part_list *ret_list);
+/* The state of a layer over them: borrowed from the one part that has it all, else merged into
+ * *ret_merged, which the caller frees. *ret_state is NULL when the layer has no messages there.
+ * Returns 0 or ERR_MEMORY. */
+int track_merge(const struct track *track, const struct part_list *list,
+                const struct stream *stream, const struct layer_state **ret_state,
+                struct layer_state **ret_merged);
+
+#endif

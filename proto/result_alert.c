@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/* An alert: what a rule says about a head, a layer or a run. */
+#include "result_part.h"
+
+const char *alert_state_name(enum alert_state state)
+{
+    static const char *const names[] = {[ALERT_FIRING] = "firing", [ALERT_RESOLVED] = "resolved"};
+
+    return names[state];
+}
+
+const char *alert_severity_name(enum alert_severity severity)
+{
+    static const char *const names[] = {
+        [ALERT_INFO] = "info", [ALERT_WARNING] = "warning", [ALERT_CRITICAL] = "critical"};
+
+    return names[severity];
+}
+
+/* Nil where the alert is about something larger. */
+static void put_place(struct mpk_writer *writer, const struct alert_result *alert)
+{
+    static const char *const keys[PART_LAYER_ID_PAIRS] = {"stack", "layer", "site"};
+
+    if (alert->has_layer)
+        part_layer_id(writer, alert->layer);
+    for (int i = 0; i < PART_LAYER_ID_PAIRS && !alert->has_layer; i++) {
+        mpk_put_str(writer, keys[i]);
+        mpk_put_nil(writer);
+    }
+    mpk_put_str(writer, "head");
+    if (alert->head >= 0)
+        mpk_put_u64(writer, (uint64_t)alert->head);
+    else
+        mpk_put_nil(writer);
+}
+
+void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
+{
+    /* besides: rule, severity, state, metric, head, value, bound, since, message, snapshot */
+    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_ID_PAIRS + 10);
+    part_common(writer, "alert", &alert->common);
+    part_text(writer, "rule", alert->rule);
+    part_text(writer, "severity", alert_severity_name(alert->severity));
+    part_text(writer, "state", alert_state_name(alert->state));
+    part_text(writer, "metric", alert->metric);
+    put_place(writer, alert);
+    part_real(writer, "value", alert->value);
+    part_real(writer, "bound", alert->bound);
+    mpk_put_str(writer, "since");
+    mpk_put_map(writer, 2);
+    part_number(writer, "epoch", alert->since_epoch);
+    part_number(writer, "step", alert->since_step);
+    part_text(writer, "message", alert->message);
+    part_flag(writer, "snapshot", false);
+}

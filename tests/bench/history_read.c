@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+/* history_read: how long questions to a long history take, from asking on the loop thread to the
+ * answer there. A layer of HEADS heads has WINDOWS windows; one JSON line per question with the
+ * median and the slowest of REPEAT answers, the processor time of one, and the bytes of the answer.
+ *
+ *     history_read [WINDOWS HEADS REPEAT] */
+#include "history.h"
+#include "layer_state.h"
+#include "measured.h"
+#include "store.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static double time_of(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void must(bool well, const char *what)
+{
+    if (!well) {
+        fprintf(stderr, "history_read: %s\n", what);
+        exit(1);
+    }
+}
+
+#define VARIANTS 16
+
+struct bench {
+    struct mpk_writer states[VARIANTS];
+    struct config config;
+    struct stats stats;
+    struct store *store;
+    struct history *history;
+    uv_loop_t loop;
+    char directory[64];
+    uint32_t windows, heads, repeat;
+    bool answered;
+    size_t bytes;
+};
+
+/* The state of a few real maps; windows take turns at them. */
+static void pack_state(uint32_t heads, uint64_t number, struct mpk_writer *packed)
+{
+    struct layer_state *state = layer_state_new(heads, 48);
+    struct measured_options options = {
+        .batch = 1, .heads = heads, .size = 32, .sharpness = 1.0, .seed = number};
+    struct measured_message *message = measured_message_new(&options, 1);
+    must(state && message, "out of memory");
+    must(!layer_state_add(state, &message->message, measure_result(message->measure)),
+         "out of memory");
+    must(!layer_state_pack(state, packed), "out of memory");
+    measured_message_free(&message);
+    layer_state_free(&state);
+}
+
+static void submit(struct bench *bench, uint64_t number)
+{
+    static const uint8_t run_id[RUN_BYTES] = {1, 2, 3};
+    const struct store_run run = {"bench", run_id, JOB_ACTIVE, 1, number, number * 10, number};
+    const struct mpk_writer *packed = &bench->states[number % VARIANTS];
+    const struct store_window window = {
+        .layer = {STACK_DECODER, 0, SITE_SELF},
+        .heads = bench->heads,
+        .window = {WINDOW_EPOCH, number, number, 1, 1, false},
+        .final = true,
+        .epoch = number,
+        .step = number * 10,
+        .time_ns = 1700000000000000000 + number * 1000000007,
+        .messages = 1,
+        .state = packed->buffer.data,
+        .state_size = packed->buffer.size,
+    };
+    struct store_batch *batch = batch_new(&run);
+    must(batch && !batch_window(batch, &window), "out of memory");
+    while (stats_get(&bench->stats, COUNT_STORED) + 1000 < number)
+        usleep(1000);
+    must(store_submit(bench->store, &batch), "a batch was refused");
+}
+
+static void open_all(struct bench *bench)
+{
+    const char *reason = "";
+    char error[CONFIG_ERROR_MAX] = "";
+    snprintf(bench->directory, sizeof bench->directory, "/tmp/attnd-read-XXXXXX");
+    must(mkdtemp(bench->directory), "no temporary directory");
+    config_defaults(&bench->config);
+    snprintf(bench->config.history_path.text, sizeof bench->config.history_path.text,
+             "%s/history.db", bench->directory);
+    must(!store_new(&bench->config, &bench->stats, &bench->store), "out of memory");
+    must(store_path(bench->store, &reason), reason);
+    uv_loop_init(&bench->loop);
+    must(!history_new(&bench->loop, &bench->config, store_path(bench->store, &reason),
+                      &bench->history, error),
+         error);
+}
+
+static void close_all(struct bench *bench)
+{
+    char command[128];
+    history_close(&bench->history);
+    uv_run(&bench->loop, UV_RUN_DEFAULT);
+    store_free(&bench->store);
+    snprintf(command, sizeof command, "rm -r %s", bench->directory);
+    must(system(command) == 0, "cannot remove the directory");
+}
+
+static void on_answered(void *data, int code, const char *detail, const struct mpk_writer *result)
+{
+    struct bench *bench = data;
+    must(code == 0, *detail ? detail : err_text(code));
+    bench->answered = true;
+    bench->bytes = result->buffer.size;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+/* `params`: an encoded map. */
+static void measure(struct bench *bench, const char *name, const char *method,
+                    const struct mpk_writer *params)
+{
+    double *seconds = calloc(bench->repeat, sizeof *seconds);
+    must(seconds, "out of memory");
+    double cpu = time_of(CLOCK_PROCESS_CPUTIME_ID);
+    for (uint32_t i = 0; i < bench->repeat; i++) {
+        double begin = time_of(CLOCK_MONOTONIC);
+        bench->answered = false;
+        must(!history_ask(bench->history, method, params->buffer.data, params->buffer.size,
+                          on_answered, bench),
+             "not taken");
+        while (!bench->answered)
+            uv_run(&bench->loop, UV_RUN_ONCE);
+        seconds[i] = time_of(CLOCK_MONOTONIC) - begin;
+    }
+    cpu = time_of(CLOCK_PROCESS_CPUTIME_ID) - cpu;
+    qsort(seconds, bench->repeat, sizeof *seconds, compare_doubles);
+    printf("{\"bench\": \"history_read\", \"question\": \"%s\", \"windows\": %u, \"heads\": %u, "
+           "\"median_ms\": %.2f, \"slowest_ms\": %.2f, \"cpu_ms\": %.2f, \"bytes\": %zu}\n",
+           name, bench->windows, bench->heads, seconds[bench->repeat / 2] * 1e3,
+           seconds[bench->repeat - 1] * 1e3, cpu / bench->repeat * 1e3, bench->bytes);
+    free(seconds);
+}
+
+static void measure_series(struct bench *bench, const char *name, bool packed, bool only_mean,
+                           bool all_heads, uint64_t limit)
+{
+    struct mpk_writer params;
+    mpk_writer_init(&params);
+    mpk_put_map(&params, 4u - all_heads + only_mean);
+    mpk_put_str(&params, "job");
+    mpk_put_str(&params, "bench");
+    mpk_put_str(&params, "limit");
+    mpk_put_u64(&params, limit);
+    mpk_put_str(&params, "packed");
+    mpk_put_bool(&params, packed);
+    if (!all_heads) {
+        mpk_put_str(&params, "head");
+        mpk_put_u64(&params, 0);
+    }
+    if (only_mean) {
+        mpk_put_str(&params, "statistics");
+        mpk_put_array(&params, 1);
+        mpk_put_str(&params, "mean");
+    }
+    measure(bench, name, "history", &params);
+    mpk_writer_clear(&params);
+}
+
+int main(int argc, char **argv)
+{
+    struct bench bench = {.windows = argc > 1 ? (uint32_t)atoi(argv[1]) : 100000,
+                          .heads = argc > 2 ? (uint32_t)atoi(argv[2]) : 4,
+                          .repeat = argc > 3 ? (uint32_t)atoi(argv[3]) : 21};
+    for (uint64_t i = 0; i < VARIANTS; i++) {
+        mpk_writer_init(&bench.states[i]);
+        pack_state(bench.heads, i, &bench.states[i]);
+    }
+    open_all(&bench);
+    for (uint64_t i = 0; i < bench.windows; i++)
+        submit(&bench, i);
+    while (stats_get(&bench.stats, COUNT_STORED) < bench.windows)
+        usleep(10000);
+    usleep(2000000); /* chunks that are still being made */
+    measure_series(&bench, "one head, all windows, numbers", false, false, false, 200000);
+    measure_series(&bench, "one head, all windows, packed", true, false, false, 200000);
+    measure_series(&bench, "one head, all windows, means", false, true, false, 200000);
+    measure_series(&bench, "one head, newest 1000", false, false, false, 1000);
+    measure_series(&bench, "all heads, newest 1000, means", false, true, true, 1000);
+    close_all(&bench);
+    for (int i = 0; i < VARIANTS; i++)
+        mpk_writer_clear(&bench.states[i]);
+    return 0;
+}

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""What summaries say of drift, against numpy; and after a restart."""
+import numpy as np
+from harness import Attnd, Reader, Trainer, softmax_maps
+
+HEADS = 3
+
+
+def send_epoch(trainer, epoch, weights):
+    trainer.attention(weights, epoch=epoch, step=epoch)
+    trainer.event("epoch_end", epoch=epoch)
+
+
+def entropies(weights):
+    """[H, rows], in nats."""
+    p = weights.astype(np.float64)
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
+    return -(p * logs).sum(-1).swapaxes(0, 1).reshape(weights.shape[1], -1)
+
+
+def expected(windows, epoch, learned):
+    """delta and z of entropy and of mean, [H], with the first `learned` windows as the baseline."""
+    for name, of in (("entropy", lambda w: entropies(w).mean(-1)), ("max", lambda w: w.max((0, 2, 3)))):
+        means = np.array([of(window) for window in windows], np.float64)
+        delta = means[epoch] - means[:learned].mean(0)
+        yield name, delta, delta / means[:learned].std(0, ddof=1)
+
+
+def test_windows_are_compared_with_the_first_ones(rng):
+    attnd = Attnd("drift.windows=3")
+    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    windows = [softmax_maps(rng, 2, HEADS, 16, 16) for _ in range(5)] + [softmax_maps(rng, 2, HEADS, 16, 16) ** 4] * 4
+    windows = [w / w.sum(-1, keepdims=True) for w in windows]
+    for epoch, weights in enumerate(windows):
+        send_epoch(trainer, epoch, weights)
+        summary = reader.next()[1]
+        assert ("drift" in summary) == (epoch >= 3)
+        if epoch < 3:
+            continue
+        drift = summary["drift"]
+        assert {"entropy", "mean", "importance", "spectral_norm"} <= set(drift)
+        assert set(drift) <= set(summary["heads"]) | set(summary["spectrum"])
+        for name, delta, z in expected(windows, epoch, 3):
+            np.testing.assert_allclose(drift[name]["delta"], delta, atol=1e-4)
+            np.testing.assert_allclose(drift[name]["z"], z, rtol=0.02, atol=0.02)
+        assert "js" not in drift["max"]
+        js = np.array(drift["entropy"]["js"])
+        assert (js >= 0).all() and (js <= np.log(2) + 1e-12).all()
+        assert (js > 0.4).all() == (epoch >= 5)
+    assert set(drift["entropy"]["change"]) <= {3.0, 4.0, 5.0}  # noise may have begun what 5 went on with
+    attnd.close()
+
+
+def test_rolling_windows_learn_those_that_share_nothing(rng):
+    attnd = Attnd("drift.windows=2", "window.length=2")
+    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    parts = [softmax_maps(rng, 1, 1, 8, 8) for _ in range(6)]
+    means = [entropies(part).mean() for part in parts]
+    for epoch, weights in enumerate(parts):
+        send_epoch(trainer, epoch, weights)
+        summary = reader.next()[1]
+        assert ("drift" in summary) == (epoch >= 4)  # epochs 0 and 1, 2 and 3 are the baseline
+        if epoch >= 4:
+            delta = np.mean(means[epoch - 1:epoch + 1]) - np.mean(means[:4])
+            np.testing.assert_allclose(summary["drift"]["entropy"]["delta"], [delta], atol=1e-4)
+    attnd.close()
+
+
+def test_the_baseline_outlives_a_restart(rng):
+    attnd = Attnd("drift.windows=2")
+    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    windows = [softmax_maps(rng, 1, HEADS, 8, 8) for _ in range(4)]
+    for epoch in range(3):
+        send_epoch(trainer, epoch, windows[epoch])
+        reader.next()
+    trainer.close()
+    assert attnd.stop() == 0
+    attnd.start()
+    reader, again = Reader(attnd, "summary/"), Trainer(attnd, "job", run=trainer.run)
+    again.sequence = trainer.sequence
+    send_epoch(again, 3, windows[3])
+    summary = reader.next()[1]
+    while summary["window"]["last"] < 3:  # what was published before, as a snapshot
+        summary = reader.next()[1]
+    for name, delta, _ in expected(windows, 3, 2):
+        np.testing.assert_allclose(summary["drift"][name]["delta"], delta, atol=1e-4)
+    attnd.close()

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""What was published can be asked for later: by the wire, by attnctl, and after a restart."""
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", os.path.join(os.path.dirname(os.environ.get("ATTND_BIN", "build/daemon/attnd")),
+                                                     "..", "clients", "cli", "attnctl"))
+EPOCHS = 5
+
+
+def attnctl(attnd, *arguments):
+    result = subprocess.run([ATTNCTL, *arguments, "--endpoint", attnd.endpoint("control")], capture_output=True,
+                            text=True, timeout=60)
+    return result.returncode, result.stdout, result.stderr
+
+
+def train(attnd, job="gpt", sharp=1.0, run=None, epochs=EPOCHS, heads=4):
+    """A run of two layers, one message per epoch; returns its number once all of it has arrived."""
+    rng = np.random.default_rng(7)
+    trainer = Trainer(attnd, job, run=run)
+    before = attnd.stats()["received"]
+    for epoch in range(epochs):
+        for layer in range(2):
+            weights = softmax_maps(rng, 2, heads, 16, 16).astype(np.float64)
+            if layer == 1:
+                weights = weights**sharp
+                weights /= weights.sum(-1, keepdims=True)
+            trainer.attention(weights.astype(np.float32), epoch=epoch, step=epoch * 10, layer=layer)
+        trainer.event("epoch_end", epoch=epoch, step=epoch * 10)
+    trainer.event("bye", epoch=epochs - 1)
+    attnd.settled(before + 3 * epochs + 1)
+    return trainer.run.hex()
+
+
+def kept(attnd, job, windows, **where):
+    """Waits until the history has so many windows of the layer, and returns its answer."""
+    def ask():
+        try:
+            answer = attnd.call("history", job=job, **where)
+        except RuntimeError as error:
+            assert str(error) in ("no_history", "job_unknown")
+            return None
+        return answer if len(answer["windows"]["last"]) >= windows else None
+    return wait_until(ask, f"{windows} windows of {job}")
+
+
+@pytest.fixture
+def summaries(attnd):
+    """The newest summary per epoch of a run that has ended, and its number."""
+    reader = Reader(attnd, "summary/gpt/decoder/1/self/")
+    run = train(attnd)
+    found = {}
+    while len(found) < EPOCHS:
+        _, summary = reader.next()
+        found[summary["window"]["last"]] = summary
+    return found, run
+
+
+def test_the_history_is_what_was_published(attnd, summaries):
+    found, run = summaries
+    for metric in ("entropy_normalized", "mean_distance", "variance"):
+        answer = kept(attnd, "gpt", EPOCHS, layer=1, metric=metric)
+        assert answer["run"] == run and answer["unit"] == "epoch" and not answer["more"]
+        assert [head["head"] for head in answer["heads"]] == [0, 1, 2, 3]
+        assert answer["windows"]["last"] == list(range(EPOCHS))
+        assert answer["windows"]["step"] == [10 * epoch for epoch in range(EPOCHS)]
+        for epoch, summary in found.items():
+            for statistic, heads in summary["heads"][metric].items():
+                assert [values[epoch] for values in answer["values"][statistic]] == heads
+
+
+def test_it_is_still_there_after_a_restart(attnd, summaries):
+    before = kept(attnd, "gpt", EPOCHS, layer=1)
+    assert attnd.stop() == 0
+    attnd.start()
+    assert attnd.call("history", job="gpt", layer=1) == before
+    runs = attnd.call("runs", job="gpt")["runs"]
+    assert [run["state"] for run in runs] == ["ended"]
+
+
+def test_stats_say_where_it_is(attnd, summaries):
+    kept(attnd, "gpt", EPOCHS)
+    history = attnd.stats()["history"]
+    assert history["path"].endswith("/history.db") and history["reason"] is None and history["size"] > 4096
+
+
+def test_maps_are_distributions_over_keys(attnd, summaries):
+    kept(attnd, "gpt", EPOCHS)
+    answer = attnd.call("map", job="gpt", layer=1)
+    values = np.array(answer["values"])
+    assert values.shape == (answer["rows"], answer["columns"]) == (16, 16)
+    assert np.allclose(values.sum(-1), 1, atol=0.01)
+    packed = attnd.call("map", job="gpt", layer=1, packed=True)["values"]
+    assert np.array_equal(np.frombuffer(packed, "<f2").reshape(16, 16).astype(float), values)
+
+
+def test_a_run_is_no_different_from_itself_and_differs_where_it_was_changed(attnd):
+    a, b = train(attnd, run=b"a" * 16), train(attnd, sharp=3.0, run=b"b" * 16)
+    wait_until(lambda: len(attnd.call("runs", job="gpt")["runs"]) == 2, "two runs")
+    kept(attnd, "gpt", EPOCHS, run=a)
+    kept(attnd, "gpt", EPOCHS, run=b)
+    same = attnd.call("compare", job="gpt", run=a, run_b=a)
+    assert len(same["heads"]) == 8 and all(head["distance"] == 0 for head in same["heads"])
+    heads = attnd.call("compare", job="gpt", run=a, run_b=b)["heads"]
+    assert [head["layer"] for head in heads] == [1] * 4 + [0] * 4
+    assert heads[3]["distance"] > 0.01 and heads[4]["distance"] == 0
+    assert heads[0]["metrics"]["entropy"]["delta"] < 0
+    code, out, _ = attnctl(attnd, "compare", f"gpt/{a[:4]}", f"gpt/{b[:4]}", "--count", "2")
+    assert code == 0 and out.count("decoder.1.self.h") == 2 and "there are more heads" in out
+
+
+def test_an_export_has_every_number(attnd, summaries):
+    found, run = summaries
+    kept(attnd, "gpt", EPOCHS)
+    kept(attnd, "gpt", EPOCHS, layer=1)
+    code, out, err = attnctl(attnd, "export", "gpt", "--csv", "--metric", "entropy", "--metric", "variance")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and not err and len(rows) == 2 * 2 * 4 * EPOCHS
+    for row in rows:
+        if row["layer"] == "1":
+            summary = found[int(row["last_unit"])]["heads"][row["metric"]]
+            assert row["run"] == run and float(row["p90"]) == summary["p90"][int(row["head"])]
+    code, out, err = attnctl(attnd, "export", "gpt", "--json", "--layer", "1", "--head", "2")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "") and {line["head"] for line in lines} == {2}
+    assert {"entropy", "importance", "effective_keys"} <= {line["metric"] for line in lines}
+
+
+def test_attnctl_shows_a_head_window_by_window(attnd, summaries):
+    kept(attnd, "gpt", EPOCHS, layer=1)
+    code, out, err = attnctl(attnd, "history", "gpt", "--layer", "1", "--head", "2", "--metric", "entropy")
+    assert (code, err) == (0, "")
+    assert f"gpt, run {summaries[1][:8]}, decoder.1.self.h2\nentropy, per 1 epoch\n\nEPOCH  STEP" in out
+    assert len(out.splitlines()) == 4 + EPOCHS
+    code, out, err = attnctl(attnd, "history", "gpt", "--run", "zz")
+    assert code == 2 and "--run: 'zz': not accepted" in err
+    code, out, err = attnctl(attnd, "history", "nobody")
+    assert (code, out, err) == (1, "", "attnctl: no such job: 'nobody' (see attnctl jobs)\n")
+
+
+def test_a_job_without_a_window_has_no_history_yet(attnd):
+    trainer = Trainer(attnd, "young")
+    trainer.attention(softmax_maps(np.random.default_rng(1), 1, 2, 4, 4))
+    wait_until(lambda: attnd.call("jobs"), "the job")
+    with pytest.raises(RuntimeError, match="no_history"):
+        attnd.call("history", job="young")
+    with pytest.raises(RuntimeError, match="job_unknown"):
+        attnd.call("history", job="old")
+
+
+def test_alerts_name_what_is_firing_now_and_what_came_before():
+    config = """
+rules:
+  sharp: {metric: entropy_normalized, each: head, below: 0.9, for: 1, severity: critical}
+"""
+    attnd = Attnd(config=config)
+    rng = np.random.default_rng(3)
+    trainer = Trainer(attnd, "gpt")
+    weights = softmax_maps(rng, 2, 4, 16, 16).astype(np.float64) ** 12
+    weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+    for epoch in range(2):
+        trainer.attention(weights, epoch=epoch, step=epoch)
+        trainer.event("epoch_end", epoch=epoch, step=epoch)
+    firing = wait_until(lambda: attnd.call("alerts", job="gpt", rule="sharp")["firing"], "alerts")
+    assert sorted(alert["head"] for alert in firing) == [0, 1, 2, 3]
+    past = wait_until(lambda: attnd.call("alerts", rule="sharp", state="firing")["alerts"], "alerts in the history")
+    assert sorted(alert["head"] for alert in past) == [0, 1, 2, 3]
+    assert [alert["since"] for alert in past] == [alert["since"] for alert in firing]
+    code, out, _ = attnctl(attnd, "alerts", "gpt")
+    assert code == 1 and re.search(r"critical +sharp +decoder\.0\.self\.h2", out)
+    trainer.event("bye", epoch=1)
+    wait_until(lambda: not attnd.call("alerts", job="gpt")["firing"], "the end")
+    code, out, _ = attnctl(attnd, "alerts", "gpt")
+    assert (code, out) == (0, "nothing is firing; attnctl alerts --all shows what is over\n")
+    wait_until(lambda: len(attnd.call("alerts", rule="sharp", state="resolved")["alerts"]) == 4, "the end in the history")
+    code, out, _ = attnctl(attnd, "alerts", "gpt", "--all")
+    assert code == 0 and len(re.findall(r"sharp .* resolved\n", out)) == 4
+    attnd.close()
+
+
+def test_without_a_history_what_is_asked_of_it_says_so():
+    attnd = Attnd("history.enabled=false")
+    train(attnd)
+    wait_until(lambda: attnd.call("jobs"), "the job")
+    with pytest.raises(RuntimeError, match="history_off"):
+        attnd.call("history", job="gpt")
+    answer = attnd.call("alerts")
+    assert answer["alerts"] is None and not answer["more"]
+    assert attnd.stats()["history"]["path"] is None
+    code, out, err = attnctl(attnd, "history", "gpt")
+    assert code == 1 and "history.enabled" in err
+    attnd.close()

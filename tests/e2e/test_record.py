@@ -1,0 +1,526 @@
+# SPDX-License-Identifier: MIT
+"""What was recorded is what came, and replaying it gives the same summaries, byte for byte."""
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "fuzz"))
+from make_recordings import header, record  # noqa: E402
+from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+# Nothing that depends on how busy the machine is.
+STEADY = ("metrics.spectrum_budget=0", "history.enabled=false")
+
+
+def attnctl(*arguments, attnd=None):
+    environment = dict(os.environ, ATTND_ENDPOINT=attnd.endpoint("control") if attnd else "ipc:///nobody")
+    return subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env=environment,
+                          timeout=4 * PATIENCE_S)
+
+
+def write_recording(path, messages):
+    """A recording of (received_ns, frames)."""
+    path.write_bytes(header() + b"".join(record(frames, received=received) for received, frames in messages))
+
+
+def read_recording(path):
+    """The messages of a recording, by what proto/recording.h says of it, and not by its code."""
+    content = path.read_bytes()
+    assert content[:32] == header(created=struct.unpack_from("<Q", content, 16)[0])
+    at, messages = 32, []
+    while len(content) - at >= 32:
+        own, crc, stored, received, flags, count = struct.unpack_from("<IIQQII", content, at)
+        body = content[at + 32:at + 32 + stored]
+        if len(body) < stored:
+            break
+        assert zlib.crc32(content[at + 4:at + 32]) == own and zlib.crc32(body) == crc
+        sizes = struct.unpack_from(f"<{count}Q", body)
+        payload = zlib.decompress(body[8 * count:]) if flags & 1 else body[8 * count:]
+        assert len(payload) == sum(sizes)
+        ends = np.cumsum(sizes)
+        messages.append((received, [payload[end - size:end] for end, size in zip(ends, sizes)]))
+        at += 32 + stored
+    return messages
+
+
+def count_records(path):
+    return len(read_recording(path))
+
+
+def common_keys(kind, seq, epoch, step, **keys):
+    return dict(v=1, type=kind, job="gpt", run=bytes(range(16)), rank=0, world=1, seq=seq, dropped=0, time_ns=5,
+                epoch=epoch, step=step, **keys)
+
+
+def event_frames(event, seq, epoch=0, step=0):
+    return [b"event/gpt/", msgpack.packb(common_keys("event", seq, epoch, step, event=event))]
+
+
+def attention_frames(weights, seq, epoch, step):
+    tensors = [dict(name="weights", dtype="f32", shape=list(weights.shape))]
+    keys = common_keys("attention", seq, epoch, step, stack="decoder", layer=0, site="self", tensors=tensors)
+    return [b"tensor/gpt/decoder/0/self/", msgpack.packb(keys), weights.tobytes()]
+
+
+def training(rng, collapses_at=None, ends=True, epochs=6):
+    """A run of one message per epoch, whose heads look at one key only from an epoch on."""
+    messages = []
+    for epoch in range(epochs):
+        weights = softmax_maps(rng, 1, 2, 16, 16)
+        if collapses_at is not None and epoch >= collapses_at:
+            weights = np.broadcast_to(np.eye(16, dtype=np.float32), (1, 2, 16, 16))
+        messages.append((epoch, attention_frames(weights, epoch, epoch, epoch)))
+        if ends or epoch + 1 < epochs:
+            messages.append((epoch, event_frames("epoch_end", epoch, epoch, epoch)))
+    return messages + ([(epochs, event_frames("bye", epochs, epochs - 1, epochs - 1))] if ends else [])
+
+
+class Recorder:
+    """attnctl record in the background, from the moment that it hears."""
+
+    def __init__(self, attnd, job, path, *options):
+        environment = dict(os.environ, ATTND_ENDPOINT=attnd.endpoint("control"))
+        self.process = subprocess.Popen([ATTNCTL, "record", job, str(path), *map(str, options)], text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        self.started = self.process.stderr.readline()
+        assert self.started == f"attnctl: recording {job} to {path}; Ctrl-C ends\n"
+
+    def end(self, sig=None):
+        if sig:
+            self.process.send_signal(sig)
+        out, err = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, out, err
+
+
+class Tap:
+    """A recorder of our own, which sees frames."""
+
+    def __init__(self, attnd, job):
+        self.socket = attnd.context.socket(zmq.SUB)
+        self.socket.linger = 0
+        self.socket.rcvhwm = 0
+        self.socket.connect(attnd.endpoint("tap"))
+        self.socket.subscribe(f"tap/{job}/".encode())
+        greeting = self.next()
+        assert len(greeting) == 2
+        self.first = greeting[1]["n"]
+
+    def next(self):
+        assert self.socket.poll(int(1000 * PATIENCE_S)), "nothing came from the tap"
+        frames = self.socket.recv_multipart()
+        return [frames[0], msgpack.unpackb(frames[1]), *frames[2:]]
+
+    def silent(self):
+        return not self.socket.poll(100)
+
+
+def publish_run(attnd, rng, job="gpt", ranks=2, epochs=3, slowly=False):
+    """Random messages of several ranks, layers and tiers, which begin and end as a run does; `slowly` waits for attnd
+    after each step. Returns how many."""
+    run = rng.bytes(16)
+    trainers = [Trainer(attnd, job, rank, ranks, run) for rank in range(ranks)]
+    sent = 0
+    for trainer in trainers:
+        trainer.event("hello", client="test")
+        sent += 1
+    for epoch in range(epochs):
+        for step in range(3 * epoch, 3 * epoch + 3):
+            for trainer in trainers:
+                place = dict(epoch=epoch, step=step)
+                trainer.attention(softmax_maps(rng, 2, 3, 7, 7, causal=True), causal=True, layer=0, **place)
+                trainer.attention(softmax_maps(rng, 1, 2, 5, 9), layer=0, site="cross", **place)
+                q, k = rng.normal(size=(2, 1, 4, 6, 8)).astype(np.float32)
+                trainer.qk(q, k[:, :2], scale=0.35, causal=True, layer=1, **place)
+                trainer.projections(wq=rng.normal(size=(8, 12)).astype(np.float32), heads=2, head_dim=4, layer=2, **place)
+                sent += 4
+            if slowly:
+                attnd.settled(sent)
+        for trainer in trainers:
+            trainer.event("epoch_end", epoch=epoch, step=3 * epoch + 2)
+            sent += 1
+    for trainer in trainers:
+        trainer.event("bye", epoch=epochs - 1, step=3 * epochs - 1)
+        sent += 1
+    attnd.settled(sent)
+    return sent
+
+
+def collect_summaries(attnd, reader):
+    """Every summary that was published, as bytes."""
+    expected = attnd.stats()["summaries"]
+    summaries = []
+    while len(summaries) < expected:
+        assert reader.socket.poll(int(1000 * PATIENCE_S)), f"{len(summaries)} of {expected} summaries"
+        topic, body = reader.socket.recv_multipart()
+        if body[-1:] == b"\xc2":  # not a snapshot
+            summaries.append((topic, body))
+    return summaries
+
+
+@pytest.fixture(params=["fast", "slow"])
+def recorded(tmp_path, rng, request):
+    """A recording of a run with byes, its number of messages and its summaries."""
+    attnd = Attnd(*STEADY)
+    reader = Reader(attnd, "summary/")
+    path = tmp_path / "run.rec"
+    recorder = Recorder(attnd, "gpt", path, "--until-end")
+    messages = publish_run(attnd, rng, slowly=request.param == "slow")
+    code, out, err = recorder.end()
+    assert (code, err) == (0, "")
+    assert re.fullmatch(rf"{re.escape(str(path))}: {messages} messages of gpt, .* in .*, 0 lost\n", out)
+    summaries = collect_summaries(attnd, reader)
+    assert summaries
+    attnd.close()
+    return path, messages, summaries
+
+
+def test_the_file_is_as_its_picture_says_and_holds_what_was_sent(tmp_path, attnd, rng):
+    trainer = Trainer(attnd, "gpt")
+    sent = [trainer.attention_frames(softmax_maps(rng, 1, 2, 12, 12), step=step) for step in range(5)]
+    for options in ((), ("--compress",)):
+        path = tmp_path / f"run{len(options)}.rec"
+        recorder = Recorder(attnd, "gpt", path, "--count", len(sent), *options)
+        for frames in sent:
+            trainer.send(*frames)
+        assert recorder.end()[0] == 0
+        messages = read_recording(path)
+        assert [frames for _, frames in messages] == sent
+        times = [received / 1e9 for received, _ in messages]
+        assert times == sorted(times) and abs(times[-1] - time.time()) < 60
+
+
+def test_replaying_gives_the_same_summaries_byte_for_byte(recorded):
+    path, messages, summaries = recorded
+    fresh = Attnd(*STEADY)
+    reader = Reader(fresh, "summary/")
+    result = attnctl("replay", path, attnd=fresh)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(rf"{re.escape(str(path))}: {messages} messages sent, .*; attnd processed {messages}, dropped 0\n",
+                        result.stdout)
+    assert collect_summaries(fresh, reader) == summaries
+    fresh.close()
+
+
+def test_a_run_that_is_known_already_is_refused_and_said_to_be(recorded):
+    path, messages, _ = recorded
+    fresh = Attnd(*STEADY)
+    assert attnctl("replay", path, attnd=fresh).returncode == 0
+    again = attnctl("replay", path, attnd=fresh)
+    assert again.returncode == 1
+    assert f"attnd processed 0, dropped {messages}: " in again.stdout
+    assert again.stdout.endswith("attnd had these runs already: restart it, or replay to another one\n")
+    fresh.close()
+
+
+def test_the_tap_passes_on_every_frame_as_it_came(attnd, rng):
+    trainer = Trainer(attnd, "gpt")
+    tap, other = Tap(attnd, "gpt"), Tap(attnd, "other")
+    sent = [trainer.attention_frames(softmax_maps(rng, 1, 2, 40, 40), epoch=0, step=step) for step in range(5)]
+    for frames in sent:
+        trainer.send(*frames)
+    for n, frames in enumerate(sent):
+        topic, map_, *got = tap.next()
+        assert topic == b"tap/gpt/" and got == frames
+        assert (map_["v"], map_["n"], map_["dropped"]) == (1, n, 0)
+        assert abs(map_["received_ns"] / 1e9 - time.time()) < 60
+    assert tap.silent() and other.silent()
+    assert attnd.settled(5)["tapped"] == 5
+
+
+def test_a_compressed_recording_is_smaller_and_replays_the_same(tmp_path, rng):
+    attnd = Attnd(*STEADY)
+    reader = Reader(attnd, "summary/")
+    plain = Recorder(attnd, "gpt", tmp_path / "plain.rec", "--until-end")
+    packed = Recorder(attnd, "gpt", tmp_path / "packed.rec", "--until-end", "--compress")
+    messages = publish_run(attnd, rng)
+    assert plain.end()[0] == packed.end()[0] == 0
+    summaries = collect_summaries(attnd, reader)
+    attnd.close()
+    assert os.path.getsize(tmp_path / "packed.rec") < os.path.getsize(tmp_path / "plain.rec")
+    fresh = Attnd(*STEADY)
+    reader = Reader(fresh, "summary/")
+    result = json.loads(attnctl("replay", tmp_path / "packed.rec", "--json", attnd=fresh).stdout)
+    assert (result["sent"], result["processed"], result["not_asked_for"], result["dropped"]) == (messages, messages, 0, {})
+    assert collect_summaries(fresh, reader) == summaries
+    fresh.close()
+
+
+def test_a_killed_recorder_leaves_whole_messages(tmp_path, attnd, rng):
+    path = tmp_path / "run.rec"
+    trainer = Trainer(attnd, "gpt")
+    recorder = Recorder(attnd, "gpt", path)
+    for step in range(20):
+        trainer.attention(softmax_maps(rng, 1, 2, 60, 60), step=step)
+    wait_until(lambda: path.stat().st_size > 20 * 2 * 60 * 60 * 4, "the messages in the file")
+    assert recorder.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    fresh = Attnd(*STEADY)
+    result = attnctl("replay", path, attnd=fresh)
+    assert result.returncode == 0
+    assert re.fullmatch(rf"attnctl: {re.escape(str(path))}: message 20, at byte \d+: "
+                        "the recording ends in the middle of a record\n", result.stderr)
+    assert "19 messages sent" in result.stdout and "processed 19, dropped 0" in result.stdout
+    fresh.close()
+
+
+def test_a_damaged_recording_is_replayed_up_to_there(recorded):
+    path, messages, _ = recorded
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    fresh = Attnd(*STEADY)
+    result = attnctl("replay", path, "--json", attnd=fresh)
+    assert result.returncode == 2
+    assert "a record of the recording is damaged" in result.stderr
+    assert 0 < json.loads(result.stdout)["processed"] < messages
+    assert fresh.stats()["received"] == json.loads(result.stdout)["sent"]
+    fresh.close()
+
+
+def test_recording_ends_as_it_is_told_to(tmp_path, attnd, rng):
+    trainer = Trainer(attnd, "gpt")
+    recorder = Recorder(attnd, "gpt", tmp_path / "count.rec", "--count", 3, "--json")
+    for step in range(5):
+        trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    code, out, _ = recorder.end()
+    summary = json.loads(out)
+    assert code == 0 and (summary["messages"], summary["lost"], summary["breaks"]) == (3, 0, 0)
+    assert summary["file_bytes"] == (tmp_path / "count.rec").stat().st_size > summary["bytes"]
+    code, out, err = Recorder(attnd, "gpt", tmp_path / "seconds.rec", "--seconds", 0.2).end()
+    assert code == 0 and "0 messages of gpt" in out
+    assert err == "attnctl: nothing came of gpt: is it running? (see attnctl jobs)\n"
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        assert Recorder(attnd, "gpt", tmp_path / f"{sig}.rec").end(sig)[0] == 0
+
+
+def test_one_rank_of_many_ends_the_recording_by_its_bye(tmp_path, attnd):
+    trainer = Trainer(attnd, "gpt", rank=2, world=4)
+    recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--until-end")
+    for event in ("hello", "bye"):
+        trainer.event(event)
+    assert recorder.end()[0] == 0
+
+
+def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, attnd):
+    path = tmp_path / "run.rec"
+    path.write_text("precious")
+    result = attnctl("record", "gpt", path, "--seconds", 0.1, attnd=attnd)
+    assert result.returncode == 2
+    assert result.stderr == f"attnctl: {path}: File exists; choose another name, or replace it with --force\n"
+    assert path.read_text() == "precious"
+    assert attnctl("record", "gpt", path, "--seconds", 0.1, "--force", attnd=attnd).returncode == 0
+    assert path.stat().st_size == 32
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_recorder_that_is_too_slow_says_what_it_lost(tmp_path, rng, goes_on):
+    """It is stopped until attnd has had to drop; also when nothing comes after that, the numbers tell."""
+    attnd = Attnd("tap.budget=1MiB", "metrics.spectrum=false")
+    trainer = Trainer(attnd, "gpt")
+    recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--json")
+    recorder.process.send_signal(signal.SIGSTOP)
+    sent = 0
+    while attnd.stats()["tap_dropped"] < 5:
+        trainer.attention(softmax_maps(rng, 1, 4, 256, 256), step=sent)
+        sent += 1
+        attnd.settled(sent)
+        assert sent < 1000
+    recorder.process.send_signal(signal.SIGCONT)
+    if goes_on:
+        wait_until(lambda: count_records(tmp_path / "run.rec") == attnd.stats()["tapped"], "the recorder to go on")
+        trainer.event("epoch_end")
+        sent += 1
+        attnd.settled(sent)
+    stats = attnd.stats()
+    code, out, _ = recorder.end(signal.SIGINT)
+    summary = json.loads(out)
+    assert (code, summary["lost"], summary["breaks"]) == (1, stats["tap_dropped"], 0)
+    assert summary["messages"] == stats["tapped"] == count_records(tmp_path / "run.rec")
+    assert stats["tapped"] + stats["tap_dropped"] == sent
+    attnd.close()
+
+
+def test_what_is_on_its_way_is_recorded_before_the_end(tmp_path, attnd, rng):
+    trainer = Trainer(attnd, "gpt")
+    recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--json")
+    recorder.process.send_signal(signal.SIGSTOP)
+    for step in range(50):
+        trainer.attention(softmax_maps(rng, 1, 2, 32, 32), step=step)
+    attnd.settled(50)
+    recorder.process.send_signal(signal.SIGINT)
+    code, out, _ = recorder.end(signal.SIGCONT)
+    assert (code, json.loads(out)["messages"]) == (0, 50)
+
+
+def test_a_restart_of_attnd_is_noticed_by_the_recorder(tmp_path, rng):
+    attnd = Attnd("history.enabled=false")
+    path = tmp_path / "run.rec"
+    trainer = Trainer(attnd, "gpt")
+    recorder = Recorder(attnd, "gpt", path, "--json")
+    for step in range(3):
+        trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    attnd.settled(3)
+    size = wait_until(lambda: path.stat().st_size if path.stat().st_size > 3 * 512 else 0, "three messages")
+    assert attnd.stop() == 0
+    trainer.close()
+    attnd.start()
+    trainer = Trainer(attnd, "gpt")
+
+    def heard_again():
+        trainer.event("hello")
+        return path.stat().st_size > size
+
+    wait_until(heard_again, "the recorder to be there again")
+    code, out, _ = recorder.end(signal.SIGINT)
+    assert code == 1 and json.loads(out)["breaks"] == 1
+    trainer.close()
+    attnd.close()
+
+
+def test_the_rhythm_is_that_of_the_recording(tmp_path):
+    """Half a second between two messages; once twice as fast, once half as fast. Time that goes back is no time."""
+    path = tmp_path / "run.rec"
+    messages = [(0, event_frames("hello", 0)), (500_000_000, event_frames("hello", 1)), (0, event_frames("hello", 2))]
+    write_recording(path, messages)
+    for arguments, at_least in ((("--rhythm", 2), 0.25), (("--rhythm", 0.5), 1.0)):
+        fresh = Attnd(*STEADY)
+        tap = Tap(fresh, "gpt")
+        assert attnctl("replay", path, *arguments, attnd=fresh).returncode == 0
+        first, second, third = (tap.next()[1]["received_ns"] / 1e9 for _ in range(3))
+        assert at_least - 0.01 <= second - first < at_least + PATIENCE_S
+        assert third - second < PATIENCE_S
+        fresh.close()
+
+
+def test_replay_needs_somebody_who_asks(tmp_path, recorded):
+    path = recorded[0]
+    result = attnctl("replay", path, "--timeout", 0.2)
+    assert result.returncode == 3 and "cannot reach attnd" in result.stderr
+    fresh = Attnd(*STEADY)
+    result = attnctl("replay", path, "--ingest", f"ipc://{tmp_path}/nobody", "--timeout", 0.2, attnd=fresh)
+    assert result.returncode == 3
+    assert result.stderr == (f"attnctl: attnd does not subscribe at ipc://{tmp_path}/nobody, its ingest.endpoint, "
+                             "within 0.2 s\n")
+    fresh.close()
+
+
+def test_what_nobody_listens_to_is_not_tapped(attnd, rng):
+    trainer = Trainer(attnd, "gpt")
+    other = Tap(attnd, "other")
+    trainer.attention(softmax_maps(rng, 1, 2, 8, 8))
+    assert attnd.settled(1)["tapped"] == 0
+    other.socket.close()
+
+
+# check
+
+
+def check(tmp_path, messages, *options, rules=None):
+    path = tmp_path / "run.rec"
+    write_recording(path, messages)
+    if rules is not None:
+        (tmp_path / "rules.yaml").write_text(rules)
+        options += ("--rules", tmp_path / "rules.yaml")
+    return attnctl("check", path, *options)
+
+
+def test_a_healthy_recording_passes_the_check(tmp_path, rng):
+    result = check(tmp_path, training(rng))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{tmp_path}/run.rec: 0 alerts in 6 windows of 13 messages\n"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_collapse_fails_the_check(tmp_path, rng, ends):
+    """Also when the run is cut short: its last window is judged."""
+    result = check(tmp_path, training(rng, collapses_at=4, ends=ends))
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "critical entropy_collapse since epoch 4 step 4: " in result.stdout
+    assert result.stdout.endswith(f" in 6 windows of {13 if ends else 11} messages\n")
+    alerts = json.loads(attnctl("check", tmp_path / "run.rec", "--json").stdout)
+    assert "entropy_collapse" in [alert["rule"] for alert in alerts["alerts"]]
+    assert all(alert["state"] == "firing" for alert in alerts["alerts"])
+    assert (alerts["windows"], alerts["dropped"]) == (6, {})
+
+
+def test_the_rules_of_a_file_decide(tmp_path, rng):
+    rules = "rules:\n  %s: {metric: entropy_normalized, above: %s}\n"
+    collapsing = training(rng, collapses_at=3)
+    off = "rules:\n  entropy_collapse: {enabled: false}\n  entropy_falls: {enabled: false}\n"
+    assert check(tmp_path, collapsing, rules=off).returncode == 0
+    result = check(tmp_path, training(rng), rules=rules % ("mine", 0.5))
+    assert result.returncode == 1 and result.stdout.startswith("warning  mine since epoch 0 step 0: ")
+    assert check(tmp_path, training(rng), rules="window: {length: 6, every: 6}\n").stdout.endswith(
+        " in 1 window of 13 messages\n")
+
+
+def test_a_check_is_not_about_silence(tmp_path, rng):
+    """However long computing takes."""
+    rules = "rules:\n  silence: {above: 0.0001, clear: 0.00005}\n"
+    assert check(tmp_path, training(rng), rules=rules).returncode == 0
+
+
+def test_a_check_that_cannot_judge_says_so(tmp_path, rng):
+    result = check(tmp_path, [])
+    assert result.returncode == 2
+    assert result.stderr == ("attnctl: check: the recording has no window to judge: it is empty, or ends too early\n")
+    result = check(tmp_path, training(rng), rules="window: {unit: second}\n")
+    assert result.returncode == 2
+    assert result.stderr == (f"attnctl: check: {tmp_path}/rules.yaml: window.unit: 'second': a recording is judged "
+                             "faster than it was recorded (valid: epoch, step)\n")
+    result = check(tmp_path, training(rng), rules="rules:\n  mine: {metric: entropie, above: 1}\n")
+    assert result.returncode == 2 and result.stderr.startswith(f"attnctl: check: {tmp_path}/rules.yaml:2: ")
+    assert "entropie" in result.stderr
+    result = attnctl("check", tmp_path / "run.rec", "--rules", tmp_path / "none.yaml")
+    assert result.returncode == 2 and "none.yaml" in result.stderr
+    path = tmp_path / "run.rec"
+    path.write_bytes(path.read_bytes()[:-5] + b"xxxxx")
+    result = attnctl("check", path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.endswith("a record of the recording is damaged\n")
+
+
+def test_a_check_leaves_nothing_behind(tmp_path, rng):
+    environment = dict(os.environ, TMPDIR=str(tmp_path / "tmp"), HOME=str(tmp_path), XDG_STATE_HOME=str(tmp_path))
+    (tmp_path / "tmp").mkdir()
+    write_recording(tmp_path / "run.rec", training(rng))
+    subprocess.run([ATTNCTL, "check", tmp_path / "run.rec"], check=True, capture_output=True, env=environment,
+                   timeout=PATIENCE_S)
+    assert sorted(os.listdir(tmp_path)) == ["run.rec", "tmp"] and os.listdir(tmp_path / "tmp") == []
+
+
+def test_errors_name_the_file_and_the_reason(tmp_path):
+    attnd = Attnd(*STEADY)
+    for command in ("replay", "check"):
+        prefix = "attnctl: " + ("check: " if command == "check" else "")
+        path = tmp_path / "run.rec"
+        for content, reason in ((None, "No such file or directory"), (b"", "the file is not a recording of attnd"),
+                                (b"x" * 100, "the file is not a recording of attnd"),
+                                (header(version=2), "the recording is of a newer version")):
+            path.unlink(missing_ok=True)
+            if content is not None:
+                path.write_bytes(content)
+            result = attnctl(command, path, attnd=attnd)
+            assert (result.returncode, result.stderr) == (2, f"{prefix}{path}: {reason}\n")
+        result = attnctl(command, tmp_path, attnd=attnd)
+        assert (result.returncode, result.stderr) == (2, f"{prefix}{tmp_path}: not a regular file\n")
+    result = attnctl("record", "a job", tmp_path / "run.rec", attnd=attnd)
+    assert (result.returncode, result.stderr) == (
+        2, "attnctl: 'a job' is no name of a job (valid: 1 to 128 of A-Z a-z 0-9 . _ -)\n")
+    result = attnctl("record", "gpt", "/dev/full", "--force", attnd=attnd)
+    assert (result.returncode, result.stderr) == (
+        2, "attnctl: /dev/full: No space left on device; what was written before can be used\n")
+    attnd.close()

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: MIT */
+/* Files of recorded messages: written, read, cut, and what is in the way of both; and who has said
+ * bye in them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "err.h"
+#include "header.h"
+#include "mpk.h"
+#include "playback.h"
+#include "ranks.h"
+#include "recorder.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct fixture {
+    char directory[64], path[96];
+    char error[RECORDER_ERROR_MAX];
+    struct recorder recorder;
+    struct playback playback;
+};
+
+static int set_up(void **state)
+{
+    static struct fixture f;
+    f = (struct fixture){.directory = "/tmp/attnd-recordings-XXXXXX"};
+    assert_non_null(mkdtemp(f.directory));
+    snprintf(f.path, sizeof(f.path), "%s/run.rec", f.directory);
+    *state = &f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *f = *state;
+    unlink(f->path);
+    return rmdir(f->directory);
+}
+
+static void open_recorder(struct fixture *f)
+{
+    assert_int_equal(recorder_open(f->path, false, 77, &f->recorder, f->error), 0);
+}
+
+/* Two frames: a topic, and `size` bytes of one value. */
+static int write_message(struct fixture *f, uint64_t received_ns, size_t size)
+{
+    char *payload = malloc(size + 1);
+    assert_non_null(payload);
+    memset(payload, 'p', size);
+    struct recording_frame frames[] = {{"event/gpt/", 10}, {payload, size}};
+    int rc = recorder_write(&f->recorder, received_ns, frames, 2, f->error);
+    free(payload);
+    return rc;
+}
+
+/* A file of three messages of 100, 0 and 200000 bytes. */
+static void write_three(struct fixture *f, bool pack)
+{
+    open_recorder(f);
+    f->recorder.pack = pack;
+    assert_int_equal(write_message(f, 1, 100), 0);
+    assert_int_equal(write_message(f, 2, 0), 0);
+    assert_int_equal(write_message(f, 3, 200000), 0);
+    assert_int_equal(recorder_close(&f->recorder, f->error), 0);
+}
+
+static off_t file_size(struct fixture *f)
+{
+    struct stat stat_;
+    assert_int_equal(stat(f->path, &stat_), 0);
+    return stat_.st_size;
+}
+
+static void expect_error(struct fixture *f, const char *format)
+{
+    char expected[RECORDER_ERROR_MAX];
+    snprintf(expected, sizeof(expected), "%s: %s", f->path, format);
+    assert_string_equal(f->error, expected);
+}
+
+/* Writing and reading -----------------------------------------------------------------------------
+ */
+
+static void expect_three(struct fixture *f)
+{
+    static const size_t sizes[] = {100, 0, 200000};
+    struct recorded recorded;
+    assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
+    assert_true(f->playback.created_ns == 77);
+    for (uint64_t i = 0; i < 3; i++) {
+        assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_MESSAGE);
+        assert_true(recorded.received_ns == i + 1);
+        assert_int_equal(recorded.frame_count, 2);
+        assert_int_equal(recorded.frames[1].size, sizes[i]);
+        for (size_t at = 0; at < sizes[i]; at++)
+            assert_int_equal(((const char *)recorded.frames[1].data)[at], 'p');
+    }
+    assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_END);
+    assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_END);
+    assert_true(f->playback.messages == 3);
+    playback_close(&f->playback);
+}
+
+static void test_what_was_written_is_read(void **state)
+{
+    struct fixture *f = *state;
+    write_three(f, false);
+    expect_three(f);
+    assert_true(f->recorder.messages == 3 && f->recorder.payload == 3 * 10 + 200100);
+    assert_true((off_t)f->recorder.bytes == file_size(f));
+}
+
+static void test_what_was_packed_is_read(void **state)
+{
+    struct fixture *f = *state;
+    write_three(f, true);
+    expect_three(f);
+    assert_true(file_size(f) < 2000);
+}
+
+/* Cut at any byte, the messages before it are there. */
+static void test_a_cut_file_has_what_is_whole(void **state)
+{
+    struct fixture *f = *state;
+    write_three(f, true);
+    for (off_t size = file_size(f) - 1; size >= RECORDING_HEADER_BYTES; size--) {
+        struct recorded recorded;
+        enum playback_status status;
+        assert_int_equal(truncate(f->path, size), 0);
+        assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
+        do
+            status = playback_next(&f->playback, &recorded, f->error);
+        while (status == PLAYBACK_MESSAGE);
+        assert_true(status == PLAYBACK_CUT || status == PLAYBACK_END);
+        assert_true(f->playback.messages < 3);
+        assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_END);
+        playback_close(&f->playback);
+    }
+    assert_int_equal(truncate(f->path, 31), 0);
+    assert_int_equal(playback_open(f->path, &f->playback, f->error), -1);
+    expect_error(f, "the file is not a recording of attnd");
+}
+
+static void test_where_it_is_cut_is_said(void **state)
+{
+    struct fixture *f = *state;
+    struct recorded recorded;
+    write_three(f, false);
+    assert_int_equal(truncate(f->path, 32 + 32 + 16 + 110 + 10), 0);
+    assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
+    assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_MESSAGE);
+    assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_CUT);
+    expect_error(f, "message 2, at byte 190: the recording ends in the middle of a record");
+    playback_close(&f->playback);
+}
+
+/* A file that is still being written is read as far as it was when it was opened. */
+static void test_a_file_that_grows_meanwhile(void **state)
+{
+    struct fixture *f = *state;
+    struct recorded recorded;
+    open_recorder(f);
+    assert_int_equal(write_message(f, 1, 10), 0);
+    assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
+    assert_int_equal(write_message(f, 2, 10), 0);
+    assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_MESSAGE);
+    assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_END);
+    playback_close(&f->playback);
+    assert_int_equal(recorder_close(&f->recorder, f->error), 0);
+}
+
+static void test_a_file_that_shrinks_meanwhile(void **state)
+{
+    struct fixture *f = *state;
+    struct recorded recorded;
+    write_three(f, false);
+    assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
+    assert_int_equal(truncate(f->path, 100), 0);
+    assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_FAILED);
+    expect_error(f, "message 1, at byte 32: the file became shorter");
+    playback_close(&f->playback);
+}
+
+/* What is in the way ----------------------------------------------------------------------------
+ */
+
+static void test_a_file_that_is_there_is_refused_unless_replaced(void **state)
+{
+    struct fixture *f = *state;
+    write_three(f, false);
+    assert_int_equal(recorder_open(f->path, false, 1, &f->recorder, f->error), -1);
+    expect_error(f, "File exists; choose another name, or replace it with --force");
+    assert_int_equal(recorder_open(f->path, true, 1, &f->recorder, f->error), 0);
+    assert_int_equal(recorder_close(&f->recorder, f->error), 0);
+    assert_int_equal(file_size(f), RECORDING_HEADER_BYTES);
+}
+
+static void test_a_directory_that_is_not_there_is_said(void **state)
+{
+    struct fixture *f = *state;
+    const char *path = "/tmp/attnd-nothing-is-here/run.rec";
+    assert_int_equal(recorder_open(path, false, 1, &f->recorder, f->error), -1);
+    assert_string_equal(f->error, "/tmp/attnd-nothing-is-here/run.rec: No such file or directory; "
+                                  "create the directory first");
+    assert_int_equal(playback_open(path, &f->playback, f->error), -1);
+    assert_string_equal(f->error, "/tmp/attnd-nothing-is-here/run.rec: No such file or directory");
+}
+
+/* As on a full disk: what does not fit leaves no half message behind. */
+static void test_a_failed_write_leaves_whole_messages(void **state)
+{
+    struct fixture *f = *state;
+    struct rlimit before, limit;
+    open_recorder(f);
+    assert_int_equal(write_message(f, 1, 1000), 0);
+    uint64_t whole = f->recorder.bytes;
+    getrlimit(RLIMIT_FSIZE, &before);
+    limit = before;
+    limit.rlim_cur = whole + 500;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_int_equal(write_message(f, 2, 1000), -1);
+    setrlimit(RLIMIT_FSIZE, &before);
+    expect_error(f, "File too large");
+    assert_true((uint64_t)file_size(f) == whole && f->recorder.messages == 1);
+    assert_int_equal(write_message(f, 3, 1000), 0);
+    assert_int_equal(recorder_close(&f->recorder, f->error), 0);
+}
+
+/* Ranks ----------------------------------------------------------------------------------------
+ */
+
+static void note_event(struct ranks *ranks, const char *job, uint32_t rank, enum event_type event,
+                       uint64_t seq)
+{
+    struct header header = {.type = MESSAGE_EVENT, .event = event, .rank = rank, .world = 100};
+    struct mpk_writer writer;
+    header.seq = seq;
+    header.epoch = seq / 2;
+    strcpy(header.job, job);
+    mpk_writer_init(&writer);
+    assert_int_equal(header_encode(&header, &writer), 0);
+    struct recording_frame frames[] = {{"", 0}, {writer.buffer.data, writer.buffer.size}};
+    assert_int_equal(ranks_note(ranks, frames, 2), 0);
+    mpk_writer_clear(&writer);
+}
+
+static void test_the_end_is_when_every_rank_heard_of_has_said_bye(void **state)
+{
+    struct ranks ranks = {0};
+    (void)state;
+    assert_false(ranks_all_bye(&ranks));
+    for (uint32_t rank = 0; rank < 3; rank++)
+        note_event(&ranks, "gpt", rank, EVENT_HELLO, 0);
+    note_event(&ranks, "gpt", 1, EVENT_BYE, 1);
+    note_event(&ranks, "gpt", 0, EVENT_BYE, 1);
+    assert_false(ranks_all_bye(&ranks));
+    note_event(&ranks, "gpt", 2, EVENT_BYE, 1);
+    assert_true(ranks_all_bye(&ranks));
+    note_event(&ranks, "bert", 2, EVENT_HELLO, 0);
+    assert_false(ranks_all_bye(&ranks));
+    assert_int_equal(ranks.count, 4);
+    ranks_clear(&ranks);
+}
+
+static void test_where_a_rank_is_is_known(void **state)
+{
+    struct ranks ranks = {0};
+    (void)state;
+    for (uint64_t seq = 0; seq < 7; seq++)
+        for (uint32_t rank = 0; rank < 100; rank++)
+            note_event(&ranks, "gpt", rank, EVENT_EPOCH_END, seq);
+    assert_int_equal(ranks.count, 100);
+    for (uint32_t rank = 0; rank < 100; rank++) {
+        assert_int_equal(ranks.items[rank].rank, rank);
+        assert_true(ranks.items[rank].event_seq == 7 && ranks.items[rank].epoch == 3);
+        assert_int_equal(ranks.items[rank].world, 100);
+    }
+    ranks_clear(&ranks);
+}
+
+static void test_what_has_no_sound_header_is_nobodys(void **state)
+{
+    static const struct recording_frame frames[] = {{"event/gpt/", 10}, {"\x80", 1}};
+    struct ranks ranks = {0};
+    (void)state;
+    assert_int_equal(ranks_note(&ranks, frames, 2), 0);
+    assert_int_equal(ranks_note(&ranks, frames, 1), 0);
+    assert_int_equal(ranks.count, 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_what_was_written_is_read),
+        TEST(test_what_was_packed_is_read),
+        TEST(test_a_cut_file_has_what_is_whole),
+        TEST(test_where_it_is_cut_is_said),
+        TEST(test_a_file_that_grows_meanwhile),
+        TEST(test_a_file_that_shrinks_meanwhile),
+        TEST(test_a_file_that_is_there_is_refused_unless_replaced),
+        TEST(test_a_failed_write_leaves_whole_messages),
+        cmocka_unit_test_setup_teardown(test_a_directory_that_is_not_there_is_said, set_up,
+                                        tear_down),
+        cmocka_unit_test(test_the_end_is_when_every_rank_heard_of_has_said_bye),
+        cmocka_unit_test(test_where_a_rank_is_is_known),
+        cmocka_unit_test(test_what_has_no_sound_header_is_nobodys),
+    };
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit fails instead */
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

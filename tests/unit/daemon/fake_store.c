@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+
+#include "fake_store.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum kind { WINDOW, KEEP, FORGET, ALERT };
+
+struct step {
+    enum kind kind;
+    struct fake_kept kept; /* FORGET: the key is a prefix */
+    struct fake_window window;
+};
+
+struct store_batch {
+    struct step steps[FAKE_ROWS_MAX];
+    int count;
+};
+
+static void *copy(const void *from, size_t size)
+{
+    void *to = malloc(size ? size : 1);
+    assert_non_null(to);
+    if (size)
+        memcpy(to, from, size);
+    return to;
+}
+
+struct store *fake_store_new(void)
+{
+    struct store *store = calloc(1, sizeof *store);
+    assert_non_null(store);
+    return store;
+}
+
+void fake_store_free(struct store **store)
+{
+    for (int i = 0; i < (*store)->kept_count; i++)
+        free((*store)->kept[i].value);
+    for (int i = 0; i < (*store)->window_count; i++)
+        free((*store)->windows[i].state);
+    free(*store);
+    *store = NULL;
+}
+
+const struct fake_kept *fake_store_find(const struct store *store, const char *key)
+{
+    for (int i = 0; i < store->kept_count; i++)
+        if (strcmp(store->kept[i].key, key) == 0)
+            return &store->kept[i];
+    return NULL;
+}
+
+int fake_store_count(const struct store *store, const char *prefix)
+{
+    int count = 0;
+    for (int i = 0; i < store->kept_count; i++)
+        count += strncmp(store->kept[i].key, prefix, strlen(prefix)) == 0;
+    return count;
+}
+
+/* Batches */
+
+struct store_batch *batch_new(const struct store_run *run)
+{
+    assert_non_null(run->job);
+    return calloc(1, sizeof(struct store_batch));
+}
+
+static struct step *add(struct store_batch *batch, enum kind kind)
+{
+    assert_true(batch->count < FAKE_ROWS_MAX);
+    batch->steps[batch->count].kind = kind;
+    return &batch->steps[batch->count++];
+}
+
+int batch_window(struct store_batch *batch, const struct store_window *window)
+{
+    add(batch, WINDOW)->window = (struct fake_window){
+        .layer = window->layer.layer,
+        .window = window->window,
+        .final = window->final,
+        .messages = window->messages,
+        .lost = window->lost,
+        .state = copy(window->state, window->state_size),
+        .size = window->state_size,
+    };
+    return 0;
+}
+
+int batch_map(struct store_batch *batch, const struct store_map *map)
+{
+    (void)batch, (void)map;
+    return 0;
+}
+
+int batch_alert(struct store_batch *batch, const struct alert_result *alert)
+{
+    assert_non_null(alert->rule);
+    add(batch, ALERT);
+    return 0;
+}
+
+int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size)
+{
+    struct step *step = add(batch, KEEP);
+    assert_true(strlen(key) < sizeof step->kept.key);
+    strcpy(step->kept.key, key);
+    step->kept.value = copy(value, size);
+    step->kept.size = size;
+    return 0;
+}
+
+int batch_forget(struct store_batch *batch, const char *prefix)
+{
+    strcpy(add(batch, FORGET)->kept.key, prefix);
+    return 0;
+}
+
+void batch_free(struct store_batch **batch)
+{
+    if (!*batch)
+        return;
+    for (int i = 0; i < (*batch)->count; i++) {
+        free((*batch)->steps[i].kept.value);
+        free((*batch)->steps[i].window.state);
+    }
+    free(*batch);
+    *batch = NULL;
+}
+
+/* The store */
+
+static bool same_window(const struct fake_window *a, const struct fake_window *b)
+{
+    return a->layer == b->layer && a->window.unit == b->window.unit &&
+           a->window.length == b->window.length && a->window.every == b->window.every &&
+           a->window.last == b->window.last;
+}
+
+static void put_window(struct store *store, struct fake_window *window)
+{
+    int i = 0;
+    while (i < store->window_count && !same_window(&store->windows[i], window))
+        i++;
+    assert_true(i < FAKE_ROWS_MAX);
+    if (i == store->window_count)
+        store->window_count++;
+    store->replaced_final += store->windows[i].final;
+    free(store->windows[i].state);
+    store->windows[i] = *window;
+    window->state = NULL;
+}
+
+static void forget(struct store *store, const char *prefix)
+{
+    int left = 0;
+    for (int i = 0; i < store->kept_count; i++) {
+        if (strncmp(store->kept[i].key, prefix, strlen(prefix)) == 0)
+            free(store->kept[i].value);
+        else
+            store->kept[left++] = store->kept[i];
+    }
+    memset(&store->kept[left], 0, (size_t)(store->kept_count - left) * sizeof store->kept[0]);
+    store->kept_count = left;
+}
+
+static void put_kept(struct store *store, struct fake_kept *kept)
+{
+    struct fake_kept *old = (struct fake_kept *)(uintptr_t)fake_store_find(store, kept->key);
+    if (!old) {
+        assert_true(store->kept_count < FAKE_ROWS_MAX);
+        old = &store->kept[store->kept_count++];
+    }
+    free(old->value);
+    *old = *kept;
+    kept->value = NULL;
+}
+
+bool store_submit(struct store *store, struct store_batch **batch)
+{
+    for (int i = 0; !store->full && i < (*batch)->count; i++) {
+        struct step *step = &(*batch)->steps[i];
+        if (step->kind == WINDOW)
+            put_window(store, &step->window);
+        else if (step->kind == KEEP)
+            put_kept(store, &step->kept);
+        else if (step->kind == FORGET)
+            forget(store, step->kept.key);
+        else
+            store->alerts++;
+    }
+    store->batches++;
+    batch_free(batch);
+    return !store->full;
+}
+
+static int by_key(const void *a, const void *b)
+{
+    return strcmp(((const struct fake_kept *)a)->key, ((const struct fake_kept *)b)->key);
+}
+
+void store_each_kept(struct store *store,
+                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
+                                   const void *value, size_t size),
+                     void *data)
+{
+    static const uint8_t id[RUN_BYTES] = {1};
+    qsort(store->kept, (size_t)store->kept_count, sizeof store->kept[0], by_key);
+    for (int i = 0; i < store->kept_count; i++)
+        visit(data, "job", id, store->kept[i].key, store->kept[i].value, store->kept[i].size);
+}
+
+bool store_has_room(struct store *store, size_t bytes)
+{
+    (void)bytes;
+    return !store->full;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* fake_store: store.h in memory, in place of the real one: what a batch says is there as soon as it
+ * was submitted. */
+#ifndef TESTS_UNIT_DAEMON_FAKE_STORE_H
+#define TESTS_UNIT_DAEMON_FAKE_STORE_H
+
+#include "store.h"
+
+#define FAKE_ROWS_MAX 4096
+
+struct fake_kept {
+    char key[96];
+    void *value;
+    size_t size;
+};
+
+struct fake_window {
+    uint32_t layer;
+    struct result_window window;
+    bool final;
+    uint64_t messages, lost;
+    void *state;
+    size_t size;
+};
+
+struct store {
+    struct fake_kept kept[FAKE_ROWS_MAX];
+    int kept_count;
+    struct fake_window windows[FAKE_ROWS_MAX];
+    int window_count;
+    int alerts, batches, replaced_final;
+    bool full; /* batches are dropped */
+};
+
+struct store *fake_store_new(void);
+void fake_store_free(struct store **store);
+const struct fake_kept *fake_store_find(const struct store *store, const char *key);
+/* How many keys begin so. */
+int fake_store_count(const struct store *store, const char *prefix);
+
+#endif

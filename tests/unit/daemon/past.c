@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+
+#include "past.h"
+
+#include "clock.h"
+
+#include <math.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PATIENCE_NS UINT64_C(20000000000)
+#define ROWS        12 /* values per head and metric */
+
+void past_open(struct past *past, void (*setting)(struct config *config))
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    const char *reason = "";
+    *past = (struct past){.directory = "/tmp/attnd-past-XXXXXX"};
+    assert_non_null(mkdtemp(past->directory));
+    config_defaults(&past->config);
+    snprintf(past->config.history_path.text, sizeof past->config.history_path.text, "%s/history.db",
+             past->directory);
+    past->config.history_commit = 10000000;
+    if (setting)
+        setting(&past->config);
+    assert_int_equal(store_new(&past->config, &past->stats, &past->store), 0);
+    uv_loop_init(&past->loop);
+    assert_int_equal(history_new(&past->loop, &past->config, store_path(past->store, &reason),
+                                 &past->history, error),
+                     0);
+}
+
+void past_close(struct past *past)
+{
+    char command[128];
+    history_close(&past->history);
+    uv_run(&past->loop, UV_RUN_DEFAULT);
+    assert_int_equal(uv_loop_close(&past->loop), 0);
+    store_free(&past->store);
+    snprintf(command, sizeof command, "rm -r %s", past->directory);
+    assert_int_equal(system(command), 0);
+    config_clear(&past->config);
+}
+
+/* States */
+
+static uint64_t next_random(uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return *seed >> 33;
+}
+
+static const int metrics[] = {METRIC_ENTROPY, METRIC_ENTROPY_NORMALIZED, METRIC_FIRST_TOKEN,
+                              METRIC_VARIANCE};
+enum { METRICS = sizeof metrics / sizeof metrics[0] };
+
+/* Value i of a head and metric. */
+static double value_of(const struct past_window *window, int metric, uint32_t head, int i)
+{
+    uint64_t seed = window->seed + window->last * 1000003u + head * 101u + (uint64_t)metric;
+    for (int drawn = 0; drawn < i; drawn++)
+        next_random(&seed);
+    return (double)(next_random(&seed) % 1000000) / 1e6 + head + window->shift;
+}
+
+/* A message with one row, or one value, per head and metric. */
+static void add_message(struct layer_state *state, const struct past_window *window, int i)
+{
+    struct head_block *blocks = calloc(window->heads, sizeof *blocks);
+    double *values = calloc((size_t)METRICS * window->heads, sizeof *values);
+    struct message message = {.arrival = (uint64_t)i + 1,
+                              .header = {.type = MESSAGE_ATTENTION,
+                                         .heads = window->heads,
+                                         .epoch = window->last,
+                                         .step = window->last * 10,
+                                         .time_ns = window->last * 1000}};
+    struct measured measured = {.heads = window->heads,
+                                .rows = 1,
+                                .head = blocks,
+                                .row_sum_error = NAN,
+                                .sink_rate = i == ROWS - 1 ? 0.25 + window->shift : NAN};
+    assert_true(blocks && values);
+    for (int k = 0; k < METRICS; k++) {
+        measured.value[metrics[k]] = values + (size_t)k * window->heads;
+        for (uint32_t h = 0; h < window->heads; h++) {
+            double x = value_of(window, metrics[k], h, i);
+            measured.value[metrics[k]][h] = x;
+            if (metrics[k] < METRIC_ROW_COUNT)
+                assert_int_equal(dist_add(&blocks[h].row[metrics[k]], x), 0);
+        }
+    }
+    assert_int_equal(layer_state_add(state, &message, &measured), 0);
+    for (int k = 0; k < METRICS; k++)
+        for (uint32_t h = 0; h < window->heads && metrics[k] < METRIC_ROW_COUNT; h++)
+            dist_clear(&blocks[h].row[metrics[k]]);
+    free(blocks);
+    free(values);
+}
+
+struct layer_state *past_state(const struct past_window *window)
+{
+    struct layer_state *state = layer_state_new(window->heads, PAST_BUCKETS);
+    assert_non_null(state);
+    for (int i = 0; i < ROWS; i++)
+        add_message(state, window, i);
+    state->messages = 1;
+    return state;
+}
+
+void past_put_batch(struct past *past, const struct past_window *window,
+                    int (*fill)(struct store_batch *batch, const void *data), const void *data)
+{
+    uint8_t run_id[RUN_BYTES];
+    memset(run_id, window->run, sizeof run_id);
+    const struct store_run run = {window->job,
+                                  run_id,
+                                  JOB_ACTIVE,
+                                  1,
+                                  window->last,
+                                  window->last * 10,
+                                  window->last * 1000 + 1};
+    struct store_batch *batch = batch_new(&run);
+    assert_non_null(batch);
+    assert_int_equal(fill(batch, data), 0);
+    assert_true(store_submit(past->store, &batch));
+    past->submitted++;
+}
+
+static int fill_window(struct store_batch *batch, const void *data)
+{
+    return batch_window(batch, data);
+}
+
+void past_put(struct past *past, const struct past_window *window)
+{
+    struct layer_state *state = past_state(window);
+    struct mpk_writer packed;
+    mpk_writer_init(&packed);
+    assert_int_equal(layer_state_pack(state, &packed), 0);
+    uint64_t back = window->last < window->length - 1 ? window->last : window->length - 1;
+    const struct store_window record = {
+        .layer = window->layer,
+        .heads = window->heads,
+        .window = {window->unit, window->last - back, window->last, window->length, window->every,
+                   window->partial},
+        .final = true,
+        .epoch = state->epoch,
+        .step = state->step,
+        .time_ns = state->time_ns,
+        .messages = 1,
+        .state = packed.buffer.data,
+        .state_size = packed.buffer.size,
+    };
+    past_put_batch(past, window, fill_window, &record);
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+}
+
+void past_put_all(struct past *past, struct past_window window)
+{
+    uint64_t last = window.last;
+    for (window.last = 0; window.last <= last; window.last++)
+        past_put(past, &window);
+}
+
+/* The database */
+
+static sqlite3 *open_own(struct past *past)
+{
+    sqlite3 *db = NULL;
+    assert_int_equal(sqlite3_open(past->config.history_path.text, &db), SQLITE_OK);
+    sqlite3_busy_timeout(db, 5000);
+    return db;
+}
+
+void past_execute(struct past *past, const char *sql)
+{
+    sqlite3 *db = open_own(past);
+    char *message = NULL;
+    if (sqlite3_exec(db, sql, NULL, NULL, &message) != SQLITE_OK)
+        fail_msg("%s: %s", sql, message);
+    sqlite3_close(db);
+}
+
+uint64_t past_number(struct past *past, const char *sql)
+{
+    sqlite3 *db = open_own(past);
+    sqlite3_stmt *statement = NULL;
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &statement, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
+    uint64_t number = (uint64_t)sqlite3_column_int64(statement, 0);
+    sqlite3_finalize(statement);
+    sqlite3_close(db);
+    return number;
+}
+
+void past_settle(struct past *past, uint64_t in_chunks)
+{
+    uint64_t deadline = clock_monotonic_ns() + PATIENCE_NS;
+    while (stats_get(&past->stats, COUNT_STORED) < past->submitted ||
+           past_number(past, "SELECT count(*) FROM windows WHERE chunk_id IS NOT NULL") <
+               in_chunks) {
+        assert_int_equal(stats_get(&past->stats, COUNT_STORE_DROPPED), 0);
+        if (clock_monotonic_ns() > deadline)
+            fail_msg("the store did not settle");
+        usleep(1000);
+    }
+}
+
+/* Questions */
+
+static void on_answered(void *data, int code, const char *detail, const struct mpk_writer *result)
+{
+    struct past_answer *answer = data;
+    answer->answered = true;
+    answer->code = code;
+    snprintf(answer->detail, sizeof answer->detail, "%s", detail);
+    mpk_writer_init(&answer->result);
+    if (code)
+        return;
+    mpk_put_raw(&answer->result, result->buffer.data, result->buffer.size);
+    assert_true(mpk_writer_ok(&answer->result));
+    assert_int_equal(mpk_parse(answer->result.buffer.data, answer->result.buffer.size,
+                               &mpk_result_limits, &answer->doc),
+                     0);
+    answer->root = answer->doc.root;
+}
+
+static void put_param(struct mpk_writer *params, char type, va_list *args)
+{
+    if (type == 's') {
+        mpk_put_str(params, va_arg(*args, const char *));
+    } else if (type == 'u') {
+        mpk_put_u64(params, va_arg(*args, uint64_t));
+    } else if (type == 'b') {
+        mpk_put_bool(params, va_arg(*args, int));
+    } else {
+        mpk_put_array(params, 1);
+        mpk_put_str(params, va_arg(*args, const char *));
+    }
+}
+
+static void put_params(struct mpk_writer *params, const char *keys, va_list *args)
+{
+    uint32_t count = 0;
+    for (const char *at = keys; *at; at++)
+        count += *at == ':' ? 1 : 0;
+    mpk_put_map(params, count);
+    while (*keys) {
+        char key[32];
+        size_t length = strcspn(keys, ":");
+        snprintf(key, sizeof key, "%.*s", (int)length, keys);
+        mpk_put_str(params, key);
+        put_param(params, keys[length + 1], args);
+        keys += length + 2;
+        keys += strspn(keys, " ");
+    }
+}
+
+static void wait_for(struct past *past, struct past_answer *answer)
+{
+    while (!answer->answered)
+        uv_run(&past->loop, UV_RUN_ONCE);
+}
+
+void past_ask(struct past *past, struct past_answer *answer, const char *method, const char *keys,
+              ...)
+{
+    struct mpk_writer params;
+    va_list args;
+    *answer = (struct past_answer){.answered = false};
+    mpk_writer_init(&params);
+    va_start(args, keys);
+    put_params(&params, keys, &args);
+    va_end(args);
+    assert_int_equal(history_ask(past->history, method, params.buffer.data, params.buffer.size,
+                                 on_answered, answer),
+                     0);
+    mpk_writer_clear(&params);
+    assert_false(answer->answered);
+    wait_for(past, answer);
+}
+
+int past_send(struct past *past, struct past_answer *answer, const char *method)
+{
+    *answer = (struct past_answer){.answered = false};
+    return history_ask(past->history, method, "\x80", 1, on_answered, answer);
+}
+
+void past_forget(struct past_answer *answer)
+{
+    if (answer->root)
+        mpk_doc_clear(&answer->doc);
+    mpk_writer_clear(&answer->result);
+    *answer = (struct past_answer){.answered = false};
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+
+#include "run_fixture.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void put(void *data, const char *topic, uint32_t track, struct mpk_writer *writer,
+                enum result_kind kind)
+{
+    struct fixture *f = data;
+    f->live += strncmp(topic, "live/", 5) == 0;
+    f->alerts += kind == RESULT_ALERT;
+    if (kind != RESULT_SUMMARY || f->summaries == SUMMARIES)
+        return;
+    f->summary[f->summaries].track = track;
+    f->summary[f->summaries].size = writer->buffer.size;
+    f->summary[f->summaries++].data = msgpack_sbuffer_release(&writer->buffer);
+}
+
+void fixture_start(struct fixture *f, const char *also)
+{
+    char error[CONFIG_ERROR_MAX], setting[200];
+    memset(f, 0, sizeof *f);
+    config_defaults(&f->config);
+    f->config.window_unit = CONFIG_UNIT_STEP;
+    f->config.window_length = f->config.window_every = 4;
+    snprintf(setting, sizeof setting, "window.also=%s", also);
+    assert_int_equal(config_set(&f->config, setting, error), 0);
+    f->sink = (struct result_sink){.put = put, .stats = &f->stats, .data = f};
+    f->budget.limit = UINT64_C(1) << 30;
+    f->now = 1000 * S;
+    fixture_new_run(f);
+}
+
+void fixture_new_run(struct fixture *f)
+{
+    static const uint8_t id[RUN_BYTES] = {1};
+    f->run = run_new("job", id, &f->config, &f->sink, &f->budget, f->now);
+    assert_non_null(f->run);
+}
+
+void fixture_stop(struct fixture *f)
+{
+    run_free(&f->run);
+    assert_int_equal(f->budget.used, 0);
+    for (int i = 0; i < f->summaries; i++)
+        free(f->summary[i].data);
+}
+
+static void fill_numbers(struct sample *sample, uint32_t layer, uint32_t rank, uint64_t step)
+{
+    sample->measured.heads = HEADS;
+    sample->measured.rows = 1;
+    sample->measured.head = sample->head;
+    for (int m = METRIC_ROW_COUNT; m < METRIC_COUNT; m++) {
+        sample->measured.value[m] = sample->value[m];
+        for (int h = 0; h < HEADS; h++)
+            sample->value[m][h] =
+                sin((double)(step * 100 + (uint64_t)m * 7 + layer * 13 + rank * 17 + (uint64_t)h)) /
+                3;
+    }
+}
+
+struct sample *fixture_make(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step)
+{
+    struct sample *sample = calloc(1, sizeof *sample);
+    assert_non_null(sample);
+    struct header *header = &sample->message.header;
+    sample->message.received_ns = f->now;
+    *header = (struct header){.type = MESSAGE_ATTENTION, .run = {1}, .rank = rank, .world = 1};
+    strcpy(header->job, "job");
+    header->layer.layer = layer;
+    header->seq = f->seq[layer][rank]++;
+    header->step = step;
+    header->batch = header->queries = header->keys = 1;
+    header->heads = header->heads_total = HEADS;
+    fill_numbers(sample, layer, rank, step);
+    return sample;
+}
+
+bool fixture_queue(struct fixture *f, struct sample *sample)
+{
+    return run_queue(f->run, &sample->message, f->now);
+}
+
+void fixture_finish(struct fixture *f, struct sample *sample)
+{
+    sample->message.measured = &sample->measured;
+    run_finish(f->run, &sample->message);
+}
+
+int fixture_take_all(struct fixture *f)
+{
+    int code = 1;
+    struct message *message;
+    while ((message = run_take(f->run))) {
+        code = message->code;
+        free(message);
+    }
+    return code;
+}
+
+int fixture_send(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step)
+{
+    struct sample *sample = fixture_make(f, layer, rank, step);
+    if (fixture_queue(f, sample))
+        fixture_finish(f, sample);
+    return fixture_take_all(f);
+}
+
+int fixture_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch)
+{
+    struct message *message = calloc(1, sizeof *message);
+    assert_non_null(message);
+    message->received_ns = f->now;
+    message->header = (struct header){.type = MESSAGE_EVENT,
+                                      .event = event,
+                                      .run = {1},
+                                      .rank = rank,
+                                      .world = 1,
+                                      .epoch = epoch,
+                                      .seq = f->event_seq[rank]++};
+    strcpy(message->header.job, "job");
+    run_queue(f->run, message, f->now);
+    return fixture_take_all(f);
+}
+
+uint64_t fixture_number(const struct fixture *f, int summary, const char *map, const char *key)
+{
+    struct mpk_doc doc;
+    uint64_t value = UINT64_MAX;
+    assert_int_equal(
+        mpk_parse(f->summary[summary].data, f->summary[summary].size, &mpk_result_limits, &doc), 0);
+    const msgpack_object *of = map ? mpk_find(doc.root, map) : doc.root;
+    const msgpack_object *found = mpk_find(of, key);
+    if (found)
+        mpk_get_u64(found, UINT64_MAX, &value);
+    mpk_doc_clear(&doc);
+    return value;
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/* run_fixture: a run whose messages have made-up numbers, under a clock that the test turns. */
+#ifndef TESTS_UNIT_DAEMON_RUN_FIXTURE_H
+#define TESTS_UNIT_DAEMON_RUN_FIXTURE_H
+
+#include "run.h"
+
+#define S         UINT64_C(1000000000)
+#define HEADS     2
+#define LAYERS    3
+#define RANKS     4
+#define SUMMARIES 64
+
+struct fixture {
+    struct config config;
+    struct result_sink sink;
+    struct stats stats;
+    struct state_budget budget;
+    struct run *run;
+    uint64_t now, seq[LAYERS][RANKS], event_seq[RANKS];
+    int summaries, live, alerts;
+    struct {
+        uint32_t track;
+        void *data;
+        size_t size;
+    } summary[SUMMARIES]; /* the first ones */
+};
+
+/* Windows of four steps, and `also`. */
+void fixture_start(struct fixture *f, const char *also);
+/* The run as it is when nobody has heard of it. */
+void fixture_new_run(struct fixture *f);
+/* A stop without a word. */
+void fixture_stop(struct fixture *f);
+
+/* A message and numbers that depend on its step, rank and layer. */
+struct sample {
+    struct message message;
+    struct measured measured;
+    struct head_block head[HEADS];
+    double value[METRIC_COUNT][HEADS];
+};
+struct sample *fixture_make(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step);
+bool fixture_queue(struct fixture *f, struct sample *sample);
+void fixture_finish(struct fixture *f, struct sample *sample);
+/* Takes what has its turn; returns the code of the last one, or 1 when there was none. */
+int fixture_take_all(struct fixture *f);
+
+/* One that comes, is computed and taken at once. Returns its code. */
+int fixture_send(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step);
+int fixture_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch);
+
+/* A number of a summary's map, or of the map `map` in it; UINT64_MAX when there is none. */
+uint64_t fixture_number(const struct fixture *f, int summary, const char *map, const char *key);
+
+#endif

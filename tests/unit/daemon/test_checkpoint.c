@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: MIT */
+/* Runs that are killed and come back from what was kept of them. */
+#include "unit.h"
+
+#include "checkpoint.h"
+#include "closing.h"
+#include "fake_store.h"
+#include "restore.h"
+#include "run_fixture.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void begin(struct fixture *f, const char *also)
+{
+    fixture_start(f, also);
+    f->sink.store = fake_store_new();
+}
+
+static void end(struct fixture *f)
+{
+    struct store *store = f->sink.store;
+    fixture_stop(f);
+    fake_store_free(&store);
+}
+
+static void save(struct fixture *f)
+{
+    while (checkpoint_step(f->run))
+        ;
+    checkpoint_submit(f->run, f->now);
+}
+
+static bool adopt(void *data, struct run *run)
+{
+    struct fixture *f = data;
+    assert_null(f->run);
+    f->run = run;
+    return true;
+}
+
+/* Reads back what is kept; returns how many runs that is. */
+static uint32_t come_back(struct fixture *f)
+{
+    struct restore *restore = restore_new(&f->config, &f->sink, &f->budget, adopt, f, f->now);
+    assert_non_null(restore);
+    store_each_kept(f->sink.store, restore_value, restore);
+    return restore_finish(&restore);
+}
+
+static void die_and_come_back(struct fixture *f)
+{
+    run_free(&f->run);
+    assert_int_equal(f->budget.used, 0);
+    assert_int_equal(come_back(f), 1);
+}
+
+static uint32_t random_below(uint32_t *seed, uint32_t limit)
+{
+    *seed = *seed * 1664525 + 1013904223;
+    return (*seed >> 8) % limit;
+}
+
+/* Two ranks, two layers, some steps left out. */
+static void send_some(struct fixture *f, uint32_t *seed, uint64_t step)
+{
+    for (uint32_t rank = 0; rank < 2; rank++)
+        for (uint32_t layer = 0; layer < 2; layer++)
+            if (random_below(seed, 4) > 0 || step % 4 == 0)
+                assert_int_equal(fixture_send(f, layer, rank, step), 0);
+}
+
+#define ALSO  "[8 steps every 2, 10 steps, 3 epochs, 7 steps every 14]"
+#define STEPS 60
+
+/* `kill` in so many steps of a hundred, right after a checkpoint. */
+static void train(struct fixture *f, uint32_t seed, uint32_t kill)
+{
+    uint32_t chance = seed + 99;
+    begin(f, ALSO);
+    for (uint64_t step = 0; step < STEPS; step++) {
+        send_some(f, &seed, step);
+        f->now += S / 10;
+        if (random_below(&chance, 100) < kill) {
+            save(f);
+            die_and_come_back(f);
+        }
+    }
+    for (uint32_t rank = 0; rank < 2; rank++)
+        fixture_event(f, rank, EVENT_BYE, 0);
+    assert_int_equal(f->run->state, JOB_ENDED);
+}
+
+static void assert_same_windows(const struct store *a, const struct store *b)
+{
+    assert_true(a->window_count > 50);
+    assert_int_equal(a->window_count, b->window_count);
+    for (int i = 0; i < a->window_count; i++) {
+        assert_int_equal(a->windows[i].layer, b->windows[i].layer);
+        assert_int_equal(a->windows[i].window.last, b->windows[i].window.last);
+        assert_int_equal(a->windows[i].window.partial, b->windows[i].window.partial);
+        assert_int_equal(a->windows[i].messages, b->windows[i].messages);
+        assert_int_equal(a->windows[i].lost, b->windows[i].lost);
+        assert_int_equal(a->windows[i].size, b->windows[i].size);
+        assert_memory_equal(a->windows[i].state, b->windows[i].state, a->windows[i].size);
+    }
+}
+
+static void test_restarts_change_nothing_that_was_saved(void **state)
+{
+    struct fixture whole, torn;
+    (void)state;
+    for (uint32_t seed = 1; seed < 12; seed++) {
+        train(&whole, seed, 0);
+        train(&torn, seed, 25);
+        assert_same_windows(whole.sink.store, torn.sink.store);
+        assert_int_equal(torn.sink.store->replaced_final, 0);
+        end(&whole);
+        end(&torn);
+    }
+}
+
+/* What a track's windows of a layer say of what was sent. */
+struct sums {
+    uint64_t messages, lost;
+};
+
+static struct sums add_up(const struct store *store, uint32_t layer, uint64_t length)
+{
+    struct sums sums = {0};
+    for (int i = 0; i < store->window_count; i++) {
+        const struct fake_window *window = &store->windows[i];
+        if (window->layer != layer || window->window.length != length || !window->final)
+            continue;
+        sums.messages += window->messages;
+        sums.lost += window->lost;
+    }
+    return sums;
+}
+
+/* Kills at any message, with checkpoints now and then, sometimes half of one. */
+static void train_dangerously(struct fixture *f, uint32_t seed)
+{
+    begin(f, "[10 steps]");
+    for (uint64_t step = 0; step < STEPS; step++) {
+        send_some(f, &seed, step);
+        if (random_below(&seed, 6) == 0) {
+            checkpoint_step(f->run);
+            checkpoint_submit(f->run, f->now);
+        }
+        if (random_below(&seed, 12) == 0)
+            save(f);
+        if (step > 5 && random_below(&seed, 10) == 0 && f->sink.store->kept_count > 0)
+            die_and_come_back(f);
+    }
+}
+
+static void test_what_is_counted_and_what_is_lost_is_what_was_sent(void **state)
+{
+    struct fixture f;
+    (void)state;
+    for (uint32_t seed = 1; seed < 40; seed++) {
+        train_dangerously(&f, seed);
+        for (uint32_t layer = 0; layer < 2; layer++)
+            for (uint32_t rank = 0; rank < 2; rank++)
+                fixture_send(&f, layer, rank, STEPS); /* so that gaps are seen */
+        for (uint32_t rank = 0; rank < 2; rank++)
+            fixture_event(&f, rank, EVENT_BYE, 0);
+        for (uint32_t layer = 0; layer < 2; layer++) {
+            uint64_t sent = f.seq[layer][0] + f.seq[layer][1];
+            struct sums short_windows = add_up(f.sink.store, layer, 4);
+            struct sums long_windows = add_up(f.sink.store, layer, 10);
+            assert_int_equal(short_windows.messages + short_windows.lost, sent);
+            assert_int_equal(long_windows.messages + long_windows.lost, sent);
+        }
+        struct counts counts = run_counts(f.run);
+        assert_int_equal(counts.received, counts.processed);
+        assert_int_equal(f.sink.store->replaced_final, 0);
+        end(&f);
+    }
+}
+
+static void test_a_batch_that_is_dropped_is_made_up_for(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    f.sink.store->full = true;
+    save(&f);
+    assert_int_equal(f.sink.store->kept_count, 0);
+    f.sink.store->full = false;
+    save(&f);
+    die_and_come_back(&f);
+    fixture_send(&f, 0, 0, 1);
+    fixture_send(&f, 0, 0, 4);
+    assert_int_equal(f.sink.store->windows[0].messages, 2);
+    assert_int_equal(f.sink.store->windows[0].lost, 0);
+    end(&f);
+}
+
+static void test_nothing_is_saved_twice(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    save(&f);
+    int batches = f.sink.store->batches;
+    save(&f);
+    assert_int_equal(f.sink.store->batches, batches);
+    end(&f);
+}
+
+static void test_a_closed_window_leaves_no_part_behind(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    save(&f);
+    assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/0/"), 1);
+    fixture_send(&f, 0, 0, 4);
+    assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/0/"), 0);
+    assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/1/"), 1);
+    end(&f);
+}
+
+static void test_a_run_that_has_ended_leaves_nothing_behind(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    save(&f);
+    fixture_event(&f, 0, EVENT_BYE, 0);
+    assert_int_equal(f.sink.store->kept_count, 0);
+    save(&f);
+    assert_int_equal(f.sink.store->kept_count, 0);
+    end(&f);
+}
+
+static void test_an_idle_run_keeps_its_numbers_but_no_parts(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    fixture_send(&f, 0, 0, 1);
+    f.now += f.config.limits_idle;
+    run_tick(f.run, f.now);
+    assert_int_equal(f.run->state, JOB_IDLE);
+    save(&f);
+    assert_int_equal(fake_store_count(f.sink.store, "part/"), 0);
+    assert_int_equal(fake_store_count(f.sink.store, "layer/"), 1);
+    die_and_come_back(&f);
+    assert_int_equal(f.run->state, JOB_IDLE);
+    f.seq[0][0] += 3;
+    fixture_send(&f, 0, 0, 5);
+    assert_int_equal(f.run->state, JOB_ACTIVE);
+    fixture_send(&f, 0, 0, 8);
+    const struct fake_window *last = &f.sink.store->windows[f.sink.store->window_count - 1];
+    assert_int_equal(last->window.last, 7);
+    assert_int_equal(last->lost, 3);
+    end(&f);
+}
+
+static void test_a_baseline_goes_on(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[]");
+    for (uint64_t step = 0; step < 13; step++)
+        fixture_send(&f, 0, 0, step);
+    const struct layer_track *layer = &f.run->streams->tracks[0];
+    uint32_t learned = drift_learned(layer->drift);
+    assert_int_equal(learned, 3);
+    die_and_come_back(&f);
+    layer = &f.run->streams->tracks[0];
+    assert_int_equal(drift_learned(layer->drift), learned);
+    assert_true(f.run->budget.used > 0);
+    fixture_send(&f, 0, 0, 16);
+    assert_int_equal(drift_learned(layer->drift), learned + 1);
+    end(&f);
+}
+
+static void test_a_baseline_idle_for_long_is_freed_and_stays_kept(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[]");
+    for (uint64_t step = 0; step < 9; step++)
+        fixture_send(&f, 0, 0, step);
+    f.now += f.config.limits_stream_idle;
+    run_tick(f.run, f.now);
+    assert_null(f.run->streams->tracks[0].drift);
+    assert_int_equal(stats_get(&f.stats, COUNT_EVICTED), 1);
+    assert_int_equal(fake_store_count(f.sink.store, "drift/"), 1);
+    assert_int_equal(f.budget.used, 0);
+    assert_false(run_wants_ticks(f.run));
+    end(&f);
+}
+
+static void test_rules_may_change_while_attnd_is_away(void **state)
+{
+    struct fixture f;
+    char error[CONFIG_ERROR_MAX];
+    (void)state;
+    begin(&f, "[10 steps]");
+    for (uint64_t step = 0; step < 6; step++)
+        fixture_send(&f, 0, 0, step);
+    save(&f);
+    config_set(&f.config, "window.also=[5 steps]", error);
+    die_and_come_back(&f);
+    for (uint64_t step = 6; step < 16; step++)
+        fixture_send(&f, 0, 0, step);
+    assert_int_equal(add_up(f.sink.store, 0, 4).messages, 12);
+    assert_int_equal(add_up(f.sink.store, 0, 10).messages, 0);
+    /* of the new rule's first window attnd had seen only a part */
+    assert_int_equal(add_up(f.sink.store, 0, 5).messages, 4 + 5);
+    for (int i = 0; i < f.sink.store->window_count; i++)
+        if (f.sink.store->windows[i].window.length == 5)
+            assert_int_equal(f.sink.store->windows[i].window.partial,
+                             f.sink.store->windows[i].window.last == 9);
+    end(&f);
+}
+
+static void test_seconds_that_attnd_was_away_count(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[10 seconds]");
+    f.sink.wall_offset_ns = 5000 * S;
+    f.now += 3 * S;
+    fixture_send(&f, 0, 0, 0);
+    save(&f);
+    f.now = 7 * S;                    /* the machine was started again, */
+    f.sink.wall_offset_ns = 6000 * S; /* four seconds later by its clock */
+    die_and_come_back(&f);
+    assert_int_equal(window_age(&f.run->tracks[1].window, f.now), 7 * S);
+    f.sink.wall_offset_ns = 0; /* the clock was turned back */
+    die_and_come_back(&f);
+    assert_int_equal(window_age(&f.run->tracks[1].window, f.now), 3 * S);
+    end(&f);
+}
+
+static void test_without_about_a_run_does_not_come_back(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    save(&f);
+    struct fake_kept *about = (struct fake_kept *)(uintptr_t)fake_store_find(f.sink.store, "about");
+    about->size /= 2;
+    run_free(&f.run);
+    assert_int_equal(come_back(&f), 0);
+    assert_null(f.run);
+    assert_int_equal(f.budget.used, 0);
+    fixture_new_run(&f);
+    end(&f);
+}
+
+/* Whatever is wrong with a value: the others are used, and nothing breaks. */
+static void test_damaged_values_are_left_out(void **state)
+{
+    struct fixture f;
+    uint32_t seed = 7;
+    (void)state;
+    for (int round = 0; round < 300; round++) {
+        begin(&f, "[8 steps every 2]");
+        for (uint64_t step = 0; step < 9; step++)
+            send_some(&f, &seed, step);
+        save(&f);
+        struct fake_kept *kept =
+            &f.sink.store->kept[random_below(&seed, (uint32_t)f.sink.store->kept_count)];
+        if (round % 2)
+            kept->size = random_below(&seed, (uint32_t)kept->size);
+        else
+            ((uint8_t *)kept->value)[random_below(&seed, (uint32_t)kept->size)] ^=
+                (uint8_t)(1u << random_below(&seed, 8));
+        run_free(&f.run);
+        if (come_back(&f) == 0)
+            fixture_new_run(&f);
+        fixture_send(&f, 0, 0, 20);
+        end(&f);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_restarts_change_nothing_that_was_saved),
+        cmocka_unit_test(test_what_is_counted_and_what_is_lost_is_what_was_sent),
+        cmocka_unit_test(test_a_batch_that_is_dropped_is_made_up_for),
+        cmocka_unit_test(test_nothing_is_saved_twice),
+        cmocka_unit_test(test_a_closed_window_leaves_no_part_behind),
+        cmocka_unit_test(test_a_run_that_has_ended_leaves_nothing_behind),
+        cmocka_unit_test(test_an_idle_run_keeps_its_numbers_but_no_parts),
+        cmocka_unit_test(test_a_baseline_goes_on),
+        cmocka_unit_test(test_a_baseline_idle_for_long_is_freed_and_stays_kept),
+        cmocka_unit_test(test_rules_may_change_while_attnd_is_away),
+        cmocka_unit_test(test_seconds_that_attnd_was_away_count),
+        cmocka_unit_test(test_without_about_a_run_does_not_come_back),
+        cmocka_unit_test(test_damaged_values_are_left_out),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

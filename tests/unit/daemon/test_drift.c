@@ -1,0 +1,779 @@
+/* SPDX-License-Identifier: MIT */
+/* Drift against brute force: what it says of a window is worked out again from all values of all
+ * windows so far, by the definitions (two passes for a std, the cumulative sum and its extremes for
+ * Page-Hinkley, a list of all keys for js). */
+#include "unit.h"
+
+#include "drift.h"
+#include "heap.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADS   3
+#define ROWS    40 /* of a head in a window */
+#define WINDOWS 60
+#define KEYS    5123 /* buckets: no limit */
+
+static const struct drift_rule rule = {
+    .windows = 5, .tolerance = 0.5, .threshold = 10, .buckets = KEYS};
+
+/* One window: rows of `entropy`, and `mean`, once per message. NaN = the head has none. */
+struct sample {
+    double row[HEADS][ROWS];
+    double message[HEADS];
+};
+
+static double random_unit(uint64_t *seed)
+{
+    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (double)(*seed >> 11) * 0x1p-53;
+}
+
+/* About normal. */
+static double random_normal(uint64_t *seed)
+{
+    double sum = -6;
+    for (int i = 0; i < 12; i++)
+        sum += random_unit(seed);
+    return sum;
+}
+
+static struct layer_state *state_of(const struct sample *sample, uint32_t buckets)
+{
+    struct layer_state *state = layer_state_new(HEADS, buckets);
+    struct message message = {.arrival = 1,
+                              .header = {.heads = HEADS, .heads_total = HEADS, .batch = 1}};
+    struct head_block *head = calloc(HEADS, sizeof *head);
+    double means[HEADS], values[HEADS];
+    assert_non_null(state);
+    assert_non_null(head);
+    struct measured measured = {.tier = TIER_ATTENTION, .heads = HEADS, .head = head};
+    measured.value[METRIC_ENTROPY] = means;
+    measured.value[METRIC_MEAN] = values;
+    for (int h = 0; h < HEADS; h++) {
+        struct dist *rows = &head[h].row[METRIC_ENTROPY];
+        for (int r = 0; r < ROWS; r++)
+            assert_int_equal(dist_add(rows, sample->row[h][r]), 0);
+        means[h] = moments_mean(&rows->moments);
+        values[h] = sample->message[h];
+    }
+    assert_int_equal(layer_state_add(state, &message, &measured), 0);
+    for (int h = 0; h < HEADS; h++)
+        dist_clear(&head[h].row[METRIC_ENTROPY]);
+    free(head);
+    return state;
+}
+
+/* The same value everywhere. */
+static struct sample flat(double value)
+{
+    struct sample sample;
+    for (int h = 0; h < HEADS; h++) {
+        for (int r = 0; r < ROWS; r++)
+            sample.row[h][r] = value;
+        sample.message[h] = value;
+    }
+    return sample;
+}
+
+static struct sample without_head(struct sample sample, int head)
+{
+    for (int r = 0; r < ROWS; r++)
+        sample.row[head][r] = NAN;
+    sample.message[head] = NAN;
+    return sample;
+}
+
+static struct drift *new_drift(const struct drift_rule *of)
+{
+    struct drift *drift = drift_new(of, HEADS);
+    assert_non_null(drift);
+    return drift;
+}
+
+static void give(struct drift *drift, const struct sample *sample, uint64_t last, bool learn)
+{
+    struct layer_state *state = state_of(sample, KEYS);
+    assert_int_equal(drift_window(drift, state, last, learn), 0);
+    layer_state_free(&state);
+}
+
+static void give_flat(struct drift *drift, double value, uint64_t last)
+{
+    struct sample sample = flat(value);
+    give(drift, &sample, last, true);
+}
+
+/* Values, one after the other; the units are 10, 20, 30, ... */
+static void give_all(struct drift *drift, const double *values, int count, int first)
+{
+    for (int i = 0; i < count; i++)
+        give_flat(drift, values[i], 10 * (uint64_t)(first + i));
+}
+
+static void assert_close(double got, double want, double tolerance)
+{
+    if (isnan(got) != isnan(want) || fabs(got - want) > tolerance * fmax(1, fabs(want)))
+        fail_msg("got %.17g, want %.17g", got, want);
+}
+
+/* Brute force */
+
+struct series {
+    double mean[WINDOWS];
+    bool has[WINDOWS];
+    int count;
+};
+
+/* The number of windows up to t that have a value, their mean and std. */
+static int baseline_of(const struct series *s, int t, double *ret_mean, double *ret_std)
+{
+    int n = 0, i = 0;
+    double sum = 0, squares = 0;
+    for (; i < t && n < (int)rule.windows; i++)
+        if (s->has[i])
+            sum += s->mean[i], n++;
+    *ret_mean = sum / n;
+    for (int j = 0; j < i; j++)
+        squares += s->has[j] ? (s->mean[j] - *ret_mean) * (s->mean[j] - *ret_mean) : 0;
+    *ret_std = sqrt(squares / (n - 1));
+    return n;
+}
+
+/* Sum over i = from .. to of side * (x_i - mean of what was before since `level`) / std -
+ * tolerance.
+ */
+static double cumulated(const struct series *s, int level, int from, int to, double std,
+                        double side)
+{
+    double total = 0;
+    for (int i = from; i <= to; i++) {
+        double sum = 0;
+        int n = 0;
+        for (int j = level; j < i; j++)
+            if (s->has[j])
+                sum += s->mean[j], n++;
+        if (s->has[i])
+            total += side * (s->mean[i] - sum / n) / std - rule.tolerance;
+    }
+    return total;
+}
+
+/* Where the largest of all sums that end at t begins: the first window after the extreme of the
+ * cumulative sum; -1 when it does not exceed the threshold. */
+static int excursion(const struct series *s, int level, int from, int t, double std, double side)
+{
+    double most = 0;
+    int begin = -1;
+    for (int i = t; i >= from; i--) {
+        double sum = cumulated(s, level, i, t, std, side);
+        if (s->has[i] && sum > most)
+            most = sum, begin = i;
+    }
+    return most > rule.threshold ? begin : -1;
+}
+
+/* The newest change at window t: every window is judged from the last restart on. */
+static double change_of(const struct series *s, int t)
+{
+    double mean, std, change = NAN;
+    int first = 0, n = 0, level = 0;
+    while (first <= t && n < (int)rule.windows)
+        n += s->has[first++];
+    baseline_of(s, first, &mean, &std);
+    for (int i = first; i <= t; i++) {
+        int up = excursion(s, level, first, i, std, 1);
+        int down = excursion(s, level, first, i, std, -1);
+        if (up < 0 && down < 0)
+            continue;
+        change = 10.0 * (up >= 0 ? up : down);
+        level = i;
+        first = i + 1;
+    }
+    return change;
+}
+
+static int by_key(const void *a, const void *b)
+{
+    return *(const int32_t *)a - *(const int32_t *)b;
+}
+
+static int count_key(const int32_t *keys, int n, int32_t key)
+{
+    int count = 0;
+    for (int i = 0; i < n; i++)
+        count += keys[i] == key;
+    return count;
+}
+
+/* Of two lists of keys. */
+static double js_of(int32_t *p, int np, int32_t *q, int nq)
+{
+    double js = 0;
+    int32_t all[(5 + 1) * ROWS];
+    memcpy(all, p, (size_t)np * sizeof *p);
+    memcpy(all + np, q, (size_t)nq * sizeof *q);
+    qsort(all, (size_t)(np + nq), sizeof *all, by_key);
+    for (int i = 0; i < np + nq; i++) {
+        if (i > 0 && all[i] == all[i - 1])
+            continue;
+        double a = count_key(p, np, all[i]) / (double)np;
+        double b = count_key(q, nq, all[i]) / (double)nq, middle = (a + b) / 2;
+        js += a > 0 ? a * log(a / middle) / 2 : 0;
+        js += b > 0 ? b * log(b / middle) / 2 : 0;
+    }
+    return js;
+}
+
+/* Of head h's rows in window t against those of its baseline. */
+static double brute_js(const struct sample *samples, int t, int h)
+{
+    int32_t p[5 * ROWS], q[ROWS];
+    int np = 0, nq = 0, windows = 0;
+    for (int i = 0; i < t && windows < (int)rule.windows; i++) {
+        windows += !isnan(samples[i].message[h]);
+        for (int r = 0; r < ROWS; r++)
+            if (!isnan(samples[i].row[h][r]))
+                p[np++] = hist_key(samples[i].row[h][r]);
+    }
+    for (int r = 0; r < ROWS; r++)
+        if (!isnan(samples[t].row[h][r]))
+            q[nq++] = hist_key(samples[t].row[h][r]);
+    return nq > 0 ? js_of(p, np, q, nq) : NAN;
+}
+
+static struct series series_of(const struct sample *samples, int count, int h, bool rows)
+{
+    struct series s = {.count = count};
+    for (int t = 0; t < count; t++) {
+        double sum = 0;
+        for (int r = 0; r < ROWS; r++)
+            sum += samples[t].row[h][r] / ROWS;
+        s.mean[t] = rows ? sum : samples[t].message[h];
+        s.has[t] = !isnan(s.mean[t]);
+    }
+    return s;
+}
+
+static void assert_brute(const struct drift *drift, const struct sample *samples, int t)
+{
+    for (int h = 0; h < HEADS; h++) {
+        for (int rows = 0; rows < 2; rows++) {
+            double mean, std;
+            struct series s = series_of(samples, t + 1, h, rows);
+            int metric = rows ? METRIC_ENTROPY : METRIC_MEAN;
+            const struct result_drift *got = drift_result(drift, metric);
+            if (baseline_of(&s, t, &mean, &std) < (int)rule.windows) {
+                assert_true(!got || (isnan(got[h].delta) && isnan(got[h].z) && isnan(got[h].js)));
+                continue;
+            }
+            assert_non_null(got);
+            assert_close(got[h].delta, s.mean[t] - mean, 1e-12);
+            assert_close(got[h].z, (s.mean[t] - mean) / std, 1e-9);
+            assert_close(got[h].js, rows ? brute_js(samples, t, h) : NAN, 1e-12);
+            assert_close(got[h].change, change_of(&s, t), 0);
+        }
+    }
+}
+
+/* Levels that jump, heads that come late or are missing now and then. */
+static void fill_samples(struct sample *samples, int count, uint64_t seed)
+{
+    double level[HEADS] = {1, -2, 100};
+    for (int t = 0; t < count; t++) {
+        for (int h = 0; h < HEADS; h++) {
+            level[h] += random_unit(&seed) < 0.05 ? 2 * random_normal(&seed) : 0;
+            for (int r = 0; r < ROWS; r++)
+                samples[t].row[h][r] = level[h] + random_normal(&seed);
+            samples[t].message[h] = level[h] + random_normal(&seed) / 4;
+            if ((h == 1 && t < 7) || random_unit(&seed) < 0.1)
+                samples[t] = without_head(samples[t], h);
+        }
+    }
+}
+
+static void test_every_number_is_that_of_brute_force(void **unused)
+{
+    (void)unused;
+    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    assert_non_null(samples);
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        struct drift *drift = new_drift(&rule);
+        fill_samples(samples, WINDOWS, seed);
+        for (int t = 0; t < WINDOWS; t++) {
+            give(drift, &samples[t], 10 * (uint64_t)t, true);
+            assert_brute(drift, samples, t);
+        }
+        drift_free(&drift);
+    }
+    free(samples);
+}
+
+static void test_limited_histograms_are_those_of_one_pass(void **unused)
+{
+    (void)unused;
+    struct drift_rule narrow = rule;
+    narrow.buckets = 9;
+    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    assert_non_null(samples);
+    struct drift *drift = new_drift(&narrow);
+    struct dist pooled = {0}, window = {0};
+    fill_samples(samples, WINDOWS, 3);
+    for (int t = 0; t < 20; t++) {
+        give(drift, &samples[t], (uint64_t)t, true);
+        bool learning = !drift_result(drift, METRIC_ENTROPY);
+        for (int r = 0; r < ROWS; r++)
+            assert_int_equal(dist_add(learning ? &pooled : &window, samples[t].row[0][r]), 0);
+        if (window.moments.n > 0) {
+            dist_limit(&pooled, narrow.buckets);
+            assert_close(drift_result(drift, METRIC_ENTROPY)[0].js, dist_js(&pooled, &window), 0);
+        }
+        dist_clear(&window);
+    }
+    dist_clear(&pooled);
+    drift_free(&drift);
+    free(samples);
+}
+
+/* The baseline */
+
+static const double around_ten[] = {11, 9, 10, 11, 9}; /* mean 10, std 1 */
+
+static void test_windows_of_the_baseline_have_no_drift(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    for (int i = 0; i < 5; i++) {
+        give_all(drift, &around_ten[i], 1, i);
+        assert_int_equal(drift_learned(drift), i + 1);
+        assert_null(drift_result(drift, METRIC_ENTROPY));
+    }
+    give_flat(drift, 12, 60);
+    assert_int_equal(drift_learned(drift), 5);
+    assert_close(drift_result(drift, METRIC_MEAN)[0].delta, 2, 1e-15);
+    assert_close(drift_result(drift, METRIC_MEAN)[0].z, 2, 1e-15);
+    assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].js));
+    assert_close(drift_result(drift, METRIC_ENTROPY)[0].js, log(2), 1e-15);
+    assert_null(drift_result(drift, METRIC_MAX));
+    drift_free(&drift);
+}
+
+static void test_partial_windows_are_compared_and_not_learned(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    struct sample far = flat(1000);
+    give(drift, &far, 1, false);
+    assert_int_equal(drift_learned(drift), 0);
+    give_all(drift, around_ten, 5, 0);
+    for (int i = 0; i < 20; i++)
+        give(drift, &far, 60, false);
+    assert_close(drift_result(drift, METRIC_MEAN)[0].delta, 990, 1e-15);
+    assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].change));
+    give_flat(drift, 10, 60);
+    assert_close(drift_result(drift, METRIC_MEAN)[0].delta, 0, 0);
+    drift_free(&drift);
+}
+
+static void test_windows_are_learned_once_and_do_not_overlap(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    struct result_window window = {.first = 0, .last = 9};
+    assert_true(drift_may_learn(drift, &window));
+    give_flat(drift, 1, 9);
+    assert_false(drift_may_learn(drift, &window));
+    window = (struct result_window){.first = 9, .last = 18};
+    assert_false(drift_may_learn(drift, &window));
+    window = (struct result_window){.first = 10, .last = 19};
+    assert_true(drift_may_learn(drift, &window));
+    window.partial = true;
+    assert_false(drift_may_learn(drift, &window));
+    drift_free(&drift);
+}
+
+static void test_a_baseline_of_one_window_has_no_z_and_no_change(void **unused)
+{
+    (void)unused;
+    struct drift_rule one = rule;
+    one.windows = 1;
+    struct drift *drift = new_drift(&one);
+    give_flat(drift, 1, 0);
+    give_flat(drift, 1, 1);
+    assert_close(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
+    for (uint64_t t = 2; t < 40; t++)
+        give_flat(drift, 2, t);
+    assert_close(drift_result(drift, METRIC_ENTROPY)[0].delta, 1, 0);
+    assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].z));
+    assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
+    drift_free(&drift);
+}
+
+/* Rounding is no drift, and a baseline that never moved can be left. */
+static void test_what_never_moved_does_not_drift_by_rounding(void **unused)
+{
+    (void)unused;
+    static const double level[] = {0.3, -7e5, 0, 1e-30};
+    for (size_t i = 0; i < sizeof level / sizeof *level; i++) {
+        struct drift *drift = new_drift(&rule);
+        for (uint64_t t = 0; t < 1000; t++)
+            give_flat(drift, level[i] * (1 + (double)(t % 3) * 0x1p-23), t);
+        assert_close(drift_result(drift, METRIC_MEAN)[0].z, 0, 0);
+        assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].change));
+        for (uint64_t t = 1000; t < 1010; t++)
+            give_flat(drift, level[i] + fmax(0.01, fabs(level[i]) / 100), t);
+        assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].z));
+        assert_close(drift_result(drift, METRIC_MEAN)[0].change, 1000, 0);
+        drift_free(&drift);
+    }
+}
+
+static void test_a_constant_series_never_changes(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    for (uint64_t t = 0; t < 2000; t++)
+        give_flat(drift, 0.1, t);
+    assert_close(drift_result(drift, METRIC_ENTROPY)[0].delta, 0, 1e-15);
+    assert_close(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
+    assert_close(drift_result(drift, METRIC_ENTROPY)[0].js, 0, 0);
+    assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
+    drift_free(&drift);
+}
+
+/* Changes */
+
+/* Windows until the change of head 0 is another one; -1 = it stayed for `most`. */
+static int windows_to_change(struct drift *drift, double value, int first, int most)
+{
+    const struct result_drift *now = drift_result(drift, METRIC_MEAN);
+    double before = now ? now[0].change : NAN;
+    for (int i = 0; i < most; i++) {
+        give_flat(drift, value, 10 * (uint64_t)(first + i));
+        double change = drift_result(drift, METRIC_MEAN)[0].change;
+        if (!isnan(change) && !(fabs(change - before) <= 0))
+            return i + 1;
+    }
+    return -1;
+}
+
+/* A step of 3 std gives 2.5 at first, less as the level follows: 2.5, 2, 1.57, ... */
+static void test_a_step_of_three_stds_is_found_and_named(void **unused)
+{
+    (void)unused;
+    for (int sign = -1; sign <= 1; sign += 2) {
+        struct drift *drift = new_drift(&rule);
+        for (int i = 0; i < 4; i++)
+            give_all(drift, around_ten, 5, 5 * i);
+        give_flat(drift, 10 - 0.4 * sign, 200); /* ends what the noise began */
+        assert_int_equal(windows_to_change(drift, 10 + 3 * sign, 21, 20), 5);
+        assert_close(drift_result(drift, METRIC_MEAN)[0].change, 210, 0);
+        assert_close(drift_result(drift, METRIC_ENTROPY)[2].change, 210, 0);
+        drift_free(&drift);
+    }
+}
+
+static void test_two_shifts_are_two_changes_and_the_newest_is_kept(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    for (int i = 0; i < 4; i++)
+        give_all(drift, around_ten, 5, 5 * i);
+    int found = windows_to_change(drift, 15, 20, 20);
+    assert_in_range(found, 1, 4);
+    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 200, 0);
+    assert_int_equal(windows_to_change(drift, 15, 20 + found, 100), -1);
+    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 200, 0);
+    found = windows_to_change(drift, 8, 200, 20);
+    assert_in_range(found, 1, 4);
+    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 2000, 0);
+    drift_free(&drift);
+}
+
+static void test_huge_values_neither_overflow_nor_stick(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    give_all(drift, around_ten, 5, 0);
+    give_flat(drift, 1e300, 50); /* beyond what squares can hold: taken for none */
+    assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].delta));
+    give_flat(drift, 1e140, 60);
+    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 60, 0);
+    give_flat(drift, 10, 70);
+    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 70, 0);
+    assert_int_equal(windows_to_change(drift, 10, 8, 50), -1);
+    drift_free(&drift);
+}
+
+static void test_a_head_that_comes_late_has_its_own_baseline(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    for (int i = 0; i < 12; i++) {
+        struct sample sample = flat(around_ten[i % 5]);
+        sample = i < 6 ? without_head(sample, 1) : sample;
+        give(drift, &sample, (uint64_t)i, true);
+        const struct result_drift *got = drift_result(drift, METRIC_ENTROPY);
+        assert_int_equal(got != NULL, i >= 5);
+        assert_true(!got || isnan(got[1].delta) == (i < 11));
+        assert_true(!got || isnan(got[1].js) == (i < 11));
+    }
+    drift_free(&drift);
+}
+
+/* Pinned */
+
+static void pin(struct drift *drift, const double *values, uint32_t count)
+{
+    struct layer_state *states[8];
+    for (uint32_t i = 0; i < count; i++) {
+        struct sample sample = without_head(flat(values[i]), 2);
+        states[i] = state_of(&sample, KEYS);
+    }
+    assert_int_equal(drift_pin(drift, (const struct layer_state *const *)states, count), 0);
+    for (uint32_t i = 0; i < count; i++)
+        layer_state_free(&states[i]);
+}
+
+static void test_pinned_windows_replace_what_was_learned(void **unused)
+{
+    (void)unused;
+    static const double pinned[] = {19, 21};
+    struct drift *drift = new_drift(&rule);
+    give_all(drift, around_ten, 5, 0);
+    pin(drift, pinned, 2);
+    assert_int_equal(drift_learned(drift), 2);
+    assert_null(drift_result(drift, METRIC_MEAN));
+    for (int i = 6; i < 20; i++)
+        give_flat(drift, 22, 10 * (uint64_t)i);
+    const struct result_drift *got = drift_result(drift, METRIC_MEAN);
+    assert_close(got[0].delta, 2, 1e-15);
+    assert_close(got[0].z, sqrt(2), 1e-15);
+    assert_true(isnan(got[2].delta)); /* not in the baseline, and not learned later */
+    assert_int_equal(drift_learned(drift), 2);
+    drift_free(&drift);
+}
+
+/* Kept */
+
+static void pack(const struct drift *drift, struct mpk_writer *writer)
+{
+    mpk_writer_init(writer);
+    assert_int_equal(drift_pack(drift, writer), 0);
+}
+
+static void assert_same_pack(const struct drift *drift, const struct mpk_writer *want)
+{
+    struct mpk_writer got;
+    pack(drift, &got);
+    assert_int_equal(got.buffer.size, want->buffer.size);
+    assert_memory_equal(got.buffer.data, want->buffer.data, want->buffer.size);
+    mpk_writer_clear(&got);
+}
+
+/* Everything there is: heads that learn still, sums under way, changes. */
+static struct drift *busy_drift(struct sample *samples, int windows)
+{
+    struct drift *drift = new_drift(&rule);
+    fill_samples(samples, WINDOWS, 7);
+    for (int t = 0; t < windows; t++)
+        give(drift, &samples[t], 10 * (uint64_t)t, true);
+    return drift;
+}
+
+static void assert_same_results(const struct drift *a, const struct drift *b)
+{
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        assert_int_equal(drift_result(a, m) == NULL, drift_result(b, m) == NULL);
+        if (drift_result(a, m))
+            assert_memory_equal(drift_result(a, m), drift_result(b, m),
+                                HEADS * sizeof(struct result_drift));
+    }
+}
+
+static void test_what_was_packed_goes_on_bit_for_bit(void **unused)
+{
+    (void)unused;
+    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    assert_non_null(samples);
+    for (int windows = 0; windows < WINDOWS; windows += 3) {
+        struct drift *drift = busy_drift(samples, windows), *back = NULL;
+        struct mpk_writer packed;
+        pack(drift, &packed);
+        assert_int_equal(drift_unpack(&rule, packed.buffer.data, packed.buffer.size, &back), 0);
+        assert_same_pack(back, &packed);
+        drift_result_clear(drift);
+        assert_int_equal(drift_bytes(back), drift_bytes(drift));
+        for (int t = windows; t < WINDOWS; t++) {
+            give(drift, &samples[t], 10 * (uint64_t)t, true);
+            give(back, &samples[t], 10 * (uint64_t)t, true);
+            assert_same_results(drift, back);
+        }
+        mpk_writer_clear(&packed);
+        drift_free(&drift);
+        drift_free(&back);
+    }
+    free(samples);
+}
+
+/* Exactly as long as it is, so that ASan sees a byte read beyond. */
+static int unpack_copy(const char *data, size_t size, struct drift **ret_drift)
+{
+    char *copy = malloc(size > 0 ? size : 1);
+    assert_non_null(copy);
+    if (size > 0)
+        memcpy(copy, data, size);
+    int code = drift_unpack(&rule, copy, size, ret_drift);
+    free(copy);
+    return code;
+}
+
+static void test_hostile_bytes_are_refused_or_harmless(void **unused)
+{
+    (void)unused;
+    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    struct mpk_writer packed;
+    assert_non_null(samples);
+    struct drift *drift = busy_drift(samples, 9), *back = NULL;
+    struct layer_state *state = state_of(&samples[10], KEYS);
+    pack(drift, &packed);
+    for (size_t size = 0; size < packed.buffer.size; size++)
+        assert_int_equal(unpack_copy(packed.buffer.data, size, &back), ERR_STORE_FORMAT);
+    uint64_t seed = 1;
+    for (int i = 0; i < 4000; i++) {
+        size_t at = (size_t)(random_unit(&seed) * (double)packed.buffer.size);
+        char was = packed.buffer.data[at];
+        packed.buffer.data[at] = (char)(unsigned char)(random_unit(&seed) * 256);
+        int code = unpack_copy(packed.buffer.data, packed.buffer.size, &back);
+        assert_true(code == 0 || code == ERR_STORE_FORMAT);
+        if (code == 0)
+            assert_int_equal(drift_window(back, state, 1000, true), 0);
+        if (code == 0)
+            drift_free(&back);
+        packed.buffer.data[at] = was;
+    }
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+    drift_free(&drift);
+    free(samples);
+}
+
+static void test_bytes_that_are_no_drift_are_refused(void **unused)
+{
+    (void)unused;
+    static const char *const documents[] = {"\xc0", "\x80", "\x01", "\x81\xa5heads\x03"};
+    struct drift *drift = NULL;
+    for (size_t i = 0; i < sizeof documents / sizeof *documents; i++)
+        assert_int_equal(unpack_copy(documents[i], strlen(documents[i]), &drift), ERR_STORE_FORMAT);
+    assert_null(drift);
+}
+
+/* Out of memory */
+
+static void test_a_window_without_memory_has_no_effect(void **unused)
+{
+    (void)unused;
+    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    struct mpk_writer before;
+    assert_non_null(samples);
+    static const int windows[] = {0, 3, 9, 20};
+    for (size_t w = 0; w < sizeof windows / sizeof *windows; w++) {
+        struct drift *drift = busy_drift(samples, windows[w]);
+        struct layer_state *state = state_of(&samples[windows[w]], KEYS);
+        pack(drift, &before);
+        unsigned nth = 1;
+        for (;; nth++) {
+            heap_fail_at(nth);
+            int code = drift_window(drift, state, 10 * (uint64_t)windows[w], true);
+            bool failed = heap_has_failed();
+            heap_fail_at(0);
+            if (code == 0)
+                break;
+            assert_true(failed);
+            assert_int_equal(code, ERR_MEMORY);
+            assert_same_pack(drift, &before);
+        }
+        assert_true(nth > 2);
+        mpk_writer_clear(&before);
+        layer_state_free(&state);
+        drift_free(&drift);
+    }
+    free(samples);
+}
+
+static void test_pinning_without_memory_has_no_effect(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    struct sample sample = flat(3);
+    struct layer_state *state = state_of(&sample, KEYS);
+    const struct layer_state *states[] = {state, state};
+    struct mpk_writer before;
+    give_all(drift, around_ten, 5, 0);
+    pack(drift, &before);
+    int code = ERR_MEMORY;
+    for (unsigned nth = 1; code != 0; nth++) {
+        heap_fail_at(nth);
+        code = drift_pin(drift, states, 2);
+        heap_fail_at(0);
+        if (code != 0)
+            assert_same_pack(drift, &before);
+    }
+    mpk_writer_clear(&before);
+    layer_state_free(&state);
+    drift_free(&drift);
+}
+
+static void test_packing_and_unpacking_survive_a_lack_of_memory(void **unused)
+{
+    (void)unused;
+    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    struct mpk_writer packed, broken;
+    assert_non_null(samples);
+    struct drift *drift = busy_drift(samples, 9), *back = NULL;
+    pack(drift, &packed);
+    int code = ERR_MEMORY;
+    for (unsigned nth = 1; code != 0; nth++) {
+        heap_fail_at(nth);
+        code = drift_unpack(&rule, packed.buffer.data, packed.buffer.size, &back);
+        heap_fail_at(0);
+        assert_true(code == 0 || code == ERR_MEMORY);
+    }
+    mpk_writer_init(&broken);
+    heap_fail_at(1);
+    assert_int_equal(drift_pack(drift, &broken), ERR_MEMORY);
+    heap_fail_at(0);
+    mpk_writer_clear(&broken);
+    mpk_writer_clear(&packed);
+    drift_free(&drift);
+    drift_free(&back);
+    free(samples);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_number_is_that_of_brute_force),
+        cmocka_unit_test(test_limited_histograms_are_those_of_one_pass),
+        cmocka_unit_test(test_windows_of_the_baseline_have_no_drift),
+        cmocka_unit_test(test_partial_windows_are_compared_and_not_learned),
+        cmocka_unit_test(test_windows_are_learned_once_and_do_not_overlap),
+        cmocka_unit_test(test_a_baseline_of_one_window_has_no_z_and_no_change),
+        cmocka_unit_test(test_what_never_moved_does_not_drift_by_rounding),
+        cmocka_unit_test(test_a_constant_series_never_changes),
+        cmocka_unit_test(test_a_step_of_three_stds_is_found_and_named),
+        cmocka_unit_test(test_two_shifts_are_two_changes_and_the_newest_is_kept),
+        cmocka_unit_test(test_huge_values_neither_overflow_nor_stick),
+        cmocka_unit_test(test_a_head_that_comes_late_has_its_own_baseline),
+        cmocka_unit_test(test_pinned_windows_replace_what_was_learned),
+        cmocka_unit_test(test_what_was_packed_goes_on_bit_for_bit),
+        cmocka_unit_test(test_hostile_bytes_are_refused_or_harmless),
+        cmocka_unit_test(test_bytes_that_are_no_drift_are_refused),
+        cmocka_unit_test(test_a_window_without_memory_has_no_effect),
+        cmocka_unit_test(test_pinning_without_memory_has_no_effect),
+        cmocka_unit_test(test_packing_and_unpacking_survive_a_lack_of_memory),
+    };
+    return cmocka_run_group_tests_name("drift", tests, NULL, NULL);
+}

@@ -1,0 +1,477 @@
+/* SPDX-License-Identifier: MIT */
+/* Maps, alerts, comparisons; and how questions wait, end and fail. */
+#include "unit.h"
+
+#include "past.h"
+
+#include "clock.h"
+#include "history_params.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct past_window window_of(const char *job, uint8_t run, uint32_t layer, uint64_t last)
+{
+    return (struct past_window){
+        .job = job,
+        .run = run,
+        .layer = {STACK_DECODER, layer, SITE_SELF},
+        .heads = 2,
+        .unit = WINDOW_EPOCH,
+        .length = 1,
+        .every = 1,
+        .last = last,
+    };
+}
+
+static int set_up(void **state)
+{
+    static struct past past;
+    past_open(&past, NULL);
+    *state = &past;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    past_close(*state);
+    return 0;
+}
+
+static const msgpack_object *item(const msgpack_object *list, uint32_t index)
+{
+    assert_non_null(list);
+    assert_int_equal(list->type, MSGPACK_OBJECT_ARRAY);
+    assert_true(index < list->via.array.size);
+    return &list->via.array.ptr[index];
+}
+
+static double number(const msgpack_object *map, const char *key)
+{
+    double value = 0;
+    const msgpack_object *found = mpk_find(map, key);
+    assert_non_null(found);
+    assert_int_equal(mpk_get_f64(found, &value), 0);
+    return value;
+}
+
+static void assert_text(const msgpack_object *map, const char *key, const char *text)
+{
+    assert_true(mpk_is_str(mpk_find(map, key), text));
+}
+
+/* Maps */
+
+static int fill_map(struct store_batch *batch, const void *data)
+{
+    return batch_map(batch, data);
+}
+
+static void put_map(struct past *past, uint64_t last, const uint16_t *values)
+{
+    struct past_window window = window_of("gpt", 1, 0, last);
+    const struct store_map map = {.layer = window.layer,
+                                  .window = {WINDOW_EPOCH, last, last, 1, 1, false},
+                                  .epoch = last,
+                                  .step = 7,
+                                  .time_ns = 8,
+                                  .queries = 20,
+                                  .keys = 30,
+                                  .rows = 2,
+                                  .columns = 3,
+                                  .values = values};
+    past_put(past, &window);
+    past_put_batch(past, &window, fill_map, &map);
+}
+
+static void test_a_map_is_the_newest_or_the_one_that_is_named(void **state)
+{
+    /* 1, 0.5, 0.333, 0, the least there is, -2 */
+    static const uint16_t newest[6] = {0x3c00, 0x3800, 0x3555, 0, 1, 0xc000}, older[6] = {0x3c00};
+    static const double values[6] = {1, 0.5, 0x1.554p-2, 0, 0x1p-24, -2};
+    struct past_answer answer;
+    put_map(*state, 3, older);
+    put_map(*state, 4, newest);
+    past_settle(*state, 0);
+    past_ask(*state, &answer, "map", "job:s", "gpt");
+    assert_int_equal(answer.code, 0);
+    assert_true(number(answer.root, "last") == 4 && number(answer.root, "queries") == 20);
+    for (uint32_t i = 0; i < 6; i++) {
+        double value = NAN;
+        mpk_get_f64(item(item(mpk_find(answer.root, "values"), i / 3), i % 3), &value);
+        assert_true(value == values[i]);
+    }
+    past_forget(&answer);
+    past_ask(*state, &answer, "map", "job:s last:u packed:b", "gpt", UINT64_C(3), 1);
+    const msgpack_object *bytes = mpk_find(answer.root, "values");
+    assert_int_equal(bytes->type, MSGPACK_OBJECT_BIN);
+    assert_int_equal(bytes->via.bin.size, sizeof older);
+    assert_memory_equal(bytes->via.bin.ptr, older, sizeof older);
+    past_forget(&answer);
+    past_ask(*state, &answer, "map", "job:s last:u", "gpt", UINT64_C(5));
+    assert_int_equal(answer.code, ERR_NO_HISTORY);
+    assert_string_equal(answer.detail, "there is no map of a window that ends there");
+    past_forget(&answer);
+}
+
+/* Alerts */
+
+static int fill_alert(struct store_batch *batch, const void *data)
+{
+    return batch_alert(batch, data);
+}
+
+static void put_alert(struct past *past, const char *job, uint64_t step, const char *rule,
+                      enum alert_severity severity, enum alert_state event)
+{
+    struct past_window window = window_of(job, 1, 0, 1);
+    const struct alert_result alert = {
+        .common = {job, NULL, 1, step, 5},
+        .rule = rule,
+        .severity = severity,
+        .state = event,
+        .metric = "entropy_normalized",
+        .has_layer = true,
+        .layer = {STACK_DECODER, 3, SITE_SELF},
+        .head = step % 2 ? 2 : -1,
+        .value = step % 2 ? 0.25 : NAN,
+        .bound = 0.5,
+        .since_epoch = 1,
+        .since_step = step - 1,
+        .message = "words",
+    };
+    past_put_batch(past, &window, fill_alert, &alert);
+}
+
+static uint32_t alerts_in(struct past *past, const char *keys, const char *a, const char *b)
+{
+    struct past_answer answer;
+    past_ask(past, &answer, "alerts", keys, a, b);
+    assert_int_equal(answer.code, 0);
+    uint32_t count = mpk_find(answer.root, "alerts")->via.array.size;
+    past_forget(&answer);
+    return count;
+}
+
+static void put_alerts(struct past *past)
+{
+    put_alert(past, "gpt", 1, "collapse", ALERT_CRITICAL, ALERT_FIRING);
+    put_alert(past, "gpt", 2, "growth", ALERT_WARNING, ALERT_FIRING);
+    put_alert(past, "gpt", 3, "collapse", ALERT_CRITICAL, ALERT_RESOLVED);
+    put_alert(past, "bert", 4, "growth", ALERT_WARNING, ALERT_FIRING);
+    past_settle(past, 0);
+}
+
+static void test_alerts_are_the_maps_that_were_published_newest_first(void **state)
+{
+    struct past_answer answer;
+    put_alerts(*state);
+    past_ask(*state, &answer, "alerts", "");
+    const msgpack_object *list = mpk_find(answer.root, "alerts");
+    assert_int_equal(list->via.array.size, 4);
+    assert_text(item(list, 0), "job", "bert");
+    assert_int_equal(mpk_find(item(list, 0), "head")->type, MSGPACK_OBJECT_NIL);
+    assert_int_equal(mpk_find(item(list, 0), "value")->type, MSGPACK_OBJECT_NIL);
+    const msgpack_object *second = item(list, 1);
+    assert_text(second, "kind", "alert");
+    assert_text(second, "rule", "collapse");
+    assert_text(second, "severity", "critical");
+    assert_text(second, "state", "resolved");
+    assert_text(second, "run", "01010101010101010101010101010101");
+    assert_true(number(second, "head") == 2 && number(second, "value") == 0.25);
+    assert_true(number(mpk_find(second, "since"), "step") == 2);
+    past_forget(&answer);
+}
+
+static void test_alerts_are_chosen_by_what_they_are(void **state)
+{
+    struct past *past = *state;
+    struct past_answer answer;
+    put_alerts(past);
+    assert_int_equal(alerts_in(past, "job:s", "gpt", NULL), 3);
+    assert_int_equal(alerts_in(past, "job:s rule:s", "gpt", "collapse"), 2);
+    assert_int_equal(alerts_in(past, "severity:s", "warning", NULL), 2);
+    assert_int_equal(alerts_in(past, "severity:s", "info", NULL), 0);
+    assert_int_equal(alerts_in(past, "severity:s state:s", "critical", "firing"), 1);
+    assert_int_equal(alerts_in(past, "job:s run:s", "gpt", "0101"), 3);
+    past_ask(past, &answer, "alerts", "from:u to:u limit:u", UINT64_C(2), UINT64_C(4), UINT64_C(2));
+    assert_int_equal(mpk_find(answer.root, "alerts")->via.array.size, 2);
+    assert_true(mpk_find(answer.root, "more")->via.boolean);
+    past_forget(&answer);
+    past_ask(past, &answer, "alerts", "run:s", "01");
+    assert_string_equal(answer.detail, "run needs a job");
+    past_forget(&answer);
+    past_ask(past, &answer, "alerts", "severity:s", "dire");
+    assert_string_equal(answer.detail, "severity is not accepted (valid: info, warning, critical)");
+    past_forget(&answer);
+}
+
+/* Comparisons */
+
+/* Two layers in run 1; in run 2 layer 0 is shifted, layer 1 is another draw of the same, and there
+ * is a layer 2. */
+static void put_runs(struct past *past)
+{
+    for (uint8_t run = 1; run <= 2; run++) {
+        for (uint32_t layer = 0; layer < 1u + run; layer++) {
+            struct past_window window = window_of("gpt", run, layer, 4);
+            window.shift = run == 2 && layer == 0 ? 0.75 : 0;
+            window.seed = run;
+            past_put_all(past, window);
+        }
+    }
+    past_settle(past, 0);
+}
+
+static void merge_windows(struct past_window window, int metric, uint32_t head, struct dist *pool)
+{
+    for (window.last = 0; window.last < 5; window.last++) {
+        struct layer_state *state = past_state(&window);
+        struct dist dist = {.moments = {0}};
+        assert_int_equal(layer_state_dist(state, metric, head, &dist), 0);
+        assert_int_equal(dist_merge(pool, &dist), 0);
+        dist_clear(&dist);
+        layer_state_free(&state);
+    }
+}
+
+/* By the formula, from the values. */
+static double expected_js(uint32_t layer, uint32_t head, int metric)
+{
+    struct dist pool[2] = {{.moments = {0}}, {.moments = {0}}};
+    for (uint8_t run = 1; run <= 2; run++) {
+        struct past_window window = window_of("gpt", run, layer, 0);
+        window.shift = run == 2 && layer == 0 ? 0.75 : 0;
+        window.seed = run;
+        merge_windows(window, metric, head, &pool[run - 1]);
+    }
+    dist_limit(&pool[0], PAST_BUCKETS);
+    dist_limit(&pool[1], PAST_BUCKETS);
+    double js = dist_js(&pool[0], &pool[1]);
+    dist_clear(&pool[0]);
+    dist_clear(&pool[1]);
+    return js;
+}
+
+static void assert_head(const msgpack_object *head)
+{
+    static const int metrics[] = {METRIC_ENTROPY, METRIC_ENTROPY_NORMALIZED, METRIC_FIRST_TOKEN};
+    double sum = 0;
+    assert_int_equal(mpk_find(head, "metrics")->via.map.size, 3);
+    for (int i = 0; i < 3; i++) {
+        double js = expected_js((uint32_t)number(head, "layer"), (uint32_t)number(head, "head"),
+                                metrics[i]);
+        const msgpack_object *metric =
+            mpk_find(mpk_find(head, "metrics"), metric_info[metrics[i]].name);
+        assert_true(fabs(number(metric, "js") - js) < 1e-12);
+        assert_true(number(metric, "delta") == number(metric, "mean_b") - number(metric, "mean_a"));
+        sum += js;
+    }
+    assert_true(fabs(number(head, "distance") - sum / 3) < 1e-12);
+}
+
+static void test_heads_are_ranked_by_their_divergence(void **state)
+{
+    struct past_answer answer;
+    put_runs(*state);
+    past_ask(*state, &answer, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
+    assert_int_equal(answer.code, 0);
+    const msgpack_object *heads = mpk_find(answer.root, "heads");
+    assert_int_equal(heads->via.array.size, 4);
+    assert_true(number(item(heads, 0), "layer") == 0 && number(item(heads, 1), "layer") == 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_head(item(heads, i));
+        assert_true(i == 0 ||
+                    number(item(heads, i), "distance") <= number(item(heads, i - 1), "distance"));
+    }
+    assert_int_equal(mpk_find(answer.root, "only_a")->via.array.size, 0);
+    assert_int_equal(mpk_find(answer.root, "only_b")->via.array.size, 2);
+    assert_true(number(item(mpk_find(answer.root, "only_b"), 0), "layer") == 2);
+    assert_true(number(mpk_find(answer.root, "a"), "windows") == 5);
+    past_forget(&answer);
+}
+
+static void test_a_comparison_is_symmetric(void **state)
+{
+    struct past_answer there, back;
+    put_runs(*state);
+    past_ask(*state, &there, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
+    past_ask(*state, &back, "compare", "job:s run:s run_b:s", "gpt", "02", "01");
+    for (uint32_t i = 0; i < 4; i++) {
+        const msgpack_object *a = item(mpk_find(there.root, "heads"), i);
+        const msgpack_object *b = item(mpk_find(back.root, "heads"), i);
+        assert_true(number(a, "distance") == number(b, "distance"));
+        assert_true(number(mpk_find(mpk_find(a, "metrics"), "entropy"), "delta") ==
+                    -number(mpk_find(mpk_find(b, "metrics"), "entropy"), "delta"));
+    }
+    past_forget(&there);
+    past_forget(&back);
+}
+
+static void test_a_run_is_at_no_distance_from_itself(void **state)
+{
+    struct past_answer answer;
+    put_runs(*state);
+    past_ask(*state, &answer, "compare", "job:s run:s run_b:s", "gpt", "02", "02");
+    const msgpack_object *heads = mpk_find(answer.root, "heads");
+    assert_int_equal(heads->via.array.size, 6);
+    for (uint32_t i = 0; i < 6; i++) { /* ties in the order of layers and heads */
+        assert_true(number(item(heads, i), "distance") == 0);
+        assert_true(number(item(heads, i), "layer") == i / 2);
+        assert_true(number(item(heads, i), "head") == i % 2);
+    }
+    past_forget(&answer);
+}
+
+static void test_a_comparison_can_be_narrowed_down(void **state)
+{
+    struct past *past = *state;
+    struct past_answer answer;
+    put_runs(past);
+    past_ask(past, &answer, "compare", "job:s run:s run_b:s metric:s limit:u windows:u", "gpt",
+             "01", "02", "entropy", UINT64_C(1), UINT64_C(2));
+    const msgpack_object *heads = mpk_find(answer.root, "heads");
+    assert_int_equal(heads->via.array.size, 1);
+    assert_int_equal(mpk_find(item(heads, 0), "metrics")->via.map.size, 1);
+    assert_true(number(mpk_find(answer.root, "a"), "first") == 3);
+    assert_true(number(mpk_find(answer.root, "a"), "windows") == 2);
+    assert_true(mpk_find(answer.root, "more")->via.boolean);
+    past_forget(&answer);
+    past_ask(past, &answer, "compare", "job:s metric:s", "gpt", "variance");
+    assert_string_equal(answer.detail,
+                        "metric is not accepted (valid: those with one value per attention row, "
+                        "such as entropy)");
+    past_forget(&answer);
+    past_ask(past, &answer, "compare", "job:s run:s run_b:s from:u", "gpt", "01", "02",
+             UINT64_C(9));
+    assert_int_equal(answer.code, ERR_NO_HISTORY);
+    assert_string_equal(answer.detail,
+                        "run 01010101 of gpt has no window with histograms in this range");
+    past_forget(&answer);
+}
+
+/* Waiting */
+
+static void test_too_many_questions_are_refused_and_the_others_answered(void **state)
+{
+    static struct past_answer answers[HISTORY_WAITING_MAX + 1];
+    struct past *past = *state;
+    int taken = 0;
+    while (taken <= HISTORY_WAITING_MAX && past_send(past, &answers[taken], "runs") == 0)
+        taken++;
+    assert_int_equal(taken, HISTORY_WAITING_MAX);
+    assert_int_equal(past_send(past, &answers[taken], "runs"), ERR_AGAIN);
+    for (int i = 0; i < taken; i++) {
+        while (!answers[i].answered)
+            uv_run(&past->loop, UV_RUN_ONCE);
+        assert_int_equal(answers[i].code, 0);
+        past_forget(&answers[i]);
+    }
+    assert_int_equal(past_send(past, &answers[0], "runs"), 0);
+    assert_int_equal(past_send(past, &answers[1], "nonsense"), ERR_METHOD_UNKNOWN);
+}
+
+/* The tear-down closes with questions still waiting; each is answered there. */
+static void test_closing_answers_what_waits(void **state)
+{
+    static struct past_answer answers[40];
+    struct past past;
+    (void)state;
+    past_open(&past, NULL);
+    put_runs(&past);
+    for (int i = 0; i < 40; i++)
+        assert_int_equal(past_send(&past, &answers[i], "runs"), 0);
+    past_close(&past);
+    for (int i = 0; i < 40; i++) {
+        assert_true(answers[i].answered);
+        assert_true(answers[i].code == 0 || answers[i].code == ERR_CLOSED);
+        past_forget(&answers[i]);
+    }
+}
+
+static void be_quick(struct config *config)
+{
+    config->history_query_time = 1;
+}
+
+static void test_a_question_that_takes_too_long_is_ended(void **state)
+{
+    struct past past;
+    struct past_answer answer;
+    (void)state;
+    past_open(&past, be_quick);
+    put_runs(&past);
+    past_ask(&past, &answer, "compare", "job:s", "gpt");
+    assert_int_equal(answer.code, ERR_QUERY_TIME);
+    past_forget(&answer);
+    past_close(&past);
+}
+
+static void turn_off(struct config *config)
+{
+    config->history_enabled = false;
+}
+
+static void test_without_a_history_every_question_says_so(void **state)
+{
+    struct past past;
+    struct past_answer answer;
+    (void)state;
+    past_open(&past, turn_off);
+    assert_int_equal(past_send(&past, &answer, "runs"), ERR_HISTORY_OFF);
+    past_close(&past);
+}
+
+/* What the store does with a corrupt database: another file stands where it was. */
+static void test_a_database_that_was_replaced_is_opened_anew(void **state)
+{
+    struct past *past = *state;
+    struct past_answer answer;
+    char command[512];
+    put_runs(past);
+    past_ask(past, &answer, "runs", "");
+    assert_int_equal(mpk_find(answer.root, "runs")->via.array.size, 2);
+    past_forget(&answer);
+    snprintf(command, sizeof command,
+             "VACUUM INTO '%s/new.db'; ATTACH '%s/new.db' AS new; DELETE FROM new.runs WHERE "
+             "run_id = 1",
+             past->directory, past->directory);
+    past_execute(past, command);
+    store_free(&past->store);
+    snprintf(command, sizeof command,
+             "cd %s && rm -f history.db-wal history.db-shm && mv new.db history.db",
+             past->directory);
+    assert_int_equal(system(command), 0);
+    past_ask(past, &answer, "runs", "");
+    assert_int_equal(mpk_find(answer.root, "runs")->via.array.size, 1);
+    past_forget(&answer);
+    snprintf(command, sizeof command, "cd %s && echo nonsense > bad && mv bad history.db",
+             past->directory);
+    assert_int_equal(system(command), 0);
+    past_ask(past, &answer, "runs", "");
+    assert_int_equal(answer.code, ERR_HISTORY_OFF);
+    assert_string_equal(answer.detail, "the history cannot be read: file is not a database");
+    past_forget(&answer);
+}
+
+int main(void)
+{
+#define FRESH(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    static const struct CMUnitTest tests[] = {
+        FRESH(test_a_map_is_the_newest_or_the_one_that_is_named),
+        FRESH(test_alerts_are_the_maps_that_were_published_newest_first),
+        FRESH(test_alerts_are_chosen_by_what_they_are),
+        FRESH(test_heads_are_ranked_by_their_divergence),
+        FRESH(test_a_comparison_is_symmetric),
+        FRESH(test_a_run_is_at_no_distance_from_itself),
+        FRESH(test_a_comparison_can_be_narrowed_down),
+        FRESH(test_too_many_questions_are_refused_and_the_others_answered),
+        cmocka_unit_test(test_closing_answers_what_waits),
+        cmocka_unit_test(test_a_question_that_takes_too_long_is_ended),
+        cmocka_unit_test(test_without_a_history_every_question_says_so),
+        FRESH(test_a_database_that_was_replaced_is_opened_anew),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

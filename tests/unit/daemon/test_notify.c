@@ -1,0 +1,653 @@
+/* SPDX-License-Identifier: MIT */
+/* Real commands in a directory of their own, and a real HTTP server that does what it is told. */
+#include "unit.h"
+
+#include "log.h"
+#include "notify.h"
+#include "result.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WAIT_MS 10000
+
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void pause_ms(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+/* Fixture */
+
+struct fixture {
+    char directory[64];
+    struct config config;
+    struct stats stats;
+    struct notify *notify;
+};
+
+static void start(struct fixture *f)
+{
+    memset(f, 0, sizeof *f);
+    config_defaults(&f->config);
+    strcpy(f->directory, "/tmp/attnd-test-XXXXXX");
+    assert_non_null(mkdtemp(f->directory));
+}
+
+static void set(struct fixture *f, const char *assignment)
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    int result = config_set(&f->config, assignment, error);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
+}
+
+static void run(struct fixture *f)
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    int result = notify_new(&f->config, &f->stats, &f->notify, error);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
+    assert_non_null(f->notify);
+}
+
+static void expect_counts(struct fixture *f, uint64_t notified, uint64_t failed)
+{
+    uint64_t until = now_ms() + WAIT_MS;
+    while (stats_get(&f->stats, COUNT_NOTIFIED) + stats_get(&f->stats, COUNT_NOTIFY_FAILED) <
+               notified + failed &&
+           now_ms() < until)
+        pause_ms();
+    assert_int_equal(stats_get(&f->stats, COUNT_NOTIFIED), notified);
+    assert_int_equal(stats_get(&f->stats, COUNT_NOTIFY_FAILED), failed);
+}
+
+static void stop(struct fixture *f)
+{
+    char command[128];
+    notify_free(&f->notify, 1000);
+    snprintf(command, sizeof command, "rm -r %s", f->directory);
+    assert_int_equal(system(command), 0);
+}
+
+/* An event whose message is this text. */
+static void put(struct fixture *f, const char *text)
+{
+    static const uint8_t run_id[RUN_BYTES] = {1};
+    struct alert_result alert = {.common = {.job = "gpt", .run = run_id, .epoch = 3},
+                                 .rule = "r",
+                                 .metric = "entropy",
+                                 .head = -1,
+                                 .message = text};
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    alert_encode(&alert, &writer);
+    notify_put(f->notify, writer.buffer.data, writer.buffer.size);
+    mpk_writer_clear(&writer);
+}
+
+static const char *path_of(const struct fixture *f, const char *name)
+{
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%s", f->directory, name);
+    return path;
+}
+
+/* A shell script, run in the fixture's directory, as alerts.command. */
+static void set_script(struct fixture *f, const char *body)
+{
+    char assignment[256];
+    FILE *file = fopen(path_of(f, "script"), "w");
+    assert_non_null(file);
+    fprintf(file, "#!/bin/sh\ncd %s\n%s\n", f->directory, body);
+    fclose(file);
+    chmod(path_of(f, "script"), 0755);
+    snprintf(assignment, sizeof assignment, "alerts.command=%s one two", path_of(f, "script"));
+    set(f, assignment);
+}
+
+static char *content(const struct fixture *f, const char *name)
+{
+    static char text[4096];
+    FILE *file = fopen(path_of(f, name), "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    return text;
+}
+
+static void wait_for_file(const struct fixture *f, const char *name)
+{
+    uint64_t until = now_ms() + WAIT_MS;
+    while (access(path_of(f, name), F_OK) != 0 && now_ms() < until)
+        pause_ms();
+    assert_int_equal(access(path_of(f, name), F_OK), 0);
+}
+
+/* Commands */
+
+static void test_nothing_configured_is_nothing_to_do(void **state)
+{
+    struct fixture f;
+    char error[CONFIG_ERROR_MAX];
+    (void)state;
+    start(&f);
+    f.notify = (struct notify *)&f;
+    assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), 0);
+    assert_null(f.notify);
+    put(&f, "to nobody");
+    stop(&f);
+}
+
+static void test_a_command_reads_a_line_of_json(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f);
+    set_script(&f, "echo \"$@\" > words; cat > line");
+    run(&f);
+    put(&f, "it's \"low\"; $(rm -rf)");
+    expect_counts(&f, 1, 0);
+    assert_string_equal(content(&f, "words"), "one two\n");
+    const char *line = content(&f, "line");
+    assert_int_equal(strncmp(line, "{\"v\":1,\"kind\":\"alert\"", 20), 0);
+    assert_non_null(strstr(line, "\"message\":\"it's \\\"low\\\"; $(rm -rf)\""));
+    assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
+    stop(&f);
+}
+
+static void test_events_go_out_in_order(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f);
+    set_script(&f, "grep -o 'event-[0-9]' >> order");
+    run(&f);
+    put(&f, "event-1");
+    put(&f, "event-2");
+    put(&f, "event-3");
+    expect_counts(&f, 3, 0);
+    assert_string_equal(content(&f, "order"), "event-1\nevent-2\nevent-3\n");
+    stop(&f);
+}
+
+static void test_an_exit_status_or_signal_is_a_failure(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f);
+    set_script(&f, "cat > /dev/null; exit 3");
+    run(&f);
+    put(&f, "x");
+    expect_counts(&f, 0, 1);
+    notify_free(&f.notify, 1000);
+    set_script(&f, "kill -9 $$");
+    run(&f);
+    put(&f, "x");
+    expect_counts(&f, 0, 2);
+    stop(&f);
+}
+
+static void test_a_command_that_takes_too_long_is_killed_with_its_children(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f);
+    set_script(&f, "sleep 1000 & echo $! > child.new; mv child.new child; wait");
+    set(&f, "alerts.timeout=300ms");
+    run(&f);
+    put(&f, "x");
+    expect_counts(&f, 0, 1);
+    wait_for_file(&f, "child");
+    pid_t child = (pid_t)atoi(content(&f, "child"));
+    assert_true(child > 1);
+    uint64_t until = now_ms() + WAIT_MS;
+    char state_of[256] = "";
+    while (now_ms() < until) { /* an orphan's zombie stays until init takes it */
+        char path[64];
+        snprintf(path, sizeof path, "/proc/%d/stat", (int)child);
+        FILE *file = fopen(path, "r");
+        bool there = file && fgets(state_of, sizeof state_of, file);
+        if (file)
+            fclose(file);
+        if (!there || strstr(state_of, ") Z") || strstr(state_of, ") X"))
+            break;
+        pause_ms();
+    }
+    assert_true(now_ms() < until);
+    stop(&f);
+}
+
+static void test_a_command_need_not_read(void **state)
+{
+    struct fixture f;
+    char *text = malloc(300001);
+    (void)state;
+    memset(text, 'x', 300000); /* more than a pipe holds */
+    text[300000] = '\0';
+    start(&f);
+    set_script(&f, "exit 0");
+    run(&f);
+    put(&f, text);
+    expect_counts(&f, 1, 0);
+    notify_free(&f.notify, 1000);
+    set_script(&f, "exec sleep 1000");
+    set(&f, "alerts.timeout=200ms");
+    run(&f);
+    put(&f, text);
+    expect_counts(&f, 1, 1);
+    free(text);
+    stop(&f);
+}
+
+static void test_a_command_that_cannot_be_run_is_refused_at_the_start(void **state)
+{
+    struct fixture f;
+    char error[CONFIG_ERROR_MAX], expected[CONFIG_ERROR_MAX];
+    (void)state;
+    start(&f);
+    set(&f, "alerts.command=/nowhere/at/all now");
+    assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
+    assert_string_equal(error, "alerts.command: '/nowhere/at/all now': cannot be run: No such file "
+                               "or directory");
+    assert_null(f.notify);
+    set_script(&f, "exit 0");
+    chmod(path_of(&f, "script"), 0644);
+    snprintf(expected, sizeof expected,
+             "alerts.command: '%s one two': cannot be run: Permission "
+             "denied",
+             path_of(&f, "script"));
+    assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
+    assert_string_equal(error, expected);
+    stop(&f);
+}
+
+static void test_a_command_that_is_gone_later_is_a_failure(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f);
+    set_script(&f, "exit 0");
+    run(&f);
+    unlink(path_of(&f, "script"));
+    put(&f, "x");
+    expect_counts(&f, 0, 1);
+    stop(&f);
+}
+
+/* The C library keeps two real-time signals to itself, which are ignored. */
+static void test_a_command_inherits_no_descriptors_and_no_signal_settings(void **state)
+{
+    struct fixture f;
+    int leak = fcntl(STDERR_FILENO, F_DUPFD, 70); /* without close-on-exec */
+    char body[256];
+    (void)state;
+    signal(SIGPIPE, SIG_IGN);
+    start(&f);
+    snprintf(body, sizeof body,
+             "test ! -e /proc/$$/fd/%d && grep -q '^SigBlk:.0*$' /proc/$$/status && grep -q "
+             "'^SigIgn:.*[08]0000000$' /proc/$$/status",
+             leak);
+    set_script(&f, body);
+    run(&f);
+    put(&f, "x");
+    expect_counts(&f, 1, 0);
+    signal(SIGPIPE, SIG_DFL);
+    close(leak);
+    stop(&f);
+}
+
+static void test_what_the_queue_cannot_hold_is_dropped(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f);
+    set_script(&f, "touch started; exec sleep 1000");
+    set(&f, "alerts.queue=2");
+    run(&f);
+    put(&f, "running");
+    wait_for_file(&f, "started");
+    for (int i = 0; i < 5; i++)
+        put(&f, "waiting");
+    expect_counts(&f, 0, 3);
+    notify_free(&f.notify, 0);
+    expect_counts(&f, 0, 6);
+    stop(&f);
+}
+
+static void test_a_stop_delivers_what_waits(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f);
+    set_script(&f, "exit 0");
+    run(&f);
+    for (int i = 0; i < 5; i++)
+        put(&f, "x");
+    notify_free(&f.notify, WAIT_MS);
+    expect_counts(&f, 5, 0);
+    stop(&f);
+}
+
+static void test_a_stop_does_not_wait_for_a_command_that_hangs(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f);
+    set_script(&f, "touch started; exec sleep 1000");
+    run(&f);
+    put(&f, "x");
+    put(&f, "y");
+    wait_for_file(&f, "started");
+    uint64_t begin = now_ms();
+    notify_free(&f.notify, 50);
+    assert_in_range(now_ms() - begin, 50, 2000);
+    expect_counts(&f, 0, 2);
+    stop(&f);
+}
+
+/* A server: each connection is answered with the next status; 0 = not at all. */
+
+struct server {
+    int listener, port;
+    const int *statuses;
+    int count;
+    _Atomic int connections;
+    char request[8192]; /* the newest */
+    pthread_t thread;
+    int wake[2];
+};
+
+static size_t body_length(const char *request)
+{
+    const char *field = strstr(request, "Content-Length: ");
+    return field ? (size_t)atol(field + strlen("Content-Length: ")) : 0;
+}
+
+static void read_request(struct server *server, int connection)
+{
+    size_t used = 0;
+    for (;;) {
+        ssize_t got = read(connection, server->request + used, sizeof server->request - 1 - used);
+        if (got <= 0)
+            return;
+        used += (size_t)got;
+        server->request[used] = '\0';
+        const char *body = strstr(server->request, "\r\n\r\n");
+        if (body && strlen(body + 4) >= body_length(server->request))
+            return;
+    }
+}
+
+/* Waits for a connection; -1 when the server is to end. */
+static int accept_one(struct server *server)
+{
+    struct pollfd sources[2] = {{.fd = server->listener, .events = POLLIN},
+                                {.fd = server->wake[0], .events = POLLIN}};
+    poll(sources, 2, -1);
+    return sources[1].revents ? -1 : accept(server->listener, NULL, NULL);
+}
+
+static void *serve(void *data)
+{
+    struct server *server = data;
+    int held[16], held_count = 0;
+    for (int connection; (connection = accept_one(server)) >= 0;) {
+        int index = server->connections;
+        int status = server->statuses[index < server->count ? index : server->count - 1];
+        char answer[256];
+        read_request(server, connection);
+        server->connections++;
+        if (status == 0) {
+            held[held_count++] = connection;
+            continue;
+        }
+        snprintf(answer, sizeof answer,
+                 "HTTP/1.1 %d X\r\nLocation: http://127.0.0.1:%d/other\r\nContent-Length: "
+                 "2\r\nConnection: close\r\n\r\nok",
+                 status, server->port);
+        assert_int_equal(write(connection, answer, strlen(answer)), (ssize_t)strlen(answer));
+        close(connection);
+    }
+    while (held_count > 0)
+        close(held[--held_count]);
+    return NULL;
+}
+
+static void server_start(struct server *server, const int *statuses, int count)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    memset(server, 0, sizeof *server);
+    server->statuses = statuses;
+    server->count = count;
+    server->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(server->listener, (struct sockaddr *)&address, size), 0);
+    assert_int_equal(listen(server->listener, 16), 0);
+    assert_int_equal(getsockname(server->listener, (struct sockaddr *)&address, &size), 0);
+    server->port = ntohs(address.sin_port);
+    assert_int_equal(pipe2(server->wake, O_CLOEXEC), 0);
+    assert_int_equal(pthread_create(&server->thread, NULL, serve, server), 0);
+}
+
+static void server_stop(struct server *server)
+{
+    close(server->wake[1]);
+    pthread_join(server->thread, NULL);
+    close(server->wake[0]);
+    close(server->listener);
+}
+
+static void set_webhook(struct fixture *f, const struct server *server)
+{
+    char assignment[128];
+    snprintf(assignment, sizeof assignment, "alerts.webhook=http://127.0.0.1:%d/hook?key=1",
+             server->port);
+    set(f, assignment);
+}
+
+static void wait_for_connections(struct server *server, int count)
+{
+    uint64_t until = now_ms() + WAIT_MS;
+    while (server->connections < count && now_ms() < until)
+        pause_ms();
+    assert_int_equal(server->connections, count);
+}
+
+/* Webhooks */
+
+static void test_a_webhook_gets_a_post_of_json(void **state)
+{
+    static const int statuses[] = {200};
+    struct server server;
+    struct fixture f;
+    (void)state;
+    server_start(&server, statuses, 1);
+    start(&f);
+    set_webhook(&f, &server);
+    run(&f);
+    put(&f, "low");
+    expect_counts(&f, 1, 0);
+    server_stop(&server);
+    assert_int_equal(strncmp(server.request, "POST /hook?key=1 HTTP/1.1\r\n", 27), 0);
+    assert_non_null(strstr(server.request, "\r\nContent-Type: application/json\r\n"));
+    assert_non_null(strstr(server.request, "\r\n\r\n{\"v\":1,\"kind\":\"alert\""));
+    assert_non_null(strstr(server.request, "\"message\":\"low\""));
+    stop(&f);
+}
+
+static void test_a_server_error_is_tried_again_after_a_second(void **state)
+{
+    static const int statuses[] = {500, 204};
+    struct server server;
+    struct fixture f;
+    (void)state;
+    server_start(&server, statuses, 2);
+    start(&f);
+    set_webhook(&f, &server);
+    uint64_t begin = now_ms();
+    run(&f);
+    put(&f, "low");
+    expect_counts(&f, 1, 0);
+    assert_in_range(now_ms() - begin, 1000, 5000);
+    assert_int_equal(server.connections, 2);
+    server_stop(&server);
+    stop(&f);
+}
+
+static void test_a_refusal_or_redirect_is_not_tried_again(void **state)
+{
+    static const int statuses[] = {404, 302};
+    struct server server;
+    struct fixture f;
+    (void)state;
+    server_start(&server, statuses, 2);
+    start(&f);
+    set_webhook(&f, &server);
+    run(&f);
+    put(&f, "x");
+    expect_counts(&f, 0, 1);
+    put(&f, "y");
+    expect_counts(&f, 0, 2);
+    assert_int_equal(server.connections, 2);
+    server_stop(&server);
+    stop(&f);
+}
+
+static void test_a_server_that_hangs_or_is_not_there_is_a_failure(void **state)
+{
+    static const int statuses[] = {0};
+    struct server server;
+    struct fixture f;
+    (void)state;
+    server_start(&server, statuses, 1);
+    start(&f);
+    set_webhook(&f, &server);
+    set(&f, "alerts.timeout=100ms");
+    set(&f, "alerts.retries=0");
+    run(&f);
+    put(&f, "x");
+    expect_counts(&f, 0, 1);
+    server_stop(&server);
+    put(&f, "y"); /* now nobody listens */
+    expect_counts(&f, 0, 2);
+    stop(&f);
+}
+
+static void test_a_stop_does_not_wait_for_a_server_that_hangs(void **state)
+{
+    static const int statuses[] = {0};
+    struct server server;
+    struct fixture f;
+    (void)state;
+    server_start(&server, statuses, 1);
+    start(&f);
+    set_webhook(&f, &server);
+    run(&f);
+    put(&f, "x");
+    wait_for_connections(&server, 1);
+    uint64_t begin = now_ms();
+    notify_free(&f.notify, 50);
+    assert_in_range(now_ms() - begin, 50, 2000);
+    expect_counts(&f, 0, 1);
+    server_stop(&server);
+    stop(&f);
+}
+
+static void test_a_stop_does_not_wait_for_the_next_try(void **state)
+{
+    static const int statuses[] = {503};
+    struct server server;
+    struct fixture f;
+    (void)state;
+    server_start(&server, statuses, 1);
+    start(&f);
+    set_webhook(&f, &server);
+    set(&f, "alerts.retries=100");
+    run(&f);
+    put(&f, "x");
+    wait_for_connections(&server, 1);
+    uint64_t begin = now_ms();
+    notify_free(&f.notify, 50);
+    assert_in_range(now_ms() - begin, 0, 2000);
+    expect_counts(&f, 0, 1);
+    server_stop(&server);
+    stop(&f);
+}
+
+static void test_a_command_and_a_webhook_each_get_the_event(void **state)
+{
+    static const int statuses[] = {400};
+    struct server server;
+    struct fixture f;
+    (void)state;
+    server_start(&server, statuses, 1);
+    start(&f);
+    set_webhook(&f, &server);
+    set_script(&f, "exit 0");
+    run(&f);
+    put(&f, "x");
+    expect_counts(&f, 1, 1);
+    server_stop(&server);
+    stop(&f);
+}
+
+static void test_what_is_no_url_is_refused_at_the_start(void **state)
+{
+    struct fixture f;
+    char error[CONFIG_ERROR_MAX];
+    (void)state;
+    start(&f);
+    set(&f, "alerts.webhook=http://a b:c/");
+    assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
+    assert_string_equal(error, "alerts.webhook: not a URL");
+    assert_null(f.notify);
+    stop(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nothing_configured_is_nothing_to_do),
+        cmocka_unit_test(test_a_command_reads_a_line_of_json),
+        cmocka_unit_test(test_events_go_out_in_order),
+        cmocka_unit_test(test_an_exit_status_or_signal_is_a_failure),
+        cmocka_unit_test(test_a_command_that_takes_too_long_is_killed_with_its_children),
+        cmocka_unit_test(test_a_command_need_not_read),
+        cmocka_unit_test(test_a_command_that_cannot_be_run_is_refused_at_the_start),
+        cmocka_unit_test(test_a_command_that_is_gone_later_is_a_failure),
+        cmocka_unit_test(test_a_command_inherits_no_descriptors_and_no_signal_settings),
+        cmocka_unit_test(test_what_the_queue_cannot_hold_is_dropped),
+        cmocka_unit_test(test_a_stop_delivers_what_waits),
+        cmocka_unit_test(test_a_stop_does_not_wait_for_a_command_that_hangs),
+        cmocka_unit_test(test_a_webhook_gets_a_post_of_json),
+        cmocka_unit_test(test_a_server_error_is_tried_again_after_a_second),
+        cmocka_unit_test(test_a_refusal_or_redirect_is_not_tried_again),
+        cmocka_unit_test(test_a_server_that_hangs_or_is_not_there_is_a_failure),
+        cmocka_unit_test(test_a_stop_does_not_wait_for_a_server_that_hangs),
+        cmocka_unit_test(test_a_stop_does_not_wait_for_the_next_try),
+        cmocka_unit_test(test_a_command_and_a_webhook_each_get_the_event),
+        cmocka_unit_test(test_what_is_no_url_is_refused_at_the_start),
+    };
+    log_setup(LOG_ERROR, false); /* failures are what is tested */
+    setenv("no_proxy", "*", 1);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/* Messages of one run, computed in an order that the test chooses. */
+#include "unit.h"
+
+#include "run_fixture.h"
+
+#include <stdlib.h>
+
+static void test_live_values_do_not_wait(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
+    fixture_queue(&f, first);
+    fixture_queue(&f, second);
+    fixture_finish(&f, second);
+    assert_int_equal(f.live, 1);
+    assert_null(run_take(f.run));
+    fixture_finish(&f, first);
+    assert_int_equal(f.live, 2);
+    fixture_take_all(&f);
+    fixture_stop(&f);
+}
+
+static void test_a_message_waits_for_the_older_ones(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
+    assert_true(fixture_queue(&f, first));
+    assert_true(fixture_queue(&f, second));
+    fixture_finish(&f, second);
+    assert_null(run_take(f.run));
+    fixture_finish(&f, first);
+    assert_ptr_equal(run_take(f.run), &first->message);
+    assert_ptr_equal(run_take(f.run), &second->message);
+    assert_int_equal(f.live, 2);
+    free(first);
+    free(second);
+    fixture_stop(&f);
+}
+
+static void test_a_message_without_numbers_lets_the_queue_go_on(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
+    fixture_queue(&f, first);
+    fixture_queue(&f, second);
+    fixture_finish(&f, second);
+    first->message.code = ERR_MEMORY;
+    run_finish(f.run, &first->message);
+    assert_int_equal(fixture_take_all(&f), 0);
+    struct counts counts = run_counts(f.run);
+    assert_int_equal(counts.received, 2);
+    assert_int_equal(counts.processed, 1);
+    assert_int_equal(counts.tally.dropped[err_index(ERR_MEMORY)], 1);
+    fixture_stop(&f);
+}
+
+/* Fisher-Yates with a generator of its own, so that a failure can be repeated. */
+static void shuffle(struct sample **samples, int count, uint32_t seed)
+{
+    for (int i = count - 1; i > 0; i--) {
+        seed = seed * 1664525 + 1013904223;
+        int other = (int)(seed >> 8) % (i + 1);
+        struct sample *sample = samples[i];
+        samples[i] = samples[other];
+        samples[other] = sample;
+    }
+}
+
+static void run_shuffled(struct fixture *f, uint32_t seed)
+{
+    struct sample *samples[40];
+    fixture_start(f, "[8 steps every 2]");
+    for (int i = 0; i < 40; i++) {
+        samples[i] = fixture_make(f, 0, (uint32_t)i % 2, (uint64_t)i / 2);
+        assert_true(fixture_queue(f, samples[i]));
+    }
+    if (seed)
+        shuffle(samples, 40, seed);
+    for (int i = 0; i < 40; i++) {
+        fixture_finish(f, samples[i]);
+        fixture_take_all(f);
+    }
+    assert_int_equal(f->run->queued, 0);
+}
+
+static void test_whichever_worker_is_faster_the_summaries_are_the_same_bytes(void **state)
+{
+    struct fixture in_order, other;
+    (void)state;
+    run_shuffled(&in_order, 0);
+    assert_true(in_order.summaries > 8);
+    for (uint32_t seed = 1; seed < 20; seed++) {
+        run_shuffled(&other, seed);
+        assert_int_equal(other.summaries, in_order.summaries);
+        for (int i = 0; i < other.summaries; i++) {
+            assert_int_equal(other.summary[i].track, in_order.summary[i].track);
+            assert_int_equal(other.summary[i].size, in_order.summary[i].size);
+            assert_memory_equal(other.summary[i].data, in_order.summary[i].data,
+                                other.summary[i].size);
+        }
+        fixture_stop(&other);
+    }
+    fixture_stop(&in_order);
+}
+
+static void test_every_track_makes_its_own_windows(void **state)
+{
+    struct fixture f;
+    uint64_t messages[2] = {0};
+    (void)state;
+    fixture_start(&f, "[6 steps]");
+    for (uint64_t step = 0; step < 13; step++)
+        assert_int_equal(fixture_send(&f, 0, 0, step), 0);
+    assert_int_equal(f.summaries, 3 + 2);
+    for (int i = 0; i < f.summaries; i++)
+        messages[f.summary[i].track] += fixture_number(&f, i, NULL, "messages");
+    assert_int_equal(messages[0], 12);
+    assert_int_equal(messages[1], 12);
+    fixture_stop(&f);
+}
+
+static void test_late_for_one_track_counts_in_the_other(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[100 steps]");
+    fixture_send(&f, 0, 0, 2);
+    fixture_send(&f, 0, 0, 5); /* closes the first four steps */
+    assert_int_equal(f.summaries, 1);
+    assert_int_equal(fixture_send(&f, 0, 0, 3), 0);
+    fixture_send(&f, 0, 0, 7);
+    fixture_send(&f, 0, 0, 100);
+    assert_int_equal(f.summaries, 3);
+    assert_int_equal(fixture_number(&f, 1, NULL, "messages"), 2);
+    assert_int_equal(fixture_number(&f, 1, "dropped", "late"), 1);
+    assert_int_equal(f.summary[2].track, 1);
+    assert_int_equal(fixture_number(&f, 2, NULL, "messages"), 4);
+    assert_int_equal(fixture_number(&f, 2, "dropped", "late"), UINT64_MAX);
+    fixture_stop(&f);
+}
+
+static void test_late_for_all_tracks_is_refused_without_work(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[2 steps]");
+    fixture_send(&f, 0, 0, 0);
+    fixture_send(&f, 0, 0, 4);
+    struct sample *late = fixture_make(&f, 0, 0, 1);
+    assert_false(fixture_queue(&f, late));
+    assert_int_equal(fixture_take_all(&f), ERR_LATE);
+    assert_int_equal(run_counts(f.run).tally.dropped[err_index(ERR_LATE)], 1);
+    fixture_stop(&f);
+}
+
+static void test_lateness_is_decided_in_the_order_of_arrival(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    struct sample *first = fixture_make(&f, 0, 0, 0), *next = fixture_make(&f, 0, 0, 4),
+                  *late = fixture_make(&f, 0, 0, 1);
+    fixture_queue(&f, first);
+    fixture_queue(&f, next);
+    assert_true(fixture_queue(&f, late)); /* nobody knows yet */
+    fixture_finish(&f, late);
+    fixture_finish(&f, next);
+    fixture_finish(&f, first);
+    assert_int_equal(fixture_take_all(&f), ERR_LATE);
+    assert_int_equal(fixture_number(&f, 0, NULL, "messages"), 1);
+    fixture_stop(&f);
+}
+
+static void test_a_repeated_message_costs_no_work(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    f.seq[0][0] = 0;
+    struct sample *again = fixture_make(&f, 0, 0, 0);
+    assert_false(fixture_queue(&f, again));
+    assert_int_equal(fixture_take_all(&f), ERR_SEQ_DUPLICATE);
+    fixture_stop(&f);
+}
+
+static void test_a_flush_waits_for_what_was_received_before_it(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
+    fixture_queue(&f, first);
+    assert_true(run_flush(f.run));
+    fixture_queue(&f, second);
+    fixture_finish(&f, second);
+    fixture_finish(&f, first);
+    fixture_take_all(&f);
+    assert_int_equal(f.summaries, 1);
+    assert_int_equal(fixture_number(&f, 0, NULL, "messages"), 1);
+    fixture_stop(&f);
+}
+
+static void test_without_state_memory_messages_are_refused_and_windows_go_on(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    uint64_t room = f.budget.limit;
+    f.budget.limit = 1;
+    assert_int_equal(fixture_send(&f, 0, 0, 1), ERR_STATE_LIMIT);
+    assert_int_equal(fixture_send(&f, 0, 0, 4), ERR_STATE_LIMIT);
+    assert_int_equal(f.summaries, 1); /* the rank has moved on */
+    f.budget.limit = room;
+    assert_int_equal(fixture_send(&f, 0, 0, 5), 0);
+    fixture_send(&f, 0, 0, 8);
+    assert_int_equal(fixture_number(&f, 1, "dropped", "state_limit"), 2);
+    fixture_stop(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_live_values_do_not_wait),
+        cmocka_unit_test(test_a_message_waits_for_the_older_ones),
+        cmocka_unit_test(test_a_message_without_numbers_lets_the_queue_go_on),
+        cmocka_unit_test(test_whichever_worker_is_faster_the_summaries_are_the_same_bytes),
+        cmocka_unit_test(test_every_track_makes_its_own_windows),
+        cmocka_unit_test(test_late_for_one_track_counts_in_the_other),
+        cmocka_unit_test(test_late_for_all_tracks_is_refused_without_work),
+        cmocka_unit_test(test_lateness_is_decided_in_the_order_of_arrival),
+        cmocka_unit_test(test_a_repeated_message_costs_no_work),
+        cmocka_unit_test(test_a_flush_waits_for_what_was_received_before_it),
+        cmocka_unit_test(test_without_state_memory_messages_are_refused_and_windows_go_on),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

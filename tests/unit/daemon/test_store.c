@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: MIT */
+/* What is submitted is in the database, and how batches are taken. */
+#include "store_fixture.h"
+
+#include "unit.h"
+
+#include "err.h"
+#include "store_series.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void test_a_window_is_stored(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_open(fixture);
+    submit_window(fixture, 3, "state", 5);
+    wait_count(fixture, COUNT_STORED, 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows JOIN layers USING(layer_id)"
+                                  " JOIN runs USING(run_id) JOIN tracks USING(track_id)"
+                                  " JOIN states USING(window_id)"
+                                  " WHERE job = 'j' AND run = x'07000000000000000000000000000000'"
+                                  " AND runs.state = 0 AND world = 2 AND stack = 1 AND layer = 0"
+                                  " AND site = 0 AND heads = 3 AND unit = 0 AND length = 1"
+                                  " AND every = 1 AND first = 3 AND last = 3"
+                                  " AND windows.epoch = 3 AND windows.step = 30"
+                                  " AND time_ns = 1003 AND messages = 4 AND lost = 1"
+                                  " AND partial = 0 AND final = 1 AND chunk_id IS NULL"
+                                  " AND bytes = 5 AND data = CAST('state' AS BLOB)"),
+                     1);
+}
+
+static void test_a_window_that_comes_again_is_replaced(void **state)
+{
+    struct fixture *fixture = *state;
+    struct store_window open = window_of(3, "early", 5);
+    struct store_batch *batch = batch_of(7, 3);
+    fixture_open(fixture);
+    open.final = false;
+    assert_int_equal(batch_window(batch, &open), 0);
+    submit(fixture, batch);
+    submit_window(fixture, 3, "late", 4);
+    wait_count(fixture, COUNT_STORED, 2);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows JOIN states USING(window_id)"
+                                  " WHERE final = 1 AND data = CAST('late' AS BLOB)"),
+                     1);
+}
+
+static void test_tracks_and_layers_are_kept_apart(void **state)
+{
+    struct fixture *fixture = *state;
+    struct store_batch *batch = batch_of(7, 3);
+    struct store_window window = window_of(3, "x", 1);
+    fixture_open(fixture);
+    for (uint64_t i = 0; i < 4; i++) {
+        window.layer.layer = (uint32_t)(i / 2);
+        window.window.length = 1 + i % 2;
+        assert_int_equal(batch_window(batch, &window), 0);
+    }
+    submit(fixture, batch);
+    wait_count(fixture, COUNT_STORED, 4);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 4);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM tracks"), 2);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM layers"), 2);
+}
+
+static void test_an_alert_is_stored(void **state)
+{
+    struct fixture *fixture = *state;
+    struct alert_result alert = {
+        .common = {.job = "j", .epoch = 1, .step = 2, .time_ns = 3},
+        .rule = "collapse",
+        .severity = ALERT_CRITICAL,
+        .state = ALERT_FIRING,
+        .metric = "entropy",
+        .has_layer = true,
+        .layer = {STACK_ENCODER, 5, SITE_CROSS},
+        .head = 6,
+        .value = 0.25,
+        .bound = NAN,
+        .since_epoch = 7,
+        .since_step = 8,
+        .message = "it fell",
+    };
+    struct store_batch *batch = batch_of(7, 3);
+    fixture_open(fixture);
+    assert_int_equal(batch_alert(batch, &alert), 0);
+    alert.has_layer = false;
+    alert.head = -1;
+    assert_int_equal(batch_alert(batch, &alert), 0);
+    submit(fixture, batch);
+    wait_count(fixture, COUNT_STORED, 2);
+    assert_int_equal(
+        ask(fixture,
+            "SELECT count(*) FROM alerts WHERE epoch = 1 AND step = 2 AND time_ns = 3"
+            " AND rule = 'collapse' AND severity = 2 AND state = 0 AND metric = 'entropy'"
+            " AND value = 0.25 AND bound IS NULL AND since_epoch = 7 AND since_step = 8"
+            " AND message = 'it fell' AND ((stack = 0 AND layer = 5 AND site = 1 AND head = 6)"
+            " OR (stack IS NULL AND layer IS NULL AND site IS NULL AND head = -1))"),
+        2);
+}
+
+static void test_a_map_is_stored_deflated(void **state)
+{
+    struct fixture *fixture = *state;
+    uint16_t values[128 * 128];
+    for (size_t i = 0; i < 128 * 128; i++)
+        values[i] = (uint16_t)(i % 7 + 0x3c00);
+    const struct store_map map = {.layer = {STACK_DECODER, 0, SITE_SELF},
+                                  .window = {WINDOW_EPOCH, 2, 3, 2, 2, true},
+                                  .epoch = 3,
+                                  .queries = 1000,
+                                  .keys = 2000,
+                                  .rows = 128,
+                                  .columns = 128,
+                                  .values = values};
+    struct store_batch *batch = batch_of(7, 3);
+    fixture_open(fixture);
+    assert_int_equal(batch_map(batch, &map), 0);
+    submit(fixture, batch);
+    wait_count(fixture, COUNT_STORED, 1);
+    fixture_close(fixture);
+
+    sqlite3 *db;
+    sqlite3_stmt *row;
+    static uint8_t back[sizeof values];
+    assert_int_equal(sqlite3_open(fixture->path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db,
+                                        "SELECT data FROM maps WHERE queries = 1000 AND keys = 2000"
+                                        " AND rows = 128 AND columns = 128 AND first = 2"
+                                        " AND last = 3 AND partial = 1",
+                                        -1, &row, NULL),
+                     SQLITE_OK);
+    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
+    assert_in_range(sqlite3_column_bytes(row, 0), 1, 4096);
+    assert_int_equal(blob_inflate(sqlite3_column_blob(row, 0), (size_t)sqlite3_column_bytes(row, 0),
+                                  back, sizeof back),
+                     0);
+    assert_memory_equal(back, values, sizeof values); /* little-endian, as this machine */
+    sqlite3_finalize(row);
+    sqlite3_close(db);
+}
+
+/* Kept values */
+
+struct visits {
+    int count;
+    char text[256];
+};
+
+static void visit(void *data, const char *job, const uint8_t *run, const char *key,
+                  const void *value, size_t size)
+{
+    struct visits *visits = data;
+    char line[64];
+    snprintf(line, sizeof line, "%s %u %s=%.*s;", job, run[0], key, (int)size, (const char *)value);
+    strcat(visits->text, line);
+    visits->count++;
+}
+
+static void keep(struct fixture *fixture, uint8_t run, const char *key, const char *value)
+{
+    struct store_batch *batch = batch_of(run, 1);
+    assert_int_equal(batch_keep(batch, key, value, strlen(value)), 0);
+    submit(fixture, batch);
+}
+
+static void assert_kept(struct fixture *fixture, const char *expected)
+{
+    struct visits visits = {0};
+    fixture_close(fixture);
+    fixture_open(fixture);
+    store_each_kept(fixture->store, visit, &visits);
+    assert_string_equal(visits.text, expected);
+}
+
+static void test_kept_values_come_back_in_order(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_open(fixture);
+    keep(fixture, 9, "b", "1");
+    keep(fixture, 7, "b", "2");
+    keep(fixture, 7, "a", "3");
+    keep(fixture, 7, "b", "4");
+    keep(fixture, 9, "empty", "");
+    assert_kept(fixture, "j 7 a=3;j 7 b=4;j 9 b=1;j 9 empty=;");
+}
+
+static void test_a_prefix_is_forgotten_of_one_run(void **state)
+{
+    struct fixture *fixture = *state;
+    struct store_batch *batch = batch_of(7, 1);
+    fixture_open(fixture);
+    keep(fixture, 7, "a/1", "x");
+    keep(fixture, 7, "a%", "y");
+    keep(fixture, 7, "b", "z");
+    keep(fixture, 8, "a/1", "w");
+    assert_int_equal(batch_forget(batch, "a/"), 0);
+    submit(fixture, batch);
+    assert_kept(fixture, "j 7 a%=y;j 7 b=z;j 8 a/1=w;");
+    batch = batch_of(7, 1);
+    assert_int_equal(batch_forget(batch, ""), 0);
+    submit(fixture, batch);
+    assert_kept(fixture, "j 8 a/1=w;");
+}
+
+static void test_what_an_ended_run_kept_is_not_visited(void **state)
+{
+    struct fixture *fixture = *state;
+    const uint8_t id[RUN_BYTES] = {7};
+    const struct store_run ended = {"j", id, JOB_ENDED, 2, 1, 1, 1};
+    struct store_batch *batch = batch_new(&ended);
+    fixture_open(fixture);
+    keep(fixture, 7, "a", "x");
+    submit(fixture, batch);
+    assert_kept(fixture, "");
+}
+
+/* Transactions and the queue */
+
+static void test_a_submitted_batch_is_committed_at_the_end(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->config.history_commit = 60000000000;
+    fixture_open(fixture);
+    for (uint64_t last = 0; last < 10; last++)
+        submit_window(fixture, last, "x", 1);
+    fixture_close(fixture);
+    assert_int_equal(count_files(fixture, "-wal"), 0);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 10);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 10);
+    assert_int_equal(ask(fixture, "SELECT value FROM meta WHERE key = 'clean'"), 1);
+}
+
+static void test_batches_wait_for_each_other(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->config.history_commit = 60000000000;
+    fixture_open(fixture);
+    submit_window(fixture, 1, "x", 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 0);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
+}
+
+/* What the file has without its log. */
+static int64_t ask_file_alone(struct fixture *fixture, const char *sql)
+{
+    struct fixture alone = *fixture;
+    char command[400];
+    snprintf(alone.path, sizeof alone.path, "%s/alone.db", fixture->directory);
+    snprintf(command, sizeof command, "rm -f %s* && cp %s %s", alone.path, fixture->path,
+             alone.path);
+    assert_int_equal(system(command), 0);
+    return ask(&alone, sql);
+}
+
+static void test_the_log_is_moved_into_the_file_without_more_to_write(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_open(fixture);
+    submit_window(fixture, 1, "x", 1);
+    wait_count(fixture, COUNT_STORED, 1);
+    for (int i = 0; i < 2000 && ask_file_alone(fixture, "SELECT last FROM windows") != 1; i++)
+        usleep(2000);
+    assert_int_equal(ask_file_alone(fixture, "SELECT last FROM windows"), 1);
+}
+
+static struct store_batch *kept_batch(const void *value, size_t size)
+{
+    struct store_batch *batch = batch_of(7, 1);
+    assert_int_equal(batch_keep(batch, "k", value, size), 0);
+    return batch;
+}
+
+static void test_a_full_queue_drops_checkpoints_first(void **state)
+{
+    struct fixture *fixture = *state;
+    static const char large[400000];
+    fixture->config.history_commit = 60000000000;
+    fixture->config.history_queue = 1 << 20;
+    fixture_open(fixture);
+    log_capture();
+    submit(fixture, kept_batch(large, sizeof large));
+    struct store_batch *batch = kept_batch(large, sizeof large); /* more than half */
+    assert_false(store_submit(fixture->store, &batch));
+    assert_null(batch);
+    submit_window(fixture, 1, large, sizeof large);
+    batch = batch_of(7, 1);
+    struct store_window window = window_of(2, large, sizeof large);
+    assert_int_equal(batch_window(batch, &window), 0);
+    assert_false(store_submit(fixture->store, &batch)); /* more than all */
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 2);
+    fixture_close(fixture);
+    assert_int_equal(log_release("history_queue_full"), 2);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 2);
+}
+
+static void test_a_batch_larger_than_the_queue_is_taken_alone(void **state)
+{
+    struct fixture *fixture = *state;
+    static const char large[1200000];
+    fixture->config.history_commit = 60000000000;
+    fixture->config.history_queue = 1 << 20;
+    fixture_open(fixture);
+    submit_window(fixture, 1, large, sizeof large);
+    struct store_batch *batch = kept_batch("x", 1);
+    assert_false(store_submit(fixture->store, &batch));
+    fixture_close(fixture);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 1);
+}
+
+static void test_room_comes_back_after_a_commit(void **state)
+{
+    struct fixture *fixture = *state;
+    static const char large[400000];
+    fixture->config.history_queue = 1 << 20;
+    fixture_open(fixture);
+    for (uint64_t i = 1; i <= 20; i++) {
+        submit(fixture, kept_batch(large, sizeof large));
+        wait_count(fixture, COUNT_STORED, i);
+        wait_answer(fixture, "SELECT length(value) FROM kept", sizeof large);
+    }
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_a_window_is_stored),
+        TEST(test_a_window_that_comes_again_is_replaced),
+        TEST(test_tracks_and_layers_are_kept_apart),
+        TEST(test_an_alert_is_stored),
+        TEST(test_a_map_is_stored_deflated),
+        TEST(test_kept_values_come_back_in_order),
+        TEST(test_a_prefix_is_forgotten_of_one_run),
+        TEST(test_what_an_ended_run_kept_is_not_visited),
+        TEST(test_a_submitted_batch_is_committed_at_the_end),
+        TEST(test_batches_wait_for_each_other),
+        TEST(test_the_log_is_moved_into_the_file_without_more_to_write),
+        TEST(test_a_full_queue_drops_checkpoints_first),
+        TEST(test_a_batch_larger_than_the_queue_is_taken_alone),
+        TEST(test_room_comes_back_after_a_commit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

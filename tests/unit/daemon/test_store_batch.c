@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/* Batches are copies, and out of memory is an error. */
+#include "unit.h"
+
+#include "err.h"
+#include "heap.h"
+#include "store_batch.h"
+
+#include <string.h>
+
+static const uint8_t run_id[RUN_BYTES] = {1};
+static const struct store_run run = {"job", run_id, JOB_ACTIVE, 1, 2, 3, 4};
+
+/* Everything that a batch can have. Returns the first error. */
+static int fill(struct store_batch *batch)
+{
+    uint16_t values[6] = {1, 2, 3, 4, 5, 6};
+    char text[] = "text";
+    struct store_window window = {.state = text, .state_size = sizeof text};
+    struct store_map map = {.rows = 2, .columns = 3, .values = values};
+    struct alert_result alert = {.rule = text, .metric = text, .message = text};
+    int code = batch_window(batch, &window);
+    code = code ? code : batch_map(batch, &map);
+    code = code ? code : batch_alert(batch, &alert);
+    code = code ? code : batch_keep(batch, text, text, sizeof text);
+    code = code ? code : batch_forget(batch, text);
+    memset(text, 0, sizeof text);
+    memset(values, 0, sizeof values);
+    return code;
+}
+
+static void test_everything_is_copied(void **state)
+{
+    (void)state;
+    struct store_batch *batch = batch_new(&run);
+    assert_int_equal(fill(batch), 0);
+    assert_string_equal(batch->run.job, "job");
+    assert_ptr_not_equal(batch->run.run, run_id);
+    assert_memory_equal(batch->run.run, run_id, RUN_BYTES);
+    const struct record *r = batch->first;
+    assert_memory_equal(r->of.window.state, "text", 5);
+    r = r->next;
+    assert_int_equal(r->of.map.values[5], 6);
+    r = r->next;
+    assert_string_equal(r->of.alert.rule, "text");
+    assert_string_equal(r->of.alert.message, "text");
+    r = r->next;
+    assert_string_equal(r->of.kept.key, "text");
+    assert_memory_equal(r->of.kept.value, "text", 5);
+    r = r->next;
+    assert_string_equal(r->of.kept.key, "text");
+    assert_null(r->next);
+    batch_free(&batch);
+    assert_null(batch);
+    batch_free(&batch);
+}
+
+static void test_records_are_counted_and_bytes_too(void **state)
+{
+    (void)state;
+    struct store_batch *batch = batch_new(&run);
+    uint64_t empty = batch->bytes;
+    assert_int_equal(batch->records, 1);
+    assert_false(batch->precious);
+    assert_int_equal(fill(batch), 0);
+    assert_int_equal(batch->records, 5);
+    assert_true(batch->precious);
+    assert_true(batch->bytes >= empty + 5 * sizeof(struct record));
+    batch_free(&batch);
+}
+
+static void test_out_of_memory_is_an_error_and_leaves_a_batch(void **state)
+{
+    (void)state;
+    heap_fail_at(1);
+    assert_null(batch_new(&run));
+    for (unsigned nth = 1; nth <= 5; nth++) {
+        struct store_batch *batch = batch_new(&run);
+        heap_fail_at(nth);
+        assert_int_equal(fill(batch), ERR_MEMORY);
+        assert_true(heap_has_failed());
+        assert_int_equal(batch->records, nth < 3 ? 1 : nth - 1);
+        batch_free(&batch);
+    }
+    heap_fail_at(0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_everything_is_copied),
+        cmocka_unit_test(test_records_are_counted_and_bytes_too),
+        cmocka_unit_test(test_out_of_memory_is_an_error_and_leaves_a_batch),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

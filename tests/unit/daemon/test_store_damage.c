@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/* Corrupt files, and a full disk. */
+#include "store_fixture.h"
+
+#include "unit.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void put_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void store_some(struct fixture *fixture, uint64_t from, uint64_t to)
+{
+    static const char bytes[3000] = "x";
+    fixture_open(fixture);
+    for (uint64_t last = from; last < to; last++)
+        submit_window(fixture, last, bytes, sizeof bytes);
+    fixture_close(fixture);
+}
+
+static void overwrite(struct fixture *fixture, off_t from, off_t to)
+{
+    int fd = open(fixture->path, O_WRONLY);
+    uint64_t random = 1;
+    assert_true(fd >= 0);
+    for (off_t at = from; at < to; at++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        uint8_t byte = (uint8_t)(random >> 56);
+        assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    }
+    close(fd);
+}
+
+static void mark_unclean(struct fixture *fixture)
+{
+    change(fixture, "UPDATE meta SET value = 0 WHERE key = 'clean'");
+}
+
+/* The file is set aside, and history goes on in a new one. */
+static void assert_replaced(struct fixture *fixture)
+{
+    log_capture();
+    store_some(fixture, 1000, 1001);
+    assert_int_equal(log_release("event=history_corrupt"), 1);
+    assert_int_equal(count_files(fixture, "history.db.corrupt-2"), 1);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
+    assert_int_equal(ask(fixture, "SELECT last FROM windows"), 1000);
+    assert_sound(fixture);
+}
+
+static void test_a_corrupt_page_is_found_after_an_unclean_stop(void **state)
+{
+    struct fixture *fixture = *state;
+    store_some(fixture, 0, 60);
+    mark_unclean(fixture);
+    overwrite(fixture, 10 * 8192, 12 * 8192);
+    assert_replaced(fixture);
+}
+
+static void test_a_corrupt_page_is_found_while_running(void **state)
+{
+    struct fixture *fixture = *state;
+    store_some(fixture, 0, 60);
+    overwrite(fixture, 2 * 8192, 40 * 8192); /* but for the schema */
+    assert_replaced(fixture);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
+}
+
+static void test_a_truncated_file_is_set_aside(void **state)
+{
+    struct fixture *fixture = *state;
+    store_some(fixture, 0, 60);
+    mark_unclean(fixture);
+    assert_int_equal(truncate(fixture->path, 100000), 0);
+    assert_replaced(fixture);
+}
+
+static void test_a_history_whose_header_is_gone_is_set_aside(void **state)
+{
+    struct fixture *fixture = *state;
+    store_some(fixture, 0, 10);
+    overwrite(fixture, 0, 100);
+    assert_replaced(fixture);
+}
+
+static void test_an_empty_file_is_a_new_history(void **state)
+{
+    struct fixture *fixture = *state;
+    put_file(fixture->path, "");
+    store_some(fixture, 0, 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
+    assert_int_equal(count_files(fixture, "corrupt"), 0);
+}
+
+static void test_files_set_aside_in_one_second_have_names_of_their_own(void **state)
+{
+    struct fixture *fixture = *state;
+    log_capture();
+    for (int i = 0; i < 3; i++) {
+        store_some(fixture, 0, 1);
+        overwrite(fixture, 0, 100);
+    }
+    store_some(fixture, 0, 1);
+    assert_int_equal(log_release("event=history_corrupt"), 3);
+    assert_int_equal(count_files(fixture, "corrupt-"), 3);
+}
+
+/* Any byte anywhere may be wrong: history goes on, in this file or another one. */
+static void test_random_damage_never_stops_the_history(void **state)
+{
+    struct fixture *fixture = *state;
+    log_capture();
+    for (uint64_t round = 0; round < 20; round++) {
+        struct stat file;
+        store_some(fixture, 20 * round, 20 * round + 20);
+        assert_int_equal(stat(fixture->path, &file), 0);
+        if (round % 2)
+            mark_unclean(fixture);
+        off_t at = (off_t)(round * 7919 * 13) % file.st_size;
+        overwrite(fixture, at, at + 1 + (off_t)(round * round));
+    }
+    int corrupt = log_release("event=history_corrupt");
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), corrupt);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 400);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
+}
+
+/* A full disk: no file may grow beyond a limit */
+
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes < limit.rlim_max ? bytes : limit.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+static void test_a_full_disk_costs_records_until_there_is_room(void **state)
+{
+    struct fixture *fixture = *state;
+    static const char bytes[100000] = "x";
+    signal(SIGXFSZ, SIG_IGN);
+    fixture_open(fixture);
+    log_capture();
+    submit_window(fixture, 1, "x", 1);
+    wait_count(fixture, COUNT_STORED, 1);
+    limit_files(150000);
+    for (uint64_t i = 1; i <= 3; i++) {
+        submit_window(fixture, i + 1, bytes, sizeof bytes);
+        wait_count(fixture, COUNT_STORE_DROPPED, i);
+    }
+    limit_files(RLIM_INFINITY);
+    submit_window(fixture, 5, bytes, sizeof bytes);
+    wait_count(fixture, COUNT_STORED, 2);
+    fixture_close(fixture);
+    assert_int_equal(log_release("history_"), 2);
+    assert_int_equal(ask(fixture, "SELECT group_concat(last, '') FROM windows"), 15);
+    assert_int_equal(count_files(fixture, "corrupt"), 0);
+    assert_sound(fixture);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_a_corrupt_page_is_found_after_an_unclean_stop),
+        TEST(test_a_corrupt_page_is_found_while_running),
+        TEST(test_a_truncated_file_is_set_aside),
+        TEST(test_a_history_whose_header_is_gone_is_set_aside),
+        TEST(test_an_empty_file_is_a_new_history),
+        TEST(test_files_set_aside_in_one_second_have_names_of_their_own),
+        TEST(test_random_damage_never_stops_the_history),
+        TEST(test_a_full_disk_costs_records_until_there_is_room),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/* Being killed: what is there is what the first so many batches said. */
+#include "store_fixture.h"
+
+#include "unit.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void store_some(struct fixture *fixture, uint64_t from, uint64_t to)
+{
+    static const char bytes[3000] = "x";
+    fixture_open(fixture);
+    for (uint64_t last = from; last < to; last++)
+        submit_window(fixture, last, bytes, sizeof bytes);
+    fixture_close(fixture);
+}
+
+/* Windows, each in one batch with the position that goes with it. */
+static void submit_position(struct fixture *fixture, uint64_t last)
+{
+    static const char bytes[40000] = "x";
+    char position[24];
+    struct store_batch *batch = batch_of(7, last);
+    struct store_window window = window_of(last, bytes, sizeof bytes);
+    snprintf(position, sizeof position, "%d", (int)last);
+    if (!batch || batch_window(batch, &window) ||
+        batch_keep(batch, "position", position, strlen(position)) ||
+        !store_submit(fixture->store, &batch))
+        _exit(98);
+}
+
+#define POSITIONS 200
+
+static pid_t start_child(struct fixture *fixture, const char *crash_at)
+{
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid > 0)
+        return pid;
+    if (crash_at)
+        setenv("ATTND_CRASH_AT", crash_at, 1);
+    if (store_new(&fixture->config, &fixture->stats, &fixture->store))
+        _exit(97);
+    for (uint64_t last = 0; last < POSITIONS; last++) {
+        submit_position(fixture, last);
+        usleep(last % 8 ? 0 : 2000); /* several commits */
+    }
+    store_free(&fixture->store);
+    _exit(0);
+}
+
+/* What is there is what the first so many batches said. Returns how many. */
+static int64_t assert_prefix(struct fixture *fixture)
+{
+    assert_sound(fixture);
+    int64_t windows = ask(fixture, "SELECT count(*) FROM windows");
+    assert_int_equal(ask(fixture, "SELECT coalesce(max(last) + 1, 0) FROM windows"), windows);
+    assert_int_equal(ask(fixture, "SELECT coalesce(max(CAST(value AS INTEGER)) + 1, 0) FROM kept"),
+                     windows);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM states"), windows);
+    return windows;
+}
+
+/* A database that was left behind is used again. */
+static void assert_goes_on(struct fixture *fixture)
+{
+    int64_t before = ask(fixture, "SELECT count(*) FROM windows");
+    store_some(fixture, POSITIONS, POSITIONS + 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), before + 1);
+    assert_int_equal(count_files(fixture, "corrupt"), 0);
+    assert_sound(fixture);
+}
+
+static void kill_at(struct fixture *fixture, const char *point)
+{
+    int status = 0;
+    pid_t pid = start_child(fixture, point);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (!WIFSIGNALED(status))
+        fail_msg("%s was not passed: %d", point, status);
+    assert_int_equal(WTERMSIG(status), SIGKILL);
+}
+
+static void test_killed_in_a_commit_it_has_a_prefix(void **state)
+{
+    static const char *const points[] = {"store_begin:3", "store_before_commit:3",
+                                         "store_after_commit:3", "store_chunk"};
+    struct fixture *fixture = *state;
+    for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
+        kill_at(fixture, points[i]);
+        int64_t windows = assert_prefix(fixture);
+        assert_in_range(windows, 1, POSITIONS);
+        assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE chunk_id IS NOT NULL"),
+                         ask(fixture, "SELECT coalesce(sum(count), 0) FROM chunks"));
+        if (!strcmp(points[i], "store_chunk"))
+            assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks"), 0);
+        fixture_teardown(state);
+        fixture_setup(state);
+        fixture = *state;
+    }
+}
+
+static void test_killed_in_retention_it_is_sound(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->config.history_max_size = 1 << 20;
+    kill_at(fixture, "store_retention:2");
+    assert_sound(fixture);
+    assert_int_equal(ask(fixture, "SELECT min(last) FROM windows"), 1);
+    assert_int_equal(ask(fixture, "SELECT max(last) - min(last) + 1 = count(*) FROM windows"), 1);
+    fixture->config.history_max_size = 1 << 30;
+    assert_goes_on(fixture);
+}
+
+static void test_killed_at_any_time_it_has_a_prefix(void **state)
+{
+    struct fixture *fixture = *state;
+    for (int round = 0; round < 12; round++) {
+        int status = 0;
+        pid_t pid = start_child(fixture, NULL);
+        usleep((useconds_t)(2000 + 5003 * round));
+        kill(pid, SIGKILL);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (count_files(fixture, "history.db") > 1 &&
+            ask(fixture, "SELECT 1 FROM meta LIMIT 1") == 1) {
+            assert_prefix(fixture);
+            assert_goes_on(fixture);
+        }
+        fixture_teardown(state);
+        fixture_setup(state);
+        fixture = *state;
+    }
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_killed_in_a_commit_it_has_a_prefix),
+        TEST(test_killed_in_retention_it_is_sound),
+        TEST(test_killed_at_any_time_it_has_a_prefix),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

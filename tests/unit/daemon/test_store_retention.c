@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT */
+/* What goes by age and by size. */
+#include "store_fixture.h"
+
+#include "unit.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* `count` windows of layer 0, of which the older ones are in chunks. */
+static void store_windows(struct fixture *fixture, uint64_t count)
+{
+    int64_t chunks = (int64_t)(count / 64);
+    fixture_open(fixture);
+    for (uint64_t last = 0; last < count; last++)
+        submit_window(fixture, last, NULL, 0);
+    wait_answer(fixture, "SELECT count(*) FROM chunks", chunks);
+    fixture_close(fixture);
+}
+
+static void test_windows_go_with_their_age(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->config.history_max_age = 1000000000000;
+    store_windows(fixture, 200);
+    change(fixture, "UPDATE windows SET stored = stored - 2000 WHERE last < 64 OR last IN (198);"
+                    "UPDATE chunks SET stored = stored - 2000 WHERE last < 64");
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) FROM windows", 200 - 65);
+    fixture_close(fixture);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 65);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks"), 2);
+    assert_int_equal(ask(fixture, "SELECT min(last) FROM windows"), 64);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last = 198"), 0);
+    assert_sound(fixture);
+}
+
+static void add_map_and_alert(struct fixture *fixture, uint64_t last)
+{
+    const uint16_t value = 0x3c00;
+    struct store_map map = {.layer = {STACK_DECODER, 0, SITE_SELF},
+                            .window = {WINDOW_EPOCH, last, last, 1, 1, false},
+                            .rows = 1,
+                            .columns = 1,
+                            .values = &value};
+    struct alert_result alert = {.rule = "r", .metric = "m", .message = "", .head = -1};
+    struct store_batch *batch = batch_of(7, last);
+    assert_int_equal(batch_map(batch, &map), 0);
+    assert_int_equal(batch_alert(batch, &alert), 0);
+    submit(fixture, batch);
+}
+
+static void test_maps_and_alerts_go_with_their_age(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_open(fixture);
+    add_map_and_alert(fixture, 1);
+    add_map_and_alert(fixture, 2);
+    fixture_close(fixture);
+    change(fixture, "UPDATE maps SET stored = 0 WHERE last = 1;"
+                    "UPDATE alerts SET stored = 0 WHERE alert_id = 1");
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) FROM maps", 1);
+    wait_answer(fixture, "SELECT count(*) FROM alerts", 1);
+    assert_int_equal(ask(fixture, "SELECT last FROM maps"), 2);
+}
+
+static void test_a_map_goes_with_its_window(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_open(fixture);
+    submit_window(fixture, 1, NULL, 0);
+    add_map_and_alert(fixture, 1);
+    fixture_close(fixture);
+    change(fixture, "UPDATE windows SET stored = 0");
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) FROM windows", 0);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM maps"), 0);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM layers"), 0);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM runs"), 1);
+}
+
+static void test_an_old_run_goes_as_a_whole(void **state)
+{
+    struct fixture *fixture = *state;
+    store_windows(fixture, 70);
+    fixture_open(fixture);
+    add_map_and_alert(fixture, 1);
+    struct store_batch *batch = batch_of(7, 1);
+    assert_int_equal(batch_keep(batch, "k", "v", 1), 0);
+    submit(fixture, batch);
+    batch = batch_of(8, 1);
+    submit(fixture, batch);
+    fixture_close(fixture);
+    change(fixture, "UPDATE runs SET stored = 0 WHERE run = x'07000000000000000000000000000000';"
+                    "UPDATE windows SET stored = 0; UPDATE chunks SET stored = 0;"
+                    "UPDATE maps SET stored = 0; UPDATE alerts SET stored = 0");
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) FROM runs", 1);
+    assert_int_equal(ask(fixture, "SELECT (SELECT count(*) FROM windows)"
+                                  " + (SELECT count(*) FROM layers) + (SELECT count(*) FROM maps)"
+                                  " + (SELECT count(*) FROM alerts) + (SELECT count(*) FROM kept)"
+                                  " + (SELECT count(*) FROM chunks)"),
+                     0);
+}
+
+/* Size */
+
+#define STATE_BYTES 40000
+
+static int64_t file_bytes(struct fixture *fixture)
+{
+    struct stat file;
+    return stat(fixture->path, &file) ? -1 : (int64_t)file.st_size;
+}
+
+/* Bytes that are no state, and do not pack. */
+static uint8_t *make_bytes(void)
+{
+    uint8_t *bytes = malloc(STATE_BYTES);
+    uint64_t random = 1;
+    assert_non_null(bytes);
+    for (size_t i = 0; i < STATE_BYTES; i++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        bytes[i] = (uint8_t)(random >> 56);
+    }
+    return bytes;
+}
+
+static void submit_large(struct fixture *fixture, uint64_t from, uint64_t to)
+{
+    uint8_t *bytes = make_bytes();
+    for (uint64_t last = from; last < to; last++)
+        submit_window(fixture, last, bytes, STATE_BYTES);
+    free(bytes);
+}
+
+static void test_states_make_room_before_windows(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->config.history_max_size = 6 << 20; /* 150 states */
+    log_capture();
+    fixture_open(fixture);
+    submit_large(fixture, 0, 300);
+    wait_count(fixture, COUNT_STORED, 300);
+    wait_answer(fixture, "SELECT count(*) FROM chunks", 4);
+    wait_answer(fixture, "SELECT count(*) FROM states", 300 - 3 * 64);
+    fixture_close(fixture);
+    assert_int_equal(log_release("history_trouble"), 0);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 300);
+    assert_int_equal(ask(fixture, "SELECT min(last) FROM windows JOIN states USING(window_id)"),
+                     3 * 64);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 0);
+}
+
+static void test_the_oldest_windows_make_room(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->config.history_max_size = 1 << 20;
+    fixture_open(fixture);
+    submit_large(fixture, 0, 63);
+    wait_answer(fixture, "SELECT min(last) > 30 FROM windows", 1);
+    wait_count(fixture, COUNT_STORED, 63);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT max(last) FROM windows"), 62);
+    assert_int_equal(ask(fixture, "SELECT count(*) = max(last) - min(last) + 1 FROM windows"), 1);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED),
+                     ask(fixture, "SELECT min(last) FROM windows"));
+    assert_sound(fixture);
+}
+
+static void test_the_file_shrinks_when_the_bound_is_lowered(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_open(fixture);
+    submit_large(fixture, 0, 60);
+    fixture_close(fixture);
+    assert_true(file_bytes(fixture) > 2 << 20);
+    fixture->config.history_max_size = 1 << 20;
+    fixture_open(fixture);
+    wait_answer(fixture,
+                "SELECT page_count * page_size <= 1 << 20 FROM pragma_page_count, pragma_page_size",
+                1);
+    fixture_close(fixture);
+    assert_true(file_bytes(fixture) <= 1 << 20);
+    assert_sound(fixture);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_windows_go_with_their_age),
+        TEST(test_maps_and_alerts_go_with_their_age),
+        TEST(test_a_map_goes_with_its_window),
+        TEST(test_an_old_run_goes_as_a_whole),
+        TEST(test_states_make_room_before_windows),
+        TEST(test_the_oldest_windows_make_room),
+        TEST(test_the_file_shrinks_when_the_bound_is_lowered),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

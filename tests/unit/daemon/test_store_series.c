@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+
+#include "err.h"
+#include "store_series.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return *state >> 11;
+}
+
+static double random_number(uint64_t *state)
+{
+    static const double odd[] = {0, -0.0, INFINITY, -INFINITY, 5e-324, 1.7976931348623157e308};
+    uint64_t pick = next_random(state) % 16;
+    return pick < 6 ? odd[pick] : pick == 6 ? NAN : (double)next_random(state) * 0x1p-40;
+}
+
+static void fill_stats(struct result_stat *stats, uint32_t count, bool alike, uint64_t seed)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        double x = random_number(&seed), y = alike ? x : random_number(&seed);
+        stats[i] = (struct result_stat){x, alike ? NAN : random_number(&seed), y, y, y, y, y,
+                                        y, alike ? 1 : next_random(&seed)};
+    }
+}
+
+static void check_stats(uint32_t count, bool alike)
+{
+    struct result_stat stats[SERIES_WINDOWS_MAX], back[SERIES_WINDOWS_MAX];
+    uint8_t data[SERIES_STATS_BYTES(SERIES_WINDOWS_MAX)];
+    fill_stats(stats, count, alike, count);
+    size_t size = series_encode(stats, count, data);
+    assert_true(size <= SERIES_STATS_BYTES(count) || count < 3);
+    assert_int_equal(series_decode(data, size, count, back), 0);
+    assert_memory_equal(stats, back, count * sizeof *stats);
+    for (size_t less = 0; less < size; less++)
+        assert_int_equal(series_decode(data, less, count, back), ERR_STORE_FORMAT);
+}
+
+static void test_numbers_come_back_bit_for_bit(void **state)
+{
+    (void)state;
+    for (uint32_t count = 1; count <= SERIES_WINDOWS_MAX; count++) {
+        check_stats(count, false);
+        check_stats(count, true);
+    }
+}
+
+static void test_windows_come_back(void **state)
+{
+    (void)state;
+    struct series_window windows[SERIES_WINDOWS_MAX], back[SERIES_WINDOWS_MAX];
+    uint8_t data[SERIES_WINDOWS_BYTES(SERIES_WINDOWS_MAX)];
+    uint64_t seed = 5;
+    for (uint32_t i = 0; i < SERIES_WINDOWS_MAX; i++)
+        windows[i] = (struct series_window){10 * i,
+                                            10 * i + 9,
+                                            i,
+                                            7 * i + (i == 40), /* not linear */
+                                            next_random(&seed) << 11,
+                                            i % 3,
+                                            0,
+                                            i == 63};
+    size_t size = series_windows_encode(windows, SERIES_WINDOWS_MAX, data);
+    assert_int_equal(series_windows_decode(data, size, SERIES_WINDOWS_MAX, back), 0);
+    assert_memory_equal(windows, back, sizeof windows);
+}
+
+static void test_windows_of_one_message_take_a_quarter(void **state)
+{
+    struct result_stat stats[SERIES_WINDOWS_MAX];
+    uint8_t data[SERIES_STATS_BYTES(SERIES_WINDOWS_MAX)];
+    (void)state;
+    fill_stats(stats, SERIES_WINDOWS_MAX, true, 3);
+    assert_true(series_encode(stats, SERIES_WINDOWS_MAX, data) < 64 * 72 / 4);
+}
+
+static void test_other_bytes_are_refused(void **state)
+{
+    struct result_stat back[SERIES_WINDOWS_MAX];
+    uint8_t data[SERIES_STATS_BYTES(2)] = {2}; /* the first column as the first */
+    (void)state;
+    assert_int_equal(series_decode(data, sizeof data, 2, back), ERR_STORE_FORMAT);
+    data[0] = 3;
+    assert_int_equal(series_decode(data, sizeof data, 2, back), ERR_STORE_FORMAT);
+    memset(data, 0, sizeof data);
+    assert_int_equal(series_decode(data, sizeof data, 2, back), 0);
+    assert_int_equal(series_decode(data, sizeof data, 1, back), ERR_STORE_FORMAT);
+    assert_int_equal(series_decode(data, sizeof data, 0, back), ERR_STORE_FORMAT);
+    assert_int_equal(series_decode(data, sizeof data, 65, back), ERR_STORE_FORMAT);
+}
+
+static void test_blobs_come_back(void **state)
+{
+    uint8_t data[1000] = {0}, packed[1000], back[1000];
+    (void)state;
+    size_t size = blob_deflate(data, sizeof data, packed);
+    assert_in_range(size, 1, 100);
+    assert_int_equal(blob_inflate(packed, size, back, sizeof back), 0);
+    assert_memory_equal(data, back, sizeof data);
+    assert_int_equal(blob_inflate(packed, size, back, sizeof back - 1), ERR_STORE_FORMAT);
+    assert_int_equal(blob_inflate(packed, size - 1, back, sizeof back), ERR_STORE_FORMAT);
+    packed[size / 2] ^= 0x55;
+    assert_int_equal(blob_inflate(packed, size, back, sizeof back), ERR_STORE_FORMAT);
+}
+
+static void test_what_cannot_be_deflated_is_kept_as_it_is(void **state)
+{
+    uint8_t data[100], packed[100], back[100];
+    uint64_t seed = 1;
+    (void)state;
+    for (size_t i = 0; i < sizeof data; i++)
+        data[i] = (uint8_t)(next_random(&seed) >> 20);
+    assert_int_equal(blob_deflate(data, sizeof data, packed), 0);
+    assert_int_equal(blob_inflate(data, sizeof data, back, sizeof back), 0);
+    assert_memory_equal(data, back, sizeof data);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_numbers_come_back_bit_for_bit),
+        cmocka_unit_test(test_windows_come_back),
+        cmocka_unit_test(test_windows_of_one_message_take_a_quarter),
+        cmocka_unit_test(test_other_bytes_are_refused),
+        cmocka_unit_test(test_blobs_come_back),
+        cmocka_unit_test(test_what_cannot_be_deflated_is_kept_as_it_is),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
