@@ -59,7 +59,8 @@ struct run {
     uint32_t flush_left; /* show the windows once so many of the queue are taken */
     /* the round of checkpoints that is going on, see checkpoint.h */
     struct store_batch *saving; /* what the steps have collected */
-    int saving_code;            /* why it cannot be submitted */
+    uint64_t saving_bytes;
+    int saving_code; /* why it cannot be submitted */
     bool in_round, round_goes_on;
     struct stream *round_next; /* where the next step begins */
     struct run *next;          /* the job's list */

@@ -171,12 +171,16 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
 
 static void print_alert(struct cli *cli, const msgpack_object *map)
 {
-    char severity[32], state[32], rule[64], message[512];
+    const msgpack_object *since = mpk_find(map, "since");
+    char severity[32], state[32], rule[80], message[512];
     field_text(map, "severity", severity, sizeof(severity));
     field_text(map, "state", state, sizeof(state));
     field_text(map, "rule", rule, sizeof(rule));
     field_text(map, "message", message, sizeof(message));
     fprintf(cli->out, " %s %s %s: %s", severity, state, rule, message);
+    if (since)
+        fprintf(cli->out, ", since epoch %" PRIu64 " step %" PRIu64, field_u64(since, "epoch"),
+                field_u64(since, "step"));
 }
 
 static void print_job(struct cli *cli, const msgpack_object *map)

@@ -215,3 +215,18 @@ def test_something_else_is_a_connection_error(router, reply):
     router.answer(reply)
     with attnd.Control(router.endpoint) as control, pytest.raises(ConnectionError):
         control.ping()
+
+
+def test_alerts_of_one_window_are_told_apart(source):
+    def alert(snapshot=False, **more):
+        return {"v": 1, "kind": "alert", "run": "aa", "epoch": 3, "step": 9, "time_ns": 1, "rule": "r", "state": "firing",
+                **more, "snapshot": snapshot}
+
+    with attnd.Subscriber(source.endpoint, topics="alert/") as subscriber:
+        assert source.subscription() == b"\x01alert/"
+        source.send("alert/job/", alert(head=0))
+        source.send("alert/job/", alert(head=0, snapshot=True))  # known
+        source.send("alert/job/", alert(head=1, snapshot=True))
+        source.send("alert/job/", alert(head=1, state="resolved", snapshot=True))
+        told = [subscriber.next(timeout=10) for _ in range(3)]
+    assert [(one["head"], one["state"]) for one in told] == [(0, "firing"), (1, "firing"), (1, "resolved")]

@@ -67,7 +67,8 @@ def test_hello_encodes_to_the_golden_bytes():
     assert wire.pack_header({**common_of(twin), **keys}) == payload
 
 
-@pytest.mark.parametrize("name", ["summary", "live", "live_bare", "job", "live_full", "live_weights", "summary_full"])
+@pytest.mark.parametrize("name", ["summary", "live", "live_bare", "job", "alert", "alert_run", "live_full",
+                                  "live_weights", "summary_full"])
 def test_golden_results_decode_to_their_twins(name):
     payload, twin = golden(name)
     assert_same(wire.decode_result(payload), twin)

@@ -96,6 +96,9 @@ def _subject(result: Dict[str, Any]) -> Tuple[Any, ...]:
     window = result.get("window")
     if isinstance(window, dict):
         return result.get("run"), window.get("unit"), window.get("first"), window.get("last")
+    if result.get("kind") == "alert":  # several in one window
+        return tuple(result.get(key) for key in ("run", "epoch", "step", "rule", "state", "stack", "layer", "site",
+                                                 "head"))
     return (result.get("run"), result.get("epoch"), result.get("step"), result.get("rank"),
             result.get("time_ns"))
 

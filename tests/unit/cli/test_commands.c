@@ -562,6 +562,33 @@ static void test_tail_prints_a_line_per_message(void **state)
         "640, lost 5, dropped 3\n");
 }
 
+static void test_tail_shows_alerts(void **state)
+{
+    struct fake *fake = *state;
+    struct alert_result alert = {
+        .common = common(3, 1200),
+        .rule = "entropy_collapse",
+        .severity = ALERT_CRITICAL,
+        .metric = "entropy_normalized",
+        .has_layer = true,
+        .layer = {STACK_DECODER, 2, SITE_SELF},
+        .head = 5,
+        .since_epoch = 2,
+        .since_step = 1100,
+        .message = "entropy_normalized of decoder.2.self head 5 is 0.04, below 0.1 for 3 windows",
+    };
+    struct mpk_writer map;
+    FILE *pipe = start(fake->endpoint, "tail --count 1 alert/");
+    await_subscription(fake, "alert/");
+    mpk_writer_init(&map);
+    alert_encode(&alert, &map);
+    publish(fake, "alert/gpt-small/", &map);
+    mpk_writer_clear(&map);
+    finish(pipe, 0,
+           "alert   gpt-small critical firing entropy_collapse: entropy_normalized of "
+           "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
+}
+
 static void assert_tail_says(void **state, const char *arguments, const char *text)
 {
     struct fake *fake = *state;
@@ -724,6 +751,7 @@ int main(void)
         WITH_FAKE(test_ping_config_and_flush),
         WITH_FAKE(test_json_is_the_answer_itself),
         WITH_FAKE(test_tail_prints_a_line_per_message),
+        WITH_FAKE(test_tail_shows_alerts),
         WITH_FAKE(test_tail_counts_patterns),
         WITH_FAKE(test_tail_shows_the_one_number_of_a_layer),
         WITH_FAKE(test_tail_says_when_there_is_no_such_number),

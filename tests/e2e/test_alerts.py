@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""Rules against real streams: what fires, what is resolved, and who is told."""
+import http.server
+import json
+import os
+import signal
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+
+from harness import ATTND, Attnd, Reader, Trainer, wait_until
+
+STEPS = ("window.unit=step", "window.rank_grace=0")
+HEADS, T = 2, 16
+
+
+def maps(sharpness):
+    """Causal attention [1, HEADS, T, T]: sharpness 0 looks at everything alike, 50 at one key."""
+    logits = np.random.default_rng(3).permuted(np.tile(np.arange(T, dtype=float), (1, HEADS, T, 1)), axis=-1)
+    logits = np.where(np.arange(T) > np.arange(T)[:, None], -np.inf, sharpness * logits / T)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def send_steps(trainer, sharpness, steps):
+    for step in steps:
+        trainer.attention(maps(sharpness), step=step, causal=True)
+
+
+def next_alert(reader, rule):
+    """The next alert of a rule; others are skipped."""
+    while True:
+        topic, alert = reader.next()
+        assert topic == "alert/gpt/" and alert["kind"] == "alert"
+        if alert["rule"] == rule:
+            return alert
+
+
+def kept(attnd):
+    """What the history has of the job, newest first."""
+    return attnd.call("alerts", job="gpt")["alerts"] or []
+
+
+def test_a_collapse_fires_and_is_resolved():
+    attnd = Attnd(*STEPS)
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    send_steps(trainer, 1, range(5))
+    send_steps(trainer, 500, range(5, 10))
+    falls = next_alert(reader, "entropy_falls")
+    assert (falls["state"], falls["step"], falls["since"]) == ("firing", 5, {"epoch": 0, "step": 5})
+    assert falls["value"] > falls["bound"] == 0.5
+    collapse = next_alert(reader, "entropy_collapse")
+    assert (collapse["state"], collapse["severity"], collapse["step"]) == ("firing", "critical", 6)
+    assert (collapse["stack"], collapse["layer"], collapse["site"], collapse["head"]) == ("decoder", 0, "self", None)
+    assert collapse["value"] < 0.1 and collapse["since"] == {"epoch": 0, "step": 5}
+    assert collapse["message"].startswith("entropy_normalized of decoder.0.self (mean of its heads) is ")
+    assert collapse["message"].endswith(", below 0.1 for 2 windows")
+    send_steps(trainer, 1, range(10, 13))
+    resolved = next_alert(reader, "entropy_collapse")
+    assert (resolved["state"], resolved["step"], resolved["bound"]) == ("resolved", 10, 0.15)
+    assert attnd.call("alerts", job="gpt")["firing"] == []
+    assert " event=alert job=gpt rule=entropy_collapse state=firing severity=critical " in attnd.log_text()
+    assert attnd.stats()["alerts"] >= 4
+    attnd.close()
+
+
+def test_what_fires_is_resolved_when_the_run_ends_and_is_kept():
+    attnd = Attnd(*STEPS)
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    send_steps(trainer, 500, range(4))
+    assert next_alert(reader, "entropy_collapse")["state"] == "firing"
+    assert [one["rule"] for one in attnd.call("alerts", job="gpt")["firing"]] == ["entropy_collapse"]
+    trainer.event("bye", step=3)
+    ended = next_alert(reader, "entropy_collapse")
+    assert (ended["state"], ended["value"]) == ("resolved", None)
+    assert ended["message"] == "entropy_normalized of decoder.0.self (mean of its heads): the run has ended"
+    past = wait_until(lambda: len(kept(attnd)) == 2 and kept(attnd), "the history")
+    assert [one["state"] for one in past] == ["resolved", "firing"]
+    attnd.close()
+
+
+def test_healthy_heads_and_uniform_beginnings_raise_nothing():
+    attnd = Attnd(*STEPS)
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    for step in range(40):  # from uniform to a little sharp, as training does
+        trainer.attention(maps(step / 10), step=step, causal=True)
+    attnd.settled(40)
+    trainer.event("bye", step=39)
+    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
+    assert reader.silent()
+    assert attnd.stats()["alerts"] == 0
+    attnd.close()
+
+
+def test_rows_of_nan_and_wrong_sums_are_told_at_once():
+    attnd = Attnd(*STEPS)
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    weights = maps(1)
+    weights[0, 0, 3] = np.nan
+    weights[0, 1, 4] *= 1.5
+    send_steps(trainer, 1, [0])
+    trainer.attention(weights, step=1, causal=True)
+    send_steps(trainer, 1, [2, 3])
+    invalid = next_alert(reader, "invalid_rows")
+    assert (invalid["state"], invalid["severity"], invalid["step"]) == ("firing", "critical", 1)
+    assert invalid["value"] == pytest.approx(2 / (HEADS * T))
+    sums = next_alert(reader, "row_sums")
+    assert sums["state"] == "firing" and sums["value"] == pytest.approx(0.5, abs=1e-6)
+    assert next_alert(reader, "invalid_rows")["state"] == "resolved"
+    attnd.close()
+
+
+def test_silence_and_its_end_are_told():
+    attnd = Attnd(*STEPS, config="rules: {silence: {above: 0.3, clear: 0.2}}\n")
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    send_steps(trainer, 1, [0])
+    fired = next_alert(reader, "silence")
+    assert fired["state"] == "firing" and fired["value"] > 0.3
+    assert [fired[key] for key in ("stack", "layer", "site", "head")] == [None] * 4
+    assert fired["message"].startswith("nothing has been heard of the run for ")
+
+    def resolved():
+        send_steps(trainer, 1, [resolved.step])
+        resolved.step += 1
+        return not reader.silent(0.05)
+
+    resolved.step = 1
+    wait_until(resolved, "the end of the silence")
+    assert next_alert(reader, "silence")["message"] == "the run has been heard of again"
+    attnd.close()
+
+
+def test_losses_are_told():
+    attnd = Attnd(*STEPS)
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    send_steps(trainer, 1, range(3))
+    trainer.sequence["tensor/gpt/decoder/0/self/"] += 3  # as if three had been lost
+    send_steps(trainer, 1, range(3, 6))
+    losses = next_alert(reader, "losses")
+    assert losses["state"] == "firing" and losses["value"] > 0.05 and losses["layer"] is None
+    attnd.close()
+
+
+def test_a_rule_of_ones_own_is_for_the_heads_it_names():
+    config = """
+rules:
+  sharp: {metric: confidence, each: head, layer: 'decoder.1.*', job: 'g*', above: 0.9, severity: info}
+  entropy_falls: {enabled: false}
+  entropy_collapse: {enabled: false}
+"""
+    attnd = Attnd(*STEPS, config=config)
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    weights = maps(1)
+    weights[:, 1] = maps(500)[:, 1]
+    for step in range(3):
+        for layer in range(2):
+            trainer.attention(weights, step=step, layer=layer, causal=True)
+    topic, alert = reader.next()
+    assert (alert["rule"], alert["layer"], alert["head"], alert["severity"]) == ("sharp", 1, 1, "info")
+    assert reader.silent()
+    attnd.close()
+
+
+def test_a_flood_is_held_back_and_told_later():
+    attnd = Attnd(*STEPS, "alerts.per_window=1",
+                  config="rules: {mine: {metric: confidence, each: head, above: 0}, entropy_collapse: {enabled: false}}\n")
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    send_steps(trainer, 1, range(4))
+    first, second = next_alert(reader, "mine"), next_alert(reader, "mine")
+    assert [(one["head"], one["step"], one["since"]["step"]) for one in (first, second)] == [(0, 0, 0), (1, 1, 0)]
+    assert attnd.stats()["alerts_dropped"] == 1
+    attnd.close()
+
+
+def test_a_restart_tells_nothing_twice():
+    attnd = Attnd(*STEPS, "history.checkpoint=100ms")
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    send_steps(trainer, 500, range(4))
+    assert next_alert(reader, "entropy_collapse")["state"] == "firing"
+    wait_until(lambda: kept(attnd), "the history")
+    attnd.stop(signal.SIGKILL)
+    attnd.start()
+    reader = Reader(attnd, "alert/gpt/")
+    assert [one["rule"] for one in attnd.call("alerts", job="gpt")["firing"]] == ["entropy_collapse"]
+    sequence, trainer = trainer.sequence, Trainer(attnd, "gpt", run=trainer.run)
+    trainer.sequence = sequence
+    send_steps(trainer, 500, range(4, 6))
+    send_steps(trainer, 1, range(6, 8))
+    told = next_alert(reader, "entropy_collapse")
+    while told["snapshot"]:
+        told = next_alert(reader, "entropy_collapse")
+    assert (told["state"], told["since"]["step"]) == ("resolved", 0)
+    attnd.close()
+
+
+@pytest.mark.parametrize("text, message", [
+    ("rules:\n  mine:\n    metric: entropi\n    above: 1\n",
+     "{}:3: rules.mine.metric: 'entropi': no such metric (valid: the metrics of PROTOCOL.md and those of "
+     "config/README.md; close: entropy)"),
+    ("rules:\n  entropy_collapse:\n    below: -1\n",
+     "{}:3: rules.entropy_collapse.below: '-1': the metric is never on one side of it (valid: above 0, at most 1)"),
+    ("rules:\n  mine:\n    metric: entropy\n",
+     "{}:2: rules.mine: has no condition (valid: one of below, above, falls_by, rises_by, grows_by)"),
+    ("alerts:\n  command: mail me\n",
+     "{}: alerts.command: 'mail me': not an absolute path (valid: /path/to/program, and its arguments between "
+     "blanks)"),
+    ("alerts:\n  webhook: ftp://example.org/\n",
+     "{}: alerts.webhook: 'ftp://example.org/': not such a URL (valid: http://... or https://...)"),
+])
+def test_bad_rules_are_refused_at_the_start(tmp_path, text, message):
+    path = tmp_path / "attnd.yaml"
+    path.write_text(text)
+    result = subprocess.run([ATTND, "--config", path], capture_output=True, text=True, timeout=30)
+    assert result.returncode == 2
+    assert message.format(path) in result.stderr
+
+
+def test_a_command_that_is_not_there_is_refused_at_the_start(tmp_path):
+    result = subprocess.run([ATTND, "--set", "alerts.command=/nowhere/notify",
+                             *(f"--set={name}.endpoint=ipc://{tmp_path}/{name}"
+                               for name in ("ingest", "publish", "control", "tap"))],
+                            capture_output=True, text=True, timeout=30)
+    assert result.returncode == 1
+    assert "alerts.command: '/nowhere/notify': cannot be run: No such file or directory" in result.stderr
+
+
+def test_a_command_and_a_webhook_get_each_event(tmp_path):
+    posted = []
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    script, lines = tmp_path / "script", tmp_path / "lines"
+    script.write_text(f"#!/bin/sh\ncat >> {lines}\n")
+    script.chmod(0o755)
+    os.environ["no_proxy"] = "127.0.0.1"
+    attnd = Attnd(*STEPS, f"alerts.command={script}", f"alerts.webhook=http://127.0.0.1:{server.server_port}/hook")
+    trainer = Trainer(attnd, "gpt")
+    send_steps(trainer, 500, range(4))
+    send_steps(trainer, 1, range(4, 7))
+    wait_until(lambda: attnd.stats()["notified"] >= 4, "the notifications")
+    attnd.close()
+    told = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert told == posted
+    assert [(one["rule"], one["state"]) for one in told] == [("entropy_collapse", "firing"), ("entropy_collapse", "resolved")]
+    server.shutdown()
