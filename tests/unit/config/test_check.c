@@ -87,6 +87,16 @@ static void test_chosen_ports_never_clash(void **state)
     assert_fits(WITH("ingest.endpoint=ipc://5571", "publish.endpoint=ipc:///5571"));
 }
 
+static void test_a_baseline_is_the_first_windows_or_a_run(void **state)
+{
+    (void)state;
+    assert_fits(WITH("drift.baseline=first"));
+    assert_fits(WITH("drift.baseline=0123456789abcdef0123456789abcdef"));
+    assert_clashes(WITH("drift.baseline=0123"),
+                   "drift.baseline: '0123': not a run (valid: first, or the 32 hexadecimal digits "
+                   "of a run)");
+}
+
 static void test_something_is_measured(void **state)
 {
     (void)state;
@@ -107,6 +117,7 @@ int main(void)
         cmocka_unit_test(test_endpoints_differ),
         cmocka_unit_test(test_a_wildcard_host_takes_the_port_on_every_address),
         cmocka_unit_test(test_chosen_ports_never_clash),
+        cmocka_unit_test(test_a_baseline_is_the_first_windows_or_a_run),
         cmocka_unit_test(test_something_is_measured),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
