@@ -57,10 +57,19 @@ static void submit(struct run *run, struct store_batch **batch, int code)
 
 /* Packing */
 
-static int keep(struct store_batch *batch, const char *key, const struct mpk_writer *writer)
+/* What goes into one batch of a run. */
+struct saving {
+    struct run *run;
+    struct store_batch *batch;
+    uint64_t bytes;
+};
+
+static int keep(struct saving *saving, const char *key, const struct mpk_writer *writer)
 {
-    return mpk_writer_ok(writer) ? batch_keep(batch, key, writer->buffer.data, writer->buffer.size)
-                                 : ERR_MEMORY;
+    saving->bytes += writer->buffer.size;
+    return mpk_writer_ok(writer)
+               ? batch_keep(saving->batch, key, writer->buffer.data, writer->buffer.size)
+               : ERR_MEMORY;
 }
 
 static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
@@ -88,8 +97,7 @@ static void put_counts(struct mpk_writer *writer, const struct counts *counts)
     put_tally(writer, "tally", &counts->tally);
 }
 
-static int save_row(struct store_batch *batch, const struct track *track,
-                    const struct stream *stream)
+static int save_row(struct saving *saving, const struct track *track, const struct stream *stream)
 {
     char key[CHECKPOINT_KEY_MAX];
     struct mpk_writer writer;
@@ -104,12 +112,12 @@ static int save_row(struct store_batch *batch, const struct track *track,
     stored_put(&writer, "turns", stream->spectrum_next, stream->heads,
                sizeof *stream->spectrum_next);
     snprintf(key, sizeof key, "layer/%s/%" PRIu32, track->name, stream->key);
-    int code = keep(batch, key, &writer);
+    int code = keep(saving, key, &writer);
     mpk_writer_clear(&writer);
     return code;
 }
 
-static int save_state(struct store_batch *batch, const struct track *track,
+static int save_state(struct saving *saving, const struct track *track,
                       const struct window_part *part, const struct stream *stream)
 {
     char key[CHECKPOINT_KEY_MAX];
@@ -121,22 +129,22 @@ static int save_state(struct store_batch *batch, const struct track *track,
              stream->key);
     int code = layer_state_pack(state_table_find(part->data, stream->index), &writer);
     if (!code)
-        code = keep(batch, key, &writer);
+        code = keep(saving, key, &writer);
     mpk_writer_clear(&writer);
     state_table_set_saved(part->data, stream->index, true);
     return code;
 }
 
-static int save_states(struct store_batch *batch, const struct track *track,
+static int save_states(struct saving *saving, const struct track *track,
                        const struct window_part *list, const struct stream *stream)
 {
     int code = 0;
     for (const struct window_part *part = list; part && !code; part = part->next)
-        code = save_state(batch, track, part, stream);
+        code = save_state(saving, track, part, stream);
     return code;
 }
 
-static int save_drift(struct store_batch *batch, const struct track *track, struct stream *stream)
+static int save_drift(struct saving *saving, const struct track *track, struct stream *stream)
 {
     struct layer_track *layer = &stream->tracks[track->index];
     char key[CHECKPOINT_KEY_MAX];
@@ -147,24 +155,24 @@ static int save_drift(struct store_batch *batch, const struct track *track, stru
     snprintf(key, sizeof key, "drift/%s/%" PRIu32, track->name, stream->key);
     int code = drift_pack(layer->drift, &writer);
     if (!code)
-        code = keep(batch, key, &writer);
+        code = keep(saving, key, &writer);
     mpk_writer_clear(&writer);
     layer->drift_unsaved = false;
     return code;
 }
 
 /* A layer in a track. */
-static int save_layer(struct store_batch *batch, const struct track *track, struct stream *stream)
+static int save_layer(struct saving *saving, const struct track *track, struct stream *stream)
 {
     struct layer_track *layer = &stream->tracks[track->index];
-    int code = save_drift(batch, track, stream);
+    int code = save_drift(saving, track, stream);
     if (!layer->unsaved || code)
         return code;
     layer->unsaved = false;
-    code = save_row(batch, track, stream);
+    code = save_row(saving, track, stream);
     if (!code)
-        code = save_states(batch, track, track->window.open, stream);
-    return code ? code : save_states(batch, track, track->window.closed, stream);
+        code = save_states(saving, track, track->window.open, stream);
+    return code ? code : save_states(saving, track, track->window.closed, stream);
 }
 
 /* About the run */
@@ -229,28 +237,29 @@ static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t
         put_track(writer, &run->tracks[t]);
 }
 
-static int save_alerts(struct run *run, struct store_batch *batch)
+static int save_alerts(struct saving *saving)
 {
+    struct run *run = saving->run;
     struct mpk_writer writer;
     if (!run->alerts_unsaved || !run->alerts)
         return 0;
     mpk_writer_init(&writer);
     int code = alerts_pack(run->alerts, &writer);
     if (!code)
-        code = keep(batch, "alerts", &writer);
+        code = keep(saving, "alerts", &writer);
     mpk_writer_clear(&writer);
     run->alerts_unsaved = false;
     return code;
 }
 
-static int save_about(struct run *run, struct store_batch *batch, uint64_t now_ns)
+static int save_about(struct saving *saving, uint64_t now_ns)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
-    put_about(&writer, run, now_ns);
-    int code = keep(batch, "about", &writer);
+    put_about(&writer, saving->run, now_ns);
+    int code = keep(saving, "about", &writer);
     mpk_writer_clear(&writer);
-    return code ? code : save_alerts(run, batch);
+    return code ? code : save_alerts(saving);
 }
 
 /* What callers do */
@@ -258,13 +267,14 @@ static int save_about(struct run *run, struct store_batch *batch, uint64_t now_n
 void checkpoint_track(struct run *run, struct track *track, struct store_batch **batch,
                       uint64_t now_ns)
 {
+    struct saving saving = {.run = run, .batch = *batch};
     int code = 0;
     if (!*batch)
         return;
     for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next)
-        code = save_layer(*batch, track, stream);
+        code = save_layer(&saving, track, stream);
     if (!code)
-        code = save_about(run, *batch, now_ns);
+        code = save_about(&saving, now_ns);
     submit(run, batch, code);
 }
 
@@ -278,9 +288,11 @@ static bool has_changed(const struct run *run, const struct stream *stream)
 
 static int step_layer(struct run *run, struct stream *stream)
 {
+    struct saving saving = {.run = run, .batch = run->saving};
     int code = 0;
     for (uint32_t t = 0; t < run->track_count && !code; t++)
-        code = save_layer(run->saving, &run->tracks[t], stream);
+        code = save_layer(&saving, &run->tracks[t], stream);
+    run->saving_bytes += saving.bytes;
     return code;
 }
 
@@ -310,13 +322,15 @@ bool checkpoint_step(struct run *run)
 
 void checkpoint_submit(struct run *run, uint64_t now_ns)
 {
+    struct saving saving = {.run = run, .batch = run->saving};
     if (!run->saving)
         return;
     if (!run->saving_code)
-        run->saving_code = save_about(run, run->saving, now_ns);
+        run->saving_code = save_about(&saving, now_ns);
     crash_point("checkpoint_packed");
     submit(run, &run->saving, run->saving_code);
     run->saving_code = 0;
+    run->saving_bytes = 0;
     stats_add(run->sink->stats, COUNT_CHECKPOINTS, 1);
     crash_point("checkpoint_submitted");
 }

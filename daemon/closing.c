@@ -35,10 +35,14 @@ void closing_publish_job(struct run *run)
 
 /* Drift */
 
+/* Of a head, once it has learned, with the default metrics. */
+#define DRIFT_TYPICAL 2560
+
+/* NULL when baselines have used up their share of the memory, or there is none. */
 static struct drift *get_drift(struct run *run, struct layer_track *layer, uint32_t heads)
 {
     struct drift_rule rule = run_drift_rule(run->config);
-    if (!layer->drift && !state_budget_full(&run->budget))
+    if (!layer->drift && state_budget_fits(&run->drift_budget, (uint64_t)heads * DRIFT_TYPICAL))
         layer->drift = drift_new(&rule, heads);
     return layer->drift;
 }

@@ -32,10 +32,14 @@
 #define TICK_MS 1000
 /* How long a stop waits for commands and webhooks. */
 #define NOTIFY_STOP_MS 2000
+#define SAVE_STOP_NS   UINT64_C(1000000000)
 /* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
  * loop's time at most: 20 ms every 200 ms by default. */
 #define SAVER_SLICES 10
 #define SAVER_SHARE  10
+/* A batch of a checkpoint is about this share of history.queue, of which checkpoints may use half.
+ */
+#define SAVER_BATCHES 32
 
 struct daemon {
     struct config config;
@@ -275,14 +279,25 @@ static bool ticks(const struct daemon *daemon)
     return uv_is_active((const uv_handle_t *)&daemon->tick);
 }
 
-/* A part of a round, as long as a slice. No message comes between its steps and the submit. */
-static void go_on_with_round(struct daemon *daemon, uint64_t now)
+/* A part of a round, until the deadline, and as long as the disk keeps up: else a later slice goes
+ * on. No message comes between the steps and their submit. */
+static void go_on_with_round(struct daemon *daemon, uint64_t deadline)
 {
-    uint64_t deadline = now + daemon->config.history_checkpoint / SAVER_SHARE / SAVER_SLICES;
-    do
-        daemon->round.goes_on = registry_step(daemon->registry);
-    while (daemon->round.goes_on && clock_monotonic_ns() < deadline);
-    registry_submit(daemon->registry, now_ns(daemon));
+    uint64_t batch_bytes = daemon->config.history_queue / SAVER_BATCHES;
+    while (daemon->round.goes_on && clock_monotonic_ns() < deadline &&
+           store_has_room(daemon->store, batch_bytes)) {
+        do
+            daemon->round.goes_on = registry_step(daemon->registry);
+        while (daemon->round.goes_on && clock_monotonic_ns() < deadline &&
+               registry_collected(daemon->registry) < batch_bytes);
+        registry_submit(daemon->registry, now_ns(daemon));
+    }
+}
+
+static bool history_is_on(const struct daemon *daemon)
+{
+    const char *reason;
+    return daemon->sink.store && store_path(daemon->store, &reason);
 }
 
 /* A round begins when history.checkpoint has passed since the last one began and that one is
@@ -298,8 +313,9 @@ static void on_save(uv_timer_t *timer)
         daemon->round.last = !ticks(daemon);
         registry_begin_round(daemon->registry);
     }
-    if (daemon->round.goes_on)
-        go_on_with_round(daemon, now);
+    if (!history_is_on(daemon))
+        daemon->round.goes_on = false;
+    go_on_with_round(daemon, now + daemon->config.history_checkpoint / SAVER_SHARE / SAVER_SLICES);
     if (!daemon->round.goes_on && daemon->round.last && !ticks(daemon))
         uv_timer_stop(timer);
 }
@@ -307,7 +323,7 @@ static void on_save(uv_timer_t *timer)
 static void start_saver(struct daemon *daemon)
 {
     uint64_t period_ms = daemon->config.history_checkpoint / SAVER_SLICES / 1000000;
-    if (!daemon->sink.store || uv_is_active((const uv_handle_t *)&daemon->saver))
+    if (!history_is_on(daemon) || uv_is_active((const uv_handle_t *)&daemon->saver))
         return;
     daemon->round.last = false;
     uv_timer_start(&daemon->saver, on_save, period_ms, period_ms);
@@ -336,13 +352,32 @@ static void take_finished(void *data, struct run *run)
         account_for(data, message);
 }
 
+/* Everything, waiting for the disk, but no longer than a stop may take (a second at least). The
+ * first round may be one that was going on, and does not come back to what it has had. */
+static void save_all(struct daemon *daemon)
+{
+    uint64_t patience = daemon->config.shutdown_timeout;
+    if (patience < SAVE_STOP_NS)
+        patience = SAVE_STOP_NS;
+    uint64_t deadline = clock_monotonic_ns() + patience;
+    for (int round = 0; round < 2 && history_is_on(daemon); round++) {
+        registry_begin_round(daemon->registry);
+        daemon->round.goes_on = true;
+        while (daemon->round.goes_on && clock_monotonic_ns() < deadline) {
+            go_on_with_round(daemon, deadline);
+            if (daemon->round.goes_on)
+                uv_sleep(1);
+        }
+    }
+}
+
 /* Shows and saves what is open and lets go of the loop, whose run then ends. */
 static void finish(struct daemon *daemon)
 {
     daemon->finished = true;
     registry_each(daemon->registry, take_finished, daemon);
     registry_show(daemon->registry);
-    registry_save(daemon->registry, now_ns(daemon));
+    save_all(daemon);
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);

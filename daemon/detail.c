@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "detail.h"
 
+#include "block_bytes.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,7 +15,7 @@ static void *copy(struct detail *detail, bool *ok, const void *from, size_t coun
     *ok = to != NULL;
     if (to)
         memcpy(to, from, count * size);
-    detail->bytes += count * size;
+    detail->bytes += block_bytes(count * size);
     return to;
 }
 
@@ -47,7 +49,7 @@ static void copy_weights(struct detail *detail, bool *ok, const struct weights_r
     *ok = to != NULL;
     if (!to)
         return;
-    detail->bytes += sizeof *to;
+    detail->bytes += block_bytes(sizeof *to);
     to->heads = from->heads;
     for (int i = 0; i < PROJECTION_COUNT; i++) {
         size_t heads = from->projection[i].heads;
@@ -70,7 +72,7 @@ struct detail *detail_new(const struct measured *measured)
     struct layer_numbers numbers;
     measured_numbers(measured, &numbers);
     detail->references = 1;
-    detail->bytes = sizeof *detail;
+    detail->bytes = block_bytes(sizeof *detail);
     copy_pairs(detail, &ok, &numbers.pairs, measured->heads);
     copy_similarity(detail, &ok, &numbers.similarity, measured->heads);
     if (ok && measured->weights)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* A detail as a MessagePack map: lists and matrices as binaries, in the layout of their structs. */
 #include "detail.h"
+
+#include "block_bytes.h"
 #include "err.h"
 #include "stored.h"
 
@@ -92,7 +94,7 @@ static int copy(struct detail *detail, const msgpack_object *map, const char *ke
     int code = stored_copy(map, key, count, size, &bytes);
     if (!code && bytes) {
         memcpy(ret_copy, &bytes, sizeof bytes);
-        detail->bytes += count * size;
+        detail->bytes += block_bytes(count * size);
     }
     return code;
 }
@@ -171,7 +173,7 @@ static int get_weights(struct detail *detail, const msgpack_object *map)
     struct weights_result *to = detail->weights = calloc(1, sizeof *to);
     if (!to)
         return ERR_MEMORY;
-    detail->bytes += sizeof *to;
+    detail->bytes += block_bytes(sizeof *to);
     int code = stored_u32(map, "heads", UINT32_MAX, &to->heads);
     for (int i = 0; i < PROJECTION_COUNT && !code; i++)
         code = get_projection(detail, mpk_find(map, projection_name[i]), &to->projection[i]);
@@ -190,7 +192,7 @@ int detail_unpack(const msgpack_object *map, uint32_t heads, struct detail **ret
     if (!detail)
         return ERR_MEMORY;
     detail->references = 1;
-    detail->bytes = sizeof *detail;
+    detail->bytes = block_bytes(sizeof *detail);
     int code = get_pairs(detail, map, heads);
     if (!code)
         code = get_similarity(detail, map, heads);

@@ -12,7 +12,7 @@
  * count: of the others a window has too few values for a histogram to mean anything. Heads are
  * sorted by distance, then by layer and head; what only one run has is listed apart.
  *
- * One layer of either run is in memory at a time. */
+ * One layer of either run is in memory at a time, and TOGETHER_MAX of its windows. */
 #include "history_windows.h"
 
 #include <math.h>
@@ -21,6 +21,8 @@
 
 #define WINDOWS_DEFAULT 20
 #define LAYERS_MAX      4096
+/* States that are merged at once, which is faster than one after the other. */
+#define TOGETHER_MAX 32
 
 struct side {
     struct found_run run;
@@ -77,27 +79,51 @@ static void note_window(struct side *side, uint64_t first, uint64_t last)
     side->last = last > side->last ? last : side->last;
 }
 
+static void free_states(struct layer_state **states, uint32_t *count)
+{
+    while (*count > 0)
+        layer_state_free(&states[--*count]);
+}
+
+/* Merges what has been collected, and the pool, in order, into the pool. */
+static int merge_collected(struct layer_state **states, uint32_t *count,
+                           struct layer_state **ret_pool)
+{
+    int code = 0;
+    uint32_t first = 0;
+    if (*count > 0 && !*ret_pool) {
+        *ret_pool = states[0];
+        states[0] = NULL;
+        first = 1;
+    }
+    if (*count > first)
+        code = layer_state_merge_all(*ret_pool, (const struct layer_state *const *)states + first,
+                                     *count - first);
+    free_states(states, count);
+    return code;
+}
+
 /* Merges the states of a statement's rows: first, last, bytes, data. */
 static int pool_rows(struct query *query, sqlite3_stmt *statement, struct side *side,
                      struct layer_state **ret_pool)
 {
-    uint32_t windows = 0;
+    struct layer_state *states[TOGETHER_MAX];
+    uint32_t windows = 0, count = 0;
     int code = 0;
     while (!code && (code = query_next(query, statement)) == 1) {
-        struct layer_state *state = NULL;
-        code = state_read(statement, 2, &state);
-        if (!code && *ret_pool)
-            code = layer_state_merge(*ret_pool, state);
-        if (!code)
-            note_window(side, column_u64(statement, 0), column_u64(statement, 1));
-        if (!code && !*ret_pool) {
-            *ret_pool = state;
-            state = NULL;
-        }
-        layer_state_free(&state);
+        code = state_read(statement, 2, &states[count]);
+        if (code)
+            break;
+        count++;
         windows++;
+        note_window(side, column_u64(statement, 0), column_u64(statement, 1));
+        if (count == TOGETHER_MAX)
+            code = merge_collected(states, &count, ret_pool);
         code = code ? code : query_check(query);
     }
+    if (!code)
+        code = merge_collected(states, &count, ret_pool);
+    free_states(states, &count);
     side->windows = windows > side->windows ? windows : side->windows;
     return code;
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "block_bytes.h"
 #include "layer_state_part.h"
 
 #include <math.h>
@@ -41,12 +42,6 @@ void layer_state_free(struct layer_state **state_p)
 }
 
 /* Memory */
-
-/* malloc's units and what it keeps beside each block. */
-static uint64_t block_bytes(uint64_t bytes)
-{
-    return bytes > 0 ? (bytes + 8 + 15) / 16 * 16 : 0;
-}
 
 /* Without statistics. */
 static uint64_t empty_bytes(uint32_t heads)

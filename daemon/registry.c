@@ -290,6 +290,18 @@ bool registry_step(struct registry *registry)
     return stepped;
 }
 
+static void add_collected(void *data, struct run *run)
+{
+    *(uint64_t *)data += run->saving_bytes;
+}
+
+uint64_t registry_collected(const struct registry *registry)
+{
+    uint64_t bytes = 0;
+    registry_each(registry, add_collected, &bytes);
+    return bytes;
+}
+
 static void submit_run(void *data, struct run *run)
 {
     checkpoint_submit(run, *(uint64_t *)data);
@@ -298,14 +310,6 @@ static void submit_run(void *data, struct run *run)
 void registry_submit(struct registry *registry, uint64_t now_ns)
 {
     registry_each(registry, submit_run, &now_ns);
-}
-
-void registry_save(struct registry *registry, uint64_t now_ns)
-{
-    registry_begin_round(registry);
-    while (registry_step(registry))
-        ;
-    registry_submit(registry, now_ns);
 }
 
 struct tick {

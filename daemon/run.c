@@ -37,6 +37,8 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
     config_for_job(config, run->job, &run->job_config);
     run->sink = sink;
     run->budget = (struct state_budget){.limit = budget->limit / RUN_SHARE, .parent = budget};
+    run->drift_budget =
+        (struct state_budget){.limit = run->budget.limit / 2, .parent = &run->budget};
     run->last_ns = now_ns;
     run->queue_last = &run->queue;
     run->track_count = track_count(config);
@@ -93,7 +95,7 @@ struct drift_rule run_drift_rule(const struct config *config)
 void run_charge_drift(struct run *run, struct layer_track *layer)
 {
     uint64_t bytes = layer->drift ? drift_bytes(layer->drift) : 0;
-    state_budget_charge(&run->budget, bytes, layer->drift_bytes);
+    state_budget_charge(&run->drift_budget, bytes, layer->drift_bytes);
     layer->drift_bytes = bytes;
 }
 

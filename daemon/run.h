@@ -38,7 +38,8 @@ struct run {
     const struct config *config;
     struct config job_config; /* what to measure: with the overrides for this job */
     const struct result_sink *sink;
-    struct state_budget budget; /* a quarter of all there is */
+    struct state_budget budget;       /* a quarter of all there is */
+    struct state_budget drift_budget; /* half of that: baselines give way to windows */
     enum job_state state;
     bool dirty;   /* the job map should be published again */
     bool unsaved; /* something has changed since the last round of checkpoints began */
@@ -58,7 +59,8 @@ struct run {
     uint32_t flush_left; /* show the windows once so many of the queue are taken */
     /* the round of checkpoints that is going on, see checkpoint.h */
     struct store_batch *saving; /* what the steps have collected */
-    int saving_code;            /* why it cannot be submitted */
+    uint64_t saving_bytes;
+    int saving_code; /* why it cannot be submitted */
     bool in_round, round_goes_on;
     struct stream *round_next; /* where the next step begins */
     struct run *next;          /* the job's list */

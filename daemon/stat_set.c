@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "stat_set.h"
+#include "block_bytes.h"
 #include "err.h"
 #include "stat_record.h"
 
@@ -7,11 +8,11 @@
 
 /* Memory */
 
-/* Slack, so that a set that grows a little is not moved each time: one byte in 32. malloc keeps 8
- * bytes beside each block, in units of 16. */
+/* Slack, so that a set that grows a little is not moved each time: one byte in 32, and what the
+ * heap gives anyway. */
 static uint32_t capacity_for(uint32_t size)
 {
-    return ((size + size / 32 + 8 + 15) & ~15u) - 8;
+    return (uint32_t)block_bytes(size + size / 32) - 8;
 }
 
 void stat_set_clear(struct stat_set *set)
@@ -22,7 +23,7 @@ void stat_set_clear(struct stat_set *set)
 
 uint64_t stat_set_bytes(const struct stat_set *set)
 {
-    return set->capacity > 0 ? set->capacity + 8 : 0;
+    return block_bytes(set->capacity);
 }
 
 int stat_set_assign(struct stat_set *set, const uint8_t *bytes, uint32_t size)

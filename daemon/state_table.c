@@ -23,7 +23,7 @@ void state_budget_charge(struct state_budget *budget, uint64_t add, uint64_t giv
         budget->used += add - give_back;
 }
 
-static bool has_room(const struct state_budget *budget, uint64_t bytes)
+bool state_budget_fits(const struct state_budget *budget, uint64_t bytes)
 {
     for (; budget; budget = budget->parent)
         if (budget->used + bytes > budget->limit)
@@ -33,7 +33,7 @@ static bool has_room(const struct state_budget *budget, uint64_t bytes)
 
 bool state_budget_full(const struct state_budget *budget)
 {
-    return !has_room(budget, 0);
+    return !state_budget_fits(budget, 0);
 }
 
 struct state_table *state_table_new(struct state_budget *budget, uint32_t buckets)
@@ -64,7 +64,7 @@ static int reserve(struct state_table *table, uint32_t index)
 
 static int add(struct state_table *table, struct entry *entry, uint32_t heads)
 {
-    if (!has_room(table->budget, layer_state_new_bytes(heads)))
+    if (!state_budget_fits(table->budget, layer_state_new_bytes(heads)))
         return ERR_STATE_LIMIT;
     entry->state = layer_state_new(heads, table->buckets);
     if (!entry->state)

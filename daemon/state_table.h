@@ -40,5 +40,7 @@ void state_table_free(struct state_table **table);
 void state_budget_charge(struct state_budget *budget, uint64_t add, uint64_t give_back);
 /* Whether nothing more should be taken in. */
 bool state_budget_full(const struct state_budget *budget);
+/* Whether there is room for so much more. */
+bool state_budget_fits(const struct state_budget *budget, uint64_t bytes);
 
 #endif

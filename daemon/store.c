@@ -38,8 +38,10 @@
 #define COMMIT_BYTES (UINT64_C(16) << 20)
 #define TURN_NS      UINT64_C(250000000)
 #define AGE_EVERY_NS UINT64_C(60000000000)
-/* Pages in the log that are worth moving. */
-#define LOG_PAGES 4096
+/* The log is moved into the database, which is when the disk is waited for, when it has so many
+ * pages, or after this time: a power failure costs no more. */
+#define LOG_PAGES    4096
+#define LOG_EVERY_NS UINT64_C(10000000000)
 
 struct queue {
     struct store_batch *first, **last;
@@ -65,7 +67,7 @@ struct store {
     struct store_db db;
     struct layer_track *full; /* that have windows for a chunk; owned */
     size_t full_count, full_capacity;
-    uint64_t age_next_ns;
+    uint64_t age_next_ns, log_next_ns;
     bool size_due, age_due;
     int trouble; /* SQLite's code of the last commit, if it failed */
     uint64_t trouble_dropped;
@@ -181,7 +183,7 @@ static int commit(struct store *store, const struct store_batch *batches)
     int code = db_mark(&store->db);
     if (code == SQLITE_OK)
         code = write_all(store, batches);
-    if (db_is_corrupt(code) && replace(store))
+    if (code != store->trouble && db_is_corrupt(&store->db, code) && replace(store))
         code = write_all(store, batches);
     return code;
 }
@@ -191,7 +193,7 @@ static int commit(struct store *store, const struct store_batch *batches)
 /* An error of what can wait is left to the next commit to report, unless the file is at fault. */
 static void heed(struct store *store, int code)
 {
-    if (db_is_corrupt(code))
+    if (db_is_corrupt(&store->db, code))
         replace(store);
 }
 
@@ -222,14 +224,26 @@ static int retain(struct store *store, bool *due,
     return code;
 }
 
+static bool is_log_due(const struct store *store, uint64_t now)
+{
+    return store->db.log_pages >= LOG_PAGES ||
+           (store->db.log_pages > 0 && now >= store->log_next_ns);
+}
+
+static int move_log(struct store *store, uint64_t now)
+{
+    store->log_next_ns = now + LOG_EVERY_NS;
+    return db_checkpoint(&store->db);
+}
+
 /* Returns whether there was something to do. */
-static bool do_one(struct store *store)
+static bool do_one(struct store *store, uint64_t now)
 {
     int code;
     if (!store->db.sql.db)
         return false;
-    if (store->db.log_pages >= LOG_PAGES)
-        code = db_checkpoint(&store->db);
+    if (is_log_due(store, now))
+        code = move_log(store, now);
     else if (store->full_count > 0)
         code = make_chunk(store);
     else if (store->size_due)
@@ -250,8 +264,8 @@ static bool do_rest(struct store *store)
         store->age_due = true;
         store->age_next_ns = now + AGE_EVERY_NS;
     }
-    while (do_one(store))
-        if (clock_monotonic_ns() >= end)
+    for (; do_one(store, now); now = clock_monotonic_ns())
+        if (now >= end)
             return true;
     return false;
 }
@@ -318,10 +332,19 @@ static bool work(struct store *store, struct store_batch *taken)
     return more;
 }
 
+/* When the next thing is to be done that does not come with a batch. The log has pages only after
+ * something was written, so an idle attnd wakes up for its age alone. */
+static uint64_t next_time(const struct store *store)
+{
+    if (store->db.log_pages > 0 && store->log_next_ns < store->age_next_ns)
+        return store->log_next_ns;
+    return store->age_next_ns;
+}
+
 /* Queue locked. */
 static void wait_for_work(struct store *store)
 {
-    uint64_t when = store->age_next_ns;
+    uint64_t when = next_time(store);
     if (store->queue.first && store->queue.first->queued_ns + store->commit_ns < when)
         when = store->queue.first->queued_ns + store->commit_ns;
     wait_until(store, when);
@@ -336,7 +359,7 @@ static void *store_main(void *data)
     while (!store->stopping || store->queue.first) {
         uint64_t now = clock_monotonic_ns();
         struct store_batch *taken = take_due(store, now);
-        if (taken || more || now >= store->age_next_ns) {
+        if (taken || more || now >= next_time(store)) {
             pthread_mutex_unlock(&store->lock);
             more = work(store, taken);
             pthread_mutex_lock(&store->lock);
@@ -523,4 +546,14 @@ bool store_submit(struct store *store, struct store_batch **batch_p)
         log_event(LOG_WARNING, "history_queue_full", LOG_NUM("refused", store->refused));
     batch_free(&batch);
     return false;
+}
+
+bool store_has_room(struct store *store, size_t bytes)
+{
+    struct store_batch checkpoint = {.bytes = bytes};
+    bool on = !atomic_load_explicit(&store->off, memory_order_acquire);
+    pthread_mutex_lock(&store->lock);
+    bool room = on && has_room(store, &checkpoint);
+    pthread_mutex_unlock(&store->lock);
+    return room;
 }

@@ -91,5 +91,7 @@ void batch_free(struct store_batch **batch);
  * larger than that is taken when nothing else waits. Returns whether it was taken; *batch is NULL
  * afterwards. */
 bool store_submit(struct store *store, struct store_batch **batch);
+/* Whether a checkpoint of so many bytes would be taken now. */
+bool store_has_room(struct store *store, size_t bytes);
 
 #endif

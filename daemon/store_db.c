@@ -3,8 +3,9 @@
  * was not closed cleanly is checked (quick_check) before it is used: that reads all of it, about a
  * second per GiB that is in memory.
  *
- * Write-ahead log, synchronous = NORMAL: a commit is not on the disk until the next checkpoint, so
- * a power failure may cost the newest ones; a kill costs none. This connection alone writes and
+ * Write-ahead log, synchronous = NORMAL: the disk is waited for when the log is moved into the
+ * database (store.c: every 10 s at the latest), so a power failure may cost the commits since; a
+ * kill costs none. This connection alone writes and
  * checkpoints; readers open read-only. No memory mapping: an I/O error would be a SIGBUS. */
 #include "store_db.h"
 
@@ -26,20 +27,14 @@ static const char settings[] = "PRAGMA synchronous = NORMAL;"
 
 #define BUSY_TIMEOUT_MS 5000
 
-bool db_is_corrupt(int code)
-{
-    return (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
-}
-
 static int refuse(const struct store_db *db, char *reterr_reason, const char *why)
 {
     snprintf(reterr_reason, STORE_REASON_MAX, "%s: %s", db->path, why);
     return -1;
 }
 
-/* Steps of opening: SQLite codes; *ret_why is set when the code is not what people should read. */
-
-static int check_after_unclean_stop(sqlite3 *connection)
+/* Returns an SQLite code: SQLITE_OK when it is sound. */
+static int check(sqlite3 *connection)
 {
     sqlite3_stmt *statement = NULL;
     int code = sqlite3_prepare_v2(connection, "PRAGMA quick_check(1)", -1, &statement, NULL);
@@ -48,10 +43,32 @@ static int check_after_unclean_stop(sqlite3 *connection)
     bool sound = code == SQLITE_ROW && sqlite3_column_text(statement, 0) &&
                  !strcmp((const char *)sqlite3_column_text(statement, 0), "ok");
     sqlite3_finalize(statement);
-    if (code == SQLITE_ROW)
+    if (code == SQLITE_ROW || code == SQLITE_DONE)
         return sound ? SQLITE_OK : SQLITE_CORRUPT;
-    return code == SQLITE_DONE ? SQLITE_CORRUPT : code;
+    return code;
 }
+
+/* Damage can look like a mistake in a statement, or like a row that is there twice. */
+static bool is_odd(int code)
+{
+    int kind = code & 0xff;
+    return kind == SQLITE_ERROR || kind == SQLITE_CONSTRAINT || kind == SQLITE_MISUSE ||
+           kind == SQLITE_RANGE || kind == SQLITE_INTERNAL;
+}
+
+static bool is_corrupt(sqlite3 *connection, int code)
+{
+    if (is_odd(code))
+        code = check(connection);
+    return (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
+}
+
+bool db_is_corrupt(const struct store_db *db, int code)
+{
+    return is_corrupt(db->sql.db, code);
+}
+
+/* Steps of opening: SQLite codes; *ret_why is set when the code is not what people should read. */
 
 static int apply_schema(sqlite3 *connection, const char **ret_why)
 {
@@ -84,7 +101,7 @@ static int check_if_unclean(const struct sql *sql)
     int code = query_number(&query, &clean);
     if (code == SQLITE_DONE)
         return SQLITE_OK; /* it is new */
-    return code == SQLITE_OK && !clean ? check_after_unclean_stop(sql->db) : code;
+    return code == SQLITE_OK && !clean ? check(sql->db) : code;
 }
 
 static int on_commit(void *data, sqlite3 *connection, const char *schema, int pages)
@@ -121,8 +138,8 @@ static void disconnect(struct store_db *db, sqlite3 *connection)
     sqlite3_close(connection);
 }
 
-/* Returns an SQLite code, with a reason. */
-static int connect_to(struct store_db *db, char *reterr_reason)
+/* Returns 0, or -1 with a reason. */
+static int connect_to(struct store_db *db, char *reterr_reason, bool *ret_corrupt)
 {
     sqlite3 *connection = NULL;
     const char *why = NULL;
@@ -131,10 +148,11 @@ static int connect_to(struct store_db *db, char *reterr_reason)
     if (code == SQLITE_OK)
         code = prepare(db, connection, &why);
     if (code == SQLITE_OK)
-        return code;
+        return 0;
     refuse(db, reterr_reason, why ? why : sqlite3_errstr(code));
+    *ret_corrupt = is_corrupt(connection, code);
     disconnect(db, connection);
-    return code;
+    return -1;
 }
 
 static int replace(struct store_db *db, char *reterr_reason)
@@ -144,7 +162,8 @@ static int replace(struct store_db *db, char *reterr_reason)
         return -1;
     db->corrupt++;
     log_event(LOG_ERROR, "history_corrupt", LOG_STR("path", db->path), LOG_STR("renamed", aside));
-    return connect_to(db, reterr_reason) == SQLITE_OK ? 0 : -1;
+    bool corrupt;
+    return connect_to(db, reterr_reason, &corrupt);
 }
 
 int db_open(struct store_db *db, const char *configured_path, char reterr_reason[STORE_REASON_MAX])
@@ -155,8 +174,8 @@ int db_open(struct store_db *db, const char *configured_path, char reterr_reason
     db->lock = store_file_lock(db->path, reterr_reason);
     if (db->lock < 0)
         return -1;
-    int code = connect_to(db, reterr_reason);
-    if (code == SQLITE_OK || (db_is_corrupt(code) && !replace(db, reterr_reason)))
+    bool corrupt = false;
+    if (!connect_to(db, reterr_reason, &corrupt) || (corrupt && !replace(db, reterr_reason)))
         return 0;
     db_close(db);
     return -1;

@@ -16,12 +16,12 @@ struct store_db {
     uint64_t corrupt; /* databases set aside */
 };
 
-/* Whether the file is at fault, and another one would do better. */
-bool db_is_corrupt(int code);
-
 /* Locks, opens, migrates, checks after an unclean stop. A corrupt database is set aside. Returns 0,
  * or -1 with a reason, then there is nothing to close. */
 int db_open(struct store_db *db, const char *configured_path, char reterr_reason[STORE_REASON_MAX]);
+/* Whether an error means that the file is at fault, and another one would do better. An error that
+ * says neither this nor that has the file checked. */
+bool db_is_corrupt(const struct store_db *db, int code);
 /* Sets the database aside and begins a new one. Returns 0, or -1 with a reason, then it is closed.
  */
 int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX]);

@@ -36,6 +36,8 @@
 #define LINGER_MS 1000
 /* Prefixes that are told apart; with more, every job counts as listened to. */
 #define PREFIXES_MAX 64
+/* Events may go beyond the budget by one part in this. */
+#define EVENT_SHARE 8
 /* What a message takes beside its bytes: a small frame is kept by keeping ZeroMQ's receive buffer.
  */
 #define PARCEL_OVERHEAD 8192
@@ -251,12 +253,19 @@ static uint64_t received_since_1970(const struct message *message)
     return clock_wall_ns() - (clock_monotonic_ns() - message->received_ns);
 }
 
+/* Events have some more room: a recording without them neither closes its windows nor ends. */
+static uint64_t budget_of(const struct tap *tap, const struct message *message)
+{
+    uint64_t budget = tap->config->tap_budget;
+    return message->header.type == MESSAGE_EVENT ? budget + budget / EVENT_SHARE : budget;
+}
+
 static int pass_on(struct tap *tap, const struct tapped_job *job, struct message *message)
 {
     uint64_t cost = message->bytes + PARCEL_OVERHEAD;
     uint64_t in_flight = atomic_load(&tap->flight->bytes);
     /* A message that is larger than the budget goes when it is alone. */
-    if (in_flight > 0 && in_flight + cost > tap->config->tap_budget)
+    if (in_flight > 0 && in_flight + cost > budget_of(tap, message))
         return -1;
     struct parcel *parcel = make_parcel(tap->flight, message, cost);
     if (!parcel)

@@ -42,11 +42,10 @@
 
 #define STEPS          32 /* buckets per power of two */
 #define MAGNITUDE_LOG2 40
-#define BOUND_MAX      (MAGNITUDE_LOG2 * STEPS)
 #define CAPACITY_MIN   8
 
-_Static_assert(HIST_KEY_MAX == 2 * BOUND_MAX + 1, "as the header says");
-_Static_assert(BOUND_MAX <= 1 << HIST_HALVINGS_MAX, "one bucket on either side of 1");
+_Static_assert(HIST_BOUND_MAX == MAGNITUDE_LOG2 * STEPS, "as the header says");
+_Static_assert(HIST_BOUND_MAX <= 1 << HIST_HALVINGS_MAX, "one bucket on either side of 1");
 
 /* 2^(m/32), correctly rounded. */
 static const double step_bound[STEPS + 1] = {
@@ -98,13 +97,7 @@ static double bound_at(int32_t u)
 /* The bound that a positive key includes; of 0, the one that zero's bucket excludes. */
 static double magnitude_bound(int32_t key)
 {
-    return bound_at((key < 1 ? 0 : (key > HIST_KEY_MAX ? HIST_KEY_MAX : key) - 1) - BOUND_MAX);
-}
-
-/* What stands before the keys of positive values: minus the smallest bound index. */
-static int32_t key_offset(uint32_t halvings)
-{
-    return BOUND_MAX >> halvings;
+    return bound_at((key < 1 ? 0 : (key > HIST_KEY_MAX ? HIST_KEY_MAX : key) - 1) - HIST_BOUND_MAX);
 }
 
 /* ceil(u / 2^halvings) */
@@ -113,24 +106,21 @@ static int32_t halve(int32_t u, uint32_t halvings)
     return -(-u >> halvings);
 }
 
-int32_t hist_key_max(uint32_t halvings)
-{
-    return halve(BOUND_MAX, halvings) + key_offset(halvings) + 1;
-}
-
 int32_t hist_key_halve(int32_t key, uint32_t from, uint32_t to)
 {
     if (key == 0) {
         return 0;
     }
     int32_t magnitude = key < 0 ? -key : key;
-    magnitude = halve(magnitude - 1 - key_offset(from), to - from) + key_offset(to) + 1;
+    magnitude = halve(magnitude - 1 - hist_key_offset(from), to - from) + hist_key_offset(to) + 1;
     return key < 0 ? -magnitude : magnitude;
 }
 
 static int32_t clamp_bound(int64_t u)
 {
-    return (int32_t)(u < -BOUND_MAX ? -BOUND_MAX : u > BOUND_MAX ? BOUND_MAX : u);
+    return (int32_t)(u < -HIST_BOUND_MAX  ? -HIST_BOUND_MAX
+                     : u > HIST_BOUND_MAX ? HIST_BOUND_MAX
+                                          : u);
 }
 
 /* A bucket that sticks out of [2^-40, 2^40] has values only within. */
@@ -139,7 +129,7 @@ double hist_middle(int32_t key, uint32_t halvings)
     if (key == 0) {
         return 0;
     }
-    int64_t u = (key < 0 ? -key : key) - 1 - key_offset(halvings);
+    int64_t u = (key < 0 ? -key : key) - 1 - hist_key_offset(halvings);
     double lower = bound_at(clamp_bound((u - 1) * (1 << halvings)));
     double middle = sqrt(lower * bound_at(clamp_bound(u * (1 << halvings))));
     return key < 0 ? -middle : middle;

@@ -15,9 +15,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define HIST_KEY_MAX  2561 /* at full resolution */
-#define HIST_KEYS     (2 * HIST_KEY_MAX + 1)
-#define HIST_KEYS_PAD 16 /* places past the last that may be touched */
+#define HIST_BOUND_MAX 1280 /* bounds are 2^(u/32), -1280 <= u <= 1280 */
+#define HIST_KEY_MAX   (2 * HIST_BOUND_MAX + 1)
+#define HIST_KEYS      (2 * HIST_KEY_MAX + 1)
+#define HIST_KEYS_PAD  16 /* places past the last that may be touched */
 
 /* Base 2^64: at most HIST_LIMIT_MIN buckets are used whatever the values are. */
 #define HIST_HALVINGS_MAX 11
@@ -61,8 +62,18 @@ double hist_key_middle(int32_t key);
 /* The largest x with this key (of the last bucket, and of those past it: 2^40); monotone in the
  * key. */
 double hist_key_bound(int32_t key);
+/* What stands before the keys of positive values after so many halvings: key = u + offset + 1. */
+static inline int32_t hist_key_offset(uint32_t halvings)
+{
+    return HIST_BOUND_MAX >> halvings;
+}
+
 /* The largest key after so many halvings. */
-int32_t hist_key_max(uint32_t halvings);
+static inline int32_t hist_key_max(uint32_t halvings)
+{
+    return -(-HIST_BOUND_MAX >> halvings) + hist_key_offset(halvings) + 1;
+}
+
 /* The key at a lower resolution, from <= to. */
 int32_t hist_key_halve(int32_t key, uint32_t from, uint32_t to);
 /* The middle of a bucket of a histogram with so many halvings. */

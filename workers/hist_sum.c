@@ -9,7 +9,12 @@
  *       their counts, `width` bytes each, little-endian; width (1..4) is that of the largest count
  *
  * Used keys lie side by side for the most part, so a block's 8 counts are added to 8 counters in a
- * few vector instructions. Keys are counted from the lowest one of the resolution. */
+ * few vector instructions. Keys are counted from the lowest one of the resolution.
+ *
+ * The sum
+ * -------
+ * There are counters for every resolution, and what is added is added at its own: no key is
+ * converted until all are added up, and then each key once. */
 #include "hist_sum.h"
 #include "err.h"
 
@@ -17,12 +22,26 @@
 #include <string.h>
 
 #define FULL        0xffu
+#define BLOCKS_MAX  ((HIST_KEYS + HIST_BLOCK - 1) / HIST_BLOCK) /* of a histogram */
 #define SKIP_SHORT  0x80u
 #define WIDTH_SHIFT 4
 
-static void touch(struct hist_sum *sum, uint32_t block)
+/* Where the counters of a resolution are. */
+static const struct range {
+    uint16_t word, words, block;
+} ranges[HIST_HALVINGS_MAX + 1] = {
+    {0, 11, 0},    {11, 6, 641},  {17, 3, 962},  {20, 2, 1123}, {22, 1, 1204}, {23, 1, 1245},
+    {24, 1, 1266}, {25, 1, 1277}, {26, 1, 1283}, {27, 1, 1286}, {28, 1, 1288}, {29, 1, 1290},
+};
+
+static void touch(struct hist_sum *sum, uint32_t halvings, uint32_t block)
 {
-    sum->touched[block / 64] |= 1ull << block % 64;
+    sum->touched[ranges[halvings].word + block / 64] |= 1ull << block % 64;
+}
+
+static uint32_t *counters(struct hist_sum *sum, uint32_t halvings)
+{
+    return &sum->count[ranges[halvings].block * HIST_BLOCK];
 }
 
 static uint32_t saturating_sum(uint32_t a, uint32_t b)
@@ -31,59 +50,104 @@ static uint32_t saturating_sum(uint32_t a, uint32_t b)
     return sum | (0u - (sum < a));
 }
 
-static void add_at(struct hist_sum *sum, uint32_t index, uint32_t count)
+static void add_at(struct hist_sum *sum, uint32_t halvings, uint32_t index, uint32_t count)
 {
-    touch(sum, index / HIST_BLOCK);
-    sum->count[index] = saturating_sum(sum->count[index], count);
-}
-
-static uint32_t index_of(int32_t key, uint32_t halvings)
-{
-    return (uint32_t)(key + hist_key_max(halvings));
-}
-
-/* The index after more halvings; never larger. */
-static uint32_t index_halve(uint32_t index, uint32_t from, uint32_t to)
-{
-    return index_of(hist_key_halve((int32_t)index - hist_key_max(from), from, to), to);
-}
-
-/* Lowers the resolution in place: an index never grows, so what is written to is read already. */
-static void halve(struct hist_sum *sum, uint32_t halvings)
-{
-    uint32_t from = sum->halvings;
-    if (halvings <= from) {
-        return;
-    }
-    sum->halvings = halvings;
-    for (uint32_t w = 0; w < HIST_BLOCK_WORDS; w++) {
-        uint64_t blocks = sum->touched[w];
-        sum->touched[w] = 0;
-        for (; blocks != 0; blocks &= blocks - 1) {
-            uint32_t begin = (w * 64 + (uint32_t)__builtin_ctzll(blocks)) * HIST_BLOCK;
-            for (uint32_t i = begin; i < begin + HIST_BLOCK; i++) {
-                uint32_t count = sum->count[i];
-                sum->count[i] = 0;
-                if (count > 0) {
-                    add_at(sum, index_halve(i, from, halvings), count);
-                }
-            }
-        }
-    }
+    uint32_t *at = counters(sum, halvings) + index;
+    touch(sum, halvings, index / HIST_BLOCK);
+    *at = saturating_sum(*at, count);
 }
 
 void hist_sum_add_value(struct hist_sum *sum, double x, uint32_t count)
 {
-    add_at(sum, index_of(hist_key_halve(hist_key(x), 0, sum->halvings), sum->halvings), count);
+    sum->resolutions |= 1;
+    add_at(sum, 0, (uint32_t)(hist_key(x) + HIST_KEY_MAX), count);
 }
 
+/* hist_key_halve, from keys to indices, with all that does not depend on the key worked out before.
+ */
+struct halving {
+    int32_t zero_from, zero_to; /* index of key 0 */
+    int32_t before, shift, after;
+};
+
+static struct halving halving_between(uint32_t from, uint32_t to)
+{
+    uint32_t shift = to - from;
+    return (struct halving){.zero_from = hist_key_max(from),
+                            .zero_to = hist_key_max(to),
+                            .before = (1 << shift) - 2 - hist_key_offset(from),
+                            .shift = (int32_t)shift,
+                            .after = hist_key_offset(to) + 1};
+}
+
+static inline uint32_t halve_key(const struct halving *h, int32_t key)
+{
+    int32_t magnitude = key < 0 ? -key : key;
+    int32_t halved = ((magnitude + h->before) >> h->shift) + h->after;
+    return (uint32_t)(h->zero_to + (key > 0 ? halved : key < 0 ? -halved : 0));
+}
+
+static uint32_t lowest_resolution(const struct hist_sum *sum)
+{
+    return 31 - (uint32_t)__builtin_clz(sum->resolutions | 1);
+}
+
+/* Neighbours that fall into one bucket are added up before they are added to it. */
 void hist_sum_add(struct hist_sum *sum, const struct hist *h)
 {
-    halve(sum, h->halvings);
-    for (uint32_t i = 0; i < h->used; i++) {
-        int32_t key = hist_key_halve(h->buckets[i].key, h->halvings, sum->halvings);
-        add_at(sum, index_of(key, sum->halvings), h->buckets[i].count);
+    uint32_t lowest = lowest_resolution(sum), to = lowest > h->halvings ? lowest : h->halvings;
+    struct halving halving = halving_between(h->halvings, to);
+    for (uint32_t i = 0; i < h->used;) {
+        uint32_t index = halve_key(&halving, h->buckets[i].key), count = h->buckets[i].count;
+        for (i++; i < h->used && halve_key(&halving, h->buckets[i].key) == index; i++) {
+            count = saturating_sum(count, h->buckets[i].count);
+        }
+        add_at(sum, to, index, count);
     }
+    sum->resolutions |= h->used > 0 ? 1u << to : 0;
+}
+
+/* The touched blocks of a resolution, one after the other; they are forgotten on the way. */
+struct blocks {
+    uint64_t *word, *end;
+    uint32_t block; /* of the word's first */
+};
+
+static struct blocks all_blocks(struct hist_sum *sum, uint32_t halvings)
+{
+    uint64_t *word = &sum->touched[ranges[halvings].word];
+    return (struct blocks){.word = word, .end = word + ranges[halvings].words};
+}
+
+static inline bool next_block(struct blocks *blocks, uint32_t *ret_block)
+{
+    while (*blocks->word == 0) {
+        blocks->word++;
+        blocks->block += 64;
+        if (blocks->word == blocks->end) {
+            return false;
+        }
+    }
+    *ret_block = blocks->block + (uint32_t)__builtin_ctzll(*blocks->word);
+    *blocks->word &= *blocks->word - 1;
+    return true;
+}
+
+/* Moves all counts of one resolution to another. */
+static void move(struct hist_sum *sum, uint32_t from, uint32_t to)
+{
+    struct halving halving = halving_between(from, to);
+    struct blocks blocks = all_blocks(sum, from);
+    uint32_t *count = counters(sum, from), block;
+    while (next_block(&blocks, &block)) {
+        for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
+            if (count[i] > 0) {
+                add_at(sum, to, halve_key(&halving, (int32_t)i - halving.zero_from), count[i]);
+                count[i] = 0;
+            }
+        }
+    }
+    sum->resolutions = (sum->resolutions & ~(1u << from)) | 1u << to;
 }
 
 /* Reading bytes. `width` is a constant where these are inlined. */
@@ -107,18 +171,22 @@ static inline const uint8_t *read_skip(const uint8_t *at, uint32_t *block)
     return at;
 }
 
-/* At the sum's own resolution. */
 static inline void add_blocks(struct hist_sum *sum, const uint8_t *at, const uint8_t *end,
-                              uint32_t width)
+                              uint32_t width, uint32_t halvings)
 {
+    uint32_t *counter = counters(sum, halvings);
     for (uint32_t block = 0; at < end; block++) {
         at = read_skip(at, &block);
         uint32_t used = *at++;
-        uint32_t *count = &sum->count[block * HIST_BLOCK];
-        touch(sum, block);
+        uint32_t *count = counter + block * HIST_BLOCK;
+        touch(sum, halvings, block);
         if (used == FULL) {
+            uint32_t next[HIST_BLOCK]; /* first all loads, so that the compiler takes 8 at once */
             for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-                count[i] = saturating_sum(count[i], load(at + i * width, width));
+                next[i] = load(at + i * width, width);
+            }
+            for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+                count[i] = saturating_sum(count[i], next[i]);
             }
             at += HIST_BLOCK * width;
             continue;
@@ -126,20 +194,6 @@ static inline void add_blocks(struct hist_sum *sum, const uint8_t *at, const uin
         for (; used != 0; used &= used - 1, at += width) {
             uint32_t i = (uint32_t)__builtin_ctz(used);
             count[i] = saturating_sum(count[i], load(at, width));
-        }
-    }
-}
-
-/* Of a finer resolution than the sum's. */
-static void add_finer(struct hist_sum *sum, const uint8_t *at, const uint8_t *end, uint32_t width,
-                      uint32_t halvings)
-{
-    for (uint32_t block = 0; at < end; block++) {
-        at = read_skip(at, &block);
-        uint32_t used = *at++;
-        for (; used != 0; used &= used - 1, at += width) {
-            uint32_t index = block * HIST_BLOCK + (uint32_t)__builtin_ctz(used);
-            add_at(sum, index_halve(index, halvings, sum->halvings), load(at, width));
         }
     }
 }
@@ -157,16 +211,14 @@ static uint32_t width_of(const uint8_t *bytes)
 void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size)
 {
     const uint8_t *at = bytes + 1, *end = bytes + size;
-    uint32_t width = width_of(bytes);
-    halve(sum, halvings_of(bytes));
-    if (sum->halvings != halvings_of(bytes)) {
-        add_finer(sum, at, end, width, halvings_of(bytes));
-    } else if (width == 1) {
-        add_blocks(sum, at, end, 1);
+    uint32_t width = width_of(bytes), halvings = halvings_of(bytes);
+    sum->resolutions |= 1u << halvings;
+    if (width == 1) {
+        add_blocks(sum, at, end, 1, halvings);
     } else if (width == 2) {
-        add_blocks(sum, at, end, 2);
+        add_blocks(sum, at, end, 2, halvings);
     } else {
-        add_blocks(sum, at, end, width);
+        add_blocks(sum, at, end, width, halvings);
     }
 }
 
@@ -182,20 +234,39 @@ struct census {
     uint32_t used, largest;
 };
 
-static struct census take_census(const struct hist_sum *sum)
+static struct census take_census(struct hist_sum *sum, uint32_t halvings)
 {
     struct census census = {0, 0};
-    for (uint32_t w = 0; w < HIST_BLOCK_WORDS; w++) {
-        for (uint64_t blocks = sum->touched[w]; blocks != 0; blocks &= blocks - 1) {
-            uint32_t block = w * 64 + (uint32_t)__builtin_ctzll(blocks);
-            const uint32_t *count = &sum->count[block * HIST_BLOCK];
-            for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-                census.used += count[i] != 0;
-                census.largest |= count[i]; /* as wide as the largest */
+    const struct range *range = &ranges[halvings];
+    const uint32_t *counter = counters(sum, halvings);
+    for (uint32_t w = 0; w < range->words; w++) {
+        for (uint64_t left = sum->touched[range->word + w]; left != 0; left &= left - 1) {
+            uint32_t block = w * 64 + (uint32_t)__builtin_ctzll(left);
+            for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
+                census.used += counter[i] != 0;
+                census.largest |= counter[i]; /* as wide as the largest */
             }
         }
     }
     return census;
+}
+
+/* Brings everything to the lowest resolution in use, and further until it fits. Returns that one.
+ */
+static uint32_t settle(struct hist_sum *sum, uint32_t limit, struct census *ret_census)
+{
+    uint32_t halvings = lowest_resolution(sum);
+    for (uint32_t from = 0; from < halvings; from++) {
+        if (sum->resolutions >> from & 1) {
+            move(sum, from, halvings);
+        }
+    }
+    *ret_census = take_census(sum, halvings);
+    while (ret_census->used > limit && halvings < HIST_HALVINGS_MAX) {
+        move(sum, halvings, halvings + 1);
+        *ret_census = take_census(sum, ++halvings);
+    }
+    return halvings;
 }
 
 static inline uint32_t used_in(const uint32_t *count)
@@ -227,37 +298,28 @@ static inline uint8_t *write_block(uint8_t *to, uint32_t *count, uint32_t skip, 
 
 size_t hist_sum_write(struct hist_sum *sum, uint32_t limit, uint8_t *bytes)
 {
-    struct census census = take_census(sum);
-    while (census.used > limit && sum->halvings < HIST_HALVINGS_MAX) {
-        halve(sum, sum->halvings + 1);
-        census = take_census(sum);
-    }
-    uint32_t width = width_for(census.largest);
+    struct census census;
+    uint32_t halvings = settle(sum, limit, &census), width = width_for(census.largest);
+    struct blocks blocks = all_blocks(sum, halvings);
     uint8_t *to = bytes;
-    *to++ = (uint8_t)(sum->halvings | (width - 1) << WIDTH_SHIFT);
-    uint32_t next = 0;
-    for (uint32_t w = 0; w < HIST_BLOCK_WORDS; w++) {
-        for (uint64_t blocks = sum->touched[w]; blocks != 0; blocks &= blocks - 1) {
-            uint32_t block = w * 64 + (uint32_t)__builtin_ctzll(blocks);
-            to = write_block(to, &sum->count[block * HIST_BLOCK], block - next, width);
-            next = block + 1;
-        }
-        sum->touched[w] = 0;
+    *to++ = (uint8_t)(halvings | (width - 1) << WIDTH_SHIFT);
+    for (uint32_t next = 0, block; next_block(&blocks, &block); next = block + 1) {
+        to = write_block(to, counters(sum, halvings) + block * HIST_BLOCK, block - next, width);
     }
-    sum->halvings = 0;
+    sum->resolutions = 0;
     return census.used > 0 ? (size_t)(to - bytes) : 0;
 }
 
 void hist_sum_clear(struct hist_sum *sum)
 {
-    for (uint32_t w = 0; w < HIST_BLOCK_WORDS; w++) {
-        for (uint64_t blocks = sum->touched[w]; blocks != 0; blocks &= blocks - 1) {
-            uint32_t block = w * 64 + (uint32_t)__builtin_ctzll(blocks);
-            memset(&sum->count[block * HIST_BLOCK], 0, HIST_BLOCK * sizeof sum->count[0]);
+    for (uint32_t halvings = 0; sum->resolutions != 0; halvings++, sum->resolutions >>= 1) {
+        struct blocks blocks = all_blocks(sum, halvings);
+        uint32_t block;
+        while ((sum->resolutions & 1) && next_block(&blocks, &block)) {
+            memset(counters(sum, halvings) + block * HIST_BLOCK, 0,
+                   HIST_BLOCK * sizeof sum->count[0]);
         }
-        sum->touched[w] = 0;
     }
-    sum->halvings = 0;
 }
 
 size_t hist_bytes_max(uint32_t buckets)
@@ -265,7 +327,7 @@ size_t hist_bytes_max(uint32_t buckets)
     size_t used = buckets < HIST_LIMIT_MIN ? HIST_LIMIT_MIN
                   : buckets < HIST_KEYS    ? buckets
                                            : HIST_KEYS;
-    size_t blocks = used < HIST_BLOCKS ? used : HIST_BLOCKS;
+    size_t blocks = used < BLOCKS_MAX ? used : BLOCKS_MAX;
     return 1 + 3 * blocks + 4 * used + 3; /* the last 3: see write_block */
 }
 

@@ -10,25 +10,26 @@
 
 #include <stdbool.h>
 
-#define HIST_BLOCK       8 /* keys side by side that are written together */
-#define HIST_BLOCKS      ((HIST_KEYS + HIST_BLOCK - 1) / HIST_BLOCK)
-#define HIST_BLOCK_WORDS ((HIST_BLOCKS + 63) / 64)
+#define HIST_BLOCK      8    /* keys side by side that are written together */
+#define HIST_SUM_BLOCKS 1291 /* of all resolutions */
+#define HIST_SUM_WORDS  30   /* of 64 blocks; a resolution begins with a new one */
 
 /* A zeroed struct is empty. */
 struct hist_sum {
-    uint32_t halvings;
-    uint64_t touched[HIST_BLOCK_WORDS];       /* bit per block that may have counts */
-    uint32_t count[HIST_BLOCKS * HIST_BLOCK]; /* by key + hist_key_max(halvings) */
+    uint32_t resolutions;                         /* bit per number of halvings in use */
+    uint64_t touched[HIST_SUM_WORDS];             /* bit per block that has counts */
+    uint32_t count[HIST_SUM_BLOCKS * HIST_BLOCK]; /* by resolution and key */
 };
 
-/* Adds to the sum, which takes the lower of the two resolutions. Counts saturate. */
+/* Add to the sum; counts saturate. */
 void hist_sum_add_value(struct hist_sum *sum, double x, uint32_t count);
 void hist_sum_add(struct hist_sum *sum, const struct hist *h);
 /* What hist_sum_write wrote, or hist_bytes_check accepted. */
 void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size);
 
-/* Halves the resolution until at most `limit` buckets are used, writes the histogram to bytes[]
- * (hist_bytes_max) and leaves the sum empty. Returns how many bytes; 0 when it was empty. */
+/* Writes the sum, at the lowest of its resolutions, halved until at most `limit` buckets are used,
+ * to bytes[hist_bytes_max(limit)], and leaves it empty. Returns how many bytes; 0 when it was
+ * empty. */
 size_t hist_sum_write(struct hist_sum *sum, uint32_t limit, uint8_t *bytes);
 
 void hist_sum_clear(struct hist_sum *sum);

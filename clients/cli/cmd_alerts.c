@@ -53,8 +53,7 @@ static void add_alert(struct out_table *table, const msgpack_object *alert, bool
     add_place(table, alert);
     add_number(table, field_number(mpk_find(alert, "value")));
     add_number(table, field_number(mpk_find(alert, "bound")));
-    out_cell(table, "epoch %" PRIu64 " step %" PRIu64, field_u64(since, "epoch"),
-             field_u64(since, "step"));
+    out_cell(table, "step %" PRIu64, field_u64(since, "step"));
     field_text(alert, "state", text, sizeof(text));
     out_cell(table, "%s", text);
 }

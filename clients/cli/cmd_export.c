@@ -99,6 +99,22 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct pie
     return code;
 }
 
+/* Says which there are: those of the first layer. */
+static int refuse_metrics(struct cli *cli, const struct piece *piece, const msgpack_object *layers)
+{
+    const msgpack_object *metrics =
+        field_length(layers) > 0 ? mpk_find(&layers->via.array.ptr[0], "metrics") : NULL;
+    fprintf(cli->err, "attnctl: run %.8s of %.80s has none of these metrics; it has", piece->run,
+            piece->job);
+    for (uint32_t i = 0; i < field_length(metrics); i++) {
+        char name[FIELD_NAME_MAX];
+        field_show(&metrics->via.array.ptr[i], name, sizeof(name));
+        fprintf(cli->err, "%s %s", i > 0 ? "," : "", name);
+    }
+    putc('\n', cli->err);
+    return CLI_USAGE;
+}
+
 static int export_layers(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *layers = mpk_find(result, "layers");
@@ -112,10 +128,7 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
         code = export_layer(cli, &layers->via.array.ptr[i], &piece, &pieces);
     if (code != CLI_OK || pieces > 0)
         return code;
-    return cli_usage(cli,
-                     "run %.8s of %.80s has none of these metrics (see attnctl history %.80s "
-                     "--metric x)",
-                     piece.run, piece.job, piece.job);
+    return refuse_metrics(cli, &piece, layers);
 }
 
 static int check_format(struct cli *cli)

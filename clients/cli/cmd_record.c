@@ -2,8 +2,9 @@
 /* record: a job's messages as they come, from attnd's tap to a file.
  *
  * Each message comes with a number that tells of gaps: attnd drops what we are too slow for, and
- * says how many; a number that fits neither means that the connection broke in between. The file is
- * made when attnd has said that it hears us, so that a failure leaves none. */
+ * says how many; a number that fits neither means that the connection broke in between. An end that
+ * comes at some time, like Ctrl-C, first takes what is on its way. The file is made when attnd has
+ * said that it hears us, so that a failure leaves none. */
 #include "cli.h"
 #include "field.h"
 #include "interrupt.h"
@@ -222,6 +223,21 @@ static int begin(struct recording *recording)
 
 /* Until the end -------------------------------------------------------------------------------- */
 
+/* Takes one message, if one comes; with `ret_greeting` tells whether it was a greeting. */
+static int take(struct recording *recording, bool *ret_came, bool *ret_greeting)
+{
+    struct tapped tapped;
+    int code = CLI_OK;
+    *ret_came = receive(recording, &tapped);
+    *ret_greeting = *ret_came && tapped.count == LEADING;
+    if (*ret_came)
+        note_number(recording, &tapped);
+    if (*ret_came && !*ret_greeting)
+        code = write_tapped(recording, &tapped);
+    clear_tapped(&tapped);
+    return code;
+}
+
 static bool is_complete(const struct recording *recording, uint64_t since_ns)
 {
     const struct args *args = recording->cli->args;
@@ -236,16 +252,40 @@ static int follow(struct recording *recording)
 {
     uint64_t since_ns = clock_ns(CLOCK_MONOTONIC);
     int code = CLI_OK;
-    while (code == CLI_OK && !is_complete(recording, since_ns)) {
-        struct tapped tapped;
-        if (receive(recording, &tapped)) {
-            note_number(recording, &tapped);
-            if (tapped.count > LEADING)
-                code = write_tapped(recording, &tapped);
-        }
-        clear_tapped(&tapped);
-    }
+    bool came, greeting;
+    while (code == CLI_OK && !is_complete(recording, since_ns))
+        code = take(recording, &came, &greeting);
     return code;
+}
+
+/* What attnd has dropped since the last message shows in no number any more. Another subscription
+ * makes it greet us once more, behind all that is on its way. */
+static int catch_up(struct recording *recording)
+{
+    void *last = recording->socket, *another = NULL;
+    uint64_t patience_ns = (uint64_t)recording->cli->args->timeout_ms * 1000000;
+    uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + patience_ns;
+    bool came, greeting = false;
+    int code = connect_tap(recording);
+    another = recording->socket;
+    recording->socket = last;
+    while (code == CLI_OK && !greeting && clock_ns(CLOCK_MONOTONIC) < deadline) {
+        code = take(recording, &came, &greeting);
+        if (came)
+            deadline = clock_ns(CLOCK_MONOTONIC) + patience_ns;
+    }
+    if (another && another != last)
+        zmq_close(another);
+    recording->breaks += !greeting;
+    return code;
+}
+
+/* Whether the end came at some time, and not with a message. */
+static bool ended_by_time(const struct recording *recording)
+{
+    const struct args *args = recording->cli->args;
+    return !((args->given & ARGS_COUNT) && recording->recorder.messages >= args->count) &&
+           !((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks));
 }
 
 static void print_json(const struct recording *recording)
@@ -303,6 +343,8 @@ static int record(struct recording *recording)
     fprintf(recording->cli->err, "attnctl: recording %s to %s; Ctrl-C ends\n", recording->job,
             recording->recorder.path);
     int failure = follow(recording);
+    if (failure == CLI_OK && ended_by_time(recording))
+        failure = catch_up(recording);
     code = finish(recording);
     return failure != CLI_OK ? failure : code;
 }

@@ -191,8 +191,7 @@ int main(int argc, char **argv)
         prepare(&bench.variant[i], bench.heads, i);
     open_store(&bench, number(argc, argv, 5, 1000), number(argc, argv, 6, 4096));
     write_windows(&bench);
-    if (!getenv("KEEP"))
-        remove_all(&bench);
+    remove_all(&bench);
     for (int i = 0; i < VARIANTS; i++)
         mpk_writer_clear(&bench.variant[i].packed);
     return 0;

@@ -30,10 +30,10 @@ static void must(bool well, const char *what)
     }
 }
 
-/* Different windows; then they come again. */
-#define VARIANTS 64
+#define VARIANTS 16
 
 struct bench {
+    struct mpk_writer states[VARIANTS];
     struct config config;
     struct stats stats;
     struct store *store;
@@ -41,22 +41,20 @@ struct bench {
     uv_loop_t loop;
     char directory[64];
     uint32_t windows, heads, repeat;
-    struct mpk_writer variants[VARIANTS]; /* packed states */
     bool answered;
     size_t bytes;
 };
 
-/* A message of small maps, measured. */
-static void pack_state(uint32_t heads, uint64_t seed, struct mpk_writer *packed)
+/* The state of a few real maps; windows take turns at them. */
+static void pack_state(uint32_t heads, uint64_t number, struct mpk_writer *packed)
 {
-    const struct measured_options options = {
-        .batch = 1, .heads = heads, .size = 24, .sharpness = 1.0, .seed = seed};
     struct layer_state *state = layer_state_new(heads, 48);
+    struct measured_options options = {
+        .batch = 1, .heads = heads, .size = 32, .sharpness = 1.0, .seed = number};
     struct measured_message *message = measured_message_new(&options, 1);
     must(state && message, "out of memory");
     must(!layer_state_add(state, &message->message, measure_result(message->measure)),
          "out of memory");
-    mpk_writer_init(packed);
     must(!layer_state_pack(state, packed), "out of memory");
     measured_message_free(&message);
     layer_state_free(&state);
@@ -66,7 +64,7 @@ static void submit(struct bench *bench, uint64_t number)
 {
     static const uint8_t run_id[RUN_BYTES] = {1, 2, 3};
     const struct store_run run = {"bench", run_id, JOB_ACTIVE, 1, number, number * 10, number};
-    const struct mpk_writer *packed = &bench->variants[number % VARIANTS];
+    const struct mpk_writer *packed = &bench->states[number % VARIANTS];
     const struct store_window window = {
         .layer = {STACK_DECODER, 0, SITE_SELF},
         .heads = bench->heads,
@@ -95,8 +93,6 @@ static void open_all(struct bench *bench)
     config_defaults(&bench->config);
     snprintf(bench->config.history_path.text, sizeof bench->config.history_path.text,
              "%s/history.db", bench->directory);
-    for (uint64_t i = 0; i < VARIANTS; i++)
-        pack_state(bench->heads, i, &bench->variants[i]);
     must(!store_new(&bench->config, &bench->stats, &bench->store), "out of memory");
     must(store_path(bench->store, &reason), reason);
     uv_loop_init(&bench->loop);
@@ -111,8 +107,6 @@ static void close_all(struct bench *bench)
     history_close(&bench->history);
     uv_run(&bench->loop, UV_RUN_DEFAULT);
     store_free(&bench->store);
-    for (int i = 0; i < VARIANTS; i++)
-        mpk_writer_clear(&bench->variants[i]);
     snprintf(command, sizeof command, "rm -r %s", bench->directory);
     must(system(command) == 0, "cannot remove the directory");
 }
@@ -187,6 +181,10 @@ int main(int argc, char **argv)
     struct bench bench = {.windows = argc > 1 ? (uint32_t)atoi(argv[1]) : 100000,
                           .heads = argc > 2 ? (uint32_t)atoi(argv[2]) : 4,
                           .repeat = argc > 3 ? (uint32_t)atoi(argv[3]) : 21};
+    for (uint64_t i = 0; i < VARIANTS; i++) {
+        mpk_writer_init(&bench.states[i]);
+        pack_state(bench.heads, i, &bench.states[i]);
+    }
     open_all(&bench);
     for (uint64_t i = 0; i < bench.windows; i++)
         submit(&bench, i);
@@ -199,5 +197,7 @@ int main(int argc, char **argv)
     measure_series(&bench, "one head, newest 1000", false, false, false, 1000);
     measure_series(&bench, "all heads, newest 1000, means", false, true, true, 1000);
     close_all(&bench);
+    for (int i = 0; i < VARIANTS; i++)
+        mpk_writer_clear(&bench.states[i]);
     return 0;
 }

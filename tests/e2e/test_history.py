@@ -180,8 +180,9 @@ rules:
     wait_until(lambda: not attnd.call("alerts", job="gpt")["firing"], "the end")
     code, out, _ = attnctl(attnd, "alerts", "gpt")
     assert (code, out) == (0, "nothing is firing; attnctl alerts --all shows what is over\n")
+    wait_until(lambda: len(attnd.call("alerts", rule="sharp", state="resolved")["alerts"]) == 4, "the end in the history")
     code, out, _ = attnctl(attnd, "alerts", "gpt", "--all")
-    assert code == 0 and out.count("resolved") == 4
+    assert code == 0 and len(re.findall(r"sharp .* resolved\n", out)) == 4
     attnd.close()
 
 

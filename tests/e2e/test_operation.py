@@ -98,7 +98,7 @@ def test_a_stop_does_not_wait_longer_than_its_timeout(rng):
 
 
 def test_over_the_budget_attnd_stops_reading_and_goes_on_later(rng):
-    attnd = Attnd("ingest.budget=4MiB", "ingest.max_message=4MiB", "workers.threads=1")
+    attnd = Attnd("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1")
     trainer = Trainer(attnd, "job")
     weights = softmax_maps(rng, 1, 4, 256, 256)
     for step in range(24):

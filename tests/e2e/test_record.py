@@ -325,36 +325,44 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, attnd):
     assert path.stat().st_size == 32
 
 
-def test_a_recorder_that_is_too_slow_says_what_it_lost(tmp_path, rng):
-    """It is stopped until attnd has had to drop; the numbers of what comes then tell."""
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_recorder_that_is_too_slow_says_what_it_lost(tmp_path, rng, goes_on):
+    """It is stopped until attnd has had to drop; also when nothing comes after that, the numbers tell."""
     attnd = Attnd("tap.budget=1MiB", "metrics.spectrum=false")
     trainer = Trainer(attnd, "gpt")
     recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--json")
     recorder.process.send_signal(signal.SIGSTOP)
-    step = 0
+    sent = 0
     while attnd.stats()["tap_dropped"] < 5:
-        trainer.attention(softmax_maps(rng, 1, 4, 256, 256), step=step)
-        step += 1
-        attnd.settled(step)
-        assert step < 1000
+        trainer.attention(softmax_maps(rng, 1, 4, 256, 256), step=sent)
+        sent += 1
+        attnd.settled(sent)
+        assert sent < 1000
     recorder.process.send_signal(signal.SIGCONT)
-
-    def passed_on():
-        nonlocal step
-        before = attnd.stats()["tapped"]
-        trainer.attention(softmax_maps(rng, 1, 1, 8, 8), layer=1, step=step)
-        step += 1
-        attnd.settled(step)
-        return attnd.stats()["tapped"] > before
-
-    wait_until(passed_on, "a message that is passed on")
-    dropped = attnd.stats()["tap_dropped"]
-    wait_until(lambda: count_records(tmp_path / "run.rec") == step - dropped, "all that was passed on")
+    if goes_on:
+        wait_until(lambda: count_records(tmp_path / "run.rec") == attnd.stats()["tapped"], "the recorder to go on")
+        trainer.event("epoch_end")
+        sent += 1
+        attnd.settled(sent)
+    stats = attnd.stats()
     code, out, _ = recorder.end(signal.SIGINT)
     summary = json.loads(out)
-    assert code == 1 and summary["breaks"] == 0
-    assert summary["lost"] == dropped and summary["messages"] + summary["lost"] == step
+    assert (code, summary["lost"], summary["breaks"]) == (1, stats["tap_dropped"], 0)
+    assert summary["messages"] == stats["tapped"] == count_records(tmp_path / "run.rec")
+    assert stats["tapped"] + stats["tap_dropped"] == sent
     attnd.close()
+
+
+def test_what_is_on_its_way_is_recorded_before_the_end(tmp_path, attnd, rng):
+    trainer = Trainer(attnd, "gpt")
+    recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--json")
+    recorder.process.send_signal(signal.SIGSTOP)
+    for step in range(50):
+        trainer.attention(softmax_maps(rng, 1, 2, 32, 32), step=step)
+    attnd.settled(50)
+    recorder.process.send_signal(signal.SIGINT)
+    code, out, _ = recorder.end(signal.SIGCONT)
+    assert (code, json.loads(out)["messages"]) == (0, 50)
 
 
 def test_a_restart_of_attnd_is_noticed_by_the_recorder(tmp_path, rng):

@@ -250,11 +250,11 @@ def differences(got, want):
     got, want = got["heads"], want["heads"]
     for metric in sorted(set(got) & set(want) - {"pattern"}):
         largest = np.nanmax(np.abs(np.concatenate([numbers(want[metric][s]) for s in ("min", "max")])), initial=0)
-        for stat, column in want[metric].items():
+        for stat in [name for name in want[metric] if name != "width"]:
             tolerance = reference_compare.tolerance_of(metric, stat)
             relative = width if stat in reference_compare.QUANTILES else tolerance.relative
             absolute = tolerance.absolute + (0 if stat == "count" else 1e-5 * largest)
-            for g, w in zip(numbers(got[metric][stat]), numbers(column)):
+            for g, w in zip(numbers(got[metric][stat]), numbers(want[metric][stat])):
                 if not (math.isnan(g) and math.isnan(w)) and not abs(g - w) <= relative * abs(w) + absolute:
                     found.append(f"{metric} {stat}: {g} {w}")
     return found + ([] if got["pattern"] == want["pattern"] else [f"{got['pattern']} {want['pattern']}"])

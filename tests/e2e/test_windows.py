@@ -172,3 +172,95 @@ def test_message_metrics_pool_messages_and_last_is_the_newest(rng):
     singular = np.array([[np.linalg.svd(w[0, h], compute_uv=False) for h in range(2)] for w in maps])
     np.testing.assert_allclose(np.array(summary["spectrum"]["singular_values"]["mean"], float)[:, :8],
                                singular.mean(0), rtol=1e-9)
+
+
+def test_a_late_subscriber_gets_the_newest_summary_of_every_window_rule(rng):
+    attnd = Attnd("window.also=[2 epochs, 4 epochs every 2]")
+    trainer = Trainer(attnd, "job")
+    epochs(trainer, rng, 4)
+    attnd.settled(8)
+    got = windows(Reader(attnd, "summary/"), 3)
+    assert sorted((w["window"]["length"], w["window"]["last"], w["messages"]) for w in got) == [
+        (1, 3, 1), (2, 3, 2), (4, 3, 4)]
+    assert all(w["snapshot"] for w in got)
+    assert [w["window"]["length"] for w in attnd.call("summary", job="job")] == [1], "the primary one"
+    attnd.close()
+
+
+def test_steps_that_go_backwards_are_late_once_their_window_is_closed(rng):
+    attnd = Attnd("window.unit=step", "window.length=10", "window.every=10", "window.also=[1 epochs]")
+    reader = Reader(attnd, "summary/")
+    trainer = Trainer(attnd, "job")
+    for step in (3, 12, 4, 11, 20):
+        trainer.attention(softmax_maps(rng, 1, 1, 4, 4), step=step)
+    first, second = windows(reader, 2)
+    assert (first["messages"], first["dropped"]) == (1, {})
+    assert (second["messages"], second["dropped"]) == (2, {"late": 1})
+    trainer.event("epoch_end", epoch=0)
+    epoch = windows(reader, 1)[0]
+    assert (epoch["messages"], epoch["dropped"]) == (5, {}), "it was in time for the epoch"
+    assert attnd.stats()["dropped"] == {}
+    attnd.close()
+
+
+def test_a_publisher_whose_clock_jumps_changes_nothing(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    trainer = Trainer(attnd, "job")
+    for step, time_ns in enumerate((10**18, 1, 2**62, 10**18)):
+        trainer.attention(softmax_maps(rng, 1, 1, 4, 4), step=step, time_ns=time_ns)
+    trainer.event("epoch_end", epoch=0)
+    summary = windows(reader, 1)[0]
+    assert (summary["messages"], summary["time_ns"]) == (4, 10**18)
+
+
+def test_two_runs_of_one_name_at_once_do_not_mix(attnd, rng):
+    reader = Reader(attnd, "summary/")
+    runs = [Trainer(attnd, "job", run=name * 16) for name in (b"a", b"b")]
+    for epoch in range(2):
+        for count, trainer in enumerate(runs, 1):
+            for step in range(count):
+                trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=epoch, step=step)
+        for trainer in runs:
+            trainer.event("epoch_end", epoch=epoch)
+    got = windows(reader, 4)
+    assert sorted((w["run"], w["window"]["last"], w["messages"]) for w in got) == [
+        (b"a".hex() * 16, 0, 1), (b"a".hex() * 16, 1, 1), (b"b".hex() * 16, 0, 2), (b"b".hex() * 16, 1, 2)]
+
+
+def test_a_run_id_that_has_said_bye_is_refused(attnd, rng):
+    trainer = Trainer(attnd, "job", run=b"r" * 16)
+    epochs(trainer, rng, 1)
+    trainer.event("bye")
+    attnd.settled(3)
+    again = Trainer(attnd, "job", run=b"r" * 16)
+    again.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=5)
+    assert attnd.settled(4)["dropped"] == {"ended": 1}
+    assert attnd.call("jobs")[0]["state"] == "ended"
+
+
+def test_the_same_messages_give_the_same_summaries_with_any_number_of_workers(rng):
+    """Byte for byte but for the publisher's time."""
+    maps = [softmax_maps(rng, 2, 3, 16, 16) for _ in range(60)]
+
+    def summaries(threads):
+        attnd = Attnd(f"workers.threads={threads}", "workers.block_entries=1024", "metrics.spectrum_budget=0",
+                      "window.unit=step", "window.length=5", "window.every=5", "window.also=[20 steps every 10]")
+        reader = Reader(attnd, "summary/")
+        ranks = [Trainer(attnd, "job", rank, world=2, run=b"r" * 16) for rank in range(2)]
+        frames = [ranks[i % 2].attention_frames(weights, step=i // 2, layer=i % 3, time_ns=1)
+                  for i, weights in enumerate(maps)]
+        for i, message in enumerate(frames):  # one after the other: two connections have no order
+            ranks[i % 2].send(*message)
+            wait_until(lambda sent=i + 1: attnd.stats()["received"] == sent, "the message")
+        attnd.settled(len(frames))
+        for rank, trainer in enumerate(ranks):
+            trainer.event("bye")
+            wait_until(lambda sent=len(frames) + rank + 1: attnd.stats()["received"] == sent, "the bye")
+        wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
+        count = attnd.stats()["summaries"]
+        got = [reader.socket.recv_multipart() for _ in range(count)]
+        attnd.close()
+        return got
+
+    one, many = summaries(1), summaries(8)
+    assert len(one) > 20 and one == many

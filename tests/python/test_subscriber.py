@@ -155,6 +155,19 @@ class FakeControl:
         self.thread = threading.Thread(target=work)
         self.thread.start()
 
+    def answer_each(self, *replies):
+        """Takes one request after the other in the background, each with its reply: functions of its id."""
+        import threading
+
+        def work():
+            for reply in replies:
+                assert self.socket.poll(10000)
+                peer, request = self.socket.recv_multipart()
+                self.seen.append(msgpack.unpackb(request))
+                self.socket.send_multipart([peer, msgpack.packb(reply(self.seen[-1][1]))])
+        self.thread = threading.Thread(target=work)
+        self.thread.start()
+
     def close(self):
         self.thread.join()
         self.socket.close(linger=0)

@@ -22,6 +22,8 @@ const char *attn_strerror(int code)
         return "received something that is no result";
     case ATTN_E_NOT_FOUND:
         return "the result has no such number";
+    case ATTN_E_REFUSED:
+        return "the daemon refused";
     default:
         return "unknown error";
     }

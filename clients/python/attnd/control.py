@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import time
 import weakref
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 import msgpack
 import zmq
 
-from . import wire
+from . import past, wire
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -64,7 +64,7 @@ class Control:
         return self.call("jobs")
 
     def summary(self, job: str, **where: Any) -> Any:
-        """The newest summaries of a job; `where` narrows them down: stack, layer, site."""
+        """The newest summaries of a job; `where` narrows them down: stack, layer, site, window."""
         return self.call("summary", {"job": job, **where})
 
     def stats(self) -> Any:
@@ -78,6 +78,58 @@ class Control:
     def flush(self, job: Optional[str] = None) -> Any:
         """Publishes what the open windows of one job, or of all, hold now, as partial; they stay open."""
         return self.call("flush", {} if job is None else {"job": job})
+
+    def runs(self, job: Optional[str] = None) -> Any:
+        """The runs in the history, newest first: dicts of job, run, state, world, first_ns, last_ns, epoch, step."""
+        return self.call("runs", past.given(job=job, limit=past.LIMIT_MAX))["runs"]
+
+    def windows(self, job: str, run: Optional[str] = None, **where: Any) -> Any:
+        """What the history has of a run: its layers, the windows of each, and their metrics."""
+        return self.call("windows", past.given(job=job, run=run, **where))
+
+    def history(self, job: str, run: Optional[str] = None, *, stack: Optional[str] = None, layer: Optional[int] = None,
+                site: Optional[str] = None, head: Optional[int] = None, metric: Optional[str] = None,
+                window: Optional[str] = None, from_: Optional[int] = None, to: Optional[int] = None,
+                limit: Optional[int] = None, statistics: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+        """How a metric of a layer went from window to window.
+
+        Returns a dict: `windows` to arrays [W] of `first`, `last`, `epoch`, `step`, `time_ns` (uint64) and
+        `partial` (bool); `values` to an array of float64 per statistic (mean, std, min, max, p50, p90, p99, last,
+        count; NaN = there is none): [heads, W], or [W] with `head` given or for a number of the whole layer;
+        `heads`, what they are of; and `job`, `run`, `metric`, `unit`, `length`, `every`, `more`.
+
+        run     its first digits; default: the newest
+        window  "1 epoch", "100 steps every 10"; default: the primary one of the config
+        from_   and `to`: the epochs, steps or seconds that the windows end in, both included
+        limit   at most so many windows, the newest unless `from_` is given; default: all, however many
+        """
+        params = past.given(job=job, run=run, stack=stack, layer=layer, site=site, head=head, metric=metric,
+                            window=window, to=to, statistics=None if statistics is None else list(statistics))
+        if limit is not None:
+            return past.unpack(self.call("history", past.given(**params, limit=limit, packed=True, **{"from": from_})))
+        return past.collect(lambda **page: self.call("history", {**params, **page}), from_ or 0)
+
+    def map(self, job: str, run: Optional[str] = None, *, stack: Optional[str] = None, layer: Optional[int] = None,
+            site: Optional[str] = None, window: Optional[str] = None, last: Optional[int] = None) -> Any:
+        """A layer's mean map over its heads, pooled to at most 128 x 128, as float32 [rows, columns]: of the
+        newest window, or of the one that ends with `last`."""
+        return past.unpack_map(self.call("map", past.given(job=job, run=run, stack=stack, layer=layer, site=site,
+                                                           window=window, last=last, packed=True)))
+
+    def alerts(self, job: Optional[str] = None, run: Optional[str] = None, **where: Any) -> Any:
+        """A dict: `firing`, the alerts that fire now; `alerts`, what began to fire and was resolved, newest first
+        (None without a history); `more`. `where` narrows them down: rule, severity, state, from_, to, limit."""
+        return self.call("alerts", past.given(job=job, run=run, **past.renamed(where)))
+
+    def compare(self, a: str, b: str, **where: Any) -> Any:
+        """The heads of two runs by how differently they behave: `a` and `b` are "job" (its newest run) or
+        "job/run". A dict: `heads`, most different first, each with `distance` (the mean Jensen-Shannon divergence of
+        its metrics, 0 to ln 2) and `metrics`; `only_a`, `only_b`; `a`, `b`; `more`. `where`: metric, window, windows
+        (how many of each run, newest first), from_, to, limit."""
+        job, _, run = a.partition("/")
+        job_b, _, run_b = b.partition("/")
+        return self.call("compare", past.given(job=job, run=run or None, job_b=job_b, run_b=run_b or None,
+                                               **past.renamed(where)))
 
     def call(self, method: str, params: Optional[Dict[str, Any]] = None) -> Any:
         """Calls any method with a map of parameters; its result as decoded MessagePack."""

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fake.h"
 
+#include <sys/wait.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -95,4 +96,28 @@ void fake_stop(struct fake *fake)
     unlink(fake->endpoint + strlen("ipc://"));
     unlink(fake->published + strlen("ipc://"));
     rmdir(fake->directory);
+}
+
+FILE *attnctl_start(const char *endpoint, const char *arguments)
+{
+    char command[1024];
+    const char *program = getenv("ATTNCTL");
+    assert_non_null(program);
+    snprintf(command, sizeof(command), "ATTND_ENDPOINT=%s exec '%s' %s 2>&1", endpoint, program,
+             arguments);
+    fflush(NULL);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    return pipe;
+}
+
+void attnctl_finish(FILE *pipe, int expected_status, const char *expected_text)
+{
+    char text[8192];
+    size_t size = fread(text, 1, sizeof(text) - 1, pipe);
+    text[size] = '\0';
+    int status = pclose(pipe);
+    assert_string_equal(text, expected_text);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), expected_status);
 }

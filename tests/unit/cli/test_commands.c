@@ -241,35 +241,10 @@ static void answer_any_port(const struct fake *fake, const char *method, uint64_
 /* Running attnctl --------------------------------------------------------------------------------
  */
 
-/* Starts `attnctl arguments` with both outputs in the returned pipe. */
-static FILE *start(const char *endpoint, const char *arguments)
-{
-    char command[1024];
-    const char *program = getenv("ATTNCTL");
-    assert_non_null(program);
-    snprintf(command, sizeof(command), "ATTND_ENDPOINT=%s exec '%s' %s 2>&1", endpoint, program,
-             arguments);
-    fflush(NULL);
-    FILE *pipe = popen(command, "r");
-    assert_non_null(pipe);
-    return pipe;
-}
-
-static void finish(FILE *pipe, int expected_status, const char *expected_text)
-{
-    char text[8192];
-    size_t size = fread(text, 1, sizeof(text) - 1, pipe);
-    text[size] = '\0';
-    int status = pclose(pipe);
-    assert_string_equal(text, expected_text);
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), expected_status);
-}
-
 static void assert_says(void **state, const char *arguments, int status, const char *text)
 {
     struct fake *fake = *state;
-    finish(start(fake->endpoint, arguments), status, text);
+    attnctl_finish(attnctl_start(fake->endpoint, arguments), status, text);
 }
 
 static int start_fake(void **state, fake_answer *answering)
@@ -500,12 +475,13 @@ static void test_stats_add_up(void **state)
 
 static void test_stats_that_do_not_add_up_are_a_finding(void **state)
 {
-    FILE *pipe = start(((struct fake *)*state)->endpoint, "stats | tail -n 1");
-    finish(pipe, 0,
-           "received = processed + in_flight + dropped: 650 = 640 + 2 + 3: does not add up, 5 "
-           "unaccounted for\n");
-    pipe = start(((struct fake *)*state)->endpoint, "stats > /dev/null");
-    finish(pipe, 1, "");
+    FILE *pipe = attnctl_start(((struct fake *)*state)->endpoint, "stats | tail -n 1");
+    attnctl_finish(
+        pipe, 0,
+        "received = processed + in_flight + dropped: 650 = 640 + 2 + 3: does not add up, 5 "
+        "unaccounted for\n");
+    pipe = attnctl_start(((struct fake *)*state)->endpoint, "stats > /dev/null");
+    attnctl_finish(pipe, 1, "");
 }
 
 static void test_ping_config_and_flush(void **state)
@@ -573,10 +549,10 @@ static void publish_all(struct fake *fake)
 static void test_tail_prints_a_line_per_message(void **state)
 {
     struct fake *fake = *state;
-    FILE *pipe = start(fake->endpoint, "tail --count 3");
+    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 3");
     await_subscription(fake, "");
     publish_all(fake);
-    finish(
+    attnctl_finish(
         pipe, 0,
         "live    gpt-small encoder.0.self epoch 3 step 7 rank 1: entropy_normalized 0.5 [0.25, "
         "0.75] over 2 heads\n"
@@ -602,24 +578,25 @@ static void test_tail_shows_alerts(void **state)
         .message = "entropy_normalized of decoder.2.self head 5 is 0.04, below 0.1 for 3 windows",
     };
     struct mpk_writer map;
-    FILE *pipe = start(fake->endpoint, "tail --count 1 alert/");
+    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 1 alert/");
     await_subscription(fake, "alert/");
     mpk_writer_init(&map);
     alert_encode(&alert, &map);
     publish(fake, "alert/gpt-small/", &map);
     mpk_writer_clear(&map);
-    finish(pipe, 0,
-           "alert   gpt-small critical firing entropy_collapse: entropy_normalized of "
-           "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
+    attnctl_finish(
+        pipe, 0,
+        "alert   gpt-small critical firing entropy_collapse: entropy_normalized of "
+        "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
 }
 
 static void assert_tail_says(void **state, const char *arguments, const char *text)
 {
     struct fake *fake = *state;
-    FILE *pipe = start(fake->endpoint, arguments);
+    FILE *pipe = attnctl_start(fake->endpoint, arguments);
     await_subscription(fake, "summary/");
     publish_all(fake);
-    finish(pipe, 0, text);
+    attnctl_finish(pipe, 0, text);
 }
 
 static void test_tail_counts_patterns(void **state)
@@ -663,26 +640,27 @@ static void test_tail_shows_norms_and_ranks_of_matrices(void **state)
     weights.projection[PROJECTION_Q].whole =
         (struct spectrum){.spectral_norm = 15.8125, .rank = 63};
     weights.projection[PROJECTION_K].whole = (struct spectrum){.spectral_norm = NAN, .rank = NAN};
-    FILE *pipe = start(fake->endpoint, "tail --count 1 live/");
+    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 1 live/");
     await_subscription(fake, "live/");
     mpk_writer_init(&map);
     live_encode(&live, &map);
     publish(fake, "live/gpt-small/decoder/1/self/", &map);
     mpk_writer_clear(&map);
-    finish(pipe, 0,
-           "live    gpt-small decoder.1.self epoch 3 step 7 rank 1: wq norm 15.81 rank 63, wk norm "
-           "- rank -\n");
+    attnctl_finish(
+        pipe, 0,
+        "live    gpt-small decoder.1.self epoch 3 step 7 rank 1: wq norm 15.81 rank 63, wk norm "
+        "- rank -\n");
 }
 
 static void test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result(void **state)
 {
     struct fake *fake = *state;
-    FILE *pipe = start(fake->endpoint, "tail job/gpt-small/ --count 1");
+    FILE *pipe = attnctl_start(fake->endpoint, "tail job/gpt-small/ --count 1");
     await_subscription(fake, "job/gpt-small/");
     zmq_send(fake->pub, "job/gpt-small/", 14, ZMQ_SNDMORE);
     zmq_send(fake->pub, "\xc1", 1, 0);
     publish_all(fake);
-    finish(
+    attnctl_finish(
         pipe, 0,
         "attnctl: skipped a message that is not a result\n"
         "job     gpt-small active, run abcdef01, epoch 3 step 1200, rank 2/4, 0 layers, received "
@@ -693,11 +671,11 @@ static void test_tail_as_json_is_one_line_per_message(void **state)
 {
     struct fake *fake = *state;
     FILE *pipe =
-        start("ipc:///nobody", "tail --json --count 3 --summaries $TAIL_FROM | cut -c1-19");
+        attnctl_start("ipc:///nobody", "tail --json --count 3 --summaries $TAIL_FROM | cut -c1-19");
     await_subscription(fake, "");
     publish_all(fake);
-    finish(pipe, 0,
-           "{\"v\":1,\"kind\":\"live\n{\"v\":1,\"kind\":\"summ\n{\"v\":1,\"kind\":\"job\"\n");
+    attnctl_finish(
+        pipe, 0, "{\"v\":1,\"kind\":\"live\n{\"v\":1,\"kind\":\"summ\n{\"v\":1,\"kind\":\"job\"\n");
 }
 
 static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
@@ -709,9 +687,10 @@ static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
 static void test_an_absent_daemon_is_said_to_be_absent(void **state)
 {
     (void)state;
-    finish(start("ipc:///tmp/attnd-nobody-is-here", "jobs --timeout 0.1"), 3,
-           "attnctl: cannot reach attnd at ipc:///tmp/attnd-nobody-is-here within 0.1 s: is it "
-           "running? start it with `attnd` or give --endpoint\n");
+    attnctl_finish(
+        attnctl_start("ipc:///tmp/attnd-nobody-is-here", "jobs --timeout 0.1"), 3,
+        "attnctl: cannot reach attnd at ipc:///tmp/attnd-nobody-is-here within 0.1 s: is it "
+        "running? start it with `attnd` or give --endpoint\n");
 }
 
 static void test_wrong_usage_is_explained(void **state)

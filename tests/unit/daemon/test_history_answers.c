@@ -229,7 +229,7 @@ static void merge_windows(struct past_window window, int metric, uint32_t head, 
 {
     for (window.last = 0; window.last < 5; window.last++) {
         struct layer_state *state = past_state(&window);
-        struct dist dist;
+        struct dist dist = {.moments = {0}};
         assert_int_equal(layer_state_dist(state, metric, head, &dist), 0);
         assert_int_equal(dist_merge(pool, &dist), 0);
         dist_clear(&dist);

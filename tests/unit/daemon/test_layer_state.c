@@ -3,13 +3,17 @@
 
 #include "heap.h"
 #include "layer_state.h"
+#include "layer_state_part.h"
 #include "measured.h"
 
+#include <malloc.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define HEADS 3
+#define HEADS   3
+#define BUCKETS 24
+#define STREAM  24 /* messages */
 
 static const struct measured_options everything = {
     .batch = 2, .heads = HEADS, .size = 24, .sharpness = 3, .everything = true};
@@ -25,7 +29,7 @@ static void add(struct layer_state *state, struct measured_message *message)
 /* With everything that a state may have. */
 static struct layer_state *full_state(void)
 {
-    struct layer_state *state = layer_state_new(HEADS, 48);
+    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     assert_non_null(state);
     for (uint64_t i = 1; i <= 3; i++) {
         struct measured_options options = everything;
@@ -64,13 +68,385 @@ static void assert_same_bytes(const struct mpk_writer *a, const struct mpk_write
     assert_memory_equal(a->buffer.data, b->buffer.data, a->buffer.size);
 }
 
-static void test_unpacked_is_what_was_packed(void **unused)
+static double random_unit(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (double)(*state >> 11) * 0x1p-53;
+}
+
+static bool same_number(double a, double b)
+{
+    return a == b || (isnan(a) && isnan(b));
+}
+
+static void assert_close(double got, double want, double relative)
+{
+    if (!same_number(got, want) && !(fabs(got - want) <= relative * fabs(want) + 1e-300))
+        fail_msg("got %.17g, want %.17g", got, want);
+}
+
+/* Deviations are compared with the spread of the values as a whole: of values that are nearly the
+ * same the std is rounding. */
+static void assert_same_moments(const struct moments *a, const struct moments *b)
+{
+    assert_int_equal(a->n, b->n);
+    if (a->n == 0)
+        return;
+    double scale = fmax(fabs(b->min), fabs(b->max));
+    assert_true(a->min == b->min && a->max == b->max);
+    assert_true(fabs(a->mean - b->mean) <= 1e-12 * scale);
+    if (a->n >= 2)
+        assert_true(fabs(moments_std(a) - moments_std(b)) <= 1e-12 * scale);
+}
+
+static void assert_same_dist(const struct dist *a, const struct dist *b)
+{
+    assert_same_moments(&a->moments, &b->moments);
+    assert_int_equal(a->hist.halvings, b->hist.halvings);
+    assert_int_equal(a->hist.used, b->hist.used);
+    if (a->hist.used > 0)
+        assert_memory_equal(a->hist.buckets, b->hist.buckets,
+                            a->hist.used * sizeof *a->hist.buckets);
+}
+
+static struct dist dist_of(const struct layer_state *state, int metric, uint32_t head)
+{
+    struct dist dist;
+    assert_int_equal(layer_state_dist(state, metric, head, &dist), 0);
+    return dist;
+}
+
+static void assert_same_sets(const struct stat_set *a, const struct stat_set *b)
+{
+    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
+        struct stat_record x = stat_find(a, slot), y = stat_find(b, slot);
+        struct dist dx = {0}, dy = {0};
+        assert_close(x.last, y.last, 0);
+        assert_int_equal(stat_dist(&x, &dx), 0);
+        assert_int_equal(stat_dist(&y, &dy), 0);
+        if (slot < STAT_HISTS)
+            assert_same_dist(&dx, &dy);
+        else
+            assert_same_moments(&x.moments, &y.moments);
+        dist_clear(&dx);
+        dist_clear(&dy);
+    }
+}
+
+static void assert_same_states(const struct layer_state *a, const struct layer_state *b)
+{
+    assert_int_equal(a->newest, b->newest);
+    assert_int_equal(a->step, b->step);
+    assert_int_equal(a->rows, b->rows);
+    assert_int_equal(a->messages, b->messages);
+    assert_int_equal(layer_state_ranks(a), layer_state_ranks(b));
+    assert_memory_equal(a->on, b->on, sizeof a->on);
+    for (uint32_t h = 0; h < a->heads; h++) {
+        assert_same_sets(&a->head[h].stats, &b->head[h].stats);
+        assert_int_equal(a->head[h].last_arrival, b->head[h].last_arrival);
+        assert_int_equal(a->head[h].pattern, b->head[h].pattern);
+    }
+    assert_same_sets(&a->across, &b->across);
+}
+
+/* A stream of messages of all temperatures; ranks and shapes of their own. */
+static struct measured_message *stream[STREAM];
+
+static int make_stream(void **unused)
 {
     (void)unused;
-    struct layer_state *state = full_state(), *back = NULL;
+    for (uint64_t i = 0; i < STREAM; i++) {
+        struct measured_options options = everything;
+        options.seed = i;
+        options.sharpness = 0.2 + 0.5 * (double)(i * 7 % STREAM);
+        options.everything = i % 3 == 0;
+        options.without_spectra = i % 4 == 1;
+        options.batch = 1 + (uint32_t)(i % 2);
+        stream[i] = measured_message_new(&options, i + 1);
+        if (!stream[i])
+            return -1;
+        stream[i]->message.rank_index = (uint32_t)(i % 11);
+    }
+    return 0;
+}
+
+static int free_stream(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < STREAM; i++)
+        measured_message_free(&stream[i]);
+    return 0;
+}
+
+static int add_from_stream(struct layer_state *state, int i)
+{
+    return layer_state_add(state, &stream[i]->message, measure_result(stream[i]->measure));
+}
+
+static struct layer_state *whole_state(void)
+{
+    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    assert_non_null(state);
+    for (int i = 0; i < STREAM; i++)
+        assert_int_equal(add_from_stream(state, i), 0);
+    return state;
+}
+
+/* By the definition: every value of every message, through lists at full resolution. */
+static struct dist brute_force(int metric, uint32_t head)
+{
+    struct dist dist = {0};
+    for (int i = 0; i < STREAM; i++) {
+        const struct measured *measured = measure_result(stream[i]->measure);
+        if (!measured->value[metric])
+            continue;
+        if (metric < METRIC_ROW_COUNT)
+            assert_int_equal(dist_merge(&dist, &measured->head[head].row[metric]), 0);
+        else
+            assert_int_equal(dist_add(&dist, measured->value[metric][head]), 0);
+    }
+    dist_limit(&dist, BUCKETS);
+    return dist;
+}
+
+static void test_a_state_is_what_its_values_are(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = whole_state();
+    unsigned seen = 0;
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        for (uint32_t h = 0; h < HEADS; h++) {
+            struct dist got = dist_of(state, m, h), want = brute_force(m, h);
+            struct moments moments = layer_state_moments(state, m, h);
+            assert_same_dist(&got, &want);
+            assert_memory_equal(&moments, &got.moments, sizeof moments);
+            seen += want.moments.n > 0;
+            dist_clear(&got);
+            dist_clear(&want);
+        }
+    }
+    assert_true(seen >= 28 * HEADS);
+    layer_state_free(&state);
+}
+
+static void test_last_is_of_the_newest_message_that_has_it(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = whole_state();
+    const struct measured *newest = measure_result(stream[STREAM - 1]->measure);
+    const struct measured *spectra = measure_result(stream[STREAM - 1]->measure);
+    for (int i = STREAM - 1; !spectra->has_spectra; i--)
+        spectra = measure_result(stream[i]->measure);
+    for (uint32_t h = 0; h < HEADS; h++) {
+        const struct stat_set *set = &state->head[h].stats;
+        for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+            bool in_turn = metric_info[m].group == METRIC_GROUP_SPECTRUM;
+            const struct measured *of = in_turn ? spectra : newest;
+            assert_close(stat_find(set, m).last, of->value[m] ? of->value[m][h] : NAN, 0);
+        }
+        for (uint32_t i = 0; i < vector_info[VECTOR_SINGULAR_VALUES].width; i++)
+            assert_close(stat_find(set, layer_vector_slot(VECTOR_SINGULAR_VALUES, i)).last,
+                         spectra->vector[VECTOR_SINGULAR_VALUES]
+                                        [h * vector_info[VECTOR_SINGULAR_VALUES].width + i],
+                         0);
+    }
+    layer_state_free(&state);
+}
+
+/* An older message that is late adds its values, and is not the newest. */
+static void test_order_of_arrival_tells_the_newest(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = layer_state_new(HEADS, BUCKETS), *whole = whole_state();
+    for (int i = STREAM - 1; i >= 0; i--)
+        assert_int_equal(add_from_stream(state, i), 0);
+    for (uint32_t h = 0; h < HEADS; h++) {
+        assert_close(stat_find(&state->head[h].stats, METRIC_ENTROPY).last,
+                     stat_find(&whole->head[h].stats, METRIC_ENTROPY).last, 0);
+        assert_int_equal(state->head[h].pattern, whole->head[h].pattern);
+    }
+    assert_int_equal(state->step, whole->step);
+    layer_state_free(&state);
+    layer_state_free(&whole);
+}
+
+#define PARTS 6
+
+/* Deals the stream to parts, each in the order of arrival. */
+static void deal(struct layer_state *part[PARTS], uint64_t *seed)
+{
+    for (int p = 0; p < PARTS; p++)
+        part[p] = layer_state_new(HEADS, BUCKETS);
+    for (int i = 0; i < STREAM; i++)
+        assert_int_equal(add_from_stream(part[(int)(PARTS * random_unit(seed))], i), 0);
+}
+
+static void free_parts(struct layer_state *part[PARTS])
+{
+    for (int p = 0; p < PARTS; p++)
+        layer_state_free(&part[p]);
+}
+
+static void test_parts_merged_one_by_one_are_the_whole(void **unused)
+{
+    (void)unused;
+    uint64_t seed = 11;
+    struct layer_state *whole = whole_state(), *part[PARTS];
+    for (int round = 0; round < 10; round++) {
+        deal(part, &seed);
+        struct layer_state *merged = layer_state_new(HEADS, BUCKETS);
+        for (int p = 0; p < PARTS; p++)
+            assert_int_equal(layer_state_merge(merged, part[p]), 0);
+        for (uint32_t h = 0; h < HEADS; h++)
+            for (int m = 0; m < METRIC_COUNT; m++) {
+                struct dist a = dist_of(merged, m, h), b = dist_of(whole, m, h);
+                assert_same_dist(&a, &b);
+                dist_clear(&a);
+                dist_clear(&b);
+            }
+        layer_state_free(&merged);
+        free_parts(part);
+    }
+    layer_state_free(&whole);
+}
+
+static void test_merging_all_at_once_is_merging_one_by_one(void **unused)
+{
+    (void)unused;
+    uint64_t seed = 12;
+    struct layer_state *part[PARTS];
+    for (int round = 0; round < 10; round++) {
+        deal(part, &seed);
+        struct layer_state *at_once = layer_state_new(HEADS, BUCKETS);
+        struct layer_state *one_by_one = layer_state_new(HEADS, BUCKETS);
+        assert_int_equal(
+            layer_state_merge_all(at_once, (const struct layer_state *const *)part, PARTS), 0);
+        for (int p = 0; p < PARTS; p++)
+            assert_int_equal(layer_state_merge(one_by_one, part[p]), 0);
+        assert_same_states(at_once, one_by_one);
+        layer_state_free(&at_once);
+        layer_state_free(&one_by_one);
+        free_parts(part);
+    }
+}
+
+/* (a + b) + c = a + (b + c), in the order of time. */
+static void test_merging_is_associative(void **unused)
+{
+    (void)unused;
+    struct layer_state *part[PARTS], *left = layer_state_new(HEADS, BUCKETS),
+                                     *right = layer_state_new(HEADS, BUCKETS);
+    for (int p = 0; p < PARTS; p++)
+        part[p] = layer_state_new(HEADS, BUCKETS);
+    for (int i = 0; i < STREAM; i++)
+        assert_int_equal(add_from_stream(part[i * PARTS / STREAM], i), 0);
+    for (int p = 0; p < PARTS; p++)
+        assert_int_equal(layer_state_merge(left, part[p]), 0);
+    for (int p = PARTS - 2; p >= 0; p--)
+        assert_int_equal(layer_state_merge(part[p], part[p + 1]), 0);
+    assert_int_equal(layer_state_merge(right, part[0]), 0);
+    assert_same_states(left, right);
+    struct layer_state *whole = whole_state();
+    assert_same_states(left, whole);
+    layer_state_free(&whole);
+    layer_state_free(&left);
+    layer_state_free(&right);
+    free_parts(part);
+}
+
+/* Slices of the heads, as tensor-parallel ranks send them. */
+static void test_a_slice_adds_to_its_own_heads(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = layer_state_new(HEADS + 2, BUCKETS);
+    struct message message = stream[0]->message;
+    message.header.head_offset = 2;
+    message.header.heads_total = HEADS + 2;
+    assert_int_equal(layer_state_add(state, &message, measure_result(stream[0]->measure)), 0);
+    for (uint32_t h = 0; h < HEADS + 2; h++) {
+        struct dist dist = dist_of(state, METRIC_ENTROPY, h);
+        assert_int_equal(dist.moments.n > 0, h >= 2);
+        assert_int_equal(state->head[h].last_arrival, h >= 2 ? 1 : 0);
+        dist_clear(&dist);
+    }
+    layer_state_free(&state);
+}
+
+static void test_no_histogram_uses_more_buckets_than_allowed(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = whole_state();
+    unsigned coarse = 0;
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        struct dist dist = dist_of(state, m, HEADS - 1);
+        assert_true(dist.hist.used <= BUCKETS);
+        coarse += dist.hist.halvings > 0;
+        dist_clear(&dist);
+    }
+    assert_true(coarse > 5);
+    layer_state_free(&state);
+}
+
+static void test_summaries_state_the_error_of_the_coarsest_histogram(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = whole_state();
+    struct summary_view view;
+    const struct result_window window = {.unit = WINDOW_STEP, .length = 1, .every = 1};
+    const uint8_t run[RUN_BYTES] = {0};
+    double worst = 0;
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        for (uint32_t h = 0; h < HEADS; h++) {
+            struct dist dist = dist_of(state, m, h);
+            worst = fmax(worst, dist_quantile_error(&dist));
+            dist_clear(&dist);
+        }
+    }
+    assert_int_equal(summary_view_init(&view, state, (struct layer_id){0}, "j", run, &window), 0);
+    assert_true(view.result.quantile_error >= worst);
+    for (uint32_t h = 0; h < HEADS; h++) {
+        struct dist dist = dist_of(state, METRIC_ENTROPY, h);
+        const struct result_stat *stat = &view.result.stat[METRIC_ENTROPY][h];
+        assert_close(stat->p50, dist_quantile(&dist, 0.5), 0);
+        assert_close(stat->p99, dist_quantile(&dist, 0.99), 0);
+        assert_close(stat->std, moments_std(&dist.moments), 0);
+        assert_int_equal(stat->count, dist.moments.n);
+        dist_clear(&dist);
+    }
+    summary_view_clear(&view);
+    layer_state_free(&state);
+}
+
+static void test_an_empty_state_has_no_numbers(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    struct summary_view view;
+    const struct result_window window = {.unit = WINDOW_STEP, .length = 1, .every = 1};
+    const uint8_t run[RUN_BYTES] = {0};
+    assert_int_equal(summary_view_init(&view, state, (struct layer_id){0}, "j", run, &window), 0);
+    assert_true(isnan(view.result.quantile_error));
+    assert_null(view.result.stat[METRIC_ENTROPY]);
+    struct dist dist = dist_of(state, METRIC_ENTROPY, 0);
+    assert_int_equal(dist.moments.n, 0);
+    summary_view_clear(&view);
+    layer_state_free(&state);
+}
+
+/* Storing */
+
+static struct layer_state *unpack(const struct mpk_writer *packed)
+{
+    struct layer_state *state = NULL;
+    assert_int_equal(layer_state_unpack(packed->buffer.data, packed->buffer.size, &state), 0);
+    return state;
+}
+
+static void check_round_trip(struct layer_state *state)
+{
     struct mpk_writer packed, again, summary, summary_again;
     pack(state, &packed);
-    assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &back), 0);
+    struct layer_state *back = unpack(&packed);
     pack(back, &again);
     assert_same_bytes(&packed, &again);
     summarise(state, &summary);
@@ -80,14 +456,328 @@ static void test_unpacked_is_what_was_packed(void **unused)
     mpk_writer_clear(&again);
     mpk_writer_clear(&summary);
     mpk_writer_clear(&summary_again);
-    layer_state_free(&state);
     layer_state_free(&back);
+    layer_state_free(&state);
+}
+
+static void test_unpacked_is_what_was_packed(void **unused)
+{
+    (void)unused;
+    check_round_trip(full_state());
+    check_round_trip(whole_state());
+    check_round_trip(layer_state_new(HEADS, BUCKETS));
+}
+
+static void test_unpacked_goes_on_as_if_nothing_had_been(void **unused)
+{
+    (void)unused;
+    struct layer_state *whole = whole_state(), *state = layer_state_new(HEADS, BUCKETS);
+    for (int i = 0; i < STREAM; i++) {
+        struct mpk_writer packed;
+        pack(state, &packed);
+        layer_state_free(&state);
+        state = unpack(&packed);
+        mpk_writer_clear(&packed);
+        assert_int_equal(add_from_stream(state, i), 0);
+    }
+    struct mpk_writer a, b;
+    pack(whole, &a);
+    pack(state, &b);
+    assert_same_bytes(&a, &b);
+    mpk_writer_clear(&a);
+    mpk_writer_clear(&b);
+    layer_state_free(&whole);
+    layer_state_free(&state);
+}
+
+static void test_every_prefix_is_refused(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = full_state(), *back = NULL;
+    struct mpk_writer packed;
+    pack(state, &packed);
+    for (size_t size = 0; size < packed.buffer.size; size++) {
+        /* Of its own size, so that a sanitizer sees a read past the end. */
+        char *prefix = malloc(size > 0 ? size : 1);
+        memcpy(prefix, packed.buffer.data, size);
+        assert_int_equal(layer_state_unpack(prefix, size, &back), ERR_STORE_FORMAT);
+        free(prefix);
+    }
+    assert_null(back);
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+}
+
+/* What is accepted can be used. */
+static void use(struct layer_state *state)
+{
+    struct mpk_writer writer;
+    struct layer_state *other = layer_state_new(state->heads, BUCKETS);
+    assert_non_null(other);
+    pack(state, &writer);
+    mpk_writer_clear(&writer);
+    summarise(state, &writer);
+    mpk_writer_clear(&writer);
+    assert_int_equal(layer_state_merge(other, state), 0);
+    if (state->heads == HEADS)
+        assert_int_equal(add_from_stream(state, 0), 0);
+    layer_state_free(&other);
+    layer_state_free(&state);
+}
+
+static void test_changed_bytes_are_refused_or_harmless(void **unused)
+{
+    (void)unused;
+    uint64_t seed = 5;
+    unsigned accepted = 0, refused = 0;
+    struct layer_state *state = full_state();
+    struct mpk_writer packed;
+    pack(state, &packed);
+    char *bytes = malloc(packed.buffer.size);
+    for (int round = 0; round < 4000; round++) {
+        struct layer_state *back = NULL;
+        memcpy(bytes, packed.buffer.data, packed.buffer.size);
+        for (int flips = 1 + (int)(3 * random_unit(&seed)); flips > 0; flips--)
+            bytes[(size_t)((double)packed.buffer.size * random_unit(&seed))] ^=
+                (char)(1 << (int)(8 * random_unit(&seed)));
+        int code = layer_state_unpack(bytes, packed.buffer.size, &back);
+        assert_true(code == 0 || code == ERR_STORE_FORMAT);
+        accepted += code == 0;
+        refused += code != 0;
+        if (code == 0)
+            use(back);
+    }
+    assert_true(accepted > 100 && refused > 100);
+    free(bytes);
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+}
+
+static void put_pair(struct mpk_writer *writer, const char *key, uint64_t number)
+{
+    mpk_put_str(writer, key);
+    mpk_put_u64(writer, number);
+}
+
+static void test_what_is_no_state_is_refused(void **unused)
+{
+    (void)unused;
+    struct layer_state *back = NULL;
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 3);
+    put_pair(&writer, "v", 1);
+    put_pair(&writer, "buckets", 48);
+    put_pair(&writer, "heads", 1000000);
+    assert_int_equal(layer_state_unpack(writer.buffer.data, writer.buffer.size, &back),
+                     ERR_STORE_FORMAT);
+    assert_int_equal(layer_state_unpack("\xc0", 1, &back), ERR_STORE_FORMAT);
+    assert_int_equal(layer_state_unpack("\x80", 1, &back), ERR_STORE_FORMAT);
+    mpk_writer_clear(&writer);
+}
+
+/* Of a newer version, and of one with other metrics: replaces a text of the same length. */
+static void replace(struct mpk_writer *packed, const char *from, const char *to)
+{
+    char *at = memmem(packed->buffer.data, packed->buffer.size, from, strlen(from));
+    assert_non_null(at);
+    memcpy(at, to, strlen(from));
+}
+
+static void test_metrics_are_found_by_name(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = whole_state();
+    struct mpk_writer packed;
+    pack(state, &packed);
+    replace(&packed,
+            "\xaa"
+            "confidence",
+            "\xaa"
+            "confidentX");
+    replace(&packed,
+            "\xa8"
+            "diagonal",
+            "\xa8"
+            "diagXnal");
+    replace(&packed,
+            "\xa8"
+            "locality",
+            "\xa8"
+            "diagonal");
+    struct layer_state *back = unpack(&packed);
+    for (uint32_t h = 0; h < HEADS; h++) {
+        struct dist was = dist_of(state, METRIC_LOCALITY, h),
+                    is = dist_of(back, METRIC_DIAGONAL, h);
+        assert_same_dist(&is, &was);
+        dist_clear(&was);
+        dist_clear(&is);
+        assert_int_equal(layer_state_moments(back, METRIC_CONFIDENCE, h).n, 0);
+        assert_int_equal(layer_state_moments(back, METRIC_LOCALITY, h).n, 0);
+        struct dist other = dist_of(state, METRIC_TAIL_MASS, h),
+                    same = dist_of(back, METRIC_TAIL_MASS, h);
+        assert_same_dist(&same, &other);
+        dist_clear(&other);
+        dist_clear(&same);
+    }
+    assert_false(back->on[METRIC_CONFIDENCE]);
+    assert_true(back->on[METRIC_DIAGONAL]);
+    layer_state_free(&back);
+    replace(&packed, "\xa1v\x01", "\xa1v\x02");
+    assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &back),
+                     ERR_STORE_FORMAT);
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+}
+
+/* Memory */
+
+/* With what the heap keeps beside each block. */
+static size_t block(const void *memory)
+{
+    return memory ? malloc_usable_size((void *)memory) + 8 : 0;
+}
+
+static size_t blocks_of_detail(const struct detail *detail)
+{
+    if (!detail)
+        return 0;
+    return block(detail) + block(detail->pairs.pairs) + block(detail->pairs.head_pairs) +
+           block(detail->pairs.head_count) + block(detail->similarity.cosine) +
+           block(detail->similarity.js) + block(detail->similarity.redundant);
+}
+
+static size_t blocks_of(const struct layer_state *state)
+{
+    size_t bytes = block(state) + block(state->head) + block(state->across.bytes) +
+                   block(state->rank_bits) + blocks_of_detail(state->detail);
+    for (uint32_t h = 0; h < state->heads; h++)
+        bytes += block(state->head[h].stats.bytes);
+    return bytes;
+}
+
+static void test_bytes_are_what_the_heap_gave_out(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    for (int i = 0; i < STREAM; i++) {
+        assert_int_equal(add_from_stream(state, i), 0);
+        double said = (double)layer_state_bytes(state), used = (double)blocks_of(state);
+        if (fabs(said - used) > 0.01 * used)
+            fail_msg("message %d: %g bytes, said to be %g", i, used, said);
+    }
+    struct mpk_writer packed;
+    pack(state, &packed);
+    struct layer_state *back = unpack(&packed);
+    assert_true(fabs((double)layer_state_bytes(back) - (double)blocks_of(back)) < 100);
+    mpk_writer_clear(&packed);
+    layer_state_free(&back);
+    layer_state_free(&state);
+}
+
+/* Each allocation fails in turn; `act` gives a code, and leaves what can be freed. */
+static void fail_each(int (*act)(void))
+{
+    for (unsigned nth = 1;; nth++) {
+        heap_fail_at(nth);
+        int code = act();
+        bool failed = heap_has_failed();
+        heap_fail_at(0);
+        if (!failed) {
+            assert_int_equal(code, 0);
+            return;
+        }
+        assert_int_equal(code, ERR_MEMORY);
+    }
+}
+
+static int build(void)
+{
+    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    int code = state ? 0 : ERR_MEMORY;
+    for (int i = 0; i < 3 && !code; i++)
+        code = add_from_stream(state, i);
+    layer_state_free(&state);
+    return code;
+}
+
+static struct layer_state *fixture[2];
+
+static int merge_fixture(void)
+{
+    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    int code = state ? layer_state_merge_all(state, (const struct layer_state *const *)fixture, 2)
+                     : ERR_MEMORY;
+    layer_state_free(&state);
+    return code;
+}
+
+static int view_fixture(void)
+{
+    struct summary_view view;
+    const struct result_window window = {.unit = WINDOW_STEP, .length = 1, .every = 1};
+    const uint8_t run[RUN_BYTES] = {0};
+    int code = summary_view_init(&view, fixture[0], (struct layer_id){0}, "j", run, &window);
+    summary_view_clear(&view);
+    return code;
+}
+
+static int store_fixture(void)
+{
+    struct mpk_writer packed;
+    struct layer_state *back = NULL;
+    mpk_writer_init(&packed);
+    int code = layer_state_pack(fixture[0], &packed);
+    if (!code)
+        code = layer_state_unpack(packed.buffer.data, packed.buffer.size, &back);
+    mpk_writer_clear(&packed);
+    layer_state_free(&back);
+    return code;
+}
+
+static int read_fixture(void)
+{
+    struct dist dist = {0};
+    int code = layer_state_dist(fixture[0], METRIC_ENTROPY, 0, &dist);
+    dist_clear(&dist);
+    return code;
+}
+
+static void test_out_of_memory_is_an_error_everywhere(void **unused)
+{
+    (void)unused;
+    fixture[0] = full_state();
+    fixture[1] = whole_state();
+    fail_each(build);
+    fail_each(merge_fixture);
+    fail_each(view_fixture);
+    fail_each(store_fixture);
+    fail_each(read_fixture);
+    layer_state_free(&fixture[0]);
+    layer_state_free(&fixture[1]);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_state_is_what_its_values_are),
+        cmocka_unit_test(test_last_is_of_the_newest_message_that_has_it),
+        cmocka_unit_test(test_order_of_arrival_tells_the_newest),
+        cmocka_unit_test(test_parts_merged_one_by_one_are_the_whole),
+        cmocka_unit_test(test_merging_all_at_once_is_merging_one_by_one),
+        cmocka_unit_test(test_merging_is_associative),
+        cmocka_unit_test(test_a_slice_adds_to_its_own_heads),
+        cmocka_unit_test(test_no_histogram_uses_more_buckets_than_allowed),
+        cmocka_unit_test(test_summaries_state_the_error_of_the_coarsest_histogram),
+        cmocka_unit_test(test_an_empty_state_has_no_numbers),
         cmocka_unit_test(test_unpacked_is_what_was_packed),
+        cmocka_unit_test(test_unpacked_goes_on_as_if_nothing_had_been),
+        cmocka_unit_test(test_every_prefix_is_refused),
+        cmocka_unit_test(test_changed_bytes_are_refused_or_harmless),
+        cmocka_unit_test(test_what_is_no_state_is_refused),
+        cmocka_unit_test(test_metrics_are_found_by_name),
+        cmocka_unit_test(test_bytes_are_what_the_heap_gave_out),
+        cmocka_unit_test(test_out_of_memory_is_an_error_everywhere),
     };
-    return cmocka_run_group_tests_name("layer_state", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("layer_state", tests, make_stream, free_stream);
 }

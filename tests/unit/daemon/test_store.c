@@ -9,7 +9,9 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void test_a_window_is_stored(void **state)
 {
@@ -245,6 +247,29 @@ static void test_batches_wait_for_each_other(void **state)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
 }
 
+/* What the file has without its log. */
+static int64_t ask_file_alone(struct fixture *fixture, const char *sql)
+{
+    struct fixture alone = *fixture;
+    char command[400];
+    snprintf(alone.path, sizeof alone.path, "%s/alone.db", fixture->directory);
+    snprintf(command, sizeof command, "rm -f %s* && cp %s %s", alone.path, fixture->path,
+             alone.path);
+    assert_int_equal(system(command), 0);
+    return ask(&alone, sql);
+}
+
+static void test_the_log_is_moved_into_the_file_without_more_to_write(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_open(fixture);
+    submit_window(fixture, 1, "x", 1);
+    wait_count(fixture, COUNT_STORED, 1);
+    for (int i = 0; i < 2000 && ask_file_alone(fixture, "SELECT last FROM windows") != 1; i++)
+        usleep(2000);
+    assert_int_equal(ask_file_alone(fixture, "SELECT last FROM windows"), 1);
+}
+
 static struct store_batch *kept_batch(const void *value, size_t size)
 {
     struct store_batch *batch = batch_of(7, 1);
@@ -318,6 +343,7 @@ int main(void)
         TEST(test_what_an_ended_run_kept_is_not_visited),
         TEST(test_a_submitted_batch_is_committed_at_the_end),
         TEST(test_batches_wait_for_each_other),
+        TEST(test_the_log_is_moved_into_the_file_without_more_to_write),
         TEST(test_a_full_queue_drops_checkpoints_first),
         TEST(test_a_batch_larger_than_the_queue_is_taken_alone),
         TEST(test_room_comes_back_after_a_commit),

@@ -280,6 +280,25 @@ static void test_beyond_the_budget_messages_are_dropped_and_counted(void **state
     zmq_close(recorder);
 }
 
+/* A recording without its bye would not end. */
+static void test_events_have_room_beyond_the_budget(void **state)
+{
+    struct fixture *f = *state;
+    void *recorder = listen_to(f, "gpt");
+    arrive(f, "gpt", 50 * KIB);
+    arrive(f, "gpt", 10 * KIB);
+    assert_true(tapped(f) == 1 && dropped(f) == 1);
+    struct message *message = make_message("gpt", 0);
+    message->header.type = MESSAGE_EVENT;
+    tap_message(f->tap, message);
+    assert_true(tapped(f) == 2 && dropped(f) == 1);
+    tap_message(f->tap, message); /* which is bounded as well */
+    tap_message(f->tap, message);
+    assert_true(tapped(f) == 2 && dropped(f) == 3);
+    message_free(&message);
+    zmq_close(recorder);
+}
+
 /* Messages that count nothing but what keeping them takes are bounded too. */
 static void test_small_messages_are_bounded_too(void **state)
 {
@@ -449,6 +468,7 @@ int main(void)
         TEST(test_the_time_is_that_of_reception_on_the_wall_clock),
         TEST(test_jobs_are_told_apart),
         TEST(test_beyond_the_budget_messages_are_dropped_and_counted),
+        TEST(test_events_have_room_beyond_the_budget),
         TEST(test_small_messages_are_bounded_too),
         TEST(test_a_message_larger_than_the_budget_goes_alone),
         TEST(test_recorders_share_the_bytes),

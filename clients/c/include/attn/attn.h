@@ -38,6 +38,7 @@ typedef enum attn_code {
     ATTN_E_TRANSPORT = -5, /* ZeroMQ refused, for instance a malformed endpoint */
     ATTN_E_MESSAGE = -6,   /* something arrived that is no result; it was thrown away */
     ATTN_E_NOT_FOUND = -7, /* the result has no such number */
+    ATTN_E_REFUSED = -8,   /* the daemon refused: see attn_control_error */
 } attn_code;
 
 /* The sentence of a code; a static string, also for unknown codes. */
@@ -219,6 +220,80 @@ ATTN_API int attn_result_stat(const attn_result *result, const char *metric, con
                               uint32_t head, double *ret_number);
 
 ATTN_API void attn_result_free(attn_result **result);
+
+/* ---- questions about the past ---- */
+
+/* A connection to the daemon's control socket. Calls wait for their answer, up to the timeout. */
+typedef struct attn_control attn_control;
+
+/* endpoint NULL: "tcp://127.0.0.1:5572". Connects in the background; whether anybody is there shows
+ * with the first call. timeout_ms, of each call: 1 or more; attnd itself allows a question 5 s.
+ * Returns 0, ATTN_E_ARGUMENT, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
+ATTN_API int attn_control_new(const char *endpoint, int timeout_ms, attn_control **ret_control);
+ATTN_API void attn_control_free(attn_control **control);
+
+/* What the daemon said when it last refused: "no_history: decoder.0.self has no ...". The
+ * connection's own string, valid until its next call; "" when it never did. */
+ATTN_API const char *attn_control_error(const attn_control *control);
+
+/* What is asked for. Texts are borrowed for the call; NULL or negative: any, or what PROTOCOL.md
+ * says is meant then. */
+typedef struct attn_question {
+    const char *job;           /* required but by attn_alerts */
+    const char *run;           /* first digits; NULL: the newest */
+    const char *job_b, *run_b; /* of attn_compare; job_b NULL: the same job */
+    int stack, site;           /* attn_stack, attn_site; -1 */
+    int32_t layer;             /* -1 */
+    int64_t head;              /* -1: all of the layer */
+    const char *metric;
+    const char *window; /* "1 epoch", "100 steps every 10" */
+    uint64_t from, to;  /* units that windows end in, of attn_alerts steps; 0 and UINT64_MAX: all */
+    uint64_t last;      /* of attn_map: the window that ends there; UINT64_MAX: the newest */
+    uint64_t limit;     /* 1 to 200000 windows, alerts or heads (default 1000) */
+} attn_question;
+
+/* Fills in "any" and the defaults. */
+ATTN_API void attn_question_default(attn_question *ret_question);
+
+/* One metric of a layer, window by window. */
+typedef struct attn_series attn_series;
+
+/* The newest `limit` windows, or with `from` the oldest. Like the other questions it returns 0,
+ * ATTN_E_ARGUMENT, ATTN_E_TIMEOUT, ATTN_E_REFUSED, ATTN_E_MESSAGE, ATTN_E_MEMORY or
+ * ATTN_E_TRANSPORT. */
+ATTN_API int attn_history(attn_control *control, const attn_question *question,
+                          attn_series **ret_series);
+ATTN_API void attn_series_free(attn_series **series);
+ATTN_API uint32_t attn_series_windows(const attn_series *series);
+/* 1 with a head, or for a number that the layer has as a whole. */
+ATTN_API uint32_t attn_series_heads(const attn_series *series);
+/* Whether windows were left out. */
+ATTN_API bool attn_series_more(const attn_series *series);
+/* [windows] of "first", "last" (units), "epoch", "step" or "time_ns"; NULL for another key. The
+ * series' own. */
+ATTN_API const uint64_t *attn_series_units(const attn_series *series, const char *key);
+/* [windows] of "mean", "std", "min", "max", "p50", "p90", "p99", "last" or "count"; NaN where there
+ * is none. NULL for another statistic, or when head is out of range. The series' own. */
+ATTN_API const double *attn_series_values(const attn_series *series, const char *stat,
+                                          uint32_t head);
+
+#define ATTN_MAP_SIDE_MAX 128
+
+/* A layer's mean map over its heads, pooled: row i, column j at values[i * columns + j]. */
+typedef struct attn_mean_map {
+    uint32_t rows, columns;
+    uint64_t epoch, step;
+    float values[ATTN_MAP_SIDE_MAX * ATTN_MAP_SIDE_MAX];
+} attn_mean_map;
+
+ATTN_API int attn_map(attn_control *control, const attn_question *question, attn_mean_map *ret_map);
+
+/* The answers of `alerts` and `compare` in PROTOCOL.md, to be read as JSON; free with
+ * attn_result_free. */
+ATTN_API int attn_alerts(attn_control *control, const attn_question *question,
+                         attn_result **ret_result);
+ATTN_API int attn_compare(attn_control *control, const attn_question *question,
+                          attn_result **ret_result);
 
 #ifdef __cplusplus
 }

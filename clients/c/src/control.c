@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT */
+/* Questions to the daemon: a DEALER that asks one thing at a time, [0, id, method, params], and
+ * waits for [1, id, error, result]. ZeroMQ never says that nobody is there, so every call has a
+ * deadline; an answer to an earlier call that came too late is skipped by its id. */
+#include "attn/attn.h"
+
+#include "result.h"
+#include "series.h"
+#include "socket.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ERROR_MAX 512
+
+struct attn_control {
+    void *context, *socket;
+    uint64_t last_id;
+    int timeout_ms;
+    char error[ERROR_MAX]; /* what the daemon said when it last refused */
+};
+
+void attn_question_default(attn_question *ret_question)
+{
+    *ret_question = (attn_question){.stack = -1,
+                                    .layer = -1,
+                                    .site = -1,
+                                    .head = -1,
+                                    .to = UINT64_MAX,
+                                    .last = UINT64_MAX,
+                                    .limit = 1000};
+}
+
+int attn_control_new(const char *endpoint, int timeout_ms, attn_control **ret_control)
+{
+    static const struct socket_option options[] = {
+        {ZMQ_LINGER, 0}, {ZMQ_RECONNECT_IVL, 100}, {ZMQ_RECONNECT_IVL_MAX, 2000}};
+    attn_control *control;
+    int rc;
+
+    if (!ret_control || timeout_ms < 1)
+        return ATTN_E_ARGUMENT;
+    control = calloc(1, sizeof(*control));
+    if (!control)
+        return ATTN_E_MEMORY;
+    control->timeout_ms = timeout_ms;
+    control->context = zmq_ctx_new();
+    rc = control->context
+             ? socket_open(control->context, ZMQ_DEALER, options,
+                           sizeof(options) / sizeof(options[0]), (int64_t)mpk_result_limits.bytes,
+                           endpoint ? endpoint : "tcp://127.0.0.1:5572", &control->socket)
+             : ATTN_E_MEMORY;
+    if (rc)
+        attn_control_free(&control);
+    else
+        *ret_control = control;
+    return rc;
+}
+
+void attn_control_free(attn_control **control)
+{
+    if (!control || !*control)
+        return;
+    if ((*control)->socket)
+        zmq_close((*control)->socket);
+    if ((*control)->context)
+        socket_context_free((*control)->context);
+    free(*control);
+    *control = NULL;
+}
+
+const char *attn_control_error(const attn_control *control)
+{
+    return control->error;
+}
+
+/* ---- requests ---- */
+
+struct pairs {
+    struct mpk_writer writer;
+    uint32_t count;
+};
+
+static void put_text(struct pairs *pairs, const char *key, const char *text)
+{
+    if (!text)
+        return;
+    mpk_put_str(&pairs->writer, key);
+    mpk_put_str(&pairs->writer, text);
+    pairs->count++;
+}
+
+static void put_number(struct pairs *pairs, const char *key, uint64_t number, bool given)
+{
+    if (!given)
+        return;
+    mpk_put_str(&pairs->writer, key);
+    mpk_put_u64(&pairs->writer, number);
+    pairs->count++;
+}
+
+static void put_packed(struct pairs *pairs)
+{
+    mpk_put_str(&pairs->writer, "packed");
+    mpk_put_bool(&pairs->writer, true);
+    pairs->count++;
+}
+
+static void put_run(struct pairs *pairs, const attn_question *question)
+{
+    put_text(pairs, "job", question->job);
+    put_text(pairs, "run", question->run);
+}
+
+static void put_layer(struct pairs *pairs, const attn_question *question)
+{
+    if (question->stack >= 0)
+        put_text(pairs, "stack", question->stack == ATTN_ENCODER ? "encoder" : "decoder");
+    put_number(pairs, "layer", (uint64_t)question->layer, question->layer >= 0);
+    if (question->site >= 0)
+        put_text(pairs, "site", question->site == ATTN_SELF ? "self" : "cross");
+}
+
+static void put_range(struct pairs *pairs, const attn_question *question)
+{
+    put_number(pairs, "from", question->from, question->from > 0);
+    put_number(pairs, "to", question->to, question->to < UINT64_MAX);
+    put_number(pairs, "limit", question->limit, true);
+}
+
+/* Consumes the pairs. */
+static int send_request(attn_control *control, const char *method, struct pairs *pairs)
+{
+    struct mpk_writer writer;
+    int rc;
+
+    mpk_writer_init(&writer);
+    mpk_put_array(&writer, 4);
+    mpk_put_u64(&writer, 0);
+    mpk_put_u64(&writer, ++control->last_id);
+    mpk_put_str(&writer, method);
+    mpk_put_map(&writer, pairs->count);
+    if (pairs->count > 0)
+        mpk_put_raw(&writer, pairs->writer.buffer.data, pairs->writer.buffer.size);
+    rc = mpk_writer_ok(&writer) && mpk_writer_ok(&pairs->writer) ? 0 : ATTN_E_MEMORY;
+    if (!rc && zmq_send(control->socket, writer.buffer.data, writer.buffer.size, ZMQ_DONTWAIT) < 0)
+        rc = errno == EAGAIN ? ATTN_E_TIMEOUT : ATTN_E_TRANSPORT;
+    mpk_writer_clear(&writer);
+    mpk_writer_clear(&pairs->writer);
+    return rc;
+}
+
+/* ---- answers ---- */
+
+static void note_error(attn_control *control, const msgpack_object *error)
+{
+    static const char *const keys[] = {"code", "message"};
+    size_t used = 0;
+
+    for (int i = 0; i < 2; i++) {
+        const msgpack_object *text = mpk_find(error, keys[i]);
+        size_t len = text && text->type == MSGPACK_OBJECT_STR ? text->via.str.size : 0;
+        size_t room = ERROR_MAX - used - 3;
+
+        len = len < room ? len : room;
+        if (len > 0)
+            memcpy(control->error + used, text->via.str.ptr, len);
+        used += len;
+        if (i == 0) {
+            memcpy(control->error + used, ": ", 2);
+            used += 2;
+        }
+    }
+    control->error[used] = '\0';
+}
+
+/* Sets root to the answer's result. Returns 0, ATTN_E_REFUSED, ATTN_E_MESSAGE, or ATTN_E_TIMEOUT
+ * for an answer to another call. */
+static int open_answer(attn_control *control, attn_result *result)
+{
+    const msgpack_object *root = result->doc.root, *part = root->via.array.ptr;
+    uint64_t kind, id;
+
+    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4 ||
+        mpk_get_u64(&part[0], 1, &kind) != 0 || kind != 1 ||
+        mpk_get_u64(&part[1], UINT64_MAX, &id) != 0)
+        return ATTN_E_MESSAGE;
+    if (id != control->last_id)
+        return ATTN_E_TIMEOUT;
+    result->root = &part[3];
+    if (part[2].type == MSGPACK_OBJECT_NIL)
+        return 0;
+    note_error(control, &part[2]);
+    return ATTN_E_REFUSED;
+}
+
+/* One frame that is there. */
+static int take_answer(attn_control *control, attn_result **ret_result)
+{
+    attn_result *result = NULL;
+    zmq_msg_t frame;
+    int rc;
+
+    zmq_msg_init(&frame);
+    rc = zmq_msg_recv(&frame, control->socket, ZMQ_DONTWAIT) < 0 ? ATTN_E_TIMEOUT : 0;
+    if (!rc)
+        rc = result_new(NULL, 0, &frame, &result);
+    zmq_msg_close(&frame);
+    if (!rc)
+        rc = open_answer(control, result);
+    if (rc)
+        attn_result_free(&result);
+    else
+        *ret_result = result;
+    return rc;
+}
+
+static int ask(attn_control *control, const char *method, struct pairs *pairs,
+               attn_result **ret_result)
+{
+    uint64_t deadline = socket_now_ms() + (uint64_t)control->timeout_ms;
+    int rc = send_request(control, method, pairs);
+
+    if (rc)
+        return rc;
+    for (;;) {
+        uint64_t now = socket_now_ms();
+
+        rc = socket_wait(control->socket, now < deadline ? (long)(deadline - now) : 0);
+        if (rc < 0)
+            return rc;
+        if (rc > 0) {
+            rc = take_answer(control, ret_result);
+            if (rc != ATTN_E_TIMEOUT)
+                return rc;
+        }
+        if (now >= deadline)
+            return ATTN_E_TIMEOUT;
+    }
+}
+
+static bool is_sound(const attn_control *control, const attn_question *question, const void *ret)
+{
+    return control && question && ret && question->limit > 0;
+}
+
+int attn_history(attn_control *control, const attn_question *question, attn_series **ret_series)
+{
+    struct pairs pairs = {.count = 0};
+    attn_result *result;
+    int rc;
+
+    if (!is_sound(control, question, ret_series) || !question->job)
+        return ATTN_E_ARGUMENT;
+    mpk_writer_init(&pairs.writer);
+    put_run(&pairs, question);
+    put_layer(&pairs, question);
+    put_number(&pairs, "head", (uint64_t)question->head, question->head >= 0);
+    put_text(&pairs, "metric", question->metric);
+    put_text(&pairs, "window", question->window);
+    put_range(&pairs, question);
+    put_packed(&pairs);
+    rc = ask(control, "history", &pairs, &result);
+    if (rc)
+        return rc;
+    rc = series_new(result->root, ret_series);
+    attn_result_free(&result);
+    return rc;
+}
+
+int attn_map(attn_control *control, const attn_question *question, attn_mean_map *ret_map)
+{
+    struct pairs pairs = {.count = 0};
+    attn_result *result;
+    int rc;
+
+    if (!is_sound(control, question, ret_map) || !question->job)
+        return ATTN_E_ARGUMENT;
+    mpk_writer_init(&pairs.writer);
+    put_run(&pairs, question);
+    put_layer(&pairs, question);
+    put_text(&pairs, "window", question->window);
+    put_number(&pairs, "last", question->last, question->last < UINT64_MAX);
+    put_packed(&pairs);
+    rc = ask(control, "map", &pairs, &result);
+    if (rc)
+        return rc;
+    rc = map_read(result->root, ret_map);
+    attn_result_free(&result);
+    return rc;
+}
+
+int attn_alerts(attn_control *control, const attn_question *question, attn_result **ret_result)
+{
+    struct pairs pairs = {.count = 0};
+
+    if (!is_sound(control, question, ret_result))
+        return ATTN_E_ARGUMENT;
+    mpk_writer_init(&pairs.writer);
+    put_run(&pairs, question);
+    put_range(&pairs, question);
+    return ask(control, "alerts", &pairs, ret_result);
+}
+
+int attn_compare(attn_control *control, const attn_question *question, attn_result **ret_result)
+{
+    struct pairs pairs = {.count = 0};
+
+    if (!is_sound(control, question, ret_result) || !question->job)
+        return ATTN_E_ARGUMENT;
+    mpk_writer_init(&pairs.writer);
+    put_run(&pairs, question);
+    put_text(&pairs, "job_b", question->job_b);
+    put_text(&pairs, "run_b", question->run_b);
+    put_text(&pairs, "metric", question->metric);
+    put_text(&pairs, "window", question->window);
+    put_range(&pairs, question);
+    return ask(control, "compare", &pairs, ret_result);
+}

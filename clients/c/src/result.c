@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/* Results keep the frame they came in, because their strings point into it. */
+#include "result.h"
+
+#include "err.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void fill_kind(attn_result *result)
+{
+    if (attn_result_text(result, "kind", result->kind, sizeof(result->kind)) != 0)
+        result->kind[0] = '\0';
+}
+
+int result_new(const void *topic, size_t topic_len, zmq_msg_t *body, attn_result **ret_result)
+{
+    attn_result *result;
+    int rc;
+
+    if (topic_len >= RESULT_TOPIC_MAX)
+        return ATTN_E_MESSAGE;
+    result = calloc(1, sizeof(*result));
+    if (!result)
+        return ATTN_E_MEMORY;
+    if (topic_len > 0)
+        memcpy(result->topic, topic, topic_len);
+    zmq_msg_init(&result->frame);
+    zmq_msg_move(&result->frame, body);
+    rc = mpk_parse(zmq_msg_data(&result->frame), zmq_msg_size(&result->frame), &mpk_result_limits,
+                   &result->doc);
+    if (rc) {
+        zmq_msg_close(&result->frame);
+        free(result);
+        return rc == ERR_MEMORY ? ATTN_E_MEMORY : ATTN_E_MESSAGE;
+    }
+    result->root = result->doc.root;
+    fill_kind(result);
+    *ret_result = result;
+    return 0;
+}
+
+const char *attn_result_topic(const attn_result *result)
+{
+    return result->topic;
+}
+
+const char *attn_result_kind(const attn_result *result)
+{
+    return result->kind;
+}
+
+const char *attn_result_json(attn_result *result)
+{
+    if (!result->json)
+        result->json = mpk_to_json(result->root, 0);
+    return result->json;
+}
+
+int attn_result_u64(const attn_result *result, const char *key, uint64_t *ret_number)
+{
+    const msgpack_object *value = mpk_find(result->root, key);
+
+    if (!value || mpk_get_u64(value, UINT64_MAX, ret_number) != 0)
+        return ATTN_E_NOT_FOUND;
+    return 0;
+}
+
+int attn_result_text(const attn_result *result, const char *key, char *ret_text, size_t size)
+{
+    const msgpack_object *value = mpk_find(result->root, key);
+    size_t len;
+
+    if (size == 0)
+        return ATTN_E_ARGUMENT;
+    if (!value || value->type != MSGPACK_OBJECT_STR)
+        return ATTN_E_NOT_FOUND;
+    len = value->via.str.size < size ? value->via.str.size : size - 1;
+    if (len > 0)
+        memcpy(ret_text, value->via.str.ptr, len);
+    ret_text[len] = '\0';
+    return 0;
+}
+
+/* A metric's map or array, wherever it is listed. */
+static const msgpack_object *find_metric(const attn_result *result, const char *metric)
+{
+    const msgpack_object *found = mpk_find(mpk_find(result->root, "heads"), metric);
+
+    return found ? found : mpk_find(mpk_find(result->root, "spectrum"), metric);
+}
+
+static uint32_t array_len(const msgpack_object *value)
+{
+    return value && value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 0;
+}
+
+/* The array over the heads of a metric and statistic; NULL when there is none. */
+static const msgpack_object *find_heads(const attn_result *result, const char *metric,
+                                        const char *stat)
+{
+    const msgpack_object *found = find_metric(result, metric);
+    bool plain = !stat || strcmp(stat, "last") == 0;
+
+    if (found && found->type == MSGPACK_OBJECT_MAP)
+        found = stat ? mpk_find(found, stat) : NULL;
+    else if (!plain)
+        found = NULL;
+    return array_len(found) > 0 ? found : NULL;
+}
+
+/* From the first metric of all: every array in `heads` has one entry per head. */
+static const msgpack_object *first_value(const msgpack_object *map)
+{
+    if (!map || map->type != MSGPACK_OBJECT_MAP || map->via.map.size == 0)
+        return NULL;
+    return &map->via.map.ptr[0].val;
+}
+
+uint32_t attn_result_heads(const attn_result *result)
+{
+    const msgpack_object *first = first_value(mpk_find(result->root, "heads"));
+
+    if (!first)
+        first = first_value(mpk_find(result->root, "spectrum"));
+    if (first && first->type == MSGPACK_OBJECT_MAP)
+        first = first_value(first);
+    return array_len(first);
+}
+
+int attn_result_stat(const attn_result *result, const char *metric, const char *stat, uint32_t head,
+                     double *ret_number)
+{
+    const msgpack_object *heads = find_heads(result, metric, stat);
+
+    if (head >= array_len(heads) || mpk_get_f64(&heads->via.array.ptr[head], ret_number) != 0)
+        return ATTN_E_NOT_FOUND;
+    return 0;
+}
+
+void attn_result_free(attn_result **result)
+{
+    if (!result || !*result)
+        return;
+    free((*result)->json);
+    mpk_doc_clear(&(*result)->doc);
+    zmq_msg_close(&(*result)->frame);
+    free(*result);
+    *result = NULL;
+}

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Questions about the past: what is asked, and arrays out of packed answers."""
+import numpy as np
+import pytest
+from test_subscriber import FakeControl
+
+import attnd
+
+RUN = "ab" * 16
+
+
+@pytest.fixture
+def router():
+    fake = FakeControl()
+    yield fake
+    fake.close()
+
+
+def answer(last, more=False, heads=None):
+    """An answer of `history` whose mean is the unit, plus 100 per head."""
+    def pack(values, kind):
+        return np.array(values, kind).tobytes()
+
+    means = pack(last, "<f8") if heads is None else [pack([u + 100 * h for u in last], "<f8") for h in range(heads)]
+    windows = {name: pack(last, "<u8") for name in ("first", "last", "epoch", "step", "time_ns")}
+    return {"job": "a", "run": RUN, "metric": "entropy", "more": more, "heads": [],
+            "windows": {**windows, "partial": [False] * (len(last) - 1) + [True]}, "values": {"mean": means}}
+
+
+def reply(result):
+    return lambda number: [1, number, None, result]
+
+
+def test_a_series_is_arrays(router):
+    router.answer(reply(answer([3, 4, 5])))
+    with attnd.Control(router.endpoint) as control:
+        past = control.history("a", "ab", layer=3, head=2, metric="entropy", window="1 epoch", from_=3, to=9, limit=7,
+                               statistics=("mean",))
+    assert past["values"]["mean"].dtype == np.float64 and past["values"]["mean"].tolist() == [3, 4, 5]
+    assert past["windows"]["step"].dtype == np.uint64 and past["windows"]["step"].tolist() == [3, 4, 5]
+    assert past["windows"]["partial"].tolist() == [False, False, True]
+    assert router.seen == [[0, 1, "history", {
+        "job": "a", "run": "ab", "layer": 3, "head": 2, "metric": "entropy", "window": "1 epoch", "from": 3, "to": 9,
+        "limit": 7, "statistics": ["mean"], "packed": True}]]
+    past["values"]["mean"][0] = 1  # an array of its own
+
+
+def test_several_heads_are_rows(router):
+    router.answer(reply(answer([1, 2], heads=3)))
+    with attnd.Control(router.endpoint) as control:
+        past = control.history("a", limit=2)
+    assert past["values"]["mean"].tolist() == [[1, 2], [101, 102], [201, 202]]
+
+
+def test_long_histories_come_in_pages(router):
+    router.answer_each(reply(answer([1, 2], True, 2)), reply(answer([5], True, 2)),
+                       reply(answer([6, 7], False, 2)))
+    with attnd.Control(router.endpoint) as control:
+        past = control.history("a")
+    assert past["windows"]["last"].tolist() == [1, 2, 5, 6, 7] and not past["more"]
+    assert past["values"]["mean"].tolist() == [[1, 2, 5, 6, 7], [101, 102, 105, 106, 107]]
+    assert past["windows"]["partial"].tolist() == [False, True, True, False, True]
+    assert [request[3]["from"] for request in router.seen] == [0, 3, 6]
+    assert [request[3].get("run") for request in router.seen] == [None, RUN, RUN]
+
+
+def test_a_map_is_an_array(router):
+    values = np.array([[1, 0.5], [0.25, 0], [0, 1]], "<f2")
+    router.answer(reply({"rows": 3, "columns": 2, "values": values.tobytes()}))
+    with attnd.Control(router.endpoint) as control:
+        found = control.map("a", layer=1, last=4)
+    assert found.dtype == np.float32 and np.array_equal(found, values.astype(np.float32))
+    assert router.seen == [[0, 1, "map", {"job": "a", "layer": 1, "last": 4, "packed": True}]]
+
+
+@pytest.mark.parametrize("call,method,params", [
+    (lambda control: control.alerts("a", rule="r", from_=3), "alerts", {"job": "a", "rule": "r", "from": 3}),
+    (lambda control: control.alerts(), "alerts", {}),
+    (lambda control: control.compare("a/12", "b", windows=5), "compare",
+     {"job": "a", "run": "12", "job_b": "b", "windows": 5}),
+    (lambda control: control.compare("a", "a/34"), "compare", {"job": "a", "job_b": "a", "run_b": "34"}),
+    (lambda control: control.windows("a", layer=1), "windows", {"job": "a", "layer": 1})])
+def test_what_is_asked(router, call, method, params):
+    router.answer(reply({}))
+    with attnd.Control(router.endpoint) as control:
+        assert call(control) == {}
+    assert router.seen == [[0, 1, method, params]]
+
+
+def test_runs_are_a_list(router):
+    router.answer(reply({"runs": [{"run": RUN}], "more": False}))
+    with attnd.Control(router.endpoint) as control:
+        assert control.runs("a") == [{"run": RUN}]
+    assert router.seen == [[0, 1, "runs", {"job": "a", "limit": 200000}]]
+
+
+def test_a_refusal_tells_what_there_is(router):
+    router.answer(lambda n: [1, n, {"code": "no_history", "message": "it has entropy"}, None])
+    with attnd.Control(router.endpoint) as control, pytest.raises(attnd.ControlError, match="it has entropy") as error:
+        control.history("a", metric="x")
+    assert error.value.code == "no_history"

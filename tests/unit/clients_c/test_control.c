@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: MIT */
+/* Questions about the past: what is asked, what becomes of the answers, and of none. */
+#include "support.h"
+
+#include "attn/attn.h"
+#include "mpk.h"
+#include "peer.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A daemon that answers one request. */
+struct daemon {
+    struct peer peer;
+    pthread_t thread;
+    void (*put)(struct mpk_writer *reply); /* result, or NULL: refuses */
+    uint64_t id_ahead;                     /* a late answer goes first when this is not 0 */
+    char asked[1024];                      /* method and parameters as JSON */
+};
+
+static void note_request(struct daemon *daemon, const msgpack_object *request)
+{
+    char *params = mpk_to_json(&request->via.array.ptr[3], 0);
+    const msgpack_object_str *method = &request->via.array.ptr[2].via.str;
+
+    snprintf(daemon->asked, sizeof(daemon->asked), "%.*s %s", (int)method->size, method->ptr,
+             params);
+    free(params);
+}
+
+static void send_reply(struct daemon *daemon, const zmq_msg_t *peer, uint64_t id)
+{
+    struct mpk_writer reply;
+
+    mpk_writer_init(&reply);
+    mpk_put_array(&reply, 4);
+    mpk_put_u64(&reply, 1);
+    mpk_put_u64(&reply, id);
+    if (daemon->put) {
+        mpk_put_nil(&reply);
+        daemon->put(&reply);
+    } else {
+        mpk_put_map(&reply, 2);
+        mpk_put_str(&reply, "code");
+        mpk_put_str(&reply, "no_history");
+        mpk_put_str(&reply, "message");
+        mpk_put_str(&reply, "it has entropy");
+        mpk_put_nil(&reply);
+    }
+    zmq_send(daemon->peer.socket, zmq_msg_data((zmq_msg_t *)(uintptr_t)peer), zmq_msg_size(peer),
+             ZMQ_SNDMORE);
+    zmq_send(daemon->peer.socket, reply.buffer.data, reply.buffer.size, 0);
+    mpk_writer_clear(&reply);
+}
+
+static void *serve(void *data)
+{
+    struct daemon *daemon = data;
+    struct mpk_doc doc;
+    zmq_msg_t peer, body;
+    uint64_t id = 0;
+
+    zmq_msg_init(&peer);
+    zmq_msg_init(&body);
+    if (zmq_msg_recv(&peer, daemon->peer.socket, 0) >= 0 &&
+        zmq_msg_recv(&body, daemon->peer.socket, 0) >= 0 &&
+        mpk_parse(zmq_msg_data(&body), zmq_msg_size(&body), &mpk_header_limits, &doc) == 0) {
+        mpk_get_u64(&doc.root->via.array.ptr[1], UINT64_MAX, &id);
+        note_request(daemon, doc.root);
+        if (daemon->id_ahead)
+            send_reply(daemon, &peer, id + daemon->id_ahead);
+        send_reply(daemon, &peer, id);
+        mpk_doc_clear(&doc);
+    }
+    zmq_msg_close(&peer);
+    zmq_msg_close(&body);
+    return NULL;
+}
+
+static attn_control *start(struct daemon *daemon, void (*put)(struct mpk_writer *reply))
+{
+    int wait_ms = PEER_WAIT_MS;
+    attn_control *control;
+
+    *daemon = (struct daemon){.peer = peer_open(ZMQ_ROUTER, NULL, 0), .put = put};
+    zmq_setsockopt(daemon->peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof(wait_ms));
+    assert_int_equal(attn_control_new(daemon->peer.endpoint, PEER_WAIT_MS, &control), 0);
+    return control;
+}
+
+/* After this nothing may touch the socket until stop. */
+static void go(struct daemon *daemon)
+{
+    assert_int_equal(pthread_create(&daemon->thread, NULL, serve, daemon), 0);
+}
+
+static void stop(struct daemon *daemon, attn_control **control)
+{
+    int linger_ms = PEER_WAIT_MS;
+
+    pthread_join(daemon->thread, NULL);
+    zmq_setsockopt(daemon->peer.socket, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
+    attn_control_free(control);
+    peer_close(&daemon->peer);
+}
+
+/* ---- answers ---- */
+
+static void put_packed(struct mpk_writer *reply, const char *key, uint64_t first)
+{
+    uint64_t numbers[3] = {first, first + 1, first + 2};
+
+    if (key)
+        mpk_put_str(reply, key);
+    mpk_put_bin(reply, numbers, sizeof(numbers));
+}
+
+static void put_means(struct mpk_writer *reply, double first)
+{
+    double numbers[3] = {first, NAN, first + 2};
+
+    mpk_put_bin(reply, numbers, sizeof(numbers));
+}
+
+static void put_series(struct mpk_writer *reply, uint32_t heads)
+{
+    static const char *const keys[] = {"first", "last", "epoch", "step", "time_ns"};
+
+    mpk_put_map(reply, 4);
+    mpk_put_str(reply, "heads");
+    mpk_put_array(reply, heads);
+    for (uint32_t i = 0; i < heads; i++)
+        mpk_put_nil(reply);
+    mpk_put_str(reply, "more");
+    mpk_put_bool(reply, true);
+    mpk_put_str(reply, "windows");
+    mpk_put_map(reply, 5);
+    for (uint64_t i = 0; i < 5; i++)
+        put_packed(reply, keys[i], 10 * i);
+    mpk_put_str(reply, "values");
+    mpk_put_map(reply, 1);
+    mpk_put_str(reply, "mean");
+    if (heads > 1)
+        mpk_put_array(reply, heads);
+    for (uint32_t i = 0; i < heads; i++)
+        put_means(reply, 0.5 + i);
+}
+
+static void put_one_head(struct mpk_writer *reply)
+{
+    put_series(reply, 1);
+}
+
+static void put_two_heads(struct mpk_writer *reply)
+{
+    put_series(reply, 2);
+}
+
+static void put_number(struct mpk_writer *reply)
+{
+    mpk_put_u64(reply, 3);
+}
+
+static void put_map(struct mpk_writer *reply)
+{
+    /* 1, -0.5, 2^-24, infinite */
+    static const unsigned char halves[8] = {0, 0x3c, 0, 0xb8, 1, 0, 0, 0x7c};
+
+    mpk_put_map(reply, 4);
+    mpk_put_str(reply, "rows");
+    mpk_put_u64(reply, 2);
+    mpk_put_str(reply, "columns");
+    mpk_put_u64(reply, 2);
+    mpk_put_str(reply, "step");
+    mpk_put_u64(reply, 7);
+    mpk_put_str(reply, "values");
+    mpk_put_bin(reply, halves, sizeof(halves));
+}
+
+static void put_list(struct mpk_writer *reply)
+{
+    mpk_put_map(reply, 1);
+    mpk_put_str(reply, "firing");
+    mpk_put_array(reply, 0);
+}
+
+/* ---- tests ---- */
+
+static void test_a_series_of_one_head(void **state)
+{
+    struct daemon daemon;
+    attn_control *control = start(&daemon, put_one_head);
+    attn_question question;
+    attn_series *series;
+
+    (void)state;
+    attn_question_default(&question);
+    question.job = "gpt";
+    question.run = "ab";
+    question.stack = ATTN_DECODER;
+    question.layer = 3;
+    question.site = ATTN_SELF;
+    question.head = 2;
+    question.metric = "entropy";
+    question.window = "1 epoch";
+    question.from = 1;
+    question.to = 9;
+    go(&daemon);
+    assert_int_equal(attn_history(control, &question, &series), 0);
+    assert_string_equal(daemon.asked,
+                        "history {\"job\":\"gpt\",\"run\":\"ab\",\"stack\":\"decoder\",\"layer\":3,"
+                        "\"site\":\"self\",\"head\":2,\"metric\":\"entropy\",\"window\":\"1 "
+                        "epoch\",\"from\":1,\"to\":9,\"limit\":1000,\"packed\":true}");
+    assert_int_equal(attn_series_windows(series), 3);
+    assert_int_equal(attn_series_heads(series), 1);
+    assert_true(attn_series_more(series));
+    assert_int_equal(attn_series_units(series, "step")[2], 32);
+    assert_null(attn_series_units(series, "steps"));
+    assert_true(attn_series_values(series, "mean", 0)[2] == 2.5);
+    assert_true(isnan(attn_series_values(series, "mean", 0)[1]));
+    assert_null(attn_series_values(series, "mean", 1));
+    assert_null(attn_series_values(series, "std", 0));
+    attn_series_free(&series);
+    assert_null(series);
+    attn_series_free(&series);
+    stop(&daemon, &control);
+}
+
+static void test_a_series_of_all_heads(void **state)
+{
+    struct daemon daemon;
+    attn_control *control = start(&daemon, put_two_heads);
+    attn_question question;
+    attn_series *series;
+
+    (void)state;
+    attn_question_default(&question);
+    question.job = "gpt";
+    daemon.id_ahead = 7; /* an answer to something else comes first */
+    go(&daemon);
+    assert_int_equal(attn_history(control, &question, &series), 0);
+    assert_string_equal(daemon.asked, "history {\"job\":\"gpt\",\"limit\":1000,\"packed\":true}");
+    assert_int_equal(attn_series_heads(series), 2);
+    assert_true(attn_series_values(series, "mean", 1)[2] == 3.5);
+    attn_series_free(&series);
+    stop(&daemon, &control);
+}
+
+static void test_a_map(void **state)
+{
+    struct daemon daemon;
+    attn_control *control = start(&daemon, put_map);
+    attn_question question;
+    static attn_mean_map map;
+
+    (void)state;
+    attn_question_default(&question);
+    question.job = "gpt";
+    question.last = 4;
+    go(&daemon);
+    assert_int_equal(attn_map(control, &question, &map), 0);
+    assert_string_equal(daemon.asked, "map {\"job\":\"gpt\",\"last\":4,\"packed\":true}");
+    assert_int_equal(map.rows, 2);
+    assert_int_equal(map.columns, 2);
+    assert_int_equal(map.step, 7);
+    assert_true(map.values[0] == 1 && map.values[1] == -0.5f && map.values[2] == 0x1p-24f);
+    assert_true(isinf(map.values[3]));
+    stop(&daemon, &control);
+}
+
+static void test_alerts_and_comparisons_are_results(void **state)
+{
+    struct daemon daemon;
+    attn_control *control = start(&daemon, put_list);
+    attn_question question;
+    attn_result *result;
+
+    (void)state;
+    attn_question_default(&question);
+    go(&daemon);
+    assert_int_equal(attn_alerts(control, &question, &result), 0);
+    assert_string_equal(daemon.asked, "alerts {\"limit\":1000}");
+    assert_string_equal(attn_result_json(result), "{\"firing\":[]}");
+    attn_result_free(&result);
+    stop(&daemon, &control);
+    control = start(&daemon, put_list);
+    question.job = "gpt";
+    question.run = "1";
+    question.run_b = "2";
+    question.limit = 5;
+    go(&daemon);
+    assert_int_equal(attn_compare(control, &question, &result), 0);
+    assert_string_equal(daemon.asked, "compare {\"job\":\"gpt\",\"run\":\"1\",\"run_b\":\"2\","
+                                      "\"limit\":5}");
+    attn_result_free(&result);
+    stop(&daemon, &control);
+}
+
+static void test_a_refusal_says_why(void **state)
+{
+    struct daemon daemon;
+    attn_control *control = start(&daemon, NULL);
+    attn_question question;
+    attn_series *series = NULL;
+
+    (void)state;
+    attn_question_default(&question);
+    question.job = "gpt";
+    assert_string_equal(attn_control_error(control), "");
+    go(&daemon);
+    assert_int_equal(attn_history(control, &question, &series), ATTN_E_REFUSED);
+    assert_null(series);
+    assert_string_equal(attn_control_error(control), "no_history: it has entropy");
+    assert_string_equal(attn_strerror(ATTN_E_REFUSED), "the daemon refused");
+    stop(&daemon, &control);
+}
+
+static void test_what_is_no_such_answer_is_an_error(void **state)
+{
+    struct daemon daemon;
+    attn_control *control = start(&daemon, put_number);
+    attn_question question;
+    attn_series *series = NULL;
+
+    (void)state;
+    attn_question_default(&question);
+    question.job = "gpt";
+    go(&daemon);
+    assert_int_equal(attn_history(control, &question, &series), ATTN_E_MESSAGE);
+    assert_null(series);
+    stop(&daemon, &control);
+}
+
+static void test_nobody_there_is_a_timeout(void **state)
+{
+    attn_question question;
+    attn_series *series;
+    attn_control *control;
+
+    (void)state;
+    attn_question_default(&question);
+    question.job = "gpt";
+    assert_int_equal(attn_control_new("tcp://127.0.0.1:1", 50, &control), 0);
+    assert_int_equal(attn_history(control, &question, &series), ATTN_E_TIMEOUT);
+    attn_control_free(&control);
+    assert_null(control);
+    attn_control_free(&control);
+}
+
+static void test_arguments_are_checked(void **state)
+{
+    attn_question question;
+    attn_series *series;
+    attn_control *control;
+
+    (void)state;
+    attn_question_default(&question);
+    assert_int_equal(attn_control_new("nowhere", 50, &control), ATTN_E_TRANSPORT);
+    assert_int_equal(attn_control_new(NULL, 0, &control), ATTN_E_ARGUMENT);
+    assert_int_equal(attn_control_new("tcp://127.0.0.1:1", 50, &control), 0);
+    assert_int_equal(attn_history(control, &question, &series), ATTN_E_ARGUMENT);
+    question.job = "gpt";
+    question.limit = 0;
+    assert_int_equal(attn_history(control, &question, &series), ATTN_E_ARGUMENT);
+    attn_control_free(&control);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_series_of_one_head),
+        cmocka_unit_test(test_a_series_of_all_heads),
+        cmocka_unit_test(test_a_map),
+        cmocka_unit_test(test_alerts_and_comparisons_are_results),
+        cmocka_unit_test(test_a_refusal_says_why),
+        cmocka_unit_test(test_what_is_no_such_answer_is_an_error),
+        cmocka_unit_test(test_nobody_there_is_a_timeout),
+        cmocka_unit_test(test_arguments_are_checked),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
