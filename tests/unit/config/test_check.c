@@ -109,6 +109,24 @@ static void test_something_is_measured(void **state)
                      "metrics.spectrum=false", "metrics.similarity=true"));
 }
 
+static void test_a_command_is_a_path_and_a_webhook_a_url(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX] = "";
+    set(&config, "alerts.command=/usr/bin/logger -t attnd");
+    set(&config, "alerts.webhook=https://example.org/hook");
+    assert_int_equal(config_check(&config, error), 0);
+    set(&config, "alerts.webhook=example.org/hook");
+    assert_int_equal(config_check(&config, error), -1);
+    assert_string_equal(error, "alerts.webhook: 'example.org/hook': not such a URL (valid: "
+                               "http://... or https://...)");
+    set(&config, "alerts.command=logger -t attnd");
+    assert_int_equal(config_check(&config, error), -1);
+    assert_string_equal(error, "alerts.command: 'logger -t attnd': not an absolute path (valid: "
+                               "/path/to/program, and its arguments between blanks)");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -119,6 +137,7 @@ int main(void)
         cmocka_unit_test(test_chosen_ports_never_clash),
         cmocka_unit_test(test_a_baseline_is_the_first_windows_or_a_run),
         cmocka_unit_test(test_something_is_measured),
+        cmocka_unit_test(test_a_command_is_a_path_and_a_webhook_a_url),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
