@@ -579,7 +579,6 @@ static int open_tap(struct daemon *daemon, char *reterr)
                    reterr);
 }
 
-/* Messages may arrive from here on; they are handled when the loop runs. */
 static int open_ingest(struct daemon *daemon, char *reterr)
 {
     return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
@@ -605,6 +604,12 @@ static int open_control(struct daemon *daemon, char *reterr)
 {
     struct control_view view = make_view(daemon);
     return control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr);
+}
+
+/* Last: nothing may arrive before there is somebody to handle it. */
+static int start_ingest(struct daemon *daemon, char *reterr)
+{
+    return ingest_start(daemon->ingest, reterr);
 }
 
 static int open_notify(struct daemon *daemon, char *reterr)
@@ -634,8 +639,8 @@ static int start_signals(struct daemon *daemon, char *reterr)
 
 /* Each returns 0, or -1 with a sentence; in this order. */
 static int (*const openers[])(struct daemon *daemon, char *reterr) = {
-    open_loop,      open_workers, open_registry, start_signals, open_notify,
-    open_publisher, open_tap,     open_ingest,   open_history,  open_control,
+    open_loop, open_workers, open_registry, start_signals, open_notify,  open_publisher,
+    open_tap,  open_ingest,  open_history,  open_control,  start_ingest,
 };
 
 int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr)
