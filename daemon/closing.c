@@ -198,7 +198,7 @@ static void judge_run(struct closing *closing)
     struct counts counts = run_counts(run);
     struct alert_run said = {
         .common = announce_common(run),
-        .messages = counts.received - run->judged.received,
+        .processed = counts.processed - run->judged.processed,
         .lost = counts.tally.lost - run->judged.tally.lost,
         .dropped = total_dropped(&counts.tally) - total_dropped(&run->judged.tally),
     };

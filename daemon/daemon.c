@@ -192,8 +192,12 @@ static void account_for(struct daemon *daemon, struct message *message)
 static void settle(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    if (message != run->queue)
+    if (message->detached) {
+        run_join(run, message, now_ns(daemon));
+        account_for(daemon, message);
+    } else if (message != run->queue) {
         lighten(daemon, message);
+    }
     while ((message = run_take(run)))
         account_for(daemon, message);
 }
@@ -234,9 +238,10 @@ static void on_arrived(struct daemon *daemon, struct message *message)
 static void on_done(struct daemon *daemon, struct message *message)
 {
     daemon->in_flight--;
-    message->code = work_finish(message->work, &message->measured);
+    int code = work_finish(message->work, &message->measured);
+    message->code = message->code ? message->code : code; /* it may have been refused meanwhile */
     run_finish(message->run, message);
-    if (!message->code) {
+    if (!code) {
         stats_add(&daemon->stats, COUNT_SPECTRA, message->measured->spectra);
         stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
     }
