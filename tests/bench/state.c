@@ -108,7 +108,7 @@ static double worst_error(const struct layer_state *state)
  * between them. */
 static void bench_bytes(const struct options *options)
 {
-    enum { HEADS = 12, SIZE = 512, LAYERS = 64 };
+    enum { HEADS = 12, SIZE = 512, LAYERS = 256 };
     struct measured_message **pool = make_pool(HEADS, SIZE, options->messages);
     uint32_t adds = options->adds ? options->adds : options->messages;
     size_t before = mallinfo2().uordblks;
