@@ -10,7 +10,7 @@
  *
  * Quantiles are off by at most half a bucket, summary_result.quantile_error: 1.1 % where a metric's
  * values of a head lie within a factor of 2.8 (48 buckets of 2.2 %), 2.2 % within 8, 4.4 % within
- * 64, 9.1 % within 4,000, 19 % within 16 million; a value of zero takes one bucket. */
+ * 64, else 9.1 %; below 2^-11.5 of the largest they count as zero then (workers/hist.h). */
 #ifndef DAEMON_LAYER_STATE_H
 #define DAEMON_LAYER_STATE_H
 

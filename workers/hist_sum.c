@@ -4,15 +4,13 @@
 #include "hist_sum.h"
 #include "hist_block.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* Where the counters of a resolution are. */
 static const struct range {
     uint16_t word, words, block;
-} ranges[HIST_HALVINGS_MAX + 1] = {
-    {0, 11, 0},    {11, 6, 641},  {17, 3, 962},  {20, 2, 1123}, {22, 1, 1204}, {23, 1, 1245},
-    {24, 1, 1266}, {25, 1, 1277}, {26, 1, 1283}, {27, 1, 1286}, {28, 1, 1288}, {29, 1, 1290},
-};
+} ranges[HIST_HALVINGS_MAX + 1] = {{0, 11, 0}, {11, 6, 641}, {17, 3, 962}, {20, 2, 1123}};
 
 static void touch(struct hist_sum *sum, uint32_t halvings, uint32_t block)
 {
@@ -87,30 +85,40 @@ void hist_sum_add(struct hist_sum *sum, const struct hist *h)
     sum->resolutions |= h->used > 0 ? 1u << to : 0;
 }
 
-/* The touched blocks of a resolution, one after the other; they are forgotten on the way. */
+/* The touched blocks of a resolution, one after the other. */
 struct blocks {
-    uint64_t *word, *end;
-    uint32_t block; /* of the word's first */
+    const uint64_t *word, *end;
+    uint64_t left;  /* of *word */
+    uint32_t first; /* block of *word */
 };
 
-static struct blocks all_blocks(struct hist_sum *sum, uint32_t halvings)
+static struct blocks all_blocks(const struct hist_sum *sum, uint32_t halvings)
 {
-    uint64_t *word = &sum->touched[ranges[halvings].word];
-    return (struct blocks){.word = word, .end = word + ranges[halvings].words};
+    const uint64_t *word = &sum->touched[ranges[halvings].word];
+    return (struct blocks){.word = word, .end = word + ranges[halvings].words, .left = *word};
 }
 
 static inline bool next_block(struct blocks *blocks, uint32_t *ret_block)
 {
-    while (*blocks->word == 0) {
-        blocks->word++;
-        blocks->block += 64;
-        if (blocks->word == blocks->end) {
+    while (blocks->left == 0) {
+        if (++blocks->word == blocks->end) {
+            blocks->word--;
             return false;
         }
+        blocks->left = *blocks->word;
+        blocks->first += 64;
     }
-    *ret_block = blocks->block + (uint32_t)__builtin_ctzll(*blocks->word);
-    *blocks->word &= *blocks->word - 1;
+    *ret_block = blocks->first + (uint32_t)__builtin_ctzll(blocks->left);
+    blocks->left &= blocks->left - 1;
     return true;
+}
+
+/* Its counters are all zero. */
+static void forget(struct hist_sum *sum, uint32_t halvings)
+{
+    memset(&sum->touched[ranges[halvings].word], 0,
+           ranges[halvings].words * sizeof sum->touched[0]);
+    sum->resolutions &= ~(1u << halvings);
 }
 
 /* Moves all counts of one resolution to another. */
@@ -127,7 +135,8 @@ static void move(struct hist_sum *sum, uint32_t from, uint32_t to)
             }
         }
     }
-    sum->resolutions = (sum->resolutions & ~(1u << from)) | 1u << to;
+    forget(sum, from);
+    sum->resolutions |= 1u << to;
 }
 
 /* Adds a block's counts; returns what follows them. `width` is a constant where this is inlined. */
@@ -171,18 +180,62 @@ void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size)
 
 static uint32_t count_used(struct hist_sum *sum, uint32_t halvings)
 {
-    uint32_t used = 0;
-    const struct range *range = &ranges[halvings];
-    const uint32_t *counter = counters(sum, halvings);
-    for (uint32_t w = 0; w < range->words; w++) {
-        for (uint64_t left = sum->touched[range->word + w]; left != 0; left &= left - 1) {
-            uint32_t block = w * 64 + (uint32_t)__builtin_ctzll(left);
-            for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
-                used += counter[i] != 0;
-            }
+    struct blocks blocks = all_blocks(sum, halvings);
+    const uint32_t *count = counters(sum, halvings);
+    uint32_t used = 0, block;
+    while (next_block(&blocks, &block)) {
+        for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
+            used += count[i] != 0;
         }
     }
     return used;
+}
+
+static inline uint32_t used_in(const uint32_t *count)
+{
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+        used |= (uint32_t)(count[i] != 0) << i;
+    }
+    return used;
+}
+
+static int32_t magnitude_of(uint32_t index, uint32_t halvings)
+{
+    return abs((int32_t)index - hist_key_max(halvings));
+}
+
+static int32_t largest_magnitude(struct hist_sum *sum, uint32_t halvings)
+{
+    struct blocks blocks = all_blocks(sum, halvings);
+    const uint32_t *count = counters(sum, halvings);
+    int32_t largest = 0;
+    for (uint32_t block; next_block(&blocks, &block);) {
+        for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
+            int32_t magnitude = count[i] > 0 ? magnitude_of(i, halvings) : 0;
+            largest = magnitude > largest ? magnitude : largest;
+        }
+    }
+    return largest;
+}
+
+/* What is too small at this resolution counts as zero. */
+static void cut(struct hist_sum *sum, uint32_t halvings)
+{
+    int32_t key = hist_cut(halvings, largest_magnitude(sum, halvings));
+    struct blocks blocks = all_blocks(sum, halvings);
+    uint32_t *count = counters(sum, halvings), small = 0, block;
+    while (key > 0 && next_block(&blocks, &block)) {
+        for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
+            if (magnitude_of(i, halvings) <= key) {
+                small = saturating_sum(small, count[i]);
+                count[i] = 0;
+            }
+        }
+    }
+    if (small > 0) {
+        add_at(sum, halvings, (uint32_t)hist_key_max(halvings), small);
+    }
 }
 
 /* Brings everything to the lowest resolution in use, and further until it fits. Returns that one.
@@ -198,15 +251,17 @@ static uint32_t settle(struct hist_sum *sum, uint32_t limit)
     for (; halvings < HIST_HALVINGS_MAX && count_used(sum, halvings) > limit; halvings++) {
         move(sum, halvings, halvings + 1);
     }
+    if (halvings == HIST_HALVINGS_MAX) {
+        cut(sum, halvings);
+    }
     return halvings;
 }
 
 /* Writes up to 3 bytes past the end. */
-static inline uint8_t *write_block(uint8_t *to, uint32_t *count, uint32_t skipped)
+static inline uint8_t *write_block(uint8_t *to, uint32_t *count, uint32_t used, uint32_t skipped)
 {
-    uint32_t used = 0, largest = 0;
+    uint32_t largest = 0;
     for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-        used |= (uint32_t)(count[i] != 0) << i;
         largest |= count[i];
     }
     uint32_t width = hist_block_width(largest);
@@ -228,21 +283,25 @@ size_t hist_sum_write(struct hist_sum *sum, uint32_t limit, uint8_t *bytes)
     struct blocks blocks = all_blocks(sum, halvings);
     uint8_t *to = bytes;
     *to++ = (uint8_t)halvings;
-    for (; next_block(&blocks, &block); next = block + 1) {
-        to = write_block(to, counters(sum, halvings) + block * HIST_BLOCK, block - next);
+    while (next_block(&blocks, &block)) {
+        uint32_t *count = counters(sum, halvings) + block * HIST_BLOCK, used = used_in(count);
+        if (used != 0) { /* else its counts were cut */
+            to = write_block(to, count, used, block - next);
+            next = block + 1;
+        }
     }
-    sum->resolutions = 0;
+    forget(sum, halvings);
     return (size_t)(to - bytes);
 }
 
 void hist_sum_clear(struct hist_sum *sum)
 {
-    for (uint32_t halvings = 0; sum->resolutions != 0; halvings++, sum->resolutions >>= 1) {
+    for (uint32_t halvings = 0; sum->resolutions != 0; halvings++) {
         struct blocks blocks = all_blocks(sum, halvings);
-        uint32_t block;
-        while ((sum->resolutions & 1) && next_block(&blocks, &block)) {
+        for (uint32_t block; next_block(&blocks, &block);) {
             memset(counters(sum, halvings) + block * HIST_BLOCK, 0,
                    HIST_BLOCK * sizeof sum->count[0]);
         }
+        forget(sum, halvings);
     }
 }

@@ -39,7 +39,7 @@ static struct hist random_hist(uint64_t *seed)
     for (uint32_t i = 0; i < h.used; i++) {
         h.buckets[i].count = 1 + (uint32_t)(most * random_unit(seed));
     }
-    hist_halve(&h, (uint32_t)(5 * random_unit(seed)));
+    hist_halve(&h, (uint32_t)(4 * random_unit(seed)));
     return h;
 }
 
@@ -76,7 +76,7 @@ static void test_sums_are_those_of_lists(void **state)
     struct hist_sum *sum = calloc(1, sizeof *sum), *one = calloc(1, sizeof *one);
     for (int round = 0; round < 1000; round++) {
         struct hist want = {0}, got = {0};
-        uint32_t limit = HIST_LIMIT_MIN + (uint32_t)(60 * random_unit(&seed));
+        uint32_t limit = 2 + (uint32_t)(120 * random_unit(&seed));
         for (int part = (int)(5 * random_unit(&seed)); part >= 0; part--) {
             struct hist h = random_hist(&seed);
             assert_int_equal(hist_merge(&want, &h), 0);

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Training with a learning rate that makes attention collapse: attnd says so before the loss does, and says nothing
+about the same training at a sane one. Default rules, fixed seed (clients/python/examples/collapse.py)."""
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from harness import SANITIZED, Attnd, Reader, wait_until
+
+pytest.importorskip("torch")
+
+EXAMPLE = pathlib.Path(__file__).parents[2] / "clients/python/examples/collapse.py"
+WINDOW, SEED = 5, 1
+BAD_LR, GOOD_LR = "3e-2", "1e-3"
+BAD_STEPS, GOOD_STEPS = (100, 100) if SANITIZED else (100, 300)
+SMOOTHED_OVER, DEPARTED_BY = 20, 0.2  # steps; nats per character
+TRAINING_S = 500
+
+
+class Training:
+    """collapse.py as a job of its own."""
+
+    def __init__(self, attnd, job, lr, steps, tier="qk"):
+        self.job, self.steps, self.directory = job, steps, pathlib.Path(attnd.directory)
+        self.output = open(self.directory / f"{job}.jsonl", "wb")
+        self.process = subprocess.Popen(
+            [sys.executable, EXAMPLE, "--lr", lr, "--steps", str(steps), "--seed", str(SEED), "--tier", tier, "--job", job,
+             "--endpoint", attnd.endpoint("ingest"), "--alerts", attnd.endpoint("publish")], stdout=self.output)
+
+    def finish(self):
+        """Waits for its end; `losses` and `seen`, [(step, alert)] as the training saw them come, are there then."""
+        assert self.process.wait(TRAINING_S) == 0
+        self.output.close()
+        lines = [json.loads(line) for line in (self.directory / f"{self.job}.jsonl").read_text().splitlines()]
+        self.losses = np.array([line["loss"] for line in lines if "loss" in line])
+        self.seen = [(line["seen_at_step"], line["alert"]) for line in lines if "alert" in line]
+        assert len(self.losses) == self.steps and lines[-1]["dropped"] == 0, "everything was published"
+
+
+def smoothed(losses):
+    """The mean of the last 20 losses; [i] is known at step i + 19."""
+    return np.convolve(losses, np.ones(SMOOTHED_OVER) / SMOOTHED_OVER, "valid")
+
+
+def departure(bad, good):
+    """(first step at which the smoothed loss of `bad` exceeds that of `good` by 0.2 nats, first from which it stays so)."""
+    steps = min(len(bad), len(good))
+    apart = smoothed(bad[:steps]) - smoothed(good[:steps]) > DEPARTED_BY
+    assert apart[-1], "the collapsed run is not worse"
+    below = np.flatnonzero(~apart)
+    stays = below[-1] + 1 if len(below) else 0
+    return int(np.argmax(apart)) + SMOOTHED_OVER - 1, int(stays) + SMOOTHED_OVER - 1
+
+
+def collect(reader, attnd, jobs):
+    """{job: ([alert], [summary])} once the jobs have ended; in the order of publication."""
+    wait_until(lambda: all(job["state"] == "ended" for job in attnd.call("jobs")), "the end of the runs")
+    found = {job: ([], []) for job in jobs}
+    while not reader.silent():
+        topic, result = reader.next()
+        found[result["job"]][topic.startswith("summary/")].append(result)
+    return found
+
+
+def first_firing(alerts, rule):
+    """The last step of the first window that made the rule fire."""
+    return min(alert["step"] for alert in alerts if alert["rule"] == rule and alert["state"] == "firing")
+
+
+def entropies(summaries):
+    """[windows, layers]: means over heads and rows."""
+    by_layer = {}
+    for summary in summaries:
+        by_layer.setdefault(summary["layer"], []).append(np.mean(summary["heads"]["entropy_normalized"]["mean"]))
+    return np.array(list(by_layer.values())).T
+
+
+def watch(*trainings, tier="qk"):
+    """Runs trainings (job, lr, steps) side by side; returns them with their alerts and summaries."""
+    attnd = Attnd("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.timeout=1h",
+                  "limits.idle=24h")
+    reader = Reader(attnd, "alert/", "summary/")
+    running = [Training(attnd, *training, tier=tier) for training in trainings]
+    for training in running:
+        training.finish()
+    found = collect(reader, attnd, [training.job for training in running])
+    stats = attnd.stats()
+    assert stats["lost"] == 0 and stats["dropped"] == {}, "silence is not loss"
+    attnd.close()
+    return [(training, *found[training.job]) for training in running]
+
+
+def test_a_collapse_is_told_before_the_loss_tells_it_and_a_sane_run_is_silent(capsys):
+    (bad, alerts, shown), (good, silence, seen) = watch(("bad", BAD_LR, BAD_STEPS), ("good", GOOD_LR, GOOD_STEPS))
+    assert silence == [] and good.seen == []
+    assert len(seen) == 4 * GOOD_STEPS // WINDOW and entropies(seen).min() > 0.5 and entropies(seen)[-1].mean() > 0.7
+    assert len(shown) == 4 * BAD_STEPS // WINDOW and entropies(shown)[-1].mean() < 0.15
+
+    crossed, departed = departure(bad.losses, good.losses)
+    falls, collapsed = (first_firing(alerts, rule) for rule in ("entropy_falls", "entropy_collapse"))
+    told = bad.seen[0][0]
+    with capsys.disabled():
+        print(f"\nloss 0.2 nats above the sane run's: first at step {crossed}, for good from step {departed}; entropy_falls fires "
+              f"after step {falls}, entropy_collapse after step {collapsed}, the training hears of it in step {told}: "
+              f"lead {departed - falls - 1} steps")
+    # A window is closed by the first message of the next step.
+    assert falls + 1 < crossed <= departed, "before the loss departs, even for a moment"
+    assert collapsed + 1 < departed
+    assert told < departed
+
+
+def test_weights_tell_it_as_well_as_queries_and_keys():
+    (_, alerts, _), = watch(("bad", BAD_LR, 40), tier="attention")
+    assert first_firing(alerts, "entropy_falls") < SMOOTHED_OVER - 1, "before there are losses enough to smooth"
