@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* layer_state: what one attention layer has shown during one part of a window: a distribution per
- * head and metric, mergeable with the states of other parts. Loop thread only.
+ * head and metric, mergeable with the states of other parts. One owner at a time.
  *
- * Memory: about 3 KiB per head with the default metrics, plus 8 bytes per used histogram bucket
- * (layer_state_bytes). */
+ * Memory, with the default metrics and 48 buckets (tests/bench/state): 3.8 KiB per head of a layer
+ * with 12 heads, everything and the heap's own bytes included, after 50 messages that spread as
+ * wide as maps do: softmax of every temperature, so that most of the 28 histograms are full. About
+ * 1.3 KiB after one message. It is bounded because histograms are: a bucket takes as many bytes as
+ * the largest count of its histogram, 1 to 4, and a quarter to three more for its key.
+ *
+ * Quantiles are off by at most half a bucket, summary_result.quantile_error: 1.1 % where a metric's
+ * values of a head lie within a factor of 2.8 (48 buckets of 2.2 %), 2.2 % within 8, 4.4 % within
+ * 64, else 9.1 %; below 2^-11.5 of the largest they count as zero then (workers/hist.h). */
 #ifndef DAEMON_LAYER_STATE_H
 #define DAEMON_LAYER_STATE_H
 
@@ -63,8 +70,8 @@ void layer_state_free(struct layer_state **state);
 /* Adds a measured message. Returns 0 or ERR_MEMORY (then it may be in partly). */
 int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured);
-/* Adds later parts, in order. All at once costs a third of one after the other. Return 0, or
- * ERR_MEMORY (then they may be in partly). */
+/* Adds later parts, in order, of states with as many heads. All at once takes a third of the time
+ * of one after the other. Return 0, or ERR_MEMORY (then they may be in partly). */
 int layer_state_merge(struct layer_state *into, const struct layer_state *from);
 int layer_state_merge_all(struct layer_state *into, const struct layer_state *const *from,
                           uint32_t count);

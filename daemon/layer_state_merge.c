@@ -62,8 +62,12 @@ static int merge_ranks(struct layer_state *into, const struct layer_state *from)
 
 /* Statistics */
 
-static void prefetch(const struct stat_set *set)
+/* Asks for the bytes of a head's numbers. */
+static void prefetch(const struct layer_state *state, uint32_t h)
 {
+    if (h >= state->heads)
+        return;
+    const struct stat_set *set = &state->head[h].stats;
     for (uint32_t at = 0; at < set->size; at += CACHE_LINE)
         __builtin_prefetch(set->bytes + at);
 }
@@ -82,10 +86,12 @@ static int merge_head(struct layer_state *into, const struct layer_state *const 
     struct head_state *head = &into->head[h];
     int code = stat_sums_add(sums, &head->stats, true);
     for (uint32_t i = 0; i < count && !code; i++) {
+        if (i + AHEAD < count)
+            prefetch(from[i + AHEAD], h);
+        if (h >= from[i]->heads)
+            continue;
         const struct head_state *part = &from[i]->head[h];
         bool newer = part->last_arrival >= head->last_arrival;
-        if (i + AHEAD < count)
-            prefetch(&from[i + AHEAD]->head[h].stats);
         code = stat_sums_add(sums, &part->stats, newer);
         if (newer) {
             head->last_arrival = part->last_arrival;

@@ -2,7 +2,7 @@
 /* What the memory of a window costs: bytes per head stream, merging parts of windows, and adding a
  * message where a thousand and a million head streams are live. JSON lines; one thread.
  *
- *   state [bytes|merge|add] [buckets=N] [messages=N] [parts=N] [runs=N] [streams=N]
+ *   state [bytes|merge|add] [buckets=N] [messages=N] [adds=N] [parts=N] [runs=N] [streams=N]
  *
  * Random softmax maps of many temperatures go through the kernels; their results are what is added.
  * Times are processor time of this thread. */
@@ -17,7 +17,7 @@
 
 struct options {
     const char *only; /* NULL = everything */
-    uint32_t buckets, messages, parts, runs, streams;
+    uint32_t buckets, messages, adds, parts, runs, streams;
 };
 
 static double seconds(void)
@@ -110,10 +110,11 @@ static void bench_bytes(const struct options *options)
 {
     enum { HEADS = 12, SIZE = 512, LAYERS = 256 };
     struct measured_message **pool = make_pool(HEADS, SIZE, options->messages);
+    uint32_t adds = options->adds ? options->adds : options->messages;
     size_t before = mallinfo2().uordblks;
     struct layer_state **states = new_states(LAYERS, HEADS, options->buckets);
     uint64_t claimed = 0;
-    for (uint32_t i = 0; i < options->messages; i++)
+    for (uint32_t i = 0; i < adds; i++)
         for (uint32_t l = 0; l < LAYERS; l++)
             add(states[l], pool[(i + l) % options->messages]);
     for (uint32_t l = 0; l < LAYERS; l++)
@@ -124,7 +125,7 @@ static void bench_bytes(const struct options *options)
     printf("{\"bench\": \"state_bytes\", \"shape\": [1, %d, %d, %d], \"messages\": %u, "
            "\"buckets\": %u, \"bytes_per_head\": %.0f, \"stats_per_head\": %.0f, "
            "\"claimed_per_head\": %.0f, \"quantile_error_worst\": %.3f}\n",
-           HEADS, SIZE, SIZE, options->messages, options->buckets, used / heads,
+           HEADS, SIZE, SIZE, adds, options->buckets, used / heads,
            (double)states[0]->stats_bytes / HEADS, (double)claimed / heads, worst_error(states[0]));
     free_states(states, LAYERS);
     free_pool(pool, options->messages);
@@ -254,7 +255,7 @@ int main(int argc, char **argv)
         .buckets = 48, .messages = 50, .parts = 1000, .runs = 5, .streams = 1000000};
     for (int i = 1; i < argc; i++) {
         if (take(argv[i], "buckets", &options.buckets) ||
-            take(argv[i], "messages", &options.messages) ||
+            take(argv[i], "messages", &options.messages) || take(argv[i], "adds", &options.adds) ||
             take(argv[i], "parts", &options.parts) || take(argv[i], "runs", &options.runs) ||
             take(argv[i], "streams", &options.streams))
             continue;

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+#include "err.h"
+#include "hist_block.h"
+
+#include <stdlib.h>
+
+#define BLOCKS_MAX ((HIST_KEYS + HIST_BLOCK - 1) / HIST_BLOCK)
+
+size_t hist_bytes_max(uint32_t buckets)
+{
+    size_t used = buckets < HIST_LIMIT_MIN ? HIST_LIMIT_MIN
+                  : buckets < HIST_KEYS    ? buckets
+                                           : HIST_KEYS;
+    size_t blocks = used < BLOCKS_MAX ? used : BLOCKS_MAX;
+    return 1 + 3 * blocks + 4 * used + 3; /* the last 3: hist_sum_write writes past the end */
+}
+
+/* Reading */
+
+static uint32_t count_used(const uint8_t *at, const uint8_t *end)
+{
+    uint32_t used = 0;
+    for (struct hist_block block = {0}; at < end; at = hist_block_end(&block), block.index++) {
+        hist_block_read(at, &block);
+        used += (uint32_t)__builtin_popcount(block.used);
+    }
+    return used;
+}
+
+static int reserve(struct hist *h, uint32_t buckets)
+{
+    if (buckets <= h->capacity) {
+        return 0;
+    }
+    struct bucket *grown = realloc(h->buckets, buckets * sizeof *grown);
+    if (grown == NULL) {
+        return ERR_MEMORY;
+    }
+    h->buckets = grown;
+    h->capacity = buckets;
+    return 0;
+}
+
+static void append(struct hist *h, const struct hist_block *block)
+{
+    int32_t first = (int32_t)(block->index * HIST_BLOCK) - hist_key_max(h->halvings);
+    const uint8_t *at = block->counts;
+    for (uint32_t used = block->used; used != 0; used &= used - 1, at += block->width) {
+        h->buckets[h->used++] = (struct bucket){.key = first + __builtin_ctz(used),
+                                                .count = hist_block_count(at, block->width)};
+    }
+}
+
+int hist_bytes_read(const uint8_t *bytes, size_t size, struct hist *h)
+{
+    const uint8_t *at = bytes + 1, *end = bytes + size;
+    if (reserve(h, count_used(at, end)) != 0) {
+        return ERR_MEMORY;
+    }
+    h->halvings = bytes[0];
+    h->used = 0;
+    for (struct hist_block block = {0}; at < end; at = hist_block_end(&block), block.index++) {
+        hist_block_read(at, &block);
+        append(h, &block);
+    }
+    return 0;
+}
+
+/* Checking */
+
+/* Whether no count is zero, and they are no wider than they need be. */
+static bool counts_are_sound(const struct hist_block *block, uint64_t *total)
+{
+    uint32_t largest = 0;
+    for (const uint8_t *at = block->counts; at < hist_block_end(block); at += block->width) {
+        uint32_t count = hist_block_count(at, block->width);
+        if (count == 0) {
+            return false;
+        }
+        largest |= count;
+        *total += count;
+    }
+    return hist_block_width(largest) == block->width;
+}
+
+/* The block from `at` on, of a histogram whose largest index is `last`. */
+static bool block_is_sound(const uint8_t *at, const uint8_t *end, uint32_t last,
+                           struct hist_block *block, uint64_t *total)
+{
+    if (end - at < (ptrdiff_t)hist_block_lead(at)) {
+        return false;
+    }
+    hist_block_read(at, block);
+    return block->used != 0 &&
+           block->index * HIST_BLOCK + 31 - (uint32_t)__builtin_clz(block->used) <= last &&
+           end - block->counts >= hist_block_end(block) - block->counts &&
+           counts_are_sound(block, total);
+}
+
+bool hist_bytes_check(const uint8_t *bytes, size_t size, uint32_t *ret_used, uint64_t *ret_total)
+{
+    if (size < 2 || bytes[0] > HIST_HALVINGS_MAX) {
+        return false;
+    }
+    const uint8_t *at = bytes + 1, *end = bytes + size;
+    uint32_t last = 2 * (uint32_t)hist_key_max(bytes[0]), used = 0;
+    uint64_t total = 0;
+    for (struct hist_block block = {0}; at < end; at = hist_block_end(&block), block.index++) {
+        if (!block_is_sound(at, end, last, &block, &total)) {
+            return false;
+        }
+        used += (uint32_t)__builtin_popcount(block.used);
+    }
+    *ret_used = used;
+    *ret_total = total;
+    return true;
+}
