@@ -121,6 +121,20 @@ static int check_jobs(const struct config *config, char *reterr)
     return 0;
 }
 
+static int check_drift(const struct config *config, char *reterr)
+{
+    const char *baseline = config->drift_baseline.text;
+    char quoted[QUOTE_MAX + 4];
+    bool is_run = strlen(baseline) == 32 && strspn(baseline, "0123456789abcdef") == 32;
+    if (is_run || strcmp(baseline, "first") == 0)
+        return 0;
+    snprintf(
+        reterr, CONFIG_ERROR_MAX,
+        "drift.baseline: '%s': not a run (valid: first, or the 32 hexadecimal digits of a run)",
+        config_quotable(baseline, quoted));
+    return -1;
+}
+
 static int check_alerts(const struct config *config, char *reterr)
 {
     const char *command = config->alerts_command.text, *webhook = config->alerts_webhook.text;
@@ -144,8 +158,8 @@ static int check_alerts(const struct config *config, char *reterr)
 int config_check(const struct config *config, char *reterr)
 {
     if (check_budget(config, reterr) != 0 || check_endpoints(config, reterr) != 0 ||
-        check_windows(config, reterr) != 0 || check_alerts(config, reterr) != 0 ||
-        check_metrics(config, "metrics", reterr) != 0)
+        check_windows(config, reterr) != 0 || check_drift(config, reterr) != 0 ||
+        check_alerts(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0)
         return -1;
     return check_jobs(config, reterr);
 }

@@ -357,7 +357,7 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
 
 static double run_value(const struct alerts *alerts, uint32_t index, const struct alert_run *run)
 {
-    double away = (double)run->lost + (double)run->dropped, all = away + (double)run->messages;
+    double away = (double)run->lost + (double)run->dropped, all = away + (double)run->processed;
     if (alerts->rules[index]->metric == RULE_LOST_SHARE)
         return all > 0 ? away / all : NAN;
     return alert_gathered_value(&alerts->gathered[index], alerts->rules[index]);

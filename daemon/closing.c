@@ -39,11 +39,17 @@ void closing_publish_job(struct run *run)
 #define DRIFT_TYPICAL 2560
 
 /* NULL when baselines have used up their share of the memory, or there is none. */
-static struct drift *get_drift(struct run *run, struct layer_track *layer, uint32_t heads)
+static struct drift *get_drift(struct closing *closing, struct stream *stream)
 {
+    struct run *run = closing->run;
+    struct layer_track *layer = &stream->tracks[closing->track->index];
     struct drift_rule rule = run_drift_rule(run->config);
-    if (!layer->drift && state_budget_fits(&run->drift_budget, (uint64_t)heads * DRIFT_TYPICAL))
-        layer->drift = drift_new(&rule, heads);
+    if (layer->drift ||
+        !state_budget_fits(&run->drift_budget, (uint64_t)stream->heads * DRIFT_TYPICAL))
+        return layer->drift;
+    layer->drift = drift_new(&rule, stream->heads);
+    if (layer->drift && run->sink->learning)
+        run->sink->learning(run->sink->data, run, stream, closing->track->index);
     return layer->drift;
 }
 
@@ -52,7 +58,7 @@ static void compare(struct closing *closing, struct stream *stream, const struct
                     struct summary_result *summary)
 {
     struct layer_track *layer = &stream->tracks[closing->track->index];
-    struct drift *drift = get_drift(closing->run, layer, stream->heads);
+    struct drift *drift = get_drift(closing, stream);
     bool learn = drift && closing->closed && drift_may_learn(drift, &closing->window);
     if (!drift || drift_window(drift, state, closing->window.last, learn) != 0)
         return;
@@ -192,7 +198,7 @@ static void judge_run(struct closing *closing)
     struct counts counts = run_counts(run);
     struct alert_run said = {
         .common = announce_common(run),
-        .messages = counts.received - run->judged.received,
+        .processed = counts.processed - run->judged.processed,
         .lost = counts.tally.lost - run->judged.tally.lost,
         .dropped = total_dropped(&counts.tally) - total_dropped(&run->judged.tally),
     };

@@ -48,6 +48,7 @@ int method_stats(struct request *request);
 int method_config(struct request *request);
 int method_flush(struct request *request);
 int method_alerts(struct request *request);
+int method_baseline(struct request *request);
 /* Any method that history_knows. */
 int method_history(struct request *request, const char *method);
 

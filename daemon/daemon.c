@@ -8,6 +8,7 @@
  * handles are closed and uv_run returns. Sockets may linger a second for slow subscribers. */
 #include "daemon.h"
 
+#include "baseline.h"
 #include "clock.h"
 #include "control.h"
 #include "endpoint.h"
@@ -58,6 +59,7 @@ struct daemon {
     struct publisher *publisher;
     struct control *control;
     struct history *history;
+    uint64_t unpinned;     /* layers that drift.baseline had nothing for */
     struct notify *notify; /* NULL: nobody to tell */
     struct tap *tap;
     struct registry *registry;
@@ -94,6 +96,31 @@ static void forget_job(void *data, const char *job)
 {
     struct daemon *daemon = data;
     publisher_forget_job(daemon->publisher, job);
+}
+
+static void on_pinned(void *data, int code, const char *detail)
+{
+    struct daemon *daemon = data;
+    if (code && code != ERR_CLOSED && log_is_round(daemon->unpinned++))
+        log_event(LOG_WARNING, "baseline_missing", LOG_STR("reason", err_text(code)),
+                  LOG_STR("detail", detail), LOG_NUM("count", daemon->unpinned));
+}
+
+/* drift.baseline names a run. Until its windows have been found, or without them, the layer's own
+ * first windows are learned. */
+static void pin_baseline(void *data, const struct run *run, const struct stream *stream,
+                         uint32_t track)
+{
+    struct daemon *daemon = data;
+    struct baseline_source source = {.has_last = false};
+    if (!daemon->history)
+        return; /* windows that close while runs are brought back */
+    snprintf(source.run, sizeof source.run, "%.*s", 2 * RUN_BYTES,
+             daemon->config.drift_baseline.text);
+    int code = baseline_pin(daemon->history, daemon->registry, &daemon->config, run, stream, track,
+                            &source, on_pinned, daemon);
+    if (code)
+        on_pinned(daemon, code, "");
 }
 
 /* Messages */
@@ -165,8 +192,12 @@ static void account_for(struct daemon *daemon, struct message *message)
 static void settle(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    if (message != run->queue)
+    if (message->detached) {
+        run_join(run, message, now_ns(daemon));
+        account_for(daemon, message);
+    } else if (message != run->queue) {
         lighten(daemon, message);
+    }
     while ((message = run_take(run)))
         account_for(daemon, message);
 }
@@ -207,9 +238,10 @@ static void on_arrived(struct daemon *daemon, struct message *message)
 static void on_done(struct daemon *daemon, struct message *message)
 {
     daemon->in_flight--;
-    message->code = work_finish(message->work, &message->measured);
+    int code = work_finish(message->work, &message->measured);
+    message->code = message->code ? message->code : code; /* it may have been refused meanwhile */
     run_finish(message->run, message);
-    if (!message->code) {
+    if (!code) {
         stats_add(&daemon->stats, COUNT_SPECTRA, message->measured->spectra);
         stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
     }
@@ -497,6 +529,7 @@ static int open_registry(struct daemon *daemon, char *reterr)
 {
     daemon->sink = (struct result_sink){
         .put = put_result,
+        .learning = strcmp(daemon->config.drift_baseline.text, "first") == 0 ? NULL : pin_baseline,
         .stats = &daemon->stats,
         .wall_offset_ns = clock_wall_ns() - clock_monotonic_ns(),
         .data = daemon,
@@ -551,7 +584,6 @@ static int open_tap(struct daemon *daemon, char *reterr)
                    reterr);
 }
 
-/* Messages may arrive from here on; they are handled when the loop runs. */
 static int open_ingest(struct daemon *daemon, char *reterr)
 {
     return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
@@ -577,6 +609,12 @@ static int open_control(struct daemon *daemon, char *reterr)
 {
     struct control_view view = make_view(daemon);
     return control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr);
+}
+
+/* Last: nothing may arrive before there is somebody to handle it. */
+static int start_ingest(struct daemon *daemon, char *reterr)
+{
+    return ingest_start(daemon->ingest, reterr);
 }
 
 static int open_notify(struct daemon *daemon, char *reterr)
@@ -606,8 +644,8 @@ static int start_signals(struct daemon *daemon, char *reterr)
 
 /* Each returns 0, or -1 with a sentence; in this order. */
 static int (*const openers[])(struct daemon *daemon, char *reterr) = {
-    open_loop,      open_workers, open_registry, start_signals, open_notify,
-    open_publisher, open_tap,     open_ingest,   open_history,  open_control,
+    open_loop, open_workers, open_registry, start_signals, open_notify,  open_publisher,
+    open_tap,  open_ingest,  open_history,  open_control,  start_ingest,
 };
 
 int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr)

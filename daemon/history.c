@@ -29,6 +29,7 @@ struct method {
     const char *name;
     history_method *run;
     unsigned allowed, required;
+    bool internal; /* not for clients */
 };
 
 #define PARAM_RUNS    (PARAM_JOB | PARAM_RUN)
@@ -39,17 +40,19 @@ static const struct method methods[] = {
     {"history", history_series,
      PARAM_LAYERS | PARAM_HEAD | PARAM_METRIC | PARAM_WINDOWS | PARAM_LIMIT | PARAM_STATISTICS |
          PARAM_PACKED,
-     PARAM_JOB},
-    {"runs", history_runs, PARAM_JOB | PARAM_LIMIT, 0},
-    {"windows", history_windows, PARAM_LAYERS, PARAM_JOB},
-    {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_PACKED, PARAM_JOB},
+     PARAM_JOB, false},
+    {"runs", history_runs, PARAM_JOB | PARAM_LIMIT, 0, false},
+    {"windows", history_windows, PARAM_LAYERS, PARAM_JOB, false},
+    {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_PACKED, PARAM_JOB, false},
     {"alerts", history_alerts,
      PARAM_RUNS | PARAM_RULE | PARAM_SEVERITY | PARAM_STATE | PARAM_FROM | PARAM_TO | PARAM_LIMIT,
-     0},
+     0, false},
     {"compare", history_compare,
      PARAM_RUNS | PARAM_JOB_B | PARAM_RUN_B | PARAM_METRIC | PARAM_WINDOWS | PARAM_COUNT |
          PARAM_LIMIT,
-     PARAM_JOB},
+     PARAM_JOB, false},
+    {"states", history_states, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_COUNT, PARAM_JOB,
+     true},
 };
 enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };
 
@@ -119,7 +122,8 @@ static const struct method *find_method(const char *name)
 
 bool history_knows(const char *method)
 {
-    return find_method(method) != NULL;
+    const struct method *found = find_method(method);
+    return found && !found->internal;
 }
 
 /* Questions */

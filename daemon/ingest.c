@@ -251,7 +251,7 @@ static int create_thread(struct ingest *ingest)
     return rc;
 }
 
-static int start(struct ingest *ingest, void *zmq_context, char *reterr)
+static int open_ends(struct ingest *ingest, void *zmq_context, char *reterr)
 {
     ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (ingest->wake_fd < 0) {
@@ -259,13 +259,7 @@ static int start(struct ingest *ingest, void *zmq_context, char *reterr)
                  strerror(errno));
         return -1;
     }
-    if (open_socket(ingest, zmq_context, reterr) != 0)
-        return -1;
-    int rc = create_thread(ingest);
-    if (rc != 0)
-        snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the ingest thread: %s", strerror(rc));
-    ingest->thread_started = rc == 0;
-    return rc == 0 ? 0 : -1;
+    return open_socket(ingest, zmq_context, reterr);
 }
 
 int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
@@ -281,12 +275,21 @@ int ingest_new(void *zmq_context, struct config *config, const struct machine *m
     ingest->inbox = inbox;
     ingest->stats = stats;
     ingest->wake_fd = -1;
-    if (start(ingest, zmq_context, reterr) != 0) {
+    if (open_ends(ingest, zmq_context, reterr) != 0) {
         ingest_free(&ingest);
         return -1;
     }
     *ret_ingest = ingest;
     return 0;
+}
+
+int ingest_start(struct ingest *ingest, char *reterr)
+{
+    int rc = create_thread(ingest);
+    if (rc != 0)
+        snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the ingest thread: %s", strerror(rc));
+    ingest->thread_started = rc == 0;
+    return rc == 0 ? 0 : -1;
 }
 
 void ingest_release(struct ingest *ingest, uint64_t cost)

@@ -19,11 +19,14 @@
 
 struct ingest;
 
-/* Binds the socket, writes the address it got back to *config, and starts the thread. Returns 0, or
- * -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). `config`, `machine`, `inbox` and `stats`
- * outlive the ingest. */
+/* Binds the socket and writes the address it got back to *config. Returns 0, or -1 with a sentence
+ * in reterr (CONFIG_ERROR_MAX bytes). `config`, `machine`, `inbox` and `stats` outlive the ingest.
+ */
 int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
                struct inbox *inbox, struct stats *stats, struct ingest **ret_ingest, char *reterr);
+
+/* Starts the thread, which reads *config: nobody writes to it from here on. Returns as above. */
+int ingest_start(struct ingest *ingest, char *reterr);
 
 /* Any thread: a message posted as NOTE_ARRIVED was freed, its `cost` may be admitted again. */
 void ingest_release(struct ingest *ingest, uint64_t cost);

@@ -20,6 +20,7 @@
 
 struct measured;
 struct run;
+struct window_part;
 struct work;
 
 struct message {
@@ -44,8 +45,10 @@ struct message {
     const struct measured *measured; /* its numbers, the work's */
     int code;                        /* why it has none, or is refused */
     bool finished;                   /* no work is left to do: it can be taken in its turn */
-    struct message *next;            /* waiting for room in the pool's queue */
-    struct message *queued_next;     /* of its run, in the order of arrival */
+    bool detached; /* tier weights: taken in its turn, before its numbers were there */
+    struct window_part *held[1 + CONFIG_WINDOWS_MAX]; /* of it, by track: wait for the numbers */
+    struct message *next;                             /* waiting for room in the pool's queue */
+    struct message *queued_next;                      /* of its run, in the order of arrival */
 };
 
 /* A refused message, for the counters of its job. */

@@ -80,7 +80,7 @@ static uint64_t last_heard(const struct job *job)
 static bool job_at_rest(const struct job *job)
 {
     for (const struct run *run = job->runs; run; run = run->next)
-        if (run->state == JOB_ACTIVE || run->queued)
+        if (run->state == JOB_ACTIVE || run_busy(run))
             return false;
     return true;
 }
@@ -122,7 +122,7 @@ static void remove_run(struct job *job, struct run *run)
 static bool run_may_go(const struct registry *registry, const struct run *run, uint64_t now_ns)
 {
     bool silent = now_ns - run->last_ns >= registry->config->window_timeout;
-    return !run->queued && (run->state != JOB_ACTIVE || silent);
+    return !run_busy(run) && (run->state != JOB_ACTIVE || silent);
 }
 
 static int make_room_for_run(struct registry *registry, struct job *job, uint64_t now_ns)

@@ -215,7 +215,7 @@ static void publish_live(struct run *run, const struct message *message)
 void run_finish(struct run *run, struct message *message)
 {
     message->finished = true;
-    if (!message->code && foresee(run, message) == 0)
+    if (!message->code && (message->detached || foresee(run, message) == 0))
         publish_live(run, message);
 }
 
@@ -314,6 +314,16 @@ static void mark_unsaved(struct run *run, struct stream *stream)
         stream->tracks[t].unsaved = true;
 }
 
+/* The parts wait for the numbers. */
+static void hold(struct message *message, const struct placed *placed)
+{
+    for (int t = 0; t < TRACKS_MAX; t++) {
+        message->held[t] = placed->part[t];
+        if (placed->part[t])
+            placed->part[t]->held++;
+    }
+}
+
 static int take_numbers(struct run *run, struct stream *stream, struct message *message)
 {
     struct placed placed = {.part = {NULL}};
@@ -321,12 +331,14 @@ static int take_numbers(struct run *run, struct stream *stream, struct message *
     stream->counts.received++;
     stream->last_ns = message->received_ns;
     mark_unsaved(run, stream);
-    if (!code)
+    if (!code && message->detached)
+        hold(message, &placed);
+    else if (!code)
         code = add_numbers(run, stream, message, &placed);
-    if (code) {
+    if (code)
         count_dropped(run, stream, code);
+    if (code || message->detached)
         return code;
-    }
     stream->counts.processed++;
     if (message->measured->has_spectra)
         stream_end_spectrum_turn(stream, message->header.head_offset,
@@ -435,20 +447,98 @@ static int take(struct run *run, struct message *message)
     return 0;
 }
 
-struct message *run_take(struct run *run)
+/* Not later than the oldest message that is not taken was received: no window may close over it. */
+static uint64_t time_of(const struct run *run, uint64_t now_ns)
 {
-    struct message *message = run->queue;
-    if (!message || !message->finished)
-        return NULL;
-    run->queue = message->queued_next;
+    bool behind = run->queue && run->queue->received_ns < now_ns;
+    return behind ? run->queue->received_ns : now_ns;
+}
+
+static void pop(struct run *run)
+{
+    run->queue = run->queue->queued_next;
     if (!run->queue)
         run->queue_last = &run->queue;
     run->queued--;
-    message->code = take(run, message);
+}
+
+static void count_for_flush(struct run *run)
+{
     if (run->flush_left > 0 && --run->flush_left == 0)
         closing_show(run);
+}
+
+/* Nothing of tier weights is pooled, so it may come later. If it is refused now that is told when
+ * its computation is through. */
+static void detach(struct run *run, struct message *message)
+{
+    pop(run);
+    message->detached = true;
+    run->detached++;
+    message->code = take(run, message);
+}
+
+struct message *run_take(struct run *run)
+{
+    struct message *message;
+    while ((message = run->queue) && !message->finished && message->header.type == MESSAGE_WEIGHTS)
+        detach(run, message);
+    if (!message || !message->finished)
+        return NULL;
+    pop(run);
+    message->code = take(run, message);
+    count_for_flush(run);
     closing_settle(run, message->received_ns);
     return message;
+}
+
+/* Lets the parts go, and finds where the numbers belong. */
+static int find_held(struct run *run, const struct stream *stream, struct message *message,
+                     struct placed *placed)
+{
+    int code = 0;
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        placed->part[t] = message->held[t];
+        if (!placed->part[t])
+            continue;
+        placed->part[t]->held--;
+        if (!code)
+            code = track_state(&run->tracks[t], placed->part[t], stream, &placed->state[t]);
+    }
+    return code;
+}
+
+static void join_numbers(struct run *run, struct message *message)
+{
+    struct stream *stream = stream_find(run->streams, message->header.layer);
+    struct placed placed = {.part = {NULL}};
+    int code = find_held(run, stream, message, &placed);
+    code = message->code ? message->code : code;
+    if (!code)
+        code = add_numbers(run, stream, message, &placed);
+    mark_unsaved(run, stream);
+    if (code)
+        count_dropped(run, stream, code);
+    else
+        stream->counts.processed++;
+    message->code = code;
+}
+
+void run_join(struct run *run, struct message *message, uint64_t now_ns)
+{
+    bool taken = false; /* else it was refused in its turn, and counted */
+    for (int t = 0; t < TRACKS_MAX; t++)
+        taken = taken || message->held[t];
+    run->detached--;
+    if (taken)
+        join_numbers(run, message);
+    count_for_flush(run);
+    closing_settle(run, time_of(run, now_ns));
+}
+
+bool run_busy(const struct run *run)
+{
+    return run->queued > 0 || run->detached > 0;
 }
 
 void run_skip_unfinished(struct run *run)
@@ -474,20 +564,13 @@ void run_refused(struct run *run, int code)
 
 bool run_flush(struct run *run)
 {
-    run->flush_left = run->queued;
+    run->flush_left = run->queued + run->detached;
     if (run->flush_left == 0)
         closing_show(run);
     return run->flush_left > 0;
 }
 
 /* Time */
-
-/* Not later than the oldest message that is not taken was received: no window may close over it. */
-static uint64_t time_of(const struct run *run, uint64_t now_ns)
-{
-    bool behind = run->queue && run->queue->received_ns < now_ns;
-    return behind ? run->queue->received_ns : now_ns;
-}
 
 static void go_idle(struct run *run)
 {
@@ -528,7 +611,7 @@ void run_tick(struct run *run, uint64_t now_ns)
     uint64_t time_ns = time_of(run, now_ns);
     closing_settle(run, time_ns);
     closing_show_quiet(run, time_ns);
-    if (run->state == JOB_ACTIVE && !run->queued &&
+    if (run->state == JOB_ACTIVE && !run_busy(run) &&
         now_ns - run->last_ns >= run->config->limits_idle)
         go_idle(run);
     announce_silence(run, now_ns);

@@ -22,10 +22,14 @@
 
 /* Where results go. `put` takes the writer's buffer; `track` is the window rule of a summary, else
  * 0. */
+struct run;
 enum result_kind { RESULT_OTHER, RESULT_SUMMARY, RESULT_ALERT };
 struct result_sink {
     void (*put)(void *data, const char *topic, uint32_t track, struct mpk_writer *writer,
                 enum result_kind kind);
+    /* A layer has begun to learn a baseline; NULL: nobody wants to know. */
+    void (*learning)(void *data, const struct run *run, const struct stream *stream,
+                     uint32_t track);
     struct store *store; /* NULL: nothing is kept */
     struct stats *stats;
     uint64_t wall_offset_ns; /* the wall clock less the monotonic one */
@@ -56,6 +60,7 @@ struct run {
     uint64_t taken;       /* messages: their order for the states */
     struct message *queue, **queue_last; /* received and not taken, oldest first */
     uint32_t queued;
+    uint32_t detached;   /* taken, and still computed: tier weights */
     uint32_t flush_left; /* show the windows once so many of the queue are taken */
     /* the round of checkpoints that is going on, see checkpoint.h */
     struct store_batch *saving; /* what the steps have collected */
@@ -69,7 +74,9 @@ struct run {
 /* `config`, `sink` and `budget` (of all runs) outlive the run. Returns NULL when out of memory. */
 struct run *run_new(const char *job, const uint8_t *id, const struct config *config,
                     const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns);
-/* Nothing may be queued. */
+/* Whether it waits for messages to be computed. */
+bool run_busy(const struct run *run);
+/* It may not be busy. */
 void run_free(struct run **run);
 
 /* A message in the order of reception. Returns whether it is worth computing: then run_finish
@@ -79,8 +86,12 @@ bool run_queue(struct run *run, struct message *message, uint64_t now_ns);
 void run_finish(struct run *run, struct message *message);
 /* Takes the oldest message if it is finished: adds its numbers to their windows, and closes the
  * windows that may close. The message is then the caller's, to be accounted for by its `code`: 0,
- * or why it was refused. NULL when there is none. */
+ * or why it was refused. NULL when there is none. One of tier weights, which may take seconds, is
+ * taken unfinished: later messages do not wait for it, its windows do. */
 struct message *run_take(struct run *run);
+/* A message that was taken unfinished (`detached`) and is finished now: adds its numbers to its
+ * windows. It is then the caller's, as after run_take. */
+void run_join(struct run *run, struct message *message, uint64_t now_ns);
 /* Lets go of the messages that are not computed yet, which stay with whoever computes them: at a
  * stop that cannot wait. They are then gaps in the sequences of later ones. */
 void run_skip_unfinished(struct run *run);

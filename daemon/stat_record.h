@@ -277,6 +277,16 @@ static inline size_t stat_set_size_max(uint32_t buckets)
            STAT_HISTS * hist_bytes_max(buckets);
 }
 
+/* Takes what was written to bytes[], up to `to`: room for the mask, and the numbers that it says.
+ */
+static inline int stat_set_store(struct stat_set *set, uint8_t *bytes, const struct stat_mask *mask,
+                                 const uint8_t *to)
+{
+    size_t size = (size_t)(to - bytes);
+    memcpy(bytes, mask, sizeof *mask);
+    return stat_set_assign(set, bytes, size > sizeof *mask ? (uint32_t)size : 0);
+}
+
 /* A slot's bit. */
 static inline void stat_mask_set(struct stat_mask *mask, uint32_t slot)
 {

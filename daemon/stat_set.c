@@ -37,7 +37,8 @@ int stat_set_assign(struct stat_set *set, const uint8_t *bytes, uint32_t size)
         set->bytes = grown;
         set->capacity = capacity_for(size);
     }
-    memcpy(set->bytes, bytes, size);
+    if (size > 0)
+        memcpy(set->bytes, bytes, size);
     set->size = size;
     return 0;
 }

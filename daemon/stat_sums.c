@@ -121,7 +121,6 @@ int stat_sums_take(struct stat_sums *sums, struct stat_set *set)
         sums->moments[slot] = (struct moments){0};
         sums->last[slot] = NAN;
     }
-    memcpy(sums->bytes, &written, sizeof written);
     sums->mask = (struct stat_mask){{0}};
-    return stat_set_assign(set, sums->bytes, (uint32_t)(to - sums->bytes));
+    return stat_set_store(set, sums->bytes, &written, to);
 }

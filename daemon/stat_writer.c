@@ -105,8 +105,7 @@ int stat_set_add(struct stat_set *set, const struct stat_input inputs[STAT_SLOTS
             continue;
         stat_mask_set(&written, slot);
     }
-    memcpy(writer->bytes, &written, sizeof written);
-    return stat_set_assign(set, writer->bytes, (uint32_t)(to - writer->bytes));
+    return stat_set_store(set, writer->bytes, &written, to);
 }
 
 int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS], struct stat_writer *writer)
@@ -126,6 +125,5 @@ int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS], struct 
     left = written;
     for (slot = stat_take_slot(&left); slot < STAT_SLOTS; slot = stat_take_slot(&left))
         to = write_unchanged(to, &stats[slot]);
-    memcpy(writer->bytes, &written, sizeof written);
-    return stat_set_assign(set, writer->bytes, (uint32_t)(to - writer->bytes));
+    return stat_set_store(set, writer->bytes, &written, to);
 }

@@ -290,6 +290,8 @@ static enum verdict judge_ranks(const struct window *window, const struct window
 static enum verdict judge(const struct window *window, const struct window_part *part,
                           uint64_t now_ns)
 {
+    if (part->held > 0)
+        return KEEP_OPEN;
     if (window->rule.unit == WINDOW_SECOND && clock_passed(window, part, now_ns))
         return CLOSE;
     if (window->rule.unit == WINDOW_SECOND)

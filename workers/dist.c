@@ -115,10 +115,12 @@ static double divergence(double p, double q)
     return p > 0 ? p * log(2 * p / (p + q)) : 0;
 }
 
-/* The buckets of a histogram one after the other, at a lower resolution. */
+/* The buckets of a histogram one after the other, at a lower resolution and with what counts as
+ * zero where there are larger values. */
 struct walk {
     const struct hist *hist;
     uint32_t at, halvings;
+    int32_t cut;
     double total;
     int32_t key; /* INT32_MAX after the last */
     double share;
@@ -126,9 +128,11 @@ struct walk {
 
 static int32_t walk_key(const struct walk *w)
 {
-    return w->at < w->hist->used
-               ? hist_key_halve(w->hist->buckets[w->at].key, w->hist->halvings, w->halvings)
-               : INT32_MAX;
+    if (w->at == w->hist->used) {
+        return INT32_MAX;
+    }
+    int32_t key = hist_key_halve(w->hist->buckets[w->at].key, w->hist->halvings, w->halvings);
+    return key <= w->cut && key >= -w->cut ? 0 : key;
 }
 
 static void walk_next(struct walk *w)
@@ -141,15 +145,34 @@ static void walk_next(struct walk *w)
     w->share = (double)count / w->total;
 }
 
+static struct walk walk_begin(const struct hist *h, uint32_t halvings)
+{
+    return (struct walk){.hist = h, .halvings = halvings, .total = (double)hist_total(h)};
+}
+
+/* Of its largest magnitude. */
+static int32_t walk_largest(const struct walk *w)
+{
+    const struct hist *h = w->hist;
+    int32_t lowest = -h->buckets[0].key, highest = h->buckets[h->used - 1].key;
+    return hist_key_halve(lowest > highest ? lowest : highest, h->halvings, w->halvings);
+}
+
+static int32_t common_cut(const struct walk *p, const struct walk *q)
+{
+    int32_t of_p = walk_largest(p), of_q = walk_largest(q);
+    return hist_cut(p->halvings, of_p > of_q ? of_p : of_q);
+}
+
 double dist_js(const struct dist *a, const struct dist *b)
 {
     uint32_t halvings = a->hist.halvings > b->hist.halvings ? a->hist.halvings : b->hist.halvings;
-    struct walk p = {.hist = &a->hist, .halvings = halvings, .total = (double)hist_total(&a->hist)};
-    struct walk q = {.hist = &b->hist, .halvings = halvings, .total = (double)hist_total(&b->hist)};
+    struct walk p = walk_begin(&a->hist, halvings), q = walk_begin(&b->hist, halvings);
     double js = 0;
     if (a->hist.used == 0 || b->hist.used == 0) {
         return NAN;
     }
+    p.cut = q.cut = common_cut(&p, &q);
     walk_next(&p);
     walk_next(&q);
     while (p.key != INT32_MAX || q.key != INT32_MAX) {

@@ -37,12 +37,14 @@ int dist_merge(struct dist *into, const struct dist *from);
 double dist_quantile(const struct dist *d, double q);
 void dist_clear(struct dist *d);
 
-/* Doubles the width of the buckets until at most so many are used (HIST_LIMIT_MIN or more). The
- * result depends on the values only, not on how they came together or when this was called: merging
- * limited histograms and limiting again gives what one pass over everything would have given. */
+/* Doubles the width of the buckets while more than so many are used, down to what hist.h has as the
+ * lowest resolution. The result depends on the values only, not on how they came together or when
+ * this was called: merging limited histograms and limiting again gives what one pass over
+ * everything would have given. */
 void dist_limit(struct dist *d, uint32_t buckets);
-/* Half the relative width of a bucket: no quantile between 2^-40 and 2^40 is off by more. 1.1 % at
- * full resolution, and then 2.2, 4.4, 9.1, 19 and 41 %. */
+/* Half the relative width of a bucket: 1.1 % at full resolution, and then 2.2, 4.4 and 9.1 %. No
+ * quantile is off by more than this, or, at the lowest resolution, than 2^-11.5 of the largest
+ * magnitude, where that is more. */
 double dist_quantile_error(const struct dist *d);
 /* Jensen-Shannon divergence of the two histograms as distributions over the buckets of the coarser
  * one; natural logarithm, 0 to ln 2. NaN when one is empty. */

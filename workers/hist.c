@@ -20,12 +20,17 @@
  *
  *     K(V, s) <= K(V + W, s)      K(V, s - 1) <= K(V, s)
  *
- * Let S(V) be the finest s with K(V, s) <= limit. A histogram of V, however it came about, is never
- * coarser than S(V): limiting it while it held only a part P of V went to S(P), and S(P) >= S(V) by
- * the first inequality; a merge goes to the coarser one of its two, both parts of V. So the last
- * hist_limit starts no coarser than S(V), and by the second inequality none of the resolutions
- * before S(V) will do: it ends exactly there. The counts are sums over the values, in any order;
- * saturating, they are min(sum, UINT32_MAX), which has no order either.
+ * Let S(V) be the finest s > 2 with K(V, s) <= limit, or 2. A histogram of V, however it came
+ * about, is never coarser than S(V): limiting it while it held only a part P of V went to S(P), and
+ * S(P) >= S(V) by the first inequality; a merge goes to the coarser one of its two, both parts of
+ * V. So the last hist_limit starts no coarser than S(V), and by the second inequality none of the
+ * resolutions before S(V) will do: it ends exactly there. The counts are sums over the values, in
+ * any order; saturating, they are min(sum, UINT32_MAX), which has no order either.
+ *
+ * At s = 2 magnitudes up to a cut count as zero, which follows from the largest magnitude alone,
+ * and that is never cut. A part's cut is not above the whole's, because its largest magnitude is
+ * not: what a part has given up, the whole gives up as well, and the whole does so with what is
+ * left.
  *
  * Lists
  * -----
@@ -45,7 +50,6 @@
 #define CAPACITY_MIN   8
 
 _Static_assert(HIST_BOUND_MAX == MAGNITUDE_LOG2 * STEPS, "as the header says");
-_Static_assert(HIST_BOUND_MAX <= 1 << HIST_HALVINGS_MAX, "one bucket on either side of 1");
 
 /* 2^(m/32), correctly rounded. */
 static const double step_bound[STEPS + 1] = {
@@ -192,6 +196,63 @@ static uint32_t saturating_sum(uint32_t a, uint32_t b)
     return a > UINT32_MAX - b ? UINT32_MAX : a + b;
 }
 
+int32_t hist_cut(uint32_t halvings, int32_t largest)
+{
+    return halvings == HIST_HALVINGS_MAX && largest > HIST_SPAN ? largest - HIST_SPAN : 0;
+}
+
+static int32_t largest_magnitude(const struct hist *h)
+{
+    int32_t lowest = -h->buckets[0].key, highest = h->buckets[h->used - 1].key;
+    return lowest > highest ? lowest : highest;
+}
+
+/* Gives each bucket the key that `rekey` says, and joins neighbours that then have the same. */
+static void rekey_all(struct hist *h, int32_t (*rekey)(int32_t key, const void *data),
+                      const void *data)
+{
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < h->used; i++) {
+        struct bucket next = {.key = rekey(h->buckets[i].key, data), .count = h->buckets[i].count};
+        if (used > 0 && h->buckets[used - 1].key == next.key) {
+            h->buckets[used - 1].count = saturating_sum(h->buckets[used - 1].count, next.count);
+        } else {
+            h->buckets[used++] = next;
+        }
+    }
+    h->used = used;
+}
+
+static int32_t rekey_cut(int32_t key, const void *cut)
+{
+    return key <= *(const int32_t *)cut && key >= -*(const int32_t *)cut ? 0 : key;
+}
+
+/* Whatever was added or halved: what is too small counts as zero. */
+static void cut(struct hist *h)
+{
+    if (h->used > 0 && h->halvings == HIST_HALVINGS_MAX) {
+        int32_t key = hist_cut(h->halvings, largest_magnitude(h));
+        rekey_all(h, rekey_cut, &key);
+    }
+}
+
+static int32_t rekey_halve(int32_t key, const void *halvings)
+{
+    const uint32_t *from_to = halvings;
+    return hist_key_halve(key, from_to[0], from_to[1]);
+}
+
+void hist_halve(struct hist *h, uint32_t halvings)
+{
+    const uint32_t from_to[2] = {h->halvings, halvings};
+    if (h->halvings < halvings) {
+        rekey_all(h, rekey_halve, from_to);
+        h->halvings = halvings;
+        cut(h);
+    }
+}
+
 int hist_add(struct hist *h, double x)
 {
     int32_t key = hist_key_halve(hist_key(x), 0, h->halvings);
@@ -206,29 +267,8 @@ int hist_add(struct hist *h, double x)
     memmove(h->buckets + at + 1, h->buckets + at, (h->used - at) * sizeof *h->buckets);
     h->buckets[at] = (struct bucket){.key = key, .count = 1};
     h->used++;
+    cut(h);
     return 0;
-}
-
-uint32_t hist_list_halve(struct bucket *list, uint32_t n, uint32_t from, uint32_t to)
-{
-    uint32_t used = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        struct bucket next = {.key = hist_key_halve(list[i].key, from, to), .count = list[i].count};
-        if (used > 0 && list[used - 1].key == next.key) {
-            list[used - 1].count = saturating_sum(list[used - 1].count, next.count);
-        } else {
-            list[used++] = next;
-        }
-    }
-    return used;
-}
-
-void hist_halve(struct hist *h, uint32_t halvings)
-{
-    if (h->halvings < halvings) {
-        h->used = hist_list_halve(h->buckets, h->used, h->halvings, halvings);
-        h->halvings = halvings;
-    }
 }
 
 void hist_limit(struct hist *h, uint32_t buckets)
@@ -273,6 +313,7 @@ static int merge_same(struct hist *into, const struct bucket *list, uint32_t n)
         into->buckets[w - 1] = next;
     }
     into->used = total;
+    cut(into);
     return 0;
 }
 

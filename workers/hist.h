@@ -2,10 +2,12 @@
 /* hist: how many values fell where: a logarithmic histogram whose resolution follows the values.
  *
  * At full resolution the buckets are (2^(k/32), 2^((k+1)/32)] on either side of zero, and one for
- * zero; hist_limit halves the resolution until few enough are used: base 2^(2^-s), s = 5 -
- * halvings, as the exponential histograms of OpenTelemetry have it. |x| < 2^-40 counts as zero, |x|
- * > 2^40 as 2^40. The index comes from the exponent and a table, not from log(), and is exact at
- * the bounds.
+ * zero; hist_limit halves the resolution while too many are used: base 2^(2^-s), s = 5 - halvings,
+ * as the exponential histograms of OpenTelemetry have it. At the lowest, s = 2 (a value is known
+ * to 9 %), what is smaller than about 2^-11.5 of the largest magnitude counts as zero: wider
+ * buckets would blur what people look at for the sake of digits that mean nothing. |x| < 2^-40
+ * counts as zero, |x| > 2^40 as 2^40. The index comes from the exponent and a table, not from
+ * log(), and is exact at the bounds.
  *
  * Mergeable: any split of the values, merged and limited in any order, ends in the same histogram,
  * bit for bit. Not locked: one owner at a time. */
@@ -20,9 +22,12 @@
 #define HIST_KEYS      (2 * HIST_KEY_MAX + 1)
 #define HIST_KEYS_PAD  16 /* places past the last that may be touched */
 
-/* Base 2^64: at most HIST_LIMIT_MIN buckets are used whatever the values are. */
-#define HIST_HALVINGS_MAX 11
-#define HIST_LIMIT_MIN    5
+/* At the lowest resolution the buckets of so many magnitudes below and with the largest one are
+ * told from zero, so that at most HIST_LIMIT_MIN are used whatever the values are; without negative
+ * ones 48. */
+#define HIST_HALVINGS_MAX 3
+#define HIST_SPAN         47
+#define HIST_LIMIT_MIN    (2 * HIST_SPAN + 1)
 
 struct bucket {
     int32_t key;    /* monotone in x; 0 is the zero bucket, negative keys are negative values */
@@ -41,15 +46,16 @@ int hist_add(struct hist *h, double x);
 int hist_merge(struct hist *into, const struct hist *from);
 /* Adds a list sorted by key, at full resolution. */
 int hist_merge_list(struct hist *into, const struct bucket *list, uint32_t n);
-/* Halves the resolution so often, in all; without effect when that is done already. */
+/* Halves the resolution so often, in all (at most HIST_HALVINGS_MAX); without effect when that is
+ * done already. */
 void hist_halve(struct hist *h, uint32_t halvings);
 /* Halves the resolution until at most so many buckets are used. */
 void hist_limit(struct hist *h, uint32_t buckets);
 void hist_clear(struct hist *h);
 
-/* The same for a sorted list: goes from one number of halvings to a larger one in place, and
- * returns how many buckets are used then. */
-uint32_t hist_list_halve(struct bucket *list, uint32_t n, uint32_t from, uint32_t to);
+/* What counts as zero at a resolution, where the largest magnitude has this key: magnitudes up to
+ * the key that is returned. */
+int32_t hist_cut(uint32_t halvings, int32_t largest);
 
 /* Sum of all counts. */
 uint64_t hist_total(const struct hist *h);

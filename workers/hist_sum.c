@@ -29,10 +29,7 @@
 /* Where the counters of a resolution are. */
 static const struct range {
     uint16_t word, words, block;
-} ranges[HIST_HALVINGS_MAX + 1] = {
-    {0, 11, 0},    {11, 6, 641},  {17, 3, 962},  {20, 2, 1123}, {22, 1, 1204}, {23, 1, 1245},
-    {24, 1, 1266}, {25, 1, 1277}, {26, 1, 1283}, {27, 1, 1286}, {28, 1, 1288}, {29, 1, 1290},
-};
+} ranges[HIST_HALVINGS_MAX + 1] = {{0, 11, 0}, {11, 6, 641}, {17, 3, 962}, {20, 2, 1123}};
 
 static void touch(struct hist_sum *sum, uint32_t halvings, uint32_t block)
 {
@@ -251,6 +248,54 @@ static struct census take_census(struct hist_sum *sum, uint32_t halvings)
     return census;
 }
 
+static inline uint32_t used_in(const uint32_t *count)
+{
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+        used |= (uint32_t)(count[i] != 0) << i;
+    }
+    return used;
+}
+
+static int32_t magnitude_of(uint32_t index)
+{
+    int32_t key = (int32_t)index - hist_key_max(HIST_HALVINGS_MAX);
+    return key < 0 ? -key : key;
+}
+
+static int32_t largest_magnitude(struct hist_sum *sum)
+{
+    const uint32_t *count = counters(sum, HIST_HALVINGS_MAX);
+    int32_t largest = 0;
+    for (uint32_t i = 0; i <= 2 * (uint32_t)hist_key_max(HIST_HALVINGS_MAX); i++) {
+        if (count[i] > 0 && magnitude_of(i) > largest) {
+            largest = magnitude_of(i);
+        }
+    }
+    return largest;
+}
+
+/* At the lowest resolution: what is too small counts as zero. */
+static void cut(struct hist_sum *sum)
+{
+    int32_t key = hist_cut(HIST_HALVINGS_MAX, largest_magnitude(sum));
+    uint32_t zero = (uint32_t)hist_key_max(HIST_HALVINGS_MAX);
+    uint32_t *count = counters(sum, HIST_HALVINGS_MAX), small = 0;
+    for (uint32_t i = zero - (uint32_t)key; i <= zero + (uint32_t)key; i++) {
+        small = saturating_sum(small, count[i]);
+        count[i] = 0;
+    }
+    for (uint32_t i = (zero - (uint32_t)key) / HIST_BLOCK; i <= (zero + (uint32_t)key) / HIST_BLOCK;
+         i++) {
+        if (used_in(&count[i * HIST_BLOCK]) == 0) {
+            sum->touched[ranges[HIST_HALVINGS_MAX].word + i / 64] &= ~(1ull << i % 64);
+        }
+    }
+    if (small > 0) {
+        add_at(sum, HIST_HALVINGS_MAX, zero, small);
+    }
+}
+
 /* Brings everything to the lowest resolution in use, and further until it fits. Returns that one.
  */
 static uint32_t settle(struct hist_sum *sum, uint32_t limit, struct census *ret_census)
@@ -266,16 +311,11 @@ static uint32_t settle(struct hist_sum *sum, uint32_t limit, struct census *ret_
         move(sum, halvings, halvings + 1);
         *ret_census = take_census(sum, ++halvings);
     }
-    return halvings;
-}
-
-static inline uint32_t used_in(const uint32_t *count)
-{
-    uint32_t used = 0;
-    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-        used |= (uint32_t)(count[i] != 0) << i;
+    if (halvings == HIST_HALVINGS_MAX) {
+        cut(sum);
+        *ret_census = take_census(sum, halvings);
     }
-    return used;
+    return halvings;
 }
 
 /* Writes up to 3 bytes past the end. */

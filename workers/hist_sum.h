@@ -11,8 +11,8 @@
 #include <stdbool.h>
 
 #define HIST_BLOCK      8    /* keys side by side that are written together */
-#define HIST_SUM_BLOCKS 1291 /* of all resolutions */
-#define HIST_SUM_WORDS  30   /* of 64 blocks; a resolution begins with a new one */
+#define HIST_SUM_BLOCKS 1204 /* of all resolutions */
+#define HIST_SUM_WORDS  22   /* of 64 blocks; a resolution begins with a new one */
 
 /* A zeroed struct is empty. */
 struct hist_sum {

@@ -46,7 +46,7 @@ def kept(attnd, job, windows, **where):
         try:
             answer = attnd.call("history", job=job, **where)
         except RuntimeError as error:
-            assert str(error) in ("no_history", "job_unknown")
+            assert str(error) in ("no_history", "job_unknown", "run_unknown")
             return None
         return answer if len(answer["windows"]["last"]) >= windows else None
     return wait_until(ask, f"{windows} windows of {job}")
@@ -183,6 +183,81 @@ rules:
     wait_until(lambda: len(attnd.call("alerts", rule="sharp", state="resolved")["alerts"]) == 4, "the end in the history")
     code, out, _ = attnctl(attnd, "alerts", "gpt", "--all")
     assert code == 0 and len(re.findall(r"sharp .* resolved\n", out)) == 4
+    attnd.close()
+
+
+def summary_of(reader, run, last):
+    """The final summary of an epoch."""
+    while True:
+        _, summary = reader.next()
+        if (summary["run"], summary["window"]["last"]) == (run, last):
+            return summary
+
+
+def drift_of(*what):
+    """The change of the mean, per head."""
+    return np.array(summary_of(*what)["drift"]["entropy"]["delta"])
+
+
+def means(attnd, run, windows):
+    """Of the heads' entropies over some windows: [heads]."""
+    answer = kept(attnd, "gpt", EPOCHS, run=run, layer=0, metric="entropy", statistics=["mean"])
+    return np.array(answer["values"]["mean"])[:, windows]
+
+
+def test_a_run_can_be_compared_with_another_one_or_with_a_window_of_its_own():
+    attnd = Attnd("drift.windows=2")
+    rng = np.random.default_rng(3)
+    old = train(attnd, run=b"o" * 16)
+    trainer = Trainer(attnd, "gpt", run=b"n" * 16)
+    new = trainer.run.hex()
+    reader = Reader(attnd, "summary/gpt/decoder/0/self/")
+
+    def epoch(number):
+        trainer.attention(softmax_maps(rng, 2, 4, 16, 16), epoch=number, step=number)
+        trainer.event("epoch_end", epoch=number, step=number)
+    for number in range(5):
+        epoch(number)
+    own = means(attnd, new, list(range(5)))
+    assert np.allclose(drift_of(reader, new, 4), own[:, 4] - own[:, :2].mean(-1))
+    answer = attnd.call("baseline", job="gpt", run="6e", to=old)
+    assert answer == {"run": new, "pinned": 1, "missing": 0}
+    epoch(5)
+    now = kept(attnd, "gpt", 6, run="6e", layer=0, metric="entropy")["values"]["mean"]
+    before = means(attnd, old, [0, 1]).mean(-1)
+    assert np.allclose(drift_of(reader, new, 5), np.array(now)[:, 5] - before)
+    assert attnd.call("baseline", job="gpt", to={"last": 3})["pinned"] == 1
+    epoch(6)
+    now = kept(attnd, "gpt", 7, run="6e", layer=0, metric="entropy")["values"]["mean"]
+    assert np.allclose(drift_of(reader, new, 6), np.array(now)[:, 6] - own[:, 3])
+    with pytest.raises(RuntimeError, match="no_history"):
+        attnd.call("baseline", job="gpt", to={"last": 77})
+    for wrong in ("now", {"first": 1}, 3):
+        with pytest.raises(RuntimeError, match="argument"):
+            attnd.call("baseline", job="gpt", to=wrong)
+    attnd.close()
+
+
+def test_the_config_can_name_the_run_to_compare_with():
+    old = (b"o" * 16).hex()
+    attnd = Attnd("drift.windows=2", f"drift.baseline={old}")
+    train(attnd, run=b"o" * 16)
+    before = means(attnd, old, [0, 1]).mean(-1)
+    reader = Reader(attnd, "summary/gpt/decoder/0/self/")
+    trainer, weights = Trainer(attnd, "gpt", run=b"n" * 16), softmax_maps(np.random.default_rng(5), 2, 4, 16, 16)
+    epochs = iter(range(1000))
+
+    def is_compared():
+        """Its own first windows are all alike; the other run's are not."""
+        number = next(epochs)
+        trainer.attention(weights, epoch=number, step=number)
+        trainer.event("epoch_end", epoch=number, step=number)
+        summary = summary_of(reader, trainer.run.hex(), number)
+        if "drift" not in summary:
+            return False
+        delta = np.array(summary["drift"]["entropy"]["delta"])
+        return np.allclose(delta, np.array(summary["heads"]["entropy"]["mean"]) - before) and np.abs(delta).max() > 1e-6
+    wait_until(is_compared, "the baseline")
     attnd.close()
 
 

@@ -250,7 +250,7 @@ def differences(got, want):
     got, want = got["heads"], want["heads"]
     for metric in sorted(set(got) & set(want) - {"pattern"}):
         largest = np.nanmax(np.abs(np.concatenate([numbers(want[metric][s]) for s in ("min", "max")])), initial=0)
-        for stat in [name for name in want[metric] if name != "width"]:
+        for stat in [name for name in want[metric] if name not in ("width", "small")]:
             tolerance = reference_compare.tolerance_of(metric, stat)
             relative = width if stat in reference_compare.QUANTILES else tolerance.relative
             absolute = tolerance.absolute + (0 if stat == "count" else 1e-5 * largest)

@@ -301,10 +301,17 @@ def test_top_pairs_break_ties_by_query_then_key():
 def test_statistics_of_a_window():
     values = reference.describe(np.array([3.0, 1.0, 2.0, np.nan, 4.0]), last=7.0)
     assert values == pytest.approx({"mean": 2.5, "std": math.sqrt(5 / 3), "min": 1, "max": 4, "p50": 2, "p90": 4,
-                                    "p99": 4, "last": 7, "count": 4})
+                                    "p99": 4, "last": 7, "count": 4, "width": 2 ** (1 / 32) - 1, "small": 0})
     assert reference.describe(np.arange(1.0, 101), 0)["p90"] == 90
     assert math.isnan(reference.describe(np.array([5.0]), 5.0)["std"])
     assert reference.describe(np.array([]), math.nan)["count"] == 0
+
+
+def test_the_resolution_of_quantiles_follows_the_spread():
+    widths = [reference.describe(np.geomspace(1, 2.0**octaves, 1000), 0)["width"] for octaves in (1, 2, 4, 8, 30)]
+    assert widths == pytest.approx([2.0**step - 1 for step in (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 4)])
+    assert reference.describe(np.geomspace(1, 2.0**30, 1000), 0)["small"] == pytest.approx(2.0**18.5)
+    assert reference.describe(np.array([0.0, 1e-20, 5.0]), 0)["width"] == widths[0]
 
 
 def test_rows_are_pooled_over_messages_and_last_is_the_newest():
@@ -333,8 +340,10 @@ def window():
 
 def summary_of(window):
     """What a daemon would send: the window without what only the comparison needs."""
-    return {k: copy.deepcopy(v) for k, v in window.items()
-            if k not in ("pair_map", "head_maps", "patterns", "slack")}
+    if not isinstance(window, dict):
+        return copy.deepcopy(window)
+    return {k: summary_of(v) for k, v in window.items()
+            if k not in ("pair_map", "head_maps", "patterns", "slack", "width", "small")}
 
 
 def test_every_number_of_the_window_exists(window):
@@ -376,7 +385,7 @@ def a_lie_instead_of(value, path):
     if counts or path[-2:-1] == ("heads",):
         return int(value) + 1
     if set(path) & {"p50", "p90", "p99"}:
-        return value * 1.05 + 0.001
+        return value * 1.25 + 0.025  # the widest buckets
     deviation = path[0] == "spectrum" and "std" in path  # as wrong as the values are, which are around 10
     return value * 1.0025 + (0.025 if deviation else 0.0025)
 

@@ -153,30 +153,30 @@ def _pool_vectors(messages: Sequence[Measured], name: str) -> Dict[str, np.ndarr
 
 
 def describe(values: np.ndarray, last: float) -> Dict[str, float]:
-    """mean, std, min, max, p50, p90, p99, last, count of the finite values; p is the order statistic ceil(q n), and
-    `width` the relative width of the histogram's buckets, within which a p is known."""
+    """mean, std, min, max, p50, p90, p99, last, count of the finite values; p is the order statistic ceil(q n), which
+    is known up to the relative `width` of the histogram's buckets, or up to `small`, whichever is more."""
     x = np.sort(values[np.isfinite(values)])
     n = len(x)
     if n == 0:
         return {**dict.fromkeys(("mean", "std", "min", "max", "p50", "p90", "p99", "last", "width"), math.nan),
-                "count": 0}
+                "count": 0, "small": 0.0}
     rank = {f"p{q}": x[max(0, -(-q * n // 100) - 1)] for q in (50, 90, 99)}
     return {"mean": x.mean(), "std": x.std(ddof=1) if n > 1 else math.nan, "min": x[0], "max": x[-1], **rank,
-            "last": last, "count": n, "width": _bucket_width(x)}
+            "last": last, "count": n, **_resolution(x)}
 
 
-def _bucket_width(x: np.ndarray) -> float:
-    """2^(1/32) - 1, and so on with 1/16, 1/8, ... until at most window.buckets are used. Values that lie beside a bound
-    may be counted on either side of it: a few buckets are kept in reserve."""
+def _resolution(x: np.ndarray) -> Dict[str, float]:
+    """Buckets of 2^(1/32), 1/16, 1/8, 1/4: the first of which at most window.buckets are used, or the last, where what
+    is far below the largest counts as zero. Values beside a bound may be counted on either side of it: a few buckets
+    are kept in reserve."""
     magnitude = np.abs(x)
     signed = np.sign(x) * (magnitude >= 2.0**-40)
-    step = 1 / 32
-    while True:
+    for step in (1 / 32, 1 / 16, 1 / 8):
         with np.errstate(divide="ignore"):
             index = np.where(signed == 0, 0, np.ceil(np.log2(magnitude) / step))
         if len(np.unique(np.stack([signed, index]), axis=1).T) <= BUCKETS - BUCKETS_RESERVE:
-            return 2.0**step - 1
-        step *= 2
+            return {"width": 2.0**step - 1, "small": 0.0}
+    return {"width": 2.0**0.25 - 1, "small": 2.0**-11.5 * float(magnitude.max())}
 
 
 def _columns(stats: Sequence[Dict[str, float]]) -> Dict[str, np.ndarray]:

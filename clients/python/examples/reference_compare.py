@@ -117,11 +117,13 @@ def _compare_stats(metric: str, got: Optional[Dict[str, Any]], want: Dict[str, A
     if got is None and not np.any(want["count"]):
         return []
     result = []
-    for stat in [name for name in want if name != "width"]:
+    for stat in [name for name in want if name not in ("width", "small")]:
         numbers = np.asarray(want[stat], dtype=np.float64)
         column = np.asarray(_padded((got or {}).get(stat), numbers.shape, stat), dtype=np.float64)
         relative, absolute = tolerance_of(metric, stat)
-        relative = np.broadcast_to(want["width"] if stat in QUANTILES else relative, numbers.shape)
+        if stat in QUANTILES:
+            relative, absolute = want["width"], np.maximum(absolute, want["small"])
+        relative = np.broadcast_to(relative, numbers.shape)
         allowed = np.broadcast_to(absolute + _extra(metric, stat, want, slack), numbers.shape)
         result += [_deviation(metric, stat, *four)
                    for four in zip(column.flat, numbers.flat, relative.flat, allowed.flat)]

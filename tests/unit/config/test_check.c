@@ -87,6 +87,16 @@ static void test_chosen_ports_never_clash(void **state)
     assert_fits(WITH("ingest.endpoint=ipc://5571", "publish.endpoint=ipc:///5571"));
 }
 
+static void test_a_baseline_is_the_first_windows_or_a_run(void **state)
+{
+    (void)state;
+    assert_fits(WITH("drift.baseline=first"));
+    assert_fits(WITH("drift.baseline=0123456789abcdef0123456789abcdef"));
+    assert_clashes(WITH("drift.baseline=0123"),
+                   "drift.baseline: '0123': not a run (valid: first, or the 32 hexadecimal digits "
+                   "of a run)");
+}
+
 static void test_something_is_measured(void **state)
 {
     (void)state;
@@ -99,6 +109,24 @@ static void test_something_is_measured(void **state)
                      "metrics.spectrum=false", "metrics.similarity=true"));
 }
 
+static void test_a_command_is_a_path_and_a_webhook_a_url(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX] = "";
+    set(&config, "alerts.command=/usr/bin/logger -t attnd");
+    set(&config, "alerts.webhook=https://example.org/hook");
+    assert_int_equal(config_check(&config, error), 0);
+    set(&config, "alerts.webhook=example.org/hook");
+    assert_int_equal(config_check(&config, error), -1);
+    assert_string_equal(error, "alerts.webhook: 'example.org/hook': not such a URL (valid: "
+                               "http://... or https://...)");
+    set(&config, "alerts.command=logger -t attnd");
+    assert_int_equal(config_check(&config, error), -1);
+    assert_string_equal(error, "alerts.command: 'logger -t attnd': not an absolute path (valid: "
+                               "/path/to/program, and its arguments between blanks)");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -107,7 +135,9 @@ int main(void)
         cmocka_unit_test(test_endpoints_differ),
         cmocka_unit_test(test_a_wildcard_host_takes_the_port_on_every_address),
         cmocka_unit_test(test_chosen_ports_never_clash),
+        cmocka_unit_test(test_a_baseline_is_the_first_windows_or_a_run),
         cmocka_unit_test(test_something_is_measured),
+        cmocka_unit_test(test_a_command_is_a_path_and_a_webhook_a_url),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -142,7 +142,7 @@ static void fill(struct window *w, const struct fixture *f, int metric, uint32_t
 
 static void end_window(struct fixture *f)
 {
-    struct alert_run run = {.common = common_of(f), .messages = 10};
+    struct alert_run run = {.common = common_of(f), .processed = 10};
     assert_int_equal(alerts_run(f->alerts, &run, &f->sink), 0);
     f->epoch++;
 }

@@ -208,6 +208,64 @@ static void test_a_flush_waits_for_what_was_received_before_it(void **state)
     fixture_stop(&f);
 }
 
+/* A message of tier weights. */
+static struct sample *make_weights(struct fixture *f, uint64_t step)
+{
+    static const struct weights_result nothing;
+    struct sample *sample = fixture_make(f, 0, 0, step);
+    sample->message.header.type = MESSAGE_WEIGHTS;
+    sample->measured.weights = &nothing;
+    return sample;
+}
+
+static void test_weights_hold_up_their_windows_and_no_message(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[100 steps]");
+    struct sample *weights = make_weights(&f, 0);
+    fixture_queue(&f, weights);
+    for (uint64_t step = 1; step <= 8; step++)
+        assert_int_equal(fixture_send(&f, 0, 0, step), 0);
+    assert_int_equal(f.summaries, 0);
+    assert_true(run_flush(f.run));
+    fixture_finish(&f, weights);
+    assert_true(run_busy(f.run));
+    run_join(f.run, &weights->message, f.now);
+    assert_int_equal(weights->message.code, 0);
+    assert_false(run_busy(f.run));
+    assert_int_equal(fixture_number(&f, f.summaries - 1, NULL, "messages"), 4);
+    assert_int_equal(run_counts(f.run).processed, 9);
+    free(weights);
+    fixture_stop(&f);
+}
+
+static void test_weights_that_are_refused_in_their_turn_are_counted_once(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    struct sample *weights = make_weights(&f, 3);
+    fixture_queue(&f, weights);
+    struct sample *again = make_weights(&f, 3);
+    again->message.header.seq = 0;
+    assert_true(fixture_queue(&f, again)); /* nobody could know */
+    assert_null(run_take(f.run));
+    fixture_finish(&f, again);
+    run_join(f.run, &again->message, f.now);
+    assert_int_equal(again->message.code, ERR_SEQ_DUPLICATE);
+    fixture_finish(&f, weights);
+    run_join(f.run, &weights->message, f.now);
+    assert_int_equal(weights->message.code, 0);
+    struct counts counts = run_counts(f.run);
+    assert_int_equal(counts.received, 2);
+    assert_int_equal(counts.processed, 1);
+    assert_int_equal(counts.tally.dropped[err_index(ERR_SEQ_DUPLICATE)], 1);
+    free(weights);
+    free(again);
+    fixture_stop(&f);
+}
+
 static void test_without_state_memory_messages_are_refused_and_windows_go_on(void **state)
 {
     struct fixture f;
@@ -239,6 +297,8 @@ int main(void)
         cmocka_unit_test(test_lateness_is_decided_in_the_order_of_arrival),
         cmocka_unit_test(test_a_repeated_message_costs_no_work),
         cmocka_unit_test(test_a_flush_waits_for_what_was_received_before_it),
+        cmocka_unit_test(test_weights_hold_up_their_windows_and_no_message),
+        cmocka_unit_test(test_weights_that_are_refused_in_their_turn_are_counted_once),
         cmocka_unit_test(test_without_state_memory_messages_are_refused_and_windows_go_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

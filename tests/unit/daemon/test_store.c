@@ -250,7 +250,7 @@ static void test_batches_wait_for_each_other(void **state)
 /* What the file has without its log. */
 static int64_t ask_file_alone(struct fixture *fixture, const char *sql)
 {
-    struct fixture alone = *fixture;
+    struct fixture alone = {0};
     char command[400];
     snprintf(alone.path, sizeof alone.path, "%s/alone.db", fixture->directory);
     snprintf(command, sizeof command, "rm -f %s* && cp %s %s", alone.path, fixture->path,

@@ -466,10 +466,10 @@ static void test_halving_in_steps_is_halving_at_once(void **state)
     }
 }
 
-static void test_powers_of_two_stay_bounds_down_to_base_two(void **state)
+static void test_powers_of_two_stay_bounds_at_every_resolution(void **state)
 {
     (void)state;
-    for (uint32_t halvings = 0; halvings <= 5; halvings++) {
+    for (uint32_t halvings = 0; halvings <= HIST_HALVINGS_MAX; halvings++) {
         for (int e = -39; e < 40; e++) {
             int32_t at = hist_key_halve(hist_key(ldexp(1, e)), 0, halvings);
             int32_t past =
@@ -484,11 +484,11 @@ static void test_limit_takes_the_finest_resolution_that_fits(void **state)
     (void)state;
     static double x[VALUES];
     fill(x, VALUES);
-    for (uint32_t limit = HIST_LIMIT_MIN; limit < 3000; limit = limit * 3 / 2 + 1) {
+    for (uint32_t limit = 8; limit < 3000; limit = limit * 3 / 2 + 1) {
         struct dist d = {0};
         add_all(&d, x, VALUES);
         dist_limit(&d, limit);
-        assert_true(d.hist.used <= limit);
+        assert_true(d.hist.used <= limit || d.hist.halvings == HIST_HALVINGS_MAX);
         assert_int_equal(hist_total(&d.hist), VALUES);
         if (d.hist.halvings > 0) {
             assert_true(used_at(x, VALUES, d.hist.halvings - 1) > limit);
@@ -497,18 +497,20 @@ static void test_limit_takes_the_finest_resolution_that_fits(void **state)
     }
 }
 
-static void test_everything_fits_five_buckets(void **state)
+static void test_at_the_lowest_resolution_the_smallest_count_as_zero(void **state)
 {
     (void)state;
     struct dist d = {0};
     for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
         assert_int_equal(dist_add(&d, hist_key_bound(key)), 0);
     }
-    dist_limit(&d, HIST_LIMIT_MIN);
-    assert_int_equal(d.hist.used, 5);
     dist_limit(&d, 1);
-    assert_int_equal(d.hist.used, 5);
     assert_int_equal(d.hist.halvings, HIST_HALVINGS_MAX);
+    assert_int_equal(d.hist.used, HIST_LIMIT_MIN);
+    assert_int_equal(d.hist.buckets[HIST_SPAN].key, 0);
+    assert_int_equal(d.hist.buckets[HIST_SPAN + 1].key,
+                     hist_key_max(HIST_HALVINGS_MAX) - HIST_SPAN + 1);
+    assert_int_equal(hist_total(&d.hist), 2 * KEY_MAX + 1);
     dist_clear(&d);
 }
 
@@ -523,7 +525,7 @@ static void assert_same_hist(const struct hist *a, const struct hist *b)
 static size_t random_stream(double *x, uint64_t *seed)
 {
     size_t n = 2 + (size_t)(298 * random_unit(seed));
-    double spread = 20 * random_unit(seed), middle = 20 * random_unit(seed) - 10;
+    double spread = 40 * random_unit(seed), middle = 20 * random_unit(seed) - 10;
     for (size_t i = 0; i < n; i++) {
         double sign = random_unit(seed) < 0.2 ? -1 : 1;
         double power = middle + spread * (random_unit(seed) - 0.5) * (double)i / (double)n;
@@ -566,7 +568,7 @@ static void test_limited_parts_merge_to_the_limited_whole(void **state)
     static double x[300];
     for (int round = 0; round < 2000; round++) {
         size_t n = random_stream(x, &seed);
-        uint32_t limit = HIST_LIMIT_MIN + (uint32_t)(60 * random_unit(&seed));
+        uint32_t limit = 2 + (uint32_t)(120 * random_unit(&seed));
         struct dist whole = {0}, merged = {0};
         add_all(&whole, x, n);
         dist_limit(&whole, limit);
@@ -587,12 +589,15 @@ static void test_quantiles_of_limited_are_within_the_stated_error(void **state)
     struct dist d = {0};
     add_all(&d, x, VALUES);
     qsort(x, VALUES, sizeof x[0], ascending);
-    for (uint32_t limit = 2000; limit >= HIST_LIMIT_MIN; limit = limit * 2 / 3) {
+    for (uint32_t limit = 2000; limit >= 2; limit = limit * 2 / 3) {
         dist_limit(&d, limit);
+        double small = d.hist.halvings == HIST_HALVINGS_MAX
+                           ? exp2(-11.5) * fmax(fabs(x[0]), fabs(x[VALUES - 1]))
+                           : 0;
         for (int percent = 0; percent <= 100; percent++) {
             size_t rank = (size_t)fmax(1, ceil(percent / 100.0 * VALUES));
             assert_close(dist_quantile(&d, percent / 100.0), x[rank - 1],
-                         fabs(x[rank - 1]) * dist_quantile_error(&d) * 1.0001);
+                         fmax(small, fabs(x[rank - 1]) * dist_quantile_error(&d) * 1.0001));
         }
     }
     dist_clear(&d);
@@ -643,18 +648,37 @@ static void test_merging_resolutions_out_of_memory_has_no_effect(void **state)
 
 /* Divergence */
 
+static int32_t largest_key(const struct hist *h, uint32_t halvings)
+{
+    int32_t largest = 0;
+    for (uint32_t i = 0; i < h->used; i++) {
+        int32_t key = abs(hist_key_halve(h->buckets[i].key, h->halvings, halvings));
+        largest = key > largest ? key : largest;
+    }
+    return largest;
+}
+
+/* The key at that resolution, with what counts as zero beside `largest`. */
+static int32_t key_beside(int32_t key, uint32_t from, uint32_t to, int32_t largest)
+{
+    key = hist_key_halve(key, from, to);
+    return to == HIST_HALVINGS_MAX && abs(key) <= largest - HIST_SPAN ? 0 : key;
+}
+
 static double js_by_definition(const struct dist *a, const struct dist *b, uint32_t halvings)
 {
+    int32_t of_a = largest_key(&a->hist, halvings), of_b = largest_key(&b->hist, halvings);
+    int32_t largest = of_a > of_b ? of_a : of_b;
     double js = 0, total_a = (double)hist_total(&a->hist), total_b = (double)hist_total(&b->hist);
     for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
         double p = 0, q = 0;
         for (uint32_t i = 0; i < a->hist.used; i++) {
-            p += hist_key_halve(a->hist.buckets[i].key, a->hist.halvings, halvings) == key
+            p += key_beside(a->hist.buckets[i].key, a->hist.halvings, halvings, largest) == key
                      ? a->hist.buckets[i].count / total_a
                      : 0;
         }
         for (uint32_t i = 0; i < b->hist.used; i++) {
-            q += hist_key_halve(b->hist.buckets[i].key, b->hist.halvings, halvings) == key
+            q += key_beside(b->hist.buckets[i].key, b->hist.halvings, halvings, largest) == key
                      ? b->hist.buckets[i].count / total_b
                      : 0;
         }
@@ -724,9 +748,9 @@ int main(void)
         cmocka_unit_test(test_many_out_of_memory_have_no_effect),
         cmocka_unit_test(test_halved_keys_are_those_of_wider_buckets),
         cmocka_unit_test(test_halving_in_steps_is_halving_at_once),
-        cmocka_unit_test(test_powers_of_two_stay_bounds_down_to_base_two),
+        cmocka_unit_test(test_powers_of_two_stay_bounds_at_every_resolution),
         cmocka_unit_test(test_limit_takes_the_finest_resolution_that_fits),
-        cmocka_unit_test(test_everything_fits_five_buckets),
+        cmocka_unit_test(test_at_the_lowest_resolution_the_smallest_count_as_zero),
         cmocka_unit_test(test_limited_parts_merge_to_the_limited_whole),
         cmocka_unit_test(test_quantiles_of_limited_are_within_the_stated_error),
         cmocka_unit_test(test_quantile_error_is_half_a_bucket),

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/* baseline: compares a run that goes on with other windows from now on: its first ones ("first"),
+ * those of another run of the job (its digits), or the one that ends with a unit ({"last": unit}).
+ * Primary windows. Layers are pinned one after the other, as their states are large; those of which
+ * the history has no such window keep the baseline that they have. */
+#include "baseline.h"
+#include "control_request.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct job {
+    struct pending *pending;
+    const struct control_view *view;
+    char name[JOB_NAME_MAX + 1];
+    char run[2 * RUN_BYTES + 1]; /* all digits */
+    struct baseline_source source;
+    uint32_t next; /* index of the stream that is next */
+    uint32_t pinned, missing;
+    int code; /* of the last that was missing */
+    char detail[CONTROL_DETAIL_MAX];
+};
+
+/* The run by its first digits: the newest; NULL when there is none. */
+struct search {
+    const char *job, *run;
+    struct run *found;
+};
+
+static void visit_run(void *data, struct run *run)
+{
+    struct search *search = data;
+    char hex[2 * RUN_BYTES + 1];
+    run_hex(run->id, hex);
+    bool fits =
+        strcmp(run->job, search->job) == 0 && strncmp(hex, search->run, strlen(search->run)) == 0;
+    if (fits && (!search->found || run->last_ns >= search->found->last_ns))
+        search->found = run;
+}
+
+static struct run *find_run(const struct registry *registry, const char *job, const char *run)
+{
+    struct search search = {job, run, NULL};
+    registry_each(registry, visit_run, &search);
+    return search.found;
+}
+
+/* The first measured stream from this index on; NULL when there is none. */
+static struct stream *find_stream(const struct run *run, uint32_t index)
+{
+    struct stream *found = NULL;
+    for (struct stream *s = run->streams; s; s = s->hh.next)
+        if (s->measured && s->index >= index && (!found || s->index < found->index))
+            found = s;
+    return found;
+}
+
+static void finish(struct job *job)
+{
+    struct mpk_writer result;
+    mpk_writer_init(&result);
+    mpk_put_map(&result, 3);
+    mpk_put_str(&result, "run");
+    mpk_put_str(&result, job->run);
+    put_number(&result, "pinned", job->pinned);
+    put_number(&result, "missing", job->missing);
+    int code = job->pinned > 0 ? 0 : job->code;
+    if (!code && !mpk_writer_ok(&result))
+        code = ERR_MEMORY;
+    pending_answer(&job->pending, code, job->detail, &result);
+    mpk_writer_clear(&result);
+    free(job);
+}
+
+static void note_missing(struct job *job, int code, const char *detail)
+{
+    job->missing++;
+    job->code = code;
+    snprintf(job->detail, sizeof job->detail, "%s", detail);
+}
+
+static void pin_next(struct job *job);
+
+static void on_pinned(void *data, int code, const char *detail)
+{
+    struct job *job = data;
+    if (code)
+        note_missing(job, code, detail);
+    else
+        job->pinned++;
+    if (code == ERR_CLOSED)
+        finish(job);
+    else
+        pin_next(job);
+}
+
+static void pin_next(struct job *job)
+{
+    const struct control_view *view = job->view;
+    struct run *run = find_run(view->registry, job->name, job->run);
+    struct stream *stream = run ? find_stream(run, job->next) : NULL;
+    if (!stream) {
+        finish(job);
+        return;
+    }
+    job->next = stream->index + 1;
+    int code = baseline_pin(view->history, view->registry, view->config, run, stream, 0,
+                            &job->source, on_pinned, job);
+    if (!code)
+        return;
+    note_missing(job, code, "");
+    finish(job);
+}
+
+/* The parameters */
+
+static bool is_hex(const char *text)
+{
+    return text[strspn(text, "0123456789abcdef")] == '\0';
+}
+
+static bool read_to(struct request *request, struct job *job)
+{
+    const msgpack_object *to = mpk_find(request->params, "to");
+    char text[2 * RUN_BYTES + 1];
+    memcpy(job->source.run, job->run, sizeof job->run);
+    if (to && to->type == MSGPACK_OBJECT_MAP) {
+        const msgpack_object *last = mpk_find(to, "last");
+        job->source.has_last = true;
+        if (last && to->via.map.size == 1 && mpk_get_u64(last, INT64_MAX, &job->source.last) == 0)
+            return true;
+    } else if (string_param(request, "to", "first", text, sizeof text)) {
+        if (!to || to->type == MSGPACK_OBJECT_NIL || strcmp(text, "first") == 0)
+            return true;
+        snprintf(job->source.run, sizeof job->source.run, "%s", text);
+        if (*text && is_hex(text))
+            return true;
+    }
+    snprintf(request->detail, CONTROL_DETAIL_MAX,
+             "to is not accepted (valid: first, the first digits of a run, {last: unit})");
+    return false;
+}
+
+static int read_params(struct request *request, struct job *job)
+{
+    static const char *const keys[] = {"job", "run", "to"};
+    char prefix[2 * RUN_BYTES + 1] = "";
+    if (!request_takes(request, keys, sizeof keys / sizeof keys[0]) ||
+        !string_param(request, "job", NULL, job->name, sizeof job->name) ||
+        !string_param(request, "run", "", prefix, sizeof prefix))
+        return ERR_ARGUMENT;
+    if (!registry_knows(request->view->registry, job->name))
+        return ERR_JOB_UNKNOWN;
+    const struct run *run = find_run(request->view->registry, job->name, prefix);
+    if (!run)
+        return ERR_RUN_UNKNOWN;
+    run_hex(run->id, job->run);
+    return read_to(request, job) ? 0 : ERR_ARGUMENT;
+}
+
+int method_baseline(struct request *request)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (!job)
+        return ERR_MEMORY;
+    job->view = request->view;
+    job->code = ERR_NO_HISTORY;
+    int code = read_params(request, job);
+    if (!code) {
+        job->pending = request_defer(request);
+        code = job->pending ? 0 : ERR_MEMORY;
+    }
+    if (code) {
+        free(job);
+        return code;
+    }
+    pin_next(job);
+    return CONTROL_WAIT;
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/* states: the states of some windows of a layer, for a baseline: not for clients. Of the window
+ * that ends with `last`, else of the first `windows` that are whole and share nothing with one
+ * another. What does not fit STATES_BYTES_MAX is left out. */
+#include "history_find.h"
+#include "store_series.h"
+
+#include <stdlib.h>
+
+#define STATES_BYTES_MAX (UINT64_C(64) << 20)
+
+struct states {
+    struct mpk_writer list;
+    uint32_t count;
+    uint64_t bytes, next; /* next: the first unit that no window has covered yet */
+};
+
+/* Columns: first, last, bytes, data. */
+static int add_state(struct states *states, sqlite3_stmt *statement)
+{
+    uint64_t bytes = column_u64(statement, 2);
+    const void *data = sqlite3_column_blob(statement, 3);
+    size_t size = (size_t)sqlite3_column_bytes(statement, 3);
+    if (!data || bytes == 0 || bytes > STATES_BYTES_MAX)
+        return ERR_STORE_FORMAT;
+    void *plain = malloc(bytes);
+    int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
+    if (!code)
+        mpk_put_bin(&states->list, plain, bytes);
+    free(plain);
+    states->count++;
+    states->bytes += bytes;
+    states->next = column_u64(statement, 1) + 1;
+    return code;
+}
+
+static int open_states(struct query *query, const struct found_layer *layer,
+                       const struct found_track *track, sqlite3_stmt **ret_statement)
+{
+    const struct history_params *params = &query->params;
+    uint64_t named = params->given & PARAM_LAST ? 1 : 0;
+    return query_open(query,
+                      "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
+                      " WHERE layer_id = ?1 AND track_id = ?2 AND final = 1"
+                      " AND (last = ?3 OR ?4 = 0) AND (partial = 0 OR ?4 = 1) ORDER BY last",
+                      ret_statement, "iiii", layer->id, track->id, named ? params->last : 0, named);
+}
+
+static int read_states(struct query *query, const struct found_layer *layer,
+                       const struct found_track *track, struct states *states)
+{
+    sqlite3_stmt *statement;
+    int code = open_states(query, layer, track, &statement);
+    while (!code && states->count < query->params.count &&
+           (code = query_next(query, statement)) == 1) {
+        code = 0;
+        if (states->bytes + column_u64(statement, 2) > STATES_BYTES_MAX)
+            break;
+        if (column_u64(statement, 0) >= states->next)
+            code = add_state(states, statement);
+    }
+    sqlite3_finalize(statement);
+    return code;
+}
+
+static int put_states(struct query *query, const struct found_layer *layer,
+                      const struct found_track *track)
+{
+    struct states states = {.count = 0};
+    mpk_writer_init(&states.list);
+    int code = read_states(query, layer, track, &states);
+    if (!code && states.count == 0)
+        code = query_fail(query, ERR_NO_HISTORY,
+                          "the history has no histograms of this layer's window any more");
+    mpk_put_array(query->result, states.count);
+    mpk_put_raw(query->result, states.list.buffer.data, states.list.buffer.size);
+    if (!code && !mpk_writer_ok(&states.list))
+        code = ERR_MEMORY;
+    mpk_writer_clear(&states.list);
+    return code;
+}
+
+int history_states(struct query *query)
+{
+    struct found_run run;
+    struct found_layer layer;
+    struct found_track track;
+    int code = find_run(query, query->params.job, query->params.run, &run);
+    if (!code)
+        code = find_layer(query, &run, &layer);
+    if (!code)
+        code = find_track(query, &layer, &track);
+    return code ? code : put_states(query, &layer, &track);
+}
