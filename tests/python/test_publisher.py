@@ -156,6 +156,22 @@ def test_labels_that_do_not_fit_a_header_are_left_out(daemon, publisher):
     assert "labels" not in daemon.next()[1]
 
 
+def test_a_message_queued_while_the_wake_up_is_taken_does_not_silence_the_next(daemon, publisher, monkeypatch):
+    """The sender would wait for a wake-up that the publisher believes is under way."""
+    read, raced = os.read, []
+
+    def read_after_a_put(descriptor, size):
+        if not raced and threading.current_thread().name == "attnd-sender":
+            raced.append(publisher.publish_attention(uniform(), **AT))
+        return read(descriptor, size)
+
+    monkeypatch.setattr(sender.os, "read", read_after_a_put)
+    for step in range(3):
+        publisher.publish_attention(uniform(), step=step, **AT)
+        assert publisher.drain(), f"step {step} was not sent"
+    assert raced == [True]
+
+
 # ------------------------------------------------------------------------------ subscriptions and skips
 
 def test_without_a_subscriber_publishing_is_a_counted_no_op():

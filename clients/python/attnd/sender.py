@@ -273,12 +273,14 @@ class Sender:
         self.stalled = blocked and now - self._blocked_since >= STALLED_AFTER_S
 
     def _clear_wake(self) -> None:
-        with self._changed:  # from here on a put() writes again
-            self._wake_sent = False
         try:
             os.read(self._wake_read, 4096)
         except BlockingIOError:
             pass
+        # After the read, which would else swallow the byte of a put() in between: that one believes a wake-up is
+        # under way, nobody ever writes again, and the sender waits for ever.
+        with self._changed:
+            self._wake_sent = False
 
     def _flush(self) -> Tuple[int, bool]:
         """Sends from the head until the queue is empty or the pipe full: (messages sent, pipe full)."""
