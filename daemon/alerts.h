@@ -38,7 +38,8 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
 /* What a window says about the run. Call after its layers: it ends the window. */
 struct alert_run {
     struct result_common common;
-    uint64_t processed, lost, dropped; /* messages since the last call; dropped: by attnd or the source */
+    uint64_t processed, lost,
+        dropped; /* messages since the last call; dropped: by attnd or the source */
 };
 int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink);
 
