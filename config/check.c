@@ -29,13 +29,33 @@ static int check_parts(const char *key, uint64_t length, uint64_t every, char *r
     return -1;
 }
 
+/* Each window rule keeps its state under a name of its own. */
+static int check_distinct(const struct config *config, uint32_t i, char *reterr)
+{
+    const config_windows *also = &config->window_also;
+    uint64_t length = also->window[i].length, every = also->window[i].every;
+    bool taken = also->window[i].unit == config->window_unit && length == config->window_length &&
+                 every == config->window_every;
+    for (uint32_t j = 0; j < i; j++)
+        taken = taken || (also->window[j].unit == also->window[i].unit &&
+                          also->window[j].length == length && also->window[j].every == every);
+    if (!taken)
+        return 0;
+    snprintf(reterr, CONFIG_ERROR_MAX,
+             "window.also: a window of %" PRIu64 " every %" PRIu64
+             " is there already (valid: each window once, and not that of window.length)",
+             length, every);
+    return -1;
+}
+
 static int check_windows(const struct config *config, char *reterr)
 {
     if (check_parts("window.every", config->window_length, config->window_every, reterr) != 0)
         return -1;
     for (uint32_t i = 0; i < config->window_also.count; i++)
         if (check_parts("window.also", config->window_also.window[i].length,
-                        config->window_also.window[i].every, reterr) != 0)
+                        config->window_also.window[i].every, reterr) != 0 ||
+            check_distinct(config, i, reterr) != 0)
             return -1;
     return 0;
 }

@@ -297,6 +297,14 @@ static int put_state(struct restore *restore, const struct place *place, struct 
     return 0;
 }
 
+/* Layers may have been saved after the run was: what comes now must count as newer. */
+static void note_arrivals(struct run *run, const struct layer_state *state)
+{
+    uint64_t newest =
+        state->newest > state->weights_arrival ? state->newest : state->weights_arrival;
+    run->taken = newest > run->taken ? newest : run->taken;
+}
+
 static int read_part(struct restore *restore, const struct place *place, const void *value,
                      size_t size)
 {
@@ -305,6 +313,7 @@ static int read_part(struct restore *restore, const struct place *place, const v
         return 0; /* its window is out; what forgot it did not get through */
     int code = layer_state_unpack(value, size, &state);
     if (!code) {
+        note_arrivals(restore->run, state);
         code = put_state(restore, place, &state);
         layer_state_free(&state);
     }

@@ -90,29 +90,20 @@ static const struct layer_state *part_state(const struct window_part *part,
     return state && state->messages ? state : NULL;
 }
 
-static int merge_into_new(const struct layer_state *first, uint32_t heads, uint32_t buckets,
-                          struct layer_state **ret_merged)
-{
-    *ret_merged = layer_state_new(heads, buckets);
-    return *ret_merged ? layer_state_merge(*ret_merged, first) : ERR_MEMORY;
-}
-
 int track_merge(const struct track *track, const struct part_list *list,
                 const struct stream *stream, const struct layer_state **ret_state,
                 struct layer_state **ret_merged)
 {
-    const struct layer_state *only = NULL;
-    int code = 0;
-    for (uint32_t i = 0; i < list->count && !code; i++) {
-        const struct layer_state *state = part_state(list->parts[i], stream);
-        if (!state)
-            continue;
-        if (only && !*ret_merged)
-            code = merge_into_new(only, stream->heads, track->buckets, ret_merged);
-        if (*ret_merged && !code)
-            code = layer_state_merge(*ret_merged, state);
-        only = *ret_merged ? *ret_merged : state;
+    const struct layer_state *states[CONFIG_WINDOW_PARTS_MAX];
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < list->count; i++) {
+        states[count] = part_state(list->parts[i], stream);
+        count += states[count] != NULL;
     }
-    *ret_state = only;
-    return code;
+    *ret_state = count > 0 ? states[0] : NULL;
+    if (count < 2)
+        return 0;
+    *ret_merged = layer_state_new(stream->heads, track->buckets);
+    *ret_state = *ret_merged;
+    return *ret_merged ? layer_state_merge_all(*ret_merged, states, count) : ERR_MEMORY;
 }

@@ -37,6 +37,19 @@ static void test_a_message_fits_the_budget(void **state)
                    "could never be read (valid: at most 100MiB)");
 }
 
+static void test_every_window_is_another(void **state)
+{
+    (void)state;
+    const char *message = "window.also: a window of 10 every 5 is there already (valid: each "
+                          "window once, and not that of "
+                          "window.length)";
+    assert_fits(WITH("window.also=[10 steps every 5, 10 epochs every 5, 10 steps]"));
+    assert_clashes(WITH("window.also=[10 steps every 5, 10 steps every 5]"), message);
+    assert_clashes(WITH("window.also=[10 steps every 5]", "window.unit=step", "window.length=10",
+                        "window.every=5"),
+                   message);
+}
+
 static void test_a_window_has_at_most_64_parts(void **state)
 {
     (void)state;
@@ -131,6 +144,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_message_fits_the_budget),
+        cmocka_unit_test(test_every_window_is_another),
         cmocka_unit_test(test_a_window_has_at_most_64_parts),
         cmocka_unit_test(test_endpoints_differ),
         cmocka_unit_test(test_a_wildcard_host_takes_the_port_on_every_address),
