@@ -84,6 +84,10 @@ void alert_message(const struct rule *rule, const struct alert_cell *cell,
     windows_text(cell->held, windows);
     if (reason == ALERT_BECAUSE_IT_ENDED)
         snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s: the run has ended", value, where);
+    else if (holds && cell->held == 0) /* it fires until it is clear */
+        snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s is %.4g%s%s, not back at %.4g", value,
+                 where, now, rule_is_rate(rule->condition) ? ", " : "",
+                 rule_is_rate(rule->condition) ? change : "", rule->clear);
     else if (rule_is_rate(rule->condition))
         snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s is %.4g, %s, %s %.4g%s", value, where, now,
                  change, holds ? "more than" : "at most", holds ? rule->bound : rule->clear,

@@ -44,6 +44,10 @@ static struct drift *get_drift(struct closing *closing, struct stream *stream)
     struct run *run = closing->run;
     struct layer_track *layer = &stream->tracks[closing->track->index];
     struct drift_rule rule = run_drift_rule(run->config);
+    if (layer->drift && drift_heads(layer->drift) != stream->heads) {
+        drift_free(&layer->drift); /* what came back was of another model */
+        run_charge_drift(run, layer);
+    }
     if (layer->drift ||
         !state_budget_fits(&run->drift_budget, (uint64_t)stream->heads * DRIFT_TYPICAL))
         return layer->drift;
@@ -218,8 +222,8 @@ static uint32_t publish_window(struct closing *closing, const struct window_part
     track_parts(closing->track, last, &list);
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
         published += close_layer(closing, &list, stream);
-    if (published && closing->closed && closing->track->index == 0 && run->alerts)
-        judge_run(closing);
+    if (closing->closed && closing->track->index == 0 && run->alerts)
+        judge_run(closing); /* also when all was lost */
     if (published)
         closing_publish_job(run);
     log_event(LOG_DEBUG, "window_published", LOG_STR("job", run->job),

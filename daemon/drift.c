@@ -53,6 +53,11 @@ void drift_free(struct drift **drift_p)
     *drift_p = NULL;
 }
 
+uint32_t drift_heads(const struct drift *drift)
+{
+    return drift->heads;
+}
+
 uint64_t drift_bytes(const struct drift *drift)
 {
     uint64_t bytes = sizeof *drift;

@@ -77,6 +77,7 @@ uint32_t drift_learned(const struct drift *drift);
 int drift_pin(struct drift *drift, const struct layer_state *const *states, uint32_t count);
 
 uint64_t drift_bytes(const struct drift *drift);
+uint32_t drift_heads(const struct drift *drift);
 
 /* For checkpoints: one MessagePack map, without the numbers of drift_result, and back. A baseline
  * that was learned under another rule stays as it is. Returns 0, ERR_MEMORY, or ERR_STORE_FORMAT

@@ -199,10 +199,13 @@ static bool get_last(const msgpack_object *value, struct drift *drift)
     return !drift->begun || mpk_get_u64(value, UINT64_MAX, &drift->last) == 0;
 }
 
+/* As many as limits.heads allows at most. */
+#define HEADS_MAX 65536
+
 static int get_drift(const msgpack_object *map, struct drift *drift)
 {
     const msgpack_object *pinned = mpk_find(map, "pinned");
-    if (!get_count(mpk_find(map, "heads"), &drift->heads) ||
+    if (!get_count(mpk_find(map, "heads"), &drift->heads) || drift->heads > HEADS_MAX ||
         !get_count(mpk_find(map, "windows"), &drift->windows) || drift->windows == 0 || !pinned ||
         mpk_get_bool(pinned, &drift->pinned) != 0 || !get_last(mpk_find(map, "last"), drift))
         return ERR_STORE_FORMAT;

@@ -30,7 +30,8 @@ struct side {
     uint32_t layer_count;
     bool *matched;        /* [layer_count]; the other run has it too */
     uint32_t windows;     /* most that were pooled for a layer */
-    uint64_t first, last; /* units they cover; meaningless without windows */
+    uint64_t first, last; /* units they cover */
+    bool noted;           /* else there are none */
 };
 
 struct difference {
@@ -71,12 +72,9 @@ static int read_layers(struct query *query, struct side *side)
 
 static void note_window(struct side *side, uint64_t first, uint64_t last)
 {
-    if (side->last == 0 && side->first == 0) {
-        side->first = first;
-        side->last = last;
-    }
-    side->first = first < side->first ? first : side->first;
-    side->last = last > side->last ? last : side->last;
+    side->first = !side->noted || first < side->first ? first : side->first;
+    side->last = !side->noted || last > side->last ? last : side->last;
+    side->noted = true;
 }
 
 static void free_states(struct layer_state **states, uint32_t *count)
@@ -103,20 +101,31 @@ static int merge_collected(struct layer_state **states, uint32_t *count,
     return code;
 }
 
-/* Merges the states of a statement's rows: first, last, bytes, data. */
+/* Merges the states of a statement's rows, the newest first: first, last, bytes, data. Windows that
+ * share units with a newer one are left out, and what the layer was with other numbers of heads. */
 static int pool_rows(struct query *query, sqlite3_stmt *statement, struct side *side,
-                     struct layer_state **ret_pool)
+                     uint64_t wanted, struct layer_state **ret_pool)
 {
     struct layer_state *states[TOGETHER_MAX];
-    uint32_t windows = 0, count = 0;
+    uint32_t windows = 0, count = 0, heads = 0;
+    uint64_t oldest = 0; /* the first unit in the pool */
     int code = 0;
-    while (!code && (code = query_next(query, statement)) == 1) {
+    while (!code && windows < wanted && (code = query_next(query, statement)) == 1) {
+        uint64_t first = column_u64(statement, 0), last = column_u64(statement, 1);
+        code = 0;
+        if (windows > 0 && last >= oldest)
+            continue;
         code = state_read(statement, 2, &states[count]);
         if (code)
             break;
-        count++;
+        if (windows > 0 && states[count]->heads != heads) {
+            layer_state_free(&states[count]);
+            continue;
+        }
+        heads = states[count++]->heads;
         windows++;
-        note_window(side, column_u64(statement, 0), column_u64(statement, 1));
+        oldest = first;
+        note_window(side, first, last);
         if (count == TOGETHER_MAX)
             code = merge_collected(states, &count, ret_pool);
         code = code ? code : query_check(query);
@@ -143,12 +152,12 @@ static int pool_layer(struct query *query, struct side *side, const struct found
     if (!code)
         code =
             query_open(query,
-                       "SELECT * FROM (SELECT first, last, bytes, data FROM windows"
-                       " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2"
-                       " AND last BETWEEN ?3 AND ?4 ORDER BY last DESC LIMIT ?5) ORDER BY last",
-                       &statement, "iiiii", layer->id, track.id, params->from, params->to, windows);
+                       "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
+                       " WHERE layer_id = ?1 AND track_id = ?2 AND last BETWEEN ?3 AND ?4"
+                       " ORDER BY last DESC",
+                       &statement, "iiii", layer->id, track.id, params->from, params->to);
     if (!code)
-        code = pool_rows(query, statement, side, ret_pool);
+        code = pool_rows(query, statement, side, windows, ret_pool);
     if (code)
         layer_state_free(ret_pool);
     sqlite3_finalize(statement);

@@ -67,6 +67,8 @@ static void prefetch(const struct layer_state *state, uint32_t h)
 {
     if (h >= state->heads)
         return;
+    if (h >= state->heads)
+        return;
     const struct stat_set *set = &state->head[h].stats;
     for (uint32_t at = 0; at < set->size; at += CACHE_LINE)
         __builtin_prefetch(set->bytes + at);
