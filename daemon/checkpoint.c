@@ -296,11 +296,27 @@ static int step_layer(struct run *run, struct stream *stream)
     return code;
 }
 
+/* What the store took, and could not write after all, counts as changed again. */
+static void look_for_losses(struct run *run)
+{
+    struct stats *stats = run->sink->stats;
+    uint64_t losses =
+        stats_get(stats, COUNT_STORE_DROPPED) + stats_get(stats, COUNT_STORE_REPLACED);
+    if (losses != run->store_losses)
+        mark_all_unsaved(run);
+    run->store_losses = losses;
+}
+
 /* Begins where the last round ended; a run without changes has none. */
 bool checkpoint_step(struct run *run)
 {
+    if (run->state == JOB_ENDED) {
+        run->round_goes_on = false;
+        return false;
+    }
     if (!run->round_goes_on) {
-        if (!run->unsaved || run->state == JOB_ENDED)
+        look_for_losses(run);
+        if (!run->unsaved)
             return false;
         run->unsaved = false;
         run->round_goes_on = true;

@@ -656,7 +656,7 @@ int daemon_new(const struct config *config, struct daemon **ret_daemon, char *re
         return -1;
     daemon->config = *config;
     daemon->waiting_last = &daemon->waiting;
-    daemon->started_ns = clock_monotonic_ns();
+    daemon->started_ns = daemon->arrival_ns = clock_monotonic_ns();
     raise_descriptor_limit();
     for (size_t i = 0; i < sizeof openers / sizeof openers[0]; i++) {
         if (openers[i](daemon, reterr) != 0) {

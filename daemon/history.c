@@ -231,6 +231,12 @@ uint64_t column_u64(sqlite3_stmt *statement, int column)
     return (uint64_t)sqlite3_column_int64(statement, column);
 }
 
+unsigned column_choice(sqlite3_stmt *statement, int column, unsigned count)
+{
+    uint64_t choice = column_u64(statement, column);
+    return choice < count ? (unsigned)choice : 0;
+}
+
 const char *column_text(sqlite3_stmt *statement, int column)
 {
     const char *text = (const char *)sqlite3_column_text(statement, column);

@@ -41,7 +41,7 @@ static void read_run(sqlite3_stmt *statement, const char *job, struct found_run 
 {
     const void *bytes = sqlite3_column_blob(statement, 1);
     *run = (struct found_run){.id = column_u64(statement, 0),
-                              .state = (enum job_state)column_u64(statement, 2),
+                              .state = (enum job_state)column_choice(statement, 2, JOB_ENDED + 1),
                               .world = (uint32_t)column_u64(statement, 3),
                               .first_ns = column_u64(statement, 4),
                               .last_ns = column_u64(statement, 5),
@@ -142,9 +142,9 @@ struct found_layer found_layer(sqlite3_stmt *statement)
 {
     return (struct found_layer){
         .id = column_u64(statement, 0),
-        .layer = {(enum stack)column_u64(statement, 1), (uint32_t)column_u64(statement, 2),
-                  (enum site)column_u64(statement, 3)},
-        .heads = (uint32_t)column_u64(statement, 4),
+        .layer = {(enum stack)column_choice(statement, 1, 2), (uint32_t)column_u64(statement, 2),
+                  (enum site)column_choice(statement, 3, 2)},
+        .heads = column_choice(statement, 4, LAYER_HEADS_MAX + 1),
     };
 }
 
@@ -222,7 +222,7 @@ static int open_tracks(struct query *query, const struct found_layer *layer,
 static struct found_track read_track(sqlite3_stmt *statement)
 {
     return (struct found_track){column_u64(statement, 0),
-                                {(enum window_unit)column_u64(statement, 1),
+                                {(enum window_unit)column_choice(statement, 1, WINDOW_SECOND + 1),
                                  column_u64(statement, 2), column_u64(statement, 3)}};
 }
 

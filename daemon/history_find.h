@@ -16,10 +16,13 @@ struct found_run {
     uint64_t first_ns, last_ns, epoch, step;
 };
 
+/* As many as limits.heads allows at most. */
+#define LAYER_HEADS_MAX 65536
+
 struct found_layer {
     uint64_t id;
     struct layer_id layer;
-    uint32_t heads;
+    uint32_t heads; /* at most LAYER_HEADS_MAX; 0 for what a damaged database says */
 };
 
 struct found_track {

@@ -20,7 +20,8 @@ static void put_one_run(struct query *query, sqlite3_stmt *statement)
     mpk_put_map(query->result, 8);
     put_text(query, "job", column_text(statement, 0));
     put_text(query, "run", hex);
-    put_text(query, "state", job_state_name((enum job_state)column_u64(statement, 2)));
+    put_text(query, "state",
+             job_state_name((enum job_state)column_choice(statement, 2, JOB_ENDED + 1)));
     put_u64(query, "world", column_u64(statement, 3));
     put_u64(query, "first_ns", column_u64(statement, 4));
     put_u64(query, "last_ns", column_u64(statement, 5));
@@ -48,7 +49,7 @@ int history_runs(struct query *query)
 static void put_track_of_layer(struct query *query, sqlite3_stmt *statement)
 {
     struct found_track track = {0,
-                                {(enum window_unit)column_u64(statement, 0),
+                                {(enum window_unit)column_choice(statement, 0, WINDOW_SECOND + 1),
                                  column_u64(statement, 1), column_u64(statement, 2)}};
     mpk_put_map(query->result, 6);
     put_track(query, &track);

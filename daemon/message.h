@@ -20,7 +20,6 @@
 
 struct measured;
 struct run;
-struct window_part;
 struct work;
 
 struct message {
@@ -46,9 +45,10 @@ struct message {
     int code;                        /* why it has none, or is refused */
     bool finished;                   /* no work is left to do: it can be taken in its turn */
     bool detached; /* tier weights: taken in its turn, before its numbers were there */
-    struct window_part *held[1 + CONFIG_WINDOWS_MAX]; /* of it, by track: wait for the numbers */
-    struct message *next;                             /* waiting for room in the pool's queue */
-    struct message *queued_next;                      /* of its run, in the order of arrival */
+    uint64_t held[1 + CONFIG_WINDOWS_MAX]; /* of it: by track, 1 + index of the part that waits for
+                                              the numbers; 0 = none */
+    struct message *next;                  /* waiting for room in the pool's queue */
+    struct message *queued_next;           /* of its run, in the order of arrival */
 };
 
 /* A refused message, for the counters of its job. */

@@ -366,7 +366,7 @@ int registry_flush(struct registry *registry, const char *job)
 static void count_flushing(void *data, struct run *run)
 {
     uint32_t *count = data;
-    *count += run->flush_left > 0;
+    *count += run->flushing;
 }
 
 uint32_t registry_flushing(const struct registry *registry)

@@ -71,7 +71,7 @@ static int read_tally(const msgpack_object *map, const char *key, struct tally *
     const uint8_t *bytes;
     size_t size;
     int code = stored_bytes(map, key, &bytes, &size);
-    if (!code)
+    if (!code && size > 0)
         memcpy(tally, bytes, size < sizeof *tally ? size : sizeof *tally);
     return code;
 }
@@ -428,11 +428,52 @@ static void adopt(struct restore *restore)
         run_free(&run);
 }
 
+/* All tracks know the same ranks by the same index: one that is new is told of them. */
+static int share_ranks(struct restore *restore, const struct window *from, struct window *to)
+{
+    int code = 0;
+    for (uint32_t i = 0; i < from->rank_count && !code; i++) {
+        uint32_t index;
+        code =
+            window_rank(to, from->ranks[i].rank, from->world, UINT32_MAX, restore->now_ns, &index);
+        if (!code && index != i)
+            code = ERR_STORE_FORMAT;
+        if (!code)
+            to->ranks[i].bye = from->ranks[i].bye;
+    }
+    return code || to->rank_count == from->rank_count ? code : ERR_STORE_FORMAT;
+}
+
+static int settle_ranks(struct restore *restore)
+{
+    struct run *run = restore->run;
+    uint32_t known = 0;
+    int code = 0;
+    while (known + 1 < run->track_count && !restore->has_track[known])
+        known++;
+    for (uint32_t t = 0; t < run->track_count && !code; t++)
+        if (t != known)
+            code = share_ranks(restore, &run->tracks[known].window, &run->tracks[t].window);
+    return code;
+}
+
+static void say_unreadable(const struct restore *restore, const char *key, int code)
+{
+    log_event(LOG_WARNING, "checkpoint_unreadable", LOG_STR("job", restore->job),
+              LOG_STR("key", key), LOG_STR("reason", err_text(code)));
+}
+
 static void settle_run(struct restore *restore)
 {
     struct run *run = restore->run;
     if (!run)
         return;
+    int code = settle_ranks(restore);
+    if (code) {
+        say_unreadable(restore, "about", code);
+        run_free(&restore->run);
+        return;
+    }
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
         settle_stream(restore, stream);
     for (uint32_t t = 0; t < run->track_count; t++)
@@ -440,12 +481,6 @@ static void settle_run(struct restore *restore)
     run->judged = run_counts(run);
     run->dirty = true;
     adopt(restore);
-}
-
-static void say_unreadable(const struct restore *restore, const char *key, int code)
-{
-    log_event(LOG_WARNING, "checkpoint_unreadable", LOG_STR("job", restore->job),
-              LOG_STR("key", key), LOG_STR("reason", err_text(code)));
 }
 
 /* Its first value, which must be `about`: without it the others mean nothing. */

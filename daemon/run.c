@@ -125,7 +125,11 @@ static int settle_heads(struct run *run, struct stream *stream, uint32_t heads)
 {
     if (stream->measured && stream->heads != heads)
         return ERR_HEADS_CHANGED;
-    run->dirty = run->dirty || stream->heads != heads;
+    if (stream->heads != heads) {
+        run->dirty = true;
+        free(stream->spectrum_next); /* was of another number of heads */
+        stream->spectrum_next = NULL;
+    }
     stream->heads = heads;
     stream->measured = true;
     return 0;
@@ -178,7 +182,7 @@ static bool wants_map(const struct run *run, const struct message *message)
     const struct track *track = &run->tracks[0];
     struct stream *stream = stream_find(run->streams, message->header.layer);
     uint64_t part = unit_in(track, message) / track->window.rule.part;
-    if (!run->config->history_maps || !run->sink->store)
+    if (!run->config->history_maps || !run->sink->store || message->header.type == MESSAGE_WEIGHTS)
         return false;
     bool first = !stream || stream->mapped_part != part + 1;
     if (stream)
@@ -318,9 +322,10 @@ static void mark_unsaved(struct run *run, struct stream *stream)
 static void hold(struct message *message, const struct placed *placed)
 {
     for (int t = 0; t < TRACKS_MAX; t++) {
-        message->held[t] = placed->part[t];
-        if (placed->part[t])
-            placed->part[t]->held++;
+        if (!placed->part[t])
+            continue;
+        message->held[t] = placed->part[t]->index + 1;
+        placed->part[t]->held++;
     }
 }
 
@@ -462,10 +467,12 @@ static void pop(struct run *run)
     run->queued--;
 }
 
-static void count_for_flush(struct run *run)
+static void end_flush(struct run *run)
 {
-    if (run->flush_left > 0 && --run->flush_left == 0)
-        closing_show(run);
+    if (!run->flushing || run->taken < run->flush_arrival || run->flush_detached > 0)
+        return;
+    run->flushing = false;
+    closing_show(run);
 }
 
 /* Nothing of tier weights is pooled, so it may come later. If it is refused now that is told when
@@ -476,6 +483,7 @@ static void detach(struct run *run, struct message *message)
     message->detached = true;
     run->detached++;
     message->code = take(run, message);
+    run->flush_detached += message->arrival <= run->flush_arrival;
 }
 
 struct message *run_take(struct run *run)
@@ -487,23 +495,38 @@ struct message *run_take(struct run *run)
         return NULL;
     pop(run);
     message->code = take(run, message);
-    count_for_flush(run);
+    end_flush(run);
     closing_settle(run, message->received_ns);
     return message;
+}
+
+/* The part that waited for the numbers; the newest when that could not wait so long. */
+static struct window_part *part_for(struct window *window, uint64_t index)
+{
+    struct window_part *newest = NULL;
+    for (struct window_part *part = window->open; part; part = part->next) {
+        newest = part;
+        if (part->index == index) {
+            part->held--;
+            return part;
+        }
+    }
+    return newest;
 }
 
 /* Lets the parts go, and finds where the numbers belong. */
 static int find_held(struct run *run, const struct stream *stream, struct message *message,
                      struct placed *placed)
 {
-    int code = 0;
+    int code = ERR_LATE;
     for (uint32_t t = 0; t < run->track_count; t++) {
-        placed->part[t] = message->held[t];
-        if (!placed->part[t])
+        if (!message->held[t])
             continue;
-        placed->part[t]->held--;
-        if (!code)
+        placed->part[t] = part_for(&run->tracks[t].window, message->held[t] - 1);
+        if (placed->part[t])
             code = track_state(&run->tracks[t], placed->part[t], stream, &placed->state[t]);
+        if (code && code != ERR_LATE)
+            return code;
     }
     return code;
 }
@@ -530,9 +553,10 @@ void run_join(struct run *run, struct message *message, uint64_t now_ns)
     for (int t = 0; t < TRACKS_MAX; t++)
         taken = taken || message->held[t];
     run->detached--;
+    run->flush_detached -= message->arrival <= run->flush_arrival;
     if (taken)
         join_numbers(run, message);
-    count_for_flush(run);
+    end_flush(run);
     closing_settle(run, time_of(run, now_ns));
 }
 
@@ -564,10 +588,11 @@ void run_refused(struct run *run, int code)
 
 bool run_flush(struct run *run)
 {
-    run->flush_left = run->queued + run->detached;
-    if (run->flush_left == 0)
-        closing_show(run);
-    return run->flush_left > 0;
+    run->flushing = true;
+    run->flush_arrival = run->taken + run->queued;
+    run->flush_detached = run->detached;
+    end_flush(run);
+    return run->flushing;
 }
 
 /* Time */

@@ -60,10 +60,13 @@ struct run {
     uint64_t taken;       /* messages: their order for the states */
     struct message *queue, **queue_last; /* received and not taken, oldest first */
     uint32_t queued;
-    uint32_t detached;   /* taken, and still computed: tier weights */
-    uint32_t flush_left; /* show the windows once so many of the queue are taken */
+    uint32_t detached;       /* taken, and still computed: tier weights */
+    bool flushing;           /* show the windows once all up to flush_arrival are taken, */
+    uint64_t flush_arrival;  /* and joined if they were taken unfinished */
+    uint32_t flush_detached; /* so many of those are still computed */
     /* the round of checkpoints that is going on, see checkpoint.h */
     struct store_batch *saving; /* what the steps have collected */
+    uint64_t store_losses;      /* of the store, when a round last began */
     uint64_t saving_bytes;
     int saving_code; /* why it cannot be submitted */
     bool in_round, round_goes_on;

@@ -83,6 +83,8 @@ int state_table_get(struct state_table *table, uint32_t index, uint32_t heads,
     struct entry *entry = &table->entries[index];
     if (!entry->state)
         code = add(table, entry, heads);
+    else if (entry->state->heads != heads)
+        code = ERR_HEADS_CHANGED; /* what was restored does not fit the layer */
     if (!code)
         *ret_state = entry->state;
     return code;

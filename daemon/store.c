@@ -487,7 +487,8 @@ static int each_kept(const struct sql *sql,
         const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
         const char *key = (const char *)sqlite3_column_text(row, 2);
         size_t size = (size_t)sqlite3_column_bytes(row, 3);
-        if (job && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES)
+        bool named = job && job_name_valid(job, strlen(job));
+        if (named && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES)
             visit(data, job, run, key, value, size);
     }
     query_end(&query);

@@ -287,10 +287,19 @@ static enum verdict judge_ranks(const struct window *window, const struct window
                : KEEP_OPEN;
 }
 
+/* More than anybody should wait for. */
+static bool has_many_open(const struct window *window)
+{
+    uint32_t count = 0;
+    for (const struct window_part *part = window->open; part; part = part->next)
+        count++;
+    return count > WINDOW_OPEN_MAX;
+}
+
 static enum verdict judge(const struct window *window, const struct window_part *part,
                           uint64_t now_ns)
 {
-    if (part->held > 0)
+    if (part->held > 0 && !has_many_open(window))
         return KEEP_OPEN;
     if (window->rule.unit == WINDOW_SECOND && clock_passed(window, part, now_ns))
         return CLOSE;

@@ -51,7 +51,7 @@ struct window_part {
     uint64_t last_ns;  /* last arrival, or when it was opened */
     uint64_t arrivals; /* messages that arrived for it */
     uint64_t shown;    /* arrivals when it was last shown as quiet */
-    uint64_t held;     /* numbers on their way that it must not be closed without */
+    uint64_t held;     /* numbers on their way that it should not be closed without */
     bool overdue;      /* somebody is too far ahead of it */
     bool closed;
     bool cut; /* closed before all ranks had completed it */

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import sqlite3
 import subprocess
 
 import numpy as np
@@ -272,4 +273,35 @@ def test_without_a_history_what_is_asked_of_it_says_so():
     assert attnd.stats()["history"]["path"] is None
     code, out, err = attnctl(attnd, "history", "gpt")
     assert code == 1 and "history.enabled" in err
+    attnd.close()
+
+
+def test_a_run_that_comes_back_with_fewer_heads_can_be_compared():
+    attnd = Attnd("metrics.spectrum=false")
+    run = bytes(range(16))
+    train(attnd, run=run, heads=8)
+    assert attnd.stop() == 0
+    attnd.start()
+    train(attnd, run=run, heads=2, epochs=2)
+    train(attnd, job="other", heads=2)
+    wait_until(lambda: len(attnd.call("runs")["runs"]) == 2, "both runs")
+    answer = attnd.call("compare", job="gpt", job_b="other")
+    assert {head["head"] for head in answer["heads"]} == {0, 1}
+    attnd.close()
+
+
+def test_what_a_damaged_database_says_breaks_nothing():
+    attnd = Attnd()
+    train(attnd)
+    assert attnd.stop() == 0
+    with sqlite3.connect(attnd.history_path) as database:
+        database.execute("UPDATE runs SET state = 1000000")
+        database.execute("UPDATE layers SET stack = 77, site = 1000000, heads = 4000000000")
+    attnd.start()
+    for method in "runs", "windows", "history", "compare", "alerts":
+        try:
+            attnd.call(method, job="gpt")
+        except RuntimeError:
+            pass  # refused
+    assert attnd.call("ping")
     attnd.close()

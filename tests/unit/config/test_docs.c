@@ -72,6 +72,7 @@ static void test_the_default_file_changes_nothing(void **state)
     path_of("attnd.yaml", path);
     assert_int_equal(config_load(&config, path, error), 0);
     assert_same_config(&config, &expected);
+    config_clear(&config);
 }
 
 /* Where a table begins and ends in the README. */

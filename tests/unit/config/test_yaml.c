@@ -54,6 +54,7 @@ static void test_what_is_printed_loads_to_the_same(void **state)
     char *text = printed(&config);
     struct config again = loaded(text);
     assert_same_config(&again, &config);
+    config_clear(&again);
     free(text);
 }
 
