@@ -87,6 +87,9 @@ static const char version_1[] =
     "  since_epoch INTEGER NOT NULL, since_step INTEGER NOT NULL, message TEXT NOT NULL,"
     "  stored INTEGER NOT NULL);"
     "CREATE INDEX alerts_run ON alerts(run_id, alert_id);"
+    /* The same event that comes again, when a run is replayed, is the one that is there. */
+    "CREATE UNIQUE INDEX alerts_once ON alerts(run_id, rule, state, epoch, step,"
+    "  ifnull(stack, -1), ifnull(layer, -1), ifnull(site, -1), head);"
 
     /* Values that runs keep for themselves: checkpoints. */
     "CREATE TABLE kept("

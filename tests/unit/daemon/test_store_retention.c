@@ -44,7 +44,8 @@ static void add_map_and_alert(struct fixture *fixture, uint64_t last)
                             .rows = 1,
                             .columns = 1,
                             .values = &value};
-    struct alert_result alert = {.rule = "r", .metric = "m", .message = "", .head = -1};
+    struct alert_result alert = {
+        .common = {.epoch = last}, .rule = "r", .metric = "m", .message = "", .head = -1};
     struct store_batch *batch = batch_of(7, last);
     assert_int_equal(batch_map(batch, &map), 0);
     assert_int_equal(batch_alert(batch, &alert), 0);
