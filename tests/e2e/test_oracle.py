@@ -12,7 +12,7 @@ from harness import SANITIZED, Attnd, Reader, Trainer, wait_until
 from oracle import TOLERANCES, Sent, TossUp, Track, check_summary, measure, pool, random_message
 
 FIRST = int(os.environ.get("ORACLE_FIRST", "0"))
-CASES = int(os.environ.get("ORACLE_CASES", "3" if SANITIZED else "8"))
+CASES = int(os.environ.get("ORACLE_CASES", "2" if SANITIZED else "6"))
 SECONDS = Track("second", 1, 1)
 SETTLE_EVERY = 5  # steps: less than the parts of windows that may be open at once, whatever one socket is ahead
 
