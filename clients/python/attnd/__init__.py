@@ -21,6 +21,10 @@ _HOME = {
     "ControlError": "control",
     "watch": "capture",
     "Watch": "capture",
+    "publish_attention": "manual",
+    "publish_qk": "manual",
+    "publish_weights": "manual",
+    "repeated_tokens": "probe",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -1,126 +1,165 @@
 # SPDX-License-Identifier: MIT
-"""capture: `attnd.watch`, which attaches to a PyTorch model in one line.
+"""capture: `attnd.watch`, which attaches to the training of a PyTorch model in one line.
 
     with attnd.watch(model, job="gpt-small"):
         train()
 
-Every torch.nn.MultiheadAttention of the model gets its `forward` wrapped, as an instance attribute, and gets it
-back on close. A call of the wrapped forward goes straight to the original, with the caller's own arguments,
-unless all of this holds: the module is training, the step is sampled, somebody is subscribed to this very
-layer, the daemon is not stalled, and the call is not a recomputation (activation checkpointing), not being
-compiled, traced or run in a forked child. Only then the original is asked for the weights of every head; they
-are published, and the caller gets what it asked for.
+Between captured steps nothing of attnd is in the model's way: no wrapper, no hook of a layer, no mode. At the end of
+each step it is decided whether the next one is captured: somebody is subscribed, and the plan says so. Then a spy
+(spy.py) is installed for that one step. It copies what the plan wants (calls.py); the sender thread does the rest.
 
-What runs here must not hurt the training: our own errors are logged once and swallowed. If the original raises
-while asked for weights, it is asked again with the caller's arguments, so that what is raised is the user's own.
+A step ends with `w.step()`, or with the step() of an optimizer that holds parameters of the model, which is noticed by
+itself (torch 2). When neither is ever seen, every forward of the model in training counts as one; so it is
+before the first, and in torch 1.13, until `w.step()` is called.
 
-Steps. With `w.step()` after each optimizer step the job says what a step is. Until its first call every forward
-of the watched model in training mode counts as one.
+A forward counts when the model is in training mode or gradients are on; others (validation) only with
+`evaluation=True`. What runs here must not hurt the training: our own errors are logged once and swallowed.
 
-What differs while a layer is captured: torch computes the weights explicitly instead of by a fused kernel, so
-values agree to rounding; with dropout on an accelerator another random mask may be drawn.
-Not captured: modules that compute attention by other means (F.scaled_dot_product_attention, flash attention),
-torch.compile'd code, torch.nn.DataParallel over several devices.
+Captured steps of compiled models run eagerly, so they differ from the others by rounding; without torch.compile a
+captured step computes the same bits.
 """
 from __future__ import annotations
 
-import copy
-import hashlib
-import inspect
 import logging
-import os
-import types
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+import sys
+import time
+import weakref
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 import torch
 
-from . import masks, wire
+from . import wire
+from .calls import Context, Cut, Seen, Slice, cut, heads_of
+from .devices import HostCopy
 from .layers import name_layers
-from .publisher import DEFAULT_QUEUE_BYTES, Publisher
+from .probe import Probe, run_quietly
+from .publisher import DEFAULT_QUEUE_BYTES, Captured, Publisher
+from .ranks import rank_and_world, shared_run
+from .spy import Spy, clean_path
 
 log = logging.getLogger("attnd")
 
-RUN_WAIT_S = 10.0  # how long a rank waits for rank 0 to name the run
+FORWARDS_PER_STEP = 64  # without the end of a step in so many forwards, forwards are steps
+ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
 
 
-def watch(model: "torch.nn.Module", job: str, endpoint: str = wire.INGEST_ENDPOINT, *, every: int = 1,
-          stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence]] = None,
-          rank: Optional[int] = None, world: Optional[int] = None, wait: float = 2.0,
+def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT, *, every: Optional[int] = None,
+          samples: Optional[int] = None, rows: Optional[int] = None, optimizer: Any = None, steps: str = "auto",
+          stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
+          rank: Optional[int] = None, world: Optional[int] = None,
+          tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: bool = False,
+          probe: Any = None, probe_every: int = 0, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
-          publisher: Optional[Publisher] = None, **options: Any) -> "Watch":
+          publisher: Optional[Publisher] = None, passive: bool = False, **options: Any) -> "Watch":
     """Captures and publishes the attention of `model` while it trains, until the result is closed.
 
-    model        any torch.nn.Module; its torch.nn.MultiheadAttention modules are watched
+    model        any torch.nn.Module, compiled, wrapped (DDP, FSDP) or neither
     job          the job's name: 1 to 128 of A-Z a-z 0-9 . _ -
     endpoint     where the daemon listens
-    every        publish every n-th step only, n >= 1
+    every        capture every n-th step; samples: of each batch, 0 = all; rows: query rows per call, 0 = all. They
+                 go before the daemon's default plan (every 50th step, 1 sample, all rows), and a plan that is made
+                 for the job (attnctl plan set, or the daemon's config) before them
+    optimizer    whose step() ends a step; default: any that holds parameters of the model
+    steps        'auto', or 'manual': only w.step() ends one
     stack        'encoder' or 'decoder' for all layers, when their paths do not tell
     layers       {module path: (stack, layer, site)} for those that should be named otherwise; see layers.py
     rank, world  default: torch.distributed if initialised, else the environment's RANK and WORLD_SIZE
+    tensor_parallel   (index, size) when this process computes the index-th of `size` slices of every layer's heads
+    evaluation   capture forwards in eval mode without gradients too
+    tokens       publish the token numbers of the model's input along: `induction` and `duplicate_token` need them
+    probe        inputs of the model, a tensor, tuple or dict: run without gradients after every `probe_every` steps and
+                 published as job "<job>.probe"; see Watch.probe
+    first_step, first_epoch   where a resumed training goes on
     wait         seconds to wait, once and now, for the daemon's subscription; without one the job just goes on
     queue_bytes, run, options   as for Publisher
     publisher    use this one instead of an own; it stays open on close
+    passive      capture nothing but what Watch.probe runs
 
-    Returns a context manager with step(), epoch_end(), stats() and close(). ValueError for bad arguments, now;
-    nothing is raised later.
+    Returns a context manager with step(), epoch_end(), probe(), stats() and close(). ValueError for bad arguments,
+    now; nothing is raised later.
     """
-    every = wire.check_int("every", every, minimum=1)
-    modules = _attention_modules(model)
-    names = name_layers(list(modules), layers, stack)
+    own_plan = _own_plan(every=every, samples=samples, rows=rows)
+    share = _share(tensor_parallel)
+    if steps not in ("auto", "manual"):
+        raise ValueError(f"steps = {steps!r}: must be 'auto' or 'manual'")
+    root = _innermost(model)
+    _check_names(root, layers, stack)
+    probe_every = wire.check_int("probe_every", probe_every)
+    position = wire.check_int("first_epoch", first_epoch), wire.check_int("first_step", first_step)
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
     own = publisher is None
-    if own:
-        rank, world = _rank_and_world(rank, world)
+    if publisher is None:
+        rank, world = rank_and_world(rank, world)
         publisher = Publisher(job, endpoint, rank, world, queue_bytes,
-                              run=run if run is not None else _shared_run(rank, world), **options)
+                              run=run if run is not None else shared_run(rank, world), **options)
     elif publisher.job != job:
         raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
     if wait > 0:
         publisher.wait_for_subscriber(wait)
-    publisher.hello([(*names[path], module.num_heads) for path, module in modules.items()])
-    return Watch(model, {names[path]: module for path, module in modules.items()}, publisher, own, every)
+    made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens)
+    if passive:
+        return made
+    made.follow_steps(optimizer, steps)
+    if probe is not None:
+        made.follow_probe(probe, probe_every, endpoint)
+    _open.append(made)
+    made.rearm()
+    return made
+
+
+_open: List["Watch"] = []  # the innermost last
 
 
 class Watch:
     """A watched model. Made by watch(); used from the training thread."""
 
-    def __init__(self, model: "torch.nn.Module", modules: Dict[wire.Layer, "torch.nn.Module"],
-                 publisher: Publisher, own_publisher: bool, every: int):
+    def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, int],
+                 share: Slice, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: bool):
         self.publisher = publisher
+        self._root = root
         self._own_publisher = own_publisher
-        self._every = every
-        self._epoch = 0
-        self._step = 0
-        self._explicit_steps = False
+        self._own_plan = own_plan
+        self._share = share
+        self._names = names
+        self._epoch, self._step = position
+        self._first_step = self._step
+        self._evaluation = evaluation
+        self._tokens = _Tokens(root) if tokens else None
+        self._stepped = False  # somebody has said when a step ends
         self._forwards = 0
-        self.depth = 0  # of the watched model's forward calls under way
+        self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
+        self._pending: List[Tuple[str, int, int, List[Cut]]] = []
+        self._told_unseen = False
         self._closed = False
         self._warned = False
-        self._wrappers: List[_Wrapper] = [
-            _AttentionWrapper(module, self, layer) for layer, module in modules.items()]
-        # Last, so that a model that is itself an attention counts its steps before it captures.
-        self._wrappers.append(_RootWrapper(model, self))
+        self._alive_at = time.monotonic()
+        self._handles: List[Any] = []
+        self._probe: Optional[Probe] = None
+        self._spy = Spy(root, self)
+        publisher.hello([])
 
     @property
     def layers(self) -> List[wire.Layer]:
-        """The watched layers as (stack, layer, site), in the model's order."""
-        return [w.layer for w in self._wrappers if isinstance(w, _AttentionWrapper)]
+        """The attentions seen so far as (stack, layer, site), in the order in which they run."""
+        return list(self._names.layers.values())
 
     @property
     def epoch(self) -> int:
-        """The epoch that messages carry, counted from 0 by epoch_end()."""
+        """The epoch that messages carry, counted by epoch_end()."""
         return self._epoch
 
     @property
     def current_step(self) -> int:
-        """The step that messages carry, counted from 0 over all epochs."""
+        """The step that messages carry, counted over all epochs."""
         return self._step
 
     def step(self) -> None:
         """One training step is done. From the first call on, only these calls count."""
-        if not self._explicit_steps:
-            self._explicit_steps = True
-            self._step = 0  # whatever the forwards of the first step had counted
-        self._step += 1
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._end_step()
 
     def epoch_end(self) -> None:
         """One epoch is done: tells the daemon, and counts on."""
@@ -129,21 +168,51 @@ class Watch:
         try:
             self.publisher.epoch_end(self._epoch, self._step)
         except Exception:
-            self.warn("the end of an epoch could not be published")
+            self.failed("the end of an epoch could not be published")
         self._epoch += 1
+
+    def probe(self, *args: Any, **kwargs: Any) -> None:
+        """Runs model(*args, **kwargs) once, now, in eval mode, without gradients and with the random numbers of the
+        training left alone, and publishes what is seen as it does in training, under the job's own name. Ranks of
+        a sharded model have to call it together."""
+        if self._closed:
+            return
+        evaluation, self._evaluation = self._evaluation, True
+        installed = self._spy.installed
+        try:
+            if not installed:
+                self._spy.install()
+            run_quietly(self._root, args, kwargs)
+        except Exception:
+            self.failed("the probe could not be run")
+        finally:
+            self._evaluation = evaluation
+            if not installed:
+                self._spy.remove()
+
+    def place(self, epoch: int, step: int) -> None:
+        """Says where the training is, for what is captured next."""
+        self._epoch, self._step, self._passes = epoch, step, {}
 
     def stats(self) -> Dict[str, Any]:
         """The publisher's counters; see Publisher.stats."""
         return self.publisher.stats()
 
     def close(self) -> None:
-        """Gives every module its own forward back and, unless the publisher was given, closes it (bounded by
-        its linger time). Idempotent."""
+        """Takes everything out of the model and, unless the publisher was given, closes it (bounded by its linger
+        time). Idempotent."""
         if self._closed:
             return
         self._closed = True
-        for wrapper in reversed(self._wrappers):
-            wrapper.remove()
+        self._spy.remove()
+        for handle in self._handles:
+            handle.remove()
+        if self._tokens is not None:
+            self._tokens.close()
+        if self._probe is not None:
+            self._probe.close()
+        if self in _open:
+            _open.remove(self)
         if self._own_publisher:
             self.publisher.close()
 
@@ -153,300 +222,349 @@ class Watch:
     def __exit__(self, *exc: Any) -> None:
         self.close()
 
-    # Called by the wrappers.
+    # --------------------------------------------------------------------------------- when a step ends
 
-    def begin_forward(self) -> None:
-        """The watched model's forward begins, in training mode."""
+    def follow_steps(self, optimizer: Any, steps: str) -> None:
+        """Notices by itself when a step ends; called once, by watch()."""
+        if steps == "manual":
+            return
+        self._handles.append(self._root.register_forward_hook(_ForwardHook(self)))
+        if optimizer is not None and hasattr(optimizer, "register_step_post_hook"):
+            self._handles.append(optimizer.register_step_post_hook(_OptimizerHook(self, None)))
+        elif optimizer is None and _register_optimizer_hook is not None:
+            self._handles.append(_register_optimizer_hook(_OptimizerHook(self, self._root)))
+
+    def follow_probe(self, inputs: Any, every: int, endpoint: str) -> None:
+        """Runs a probe every so many steps; called once, by watch()."""
+        self._probe = Probe(self._root, inputs, every, self, endpoint)
+
+    def optimizer_stepped(self) -> None:
+        """An optimizer of the model has stepped."""
+        self._end_step()
+
+    def forward_done(self, module: torch.nn.Module) -> None:
+        """The model's forward is done: the end of a step, when nobody else says where steps end."""
+        if self._closed or self._stepped or not (module.training or torch.is_grad_enabled() or self._evaluation):
+            return
+        self._forwards += 1
+        if self._forwards > FORWARDS_PER_STEP or _register_optimizer_hook is None or not torch.is_grad_enabled():
+            self._advance()
+
+    def _end_step(self) -> None:
         if self._closed:
             return
-        if not self._explicit_steps:
-            self._step = self._forwards
-        self._forwards += 1
+        if not self._stepped:
+            self._stepped = True
+            self._step = self._first_step  # whatever the forwards of the first step had counted
+        self._advance()
 
-    def samples(self, layer: wire.Layer) -> bool:
-        """Whether this call of the layer is to be captured."""
-        return (not self._closed and self._step % self._every == 0 and self.publisher.wanted(*layer)
-                and not self._recomputing() and not self.publisher.give_up(*layer))
+    def _advance(self) -> None:
+        self._step += 1
+        self._passes = {}
+        try:
+            if self._probe is not None:
+                self._probe.after_step(self._step)
+            self._say_alive()
+            self.rearm()
+        except Exception:
+            self.failed("a step could not be watched")
 
-    def _recomputing(self) -> bool:
-        """Whether a backward pass runs this call again (activation checkpointing)."""
-        if _graph_task_id is not None:
-            return _graph_task_id() != -1
-        # torch 1.13 cannot tell: there, what runs outside the model's forward is taken as repeated.
-        return self._forwards > 0 and self.depth == 0
+    def rearm(self) -> None:
+        """Installs or removes the spy, by whether the step that begins now is to be captured."""
+        wanted = not self._closed and self.publisher.plan_with(self._own_plan).takes_step(self._step) \
+            and self.publisher.listened_to and self._may_run() and not self._gives_up()
+        if wanted and not self._spy.installed:
+            self._spy.install()
+        elif not wanted and self._spy.installed:
+            self._spy.remove()
 
-    def publish(self, layer: wire.Layer, module: "torch.nn.Module", weights: "torch.Tensor",
-                seen: masks.Visibility) -> None:
-        """Publishes weights [B,H,Tq,Tk] of one call."""
-        self.publisher.publish_attention(
-            weights, stack=layer[0], layer=layer[1], site=layer[2], epoch=self._epoch, step=self._step,
-            dropout=bool(module.dropout > 0), **seen._asdict())
+    def _gives_up(self) -> bool:
+        """Whether the daemon takes nothing any more: then what would be captured is counted as dropped."""
+        return any([self.publisher.give_up(*layer) for layer in self._names.layers.values()]) \
+            or self.publisher.stalled
 
-    def warn(self, what: str) -> None:
+    def _may_run(self) -> bool:
+        """Whether the model may run eagerly: a compiled flex attention would make all logits then."""
+        if self._names.flex is None:
+            self._names.flex = _compiled_flex(self._root)
+            if self._names.flex:
+                log.warning("job %s: the model is compiled and uses flex attention, which takes too much memory when it "
+                            "runs eagerly; nothing is captured. Use attnd.publish_qk.", self.publisher.job)
+        return not self._names.flex
+
+    def _say_alive(self) -> None:
+        now = time.monotonic()
+        if now - self._alive_at >= ALIVE_EVERY_S:
+            self._alive_at = now
+            self.publisher.hello(self._names.described(), self._epoch, self._step)
+
+    # ---------------------------------------------------------------------------------- what the spy sees
+
+    def begins(self, module: torch.nn.Module) -> bool:
+        """See spy.Watcher."""
+        return not self._closed and (module.training or torch.is_grad_enabled() or self._evaluation)
+
+    def saw(self, path: str, call: int, seen: Seen) -> None:
+        """See spy.Watcher. What has no name yet is kept until the forward ends."""
+        try:
+            path = f"{path}#{call}" if call else path
+            layer = self._names.layers.get(path)
+            plan = self.publisher.plan_with(self._own_plan)
+            if layer is not None and not (plan.takes_layer(layer) and self.publisher.wanted(*layer)):
+                return
+            microbatch = self._passes.get(path, 0)
+            self._passes[path] = microbatch + 1
+            context = Context(microbatch, self._tokens.copy() if self._tokens is not None else None)
+            heads = heads_of(seen) * self._share.size
+            cuts = cut(seen, plan, self._step, self._share, context)
+            if layer is not None:
+                self._publish(layer, cuts)
+            else:
+                self._pending.append((path, heads, self._step, cuts))
+        except Exception:
+            self.failed(f"the attention of {path or 'the model'} could not be captured")
+
+    def ends(self, unseen: Sequence[str]) -> None:
+        """See spy.Watcher. Names what is new, and publishes it."""
+        try:
+            pending, self._pending = self._pending, []
+            if pending and self._names.add([(path, heads) for path, heads, _, _ in pending]):
+                self.publisher.hello(self._names.described(), self._epoch, self._step)
+            for path, _, _, cuts in pending:
+                layer = self._names.layers[path]
+                if self.publisher.plan_with(self._own_plan).takes_layer(layer) and self.publisher.wanted(*layer):
+                    self._publish(layer, cuts)
+            self._tell_unseen(unseen)
+        except Exception:
+            self.failed("a forward could not be captured")
+
+    def failed(self, what: str) -> None:
         """Logs with the current exception, the first time only."""
         if not self._warned:
             self._warned = True
             log.warning("job %s: %s; training goes on, further failures are not logged", self.publisher.job,
                         what, exc_info=True)
 
+    def _publish(self, layer: wire.Layer, cuts: Sequence[Cut]) -> None:
+        for part in cuts:
+            self.publisher.publish_later(layer, self._epoch, self._step, part.nbytes, _maker(part, layer))
 
-# ---------------------------------------------------------------------------------------- the wrappers
-
-class _Wrapper:
-    """Stands in for module.forward. A copy or pickle of the module gets the module's own forward, not ours:
-    it must neither run with the original's parameters nor carry our sockets."""
-
-    def __init__(self, module: "torch.nn.Module", owner: Watch):
-        self.module = module
-        self.owner = owner
-        self.had_own = "forward" in module.__dict__  # somebody wrapped it before us
-        self.original: Callable = module.forward
-        module.__dict__["forward"] = self
-
-    def remove(self) -> None:
-        """Undoes the constructor. If somebody wrapped us since, we stay, and only pass calls on."""
-        if self.module.__dict__.get("forward") is not self:
+    def _tell_unseen(self, unseen: Sequence[str]) -> None:
+        if self._told_unseen or (self._names.layers and not unseen):
             return
-        if self.had_own:
-            self.module.__dict__["forward"] = self.original
+        self._told_unseen = True
+        if unseen:
+            log.warning("job %s: what %s does cannot be seen (%s%s): not scaled_dot_product_attention, "
+                        "multi_head_attention_forward or a softmax. Publish its queries and keys with attnd.publish_qk.",
+                        self.publisher.job, unseen[0], type(self._module_at(unseen[0])).__name__,
+                        f", and {len(unseen) - 1} more modules" if len(unseen) > 1 else "")
         else:
-            del self.module.__dict__["forward"]
+            log.warning("job %s: no attention was seen in a forward of the model; attnd.publish_qk and "
+                        "attnd.publish_attention publish what is computed by other means", self.publisher.job)
 
-    def __deepcopy__(self, memo: Dict[int, Any]) -> Any:
-        copied = memo.get(id(self.module))
-        if copied is None or self.had_own:
-            return copy.deepcopy(self.original, memo)
-        return types.MethodType(type(copied).forward, copied)
+    def _module_at(self, path: str) -> Any:
+        return next((module for name, module in self._root.named_modules() if clean_path(name) == path), None)
 
-    def __reduce__(self) -> Tuple[Any, ...]:
-        if self.had_own:
-            return _same, (self.original,)
-        return getattr, (self.module, "forward")  # looked up before the copy has any attribute of its own
+    # ------------------------------------------------------------------------------------ for manual.py
 
+    def running(self) -> Optional[str]:
+        """The path of the module whose forward runs now, when that is followed."""
+        return self._spy.current_path
 
-def _same(value: Any) -> Any:
-    return value
+    def wants(self, layer: wire.Layer) -> bool:
+        """Whether this attention is to be published at this step."""
+        plan = self.publisher.plan_with(self._own_plan)
+        return plan.takes_step(self._step) and plan.takes_layer(layer) and self.publisher.wanted(*layer)
 
-
-class _RootWrapper(_Wrapper):
-    """Counts the forwards of the watched model."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _compiling() or not self.module.training:
-            return self.original(*args, **kwargs)
-        if self.owner.depth == 0:
-            self.owner.begin_forward()
-        self.owner.depth += 1
-        try:
-            return self.original(*args, **kwargs)
-        finally:
-            self.owner.depth -= 1
+    def name(self, path: str) -> wire.Layer:
+        """The layer that the module at `path` is."""
+        if path not in self._names.layers:
+            self._names.add([(path, 1)])
+        return self._names.layers[path]
 
 
-class _AttentionWrapper(_Wrapper):
-    """Captures the calls of one torch.nn.MultiheadAttention."""
-
-    def __init__(self, module: "torch.nn.Module", owner: Watch, layer: wire.Layer):
-        self.layer = layer
-        self.signature = inspect.signature(module.forward)
-        super().__init__(module, owner)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _compiling() or not self.module.training:
-            return self.original(*args, **kwargs)
-        call = self._prepare(args, kwargs)
-        if call is None:
-            return self.original(*args, **kwargs)
-        try:
-            output, weights = self.original(*call.asking.args, **call.asking.kwargs)
-            requested = _as_requested(call, weights)
-        except Exception:
-            result = self.original(*args, **kwargs)  # raises again if it was the user's own
-            self.owner.warn("a layer's weights could not be had")
-            return result
-        self._publish(call, weights)
-        return output, requested
-
-    def _prepare(self, args: tuple, kwargs: Dict[str, Any]) -> Optional["_Call"]:
-        """The call with the weights of every head asked for, or None to leave it alone."""
-        try:
-            return self._ask(args, kwargs) if self.owner.samples(self.layer) else None
-        except Exception:
-            self.owner.warn("a layer could not be watched")
-            return None
-
-    def _ask(self, args: tuple, kwargs: Dict[str, Any]) -> Optional["_Call"]:
-        try:
-            asking = self.signature.bind(*args, **kwargs)
-        except TypeError:  # the call does not fit; the original says so better
-            return None
-        asking.apply_defaults()
-        given = dict(asking.arguments)
-        if getattr(given["query"], "is_nested", False) or _trusts_a_wrong_hint(given):
-            return None
-        asking.arguments.update(need_weights=True, average_attn_weights=False)
-        return _Call(given, asking)
-
-    def _publish(self, call: "_Call", weights: "torch.Tensor") -> None:
-        try:
-            with torch.no_grad():
-                heads = weights.detach()
-                if heads.dim() == 3:
-                    heads = heads.unsqueeze(0)
-                seen = masks.describe(_to_numpy(call.given.get("attn_mask")),
-                                      _to_numpy(call.given.get("key_padding_mask")), *heads.shape,
-                                      self_attention=self.layer[2] == "self")
-                self.owner.publish(self.layer, self.module, heads, seen)
-        except Exception:
-            self.owner.warn("a layer's weights could not be published")
+def innermost() -> Optional[Watch]:
+    """The watch that was opened last and is still open."""
+    return _open[-1] if _open else None
 
 
-class _Call:
-    """One captured call: the arguments as given (with defaults), and as we ask."""
-    __slots__ = ("given", "asking")
-
-    def __init__(self, given: Dict[str, Any], asking: inspect.BoundArguments):
-        self.given = given
-        self.asking = asking
+def _maker(part: Cut, layer: wire.Layer) -> Callable[[], Optional[Captured]]:
+    return lambda: part.make(layer)
 
 
-def _as_requested(call: _Call, weights: "torch.Tensor") -> Optional["torch.Tensor"]:
-    """The second result that the caller would have got; `weights` is [B,H,Tq,Tk], or [H,Tq,Tk] unbatched."""
-    if not call.given["need_weights"]:
-        return None
-    return weights.mean(dim=-3) if call.given["average_attn_weights"] else weights
+class _Names:
+    """The names of attentions by module path, in the order in which they were first seen."""
+
+    def __init__(self, given: Mapping[str, Sequence[Any]], stack: Optional[str]):
+        self._given = {path: wire.check_layer(*layer) for path, layer in given.items()}
+        self._stack = stack
+        self.layers: Dict[str, wire.Layer] = {}
+        self._heads: Dict[str, int] = {}
+        self.flex: Optional[bool] = None
+
+    def add(self, found: Sequence[Tuple[str, int]]) -> bool:
+        """Names new ones, given with their heads; what has a name keeps it. Whether there were any."""
+        new = {path: heads for path, heads in found if path not in self.layers}
+        self._heads.update(new)
+        paths = [*self.layers, *new]
+        kept = {path: layer for path, layer in {**self._given, **self.layers}.items() if path in paths}
+        self.layers = name_layers(paths, kept, self._stack)
+        return bool(new)
+
+    def described(self) -> List[Tuple[Any, ...]]:
+        """What a hello says: (stack, layer, site, heads) of each."""
+        return [(*layer, self._heads[path]) for path, layer in self.layers.items()]
 
 
-def _trusts_a_wrong_hint(given: Dict[str, Any]) -> bool:
-    """Whether torch would skip attn_mask for the causal kernel although it is another mask: asked for weights,
-    it would use the mask, and the caller would get something else."""
-    mask = given.get("attn_mask")
-    if not given.get("is_causal") or mask is None:
-        return False
-    return masks.describe_causal(_to_numpy(mask)) != (True, 0)
+class _Tokens:
+    """The token numbers of the model's input: the first integer tensor [B, T] among its arguments."""
+
+    def __init__(self, root: torch.nn.Module):
+        self._copy: Optional[HostCopy] = None
+        options: Dict[str, bool] = {"with_kwargs": True} if hasattr(torch, "compiler") else {}
+        self._handle = root.register_forward_pre_hook(_TokensHook(self), **options)
+
+    def take(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """A forward begins with these arguments."""
+        self._copy = None
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32):
+                self._copy = HostCopy(value)
+                return
+
+    def copy(self) -> Optional[HostCopy]:
+        """Those of the forward that runs."""
+        return self._copy
+
+    def close(self) -> None:
+        """Takes its hook out of the model."""
+        self._handle.remove()
 
 
-def _to_numpy(mask: Optional["torch.Tensor"]) -> Any:
-    if mask is None:
-        return None
-    mask = mask.detach()
-    return (mask.float() if mask.is_floating_point() else mask).cpu().numpy()
+# ------------------------------------------------------------------------------------------- the hooks
+
+def _no_hook(*args: Any, **kwargs: Any) -> None:
+    """What a copy or pickle of a watched model has where the model has a hook of ours."""
 
 
-# ------------------------------------------------------------------------------------ about the process
+class _Hook:
+    """A hook that does not follow into copies of what it hangs on, and does not keep the watch alive."""
 
-def _attention_modules(model: "torch.nn.Module") -> Dict[str, "torch.nn.Module"]:
-    """{path: module} of the attention modules that can be asked for weights, in the model's order."""
+    def __init__(self, owner: Any):
+        self.owner = weakref.ref(owner)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return _no_hook
+
+    def __reduce__(self) -> Any:
+        return "_no_hook"
+
+
+class _ForwardHook(_Hook):
+    def __call__(self, module: torch.nn.Module, *args: Any) -> None:
+        if _is_compiling():
+            return
+        owner = self.owner()
+        if owner is not None:
+            owner.forward_done(module)
+
+
+class _TokensHook(_Hook):
+    def __call__(self, module: torch.nn.Module, args: Any, kwargs: Optional[Mapping[str, Any]] = None) -> None:
+        if _is_compiling():
+            return
+        owner = self.owner()
+        if owner is not None:
+            owner.take(args, kwargs or {})
+
+
+class _OptimizerHook(_Hook):
+    """After each step of an optimizer; with `root`, of any that holds parameters of it."""
+
+    def __init__(self, owner: Any, root: Optional[torch.nn.Module]):
+        super().__init__(owner)
+        self._parameters: Set[int] = set() if root is None else {id(p) for p in root.parameters()}
+        self._judged: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+        self._all = root is None
+        self._leader: Any = None
+
+    def __call__(self, optimizer: Any, *args: Any) -> None:
+        owner = self.owner()
+        if owner is not None and not _is_compiling() and self._counts(optimizer):
+            owner.optimizer_stepped()
+
+    def _counts(self, optimizer: Any) -> bool:
+        """Of several optimizers of one model the first that steps counts, as long as it lives."""
+        if self._all:
+            return True
+        if optimizer not in self._judged:
+            self._judged[optimizer] = any(id(p) in self._parameters for group in optimizer.param_groups
+                                          for p in group["params"])
+        if not self._judged[optimizer]:
+            return False
+        leader = self._leader() if self._leader is not None else None
+        if leader is None:
+            self._leader, leader = weakref.ref(optimizer), optimizer
+        return leader is optimizer
+
+
+_register_optimizer_hook: Optional[Callable[..., Any]] = getattr(
+    sys.modules["torch.optim.optimizer"], "register_optimizer_step_post_hook", None)
+_is_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)
+
+
+# ----------------------------------------------------------------------------------------- arguments
+
+def _own_plan(**given: Optional[int]) -> Dict[str, int]:
+    return {name: wire.check_int(name, value, 10**9, 1 if name == "every" else 0)
+            for name, value in given.items() if value is not None}
+
+
+def _share(tensor_parallel: Optional[Tuple[int, int]]) -> Slice:
+    if tensor_parallel is None:
+        return Slice()
+    index, size = tensor_parallel
+    size = wire.check_int("tensor_parallel: size", size, wire.WORLD_MAX, 1)
+    return Slice(wire.check_int("tensor_parallel: index", index, size - 1), size)
+
+
+def _innermost(model: Any) -> torch.nn.Module:
+    """The model itself, without what compiles or distributes it."""
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"model: must be a torch.nn.Module, not {type(model).__name__}")
     if isinstance(model, torch.nn.DataParallel) and len(model.device_ids) > 1:
         log.warning("torch.nn.DataParallel over several devices is not watched: use DistributedDataParallel")
-        return {}
-    found = {path: module for path, module in model.named_modules()
-             if isinstance(module, torch.nn.MultiheadAttention)}
-    asked = {"query", "need_weights", "average_attn_weights"}
-    found = {path: module for path, module in found.items()
-             if asked <= set(inspect.signature(module.forward).parameters)}
-    if not found:
-        log.warning("the model has no torch.nn.MultiheadAttention to watch")
-    return found
+    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    while True:
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "_fsdp_wrapped_module", None) \
+            or (model.module if isinstance(model, wrappers) else None)
+        if not isinstance(inner, torch.nn.Module):
+            return model
+        model = inner
 
 
-_is_compiling: Optional[Callable[[], bool]] = getattr(getattr(torch, "compiler", None), "is_compiling", None)
-_graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_task_id", None)
+def _check_names(root: torch.nn.Module, layers: Optional[Mapping[str, Sequence[Any]]], stack: Optional[str]) -> None:
+    """ValueError for names that no attention of the model can have."""
+    if stack is not None:
+        wire.check_layer(stack, 0, "self")
+    paths = {clean_path(path) for path, _ in root.named_modules()}
+    given = {path: wire.check_layer(*layer) for path, layer in (layers or {}).items()}
+    for path in given:
+        if path.partition("#")[0] not in paths:
+            near = [known for known in sorted(paths) if "att" in known.lower()] or sorted(paths)
+            raise ValueError(f"layers: no module at {path!r}; there are: {', '.join(near[:12])}")
+    if len(set(given.values())) != len(given):
+        raise ValueError("layers: the same layer is named twice")
 
 
-def _compiling() -> bool:
-    """Whether the code is being compiled or traced rather than run."""
-    if _is_compiling is not None and _is_compiling():
-        return True
-    return torch.jit.is_scripting() or torch.jit.is_tracing()
-
-
-def _distributed() -> Any:
-    """torch.distributed if it is initialised, else None."""
-    distributed = getattr(torch, "distributed", None)
-    usable = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    return distributed if usable else None
-
-
-def _rank_and_world(rank: Optional[int], world: Optional[int]) -> Tuple[int, int]:
-    distributed = _distributed()
-    if distributed is not None:
-        guess = distributed.get_rank(), distributed.get_world_size()
-    else:
-        guess = _env_int("RANK", 0), _env_int("WORLD_SIZE", 1)
-    rank = guess[0] if rank is None else rank
-    world = max(guess[1], rank + 1) if world is None else world
-    return rank, world
-
-
-def _env_int(name: str, default: int) -> int:
-    try:
-        return int(os.environ.get(name, default))
-    except ValueError:
-        return default
-
-
-_RUN_KEY = "attnd/run"
-_runs_shared = 0  # by this process; every rank counts the same
-
-
-def _shared_run(rank: int, world: int) -> Optional[bytes]:
-    """One run id for all ranks, or None for a random one when there is only this process.
-
-    Rank 0 draws it and leaves it in torch.distributed's store, where the others fetch it within RUN_WAIT_S;
-    no collective call, so a job in which not every rank watches is not stopped. Without a store `ATTND_RUN` names
-    the run, else what all ranks of one launch, and no others, have in common.
-    """
-    global _runs_shared
-    if world == 1:
-        return None
-    _runs_shared += 1
-    if os.environ.get("ATTND_RUN"):
-        return hashlib.md5(f"{os.environ['ATTND_RUN']}/{_runs_shared}".encode()).digest()
-    try:
-        return _run_from_store(rank)
-    except Exception:
-        return hashlib.md5("/".join([*_launch(world), str(_runs_shared)]).encode()).digest()
-
-
-def _run_from_store(rank: int) -> bytes:
-    from datetime import timedelta
-    distributed = _distributed()
-    if distributed is None:
-        raise LookupError("torch.distributed is not initialised")
-    store, key = distributed.distributed_c10d._get_default_store(), f"{_RUN_KEY}/{_runs_shared}"
-    if rank == 0:
-        store.set(key, os.urandom(wire.RUN_BYTES).hex())
-    store.wait([key], timedelta(seconds=RUN_WAIT_S))
-    return bytes.fromhex(store.get(key).decode())
-
-
-def _launch(world: int) -> List[str]:
-    """What tells this launch from others, and is the same in all its ranks.
-
-    The launcher's variables are often the same every time. Slurm numbers its steps; on one machine the launcher's
-    process tells (a script around each rank must `exec`, else it is the parent). Otherwise nothing else is
-    common, and a repeated launch goes on the old run.
-    """
-    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID",
-             "SLURM_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
-    parts = [os.environ.get(name, "") for name in names]
-    if os.environ.get("SLURM_STEP_ID"):
-        return parts
-    if _env_int("LOCAL_WORLD_SIZE", 0) == world:
-        return [*parts, _parent()]
-    log.warning("several ranks, and neither torch.distributed is initialised nor ATTND_RUN set: set ATTND_RUN to "
-                "something new for each launch, or initialise the process group before attnd.watch")
-    return parts
-
-
-def _parent() -> str:
-    """The launcher's process: its number and when it started, since numbers come round again."""
-    parent = os.getppid()
-    try:
-        with open(f"/proc/{parent}/stat", encoding="ascii", errors="replace") as stat:
-            return f"{parent}/{stat.read().rpartition(')')[2].split()[19]}"
-    except (OSError, IndexError):
-        return str(parent)
+def _compiled_flex(root: torch.nn.Module) -> bool:
+    """Whether the model, or code of it that uses flex attention, may be compiled."""
+    if "torch._dynamo" not in sys.modules or "torch.nn.attention.flex_attention" not in sys.modules:
+        return False
+    for module in root.modules():
+        if getattr(getattr(module, "config", None), "_attn_implementation", None) == "flex_attention":
+            return True
+        code = getattr(type(module).forward, "__code__", None)
+        if code is not None and any("flex_attention" in name for name in code.co_names):
+            return True
+    return False

@@ -2,26 +2,30 @@
 """layers: which attention of the model a module is, judged by its path.
 
     stack   the last path component with 'encoder' or 'decoder' in it decides; without one: decoder
-    layer   the last number in the path; 0 without one
-    site    'cross' after that number (anywhere, without one): cross; 'multihead_attn' next to another
-            attention of the same parent, as in torch's TransformerDecoderLayer: cross; otherwise self
+    layer   the last number in the path (of `block.3.layer.1`, as T5 has it, the first); 0 without one
+    site    'cross' after that number (anywhere, without one), or 'encoder_attn', 'encdec', 'enc_dec', 'src_attn': cross;
+            'multihead_attn' next to another attention of the same parent, as in torch's TransformerDecoderLayer: cross;
+            otherwise self. What says cross says nothing about the stack
 
     encoder.layers.3.self_attn       encoder 3 self
     decoder.layers.0.multihead_attn  decoder 0 cross
+    decoder.layers.0.encoder_attn    decoder 0 cross
     blocks.5.attn                    decoder 5 self
 
-When two modules of one stack and site get the same number, all modules of that stack and site are numbered
-0, 1, ... in the model's order instead. What the user names by path is kept as named.
+When two of one stack and site get the same number, all of that stack and site are numbered 0, 1, ... in the order in
+which they run instead. What the user names by path is kept as named, and so is what has a name already.
+
+A module that attends several times in one forward has several: "blocks.0", "blocks.0#1", ...
 """
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .wire import LAYER_MAX, Layer, check_layer
 
 
-def name_layers(paths: Sequence[str], named: Optional[Mapping[str, Sequence]] = None,
+def name_layers(paths: Sequence[str], named: Optional[Mapping[str, Sequence[Any]]] = None,
                 stack: Optional[str] = None) -> Dict[str, Layer]:
     """{path: (stack, layer, site)} for the module paths, in their order; no two are equal.
 
@@ -44,34 +48,40 @@ def name_layers(paths: Sequence[str], named: Optional[Mapping[str, Sequence]] = 
 
 def guess_layer(path: str, paths: Sequence[str] = ()) -> Layer:
     """(stack, layer, site) of one path; `paths` are those of all attention modules of the model."""
-    parts = path.lower().split(".")
-    numbered = [i for i, part in enumerate(parts) if re.search(r"\d+$", part)]
-    number = int(re.search(r"\d+$", parts[numbered[-1]]).group()) if numbered else 0
-    tail = parts[numbered[-1] + 1:] if numbered and numbered[-1] + 1 < len(parts) else parts
+    path = path.partition("#")[0]
+    parts = _SUBLAYER.sub(r"\1", path.lower()).split(".")
+    numbered = [(i, match) for i, match in enumerate(re.search(r"\d+$", part) for part in parts) if match]
+    last, number = (numbered[-1][0], int(numbered[-1][1].group())) if numbered else (-1, 0)
+    tail = parts[last + 1:] or parts
     return _stack(parts), min(number, LAYER_MAX), _site(path, tail, paths)
 
 
+_SUBLAYER = re.compile(r"(\bblocks?\.\d+)\.layer\.\d+")
+_OF_ENCODER = re.compile(r"encoder_?att|enc_?dec|enc_att|src_att")
+_CROSS = re.compile(rf"cross|{_OF_ENCODER.pattern}")
+
+
 def _stack(parts: Sequence[str]) -> str:
-    for part in reversed(parts):
+    for part in (part for part in reversed(parts) if not _OF_ENCODER.search(part)):
         at = {name: part.rfind(name) for name in ("encoder", "decoder")}
         if max(at.values()) >= 0:
-            return max(at, key=at.get)
+            return max(at, key=lambda name: at[name])
     return "decoder"
 
 
 def _site(path: str, tail: Sequence[str], paths: Sequence[str]) -> str:
-    if any("cross" in part for part in tail):
+    if any(_CROSS.search(part) for part in tail):
         return "cross"
     parent, _, leaf = path.rpartition(".")
-    siblings = [other for other in paths if other != path and other.rpartition(".")[0] == parent]
+    siblings = [other for other in paths if other.partition("#")[0] != path and other.rpartition(".")[0] == parent]
     return "cross" if "multihead_attn" in leaf.lower() and siblings else "self"
 
 
-def _without_collisions(guessed: Dict[str, Layer], taken: set) -> Dict[str, Layer]:
-    groups: Dict[tuple, List[str]] = {}
+def _without_collisions(guessed: Dict[str, Layer], taken: Set[Layer]) -> Dict[str, Layer]:
+    groups: Dict[Tuple[str, str], List[str]] = {}
     for path, (stack, _, site) in guessed.items():
         groups.setdefault((stack, site), []).append(path)
-    result = {}
+    result: Dict[str, Layer] = {}
     for (stack, site), members in groups.items():
         layers = [guessed[path] for path in members]
         if len(set(layers)) < len(layers) or taken & set(layers):

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""masks: what torch.nn.MultiheadAttention was told about masking, in the words of the wire.
+"""masks: which keys each query may attend to, in the words of the wire.
 
-torch:  attn_mask [Tq,S] or [B*H,Tq,S], key_padding_mask [B,S]; bool or byte: true = ignore; float: added to
-        the logits.
-wire:   causal (j <= i), window (j > i - window), q_len, k_len (right padding), mask u8 [B,Tq,Tk]
-        (1 = may attend); all of them hold together.
+wire:   causal (j <= p), window (j > p - window), q_len, k_len (right padding), mask u8 [B,Tq,Tk] (1 = may attend);
+        all of them hold together. p = i + q_offset is where query i stands among the keys.
 
-Decisions: a float at or below -1e4 ignores the key, whatever larger value is a bias (exp(-1e4) is 0 in every
-dtype). Where the heads of a layer have different masks, a key that any head may see counts as visible: rows stay
-sound, and `n` in the normalised entropy is the union's. Keys that the module appends itself (bias_k,
-add_zero_attn) are always visible.
+What models say is one map of visible keys. Most of them are a causal triangle or band, or right padding, or both,
+and are told in a few bytes; what is left over travels as a mask.
+
+Decisions: an additive mask at or below -1e4 ignores the key, whatever larger value is a bias (exp(-1e4) is 0 in every
+dtype). In self-attention a key that no query may see is padding, and so is the query at its position. Libraries let
+fully masked rows (left padding) see everything lest they become NaN: in an otherwise causal map those rows are taken
+as the padding they are.
 """
 from __future__ import annotations
 
@@ -21,104 +22,73 @@ IGNORED_AT = -1e4
 
 
 class Visibility(NamedTuple):
-    """Keyword arguments of Publisher.publish_attention; None and False say nothing."""
+    """Keyword arguments of the row keys of a message; None, 0 and False say nothing."""
     causal: bool = False
     window: int = 0
+    q_offset: int = 0
     q_len: Optional[np.ndarray] = None
     k_len: Optional[np.ndarray] = None
     mask: Optional[np.ndarray] = None
 
 
-def visible(mask: Optional[np.ndarray]) -> Optional[np.ndarray]:
-    """A torch mask of any dtype as bool with True = may attend; None stays None, and so does one that
-    ignores nothing."""
-    if mask is None:
-        return None
-    seen = mask > IGNORED_AT if mask.dtype.kind == "f" else mask == 0
-    return None if seen.all() else seen
+def describe(allowed: np.ndarray, keys_before: int = 0, last_row: bool = True,
+             self_attention: bool = True) -> Visibility:
+    """What `allowed`, bool [B, Tq, Tk], says.
 
-
-def describe(attn_mask: Optional[np.ndarray], key_padding_mask: Optional[np.ndarray], batch: int, heads: int,
-             queries: int, keys: int, self_attention: bool) -> Visibility:
-    """What the rows of weights [batch, heads, queries, keys] may attend to.
-
-    The masks come as torch got them (as numpy arrays); `keys` counts appended ones too. ValueError when a
-    mask's shape fits neither torch's rules nor the weights.
+    keys_before  the rows are a block that begins with this query
+    last_row     and ends with the last one
     """
-    allowed = _append_keys(_per_sample(visible(attn_mask), batch, heads), keys)
-    present = _append_keys(_padding(visible(key_padding_mask), batch), keys)
-    _check_shapes(allowed, present, batch, queries, keys)
-    causal, window, allowed = _split_causal(allowed)
-    k_len, present = _split_right_padding(present)
-    q_len = np.minimum(k_len, queries) if k_len is not None and self_attention else None
-    if allowed is None and present is None:
-        return Visibility(causal, window, q_len, k_len, None)
-    mask = np.ones((batch, queries, keys), dtype=bool)
-    if allowed is not None:
-        mask &= allowed
-    if present is not None:
-        mask &= present[:, None, :]
-        if self_attention:  # a padded key is a padded query too
-            mask &= present[:, :queries, None]
-    return Visibility(causal, window, q_len, k_len, mask)
+    batch, queries, keys = allowed.shape
+    whole = keys_before == 0 and last_row
+    allowed = _without_opened_rows(allowed, keys_before)
+    for offset in dict.fromkeys((keys_before, keys - queries if last_row else keys_before)):
+        found = _simple(allowed, offset, self_attention and (not whole or queries == keys)) if offset >= 0 else None
+        if found is not None:
+            return found
+    if self_attention and whole and queries == keys:
+        present = allowed.any(axis=1)
+        allowed = allowed & present[:, :, None]
+    return Visibility(q_offset=keys_before, mask=allowed)
 
 
-def describe_causal(attn_mask: np.ndarray) -> Tuple[bool, int]:
-    """(causal, window) of one [Tq,S] mask; (False, 0) when it is anything else."""
-    allowed = visible(attn_mask)
-    return (False, 0) if allowed is None else _split_causal(allowed)[:2]
-
-
-def _per_sample(allowed: Optional[np.ndarray], batch: int, heads: int) -> Optional[np.ndarray]:
-    """[Tq,S] if all samples agree, else [B,Tq,S]: the union over the heads."""
-    if allowed is None or allowed.ndim == 2:
+def _without_opened_rows(allowed: np.ndarray, keys_before: int) -> np.ndarray:
+    """Rows that see all keys although the other rows of their sample see none that are later: emptied."""
+    batch, queries, keys = allowed.shape
+    if queries == 1:
         return allowed
-    if allowed.shape[0] == 1:
-        return allowed[0]
-    if allowed.shape[0] != batch * heads:
-        raise ValueError(f"attn_mask of shape {allowed.shape} for {batch} samples of {heads} heads")
-    allowed = allowed.reshape(batch, heads, *allowed.shape[1:]).any(axis=1)
-    return allowed[0] if (allowed == allowed[:1]).all() else allowed
+    position = np.arange(queries)[:, None] + keys_before
+    later = (allowed & (np.arange(keys) > position)).any(axis=2)  # [B, Tq]
+    opened = later & allowed.all(axis=2)
+    rest = ~later | opened
+    partial = ~allowed.all(axis=2)
+    suspects = opened.any(axis=1) & rest.all(axis=1) & partial.any(axis=1)
+    if not suspects.any():
+        return allowed
+    return allowed & ~(opened & suspects[:, None])[:, :, None]
 
 
-def _padding(present: Optional[np.ndarray], batch: int) -> Optional[np.ndarray]:
-    """[B,S]; an unbatched mask is [S]."""
-    return present[None, :] if present is not None and present.ndim == 1 and batch == 1 else present
+def _simple(allowed: np.ndarray, offset: int, padded_queries: bool) -> Optional[Visibility]:
+    """The map by causal, window and lengths alone, with query 0 at `offset`; None when that cannot say it."""
+    batch, queries, keys = allowed.shape
+    position, key = np.arange(queries)[:, None] + offset, np.arange(keys)[None, :]
+    for causal, window, base in _bases(allowed, position, key):
+        if (allowed == base).all():
+            return Visibility(causal, window, offset)
+        lengths = (keys - allowed.any(axis=1)[:, ::-1].argmax(axis=1)).astype(np.int32)
+        lengths[~allowed.any(axis=(1, 2))] = 0
+        q_len = np.clip(lengths - offset, 0, queries).astype(np.int32) if padded_queries else None
+        rows = np.ones((batch, queries), dtype=bool) if q_len is None else np.arange(queries) < q_len[:, None]
+        expected = base & (key < lengths[:, None, None])
+        if (allowed == expected)[rows].all():
+            return Visibility(causal, window, offset, q_len, lengths)
+    return None
 
 
-def _append_keys(seen: Optional[np.ndarray], keys: int) -> Optional[np.ndarray]:
-    """Adds visible keys at the end until there are `keys`."""
-    if seen is None or seen.shape[-1] >= keys:
-        return seen
-    return np.concatenate([seen, np.ones((*seen.shape[:-1], keys - seen.shape[-1]), dtype=bool)], axis=-1)
-
-
-def _check_shapes(allowed: Optional[np.ndarray], present: Optional[np.ndarray], batch: int, queries: int,
-                  keys: int) -> None:
-    if allowed is not None and allowed.shape not in ((queries, keys), (batch, queries, keys)):
-        raise ValueError(f"attn_mask of shape {allowed.shape} for {queries} queries and {keys} keys")
-    if present is not None and present.shape != (batch, keys):
-        raise ValueError(f"key_padding_mask of shape {present.shape} for {batch} samples of {keys} keys")
-
-
-def _split_causal(allowed: Optional[np.ndarray]):
-    """(causal, window, what is left to say): a causal triangle or band needs no mask."""
-    if allowed is None or allowed.ndim != 2:
-        return False, 0, allowed
-    query, key = np.ogrid[:allowed.shape[0], :allowed.shape[1]]
-    if np.array_equal(allowed, key <= query):
-        return True, 0, None
-    window = int(allowed.sum(axis=1).max())
-    if window and np.array_equal(allowed, (key <= query) & (key > query - window)):
-        return True, window, None
-    return False, 0, allowed
-
-
-def _split_right_padding(present: Optional[np.ndarray]):
-    """(k_len, what is left to say)."""
-    if present is None:
-        return None, None
-    lengths = present.sum(axis=1).astype(np.int32)
-    if np.array_equal(present, np.arange(present.shape[1])[None, :] < lengths[:, None]):
-        return lengths, None
-    return None, present
+def _bases(allowed: np.ndarray, position: np.ndarray, key: np.ndarray) -> Tuple[Tuple[bool, int, np.ndarray], ...]:
+    """What could be below the padding: (causal, window, map [Tq, Tk]), everything, the triangle, a band."""
+    everything = np.ones((position.shape[0], key.shape[1]), dtype=bool)
+    triangle = key <= position
+    window = int(allowed.sum(axis=2).max(initial=0))
+    if window == 0 or window >= key.shape[1]:
+        return (False, 0, everything), (True, 0, triangle)
+    return (False, 0, everything), (True, 0, triangle), (True, window, triangle & (key > position - window))

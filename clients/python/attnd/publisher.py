@@ -13,7 +13,8 @@ import weakref
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import tensors, wire
-from .sender import Identity, Message, Sender
+from .plan import EVERYTHING, Plan, choose
+from .sender import Identity, Later, Message, Sender
 
 log = logging.getLogger("attnd")
 
@@ -32,6 +33,13 @@ class _Where(NamedTuple):
     layer: wire.Layer
     epoch: int
     step: int
+
+
+class Captured(NamedTuple):
+    """What a message is made of: `keys` gives the header's own keys, for the layer that it is about."""
+    kind: str
+    frames: tensors.Frames
+    keys: Callable[[wire.Layer], Dict[str, Any]]
 
 
 class Publisher:
@@ -68,6 +76,7 @@ class Publisher:
         self._event_topic = wire.event_topic(job)
         self._step = 0
         self._warned = False
+        self._planned: Tuple[Tuple[bytes, ...], Dict[str, int], Plan] = ((), {}, EVERYTHING)
         self._sender = Sender(self._identity, endpoint, queue_bytes, linger, high_water)
         self._finalizer = weakref.finalize(self, Sender.close, self._sender)
         self._finalizer.atexit = False  # sender closes what is open then, in the right order
@@ -91,12 +100,40 @@ class Publisher:
 
     # ---------------------------------------------------------------------------------------- capturing
 
-    def wanted(self, stack: str, layer: int, site: str) -> bool:
-        """Whether somebody is subscribed to this attention: False means that capturing it is wasted.
+    def wanted(self, stack: str, layer: int, site: str, step: Optional[int] = None) -> bool:
+        """Whether somebody is subscribed to this attention: False means that capturing it is wasted. With `step`,
+        the capture plan is asked too.
 
         Cheap enough to ask on every call. ValueError when the three do not name an attention.
         """
-        return self._sender.wanted(self._topic(stack, layer, site))
+        if not self._sender.wanted(self._topic(stack, layer, site)):
+            return False
+        if step is None:
+            return True
+        plan = self.plan
+        return plan.takes_step(step) and plan.takes_layer((stack, layer, site))
+
+    @property
+    def plan(self) -> Plan:
+        """What the daemon wants captured of this job; everything, when it has not said or there is none."""
+        return self.plan_with({})
+
+    def plan_with(self, own: Dict[str, int]) -> Plan:
+        """The plan, when the job's own code asks for `own`: some of every, samples and rows."""
+        prefixes = self._sender.prefixes
+        if prefixes is not self._planned[0] or own != self._planned[1]:
+            self._planned = prefixes, dict(own), choose(prefixes, self.job, own)
+        return self._planned[2]
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the daemon has taken nothing for some seconds."""
+        return self._sender.stalled
+
+    @property
+    def listened_to(self) -> bool:
+        """Whether tensors of this job are subscribed to now."""
+        return self._sender.has_subscriber()
 
     def give_up(self, stack: str, layer: int, site: str) -> bool:
         """Whether the daemon has taken nothing for some seconds; if so, a message of this attention is counted
@@ -209,6 +246,33 @@ class Publisher:
             where.layer, frames.described, heads=heads, head_dim=head_dim, kv_heads=kv_heads,
             heads_total=heads_total))
 
+    def publish_later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int,
+                      make: Callable[[], Optional["Captured"]]) -> bool:
+        """Queues a message that `make` makes on the publishing thread when its turn comes; True when queued.
+
+        nbytes   what it holds on to until then, reserved now; when the message is larger there has to be room
+        make     gives the message, or None for none (counted as dropped, like one that raises)
+
+        For capture.py, which has copied what it needs. The arguments are taken as checked.
+        """
+        topic = self._topic(*layer)
+        self._step = step
+        if not self._sender.reserve(topic, nbytes):
+            return False
+        self._sender.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make())))
+        return True
+
+    def _finish(self, layer: wire.Layer, epoch: int, step: int, captured: Optional["Captured"]) -> Optional[Message]:
+        if captured is None:
+            return None
+        frames = captured.frames.copies()
+        keys = captured.keys(layer)
+        message = Message(self._topic(*layer), captured.kind, keys, epoch, step, frames,
+                          sum(frame.nbytes for frame in frames))
+        if self._on_publish is not None:
+            self._on_publish(message)
+        return message
+
     def _where(self, stack: str, layer: int, site: str, epoch: int, step: int) -> "_Where":
         topic = self._topic(stack, layer, site)
         return _Where(topic, (stack, int(layer), site), wire.check_int("epoch", epoch),
@@ -238,10 +302,11 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------- events
 
-    def hello(self, layers: Sequence[Sequence[Any]]) -> None:
+    def hello(self, layers: Sequence[Sequence[Any]], epoch: int = 0, step: int = 0) -> None:
         """Announces the model: `layers` is a list of (stack, layer, site, heads).
 
-        Said now, and again to every daemon that subscribes later. ValueError for a bad layer.
+        Said now, and again to every daemon that subscribes later. May be said again, as a sign of life.
+        ValueError for a bad layer.
         """
         if len(layers) > wire.HELLO_LAYERS_MAX:
             raise ValueError(f"hello: {len(layers)} layers, at most {wire.HELLO_LAYERS_MAX}")
@@ -252,7 +317,7 @@ class Publisher:
         if len(wire.pack_header(keys)) > wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES:
             log.warning("job %s: too many layers for one hello; announced without them", self.job)
             keys["layers"] = []
-        self._event(keys, 0)
+        self._event(keys, wire.check_int("epoch", epoch), wire.check_int("step", step))
 
     def epoch_end(self, epoch: int, step: Optional[int] = None) -> None:
         """Tells that this rank has published everything of `epoch`. `step` defaults to the last one."""

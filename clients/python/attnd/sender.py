@@ -32,7 +32,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import zmq
@@ -63,6 +63,17 @@ class Message(NamedTuple):
     nbytes: int
 
 
+class Later(NamedTuple):
+    """A message that is made when its turn comes, on the sender thread: the trainer waits neither for a device nor
+    for the description of a mask. `make` gives the message, or None when there is nothing to send after all;
+    `nbytes` were reserved for it."""
+    topic: bytes
+    epoch: int
+    step: int
+    nbytes: int
+    make: Callable[[], Optional[Message]]
+
+
 class Identity(NamedTuple):
     """Who publishes; the same in every header. `run` is 16 bytes."""
     job: str
@@ -90,6 +101,7 @@ class Sender:
         self._hello_due = False
         self._deadline: Optional[float] = None  # set by close(): when to stop trying
         self._warned_drop = False
+        self._warned_made = False
         self._context, self._socket = _open_socket(endpoint, high_water)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -100,7 +112,7 @@ class Sender:
 
     def _reset_queue(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._queue: Deque[Message] = deque()
+        self._queue: Deque[Union[Message, Later]] = deque()
         self._queued_bytes = 0  # reserved ones included
         self._count = {"published": 0, "sent": 0, "dropped": 0, "skipped": 0, "sent_bytes": 0}
         self._position = (0, 0)  # epoch and step of the newest message
@@ -159,7 +171,7 @@ class Sender:
             self._count_drop(topic)
             self._changed.notify_all()
 
-    def put(self, message: Message) -> None:
+    def put(self, message: Union[Message, Later]) -> None:
         """Queues a message whose bytes were reserved. The queue owns its arrays from here on."""
         with self._changed:
             if not self._open:
@@ -168,7 +180,7 @@ class Sender:
                 self._count_drop(message.topic)
                 return
             self._queue.append(message)
-            if message.keys.get("event") != "hello":
+            if isinstance(message, Later) or message.keys.get("event") != "hello":
                 self._position = (message.epoch, message.step)
             if not self._wake_sent:
                 self._wake_sent = True
@@ -177,8 +189,8 @@ class Sender:
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Blocks until tensors of this job are subscribed to, at most `timeout_s`; whether they are."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._has_subscriber() or not self._open,
-                                          max(0.0, timeout_s)) and self._has_subscriber()
+            return self._changed.wait_for(lambda: self.has_subscriber() or not self._open,
+                                          max(0.0, timeout_s)) and self.has_subscriber()
 
     def drain(self, timeout_s: float) -> bool:
         """Blocks until the queue is handed to ZeroMQ, at most `timeout_s`; whether it is empty."""
@@ -189,7 +201,7 @@ class Sender:
         """Counters of messages and bytes; see Publisher.stats."""
         with self._changed:
             return {**self._count, "queued": self._pending, "queued_bytes": self._queued_bytes,
-                    "subscribed": self._has_subscriber(),
+                    "subscribed": self.has_subscriber(),
                     "dropped_by_topic": {t.decode(): n for t, n in self._dropped.items()}}
 
     def close(self) -> None:
@@ -214,7 +226,8 @@ class Sender:
 
     # ----------------------------------------------------------------------------------- inner workings
 
-    def _has_subscriber(self) -> bool:
+    def has_subscriber(self) -> bool:
+        """Whether tensors of this job are subscribed to."""
         mine = self._tensor_prefix
         return any(p.startswith(mine) or mine.startswith(p) for p in self.prefixes)
 
@@ -294,10 +307,39 @@ class Sender:
             with self._changed:
                 if not self._queue:
                     return sent, False
-                message = self._queue[0]
+                head = self._queue[0]
+            message = self._made(head) if isinstance(head, Later) else head
+            if message is None:
+                continue
             if not self._send(message, True):
                 return sent, True
             sent += 1
+
+    def _made(self, head: Later) -> Optional[Message]:
+        """Makes the message at the head, and puts it there; None when it was dropped, and is gone, instead."""
+        message = None
+        try:
+            if self.wanted(head.topic):
+                message = head.make()
+        except Exception:
+            if not self._warned_made:
+                self._warned_made = True
+                log.warning("job %s: a message could not be made; further failures are only counted",
+                            self.identity.job, exc_info=True)
+        with self._changed:
+            if not self._queue or self._queue[0] is not head:  # shut meanwhile
+                return None
+            grown = message.nbytes - head.nbytes if message is not None else 0
+            if message is None or (grown > 0 and self._queued_bytes + grown > self._queue_bytes):
+                self._queue.popleft()
+                self._queued_bytes -= head.nbytes
+                self._pending -= 1
+                self._count_drop(head.topic)
+                self._changed.notify_all()
+                return None
+            self._queued_bytes += grown
+            self._queue[0] = message
+            return message
 
     def _send(self, message: Message, queued: bool) -> bool:
         """Sends, or drops for lack of a subscriber. False: the pipe is full, try again later.

@@ -68,6 +68,11 @@ class Frames:
             copy = copy_ids(name, ids, (batch, keys))
             self._append((name, "i32", copy.shape), copy.nbytes, copy, True)
 
+    def add_owned(self, name: str, kind: str, array: np.ndarray) -> None:
+        """An array that nobody else writes to, as it travels: of dtype `kind`, bf16 as int16 bits."""
+        array = _freeze(np.ascontiguousarray(array))
+        self._append((name, kind, array.shape), array.nbytes, array, True)
+
     def _append(self, described: Tuple[str, str, Sequence[int]], nbytes: int, array: Any, copied: bool) -> None:
         self.described.append(described)
         self.nbytes += nbytes

@@ -108,15 +108,12 @@ def attention_keys(layer: Layer, tensors: Described, **rows: Any) -> Dict[str, A
     return {**_layer_keys(layer, tensors), **_row_keys(_shape_of(tensors, "weights")[1], **rows)}
 
 
-def qk_keys(layer: Layer, tensors: Described, *, scale: float, softcap: float = 0.0, q_offset: int = 0,
-            **rows: Any) -> Dict[str, Any]:
+def qk_keys(layer: Layer, tensors: Described, *, scale: float, softcap: float = 0.0, **rows: Any) -> Dict[str, Any]:
     """The keys a qk message adds; `tensors` and `rows` as for attention."""
     keys = _layer_keys(layer, tensors)
     keys["scale"] = float(scale)
     if softcap:
         keys["softcap"] = float(softcap)
-    if q_offset:
-        keys["q_offset"] = q_offset
     return {**keys, **_row_keys(_shape_of(tensors, "q")[1], **rows)}
 
 
@@ -141,12 +138,16 @@ def _shape_of(tensors: Described, name: str) -> Sequence[int]:
     return next(shape for tensor, _, shape in tensors if tensor == name)
 
 
-def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_len: Optional[Iterable[int]] = None,
-              k_len: Optional[Iterable[int]] = None, head_offset: Optional[int] = None,
+def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: int = 0, microbatch: int = 0,
+              q_len: Optional[Iterable[int]] = None, k_len: Optional[Iterable[int]] = None, head_offset: Optional[int] = None,
               heads_total: Optional[int] = None, dropout: bool = False, learned_sink: bool = False,
               labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     """What rows may attend to, and which of the layer's heads a message of `heads` heads has."""
     keys: Dict[str, Any] = {}
+    if q_offset:
+        keys["q_offset"] = q_offset
+    if microbatch:
+        keys["microbatch"] = microbatch
     if causal:
         keys["causal"] = True
     if window:

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: MIT
+"""calls: one call of an attention, as it was seen, made into a message.
+
+    on the training thread   the samples, heads and rows of the plan are cut out and copied (devices.py)
+    on the sender thread     masks are put into words (masks.py), and the message is put together
+
+Queries and keys travel as tier `qk` when a mask, in the wire's words, is all that was added to their product. A bias
+that differs by key (ALiBi, relative positions) or by head has no words there: then the weights are computed here,
+in f32 on the sender thread, and travel as tier `attention`.
+"""
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+
+from . import tensors, wire
+from .devices import DTYPE_NAMES, HostCopy
+from .masks import IGNORED_AT, Visibility, describe
+from .plan import Plan
+from .publisher import Captured
+
+# An explicit softmax shows its logits, not its mask: -1e4, which is a common "ignored", plus a logit.
+LOGIT_IGNORED_AT = -9e3
+
+
+class Queries(NamedTuple):
+    """What a fused attention was called with.
+
+    q       [B, H, Tq, d]
+    k       [B or 1, Hkv, Tk, d], Hkv divides H
+    mask    broadcasts to [B, H, Tq, Tk]: bool, true = may attend, or added to the logits; None
+    causal  key j is visible to query i when j <= i
+    scale   of the product; None: 1 / sqrt(d)
+    window  keys a query may look back, 0 = all; softcap as on the wire
+    """
+    q: torch.Tensor
+    k: torch.Tensor
+    mask: Optional[torch.Tensor] = None
+    causal: bool = False
+    scale: Optional[float] = None
+    window: int = 0
+    softcap: float = 0.0
+
+
+class Weights(NamedTuple):
+    """What an explicit softmax gave: weights [B, H, Tq, Tk], before dropout, of logits of the same shape.
+
+    sink   the last key is a learned sink and no key
+    """
+    weights: torch.Tensor
+    logits: torch.Tensor
+    sink: bool = False
+
+
+Seen = Union[Queries, Weights]
+
+
+class Slice(NamedTuple):
+    """Which of the layer's heads the tensors have: heads `offset` and on of `total` (0 = those that are there)."""
+    index: int = 0
+    size: int = 1
+
+
+class Context(NamedTuple):
+    """What a message says besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input."""
+    microbatch: int = 0
+    tokens: Optional[HostCopy] = None
+
+
+class Cut(NamedTuple):
+    """A part of a call, copied: `nbytes`, and how it becomes a message."""
+    nbytes: int
+    make: Callable[[wire.Layer], Optional[Captured]]
+
+
+class _Rows(NamedTuple):
+    """The part of a call: which heads of how many of the layer, which rows of how many queries."""
+    head_offset: int
+    heads_total: int
+    first: int
+    last: bool  # the block ends with the last query
+
+
+def heads_of(seen: Seen) -> int:
+    """H."""
+    return int((seen.q if isinstance(seen, Queries) else seen.weights).shape[1])
+
+
+def cut(seen: Seen, plan: Plan, step: int, share: Slice, context: Context) -> List[Cut]:
+    """Copies what the plan wants of a call: one part per range of heads; none when the call is empty."""
+    whole = seen.q if isinstance(seen, Queries) else seen.weights
+    batch, heads, queries = (int(n) for n in whole.shape[:3])
+    keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
+    if 0 in (batch, heads, queries, keys) or whole.dtype not in DTYPE_NAMES:
+        return []
+    samples = min(batch, plan.samples) if plan.samples else batch
+    first, end = plan.row_block(step, queries)
+    total = heads * share.size
+    cuts = []
+    for low, high in plan.head_ranges(total):
+        low, high = max(low - share.index * heads, 0), min(high - share.index * heads, heads)
+        if low < high:
+            rows = _Rows(share.index * heads + low, total, first, end == queries)
+            part = (slice(0, samples), slice(low, high), slice(first, end))
+            cutter = _cut_queries if isinstance(seen, Queries) else _cut_weights
+            cuts.append(cutter(seen, part, rows, context))  # type: ignore[operator]
+    return cuts
+
+
+# ------------------------------------------------------------------------------------------- tier qk
+
+def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
+    samples, heads, queries = part
+    q = HostCopy(_lowered(seen.q[samples, heads, queries]))
+    k = HostCopy(_lowered(_keys_of(seen, samples, heads)))
+    mask = None if seen.mask is None else HostCopy(_part_of_mask(seen.mask, part))
+    nbytes = q.nbytes + k.nbytes + (mask.nbytes if mask is not None else 0)
+    scale = seen.q.shape[3]**-0.5 if seen.scale is None else float(seen.scale)
+    shape = (seen.causal, seen.window, seen.softcap)
+    return Cut(nbytes, lambda layer: _finish_queries(q, k, mask, scale, shape, rows, context, layer))
+
+
+def _keys_of(seen: Queries, samples: slice, heads: slice) -> torch.Tensor:
+    """The keys of these samples and of these heads: a range of the key heads, or when that is cut, one per head."""
+    k = seen.k.expand(seen.q.shape[0], -1, -1, -1)[samples]
+    group = seen.q.shape[1] // k.shape[1]
+    if heads.start % group == 0 and heads.stop % group == 0:
+        return k[:, heads.start // group:heads.stop // group]
+    return k[:, torch.arange(heads.start, heads.stop, device=k.device) // group]
+
+
+def _lowered(tensor: torch.Tensor) -> torch.Tensor:
+    """As the fused kernel gets it: under autocast f32 is lowered first."""
+    kind = tensor.device.type
+    if tensor.dtype != torch.float32 or not _autocast_enabled(kind):
+        return tensor
+    return tensor.detach().to(torch.get_autocast_gpu_dtype() if kind == "cuda" else torch.get_autocast_cpu_dtype())
+
+
+def _autocast_enabled(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.is_autocast_enabled()
+    return kind == "cpu" and torch.is_autocast_cpu_enabled()
+
+
+def _part_of_mask(mask: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
+    """The part of a mask [b, h, q, Tk] whose first three axes may be 1, or missing."""
+    mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
+    return mask[tuple(cut if size > 1 else slice(None) for cut, size in zip(part, mask.shape))]
+
+
+def _finish_queries(q: HostCopy, k: HostCopy, mask: Optional[HostCopy], scale: float, shape: Tuple[bool, int, float],
+                    rows: _Rows, context: Context, layer: wire.Layer) -> Optional[Captured]:
+    batch, heads, queries, keys = *q.shape[:3], k.shape[2]
+    allowed, bias = _read_mask(mask, (batch, heads, queries, keys))
+    causal, window, softcap = shape
+    if bias is None and allowed.shape[1] == 1:
+        if mask is None:
+            visibility = Visibility(causal, window, rows.first)
+        else:
+            both = allowed[:, 0] & _band(causal, window, rows.first, queries, keys)
+            visibility = describe(both, rows.first, rows.last, layer[2] == "self")
+        frames = tensors.Frames()
+        frames.add_owned("q", q.dtype_name, q.numpy())
+        frames.add_owned("k", k.dtype_name, k.numpy())
+        return _captured("qk", frames, visibility, rows, context, layer,
+                         {"scale": scale, "softcap": softcap})
+    allowed = np.broadcast_to(allowed & _band(causal, window, rows.first, queries, keys), (batch, heads, queries, keys))
+    weights = softmax(_logits(q.floats(), k.floats(), scale, softcap), allowed, bias)
+    frames = tensors.Frames()
+    frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
+    visibility = describe(allowed.any(axis=1), rows.first, rows.last, layer[2] == "self")
+    return _captured("attention", frames, visibility, rows, context, layer, {})
+
+
+def _read_mask(mask: Optional[HostCopy], shape: Tuple[int, int, int, int]) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    """(bool, what is added) of a mask, each to broadcast to [B, H, Tq, Tk]; one head when all heads agree.
+
+    Nothing is added (None) when the mask only allows and ignores.
+    """
+    if mask is None:
+        return np.ones((1, 1, 1, 1), dtype=bool), None
+    values = mask.numpy() if mask.dtype == torch.bool else mask.floats()
+    allowed = values if mask.dtype == torch.bool else values > IGNORED_AT
+    bias = None
+    if mask.dtype != torch.bool and bool(((values != 0) & allowed).any()):
+        bias = values
+    if allowed.shape[1] > 1 and bool((allowed == allowed[:, :1]).all()):
+        allowed = allowed[:, :1]
+    return np.broadcast_to(allowed, (shape[0], allowed.shape[1], *shape[2:])), bias
+
+
+def _band(causal: bool, window: int, first: int, queries: int, keys: int) -> np.ndarray:
+    """bool [Tq, Tk]: what `causal` and `window` leave visible."""
+    position, key = np.arange(queries)[:, None] + first, np.arange(keys)[None, :]
+    band = np.ones((queries, keys), dtype=bool)
+    if causal:
+        band &= key <= position
+    if window:
+        band &= key > position - window
+    return band
+
+
+def _logits(q: np.ndarray, k: np.ndarray, scale: float, softcap: float) -> np.ndarray:
+    """[B, H, Tq, Tk] of q [B, H, Tq, d] and k [B, Hkv, Tk, d]."""
+    product = q @ np.repeat(k, q.shape[1] // k.shape[1], axis=1).swapaxes(2, 3) * scale
+    return np.asarray(softcap * np.tanh(product / softcap) if softcap else product)
+
+
+def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray]) -> np.ndarray:
+    """Weights of what is allowed; a row that may attend to nothing is 0."""
+    if bias is not None:
+        logits = logits + np.where(bias > IGNORED_AT, bias, 0)
+    logits = np.where(allowed, logits, -np.inf)
+    top = logits.max(axis=-1, keepdims=True)
+    weights = np.exp(logits - np.where(np.isfinite(top), top, 0))
+    total = weights.sum(axis=-1, keepdims=True)
+    return np.asarray(weights / np.where(total > 0, total, 1))
+
+
+# ------------------------------------------------------------------------------------- tier attention
+
+def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
+    weights = seen.weights[part]
+    # All heads say what is visible, whichever of them travel.
+    visible = (seen.logits.detach()[part[0], :, part[2]] > LOGIT_IGNORED_AT).any(dim=1)
+    if seen.sink:
+        weights, visible = weights[..., :-1], visible[..., :-1]
+    values, allowed = HostCopy(weights), HostCopy(visible)
+    return Cut(values.nbytes + allowed.nbytes,
+               lambda layer: _finish_weights(values, allowed, seen.sink, rows, context, layer))
+
+
+def _finish_weights(values: HostCopy, visible: HostCopy, sink: bool, rows: _Rows, context: Context,
+                    layer: wire.Layer) -> Optional[Captured]:
+    frames = tensors.Frames()
+    frames.add_owned("weights", values.dtype_name, values.numpy())
+    visibility = describe(visible.numpy(), rows.first, rows.last, layer[2] == "self")
+    return _captured("attention", frames, visibility, rows, context, layer, {"learned_sink": sink})
+
+
+# ----------------------------------------------------------------------------------------- the header
+
+def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _Rows, context: Context,
+              layer: wire.Layer, extra: Dict[str, Any]) -> Captured:
+    described = {name: shape for name, _, shape in frames.described}
+    batch, heads, queries = described["q" if kind == "qk" else "weights"][:3]
+    keys = described["k"][2] if kind == "qk" else described["weights"][3]
+    frames.add_mask(visibility.mask, batch, queries, keys)
+    if context.tokens is not None and layer[2] == "self" and context.tokens.shape[1] == keys:
+        frames.add_ids("tokens", context.tokens.numpy()[:batch], batch, keys)
+    sliced = (rows.head_offset, heads) != (0, rows.heads_total)
+    row_keys = {"causal": visibility.causal, "window": visibility.window, "q_offset": visibility.q_offset,
+                "q_len": visibility.q_len, "k_len": visibility.k_len, "microbatch": context.microbatch,
+                "head_offset": rows.head_offset if sliced else None,
+                "heads_total": rows.heads_total if sliced else None}
+    make = wire.qk_keys if kind == "qk" else wire.attention_keys
+    return Captured(kind, frames, lambda where: make(where, frames.described, **extra, **row_keys))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""devices: tensors on their way from where the model computes to the host, without the training waiting.
+
+A copy is taken at once, in the stream of the training, so that what the model does next to its tensor does no
+harm. On CUDA it then travels on a stream of its own into pinned memory; who asks for the numbers (the sender
+thread) waits for it there. Other accelerators bring it over when it is asked for. On the CPU the copy is all.
+"""
+from __future__ import annotations
+
+from typing import Any, Dict
+
+import numpy as np
+import torch
+
+DTYPE_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+
+class HostCopy:
+    """A copy of a tensor, C-contiguous. `nbytes` is its size, whether or not it has arrived."""
+
+    def __init__(self, tensor: torch.Tensor):
+        copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+        self.shape = tuple(copy.shape)
+        self.dtype = copy.dtype
+        self.nbytes = copy.numel() * copy.element_size()
+        self._arrived: Any = None
+        self._tensor = self._send(copy) if copy.device.type == "cuda" else copy
+
+    def _send(self, source: torch.Tensor) -> torch.Tensor:
+        stream = _side_stream(source.device)
+        host = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
+        stream.wait_stream(torch.cuda.current_stream(source.device))
+        with torch.cuda.stream(stream):
+            host.copy_(source, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(stream)
+        source.record_stream(stream)  # its memory is not used again before it has gone
+        return host
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as it travels: f32, f64, f16 or bf16."""
+        return DTYPE_NAMES[self.dtype]
+
+    def numpy(self) -> np.ndarray:
+        """The numbers, bf16 as the bits of int16; waits until they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        tensor = self._tensor.cpu()
+        if tensor.dtype == torch.bfloat16:
+            tensor = tensor.view(torch.int16)
+        return np.asarray(tensor.numpy())
+
+    def floats(self) -> np.ndarray:
+        """The numbers as f32 or f64; waits as well."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        tensor = self._tensor.cpu()
+        return np.asarray((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
+
+
+_streams: Dict[Any, Any] = {}
+
+
+def _side_stream(device: torch.device) -> Any:
+    if device not in _streams:
+        _streams[device] = torch.cuda.Stream(device)
+    return _streams[device]

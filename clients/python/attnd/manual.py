@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""manual: publishing by hand, from within a model that is watched.
+
+    class MyAttention(nn.Module):
+        def forward(self, x):
+            ...
+            attnd.publish_qk(q, k, causal=True)      # q [B, H, T, d], k [B, Hkv, T, d]
+
+Each function goes to the watch that was opened last and is still open, at its epoch and step, when its plan takes the
+step and the layer and somebody is subscribed; otherwise, and without a watch, it does nothing, cheaply. Nothing is
+raised into the training: what is wrong with the arguments is logged once. True when a message was queued.
+
+`stack`, `layer` and `site` default to the name of the module whose forward is running (layers.py); that is known while
+the watch follows it, which is when a step is captured. Everything else is as for the methods of Publisher.
+"""
+from __future__ import annotations
+
+from typing import Any, Callable, Optional
+
+from . import capture, wire
+from .publisher import Publisher
+
+
+def publish_attention(weights: Any, *, stack: Optional[str] = None, layer: Optional[int] = None, site: str = "self",
+                      **options: Any) -> bool:
+    """Publishes attention weights [B, H, Tq, Tk]; see the module and Publisher.publish_attention."""
+    return _publish(Publisher.publish_attention, stack, layer, site, weights, **options)
+
+
+def publish_qk(q: Any, k: Any, v: Any = None, *, stack: Optional[str] = None, layer: Optional[int] = None,
+               site: str = "self", **options: Any) -> bool:
+    """Publishes queries [B, H, Tq, d] and keys [B, Hkv, Tk, d]; see the module and Publisher.publish_qk."""
+    return _publish(Publisher.publish_qk, stack, layer, site, q, k, v, **options)
+
+
+def publish_weights(*, stack: Optional[str] = None, layer: Optional[int] = None, site: str = "self",
+                    **options: Any) -> bool:
+    """Publishes projection matrices; see the module and Publisher.publish_weights."""
+    return _publish(Publisher.publish_weights, stack, layer, site, **options)
+
+
+def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[int], site: str, *tensors: Any,
+             **options: Any) -> bool:
+    watch = capture.innermost()
+    if watch is None:
+        return False
+    try:
+        where = _where(watch, stack, layer, site)
+        if where is None or not watch.wants(where):
+            return False
+        return method(watch.publisher, *tensors, stack=where[0], layer=where[1], site=where[2], epoch=watch.epoch,
+                      step=watch.current_step, **options)
+    except Exception:
+        watch.failed("what was published by hand could not be")
+        return False
+
+
+def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], site: str) -> Optional[wire.Layer]:
+    """The layer that is meant; None when it is not known."""
+    if layer is not None:
+        return wire.check_layer(stack or "decoder", layer, site)
+    path = watch.running()
+    return None if path is None else watch.name(path)

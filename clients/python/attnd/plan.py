@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""plan: what the daemon wants captured, as it says so by what it subscribes to.
+
+A SUB can tell an XPUB nothing but prefixes. So besides `tensor/` a daemon subscribes to prefixes that no message
+has (PROTOCOL.md):
+
+    plan/<order>/<pattern>/<settings>        plan/0/gpt-*/every=10;layers=decoder.*.self;samples=2
+
+Of those whose pattern matches the job the lowest order holds, alone. The daemon's default has the highest order;
+between the two stands what the job's own code says (`choose`).
+"""
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from .wire import Layer
+
+log = logging.getLogger("attnd")
+
+PREFIX = b"plan/"
+DEFAULT_ORDER = 999999
+NUMBER_MAX = 10**9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to capture.
+
+    every    every n-th step; 0: none
+    layers   patterns of stack.layer.site ("decoder.*.self"), of which one has to match
+    heads    (first, last) of each range of heads, both included; None: all
+    samples  the first n of a batch; 0: all
+    rows     at most n query rows of a call, a block that moves on with each captured step; 0: all
+    """
+    every: int = 1
+    layers: Tuple[str, ...] = ("*",)
+    heads: Optional[Tuple[Tuple[int, int], ...]] = None
+    samples: int = 0
+    rows: int = 0
+
+    def takes_step(self, step: int) -> bool:
+        """Whether this step is captured."""
+        return self.every > 0 and step % self.every == 0
+
+    def takes_layer(self, layer: Layer) -> bool:
+        """Whether this attention of the model is captured."""
+        if self.layers == ("*",):
+            return True
+        name = f"{layer[0]}.{layer[1]}.{layer[2]}"
+        return any(fnmatchcase(name, pattern) for pattern in self.layers)
+
+    def head_ranges(self, heads: int) -> List[Tuple[int, int]]:
+        """The heads to take of `heads`, as ascending (first, end) with end excluded; neighbours are joined."""
+        if self.heads is None:
+            return [(0, heads)]
+        ranges: List[Tuple[int, int]] = []
+        for first, last in sorted(self.heads):
+            end = min(last + 1, heads)
+            if first >= end:
+                continue
+            if ranges and first <= ranges[-1][1]:
+                ranges[-1] = ranges[-1][0], max(end, ranges[-1][1])
+            else:
+                ranges.append((first, end))
+        return ranges
+
+    def row_block(self, step: int, queries: int) -> Tuple[int, int]:
+        """The query rows to take at this step, as (first, end): blocks of equal size take turns."""
+        if self.rows == 0 or queries <= self.rows:
+            return 0, queries
+        blocks = -(-queries // self.rows)
+        first = (step // max(1, self.every)) % blocks * self.rows
+        return first, min(first + self.rows, queries)
+
+
+EVERYTHING = Plan()
+
+
+def choose(prefixes: Iterable[bytes], job: str, own: Optional[Dict[str, int]] = None) -> Plan:
+    """The plan that holds for a job, given what is subscribed to and what the job's own code asks for.
+
+    `own`: some of every, samples and rows. A plan that was made for the job goes before it, the daemon's default
+    does not.
+    """
+    found = [entry for entry in (_read(prefix, job) for prefix in prefixes if prefix.startswith(PREFIX)) if entry]
+    order, _, _, plan = min(found, key=lambda entry: entry[:3], default=(DEFAULT_ORDER, 0, b"", EVERYTHING))
+    return plan if order < DEFAULT_ORDER or not own else replace(plan, **own)
+
+
+_PREFIX = re.compile(rb"plan/(\d{1,6})/([^/]{1,128})/([ -~]*)\Z")
+
+
+def _read(prefix: bytes, job: str) -> Optional[Tuple[int, int, bytes, Plan]]:
+    """(order, steps between captures, prefix, plan), in the order of precedence, of a plan for the job; else None."""
+    match = _PREFIX.match(prefix)
+    if match is None:
+        _warn_malformed(prefix)
+        return None
+    if not fnmatchcase(job, match[2].decode("ascii", "replace")):
+        return None
+    try:
+        plan = _parse(match[3].decode("ascii"))
+    except ValueError:
+        _warn_malformed(prefix)
+        return None
+    return int(match[1]), plan.every or NUMBER_MAX + 1, prefix, plan
+
+
+def _parse(settings: str) -> Plan:
+    """Settings as text; unknown keys are skipped. ValueError when a value is malformed."""
+    values: Dict[str, Any] = {}
+    for setting in filter(None, settings.split(";")):
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(setting)
+        if key in _READERS:
+            values[key] = _READERS[key](value)
+    return Plan(**values)
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"\d{1,10}", text) or int(text) > NUMBER_MAX:
+        raise ValueError(text)
+    return int(text)
+
+
+def _patterns(text: str) -> Tuple[str, ...]:
+    patterns = tuple(text.split())
+    if not patterns:
+        raise ValueError(text)
+    return patterns
+
+
+def _heads(text: str) -> Optional[Tuple[Tuple[int, int], ...]]:
+    return None if text == "*" else tuple(_range(part) for part in text.split(","))
+
+
+def _range(text: str) -> Tuple[int, int]:
+    first, dash, last = text.partition("-")
+    numbers = _number(first), _number(last if dash else first)
+    if numbers[0] > numbers[1]:
+        raise ValueError(text)
+    return numbers
+
+
+_READERS: Dict[str, Callable[[str], Any]] = {
+    "every": _number, "layers": _patterns, "heads": _heads, "samples": _number, "rows": _number}
+
+_warned: Sequence[bytes] = ()
+
+
+def _warn_malformed(prefix: bytes) -> None:
+    """Says once what a daemon said wrong."""
+    global _warned
+    if prefix not in _warned and len(_warned) < 16:
+        _warned = (*_warned, prefix)
+        log.warning("a capture plan that is none was ignored: %r", prefix[:200])

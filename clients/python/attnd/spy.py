@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: MIT
+"""spy: sees every attention of a model while it is installed, and changes nothing.
+
+Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it consists of
+
+    hooks of all modules    which module runs now: the name of what is seen
+    a TorchFunctionMode     while a module of the watched model runs: sees torch functions wherever they are called
+                            from. Those that are attention: F.scaled_dot_product_attention, F.multi_head_attention_forward,
+                            a softmax over the last axis of [B, H, Tq, Tk]
+    a stance                torch.compile'd code runs eagerly meanwhile, and is left as it is compiled
+    interface.py            attention functions of Hugging Face transformers that are none of the above
+
+What the model computes is computed by the very calls it makes, with its own arguments; they are looked at afterwards.
+A forward that activation checkpointing repeats runs within backward, where nothing is seen.
+
+One forward is followed at a time, in the thread that began it; others run unseen meanwhile. Whatever goes wrong in
+here is told to the watcher and never to the model.
+"""
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Set, Tuple
+
+import torch
+from torch.nn import functional
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from . import interface
+from .calls import Queries, Seen, Weights
+
+HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
+_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
+# What wrappers put into a module's path.
+_WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
+
+
+class Watcher(Protocol):
+    """Who is told. None of these may raise."""
+
+    def begins(self, module: torch.nn.Module) -> bool:
+        """A forward begins, of the model or of a part of it; whether it is to be followed."""
+
+    def saw(self, path: str, call: int, seen: Seen) -> None:
+        """The module at `path` did this; `call` counts its attention calls of this forward."""
+
+    def ends(self, unseen: Sequence[str]) -> None:
+        """The forward is done. `unseen`: paths of modules that look like attention and showed none."""
+
+    def failed(self, what: str) -> None:
+        """Something went wrong here; called within `except`."""
+
+
+class Spy:
+    """Follows the forwards of one model. Every method is called from the training."""
+
+    def __init__(self, root: torch.nn.Module, watcher: Watcher):
+        self.root = root
+        self.watcher = watcher
+        self._paths: Dict[int, str] = {}
+        self._handles: List[Any] = []
+        self._stance: Any = None
+        self._thread = 0
+        self._stack: List[Tuple[torch.nn.Module, str]] = []
+        self._calls: Dict[str, int] = {}
+        self._entered: Set[str] = set()
+
+    @property
+    def installed(self) -> bool:
+        """Whether forwards are followed now."""
+        return bool(self._handles)
+
+    def install(self) -> None:
+        """Begins to follow forwards."""
+        self._paths = module_paths(self.root)
+        self._handles = [register_module_forward_pre_hook(self._enter),
+                         register_module_forward_hook(self._leave, **_ALWAYS)]
+        if "torch._dynamo" in sys.modules and _set_stance is not None:
+            self._stance = _set_stance("force_eager")
+
+    def remove(self) -> None:
+        """Undoes install(), in the middle of a forward too."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self._stance is not None:
+            stance, self._stance = self._stance, None
+            stance.__exit__(None, None, None)
+        if self._stack:
+            self._finish()
+
+    def sees(self, seen: Seen) -> None:
+        """An attention was computed by the module that runs now."""
+        if not self._stack or threading.get_ident() != self._thread:
+            return
+        path = self._stack[-1][1]
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
+        self.watcher.saw(path, call, seen)
+
+    @property
+    def current_path(self) -> Optional[str]:
+        """The path of the module that runs now, in this thread."""
+        return self._stack[-1][1] if self._stack and threading.get_ident() == self._thread else None
+
+    @property
+    def current_module(self) -> Optional[torch.nn.Module]:
+        """The module that runs now, in this thread."""
+        return self._stack[-1][0] if self._stack and threading.get_ident() == self._thread else None
+
+    # -------------------------------------------------------------------------------- hooks of modules
+
+    def _enter(self, module: torch.nn.Module, args: Any) -> None:
+        try:
+            if self._stack and self._stack[0][0] is module:  # an earlier forward died: before torch 2 nobody tells
+                self._finish()
+            path = self._paths.get(id(module))
+            if path is None or (self._stack and threading.get_ident() != self._thread):
+                return
+            if self._stack or self._begin(module, path):
+                self._stack.append((module, path))
+                self._entered.add(path)
+        except Exception:
+            self.watcher.failed("a forward could not be followed")
+
+    def _begin(self, module: torch.nn.Module, path: str) -> bool:
+        if _traced() or _repeated(path) or not self.watcher.begins(module):
+            return False
+        self._thread = threading.get_ident()
+        self._calls, self._entered = {}, set()
+        _lookout.add(self)
+        return True
+
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        try:
+            if not self._stack or threading.get_ident() != self._thread:
+                return
+            if any(entered is module for entered, _ in self._stack):
+                while self._stack.pop()[0] is not module:
+                    pass
+                if not self._stack:
+                    self._finish()
+        except Exception:
+            self.watcher.failed("a forward could not be followed")
+
+    def _finish(self) -> None:
+        self._stack = []
+        _lookout.remove(self)
+        self.watcher.ends(self._unseen())
+
+    def _unseen(self) -> List[str]:
+        """Modules that were run and look like attention, with none seen in or below them."""
+        modules = {path: module for path, module in self.root.named_modules()}
+        return [path for path in sorted(self._entered)
+                if path in modules and _ATTENTION.search(type(modules[path]).__name__)
+                and any(True for _ in modules[path].parameters())
+                and not any(seen == path or seen.startswith(path + ".") or path.startswith(seen + ".")
+                            for seen in self._calls)]
+
+
+class Lookout:
+    """Sees the functions that are attention, for all spies that follow a forward now."""
+
+    def __init__(self) -> None:
+        self.spies: List[Spy] = []
+        self.count = 0  # attentions seen so far
+        self._mode: Optional[_Mode] = None
+        self._interface: Any = None
+
+    def add(self, spy: Spy) -> None:
+        """The spy's forward begins."""
+        self.spies.append(spy)
+        if self._mode is None:
+            self._mode = _Mode()
+            self._mode.__enter__()
+            self._interface = interface.observe(self)
+
+    def remove(self, spy: Spy) -> None:
+        """The spy's forward is over."""
+        if spy in self.spies:
+            self.spies.remove(spy)
+        if not self.spies and self._mode is not None:
+            mode, self._mode = self._mode, None
+            interface.forget(self._interface)
+            mode.close()
+
+    def look(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Calls a torch function as the model did, and tells what it did."""
+        if function is _mha_forward:
+            with self._inside(args, kwargs):
+                return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if function is _sdpa:
+            self.tell(lambda: _queries(args, kwargs))
+        else:
+            self.tell(lambda: _softmax(args, kwargs, result, self._module()))
+        return result
+
+    def tell(self, look: Callable[[], Optional[Seen]]) -> None:
+        """Tells all spies what `look` finds."""
+        try:
+            seen = look()
+            if seen is not None:
+                self.count += 1
+                for spy in list(self.spies):
+                    spy.sees(seen)
+        except Exception:
+            for spy in list(self.spies):
+                spy.watcher.failed("an attention could not be captured")
+
+    def _module(self) -> Optional[torch.nn.Module]:
+        return next((spy.current_module for spy in self.spies if spy.current_module is not None), None)
+
+    @contextlib.contextmanager
+    def _inside(self, args: Any, kwargs: Any) -> Iterator[None]:
+        """Within F.multi_head_attention_forward, which the mode sees from outside only: its softmax, or its fused
+        attention, is looked up in the module it is in, where a function of ours stands meanwhile."""
+        heads = int(args[4] if len(args) > 4 else kwargs["num_heads"])
+        own = {name: getattr(functional, name) for name in ("softmax", "scaled_dot_product_attention")
+               if hasattr(functional, name)}
+
+        def softmax(*args: Any, **kwargs: Any) -> Any:
+            weights = own["softmax"](*args, **kwargs)
+            self.tell(lambda: _softmax(args, kwargs, weights, None, heads))
+            return weights
+
+        def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
+            output = own["scaled_dot_product_attention"](*args, **kwargs)
+            self.tell(lambda: _queries(args, kwargs))
+            return output
+
+        ours: Dict[str, Callable[..., Any]] = {"softmax": softmax,
+                                               "scaled_dot_product_attention": scaled_dot_product_attention}
+        for name in own:
+            setattr(functional, name, ours[name])
+        try:
+            yield
+        finally:
+            for name in own:
+                setattr(functional, name, own[name])
+
+
+_lookout = Lookout()
+
+
+class _Mode(TorchFunctionMode):  # type: ignore[misc]
+    """Hands the functions that are attention to the lookout; runs all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open = True
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _LOOKED_AT and self._open:
+            return _lookout.look(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def close(self) -> None:
+        """Leaves the stack of modes. If the model left another one on top, ours stays below it, and sees nothing."""
+        self._open = False
+        if _top_mode() is self:
+            self.__exit__(None, None, None)
+
+
+def module_paths(root: torch.nn.Module) -> Dict[int, str]:
+    """{id of a module: its path, without what wrappers add}."""
+    return {id(module): clean_path(path) for path, module in root.named_modules()}
+
+
+def clean_path(path: str) -> str:
+    """A module's path as it is without wrappers."""
+    return _WRAPPERS.sub(lambda match: match[1] if match.end() < len(path) else "", path).lstrip(".")
+
+
+def _queries(args: Any, kwargs: Any) -> Optional[Queries]:
+    """The arguments of F.scaled_dot_product_attention, as [B, H, T, d]."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = {**dict(zip(names, args)), **kwargs}
+    q, k, mask = given["query"], given["key"], given.get("attn_mask")
+    if getattr(q, "is_nested", False):
+        raise TypeError("nested tensors are not captured")
+    q, k = (_four_axes(_local(tensor)) for tensor in (q, k))
+    return Queries(q, k, None if mask is None else _four_axes(_local(mask)), bool(given.get("is_causal")),
+                   given.get("scale"))
+
+
+def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
+             heads: Optional[int] = None) -> Optional[Weights]:
+    """What a softmax shows when it is one of attention: of [B, H, Tq, Tk], or [B * H, Tq, Tk] when it is known how
+    many heads there are."""
+    logits = args[0] if args else kwargs.get("input", kwargs.get("self"))
+    axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if not isinstance(axis, int) or axis not in (-1, logits.dim() - 1) or not logits.is_floating_point():
+        return None
+    if logits.dim() == 3:
+        heads = heads or (_head_count(module) if _ATTENTION.search(type(module).__name__) else None)
+        if not heads or logits.shape[0] % heads:
+            return None
+        shape = (-1, heads, *logits.shape[1:])
+        logits, weights = logits.reshape(shape), weights.reshape(shape)
+    if logits.dim() != 4:
+        return None
+    return Weights(weights, logits, getattr(module, "sinks", None) is not None)
+
+
+def _local(tensor: Any) -> torch.Tensor:
+    """This process's part of a distributed tensor."""
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    assert isinstance(local, torch.Tensor)
+    return local
+
+
+def _four_axes(tensor: torch.Tensor) -> torch.Tensor:
+    """[B, H, T, d] of a tensor with fewer leading axes (none for [T, d]; [B, T, d] is one head), or more."""
+    if tensor.dim() == 3:
+        return tensor.unsqueeze(1)
+    if tensor.dim() < 4:
+        return tensor.reshape((1,) * (4 - tensor.dim()) + tuple(tensor.shape))
+    return tensor if tensor.dim() == 4 else tensor.flatten(0, tensor.dim() - 4)
+
+
+def _head_count(module: Any) -> Optional[int]:
+    for name in HEAD_COUNTS:
+        count = getattr(module, name, None)
+        if isinstance(count, int) and count > 0:
+            return count
+    return None
+
+
+def _traced() -> bool:
+    """Whether the code is being compiled or traced rather than run."""
+    return torch.jit.is_scripting() or torch.jit.is_tracing() or (_is_compiling is not None and bool(_is_compiling()))
+
+
+def _repeated(path: str) -> bool:
+    """Whether a backward pass runs this forward again. Torch 1.13 cannot tell: there only forwards of the whole
+    model count, and parts that are run by themselves are taken as repeated."""
+    return _graph_task_id() != -1 if _graph_task_id is not None else path != ""
+
+
+_is_compiling: Optional[Callable[[], bool]] = getattr(getattr(torch, "compiler", None), "is_compiling", None)
+_graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_task_id", None)
+_set_stance: Optional[Callable[..., Any]] = getattr(getattr(torch, "compiler", None), "set_stance", None)
+_ALWAYS: Dict[str, bool] = {"always_call": True} if hasattr(torch, "compiler") else {}
+_sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)
+_mha_forward: Any = functional.multi_head_attention_forward
+_LOOKED_AT = {_sdpa, _mha_forward, functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax} - {None}
+
+
+def _top_mode() -> Any:
+    count = torch._C._len_torch_function_stack()
+    return torch._C._get_function_stack_at(count - 1) if count else None
