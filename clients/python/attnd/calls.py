@@ -57,10 +57,10 @@ class Weights(NamedTuple):
 Seen = Union[Queries, Weights]
 
 
-class Slice(NamedTuple):
-    """Which of the layer's heads the tensors have: heads `offset` and on of `total` (0 = those that are there)."""
-    index: int = 0
-    size: int = 1
+class Share(NamedTuple):
+    """Which of the layer's heads the tensors have: the `number`-th of `of` equal shares."""
+    number: int = 0
+    of: int = 1
 
 
 class Context(NamedTuple):
@@ -88,7 +88,7 @@ def heads_of(seen: Seen) -> int:
     return int((seen.q if isinstance(seen, Queries) else seen.weights).shape[1])
 
 
-def cut(seen: Seen, plan: Plan, step: int, share: Slice, context: Context) -> List[Cut]:
+def cut(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Cut]:
     """Copies what the plan wants of a call: one part per range of heads; none when the call is empty."""
     whole = seen.q if isinstance(seen, Queries) else seen.weights
     batch, heads, queries = (int(n) for n in whole.shape[:3])
@@ -97,15 +97,15 @@ def cut(seen: Seen, plan: Plan, step: int, share: Slice, context: Context) -> Li
         return []
     samples = min(batch, plan.samples) if plan.samples else batch
     first, end = plan.row_block(step, queries)
-    total = heads * share.size
+    total = heads * share.of
     cuts = []
     for low, high in plan.head_ranges(total):
-        low, high = max(low - share.index * heads, 0), min(high - share.index * heads, heads)
+        low, high = max(low - share.number * heads, 0), min(high - share.number * heads, heads)
         if low < high:
-            rows = _Rows(share.index * heads + low, total, first, end == queries)
+            rows = _Rows(share.number * heads + low, total, first, end == queries)
             part = (slice(0, samples), slice(low, high), slice(first, end))
-            cutter = _cut_queries if isinstance(seen, Queries) else _cut_weights
-            cuts.append(cutter(seen, part, rows, context))  # type: ignore[operator]
+            cuts.append(_cut_queries(seen, part, rows, context) if isinstance(seen, Queries)
+                        else _cut_weights(seen, part, rows, context))
     return cuts
 
 
@@ -133,16 +133,17 @@ def _keys_of(seen: Queries, samples: slice, heads: slice) -> torch.Tensor:
 
 def _lowered(tensor: torch.Tensor) -> torch.Tensor:
     """As the fused kernel gets it: under autocast f32 is lowered first."""
-    kind = tensor.device.type
-    if tensor.dtype != torch.float32 or not _autocast_enabled(kind):
-        return tensor
-    return tensor.detach().to(torch.get_autocast_gpu_dtype() if kind == "cuda" else torch.get_autocast_cpu_dtype())
+    dtype = _autocast_dtype(tensor.device.type) if tensor.dtype == torch.float32 else None
+    return tensor if dtype is None else tensor.detach().to(dtype)
 
 
-def _autocast_enabled(kind: str) -> bool:
+def _autocast_dtype(kind: str) -> Optional[torch.dtype]:
+    """What autocast lowers to on this kind of device; None when it is off."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     if kind == "cuda":
-        return torch.is_autocast_enabled()
-    return kind == "cpu" and torch.is_autocast_cpu_enabled()
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return torch.get_autocast_cpu_dtype() if kind == "cpu" and torch.is_autocast_cpu_enabled() else None
 
 
 def _part_of_mask(mask: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
@@ -171,7 +172,7 @@ def _finish_queries(q: HostCopy, k: HostCopy, mask: Optional[HostCopy], scale: f
     weights = softmax(_logits(q.floats(), k.floats(), scale, softcap), allowed, bias)
     frames = tensors.Frames()
     frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
-    visibility = describe(allowed.any(axis=1), rows.first, rows.last, layer[2] == "self")
+    visibility = describe(np.asarray(allowed.any(axis=1)), rows.first, rows.last, layer[2] == "self")
     return _captured("attention", frames, visibility, rows, context, layer, {})
 
 
@@ -252,9 +253,9 @@ def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _
     if context.tokens is not None and layer[2] == "self" and context.tokens.shape[1] == keys:
         frames.add_ids("tokens", context.tokens.numpy()[:batch], batch, keys)
     sliced = (rows.head_offset, heads) != (0, rows.heads_total)
-    row_keys = {"causal": visibility.causal, "window": visibility.window, "q_offset": visibility.q_offset,
-                "q_len": visibility.q_len, "k_len": visibility.k_len, "microbatch": context.microbatch,
-                "head_offset": rows.head_offset if sliced else None,
-                "heads_total": rows.heads_total if sliced else None}
-    make = wire.qk_keys if kind == "qk" else wire.attention_keys
+    row_keys: Dict[str, Any] = {
+        "causal": visibility.causal, "window": visibility.window, "q_offset": visibility.q_offset,
+        "q_len": visibility.q_len, "k_len": visibility.k_len, "microbatch": context.microbatch,
+        "head_offset": rows.head_offset if sliced else None, "heads_total": rows.heads_total if sliced else None}
+    make: Callable[..., Dict[str, Any]] = wire.qk_keys if kind == "qk" else wire.attention_keys
     return Captured(kind, frames, lambda where: make(where, frames.described, **extra, **row_keys))

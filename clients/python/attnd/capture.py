@@ -21,6 +21,7 @@ captured step computes the same bits.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import weakref
@@ -29,7 +30,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, 
 import torch
 
 from . import wire
-from .calls import Context, Cut, Seen, Slice, cut, heads_of
+from .calls import Context, Cut, Seen, Share, cut, heads_of
 from .devices import HostCopy
 from .layers import name_layers
 from .probe import Probe, run_quietly
@@ -115,7 +116,7 @@ class Watch:
     """A watched model. Made by watch(); used from the training thread."""
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, int],
-                 share: Slice, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: bool):
+                 share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: bool):
         self.publisher = publisher
         self._root = root
         self._own_publisher = own_publisher
@@ -134,6 +135,7 @@ class Watch:
         self._closed = False
         self._warned = False
         self._alive_at = time.monotonic()
+        self._pid = os.getpid()
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
         self._spy = Spy(root, self)
@@ -249,6 +251,8 @@ class Watch:
         self._forwards += 1
         if self._forwards > FORWARDS_PER_STEP or _register_optimizer_hook is None or not torch.is_grad_enabled():
             self._advance()
+        else:
+            self._guarded(self.rearm)  # a daemon may have come since the first one
 
     def _end_step(self) -> None:
         if self._closed:
@@ -261,11 +265,14 @@ class Watch:
     def _advance(self) -> None:
         self._step += 1
         self._passes = {}
+        if self._probe is not None:
+            self._probe.after_step(self._step)
+        self._guarded(self._say_alive)
+        self._guarded(self.rearm)
+
+    def _guarded(self, what: Callable[[], None]) -> None:
         try:
-            if self._probe is not None:
-                self._probe.after_step(self._step)
-            self._say_alive()
-            self.rearm()
+            what()
         except Exception:
             self.failed("a step could not be watched")
 
@@ -302,7 +309,8 @@ class Watch:
 
     def begins(self, module: torch.nn.Module) -> bool:
         """See spy.Watcher."""
-        return not self._closed and (module.training or torch.is_grad_enabled() or self._evaluation)
+        return not self._closed and os.getpid() == self._pid and (
+            module.training or torch.is_grad_enabled() or self._evaluation)
 
     def saw(self, path: str, call: int, seen: Seen) -> None:
         """See spy.Watcher. What has no name yet is kept until the forward ends."""
@@ -315,7 +323,7 @@ class Watch:
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
             context = Context(microbatch, self._tokens.copy() if self._tokens is not None else None)
-            heads = heads_of(seen) * self._share.size
+            heads = heads_of(seen) * self._share.of
             cuts = cut(seen, plan, self._step, self._share, context)
             if layer is not None:
                 self._publish(layer, cuts)
@@ -447,6 +455,10 @@ def _no_hook(*args: Any, **kwargs: Any) -> None:
     """What a copy or pickle of a watched model has where the model has a hook of ours."""
 
 
+def _give_no_hook() -> Callable[..., None]:
+    return _no_hook
+
+
 class _Hook:
     """A hook that does not follow into copies of what it hangs on, and does not keep the watch alive."""
 
@@ -457,7 +469,7 @@ class _Hook:
         return _no_hook
 
     def __reduce__(self) -> Any:
-        return "_no_hook"
+        return _give_no_hook, ()
 
 
 class _ForwardHook(_Hook):
@@ -520,12 +532,12 @@ def _own_plan(**given: Optional[int]) -> Dict[str, int]:
             for name, value in given.items() if value is not None}
 
 
-def _share(tensor_parallel: Optional[Tuple[int, int]]) -> Slice:
+def _share(tensor_parallel: Optional[Tuple[int, int]]) -> Share:
     if tensor_parallel is None:
-        return Slice()
+        return Share()
     index, size = tensor_parallel
     size = wire.check_int("tensor_parallel: size", size, wire.WORLD_MAX, 1)
-    return Slice(wire.check_int("tensor_parallel: index", index, size - 1), size)
+    return Share(wire.check_int("tensor_parallel: index", index, size - 1), size)
 
 
 def _innermost(model: Any) -> torch.nn.Module:
@@ -539,7 +551,7 @@ def _innermost(model: Any) -> torch.nn.Module:
         inner = getattr(model, "_orig_mod", None) or getattr(model, "_fsdp_wrapped_module", None) \
             or (model.module if isinstance(model, wrappers) else None)
         if not isinstance(inner, torch.nn.Module):
-            return model
+            return model  # type: ignore[no-any-return]
         model = inner
 
 

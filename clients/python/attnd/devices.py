@@ -32,7 +32,7 @@ class HostCopy:
         stream.wait_stream(torch.cuda.current_stream(source.device))
         with torch.cuda.stream(stream):
             host.copy_(source, non_blocking=True)
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record(stream)
         source.record_stream(stream)  # its memory is not used again before it has gone
         return host
@@ -64,5 +64,5 @@ _streams: Dict[Any, Any] = {}
 
 def _side_stream(device: torch.device) -> Any:
     if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
+        _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return _streams[device]

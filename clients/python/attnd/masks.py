@@ -40,31 +40,27 @@ def describe(allowed: np.ndarray, keys_before: int = 0, last_row: bool = True,
     """
     batch, queries, keys = allowed.shape
     whole = keys_before == 0 and last_row
-    allowed = _without_opened_rows(allowed, keys_before)
+    if self_attention and whole and queries == keys:
+        allowed = _without_opened_rows(allowed)
     for offset in dict.fromkeys((keys_before, keys - queries if last_row else keys_before)):
         found = _simple(allowed, offset, self_attention and (not whole or queries == keys)) if offset >= 0 else None
         if found is not None:
             return found
     if self_attention and whole and queries == keys:
-        present = allowed.any(axis=1)
-        allowed = allowed & present[:, :, None]
+        present = np.asarray(allowed.any(axis=1))
+        allowed = np.asarray(allowed & present[:, :, None])
     return Visibility(q_offset=keys_before, mask=allowed)
 
 
-def _without_opened_rows(allowed: np.ndarray, keys_before: int) -> np.ndarray:
-    """Rows that see all keys although the other rows of their sample see none that are later: emptied."""
-    batch, queries, keys = allowed.shape
-    if queries == 1:
-        return allowed
-    position = np.arange(queries)[:, None] + keys_before
-    later = (allowed & (np.arange(keys) > position)).any(axis=2)  # [B, Tq]
-    opened = later & allowed.all(axis=2)
-    rest = ~later | opened
-    partial = ~allowed.all(axis=2)
-    suspects = opened.any(axis=1) & rest.all(axis=1) & partial.any(axis=1)
-    if not suspects.any():
-        return allowed
-    return allowed & ~(opened & suspects[:, None])[:, :, None]
+def _without_opened_rows(allowed: np.ndarray) -> np.ndarray:
+    """Rows of left padding that see all keys: emptied. They are the first rows of a sample whose other rows see
+    neither the keys at those positions nor any that are later than themselves."""
+    keys = np.arange(allowed.shape[2])
+    opened = np.cumprod(allowed.all(axis=2), axis=1).astype(bool)  # [B, Tq]
+    begin = opened.sum(axis=1)
+    hidden = (keys < begin[:, None])[:, None, :] | (keys > keys[:, None])
+    padded = (begin < len(keys)) & ~(allowed & hidden & ~opened[:, :, None]).any(axis=(1, 2))
+    return np.asarray(allowed & ~(opened & padded[:, None])[:, :, None])
 
 
 def _simple(allowed: np.ndarray, offset: int, padded_queries: bool) -> Optional[Visibility]:
@@ -74,7 +70,7 @@ def _simple(allowed: np.ndarray, offset: int, padded_queries: bool) -> Optional[
     for causal, window, base in _bases(allowed, position, key):
         if (allowed == base).all():
             return Visibility(causal, window, offset)
-        lengths = (keys - allowed.any(axis=1)[:, ::-1].argmax(axis=1)).astype(np.int32)
+        lengths = (keys - np.asarray(allowed.any(axis=1))[:, ::-1].argmax(axis=1)).astype(np.int32)
         lengths[~allowed.any(axis=(1, 2))] = 0
         q_len = np.clip(lengths - offset, 0, queries).astype(np.int32) if padded_queries else None
         rows = np.ones((batch, queries), dtype=bool) if q_len is None else np.arange(queries) < q_len[:, None]

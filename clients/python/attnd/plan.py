@@ -15,7 +15,7 @@ import logging
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .wire import Layer
 
@@ -80,7 +80,7 @@ class Plan:
 EVERYTHING = Plan()
 
 
-def choose(prefixes: Iterable[bytes], job: str, own: Optional[Dict[str, int]] = None) -> Plan:
+def choose(prefixes: Iterable[bytes], job: str, own: Optional[Mapping[str, Any]] = None) -> Plan:
     """The plan that holds for a job, given what is subscribed to and what the job's own code asks for.
 
     `own`: some of every, samples and rows. A plan that was made for the job goes before it, the daemon's default

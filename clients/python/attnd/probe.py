@@ -18,6 +18,7 @@ import torch
 
 if TYPE_CHECKING:
     from .capture import Watch
+    from .publisher import Publisher
 
 log = logging.getLogger("attnd")
 
@@ -74,6 +75,11 @@ class Probe:
         device = next((p.device for p in self._model.parameters()), torch.device("cpu"))
         args = [_to(value, device) for value in self._args]
         self._watch.probe(*args, **{name: _to(value, device) for name, value in self._kwargs.items()})
+
+    @property
+    def publisher(self) -> "Publisher":
+        """Whom its attention goes to."""
+        return self._watch.publisher
 
     def close(self) -> None:
         """Ends its watch."""

@@ -98,6 +98,11 @@ class Publisher:
         """This process's rank."""
         return self._identity.rank
 
+    @property
+    def world(self) -> int:
+        """How many ranks there are."""
+        return self._identity.world
+
     # ---------------------------------------------------------------------------------------- capturing
 
     def wanted(self, stack: str, layer: int, site: str, step: Optional[int] = None) -> bool:

@@ -274,7 +274,7 @@ class Sender:
                     return
             pause_s = min(2 * pause_s, PAUSE_MAX_S) if full and not sent else PAUSE_MIN_S
             self._judge_stall(full and not sent)
-            poller.poll(pause_s * 1000 if full else None)
+            poller.poll(int(pause_s * 1000) if full else None)
             self._clear_wake()
 
     def _judge_stall(self, blocked: bool) -> None:
@@ -283,7 +283,7 @@ class Sender:
             self._blocked_since = None
         elif self._blocked_since is None:
             self._blocked_since = now
-        self.stalled = blocked and now - self._blocked_since >= STALLED_AFTER_S
+        self.stalled = self._blocked_since is not None and now - self._blocked_since >= STALLED_AFTER_S
 
     def _clear_wake(self) -> None:
         try:
@@ -301,7 +301,7 @@ class Sender:
         while True:
             self._take_subscriptions()
             if self._hello_due:
-                if not self._send(self._hello, False):
+                if self._hello is not None and not self._send(self._hello, False):
                     return sent, True
                 self._hello_due = False
             with self._changed:
@@ -392,7 +392,7 @@ class Sender:
     def _take_subscriptions(self) -> None:
         changed = False
         prefixes = set(self.prefixes)
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             frame = self._socket.recv(zmq.DONTWAIT)
             if frame[:1] == b"\x01":
                 prefixes.add(frame[1:])
@@ -424,7 +424,7 @@ class Sender:
         self._context.term()  # returns after the linger time at the latest
 
 
-def _open_socket(endpoint: str, high_water: int) -> Tuple[zmq.Context, zmq.Socket]:
+def _open_socket(endpoint: str, high_water: int) -> Tuple["zmq.Context[Any]", "zmq.Socket[Any]"]:
     """A connected XPUB in a context of its own; ValueError when ZeroMQ does not take the endpoint."""
     context = zmq.Context()
     socket = context.socket(zmq.XPUB)

@@ -22,6 +22,7 @@ import contextlib
 import re
 import sys
 import threading
+import warnings
 from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Set, Tuple
 
 import torch
@@ -78,7 +79,13 @@ class Spy:
         self._paths = module_paths(self.root)
         self._handles = [register_module_forward_pre_hook(self._enter),
                          register_module_forward_hook(self._leave, **_ALWAYS)]
-        if "torch._dynamo" in sys.modules and _set_stance is not None:
+        self._force_eager()
+
+    def _force_eager(self) -> None:
+        """Once something may have been compiled."""
+        if self._stance is None and _set_stance is not None and "torch._dynamo" in sys.modules:
+            # Ours are there only while nothing compiled runs, and are meant to see what runs instead.
+            warnings.filterwarnings("ignore", message=r"Using `torch.compile\(module\)` when there are global hooks")
             self._stance = _set_stance("force_eager")
 
     def remove(self) -> None:
@@ -114,7 +121,10 @@ class Spy:
     # -------------------------------------------------------------------------------- hooks of modules
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
+        if _is_compiling is not None and _is_compiling():
+            return
         try:
+            self._force_eager()
             if self._stack and self._stack[0][0] is module:  # an earlier forward died: before torch 2 nobody tells
                 self._finish()
             path = self._paths.get(id(module))
@@ -135,6 +145,8 @@ class Spy:
         return True
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        if _is_compiling is not None and _is_compiling():
+            return
         try:
             if not self._stack or threading.get_ident() != self._thread:
                 return
@@ -175,7 +187,7 @@ class Lookout:
         self.spies.append(spy)
         if self._mode is None:
             self._mode = _Mode()
-            self._mode.__enter__()
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
             self._interface = interface.observe(self)
 
     def remove(self, spy: Spy) -> None:
@@ -246,7 +258,7 @@ class Lookout:
 _lookout = Lookout()
 
 
-class _Mode(TorchFunctionMode):  # type: ignore[misc]
+class _Mode(TorchFunctionMode):
     """Hands the functions that are attention to the lookout; runs all others."""
 
     def __init__(self) -> None:
@@ -332,8 +344,8 @@ def _head_count(module: Any) -> Optional[int]:
 
 
 def _traced() -> bool:
-    """Whether the code is being compiled or traced rather than run."""
-    return torch.jit.is_scripting() or torch.jit.is_tracing() or (_is_compiling is not None and bool(_is_compiling()))
+    """Whether the code is being traced rather than run."""
+    return bool(torch.jit.is_scripting() or torch.jit.is_tracing())  # type: ignore
 
 
 def _repeated(path: str) -> bool:

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""A seen attention as a message: what travels means what the model computed."""
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from attnd.calls import Context, Queries, Share, Weights, cut
+from attnd.devices import HostCopy
+from attnd.plan import EVERYTHING, Plan
+
+B, H, T, D = 3, 4, 10, 8
+LAYER = ("decoder", 0, "self")
+
+
+def random(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def truth(q, k, allowed=None, bias=0.0, scale=None, softcap=0.0):
+    """Weights in float64; rows without a key are 0."""
+    q, k = (np.asarray(x.double()) for x in (q, k))
+    k = np.repeat(np.broadcast_to(k, (q.shape[0], *k.shape[1:])), q.shape[1] // k.shape[1], axis=1)
+    logits = np.einsum("bhid,bhjd->bhij", q, k) * (q.shape[3]**-0.5 if scale is None else scale)
+    logits = (softcap * np.tanh(logits / softcap) if softcap else logits) + bias
+    logits = logits if allowed is None else np.where(allowed, logits, -np.inf)
+    top = logits.max(-1, keepdims=True)
+    weights = np.exp(logits - np.where(np.isfinite(top), top, 0))
+    return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
+
+
+def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), layer=LAYER):
+    return [(lambda captured: (captured.keys(layer), {t[0]: frame for t, frame in zip(
+        captured.frames.described, captured.frames.copies())}))(part.make(layer)) for part in cut(seen, plan, step, share, context)]
+
+
+def weights_of(message):
+    """What a reader of the message computes: weights [B, H, Tq, Tk] in float64."""
+    keys, tensors = message
+    allowed = visible(message)[:, None]
+    if "weights" in tensors:
+        return tensors["weights"].astype(np.float64)
+    q, k = (torch.from_numpy(tensors[name].copy()) for name in "qk")
+    return truth(q, k, allowed, scale=keys["scale"], softcap=keys.get("softcap", 0))
+
+
+def visible(message):
+    keys, tensors = message
+    shapes = {name: array.shape for name, array in tensors.items()}
+    batch, _, queries, count = shapes.get("weights") or (*shapes["q"][:3], shapes["k"][2])
+    i, j = np.arange(queries)[:, None], np.arange(count)[None, :]
+    p = i + keys.get("q_offset", 0)
+    allowed = np.ones((batch, queries, count), dtype=bool)
+    if keys.get("causal"):
+        allowed &= j <= p
+    if keys.get("window"):
+        allowed &= j > p - keys["window"]
+    if "k_len" in keys:
+        allowed &= j < np.array(keys["k_len"])[:, None, None]
+    return allowed & (tensors["mask"] == 1) if "mask" in tensors else allowed
+
+
+def check(message, expected, atol=2e-6):
+    rows = visible(message).any(axis=2)[:, None, :, None]
+    np.testing.assert_allclose(weights_of(message) * rows, expected * rows, atol=atol)
+
+
+CAUSAL = torch.ones(T, T).tril().bool()
+PADDING = torch.arange(T)[None] < torch.tensor([10, 4, 1])[:, None]
+ALLOWED = {
+    "none": None, "causal": CAUSAL, "padding": PADDING[:, None, None, :], "both": CAUSAL & PADDING[:, None, None, :],
+    "window": CAUSAL & ~CAUSAL.tril(-3), "left": CAUSAL & PADDING.flip(1)[:, None, None, :],
+    "holes": random(B, 1, T, T, seed=3) > -0.5, "one sample": (random(1, 1, T, T, seed=4) > 0),
+    "every head the same": CAUSAL[None, None].repeat(B, H, 1, 1)}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+@pytest.mark.parametrize("additive", [False, True])
+def test_masks_of_every_form_travel_with_queries_and_keys(name, additive):
+    q, k = random(B, H, T, D), random(B, 2, T, D, seed=1)
+    mask = ALLOWED[name]
+    allowed = None if mask is None else mask.numpy()
+    if additive and mask is not None:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    message, = messages(Queries(q, k, mask))
+    assert set(message[1]) <= {"q", "k", "mask"} and message[1]["k"].shape[1] == 2
+    assert ("mask" in message[1]) == (name in ("left", "holes", "one sample"))
+    check(message, truth(q, k, allowed))
+
+
+@pytest.mark.parametrize("shape", [(H, 1, T), (1, H, T, T), (B, 1, T, T), (T, T), (T,)])
+def test_a_bias_travels_as_weights(shape):
+    q, k, bias = random(B, H, T, D), random(B, H, T, D, seed=1), random(*shape, seed=2)
+    message, = messages(Queries(q, k, bias, causal=True))
+    assert set(message[1]) == {"weights"} and message[0]["causal"]
+    check(message, truth(q, k, CAUSAL.numpy(), bias.numpy()))
+
+
+def test_heads_that_may_see_different_keys_travel_as_weights():
+    q, k, mask = random(B, H, T, D), random(B, H, T, D, seed=1), random(B, H, T, T, seed=2) > 0
+    message, = messages(Queries(q, k, mask))
+    assert "weights" in message[1]
+    check(message, truth(q, k, mask.numpy()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_dtypes_are_kept(dtype):
+    q, k = random(B, H, T, D, dtype=dtype), random(B, H, T, D, seed=1, dtype=dtype)
+    (_, tensors), = messages(Queries(q, k))
+    bits = q.view(torch.int16).numpy() if dtype == torch.bfloat16 else q.numpy()
+    assert (tensors["q"] == bits).all()
+
+
+def test_scale_softcap_and_window():
+    q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
+    message, = messages(Queries(q, k, None, True, 0.7, 3, 5.0))
+    check(message, truth(q, k, ALLOWED["window"].numpy(), scale=0.7, softcap=5.0))
+
+
+def test_one_key_for_all_samples():
+    q, k = random(B, H, T, D), random(1, H, T, D, seed=1)
+    check(messages(Queries(q, k))[0], truth(q, k))
+
+
+@pytest.mark.parametrize("kind", ["queries", "biased", "weights"])
+@pytest.mark.parametrize("mask", ["none", "both", "holes"])
+def test_a_plan_cuts_samples_heads_and_rows(kind, mask):
+    q, k, mask = random(B, H, T, D), random(B, 2, T, D, seed=1), ALLOWED[mask]
+    allowed = np.ones((T, T), dtype=bool) if mask is None else mask.numpy()
+    bias = random(H, T, T, seed=5) if kind == "biased" else torch.zeros(())
+    whole = truth(q, k, allowed, bias.numpy())
+    if kind == "weights":
+        logits = torch.where(torch.from_numpy(np.broadcast_to(allowed, whole.shape).copy()), 0.0, -1e9)
+        seen = Weights(torch.from_numpy(whole), logits)
+    else:
+        given = mask if kind == "queries" else torch.zeros(B, H, T, T).masked_fill(
+            ~torch.from_numpy(np.broadcast_to(allowed, (B, H, T, T)).copy()), -1e9) + bias
+        seen = Queries(q, k, given)
+    plan = Plan(every=1, samples=2, rows=4, heads=((1, 1), (3, 3)))
+    for step, rows in ((0, slice(0, 4)), (1, slice(4, 8)), (2, slice(8, 10))):
+        parts = messages(seen, plan, step)
+        assert [(keys["head_offset"], keys["heads_total"]) for keys, _ in parts] == [(1, H), (3, H)]
+        for head, part in zip((1, 3), parts):
+            assert part[0].get("q_offset", 0) == rows.start
+            check(part, whole[:2, head:head + 1, rows])
+
+
+def test_slices_of_heads_of_several_processes_fit_together():
+    seen = Queries(random(B, H, T, D), random(B, H, T, D, seed=1))
+    keys = [messages(seen, Plan(heads=((2, 5),)), share=Share(i, 3))[0:1] for i in range(3)]
+    assert [(k[0][0]["head_offset"], k[0][1]["q"].shape[1], k[0][0]["heads_total"]) for k in keys[:2]] == [
+        (2, 2, 12), (4, 2, 12)]
+    assert keys[2] == []
+
+
+def test_a_softmax_tells_what_is_visible_by_its_logits():
+    q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
+    for ignored in (-float("inf"), -1e9, -1e4, torch.finfo(torch.float16).min):
+        logits = (q @ k.transpose(2, 3)).masked_fill(~CAUSAL, ignored)
+        message, = messages(Weights(logits.softmax(-1), logits))
+        assert message[0]["causal"] and "mask" not in message[1]
+        np.testing.assert_array_equal(message[1]["weights"], logits.softmax(-1).numpy())
+
+
+def test_a_learned_sink_is_no_key():
+    logits = random(B, H, T, T + 1)
+    keys, tensors = messages(Weights(logits.softmax(-1), logits, sink=True))[0]
+    assert keys["learned_sink"] and tensors["weights"].shape[3] == T
+
+
+def test_tokens_and_microbatches_go_along():
+    tokens = torch.arange(B * T).view(B, T)
+    context = Context(2, HostCopy(tokens))
+    seen = Queries(random(B, H, T, D), random(B, H, T, D))
+    keys, tensors = messages(seen, Plan(samples=2), context=context)[0]
+    assert keys["microbatch"] == 2 and (tensors["tokens"] == tokens[:2].numpy()).all()
+    assert "tokens" not in messages(seen, context=context, layer=("decoder", 0, "cross"))[0][1]
+
+
+@pytest.mark.parametrize("shape", [(0, H, T, D), (B, 0, T, D), (B, H, 0, D)])
+def test_what_is_empty_is_no_message(shape):
+    q = torch.zeros(shape)
+    assert messages(Queries(q, q)) == [] and messages(Weights(q, q)) == []
+
+
+def test_the_copy_is_the_trainings_own_no_longer():
+    q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
+    parts = cut(Queries(q, k), EVERYTHING, 0, Share(), Context())
+    before = q.clone()
+    q.zero_()
+    assert (dict(zip("qk", parts[0].make(LAYER).frames.copies()))["q"] == before.numpy()).all()
+    assert parts[0].nbytes == 2 * before.numel() * 4

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""Publishing by hand from within a model, and the probe batch."""
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import attnd
+from conftest import FakeDaemon
+
+T, D, H = 6, 8, 2
+
+
+class ByHand(torch.nn.Module):
+    """Attention of its own making, which no spy sees (it is no softmax of torch's)."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = torch.nn.Linear(D, 2 * D)
+
+    def forward(self, x):
+        q, k = self.project(x).view(*x.shape[:2], 2, H, D // H).permute(2, 0, 3, 1, 4)
+        weights = torch.exp(q @ k.transpose(2, 3))
+        weights = weights / weights.sum(-1, keepdim=True)
+        self.queued = attnd.publish_attention(weights), attnd.publish_qk(q, k, layer=7, scale=1.0)
+        return x + weights.mean()
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(ByHand() for _ in range(2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.fixture
+def publisher(daemon):
+    with attnd.Publisher("job", daemon.endpoint) as publisher:
+        daemon.attach(publisher)
+        yield publisher
+
+
+def test_without_a_watch_nothing_happens():
+    model = Model()
+    model(torch.rand(1, T, D))
+    assert model.layers[0].queued == (False, False)
+
+
+def test_by_hand_goes_to_the_watch_with_the_name_of_the_module(daemon, publisher):
+    model = Model()
+    with attnd.watch(model, job="job", publisher=publisher, every=2, steps="manual", first_epoch=1) as it:
+        for step in range(3):
+            model(torch.rand(1, T, D))
+            assert model.layers[0].queued == (step != 1, step != 1)
+            it.step()
+    publisher.close()
+    got = [(h["type"], h["layer"], h["epoch"], h["step"]) for _, h, _ in daemon.until_bye() if h["type"] != "event"]
+    assert got == [(kind, layer, 1, step) for step in (0, 2) for index in (0, 1)
+                   for kind, layer in (("attention", index), ("qk", 7))]
+
+
+def test_bad_arguments_by_hand_do_not_reach_the_training(daemon, publisher, caplog):
+    with attnd.watch(Model(), job="job", publisher=publisher):
+        for _ in range(2):
+            assert attnd.publish_attention(torch.rand(3), layer=0) is False
+    assert len(caplog.records) == 1 and "weights" in caplog.text
+
+
+class Lookup(torch.nn.Module):
+    """Tokens through one attention, with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(50, D)
+        self.layer = torch.nn.TransformerEncoderLayer(D, H, 16, 0.5, batch_first=True)
+
+    def forward(self, tokens):
+        return self.layer(self.embed(tokens))
+
+
+def losses(model, watching, daemon=None):
+    torch.manual_seed(1)
+    model.load_state_dict(STATE)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    result = []
+    with watching(model) as it:
+        if daemon is not None:
+            daemon.attach(it._probe.publisher)
+        for _ in range(4):
+            loss = model(torch.randint(50, (2, T))).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            it.step()
+            result.append(loss.item())
+    return result
+
+
+STATE = Lookup().state_dict()
+
+
+def test_repeated_tokens_come_twice():
+    tokens = attnd.repeated_tokens(50, 5, batch=3, seed=2)
+    assert tokens.shape == (3, 10) and (tokens[:, :5] == tokens[:, 5:]).all() and tokens.max() < 50
+    assert (tokens != attnd.repeated_tokens(50, 5, batch=3, seed=3)).any()
+
+
+def test_a_probe_is_a_job_of_its_own_and_leaves_the_training_alone(daemon, publisher):
+    model = Lookup()
+    plain = losses(model, lambda m: attnd.watch(m, job="other", endpoint="tcp://127.0.0.1:1", wait=0, steps="manual"))
+    tokens = attnd.repeated_tokens(50, 4)
+    probed = losses(model, lambda m: attnd.watch(m, job="job", endpoint=daemon.endpoint, publisher=publisher,
+                                                 steps="manual", probe=tokens, probe_every=2), daemon)
+    assert probed == plain and model.training and model.layer.training
+    publisher.close()
+    probes = [(h, dict(zip((t["name"] for t in h["tensors"]), frames)))
+              for topic, h, frames in until_byes(daemon, 2) if topic.startswith("tensor/job.probe/")]
+    assert [h["step"] for h, _ in probes] == [2, 4]
+    assert (np.frombuffer(probes[0][1]["tokens"], np.int32) == tokens[0].numpy()).all()
+    assert probes[0][1]["q" if "q" in probes[0][1] else "weights"] != b""
+
+
+def until_byes(daemon, count):
+    found = []
+    while sum(h.get("event") == "bye" for _, h, _ in found) < count:
+        found.append(daemon.next())
+    return found
+
+
+def test_a_probe_that_fails_does_not_reach_the_training(daemon, publisher, caplog):
+    model = Lookup()
+    with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher, steps="manual",
+                     probe=torch.rand(1, T), probe_every=1) as it:
+        model(torch.randint(50, (1, T)))
+        it.step()
+        it.step()
+    assert "probe" in caplog.text and model.training

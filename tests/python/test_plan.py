@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""The capture plan, as a daemon says it by what it subscribes to."""
+import logging
+
+import pytest
+
+import attnd
+from attnd.plan import EVERYTHING, Plan, choose
+from conftest import FakeDaemon
+
+DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0"
+
+
+def test_without_a_plan_everything_is_captured_but_what_the_code_says_otherwise():
+    assert choose([b"tensor/", b"event/"], "job") == EVERYTHING
+    assert choose([b"tensor/"], "job", {"every": 7}) == Plan(every=7)
+
+
+def test_the_codes_own_words_go_before_the_default_and_after_a_plan_for_the_job():
+    assert choose([DEFAULT], "job") == Plan(every=50, samples=1)
+    assert choose([DEFAULT], "job", {"every": 7, "rows": 64}) == Plan(every=7, samples=1, rows=64)
+    assert choose([DEFAULT, b"plan/3/job/every=5"], "job", {"every": 7}) == Plan(every=5)
+
+
+def test_the_lowest_order_that_matches_holds_alone():
+    prefixes = [DEFAULT, b"plan/2/gpt-*/every=2;samples=4", b"plan/1/gpt-[ab]/every=3", b"plan/0/bert/every=9"]
+    assert choose(prefixes, "gpt-a") == Plan(every=3)
+    assert choose(prefixes, "gpt-c") == Plan(every=2, samples=4)
+    assert choose(prefixes, "bert") == Plan(every=9)
+    assert choose(prefixes, "t5") == Plan(every=50, samples=1)
+
+
+def test_of_equal_order_the_denser_one_holds_and_none_comes_last():
+    assert choose([b"plan/1/*/every=20", b"plan/1/*/every=5"], "job").every == 5
+    assert choose([b"plan/1/*/every=0", b"plan/1/*/every=500"], "job").every == 500
+
+
+@pytest.mark.parametrize("settings", [b"every=-1", b"every=x", b"every=", b"heads=3-1", b"heads=", b"heads=a", b"layers=",
+                                      b"samples=99999999999", b"every", b"every=1;heads=1,,2"])
+def test_a_malformed_plan_is_ignored_as_a_whole_and_said_once(settings, caplog):
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert choose([b"plan/0/*/samples=3;" + settings], "job") == EVERYTHING
+    assert len(caplog.records) <= 1
+
+
+def test_unknown_keys_are_skipped():
+    assert choose([b"plan/0/*/every=3;colour=red;samples=2"], "job") == Plan(every=3, samples=2)
+
+
+def test_steps_and_layers():
+    plan = Plan(every=3, layers=("decoder.[01].self", "encoder.*.*"))
+    assert [step for step in range(8) if plan.takes_step(step)] == [0, 3, 6]
+    assert not any(Plan(every=0).takes_step(step) for step in range(3))
+    assert plan.takes_layer(("decoder", 1, "self")) and plan.takes_layer(("encoder", 9, "self"))
+    assert not plan.takes_layer(("decoder", 1, "cross")) and not plan.takes_layer(("decoder", 11, "self"))
+
+
+@pytest.mark.parametrize("heads,total,ranges", [
+    (None, 4, [(0, 4)]), (((0, 3), (7, 7)), 12, [(0, 4), (7, 8)]), (((7, 7), (0, 3)), 6, [(0, 4)]),
+    (((0, 1), (2, 3)), 8, [(0, 4)]), (((5, 9),), 4, []), (((2, 99),), 4, [(2, 4)])])
+def test_ranges_of_heads(heads, total, ranges):
+    assert Plan(heads=heads).head_ranges(total) == ranges
+
+
+def test_blocks_of_rows_take_turns_and_cover_all():
+    plan = Plan(every=10, rows=4)
+    assert [plan.row_block(step, 10) for step in (0, 10, 20, 30)] == [(0, 4), (4, 8), (8, 10), (0, 4)]
+    assert plan.row_block(0, 3) == (0, 3) and Plan().row_block(7, 10) == (0, 10)
+
+
+def test_a_publisher_follows_what_is_subscribed():
+    fake = FakeDaemon(topics=(b"tensor/", DEFAULT))
+    with attnd.Publisher("job", fake.endpoint) as publisher:
+        assert publisher.plan == EVERYTHING
+        fake.attach(publisher)
+        assert publisher.plan == Plan(every=50, samples=1)
+        assert publisher.wanted("decoder", 0, "self") and publisher.wanted("decoder", 0, "self", step=50)
+        assert not publisher.wanted("decoder", 0, "self", step=49)
