@@ -158,5 +158,5 @@ def test_summaries_that_do_not_come_are_missed_and_messages_are_right():
         assert ("q_len" in h) == (padded and h["site"] == "self")
         assert not padded or (len(h["k_len"]) == batch and max(h["k_len"]) == keys)
     assert any("k_len" in h for h in tensors)
-    assert [h.get("event") for _, h, _ in got if h["type"] == "event"] == ["hello", "epoch_end", "bye"]
+    assert [h.get("event") for _, h, _ in got if h["type"] == "event"] == ["hello", "hello", "epoch_end", "bye"]
     fake.close()
