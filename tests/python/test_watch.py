@@ -303,6 +303,20 @@ def test_steps_are_those_of_the_optimizer_of_the_model(daemon, watched):
     assert it.current_step == 3
 
 
+def test_who_tells_of_steps_is_not_counted_twice(daemon, watched):
+    model, x = Model(), torch.rand(3, 5, D)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    it = watched(model)
+    for step in range(3):
+        model(x, x, x)[0].sum().backward()
+        optimizer.step()
+        it.step()
+        assert it.current_step == step + 1
+    it.close()
+    it.publisher.close()
+    assert [h["step"] for h in tensor_headers(daemon.until_bye())] == [0, 1, 2]
+
+
 def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypatch):
     monkeypatch.setattr(capture, "FORWARDS_PER_STEP", 2)
     model, x = Model(), torch.rand(3, 5, D)

@@ -128,6 +128,7 @@ class Watch:
         self._evaluation = evaluation
         self._tokens = _Tokens(root) if tokens else None
         self._stepped = False  # somebody has said when a step ends
+        self._explicit = False  # that is step()
         self._forwards = 0
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
         self._pending: List[Tuple[str, int, int, List[Cut]]] = []
@@ -158,9 +159,11 @@ class Watch:
 
     def step(self) -> None:
         """One training step is done. From the first call on, only these calls count."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        if not self._explicit:  # the optimizer may have told of this very step
+            self._explicit, self._stepped = True, False
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
         self._end_step()
 
     def epoch_end(self) -> None:
