@@ -47,6 +47,11 @@ attention_unknown_keys = attention | {"labels": ["the", "cat"], "x-note": {"deep
 attention_documents = common("attention", seq=0, epoch=0, step=1) | layer("decoder", 0, "self") | {
     "tensors": [tensor("weights", "f16", 1, 2, 6, 6), tensor("documents", "i32", 1, 6)], "causal": True}
 
+# Rows 3 and 4 of six, of the second forward of a step.
+attention_rows = common("attention", seq=3, epoch=0, step=50) | layer("decoder", 1, "self") | {
+    "tensors": [tensor("weights", "f32", 1, 2, 2, 6), tensor("documents", "i32", 1, 6)], "q_offset": 3,
+    "causal": True, "microbatch": 1}
+
 # Grouped queries: four heads read two key heads.
 qk = common("qk", seq=8, epoch=3, step=1200) | layer("decoder", 5, "self") | {
     "tensors": [tensor("q", "bf16", 2, 4, 8, 16), tensor("k", "bf16", 2, 2, 8, 16)], "scale": 0.25, "causal": True}
@@ -245,7 +250,7 @@ def readable(value):
     return value
 
 
-NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "qk",
+NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows", "qk",
          "qk_full", "weights", "weights_slice", "epoch_end", "bye", "hello", "live", "live_bare",
          "summary", "job", "alert", "alert_run", "live_full", "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
 

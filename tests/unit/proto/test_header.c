@@ -92,6 +92,23 @@ static void test_the_qk_header_is_read(void **state)
     bytes_free(&bytes);
 }
 
+static void test_a_block_of_rows_is_read(void **state)
+{
+    struct bytes bytes = headers_golden("attention_rows");
+    struct header header;
+    const char *key;
+
+    (void)state;
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_int_equal(header.type, MESSAGE_ATTENTION);
+    assert_int_equal(header.q_offset, 3);
+    assert_int_equal(header.queries, 2);
+    assert_int_equal(header.keys, 6);
+    assert_int_equal(header.microbatch, 1);
+    header_clear(&header);
+    bytes_free(&bytes);
+}
+
 static void test_what_a_qk_header_leaves_out_is_none(void **state)
 {
     struct bytes bytes = headers_golden("qk");
@@ -166,8 +183,9 @@ static void test_events_are_read(void **state)
 static void test_encoding_gives_the_golden_bytes(void **state)
 {
     static const char *const names[] = {
-        "attention",     "attention_full", "attention_documents", "qk", "qk_full", "weights",
-        "weights_slice", "hello",          "epoch_end",           "bye"};
+        "attention", "attention_full", "attention_documents", "attention_rows", "qk",
+        "qk_full",   "weights",        "weights_slice",       "hello",          "epoch_end",
+        "bye"};
 
     (void)state;
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -323,9 +341,10 @@ static void test_keys_of_other_types_are_skipped(void **state)
     static const struct {
         const char *golden, *key;
     } cases[] = {
-        {"attention", "scale"}, {"attention", "heads"},     {"qk", "heads"},
-        {"qk", "head_dim"},     {"weights", "scale"},       {"weights", "causal"},
-        {"weights", "q_len"},   {"weights", "head_offset"},
+        {"attention", "scale"},    {"attention", "heads"},     {"qk", "heads"},
+        {"qk", "head_dim"},        {"weights", "scale"},       {"weights", "causal"},
+        {"weights", "q_len"},      {"weights", "head_offset"}, {"weights", "q_offset"},
+        {"weights", "microbatch"},
     };
 
     (void)state;
@@ -336,10 +355,10 @@ static void test_keys_of_other_types_are_skipped(void **state)
 static void test_every_known_key_has_a_type(void **state)
 {
     static const char *const keys[] = {
-        "type",    "job",     "run",         "rank",        "world",       "seq",
-        "dropped", "time_ns", "epoch",       "step",        "stack",       "layer",
-        "site",    "tensors", "causal",      "window",      "q_len",       "k_len",
-        "labels",  "dropout", "head_offset", "heads_total", "learned_sink"};
+        "type",        "job",          "run",      "rank",      "world",  "seq",     "dropped",
+        "time_ns",     "epoch",        "step",     "stack",     "layer",  "site",    "tensors",
+        "causal",      "window",       "q_len",    "k_len",     "labels", "dropout", "head_offset",
+        "heads_total", "learned_sink", "q_offset", "microbatch"};
     const char *key;
 
     (void)state;
@@ -348,10 +367,8 @@ static void test_every_known_key_has_a_type(void **state)
         assert_string_equal(key, keys[i]);
     }
     for (size_t i = 0; i < 3; i++) {
-        static const char *const of_qk[] = {"scale", "softcap", "q_offset"}, *const of_weights[] = {
-                                                                                 "heads",
-                                                                                 "kv_heads",
-                                                                                 "head_dim"};
+        static const char *const of_qk[] = {"scale", "softcap", "microbatch"},
+                                 *const of_weights[] = {"heads", "kv_heads", "head_dim"};
 
         assert_int_equal(headers_change("qk", of_qk[i], LITERAL("\xc0"), &key), ERR_KEY_TYPE);
         assert_string_equal(key, of_qk[i]);
@@ -412,6 +429,9 @@ static void test_numbers_out_of_range_are_refused(void **state)
         {"qk", "q_offset", LITERAL("\xce\xff\xff\xff\xf8"), "q_offset"}, /* + 8 queries */
         {"qk", "q_offset", LITERAL("\xcf\x00\x00\x00\x01\x00\x00\x00\x00"), "q_offset"},
         {"qk", "heads_total", LITERAL("\x03"), "heads_total"},
+        {"attention", "q_offset", LITERAL("\xce\xff\xff\xff\xf8"), "q_offset"},
+        {"attention", "microbatch", LITERAL("\xff"), "microbatch"},
+        {"qk", "microbatch", LITERAL("\xcf\x00\x00\x00\x01\x00\x00\x00\x00"), "microbatch"},
         {"weights", "heads", LITERAL("\x00"), "heads"},
         {"weights", "heads", LITERAL("\xce\x00\x10\x00\x01"), "heads"},
         {"weights", "kv_heads", LITERAL("\x00"), "kv_heads"},
@@ -557,6 +577,7 @@ int main(void)
         cmocka_unit_test(test_the_attention_header_is_read),
         cmocka_unit_test(test_every_optional_key_is_read),
         cmocka_unit_test(test_the_qk_header_is_read),
+        cmocka_unit_test(test_a_block_of_rows_is_read),
         cmocka_unit_test(test_what_a_qk_header_leaves_out_is_none),
         cmocka_unit_test(test_the_weights_header_is_read),
         cmocka_unit_test(test_events_are_read),

@@ -196,6 +196,9 @@ static void test_documents_need_a_key_for_every_query(void **state)
     assert_int_equal(headers_change("qk_full", "q_offset", LITERAL("\x02"), NULL), 0);
     assert_int_equal(headers_change("qk_full", "q_offset", LITERAL("\x04"), &key), ERR_DOCUMENTS);
     assert_string_equal(key, "tensors");
+    assert_int_equal(headers_change("attention_rows", "q_offset", LITERAL("\x04"), NULL), 0);
+    assert_int_equal(headers_change("attention_rows", "q_offset", LITERAL("\x05"), &key),
+                     ERR_DOCUMENTS);
     assert_int_equal(headers_change("qk_full", "site",
                                     LITERAL("\xa5"
                                             "cross"),
