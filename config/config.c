@@ -62,8 +62,10 @@ static const char *path_tail(const char *path)
 
 int config_error(char *reterr, struct origin origin, const char *format, ...)
 {
-    size_t used;
-    if (origin.line == 0)
+    size_t used = 0;
+    if (!origin.path)
+        reterr[0] = '\0';
+    else if (origin.line == 0)
         used = (size_t)snprintf(reterr, CONFIG_ERROR_MAX, "%s: ", path_tail(origin.path));
     else
         used = (size_t)snprintf(reterr, CONFIG_ERROR_MAX, "%s:%zu: ", path_tail(origin.path),
@@ -183,11 +185,11 @@ static void each_override(const struct config *config,
     for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
         const struct job_rule *rule = jobs_rule(config->jobs, i);
         for (int k = 0; k < KEY_COUNT; k++) {
-            char text[VALUE_TEXT_MAX];
+            char text[VALUE_TEXT_MAX], name[JOBS_KEY_MAX];
             if (!rule->key_line[k])
                 continue;
             value_print(&config_keys[k].rule, config_field(&rule->values, k), text);
-            visit(data, rule->label, config_keys[k].name, text);
+            visit(data, rule->label, jobs_key_name(k, name), text);
         }
     }
 }

@@ -69,6 +69,21 @@ typedef struct {
     uint32_t count;
 } config_windows;
 
+/* Bytes of a plan's texts with their NUL: with the longest of everything else a plan still fits a
+ * subscription (daemon/plan.h). */
+#define CONFIG_LAYERS_MAX 512
+#define CONFIG_HEADS_MAX  256
+
+/* "decoder.*.self encoder.*": patterns of stack.layer.site between blanks. */
+typedef struct {
+    char text[CONFIG_LAYERS_MAX];
+} config_layers;
+
+/* "*", or numbers and ranges: "0-3,7". */
+typedef struct {
+    char text[CONFIG_HEADS_MAX];
+} config_heads;
+
 /* C type of each key type. BYTES in bytes, DURATION in nanoseconds. */
 #define CONFIG_TYPE_ENDPOINT config_endpoint
 #define CONFIG_TYPE_BYTES    uint64_t
@@ -78,6 +93,8 @@ typedef struct {
 #define CONFIG_TYPE_NUMBERS  config_numbers
 #define CONFIG_TYPE_TEXT     config_text
 #define CONFIG_TYPE_WINDOWS  config_windows
+#define CONFIG_TYPE_LAYERS   config_layers
+#define CONFIG_TYPE_HEADS    config_heads
 #define CONFIG_TYPE_BOOL     bool
 #define CONFIG_TYPE_UNIT     enum config_unit
 #define CONFIG_TYPE_LEVEL    enum config_level
@@ -85,7 +102,7 @@ typedef struct {
 #define CONFIG_TYPE_EFFORT   enum config_effort
 #define CONFIG_TYPE_ISA      enum config_isa
 
-/* Overrides of `metrics` keys for jobs whose name matches a pattern. */
+/* Overrides of `metrics` and `plan` keys for jobs whose name matches a pattern. */
 struct config_jobs;
 
 /* Alert rules: rules.h. */
@@ -122,6 +139,35 @@ void config_clear(struct config *config);
  * nothing. */
 void config_for_job(const struct config *config, const char *job, struct config *ret_config);
 
+/* What trainers should capture: the keys of the section `plan`. */
+struct config_plan {
+    uint64_t every; /* 0 = nothing */
+    config_layers layers;
+    config_heads heads;
+    uint64_t samples, rows; /* 0 = all */
+};
+
+/* What the section `plan` says. */
+void config_default_plan(const struct config *config, struct config_plan *ret_plan);
+/* The index-th pattern of the section `jobs` that names keys of `plan`, in the order of the file,
+ * and its plan: what it does not name is as in the section. NULL when there are no more. */
+const char *config_job_plan(const struct config *config, uint32_t index,
+                            struct config_plan *ret_plan);
+/* Sets one key by name. Returns 0, or -1 with a message ("plan.every: '-1': ..."); *plan is then
+ * unchanged. */
+int config_plan_set(struct config_plan *plan, const char *key, const char *text, char *reterr);
+/* Whether what config_each visits is of a plan: "plan", "every" or "jobs.gpt-*", "plan.every". */
+bool config_is_plan_key(const char *section, const char *name);
+
+/* Whether it is a pattern of job names: 1 to 128 of what they are made of and * ? [ ] !. */
+bool config_is_pattern(const char *text);
+
+/* Calls `visit` for every key outside of plans that the two have different; for the sections `jobs`
+ * and `rules` once each, with `name` NULL. */
+void config_each_difference(const struct config *a, const struct config *b,
+                            void (*visit)(void *data, const char *section, const char *name),
+                            void *data);
+
 /* Applies a YAML file over *config. Returns 0, or -1 with a message in reterr (CONFIG_ERROR_MAX
  * bytes, no newline); *config is then unchanged. A key that is named twice, an unknown key, a wrong
  * type and a value out of range are errors. An empty file is valid. The overrides of a file with a
@@ -147,8 +193,8 @@ void config_print_rule_metrics(FILE *out);
 void config_print_default_rules(FILE *out);
 
 /* Calls `visit` for every key in table order with its value as text: the control call `config`.
- * Then for every override, with "jobs.<pattern>" as its section, and for the rules in force, with
- * "rules.<name>". */
+ * Then for every override, with "jobs.<pattern>" as its section (and a plan's key as "plan.every"),
+ * and for the rules in force, with "rules.<name>". */
 void config_each(const struct config *config,
                  void (*visit)(void *data, const char *section, const char *name,
                                const char *value),

@@ -11,7 +11,7 @@ struct config_jobs {
 };
 
 /* What job names are made of, and what a pattern may say about them. */
-static bool is_pattern(const char *text)
+bool config_is_pattern(const char *text)
 {
     size_t len = strlen(text);
     return len > 0 && len <= JOB_PATTERN_MAX &&
@@ -23,7 +23,7 @@ static int check_pattern(const struct config_jobs *jobs, const char *pattern, st
                          char *reterr)
 {
     char quoted[QUOTE_MAX + 4];
-    if (!is_pattern(pattern))
+    if (!config_is_pattern(pattern))
         return config_error(reterr, origin,
                             "jobs: '%s': not a pattern of job names (valid: 1 to %d of A-Z a-z 0-9 "
                             ". _ - and * ? [ ] !)",
@@ -71,6 +71,15 @@ uint32_t jobs_count(const struct config_jobs *jobs)
 const struct job_rule *jobs_rule(const struct config_jobs *jobs, uint32_t index)
 {
     return jobs->rules[index];
+}
+
+const char *jobs_key_name(int key, char ret_name[JOBS_KEY_MAX])
+{
+    const struct key *entry = &config_keys[key];
+    bool metric = strcmp(entry->section, "metrics") == 0;
+    snprintf(ret_name, JOBS_KEY_MAX, "%s%s%s", metric ? "" : entry->section, metric ? "" : ".",
+             entry->name);
+    return ret_name;
 }
 
 void jobs_apply(const struct job_rule *rule, struct config *config)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* jobs: what some jobs have different: patterns of job names, each with values for some keys of the
- * section `metrics`. Private to config/. Pure; any thread; a list that is being built belongs to
- * one. */
+ * sections `metrics` and `plan`. Private to config/. Pure; any thread; a list that is being built
+ * belongs to one. */
 #ifndef CONFIG_JOBS_H
 #define CONFIG_JOBS_H
 
@@ -11,13 +11,16 @@
 #define JOBS_MAX        256
 #define JOB_PATTERN_MAX 128
 
+/* "jobs." and a pattern. */
+#define JOB_LABEL_MAX (sizeof("jobs.") + JOB_PATTERN_MAX)
+
 /* One pattern. */
 struct job_rule {
-    char label[sizeof("jobs.") + JOB_PATTERN_MAX]; /* "jobs.gpt-*": what messages call it */
-    const char *pattern;                           /* within label */
-    size_t line;                                   /* of the file */
-    size_t key_line[KEY_COUNT];                    /* 0 = not overridden */
-    struct config values;                          /* of the keys that are */
+    char label[JOB_LABEL_MAX];  /* "jobs.gpt-*": what messages call it */
+    const char *pattern;        /* within label */
+    size_t line;                /* of the file */
+    size_t key_line[KEY_COUNT]; /* 0 = not overridden */
+    struct config values;       /* of the keys that are */
 };
 
 /* Appends a pattern without overrides; *jobs is NULL before the first. Returns 0, or -1 with a
@@ -29,6 +32,11 @@ void jobs_free(struct config_jobs **jobs);
 /* The patterns in order; `jobs` may be NULL. */
 uint32_t jobs_count(const struct config_jobs *jobs);
 const struct job_rule *jobs_rule(const struct config_jobs *jobs, uint32_t index);
+
+/* How a key is written in a pattern's body: "spectrum" of the section metrics, "plan.every" of
+ * another. */
+#define JOBS_KEY_MAX 64
+const char *jobs_key_name(int key, char ret_name[JOBS_KEY_MAX]);
 
 /* Writes the overridden keys over *config. */
 void jobs_apply(const struct job_rule *rule, struct config *config);

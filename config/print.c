@@ -43,14 +43,16 @@ static void print_pattern(FILE *out, const char *text)
         print_text(out, text);
 }
 
-/* `indent`, the name and the value; a list needs no quotes. */
-static void print_value(FILE *out, const char *indent, const struct key *key, const void *value)
+/* The name, the value; a list needs no quotes. */
+static void print_value(FILE *out, const char *name, const struct key *key, const void *value)
 {
     char text[VALUE_TEXT_MAX];
     value_print(&key->rule, value, text);
-    fprintf(out, "%s%s: ", indent, key->name);
+    fprintf(out, "%s: ", name);
     if (key->rule.type == VALUE_NUMBERS || key->rule.type == VALUE_WINDOWS)
         fputs(text, out);
+    else if (key->rule.type == VALUE_LAYERS || key->rule.type == VALUE_HEADS)
+        print_pattern(out, text);
     else
         print_text(out, text);
     putc('\n', out);
@@ -63,7 +65,8 @@ static void print_key(const struct config *config, int index, FILE *out)
     value_valid(&key->rule, valid);
     fprintf(out, "  # %s\n", key->help);
     fprintf(out, "  # %s: %s; default %s\n", value_type_name(key->rule.type), valid, key->text);
-    print_value(out, "  ", key, config_field(config, index));
+    fputs("  ", out);
+    print_value(out, key->name, key, config_field(config, index));
 }
 
 /* Patterns are always quoted: one that begins with * is an alias to YAML otherwise. */
@@ -72,10 +75,11 @@ static void print_job(const struct job_rule *rule, FILE *out)
     fprintf(out, "  '%s':", rule->pattern);
     bool empty = true;
     for (int i = 0; i < KEY_COUNT; i++) {
+        char name[JOBS_KEY_MAX];
         if (!rule->key_line[i])
             continue;
-        fputs(empty ? "\n" : "", out);
-        print_value(out, "    ", &config_keys[i], config_field(&rule->values, i));
+        fputs(empty ? "\n    " : "    ", out);
+        print_value(out, jobs_key_name(i, name), &config_keys[i], config_field(&rule->values, i));
         empty = false;
     }
     fputs(empty ? " {}\n" : "", out);
@@ -84,12 +88,13 @@ static void print_job(const struct job_rule *rule, FILE *out)
 static void print_jobs(const struct config *config, FILE *out)
 {
     fputs("\n"
-          "# What some jobs have different: any key of metrics. The first pattern that matches a "
-          "job's\n"
-          "# name counts, as a shell matches file names (* ? [a-z]). For instance:\n"
+          "# What some jobs have different: any key of metrics, and of plan as plan.every. The "
+          "first pattern\n"
+          "# that matches a job's name counts, as a shell matches file names (* ? [a-z]). For "
+          "instance:\n"
           "#\n"
           "# jobs:\n"
-          "#   'gpt-*': {spectrum: false, similarity: true}\n"
+          "#   'gpt-*': {spectrum: false, similarity: true, plan.every: 10}\n"
           "#   '*-debug':\n"
           "#     spectrum_budget: 0\n",
           out);

@@ -30,7 +30,8 @@ const void *config_field(const struct config *config, int key);
 /* Whether a key is the first of its section. */
 bool config_opens_section(int key);
 
-/* Where a value comes from: line 0 = no line, as in "--set". */
+/* Where a value comes from: line 0 = no line, as in "--set"; path NULL = messages begin with the
+ * key. */
 struct origin {
     const char *path;
     size_t line;

@@ -8,6 +8,8 @@
  *   NUMBERS   a list of numbers: [1, 0.5], or 1,0.5 or 1 0.5
  *   TEXT      printable ASCII, or nothing
  *   WINDOWS   a list of windows: [100 steps every 10, 10 epochs]
+ *   LAYERS    patterns of layers: decoder.*.self encoder.0.cross
+ *   HEADS     * or numbers and ranges: 0-3,7
  *   BOOL, UNIT, LEVEL, FORMAT, EFFORT, ISA  one word of a list
  *   ENDPOINT  tcp://host:port or ipc://path, as ZeroMQ binds them
  *
@@ -15,6 +17,7 @@
  * exactly. */
 #include "value.h"
 
+#include "capture.h"
 #include "config.h"
 
 #include <assert.h>
@@ -92,6 +95,8 @@ static const struct type_info type_info[] = {
     [VALUE_TEXT] = {.name = "text"},
     [VALUE_WINDOWS] = {"list", "not a list of windows such as [10 epochs, 100 steps every 10]",
                        NULL, NULL},
+    [VALUE_LAYERS] = {.name = "layers"},
+    [VALUE_HEADS] = {.name = "heads"},
     [VALUE_BOOL] = {"boolean", "not one of the choices", NULL, bool_words},
     [VALUE_UNIT] = {"choice", "not one of the choices", NULL, unit_words},
     [VALUE_LEVEL] = {"choice", "not one of the choices", NULL, level_words},
@@ -444,6 +449,26 @@ static int text_parse(const struct value_rule *rule, const char *text, void *ret
     return 0;
 }
 
+static int layers_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                        char *reterr_reason)
+{
+    const char *reason = capture_layers_reason(text);
+    if (reason)
+        return refuse(rule, reason, reterr_reason);
+    strcpy(((config_layers *)ret_value)->text, text);
+    return 0;
+}
+
+static int heads_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                       char *reterr_reason)
+{
+    const char *reason = capture_heads_reason(text);
+    if (reason)
+        return refuse(rule, reason, reterr_reason);
+    strcpy(((config_heads *)ret_value)->text, text);
+    return 0;
+}
+
 /* Windows ---------------------------------------------------------------------------------------
  */
 
@@ -543,6 +568,10 @@ int value_parse(const struct value_rule *rule, const char *text, void *ret_value
         return text_parse(rule, text, ret_value, reterr_reason);
     if (rule->type == VALUE_WINDOWS)
         return windows_parse(rule, text, ret_value, reterr_reason);
+    if (rule->type == VALUE_LAYERS)
+        return layers_parse(rule, text, ret_value, reterr_reason);
+    if (rule->type == VALUE_HEADS)
+        return heads_parse(rule, text, ret_value, reterr_reason);
     return endpoint_parse(rule, text, ret_value, reterr_reason);
 }
 
@@ -569,6 +598,10 @@ void value_print(const struct value_rule *rule, const void *value, char ret_text
         snprintf(ret_text, VALUE_TEXT_MAX, "%s", ((const config_text *)value)->text);
     } else if (rule->type == VALUE_WINDOWS) {
         windows_print(value, ret_text);
+    } else if (rule->type == VALUE_LAYERS) {
+        snprintf(ret_text, VALUE_TEXT_MAX, "%s", ((const config_layers *)value)->text);
+    } else if (rule->type == VALUE_HEADS) {
+        snprintf(ret_text, VALUE_TEXT_MAX, "%s", ((const config_heads *)value)->text);
     } else {
         const config_endpoint *endpoint = value;
         snprintf(ret_text, VALUE_TEXT_MAX, "%s", endpoint->text);
@@ -592,6 +625,15 @@ void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX])
         snprintf(ret_text, VALUE_VALID_MAX,
                  "at most %d windows of 1 to %d epochs, steps or seconds", CONFIG_WINDOWS_MAX,
                  CONFIG_WINDOW_UNITS_MAX);
+    else if (rule->type == VALUE_LAYERS)
+        snprintf(ret_text, VALUE_VALID_MAX,
+                 "decoder.3.self, * ? [ ] as in file names, several between blanks; at most %d "
+                 "characters",
+                 CONFIG_LAYERS_MAX - 1);
+    else if (rule->type == VALUE_HEADS)
+        snprintf(ret_text, VALUE_VALID_MAX,
+                 "* or numbers and ranges such as 0-3,7; at most %d characters",
+                 CONFIG_HEADS_MAX - 1);
     else
         snprintf(ret_text, VALUE_VALID_MAX, "tcp://host:port, ipc://path");
 }

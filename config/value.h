@@ -19,6 +19,8 @@ enum value_type {
     VALUE_NUMBERS,
     VALUE_TEXT,
     VALUE_WINDOWS,
+    VALUE_LAYERS,
+    VALUE_HEADS,
     VALUE_BOOL,
     VALUE_UNIT,
     VALUE_LEVEL,

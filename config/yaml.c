@@ -160,6 +160,7 @@ struct body {
     const char *label;   /* what messages call it */
     struct config *config;
     size_t *key_line; /* [KEY_COUNT] */
+    bool takes_plan;  /* keys of plan as well */
 };
 
 /* What people call the kind of node that they wrote. */
@@ -225,7 +226,7 @@ static int read_value(struct reader *reader, const struct body *body, int key,
     return assign(reader, body, key, name, value.text);
 }
 
-static int read_key(struct reader *reader, const struct body *body, const struct node *name)
+static int read_plain_key(struct reader *reader, const struct body *body, const struct node *name)
 {
     struct origin origin = at_line(reader, name->line);
     int key = config_find_key(body->section, body->label, name->text, origin, reader->reterr);
@@ -235,6 +236,32 @@ static int read_key(struct reader *reader, const struct body *body, const struct
         return config_error(reader->reterr, origin, "%s.%s: given twice (first on line %zu)",
                             body->label, name->text, body->key_line[key]);
     return read_value(reader, body, key, name);
+}
+
+static bool is_key(const char *section, const char *name)
+{
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (strcmp(config_keys[i].section, section) == 0 && strcmp(config_keys[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* In a pattern of jobs a key of plan is written plan.every. */
+static int read_key(struct reader *reader, const struct body *body, struct node *name)
+{
+    static const char prefix[] = "plan.";
+    size_t length = strlen(prefix);
+    if (body->takes_plan && is_key("plan", name->text) && !is_key(body->section, name->text))
+        return config_error(reader->reterr, at_line(reader, name->line),
+                            "%s.%s: unknown key (did you mean plan.%s?)", body->label, name->text,
+                            name->text);
+    if (!body->takes_plan || strncmp(name->text, prefix, length) != 0)
+        return read_plain_key(reader, body, name);
+    char label[JOB_LABEL_MAX + sizeof(prefix)];
+    snprintf(label, sizeof(label), "%s.plan", body->label);
+    struct body plan = {"plan", label, body->config, body->key_line, false};
+    memmove(name->text, name->text + length, strlen(name->text) + 1 - length);
+    return read_plain_key(reader, &plan, name);
 }
 
 static int read_keys(struct reader *reader, const struct body *body)
@@ -268,7 +295,7 @@ static int open_body(struct reader *reader, const char *label, const struct node
                         "%s: expected lines of `key: value`, found a %s", label, kind_name(&node));
 }
 
-/* The section `jobs`: patterns of names, each with keys of `metrics`. */
+/* The section `jobs`: patterns of names, each with keys of `metrics` and `plan`. */
 static int read_job(struct reader *reader, const struct node *name)
 {
     struct job_rule *rule;
@@ -280,7 +307,7 @@ static int read_job(struct reader *reader, const struct node *name)
                  &rule) != 0 ||
         open_body(reader, rule->label, name, &empty) != 0)
         return -1;
-    struct body body = {"metrics", rule->label, &rule->values, rule->key_line};
+    struct body body = {"metrics", rule->label, &rule->values, rule->key_line, true};
     return empty ? 0 : read_keys(reader, &body);
 }
 
@@ -371,7 +398,7 @@ static int read_section(struct reader *reader, const struct node *name)
         return config_error(reader->reterr, origin, "%s: section given twice (first on line %zu)",
                             name->text, reader->section_line[first]);
     reader->section_line[first] = name->line;
-    struct body body = {name->text, name->text, &reader->staged, reader->key_line};
+    struct body body = {name->text, name->text, &reader->staged, reader->key_line, false};
     if (open_body(reader, name->text, name, &empty) != 0)
         return -1;
     return empty ? 0 : read_keys(reader, &body);

@@ -114,6 +114,39 @@ static void check_windows(int index)
     refuse(index, "1000001 steps", syntax);
 }
 
+static void check_layers(int index)
+{
+    accept(index, "decoder.3.self", "decoder.3.self");
+    accept(index, "decoder.*.self encoder.[0-3].?elf", "decoder.*.self encoder.[0-3].?elf");
+    refuse(index, "", "not patterns of layers");
+    refuse(index, "decoder.*  encoder.*", "not patterns of layers");
+    refuse(index, "decoder.* ", "not patterns of layers");
+    refuse(index, "decoder.*;every=1", "not patterns of layers");
+    refuse(index, "decoder.*/", "not patterns of layers");
+    refuse(index, "decoder.3", "names no layer");
+    refuse(index, "encoder.3.self decoder.03.self", "names no layer");
+    refuse(index, "decoder.65536.self", "names no layer");
+    refuse(index, "decoder.3.selfish", "names no layer");
+}
+
+static void check_heads(int index)
+{
+    accept(index, "0", "0");
+    accept(index, "0-3,7,5-5", "0-3,7,5-5");
+    accept(index, "1048575", "1048575");
+    refuse(index, "", "not a list of heads");
+    refuse(index, "3-1", "not a list of heads");
+    refuse(index, "1,", "not a list of heads");
+    refuse(index, ",1", "not a list of heads");
+    refuse(index, "1, 2", "not a list of heads");
+    refuse(index, "0-", "not a list of heads");
+    refuse(index, "-1", "not a list of heads");
+    refuse(index, "01", "not a list of heads");
+    refuse(index, "1048576", "not a list of heads");
+    refuse(index, "*,1", "not a list of heads");
+    refuse(index, "all", "not a list of heads");
+}
+
 static void check_key(int index)
 {
     switch (config_keys[index].rule.type) {
@@ -125,6 +158,12 @@ static void check_key(int index)
         break;
     case VALUE_WINDOWS:
         check_windows(index);
+        break;
+    case VALUE_LAYERS:
+        check_layers(index);
+        break;
+    case VALUE_HEADS:
+        check_heads(index);
         break;
     case VALUE_BYTES:
         check_bounds(index, "B", "not a size such as 65536, 512MiB or 10MB");
@@ -251,7 +290,7 @@ static void test_set_names_unknown_keys_and_guesses(void **state)
                        "buckets)");
     assert_set_refused("windows.unit=epoch",
                        "--set: windows: unknown section (valid: ingest, publish, control, workers, "
-                       "window, drift, metrics, limits, alerts, "
+                       "window, drift, metrics, plan, limits, alerts, "
                        "history, tap, shutdown, log, jobs, rules; did you mean window?)");
 }
 

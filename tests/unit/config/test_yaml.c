@@ -66,11 +66,11 @@ static void test_unknown_names_are_refused(void **state)
                    "max_message, receive_queue; did you mean budget?)");
     assert_refused("\ningset:\n  budget: 1GiB\n",
                    "attnd.yaml:2: ingset: unknown section (valid: ingest, publish, control, "
-                   "workers, window, drift, metrics, limits, alerts, history, "
+                   "workers, window, drift, metrics, plan, limits, alerts, history, "
                    "tap, shutdown, log, jobs, rules; did you mean ingest?)");
     assert_refused("budget: 1GiB\n",
                    "attnd.yaml:1: budget: unknown section (valid: ingest, publish, control, "
-                   "workers, window, drift, metrics, limits, alerts, history, "
+                   "workers, window, drift, metrics, plan, limits, alerts, history, "
                    "tap, shutdown, log, jobs, rules)");
 }
 

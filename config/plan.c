@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* plan: what of the settings says what trainers should capture. One of them by itself is a key of
+ * the section `plan` like any other, so it is read and refused where all keys are. */
+#include "jobs.h"
+
+#include <string.h>
+
+static const char section[] = "plan";
+
+static void get(const struct config *config, struct config_plan *ret_plan)
+{
+    *ret_plan = (struct config_plan){
+        .every = config->plan_every,
+        .layers = config->plan_layers,
+        .heads = config->plan_heads,
+        .samples = config->plan_samples,
+        .rows = config->plan_rows,
+    };
+}
+
+static void put(const struct config_plan *plan, struct config *config)
+{
+    config->plan_every = plan->every;
+    config->plan_layers = plan->layers;
+    config->plan_heads = plan->heads;
+    config->plan_samples = plan->samples;
+    config->plan_rows = plan->rows;
+}
+
+static bool is_plan_key(int key)
+{
+    return strcmp(config_keys[key].section, section) == 0;
+}
+
+bool config_is_plan_key(const char *of_section, const char *name)
+{
+    return strcmp(of_section, section) == 0 || strncmp(name, "plan.", strlen("plan.")) == 0;
+}
+
+static bool names_plan(const struct job_rule *rule)
+{
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (rule->key_line[i] && is_plan_key(i))
+            return true;
+    return false;
+}
+
+void config_default_plan(const struct config *config, struct config_plan *ret_plan)
+{
+    get(config, ret_plan);
+}
+
+const char *config_job_plan(const struct config *config, uint32_t index,
+                            struct config_plan *ret_plan)
+{
+    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
+        const struct job_rule *rule = jobs_rule(config->jobs, i);
+        if (!names_plan(rule) || index-- > 0)
+            continue;
+        struct config applied = *config;
+        jobs_apply(rule, &applied);
+        get(&applied, ret_plan);
+        return rule->pattern;
+    }
+    return NULL;
+}
+
+int config_plan_set(struct config_plan *plan, const char *key, const char *text, char *reterr)
+{
+    struct origin nowhere = {NULL, 0};
+    struct config config;
+    config_defaults(&config);
+    put(plan, &config);
+    int index = config_find_key(section, section, key, nowhere, reterr);
+    if (index < 0 || config_assign(&config, index, section, text, nowhere, reterr) != 0)
+        return -1;
+    get(&config, plan);
+    return 0;
+}
