@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "args.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define SET_MAX 256
 
@@ -124,13 +126,13 @@ static int build_config(const struct args *args, struct config *config, char *re
     return check_together(config, path, reterr);
 }
 
-int args_read(int argc, char **argv, struct config *config, enum args_action *ret_action,
+int args_read(int argc, char **argv, struct config *config, struct args_result *ret_result,
               char *reterr)
 {
     struct args args = {0};
     if (parse(argc, argv, &args, reterr) != 0)
         return -1;
-    *ret_action = ARGS_DONE;
+    *ret_result = (struct args_result){.answered = true, .has_file = args.config_path};
     if (args.help) {
         fputs(usage, stdout);
         return 0;
@@ -146,6 +148,31 @@ int args_read(int argc, char **argv, struct config *config, enum args_action *re
     else if (args.print_config)
         config_print(config, stdout);
     else
-        *ret_action = ARGS_RUN;
+        ret_result->answered = false;
     return 0;
+}
+
+/* What a pipe said is gone, and a terminal would be waited for. */
+static int check_regular(const char *path, char *reterr)
+{
+    struct stat file;
+    if (stat(path, &file) != 0)
+        snprintf(reterr, CONFIG_ERROR_MAX, "%.300s: cannot read it: %s", path, strerror(errno));
+    else if (!S_ISREG(file.st_mode))
+        snprintf(reterr, CONFIG_ERROR_MAX, "%.300s: not a file that can be read again", path);
+    else
+        return 0;
+    return -1;
+}
+
+int args_read_again(int argc, char **argv, struct config *ret_config, char *reterr)
+{
+    struct args args = {0};
+    optind = 0; /* from the start, with nothing left of the first time */
+    if (parse(argc, argv, &args, reterr) != 0 || check_regular(args.config_path, reterr) != 0)
+        return -1;
+    if (build_config(&args, ret_config, reterr) == 0)
+        return 0;
+    config_clear(ret_config);
+    return -1;
 }

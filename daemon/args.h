@@ -5,15 +5,18 @@
 
 #include "config.h"
 
-enum args_action {
-    ARGS_RUN,
-    ARGS_DONE, /* --help, --version, --print-config or --check-config was answered on stdout */
+struct args_result {
+    bool answered; /* --help, --version, --print-config or --check-config was, on stdout */
+    bool has_file; /* --config was given */
 };
 
 /* Reads the command line over *config: --config FILE first, then each --set, then the cross-checks.
- * Returns 0 with *ret_action, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes): a usage or
+ * Returns 0 with *ret_result, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes): a usage or
  * config error, exit status 2. */
-int args_read(int argc, char **argv, struct config *config, enum args_action *ret_action,
+int args_read(int argc, char **argv, struct config *config, struct args_result *ret_result,
               char *reterr);
+
+/* Reads the same command line once more, and its file as it is now. Returns 0 or -1, as above. */
+int args_read_again(int argc, char **argv, struct config *ret_config, char *reterr);
 
 #endif

@@ -190,9 +190,17 @@ static const struct {
     const char *name;
     int (*run)(struct request *request);
 } methods[] = {
-    {"ping", method_ping},     {"jobs", method_jobs},         {"summary", method_summary},
-    {"stats", method_stats},   {"config", method_config},     {"flush", method_flush},
-    {"alerts", method_alerts}, {"baseline", method_baseline},
+    {"ping", method_ping},
+    {"jobs", method_jobs},
+    {"summary", method_summary},
+    {"stats", method_stats},
+    {"config", method_config},
+    {"flush", method_flush},
+    {"alerts", method_alerts},
+    {"baseline", method_baseline},
+    {"plan.get", method_plan_get},
+    {"plan.set", method_plan_set},
+    {"plan.reset", method_plan_reset},
 };
 
 static int call(struct request *request, const msgpack_object *method)

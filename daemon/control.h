@@ -4,9 +4,10 @@
  * or a REQ (an empty frame before it); what stands before the request is sent back as it came. Loop
  * thread only.
  *
- * Methods: ping, jobs, summary, stats, config, flush, and those about the past (history.h). A flush
- * is answered once everything received before it has been shown, a question about the past when the
- * history's thread has looked it up; everything else at once. */
+ * Methods: ping, jobs, summary, stats, config, flush, plan.get, plan.set, plan.reset, and those
+ * about the past (history.h). A flush is answered once everything received before it has been
+ * shown, a question about the past when the history's thread has looked it up; everything else at
+ * once. */
 #ifndef DAEMON_CONTROL_H
 #define DAEMON_CONTROL_H
 
@@ -18,6 +19,7 @@
 #include <uv.h>
 
 struct history;
+struct plans;
 struct pool;
 struct store;
 
@@ -30,6 +32,10 @@ struct control_view {
     struct pool *pool;
     struct store *store;
     struct history *history;
+    struct plans *plans;
+    const struct config
+        *plan_config; /* what its keys of plans are in force of, instead of config */
+    int (*plans_changed)(void *data); /* returns 0 or an error */
     uint64_t started_ns;
     uint64_t (*bytes_in_flight)(void *data);
     uint64_t (*messages_in_flight)(void *data);

@@ -163,26 +163,38 @@ int method_stats(struct request *request)
     return 0;
 }
 
-static void count_key(void *data, const char *section, const char *name, const char *value)
+/* The keys of plans, or those of all else. */
+struct key_visit {
+    struct mpk_writer *result; /* NULL: only counts */
+    bool plans;
+    uint32_t count;
+};
+
+static void visit_key(void *data, const char *section, const char *name, const char *value)
 {
-    (void)section, (void)name, (void)value;
-    ++*(uint32_t *)data;
+    struct key_visit *visit = data;
+    char key[JOB_NAME_MAX + 128]; /* jobs.<pattern>.<key> is the longest */
+    if (config_is_plan_key(section, name) != visit->plans)
+        return;
+    visit->count++;
+    if (!visit->result)
+        return;
+    snprintf(key, sizeof key, "%s.%s", section, name);
+    mpk_put_str(visit->result, key);
+    mpk_put_str(visit->result, value);
 }
 
-static void put_key(void *data, const char *section, const char *name, const char *value)
+static uint32_t each_key(const struct control_view *view, struct mpk_writer *result)
 {
-    char key[JOB_NAME_MAX + 128]; /* jobs.<pattern>.<key> is the longest */
-    snprintf(key, sizeof key, "%s.%s", section, name);
-    mpk_put_str(data, key);
-    mpk_put_str(data, value);
+    struct key_visit others = {.result = result}, plans = {.result = result, .plans = true};
+    config_each(view->config, visit_key, &others);
+    config_each(view->plan_config, visit_key, &plans);
+    return others.count + plans.count;
 }
 
 int method_config(struct request *request)
 {
-    const struct config *config = request->view->config;
-    uint32_t keys = 0;
-    config_each(config, count_key, &keys);
-    mpk_put_map(request->result, keys);
-    config_each(config, put_key, request->result);
+    mpk_put_map(request->result, each_key(request->view, NULL));
+    each_key(request->view, request->result);
     return 0;
 }

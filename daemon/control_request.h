@@ -49,6 +49,9 @@ int method_config(struct request *request);
 int method_flush(struct request *request);
 int method_alerts(struct request *request);
 int method_baseline(struct request *request);
+int method_plan_get(struct request *request);
+int method_plan_set(struct request *request);
+int method_plan_reset(struct request *request);
 /* Any method that history_knows. */
 int method_history(struct request *request, const char *method);
 

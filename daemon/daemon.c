@@ -18,6 +18,7 @@
 #include "notify.h"
 #include "publisher.h"
 #include "registry.h"
+#include "reload.h"
 #include "store.h"
 #include "tap.h"
 #include "work.h"
@@ -46,7 +47,7 @@ struct daemon {
     struct config config;
     struct machine machine;
     uv_loop_t loop;
-    uv_signal_t sigterm, sigint;
+    uv_signal_t sigterm, sigint, sighup;
     uv_async_t stop;     /* daemon_stop, from any thread */
     uv_timer_t tick;     /* runs while a job is active */
     uv_timer_t saver;    /* runs while there may be something to save */
@@ -55,6 +56,8 @@ struct daemon {
     struct stats stats;
     struct inbox inbox;
     struct pool *pool;
+    struct plans *plans;
+    struct reload reload;
     struct ingest *ingest;
     struct publisher *publisher;
     struct control *control;
@@ -416,6 +419,7 @@ static void finish(struct daemon *daemon)
     tap_close(&daemon->tap);
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
+    close_handle(&daemon->sighup);
     close_handle(&daemon->stop);
     close_handle(&daemon->tick);
     close_handle(&daemon->saver);
@@ -455,6 +459,30 @@ static void on_signal(uv_signal_t *signal, int number)
     begin_stop(daemon, number == SIGINT ? "SIGINT" : "SIGTERM");
 }
 
+/* The trainers hear of it from the ingest thread. */
+static int announce_plans(void *data)
+{
+    struct daemon *daemon = data;
+    struct plan_prefixes *prefixes = plans_prefixes(daemon->plans);
+    if (!prefixes)
+        return ERR_MEMORY;
+    ingest_subscribe(daemon->ingest, &prefixes);
+    return 0;
+}
+
+/* A terminal that is closed hangs up, too: without a file it ends attnd. */
+static void on_hangup(uv_signal_t *signal, int number)
+{
+    struct daemon *daemon = signal->data;
+    (void)number;
+    if (daemon->stopping)
+        return;
+    if (!reload_possible(&daemon->reload))
+        begin_stop(daemon, "SIGHUP");
+    else if (reload_read(&daemon->reload, daemon->plans) && announce_plans(daemon) != 0)
+        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+}
+
 static void on_stop(uv_async_t *stop)
 {
     struct daemon *daemon = stop->data;
@@ -489,10 +517,11 @@ static int open_loop(struct daemon *daemon, char *reterr)
     uv_timer_init(&daemon->loop, &daemon->deadline);
     uv_signal_init(&daemon->loop, &daemon->sigterm);
     uv_signal_init(&daemon->loop, &daemon->sigint);
+    uv_signal_init(&daemon->loop, &daemon->sighup);
     uv_async_init(&daemon->loop, &daemon->stop, on_stop); /* what it opens the inbox has opened */
     daemon->stop.data = daemon;
     daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
-    daemon->sigterm.data = daemon->sigint.data = daemon;
+    daemon->sigterm.data = daemon->sigint.data = daemon->sighup.data = daemon;
     daemon->handles_ready = true;
     return 0;
 }
@@ -562,6 +591,9 @@ static struct control_view make_view(struct daemon *daemon)
         .pool = daemon->pool,
         .store = daemon->store,
         .history = daemon->history,
+        .plans = daemon->plans,
+        .plan_config = &daemon->reload.plans,
+        .plans_changed = announce_plans,
         .started_ns = daemon->started_ns,
         .bytes_in_flight = view_bytes,
         .messages_in_flight = view_messages,
@@ -586,8 +618,14 @@ static int open_tap(struct daemon *daemon, char *reterr)
 
 static int open_ingest(struct daemon *daemon, char *reterr)
 {
+    struct plan_prefixes *prefixes = NULL;
+    daemon->plans = plans_new(&daemon->config);
+    if (daemon->plans)
+        prefixes = plans_prefixes(daemon->plans);
+    if (!prefixes)
+        return fail(reterr, "start", err_text(ERR_MEMORY));
     return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
-                      &daemon->stats, &daemon->ingest, reterr);
+                      &daemon->stats, &prefixes, &daemon->ingest, reterr);
 }
 
 /* Once the ports are ours: a second attnd on this machine should not even look at the history.
@@ -639,6 +677,8 @@ static int start_signals(struct daemon *daemon, char *reterr)
     int rc = uv_signal_start(&daemon->sigterm, on_signal, SIGTERM);
     if (rc == 0)
         rc = uv_signal_start(&daemon->sigint, on_signal, SIGINT);
+    if (rc == 0)
+        rc = uv_signal_start(&daemon->sighup, on_hangup, SIGHUP);
     return rc == 0 ? 0 : fail(reterr, "handle signals", uv_strerror(rc));
 }
 
@@ -648,13 +688,15 @@ static int (*const openers[])(struct daemon *daemon, char *reterr) = {
     open_tap,  open_ingest,  open_history,  open_control,  start_ingest,
 };
 
-int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr)
+int daemon_new(const struct config *config, const struct config_reader *reader,
+               struct daemon **ret_daemon, char *reterr)
 {
     struct daemon *daemon = calloc(1, sizeof *daemon);
     fail(reterr, "start", err_text(ERR_MEMORY)); /* unless somebody knows better */
     if (!daemon)
         return -1;
     daemon->config = *config;
+    daemon->reload = (struct reload){.reader = reader, .given = *config, .plans = *config};
     daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = daemon->arrival_ns = clock_monotonic_ns();
     raise_descriptor_limit();
@@ -716,6 +758,7 @@ static void close_loop(struct daemon *daemon)
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
+        close_handle(&daemon->sighup);
         close_handle(&daemon->stop);
         close_handle(&daemon->tick);
         close_handle(&daemon->saver);
@@ -745,6 +788,8 @@ void daemon_free(struct daemon **daemon_p)
     if (daemon->loop_ready)
         close_loop(daemon);
     ingest_free(&daemon->ingest);
+    plans_free(&daemon->plans);
+    reload_clear(&daemon->reload);
     registry_free(&daemon->registry);
     notify_free(&daemon->notify, NOTIFY_STOP_MS);
     store_free(&daemon->store);

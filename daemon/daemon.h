@@ -7,12 +7,23 @@
 
 struct daemon;
 
-/* Binds everything and starts the threads. `config` is copied. Returns 0, or -1 with a sentence in
- * reterr (CONFIG_ERROR_MAX bytes). */
-int daemon_new(const struct config *config, struct daemon **ret_daemon, char *reterr);
+/* The settings as they are now: the file that attnd was started with, read again. Returns 0, and
+ * *ret_config is the caller's to clear; or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes).
+ */
+struct config_reader {
+    int (*read)(void *data, struct config *ret_config, char *reterr);
+    void *data;
+};
 
-/* Serves until SIGTERM or SIGINT, then finishes what was received, shows open windows as partial
- * and returns. A second signal ends the process at once with status 1. */
+/* Binds everything and starts the threads. `config` is copied; `reader` outlives the daemon, and is
+ * NULL when there is no file. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes).
+ */
+int daemon_new(const struct config *config, const struct config_reader *reader,
+               struct daemon **ret_daemon, char *reterr);
+
+/* Serves until SIGTERM or SIGINT (or SIGHUP, when there is no file to be read again), then finishes
+ * what was received, shows open windows as partial and returns. A second signal ends the process at
+ * once with status 1. */
 void daemon_run(struct daemon *daemon);
 
 /* Any thread, while daemon_run is running or before: makes it end as SIGTERM does. */

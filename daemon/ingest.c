@@ -23,6 +23,9 @@
 #define PAUSE_MS 100
 /* A stopping ingest has read everything when nothing has come for this long. */
 #define QUIET_MS 50
+/* Changes of subscriptions that wait per connection: a trainer that reads none of them for as long
+ * as it takes to make so many misses the rest. */
+#define SUBSCRIPTIONS_MAX 10000
 /* How long it goes on reading at most. */
 #define DRAIN_NS UINT64_C(1000000000)
 
@@ -37,6 +40,8 @@ struct ingest {
     int wake_fd;
     uint64_t arrivals;
     struct note stopped;
+    struct plan_prefixes *plans;                /* subscribed to; the thread's, once it runs */
+    _Atomic(struct plan_prefixes *) next_plans; /* for the thread to take; NULL = no change */
     _Atomic uint64_t in_flight;
     _Atomic bool stop;
     _Atomic bool paused;
@@ -171,9 +176,51 @@ static void wait_message(struct ingest *ingest)
         consume_wake(ingest);
 }
 
+/* Plans */
+
+/* Both ends know a prefix by its bytes, so that what stays the same is not said again. */
+static void set_options(struct ingest *ingest, int option, const struct plan_prefixes *prefixes,
+                        const struct plan_prefixes *others)
+{
+    for (uint32_t i = 0; i < prefixes->count; i++) {
+        const char *text = prefixes->text[i];
+        if (others && plan_prefixes_have(others, text))
+            continue;
+        if (zmq_setsockopt(ingest->socket, option, text, strlen(text)) != 0)
+            log_event(LOG_ERROR, "plan_not_announced", LOG_STR("plan", text),
+                      LOG_STR("reason", zmq_strerror(zmq_errno())));
+    }
+}
+
+/* New before old: a trainer is never without the plan that it should have. */
+static void put_in_force(struct ingest *ingest, struct plan_prefixes *next)
+{
+    set_options(ingest, ZMQ_SUBSCRIBE, next, ingest->plans);
+    if (ingest->plans)
+        set_options(ingest, ZMQ_UNSUBSCRIBE, ingest->plans, next);
+    free(ingest->plans);
+    ingest->plans = next;
+}
+
+static void take_plans(struct ingest *ingest)
+{
+    struct plan_prefixes *next = atomic_exchange(&ingest->next_plans, NULL);
+    if (next)
+        put_in_force(ingest, next);
+}
+
+void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans)
+{
+    free(atomic_exchange(&ingest->next_plans, *plans));
+    *plans = NULL;
+    wake(ingest);
+}
+
+/* Under a flood of messages it never ends but for a change of plans. */
 static void receive_available(struct ingest *ingest)
 {
-    while (!atomic_load(&ingest->stop) && may_receive(ingest) && receive_one(ingest) == 0)
+    while (!atomic_load(&ingest->stop) && !atomic_load(&ingest->next_plans) &&
+           may_receive(ingest) && receive_one(ingest) == 0)
         ;
 }
 
@@ -206,6 +253,7 @@ static void *ingest_main(void *data)
             wait_message(ingest);
         else
             wait_paused(ingest);
+        take_plans(ingest);
         receive_available(ingest);
     }
     drain(ingest);
@@ -228,11 +276,13 @@ static int open_socket(struct ingest *ingest, void *zmq_context, char *reterr)
         .endpoint = config->ingest_endpoint.text,
         .type = ZMQ_SUB,
         .receive_queue = (int)config->ingest_receive_queue,
+        .send_queue = SUBSCRIPTIONS_MAX,
         .max_message = (int64_t)config->ingest_max_message,
     };
     ingest->socket = endpoint_bind(zmq_context, &options, reterr);
     if (!ingest->socket)
         return -1;
+    take_plans(ingest); /* first: who connects meanwhile never sees a topic without a plan */
     if (subscribe(ingest->socket) == 0)
         return 0;
     snprintf(reterr, CONFIG_ERROR_MAX, "ingest.endpoint: cannot subscribe: %s",
@@ -263,10 +313,12 @@ static int open_ends(struct ingest *ingest, void *zmq_context, char *reterr)
 }
 
 int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
-               struct inbox *inbox, struct stats *stats, struct ingest **ret_ingest, char *reterr)
+               struct inbox *inbox, struct stats *stats, struct plan_prefixes **plans,
+               struct ingest **ret_ingest, char *reterr)
 {
     struct ingest *ingest = calloc(1, sizeof *ingest);
     if (!ingest) {
+        free(*plans);
         snprintf(reterr, CONFIG_ERROR_MAX, "%s", err_text(ERR_MEMORY));
         return -1;
     }
@@ -275,6 +327,8 @@ int ingest_new(void *zmq_context, struct config *config, const struct machine *m
     ingest->inbox = inbox;
     ingest->stats = stats;
     ingest->wake_fd = -1;
+    atomic_init(&ingest->next_plans, *plans);
+    *plans = NULL;
     if (open_ends(ingest, zmq_context, reterr) != 0) {
         ingest_free(&ingest);
         return -1;
@@ -328,6 +382,8 @@ void ingest_free(struct ingest **ingest_p)
     ingest_join(ingest);
     if (ingest->wake_fd >= 0)
         close(ingest->wake_fd);
+    free(ingest->plans);
+    free(atomic_load(&ingest->next_plans));
     free(ingest);
     *ingest_p = NULL;
 }

@@ -14,22 +14,29 @@
 #include "config.h"
 #include "inbox.h"
 #include "message.h"
+#include "plan.h"
 #include "stats.h"
 #include "work.h"
 
 struct ingest;
 
-/* Binds the socket and writes the address it got back to *config. Returns 0, or -1 with a sentence
- * in reterr (CONFIG_ERROR_MAX bytes). `config`, `machine`, `inbox` and `stats` outlive the ingest.
- */
+/* Binds the socket, subscribes to the plans and to what is received, and writes the address it got
+ * back to *config. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). `config`,
+ * `machine`, `inbox` and `stats` outlive the ingest; *plans is taken over in any case. */
 int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
-               struct inbox *inbox, struct stats *stats, struct ingest **ret_ingest, char *reterr);
+               struct inbox *inbox, struct stats *stats, struct plan_prefixes **plans,
+               struct ingest **ret_ingest, char *reterr);
 
 /* Starts the thread, which reads *config: nobody writes to it from here on. Returns as above. */
 int ingest_start(struct ingest *ingest, char *reterr);
 
 /* Any thread: a message posted as NOTE_ARRIVED was freed, its `cost` may be admitted again. */
 void ingest_release(struct ingest *ingest, uint64_t cost);
+
+/* Any thread: from now on these are the plans that trainers are told, the new ones before the old
+ * ones are taken back. Soon, by the thread; of several calls the last one counts. Takes *plans
+ * over. */
+void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans);
 
 /* Bytes counted against the budget now. */
 uint64_t ingest_in_flight(struct ingest *ingest);

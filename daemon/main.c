@@ -15,19 +15,32 @@ static int complain(const char *message, int status)
     return status;
 }
 
+struct command_line {
+    int argc;
+    char **argv;
+};
+
+static int read_again(void *data, struct config *ret_config, char *reterr)
+{
+    struct command_line *line = data;
+    return args_read_again(line->argc, line->argv, ret_config, reterr);
+}
+
 int main(int argc, char **argv)
 {
+    struct command_line line = {argc, argv};
+    struct config_reader reader = {read_again, &line};
     struct config config;
     struct daemon *daemon = NULL;
-    enum args_action action;
+    struct args_result result;
     char error[CONFIG_ERROR_MAX];
 
-    if (args_read(argc, argv, &config, &action, error) != 0)
+    if (args_read(argc, argv, &config, &result, error) != 0)
         return complain(error, EXIT_USAGE);
-    if (action == ARGS_DONE)
+    if (result.answered)
         return EXIT_SUCCESS;
     log_setup((enum log_level)config.log_level, config.log_format == CONFIG_FORMAT_JSON);
-    if (daemon_new(&config, &daemon, error) != 0)
+    if (daemon_new(&config, result.has_file ? &reader : NULL, &daemon, error) != 0)
         return complain(error, EXIT_FAILURE);
     daemon_run(daemon);
     daemon_free(&daemon);

@@ -395,6 +395,17 @@ static int take_event(struct run *run, struct message *message)
 
 /* Taking */
 
+/* When a window may count on its rank. A hello is a sign of life of one that has tensors to send;
+ * of one that has sent none yet it says only that it is there, once: nobody waits for more. */
+static uint64_t heard_ns(const struct window *window, const struct message *message)
+{
+    const struct header *header = &message->header;
+    uint32_t rank = window_find_rank(window, header->rank);
+    bool hello = header->type == MESSAGE_EVENT && header->event == EVENT_HELLO;
+    return hello && rank != UINT32_MAX && !window->ranks[rank].seen ? window->ranks[rank].last_ns
+                                                                    : message->received_ns;
+}
+
 /* All tracks know the same ranks by the same index, or none does. */
 static int join(struct run *run, struct message *message)
 {
@@ -403,7 +414,8 @@ static int join(struct run *run, struct message *message)
     int code = 0;
     for (uint32_t t = 0; t < run->track_count && !code; t++)
         code = window_rank(&run->tracks[t].window, header->rank, header->world,
-                           run->config->limits_ranks, message->received_ns, &message->rank_index);
+                           run->config->limits_ranks, heard_ns(&run->tracks[t].window, message),
+                           &message->rank_index);
     for (uint32_t t = 0; t < run->track_count && code; t++)
         window_forget_ranks(&run->tracks[t].window, before);
     run->dirty = run->dirty || run->tracks[0].window.rank_count != before;

@@ -134,7 +134,7 @@ static int start_daemon(struct judge *judge, char *reterr)
     if (place_sockets(judge, reterr) != 0)
         return -1;
     log_setup(LOG_ERROR, false);
-    if (daemon_new(&judge->config, &judge->daemon, reterr) != 0)
+    if (daemon_new(&judge->config, NULL, &judge->daemon, reterr) != 0)
         return -1;
     int rc = start_thread(judge);
     if (rc == 0)

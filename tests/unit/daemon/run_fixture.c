@@ -112,7 +112,8 @@ int fixture_send(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step
     return fixture_take_all(f);
 }
 
-int fixture_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch)
+static int send_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch,
+                      uint64_t step)
 {
     struct message *message = calloc(1, sizeof *message);
     assert_non_null(message);
@@ -123,10 +124,21 @@ int fixture_event(struct fixture *f, uint32_t rank, enum event_type event, uint6
                                       .rank = rank,
                                       .world = 1,
                                       .epoch = epoch,
+                                      .step = step,
                                       .seq = f->event_seq[rank]++};
     strcpy(message->header.job, "job");
     run_queue(f->run, message, f->now);
     return fixture_take_all(f);
+}
+
+int fixture_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch)
+{
+    return send_event(f, rank, event, epoch, 0);
+}
+
+int fixture_hello(struct fixture *f, uint32_t rank, uint64_t step)
+{
+    return send_event(f, rank, EVENT_HELLO, 0, step);
 }
 
 uint64_t fixture_number(const struct fixture *f, int summary, const char *map, const char *key)

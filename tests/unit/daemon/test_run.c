@@ -284,6 +284,81 @@ static void test_without_state_memory_messages_are_refused_and_windows_go_on(voi
     fixture_stop(&f);
 }
 
+/* It says where the training is; what has been sent until there may still be on its way. */
+static void test_a_hello_from_a_later_step_moves_no_window(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[6 steps]");
+    fixture_send(&f, 0, 0, 0);
+    fixture_send(&f, 0, 0, 1);
+    assert_int_equal(fixture_hello(&f, 0, 100), 0);
+    assert_int_equal(f.run->step, 100);
+    assert_int_equal(f.summaries, 0);
+    assert_int_equal(fixture_send(&f, 0, 0, 2), 0);
+    assert_int_equal(fixture_send(&f, 0, 0, 4), 0);
+    assert_int_equal(f.summaries, 1);
+    assert_int_equal(fixture_number(&f, 0, NULL, "messages"), 3);
+    assert_int_equal(fixture_number(&f, 0, "window", "last"), 3);
+    assert_int_equal(run_counts(f.run).tally.lost, 0);
+    fixture_stop(&f);
+}
+
+static void say_hello_for(struct fixture *f, uint32_t rank, uint64_t seconds)
+{
+    for (uint64_t s = 0; s < seconds; s += 10) {
+        f->now += 10 * S;
+        if (rank != UINT32_MAX)
+            fixture_hello(f, rank, 5);
+        run_tick(f->run, f->now);
+    }
+}
+
+static void test_a_hello_is_a_sign_of_life(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    f.config.limits_idle = 900 * S;
+    fixture_send(&f, 0, 0, 0);
+    say_hello_for(&f, 0, 7200);
+    assert_int_equal(f.alerts, 0);
+    assert_int_equal(f.run->state, JOB_ACTIVE);
+    say_hello_for(&f, UINT32_MAX, 7200);
+    assert_int_equal(f.alerts, 1); /* silence */
+    assert_int_equal(f.run->state, JOB_IDLE);
+    fixture_hello(&f, 0, 6);
+    assert_int_equal(f.run->state, JOB_ACTIVE);
+    run_tick(f.run, f.now);
+    assert_int_equal(f.alerts, 2); /* resolved */
+    fixture_stop(&f);
+}
+
+/* The others wait for a rank that sends tensors and is alive, but not for one that only says hello.
+ */
+static void test_who_only_says_hello_holds_up_no_window(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    fixture_hello(&f, 1, 0);
+    fixture_send(&f, 0, 0, 0);
+    fixture_send(&f, 0, 0, 4);
+    say_hello_for(&f, 1, 100);
+    assert_int_equal(fixture_number(&f, 0, "window", "last"), 3);
+    assert_int_equal(fixture_number(&f, 0, NULL, "messages"), 1);
+    assert_int_equal(fixture_send(&f, 0, 1, 3), ERR_LATE);
+    fixture_stop(&f);
+
+    fixture_start(&f, "[]");
+    fixture_send(&f, 0, 1, 0);
+    fixture_send(&f, 0, 0, 0);
+    fixture_send(&f, 0, 0, 4);
+    say_hello_for(&f, 1, 100);
+    assert_int_equal(fixture_send(&f, 0, 1, 3), 0);
+    fixture_stop(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -300,6 +375,9 @@ int main(void)
         cmocka_unit_test(test_weights_hold_up_their_windows_and_no_message),
         cmocka_unit_test(test_weights_that_are_refused_in_their_turn_are_counted_once),
         cmocka_unit_test(test_without_state_memory_messages_are_refused_and_windows_go_on),
+        cmocka_unit_test(test_a_hello_from_a_later_step_moves_no_window),
+        cmocka_unit_test(test_a_hello_is_a_sign_of_life),
+        cmocka_unit_test(test_who_only_says_hello_holds_up_no_window),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

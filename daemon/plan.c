@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/* An order is a place: a plan that is set takes 0, and moves those before it on by one. So the
+ * prefixes alone tell which plan is newer, and a trainer needs no memory of how they came about. */
+#include "plan.h"
+
+#include "err.h"
+
+#include <assert.h>
+#include <fnmatch.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct plans {
+    struct plan set[PLANS_SET_MAX]; /* newest first */
+    uint32_t set_count;
+    struct plan *config; /* owned; the last one is the default */
+    uint32_t config_count;
+};
+
+/* The longest of each part: "plan/", an order, a pattern, a settings text. */
+static_assert(sizeof("plan/999999/") - 1 + JOB_NAME_MAX + sizeof("/every=1000000000") - 1 +
+                      sizeof(";layers=") - 1 + (CONFIG_LAYERS_MAX - 1) + sizeof(";heads=") - 1 +
+                      (CONFIG_HEADS_MAX - 1) + sizeof(";samples=2147483647") - 1 +
+                      sizeof(";rows=2147483647") - 1 <=
+                  PLAN_PREFIX_MAX,
+              "every plan fits a prefix");
+
+const char *plan_from_name(enum plan_from from)
+{
+    static const char *const names[] = {
+        [PLAN_FROM_DEFAULT] = "default", [PLAN_FROM_CONFIG] = "config", [PLAN_FROM_SET] = "set"};
+    return names[from];
+}
+
+static void name_plan(struct plan *plan, const char *pattern, enum plan_from from)
+{
+    snprintf(plan->pattern, sizeof plan->pattern, "%s", pattern);
+    plan->from = from;
+}
+
+struct plans *plans_new(const struct config *config)
+{
+    struct plans *plans = calloc(1, sizeof *plans);
+    if (plans && plans_configure(plans, config) != 0)
+        plans_free(&plans);
+    return plans;
+}
+
+void plans_free(struct plans **plans_p)
+{
+    if (*plans_p)
+        free((*plans_p)->config);
+    free(*plans_p);
+    *plans_p = NULL;
+}
+
+static uint32_t count_patterns(const struct config *config)
+{
+    struct config_plan plan;
+    uint32_t count = 0;
+    while (config_job_plan(config, count, &plan))
+        count++;
+    return count;
+}
+
+int plans_configure(struct plans *plans, const struct config *config)
+{
+    uint32_t patterns = count_patterns(config);
+    struct plan *all = calloc(patterns + 1, sizeof *all);
+    if (!all)
+        return ERR_MEMORY;
+    for (uint32_t i = 0; i < patterns; i++)
+        name_plan(&all[i], config_job_plan(config, i, &all[i].what), PLAN_FROM_CONFIG);
+    name_plan(&all[patterns], "*", PLAN_FROM_DEFAULT);
+    config_default_plan(config, &all[patterns].what);
+    free(plans->config);
+    plans->config = all;
+    plans->config_count = patterns + 1;
+    return 0;
+}
+
+/* The place among those that were set; set_count when there is none. */
+static uint32_t find_set(const struct plans *plans, const char *pattern)
+{
+    uint32_t i = 0;
+    while (i < plans->set_count && strcmp(plans->set[i].pattern, pattern) != 0)
+        i++;
+    return i;
+}
+
+static void remove_set(struct plans *plans, uint32_t index)
+{
+    plans->set_count--;
+    memmove(&plans->set[index], &plans->set[index + 1],
+            (plans->set_count - index) * sizeof plans->set[0]);
+}
+
+int plans_set(struct plans *plans, const char *pattern, const struct config_plan *what)
+{
+    struct plan plan = {.what = *what}; /* `what` may be one of those that move */
+    name_plan(&plan, pattern, PLAN_FROM_SET);
+    uint32_t old = find_set(plans, pattern);
+    if (old < plans->set_count)
+        remove_set(plans, old);
+    if (plans->set_count == PLANS_SET_MAX)
+        return ERR_ARGUMENT;
+    memmove(&plans->set[1], &plans->set[0], plans->set_count * sizeof plans->set[0]);
+    plans->set[0] = plan;
+    plans->set_count++;
+    return 0;
+}
+
+int plans_reset(struct plans *plans, const char *pattern)
+{
+    uint32_t index = find_set(plans, pattern);
+    if (index == plans->set_count)
+        return ERR_ARGUMENT;
+    remove_set(plans, index);
+    return 0;
+}
+
+uint32_t plans_count(const struct plans *plans)
+{
+    return plans->set_count + plans->config_count;
+}
+
+const struct plan *plans_at(const struct plans *plans, uint32_t index)
+{
+    return index < plans->set_count ? &plans->set[index] : &plans->config[index - plans->set_count];
+}
+
+static const struct plan *default_of(const struct plans *plans)
+{
+    return &plans->config[plans->config_count - 1];
+}
+
+const struct plan *plans_for(const struct plans *plans, const char *job)
+{
+    for (uint32_t i = 0; i < plans_count(plans); i++)
+        if (fnmatch(plans_at(plans, i)->pattern, job, 0) == 0)
+            return plans_at(plans, i);
+    return default_of(plans); /* not reached: its pattern matches every name */
+}
+
+const struct plan *plans_before(const struct plans *plans, const char *pattern)
+{
+    if (job_name_valid(pattern, strlen(pattern)))
+        return plans_for(plans, pattern);
+    for (uint32_t i = 0; i < plans_count(plans); i++)
+        if (strcmp(plans_at(plans, i)->pattern, pattern) == 0)
+            return plans_at(plans, i);
+    return default_of(plans);
+}
+
+static uint32_t order_of(const struct plans *plans, uint32_t index)
+{
+    if (index < plans->set_count)
+        return index;
+    bool is_default = index == plans_count(plans) - 1;
+    return is_default ? PLAN_ORDER_DEFAULT : PLAN_ORDER_CONFIG + (index - plans->set_count);
+}
+
+static void write_prefix(const struct plan *plan, uint32_t order, char *ret_text)
+{
+    const struct config_plan *what = &plan->what;
+    snprintf(ret_text, PLAN_PREFIX_MAX + 1,
+             "plan/%" PRIu32 "/%s/every=%" PRIu64 ";layers=%s;heads=%s;samples=%" PRIu64
+             ";rows=%" PRIu64,
+             order, plan->pattern, what->every, what->layers.text, what->heads.text, what->samples,
+             what->rows);
+}
+
+struct plan_prefixes *plans_prefixes(const struct plans *plans)
+{
+    uint32_t count = plans_count(plans);
+    struct plan_prefixes *prefixes = malloc(sizeof *prefixes + count * sizeof prefixes->text[0]);
+    if (!prefixes)
+        return NULL;
+    prefixes->count = count;
+    for (uint32_t i = 0; i < count; i++)
+        write_prefix(plans_at(plans, i), order_of(plans, i), prefixes->text[i]);
+    return prefixes;
+}
+
+bool plan_prefixes_have(const struct plan_prefixes *prefixes, const char *text)
+{
+    for (uint32_t i = 0; i < prefixes->count; i++)
+        if (strcmp(prefixes->text[i], text) == 0)
+            return true;
+    return false;
+}

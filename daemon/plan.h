@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/* plan: which capture plan holds for which jobs, and how trainers are told. PROTOCOL.md, "The
+ * capture plan", has the rules; here is the daemon's side: the plans in their order, and the
+ * prefixes that say so when they are subscribed to.
+ *
+ * Pure; one thread. */
+#ifndef DAEMON_PLAN_H
+#define DAEMON_PLAN_H
+
+#include "config.h"
+#include "header.h"
+
+/* Plans that can be set at run time. */
+#define PLANS_SET_MAX 64
+/* Where those of the config begin, and the default. */
+#define PLAN_ORDER_CONFIG  PLANS_SET_MAX
+#define PLAN_ORDER_DEFAULT 999999
+
+enum plan_from { PLAN_FROM_DEFAULT, PLAN_FROM_CONFIG, PLAN_FROM_SET };
+/* "default", "config", "set". */
+const char *plan_from_name(enum plan_from from);
+
+struct plan {
+    char pattern[JOB_NAME_MAX + 1]; /* of job names */
+    enum plan_from from;
+    struct config_plan what;
+};
+
+/* What a trainer accepts of a subscription is 1024 bytes, with what ZeroMQ adds to it. */
+#define PLAN_PREFIX_MAX 1000
+/* "plan/<order>/<pattern>/every=...;layers=...;heads=...;samples=...;rows=..." with its NUL. */
+struct plan_prefixes {
+    uint32_t count;
+    char text[][PLAN_PREFIX_MAX + 1];
+};
+
+struct plans;
+
+/* With the default and the plans of the config. NULL when out of memory. */
+struct plans *plans_new(const struct config *config);
+void plans_free(struct plans **plans);
+
+/* Replaces the default and the plans of the config; those that were set stay. Returns 0 or
+ * ERR_MEMORY, with nothing changed. */
+int plans_configure(struct plans *plans, const struct config *config);
+
+/* Sets the plan of a name or pattern, which becomes the newest. Returns 0, or ERR_ARGUMENT when
+ * there are PLANS_SET_MAX others. `pattern` is one (config_is_pattern). */
+int plans_set(struct plans *plans, const char *pattern, const struct config_plan *what);
+/* Forgets what was set for exactly this name or pattern. Returns 0, or ERR_ARGUMENT when nothing
+ * was. */
+int plans_reset(struct plans *plans, const char *pattern);
+
+/* All plans in their order: set, newest first; of the config; the default. Borrowed until the next
+ * change. */
+uint32_t plans_count(const struct plans *plans);
+const struct plan *plans_at(const struct plans *plans, uint32_t index);
+/* The plan that holds for a job. */
+const struct plan *plans_for(const struct plans *plans, const char *job);
+/* What a plan that is set for it begins as: for a name what holds for the job; for a pattern the
+ * plan of the same pattern, else the default. */
+const struct plan *plans_before(const struct plans *plans, const char *pattern);
+
+/* What to subscribe to; owned by the caller. NULL when out of memory. */
+struct plan_prefixes *plans_prefixes(const struct plans *plans);
+bool plan_prefixes_have(const struct plan_prefixes *prefixes, const char *text);
+
+#endif

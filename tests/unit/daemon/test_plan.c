@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/* Which plan holds for which job, in which order, and the prefixes that say so. */
+#include "unit.h"
+
+#include "err.h"
+#include "plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct config config;
+static struct plans *plans;
+
+/* Plans of a config file with this text. */
+static int start(const char *text)
+{
+    char path[] = "/tmp/attnd-plan-XXXXXX", error[CONFIG_ERROR_MAX] = "";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+    config_defaults(&config);
+    int result = config_load(&config, path, error);
+    unlink(path);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
+    return 0;
+}
+
+static void begin(const char *text)
+{
+    start(text);
+    plans = plans_new(&config);
+    assert_non_null(plans);
+}
+
+static int stop(void **state)
+{
+    (void)state;
+    plans_free(&plans);
+    config_clear(&config);
+    return 0;
+}
+
+static struct config_plan every(uint64_t n)
+{
+    struct config_plan plan = {.every = n, .layers = {"*"}, .heads = {"*"}, .samples = 1};
+    return plan;
+}
+
+static int set(const char *pattern, uint64_t n)
+{
+    struct config_plan plan = every(n);
+    return plans_set(plans, pattern, &plan);
+}
+
+static void assert_holds(const char *job, const char *pattern, enum plan_from from, uint64_t n)
+{
+    const struct plan *plan = plans_for(plans, job);
+    assert_string_equal(plan->pattern, pattern);
+    assert_int_equal(plan->from, from);
+    assert_int_equal(plan->what.every, n);
+}
+
+static void assert_prefixes(const char *const *expected, uint32_t count)
+{
+    struct plan_prefixes *prefixes = plans_prefixes(plans);
+    assert_non_null(prefixes);
+    assert_int_equal(prefixes->count, count);
+    for (uint32_t i = 0; i < count; i++)
+        assert_string_equal(prefixes->text[i], expected[i]);
+    free(prefixes);
+}
+
+static void test_without_anything_the_default_holds(void **state)
+{
+    (void)state;
+    begin("");
+    assert_holds("gpt-small", "*", PLAN_FROM_DEFAULT, 50);
+    assert_holds(".hidden", "*", PLAN_FROM_DEFAULT, 50);
+    static const char *const expected[] = {
+        "plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0"};
+    assert_prefixes(expected, 1);
+}
+
+static void test_the_order_is_set_newest_first_then_config_then_default(void **state)
+{
+    (void)state;
+    begin(
+        "plan: {samples: 0, rows: 64}\n"
+        "jobs:\n"
+        "  'gpt-*': {plan.every: 10}\n"
+        "  '*': {plan.every: 20, plan.layers: 'decoder.*.self encoder.*', plan.heads: '0-3,7'}\n");
+    assert_int_equal(set("bert", 1), 0);
+    assert_int_equal(set("gpt-[!0-9]*", 2), 0);
+    static const char *const expected[] = {
+        "plan/0/gpt-[!0-9]*/every=2;layers=*;heads=*;samples=1;rows=0",
+        "plan/1/bert/every=1;layers=*;heads=*;samples=1;rows=0",
+        "plan/64/gpt-*/every=10;layers=*;heads=*;samples=0;rows=64",
+        "plan/65/*/every=20;layers=decoder.*.self encoder.*;heads=0-3,7;samples=0;rows=64",
+        "plan/999999/*/every=50;layers=*;heads=*;samples=0;rows=64"};
+    assert_prefixes(expected, 5);
+    assert_holds("gpt-small", "gpt-[!0-9]*", PLAN_FROM_SET, 2);
+    assert_holds("gpt-2", "gpt-*", PLAN_FROM_CONFIG, 10);
+    assert_holds("bert", "bert", PLAN_FROM_SET, 1);
+    assert_holds("t5", "*", PLAN_FROM_CONFIG, 20);
+}
+
+static void test_a_plan_that_is_set_again_is_the_newest(void **state)
+{
+    (void)state;
+    begin("");
+    set("gpt-*", 1);
+    set("gpt-a", 2);
+    assert_holds("gpt-a", "gpt-a", PLAN_FROM_SET, 2);
+    set("gpt-*", 3);
+    assert_holds("gpt-a", "gpt-*", PLAN_FROM_SET, 3);
+    assert_int_equal(plans_count(plans), 3);
+}
+
+static void test_reset_forgets_exactly_that_one(void **state)
+{
+    (void)state;
+    begin("jobs: {'a*': {plan.every: 10}}\n");
+    set("a", 1);
+    set("b", 2);
+    assert_int_equal(plans_reset(plans, "a*"), ERR_ARGUMENT);
+    assert_int_equal(plans_reset(plans, "c"), ERR_ARGUMENT);
+    assert_int_equal(plans_reset(plans, "a"), 0);
+    assert_int_equal(plans_reset(plans, "a"), ERR_ARGUMENT);
+    assert_holds("a", "a*", PLAN_FROM_CONFIG, 10);
+    assert_holds("b", "b", PLAN_FROM_SET, 2);
+}
+
+static void test_there_are_at_most_64(void **state)
+{
+    char name[16];
+    (void)state;
+    begin("");
+    for (int i = 0; i < 64; i++) {
+        snprintf(name, sizeof name, "job%d", i);
+        assert_int_equal(set(name, 1), 0);
+    }
+    assert_int_equal(set("more", 1), ERR_ARGUMENT);
+    assert_int_equal(set("job7", 5), 0); /* it is there */
+    assert_holds("job7", "job7", PLAN_FROM_SET, 5);
+    assert_int_equal(plans_reset(plans, "job0"), 0);
+    assert_int_equal(set("more", 1), 0);
+    assert_int_equal(plans_count(plans), 65);
+}
+
+static void test_what_a_plan_begins_as(void **state)
+{
+    (void)state;
+    begin("plan: {every: 40}\njobs: {'gpt-*': {plan.every: 10}}\n");
+    set("*-large", 7);
+    assert_int_equal(plans_before(plans, "gpt-small")->what.every, 10);
+    assert_int_equal(plans_before(plans, "gpt-large")->what.every, 7);
+    assert_int_equal(plans_before(plans, "bert")->what.every, 40);
+    assert_int_equal(plans_before(plans, "*-large")->what.every, 7);
+    assert_int_equal(plans_before(plans, "gpt-*")->what.every, 10);
+    assert_int_equal(plans_before(plans, "gpt-?")->what.every, 40);
+}
+
+static void test_what_is_set_survives_a_new_config(void **state)
+{
+    (void)state;
+    begin("jobs: {'gpt-*': {plan.every: 10}}\n");
+    set("bert", 1);
+    config_clear(&config);
+    start("plan: {every: 30}\njobs: {'t5': {plan.every: 5}}\n");
+    assert_int_equal(plans_configure(plans, &config), 0);
+    assert_holds("bert", "bert", PLAN_FROM_SET, 1);
+    assert_holds("gpt-a", "*", PLAN_FROM_DEFAULT, 30);
+    assert_holds("t5", "t5", PLAN_FROM_CONFIG, 5);
+}
+
+/* With everything as long as it may be; a name longer by one is no job's. */
+static void test_the_longest_plan_fits_a_prefix(void **state)
+{
+    char pattern[JOB_NAME_MAX + 1];
+    struct config_plan plan = {.every = 1000000000, .samples = INT32_MAX, .rows = INT32_MAX};
+    (void)state;
+    begin("");
+    memset(pattern, '*', JOB_NAME_MAX);
+    pattern[JOB_NAME_MAX] = '\0';
+    memset(plan.layers.text, '?', CONFIG_LAYERS_MAX - 1);
+    memset(plan.heads.text, '1', CONFIG_HEADS_MAX - 1);
+    assert_int_equal(plans_set(plans, pattern, &plan), 0);
+    struct plan_prefixes *prefixes = plans_prefixes(plans);
+    const char *end = strstr(prefixes->text[0], ";samples=");
+    assert_string_equal(end, ";samples=2147483647;rows=2147483647");
+    assert_true(strlen(prefixes->text[0]) <= PLAN_PREFIX_MAX);
+    assert_true(plan_prefixes_have(prefixes, prefixes->text[1]));
+    assert_false(plan_prefixes_have(prefixes, "plan/0/*/"));
+    free(prefixes);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_without_anything_the_default_holds, stop),
+        cmocka_unit_test_teardown(test_the_order_is_set_newest_first_then_config_then_default,
+                                  stop),
+        cmocka_unit_test_teardown(test_a_plan_that_is_set_again_is_the_newest, stop),
+        cmocka_unit_test_teardown(test_reset_forgets_exactly_that_one, stop),
+        cmocka_unit_test_teardown(test_there_are_at_most_64, stop),
+        cmocka_unit_test_teardown(test_what_a_plan_begins_as, stop),
+        cmocka_unit_test_teardown(test_what_is_set_survives_a_new_config, stop),
+        cmocka_unit_test_teardown(test_the_longest_plan_fits_a_prefix, stop),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
