@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: MIT
+"""The capture plan: what a trainer sees of it at wire level, how it changes while the job runs, and that nothing of
+it disturbs what is received."""
+import fnmatch
+import os
+import re
+import signal
+import threading
+import time
+
+import msgpack
+import pytest
+import zmq
+from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
+
+DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0"
+EVERYTHING = {b"tensor/", b"event/"}
+
+
+class Listener(Trainer):
+    """A trainer that keeps every notice of subscriptions, in order."""
+
+    def __init__(self, *args, **kwargs):
+        self.notices = []
+        super().__init__(*args, **kwargs)
+
+    def wait_subscribed(self):
+        wait_until(lambda: self.listen() and EVERYTHING <= self.prefixes, "the subscriptions")
+
+    def listen(self):
+        """Takes the notices that are here; returns all so far."""
+        while self.socket.poll(0):
+            frame = self.socket.recv()
+            self.notices.append((frame[:1] == b"\x01", frame[1:]))
+            (self.prefixes.add if frame[:1] == b"\x01" else self.prefixes.discard)(frame[1:])
+        return self.notices
+
+    def plans(self):
+        self.listen()
+        return sorted((int(order), pattern, settings) for order, pattern, settings in
+                      (p.decode().split("/")[1:] for p in self.prefixes if p.startswith(b"plan/")))
+
+    def wait_plans(self, *plans):
+        wait_until(lambda: self.plans() == sorted(plans), f"{plans} (now {self.plans()})")
+
+    def in_force(self):
+        """(every, layers) of the plan that holds for this job, by the rules of the contract."""
+        holding = []
+        for order, pattern, settings in self.plans():
+            keys = dict(pair.split("=", 1) for pair in settings.split(";"))
+            if fnmatch.fnmatchcase(self.job, pattern):
+                every = int(keys["every"])
+                holding.append((order, every == 0, every, settings, keys["layers"]))
+        return min(holding)[2], min(holding)[4]
+
+
+def plan(order, pattern, every=50, layers="*", heads="*", samples=1, rows=0):
+    return order, pattern, f"every={every};layers={layers};heads={heads};samples={samples};rows={rows}"
+
+
+THE_DEFAULT = plan(999999, "*")
+
+
+def refused(attnd, method, **params):
+    """(code, message) of a refusal."""
+    socket = attnd.context.socket(zmq.DEALER)
+    socket.linger = 0
+    try:
+        socket.connect(attnd.endpoint("control"))
+        socket.send(msgpack.packb([0, 1, method, params]))
+        assert socket.poll(int(1000 * PATIENCE_S))
+        _, _, error, result = msgpack.unpackb(socket.recv())
+    finally:
+        socket.close()
+    assert error is not None, result
+    return error["code"], error["message"]
+
+
+def test_the_default_plan_is_there_before_what_is_asked_for(attnd):
+    trainer = Listener(attnd, "gpt-small")
+    assert trainer.prefixes == {DEFAULT} | EVERYTHING
+    said = [prefix for added, prefix in trainer.notices]
+    assert said.index(DEFAULT) < said.index(b"tensor/")
+    assert trainer.in_force() == (50, "*")
+
+
+def test_the_settings_of_the_default():
+    attnd = Attnd("plan.every=7", "plan.layers=decoder.*.self encoder.0.cross", "plan.heads=0-3,7", "plan.samples=0",
+                  "plan.rows=64")
+    trainer = Listener(attnd, "gpt-small")
+    trainer.wait_plans(plan(999999, "*", 7, "decoder.*.self encoder.0.cross", "0-3,7", 0, 64))
+    attnd.close()
+
+
+def test_a_plan_changes_while_the_job_is_connected(attnd):
+    trainer = Listener(attnd, "gpt-small")
+    answer = attnd.call("plan.set", job="gpt-*", every=10, layers="decoder.*")
+    assert answer == dict(job="gpt-*", pattern="gpt-*", **{"from": "set"}, every=10, layers="decoder.*", heads="*",
+                          samples=1, rows=0)
+    trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*"), THE_DEFAULT)
+    attnd.call("plan.set", job="gpt-small", every="2")
+    trainer.wait_plans(plan(0, "gpt-small", 2, "decoder.*"), plan(1, "gpt-*", 10, "decoder.*"), THE_DEFAULT)
+    assert trainer.in_force() == (2, "decoder.*")
+    assert attnd.call("plan.reset", job="gpt-small")["pattern"] == "gpt-*"
+    trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*"), THE_DEFAULT)
+    attnd.call("plan.reset", job="gpt-*")
+    trainer.wait_plans(THE_DEFAULT)
+
+
+def test_the_new_plan_comes_before_the_old_one_goes(attnd):
+    trainer = Listener(attnd, "gpt-small")
+    attnd.call("plan.set", job="gpt-small", every=10)
+    trainer.wait_plans(plan(0, "gpt-small", 10), THE_DEFAULT)
+    trainer.notices.clear()
+    attnd.call("plan.set", job="gpt-small", every=20)
+    trainer.wait_plans(plan(0, "gpt-small", 20), THE_DEFAULT)
+    text = b"plan/0/gpt-small/every=%d;layers=*;heads=*;samples=1;rows=0"
+    assert trainer.notices == [(True, text % 20), (False, text % 10)]
+
+
+def test_whatever_is_changed_some_plan_holds_at_any_moment(attnd, rng):
+    """Of every state that a trainer sees on the way, the plan is one that was in force before or after."""
+    trainer = Listener(attnd, "gpt-small")
+    allowed = {50}
+    for _ in range(60):
+        pattern = str(rng.choice(["gpt-*", "gpt-small", "*", "gpt-[a-z]*"]))
+        if rng.random() < 0.7:
+            attnd.call("plan.set", job=pattern, every=int(rng.integers(0, 1000)))
+        else:
+            try:
+                attnd.call("plan.reset", job=pattern)
+            except RuntimeError as error:
+                assert str(error) == "argument"
+        allowed.add(attnd.call("plan.get", job="gpt-small")["every"])
+    final = sorted((i, p["pattern"]) if p["from"] == "set" else (999999, "*")
+                   for i, p in enumerate(attnd.call("plan.get")))
+    wait_until(lambda: [p[:2] for p in trainer.plans()] == final, "the last plans")
+    notices, trainer.prefixes = trainer.notices, set()
+    for added, prefix in notices:
+        (trainer.prefixes.add if added else trainer.prefixes.discard)(prefix)
+        if EVERYTHING <= trainer.prefixes:
+            assert trainer.in_force()[0] in allowed
+    assert len(notices) > 60
+
+
+def test_patterns_of_the_config_are_in_its_order():
+    attnd = Attnd(config="plan: {samples: 2}\n"
+                         "jobs:\n"
+                         "  'gpt-*': {plan.every: 10, spectrum: false}\n"
+                         "  'bert': {spectrum: false}\n"
+                         "  '*': {plan.layers: 'decoder.*', plan.heads: '0-3,7'}\n")
+    trainer = Listener(attnd, "gpt-small")
+    trainer.wait_plans(plan(64, "gpt-*", 10, samples=2), plan(65, "*", layers="decoder.*", heads="0-3,7", samples=2),
+                       plan(999999, "*", samples=2))
+    assert [(p["pattern"], p["from"]) for p in attnd.call("plan.get")] == [
+        ("gpt-*", "config"), ("*", "config"), ("*", "default")]
+    assert attnd.call("plan.get", job="gpt-small")["from"] == "config"
+    assert attnd.call("plan.get", job="bert")["layers"] == "decoder.*"
+    assert attnd.call("config")["jobs.gpt-*.plan.every"] == "10"
+    attnd.close()
+
+
+def rewrite(attnd, text):
+    with open(os.path.join(attnd.directory, "attnd.yaml"), "w") as file:
+        file.write(text)
+    attnd.process.send_signal(signal.SIGHUP)
+
+
+def wait_log(attnd, what, count=1):
+    wait_until(lambda: len(re.findall(what, attnd.log_text())) >= count, f"{what}\n{attnd.log_text()}")
+
+
+def test_a_hangup_reads_the_file_again():
+    attnd = Attnd(config="plan: {every: 10}\n")
+    trainer = Listener(attnd, "gpt-small")
+    attnd.call("plan.set", job="bert", every=3)
+    trainer.wait_plans(plan(0, "bert", 3), plan(999999, "*", 10))
+    rewrite(attnd, "plan: {every: 20}\njobs: {'gpt-*': {plan.rows: 8}}\nlog: {level: debug}\nmetrics: {top_pairs: 3}\n")
+    trainer.wait_plans(plan(0, "bert", 3), plan(64, "gpt-*", 20, rows=8), plan(999999, "*", 20))
+    wait_log(attnd, "event=config_read plans=3")
+    assert re.findall("event=config_needs_restart key=(.*)", attnd.log_text()) == ["metrics.top_pairs", "log.level"]
+    config = attnd.call("config")
+    assert config["plan.every"] == "20" and config["jobs.gpt-*.plan.rows"] == "8"
+    assert config["metrics.top_pairs"] == "10" and config["log.level"] == "info"  # in force
+    attnd.close()
+
+
+def test_a_file_with_a_mistake_changes_nothing():
+    attnd = Attnd(config="plan: {every: 10}\n")
+    trainer = Listener(attnd, "gpt-small")
+    rewrite(attnd, "plan:\n  every: 20\n  heads: 3-1\n")
+    wait_log(attnd, "event=config_refused.*attnd.yaml:3: plan.heads: '3-1': not a list of heads")
+    rewrite(attnd, "window: {length: 100, every: 1}\nplan: {every: 20}\n")
+    wait_log(attnd, "event=config_refused.*window.every")
+    os.unlink(os.path.join(attnd.directory, "attnd.yaml"))
+    attnd.process.send_signal(signal.SIGHUP)
+    wait_log(attnd, "event=config_refused.*cannot read it: No such file")
+    os.mkfifo(os.path.join(attnd.directory, "attnd.yaml"))
+    attnd.process.send_signal(signal.SIGHUP)
+    wait_log(attnd, "event=config_refused.*not a file that can be read again")
+    assert attnd.call("plan.get", job="gpt-small")["every"] == 10
+    assert trainer.plans() == [plan(999999, "*", 10)]
+    os.unlink(os.path.join(attnd.directory, "attnd.yaml"))
+    rewrite(attnd, "plan: {every: 30}\n")
+    trainer.wait_plans(plan(999999, "*", 30))
+    attnd.close()
+
+
+def test_command_line_settings_still_win_after_a_hangup():
+    attnd = Attnd("plan.samples=4", config="plan: {every: 10, samples: 2}\n")
+    trainer = Listener(attnd, "gpt-small")
+    rewrite(attnd, "plan: {every: 20, samples: 3}\n")
+    trainer.wait_plans(plan(999999, "*", 20, samples=4))
+    attnd.close()
+
+
+def test_without_a_file_a_hangup_is_a_clean_stop(attnd):
+    assert attnd.stop(signal.SIGHUP) == 0
+    assert "stopping signal=SIGHUP" in attnd.log_text() and "event=stopped" in attnd.log_text()
+
+
+def test_after_a_restart_the_config_holds():
+    attnd = Attnd("plan.every=10")
+    trainer = Listener(attnd, "gpt-small")
+    attnd.call("plan.set", job="gpt-small", every=3)
+    trainer.wait_plans(plan(0, "gpt-small", 3), plan(999999, "*", 10))
+    assert attnd.stop() == 0
+    wait_until(lambda: trainer.plans() == [], "no plan while there is no daemon")
+    attnd.log.close()
+    attnd.start()
+    trainer.wait_plans(plan(999999, "*", 10))
+    assert EVERYTHING <= trainer.prefixes
+    attnd.close()
+
+
+def test_what_holds_for_a_job_and_what_a_new_plan_begins_as(attnd):
+    assert attnd.call("plan.get", job="gpt-small") == {
+        "job": "gpt-small", "pattern": "*", "from": "default", "every": 50, "layers": "*", "heads": "*", "samples": 1,
+        "rows": 0}
+    attnd.call("plan.set", job="gpt-*", every=10, samples=0)
+    of_name = attnd.call("plan.set", job="gpt-small", rows=8)
+    assert (of_name["every"], of_name["samples"], of_name["rows"]) == (10, 0, 8)
+    again = attnd.call("plan.set", job="gpt-*", layers="encoder.*")
+    assert (again["every"], again["samples"], again["layers"]) == (10, 0, "encoder.*")
+    other = attnd.call("plan.set", job="gpt-?", heads="1")
+    assert (other["every"], other["samples"], other["heads"]) == (50, 1, "1")
+    assert [p["pattern"] for p in attnd.call("plan.get")] == ["gpt-?", "gpt-*", "gpt-small", "*"]
+    assert all(p["job"] is None for p in attnd.call("plan.get"))
+    assert attnd.call("plan.get", job="gpt-small")["pattern"] == "gpt-*"  # the newer one
+
+
+@pytest.mark.parametrize("method, params, message", [
+    ("plan.set", {"job": "gpt", "every": -1}, "plan.every: '-1': not a whole number (valid: 0 to 1000000000)"),
+    ("plan.set", {"job": "gpt", "every": 10**9 + 1}, "plan.every: '1000000001': out of range (valid: 0 to 1000000000)"),
+    ("plan.set", {"job": "gpt", "every": 1.5}, "plan.every: neither a whole number nor a text"),
+    ("plan.set", {"job": "gpt", "heads": [1, 2]}, "plan.heads: neither a whole number nor a text"),
+    ("plan.set", {"job": "gpt", "layers": "decoder.3"}, "plan.layers: 'decoder.3': names no layer"),
+    ("plan.set", {"job": "gpt", "layers": "decoder.*;every=1"}, "not patterns of layers"),
+    ("plan.set", {"job": "gpt", "layers": "*" * 512}, "too long"),
+    ("plan.set", {"job": "gpt", "layers": "*" * 5000}, "plan.layers: neither"),
+    ("plan.set", {"job": "gpt", "heads": "0/1"}, "not a list of heads"),
+    ("plan.set", {"job": "gpt", "step": 1}, "this method has no parameter 'step'"),
+    ("plan.set", {"job": "a/b", "every": 1}, "job: not a name or pattern"),
+    ("plan.set", {"job": "a" * 129, "every": 1}, "job: not a name or pattern"),
+    ("plan.set", {"every": 1}, "job: not a name or pattern"),
+    ("plan.set", {"job": 3}, "job: not a name or pattern"),
+    ("plan.get", {"job": "gpt-*"}, "job: not the name of one"),
+    ("plan.reset", {"job": "gpt"}, "no plan was set for 'gpt'"),
+    ("plan.reset", {"job": "*"}, "no plan was set for '*'"),
+    ("plan.reset", {}, "job: not a name or pattern"),
+])
+def test_bad_requests_say_what_is_wrong_and_change_nothing(attnd, method, params, message):
+    code, said = refused(attnd, method, **params)
+    assert code == "argument" and message in said
+    assert [p["from"] for p in attnd.call("plan.get")] == ["default"]
+
+
+def test_one_more_than_64_is_refused(attnd):
+    trainer = Listener(attnd, "job7")
+    for i in range(64):
+        attnd.call("plan.set", job=f"job{i}", every=i)
+    code, message = refused(attnd, "plan.set", job="more", every=1)
+    assert code == "argument" and "64 plans" in message
+    attnd.call("plan.set", job="job7", every=700)
+    wait_until(lambda: len(trainer.plans()) == 65 and trainer.in_force() == (700, "*"), "all plans")
+
+
+def test_the_longest_plan_reaches_the_trainer(attnd):
+    trainer = Listener(attnd, "a" * 128)
+    trainer.socket.setsockopt(zmq.MAXMSGSIZE, 1024)  # for connections from now on
+    pattern, layers = "[a-z]*" + "a" * 122, " ".join(["decoder.[0-9]*.self"] * 25)
+    heads = ",".join(["0-99"] * 51)
+    attnd.call("plan.set", job=pattern, every=10**9, layers=layers, heads=heads, samples=2**31 - 1, rows=2**31 - 1)
+    expected = plan(0, pattern, 10**9, layers, heads, 2**31 - 1, 2**31 - 1)
+    trainer.wait_plans(expected, THE_DEFAULT)
+    second = Listener(attnd, "b")
+    second.wait_plans(expected, THE_DEFAULT)
+    assert trainer.in_force()[0] == 10**9
+
+
+def test_plans_that_change_all_the_time_disturb_nothing(attnd, rng):
+    """A flood of messages on one side, of plans on the other: every message is received, every plan arrives."""
+    trainer, weights = Listener(attnd, "gpt-small"), softmax_maps(rng, 1, 2, 8, 8)
+    reader = Reader(attnd, "summary/")
+    done = threading.Event()
+    changes = []
+
+    def change():
+        with_its_own = Attnd.__new__(Attnd)
+        with_its_own.__dict__ = dict(attnd.__dict__, context=zmq.Context())
+        while not done.is_set():
+            with_its_own.call("plan.set", job="gpt-*", every=1 + len(changes))
+            changes.append(1)
+        with_its_own.context.destroy(linger=0)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    count = 0
+    deadline = time.monotonic() + PATIENCE_S
+    while count < 3000 or (len(changes) < 50 and time.monotonic() < deadline):
+        trainer.attention(weights, step=count)
+        trainer.listen()
+        count += 1
+    done.set()
+    thread.join()
+    trainer.event("epoch_end", step=count)
+    stats = attnd.settled(count + 1)
+    assert len(changes) >= 50
+    assert stats["received"] == stats["processed"] == count + 1 and stats["lost"] == 0
+    _, summary = reader.next()
+    assert summary["messages"] == count and summary["lost"] == 0
+    trainer.wait_plans(plan(0, "gpt-*", len(changes)), THE_DEFAULT)
+
+
+def test_while_ingest_is_paused_plans_arrive(rng):
+    """Over the byte budget nothing is read; a plan that asks for less is what one wants then."""
+    attnd = Attnd("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_budget=0")
+    trainer = Listener(attnd, "gpt-small")
+    weights = softmax_maps(rng, 1, 4, 256, 256)
+    sent = 40
+    for step in range(sent):
+        trainer.attention(weights, step=step)
+    wait_until(lambda: attnd.stats()["pauses"] > 0, "a pause")
+    attnd.call("plan.set", job="gpt-small", every=0)
+    trainer.wait_plans(plan(0, "gpt-small", 0), THE_DEFAULT)
+    assert attnd.stats()["received"] < sent
+    assert attnd.settled(sent)["processed"] == sent
+    attnd.close()
