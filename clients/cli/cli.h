@@ -60,6 +60,7 @@ int cmd_alerts(struct cli *cli);
 int cmd_compare(struct cli *cli);
 int cmd_export(struct cli *cli);
 int cmd_runs(struct cli *cli);
+int cmd_plan(struct cli *cli);
 int cmd_record(struct cli *cli);
 int cmd_replay(struct cli *cli);
 /* These ask no attnd; argv without the word "analyze" or "check". */

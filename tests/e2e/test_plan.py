@@ -5,6 +5,8 @@ import fnmatch
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -13,6 +15,11 @@ import pytest
 import zmq
 from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
 
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
+from attnd import Control, ControlError  # noqa: E402
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0"
 EVERYTHING = {b"tensor/", b"event/"}
 
@@ -346,3 +353,46 @@ def test_while_ingest_is_paused_plans_arrive(rng):
     assert attnd.stats()["received"] < sent
     assert attnd.settled(sent)["processed"] == sent
     attnd.close()
+
+
+# ---------------------------------------------------------------------------------------------- clients
+
+def attnctl(attnd, *arguments):
+    result = subprocess.run([ATTNCTL, *arguments, "--endpoint", attnd.endpoint("control")], capture_output=True,
+                            text=True, timeout=60)
+    return result.returncode, result.stdout or result.stderr
+
+
+def test_attnctl_shows_sets_and_resets(attnd):
+    trainer = Listener(attnd, "gpt-small")
+    assert attnctl(attnd, "plan", "set", "gpt-*", "every=10", "layers=decoder.*.self encoder.*", "heads=0-3,7") == (
+        0, "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  FROM\n"
+           "gpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   set\n")
+    trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*.self encoder.*", "0-3,7"), THE_DEFAULT)
+    assert attnctl(attnd, "plan", "set", "gpt-small", "every=0", "samples=0")[0] == 0
+    assert attnctl(attnd, "plan", "get") == (
+        0, "JOBS       EVERY  LAYERS                    HEADS  SAMPLES  ROWS  FROM\n"
+           "gpt-small  never  decoder.*.self encoder.*  0-3,7  all      all   set\n"
+           "gpt-*      10     decoder.*.self encoder.*  0-3,7  1        all   set\n"
+           "*          50     *                         *      1        all   default\n")
+    assert attnctl(attnd, "plan", "reset", "gpt-small")[0] == 0
+    assert attnctl(attnd, "plan", "get", "gpt-small")[1].endswith("\ngpt-*  10     decoder.*.self encoder.*  0-3,7  1"
+                                                                 "        all   set\n")
+    assert attnctl(attnd, "plan", "reset", "gpt-small") == (
+        1, "attnctl: attnd refused: no plan was set for 'gpt-small' (argument)\n")
+    assert attnctl(attnd, "plan", "set", "gpt-small", "every=x") == (
+        1, "attnctl: attnd refused: plan.every: 'x': not a whole number (valid: 0 to 1000000000) (argument)\n")
+
+
+def test_python_shows_sets_and_resets(attnd):
+    trainer = Listener(attnd, "gpt-small")
+    with Control(attnd.endpoint("control")) as control:
+        assert control.plan("gpt-small")["from"] == "default"
+        assert control.set_plan("gpt-*", every=10, layers="decoder.*", heads=3)["heads"] == "3"
+        trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*", "3"), THE_DEFAULT)
+        assert [p["pattern"] for p in control.plan()] == ["gpt-*", "*"]
+        with pytest.raises(ControlError, match="plan.samples: '-1'") as error:
+            control.set_plan("gpt-*", samples=-1)
+        assert error.value.code == "argument"
+        assert control.reset_plan("gpt-*")["from"] == "default"
+    trainer.wait_plans(THE_DEFAULT)

@@ -188,14 +188,25 @@ def test_a_call_returns_the_result_and_skips_late_answers(router):
     assert router.seen == [[0, 1, "jobs", {}]]
 
 
+FUNCTIONS = {"plan.get": "plan", "plan.set": "set_plan", "plan.reset": "reset_plan"}
+
+
 @pytest.mark.parametrize("method,arguments,params", [
     ("ping", {}, {}), ("stats", {}, {}), ("config", {}, {}), ("flush", {}, {}), ("flush", {"job": "a"}, {"job": "a"}),
-    ("summary", {"job": "a", "layer": 3}, {"job": "a", "layer": 3})])
+    ("summary", {"job": "a", "layer": 3}, {"job": "a", "layer": 3}),
+    ("plan.get", {}, {}), ("plan.get", {"job": "a"}, {"job": "a"}), ("plan.reset", {"job": "a*"}, {"job": "a*"}),
+    ("plan.set", {"job": "a*", "every": 10, "layers": "decoder.*", "rows": None},
+     {"job": "a*", "every": 10, "layers": "decoder.*"})])
 def test_methods_and_their_parameters(router, method, arguments, params):
     router.answer(lambda n: [1, n, None, 5])
     with attnd.Control(router.endpoint) as control:
-        assert getattr(control, method)(**arguments) == 5
+        assert getattr(control, FUNCTIONS.get(method, method))(**arguments) == 5
     assert router.seen == [[0, 1, method, params]]
+
+
+def test_a_key_that_no_plan_has_is_a_type_error():
+    with attnd.Control(free_endpoint()) as control, pytest.raises(TypeError, match=r"'evry' \(valid: every, layers"):
+        control.set_plan("a", evry=3)
 
 
 def test_a_refusal_is_an_error_with_its_code(router):

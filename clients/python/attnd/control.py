@@ -20,6 +20,7 @@ import zmq
 from . import past, wire
 
 DEFAULT_TIMEOUT_S = 5.0
+PLAN_KEYS = ("every", "layers", "heads", "samples", "rows")
 
 
 class ControlError(Exception):
@@ -78,6 +79,26 @@ class Control:
     def flush(self, job: Optional[str] = None) -> Any:
         """Publishes what the open windows of one job, or of all, hold now, as partial; they stay open."""
         return self.call("flush", {} if job is None else {"job": job})
+
+    def plan(self, job: Optional[str] = None) -> Any:
+        """What a job is asked to capture: a dict of job, pattern, from ("default", "config" or "set"), every (0 =
+        nothing), layers, heads, samples and rows (0 = all). Without a job the list of all plans; the first one whose
+        pattern matches a job holds for it."""
+        return self.call("plan.get", past.given(job=job))
+
+    def set_plan(self, job: str, **keys: Any) -> Any:
+        """Changes what a job is asked to capture, from now on and until the daemon ends: every=10,
+        layers="decoder.*.self", heads="0-3,7", samples=0, rows=64. `job` may be a pattern ("gpt-*"); what is not named
+        stays as it is. The plan as of `plan`; ControlError when a value is none, TypeError for another key."""
+        for key in keys:
+            if key not in PLAN_KEYS:
+                raise TypeError(f"set_plan() has no key {key!r} (valid: {', '.join(PLAN_KEYS)})")
+        return self.call("plan.set", past.given(job=job, **keys))
+
+    def reset_plan(self, job: str) -> Any:
+        """Forgets what was set for exactly this name or pattern; the plan that is in force then. ControlError when
+        nothing was set."""
+        return self.call("plan.reset", {"job": job})
 
     def runs(self, job: Optional[str] = None) -> Any:
         """The runs in the history, newest first: dicts of job, run, state, world, first_ns, last_ns, epoch, step."""

@@ -175,6 +175,38 @@ static void put_ping(struct mpk_writer *reply)
     mpk_put_f64(reply, 3725);
 }
 
+static void put_text(struct mpk_writer *reply, const char *key, const char *text)
+{
+    mpk_put_str(reply, key);
+    mpk_put_str(reply, text);
+}
+
+/* A plan with the parameters as they came. */
+static void put_plan(struct mpk_writer *reply, const msgpack_object *params, const char *from)
+{
+    static const char *const keys[] = {"every", "layers", "heads", "samples", "rows"};
+    char job[64], text[128];
+    field_text(params, "job", job, sizeof(job));
+    mpk_put_map(reply, 8);
+    put_text(reply, "job", job);
+    put_text(reply, "pattern", *job ? job : "*");
+    put_text(reply, "from", from);
+    for (int i = 0; i < 5; i++) {
+        field_text(params, keys[i], text, sizeof(text));
+        if (i == 1 || i == 2)
+            put_text(reply, keys[i], *text ? text : "*");
+        else
+            put_number(reply, keys[i], strtoul(text, NULL, 10));
+    }
+}
+
+static void put_plans(struct mpk_writer *reply, const char *method, const msgpack_object *params)
+{
+    if (strcmp(method, "plan.get") == 0 && !mpk_find(params, "job"))
+        mpk_put_array(reply, 1);
+    put_plan(reply, params, strcmp(method, "plan.set") == 0 ? "set" : "default");
+}
+
 static void answer(const struct fake *fake, const char *method, uint64_t id,
                    const msgpack_object *params, struct mpk_writer *reply)
 {
@@ -208,6 +240,8 @@ static void answer(const struct fake *fake, const char *method, uint64_t id,
         put_stats(reply, 645);
     } else if (strcmp(method, "config") == 0) {
         put_config(reply, fake->published);
+    } else if (strncmp(method, "plan.", 5) == 0) {
+        put_plans(reply, method, params);
     } else {
         mpk_put_map(reply, 1);
         put_number(reply, "windows", *job ? 1 : 3);
@@ -705,6 +739,46 @@ static void test_wrong_usage_is_explained(void **state)
                 "ipc://path)\n");
 }
 
+static void test_plans_are_shown_and_set(void **state)
+{
+    assert_says(state, "plan get", 0,
+                "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
+                "*     never  *       *      all      all   default\n");
+    assert_says(state, "plan get gpt", 0,
+                "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
+                "gpt   never  *       *      all      all   default\n");
+    assert_says(state,
+                "plan set 'gpt-*' every=10 layers='decoder.*.self encoder.*' heads=0-3,7 samples=2 "
+                "rows=64",
+                0,
+                "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  FROM\n"
+                "gpt-*  10     decoder.*.self encoder.*  0-3,7  2        64    set\n");
+    assert_says(state, "plan reset gpt", 0,
+                "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
+                "gpt   never  *       *      all      all   default\n");
+    assert_says(state, "plan set gpt every=3 --json | grep -A1 from", 0,
+                "  \"from\": \"set\",\n  \"every\": 3,\n");
+}
+
+static void test_a_plan_is_not_set_by_halves(void **state)
+{
+    const char *form = "not of the form KEY=VALUE (valid keys: every, layers, heads, samples, "
+                       "rows)";
+    char expected[256];
+    snprintf(expected, sizeof(expected), "attnctl: 'evry=3': %s\n", form);
+    assert_says(state, "plan set gpt rows=1 evry=3", 2, expected);
+    snprintf(expected, sizeof(expected), "attnctl: 'every': %s\n", form);
+    assert_says(state, "plan set gpt every", 2, expected);
+    assert_says(state, "plan set gpt every=3 every=4", 2, "attnctl: every: given twice\n");
+    assert_says(state, "plan set gpt", 2, "usage: attnctl plan set JOB KEY=VALUE... [OPTIONS]\n");
+    assert_says(state, "plan reset", 2, "usage: attnctl plan reset JOB [OPTIONS]\n");
+    assert_says(state, "plan get a b", 2, "usage: attnctl plan get [JOB] [OPTIONS]\n");
+    assert_says(state, "plan show", 2,
+                "attnctl: plan 'show': no such thing to do (valid: get, set, reset)\n");
+    assert_says(state, "plan", 2,
+                "usage: attnctl plan get [JOB] | set JOB KEY=VALUE... | reset JOB [OPTIONS]\n");
+}
+
 static void test_output_that_cannot_be_written_is_a_finding(void **state)
 {
     assert_says(state, "jobs > /dev/full", 1, "");
@@ -763,6 +837,8 @@ int main(void)
                                         set_up_any_port, tear_down),
         cmocka_unit_test(test_an_absent_daemon_is_said_to_be_absent),
         WITH_FAKE(test_wrong_usage_is_explained),
+        WITH_FAKE(test_plans_are_shown_and_set),
+        WITH_FAKE(test_a_plan_is_not_set_by_halves),
         WITH_FAKE(test_output_that_cannot_be_written_is_a_finding),
         WITH_FAKE(test_version_and_help),
     };

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/* plan: what training jobs are asked to capture; shown, set and reset while they run. A value goes
+ * to attnd as it was written: what is one is the business of its config. */
+#include "ask.h"
+#include "field.h"
+#include "out.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define PATTERN_WIDTH 32
+#define LAYERS_WIDTH  32
+#define HEADS_WIDTH   16
+
+static const char *const keys[] = {"every", "layers", "heads", "samples", "rows"};
+enum { KEYS = sizeof(keys) / sizeof(keys[0]) };
+#define KEY_LIST "every, layers, heads, samples, rows"
+
+/* Showing */
+
+static void add_text(struct out_table *table, const msgpack_object *plan, const char *key,
+                     size_t width)
+{
+    char text[OUT_CELL_MAX];
+    field_text(plan, key, text, sizeof(text));
+    out_shorten(text, width);
+    out_cell(table, "%s", text);
+}
+
+/* 0 by the word that it stands for. */
+static void add_number(struct out_table *table, const msgpack_object *plan, const char *key,
+                       const char *zero)
+{
+    uint64_t number = field_u64(plan, key);
+    if (number == 0)
+        out_cell(table, "%s", zero);
+    else
+        out_cell(table, "%" PRIu64, number);
+}
+
+static void add_plan(struct out_table *table, const msgpack_object *plan)
+{
+    add_text(table, plan, "pattern", PATTERN_WIDTH);
+    add_number(table, plan, "every", "never");
+    add_text(table, plan, "layers", LAYERS_WIDTH);
+    add_text(table, plan, "heads", HEADS_WIDTH);
+    add_number(table, plan, "samples", "all");
+    add_number(table, plan, "rows", "all");
+    add_text(table, plan, "from", OUT_CELL_MAX);
+}
+
+/* One plan, or the list of all: the first one that matches a job holds for it. */
+static int show_plans(struct cli *cli, const msgpack_object *result)
+{
+    static const char *const names[] = {"JOBS",    "EVERY", "LAYERS", "HEADS",
+                                        "SAMPLES", "ROWS",  "FROM"};
+    struct out_table table;
+    out_init(&table, 7);
+    for (int i = 0; i < 7; i++)
+        out_cell(&table, "%s", names[i]);
+    if (result->type == MSGPACK_OBJECT_MAP)
+        add_plan(&table, result);
+    for (uint32_t i = 0; result->type == MSGPACK_OBJECT_ARRAY && i < result->via.array.size; i++)
+        add_plan(&table, &result->via.array.ptr[i]);
+    out_print(&table, cli->width, true, cli->out);
+    return CLI_OK;
+}
+
+static int ask_and_show(struct cli *cli, const char *method, struct ask *ask)
+{
+    struct rpc_reply reply;
+    int code = ask_call(cli, method, ask, &reply);
+    if (code != CLI_OK)
+        return code;
+    if (cli->args->given & ARGS_JSON)
+        code = cli_print_json(cli, reply.result);
+    else
+        code = show_plans(cli, reply.result);
+    rpc_reply_clear(&reply);
+    return code;
+}
+
+/* Setting */
+
+/* The index of the key that "KEY=VALUE" sets; -1 when it is of no such form. */
+static int find_key(const char *assignment)
+{
+    size_t length = strcspn(assignment, "=");
+    for (int i = 0; i < KEYS && assignment[length] == '='; i++)
+        if (strlen(keys[i]) == length && strncmp(keys[i], assignment, length) == 0)
+            return i;
+    return -1;
+}
+
+/* Adds words[3...]; explains what is wrong with one. */
+static int add_assignments(struct cli *cli, struct ask *ask)
+{
+    const struct args *args = cli->args;
+    unsigned given = 0;
+    for (int i = 3; i < args->word_count; i++) {
+        int key = find_key(args->words[i]);
+        if (key < 0)
+            return cli_usage(cli, "'%.80s': not of the form KEY=VALUE (valid keys: " KEY_LIST ")",
+                             args->words[i]);
+        if (given & 1u << key)
+            return cli_usage(cli, "%s: given twice", keys[key]);
+        given |= 1u << key;
+        ask_text(ask, keys[key], strchr(args->words[i], '=') + 1);
+    }
+    return CLI_OK;
+}
+
+static int set(struct cli *cli)
+{
+    struct ask ask;
+    ask_init(&ask);
+    ask_text(&ask, "job", cli->args->words[2]);
+    int code = add_assignments(cli, &ask);
+    if (code == CLI_OK)
+        return ask_and_show(cli, "plan.set", &ask);
+    mpk_writer_clear(&ask.pairs);
+    return code;
+}
+
+static int get(struct cli *cli)
+{
+    struct ask ask;
+    ask_init(&ask);
+    ask_text(&ask, "job", cli->args->word_count > 2 ? cli->args->words[2] : NULL);
+    return ask_and_show(cli, "plan.get", &ask);
+}
+
+static int reset(struct cli *cli)
+{
+    struct ask ask;
+    ask_init(&ask);
+    ask_text(&ask, "job", cli->args->words[2]);
+    return ask_and_show(cli, "plan.reset", &ask);
+}
+
+int cmd_plan(struct cli *cli)
+{
+    static const struct {
+        const char *word, *usage;
+        int (*run)(struct cli *cli);
+        int words_min, words_max;
+    } verbs[] = {
+        {"get", "get [JOB]", get, 2, 3},
+        {"set", "set JOB KEY=VALUE...", set, 4, ARGS_WORDS_MAX},
+        {"reset", "reset JOB", reset, 3, 3},
+    };
+    const struct args *args = cli->args;
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+        if (strcmp(args->words[1], verbs[i].word) != 0)
+            continue;
+        if (args->word_count >= verbs[i].words_min && args->word_count <= verbs[i].words_max)
+            return verbs[i].run(cli);
+        fprintf(cli->err, "usage: attnctl plan %s [OPTIONS]\n", verbs[i].usage);
+        return CLI_USAGE;
+    }
+    return cli_usage(cli, "plan '%.80s': no such thing to do (valid: get, set, reset)",
+                     args->words[1]);
+}
