@@ -15,7 +15,7 @@ static const char usage[] =
     "Receives attention tensors from training jobs and publishes per-head metrics.\n"
     "Without a config file it listens on loopback with built-in defaults.\n"
     "\n"
-    "  --config FILE          read settings from a YAML file\n"
+    "  --config FILE          read settings from a YAML file; SIGHUP reads its plans again\n"
     "  --set SECTION.KEY=VALUE  change one setting; wins over the file\n"
     "  --isa NAME             kernels to use: auto, scalar, portable, avx2 or avx512\n"
     "                         (short for --set workers.isa=NAME)\n"

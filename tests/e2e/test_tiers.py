@@ -16,8 +16,11 @@ from harness import SANITIZED, ATTND, DTYPE_NAME, Attnd, Reader, Trainer, as_bf1
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path[:0] = [os.path.join(ROOT, "clients", "python"), os.path.join(ROOT, "clients", "python", "examples")]
 torch = pytest.importorskip("torch")
+sys.path.append(os.path.join(ROOT, "tests", "kernels"))
+import formulas  # noqa: E402
 import reference  # noqa: E402
 import reference_compare  # noqa: E402
+from cases import Case  # noqa: E402
 
 HEADS, LENGTH = 3, 12
 HEAD_WEIGHTS = [0.5, -1.0, 2.0]
@@ -204,6 +207,67 @@ def test_slices_of_the_heads_have_row_metrics_and_nothing_across_heads(rng):
     assert summary["rows"] == want["rows"] and "importance" not in summary["heads"]
     assert differences(summary, want) == []
     assert not {"aggregate", "top_pairs", "head_top_pairs", "similarity"} & set(summary)
+    attnd.close()
+
+
+# ------------------------------------------------------------------------------------- blocks of rows
+
+def case_of(sent, m, tokens):
+    return Case(as_f64(sent), DTYPE_NAME[str(sent.dtype)], is_self=m.site == "self", causal=m.causal, window=m.window,
+                q_len=m.q_len, k_len=m.k_len, mask=m.mask, documents=m.documents, tokens=tokens)
+
+
+def block_keys(m, first, end):
+    """The header's keys and tensors of the rows [first, end)."""
+    q_len = m.q_len and [min(max(n - first, 0), end - first) for n in m.q_len]
+    mask = m.mask if m.mask is None else m.mask[:, first:end].copy()
+    return dict(header_of(m._replace(q_len=q_len)), q_offset=first, mask=mask, documents=m.documents)
+
+
+def means_of_rows(case, first, end, query_ends):
+    """metric -> [H], float64: means over the sound rows [first, end) of the whole map."""
+    seen, query = formulas.visible(case)
+    sound, _, _ = formulas.judge(case, case.weights, seen, query)
+    p = np.arange(sound.shape[2])
+    inside = sound & ((p >= first) & (p < end))
+    found = {"rows": int(inside.sum())}
+    for name, (values, exists) in formulas.row_values(case, case.weights, seen, 8).items():
+        counted = inside & np.broadcast_to(exists, sound.shape)
+        if name == "next_token":  # the query after the block's last one is not known to be one
+            counted &= (p + 1 < np.minimum(query_ends, end)[:, None])[:, None]
+        found[name] = [values[:, h][counted[:, h]].mean() if counted[:, h].any() else np.nan
+                       for h in range(sound.shape[1])]
+    return found
+
+
+@pytest.mark.parametrize("isa", ("scalar", "auto"))
+@pytest.mark.parametrize("name", MASKS)
+def test_a_block_of_rows_gives_what_these_rows_of_the_whole_map_give(rng, name, isa):
+    """Every row metric of every block against float64 numpy on the whole map: previous_token, diagonal, distances,
+    causal bound, window, documents and tokens count from where the rows stand."""
+    attnd, m = Attnd(f"workers.isa={isa}", "metrics.spectrum=false"), MASKS[name]
+    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    weights = softmax(random_logits(rng), visible(m)).astype(np.float32)
+    tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
+    case = case_of(weights, m, tokens)
+    cuts = [0, *sorted(rng.choice(np.arange(1, LENGTH), 4, replace=False).tolist()), LENGTH]
+    relative, absolute = (1e-11, 1e-11) if isa == "scalar" else (1e-5, 1e-4)
+    seen_metrics = set()
+    for step, (first, end) in enumerate(zip(cuts, cuts[1:])):
+        trainer.attention(weights[:, :, first:end].copy(), tokens=tokens, step=step, microbatch=step,
+                          **block_keys(m, first, end))
+        _, live = reader.next()
+        want = means_of_rows(case, first, end, np.array(m.q_len or [LENGTH] * 2))
+        assert live["shape"] == [2, HEADS, end - first, LENGTH] and live["rows"] == want.pop("rows")
+        for metric, numbers_wanted in want.items():
+            if metric in live["heads"]:
+                got = numbers(live["heads"][metric])
+                np.testing.assert_allclose(got, numbers_wanted, relative, absolute, err_msg=f"{metric} {first}..{end}")
+                seen_metrics |= {metric} if np.isfinite(got).any() else set()
+            else:
+                assert np.isnan(numbers_wanted).all(), metric
+    of_self = {"diagonal", "previous_token", "duplicate_token"} if m.site == "self" else set()
+    assert {"entropy", "mean_distance", "first_token", "local_mass"} | of_self <= seen_metrics
     attnd.close()
 
 
