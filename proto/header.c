@@ -364,7 +364,7 @@ static int read_client(const struct rule *rule, const msgpack_object *value, str
     KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, read_positive, FIELD(head_dim, INT32_MAX))               \
     KEY(scale, IN_QK, IN_QK, read_scale, FIELD(scale, 0))                                          \
     KEY(softcap, OPTIONAL, IN_QK, read_softcap, FIELD(softcap, 0))                                 \
-    KEY(q_offset, OPTIONAL, IN_QK, read_u32, FIELD(q_offset, UINT32_MAX))                          \
+    KEY(q_offset, OPTIONAL, IN_MAPS, read_u32, FIELD(q_offset, UINT32_MAX))                        \
     KEY(causal, OPTIONAL, IN_MAPS, read_bool, FIELD(causal, 0))                                    \
     KEY(window, OPTIONAL, IN_MAPS, read_u32, FIELD(window, UINT32_MAX))                            \
     KEY(q_len, OPTIONAL, IN_MAPS, read_q_len, NO_FIELD)                                            \
@@ -374,6 +374,7 @@ static int read_client(const struct rule *rule, const msgpack_object *value, str
     KEY(dropout, OPTIONAL, IN_MAPS, read_bool, FIELD(dropout, 0))                                  \
     KEY(learned_sink, OPTIONAL, IN_MAPS, read_bool, FIELD(learned_sink, 0))                        \
     KEY(labels, OPTIONAL, IN_MAPS, read_labels, NO_FIELD)                                          \
+    KEY(microbatch, OPTIONAL, IN_MAPS, read_u32, FIELD(microbatch, UINT32_MAX))                    \
     KEY(layers, OPTIONAL, IN_HELLO, read_layers, NO_FIELD)                                         \
     KEY(client, OPTIONAL, IN_HELLO, read_client, NO_FIELD)
 

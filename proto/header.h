@@ -71,13 +71,14 @@ struct header {
     uint32_t kv_heads;                    /* divides heads */
     uint32_t head_dim, value_dim; /* of q and k, of v (0 = not sent); of matrices: head_dim */
     double scale, softcap;        /* qk: finite; softcap >= 0, 0 = none */
-    uint32_t q_offset;            /* qk: position of query 0; q_offset + queries fits */
+    uint32_t q_offset;            /* position of query 0; q_offset + queries fits */
     bool causal;
     uint32_t window;                   /* keys a query may look back; 0 = all */
     int32_t *q_len, *k_len;            /* valid lengths per sample [B]; owned, NULL = all valid */
     uint32_t head_offset, heads_total; /* this slice of the model's heads; default 0 and H */
     bool dropout;                      /* weights are after dropout */
     bool learned_sink;                 /* rows may sum to less than 1 */
+    uint32_t microbatch;               /* which forward of the step this was, from 0 */
 };
 
 /* Decodes and validates frame 1. On success *ret_header is filled and owns its arrays

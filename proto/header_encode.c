@@ -106,9 +106,8 @@ static uint32_t count_typed(const struct header *header)
 {
     if (header->type == MESSAGE_WEIGHTS)
         return 2 + (header->kv_heads != header->heads);
-    if (header->type == MESSAGE_QK)
-        return 1 + (uint32_t)(header->softcap != 0) + (header->q_offset != 0);
-    return 0;
+    return (header->type == MESSAGE_QK ? 1 + (uint32_t)(header->softcap != 0) : 0) +
+           (uint32_t)(header->q_offset != 0);
 }
 
 static void put_typed(struct mpk_writer *writer, const struct header *header)
@@ -123,16 +122,16 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
         put_real(writer, "scale", header->scale);
         if (header->softcap != 0)
             put_real(writer, "softcap", header->softcap);
-        if (header->q_offset != 0)
-            put_number(writer, "q_offset", header->q_offset);
     }
+    if (header->q_offset != 0)
+        put_number(writer, "q_offset", header->q_offset);
 }
 
 static uint32_t count_optional(const struct header *header)
 {
     return (uint32_t)header->causal + (header->window != 0) + (header->q_len != NULL) +
            (header->k_len != NULL) + count_slice(header) + (uint32_t)header->dropout +
-           (uint32_t)header->learned_sink;
+           (uint32_t)header->learned_sink + (header->microbatch != 0);
 }
 
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
@@ -153,6 +152,8 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     put_slice(writer, header);
     put_flag(writer, "dropout", header->dropout);
     put_flag(writer, "learned_sink", header->learned_sink);
+    if (header->microbatch != 0)
+        put_number(writer, "microbatch", header->microbatch);
 }
 
 static void put_layers(struct mpk_writer *writer, const struct header *header)
