@@ -171,11 +171,11 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
         if (range.first > range.last)
             continue;
         parcel_restrict(whole, plan, whole->header.step, range, &part);
-        rc = publisher_queue(publisher, &part);
+        rc = queue_put(publisher, &part);
         result = !any || rc < result ? rc : result;
         any = true;
     }
-    return any ? result : publisher_skip(publisher);
+    return any ? result : queue_skip(publisher);
 }
 
 static int queue(attn_publisher *publisher, struct parcel *parcel, const attn_plan *plan)
@@ -183,9 +183,9 @@ static int queue(attn_publisher *publisher, struct parcel *parcel, const attn_pl
     if (publisher_is_orphan(publisher))
         return ATTN_SKIPPED;
     if (is_unwanted(publisher))
-        return publisher_skip(publisher);
+        return queue_skip(publisher);
     publisher_position(publisher, &parcel->header.epoch, &parcel->header.step);
-    return plan ? queue_planned(publisher, parcel, plan) : publisher_queue(publisher, parcel);
+    return plan ? queue_planned(publisher, parcel, plan) : queue_put(publisher, parcel);
 }
 
 /* ---- attention ---- */

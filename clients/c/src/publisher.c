@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The trainer's side of a publisher: life, position, events, and the way into the queue.
- *
- * Every message is counted as published when it comes, and leaves in exactly one of four ways: it
- * is skipped, dropped, sent, or still queued. Bytes are reserved before they are copied, so that
- * threads that copy at the same time cannot overrun the bound together. */
+/* The trainer's side of a publisher: life, events, position, and what is wanted. */
 #include "publisher.h"
 
 #include <errno.h>
@@ -158,20 +154,10 @@ static int set_up(attn_publisher *publisher, const attn_publisher_options *optio
     return sender_open(publisher);
 }
 
-static void free_queue(attn_publisher *publisher)
-{
-    while (publisher->first) {
-        struct message *message = publisher->first;
-
-        publisher->first = message->next;
-        message_free(message);
-    }
-}
-
 /* The thread has ended, or was never there. */
 static void destroy(attn_publisher *publisher, uint32_t linger_ms)
 {
-    free_queue(publisher);
+    queue_clear(publisher);
     sender_close(publisher, linger_ms);
     if (publisher->context)
         socket_context_free(publisher->context);
@@ -208,21 +194,11 @@ int attn_publisher_new(const attn_publisher_options *options, attn_publisher **r
 
 static int say(attn_publisher *publisher, enum event_type event);
 
-/* Under the lock. */
-static void wake_sender(attn_publisher *publisher)
-{
-    const uint64_t one = 1;
-
-    if (!publisher->asleep)
-        return;
-    publisher->asleep = false;
-    (void)!write(publisher->wake, &one, sizeof(one)); /* cannot be full: it was just emptied */
-}
-
 void attn_publisher_free(attn_publisher **publisher)
 {
     attn_publisher *p = publisher ? *publisher : NULL;
     uint64_t now;
+    bool asleep;
 
     if (!p)
         return;
@@ -235,120 +211,12 @@ void attn_publisher_free(attn_publisher **publisher)
     pthread_mutex_lock(&p->lock);
     p->closing = true;
     p->deadline_ms = socket_now_ms() + p->options.linger_ms;
-    wake_sender(p);
+    asleep = queue_rouse(p);
     pthread_mutex_unlock(&p->lock);
+    queue_wake(p, asleep);
     pthread_join(p->thread, NULL);
     now = socket_now_ms();
     destroy(p, now < p->deadline_ms ? (uint32_t)(p->deadline_ms - now) : 0);
-}
-
-/* ---- the queue ---- */
-
-int publisher_skip(attn_publisher *publisher)
-{
-    atomic_fetch_add_explicit(&publisher->skipped, 1, memory_order_relaxed);
-    return ATTN_SKIPPED;
-}
-
-/* Under the lock. */
-static bool has_room(const attn_publisher *publisher, uint64_t bytes)
-{
-    uint64_t max = publisher->options.max_queued_bytes;
-
-    return !publisher->stalled &&
-           publisher->counts.queued < publisher->options.max_queued_messages && bytes <= max &&
-           atomic_load(&publisher->queued_bytes) <= max - bytes;
-}
-
-/* What the subscriptions and the plan say of a layer. Under the lock. */
-static void look_up(attn_publisher *publisher, struct topic *topic)
-{
-    char name[TOPIC_MAX];
-
-    if (topic->generation == publisher->generation)
-        return;
-    topic_layer("tensor", publisher->identity.job, topic->id, name);
-    topic->subscribed = prefixes_match(&publisher->prefixes, name);
-    topic->planned = plan_takes_layer(&publisher->plan, topic->id);
-    topic->generation = publisher->generation;
-}
-
-/* Counts a message that came, and reserves its place. Under the lock. Returns 0, ATTN_SKIPPED,
- * ATTN_E_DROPPED or ATTN_E_MEMORY. */
-static int take_place(attn_publisher *publisher, struct topic *topic, uint64_t bytes)
-{
-    publisher->counts.published++;
-    if (!topic) {
-        publisher->counts.dropped++;
-        return ATTN_E_MEMORY;
-    }
-    look_up(publisher, topic);
-    if (!topic->subscribed) {
-        publisher->counts.skipped++;
-        return ATTN_SKIPPED;
-    }
-    if (!has_room(publisher, bytes)) {
-        publisher->counts.dropped++;
-        topic->dropped++;
-        return ATTN_E_DROPPED;
-    }
-    publisher->counts.queued++;
-    atomic_fetch_add(&publisher->queued_bytes, bytes);
-    return 0;
-}
-
-static int reserve(attn_publisher *publisher, const struct parcel *parcel, struct topic **ret_topic)
-{
-    int rc;
-
-    pthread_mutex_lock(&publisher->lock);
-    *ret_topic = topics_get(&publisher->topics, parcel->header.layer);
-    rc = take_place(publisher, *ret_topic, parcel->bytes);
-    pthread_mutex_unlock(&publisher->lock);
-    return rc;
-}
-
-/* A place was reserved, but the message could not be made: dropped, or an argument that was found
- * out late, which is nobody's loss but not published. */
-static void give_back(attn_publisher *publisher, struct topic *topic, int rc)
-{
-    pthread_mutex_lock(&publisher->lock);
-    publisher->counts.queued--;
-    if (rc == ATTN_E_ARGUMENT) {
-        publisher->counts.published--;
-    } else {
-        publisher->counts.dropped++;
-        topic->dropped++;
-    }
-    pthread_mutex_unlock(&publisher->lock);
-}
-
-/* Under the lock. */
-static void append(attn_publisher *publisher, struct message *message)
-{
-    *publisher->last = message;
-    publisher->last = &message->next;
-    wake_sender(publisher);
-}
-
-int publisher_queue(attn_publisher *publisher, const struct parcel *parcel)
-{
-    struct message *message;
-    struct topic *topic;
-    int rc = reserve(publisher, parcel, &topic);
-
-    if (rc)
-        return rc;
-    rc = message_new(parcel, &publisher->queued_bytes, &message);
-    if (rc) {
-        give_back(publisher, topic, rc);
-        return rc;
-    }
-    message->topic = topic;
-    pthread_mutex_lock(&publisher->lock);
-    append(publisher, message);
-    pthread_mutex_unlock(&publisher->lock);
-    return 0;
 }
 
 /* ---- events ---- */
@@ -366,7 +234,7 @@ static struct message *new_event(const attn_publisher *publisher, enum event_typ
 }
 
 /* Counts an event and queues it; takes it. Under the lock. */
-static int put_event(attn_publisher *publisher, struct message **message)
+static int put_event(attn_publisher *publisher, struct message **message, bool *ret_asleep)
 {
     uint64_t max = (uint64_t)publisher->options.max_queued_messages + QUEUED_EVENTS_MAX;
 
@@ -384,7 +252,7 @@ static int put_event(attn_publisher *publisher, struct message **message)
     (*message)->header.epoch = publisher->epoch;
     (*message)->header.step = publisher->step;
     publisher->counts.queued++;
-    append(publisher, *message);
+    *ret_asleep = queue_append(publisher, *message);
     *message = NULL;
     return 0;
 }
@@ -392,11 +260,13 @@ static int put_event(attn_publisher *publisher, struct message **message)
 static int say(attn_publisher *publisher, enum event_type event)
 {
     struct message *message = new_event(publisher, event);
+    bool asleep = false;
     int rc;
 
     pthread_mutex_lock(&publisher->lock);
-    rc = put_event(publisher, &message);
+    rc = put_event(publisher, &message, &asleep);
     pthread_mutex_unlock(&publisher->lock);
+    queue_wake(publisher, asleep);
     message_free(message);
     return rc;
 }
@@ -444,6 +314,7 @@ static struct layer_info *copy_layers(const attn_layer *layers, size_t count)
 static int put_hello(attn_publisher *publisher, struct layer_info *layers, uint32_t count)
 {
     struct message *message = new_event(publisher, EVENT_HELLO);
+    bool asleep = false;
     int rc;
 
     pthread_mutex_lock(&publisher->lock);
@@ -451,9 +322,10 @@ static int put_hello(attn_publisher *publisher, struct layer_info *layers, uint3
     publisher->next_layers = layers;
     publisher->next_layer_count = count;
     publisher->has_next_layers = publisher->has_hello = true;
-    rc = put_event(publisher, &message);
+    rc = put_event(publisher, &message, &asleep);
     publisher->hello_due = rc != 0;
     pthread_mutex_unlock(&publisher->lock);
+    queue_wake(publisher, asleep);
     message_free(message);
     return rc;
 }
@@ -500,7 +372,7 @@ static bool wants(attn_publisher *publisher, struct layer_id id)
     topic = topics_get(&publisher->topics, id);
     if (!topic)
         return false;
-    look_up(publisher, topic);
+    queue_look_up(publisher, topic);
     return topic->subscribed && topic->planned;
 }
 

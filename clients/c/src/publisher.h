@@ -87,13 +87,29 @@ bool publisher_is_orphan(const attn_publisher *publisher);
 /* Where the training is. */
 void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step);
 
-/* Counts a message that nobody wants. Returns ATTN_SKIPPED. */
-int publisher_skip(attn_publisher *publisher);
-
-/* Copies and queues a tensor message; counts it. Returns as the publishing calls do. */
-int publisher_queue(attn_publisher *publisher, const struct parcel *parcel);
-
 bool layer_valid(attn_stack stack, uint32_t layer, attn_site site);
 struct layer_id layer_id_of(attn_stack stack, uint32_t layer, attn_site site);
+
+/* ---- queue.c ---- */
+
+/* Counts a message that nobody wants. Returns ATTN_SKIPPED. */
+int queue_skip(attn_publisher *publisher);
+
+/* Copies and queues a tensor message; counts it. Returns as the publishing calls do. */
+int queue_put(attn_publisher *publisher, const struct parcel *parcel);
+
+/* Wakes the thread when it was asleep: a system call, and so without the lock. */
+void queue_wake(attn_publisher *publisher, bool asleep);
+
+/* The rest under the lock. */
+
+/* Refreshes what the subscriptions and the plan say of a layer. */
+void queue_look_up(attn_publisher *publisher, struct topic *topic);
+/* Takes a message that has been counted. Returns as queue_rouse. */
+bool queue_append(attn_publisher *publisher, struct message *message);
+/* Returns what queue_wake is to be told. */
+bool queue_rouse(attn_publisher *publisher);
+/* When the thread has ended. */
+void queue_clear(attn_publisher *publisher);
 
 #endif

@@ -110,16 +110,23 @@ static void note_plan(attn_publisher *publisher)
     pthread_mutex_unlock(&publisher->lock);
 }
 
-/* One notice: 0x01 prefix adds, 0x00 prefix removes. */
+static void take_plan(attn_publisher *publisher, bool added, const char *prefix, size_t len)
+{
+    uint64_t refused = publisher->plans.refused;
+    bool changed = added ? plans_add(&publisher->plans, publisher->identity.job, prefix, len)
+                         : plans_remove(&publisher->plans, prefix, len);
+
+    if (changed || publisher->plans.refused != refused)
+        note_plan(publisher);
+}
+
+/* One notice: 0x01 prefix adds, 0x00 prefix removes; others are no business of ours. */
 static void take_notice(attn_publisher *publisher, const char *notice, size_t len)
 {
-    if (len > 0 && plan_is(notice + 1, len - 1)) {
-        bool changed = notice[0] == 1 ? plans_add(&publisher->plans, publisher->identity.job,
-                                                  notice + 1, len - 1)
-                                      : plans_remove(&publisher->plans, notice + 1, len - 1);
-
-        if (changed || publisher->plans.refused != publisher->counts.bad_plans)
-            note_plan(publisher);
+    if (len == 0 || (notice[0] != 0 && notice[0] != 1))
+        return;
+    if (plan_is(notice + 1, len - 1)) {
+        take_plan(publisher, notice[0] == 1, notice + 1, len - 1);
         return;
     }
     pthread_mutex_lock(&publisher->lock);

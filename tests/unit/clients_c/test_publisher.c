@@ -264,6 +264,7 @@ static void test_a_restarted_daemon_starts_with_its_own_plan(void **state)
     wait_until_wanted(publisher, &peer, 0, true);
     assert_int_equal(publish(publisher, 0), 0);
     assert_int_equal(attn_hello(publisher, &layer, 1), 0);
+    assert_int_equal(settled(publisher).sent, 2);
     strcpy(endpoint, peer.endpoint);
     peer_close(&peer);
     wait_until_wanted(publisher, NULL, 0, false);

@@ -4,7 +4,7 @@
  * A publisher is the trainer's side. It is made not to matter to the training: no call waits for
  * the network (except those that say how long), none prints, none ends the process, and while
  * nobody has subscribed to a layer nothing of it is even copied. A subscriber is a reader's side:
- * it receives the daemon's results as they are published.
+ * it receives the daemon's results as they are published. examples/train.c is a whole trainer.
  *
  * Threads: a publisher may be used by any number of threads at the same time, but for
  * attn_publisher_free, which must be the last call; a thread of its own does the sending. Any other
