@@ -79,6 +79,8 @@ struct header {
     bool dropout;                      /* weights are after dropout */
     bool learned_sink;                 /* rows may sum to less than 1 */
     uint32_t microbatch;               /* which forward of the step this was, from 0 */
+    const char *const *labels; /* of the encoder: [label_count] texts; not owned, not read */
+    uint32_t label_count;
 };
 
 /* Decodes and validates frame 1. On success *ret_header is filled and owns its arrays

@@ -73,6 +73,16 @@ static void put_lengths(struct mpk_writer *writer, const char *key, const int32_
         mpk_put_u64(writer, (uint64_t)lengths[i]);
 }
 
+static void put_labels(struct mpk_writer *writer, const struct header *header)
+{
+    if (header->label_count == 0)
+        return;
+    mpk_put_str(writer, "labels");
+    mpk_put_array(writer, header->label_count);
+    for (uint32_t i = 0; i < header->label_count; i++)
+        mpk_put_str(writer, header->labels[i]);
+}
+
 static void put_real(struct mpk_writer *writer, const char *key, double number)
 {
     mpk_put_str(writer, key);
@@ -131,7 +141,7 @@ static uint32_t count_optional(const struct header *header)
 {
     return (uint32_t)header->causal + (header->window != 0) + (header->q_len != NULL) +
            (header->k_len != NULL) + count_slice(header) + (uint32_t)header->dropout +
-           (uint32_t)header->learned_sink + (header->microbatch != 0);
+           (uint32_t)header->learned_sink + (header->label_count != 0) + (header->microbatch != 0);
 }
 
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
@@ -152,6 +162,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     put_slice(writer, header);
     put_flag(writer, "dropout", header->dropout);
     put_flag(writer, "learned_sink", header->learned_sink);
+    put_labels(writer, header);
     if (header->microbatch != 0)
         put_number(writer, "microbatch", header->microbatch);
 }

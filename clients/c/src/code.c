@@ -7,7 +7,7 @@ const char *attn_strerror(int code)
     case ATTN_OK:
         return "no error";
     case ATTN_SKIPPED:
-        return "nobody has subscribed";
+        return "nobody wants it";
     case ATTN_E_MEMORY:
         return "out of memory";
     case ATTN_E_ARGUMENT:

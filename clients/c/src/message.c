@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
+/* ZeroMQ decides at the first frame whether a pipe has room, and then takes the whole message. So
+ * everything that can fail happens before the first frame. Should a later one fail all the same,
+ * the socket is replaced: closing it discards the half message.
+ *
+ * All tensors of a message are one piece of memory, which its frames share. */
 #include "message.h"
 
-#include "attn/attn.h"
 #include "mpk.h"
 
 #include <errno.h>
@@ -9,123 +13,307 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A tensor's copy. ZeroMQ's thread frees it, at the latest in zmq_ctx_term: the publisher outlives
- * it. */
+/* Of a tensor within the piece. */
+#define ALIGNMENT 64
+
+/* ---- the copies ---- */
+
+/* Freed by whoever lets go of it last: ZeroMQ's thread, at the latest in zmq_ctx_term. */
 struct payload {
+    _Atomic unsigned holders;
     _Atomic uint64_t *queued_bytes;
     uint64_t bytes;
-    max_align_t data[];
+    _Alignas(ALIGNMENT) char data[];
 };
 
-static void free_payload(void *data, void *hint)
+static void payload_release(void *data, void *hint)
 {
     struct payload *payload = hint;
 
     (void)data;
+    if (atomic_fetch_sub(&payload->holders, 1) > 1)
+        return;
     atomic_fetch_sub(payload->queued_bytes, payload->bytes);
     free(payload);
 }
 
-static void message_close(struct message *message)
+static uint64_t aligned(uint64_t bytes)
 {
-    for (unsigned i = 0; i < message->count; i++)
-        zmq_msg_close(&message->frames[i]);
-    message->count = 0;
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-static int message_add(struct message *message, const void *data, size_t len)
+static struct payload *payload_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes)
 {
-    zmq_msg_t *frame = &message->frames[message->count];
+    uint64_t bytes = sizeof(struct payload);
+    struct payload *payload = NULL;
 
-    if (zmq_msg_init_size(frame, len) != 0)
-        return ATTN_E_MEMORY;
-    memcpy(zmq_msg_data(frame), data, len);
-    message->count++;
-    return 0;
-}
-
-/* Reserves a frame for a tensor that is copied later. */
-static int message_reserve(struct message *message, uint64_t bytes, const void *source,
-                           _Atomic uint64_t *queued_bytes)
-{
-    struct payload *payload = malloc(sizeof(*payload) + bytes);
-
+    for (uint32_t i = 0; i < parcel->header.tensor_count; i++)
+        bytes += aligned(parcel->header.tensors[i].bytes);
+    if (bytes <= SIZE_MAX - ALIGNMENT)
+        payload = aligned_alloc(ALIGNMENT, (size_t)aligned(bytes));
     if (!payload)
-        return ATTN_E_MEMORY;
+        return NULL;
+    payload->holders = 1;
     payload->queued_bytes = queued_bytes;
-    payload->bytes = bytes;
-    if (zmq_msg_init_data(&message->frames[message->count], payload->data, bytes, free_payload,
-                          payload) != 0) {
-        free(payload);
+    payload->bytes = parcel->bytes;
+    return payload;
+}
+
+/* A frame that holds its part of the payload. */
+static int add_frame(struct message *message, struct payload *payload, char *data, uint64_t bytes)
+{
+    zmq_msg_t *frame = &message->tensors[message->header.tensor_count];
+
+    atomic_fetch_add(&payload->holders, 1);
+    if (zmq_msg_init_data(frame, data, bytes, payload_release, payload) != 0) {
+        atomic_fetch_sub(&payload->holders, 1);
         return ATTN_E_MEMORY;
     }
-    atomic_fetch_add(queued_bytes, bytes);
-    message->source[message->count - 2] = source;
-    message->count++;
+    message->header.tensor_count++;
     return 0;
 }
 
-static int add_header(struct message *message, const struct header *header)
+static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
+                        struct message *message)
 {
-    struct mpk_writer writer;
-    int rc = ATTN_E_MEMORY;
+    struct payload *payload = payload_new(parcel, queued_bytes);
+    uint64_t at = 0;
+    int rc = 0;
 
-    mpk_writer_init(&writer);
-    if (header_encode(header, &writer) == 0) {
-        /* Too large, or too many elements: only long arrays from the caller do that. */
-        rc = ATTN_E_ARGUMENT;
-        if (mpk_check(writer.buffer.data, writer.buffer.size, &mpk_header_limits) == 0)
-            rc = message_add(message, writer.buffer.data, writer.buffer.size);
+    if (!payload) {
+        atomic_fetch_sub(queued_bytes, parcel->bytes);
+        return ATTN_E_MEMORY;
     }
+    for (uint32_t i = 0; i < parcel->header.tensor_count && !rc; i++) {
+        parcel_copy(parcel, i, payload->data + at);
+        rc = add_frame(message, payload, payload->data + at, parcel->header.tensors[i].bytes);
+        at += aligned(parcel->header.tensors[i].bytes);
+    }
+    payload_release(NULL, payload);
+    return rc;
+}
+
+/* ---- the header ---- */
+
+/* Valid lengths of the rows that are taken. */
+static int copy_q_len(const struct parcel *parcel, int32_t **ret_lengths)
+{
+    const struct header *header = &parcel->header;
+
+    if (!header->q_len)
+        return 0;
+    *ret_lengths = malloc(header->batch * sizeof(**ret_lengths));
+    if (!*ret_lengths)
+        return ATTN_E_MEMORY;
+    for (uint32_t i = 0; i < header->batch; i++) {
+        int64_t left = (int64_t)header->q_len[i] - parcel->row;
+
+        (*ret_lengths)[i] = (int32_t)(left < 0                 ? 0
+                                      : left > header->queries ? header->queries
+                                                               : left);
+    }
+    return 0;
+}
+
+static int copy_k_len(const struct header *header, int32_t **ret_lengths)
+{
+    if (!header->k_len)
+        return 0;
+    *ret_lengths = malloc(header->batch * sizeof(**ret_lengths));
+    if (!*ret_lengths)
+        return ATTN_E_MEMORY;
+    memcpy(*ret_lengths, header->k_len, header->batch * sizeof(**ret_lengths));
+    return 0;
+}
+
+/* One piece: pointers, then what they point to. */
+static int copy_labels(const struct header *from, struct message *message)
+{
+    size_t bytes = from->label_count * sizeof(char *);
+    const char **labels;
+    char *text;
+
+    if (from->label_count == 0)
+        return 0;
+    for (uint32_t i = 0; i < from->label_count; i++)
+        bytes += strlen(from->labels[i]) + 1;
+    message->label_texts = malloc(bytes);
+    if (!message->label_texts)
+        return ATTN_E_MEMORY;
+    labels = (const char **)(void *)message->label_texts;
+    text = message->label_texts + from->label_count * sizeof(char *);
+    for (uint32_t i = 0; i < from->label_count; i++) {
+        labels[i] = strcpy(text, from->labels[i]);
+        text += strlen(text) + 1;
+    }
+    message->header.labels = labels;
+    message->header.label_count = from->label_count;
+    return 0;
+}
+
+/* On success the writer holds the map. */
+static int encode(const struct header *header, struct mpk_writer *writer)
+{
+    if (header_encode(header, writer) != 0)
+        return ATTN_E_MEMORY;
+    /* Too large, or too many elements: only long arrays from the caller do that. */
+    return mpk_check(writer->buffer.data, writer->buffer.size, &mpk_header_limits) == 0
+               ? 0
+               : ATTN_E_ARGUMENT;
+}
+
+/* With the longest numbers that may be written into it later. */
+static int check_size(const struct header *header)
+{
+    struct header longest = *header;
+    struct mpk_writer writer;
+    int rc;
+
+    longest.seq = longest.dropped = longest.time_ns = COUNT_MAX;
+    mpk_writer_init(&writer);
+    rc = encode(&longest, &writer);
     mpk_writer_clear(&writer);
     return rc;
 }
 
-int message_make(const char *topic, const struct header *header, const void *const *sources,
-                 _Atomic uint64_t *queued_bytes, struct message *ret_message)
+/* Without arrays a header is a few hundred bytes. Labels that cannot fit are not looked at. */
+static int fit_header(const struct header *from, struct header *ret_header)
 {
     int rc;
 
-    ret_message->count = 0;
-    rc = message_add(ret_message, topic, strlen(topic));
-    if (!rc)
-        rc = add_header(ret_message, header);
-    for (uint32_t i = 0; i < header->tensor_count && !rc; i++)
-        rc = message_reserve(ret_message, header->tensors[i].bytes, sources[i], queued_bytes);
-    if (rc)
-        message_close(ret_message);
+    *ret_header = *from;
+    if (from->label_count > HEADER_BYTES_MAX)
+        ret_header->label_count = 0;
+    if (!from->q_len && !from->k_len && ret_header->label_count == 0)
+        return 0;
+    rc = check_size(ret_header);
+    if (rc == ATTN_E_ARGUMENT && ret_header->label_count > 0) {
+        ret_header->label_count = 0;
+        rc = check_size(ret_header);
+    }
     return rc;
 }
 
-static int send_frame(void *socket, zmq_msg_t *frame, int more)
+static int copy_header(const struct parcel *parcel, struct message *message)
+{
+    struct header fitting;
+    int rc = fit_header(&parcel->header, &fitting);
+
+    message->header = fitting;
+    message->header.tensor_count = 0; /* until they are there */
+    message->header.q_len = message->header.k_len = NULL;
+    message->header.label_count = 0;
+    if (!rc)
+        rc = copy_q_len(parcel, &message->header.q_len);
+    if (!rc)
+        rc = copy_k_len(&fitting, &message->header.k_len);
+    return rc ? rc : copy_labels(&fitting, message);
+}
+
+/* ---- life ---- */
+
+int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
+                struct message **ret_message)
+{
+    struct message *message = calloc(1, sizeof(*message));
+    int rc = message ? copy_header(parcel, message) : ATTN_E_MEMORY;
+
+    if (rc)
+        atomic_fetch_sub(queued_bytes, parcel->bytes);
+    else if (parcel->header.tensor_count > 0)
+        rc = copy_tensors(parcel, queued_bytes, message);
+    if (rc)
+        message_free(message);
+    else
+        *ret_message = message;
+    if (!rc)
+        message->bytes = parcel->bytes;
+    return rc;
+}
+
+void message_free(struct message *message)
+{
+    if (!message)
+        return;
+    for (uint32_t i = 0; i < message->header.tensor_count; i++)
+        zmq_msg_close(&message->tensors[i]);
+    free(message->header.q_len);
+    free(message->header.k_len);
+    free(message->label_texts);
+    free(message);
+}
+
+/* ---- sending ---- */
+
+void message_topic(const struct header *header, char *ret_name)
+{
+    if (header->type == MESSAGE_EVENT)
+        topic_job("event", header->job, ret_name);
+    else
+        topic_layer("tensor", header->job, header->layer, ret_name);
+}
+
+static int send_frame(void *socket, zmq_msg_t *frame, bool more)
 {
     int rc;
 
     do
-        rc = zmq_msg_send(frame, socket, ZMQ_DONTWAIT | more);
+        rc = zmq_msg_send(frame, socket, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0));
     while (rc < 0 && errno == EINTR);
     return rc < 0 ? -1 : 0;
 }
 
+static int make_frame(zmq_msg_t *ret_frame, const void *data, size_t len)
+{
+    if (zmq_msg_init_size(ret_frame, len) != 0)
+        return ATTN_E_MEMORY;
+    memcpy(zmq_msg_data(ret_frame), data, len);
+    return 0;
+}
+
+/* Both frames before the tensors. */
+static int make_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *ret_header)
+{
+    struct mpk_writer writer;
+    char name[TOPIC_MAX];
+    int rc;
+
+    mpk_writer_init(&writer);
+    rc = encode(header, &writer);
+    if (!rc)
+        rc = make_frame(ret_header, writer.buffer.data, writer.buffer.size);
+    mpk_writer_clear(&writer);
+    if (rc)
+        return rc;
+    message_topic(header, name);
+    rc = make_frame(ret_topic, name, strlen(name));
+    if (rc)
+        zmq_msg_close(ret_header);
+    return rc;
+}
+
 int message_send(void *socket, struct message *message, bool *reterr_cut_short)
 {
-    unsigned sent = 0;
-    int rc = 0;
+    uint32_t tensors = message->header.tensor_count, sent = 0;
+    zmq_msg_t topic, header;
+    int rc = make_head(&message->header, &topic, &header);
+    bool begun = false;
 
-    while (sent < message->count && !rc) {
-        zmq_msg_t *frame = &message->frames[sent];
-
-        if (sent >= 2)
-            memcpy(zmq_msg_data(frame), message->source[sent - 2], zmq_msg_size(frame));
-        rc = send_frame(socket, frame, sent + 1 < message->count ? ZMQ_SNDMORE : 0);
-        if (!rc)
-            sent++;
+    if (rc)
+        return rc;
+    if (send_frame(socket, &topic, true) != 0) {
+        rc = errno == EAGAIN ? ATTN_E_DROPPED : ATTN_E_TRANSPORT;
+    } else {
+        begun = true;
+        rc = send_frame(socket, &header, tensors > 0);
+        for (; sent < tensors && !rc; sent++)
+            rc = send_frame(socket, &message->tensors[sent], sent + 1 < tensors);
     }
-    if (!rc)
-        return 0;
-    rc = errno == EAGAIN && sent == 0 ? ATTN_E_DROPPED : ATTN_E_TRANSPORT;
-    for (unsigned i = sent; i < message->count; i++)
-        zmq_msg_close(&message->frames[i]);
-    *reterr_cut_short = sent > 0;
+    zmq_msg_close(&topic); /* empty once sent */
+    zmq_msg_close(&header);
+    if (rc && begun) {
+        *reterr_cut_short = true;
+        rc = ATTN_E_TRANSPORT;
+    }
     return rc;
 }

@@ -1,34 +1,40 @@
 /* SPDX-License-Identifier: MIT */
-/* message: one multipart message of a trainer on its way into a socket, all or nothing.
+/* message: one message of a trainer, copied, on its way into a socket, all or nothing.
  *
- * message_make does everything that can fail for lack of memory; the tensors are copied while it is
- * sent, after the first frame was accepted, because a message that is refused need not be copied.
- * One thread; only the copies are freed by ZeroMQ's. */
+ * Made by the thread that publishes and from then on the sender's; the tensors' memory is freed by
+ * ZeroMQ's thread. */
 #ifndef ATTN_MESSAGE_H
 #define ATTN_MESSAGE_H
 
-#include "header.h"
+#include "parcel.h"
+#include "topics.h"
 
 #include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <zmq.h>
 
 struct message {
-    zmq_msg_t frames[2 + TENSORS_MAX];
-    const void *source[TENSORS_MAX]; /* what frame 2 + i is a copy of */
-    unsigned count;                  /* frames initialised */
+    struct message *next; /* of the queue */
+    struct topic *topic;  /* whose counters it has; not owned */
+    struct header header; /* owns its lengths and label texts; seq, dropped and time when sent */
+    char *label_texts;    /* owned */
+    uint64_t bytes;       /* of all tensors */
+    zmq_msg_t tensors[TENSORS_MAX];
 };
 
-/* sources[i] belongs to header->tensors[i] and is read by message_send. *queued_bytes counts the
- * copies that are not freed yet, and must outlive the ZeroMQ context. Returns 0, ATTN_E_MEMORY, or
- * ATTN_E_ARGUMENT when the header would be too large. */
-int message_make(const char *topic, const struct header *header, const void *const *sources,
-                 _Atomic uint64_t *queued_bytes, struct message *ret_message);
+/* Copies a parcel. *queued_bytes has parcel->bytes added already; they are taken off when the
+ * copies are freed, here on failure. It must outlive the ZeroMQ context. Returns 0, ATTN_E_MEMORY,
+ * or ATTN_E_ARGUMENT when the header would be too large; labels that make it so are left out. */
+int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
+                struct message **ret_message);
+void message_free(struct message *message);
 
-/* Sends and closes a message, without waiting. Returns 0, ATTN_E_DROPPED when there was no room, or
- * ATTN_E_TRANSPORT. *reterr_cut_short: whether frames went out that nothing can follow any more, so
- * that the socket must be replaced. */
+/* Sends, without waiting, under header.seq and .dropped. On success the tensors are ZeroMQ's;
+ * message_free is still due. Returns 0, ATTN_E_DROPPED when there was no room (and may be called
+ * again), ATTN_E_MEMORY or ATTN_E_TRANSPORT. *reterr_cut_short: whether frames went out that
+ * nothing can follow any more, so that the socket must be replaced. */
 int message_send(void *socket, struct message *message, bool *reterr_cut_short);
+
+/* The message's topic: TOPIC_MAX bytes. */
+void message_topic(const struct header *header, char *ret_name);
 
 #endif

@@ -21,8 +21,8 @@
 #define SETTLE_MS 50
 /* attnd that takes nothing for this long hangs. A message may take it a minute. */
 #define STALL_S 600
-/* Larger than any subscription attnd makes. */
-#define NOTICE_BYTES_MAX 1024
+/* Larger than any subscription attnd makes: a plan has 1024 bytes. */
+#define NOTICE_BYTES_MAX 4096
 
 static uint64_t now_ns(void)
 {

@@ -4,13 +4,18 @@
  * A publisher is the trainer's side. It is made not to matter to the training: no call waits for
  * the network (except those that say how long), none prints, none ends the process, and while
  * nobody has subscribed to a layer nothing of it is even copied. A subscriber is a reader's side:
- * it receives the daemon's results as they are published.
+ * it receives the daemon's results as they are published. examples/train.c is a whole trainer.
  *
- * Threads: an object belongs to one thread at a time; different objects are independent. Do not use
- * one in a child process after fork(). Memory: what is passed in is copied before the call returns,
- * and stays the caller's. Objects are freed by their _free function, which takes the address of the
- * pointer, sets it to NULL, and accepts NULL. Errors: functions that can fail return 0 or more on
- * success and a negative attn_code on failure, and write their ret_ parameters only on success. */
+ * Threads: a publisher may be used by any number of threads at the same time, but for
+ * attn_publisher_free, which must be the last call; a thread of its own does the sending. Any other
+ * object belongs to one thread at a time; different objects are independent.
+ * Fork: in the child, a publisher of the parent is inert: nobody wants anything, publishing is
+ * ATTN_SKIPPED, waiting ends at once, the counts are 0 and freeing forgets it. The parent's goes
+ * on, and the child may make its own. Other objects must not be used there.
+ * Memory: what is passed in is copied before the call returns, and stays the caller's. Objects are
+ * freed by their _free function, which takes the address of the pointer, sets it to NULL, and
+ * accepts NULL. Errors: functions that can fail return 0 or more on success and a negative
+ * attn_code on failure, and write their ret_ parameters only on success. */
 #ifndef ATTN_ATTN_H
 #define ATTN_ATTN_H
 
@@ -30,7 +35,7 @@ extern "C" {
 
 typedef enum attn_code {
     ATTN_OK = 0,
-    ATTN_SKIPPED = 1,      /* nobody has subscribed: nothing was copied or sent */
+    ATTN_SKIPPED = 1,      /* nobody wants it: nothing was copied or sent */
     ATTN_E_MEMORY = -1,    /* out of memory */
     ATTN_E_ARGUMENT = -2,  /* an argument is out of range */
     ATTN_E_DROPPED = -3,   /* the queue is full: the message was dropped and counted */
@@ -60,6 +65,36 @@ typedef struct attn_layer {
     uint32_t heads; /* of the whole model, not of this rank's slice */
 } attn_layer;
 
+/* ---- plan: what a daemon wants captured ---- */
+
+#define ATTN_UNSAID          UINT32_MAX
+#define ATTN_PLAN_RANGES_MAX 288
+#define ATTN_PLAN_LAYERS_MAX 1024
+
+typedef struct attn_range {
+    uint32_t first, last; /* both included */
+} attn_range;
+
+/* Which part of the training is looked at. A daemon's plan changes while the job runs; what holds
+ * now is told by attn_publisher_plan. */
+typedef struct attn_plan {
+    uint32_t every;       /* steps that it divides are captured; 0 = none */
+    uint32_t samples;     /* the first so many of a batch; 0 = all */
+    uint32_t rows;        /* at most so many queries at a time: attn_plan_rows; 0 = all */
+    uint32_t range_count; /* 0 = all heads */
+    attn_range ranges[ATTN_PLAN_RANGES_MAX]; /* of the layer's heads; ascending, apart */
+    char layers[ATTN_PLAN_LAYERS_MAX]; /* patterns of "decoder.3.self" with * ? [a-z] [!a-z], of
+                                          which one must match, separated by blanks */
+} attn_plan;
+
+/* Everything of every step. */
+ATTN_API void attn_plan_default(attn_plan *ret_plan);
+
+/* The rows of `queries` that a plan takes at a step: blocks of equal size take turns. Returns how
+ * many, from *ret_first on. */
+ATTN_API uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries,
+                                 uint32_t *ret_first);
+
 /* ---- publisher ---- */
 
 typedef struct attn_publisher attn_publisher;
@@ -73,9 +108,15 @@ typedef struct attn_publisher_options {
     uint32_t rank, world; /* rank < world <= 1048576 (default 0 of 1) */
     /* What waits to be sent is bounded twice; beyond either bound messages are dropped. */
     uint64_t max_queued_bytes;    /* copied tensors (default 256 MiB) */
-    uint32_t max_queued_messages; /* 1..65536; room for a step of all layers (default 256) */
+    uint32_t max_queued_messages; /* 1..65536; room for a step of all layers (default 256).
+                                     ZeroMQ holds up to 64 more */
     uint32_t linger_ms;           /* how long attn_publisher_free waits for them (default 1000) */
-    uint32_t event_retry_ms;      /* how long an event waits for room; 0 = not (default 100) */
+    /* What the job itself asks of its plan, at most 10^9 each: goes before the daemon's default
+       plan, and behind one that was made for the job (default ATTN_UNSAID: nothing) */
+    uint32_t every, samples, rows;
+    /* While the position moves on and nothing is published, a sign of life is sent at most so
+       often; 0 = never (default 30000) */
+    uint32_t alive_ms;
 } attn_publisher_options;
 
 /* Fills in the defaults above. */
@@ -91,26 +132,53 @@ ATTN_API void attn_publisher_free(attn_publisher **publisher);
 
 /* Waits until the daemon has subscribed to anything of this job. A trainer that starts to publish
  * before that loses nothing but the first messages. timeout_ms < 0 is refused: this wait is always
- * bounded. Returns 0, ATTN_E_TIMEOUT, ATTN_E_ARGUMENT or ATTN_E_TRANSPORT. */
+ * bounded. Returns 0, ATTN_E_TIMEOUT or ATTN_E_ARGUMENT. */
 ATTN_API int attn_publisher_wait(attn_publisher *publisher, int timeout_ms);
-
-/* Whether anyone wants this layer now. Ask before computing what is only computed to be published.
- */
-ATTN_API bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t layer,
-                                   attn_site site);
-
-/* Introduces the model: its layers in any order (at most 1024), copied. It is said again by itself
- * whenever a daemon newly subscribes, for instance after a restart. Optional. Returns 0,
- * ATTN_SKIPPED (remembered until there is a daemon), ATTN_E_ARGUMENT, ATTN_E_MEMORY, ATTN_E_DROPPED
- * or ATTN_E_TRANSPORT. */
-ATTN_API int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count);
 
 /* Sets where the training is: both are written into every message that follows. Steps count from
  * the start of the run, not of the epoch. Both start at 0. */
 ATTN_API void attn_set_position(attn_publisher *publisher, uint64_t epoch, uint64_t step);
 
-/* One attention layer's weights in one step. Arrays are C-contiguous, last dimension fastest;
- * numbers little-endian. */
+/* Whether anyone wants this layer at the current position: somebody has subscribed to it, takes
+ * what is sent, and the plan has the step and the layer. Ask before computing what is only
+ * computed to be published. A step is
+ *
+ *     attn_set_position(publisher, epoch, step);
+ *     for each layer
+ *         if (attn_publisher_wants(publisher, stack, layer, site))
+ *             compute, and attn_publish_...
+ *
+ * Publishing by itself does not ask the plan: whoever publishes has decided to. */
+ATTN_API bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t layer,
+                                   attn_site site);
+
+/* The plan that holds now, as a copy: the daemon's, in which `every`, `samples` and `rows` of the
+ * options replace those of its default. Returns 0, or ATTN_SKIPPED when no daemon has said one;
+ * then it is attn_plan_default with what the options say. */
+ATTN_API int attn_publisher_plan(attn_publisher *publisher, attn_plan *ret_plan);
+
+/* Introduces the model: its layers in any order (at most 1024), copied. It is said again by itself
+ * whenever a daemon newly subscribes, for instance after a restart, and as a sign of life.
+ * Optional. Returns 0 (queued), ATTN_SKIPPED (remembered until there is a daemon), ATTN_E_ARGUMENT,
+ * ATTN_E_MEMORY or ATTN_E_DROPPED. */
+ATTN_API int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count);
+
+/* What the publishing calls below return; a training loop may ignore all of it.
+ *     0                queued
+ *     ATTN_SKIPPED     nobody has subscribed to this layer
+ *     ATTN_E_DROPPED   the queue is full, or the daemon has taken nothing for three seconds; told
+ *                      to it with the layer's next message
+ *     ATTN_E_ARGUMENT  a field is out of range or contradicts another (found out whether or not
+ *                      anybody listens), or q_len and k_len do not fit the 64 KiB header
+ *     ATTN_E_MEMORY    no memory for the copy; counted as dropped
+ * Each copies once and returns; none waits. Arrays are C-contiguous, last dimension fastest, and
+ * numbers little-endian; dimensions are 1..INT32_MAX.
+ *
+ * With `plan`, only what it asks for of samples, heads and rows is copied and sent, as one message
+ * for each range of heads; `every` and `layers` are the caller's to ask (attn_publisher_wants).
+ * NULL: all. */
+
+/* One attention layer's weights in one step. */
 typedef struct attn_attention {
     attn_stack stack;
     uint32_t layer; /* 0..65535 */
@@ -118,12 +186,12 @@ typedef struct attn_attention {
 
     const void *weights; /* [batch][heads][queries][keys], after softmax: rows sum to 1 */
     attn_dtype dtype;
-    uint32_t batch, heads, queries, keys; /* 1..INT32_MAX each */
+    uint32_t batch, heads, queries, keys;
 
     /* Everything below is optional. What may be attended to is told here and never guessed from
      * zeros. */
-    bool causal;           /* query i sees keys 0..i */
-    uint32_t window;       /* query i sees keys after i - window; 0 = all */
+    bool causal;           /* query i sees keys 0..i + q_offset */
+    uint32_t window;       /* query i sees keys after i + q_offset - window; 0 = all */
     const int32_t *q_len;  /* [batch] valid queries of each sample, 0..queries; NULL = all */
     const int32_t *k_len;  /* [batch] valid keys of each sample, 0..keys; NULL = all */
     const uint8_t *mask;   /* [batch][queries][keys], 1 = may attend; NULL = by the above alone */
@@ -136,33 +204,101 @@ typedef struct attn_attention {
     uint32_t heads_total; /* heads of the whole layer; 0 = `heads` */
     bool dropout;         /* the weights are after dropout */
     bool learned_sink;    /* rows may sum to less than 1 */
+
+    uint32_t q_offset;         /* position of query 0 among the keys' */
+    const int32_t *documents;  /* [batch][keys] which document of a packed sequence a key is of: a
+                                  query sees its own; site self, q_offset + queries <= keys */
+    const char *const *labels; /* [keys] texts of the first sample's tokens, UTF-8; left out when
+                                  the header gets too large for them */
+    uint32_t microbatch;       /* which forward of the step this is, from 0 */
+    const attn_plan *plan;
 } attn_attention;
 
 /* Sets everything to zero: encoder self-attention of layer 0, f32, no shape. */
 ATTN_API void attn_attention_default(attn_attention *ret_attention);
-
-/* Copies one layer's weights once and queues them; returns at once. Returns 0 (queued),
- * ATTN_SKIPPED (nobody wants this layer), ATTN_E_DROPPED (queue full, told to the daemon with the
- * layer's next message), ATTN_E_ARGUMENT (also when q_len and k_len do not fit the 64 KiB header),
- * ATTN_E_MEMORY or ATTN_E_TRANSPORT. A training loop may ignore all of them. */
 ATTN_API int attn_publish_attention(attn_publisher *publisher, const attn_attention *attention);
 
-/* Says that the current epoch (attn_set_position) is complete on this rank. Waits up to
- * event_retry_ms when the queue is full. Returns 0, ATTN_SKIPPED, ATTN_E_DROPPED, ATTN_E_MEMORY or
- * ATTN_E_TRANSPORT. */
+/* One attention layer's queries and keys in one step, where the weights never exist: attnd computes
+ * what they would be. */
+typedef struct attn_qk {
+    attn_stack stack;
+    uint32_t layer; /* 0..65535 */
+    attn_site site;
+
+    const void *q; /* [batch][heads][queries][head_dim], after the position encoding */
+    const void *k; /* [batch][kv_heads][keys][head_dim]: head h reads h / (heads / kv_heads) */
+    const void *v; /* [batch][kv_heads][keys][value_dim]; NULL = no numbers of the output */
+    attn_dtype q_dtype, k_dtype, v_dtype;
+    uint32_t batch, heads, queries, keys, head_dim;
+    uint32_t kv_heads;  /* divides heads; 0 = heads */
+    uint32_t value_dim; /* 0 = head_dim */
+
+    double scale;   /* of the products, finite; 0 = 1 / sqrt(head_dim) */
+    double softcap; /* c > 0: logits S become c tanh(S / c); 0 = none */
+
+    /* As in attn_attention. */
+    bool causal;
+    uint32_t window;
+    const int32_t *q_len, *k_len;
+    const uint8_t *mask;
+    const int32_t *tokens;
+    uint32_t head_offset, heads_total; /* of the query heads */
+    bool dropout, learned_sink;
+    uint32_t q_offset; /* for instance how many keys came out of a cache */
+    const int32_t *documents;
+    const char *const *labels;
+    uint32_t microbatch;
+    const attn_plan *plan;
+} attn_qk;
+
+/* Sets everything to zero: encoder self-attention of layer 0, f32, no shape. */
+ATTN_API void attn_qk_default(attn_qk *ret_qk);
+ATTN_API int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk);
+
+/* A projection matrix, [out][in] as nn.Linear has it. */
+typedef struct attn_matrix {
+    const void *data; /* NULL = not given */
+    attn_dtype dtype;
+    uint32_t width; /* the side that heads do not tell: `in` of wq, wk and wv, `out` of wo */
+} attn_matrix;
+
+/* One attention layer's projection matrices. At least one must be given. */
+typedef struct attn_weights {
+    attn_stack stack;
+    uint32_t layer; /* 0..65535 */
+    attn_site site;
+
+    uint32_t heads, head_dim;
+    uint32_t kv_heads;    /* divides heads; 0 = heads */
+    uint32_t heads_total; /* heads of the whole layer, when this rank has a slice; 0 = heads */
+    attn_matrix wq;       /* [heads * head_dim][width] */
+    attn_matrix wk, wv;   /* [kv_heads * head_dim][width] */
+    attn_matrix wo;       /* [width][heads * head_dim] */
+} attn_weights;
+
+/* Sets everything to zero: encoder self-attention of layer 0, no matrices. */
+ATTN_API void attn_weights_default(attn_weights *ret_weights);
+ATTN_API int attn_publish_weights(attn_publisher *publisher, const attn_weights *weights);
+
+/* Says that the current epoch (attn_set_position) is complete on this rank. Events wait behind
+ * what is queued and are not dropped for lack of room, unless 1024 of them wait. Returns 0,
+ * ATTN_SKIPPED, ATTN_E_DROPPED or ATTN_E_MEMORY. */
 ATTN_API int attn_epoch_end(attn_publisher *publisher);
 
-/* Totals since attn_publisher_new, events included. */
+/* Totals since attn_publisher_new, events included; hellos that were repeated are not. At any
+ * moment published = sent + skipped + dropped + queued. */
 typedef struct attn_publisher_counts {
-    uint64_t sent;         /* messages queued; only a lost connection can still lose them */
-    uint64_t skipped;      /* messages nobody wanted */
-    uint64_t dropped;      /* messages that found the queue full, or no memory */
+    uint64_t published;    /* messages that were to be sent */
+    uint64_t sent;         /* handed to ZeroMQ; only a lost connection can still lose them */
+    uint64_t skipped;      /* nobody wanted them */
+    uint64_t dropped;      /* found the queue full or no memory, or their reader gone */
+    uint64_t queued;       /* copied, and waiting to be handed to ZeroMQ */
     uint64_t bytes;        /* tensor bytes of the messages sent */
-    uint64_t queued_bytes; /* copies that are waiting to be sent now */
+    uint64_t queued_bytes; /* copies that are waiting to be sent now, in ZeroMQ included */
+    uint64_t bad_plans;    /* plans that were ignored, because malformed or too many */
 } attn_publisher_counts;
 
-ATTN_API void attn_publisher_stats(const attn_publisher *publisher,
-                                   attn_publisher_counts *ret_counts);
+ATTN_API void attn_publisher_stats(attn_publisher *publisher, attn_publisher_counts *ret_counts);
 
 /* ---- subscriber ---- */
 

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/* A plan takes the first samples, a run of heads and a run of query rows. Of an array
+ * [samples][heads][rows][...] that is rows in a row per head, so a copy is one memcpy per sample
+ * and head, and a single one when all heads and rows are taken. Which dimension is which follows
+ * from the tensor's role.
+ *
+ * Key heads are shared: h query heads read one. A range that begins and ends with whole groups
+ * takes the key heads of these groups; any other takes one key head for each query head, copied as
+ * often as it is read. */
+#include "parcel.h"
+
+#include <string.h>
+
+static uint32_t dim(const struct tensor *tensor, uint32_t from_last)
+{
+    return tensor->rank >= from_last ? (uint32_t)tensor->shape[tensor->rank - from_last] : 1;
+}
+
+/* Tokens and documents have no rows, matrices nothing else. */
+static struct view view_of(const struct tensor *tensor, const void *data)
+{
+    bool per_key = tensor->role == TENSOR_TOKENS || tensor->role == TENSOR_DOCUMENTS;
+    struct view view = {.data = data, .share = 1};
+
+    view.samples_taken = tensor->rank == 2 && !per_key ? 1 : (uint32_t)tensor->shape[0];
+    view.heads = view.heads_taken = tensor->rank == 4 ? dim(tensor, 3) : 1;
+    view.rows = view.rows_taken = per_key ? 1 : dim(tensor, 2);
+    view.row_bytes = dim(tensor, 1) * dtype_size(tensor->dtype);
+    return view;
+}
+
+int parcel_add(struct parcel *parcel, const struct tensor *tensor, const void *data)
+{
+    struct header *header = &parcel->header;
+    struct tensor *added = &header->tensors[header->tensor_count];
+
+    if (!data)
+        return 0;
+    for (uint32_t i = 0; i < tensor->rank; i++) {
+        if (tensor->shape[i] > INT32_MAX)
+            return ATTN_E_ARGUMENT;
+    }
+    *added = *tensor;
+    if (tensor_bytes(added->dtype, added->shape, added->rank, &added->bytes) != 0 ||
+        added->bytes > INT64_MAX / TENSORS_MAX)
+        return ATTN_E_ARGUMENT;
+    parcel->views[header->tensor_count++] = view_of(added, data);
+    parcel->bytes += added->bytes;
+    return 0;
+}
+
+/* ---- a part of it ---- */
+
+struct part {
+    uint32_t samples, head, heads, row, rows; /* head: within the parcel */
+    uint32_t group;                           /* query heads that read one key head */
+};
+
+static void take_heads(struct view *view, const struct part *part)
+{
+    view->head = part->head;
+    view->heads_taken = part->heads;
+}
+
+static void take_key_heads(struct view *view, const struct part *part)
+{
+    if (part->head % part->group == 0 && part->heads % part->group == 0) {
+        view->head = part->head / part->group;
+        view->heads_taken = part->heads / part->group;
+    } else {
+        take_heads(view, part);
+        view->share = part->group;
+    }
+}
+
+static void take_rows(struct view *view, const struct part *part)
+{
+    view->row = part->row;
+    view->rows_taken = part->rows;
+}
+
+static void take(enum tensor_role role, const struct part *part, struct view *view)
+{
+    view->samples_taken = part->samples;
+    switch (role) {
+    case TENSOR_WEIGHTS:
+    case TENSOR_GRAD:
+    case TENSOR_Q:
+        take_heads(view, part);
+        take_rows(view, part);
+        break;
+    case TENSOR_K:
+    case TENSOR_V:
+        take_key_heads(view, part);
+        break;
+    case TENSOR_MASK:
+        take_rows(view, part);
+        break;
+    default:
+        break;
+    }
+}
+
+static void set_shape(struct tensor *tensor, const struct view *view)
+{
+    tensor->shape[0] = view->samples_taken;
+    if (tensor->rank == 4)
+        tensor->shape[1] = view->heads_taken;
+    if (tensor->rank > 2)
+        tensor->shape[tensor->rank - 2] = view->rows_taken;
+    tensor->bytes =
+        (uint64_t)view->samples_taken * view->heads_taken * view->rows_taken * view->row_bytes;
+}
+
+static struct part part_of(const struct header *header, const attn_plan *plan, uint64_t step,
+                           attn_range range)
+{
+    struct part part = {.samples = header->batch,
+                        .head = range.first - header->head_offset,
+                        .heads = range.last - range.first + 1,
+                        .group = header->heads / header->kv_heads};
+
+    if (plan->samples > 0 && plan->samples < part.samples)
+        part.samples = plan->samples;
+    part.rows = attn_plan_rows(plan, step, header->queries, &part.row);
+    return part;
+}
+
+void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step,
+                     attn_range range, struct parcel *ret_part)
+{
+    struct part part = part_of(&whole->header, plan, step, range);
+    struct header *header = &ret_part->header;
+
+    *ret_part = *whole;
+    header->batch = part.samples;
+    header->heads = part.heads;
+    header->queries = part.rows;
+    header->head_offset = range.first;
+    header->q_offset += part.row;
+    ret_part->row = part.row;
+    ret_part->bytes = 0;
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
+        take(header->tensors[i].role, &part, &ret_part->views[i]);
+        set_shape(&header->tensors[i], &ret_part->views[i]);
+        ret_part->bytes += header->tensors[i].bytes;
+    }
+}
+
+/* ---- copying ---- */
+
+static bool is_whole(const struct view *view)
+{
+    return view->share == 1 && view->heads_taken == view->heads && view->rows_taken == view->rows;
+}
+
+static const char *block(const struct view *view, uint32_t sample, uint32_t head)
+{
+    uint32_t from = view->share == 1 ? view->head + head : (view->head + head) / view->share;
+    uint64_t plane = (uint64_t)sample * view->heads + from;
+
+    return (const char *)view->data + (plane * view->rows + view->row) * view->row_bytes;
+}
+
+void parcel_copy(const struct parcel *parcel, uint32_t index, void *to)
+{
+    const struct view *view = &parcel->views[index];
+    uint64_t bytes = view->rows_taken * view->row_bytes;
+    char *at = to;
+
+    if (is_whole(view)) {
+        memcpy(to, view->data, parcel->header.tensors[index].bytes);
+        return;
+    }
+    for (uint32_t sample = 0; sample < view->samples_taken; sample++) {
+        for (uint32_t head = 0; head < view->heads_taken; head++, at += bytes)
+            memcpy(at, block(view, sample, head), bytes);
+    }
+}

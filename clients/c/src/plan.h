@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/* plan: what daemons want captured, as they say it by what they subscribe to (PROTOCOL.md):
+ *
+ *     plan/<order>/<pattern of job names>/<key=value;...>
+ *
+ * No message has such a topic: it is the only way a SUB can say something to an XPUB. One thread,
+ * but for the pure plan_*. */
+#ifndef ATTN_PLAN_H
+#define ATTN_PLAN_H
+
+#include "attn/attn.h"
+#include "header.h"
+
+#define PLAN_PREFIX        "plan/"
+#define PLAN_PREFIX_MAX    1024 /* bytes of a whole prefix */
+#define PLAN_ORDER_DEFAULT 999999
+#define PLAN_NUMBER_MAX    1000000000u /* of every, samples, rows */
+/* Of those for one job; what comes beyond is ignored and counted. */
+#define PLANS_MAX 256
+
+/* Those of the plans subscribed to that are for one job. */
+struct plans {
+    struct plan_entry *items; /* owned; unordered */
+    size_t count, capacity;
+    uint64_t refused; /* malformed, too many, or no memory */
+};
+
+/* Whether a prefix says a plan, and not what is subscribed to. */
+bool plan_is(const char *prefix, size_t len);
+
+/* Adds or removes the plan that a prefix says. Plans for other jobs are left out. Returns whether
+ * anything changed. */
+bool plans_add(struct plans *plans, const char *job, const char *prefix, size_t len);
+bool plans_remove(struct plans *plans, const char *prefix, size_t len);
+void plans_clear(struct plans *plans);
+
+/* What a job's own code asks for; ATTN_UNSAID where it does not. */
+struct plan_wishes {
+    uint32_t every, samples, rows;
+};
+
+/* Fills in the plan that holds. Returns whether a daemon said it. */
+bool plans_choose(const struct plans *plans, const struct plan_wishes *own, attn_plan *ret_plan);
+
+/* Whether the plan has the layer, and the step. */
+bool plan_takes_layer(const attn_plan *plan, struct layer_id id);
+bool plan_takes_step(const attn_plan *plan, uint64_t step);
+
+/* Whether the numbers of a plan that a caller may have made can be used. */
+bool plan_valid(const attn_plan *plan);
+
+/* As the shell matches file names: * ? [a-z] [!a-z]. A [ without its ] stands for itself. Takes at
+ * most as many steps as the product of the lengths, whatever the pattern. */
+bool plan_glob(const char *pattern, size_t pattern_len, const char *text, size_t len);
+
+#endif

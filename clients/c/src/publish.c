@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT */
+/* The publishing calls: what they are given is checked and described as a parcel. */
+#include "publisher.h"
+
+#include <math.h>
+#include <string.h>
+
+static const enum dtype dtypes[] = {[ATTN_F32] = DTYPE_F32,
+                                    [ATTN_F16] = DTYPE_F16,
+                                    [ATTN_BF16] = DTYPE_BF16,
+                                    [ATTN_F64] = DTYPE_F64};
+
+/* ---- checks ---- */
+
+static bool dtype_valid(attn_dtype dtype)
+{
+    return (unsigned)dtype <= ATTN_F64;
+}
+
+static bool dim_valid(uint32_t size)
+{
+    return size >= 1 && size <= INT32_MAX;
+}
+
+static bool lengths_valid(const int32_t *lengths, uint32_t batch, uint32_t max)
+{
+    if (!lengths)
+        return true;
+    /* 16384 entries do not fit the header: not worth a walk. */
+    if (batch > HEADER_BYTES_MAX)
+        return false;
+    for (uint32_t i = 0; i < batch; i++) {
+        if (lengths[i] < 0 || (uint32_t)lengths[i] > max)
+            return false;
+    }
+    return true;
+}
+
+/* Bytes of the character, or 0: not UTF-8. */
+static size_t utf8_char(const unsigned char *at)
+{
+    size_t len = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : 4;
+
+    if (at[0] > 0xf4 || (at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f) ||
+        (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f))
+        return 0;
+    for (size_t i = 1; i < len; i++) {
+        if ((at[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    return len;
+}
+
+static bool text_valid(const char *text)
+{
+    const unsigned char *at = (const unsigned char *)text;
+
+    while (at && *at) {
+        size_t len = utf8_char(at);
+
+        if (len == 0)
+            return false;
+        at += len;
+    }
+    return at;
+}
+
+/* Labels that no header has room for are left out, and not looked at. */
+static bool labels_valid(const char *const *labels, uint32_t keys)
+{
+    for (uint32_t i = 0; labels && keys <= HEADER_BYTES_MAX && i < keys; i++) {
+        if (!text_valid(labels[i]))
+            return false;
+    }
+    return true;
+}
+
+/* The numbers of a header of type `attention` or `qk` that has all but its tensors. */
+static bool rows_valid(const struct header *header)
+{
+    return dim_valid(header->batch) && dim_valid(header->heads) && dim_valid(header->queries) &&
+           dim_valid(header->keys) && dim_valid(header->kv_heads) &&
+           header->heads_total <= HEADS_TOTAL_MAX && header->heads % header->kv_heads == 0 &&
+           (uint64_t)header->head_offset + header->heads <= header->heads_total &&
+           (uint64_t)header->q_offset + header->queries <= UINT32_MAX &&
+           lengths_valid(header->q_len, header->batch, header->queries) &&
+           lengths_valid(header->k_len, header->batch, header->keys) &&
+           labels_valid(header->labels, header->keys);
+}
+
+/* A query's document is that of the key at its position. */
+static bool documents_valid(const struct header *header, const int32_t *documents)
+{
+    return !documents || (header->layer.site == SITE_SELF &&
+                          (uint64_t)header->q_offset + header->queries <= header->keys);
+}
+
+/* ---- what `attention` and `qk` have in common ---- */
+
+/* The members that both structs have. */
+#define FILL_ROWS(header, a)                                                                       \
+    do {                                                                                           \
+        (header)->layer = layer_id_of((a)->stack, (a)->layer, (a)->site);                          \
+        (header)->batch = (a)->batch;                                                              \
+        (header)->heads = (a)->heads;                                                              \
+        (header)->queries = (a)->queries;                                                          \
+        (header)->keys = (a)->keys;                                                                \
+        (header)->causal = (a)->causal;                                                            \
+        (header)->window = (a)->window;                                                            \
+        /* Read only; never freed by header_clear. */                                              \
+        (header)->q_len = (int32_t *)(uintptr_t)(a)->q_len;                                        \
+        (header)->k_len = (int32_t *)(uintptr_t)(a)->k_len;                                        \
+        (header)->head_offset = (a)->head_offset;                                                  \
+        (header)->heads_total = (a)->heads_total ? (a)->heads_total : (a)->heads;                  \
+        (header)->dropout = (a)->dropout;                                                          \
+        (header)->learned_sink = (a)->learned_sink;                                                \
+        (header)->q_offset = (a)->q_offset;                                                        \
+        (header)->labels = (a)->labels;                                                            \
+        (header)->label_count = (a)->labels ? (a)->keys : 0;                                       \
+        (header)->microbatch = (a)->microbatch;                                                    \
+    } while (0)
+
+struct row_tensors {
+    const uint8_t *mask;
+    const int32_t *tokens, *documents;
+};
+
+static int add_row_tensors(struct parcel *parcel, const struct row_tensors *rows)
+{
+    const struct header *h = &parcel->header;
+    const struct tensor mask = {TENSOR_MASK, DTYPE_U8, 3, {h->batch, h->queries, h->keys}, 0},
+                        tokens = {TENSOR_TOKENS, DTYPE_I32, 2, {h->batch, h->keys}, 0},
+                        documents = {TENSOR_DOCUMENTS, DTYPE_I32, 2, {h->batch, h->keys}, 0};
+    int rc = parcel_add(parcel, &mask, rows->mask);
+
+    if (!rc)
+        rc = parcel_add(parcel, &tokens, rows->tokens);
+    return rc ? rc : parcel_add(parcel, &documents, rows->documents);
+}
+
+static void begin(const attn_publisher *publisher, enum message_type type,
+                  struct parcel *ret_parcel)
+{
+    ret_parcel->header = publisher->identity;
+    ret_parcel->header.type = type;
+    ret_parcel->row = 0;
+    ret_parcel->bytes = 0;
+}
+
+static bool is_unwanted(const attn_publisher *publisher)
+{
+    return !atomic_load_explicit(&publisher->has_tensor_reader, memory_order_acquire);
+}
+
+/* One message per range of heads that this slice has some of. */
+static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
+                         const attn_plan *plan)
+{
+    static const attn_range all = {0, UINT32_MAX};
+    const attn_range *ranges = plan->range_count ? plan->ranges : &all;
+    uint32_t first = whole->header.head_offset, last = first + whole->header.heads - 1;
+    int result = ATTN_SKIPPED;
+    bool any = false;
+
+    for (uint32_t i = 0; i < (plan->range_count ? plan->range_count : 1); i++) {
+        attn_range range = {ranges[i].first > first ? ranges[i].first : first,
+                            ranges[i].last < last ? ranges[i].last : last};
+        struct parcel part;
+        int rc;
+
+        if (range.first > range.last)
+            continue;
+        parcel_restrict(whole, plan, whole->header.step, range, &part);
+        rc = queue_put(publisher, &part);
+        result = !any || rc < result ? rc : result;
+        any = true;
+    }
+    return any ? result : queue_skip(publisher);
+}
+
+static int queue(attn_publisher *publisher, struct parcel *parcel, const attn_plan *plan)
+{
+    if (publisher_is_orphan(publisher))
+        return ATTN_SKIPPED;
+    if (is_unwanted(publisher))
+        return queue_skip(publisher);
+    publisher_position(publisher, &parcel->header.epoch, &parcel->header.step);
+    return plan ? queue_planned(publisher, parcel, plan) : queue_put(publisher, parcel);
+}
+
+/* ---- attention ---- */
+
+void attn_attention_default(attn_attention *ret_attention)
+{
+    *ret_attention = (attn_attention){.stack = ATTN_ENCODER};
+}
+
+static int describe_attention(const attn_attention *a, struct parcel *parcel)
+{
+    struct header *header = &parcel->header;
+    const struct row_tensors rows = {a->mask, a->tokens, a->documents};
+    struct tensor weights = {.role = TENSOR_WEIGHTS, .rank = 4}, grad;
+    int rc;
+
+    FILL_ROWS(header, a);
+    header->kv_heads = a->heads;
+    if (!rows_valid(header) || !documents_valid(header, a->documents))
+        return ATTN_E_ARGUMENT;
+    weights.dtype = dtypes[a->dtype];
+    memcpy(weights.shape, (uint64_t[]){a->batch, a->heads, a->queries, a->keys},
+           sizeof(weights.shape));
+    grad = weights;
+    grad.role = TENSOR_GRAD;
+    grad.dtype = dtypes[a->grad_dtype];
+    rc = parcel_add(parcel, &weights, a->weights);
+    if (!rc)
+        rc = add_row_tensors(parcel, &rows);
+    return rc ? rc : parcel_add(parcel, &grad, a->grad);
+}
+
+int attn_publish_attention(attn_publisher *publisher, const attn_attention *attention)
+{
+    const attn_attention *a = attention;
+    struct parcel parcel;
+
+    if (!a || !a->weights || !layer_valid(a->stack, a->layer, a->site) || !dtype_valid(a->dtype) ||
+        !dtype_valid(a->grad_dtype) || (a->plan && !plan_valid(a->plan)))
+        return ATTN_E_ARGUMENT;
+    begin(publisher, MESSAGE_ATTENTION, &parcel);
+    if (describe_attention(a, &parcel) != 0)
+        return ATTN_E_ARGUMENT;
+    return queue(publisher, &parcel, a->plan);
+}
+
+/* ---- qk ---- */
+
+void attn_qk_default(attn_qk *ret_qk)
+{
+    *ret_qk = (attn_qk){.stack = ATTN_ENCODER};
+}
+
+static bool logits_valid(const attn_qk *qk)
+{
+    return dim_valid(qk->head_dim) && isfinite(qk->scale) && isfinite(qk->softcap) &&
+           qk->softcap >= 0;
+}
+
+static int add_vectors(const attn_qk *qk, struct parcel *parcel)
+{
+    const struct header *h = &parcel->header;
+    uint32_t width = qk->value_dim ? qk->value_dim : qk->head_dim;
+    const struct tensor
+        q = {TENSOR_Q, dtypes[qk->q_dtype], 4, {h->batch, h->heads, h->queries, h->head_dim}, 0},
+        k = {TENSOR_K, dtypes[qk->k_dtype], 4, {h->batch, h->kv_heads, h->keys, h->head_dim}, 0},
+        v = {TENSOR_V, dtypes[qk->v_dtype], 4, {h->batch, h->kv_heads, h->keys, width}, 0};
+    int rc = parcel_add(parcel, &q, qk->q);
+
+    if (!rc)
+        rc = parcel_add(parcel, &k, qk->k);
+    return rc ? rc : parcel_add(parcel, &v, qk->v);
+}
+
+static int describe_qk(const attn_qk *qk, struct parcel *parcel)
+{
+    struct header *header = &parcel->header;
+    const struct row_tensors rows = {qk->mask, qk->tokens, qk->documents};
+    int rc;
+
+    FILL_ROWS(header, qk);
+    header->kv_heads = qk->kv_heads ? qk->kv_heads : qk->heads;
+    header->head_dim = qk->head_dim;
+    header->scale = fabs(qk->scale) > 0 ? qk->scale : 1 / sqrt(qk->head_dim);
+    header->softcap = qk->softcap;
+    if (!rows_valid(header) || !documents_valid(header, qk->documents))
+        return ATTN_E_ARGUMENT;
+    rc = add_vectors(qk, parcel);
+    return rc ? rc : add_row_tensors(parcel, &rows);
+}
+
+int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
+{
+    struct parcel parcel;
+
+    if (!qk || !qk->q || !qk->k || !layer_valid(qk->stack, qk->layer, qk->site) ||
+        !dtype_valid(qk->q_dtype) || !dtype_valid(qk->k_dtype) || !dtype_valid(qk->v_dtype) ||
+        !logits_valid(qk) || (qk->plan && !plan_valid(qk->plan)))
+        return ATTN_E_ARGUMENT;
+    begin(publisher, MESSAGE_QK, &parcel);
+    if (describe_qk(qk, &parcel) != 0)
+        return ATTN_E_ARGUMENT;
+    return queue(publisher, &parcel, qk->plan);
+}
+
+/* ---- weights ---- */
+
+void attn_weights_default(attn_weights *ret_weights)
+{
+    *ret_weights = (attn_weights){.stack = ATTN_ENCODER};
+}
+
+/* `side` is the one that heads tell, `is_out` whether it is the first. */
+static int add_matrix(struct parcel *parcel, enum tensor_role role, const attn_matrix *matrix,
+                      uint64_t side, bool is_out)
+{
+    struct tensor tensor = {.role = role, .rank = 2};
+
+    if (!matrix->data)
+        return 0;
+    if (!dtype_valid(matrix->dtype))
+        return ATTN_E_ARGUMENT;
+    tensor.dtype = dtypes[matrix->dtype];
+    tensor.shape[0] = is_out ? side : matrix->width;
+    tensor.shape[1] = is_out ? matrix->width : side;
+    return parcel_add(parcel, &tensor, matrix->data);
+}
+
+static int add_matrices(const attn_weights *w, struct parcel *parcel)
+{
+    uint64_t q_side = (uint64_t)w->heads * w->head_dim;
+    uint64_t kv_side = (uint64_t)parcel->header.kv_heads * w->head_dim;
+    int rc = add_matrix(parcel, TENSOR_WQ, &w->wq, q_side, true);
+
+    if (!rc)
+        rc = add_matrix(parcel, TENSOR_WK, &w->wk, kv_side, true);
+    if (!rc)
+        rc = add_matrix(parcel, TENSOR_WV, &w->wv, kv_side, true);
+    if (!rc)
+        rc = add_matrix(parcel, TENSOR_WO, &w->wo, q_side, false);
+    return rc || parcel->header.tensor_count > 0 ? rc : ATTN_E_ARGUMENT;
+}
+
+static int describe_weights(const attn_weights *w, struct parcel *parcel)
+{
+    struct header *header = &parcel->header;
+
+    header->layer = layer_id_of(w->stack, w->layer, w->site);
+    header->batch = header->queries = header->keys = 1;
+    header->heads = w->heads;
+    header->kv_heads = w->kv_heads ? w->kv_heads : w->heads;
+    header->head_dim = w->head_dim;
+    header->heads_total = w->heads_total ? w->heads_total : w->heads;
+    if (w->heads < 1 || header->heads_total < w->heads || header->heads_total > HEADS_TOTAL_MAX ||
+        w->heads % header->kv_heads != 0 || !dim_valid(w->head_dim))
+        return ATTN_E_ARGUMENT;
+    return add_matrices(w, parcel);
+}
+
+int attn_publish_weights(attn_publisher *publisher, const attn_weights *weights)
+{
+    struct parcel parcel;
+
+    if (!weights || !layer_valid(weights->stack, weights->layer, weights->site))
+        return ATTN_E_ARGUMENT;
+    begin(publisher, MESSAGE_WEIGHTS, &parcel);
+    if (describe_weights(weights, &parcel) != 0)
+        return ATTN_E_ARGUMENT;
+    return queue(publisher, &parcel, NULL);
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/* publisher: what the trainer's threads and the sending thread share.
+ *
+ *     trainer's threads                          sending thread
+ *     reserve -> copy -> put  ── queue ──►  take in subscriptions, send the head, or wait
+ *
+ * The lock is held for a few instructions, never while anything is copied, encoded, sent or waited
+ * for (attn_publisher_wait waits without it). Who only finds that nobody wants anything takes no
+ * lock at all. */
+#ifndef ATTN_PUBLISHER_H
+#define ATTN_PUBLISHER_H
+
+#include "attn/attn.h"
+#include "message.h"
+#include "plan.h"
+#include "prefixes.h"
+#include "socket.h"
+#include "topics.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct attn_publisher {
+    /* Fixed while there are several threads. */
+    attn_publisher_options options; /* its numbers; the pointers are NULL */
+    char endpoint[ENDPOINT_MAX];
+    struct header identity; /* what all headers have in common */
+    unsigned fork_generation;
+    void *context;
+    pthread_t thread;
+    int wake;                    /* eventfd: something to do */
+    attn_publisher *next_orphan; /* of those a fork has left behind */
+
+    /* Any thread, without the lock. */
+    _Atomic bool has_tensor_reader; /* somebody has subscribed to a layer of this job */
+    _Atomic bool stalled;           /* the daemon is there and takes nothing */
+    _Atomic uint64_t skipped;       /* messages that did not get as far as the lock */
+    _Atomic uint64_t queued_bytes;  /* also taken from by ZeroMQ's thread */
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* subscriptions */
+
+    /* Under the lock. */
+    struct message *first, **last; /* the queue; owned */
+    bool asleep;                   /* the sending thread waits for `wake` */
+    bool closing;
+    uint64_t deadline_ms; /* when closing: to stop trying */
+    uint64_t epoch, step;
+    struct topics topics;
+    struct topic events;
+    attn_publisher_counts counts;   /* without `skipped` above */
+    struct layer_info *next_layers; /* owned; a hello that the sending thread has not seen yet */
+    uint32_t next_layer_count;
+    bool has_next_layers, has_hello, hello_due;
+
+    /* Written by the sending thread under the lock; it may read them without. */
+    struct prefixes prefixes;
+    bool has_event_reader, has_plan;
+    attn_plan plan;
+    uint64_t generation; /* counts changes of the above, from 1 */
+    uint64_t notice_ms;  /* when the last notice came */
+
+    /* The sending thread's alone. */
+    void *socket;
+    struct plans plans;
+    struct layer_info *layers; /* owned; what hello says */
+    uint32_t layer_count;
+    uint64_t blocked_since_ms; /* 0: not */
+    uint64_t look_ms;          /* when to see whether a sign of life is due */
+    uint64_t said_epoch, said_step;
+};
+
+/* ---- sender.c ---- */
+
+/* Both before the thread runs or after it has ended. Returns 0 or ATTN_E_TRANSPORT. */
+int sender_open(attn_publisher *publisher);
+void sender_close(attn_publisher *publisher, uint32_t linger_ms);
+
+/* The thread: until `closing` and the queue is empty, or its deadline. */
+void *sender_run(void *publisher);
+
+/* ---- publisher.c ---- */
+
+/* Whether this process is a fork's child, and the publisher its parent's. */
+bool publisher_is_orphan(const attn_publisher *publisher);
+
+/* Where the training is. */
+void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step);
+
+bool layer_valid(attn_stack stack, uint32_t layer, attn_site site);
+struct layer_id layer_id_of(attn_stack stack, uint32_t layer, attn_site site);
+
+/* ---- queue.c ---- */
+
+/* Counts a message that nobody wants. Returns ATTN_SKIPPED. */
+int queue_skip(attn_publisher *publisher);
+
+/* Copies and queues a tensor message; counts it. Returns as the publishing calls do. */
+int queue_put(attn_publisher *publisher, const struct parcel *parcel);
+
+/* Wakes the thread when it was asleep: a system call, and so without the lock. */
+void queue_wake(attn_publisher *publisher, bool asleep);
+
+/* The rest under the lock. */
+
+/* Refreshes what the subscriptions and the plan say of a layer. */
+void queue_look_up(attn_publisher *publisher, struct topic *topic);
+/* Takes a message that has been counted. Returns as queue_rouse. */
+bool queue_append(attn_publisher *publisher, struct message *message);
+/* Returns what queue_wake is to be told. */
+bool queue_rouse(attn_publisher *publisher);
+/* When the thread has ended. */
+void queue_clear(attn_publisher *publisher);
+
+#endif

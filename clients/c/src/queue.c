@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/* The way of a message to the sending thread.
+ *
+ * It is counted as published when it comes, and leaves in exactly one of four ways: it is skipped,
+ * dropped, sent, or still queued. Bytes are reserved before they are copied, so that threads that
+ * copy at the same time cannot overrun the bound together. */
+#include "publisher.h"
+
+#include <unistd.h>
+
+bool queue_rouse(attn_publisher *publisher)
+{
+    bool asleep = publisher->asleep;
+
+    publisher->asleep = false;
+    return asleep;
+}
+
+void queue_wake(attn_publisher *publisher, bool asleep)
+{
+    const uint64_t one = 1;
+
+    if (asleep)
+        (void)!write(publisher->wake, &one, sizeof(one)); /* cannot be full */
+}
+
+int queue_skip(attn_publisher *publisher)
+{
+    atomic_fetch_add_explicit(&publisher->skipped, 1, memory_order_relaxed);
+    return ATTN_SKIPPED;
+}
+
+/* Under the lock. */
+static bool has_room(const attn_publisher *publisher, uint64_t bytes)
+{
+    uint64_t max = publisher->options.max_queued_bytes;
+
+    return !publisher->stalled &&
+           publisher->counts.queued < publisher->options.max_queued_messages && bytes <= max &&
+           atomic_load(&publisher->queued_bytes) <= max - bytes;
+}
+
+void queue_look_up(attn_publisher *publisher, struct topic *topic)
+{
+    char name[TOPIC_MAX];
+
+    if (topic->generation == publisher->generation)
+        return;
+    topic_layer("tensor", publisher->identity.job, topic->id, name);
+    topic->subscribed = prefixes_match(&publisher->prefixes, name);
+    topic->planned = plan_takes_layer(&publisher->plan, topic->id);
+    topic->generation = publisher->generation;
+}
+
+/* Counts a message that came, and reserves its place. Under the lock. Returns 0, ATTN_SKIPPED,
+ * ATTN_E_DROPPED or ATTN_E_MEMORY. */
+static int take_place(attn_publisher *publisher, struct topic *topic, uint64_t bytes)
+{
+    publisher->counts.published++;
+    if (!topic) {
+        publisher->counts.dropped++;
+        return ATTN_E_MEMORY;
+    }
+    queue_look_up(publisher, topic);
+    if (!topic->subscribed) {
+        publisher->counts.skipped++;
+        return ATTN_SKIPPED;
+    }
+    if (!has_room(publisher, bytes)) {
+        publisher->counts.dropped++;
+        topic->dropped++;
+        return ATTN_E_DROPPED;
+    }
+    publisher->counts.queued++;
+    atomic_fetch_add(&publisher->queued_bytes, bytes);
+    return 0;
+}
+
+static int reserve(attn_publisher *publisher, const struct parcel *parcel, struct topic **ret_topic)
+{
+    int rc;
+
+    pthread_mutex_lock(&publisher->lock);
+    *ret_topic = topics_get(&publisher->topics, parcel->header.layer);
+    rc = take_place(publisher, *ret_topic, parcel->bytes);
+    pthread_mutex_unlock(&publisher->lock);
+    return rc;
+}
+
+/* A place was reserved, but the message could not be made: dropped, or an argument that was found
+ * out late, which is nobody's loss but not published. */
+static void give_back(attn_publisher *publisher, struct topic *topic, int rc)
+{
+    pthread_mutex_lock(&publisher->lock);
+    publisher->counts.queued--;
+    if (rc == ATTN_E_ARGUMENT) {
+        publisher->counts.published--;
+    } else {
+        publisher->counts.dropped++;
+        topic->dropped++;
+    }
+    pthread_mutex_unlock(&publisher->lock);
+}
+
+bool queue_append(attn_publisher *publisher, struct message *message)
+{
+    *publisher->last = message;
+    publisher->last = &message->next;
+    return queue_rouse(publisher);
+}
+
+int queue_put(attn_publisher *publisher, const struct parcel *parcel)
+{
+    struct message *message;
+    struct topic *topic;
+    bool asleep;
+    int rc = reserve(publisher, parcel, &topic);
+
+    if (rc)
+        return rc;
+    rc = message_new(parcel, &publisher->queued_bytes, &message);
+    if (rc) {
+        give_back(publisher, topic, rc);
+        return rc;
+    }
+    message->topic = topic;
+    pthread_mutex_lock(&publisher->lock);
+    asleep = queue_append(publisher, message);
+    pthread_mutex_unlock(&publisher->lock);
+    queue_wake(publisher, asleep);
+    return 0;
+}
+
+void queue_clear(attn_publisher *publisher)
+{
+    while (publisher->first) {
+        struct message *message = publisher->first;
+
+        publisher->first = message->next;
+        message_free(message);
+    }
+}

@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: MIT */
+/* The thread that owns the XPUB socket.
+ *
+ * Sends are ZMQ_DONTWAIT with NODROP, so that a full pipe is an error we can count instead of a
+ * silent loss. An XPUB claims to be writable when its pipe is full, so when to try again cannot be
+ * polled for: the pause grows from 1 to 50 ms. Nothing is queued for a daemon that is not there
+ * (IMMEDIATE), and a dead one is noticed by heartbeats, unless the pipe is full of data that the
+ * ping has to wait behind: a pipe that takes nothing for STALLED_MS is `stalled`, and until it
+ * moves again nothing is copied for it.
+ *
+ * seq counts what was handed to ZeroMQ, per topic, without gaps; dropped counts what was not, and
+ * travels with the topic's next message. So the daemon can tell a lost connection (a gap) from a
+ * slow reader (dropped).
+ *
+ * Nobody else writes the prefixes and the plan, so they are read here without the lock. */
+#include "publisher.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <zmq.h>
+
+/* Larger than any notice of a subscription: a plan has 1024 bytes. */
+#define NOTICE_BYTES_MAX 4096
+/* Messages in ZeroMQ's own pipe. Enough to be busy with between two looks at it. */
+#define PIPE_MESSAGES 64
+/* Taken in at once, so that a flood of notices cannot hold up sending. */
+#define NOTICES_AT_ONCE 1024
+#define PAUSE_MIN_MS    1
+#define PAUSE_MAX_MS    50
+#define STALLED_MS      3000
+/* After which a socket that could not be made is tried again. */
+#define REOPEN_MS 1000
+
+/* ---- the socket ---- */
+
+int sender_open(attn_publisher *publisher)
+{
+    const struct socket_option options[] = {
+        {ZMQ_IMMEDIATE, 1},
+        {ZMQ_XPUB_NODROP, 1},
+        {ZMQ_SNDHWM, PIPE_MESSAGES},
+        {ZMQ_LINGER, (int)publisher->options.linger_ms},
+        {ZMQ_HEARTBEAT_IVL, 1000},
+        {ZMQ_HEARTBEAT_TIMEOUT, 3000},
+        {ZMQ_HANDSHAKE_IVL, 5000},
+        {ZMQ_RECONNECT_IVL, 100},
+        {ZMQ_RECONNECT_IVL_MAX, 2000},
+    };
+
+    return socket_open(publisher->context, ZMQ_XPUB, options, sizeof(options) / sizeof(options[0]),
+                       NOTICE_BYTES_MAX, publisher->endpoint, &publisher->socket);
+}
+
+void sender_close(attn_publisher *publisher, uint32_t linger_ms)
+{
+    int linger = (int)linger_ms;
+
+    if (publisher->socket) {
+        zmq_setsockopt(publisher->socket, ZMQ_LINGER, &linger, sizeof(linger));
+        zmq_close(publisher->socket);
+    }
+    publisher->socket = NULL;
+    prefixes_clear(&publisher->prefixes);
+    plans_clear(&publisher->plans);
+}
+
+/* ---- what is subscribed to ---- */
+
+static bool wants_topic(const attn_publisher *publisher, const struct header *header)
+{
+    char name[TOPIC_MAX];
+
+    message_topic(header, name);
+    return prefixes_match(&publisher->prefixes, name);
+}
+
+/* After a change of the prefixes; under the lock. A daemon that newly wants events has not heard
+ * our hello. */
+static void note_readers(attn_publisher *publisher)
+{
+    struct header event = publisher->identity;
+    char root[TOPIC_MAX];
+    bool had = publisher->has_event_reader;
+
+    event.type = MESSAGE_EVENT;
+    topic_job("tensor", event.job, root);
+    publisher->has_event_reader = wants_topic(publisher, &event);
+    publisher->has_tensor_reader = prefixes_touch(&publisher->prefixes, root);
+    if (publisher->has_event_reader && !had)
+        publisher->hello_due = publisher->has_hello;
+    publisher->notice_ms = socket_now_ms();
+    publisher->generation++;
+}
+
+static void note_plan(attn_publisher *publisher)
+{
+    const struct plan_wishes own = {publisher->options.every, publisher->options.samples,
+                                    publisher->options.rows};
+    attn_plan plan;
+    bool has_plan = plans_choose(&publisher->plans, &own, &plan);
+
+    pthread_mutex_lock(&publisher->lock);
+    publisher->plan = plan;
+    publisher->has_plan = has_plan;
+    publisher->counts.bad_plans = publisher->plans.refused;
+    publisher->notice_ms = socket_now_ms();
+    publisher->generation++;
+    pthread_mutex_unlock(&publisher->lock);
+}
+
+static void take_plan(attn_publisher *publisher, bool added, const char *prefix, size_t len)
+{
+    uint64_t refused = publisher->plans.refused;
+    bool changed = added ? plans_add(&publisher->plans, publisher->identity.job, prefix, len)
+                         : plans_remove(&publisher->plans, prefix, len);
+
+    if (changed || publisher->plans.refused != refused)
+        note_plan(publisher);
+}
+
+/* One notice: 0x01 prefix adds, 0x00 prefix removes; others are no business of ours. */
+static void take_notice(attn_publisher *publisher, const char *notice, size_t len)
+{
+    if (len == 0 || (notice[0] != 0 && notice[0] != 1))
+        return;
+    if (plan_is(notice + 1, len - 1)) {
+        take_plan(publisher, notice[0] == 1, notice + 1, len - 1);
+        return;
+    }
+    pthread_mutex_lock(&publisher->lock);
+    prefixes_apply(&publisher->prefixes, notice, len);
+    note_readers(publisher);
+    pthread_mutex_unlock(&publisher->lock);
+}
+
+static void take_notices(attn_publisher *publisher)
+{
+    zmq_msg_t notice;
+    int taken = 0;
+
+    if (!publisher->socket)
+        return;
+    zmq_msg_init(&notice);
+    while (taken < NOTICES_AT_ONCE && zmq_msg_recv(&notice, publisher->socket, ZMQ_DONTWAIT) >= 0) {
+        take_notice(publisher, zmq_msg_data(&notice), zmq_msg_size(&notice));
+        taken++;
+    }
+    zmq_msg_close(&notice);
+    if (taken == 0)
+        return;
+    pthread_mutex_lock(&publisher->lock);
+    pthread_cond_broadcast(&publisher->changed);
+    pthread_mutex_unlock(&publisher->lock);
+}
+
+/* When a message was left half sent: subscriptions come anew with the connection. */
+static void replace_socket(attn_publisher *publisher)
+{
+    pthread_mutex_lock(&publisher->lock);
+    sender_close(publisher, publisher->options.linger_ms);
+    note_readers(publisher);
+    pthread_mutex_unlock(&publisher->lock);
+    note_plan(publisher);
+    (void)sender_open(publisher);
+}
+
+/* ---- one message ---- */
+
+static uint64_t realtime_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* What a hello says is what was said last. */
+static void add_layers(attn_publisher *publisher, struct header *header)
+{
+    pthread_mutex_lock(&publisher->lock);
+    if (publisher->has_next_layers) {
+        free(publisher->layers);
+        publisher->layers = publisher->next_layers;
+        publisher->layer_count = publisher->next_layer_count;
+        publisher->next_layers = NULL;
+        publisher->has_next_layers = false;
+    }
+    pthread_mutex_unlock(&publisher->lock);
+    header->layers = publisher->layers;
+    header->layer_count = publisher->layer_count;
+    strcpy(header->client, "libattn/" ATTND_VERSION);
+}
+
+static void note_said(attn_publisher *publisher, const struct header *header)
+{
+    publisher->said_epoch = header->epoch;
+    publisher->said_step = header->step;
+    publisher->look_ms = socket_now_ms() + publisher->options.alive_ms;
+}
+
+/* One attempt. Returns as message_send. */
+static int try_send(attn_publisher *publisher, struct message *message)
+{
+    struct header *header = &message->header;
+    bool cut_short = false;
+    int rc;
+
+    pthread_mutex_lock(&publisher->lock);
+    header->seq = message->topic->seq;
+    header->dropped = message->topic->dropped;
+    pthread_mutex_unlock(&publisher->lock);
+    header->time_ns = realtime_ns();
+    if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO)
+        add_layers(publisher, header);
+    rc = message_send(publisher->socket, message, &cut_short);
+    if (cut_short)
+        replace_socket(publisher);
+    if (!rc) {
+        pthread_mutex_lock(&publisher->lock);
+        message->topic->seq++;
+        pthread_mutex_unlock(&publisher->lock);
+        note_said(publisher, header);
+    }
+    return rc;
+}
+
+/* Takes the head off the queue: sent (0), skipped (ATTN_SKIPPED) or dropped (anything else). */
+static void finish_head(attn_publisher *publisher, int rc)
+{
+    struct message *message;
+
+    pthread_mutex_lock(&publisher->lock);
+    message = publisher->first;
+    publisher->first = message->next;
+    if (!publisher->first)
+        publisher->last = &publisher->first;
+    publisher->counts.queued--;
+    if (rc == 0) {
+        publisher->counts.sent++;
+        publisher->counts.bytes += message->bytes;
+        if (message->header.type == MESSAGE_EVENT && message->header.event == EVENT_HELLO)
+            publisher->hello_due = false;
+    } else if (rc == ATTN_SKIPPED) {
+        publisher->counts.skipped++;
+    } else {
+        publisher->counts.dropped++;
+        message->topic->dropped++;
+    }
+    pthread_mutex_unlock(&publisher->lock);
+    message_free(message);
+}
+
+/* A hello that is repeated: to a daemon that is new, or as a sign of life. Not counted. */
+static int repeat_hello(attn_publisher *publisher)
+{
+    struct message hello = {.header = publisher->identity, .topic = &publisher->events};
+
+    hello.header.type = MESSAGE_EVENT;
+    hello.header.event = EVENT_HELLO;
+    publisher_position(publisher, &hello.header.epoch, &hello.header.step);
+    return try_send(publisher, &hello);
+}
+
+/* Whether a hello is to be said before anything else; forgets it. */
+static bool take_hello_due(attn_publisher *publisher)
+{
+    bool due;
+
+    pthread_mutex_lock(&publisher->lock);
+    due = publisher->hello_due && publisher->has_event_reader;
+    publisher->hello_due = publisher->hello_due && !due;
+    pthread_mutex_unlock(&publisher->lock);
+    return due;
+}
+
+static void put_hello_off(attn_publisher *publisher)
+{
+    pthread_mutex_lock(&publisher->lock);
+    publisher->hello_due = true;
+    pthread_mutex_unlock(&publisher->lock);
+}
+
+static struct message *head(attn_publisher *publisher)
+{
+    struct message *message;
+
+    pthread_mutex_lock(&publisher->lock);
+    message = publisher->first;
+    pthread_mutex_unlock(&publisher->lock);
+    return message;
+}
+
+/* A tensor was copied for somebody who has left: dropped. Nobody misses an event who is not there.
+ */
+static int deliver(attn_publisher *publisher, struct message *message)
+{
+    if (!publisher->socket || !wants_topic(publisher, &message->header))
+        return message->header.type == MESSAGE_EVENT ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
+    return try_send(publisher, message);
+}
+
+/* Sends from the head until the queue is empty, or the pipe is full: true. */
+static bool flush(attn_publisher *publisher, bool *ret_moved)
+{
+    for (;;) {
+        struct message *message;
+        int rc;
+
+        take_notices(publisher);
+        if (take_hello_due(publisher) && publisher->socket &&
+            repeat_hello(publisher) == ATTN_E_DROPPED) {
+            put_hello_off(publisher);
+            return true;
+        }
+        message = head(publisher);
+        if (!message)
+            return false;
+        rc = deliver(publisher, message);
+        if (rc == ATTN_E_DROPPED)
+            return true;
+        finish_head(publisher, rc);
+        *ret_moved = true;
+    }
+}
+
+/* ---- waiting ---- */
+
+static void judge_stall(attn_publisher *publisher, bool blocked)
+{
+    uint64_t now = socket_now_ms();
+
+    if (!blocked)
+        publisher->blocked_since_ms = 0;
+    else if (publisher->blocked_since_ms == 0)
+        publisher->blocked_since_ms = now;
+    publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
+}
+
+/* The position may move on for long without anything being published. */
+static void look_for_life(attn_publisher *publisher)
+{
+    uint64_t now = socket_now_ms();
+
+    if (publisher->options.alive_ms == 0 || now < publisher->look_ms)
+        return;
+    publisher->look_ms = now + publisher->options.alive_ms;
+    pthread_mutex_lock(&publisher->lock);
+    if (publisher->epoch != publisher->said_epoch || publisher->step != publisher->said_step)
+        publisher->hello_due = true;
+    pthread_mutex_unlock(&publisher->lock);
+}
+
+/* Milliseconds until there is something to do by itself; -1: never. */
+static long idle_ms(const attn_publisher *publisher)
+{
+    uint64_t now = socket_now_ms();
+
+    if (!publisher->socket)
+        return REOPEN_MS;
+    if (publisher->options.alive_ms == 0)
+        return -1;
+    return publisher->look_ms > now ? (long)(publisher->look_ms - now) : 0;
+}
+
+/* Whether there is nothing to do, so that `wake` will be written to when there is. */
+static bool fall_asleep(attn_publisher *publisher)
+{
+    bool asleep;
+
+    pthread_mutex_lock(&publisher->lock);
+    asleep = !publisher->first && !publisher->closing &&
+             !(publisher->hello_due && publisher->has_event_reader);
+    publisher->asleep = asleep;
+    pthread_mutex_unlock(&publisher->lock);
+    return asleep;
+}
+
+static void wake_up(attn_publisher *publisher)
+{
+    uint64_t count;
+
+    pthread_mutex_lock(&publisher->lock);
+    publisher->asleep = false;
+    pthread_mutex_unlock(&publisher->lock);
+    (void)!read(publisher->wake, &count, sizeof(count));
+}
+
+/* Until something is put into the queue or a notice comes. */
+static void sleep_idle(attn_publisher *publisher)
+{
+    zmq_pollitem_t items[] = {{.fd = publisher->wake, .events = ZMQ_POLLIN},
+                              {.socket = publisher->socket, .events = ZMQ_POLLIN}};
+
+    if (!fall_asleep(publisher))
+        return;
+    zmq_poll(items, publisher->socket ? 2 : 1, idle_ms(publisher));
+    wake_up(publisher);
+}
+
+/* Until a notice comes, or the pause is over: what is put into the queue meanwhile cannot be sent
+ * before the head. */
+static void sleep_full(attn_publisher *publisher, long pause_ms)
+{
+    zmq_pollitem_t item = {.socket = publisher->socket, .events = ZMQ_POLLIN};
+
+    zmq_poll(&item, publisher->socket ? 1 : 0, pause_ms);
+}
+
+static bool finished(attn_publisher *publisher)
+{
+    bool done;
+
+    pthread_mutex_lock(&publisher->lock);
+    done = publisher->closing && (!publisher->first || socket_now_ms() >= publisher->deadline_ms);
+    pthread_mutex_unlock(&publisher->lock);
+    return done;
+}
+
+void *sender_run(void *argument)
+{
+    attn_publisher *publisher = argument;
+    long pause_ms = PAUSE_MIN_MS;
+
+    while (!finished(publisher)) {
+        bool moved = false, full;
+
+        if (!publisher->socket)
+            (void)sender_open(publisher);
+        look_for_life(publisher);
+        full = flush(publisher, &moved);
+        judge_stall(publisher, full && !moved);
+        if (full && !moved)
+            pause_ms = 2 * pause_ms < PAUSE_MAX_MS ? 2 * pause_ms : PAUSE_MAX_MS;
+        else
+            pause_ms = PAUSE_MIN_MS;
+        if (full)
+            sleep_full(publisher, pause_ms);
+        else
+            sleep_idle(publisher);
+    }
+    return NULL;
+}

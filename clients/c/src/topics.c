@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+#include "topics.h"
+
+#include <stdlib.h>
+
+static size_t key_of(struct layer_id id)
+{
+    return (size_t)id.layer * 4 + (size_t)id.stack * 2 + (size_t)id.site;
+}
+
+/* Where the topic is or belongs: layers are small numbers in a row, so they seldom collide. */
+static size_t place(const struct topics *topics, struct layer_id id)
+{
+    size_t at = key_of(id) & (topics->capacity - 1);
+
+    while (topics->slots[at] && key_of(topics->slots[at]->id) != key_of(id))
+        at = (at + 1) & (topics->capacity - 1);
+    return at;
+}
+
+static bool grow(struct topics *topics)
+{
+    struct topics larger = {.capacity = topics->capacity ? 2 * topics->capacity : 64};
+
+    if (2 * topics->count < topics->capacity)
+        return true;
+    larger.slots = calloc(larger.capacity, sizeof(struct topic *));
+    if (!larger.slots)
+        return false;
+    for (size_t i = 0; i < topics->capacity; i++) {
+        if (topics->slots[i])
+            larger.slots[place(&larger, topics->slots[i]->id)] = topics->slots[i];
+    }
+    larger.count = topics->count;
+    free(topics->slots);
+    *topics = larger;
+    return true;
+}
+
+static struct topic *add(struct topics *topics, struct layer_id id)
+{
+    struct topic *topic = grow(topics) ? calloc(1, sizeof(*topic)) : NULL;
+
+    if (!topic)
+        return NULL;
+    topic->id = id;
+    topics->slots[place(topics, id)] = topic;
+    topics->count++;
+    return topic;
+}
+
+struct topic *topics_get(struct topics *topics, struct layer_id id)
+{
+    struct topic *topic = topics->capacity ? topics->slots[place(topics, id)] : NULL;
+
+    return topic ? topic : add(topics, id);
+}
+
+void topics_clear(struct topics *topics)
+{
+    for (size_t i = 0; i < topics->capacity; i++)
+        free(topics->slots[i]);
+    free(topics->slots);
+    *topics = (struct topics){0};
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* topics: the counters of every layer that was ever asked about. One thread at a time. */
+#ifndef ATTN_TOPICS_H
+#define ATTN_TOPICS_H
+
+#include "header.h"
+
+struct topic {
+    struct layer_id id;
+    uint64_t seq, dropped; /* of the next message */
+    /* What subscriptions and plan say about it, as of their `generation`; 0: not looked up yet. */
+    uint64_t generation;
+    bool subscribed, planned;
+};
+
+struct topics {
+    struct topic **slots; /* owned, and so are they; open addressing */
+    size_t count, capacity;
+};
+
+/* The topic of a layer, made when it is new. It stays where it is until topics_clear. NULL when out
+ * of memory. At most LAYER_MAX * 4 can be. */
+struct topic *topics_get(struct topics *topics, struct layer_id id);
+void topics_clear(struct topics *topics);
+
+#endif

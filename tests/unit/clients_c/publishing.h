@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* publishing: what the tests of a publisher have in common. Every wait has a bound. */
+#ifndef TEST_PUBLISHING_H
+#define TEST_PUBLISHING_H
+
+#include "attn/attn.h"
+#include "peer.h"
+
+uint64_t now_ms(void);
+/* A millisecond between two looks at a condition. */
+void rest(void);
+
+/* Job "unit", little linger. */
+attn_publisher_options options_for(const char *endpoint);
+attn_publisher *publisher_for(const struct peer *peer);
+attn_publisher *publisher_with(const attn_publisher_options *options);
+
+/* Waits until the publisher has heard the peer's subscriptions. */
+void meet(attn_publisher *publisher, const struct peer *peer);
+/* Waits until it wants a decoder's layer, or does not; the peer may be NULL. */
+void wait_until_wanted(attn_publisher *publisher, const struct peer *peer, uint32_t layer,
+                       bool wanted);
+/* Waits until nothing is queued, checks the identity, and returns the counts. */
+attn_publisher_counts settled(attn_publisher *publisher);
+attn_publisher_counts checked_counts(attn_publisher *publisher);
+
+/* [1][1][1][keys] of f32 in `weights`, in a decoder's layer. */
+attn_attention attention_of(uint32_t layer, const float *weights, uint32_t keys);
+/* A small message of a decoder's layer. */
+int publish(attn_publisher *publisher, uint32_t layer);
+
+/* Receives one message that must come. */
+struct received expect(const struct peer *peer);
+void expect_event(const struct peer *peer, enum event_type event, uint64_t seq);
+void expect_tensor(const struct peer *peer, uint32_t layer, uint64_t seq);
+/* The frame of a tensor, which must be there. */
+const void *frame_of(struct received *received, enum tensor_role role);
+
+#endif

@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: MIT */
+/* What plans say, alone and through a publisher whose daemon is a bare SUB. */
+#include "support.h"
+
+#include "plan.h"
+#include "publishing.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct plan_wishes nothing = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};
+
+static bool add(struct plans *plans, const char *prefix)
+{
+    return plans_add(plans, "gpt-small", prefix, strlen(prefix));
+}
+
+/* The plan that holds when the daemon says this. */
+static attn_plan plan_of(const char *prefix)
+{
+    struct plans plans = {0};
+    attn_plan plan;
+
+    assert_true(add(&plans, prefix));
+    assert_true(plans_choose(&plans, &nothing, &plan));
+    plans_clear(&plans);
+    return plan;
+}
+
+static bool takes(const char *layers, enum stack stack, uint32_t layer, enum site site)
+{
+    char prefix[PLAN_PREFIX_MAX];
+    attn_plan plan;
+
+    snprintf(prefix, sizeof(prefix), "plan/0/*/layers=%s", layers);
+    plan = plan_of(prefix);
+    return plan_takes_layer(&plan, (struct layer_id){stack, layer, site});
+}
+
+static bool matches(const char *pattern, const char *text)
+{
+    return plan_glob(pattern, strlen(pattern), text, strlen(text));
+}
+
+static void test_patterns_match_as_in_a_shell(void **state)
+{
+    (void)state;
+    assert_true(matches("gpt-*", "gpt-small") && matches("*", "") && matches("a*b*c", "axxbyyc"));
+    assert_true(matches("?pt", "gpt") && matches("[a-h]pt", "gpt") && matches("[!a-f]pt", "gpt"));
+    assert_true(matches("[]x]", "]") && matches("[", "[") && matches("a[b", "a[b"));
+    assert_true(matches("[a-]", "-") && matches("*.*", "a.b") && matches("[!]]", "a"));
+    assert_false(matches("gpt-*", "gpt") || matches("?", "") || matches("[!a-h]pt", "gpt"));
+    assert_false(matches("a*b", "abc") || matches("", "a") || matches("[z-a]", "m"));
+}
+
+/* The same pattern takes exponential time where every star is tried again. */
+static void test_a_pattern_of_stars_takes_no_time(void **state)
+{
+    char text[129];
+    uint64_t start = now_ms();
+
+    (void)state;
+    memset(text, 'a', 128);
+    text[128] = '\0';
+    for (int i = 0; i < 1000; i++)
+        assert_false(
+            matches("*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*ab", text));
+    assert_true(now_ms() - start < 2000);
+}
+
+static void test_every_setting_is_read(void **state)
+{
+    attn_plan plan = plan_of("plan/7/gpt-*/every=10;layers=decoder.*.self encoder.?.*;"
+                             "heads=9,0-3,2-5,7;samples=2;rows=64;colour=blue;");
+
+    (void)state;
+    assert_int_equal(plan.every, 10);
+    assert_int_equal(plan.samples, 2);
+    assert_int_equal(plan.rows, 64);
+    assert_int_equal(plan.range_count, 3);
+    assert_int_equal(plan.ranges[0].first, 0);
+    assert_int_equal(plan.ranges[0].last, 5);
+    assert_int_equal(plan.ranges[1].first, 7);
+    assert_int_equal(plan.ranges[2].last, 9);
+    assert_string_equal(plan.layers, "decoder.*.self encoder.?.*");
+    assert_true(plan_takes_step(&plan, 0) && plan_takes_step(&plan, 20));
+    assert_false(plan_takes_step(&plan, 19));
+}
+
+static void test_what_a_plan_does_not_say_is_everything(void **state)
+{
+    attn_plan plan = plan_of("plan/0/*/"), everything;
+
+    (void)state;
+    attn_plan_default(&everything);
+    assert_memory_equal(&plan, &everything, sizeof(plan));
+    assert_int_equal(plan.every, 1);
+    assert_int_equal(plan.range_count + plan.samples + plan.rows, 0);
+    plan = plan_of("plan/0/*/every=0");
+    assert_false(plan_takes_step(&plan, 0));
+}
+
+static void test_layers_match_one_of_the_patterns(void **state)
+{
+    (void)state;
+    assert_true(takes("decoder.*.self", STACK_DECODER, 12, SITE_SELF));
+    assert_true(takes("encoder.0.self  decoder.[0-2].cross", STACK_DECODER, 2, SITE_CROSS));
+    assert_false(takes("decoder.*.self", STACK_DECODER, 12, SITE_CROSS));
+    assert_false(takes("decoder.1.self", STACK_DECODER, 12, SITE_SELF));
+}
+
+static void test_a_malformed_plan_is_ignored_as_a_whole(void **state)
+{
+    static const char *const bad[] = {
+        "plan/",
+        "plan/0",
+        "plan/0/*",
+        "plan//*/every=1",
+        "plan/1000000/*/",
+        "plan/-1/*/",
+        "plan/0//every=1",
+        "plan/0/*/every=x",
+        "plan/0/*/every=",
+        "plan/0/*/every",
+        "plan/0/*/every=-1",
+        "plan/0/*/every=1000000001",
+        "plan/0/*/heads=",
+        "plan/0/*/rows=1.5",
+        "plan/0/*/heads=3-1",
+        "plan/0/*/heads=1,,2",
+        "plan/0/*/heads=1-",
+        "plan/0/*/layers=",
+        "plan/0/*/layers=  ",
+        "plan/0/*/every=5;samples=\x01",
+    };
+    struct plans plans = {0};
+    attn_plan plan;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_false(add(&plans, bad[i]));
+        assert_int_equal(plans.refused, i + 1);
+    }
+    assert_false(plans_choose(&plans, &nothing, &plan));
+    plans_clear(&plans);
+}
+
+static void test_plans_of_other_jobs_are_left_out(void **state)
+{
+    struct plans plans = {0};
+
+    (void)state;
+    assert_false(add(&plans, "plan/0/bert/every=nonsense"));
+    assert_int_equal(plans.count + plans.refused, 0);
+    plans_clear(&plans);
+}
+
+/* Of equal order the one that captures most often, then the smaller text. */
+static void test_the_lowest_order_holds_alone(void **state)
+{
+    struct plans plans = {0};
+    attn_plan plan;
+
+    (void)state;
+    assert_true(add(&plans, "plan/999999/*/every=50;samples=1"));
+    assert_true(add(&plans, "plan/3/gpt-*/every=0"));
+    assert_true(add(&plans, "plan/3/gpt-*/every=7;rows=2"));
+    assert_true(add(&plans, "plan/3/gpt-*/every=7;rows=1"));
+    assert_true(add(&plans, "plan/3/gpt-*/every=9"));
+    assert_false(add(&plans, "plan/3/gpt-*/every=9"));
+    assert_true(plans_choose(&plans, &nothing, &plan));
+    assert_int_equal(plan.every, 7);
+    assert_int_equal(plan.rows, 1);
+    assert_int_equal(plan.samples, 0);
+    assert_true(plans_remove(&plans, "plan/3/gpt-*/every=7;rows=1", 27));
+    assert_true(plans_choose(&plans, &nothing, &plan));
+    assert_int_equal(plan.rows, 2);
+    plans_clear(&plans);
+}
+
+static void test_the_jobs_wishes_go_before_the_default_only(void **state)
+{
+    const struct plan_wishes own = {5, ATTN_UNSAID, 8};
+    struct plans plans = {0};
+    attn_plan plan;
+
+    (void)state;
+    assert_false(plans_choose(&plans, &own, &plan));
+    assert_int_equal(plan.every, 5);
+    assert_true(add(&plans, "plan/999999/*/every=50;samples=1;rows=3"));
+    assert_true(plans_choose(&plans, &own, &plan));
+    assert_int_equal(plan.every, 5);
+    assert_int_equal(plan.samples, 1);
+    assert_int_equal(plan.rows, 8);
+    assert_true(add(&plans, "plan/999998/*/every=2"));
+    assert_true(plans_choose(&plans, &own, &plan));
+    assert_int_equal(plan.every, 2);
+    assert_int_equal(plan.rows, 0);
+    plans_clear(&plans);
+}
+
+static void test_plans_are_bounded(void **state)
+{
+    struct plans plans = {0};
+    char prefix[PLAN_PREFIX_MAX + 2];
+
+    (void)state;
+    for (int i = 0; i < PLANS_MAX + 10; i++) {
+        snprintf(prefix, sizeof(prefix), "plan/%d/*/", i);
+        add(&plans, prefix);
+    }
+    assert_int_equal(plans.count, PLANS_MAX);
+    assert_int_equal(plans.refused, 10);
+    plans_clear(&plans);
+    memset(prefix, ' ', sizeof(prefix));
+    memcpy(prefix, LITERAL("plan/0/*/layers=*"));
+    assert_false(plans_add(&plans, "job", prefix, PLAN_PREFIX_MAX + 1));
+    assert_true(plans_add(&plans, "job", prefix, PLAN_PREFIX_MAX));
+    plans_clear(&plans);
+}
+
+static void test_as_many_ranges_as_a_prefix_holds_are_read(void **state)
+{
+    char prefix[PLAN_PREFIX_MAX + 64] = "plan/0/*/heads=0";
+    size_t len = strlen(prefix);
+    attn_plan plan;
+
+    (void)state;
+    for (int head = 2; len < PLAN_PREFIX_MAX - 5; head += 2)
+        len += (size_t)snprintf(prefix + len, sizeof(prefix) - len, ",%d", head);
+    plan = plan_of(prefix);
+    assert_in_range(plan.range_count, 250, ATTN_PLAN_RANGES_MAX);
+}
+
+static void test_row_blocks_take_turns(void **state)
+{
+    attn_plan plan = plan_of("plan/0/*/every=10;rows=4");
+    uint32_t first;
+
+    (void)state;
+    assert_int_equal(attn_plan_rows(&plan, 0, 10, &first), 4);
+    assert_int_equal(first, 0);
+    assert_int_equal(attn_plan_rows(&plan, 10, 10, &first), 4);
+    assert_int_equal(first, 4);
+    assert_int_equal(attn_plan_rows(&plan, 20, 10, &first), 2);
+    assert_int_equal(first, 8);
+    assert_int_equal(attn_plan_rows(&plan, 30, 10, &first), 4);
+    assert_int_equal(first, 0);
+    assert_int_equal(attn_plan_rows(&plan, 10, 4, &first), 4);
+    assert_int_equal(first, 0);
+}
+
+/* ---- through a publisher ---- */
+
+static void wait_for_every(attn_publisher *publisher, const struct peer *peer, uint32_t every)
+{
+    uint64_t deadline = now_ms() + PEER_WAIT_MS;
+    attn_plan plan;
+
+    do {
+        assert_true(now_ms() < deadline);
+        peer_service(peer);
+        rest();
+        attn_publisher_plan(publisher, &plan);
+    } while (plan.every != every);
+}
+
+static bool wants(attn_publisher *publisher, uint64_t step, uint32_t layer)
+{
+    attn_set_position(publisher, 0, step);
+    return attn_publisher_wants(publisher, ATTN_DECODER, layer, ATTN_SELF);
+}
+
+static void test_wanting_obeys_the_plan_and_publishing_does_not(void **state)
+{
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+    attn_plan plan;
+
+    (void)state;
+    peer_subscribe(&peer, "tensor/");
+    peer_subscribe(&peer, "plan/999999/*/every=50");
+    peer_subscribe(&peer, "plan/0/un*/every=10;layers=decoder.1.*");
+    meet(publisher, &peer);
+    wait_for_every(publisher, &peer, 10);
+    assert_int_equal(attn_publisher_plan(publisher, &plan), 0);
+    assert_true(wants(publisher, 0, 1) && wants(publisher, 30, 1));
+    assert_false(wants(publisher, 31, 1) || wants(publisher, 30, 0));
+    attn_set_position(publisher, 0, 31);
+    assert_int_equal(publish(publisher, 0), 0);
+    expect_tensor(&peer, 0, 0);
+    attn_publisher_free(&publisher);
+    peer_close(&peer);
+}
+
+/* Whatever happens in between, some plan holds: the new one comes before the old one goes. */
+static void test_a_plan_may_change_while_the_job_runs(void **state)
+{
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+    attn_plan plan;
+
+    (void)state;
+    peer_subscribe(&peer, "tensor/");
+    meet(publisher, &peer);
+    assert_int_equal(attn_publisher_plan(publisher, &plan), ATTN_SKIPPED);
+    assert_true(wants(publisher, 7, 0));
+    peer_subscribe(&peer, "plan/0/unit/every=10");
+    wait_for_every(publisher, &peer, 10);
+    assert_false(wants(publisher, 7, 0));
+    peer_subscribe(&peer, "plan/0/unit/every=7");
+    wait_for_every(publisher, &peer, 7);
+    peer_unsubscribe(&peer, "plan/0/unit/every=10");
+    peer_unsubscribe(&peer, "plan/0/unit/every=7");
+    wait_for_every(publisher, &peer, 1);
+    assert_int_equal(attn_publisher_plan(publisher, &plan), ATTN_SKIPPED);
+    attn_publisher_free(&publisher);
+    peer_close(&peer);
+}
+
+static void test_the_plan_ends_with_its_daemon(void **state)
+{
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher_options options = options_for(peer.endpoint);
+    attn_publisher *publisher;
+    char endpoint[sizeof(peer.endpoint)];
+    struct peer next;
+
+    (void)state;
+    options.every = 3;
+    publisher = publisher_with(&options);
+    peer_subscribe(&peer, "tensor/");
+    peer_subscribe(&peer, "plan/5/unit/every=10");
+    wait_for_every(publisher, &peer, 10);
+    strcpy(endpoint, peer.endpoint);
+    peer_close(&peer);
+    wait_until_wanted(publisher, NULL, 0, false);
+    next = peer_open(ZMQ_SUB, endpoint, 0);
+    peer_subscribe(&next, "tensor/");
+    wait_until_wanted(publisher, &next, 0, true);
+    wait_for_every(publisher, &next, 3);
+    attn_publisher_free(&publisher);
+    peer_close(&next);
+}
+
+/* With the longest prefix: it must get through the bound on what comes in. */
+static void test_plans_that_cannot_be_used_are_counted(void **state)
+{
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+    uint64_t deadline = now_ms() + PEER_WAIT_MS;
+    char longest[PLAN_PREFIX_MAX + 1] = "plan/1/unit/every=4;layers=*";
+
+    (void)state;
+    memset(longest + strlen(longest), '*', PLAN_PREFIX_MAX - strlen(longest));
+    longest[PLAN_PREFIX_MAX] = '\0';
+    peer_subscribe(&peer, "tensor/");
+    peer_subscribe(&peer, "plan/0/unit/every=often");
+    peer_subscribe(&peer, longest);
+    wait_for_every(publisher, &peer, 4);
+    while (checked_counts(publisher).bad_plans == 0) {
+        assert_true(now_ms() < deadline);
+        rest();
+    }
+    assert_int_equal(checked_counts(publisher).bad_plans, 1);
+    attn_publisher_free(&publisher);
+    peer_close(&peer);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_patterns_match_as_in_a_shell),
+        cmocka_unit_test(test_a_pattern_of_stars_takes_no_time),
+        cmocka_unit_test(test_every_setting_is_read),
+        cmocka_unit_test(test_what_a_plan_does_not_say_is_everything),
+        cmocka_unit_test(test_layers_match_one_of_the_patterns),
+        cmocka_unit_test(test_a_malformed_plan_is_ignored_as_a_whole),
+        cmocka_unit_test(test_plans_of_other_jobs_are_left_out),
+        cmocka_unit_test(test_the_lowest_order_holds_alone),
+        cmocka_unit_test(test_the_jobs_wishes_go_before_the_default_only),
+        cmocka_unit_test(test_plans_are_bounded),
+        cmocka_unit_test(test_as_many_ranges_as_a_prefix_holds_are_read),
+        cmocka_unit_test(test_row_blocks_take_turns),
+        cmocka_unit_test(test_wanting_obeys_the_plan_and_publishing_does_not),
+        cmocka_unit_test(test_a_plan_may_change_while_the_job_runs),
+        cmocka_unit_test(test_the_plan_ends_with_its_daemon),
+        cmocka_unit_test(test_plans_that_cannot_be_used_are_counted),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

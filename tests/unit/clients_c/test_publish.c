@@ -1,0 +1,570 @@
+/* SPDX-License-Identifier: MIT */
+/* Every tier: what arrives, what a plan leaves of it, and what is refused. */
+#include "support.h"
+
+#include "publishing.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A publisher and somebody who wants everything. */
+struct pair {
+    struct peer peer;
+    attn_publisher *publisher;
+};
+
+static struct pair pair_open(void)
+{
+    struct pair pair = {.peer = peer_open(ZMQ_SUB, NULL, 0)};
+
+    pair.publisher = publisher_for(&pair.peer);
+    peer_subscribe(&pair.peer, "tensor/");
+    meet(pair.publisher, &pair.peer);
+    return pair;
+}
+
+static void pair_close(struct pair *pair)
+{
+    attn_publisher_free(&pair->publisher);
+    peer_close(&pair->peer);
+}
+
+/* ---- whole messages ---- */
+
+static void test_every_field_of_attention_arrives(void **state)
+{
+    enum { B = 2, H = 2, Q = 3, K = 5 };
+    static const uint16_t weights[B * H * Q * K] = {0x3c00};
+    static const double grad[B * H * Q * K] = {0.5};
+    static const uint8_t mask[B * Q * K] = {1}, run[16] = "0123456789abcdef";
+    static const int32_t tokens[B * K] = {7}, documents[B * K] = {3}, q_len[B] = {3, 2},
+                                    k_len[B] = {5, 0};
+    static const char *const labels[K] = {"a", "", "\xc3\xa9", "d", "e"};
+    const attn_attention a = {.stack = ATTN_ENCODER,
+                              .layer = 9,
+                              .site = ATTN_SELF,
+                              .weights = weights,
+                              .dtype = ATTN_F16,
+                              .batch = B,
+                              .heads = H,
+                              .queries = Q,
+                              .keys = K,
+                              .causal = true,
+                              .window = 2,
+                              .q_len = q_len,
+                              .k_len = k_len,
+                              .mask = mask,
+                              .tokens = tokens,
+                              .grad = grad,
+                              .grad_dtype = ATTN_F64,
+                              .head_offset = 2,
+                              .heads_total = 8,
+                              .dropout = true,
+                              .learned_sink = true,
+                              .q_offset = 2,
+                              .documents = documents,
+                              .labels = labels,
+                              .microbatch = 6};
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher_options options = options_for(peer.endpoint);
+    attn_publisher *publisher;
+    struct received got;
+    const struct header *h = &got.header;
+
+    (void)state;
+    options.run = run;
+    options.rank = 1;
+    options.world = 4;
+    publisher = publisher_with(&options);
+    peer_subscribe(&peer, "tensor/");
+    meet(publisher, &peer);
+    attn_set_position(publisher, 3, 70000);
+    assert_int_equal(attn_publish_attention(publisher, &a), 0);
+    got = expect(&peer);
+    assert_string_equal(h->job, "unit");
+    assert_memory_equal(h->run, run, 16);
+    assert_true(h->rank == 1 && h->world == 4 && h->epoch == 3 && h->step == 70000);
+    assert_true(h->layer.stack == STACK_ENCODER && h->layer.layer == 9);
+    assert_true(h->causal && h->dropout && h->learned_sink && h->window == 2);
+    assert_memory_equal(h->q_len, q_len, sizeof(q_len));
+    assert_memory_equal(h->k_len, k_len, sizeof(k_len));
+    assert_true(h->head_offset == 2 && h->heads_total == 8);
+    assert_true(h->q_offset == 2 && h->microbatch == 6);
+    assert_memory_equal(frame_of(&got, TENSOR_WEIGHTS), weights, sizeof(weights));
+    assert_memory_equal(frame_of(&got, TENSOR_MASK), mask, sizeof(mask));
+    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), tokens, sizeof(tokens));
+    assert_memory_equal(frame_of(&got, TENSOR_DOCUMENTS), documents, sizeof(documents));
+    assert_memory_equal(frame_of(&got, TENSOR_GRAD), grad, sizeof(grad));
+    assert_non_null(memmem(zmq_msg_data(&got.frames[1]), zmq_msg_size(&got.frames[1]),
+                           LITERAL("\xa6labels\x95\xa1"
+                                   "a\xa0\xa2\xc3\xa9\xa1"
+                                   "d\xa1"
+                                   "e")));
+    received_free(&got);
+    attn_publisher_free(&publisher);
+    peer_close(&peer);
+}
+
+static void test_every_field_of_qk_arrives(void **state)
+{
+    enum { B = 2, H = 4, G = 2, Q = 3, K = 5, D = 8, DV = 2 };
+    static const float q[B * H * Q * D] = {1};
+    static const double k[B * G * K * D] = {2};
+    static const uint16_t v[B * G * K * DV] = {3};
+    static const uint8_t mask[B * Q * K] = {1};
+    static const int32_t tokens[B * K] = {7}, documents[B * K] = {3}, q_len[B] = {3, 2};
+    const attn_qk qk = {.stack = ATTN_DECODER,
+                        .layer = 1,
+                        .q = q,
+                        .k = k,
+                        .v = v,
+                        .k_dtype = ATTN_F64,
+                        .v_dtype = ATTN_BF16,
+                        .batch = B,
+                        .heads = H,
+                        .queries = Q,
+                        .keys = K,
+                        .head_dim = D,
+                        .kv_heads = G,
+                        .value_dim = DV,
+                        .scale = 0.5,
+                        .softcap = 30,
+                        .causal = true,
+                        .window = 4,
+                        .q_len = q_len,
+                        .mask = mask,
+                        .tokens = tokens,
+                        .q_offset = 2,
+                        .documents = documents,
+                        .microbatch = 1};
+    struct pair pair = pair_open();
+    struct received got;
+    const struct header *h = &got.header;
+
+    (void)state;
+    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
+    got = expect(&pair.peer);
+    assert_int_equal(h->type, MESSAGE_QK);
+    assert_true(h->heads == H && h->kv_heads == G && h->head_dim == D && h->value_dim == DV);
+    assert_true(fabs(h->scale - 0.5) < 1e-12 && fabs(h->softcap - 30) < 1e-12);
+    assert_true(h->q_offset == 2 && h->causal && h->window == 4 && h->q_len[1] == 2);
+    assert_memory_equal(frame_of(&got, TENSOR_Q), q, sizeof(q));
+    assert_memory_equal(frame_of(&got, TENSOR_K), k, sizeof(k));
+    assert_memory_equal(frame_of(&got, TENSOR_V), v, sizeof(v));
+    assert_memory_equal(frame_of(&got, TENSOR_MASK), mask, sizeof(mask));
+    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), tokens, sizeof(tokens));
+    assert_memory_equal(frame_of(&got, TENSOR_DOCUMENTS), documents, sizeof(documents));
+    received_free(&got);
+    pair_close(&pair);
+}
+
+static void test_scale_and_key_heads_have_the_usual_defaults(void **state)
+{
+    static const float vectors[2 * 16];
+    attn_qk qk;
+    struct pair pair = pair_open();
+    struct received got;
+
+    (void)state;
+    attn_qk_default(&qk);
+    qk.q = qk.k = qk.v = vectors;
+    qk.batch = qk.queries = qk.keys = 1;
+    qk.heads = 2;
+    qk.head_dim = 16;
+    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
+    got = expect(&pair.peer);
+    assert_true(fabs(got.header.scale - 0.25) < 1e-12);
+    assert_true(got.header.kv_heads == 2 && got.header.value_dim == 16);
+    received_free(&got);
+    pair_close(&pair);
+}
+
+static void test_every_matrix_arrives(void **state)
+{
+    static const float wq[8 * 6] = {1}, wo[5 * 8] = {4};
+    static const uint16_t wk[4 * 6] = {2};
+    static const double wv[4 * 7] = {3};
+    const attn_weights weights = {.stack = ATTN_DECODER,
+                                  .site = ATTN_CROSS,
+                                  .heads = 4,
+                                  .head_dim = 2,
+                                  .kv_heads = 2,
+                                  .heads_total = 16,
+                                  .wq = {wq, ATTN_F32, 6},
+                                  .wk = {wk, ATTN_F16, 6},
+                                  .wv = {wv, ATTN_F64, 7},
+                                  .wo = {wo, ATTN_F32, 5}};
+    struct pair pair = pair_open();
+    struct received got;
+
+    (void)state;
+    assert_int_equal(attn_publish_weights(pair.publisher, &weights), 0);
+    got = expect(&pair.peer);
+    assert_int_equal(got.header.type, MESSAGE_WEIGHTS);
+    assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.head_dim == 2);
+    assert_int_equal(got.header.heads_total, 16);
+    assert_memory_equal(frame_of(&got, TENSOR_WQ), wq, sizeof(wq));
+    assert_memory_equal(frame_of(&got, TENSOR_WK), wk, sizeof(wk));
+    assert_memory_equal(frame_of(&got, TENSOR_WV), wv, sizeof(wv));
+    assert_memory_equal(frame_of(&got, TENSOR_WO), wo, sizeof(wo));
+    received_free(&got);
+    pair_close(&pair);
+}
+
+static void test_the_tiers_of_a_layer_share_its_sequence(void **state)
+{
+    static const float numbers[4] = {1};
+    attn_weights weights = {
+        .stack = ATTN_DECODER, .heads = 1, .head_dim = 2, .wq = {numbers, ATTN_F32, 2}};
+    struct pair pair = pair_open();
+    struct received got;
+
+    (void)state;
+    assert_int_equal(publish(pair.publisher, 0), 0);
+    assert_int_equal(attn_publish_weights(pair.publisher, &weights), 0);
+    expect_tensor(&pair.peer, 0, 0);
+    got = expect(&pair.peer);
+    assert_int_equal(got.header.seq, 1);
+    received_free(&got);
+    pair_close(&pair);
+}
+
+/* ---- what a plan leaves ---- */
+
+enum { B = 3, H = 6, G = 3, Q = 5, K = 7, D = 2 };
+
+/* Every entry says where it stood. */
+struct arrays {
+    float weights[B][H][Q][K], q[B][H][Q][D], k[B][G][K][D];
+    uint8_t mask[B][Q][K];
+    int32_t tokens[B][K], q_len[B];
+};
+
+static const struct arrays *filled(void)
+{
+    static struct arrays a;
+
+    for (int b = 0; b < B; b++) {
+        a.q_len[b] = Q - b;
+        for (int h = 0; h < H; h++)
+            for (int i = 0; i < Q; i++) {
+                for (int j = 0; j < K; j++)
+                    a.weights[b][h][i][j] = (float)(1000 * b + 100 * h + 10 * i + j);
+                a.q[b][h][i][0] = (float)(1000 * b + 100 * h + 10 * i);
+            }
+        for (int g = 0; g < G; g++)
+            for (int j = 0; j < K; j++)
+                a.k[b][g][j][1] = (float)(1000 * b + 100 * g + j);
+        for (int j = 0; j < K; j++)
+            a.tokens[b][j] = 10 * b + j;
+        for (int i = 0; i < Q; i++)
+            memset(a.mask[b][i], 10 * b + i, K);
+    }
+    return &a;
+}
+
+static attn_plan plan_with(uint32_t samples, uint32_t rows, attn_range range)
+{
+    attn_plan plan;
+
+    attn_plan_default(&plan);
+    plan.samples = samples;
+    plan.rows = rows;
+    plan.range_count = 1;
+    plan.ranges[0] = range;
+    return plan;
+}
+
+static void test_a_plan_cuts_samples_heads_and_rows_out_of_attention(void **state)
+{
+    const struct arrays *a = filled();
+    const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
+    const attn_attention attention = {.weights = a->weights,
+                                      .batch = B,
+                                      .heads = H,
+                                      .queries = Q,
+                                      .keys = K,
+                                      .q_len = a->q_len,
+                                      .mask = &a->mask[0][0][0],
+                                      .tokens = &a->tokens[0][0],
+                                      .head_offset = 2,
+                                      .heads_total = 10,
+                                      .plan = &plan};
+    struct pair pair = pair_open();
+    struct received got;
+    const struct header *h = &got.header;
+    const float *weights;
+
+    (void)state;
+    attn_set_position(pair.publisher, 0, 1); /* the second block of rows */
+    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
+    got = expect(&pair.peer);
+    assert_true(h->batch == 2 && h->heads == 2 && h->queries == 2 && h->keys == K);
+    assert_true(h->head_offset == 3 && h->heads_total == 10 && h->q_offset == 2);
+    assert_true(h->q_len[0] == 2 && h->q_len[1] == 2);
+    weights = frame_of(&got, TENSOR_WEIGHTS);
+    for (int b = 0; b < 2; b++)
+        for (int head = 0; head < 2; head++)
+            assert_memory_equal(weights + (b * 2 + head) * 2 * K, a->weights[b][1 + head][2],
+                                2 * K * sizeof(float));
+    assert_memory_equal((const char *)frame_of(&got, TENSOR_MASK) + 2 * K, a->mask[1][2], 2 * K);
+    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), a->tokens, 2 * sizeof(a->tokens[0]));
+    received_free(&got);
+    pair_close(&pair);
+}
+
+static attn_qk qk_of(const struct arrays *a, const attn_plan *plan)
+{
+    return (attn_qk){.q = a->q,
+                     .k = a->k,
+                     .batch = B,
+                     .heads = H,
+                     .kv_heads = G,
+                     .queries = Q,
+                     .keys = K,
+                     .head_dim = D,
+                     .plan = plan};
+}
+
+/* Heads 2 to 5 of 6 are two groups of two, which read key heads 1 and 2. */
+static void test_whole_groups_of_heads_take_their_key_heads(void **state)
+{
+    const struct arrays *a = filled();
+    const attn_plan plan = plan_with(1, 0, (attn_range){2, 99});
+    const attn_qk qk = qk_of(a, &plan);
+    struct pair pair = pair_open();
+    struct received got;
+
+    (void)state;
+    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
+    got = expect(&pair.peer);
+    assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.batch == 1);
+    assert_true(got.header.head_offset == 2 && got.header.heads_total == H);
+    assert_memory_equal(frame_of(&got, TENSOR_Q), a->q[0][2], 4 * sizeof(a->q[0][0]));
+    assert_memory_equal(frame_of(&got, TENSOR_K), a->k[0][1], 2 * sizeof(a->k[0][0]));
+    received_free(&got);
+    pair_close(&pair);
+}
+
+/* Heads 1 to 3 read key heads 0, 1 and 1: each gets its own. */
+static void test_parts_of_groups_get_a_key_head_each(void **state)
+{
+    const struct arrays *a = filled();
+    const attn_plan plan = plan_with(0, 0, (attn_range){1, 3});
+    const attn_qk qk = qk_of(a, &plan);
+    struct pair pair = pair_open();
+    struct received got;
+    const float *k;
+
+    (void)state;
+    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
+    got = expect(&pair.peer);
+    assert_true(got.header.heads == 3 && got.header.kv_heads == 3);
+    k = frame_of(&got, TENSOR_K);
+    for (int b = 0; b < B; b++)
+        for (int head = 0; head < 3; head++)
+            assert_memory_equal(k + (b * 3 + head) * K * D, a->k[b][(1 + head) / 2],
+                                sizeof(a->k[0][0]));
+    received_free(&got);
+    pair_close(&pair);
+}
+
+static void test_ranges_of_heads_are_messages_of_their_own(void **state)
+{
+    const struct arrays *a = filled();
+    attn_plan plan = plan_with(0, 0, (attn_range){0, 0});
+    attn_qk qk = qk_of(a, &plan);
+    struct pair pair = pair_open();
+    struct received got;
+
+    (void)state;
+    plan.range_count = 3;
+    plan.ranges[1] = (attn_range){4, 5};
+    plan.ranges[2] = (attn_range){H, 99};
+    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
+    for (uint64_t seq = 0; seq < 2; seq++) {
+        got = expect(&pair.peer);
+        assert_int_equal(got.header.seq, seq);
+        assert_int_equal(got.header.head_offset, seq ? 4 : 0);
+        received_free(&got);
+    }
+    plan = plan_with(0, 0, (attn_range){H, 99}); /* none of this layer's */
+    assert_int_equal(attn_publish_qk(pair.publisher, &qk), ATTN_SKIPPED);
+    assert_int_equal(settled(pair.publisher).published, 3);
+    pair_close(&pair);
+}
+
+/* ---- what is refused ---- */
+
+static const float numbers[64];
+
+static attn_qk small_qk(void)
+{
+    return (attn_qk){.q = numbers,
+                     .k = numbers,
+                     .batch = 1,
+                     .heads = 4,
+                     .queries = 2,
+                     .keys = 2,
+                     .head_dim = 2,
+                     .kv_heads = 2};
+}
+
+static attn_weights small_weights(void)
+{
+    return (attn_weights){.heads = 4, .head_dim = 2, .kv_heads = 2, .wk = {numbers, ATTN_F32, 3}};
+}
+
+#define REFUSED(function, good, change)                                                            \
+    do {                                                                                           \
+        bad = (good);                                                                              \
+        bad.change;                                                                                \
+        assert_int_equal(function(publisher, &bad), ATTN_E_ARGUMENT);                              \
+    } while (0)
+
+static void test_bad_attention_is_refused(void **state)
+{
+    static const int32_t longer[1] = {5}, negative[1] = {-1}, documents[4];
+    static const char *const cut_off[4] = {"a", "b", "c", "\xc3"}, *const missing[4] = {"a"};
+    struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
+    attn_publisher *publisher = publisher_for(&nobody);
+    attn_attention good = attention_of(0, numbers, 4), bad;
+    attn_plan plan = plan_with(0, 0, (attn_range){2, 1});
+
+    (void)state;
+    assert_int_equal(attn_publish_attention(publisher, &good), ATTN_SKIPPED);
+    assert_int_equal(attn_publish_attention(publisher, NULL), ATTN_E_ARGUMENT);
+    REFUSED(attn_publish_attention, good, weights = NULL);
+    REFUSED(attn_publish_attention, good, keys = 0);
+    REFUSED(attn_publish_attention, good, queries = (uint32_t)INT32_MAX + 1);
+    REFUSED(attn_publish_attention, good, layer = 65536);
+    REFUSED(attn_publish_attention, good, k_len = longer);
+    REFUSED(attn_publish_attention, good, q_len = negative);
+    REFUSED(attn_publish_attention, good, head_offset = 1);
+    REFUSED(attn_publish_attention, good, heads_total = (1u << 20) + 1);
+    REFUSED(attn_publish_attention, good, dtype = (attn_dtype)4);
+    REFUSED(attn_publish_attention, good, grad_dtype = (attn_dtype)-1);
+    REFUSED(attn_publish_attention, good, stack = (attn_stack)2);
+    REFUSED(attn_publish_attention, good, q_offset = UINT32_MAX);
+    REFUSED(attn_publish_attention, good, labels = cut_off);
+    REFUSED(attn_publish_attention, good, labels = missing);
+    REFUSED(attn_publish_attention, good, plan = &plan);
+    good.documents = documents;
+    REFUSED(attn_publish_attention, good, site = ATTN_CROSS);
+    REFUSED(attn_publish_attention, good, q_offset = 4);
+    assert_int_equal(attn_publisher_wait(publisher, -1), ATTN_E_ARGUMENT);
+    assert_int_equal(attn_hello(publisher, NULL, 1), ATTN_E_ARGUMENT);
+    assert_int_equal(checked_counts(publisher).published, 1);
+    attn_publisher_free(&publisher);
+}
+
+static void test_bad_qk_is_refused(void **state)
+{
+    struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
+    attn_publisher *publisher = publisher_for(&nobody);
+    const attn_qk good = small_qk();
+    attn_qk bad;
+
+    (void)state;
+    assert_int_equal(attn_publish_qk(publisher, &good), ATTN_SKIPPED);
+    assert_int_equal(attn_publish_qk(publisher, NULL), ATTN_E_ARGUMENT);
+    REFUSED(attn_publish_qk, good, q = NULL);
+    REFUSED(attn_publish_qk, good, k = NULL);
+    REFUSED(attn_publish_qk, good, kv_heads = 3);
+    REFUSED(attn_publish_qk, good, kv_heads = 8);
+    REFUSED(attn_publish_qk, good, head_dim = 0);
+    REFUSED(attn_publish_qk, good, scale = NAN);
+    REFUSED(attn_publish_qk, good, scale = INFINITY);
+    REFUSED(attn_publish_qk, good, softcap = -1);
+    REFUSED(attn_publish_qk, good, v_dtype = (attn_dtype)9);
+    REFUSED(attn_publish_qk, good, heads = 0);
+    REFUSED(attn_publish_qk, good, site = (attn_site)7);
+    attn_publisher_free(&publisher);
+}
+
+static void test_bad_weights_are_refused(void **state)
+{
+    struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
+    attn_publisher *publisher = publisher_for(&nobody);
+    const attn_weights good = small_weights();
+    attn_weights bad;
+
+    (void)state;
+    assert_int_equal(attn_publish_weights(publisher, &good), ATTN_SKIPPED);
+    assert_int_equal(attn_publish_weights(publisher, NULL), ATTN_E_ARGUMENT);
+    REFUSED(attn_publish_weights, good, wk.data = NULL);
+    REFUSED(attn_publish_weights, good, wk.width = 0);
+    REFUSED(attn_publish_weights, good, wk.dtype = (attn_dtype)4);
+    REFUSED(attn_publish_weights, good, heads = 0);
+    REFUSED(attn_publish_weights, good, kv_heads = 3);
+    REFUSED(attn_publish_weights, good, head_dim = 0);
+    REFUSED(attn_publish_weights, good, head_dim = INT32_MAX);
+    REFUSED(attn_publish_weights, good, heads_total = 3);
+    attn_publisher_free(&publisher);
+}
+
+/* Lengths that make the header larger than 64 KiB are the caller's error, not a drop. */
+static void test_a_header_that_does_not_fit_is_refused(void **state)
+{
+    enum { BATCH = 20000 };
+    float *weights = calloc(BATCH, sizeof(*weights));
+    int32_t *lengths = calloc(BATCH, sizeof(*lengths));
+    struct pair pair = pair_open();
+    attn_attention attention = attention_of(0, weights, 1);
+    attn_publisher_counts counts;
+
+    (void)state;
+    attention.batch = BATCH;
+    attention.k_len = lengths;
+    assert_int_equal(attn_publish_attention(pair.publisher, &attention), ATTN_E_ARGUMENT);
+    counts = checked_counts(pair.publisher);
+    assert_int_equal(counts.published + counts.queued_bytes, 0);
+    pair_close(&pair);
+    free(weights);
+    free(lengths);
+}
+
+static void test_labels_that_do_not_fit_are_left_out(void **state)
+{
+    enum { KEYS = 16384 };
+    float *weights = calloc(KEYS, sizeof(*weights));
+    const char **labels = calloc(KEYS, sizeof(*labels));
+    struct pair pair = pair_open();
+    attn_attention attention = attention_of(0, weights, KEYS);
+    struct received got;
+
+    (void)state;
+    for (int i = 0; i < KEYS; i++)
+        labels[i] = "token";
+    attention.labels = labels;
+    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
+    got = expect(&pair.peer);
+    assert_true(zmq_msg_size(&got.frames[1]) < 1000);
+    received_free(&got);
+    pair_close(&pair);
+    free(weights);
+    free(labels);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_field_of_attention_arrives),
+        cmocka_unit_test(test_every_field_of_qk_arrives),
+        cmocka_unit_test(test_scale_and_key_heads_have_the_usual_defaults),
+        cmocka_unit_test(test_every_matrix_arrives),
+        cmocka_unit_test(test_the_tiers_of_a_layer_share_its_sequence),
+        cmocka_unit_test(test_a_plan_cuts_samples_heads_and_rows_out_of_attention),
+        cmocka_unit_test(test_whole_groups_of_heads_take_their_key_heads),
+        cmocka_unit_test(test_parts_of_groups_get_a_key_head_each),
+        cmocka_unit_test(test_ranges_of_heads_are_messages_of_their_own),
+        cmocka_unit_test(test_bad_attention_is_refused),
+        cmocka_unit_test(test_bad_qk_is_refused),
+        cmocka_unit_test(test_bad_weights_are_refused),
+        cmocka_unit_test(test_a_header_that_does_not_fit_is_refused),
+        cmocka_unit_test(test_labels_that_do_not_fit_are_left_out),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
