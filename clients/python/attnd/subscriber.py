@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import zmq
 
@@ -79,6 +79,20 @@ class Subscriber:
             if result is None:
                 return
             yield result
+
+    def frame(self, count: Optional[int] = None, timeout: float = 1.0) -> Any:
+        """The next results as a tidy DataFrame (see frames.frame): `count` of them, fewer when none comes for
+        `timeout` seconds; without `count` all until then. ImportError when pandas is missing: nothing is read then."""
+        from .frames import frame, need_pandas
+
+        need_pandas()
+        results: List[Dict[str, Any]] = []
+        while count is None or len(results) < count:
+            result = self.next(timeout)
+            if result is None:
+                break
+            results.append(result)
+        return frame(results)
 
     def close(self) -> None:
         """Disconnects. Idempotent."""

@@ -55,7 +55,7 @@ def render(metric: str, layers: Mapping[str, Image], step: int) -> Image:
     ValueError without a layer."""
     if not layers:
         raise ValueError("a heat map needs a layer")
-    rows = sorted(layers.items(), key=lambda row: _order(row[0]))
+    rows = sorted(layers.items(), key=lambda row: model_order(row[0]))
     heads = max(len(values) for _, values in rows)
     cell = max(_CELL_MIN, min(_CELL_MAX, _AREA // heads, _AREA // len(rows)))
     shown, heads_shown = rows[:SIDE_MAX // cell], min(heads, SIDE_MAX // cell)
@@ -84,7 +84,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 # ------------------------------------------------------------------------------------------- the parts
 
-def _order(name: str) -> Tuple[bool, str, str, int]:
+def model_order(name: str) -> Tuple[bool, str, str, int]:
     """Encoder before decoder, self before cross, then by number."""
     stack, number, site = name.split(".")
     return stack != "encoder", stack, {"self": "0", "cross": "1"}.get(site, site), int(number)
@@ -105,7 +105,7 @@ def _tops(rows: Rows, cell: int) -> List[int]:
     """The upper edge of each row; a gap where stack or site change."""
     tops, y = [], 0
     for place, (name, _) in enumerate(rows):
-        if place and _order(name)[:3] != _order(rows[place - 1][0])[:3]:
+        if place and model_order(name)[:3] != model_order(rows[place - 1][0])[:3]:
             y += SECTION
         tops.append(y)
         y += cell

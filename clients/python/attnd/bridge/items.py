@@ -74,6 +74,7 @@ class Ledger:
     """What of one run a sink has. Not thread-safe: it belongs to the sink's thread."""
     positions: Dict[str, Position] = field(default_factory=dict)
     notes: List[str] = field(default_factory=list)
+    written: int = 0  # items
 
     def is_new(self, item: Item) -> bool:
         if isinstance(item, Note):
@@ -81,6 +82,7 @@ class Ledger:
         return item.position > self.positions.get(item.where, ())
 
     def mark(self, item: Item) -> None:
+        self.written += 1
         if isinstance(item, Note):
             self.notes = [*self.notes, _digest(item)][-NOTES_KEPT:]
         elif item.position > self.positions.get(item.where, ()):
@@ -88,7 +90,7 @@ class Ledger:
 
     def as_json(self) -> Dict[str, Any]:
         return {"positions": {where: list(position) for where, position in self.positions.items()},
-                "notes": self.notes}
+                "notes": self.notes, "written": self.written}
 
     @classmethod
     def of_json(cls, value: Any) -> "Ledger":
@@ -96,7 +98,7 @@ class Ledger:
         try:
             positions = {str(where): tuple(int(x) for x in position)
                          for where, position in value["positions"].items()}
-            return cls(positions, [str(note) for note in value["notes"]])
+            return cls(positions, [str(note) for note in value["notes"]], int(value.get("written", 0)))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a ledger: {error!r}") from None
 

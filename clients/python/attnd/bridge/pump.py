@@ -65,7 +65,7 @@ class Bridge:
         self._selection = selection or Selection()
         self._subscriber = Subscriber(endpoint, topics or _topics(jobs, live), high_water=HIGH_WATER)
         self._control = Control(control, ANSWER_S) if control else None
-        self._window = _checked_window(window)
+        self._window = checked_window(window)
         self._primary: Optional[str] = self._window
         self._others: Set[str] = set()  # kinds of windows that were asked about
         self._past = past
@@ -287,7 +287,7 @@ def _topics(jobs: Sequence[str], live: bool) -> Sequence[str]:
     return [f"{kind}/{wire.check_job(job)}/" for kind in kinds for job in jobs] or [f"{kind}/" for kind in kinds]
 
 
-def _checked_window(text: Optional[str]) -> Optional[str]:
+def checked_window(text: Optional[str]) -> Optional[str]:
     """The same in the daemon's words; ValueError when it is no window."""
     if text is None:
         return None

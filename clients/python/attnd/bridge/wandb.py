@@ -41,12 +41,15 @@ class WandbSink(Sink):
         self._directory = directory or os.environ.get("WANDB_DIR") or "."
         self._given = run
         self._runs: Dict[Run, Any] = {}
+        self._lines: Dict[Run, int] = {}  # written, of runs of our own
         self._ledgers: Dict[Run, Ledger] = {}  # with a run of the caller's
 
     def recall(self, run: Run) -> Ledger:
         if self._given is not None:
             return self._ledgers.setdefault(run, Ledger())
-        return read_ledger(self._ledger_path(run))
+        ledger = read_ledger(self._ledger_path(run))
+        self._lines[run] = ledger.written
+        return ledger
 
     def begin(self, run: Run) -> None:
         logged = self._given if self._given is not None else self._init(run)
@@ -63,17 +66,24 @@ class WandbSink(Sink):
             settings=self._wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True))
 
     def write(self, item: Item) -> None:
-        logged = self._runs[item.run]
-        place = {STEP: item.step, EPOCH: item.epoch}
         if isinstance(item, Scalars):
-            logged.log({**item.values, **place})
+            self._log(item, dict(item.values))
         elif isinstance(item, Picture):
-            logged.log({item.name: self._wandb.Image(item.pixels, caption=f"step {item.step}"), **place})
+            self._log(item, {item.name: self._wandb.Image(item.pixels, caption=f"step {item.step}")})
         elif isinstance(item, Note):
-            logged.log({item.name: item.text, **place})
+            self._log(item, {item.name: item.text})
             if item.result.get("state") == "firing":
                 level = getattr(self._wandb.AlertLevel, _LEVELS.get(str(item.result.get("severity")), "WARN"))
-                logged.alert(title=f"{item.run.job}: {item.result.get('rule')}", text=item.text, level=level)
+                self._runs[item.run].alert(title=f"{item.run.job}: {item.result.get('rule')}", text=item.text, level=level)
+
+    def _log(self, item: Item, values: Dict[str, Any]) -> None:
+        """A line of W&B's. Offline nobody tells W&B how many lines an earlier bridge has written."""
+        logged = self._runs[item.run]
+        number = None
+        if self._given is None and logged.offline:
+            number = self._lines[item.run]
+            self._lines[item.run] = number + 1
+        logged.log({**values, STEP: item.step, EPOCH: item.epoch}, step=number)
 
     def commit(self, run: Run, ledger: Ledger) -> None:
         # W&B's own process writes what log() hands it; there is nothing to wait for but the end of the run.

@@ -133,7 +133,7 @@ class Worker:
     def _answer(self, run: Run, answer: "Future[Ledger]") -> None:
         try:
             known = self._ledger(run)
-            answer.set_result(Ledger(dict(known.positions), list(known.notes)))
+            answer.set_result(Ledger(dict(known.positions), list(known.notes), known.written))
         except Exception as error:  # whatever a sink raises
             answer.set_exception(error)
 
