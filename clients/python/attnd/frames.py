@@ -3,7 +3,7 @@
 
     attnd.frame(attnd.Control().summary("gpt-small"))                       # what the daemon says now
     attnd.frame(attnd.Control().history("gpt-small", metric="entropy"))     # how it went
-    table[(table.metric == "entropy") & (table.statistic == "mean")].pivot(index="step", columns=["layer", "head"], values="value")
+    means = table[table.statistic == "mean"].pivot(index="step", columns=["layer", "head"], values="value")
 """
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from . import flat, wire
 
-COLUMNS = ("kind", "job", "run", "epoch", "step", "time", "stack", "layer", "site", "head", "metric", "statistic", "value",
-           "unit", "first", "last", "partial")
+COLUMNS = ("kind", "job", "run", "epoch", "step", "time", "stack", "layer", "site", "head", "metric", "statistic",
+           "value", "unit", "first", "last", "partial")
 _CATEGORIES = ("kind", "job", "run", "stack", "site", "metric", "statistic", "unit")
 
 Result = Dict[str, Any]
@@ -31,8 +31,8 @@ def frame(results: Union[Result, Iterable[Result]]) -> Any:
     time                        when the newest message was captured, UTC
     unit, first, last, partial  the window; NA in live results
 
-    Names repeat a great deal: they are categories. Other results (alerts, jobs) are passed over. ImportError when pandas is
-    missing, TypeError for what is no result.
+    Names repeat a great deal: they are categories. Other results (alerts, jobs) are passed over. ImportError when
+    pandas is missing, TypeError for what is no result.
     """
     pandas = need_pandas()
     if isinstance(results, dict):
@@ -60,7 +60,7 @@ def _blocks(result: Result) -> Iterator[_Block]:
     elif result.get("kind") in ("summary", "live"):
         yield from _of_result(result)
     elif "kind" not in result:
-        raise TypeError("attnd.frame takes summaries, live results and answers of Control.history; this dict is none of them")
+        raise TypeError("attnd.frame takes summaries, live results and answers of Control.history, and no other dict")
 
 
 def _of_result(result: Result) -> Iterator[_Block]:

@@ -157,7 +157,8 @@ class LivePlot:
             else:
                 _draw_layer(axes, name, course, colour)
         axes.set_xlabel("step")
-        axes.set_title(f"heads of {rows[0][0]}" if single else "layers: mean and range of their heads", loc="left", fontsize=10)
+        title = f"heads of {rows[0][0]}" if single else "layers: mean and range of their heads"
+        axes.set_title(title, loc="left", fontsize=10)
         axes.margins(x=0.01)
         if len(axes.get_lines()) <= 16:
             axes.legend(fontsize=7, ncols=2, frameon=False)
@@ -167,7 +168,8 @@ def _draw_heads(axes: Any, course: Course) -> None:
     table = course.table()
     for head in range(table.shape[1]):
         colour = palette.colours(np.array([head / max(1, table.shape[1] - 1) * 0.9]), 0.0, 1.0)[0] / 255.0
-        axes.plot(course.steps, table[:, head], color=colour, linewidth=1.2, label=f"head {head}", marker=_marker(course))
+        axes.plot(course.steps, table[:, head], color=colour, linewidth=1.2, label=f"head {head}",
+                  marker=_marker(course))
 
 
 def _draw_layer(axes: Any, name: str, course: Course, colour: Array) -> None:
@@ -233,7 +235,7 @@ def live_plot(job: str, metric: str = "entropy_normalized", *, stack: Optional[s
               site: Optional[str] = None, statistic: str = "mean", endpoint: str = wire.SUMMARY_ENDPOINT,
               window: Optional[str] = None,
               live: bool = False, seconds: Optional[float] = None, size: Tuple[float, float] = (11.0, 4.2)) -> Any:
-    """Follows a job until its run ends, Ctrl-C (a notebook's stop button) or `seconds` have passed; the matplotlib figure.
+    """Follows a job until its run ends, Ctrl-C (a notebook's stop button), or `seconds` have passed; the figure.
 
     stack, layer, site   narrow down what is shown
     statistic            of the windows: mean, p90, ...
@@ -241,8 +243,8 @@ def live_plot(job: str, metric: str = "entropy_normalized", *, stack: Optional[s
     live                 the numbers of rank 0's single messages instead of windows
     size                 inches
 
-    Memory is bounded: POINTS_MAX points per line, LAYERS_MAX layers. A run that has ended before is shown, and the next one
-    waited for. ImportError when matplotlib is missing, ValueError for a bad job or endpoint.
+    Memory is bounded: POINTS_MAX points per line, LAYERS_MAX layers. A run that has ended before is shown, and the next
+    one waited for. ImportError when matplotlib is missing, ValueError for a bad job or endpoint.
     """
     _need_matplotlib()
     wire.check_job(job)

@@ -88,8 +88,8 @@ def _ask_summaries(endpoint: str) -> str:
         with Control(endpoint) as control:
             bound = str(control.config()["publish.endpoint"])
     except (TimeoutError, ConnectionError, ControlError, KeyError) as error:
-        raise Unreachable(f"cannot reach attnd at {endpoint}: is it running? start it with `attnd`, or give --endpoint, "
-                          f"or --summaries to wait for it ({error})") from None
+        raise Unreachable(f"cannot reach attnd at {endpoint}: is it running? start it with `attnd`, or give"
+                          f" --endpoint, or --summaries to wait for it ({error})") from None
     return _reachable(bound, endpoint)
 
 
@@ -108,17 +108,17 @@ def _patterns(text: str) -> List[str]:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be 1 or more")
+    return int(text)
 
 
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
     default = os.environ.get("ATTND_ENDPOINT") or wire.CONTROL_ENDPOINT
-    add("--endpoint", default=default, help="where attnd answers; default $ATTND_ENDPOINT, else %(default)s")
+    add("--endpoint", default=default,
+        help=f"where attnd answers; default $ATTND_ENDPOINT, else {wire.CONTROL_ENDPOINT}")
     add("--summaries", metavar="ENDPOINT", help="where it publishes; default: it is asked")
     add("--job", action="append", default=[], help="only this job; may be repeated")
     add("--metrics", type=_patterns, default=METRICS, metavar="PATTERNS",

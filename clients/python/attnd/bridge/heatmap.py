@@ -34,9 +34,9 @@ _CELL_MIN, _CELL_MAX = 3, 40
 SIDE_MAX = 8192  # cells of more heads or layers are cut off here, and the title says so
 
 # Numbers whose range is known are shown on it, so that pictures of different steps compare.
-_UNIT = frozenset(("entropy_normalized", "confidence", "diagonal", "local_mass", "mean_distance_normalized", "previous_token",
-                   "next_token", "first_token", "entropy_sans_first", "tail_mass", "induction", "duplicate_token",
-                   "sink_deficit", "locality", "importance_gradient"))
+_UNIT = frozenset(("entropy_normalized", "confidence", "diagonal", "local_mass", "mean_distance_normalized",
+                   "previous_token", "next_token", "first_token", "entropy_sans_first", "tail_mass", "induction",
+                   "duplicate_token", "sink_deficit", "locality", "importance_gradient"))
 
 Image = npt.NDArray[Any]
 Rows = List[Tuple[str, Image]]

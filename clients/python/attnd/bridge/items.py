@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """items: what goes to a sink, and which of it already went there.
 
-Everything has a place on the run's own axis: its step, and the time its data were captured. The bridge's clock appears nowhere.
+Everything has a place on the run's own axis: its step, and the time its data were captured. The bridge's clock appears
+nowhere.
 """
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """mlflow: an MLflow run per attnd run, found again by its tag `attnd.run`.
 
-Pictures and alerts are artifacts under attn/. What has been forwarded is in the run's tags `attnd.bridge.*`, which travel
-in the same request as the last metrics that they are about.
+Pictures and alerts are artifacts under attn/. What has been forwarded is in the run's tags `attnd.bridge.*`, which
+travel in the same request as the last metrics that they are about.
 """
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""palette: from indigo over teal to yellow. Lightness grows evenly, so that it also reads in grey and without red or green."""
+"""palette: from indigo over teal to yellow.
+
+Lightness grows evenly, so that it also reads in grey, and by those who see no red or no green.
+"""
 from __future__ import annotations
 
 from typing import Any

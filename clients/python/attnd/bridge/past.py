@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """past: windows of a run that the history has and a sink has not, as the summaries they were.
 
-So a bridge that is started late, or was away, fills in what it missed. The history keeps no drift: those windows have none.
+So a bridge that is started late, or was away, fills in what it missed. The history keeps no drift: those windows
+have none.
 """
 from __future__ import annotations
 
+import time
 from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from ..control import Control, ControlError
 from .items import Run
 from .selection import Selection
 
+WRITTEN_S = 0.1  # between two looks
 PAGE = 1000  # windows asked for at once: what of the past is in memory
 
 Answers = Dict[Tuple[str, ...], Dict[str, Any]]  # by path into a summary
@@ -28,7 +31,7 @@ def summaries(control: Control, run: Run, window: str, selection: Selection,
 
     Raises what Control does.
     """
-    layers = [layer for layer in control.windows(run.job, run.run)["layers"]
+    layers = [layer for layer in _layers(control, run)
               if selection.wants_layer(flat.layer_name(layer))]
     tracks = [track for layer in layers for track in layer["tracks"] if window_text(track) == window]
     if not tracks:
@@ -41,6 +44,30 @@ def summaries(control: Control, run: Run, window: str, selection: Selection,
         for last in sorted({last for page in pages for last in page.lasts}):
             for page in pages:
                 yield from page.summary(last)
+
+
+def await_newest(control: Control, run: Run, window: str, patience: float) -> None:
+    """Waits until the history has the newest windows that were published, or `patience` seconds: it writes them a moment
+    later, and of a window in between nobody would hear."""
+    deadline = time.monotonic() + patience
+    published = {flat.layer_name(summary): int(summary["window"]["last"])
+                 for summary in control.summary(run.job, window=window) if summary["run"] == run.run}
+    while time.monotonic() < deadline:
+        kept = {flat.layer_name(layer): track["last"] for layer in _layers(control, run)
+                for track in layer["tracks"] if window_text(track) == window}
+        if all(kept.get(name, -1) >= last for name, last in published.items()):
+            return
+        time.sleep(WRITTEN_S)
+
+
+def _layers(control: Control, run: Run) -> Any:
+    """What the history has of a run's layers: none at all of one that just began."""
+    try:
+        return control.windows(run.job, run.run)["layers"]
+    except ControlError as error:
+        if error.code in ("no_history", "run_unknown"):
+            return []
+        raise
 
 
 def window_text(window: Dict[str, Any]) -> str:

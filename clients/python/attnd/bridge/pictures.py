@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """pictures: collects the layers of a window until a heat map of all of them can be drawn.
 
-A picture is drawn when every layer that the job has announced is there, when a later window begins, or when nothing has come
-for a moment; when a straggler comes after that it is drawn once more.
+A picture is drawn when every layer that the job has announced is there, when a later window begins, or when nothing
+has come for a moment; when a straggler comes after that it is drawn once more.
 """
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """pump: reads what the daemon publishes, makes items of it and hands them to the sinks' threads.
 
-What is new is decided twice: Subscriber skips snapshots of what this bridge has had, a sink's ledger whatever an earlier
-bridge has written. So nothing here needs to know why something comes again: a restart of the bridge, of the daemon, of both.
+What is new is decided twice: Subscriber skips snapshots of what this bridge has had, a sink's ledger whatever an
+earlier bridge has written. So nothing here needs to know why something comes again: a restart of the bridge, of the
+daemon, of both.
 """
 from __future__ import annotations
 
@@ -71,6 +72,7 @@ class Bridge:
         self._past = past
         self._pictures = Pictures(self._selection)
         self._known: "OrderedDict[Run, None]" = OrderedDict()
+        self._cut_short: Set[Run] = set()  # stopped in their past: what is newer would leave a hole for good
         self._alive: Set[Run] = set()
         self._ended = 0
         self._received = 0
@@ -109,8 +111,8 @@ class Bridge:
         self._stop.set()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Ends: what has come is written and flushed, for at most `timeout` seconds; what is left then is dropped and counted.
-        Idempotent."""
+        """Ends: what has come is written and flushed, for at most `timeout` seconds; what is left then is dropped and
+        counted. Idempotent."""
         deadline = time.monotonic() + timeout
         self.stop()
         if self._thread is not None:
@@ -134,8 +136,8 @@ class Bridge:
         self.close()
 
     def wait(self, timeout: float) -> bool:
-        """Waits until the runs that the bridge saw going on have ended and what came of them is with the sinks; False when
-        that takes longer than `timeout` seconds. Then close() writes it."""
+        """Waits until the runs that the bridge saw going on have ended and what came of them is with the sinks; False
+        when that takes longer than `timeout` seconds. Then close() writes it."""
         deadline = time.monotonic() + timeout
         while not (self._ended and not self._alive):
             if time.monotonic() >= deadline or self._done.wait(0.05):
@@ -165,8 +167,9 @@ class Bridge:
         try:
             self._take(result)
         except (KeyError, TypeError, ValueError) as error:  # not of this protocol
+            if not self._subscriber.malformed:
+                log.warning("a result cannot be forwarded: %r; further ones are only counted", error)
             self._subscriber.malformed += 1
-            log.debug("a result that cannot be forwarded: %r", error)
         return True
 
     def _take(self, result: Dict[str, Any]) -> None:
@@ -175,6 +178,8 @@ class Bridge:
         if run.run.strip("0123456789abcdef"):
             raise ValueError(f"run {run.run!r}")
         self._meet(run, result)
+        if run in self._cut_short:
+            return
         taker = self._takers.get(result["kind"])
         if taker is not None:
             taker(run, result)
@@ -264,10 +269,12 @@ class Bridge:
         window = self._window or self._ask_primary()
         if window is not None:
             self._primary = window
+            past.await_newest(control, run, window, ANSWER_S)
             for summary in past.summaries(control, run, window, self._selection, self._seen(run, window)):
-                self._summary(run, summary, PATIENCE_S)
                 if self._stop.is_set():
+                    self._cut_short.add(run)
                     return
+                self._summary(run, summary, PATIENCE_S)
         alerts: List[Dict[str, Any]] = control.alerts(run.job, run.run, limit=LIMIT_MAX)["alerts"] or []
         for alert in reversed(alerts):
             self._alert(run, alert, PATIENCE_S)

@@ -4,7 +4,8 @@
     attn/decoder.3.self/entropy/head_05            the window's mean
     attn/decoder.3.self/entropy.p90/head_05        another statistic
     attn/decoder.3.self/entropy.drift.z/head_05    against the baseline
-    attn/decoder.3.self/entropy.live/head_05       of single messages, when live results are forwarded (.live.rank1 of rank 1)
+    attn/decoder.3.self/entropy.live/head_05       of single messages of rank 0, when they are forwarded
+    attn/decoder.3.self/entropy.live.rank1/head_05
     attn/decoder.3.self/entropy/heads_mean         over the heads that have the number: also heads_min, heads_max
     attn/decoder.3.self/sink_rate                  of the layer as a whole
     attn/heatmap/entropy_normalized                a picture: layers down, heads across

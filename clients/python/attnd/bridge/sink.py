@@ -18,7 +18,7 @@ class MissingPackage(ImportError):
 
 
 class Sink:
-    """The base of all sinks. Any method may raise any Exception: that costs the item, which is counted, and nothing else.
+    """The base of all sinks. Any method may raise any Exception: that costs the item, which is counted, and no more.
 
     A sink remembers what it has of each run (its ledger) where its data are, so that a bridge that is started again
     goes on where it stopped: whoever deletes the data deletes the memory with them.

@@ -27,9 +27,9 @@ class TensorBoardSink(Sink):
     def __init__(self, directory: Optional[str] = None, writer: Any = None):
         if (directory is None) == (writer is None):
             raise ValueError("TensorBoardSink: give a directory or a writer")
-        need("PIL", "pillow", "pictures in TensorBoard")
         self._directory = directory
         self._make = _summary_writer() if writer is None else None
+        need("PIL", "pillow", "the tensorboard bridge")
         self._given = writer
         self._writers: Dict[Run, Any] = {}
         self._ledgers: Dict[Run, Ledger] = {}  # with a writer of the caller's
@@ -76,5 +76,5 @@ def _summary_writer() -> Any:
             return need(module, "", "").SummaryWriter
         except MissingPackage:
             continue
-    raise MissingPackage("the tensorboard bridge needs torch with tensorboard, or tensorboardX: pip install tensorboard "
-                         "(beside torch) or pip install tensorboardX")
+    raise MissingPackage("the tensorboard bridge needs tensorboard beside torch, or tensorboardX: pip install "
+                         "tensorboard or tensorboardX")

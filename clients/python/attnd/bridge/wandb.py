@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """wandb: a Weights & Biases run per attnd run, whose id is the attnd run's digits, so that it is resumed.
 
-Numbers are logged with `attnd/step`, the run's own step, which W&B is told to draw them over: its own counter would drop whatever
-comes for an earlier step. What has been forwarded is written to DIRECTORY/wandb/attnd-<project>-<run>.json.
+Numbers are logged with `attnd/step`, the run's own step, which W&B is told to draw them over: its own counter would
+drop whatever comes for an earlier step. What has been forwarded is in DIRECTORY/wandb/attnd-<project>-<run>.json.
 """
 from __future__ import annotations
 
@@ -73,8 +73,11 @@ class WandbSink(Sink):
         elif isinstance(item, Note):
             self._log(item, {item.name: item.text})
             if item.result.get("state") == "firing":
-                level = getattr(self._wandb.AlertLevel, _LEVELS.get(str(item.result.get("severity")), "WARN"))
-                self._runs[item.run].alert(title=f"{item.run.job}: {item.result.get('rule')}", text=item.text, level=level)
+                self._notify(item)
+
+    def _notify(self, note: Note) -> None:
+        level = getattr(self._wandb.AlertLevel, _LEVELS.get(str(note.result.get("severity")), "WARN"))
+        self._runs[note.run].alert(title=f"{note.run.job}: {note.result.get('rule')}", text=note.text, level=level)
 
     def _log(self, item: Item, values: Dict[str, Any]) -> None:
         """A line of W&B's. Offline nobody tells W&B how many lines an earlier bridge has written."""

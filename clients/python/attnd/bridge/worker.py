@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """worker: a sink with a thread and a bounded queue of its own, so that one that fails or hangs stops no other.
 
-Every item ends as exactly one of: written, skipped (the sink has it), failed, dropped (the queue was full, or close() could
-not wait any longer).
+Every item ends as exactly one of: written, skipped (the sink has it), failed, dropped (the queue was full, or close()
+could not wait any longer).
 """
 from __future__ import annotations
 
