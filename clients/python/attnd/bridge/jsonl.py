@@ -46,15 +46,23 @@ class JsonLinesSink(Sink):
         try:
             self._stream.write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
         except BrokenPipeError:
-            raise SinkGone("nobody reads stdout any more") from None
+            raise self._gone() from None
 
     def commit(self, run: Run, ledger: Ledger) -> None:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            raise SinkGone("nobody reads stdout any more") from None
+            raise self._gone() from None
         if self._path is not None:
             os.fsync(self._stream.fileno())
+
+    def _gone(self) -> SinkGone:
+        """What is left in the stream's buffer goes nowhere, so that the end of the program does not fail on it."""
+        if self._stream is sys.stdout.buffer:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        return SinkGone("nobody reads any more")
 
     def close(self) -> None:
         if self._path is not None:

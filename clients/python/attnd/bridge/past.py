@@ -22,12 +22,13 @@ PAGE = 1000  # windows asked for at once: what of the past is in memory
 Answers = Dict[Tuple[str, ...], Dict[str, Any]]  # by path into a summary
 
 
-def summaries(control: Control, run: Run, window: str, selection: Selection,
-              seen: Dict[str, int]) -> Iterator[Dict[str, Any]]:
+def summaries(control: Control, run: Run, window: str, selection: Selection, seen: Dict[str, int],
+              coming: Dict[str, int]) -> Iterator[Dict[str, Any]]:
     """Summaries with the numbers of the selection, of one window after the other and in each of all layers.
 
     window  "1 epoch", "100 steps every 10"
     seen    layer name to the last unit of its newest window that is known: the first that is told again
+    coming  layer name to the last unit of the first window that will come anyway, and with more: the first not told
 
     Raises what Control does.
     """
@@ -43,19 +44,18 @@ def summaries(control: Control, run: Run, window: str, selection: Selection,
         pages = [_Page(control, run, layer, window, selection, first, first + span - 1) for layer in layers]
         for last in sorted({last for page in pages for last in page.lasts}):
             for page in pages:
-                yield from page.summary(last)
+                if last < coming.get(page.layer, last + 1):
+                    yield from page.summary(last)
 
 
-def await_newest(control: Control, run: Run, window: str, patience: float) -> None:
-    """Waits until the history has the newest windows that were published, or `patience` seconds: it writes them a moment
-    later, and of a window in between nobody would hear."""
+def await_written(control: Control, run: Run, window: str, coming: Dict[str, int], patience: float) -> None:
+    """Waits until the history has the windows before those that will come, or `patience` seconds: it writes them a
+    moment after they are published, and of one in between nobody would hear."""
     deadline = time.monotonic() + patience
-    published = {flat.layer_name(summary): int(summary["window"]["last"])
-                 for summary in control.summary(run.job, window=window) if summary["run"] == run.run}
     while time.monotonic() < deadline:
-        kept = {flat.layer_name(layer): track["last"] for layer in _layers(control, run)
+        kept = {flat.layer_name(layer): track["last"] + track["every"] for layer in _layers(control, run)
                 for track in layer["tracks"] if window_text(track) == window}
-        if all(kept.get(name, -1) >= last for name, last in published.items()):
+        if all(last <= kept.get(name, 0) for name, last in coming.items()):
             return
         time.sleep(WRITTEN_S)
 
@@ -83,6 +83,7 @@ class _Page:
     def __init__(self, control: Control, run: Run, layer: Dict[str, Any], window: str, selection: Selection,
                  first: int, last: int):
         self._where = {key: layer[key] for key in ("stack", "layer", "site")}
+        self.layer = flat.layer_name(layer)
         self._base = {"kind": "summary", "job": run.job, "run": run.run, **self._where}
         self._answers: Answers = {}
         self._places: Dict[Tuple[str, ...], Dict[int, int]] = {}

@@ -11,8 +11,8 @@ import logging
 import re
 import threading
 import time
-from collections import OrderedDict
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Union
+from collections import OrderedDict, deque
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Union
 
 from .. import flat, wire
 from ..control import Control, ControlError
@@ -72,6 +72,8 @@ class Bridge:
         self._past = past
         self._pictures = Pictures(self._selection)
         self._known: "OrderedDict[Run, None]" = OrderedDict()
+        self._ahead: Deque[Dict[str, Any]] = deque()  # read, not yet taken
+        self._current: Optional[Dict[str, Any]] = None
         self._cut_short: Set[Run] = set()  # stopped in their past: what is newer would leave a hole for good
         self._alive: Set[Run] = set()
         self._ended = 0
@@ -159,7 +161,8 @@ class Bridge:
 
     def _step(self, timeout: float) -> bool:
         """Takes one result; False when none came."""
-        result = self._subscriber.next(timeout)
+        result = self._ahead.popleft() if self._ahead else self._subscriber.next(timeout)
+        self._current = result
         if result is None:
             self._offer(self._pictures.flush())
             return False
@@ -269,8 +272,9 @@ class Bridge:
         window = self._window or self._ask_primary()
         if window is not None:
             self._primary = window
-            past.await_newest(control, run, window, ANSWER_S)
-            for summary in past.summaries(control, run, window, self._selection, self._seen(run, window)):
+            coming = self._coming(run, window)
+            past.await_written(control, run, window, coming, ANSWER_S)
+            for summary in past.summaries(control, run, window, self._selection, self._seen(run, window), coming):
                 if self._stop.is_set():
                     self._cut_short.add(run)
                     return
@@ -278,6 +282,20 @@ class Bridge:
         alerts: List[Dict[str, Any]] = control.alerts(run.job, run.run, limit=LIMIT_MAX)["alerts"] or []
         for alert in reversed(alerts):
             self._alert(run, alert, PATIENCE_S)
+
+    def _coming(self, run: Run, window: str) -> Dict[str, int]:
+        """By layer, the last unit of the first window that the subscription brings: what has come is read ahead."""
+        while len(self._ahead) < HIGH_WATER:
+            result = self._subscriber.next(IDLE_S)
+            if result is None:
+                break
+            self._ahead.append(result)
+        first: Dict[str, int] = {}
+        for result in ([self._current] if self._current else []) + list(self._ahead):
+            if result.get("kind") == "summary" and result.get("run") == run.run and result.get("job") == run.job:
+                if past.window_text(result["window"]) == window:
+                    first.setdefault(flat.layer_name(result), int(result["window"]["last"]))
+        return first
 
     def _seen(self, run: Run, window: str) -> Dict[str, int]:
         """By layer, the last unit of the newest window that every sink has."""

@@ -51,9 +51,11 @@ class Worker:
         with self._changed:
             if len(self._queue) >= self._bound and patience and not self._stuck:
                 self._stuck = not self._changed.wait_for(lambda: len(self._queue) < self._bound or self._gone, patience)
-            if self._gone or len(self._queue) >= self._bound:
+            if self._gone:
+                return  # nobody wants it
+            if len(self._queue) >= self._bound:
                 self._counts["dropped"] += not isinstance(item, End)
-                self._say(None if self._gone else "it does not keep up: some results are dropped")
+                self._say("it does not keep up: some results are dropped")
             else:
                 self._queue.append(item)
                 self._changed.notify_all()
@@ -92,11 +94,11 @@ class Worker:
         with self._changed:
             left = sum(isinstance(entry, Item) and not isinstance(entry, End) for entry in self._queue)
             self._queue.clear()
-            self._counts["dropped"] += left
+            self._counts["dropped"] += 0 if self._gone else left
         if self._thread.is_alive():
             log.warning("%s does not end: it is left behind, with %d results not written", self.sink.kind, left)
         lost = self._counts["failed"] + self._counts["dropped"]
-        if lost and not self._gone:
+        if lost:
             log.warning("%s: %d results were not written, %d were", self.sink.kind, lost, self._counts["written"])
 
     # ---------------------------------------------------------------------------------- its own thread
@@ -193,8 +195,8 @@ class Worker:
                 self._counts["failed"] += item is not None and not isinstance(item, End)
                 self._say(f"{type(error).__name__}: {error}")
 
-    def _say(self, text: Optional[str]) -> None:
+    def _say(self, text: str) -> None:
         """Once; what follows is counted."""
-        if text and not self._said:
+        if not self._said:
             self._said = True
             log.warning("%s: %s (said once; further ones are only counted)", self.sink.kind, text)
