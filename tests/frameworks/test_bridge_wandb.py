@@ -70,8 +70,9 @@ def test_every_window_once_in_one_wandb_run(written):
             points = [(row["attnd/step"], row[name]) for _, row in rows if name in row]
             assert [step for step, _ in points] == training.steps()
             np.testing.assert_allclose([value for _, value in points], training.values(layer, head), atol=1e-5)
-    images = [row["attnd/step"] for _, row in rows if "attn/heatmap/entropy_normalized" in row]
-    assert images == training.steps()
+    path = "attn/heatmap/entropy_normalized/path"
+    assert [row["attnd/step"] for _, row in rows if path in row] == training.steps()
+    assert all((file.parent / "files" / row[path]).is_file() for file in files for _, row in lines(file) if path in row)
     texts = [row["attn/alerts/flat"] for _, row in rows if "attn/alerts/flat" in row]
     assert texts and "firing: entropy_normalized" in texts[0]
 
