@@ -60,6 +60,8 @@ static const struct command commands[] = {
      ARGS_COUNT | ARGS_SECONDS | ARGS_UNTIL_END | ARGS_COMPRESS | ARGS_FORCE, 2, 2, NULL},
     {"replay", cmd_replay, "send a recording again, as the training job did", " FILE",
      "attnctl replay run.rec --rhythm 10", ARGS_RHYTHM | ARGS_INGEST, 1, 1, NULL},
+    {"bridge", NULL, "forward to TensorBoard, W&B, MLflow or as JSON lines", " SINK",
+     "attnctl bridge tensorboard runs", 0, 0, 0, cmd_bridge},
     {"check", NULL, "judge a recording by alert rules; needs no attnd", " FILE",
      "attnctl check run.rec --rules rules.yaml", 0, 0, 0, cmd_check},
     {"analyze", NULL, "measure attention in files; needs no attnd", " FILE...",

@@ -7,6 +7,8 @@
     publisher = attnd.Publisher("gpt-small")       # anything that has the weights
     for summary in attnd.Subscriber(): ...         # what the daemon found out
     attnd.Control().summary("gpt-small")           # questions and answers
+    attnd.frame(attnd.Control().summary("gpt-small"))   # as a pandas DataFrame
+    attnd.live_plot("gpt-small")                   # a notebook cell that follows a run
 
 Importing attnd imports neither torch nor ZeroMQ; each name loads its module when it is first used.
 """
@@ -25,12 +27,16 @@ _HOME = {
     "publish_qk": "manual",
     "publish_weights": "manual",
     "repeated_tokens": "probe",
+    "frame": "frames",
+    "live_plot": "notebook",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", "bridge", *_HOME]
 
 
 def __getattr__(name: str):
+    if name == "bridge":
+        return import_module("attnd.bridge")
     if name not in _HOME:
         raise AttributeError(f"module 'attnd' has no attribute {name!r}")
     value = getattr(import_module(f"attnd.{_HOME[name]}"), name)

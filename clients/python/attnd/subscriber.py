@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import weakref
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import zmq
 
@@ -48,7 +49,7 @@ class Subscriber:
         """The next result, or None when none came within `timeout` seconds (None: wait for ever)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left_ms = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
+            left_ms = None if deadline is None else max(0, math.ceil((deadline - time.monotonic()) * 1000))
             if not self._socket.poll(left_ms):
                 return None
             result = self._take(self._socket.recv_multipart())
@@ -80,6 +81,20 @@ class Subscriber:
                 return
             yield result
 
+    def frame(self, count: Optional[int] = None, timeout: float = 1.0) -> Any:
+        """The next results as a tidy DataFrame (see frames.frame): `count` of them, fewer when none comes for
+        `timeout` seconds; without `count` all until then. ImportError when pandas is missing: nothing is read then."""
+        from .frames import frame, need_pandas
+
+        need_pandas()
+        results: List[Dict[str, Any]] = []
+        while count is None or len(results) < count:
+            result = self.next(timeout)
+            if result is None:
+                break
+            results.append(result)
+        return frame(results)
+
     def close(self) -> None:
         """Disconnects. Idempotent."""
         self._finalizer()
@@ -103,12 +118,12 @@ def _subject(result: Dict[str, Any]) -> Tuple[Any, ...]:
             result.get("time_ns"))
 
 
-def _close_socket(context: zmq.Context, socket: zmq.Socket) -> None:
+def _close_socket(context: "zmq.Context[Any]", socket: "zmq.Socket[Any]") -> None:
     socket.close(linger=0)
     context.term()
 
 
-def _open_socket(endpoint: str, topics: Sequence[str], high_water: int) -> Tuple[zmq.Context, zmq.Socket]:
+def _open_socket(endpoint: str, topics: Sequence[str], high_water: int) -> Tuple["zmq.Context[Any]", "zmq.Socket[Any]"]:
     context = zmq.Context()
     socket = context.socket(zmq.SUB)
     socket.setsockopt(zmq.LINGER, 0)

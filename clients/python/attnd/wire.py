@@ -198,10 +198,13 @@ def decode_result(payload: bytes) -> Dict[str, Any]:
         raise ValueError(f"not a result: {error}") from error
     if not isinstance(result, dict):
         raise ValueError("not a result: not a map")
-    for key in _NUMERIC:
-        if isinstance(result.get(key), dict):
-            result[key] = _to_arrays(result[key], key)
-    return result
+    return with_arrays(result)
+
+
+def with_arrays(result: Dict[str, Any]) -> Dict[str, Any]:
+    """A copy of a result, as Control.summary() answers, with arrays as decode_result() makes them."""
+    return {key: _to_arrays(value, key) if key in _NUMERIC and isinstance(value, dict) else value
+            for key, value in result.items()}
 
 
 def _refuse_ext(code: int, data: bytes) -> Any:

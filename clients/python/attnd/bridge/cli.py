@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""cli: the bridge as a program.
+
+Endpoints are found as attnctl finds them: --endpoint is where attnd answers, and it is asked where it publishes.
+Exit status: 0 done; 1 something was not written; 2 wrong usage or a missing package; 3 attnd cannot be reached.
+"""
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from typing import List, Optional, Sequence
+
+from .. import wire
+from ..control import Control, ControlError
+from .jsonl import JsonLinesSink
+from .mlflow import MlflowSink
+from .pump import Bridge
+from .selection import IMAGES, METRICS, STATISTICS, Selection
+from .sink import MissingPackage, Sink
+from .tensorboard import TensorBoardSink
+from .wandb import WandbSink
+
+DONE, NOT_ALL, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+
+class Unreachable(Exception):
+    """No attnd; the text says where."""
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Runs until Ctrl-C or SIGTERM; the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="attnd.bridge: %(message)s")
+    try:
+        bridge = _make(options)
+    except Unreachable as error:
+        print(f"attnd.bridge: {error}", file=sys.stderr)
+        return UNREACHABLE
+    except KeyboardInterrupt:
+        return DONE
+    except (MissingPackage, ValueError, OSError) as error:
+        print(f"attnd.bridge: {error}", file=sys.stderr)
+        return USAGE
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: bridge.stop())
+    bridge.run(until_end=options.until_end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the sinks
+    bridge.close(timeout=options.linger)
+    return _report(bridge, options)
+
+
+def _report(bridge: Bridge, options: argparse.Namespace) -> int:
+    sink = bridge.stats()[options.sink]
+    if not options.quiet:
+        print(f"attnd.bridge: {sink['written']} written, {sink['skipped']} already there, "
+              f"{sink['failed'] + sink['dropped']} lost", file=sys.stderr)
+    return NOT_ALL if sink["failed"] or sink["dropped"] else DONE
+
+
+def _make(options: argparse.Namespace) -> Bridge:
+    images = () if options.sink == "jsonl" else options.images
+    selection = Selection(metrics=options.metrics, statistics=options.statistics, layers=options.layers, images=images,
+                          every=options.every)
+    summaries = options.summaries or _ask_summaries(options.endpoint)
+    to_stdout = options.sink == "jsonl" and options.file is None
+    past = not to_stdout if options.past is None else options.past
+    return Bridge(_sink(options), summaries, control=options.endpoint, jobs=options.job, selection=selection,
+                  window=options.window, live=options.live, past=past)
+
+
+def _sink(options: argparse.Namespace) -> Sink:
+    if options.sink == "tensorboard":
+        return TensorBoardSink(options.directory)
+    if options.sink == "wandb":
+        return WandbSink(options.project, options.entity, options.directory, "offline" if options.offline else None)
+    if options.sink == "mlflow":
+        return MlflowSink(options.uri, options.experiment)
+    return JsonLinesSink(options.file)
+
+
+def _ask_summaries(endpoint: str) -> str:
+    """Where attnd publishes; Unreachable when it does not say."""
+    try:
+        with Control(endpoint) as control:
+            bound = str(control.config()["publish.endpoint"])
+    except (TimeoutError, ConnectionError, ControlError, KeyError) as error:
+        raise Unreachable(f"cannot reach attnd at {endpoint}: is it running? start it with `attnd`, or give"
+                          f" --endpoint, or --summaries to wait for it ({error})") from None
+    return _reachable(bound, endpoint)
+
+
+def _reachable(bound: str, control: str) -> str:
+    """A wildcard host becomes the control endpoint's, or this machine when that is no tcp."""
+    host, _, port = bound.rpartition(":")
+    if host not in ("tcp://*", "tcp://0.0.0.0", "tcp://[::]"):
+        return bound
+    return f"{control.rpartition(':')[0] if control.startswith('tcp://') else 'tcp://127.0.0.1'}:{port}"
+
+
+# ------------------------------------------------------------------------------------- command line
+
+def _patterns(text: str) -> List[str]:
+    return [part for part in text.replace(",", " ").split() if part]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be 1 or more")
+    return int(text)
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    add = common.add_argument
+    default = os.environ.get("ATTND_ENDPOINT") or wire.CONTROL_ENDPOINT
+    add("--endpoint", default=default,
+        help=f"where attnd answers; default $ATTND_ENDPOINT, else {wire.CONTROL_ENDPOINT}")
+    add("--summaries", metavar="ENDPOINT", help="where it publishes; default: it is asked")
+    add("--job", action="append", default=[], help="only this job; may be repeated")
+    add("--metrics", type=_patterns, default=METRICS, metavar="PATTERNS",
+        help=f"comma-separated, * and ? allowed; default {','.join(METRICS)}")
+    add("--statistics", type=_patterns, default=STATISTICS, metavar="PATTERNS",
+        help="mean,std,min,max,p50,p90,p99,last,count,drift.delta,drift.z,drift.js,drift.change; default "
+             f"{','.join(STATISTICS)}")
+    add("--layers", type=_patterns, default=("*",), metavar="PATTERNS", help="such as 'decoder.*.self'; default all")
+    add("--images", type=_patterns, default=IMAGES, metavar="PATTERNS",
+        help=f"metrics that get heat maps; '' = none; default {','.join(IMAGES)}")
+    add("--every", type=_count, default=1, metavar="N", help="only every N-th window")
+    add("--window", help="such as '1 epoch' or '100 steps every 10'; default: attnd's primary windows")
+    add("--live", action="store_true", help="single messages too, as <metric>.live")
+    add("--past", action="store_true", default=None,
+        help="first what the history has and the sink has not; the default but for stdout")
+    add("--no-past", dest="past", action="store_false", help="only what comes from now on")
+    add("--until-end", action="store_true", help="end when the runs that were going on have ended")
+    add("--linger", type=float, default=30.0, metavar="SECONDS", help="for writing what is left at the end; default 30")
+    add("--quiet", action="store_true", help="no tally at the end")
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=os.environ.get("ATTND_BRIDGE_NAME", "python -m attnd.bridge"),
+        description="Forwards attnd's summaries and alerts, until Ctrl-C.")
+    sinks = parser.add_subparsers(dest="sink", required=True, metavar="SINK")
+    common = [_common()]
+    one = sinks.add_parser("tensorboard", parents=common, help="event files, a directory per run")
+    one.add_argument("directory", metavar="DIRECTORY", help="where TensorBoard is pointed to")
+    one = sinks.add_parser("wandb", parents=common, help="Weights & Biases, a run per run")
+    one.add_argument("--project", default="attnd", help="default %(default)s")
+    one.add_argument("--entity", help="team or user")
+    one.add_argument("--directory", help="where W&B keeps its files; default $WANDB_DIR, else here")
+    one.add_argument("--offline", action="store_true", help="write files only: wandb sync sends them later")
+    one = sinks.add_parser("mlflow", parents=common, help="MLflow, a run per run")
+    one.add_argument("--uri", help="tracking store; default $MLFLOW_TRACKING_URI")
+    one.add_argument("--experiment", help="default: one per job, of its name")
+    one = sinks.add_parser("jsonl", parents=common, help="a line of JSON per window and layer")
+    one.add_argument("file", nargs="?", metavar="FILE", help="appended to; default stdout")
+    return parser

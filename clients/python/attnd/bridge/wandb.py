@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""wandb: a Weights & Biases run per attnd run, whose id is the attnd run's digits, so that it is resumed.
+
+Numbers are logged with `attnd/step`, the run's own step, which W&B is told to draw them over: its own counter would
+drop whatever comes for an earlier step. What has been forwarded is in DIRECTORY/wandb/attnd-<project>-<run>.json.
+"""
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, Optional
+
+from .items import Item, Ledger, Note, Picture, Run, Scalars
+from .sink import MissingPackage, Sink, need, read_ledger, write_ledger
+
+STEP = "attnd/step"
+EPOCH = "attnd/epoch"
+_LEVELS = {"info": "INFO", "warning": "WARN", "critical": "ERROR"}
+
+
+class WandbSink(Sink):
+    """project    default "attnd"
+    entity     team or user
+    directory  where W&B keeps its files; default $WANDB_DIR, else the current directory
+    mode       "online", "offline", "disabled"; default $WANDB_MODE
+    run        instead of all these: a run of yours, which every attnd run goes to and which stays open; what it got
+               is then remembered only as long as this sink lives
+
+    MissingPackage when wandb cannot be imported or is older than 0.20: several runs at once are younger.
+    """
+
+    kind = "wandb"
+
+    def __init__(self, project: str = "attnd", entity: Optional[str] = None, directory: Optional[str] = None,
+                 mode: Optional[str] = None, run: Any = None):
+        self._wandb = need("wandb", "'wandb>=0.20'", "the wandb bridge")
+        version = tuple(int(part) for part in self._wandb.__version__.split(".")[:2])
+        if version < (0, 20):
+            raise MissingPackage(f"the wandb bridge needs wandb 0.20 or newer, this is {self._wandb.__version__}: "
+                                 "pip install -U wandb")
+        self._project, self._entity, self._mode = project, entity, mode
+        self._directory = directory or os.environ.get("WANDB_DIR") or "."
+        self._given = run
+        self._runs: Dict[Run, Any] = {}
+        self._lines: Dict[Run, int] = {}  # written, of runs of our own
+        self._ledgers: Dict[Run, Ledger] = {}  # with a run of the caller's
+
+    def recall(self, run: Run) -> Ledger:
+        if self._given is not None:
+            return self._ledgers.setdefault(run, Ledger())
+        ledger = read_ledger(self._ledger_path(run))
+        self._lines[run] = ledger.written
+        return ledger
+
+    def begin(self, run: Run) -> None:
+        logged = self._given if self._given is not None else self._init(run)
+        logged.define_metric(STEP, hidden=True)
+        logged.define_metric("attn/*", step_metric=STEP)
+        self._runs[run] = logged
+
+    def _init(self, run: Run) -> Any:
+        os.makedirs(self._directory, exist_ok=True)
+        return self._wandb.init(
+            project=self._project, entity=self._entity, dir=self._directory, mode=self._mode, id=run.run,
+            name=f"{run.job}-{run.short}", group=run.job, resume="allow", reinit="create_new",
+            config={"attnd": {"job": run.job, "run": run.run}},
+            settings=self._wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True))
+
+    def write(self, item: Item) -> None:
+        if isinstance(item, Scalars):
+            self._log(item, dict(item.values))
+        elif isinstance(item, Picture):
+            self._log(item, {item.name: self._wandb.Image(item.pixels, caption=f"step {item.step}")})
+        elif isinstance(item, Note):
+            self._log(item, {item.name: item.text})
+            if item.result.get("state") == "firing":
+                self._notify(item)
+
+    def _notify(self, note: Note) -> None:
+        level = getattr(self._wandb.AlertLevel, _LEVELS.get(str(note.result.get("severity")), "WARN"))
+        self._runs[note.run].alert(title=f"{note.run.job}: {note.result.get('rule')}", text=note.text, level=level)
+
+    def _log(self, item: Item, values: Dict[str, Any]) -> None:
+        """A line of W&B's. Offline nobody tells W&B how many lines an earlier bridge has written."""
+        logged = self._runs[item.run]
+        number = None
+        if self._given is None and logged.offline:
+            number = self._lines[item.run]
+            self._lines[item.run] = number + 1
+        logged.log({**values, STEP: item.step, EPOCH: item.epoch}, step=number)
+
+    def commit(self, run: Run, ledger: Ledger) -> None:
+        # W&B's own process writes what log() hands it; there is nothing to wait for but the end of the run.
+        if self._given is None:
+            write_ledger(self._ledger_path(run), ledger)
+
+    def end(self, run: Run, final: bool) -> None:
+        logged = self._runs.pop(run)
+        if self._given is None:
+            logged.finish()
+
+    def _ledger_path(self, run: Run) -> str:
+        return os.path.join(self._directory, "wandb", f"attnd-{self._project}-{run.run}.json")

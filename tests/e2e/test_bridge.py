@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: MIT
+"""The bridge against a real daemon, through JSON lines: every window once, whatever is started again; and attnctl bridge."""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "clients" / "python"
+sys.path.insert(0, str(PACKAGE))
+
+from attnd.bridge import Bridge, JsonLinesSink, Selection, Sink  # noqa: E402
+from attnd.bridge.items import Ledger, Note, Picture, Scalars  # noqa: E402
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+RULES = "rules:\n  flat:\n    metric: entropy_normalized\n    above: 0.01\n"
+LAYERS, HEADS = 2, 3
+
+
+def epochs(trainer, rng, first, count):
+    for epoch in range(first, first + count):
+        for layer in range(LAYERS):
+            trainer.attention(softmax_maps(rng, 1, HEADS, 6, 6, causal=True), epoch=epoch, step=10 * epoch + 9, layer=layer,
+                              causal=True)
+        trainer.event("epoch_end", epoch=epoch, step=10 * epoch + 9)
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(PACKAGE), "ATTND_PYTHON": sys.executable, "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
+def attnctl(attnd, *arguments):
+    """attnctl bridge as a process, once it has subscribed."""
+    before = attnd.stats()["subscriptions"]
+    process = subprocess.Popen([ATTNCTL, "bridge", *arguments, "--endpoint", attnd.endpoint("control")], env=environment(),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: process.poll() is not None or attnd.stats()["subscriptions"] >= before + 3, "the subscriptions", 60)
+    return process
+
+
+def refused(*arguments, **more):
+    """Of a bridge that cannot start: exit status and what it says."""
+    done = subprocess.run([ATTNCTL, "bridge", *arguments], env=environment(**more), capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def points(path, layer=0):
+    """[step] of the windows of a layer, in the order of the file."""
+    return [line["step"] for line in lines(path) if line["kind"] == "values" and f".{layer}." in line["where"]]
+
+
+def steps_of(count):
+    return [10 * epoch + 9 for epoch in range(count)]
+
+
+class Kept(Sink):
+    """Keeps items, to be looked at."""
+    kind = "kept"
+
+    def __init__(self):
+        self.items = []
+        self.ledgers = {}
+
+    def recall(self, run):
+        return self.ledgers.setdefault(run, Ledger())
+
+    def begin(self, run):
+        pass
+
+    def write(self, item):
+        self.items.append(item)
+
+    def commit(self, run, ledger):
+        pass
+
+    def of(self, kind):
+        return [item for item in self.items if isinstance(item, kind)]
+
+
+def bridge(attnd, *sinks, **options):
+    return Bridge(sinks, attnd.endpoint("publish"), control=attnd.endpoint("control"), **options)
+
+
+def start_again(attnd, trainer):
+    """The daemon; the trainer hears of it."""
+    attnd.stop()
+    while trainer.prefixes:
+        frame = trainer.socket.recv()
+        (trainer.prefixes.add if frame[:1] == b"\x01" else trainer.prefixes.discard)(frame[1:])
+    attnd.start()
+    trainer.wait_subscribed()
+
+
+def test_every_window_once_whatever_is_started_again(tmp_path, rng):
+    attnd, path = Attnd(), tmp_path / "out.jsonl"
+    trainer = Trainer(attnd, "gpt")
+    epochs(trainer, rng, 0, 2)
+    first = attnctl(attnd, "jsonl", str(path))
+    epochs(trainer, rng, 2, 1)
+    wait_until(lambda: points(path, 1) == steps_of(3), "the first three")
+    first.kill()
+    first.communicate()
+    epochs(trainer, rng, 3, 1)
+    second = attnctl(attnd, "jsonl", str(path), "--until-end")
+    wait_until(lambda: points(path, 1) == steps_of(4), "the fourth, which nobody saw")
+    start_again(attnd, trainer)
+    epochs(trainer, rng, 4, 2)
+    trainer.event("bye", epoch=5)
+    _, said = second.communicate(timeout=60)
+    assert (second.returncode, points(path, 0), points(path, 1)) == (0, steps_of(6), steps_of(6)), said
+    attnd.close()
+
+
+def test_numbers_are_those_of_the_summaries(rng):
+    attnd, kept = Attnd(), Kept()
+    reader = Reader(attnd, "summary/gpt/")
+    trainer = Trainer(attnd, "gpt")
+    with bridge(attnd, kept, selection=Selection(metrics="*", statistics="*", images=())) as running:
+        wait_until(lambda: attnd.stats()["subscriptions"] >= 4, "the bridge")
+        epochs(trainer, rng, 0, 7)
+        trainer.event("bye", epoch=6)
+        assert running.wait(60)
+    summaries = [reader.next()[1] for _ in range(7 * LAYERS)]
+    scalars = {(item.where, item.step): item for item in kept.of(Scalars)}
+    assert len(scalars) == len(summaries)
+    for summary in summaries:
+        found = scalars[f"decoder.{summary['layer']}.self 1 epoch", summary["step"]]
+        prefix = f"attn/decoder.{summary['layer']}.self/"
+        for head in range(HEADS):
+            for statistic, suffix in (("mean", ""), ("p90", ".p90"), ("count", ".count")):
+                assert found.values[f"{prefix}entropy{suffix}/head_{head}"] == summary["heads"]["entropy"][statistic][head]
+        assert found.values[prefix + "aggregate.max.std"] == summary["aggregate"]["max"]["std"]["mean"]
+        assert (found.time_ns, found.epoch) == (summary["time_ns"], summary["epoch"])
+    drift = summaries[-1]["drift"]["entropy"]
+    for head in range(HEADS):
+        assert found.values[f"{prefix}entropy.drift.z/head_{head}"] == drift["z"][head]
+        assert found.values[f"{prefix}entropy.drift.js/head_{head}"] == drift["js"][head]
+    attnd.close()
+
+
+def test_the_past_is_told_to_a_bridge_that_comes_late(rng):
+    attnd, kept = Attnd(config=RULES), Kept()
+    reader = Reader(attnd, "job/")
+    trainer = Trainer(attnd, "gpt")
+    epochs(trainer, rng, 0, 4)
+    trainer.event("bye", epoch=3)
+    wait_until(lambda: reader.next()[1]["state"] == "ended", "the end")
+    past = wait_until(lambda: whole_history(attnd, 4), "the history")
+    with bridge(attnd, kept):
+        wait_until(lambda: len(kept.of(Picture)) == 3 * 4, "all pictures")
+        wait_until(lambda: len(kept.of(Note)) == len(past), "all alerts")
+    assert [item.step for item in kept.of(Scalars)] == [step for step in steps_of(4) for _ in range(LAYERS)]
+    assert {item.step for item in kept.of(Picture)} == set(steps_of(4))
+    assert kept.of(Note)[0].text.startswith("warning, firing: entropy_normalized")
+    attnd.close()
+
+
+def whole_history(attnd, count):
+    """The alerts, once the history has so many windows of both layers."""
+    try:
+        layers = attnd.call("windows", job="gpt")["layers"]
+    except RuntimeError:
+        return None
+    done = len(layers) == LAYERS and all(layer["tracks"][0]["last"] == count - 1 for layer in layers)
+    return attnd.call("alerts", job="gpt")["alerts"] if done else None
+
+
+@pytest.mark.parametrize("window,expected", [(None, "1 epoch"), ("2 epochs every 1", "2 epochs every 1")])
+def test_windows_of_one_kind_make_a_series(rng, window, expected):
+    attnd, kept = Attnd("window.also=[2 epochs every 1]"), Kept()
+    trainer = Trainer(attnd, "gpt")
+    with bridge(attnd, kept, window=window, live=True) as running:
+        wait_until(lambda: attnd.stats()["subscriptions"] >= 4, "the bridge")
+        epochs(trainer, rng, 0, 3)
+        trainer.event("bye", epoch=2)
+        assert running.wait(60)
+    windows = {item.where for item in kept.of(Scalars) if "window" in item.about}
+    assert windows == {f"decoder.{layer}.self {expected}" for layer in range(LAYERS)}
+    live = [item for item in kept.of(Scalars) if item.where == "decoder.0.self live 0"]
+    assert [item.step for item in live] == steps_of(3) and "attn/decoder.0.self/entropy.live/head_0" in live[0].values
+    attnd.close()
+
+
+def test_a_sink_that_fails_stops_no_other(rng):
+    class Failing(Kept):
+        kind = "failing"
+
+        def write(self, item):
+            raise OSError("no space left")
+
+    attnd, kept = Attnd(), Kept()
+    trainer = Trainer(attnd, "gpt")
+    with bridge(attnd, Failing(), kept) as running:
+        wait_until(lambda: attnd.stats()["subscriptions"] >= 3, "the bridge")
+        epochs(trainer, rng, 0, 3)
+        trainer.event("bye", epoch=2)
+        assert running.wait(60)
+    stats = running.stats()
+    assert len(kept.of(Scalars)) == 3 * LAYERS and stats["kept"]["failed"] == 0
+    assert stats["failing"]["failed"] >= 3 * LAYERS and stats["failing"]["written"] == 0
+    attnd.close()
+
+
+def test_ctrl_c_ends_cleanly_and_flushes(rng):
+    attnd = Attnd(config=RULES)
+    trainer = Trainer(attnd, "gpt")
+    process = attnctl(attnd, "jsonl", "--metrics", "entropy,sink_rate", "--layers", "decoder.1.*")
+    epochs(trainer, rng, 0, 1)
+    values = {}
+    while values.get("kind") != "values":
+        values = json.loads(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and " 0 lost" in said, said
+    assert set(values["values"]) == {f"attn/decoder.1.self/{name}" for name in (
+        "sink_rate", "entropy/head_0", "entropy/head_1", "entropy/head_2", "entropy/heads_mean", "entropy/heads_min",
+        "entropy/heads_max")}
+    assert np.isclose(values["values"]["attn/decoder.1.self/entropy/heads_mean"], np.mean(
+        [values["values"][f"attn/decoder.1.self/entropy/head_{head}"] for head in range(HEADS)]))
+    attnd.close()
+
+
+def test_a_reader_of_stdout_that_leaves_ends_it(rng):
+    attnd = Attnd()
+    trainer = Trainer(attnd, "gpt")
+    process = attnctl(attnd, "jsonl")
+    process.stdout.close()
+    epochs(trainer, rng, 0, 1)
+    assert process.wait(60) == 0
+    process.stderr.close()
+    attnd.close()
+
+
+def test_what_cannot_be_started_says_why(tmp_path):
+    code, said = refused("jsonl", "--endpoint", f"ipc://{tmp_path}/nobody")
+    assert code == 3 and "cannot reach attnd at" in said
+    code, said = refused("jsonl", "--window", "sometimes", "--summaries", f"ipc://{tmp_path}/nobody")
+    assert code == 2 and "window 'sometimes': must be such as" in said
+    (tmp_path / "wandb.py").write_text("raise ImportError('not here')\n")
+    code, said = refused("wandb", "--summaries", f"ipc://{tmp_path}/nobody", PYTHONPATH=f"{tmp_path}:{PACKAGE}")
+    assert code == 2 and said == "attnd.bridge: the wandb bridge needs wandb: pip install 'wandb>=0.20'\n"
+    (tmp_path / "msgpack.py").write_text("raise ModuleNotFoundError('not here', name='msgpack')\n")
+    code, said = refused("jsonl", PYTHONPATH=f"{tmp_path}:{PACKAGE}")
+    assert code == 2 and "has no msgpack: pip install numpy pyzmq msgpack" in said
+
+
+def test_attnctl_finds_the_package_in_its_source_tree(tmp_path):
+    place = tmp_path / "build" / "clients" / "cli"
+    place.mkdir(parents=True)
+    shutil.copy(ATTNCTL, place / "attnctl")
+    command = [str(place / "attnctl"), "bridge", "--help"]
+    alone = environment(PYTHONPATH="")
+    away = subprocess.run(command, env=alone, cwd=tmp_path, capture_output=True, text=True)
+    installed = subprocess.run([sys.executable, "-c", "import attnd.bridge"], env=alone, cwd=tmp_path, capture_output=True)
+    if installed.returncode != 0:
+        assert away.returncode == 2 and "has no attnd with a bridge" in away.stderr
+    (tmp_path / "clients").mkdir()
+    (tmp_path / "clients" / "python").symlink_to(PACKAGE)
+    found = subprocess.run(command, env=alone, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0 and found.stdout.startswith("usage: attnctl bridge")
+
+
+def test_attnctl_without_a_python():
+    code, said = refused("jsonl", ATTND_PYTHON="/nonexistent/python")
+    assert code == 2 and said.startswith("attnctl: cannot run '/nonexistent/python': No such file or directory; ")
+
+
+def test_a_file_that_is_no_file_of_lines_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine\n")
+    code, said = refused("jsonl", str(tmp_path / "notes.txt"), "--summaries", f"ipc://{tmp_path}/nobody")
+    assert code == 2 and "notes.txt:1: not a line of this bridge" in said
+    assert (tmp_path / "notes.txt").read_text() == "mine\n"
+    with pytest.raises(ValueError):
+        JsonLinesSink(str(tmp_path / "notes.txt"))

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""MLflow's own client finds what the bridge wrote to a store in a file: one run, every window once."""
+import io
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlflow", reason="mlflow is not installed")
+
+from bridged import HEADS, JOB, LAYERS, daemon, interrupted_run  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
+
+
+def tags_have(client, epoch):
+    """Whether the run's tags say that all layers and pictures are written up to this epoch."""
+    experiment = client.get_experiment_by_name(JOB)
+    runs = client.search_runs([experiment.experiment_id]) if experiment else []
+    tags = {key: json.loads(value) for run in runs for key, value in run.data.tags.items()
+            if key.startswith("attnd.bridge.") and not key.endswith(".alerts")}
+    return len(tags) >= LAYERS + 3 and all(position[0] >= epoch for position in tags.values())
+
+
+@pytest.fixture
+def written(tmp_path):
+    """(training, client, its run)"""
+    attnd = daemon()
+    uri = f"sqlite:///{tmp_path}/store.db"
+    client = MlflowClient(tracking_uri=uri)
+    training = interrupted_run(attnd, "mlflow", "--uri", uri, cwd=tmp_path,
+                               written=lambda training, epoch: tags_have(client, epoch))
+    attnd.close()
+    runs = client.search_runs([client.get_experiment_by_name(JOB).experiment_id])
+    assert len(runs) == 1
+    return training, client, runs[0]
+
+
+def test_every_window_once_in_one_mlflow_run(written):
+    training, client, run = written
+    assert run.info.status == "FINISHED" and run.data.tags["attnd.run"] == training.run
+    for layer in range(LAYERS):
+        for head in (0, 5, HEADS - 1):
+            name = f"attn/decoder.{layer}.self/entropy/head_{head:02d}"
+            points = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+            assert [step for step, _ in points] == training.steps()
+            np.testing.assert_allclose([value for _, value in points], training.values(layer, head), atol=1e-5)
+
+
+def test_pictures_and_alerts_are_artifacts(written, tmp_path, monkeypatch):
+    training, client, run = written
+    monkeypatch.chdir(tmp_path)  # where the bridge ran: mlflow's artifacts are relative to it
+    pictures = client.list_artifacts(run.info.run_id, "attn/heatmap/confidence")
+    assert sorted(item.path for item in pictures) == [
+        f"attn/heatmap/confidence/step_{step:09d}.png" for step in training.steps()]
+    picture = client.download_artifacts(run.info.run_id, pictures[0].path)
+    with io.open(picture, "rb") as file:
+        assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+    alerts = [item.path for item in client.list_artifacts(run.info.run_id, "attn/alerts")]
+    assert any("flat-decoder-0-self" in path and path.endswith("-firing.txt") for path in alerts)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""TensorBoard's own reader finds what the bridge wrote: every window once, at its step, with the numbers that follow from the
+weights that were sent."""
+import io
+import signal
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+pytest.importorskip("PIL", reason="Pillow is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
+
+from bridged import (HEADS, JOB, LAYERS, Training, daemon, ended, interrupted_run, ledger_has, start,  # noqa: E402
+                     wait_until)
+from PIL import Image  # noqa: E402
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+
+
+def read(directory):
+    accumulator = EventAccumulator(str(directory), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def series(accumulator, name):
+    return [event.step for event in accumulator.Scalars(name)], [event.value for event in accumulator.Scalars(name)]
+
+
+def check_series(accumulator, training):
+    for layer in range(LAYERS):
+        for head in range(HEADS):
+            steps, values = series(accumulator, f"attn/decoder.{layer}.self/entropy/head_{head:02d}")
+            assert steps == training.steps()
+            np.testing.assert_allclose(values, training.values(layer, head), atol=1e-5)
+
+
+def written_to(directory):
+    return lambda training, epoch: ledger_has(directory / JOB / training.run[:8] / "attnd-bridge.json", epoch)
+
+
+def test_every_window_once_across_a_restart_of_the_bridge(tmp_path):
+    attnd = daemon()
+    training = interrupted_run(attnd, "tensorboard", tmp_path, written=written_to(tmp_path))
+    found = read(tmp_path / JOB / training.run[:8])
+    check_series(found, training)
+    steps, means = series(found, "attn/decoder.0.self/entropy/heads_mean")
+    np.testing.assert_allclose(means, [training.expected[0, step].mean() for step in steps], atol=1e-5)
+    assert not any("p90" in name for name in found.Tags()["scalars"])
+    attnd.close()
+
+
+def test_pictures_and_alerts(tmp_path):
+    attnd = daemon()
+    training = interrupted_run(attnd, "tensorboard", tmp_path, written=written_to(tmp_path))
+    found = read(tmp_path / JOB / training.run[:8])
+    images = found.Images("attn/heatmap/entropy_normalized")
+    assert [event.step for event in images] == training.steps()
+    picture = Image.open(io.BytesIO(images[-1].encoded_image_string))
+    assert picture.size == (images[-1].width, images[-1].height) and picture.size[0] > HEADS * 20
+    assert len(picture.convert("RGB").getcolors(1 << 20)) > HEADS * LAYERS
+    text = found.Tensors("attn/alerts/flat/text_summary")
+    assert {event.step for event in text} == {2, training.steps()[-1]}
+    assert b"firing: entropy_normalized" in text[0].tensor_proto.string_val[0]
+    assert b"the run has ended" in text[-1].tensor_proto.string_val[0]
+    attnd.close()
+
+
+def test_nothing_twice_after_a_kill(tmp_path):
+    attnd = daemon()
+    training = Training(attnd)
+    first = start(attnd, "tensorboard", tmp_path)
+    training.epochs(0, 3)
+    wait_until(lambda: written_to(tmp_path)(training, 2), "the ledger", 120)
+    first.kill()
+    first.communicate()
+    second = start(attnd, "tensorboard", tmp_path)
+    training.epochs(3, 1)
+    wait_until(lambda: written_to(tmp_path)(training, 3), "the ledger", 120)
+    ended(second, signal.SIGTERM)
+    check_series(read(tmp_path / JOB / training.run[:8]), training)
+    attnd.close()
+
+
+def test_a_thread_beside_the_training_writes_to_a_writer_of_ones_own(tmp_path):
+    from attnd.bridge import Bridge, Selection, TensorBoardSink
+    from torch.utils.tensorboard import SummaryWriter
+
+    attnd = daemon()
+    writer = SummaryWriter(str(tmp_path))
+    selection = Selection(metrics="entropy", statistics=("mean", "p90"), images=(), layers="decoder.1.*")
+    with Bridge(TensorBoardSink(writer=writer), attnd.endpoint("publish"), control=attnd.endpoint("control"), jobs=[JOB],
+                selection=selection) as bridge:
+        training = Training(attnd)
+        training.epochs(0, 2)
+        training.end()
+        assert bridge.wait(60)
+    writer.add_scalar("loss", 1.0, 0)  # it is still open
+    writer.close()
+    found = read(tmp_path)
+    assert {name.split("/")[1] for name in found.Tags()["scalars"] if name != "loss"} == {"decoder.1.self"}
+    steps, values = series(found, "attn/decoder.1.self/entropy/head_00")
+    np.testing.assert_allclose(values, training.values(1, 0), atol=1e-5)
+    assert steps == training.steps() and found.Tags()["images"] == []
+    assert series(found, "attn/decoder.1.self/entropy.p90/head_00")[0] == steps
+    attnd.close()

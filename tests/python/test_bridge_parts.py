@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: MIT
+"""The parts of the bridge that need no daemon: names, pictures, memory, and sinks that misbehave."""
+import logging
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from attnd import flat, wire
+from attnd.bridge import JsonLinesSink, Selection, Sink
+from attnd.bridge import font, heatmap, palette
+from attnd.bridge.items import End, Ledger, Note, Run, Scalars
+from attnd.bridge.past import window_text
+from attnd.bridge.pictures import Pictures
+from attnd.bridge.pump import checked_window
+from attnd.bridge.sink import SinkGone, read_ledger, write_ledger
+from attnd.bridge.worker import Worker
+from attnd.notebook import POINTS_MAX, Course
+from conftest import wait_until
+
+RUN = Run("gpt", "0123456789abcdef0123456789abcdef")
+
+
+def summary(layer=0, last=0, heads=12, step=None, stack="decoder", **more):
+    mean = (np.arange(heads) + layer) / 100.0
+    return {"kind": "summary", "job": RUN.job, "run": RUN.run, "epoch": last, "step": last * 10 + 9 if step is None else step,
+            "time_ns": 1000 + last, "stack": stack, "layer": layer, "site": "self",
+            "window": {"unit": "epoch", "first": last, "last": last, "length": 1, "every": 1, "partial": False},
+            "heads": {"entropy": {"mean": mean, "p90": mean * 2}, "pattern": {"last": ["local"] * heads}}, **more}
+
+
+def scalars(position=1, where="decoder.0.self 1 epoch", run=RUN):
+    return Scalars(run, where, (position,), 0, position, 5, {"attn/x": 1.0}, {})
+
+
+# ------------------------------------------------------------------------------------------- names
+
+def test_names_are_padded_to_the_layers_heads():
+    values = Selection(metrics="entropy").values(summary())
+    assert [name for name in values if "head_" in name][:2] == [
+        "attn/decoder.0.self/entropy/head_00", "attn/decoder.0.self/entropy/head_01"]
+    assert values["attn/decoder.0.self/entropy/head_11"] == 0.11
+    assert "attn/decoder.0.self/entropy/head_7" in Selection(metrics="entropy").values(summary(heads=8))
+
+
+def test_aggregates_over_heads_leave_out_what_is_missing():
+    result = summary(heads=3)
+    result["heads"]["entropy"]["mean"] = np.array([1.0, np.nan, 2.0])
+    values = Selection(metrics="entropy").values(result)
+    assert {name.rpartition("/")[2]: value for name, value in values.items()} == {
+        "head_0": 1.0, "head_2": 2.0, "heads_mean": 1.5, "heads_min": 1.0, "heads_max": 2.0}
+
+
+def test_statistics_drift_and_numbers_of_the_layer_have_names_of_their_own():
+    result = summary(heads=2, sink_rate={"mean": 0.5, "last": 1.0}, drift={"entropy": {"z": np.array([3.0, np.nan])}},
+                     aggregate={"mean": {"std": {"mean": 0.25}}})
+    values = Selection(metrics="*", statistics=("mean", "p90", "drift.z")).values(result)
+    assert values["attn/decoder.0.self/entropy.p90/head_1"] == pytest.approx(0.02)
+    assert values["attn/decoder.0.self/entropy.drift.z/head_0"] == 3.0
+    assert "attn/decoder.0.self/entropy.drift.z/head_1" not in values
+    assert values["attn/decoder.0.self/sink_rate"] == 0.5
+    assert values["attn/decoder.0.self/aggregate.mean.std"] == 0.25
+
+
+def test_live_numbers_say_so_and_of_which_rank():
+    live = {"kind": "live", "stack": "decoder", "layer": 0, "site": "self", "rank": 1, "heads": {"entropy": np.ones(1)}}
+    assert "attn/decoder.0.self/entropy.live.rank1/head_0" in Selection().values(live)
+    assert "attn/decoder.0.self/entropy.live/head_0" in Selection().values({**live, "rank": 0})
+
+
+def test_lists_of_numbers_are_flattened_by_place():
+    result = summary(spectrum={"singular_values": {"mean": np.array([[3.0, 2.0], [5.0, 4.0]])},
+                               "low_rank_error": {"mean": np.array([[0.5, 0.4, 0.3, 0.2, 0.1]] * 2)}})
+    found = {metric: value for metric, _, value in flat.numbers(result)}
+    assert list(found["singular_values.2"]) == [2.0, 4.0] and list(found["low_rank_error.16"]) == [0.1, 0.1]
+
+
+def test_arrays_are_made_of_what_the_control_socket_answers():
+    found = wire.with_arrays({"heads": {"entropy": {"mean": [1.0, None]}}, "shape": [1, 2, 3, 3]})
+    assert np.isnan(found["heads"]["entropy"]["mean"][1]) and found["shape"] == [1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("arguments", [{"statistics": "median"}, {"every": 0}])
+def test_a_selection_that_cannot_be(arguments):
+    with pytest.raises(ValueError, match="must be"):
+        Selection(**arguments)
+
+
+def test_every_nth_window_is_the_same_one_for_all():
+    selection = Selection(every=3)
+    assert [n for n in range(10) if selection.wants_window({"last": n, "every": 1})] == [0, 3, 6, 9]
+    steps = [last for last in range(99, 1000, 100) if selection.wants_window({"last": last, "every": 100})]
+    assert steps == [99, 399, 699, 999]
+
+
+def test_pictures_thin_out_in_long_runs():
+    drawn = sum(Selection().has_picture({"last": n, "every": 1}) for n in range(100000))
+    assert 100 <= drawn <= 1200
+    assert all(Selection().has_picture({"last": n, "every": 1}) for n in range(200))
+
+
+@pytest.mark.parametrize("text,canonical", [("1 epoch", "1 epoch"), ("100 steps every 10", "100 steps every 10"),
+                                            (" 5 second  every 5", "5 seconds"), (None, None)])
+def test_windows_are_named_as_the_daemon_names_them(text, canonical):
+    assert checked_window(text) == canonical
+
+
+def test_a_window_that_is_none():
+    with pytest.raises(ValueError, match="must be such as"):
+        checked_window("sometimes")
+    assert window_text({"unit": "step", "length": 10, "every": 5}) == "10 steps every 5"
+
+
+# ---------------------------------------------------------------------------------------- pictures
+
+def lightness(colour):
+    """CIE L* of sRGB 0..255."""
+    linear = [(c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in np.array(colour) / 255.0]
+    y = np.dot(linear, (0.2126, 0.7152, 0.0722))
+    return 116 * np.cbrt(y) - 16 if y > 0.008856 else 903.3 * y
+
+
+def test_the_palette_gets_lighter_evenly():
+    lights = [lightness(colour) for colour in palette.colours(np.linspace(0, 1, 65), 0, 1)]
+    steps = np.diff(lights)
+    assert lights[0] < 12 and lights[-1] > 90
+    assert steps.min() > 0.4 * steps.mean() and steps.max() < 2.0 * steps.mean()
+
+
+def test_colours_beyond_the_scale_and_without_a_number():
+    found = palette.colours(np.array([-5.0, 0.0, 1.0, 7.0, np.nan]), 0.0, 1.0)
+    assert tuple(found[0]) == tuple(found[1]) == palette.STOPS[0] and tuple(found[2]) == tuple(found[3]) == palette.STOPS[-1]
+    assert tuple(found[4]) == palette.MISSING
+    assert len({tuple(c) for c in palette.colours(np.full(3, 2.0), 2.0, 2.0)}) == 1
+
+
+def test_every_cell_has_the_colour_of_its_number():
+    layers = {f"decoder.{n}.self": np.linspace(0, 1, 4) * (n + 1) / 3 for n in range(3)}
+    layers["decoder.1.self"][2] = np.nan
+    image = heatmap.render("confidence", layers, 7)
+    for name, values in layers.items():
+        for colour in palette.colours(values, 0.0, 1.0):
+            assert (image == colour).all(-1).sum() >= 39 * 39, name
+
+
+def test_a_picture_is_a_png_that_says_what_it_shows():
+    image = heatmap.render("max_logit", {"encoder.0.self": np.array([1.0, 2.0]), "decoder.0.cross": np.array([3.0])}, 120)
+    data = heatmap.png(image)
+    assert data[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", data[16:24]) == image.shape[1::-1]
+    size = struct.unpack(">I", data[33:37])[0]
+    lines = np.frombuffer(zlib.decompress(data[41:41 + size]), np.uint8).reshape(image.shape[0], -1)
+    assert np.array_equal(lines[:, 1:].reshape(image.shape), image)
+    dots = font.draw("max_logit", heatmap.TEXT)
+    title = (image == heatmap.INK).all(-1)[heatmap.MARGIN:, heatmap.MARGIN:][:dots.shape[0], :dots.shape[1]]
+    assert np.array_equal(title, dots)
+
+
+def test_large_models_are_shown_whole_and_huge_ones_say_what_is_cut():
+    assert max(heatmap.render("entropy", {f"decoder.{n}.self": np.ones(96) for n in range(96)}, 1).shape) < 1200
+    huge = heatmap.render("entropy", {"decoder.0.self": np.arange(5000.0)}, 1)
+    assert huge.shape[1] <= heatmap.SIDE_MAX + 1000
+    with pytest.raises(ValueError, match="needs a layer"):
+        heatmap.render("entropy", {}, 1)
+
+
+def test_layers_are_in_the_models_order():
+    names = ["decoder.10.self", "decoder.2.self", "decoder.0.cross", "encoder.0.self"]
+    assert sorted(names, key=heatmap.model_order) == ["encoder.0.self", "decoder.2.self", "decoder.10.self",
+                                                      "decoder.0.cross"]
+
+
+def test_a_picture_is_drawn_when_all_announced_layers_are_there():
+    pictures = Pictures(Selection(images="entropy"))
+    pictures.announce(RUN, {"layers": [{"stack": "decoder", "layer": n, "site": "self"} for n in range(2)]})
+    assert list(pictures.add(RUN, summary(0), (0, 9, 1))) == []
+    drawn = list(pictures.add(RUN, summary(1), (0, 9, 1)))
+    assert [(picture.name, picture.step) for picture in drawn] == [("attn/heatmap/entropy", 9)]
+    assert list(pictures.flush()) == []
+
+
+def test_a_picture_of_what_there_is_when_the_next_window_begins_or_nothing_comes():
+    pictures = Pictures(Selection(images="entropy"))
+    assert list(pictures.add(RUN, summary(0), (0, 9, 1))) == []
+    assert [picture.step for picture in pictures.add(RUN, summary(0, last=1), (1, 19, 1))] == [9]
+    assert [picture.step for picture in pictures.flush()] == [19]
+    again = list(pictures.add(RUN, summary(1, last=1), (1, 19, 1))) + list(pictures.flush())
+    assert [picture.position for picture in again] == [(1, 19, 1, 2)]
+    assert list(pictures.add(RUN, summary(1, last=0), (0, 9, 1))) == []
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+def note(step=3, head=0):
+    return Note(RUN, "alert", (), 0, step, 5, "attn/alerts/r", "text", {"rule": "r", "step": step, "head": head})
+
+
+def test_a_ledger_knows_what_it_has(tmp_path):
+    ledger = Ledger()
+    for item in (scalars(3), note(), note(head=1)):
+        assert ledger.is_new(item)
+        ledger.mark(item)
+    path = str(tmp_path / "deep" / "ledger.json")
+    write_ledger(path, ledger)
+    again = read_ledger(path)
+    assert again == ledger and again.written == 3
+    assert not again.is_new(scalars(3)) and not again.is_new(scalars(2)) and again.is_new(scalars(4))
+    assert not again.is_new(note()) and again.is_new(note(step=4)) and again.is_new(scalars(1, "decoder.1.self 1 epoch"))
+
+
+def test_a_ledger_that_is_none_says_what_to_do(tmp_path):
+    path = tmp_path / "ledger.json"
+    assert read_ledger(str(path)) == Ledger()
+    for text in ("{", "[]", '{"positions": 5, "notes": []}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="remove it"):
+            read_ledger(str(path))
+
+
+def test_a_file_of_lines_is_its_own_memory_and_heals(tmp_path):
+    path = tmp_path / "out.jsonl"
+    sink = JsonLinesSink(str(path))
+    sink.recall(RUN)
+    sink.write(scalars(3))
+    sink.close()
+    with open(path, "ab") as file:
+        file.write(b'{"kind":"values","job":')  # killed in the middle
+    again = JsonLinesSink(str(path))
+    assert not again.recall(RUN).is_new(scalars(3)) and again.recall(RUN).is_new(scalars(4))
+    again.close()
+    assert path.read_bytes().count(b"\n") == 1 and path.read_bytes().endswith(b"\n")
+    path.write_text("something else\n")
+    with pytest.raises(ValueError, match="out.jsonl:1: not a line of this bridge"):
+        JsonLinesSink(str(path))
+
+
+def test_a_course_keeps_the_newest_point_and_thins_the_others():
+    course = Course()
+    for step in range(5000):
+        course.add(step, np.array([float(step)]))
+    assert len(course.steps) <= POINTS_MAX + 1 and course.steps[-1] == 4999 and course.steps[0] == 0
+    assert len(set(np.diff(course.steps[:-1]))) == 1
+    assert course.table()[:, 0].tolist() == course.steps
+
+
+# ------------------------------------------------------------------------------- sinks that misbehave
+
+class Memory(Sink):
+    """Keeps what it gets; hangs while `gate` is closed, fails when told to."""
+    kind = "memory"
+
+    def __init__(self):
+        self.items, self.calls = [], []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failing = False
+
+    def recall(self, run):
+        return Ledger()
+
+    def begin(self, run):
+        self.calls.append(("begin", run.run))
+
+    def write(self, item):
+        assert self.gate.wait(30)
+        if self.failing:
+            raise OSError("no space left")
+        self.items.append(item)
+
+    def commit(self, run, ledger):
+        self.calls.append(("commit", run.run))
+
+    def end(self, run, final):
+        self.calls.append(("end", run.run, final))
+
+    def close(self):
+        self.calls.append(("close",))
+
+
+def closed(worker, seconds=10.0):
+    import time
+
+    worker.begin_close()
+    worker.finish_close(time.monotonic() + seconds)
+    return worker.stats()
+
+
+def test_items_are_written_once_committed_and_ended():
+    worker = Worker(Memory())
+    for item in (scalars(1), scalars(2), scalars(2), End(RUN, "", (), 0, 0, 0), ):
+        worker.offer(item)
+    assert closed(worker) == {"written": 2, "skipped": 1, "failed": 0, "dropped": 0, "waiting": 0}
+    assert worker.sink.calls == [("begin", RUN.run), ("commit", RUN.run), ("end", RUN.run, True), ("close",)]
+
+
+def test_what_is_not_new_does_not_begin_a_run():
+    worker = Worker(Memory())
+    ledger = Ledger({"decoder.0.self 1 epoch": (9,)})
+    worker.sink.recall = lambda run: ledger
+    worker.offer(scalars(9))
+    assert closed(worker)["skipped"] == 1 and worker.sink.calls == [("close",)]
+
+
+def test_a_failure_is_said_once_and_counted(caplog):
+    worker = Worker(Memory())
+    worker.sink.failing = True
+    with caplog.at_level(logging.WARNING, "attnd"):
+        for position in range(1, 6):
+            worker.offer(scalars(position))
+        wait_until(lambda: worker.stats()["failed"] == 5, "the failures")
+        worker.sink.failing = False
+        worker.offer(scalars(6))
+        stats = closed(worker)
+    assert (stats["failed"], stats["written"]) == (5, 1)
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == 2 and "no space left" in texts[0] and "5 results were not written, 1 were" in texts[1]
+
+
+def test_a_sink_that_hangs_drops_and_counts_and_holds_nobody_up():
+    worker = Worker(Memory(), queue_items=10)
+    worker.sink.gate.clear()
+    for position in range(1, 101):
+        worker.offer(scalars(position))
+    stats = worker.stats()
+    assert stats["waiting"] <= 10 and stats["dropped"] >= 89
+    worker.sink.gate.set()
+    stats = closed(worker)
+    assert stats["written"] + stats["dropped"] == 100 and stats["written"] >= 10
+
+
+def test_a_sink_that_hangs_for_good_is_left_behind():
+    worker = Worker(Memory())
+    worker.sink.gate.clear()
+    worker.offer(scalars(1))
+    worker.offer(scalars(2))
+    wait_until(lambda: worker.stats()["waiting"] == 1, "the first is being written")
+    assert closed(worker, 0.1)["dropped"] == 1
+    worker.sink.gate.set()
+
+
+def test_a_sink_that_is_gone_is_quiet(caplog):
+    worker = Worker(Memory())
+
+    def write(item):
+        raise SinkGone("no reader")
+
+    worker.sink.write = write
+    worker.offer(scalars(1))
+    wait_until(lambda: worker.gone, "the sink to go")
+    with caplog.at_level(logging.WARNING, "attnd"):
+        worker.offer(scalars(2))
+        closed(worker)
+    assert caplog.records == []
