@@ -205,6 +205,8 @@ bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
     return !message->finished;
 }
 
+/* In the order in which messages came, so that the last value of a topic is the newest; of those
+ * that are computed in the background when they are done. */
 static void publish_live(struct run *run, const struct message *message)
 {
     char topic[TOPIC_MAX];
@@ -219,7 +221,7 @@ static void publish_live(struct run *run, const struct message *message)
 void run_finish(struct run *run, struct message *message)
 {
     message->finished = true;
-    if (!message->code && (message->detached || foresee(run, message) == 0))
+    if (message->detached && !message->code)
         publish_live(run, message);
 }
 
@@ -345,6 +347,7 @@ static int take_numbers(struct run *run, struct stream *stream, struct message *
     if (code || message->detached)
         return code;
     stream->counts.processed++;
+    publish_live(run, message);
     if (message->measured->has_spectra)
         stream_end_spectrum_turn(stream, message->header.head_offset,
                                  message->measured->spectrum_next);

@@ -85,7 +85,7 @@ void run_free(struct run **run);
 /* A message in the order of reception. Returns whether it is worth computing: then run_finish
  * follows. Call run_take after either. */
 bool run_queue(struct run *run, struct message *message, uint64_t now_ns);
-/* Its `measured` or `code` is set, in whatever order. Publishes the numbers as `live`. */
+/* Its `measured` or `code` is set, in whatever order. What is detached goes out as `live`. */
 void run_finish(struct run *run, struct message *message);
 /* Takes the oldest message if it is finished: adds its numbers to their windows, and closes the
  * windows that may close. The message is then the caller's, to be accounted for by its `code`: 0,

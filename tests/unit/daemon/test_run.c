@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-static void test_live_values_do_not_wait(void **state)
+static void test_live_values_come_in_the_order_of_their_messages(void **state)
 {
     struct fixture f;
     (void)state;
@@ -15,11 +15,14 @@ static void test_live_values_do_not_wait(void **state)
     fixture_queue(&f, first);
     fixture_queue(&f, second);
     fixture_finish(&f, second);
-    assert_int_equal(f.live, 1);
     assert_null(run_take(f.run));
+    assert_int_equal(f.live, 0);
     fixture_finish(&f, first);
-    assert_int_equal(f.live, 2);
+    assert_ptr_equal(run_take(f.run), &first->message);
+    free(first);
+    assert_int_equal(f.live, 1);
     fixture_take_all(&f);
+    assert_int_equal(f.live, 2);
     fixture_stop(&f);
 }
 
@@ -362,7 +365,7 @@ static void test_who_only_says_hello_holds_up_no_window(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_live_values_do_not_wait),
+        cmocka_unit_test(test_live_values_come_in_the_order_of_their_messages),
         cmocka_unit_test(test_a_message_waits_for_the_older_ones),
         cmocka_unit_test(test_a_message_without_numbers_lets_the_queue_go_on),
         cmocka_unit_test(test_whichever_worker_is_faster_the_summaries_are_the_same_bytes),
