@@ -143,7 +143,7 @@ def slack(a: Attention, rows: Mapping[str, List[np.ndarray]], values: Mapping[st
     result.update(dict.fromkeys(("entropy", "entropy_normalized", "entropy_sans_first"), 2 * delta * (nats + 1)))
     result["tail_mass"] = 2 * delta
     result.update({name: 2 * delta * np.abs(x) for name, x in values.items()})
-    result["std"] = 1e-3 * values["max"]
+    result["std"] = (1e-5 + 2 * delta) * values["max"]
     result["variance"] = 2 * result["std"] * values["std"]
     logit = LOGIT * max(1.0, largest_logit(a))
     result.update(dict.fromkeys(("max_logit", "max_abs_logit", "mean_logit", "std_logit"), logit))
