@@ -7,8 +7,8 @@
  *
  * measure_finish merges the parts in the order of their rows, so that the result does not depend on
  * who ran when. Two things are its own: the map weighted by importance, since the importance is
- * only known then, and for tier qk the maps that the user asked for: the weights are made and
- * measured as tier attention (`maps`), without repeating the row metrics. */
+ * only known then, and for tier qk the map: the weights are made and measured as tier attention
+ * (`maps`), without repeating the row metrics. */
 #include "measure.h"
 
 #include "err.h"
@@ -46,7 +46,7 @@ struct measure {
     uint32_t parts, spectrum_jobs, jobs;
     struct part *part;      /* [parts] */
     struct spectra spectra; /* when spectrum_jobs: of the map, or of Q K^T */
-    struct measure *maps;   /* tier qk: the map measured, when asked for; owned */
+    struct measure *maps;   /* tier qk: the map measured, where it is made; owned */
     float *map;             /* what it measures */
     bool maps_only;         /* this is one of those: the row metrics come from queries and keys */
     struct weights_result weights_result;
