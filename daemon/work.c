@@ -17,6 +17,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* A message whose maps are made of its queries and keys may take this part of ingest.budget. */
+#define MAPS_SHARE 4
+
 struct work_job {
     struct pool_job job; /* first */
     struct work *work;
@@ -54,8 +57,9 @@ int machine_init(struct machine *machine, const struct config *config)
     return isa_parse(name, strlen(name), &machine->isa);
 }
 
-static struct measure_plan plan_of(const struct header *header, const struct config *config,
-                                   const struct machine *machine)
+/* What the configuration says. */
+static struct measure_plan configured(const struct header *header, const struct config *config,
+                                      const struct machine *machine)
 {
     struct measure_plan plan = {
         .threads = machine->threads,
@@ -84,6 +88,19 @@ static struct measure_plan plan_of(const struct header *header, const struct con
     plan.group[METRIC_GROUP_PAIRS] = config->metrics_pairs;
     plan.group[METRIC_GROUP_SIMILARITY] = config->metrics_similarity;
     plan.group[METRIC_GROUP_SPECTRUM] = config->metrics_spectrum;
+    return plan;
+}
+
+/* A large batch of queries and keys is measured without its maps, rather than not at all. */
+static struct measure_plan plan_of(const struct header *header, const struct config *config,
+                                   const struct machine *machine)
+{
+    struct measure_plan plan = configured(header, config, machine);
+    if (header->type == MESSAGE_QK) {
+        struct attention shape = message_attention_shape(header);
+        if (measure_cost(&shape, &plan) > config->ingest_budget / MAPS_SHARE)
+            plan.qk_maps_max_size = 0;
+    }
     return plan;
 }
 

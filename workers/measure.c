@@ -7,8 +7,8 @@
  *
  * measure_finish merges the parts in the order of their rows, so that the result does not depend on
  * who ran when. Two things are its own: the map weighted by importance, since the importance is
- * only known then, and for tier qk the maps that the user asked for: the weights are made and
- * measured as tier attention (`maps`), without repeating the row metrics. */
+ * only known then, and for tier qk the map: the weights are made and measured as tier attention
+ * (`maps`), without repeating the row metrics. */
 #include "measure.h"
 
 #include "err.h"
@@ -46,7 +46,7 @@ struct measure {
     uint32_t parts, spectrum_jobs, jobs;
     struct part *part;      /* [parts] */
     struct spectra spectra; /* when spectrum_jobs: of the map, or of Q K^T */
-    struct measure *maps;   /* tier qk: the map measured, when asked for; owned */
+    struct measure *maps;   /* tier qk: the map measured, where it is made; owned */
     float *map;             /* what it measures */
     bool maps_only;         /* this is one of those: the row metrics come from queries and keys */
     struct weights_result weights_result;
@@ -145,6 +145,16 @@ static int copy_lists(struct measure *m)
     return rc;
 }
 
+/* Queries and keys whose map is made too have spectra of both: half of the budget for each. */
+static uint64_t spectrum_budget(const struct measure *m)
+{
+    const struct attention *a = &m->attention;
+    bool both = wants_maps_of_qk(a, &m->plan) && a->queries <= m->plan.spectrum_max_size &&
+                a->keys <= m->plan.spectrum_max_size;
+    uint64_t budget = m->plan.spectrum_budget_ns;
+    return both ? budget - budget / 2 : budget;
+}
+
 /* Spectra of Q K^T are cheap for the head_dim there is: they have one effort. */
 static int qk_spectrum_at(const struct attention *a, uint32_t sample, uint32_t head,
                           enum spectrum_effort effort, enum isa isa, struct scratch *scratch,
@@ -168,7 +178,7 @@ static int prepare_spectra(struct measure *m)
         .head_offset = plan->head_offset,
         .sample = (uint32_t)min_u64(plan->spectrum_sample, a->batch - 1),
         .first = plan->spectrum_first % a->heads,
-        .budget_ns = plan->spectrum_budget_ns,
+        .budget_ns = spectrum_budget(m),
         .hurry = plan->hurry,
         .hurry_data = plan->hurry_data,
     };
@@ -398,7 +408,7 @@ static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
     a.weights = m->map;
     a.dtype = DTYPE_F32;
     struct measure_plan plan = m->plan;
-    plan.hurry = NULL;
+    plan.spectrum_budget_ns = spectrum_budget(m);
     int rc = measure_new(&a, &plan, &m->maps);
     if (rc != 0) {
         return rc;

@@ -20,7 +20,7 @@ int qk_compute(struct block *block, const struct attention *a, uint32_t row_begi
 
 /* Writes the weights of rows [row_begin, row_end) to ret_weights[B][H][rows][Tk], f32; excluded
  * keys are 0, rows of queries that are not valid are 0, rows that are not sound are NaN at their
- * valid keys. For users who ask for maps. ISA_SCALAR takes the portable passes. Returns 0 or
+ * valid keys. ISA_SCALAR takes the portable passes. Returns 0 or
  * ERR_MEMORY. */
 int qk_weights(const struct attention *a, uint32_t row_begin, uint32_t row_end, float *ret_weights,
                enum isa isa, struct scratch *scratch);

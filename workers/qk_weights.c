@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* qk_weights: the map itself, for users who ask for it: the products of a tile's rows come from
- * sgemm straight into the map, and each row's softmax is taken in place. Rows that are not ordinary
- * (qk_work.c) go through the reference, those that are not sound too: they are NaN at their keys,
- * so that whoever measures the map counts them. */
+/* qk_weights: the map itself: the products of a tile's rows come from sgemm straight into the map,
+ * and each row's softmax is taken in place; where a row sees one range of keys, and without
+ * softcap, by passes that vectorise. Rows that are not ordinary (qk_work.c) go through the
+ * reference, those that are not sound too: they are NaN at their keys, so that whoever measures the
+ * map counts them. */
 #include "qk.h"
 
 #include "qk_work.h"
@@ -55,11 +56,70 @@ static double finish_exponentials(const struct qk_work *w, float largest, float 
     return sum;
 }
 
-static void take_softmax(const struct qk_work *w, uint32_t i, float *row)
+static void take_softmax_by_key(const struct qk_work *w, uint32_t i, float *row)
 {
     double sum = finish_exponentials(w, finish_logits(w, i, row), row);
     for (uint32_t j = 0; j < w->a->keys; j++) {
         row[j] = (float)((double)row[j] / sum);
+    }
+}
+
+static float largest_of(const float *x, uint32_t n)
+{
+    float largest = -INFINITY;
+    for (uint32_t j = 0; j < n; j++) {
+        largest = x[j] > largest ? x[j] : largest;
+    }
+    return largest;
+}
+
+/* Products of the n keys that are seen, n <= QK_TILE_KEYS, to exponentials; returns their sum. */
+static double take_exponentials(const struct qk_work *w, float largest, float *x, uint32_t n)
+{
+    const float factor = (float)(w->a->qk.scale * 0x1.71547652b82fep+0);
+    double sum[QK_LANES] = {0}, all = 0;
+    memset(w->room, 0, QK_TILE_KEYS * sizeof *w->room);
+    for (uint32_t j = 0; j < n; j++) {
+        w->room[j] = (x[j] - largest) * factor;
+    }
+    w->kernel->exp2(w->room, QK_TILE_KEYS);
+    memset(w->room + n, 0, (QK_TILE_KEYS - n) * sizeof *w->room);
+    for (uint32_t j = 0; j < QK_TILE_KEYS; j += QK_LANES) {
+        for (uint32_t k = 0; k < QK_LANES; k++) {
+            sum[k] += (double)w->room[j + k];
+        }
+    }
+    memcpy(x, w->room, n * sizeof *x);
+    for (uint32_t k = 0; k < QK_LANES; k++) {
+        all += sum[k];
+    }
+    return all;
+}
+
+static void take_softmax_of_range(const struct qk_work *w, const struct qk_span *span, float *row)
+{
+    float *x = row + span->begin;
+    uint32_t n = span->end - span->begin;
+    float largest = largest_of(x, n);
+    double sum = 0;
+    for (uint32_t j = 0; j < n; j += QK_TILE_KEYS) {
+        sum += take_exponentials(w, largest, x + j, n - j < QK_TILE_KEYS ? n - j : QK_TILE_KEYS);
+    }
+    const float share = (float)(1 / sum);
+    for (uint32_t j = 0; j < n; j++) {
+        x[j] *= share;
+    }
+    memset(row, 0, span->begin * sizeof *row);
+    memset(row + span->end, 0, (w->a->keys - span->end) * sizeof *row);
+}
+
+static void take_softmax(const struct qk_work *w, uint32_t i, float *row)
+{
+    const struct qk_span *span = &w->span[i - w->row_begin];
+    if (span->has_holes || w->a->qk.softcap > 0) {
+        take_softmax_by_key(w, i, row);
+    } else {
+        take_softmax_of_range(w, span, row);
     }
 }
 
@@ -89,10 +149,15 @@ static uint32_t take_rows(struct qk_work *w, float *map, uint32_t begin)
     return rows;
 }
 
+/* Up to the last key that one of the rows sees. */
 static void multiply(const struct qk_work *w, float *map, uint32_t begin, uint32_t rows)
 {
     int d = (int)w->a->qk.head_dim;
-    uint32_t keys = attention_key_count(w->a, w->sample);
+    uint32_t keys = 0;
+    for (uint32_t i = begin; i < begin + rows; i++) {
+        uint32_t end = w->span[i - w->row_begin].end;
+        keys = end > keys ? end : keys;
+    }
     float *product = map_row(w, map, begin);
     for (uint32_t j = 0; j < keys; j += QK_TILE_KEYS) {
         uint32_t end = keys - j < QK_TILE_KEYS ? keys : j + QK_TILE_KEYS;

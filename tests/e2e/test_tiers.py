@@ -20,6 +20,7 @@ sys.path.append(os.path.join(ROOT, "tests", "kernels"))
 import formulas  # noqa: E402
 import reference  # noqa: E402
 import reference_compare  # noqa: E402
+import reference_qk  # noqa: E402
 from cases import Case  # noqa: E402
 
 HEADS, LENGTH = 3, 12
@@ -329,10 +330,10 @@ QK_MASKS = {**MASKS, "offset": Masks(causal=True, offset=5), "cross-causal": Mas
 
 @pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize("name", QK_MASKS)
-def test_queries_and_keys_give_what_their_attention_gives(attnd, rng, name, softcap):
-    """Every number that both tiers have, of the same data. With an offset the attention is that of the whole square,
-    whose earlier queries a mask makes padding."""
-    m = QK_MASKS[name]
+def test_queries_and_keys_give_what_their_attention_gives(rng, name, softcap):
+    """Every number that both tiers have without a map, of the same data. With an offset the attention is that of the
+    whole square, whose earlier queries a mask makes padding."""
+    attnd, m = Attnd("metrics.qk_maps_max_size=0"), QK_MASKS[name]
     queries = LENGTH - m.offset
     tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
@@ -358,6 +359,7 @@ def test_queries_and_keys_give_what_their_attention_gives(attnd, rng, name, soft
     assert of_qk["sink_rate"] == pytest.approx(of_map["sink_rate"])
     assert not {"aggregate", "top_pairs"} & set(of_qk) and "importance" not in of_qk["heads"]
     attnd.settled(5)
+    attnd.close()
 
 
 def qk_numbers(x, m):
@@ -454,21 +456,43 @@ def test_spectrum_of_queries_times_keys(rng):
     attnd.close()
 
 
-def test_maps_of_queries_and_keys_when_asked_for(rng):
-    """With qk_maps_max_size all that needs a map is there too, and right."""
-    attnd = Attnd("metrics.qk_maps_max_size=12", "metrics.spectrum_budget=0", "metrics.similarity=true",
-                  "metrics.head_pairs=true")
-    m = MASKS["causal-lengths"]
+def vectors_of(x, m, tokens=None):
+    """What the reference takes, from the arrays that were sent."""
+    as_torch = {name: torch.from_numpy(array) for name, array in
+                dict(mask=m.mask, documents=m.documents, tokens=tokens).items() if array is not None}
+    sent = {name: torch.from_numpy(as_f64(getattr(x, name))) for name in "qkv"}
+    return reference_qk.attention(sent, DTYPE_NAME[str(x.q.dtype)], x.scale, x.softcap, q_offset=m.offset,
+                                  **header_of(m), **as_torch)
+
+
+@pytest.mark.parametrize("name, dtype, softcap", [
+    *((name, "f32", 0.0) for name in QK_MASKS), ("causal-lengths", "f32", 1.5), ("causal", "f64", 0.0),
+    ("causal", "f16", 1.5), ("lengths", "bf16", 0.0)])
+def test_every_number_of_queries_and_keys_is_right(rng, name, dtype, softcap):
+    """With everything that needs their map, which is made by default."""
+    attnd, m = Attnd(*ALL_ON), QK_MASKS[name]
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
-    x = vectors(rng)
-    weights = np.nan_to_num(softmax(logits_of(x), visible(m)))
-    weights[0, :, 9:] = 0  # queries past q_len are not computed
-    send_qk(trainer, x, m)
+    measured = []
+    for step in range(2):
+        x = vectors(rng, dtype, softcap, queries=LENGTH - m.offset)
+        tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
+        send_qk(trainer, x, m, step=step, tokens=tokens)
+        measured.append(reference.measure(vectors_of(x, m, tokens), EVERYTHING))
     summary = of_window(reader, trainer)
-    sent = weights.astype(np.float32)
-    settings = reference.Settings(similarity=True, head_pairs=True)
-    want = reference.measure(attention_of(sent, m), settings)
-    assert wrong(summary, [want._replace(row_sum_error=summary["row_sum_error"])]) == []
+    assert summary["tier"] == "qk" and {"aggregate", "top_pairs", "head_top_pairs", "similarity"} <= set(summary)
+    assert wrong(summary, measured) == []
+    attnd.close()
+
+
+@pytest.mark.parametrize("budget, maps", [("32MiB", False), ("512MiB", True)])
+def test_a_batch_whose_maps_take_too_much_memory_is_measured_without_them(rng, budget, maps):
+    attnd = Attnd(f"ingest.budget={budget}", "ingest.max_message=16MiB")
+    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    q = rng.normal(size=(16, 8, 128, 8)).astype(np.float32)  # maps of 8 MiB
+    trainer.qk(q, q, scale=0.3)
+    live = reader.next()[1]
+    assert ("aggregate" in live) == maps and live["rows"] == 16 * 8 * 128
+    attnd.settled(1)
     attnd.close()
 
 
@@ -917,11 +941,11 @@ def test_every_instruction_set_gives_the_same_numbers(rng, tmp_path, isa):
         expected.append(reference.measure(attention_of(weights, m), EVERYTHING))
     x = vectors(rng, softcap=2.0)
     send_qk(trainer, x, m, layer=8)
-    trainer.attention(softmax(logits_of(x), visible(m)), layer=9, **header_of(m))
+    expected.append(reference.measure(vectors_of(x, m), EVERYTHING))
     trainer.event("epoch_end")
-    *summaries, of_qk, of_map = next_by_layer(reader, len(expected) + 2)
+    summaries = next_by_layer(reader, len(expected))
     assert [wrong(summary, [measured]) for summary, measured in zip(summaries, expected)] == [[]] * len(expected)
-    assert differences(of_qk, of_map) == []
+    of_qk = summaries[-1]
     for metric, want in qk_numbers(x, m).items():
         np.testing.assert_allclose(of_qk["heads"][metric]["last"], want, rtol=1e-5, atol=1e-4, err_msg=metric)
     attnd.close()

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import reference
+import reference_qk
 from reference import Attention, Settings, measure, pool
 from reference_heads import patterns, sink_rate
 from reference_rows import ROW_METRICS
@@ -453,3 +454,82 @@ def test_hostile_maps_have_no_rows_and_nothing_raises(fill):
     m = one(np.full((2, 3, 3), fill), EVERYTHING, grad=torch.full((1, 2, 3, 3), fill, dtype=torch.float64))
     assert (m.sound, m.unsound) == (0, 6) and m.patterns == [{None}] * 2
     assert all(d.ok for d in reference.compare(summary_of(pool([m])), pool([m])))
+
+
+# ---------------------------------------------------------------------------------- queries and keys
+
+def vectors(q, k, v=None, scale=1.0, dtype="f32", **options):
+    """An Attention of q [H,T,d], k [Hkv,T,d] and maybe v."""
+    tensors = {name: torch.as_tensor(np.asarray(x, dtype=np.float64))[None]
+               for name, x in (("q", q), ("k", k), ("v", v)) if x is not None}
+    return reference_qk.attention(tensors, dtype, scale, **options)
+
+
+def test_queries_of_length_zero_attend_uniformly():
+    m = measure(vectors(np.zeros((1, 4, 2)), np.ones((1, 4, 2)), causal=True))
+    assert m.rows["entropy"][0] == pytest.approx(np.log([1, 2, 3, 4])) and m.rows["max_logit"][0] == pytest.approx([0] * 4)
+    assert m.values["q_norm"][0] == 0 and m.values["k_norm"][0] == pytest.approx(math.sqrt(2))
+    assert math.isnan(m.values["qk_cosine"][0]) and m.values["max_abs_logit"][0] == 0
+    assert math.isnan(m.values["output_norm"][0]) and m.sound == 4 and m.row_sum_error == pytest.approx(0)
+
+
+def test_logits_are_scaled_then_capped_and_only_those_that_are_visible_count():
+    q, k = [[[2.0, 0.0], [0.0, 1.0]]], [[[3.0, 0.0], [0.0, -1.0]]]  # products: 6 0 / 0 -1
+    m = measure(vectors(q, k, scale=0.5))
+    assert m.rows["max_logit"][0] == pytest.approx([3, 0])
+    assert m.values["mean_logit"][0] == pytest.approx(2.5 / 4) and m.values["max_abs_logit"][0] == 3
+    assert m.values["std_logit"][0] == pytest.approx(np.std([3, 0, 0, -0.5], ddof=1))
+    assert m.values["qk_cosine"][0] == 0 and m.values["qk_cosine_max"][0] == 1
+    assert m.rows["confidence"][0] == pytest.approx([1 / (1 + math.exp(-3)), 1 / (1 + math.exp(-0.5))])
+    causal = measure(vectors(q, k, scale=0.5, causal=True))
+    assert causal.values["mean_logit"][0] == pytest.approx(2.5 / 3)
+    capped = measure(vectors(q, k, scale=0.5, softcap=2.0))
+    assert capped.rows["max_logit"][0] == pytest.approx([2 * math.tanh(1.5), 0])
+
+
+def test_heads_share_key_heads():
+    q = np.ones((4, 2, 1))
+    m = measure(vectors(q, [[[1.0], [1.0]], [[5.0], [5.0]]]))
+    assert m.values["k_norm"] == pytest.approx([1, 1, 5, 5])
+    assert [m.rows["max_logit"][h][0] for h in range(4)] == pytest.approx([1, 1, 5, 5])
+
+
+def test_padding_has_no_vectors_and_its_rows_are_zero():
+    q, k = np.ones((1, 3, 1)), np.array([[[1.0], [2.0], [90.0]]])
+    a = vectors(q, k, q_len=[2], k_len=[2])
+    assert (a.weights[0, 0, 2] == 0).all() and (a.weights[0, 0, :, 2] == 0).all()
+    m = measure(a)
+    assert (m.sound, m.unsound) == (2, 0) and m.values["k_norm"][0] == pytest.approx(1.5)
+    assert m.values["max_abs_logit"][0] == 2
+
+
+def test_rows_without_a_finite_logit_are_unsound():
+    q = np.array([[[1.0], [math.nan]]])
+    m = measure(vectors(q, np.ones((1, 2, 1))))
+    assert (m.sound, m.unsound) == (1, 1) and m.rows["max_logit"][0] == pytest.approx([1])
+
+
+def test_what_values_become():
+    m = measure(vectors(np.zeros((1, 2, 1)), np.ones((1, 2, 1)), [[[3.0, 0.0], [0.0, 1.0]]]))
+    assert m.values["output_norm"][0] == pytest.approx(math.hypot(1.5, 0.5))
+    assert m.values["norm_weighted_entropy"][0] == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+
+
+def test_the_spectrum_of_queries_times_keys_is_unmasked():
+    q = np.array([[[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
+    m = measure(vectors(q, np.array([np.eye(3, 2)]), scale=3.0, causal=True))
+    values = m.vectors["qk_singular_values"][0]
+    assert values[:2] == pytest.approx([6, 3]) and np.isnan(values[2:]).all()  # of head_dim 2: not more
+    assert m.values["qk_rank"][0] == 2 and m.values["qk_condition_number"][0] == pytest.approx(math.log10(2))
+    assert m.values["qk_stable_rank"][0] == pytest.approx(1.25) and m.values["qk_nuclear_norm"][0] == pytest.approx(9)
+    assert "qk_eigenvalue_2" not in m.values and m.values["eigenvalue_2"][0] > 0
+
+
+def test_from_the_weights_on_it_is_as_if_they_had_been_sent():
+    rng = np.random.default_rng(0)
+    a = vectors(rng.normal(size=(2, 6, 4)), rng.normal(size=(2, 6, 4)), scale=0.5, causal=True, q_len=[5], k_len=[5])
+    by_qk, by_weights = measure(a), measure(a._replace(qk=None))
+    assert all(np.array_equal(by_qk.rows[name][h], by_weights.rows[name][h]) for name in ROW_METRICS for h in range(2))
+    assert by_qk.aggregate == by_weights.aggregate and by_qk.patterns == by_weights.patterns
+    assert all(np.array_equal(by_qk.values[name], by_weights.values[name], equal_nan=True) for name in by_weights.values)
+    assert set(by_qk.values) - set(by_weights.values) == {*reference_qk.QK_METRICS, *reference_qk.QK_SPECTRUM_METRICS}

@@ -118,6 +118,45 @@ def test_verification_wants_the_messages_of_the_window_only(capsys):
     assert "a summary of nothing that was published" in capsys.readouterr().out
 
 
+def qk_message(epoch, **keys):
+    """What the publisher hands out for 4 heads that share 2 key heads, of 5 positions."""
+    generator = torch.Generator().manual_seed(epoch)
+    frames = tuple(torch.randn(2, heads, 5, 3, generator=generator).numpy() for heads in (4, 2))
+    header = dict(stack=LAYER[0], layer=LAYER[1], site=LAYER[2], scale=0.5, **keys,
+                  tensors=[dict(name=n, dtype="f32", shape=list(f.shape)) for n, f in zip("qk", frames)])
+    return Message(b"", "qk", header, epoch, epoch, frames, sum(f.nbytes for f in frames))
+
+
+def verified_qk(epochs, summary_of):
+    """As verified(), of queries and keys."""
+    verifier = train_chars.Verifier()
+    messages = [qk_message(epoch, causal=True, softcap=2.0) for epoch in range(epochs)]
+    for message in messages:
+        verifier.take(message)
+    summary = reference.pool([reference.measure(reference.from_message(message)) for message in messages])
+    summary["window"] = {"first": 0, "last": epochs - 1}
+    verifier.check(LAYER, summary_of(summary))
+    return verifier
+
+
+def test_verification_finds_right_summaries_of_queries_and_keys_right(capsys):
+    assert verified_qk(2, lambda summary: summary).wrong == 0
+    assert "all right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("group, metric, error", [
+    ("heads", "max_logit", 1e-3), ("heads", "mean_logit", 1e-3), ("heads", "std_logit", 1e-3), ("heads", "qk_cosine", 1e-3),
+    ("heads", "k_norm", 1e-3), ("heads", "entropy", 1e-3), ("heads", "mean", 1e-3), ("heads", "importance", 1e-3),
+    ("spectrum", "qk_nuclear_norm", 0.1), ("spectrum", "nuclear_norm", 0.1), ("spectrum", "qk_rank", 1)])
+def test_verification_says_which_number_of_queries_and_keys_is_wrong(group, metric, error, capsys):
+    def lie(summary):
+        summary[group][metric]["mean"][3] += error
+        return summary
+
+    assert verified_qk(1, lie).wrong == 1
+    assert f"wrong: {metric} mean: got" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "bf16"])
 def test_messages_are_measured_as_they_were_sent(dtype):
     weights = torch.rand(1, 2, 4, 4).softmax(-1)
@@ -148,13 +187,16 @@ def test_summaries_that_do_not_come_are_missed_and_messages_are_right():
         output = job.stdout.read()
     assert job.returncode == 1 and "MISSING" in output and "encoder.0.self" in output
     got = fake.until_bye()
-    tensors = [h for _, h, _ in got if h["type"] == "attention"]
+    tensors = [h for _, h, _ in got if h["type"] != "event"]
+    assert {h["type"] for h in tensors} == {"qk" if hasattr(torch.nn.functional, "scaled_dot_product_attention")
+                                            else "attention"}
     assert [(h["stack"], h["site"]) for h in tensors] == [("encoder", "self"), ("decoder", "self"),
                                                           ("decoder", "cross")] * 2
     for h in tensors:
-        batch, _, queries, keys = h["tensors"][0]["shape"]
+        sent = {tensor["name"]: tensor["shape"] for tensor in h["tensors"]}
+        batch, keys = (sent["k"][0], sent["k"][2]) if "k" in sent else (sent["weights"][0], sent["weights"][3])
         padded = "k_len" in h
-        assert len(h["tensors"]) == 1 and h.get("causal", False) == (h["stack"] == "decoder" and h["site"] == "self")
+        assert set(sent) in ({"q", "k"}, {"weights"}) and h.get("causal", False) == (h["stack"] == "decoder" and h["site"] == "self")
         assert ("q_len" in h) == (padded and h["site"] == "self")
         assert not padded or (len(h["k_len"]) == batch and max(h["k_len"]) == keys)
     assert any("k_len" in h for h in tensors)

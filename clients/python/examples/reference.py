@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""reference: every published number, computed from the weights by its formula, in float64 with torch.
+"""reference: every published number, computed by its formula from what was published, in float64 with torch.
 
 Independent of the daemon: no code is shared with it, and nothing here is fast. `measure` takes one message as
 it was published, `pool` the messages of a window, `compare` a pool and the summary that came back. The formulas are in
-reference_rows (one row), reference_heads (across heads) and reference_spectrum; tolerances in reference_compare.
+reference_rows (one row), reference_heads (across heads), reference_spectrum and reference_qk (queries and keys instead
+of weights); tolerances in reference_compare.
 """
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ import numpy as np
 import torch
 
 import reference_heads as heads
+import reference_qk as qk
 from reference_compare import Deviation, compare, worst
 from reference_heads import MAP_STATS, top_pairs
 from reference_rows import LOCAL_WINDOW, ROW_METRICS, Attention, judge, row_metrics
-from reference_spectrum import SPECTRUM_METRICS, VECTOR_WIDTH, spectra
+from reference_spectrum import QK_SPECTRUM_METRICS, SPECTRUM_METRICS, VECTOR_WIDTH, Spectra, spectra
 
 __all__ = ["Attention", "Deviation", "Measured", "Settings", "compare", "describe", "from_message", "measure", "pool",
            "top_pairs", "worst"]
@@ -57,11 +59,14 @@ def from_message(message: Any) -> Attention:
     """An Attention from an attnd.sender.Message: the very arrays that travelled."""
     keys = message.keys
     tensors = {t["name"]: _tensor(frame, t["dtype"]) for t, frame in zip(keys["tensors"], message.frames)}
-    dtype = next(t["dtype"] for t in keys["tensors"] if t["name"] == "weights")
-    options = {k: keys[k] for k in ("site", "causal", "window", "q_offset", "q_len", "k_len", "dropout",
-                                    "learned_sink") if k in keys}
-    return Attention(tensors.pop("weights").double(), dtype, **options,
-                     **{k: v.double() if k == "grad" else v for k, v in tensors.items()})
+    dtype = keys["tensors"][0]["dtype"]
+    rows = {k: keys[k] for k in ("site", "causal", "window", "q_offset", "q_len", "k_len", "dropout",
+                                 "learned_sink") if k in keys}
+    rows.update({name: tensors[name] for name in ("mask", "documents", "tokens") if name in tensors})
+    if "q" in tensors:
+        return qk.attention(tensors, dtype, keys["scale"], keys.get("softcap", 0.0), **rows)
+    grad = tensors["grad"].double() if "grad" in tensors else None
+    return Attention(tensors["weights"].double(), dtype, grad=grad, **rows)
 
 
 def _tensor(frame: Any, dtype: str) -> torch.Tensor:
@@ -74,33 +79,46 @@ def _tensor(frame: Any, dtype: str) -> torch.Tensor:
 def measure(a: Attention, settings: Settings = Settings()) -> Measured:
     """Every number of one message."""
     judged = judge(a)
+    error = 2 * qk.delta_of(a)
     rows = row_metrics(a, judged, settings.local_window)
     means = {name: [_mean(x) for x in rows[name]] for name in ROW_METRICS}
     scores = heads.importance_scores(a.weights)
     importance = heads.importance(scores)
     values = {**heads.entry_metrics(a.weights, judged), "locality": heads.locality(rows), "importance": importance,
               "importance_gradient": heads.importance_gradient(a, judged)}
-    spectrum = spectra(a)
     aggregate = heads.aggregates(a.weights, settings.head_weights, importance)
-    share = heads.importance_slack(scores)
-    slack = {**spectrum.slack, "importance": importance * share, "sink_rate": _sink_slack(means["first_token"]),
-             "aggregate.importance": np.array(share * max(map(abs, aggregate["importance"].values())))}
+    spectrum, slack = spectra(a, error), {}
+    if a.qk is not None:
+        rows, values = {**rows, **qk.row_metrics(a, judged)}, {**values, **qk.metrics(a, judged)}
+        slack = qk.slack(a, rows, values, aggregate, spectrum)
+        spectrum = _both(spectrum, qk.spectra(a))
+    share = heads.importance_slack(scores, error)
+    slack = {**slack, **spectrum.slack, "importance": importance * share,
+             "sink_rate": _sink_slack(means["first_token"], error),
+             "aggregate.importance": np.array((share + error) * max(map(abs, aggregate["importance"].values())))}
     counted = judged.queries.expand(judged.sound.shape)
     errors = (judged.sums - 1).abs()[counted & judged.seen.any(-1) & torch.isfinite(judged.sums)]
+    nats = ENTROPY_SLACK + float(np.max(slack.get("entropy", 0.0)))
     return Measured(
         rows, {**values, **spectrum.values}, spectrum.vectors,
-        [heads.patterns({name: means[name][h] for name in ROW_METRICS}, ENTROPY_SLACK, WEIGHT_SLACK)
+        [heads.patterns({name: means[name][h] for name in ROW_METRICS}, nats, WEIGHT_SLACK + error)
          for h in range(a.weights.shape[1])], heads.sink_rate(means["first_token"]),
         aggregate, heads.mean_where_finite(a.weights.mean(1)),
         heads.mean_where_finite(a.weights) if settings.head_pairs else None,
-        heads.similarity(a, judged, settings.redundant_js) if settings.similarity else None, slack,
+        heads.similarity(a, judged, settings.redundant_js) if settings.similarity else None,
+        {name: np.asarray(value) for name, value in slack.items()},
         int(judged.sound.sum()), int((counted & ~judged.sound).sum()),
         float(errors.max()) if len(errors) else math.nan)
 
 
-def _sink_slack(first_token: Sequence[float]) -> np.ndarray:
+def _both(one: Spectra, other: Spectra) -> Spectra:
+    return Spectra(*({**a, **b} for a, b in zip(one, other)))
+
+
+def _sink_slack(first_token: Sequence[float], error: float) -> np.ndarray:
     """How far the rate may be off: heads near the bound may be counted either way."""
-    low, high = (heads.sink_rate(first_token, slack) for slack in (WEIGHT_SLACK, -WEIGHT_SLACK))
+    near = WEIGHT_SLACK + error
+    low, high = (heads.sink_rate(first_token, slack) for slack in (near, -near))
     return np.array(0.0 if math.isnan(low) else high - low)
 
 
@@ -115,25 +133,26 @@ def pool(messages: Sequence[Measured]) -> Dict[str, Any]:
     pair_map and head_maps, `patterns` (the names each head may have) and `slack`."""
     count = len(messages[0].patterns)
     newest = messages[-1]
+    row_names, names, spectral, vectors = _names(newest)
     stats: Dict[str, Any] = {}
-    for name in ROW_METRICS:
+    for name in row_names:
         stats[name] = _columns([describe(np.concatenate([m.rows[name][h] for m in messages]),
                                          _mean(newest.rows[name][h])) for h in range(count)])
-    for name in MESSAGE_METRICS + SPECTRUM_METRICS:
+    for name in names + spectral:
         stats[name] = _columns([describe(np.array([m.values[name][h] for m in messages]), newest.values[name][h])
                                 for h in range(count)])
     errors = [m.row_sum_error for m in messages if not math.isnan(m.row_sum_error)]
     window = {
-        "heads": {**{name: stats[name] for name in ROW_METRICS + MESSAGE_METRICS},
+        "heads": {**{name: stats[name] for name in row_names + names},
                   "pattern": {"last": [sorted(names, key=str)[0] for names in newest.patterns]}},
         "sink_rate": describe(np.array([m.sink_rate for m in messages]), newest.sink_rate),
-        "spectrum": {**{name: stats[name] for name in SPECTRUM_METRICS},
-                     **{name: _pool_vectors(messages, name) for name in VECTOR_WIDTH}},
+        "spectrum": {**{name: stats[name] for name in spectral},
+                     **{name: _pool_vectors(messages, name) for name in vectors}},
         "aggregate": {name: {stat: describe(np.array([m.aggregate[name][stat] for m in messages]),
                                             newest.aggregate[name][stat]) for stat in MAP_STATS}
                       for name in newest.aggregate},
         "top_pairs": top_pairs(newest.pair_map), "pair_map": newest.pair_map, "patterns": newest.patterns,
-        "slack": {name: np.max([np.nan_to_num(m.slack[name], nan=0.0) for m in messages], 0) for name in newest.slack},
+        "slack": {name: np.max([np.nan_to_num(m.slack[name], nan=0.0, posinf=math.inf) for m in messages], 0) for name in newest.slack},
         "messages": len(messages), "rows": sum(m.sound for m in messages),
         "invalid_rows": sum(m.unsound for m in messages), "row_sum_error": max(errors) if errors else math.nan}
     if newest.head_maps is not None:
@@ -142,6 +161,14 @@ def pool(messages: Sequence[Measured]) -> Dict[str, Any]:
     if newest.similarity is not None:
         window["similarity"] = newest.similarity
     return window
+
+
+def _names(measured: Measured) -> List[Sequence[str]]:
+    """What there is, in the order of a summary: of rows, of messages, of spectra, and their lists."""
+    known = (ROW_METRICS + qk.QK_ROW_METRICS, MESSAGE_METRICS + qk.QK_METRICS, SPECTRUM_METRICS + QK_SPECTRUM_METRICS,
+             tuple(VECTOR_WIDTH))
+    there = {*measured.rows, *measured.values, *measured.vectors}
+    return [tuple(name for name in names if name in there) for names in known]
 
 
 def _pool_vectors(messages: Sequence[Measured], name: str) -> Dict[str, np.ndarray]:

@@ -43,6 +43,9 @@ TOLERANCES = {
     "rank": Tolerance(0, FLOOR),
     "effective_rank": Tolerance(0, FLOOR),
 }
+TOLERANCES.update({f"qk_{name}": TOLERANCES[name] for name in (
+    "spectral_norm", "condition_number", "rank", "effective_rank", "effective_rank_entropy", "stable_rank",
+    "nuclear_norm", "singular_values")})
 
 
 class Deviation(NamedTuple):
@@ -100,11 +103,12 @@ def _compare_newest(summary: Dict[str, Any], want: Dict[str, Any]) -> List[Devia
     """What a summary has of the newest message only."""
     pattern = (summary.get("heads") or {}).get("pattern") or {}
     found = _compare_patterns(pattern.get("last"), want["patterns"])
-    found += _compare_pairs("top_pairs", summary.get("top_pairs"), want["top_pairs"], want["pair_map"])
+    slack = float(want["slack"].get("top_pairs", 0.0))
+    found += _compare_pairs("top_pairs", summary.get("top_pairs"), want["top_pairs"], want["pair_map"], slack)
     if "head_top_pairs" in want:
         got = summary.get("head_top_pairs") or [None] * len(want["head_top_pairs"])
         for pairs, right, truth in zip(got, want["head_top_pairs"], want["head_maps"]):
-            found += _compare_pairs("head_top_pairs", pairs, right, truth)
+            found += _compare_pairs("head_top_pairs", pairs, right, truth, slack)
     if "similarity" in want:
         found += _compare_similarity(summary.get("similarity") or {}, want["similarity"])
     return found
@@ -157,9 +161,9 @@ def _extra(metric: str, stat: str, want: Dict[str, Any], slack: Any) -> Any:
     slack = np.asarray(slack, dtype=np.float64)
     if stat == "count":
         return np.where(np.isinf(slack), math.inf, 0.0)
-    if metric == "singular_values":
+    if metric.endswith("singular_values"):
         first = np.asarray(want["max"], dtype=np.float64)[:, :1]
-        return np.where(np.asarray(want["max"]) < 0.01 * first, RELATIVE * first, 0.0)
+        return slack + np.where(np.asarray(want["max"]) < 0.01 * first, RELATIVE * first, 0.0)
     if stat == "std":
         largest = np.fmax(np.abs(want["min"]), np.abs(want["max"]))
         return 2 * slack + tolerance_of(metric, "max").relative * largest
@@ -186,7 +190,8 @@ def _compare_patterns(got: Any, allowed: Sequence[set]) -> List[Deviation]:
                       math.nan, 0.0 if name in names else math.inf) for name, names in zip(got, allowed)]
 
 
-def _compare_pairs(name: str, got: Any, expected: Sequence[Dict[str, Any]], truth: Any) -> List[Deviation]:
+def _compare_pairs(name: str, got: Any, expected: Sequence[Dict[str, Any]], truth: Any,
+                   slack: float) -> List[Deviation]:
     """Weights in order; and what is said of each pair is true, and no pair comes twice. Pairs as close as the
     tolerance may swap."""
     if not isinstance(got, list) or len(got) != len(expected):
@@ -195,8 +200,8 @@ def _compare_pairs(name: str, got: Any, expected: Sequence[Dict[str, Any]], trut
     result = [_deviation(name, "places", len(places), len(expected), 0, 0)]
     for pair, right in zip(got, expected):
         here = _entry(truth, pair["query"], pair["key"])
-        result.append(_deviation(name, "weight", pair["weight"], right["weight"], RELATIVE, FLOOR))
-        result.append(_deviation(name, "weight", pair["weight"], here, RELATIVE, FLOOR))
+        result += [_deviation(name, "weight", pair["weight"], weight, RELATIVE, FLOOR + slack)
+                   for weight in (right["weight"], here)]
     return result
 
 

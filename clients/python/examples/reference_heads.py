@@ -70,11 +70,11 @@ def importance(scores: np.ndarray) -> np.ndarray:
     return result
 
 
-def importance_slack(scores: np.ndarray) -> float:
-    """How far an importance may be off, relative to itself: scores grow with the map, and what is a small share of
-    a score is a larger one of its exponential."""
+def importance_slack(scores: np.ndarray, error: float = 0.0) -> float:
+    """How far an importance may be off, relative to itself, when weights may be by `error`: scores grow with the map,
+    and what is a small share of a score is a larger one of its exponential."""
     known = scores[np.isfinite(scores)]
-    return math.expm1(2 * IMPORTANCE_SCORE * float(np.abs(known).max())) if len(known) else 0.0
+    return math.expm1(2 * (IMPORTANCE_SCORE + error) * float(np.abs(known).max())) if len(known) else 0.0
 
 
 def importance_gradient(a: Attention, rows: Rows) -> np.ndarray:

@@ -11,7 +11,7 @@ tolerance of the dtype (after dropout the sum is not checked; with a learned sin
 """
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class Attention(NamedTuple):
     grad: Optional[torch.Tensor] = None       # f64 [B,H,Tq,Tk]
     dropout: bool = False
     learned_sink: bool = False
+    qk: Any = None                            # reference_qk.Vectors, when those were sent
 
 
 class Rows(NamedTuple):
@@ -64,7 +65,7 @@ def lengths(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
 
 def judge(a: Attention) -> Rows:
     """Which keys every row sees, and which rows count."""
-    queries, seen = _valid(a)
+    queries, seen = visible(a)
     A = torch.where(seen, a.weights, torch.zeros((), dtype=torch.float64))
     sums = A.sum(-1)
     sound = torch.isfinite(A).all(-1) & (A >= NEGATIVE_BOUND[a.dtype]).all(-1) & seen.any(-1) & queries
@@ -75,7 +76,7 @@ def judge(a: Attention) -> Rows:
     return Rows(A, seen, queries, sums, sound)
 
 
-def _valid(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
+def visible(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
     """(queries that count [B,1,Tq], visible keys [B,1,Tq,Tk])."""
     B, _, Tq, Tk = a.weights.shape
     p, j = a.q_offset + torch.arange(Tq)[:, None], torch.arange(Tk)[None, :]

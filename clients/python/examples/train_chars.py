@@ -8,7 +8,8 @@
     python3 train_chars.py --verify               # and check every number that comes back
 
 After each epoch it prints the loss and the entropy of every head, as attnd computed them. With --verify it computes
-every published number itself, in float64, from the very tensors it published, and compares. For that attnd needs
+every published number itself, in float64, from the very tensors it published, and compares: attention weights with
+torch 1, and with torch 2, whose torch.nn.MultiheadAttention never has them, queries and keys. For that attnd needs
 `--set metrics.spectrum_budget=0`: under a time budget not every message has the spectra of all heads.
 
 Exit status: 0 when a summary of every layer came for each epoch (and with --verify all numbers are right), else 1.
@@ -132,8 +133,9 @@ class Trainer:
     def run(self) -> bool:
         """Trains; whether all summaries came, and in verify mode were right."""
         a = self.arguments
+        # Said here, `every` and `samples` go before the daemon's default plan, which takes one sample of every 50th step.
         with attnd.Subscriber(a.summaries, topics=(f"summary/{a.job}/",)) as self.results, attnd.watch(
-                self.model, job=a.job, endpoint=a.endpoint, every=a.every, wait=SUBSCRIBER_WAIT_S,
+                self.model, job=a.job, endpoint=a.endpoint, every=a.every, samples=0, wait=SUBSCRIBER_WAIT_S,
                 on_publish=self.verifier.take if self.verifier else None) as self.watch:
             if not self.watch.stats()["subscribed"]:
                 print(f"attnd does not listen at {a.endpoint}: training goes on, without numbers")

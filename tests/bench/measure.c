@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/* bench measure: what a whole message costs: its weights; its queries and keys; and these with the
+ * map made of them as well.
+ *
+ *     measure [SIZE...]        default 512 1024
+ *
+ * One thread, causal, [1,12,SIZE,64] f32, every group that is on by default, spectra for 20 ms.
+ * The three alternate; prints a JSON line per size with the medians of processor time, and of the
+ * last one's share that is spectra. */
+#include "measure.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { HEADS = 12, DIM = 64, RUNS = 15, FORMS = 4 };
+#define SPECTRUM_BUDGET_NS 20000000u
+
+static _Noreturn void die(const char *what)
+{
+    fprintf(stderr, "measure: %s\n", what);
+    exit(2);
+}
+
+static void *must_have(void *memory)
+{
+    if (memory == NULL) {
+        die("out of memory");
+    }
+    return memory;
+}
+
+/* Of this thread: what others do on the machine is not ours. */
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Uniform in -1.7 .. 1.7: variance 1. */
+static float *random_vectors(size_t n, uint64_t seed)
+{
+    float *vectors = must_have(malloc(n * sizeof *vectors));
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        vectors[i] = (float)(((double)(seed >> 11) * 0x1p-53 - 0.5) * 3.4641);
+    }
+    return vectors;
+}
+
+static struct attention queries_and_keys(uint32_t size)
+{
+    size_t n = (size_t)HEADS * size * DIM;
+    return (struct attention){.batch = 1,
+                              .heads = HEADS,
+                              .queries = size,
+                              .keys = size,
+                              .self = true,
+                              .causal = true,
+                              .qk = {.q = random_vectors(n, 1),
+                                     .k = random_vectors(n, 2),
+                                     .q_dtype = DTYPE_F32,
+                                     .k_dtype = DTYPE_F32,
+                                     .kv_heads = HEADS,
+                                     .head_dim = DIM,
+                                     .scale = 1 / sqrt(DIM)}};
+}
+
+static struct attention weights_of(const struct attention *qk, struct scratch *scratch)
+{
+    size_t entries = (size_t)HEADS * qk->queries * qk->keys;
+    float *weights = must_have(malloc(entries * sizeof *weights));
+    if (qk_weights(qk, 0, qk->queries, weights, isa_best(), scratch) < 0) {
+        die("out of memory");
+    }
+    struct attention a = *qk;
+    a.weights = weights;
+    a.dtype = DTYPE_F32;
+    return a;
+}
+
+/* The daemon's defaults. */
+static struct measure_plan plan_of(uint32_t maps_max_size, bool spectra)
+{
+    return (struct measure_plan){
+        .group = {[METRIC_GROUP_CORE] = true,
+                  [METRIC_GROUP_IMPORTANCE] = true,
+                  [METRIC_GROUP_PAIRS] = true,
+                  [METRIC_GROUP_SPECTRUM] = spectra},
+        .threads = 1,
+        .whole = true,
+        .pooled_map = true,
+        .top_pairs = 10,
+        .local_window = 8,
+        .spectrum_max_size = 512,
+        .spectrum_effort = SPECTRUM_FULL,
+        .spectrum_budget_ns = SPECTRUM_BUDGET_NS,
+        .qk_maps_max_size = maps_max_size,
+        .block_entries = 1048576,
+        .isa = isa_best(),
+    };
+}
+
+static double time_message(const struct attention *a, const struct measure_plan *plan,
+                           struct scratch *scratch)
+{
+    struct measure *m = NULL;
+    double begin = now();
+    if (measure_new(a, plan, &m) < 0) {
+        die("out of memory");
+    }
+    for (uint32_t i = 0; i < measure_jobs(m); i++) {
+        measure_run(m, i, scratch);
+    }
+    if (measure_finish(m, scratch) < 0) {
+        die("out of memory");
+    }
+    double seconds = now() - begin;
+    measure_free(&m);
+    return seconds;
+}
+
+static int compare(const void *x, const void *y)
+{
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+static double median(double *x)
+{
+    qsort(x, RUNS, sizeof *x, compare);
+    return x[RUNS / 2];
+}
+
+static void bench(uint32_t size)
+{
+    struct scratch scratch = {0};
+    struct attention qk = queries_and_keys(size), weights = weights_of(&qk, &scratch);
+    const struct attention *message[FORMS] = {&weights, &qk, &qk, &qk};
+    const struct measure_plan plan[FORMS] = {plan_of(0, true), plan_of(0, true),
+                                             plan_of(size, true), plan_of(size, false)};
+    static double seconds[FORMS][RUNS];
+    for (int r = 0; r < RUNS; r++) {
+        for (int f = 0; f < FORMS; f++) {
+            seconds[f][r] = time_message(message[f], &plan[f], &scratch);
+        }
+    }
+    double maps = median(seconds[2]);
+    printf("{\"bench\":\"measure\",\"shape\":[1,%d,%u,%d],\"runs\":%d,\"weights_ms\":%.1f,"
+           "\"qk_ms\":%.1f,\"qk_with_map_ms\":%.1f,\"of_it_spectra_ms\":%.1f}\n",
+           HEADS, size, DIM, RUNS, 1e3 * median(seconds[0]), 1e3 * median(seconds[1]), 1e3 * maps,
+           1e3 * (maps - median(seconds[3])));
+    free((void *)(uintptr_t)weights.weights);
+    free((void *)(uintptr_t)qk.qk.q);
+    free((void *)(uintptr_t)qk.qk.k);
+    scratch_clear(&scratch);
+}
+
+int main(int argc, char **argv)
+{
+    spectrum_global_init();
+    for (int i = 1; i < argc; i++) {
+        uint32_t size = (uint32_t)strtoul(argv[i], NULL, 10);
+        if (size < 1 || size > 8192) {
+            die("a size: 1 to 8192");
+        }
+        bench(size);
+    }
+    if (argc < 2) {
+        bench(512);
+        bench(1024);
+    }
+    return 0;
+}
