@@ -64,8 +64,11 @@ class Session:
             watch.close()
             stats = watch.stats()
             assert stats["dropped"] == 0 and stats["published"] == stats["sent"] + stats["skipped"], stats
-        if any(watch.stats()["sent"] for watch in self.watches):
-            wait_until(self._ended, f"the end of {self.job}")
+        return self.finished() if any(watch.stats()["sent"] for watch in self.watches) else {}
+
+    def finished(self) -> Summaries:
+        """The same of a job that other processes publish."""
+        wait_until(self._ended, f"the end of {self.job}")
         found: Summaries = {}
         while not self.reader.silent(0.1):
             summary = self.reader.next()[1]
@@ -83,7 +86,7 @@ class Session:
 
 def snapshot(model: torch.nn.Module) -> State:
     """The state as it is now, by the names of the model itself."""
-    model = getattr(model, "_orig_mod", model)
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 

@@ -2,7 +2,8 @@
 """What `attnd.watch` captures of each kind of model while it trains, and the daemon makes of it: every row metric of
 every layer and head equals that of float64 weights computed independently."""
 import pytest
-from session import SETTINGS, Attnd, Session, assert_right, expected_of, report, train
+from fixtures import daemon  # noqa: F401
+from session import Session, assert_right, expected_of, train
 from zoo import handmade_kinds
 
 try:
@@ -14,20 +15,9 @@ except ImportError:
 STEPS = 2
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    """One for all kinds: each has a job of its own."""
-    daemon = Attnd(*SETTINGS)
-    Attnd.all.remove(daemon)  # it outlives a test
-    yield daemon
-    daemon.close()
-    for name, summaries, worst in report:
-        print(f"{name:<40} {summaries:>4} summaries, largest relative error {worst:.2e}")
-
-
 @pytest.mark.parametrize("samples", [0, 1])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_every_number_of_every_head_is_right(daemon, kind, samples):
+def test_every_number_of_every_head_is_right(daemon, kind, samples):  # noqa: F811
     model = kind.build()
     with Session(daemon) as session:
         session.watch(model, samples=samples)
