@@ -19,6 +19,8 @@ from zoo import Batch, Kind  # noqa: E402
 # A window per step; no spectra, which other tests are about.
 SETTINGS = ("window.unit=step", "metrics.spectrum=false", "history.enabled=false", "alerts.enabled=false")
 
+torch.set_num_threads(1)  # the models are small; threads would only wait for each other
+
 State = Dict[str, torch.Tensor]
 Summaries = Dict[Tuple[int, Layer], Dict[str, Any]]
 
