@@ -109,7 +109,7 @@ class FlexDecoder(nn.Module):
 
     def forward(self, x):
         from torch.nn.attention.flex_attention import flex_attention
-        q, k, v = (part.view(*x.shape[:2], HEADS, -1).transpose(1, 2) for part in self.attn(x).chunk(3, -1))
+        q, k, v = (part.view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.attn(x).chunk(3, -1))
         return flex_attention(q, k, v)
 
 
@@ -142,7 +142,7 @@ class Masked(nn.Module):
         self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
 
     def forward(self, x, mask=None, causal=False, scale=None):
-        q, k, v = (part.view(*x.shape[:2], HEADS, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        q, k, v = (part.view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
 
 

@@ -156,7 +156,7 @@ class Attention(nn.Module):
         self.attend, self.dropout = attend, dropout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (part.view(*x.shape[:2], HEADS, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        q, k, v = (part.view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         y = self.attend(q, k, v, self.dropout if self.training else 0.0)
         return self.out(y.transpose(1, 2).flatten(2))
 
