@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from .spy import Lookout
 
 
-def observe(lookout: "Lookout") -> Any:
-    """Makes the lookups of transformers give observed functions until forget(result); None when it is not there."""
+def observe(lookout: Callable[[], "Lookout"]) -> Any:
+    """Makes the lookups of transformers give observed functions until forget(result); None when it is not there.
+    `lookout` gives the one of the thread that calls."""
     owner: Any = getattr(sys.modules.get("transformers.modeling_utils"), "AttentionInterface", None)
     if owner is None:
         return None
@@ -44,13 +45,14 @@ def forget(observed: Any) -> None:
         owner.__getitem__ = own
 
 
-def _observed(lookout: "Lookout", function: Callable[..., Any]) -> Callable[..., Any]:
+def _observed(lookout: Callable[[], "Lookout"], function: Callable[..., Any]) -> Callable[..., Any]:
     def call(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, *args: Any,
              **kwargs: Any) -> Any:
-        before = lookout.count
+        here = lookout()
+        before = here.count
         result = function(module, query, key, value, attention_mask, *args, **kwargs)
-        if lookout.count == before:
-            lookout.tell(lambda: _queries(module, query, key, attention_mask, kwargs))
+        if here.count == before:
+            here.tell(lambda: _queries(module, query, key, attention_mask, kwargs))
         return result
 
     return call
