@@ -375,12 +375,31 @@ def test_a_broken_publisher_never_reaches_the_training(daemon, monkeypatch, capl
     assert len(warnings_of(caplog)) == 1 and in_model(model) == []
 
 
+def in_thread(function):
+    """Runs it in another thread; its exception is raised here."""
+    raised = []
+
+    def run():
+        try:
+            function()
+        except BaseException as error:  # noqa: B036
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    if raised:
+        raise raised[0]
+
+
+@pytest.mark.parametrize("by", [lambda close: close(), in_thread], ids=["itself", "another thread"])
 @pytest.mark.parametrize("where", ["blocks.1", "blocks.1.attn", "head"])
-def test_closed_in_the_middle_of_a_forward(daemon, where):  # noqa: F811
+def test_closed_in_the_middle_of_a_forward(daemon, where, by):  # noqa: F811
     expected, model = KIND.loss(KIND.build(), KIND.batch(0)), KIND.build()
     with Session(daemon) as session:
         watch = session.watch(model)
-        handle = model.get_submodule(where).register_forward_pre_hook(lambda *args: watch.close())
+        handle = model.get_submodule(where).register_forward_pre_hook(lambda *args: by(watch.close))
         loss = KIND.loss(model, KIND.batch(0))
         handle.remove()
         loss.backward()
@@ -419,6 +438,14 @@ def test_copies_of_a_watched_model_are_models(daemon, kind, duplicate):  # noqa:
     assert in_model(model) == []
 
 
+@pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy], ids=["itself", "a copy"])
+def test_a_saved_model_does_not_need_attnd(daemon, copied):  # noqa: F811
+    model = nn.TransformerEncoderLayer(WIDTH, HEADS, 16)
+    with Session(daemon) as session:
+        session.watch(model)
+        assert b"attnd" not in pickle.dumps(copied(model))
+
+
 def test_a_copy_made_within_a_forward(daemon):  # noqa: F811
     model, copies = KIND.build(), []
     with Session(daemon) as session:
@@ -431,24 +458,6 @@ def test_a_copy_made_within_a_forward(daemon):  # noqa: F811
 
 
 # ---------------------------------------------------------------------------------------------------- threads
-
-def in_thread(function):
-    """Runs it in another thread; its exception is raised here."""
-    raised = []
-
-    def run():
-        try:
-            function()
-        except BaseException as error:  # noqa: B036
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive()
-    if raised:
-        raise raised[0]
-
 
 def test_another_thread_with_another_model_is_not_captured(daemon):  # noqa: F811
     model, other = KIND.build(), KIND.build()
@@ -488,19 +497,22 @@ def test_training_in_a_thread_that_did_not_watch(daemon):  # noqa: F811
     assert_right("trained in a thread", session.summaries(), expected_of(KIND, trained))
 
 
+THREADS = [decoder_kind("sdpa", fused), decoder_kind("eager", eager, ("attention",)), transformer_kind(),
+           multihead_kind("nn.MultiheadAttention", need_weights=True)]
+
+
 def test_several_models_in_several_threads(daemon):  # noqa: F811
-    kinds = [decoder_kind(f"thread-{n}", attend, ("qk", "attention")) for n, attend in enumerate([fused, eager] * 2)]
-    sessions, trained = [Session(daemon) for _ in kinds], {n: [] for n in range(len(kinds))}
+    sessions, trained = [Session(daemon) for _ in THREADS], [[] for _ in THREADS]
 
     def work(n):
-        model = kinds[n].build()
+        model = THREADS[n].build()
         sessions[n].watch(model)
-        trained[n] = list(train(model, kinds[n], 3))
+        trained[n] += train(model, THREADS[n], 8)
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(kinds))]
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(THREADS))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    for n, kind in enumerate(kinds):
-        assert_right(kind.name, sessions[n].summaries(), expected_of(kind, trained[n]), kind.tiers)
+    for kind, session, steps in zip(THREADS, sessions, trained):
+        assert_right(f"{kind.name}-thread", session.summaries(), expected_of(kind, steps), kind.tiers)
