@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import torch
 from expected import Attended, Layer, Tolerance, differences
@@ -92,14 +92,12 @@ def snapshot(model: torch.nn.Module) -> State:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def train(model: torch.nn.Module, kind: Kind, steps: int, microbatches: int = 1, rate: float = 0.02,
-          before: Optional[Callable[[int], None]] = None, context: Any = None) -> Iterator[Tuple[int, List[Batch], State]]:
+def train(model: torch.nn.Module, kind: Kind, steps: int,
+          microbatches: int = 1) -> Iterator[Tuple[int, List[Batch], State]]:
     """Trains by Adam and yields (step, its batches, the state they met) after each step."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for step in range(steps):
         state, batches = snapshot(model), [kind.batch(step * microbatches + m) for m in range(microbatches)]
-        if before is not None:
-            before(step)
         for batch in batches:
             kind.loss(model, batch).backward()
         optimizer.step()

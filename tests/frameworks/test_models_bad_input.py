@@ -13,7 +13,6 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.0")
 import torch.nn.functional as F  # noqa: E402
 from expected import Attended  # noqa: E402
-from fixtures import daemon  # noqa: E402, F401
 from installed import in_model, in_torch  # noqa: E402
 from session import Session, assert_right, expected_of, snapshot, train  # noqa: E402
 from torch import nn  # noqa: E402
@@ -21,6 +20,7 @@ from zoo import (BATCH, HEADS, LENGTH, LENGTHS, WIDTH, Decoder, Kind, decoder_ki
                  eager, fused, generator, multihead_kind, next_token_loss, products, right_padding, seeded, softmax,
                  split, transformer_kind, triangle)
 
+pytest_plugins = ("one_daemon",)
 KIND = decoder_kind("sdpa", fused)
 
 
@@ -49,10 +49,10 @@ def train_alone(model, loss, steps=3):
     return losses
 
 
-def assert_only_warned(daemon, caplog, build, loss, *words):  # noqa: F811
+def assert_only_warned(stepwise, caplog, build, loss, *words):
     """Trains as without attnd, nothing is published, and one warning has these words."""
     expected, model = train_alone(build(), loss), build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         losses = train_alone(model, loss)
     assert all(map(torch.equal, losses, expected))
@@ -63,9 +63,9 @@ def assert_only_warned(daemon, caplog, build, loss, *words):  # noqa: F811
 
 # ------------------------------------------------------------------------------------- nothing to be seen
 
-def test_a_model_without_attention_is_told_once(daemon, caplog):  # noqa: F811
+def test_a_model_without_attention_is_told_once(stepwise, caplog):
     build = seeded(lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3), nn.LogSoftmax(-1)))
-    assert_only_warned(daemon, caplog, build, lambda model, step: model(
+    assert_only_warned(stepwise, caplog, build, lambda model, step: model(
         torch.randn(5, 8, generator=generator(step))).square().mean(), "no attention", "publish_")
 
 
@@ -94,9 +94,9 @@ class FlashAttention(nn.Module):
         return OwnKernel.apply(*self.qkv(x).chunk(3, -1))
 
 
-def test_an_unknown_kernel_is_named_with_what_to_do(daemon, caplog):  # noqa: F811
+def test_an_unknown_kernel_is_named_with_what_to_do(stepwise, caplog):
     build = seeded(lambda: nn.ModuleDict({"mixer": FlashAttention()}))
-    assert_only_warned(daemon, caplog, build, lambda model, step: model["mixer"](
+    assert_only_warned(stepwise, caplog, build, lambda model, step: model["mixer"](
         torch.randn(BATCH, 6, WIDTH, generator=generator(step))).square().mean(), "mixer", "publish_qk")
 
 
@@ -114,7 +114,7 @@ class FlexDecoder(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_flex_attention_called_directly_is_captured_or_told(daemon, caplog):  # noqa: F811
+def test_flex_attention_called_directly_is_captured_or_told(stepwise, caplog):
     pytest.importorskip("torch.nn.attention.flex_attention")
     build = seeded(FlexDecoder)
 
@@ -124,7 +124,7 @@ def test_flex_attention_called_directly_is_captured_or_told(daemon, caplog):  # 
         return value + model.attn.bias.sum()
 
     expected, model = train_alone(build(), loss), build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         losses = train_alone(model, loss)
     assert all(map(torch.equal, losses, expected)) and in_model(model) == []
@@ -150,7 +150,8 @@ CAUSAL = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
 PADDED = torch.from_numpy(right_padding())
 BAND = CAUSAL & ~CAUSAL.tril(-5)
 RANDOM = torch.rand(BATCH, HEADS, LENGTH, LENGTH, generator=generator(0)) < 0.4
-SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])[:, None, None] * (torch.arange(LENGTH) - torch.arange(LENGTH)[:, None])
+DISTANCE = torch.arange(LENGTH) - torch.arange(LENGTH)[:, None]
+SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])[:, None, None] * DISTANCE
 
 
 def added(allowed, ignored):
@@ -205,23 +206,24 @@ def attended_under(mask, header, logits):
     if header.pop("empty", None) is not None:
         header["mask"] = torch.broadcast_to(mask, (BATCH, LENGTH, LENGTH))
     lengths = {name: list(header.pop(name)) for name in ("q_len", "k_len") if name in header}
-    allowed = header.pop("mask", None)
-    return Attended(softmax(logits, seen), logits, mask=None if allowed is None else allowed.numpy(), **header, **lengths)
+    if "mask" in header:
+        header["mask"] = header["mask"].numpy()
+    return Attended(softmax(logits, seen), logits, **header, **lengths)
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_masks_of_every_kind_are_understood(daemon, name):  # noqa: F811
+def test_masks_of_every_kind_are_understood(stepwise, name):
     kind = masked_kind(name)
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         model = kind.build()
         session.watch(model)
         trained = list(train(model, kind, 2))
     assert_right(name, session.summaries(), expected_of(kind, trained), kind.tiers)
 
 
-def test_a_scale_of_its_own_is_told(daemon):  # noqa: F811
+def test_a_scale_of_its_own_is_told(stepwise):
     kind = masked_kind("none", scale=0.5)
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         model = kind.build()
         session.watch(model)
         trained = list(train(model, kind, 1))
@@ -231,9 +233,9 @@ def test_a_scale_of_its_own_is_told(daemon):  # noqa: F811
 # ------------------------------------------------------------------------------------------ shapes and dtypes
 
 @pytest.mark.parametrize("shape", [(BATCH, 0), (0, LENGTH), (0, 0)])
-def test_empty_inputs_publish_nothing_and_hurt_nothing(daemon, shape, caplog):  # noqa: F811
+def test_empty_inputs_publish_nothing_and_hurt_nothing(stepwise, shape, caplog):
     model = KIND.build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         model(torch.zeros(shape, dtype=torch.long)).sum().backward()
         trained = list(train(model, KIND, 1))
@@ -241,21 +243,22 @@ def test_empty_inputs_publish_nothing_and_hurt_nothing(daemon, shape, caplog):  
     assert warnings_of(caplog) == []
 
 
-def test_a_sequence_of_one(daemon):  # noqa: F811
+def test_a_sequence_of_one(stepwise):
     model = KIND.build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         model(torch.zeros(BATCH, 1, dtype=torch.long)).sum().backward()
     summaries = session.summaries()
     assert len(summaries) == 3
     for summary in summaries.values():
-        assert summary["heads"]["entropy"]["max"] == [0] * HEADS and summary["heads"]["confidence"]["min"] == [1] * HEADS
+        heads = summary["heads"]
+        assert heads["entropy"]["max"] == [0] * HEADS and heads["confidence"]["min"] == [1] * HEADS
 
 
-def test_a_model_that_changes_its_dtype(daemon):  # noqa: F811
+def test_a_model_that_changes_its_dtype(stepwise):
     """Step by step in float32, float64 and bfloat16; what was captured is what the kernel got."""
     sent, references, model = [], {}, KIND.build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         watch = session.watch(model, steps="manual",
                               on_publish=lambda message: sent.append(message.keys.get("tensors")))
         for step, dtype in enumerate((torch.float32, torch.float64, torch.bfloat16)):
@@ -272,9 +275,9 @@ def test_a_model_that_changes_its_dtype(daemon):  # noqa: F811
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator to move to")
-def test_a_model_that_moves_between_devices(daemon):  # noqa: F811
+def test_a_model_that_moves_between_devices(stepwise):
     model, trained = KIND.build(), []
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         watch = session.watch(model, steps="manual")
         for step, device in enumerate(("cpu", "cuda", "cpu")):
             model.to(device)
@@ -287,9 +290,9 @@ def test_a_model_that_moves_between_devices(daemon):  # noqa: F811
 
 # ----------------------------------------------------------------------------------------------- two watches
 
-def test_two_watches_on_one_model_both_get_everything(daemon):  # noqa: F811
+def test_two_watches_on_one_model_both_get_everything(stepwise):
     model = KIND.build()
-    with Session(daemon) as first, Session(daemon) as second:
+    with Session(stepwise) as first, Session(stepwise) as second:
         first.watch(model)
         second.watch(model, every=2)
         trained = list(train(model, KIND, 3))
@@ -298,9 +301,9 @@ def test_two_watches_on_one_model_both_get_everything(daemon):  # noqa: F811
     assert in_model(model) == []
 
 
-def test_watches_that_end_in_the_order_they_began(daemon):  # noqa: F811
+def test_watches_that_end_in_the_order_they_began(stepwise):
     model = KIND.build()
-    first, second = Session(daemon), Session(daemon)
+    first, second = Session(stepwise), Session(stepwise)
     first.watch(model)
     second.watch(model)
     trained = list(train(model, KIND, 1))
@@ -309,10 +312,10 @@ def test_watches_that_end_in_the_order_they_began(daemon):  # noqa: F811
     assert_right("second", second.summaries(), expected_of(KIND, trained + more))
 
 
-def test_of_two_models_each_has_its_own(daemon):  # noqa: F811
+def test_of_two_models_each_has_its_own(stepwise):
     """One runs within the other's step, and a third, which nobody watches, besides."""
     model, other, third = KIND.build(), decoder_kind("other", fused, layers=1).build(), KIND.build()
-    with Session(daemon) as first, Session(daemon) as second:
+    with Session(stepwise) as first, Session(stepwise) as second:
         first.watch(model, steps="manual")
         second.watch(other, steps="manual")
         for one in (third, model, other, third):
@@ -333,9 +336,9 @@ def fail(*args):
 
 
 @pytest.mark.parametrize("where", ["blocks.0", "blocks.1.attn", "blocks.2.attn.out", ""])
-def test_the_users_exception_is_the_users(daemon, where):  # noqa: F811
+def test_the_users_exception_is_the_users(stepwise, where):
     model = KIND.build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         handle = model.get_submodule(where).register_forward_pre_hook(fail)
         with pytest.raises(Oops, match="^in the model$"):
@@ -352,26 +355,26 @@ def test_the_users_exception_is_the_users(daemon, where):  # noqa: F811
     assert in_model(model) == [] and len(whole) >= 3
 
 
-def test_errors_of_bad_calls_are_torchs_own(daemon):  # noqa: F811
+def test_errors_of_bad_calls_are_torchs_own(stepwise):
     model = Masked()
     x, mask = torch.randn(2, 5, WIDTH), torch.ones(3, 7, dtype=torch.bool)
     with pytest.raises(RuntimeError) as unwatched:
         model(x, mask=mask)
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         with pytest.raises(RuntimeError) as watched:
             model(x, mask=mask)
     assert str(watched.value) == str(unwatched.value)
 
 
-def test_a_broken_publisher_never_reaches_the_training(daemon, monkeypatch, caplog):  # noqa: F811
-    expected, model = list(train(KIND.build(), KIND, 3)), KIND.build()
-    with Session(daemon) as session:
+def test_a_broken_publisher_never_reaches_the_training(stepwise, monkeypatch, caplog):
+    expected, model = [state for _, _, state in train(KIND.build(), KIND, 3)], KIND.build()
+    with Session(stepwise) as session:
         watch = session.watch(model)
         for name in ("publish_later", "plan_with", "wanted"):
             monkeypatch.setattr(watch.publisher, name, lambda *a, **k: 1 / 0)
         states = [state for _, _, state in train(model, KIND, 3)]
-    assert all(torch.equal(state[name], other[name]) for state, (_, _, other) in zip(states, expected) for name in state)
+    assert all(torch.equal(state[name], other[name]) for state, other in zip(states, expected) for name in state)
     assert len(warnings_of(caplog)) == 1 and in_model(model) == []
 
 
@@ -395,9 +398,9 @@ def in_thread(function):
 
 @pytest.mark.parametrize("by", [lambda close: close(), in_thread], ids=["itself", "another thread"])
 @pytest.mark.parametrize("where", ["blocks.1", "blocks.1.attn", "head"])
-def test_closed_in_the_middle_of_a_forward(daemon, where, by):  # noqa: F811
+def test_closed_in_the_middle_of_a_forward(stepwise, where, by):
     expected, model = KIND.loss(KIND.build(), KIND.batch(0)), KIND.build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         watch = session.watch(model)
         handle = model.get_submodule(where).register_forward_pre_hook(lambda *args: by(watch.close))
         loss = KIND.loss(model, KIND.batch(0))
@@ -425,10 +428,10 @@ def saved(model):
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled, saved])
 @pytest.mark.parametrize("kind", [KIND, multihead_kind("nn.MultiheadAttention", need_weights=True),
                                   transformer_kind()], ids=lambda kind: kind.name)
-def test_copies_of_a_watched_model_are_models(daemon, kind, duplicate):  # noqa: F811
+def test_copies_of_a_watched_model_are_models(stepwise, kind, duplicate):
     """They train by themselves and publish nothing; the watched one goes on."""
     model = kind.build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         twin = duplicate(model)
         list(train(twin, kind, 2))
@@ -439,16 +442,16 @@ def test_copies_of_a_watched_model_are_models(daemon, kind, duplicate):  # noqa:
 
 
 @pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy], ids=["itself", "a copy"])
-def test_a_saved_model_does_not_need_attnd(daemon, copied):  # noqa: F811
+def test_a_saved_model_does_not_need_attnd(stepwise, copied):
     model = nn.TransformerEncoderLayer(WIDTH, HEADS, 16)
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         assert b"attnd" not in pickle.dumps(copied(model))
 
 
-def test_a_copy_made_within_a_forward(daemon):  # noqa: F811
+def test_a_copy_made_within_a_forward(stepwise):
     model, copies = KIND.build(), []
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         handle = model.blocks[1].register_forward_pre_hook(lambda *args: copies.append(copy.deepcopy(model.blocks[0])))
         trained = list(train(model, KIND, 1))
@@ -459,9 +462,9 @@ def test_a_copy_made_within_a_forward(daemon):  # noqa: F811
 
 # ---------------------------------------------------------------------------------------------------- threads
 
-def test_another_thread_with_another_model_is_not_captured(daemon):  # noqa: F811
+def test_another_thread_with_another_model_is_not_captured(stepwise):
     model, other = KIND.build(), KIND.build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         handle = model.blocks[1].register_forward_pre_hook(
             lambda *args: in_thread(lambda: KIND.loss(other, KIND.batch(3)).backward()))
@@ -470,7 +473,7 @@ def test_another_thread_with_another_model_is_not_captured(daemon):  # noqa: F81
     assert_right("threads", session.summaries(), expected_of(KIND, trained))
 
 
-def test_the_same_model_in_another_thread_meanwhile_hurts_nothing(daemon, caplog):  # noqa: F811
+def test_the_same_model_in_another_thread_meanwhile_hurts_nothing(stepwise, caplog):
     """What two threads do at once with one model is not taken apart: one of them is captured, whole."""
     model = KIND.build()
     within = []
@@ -480,7 +483,7 @@ def test_the_same_model_in_another_thread_meanwhile_hurts_nothing(daemon, caplog
             within.append(True)
             in_thread(lambda: KIND.loss(model, KIND.batch(3)).backward())
 
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         handle = model.blocks[1].register_forward_pre_hook(meanwhile)
         trained = list(train(model, KIND, 1))
@@ -489,9 +492,9 @@ def test_the_same_model_in_another_thread_meanwhile_hurts_nothing(daemon, caplog
     assert warnings_of(caplog) == [] and in_model(model) == []
 
 
-def test_training_in_a_thread_that_did_not_watch(daemon):  # noqa: F811
+def test_training_in_a_thread_that_did_not_watch(stepwise):
     model, trained = KIND.build(), []
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         in_thread(lambda: trained.extend(train(model, KIND, 2)))
     assert_right("trained in a thread", session.summaries(), expected_of(KIND, trained))
@@ -501,8 +504,8 @@ THREADS = [decoder_kind("sdpa", fused), decoder_kind("eager", eager, ("attention
            multihead_kind("nn.MultiheadAttention", need_weights=True)]
 
 
-def test_several_models_in_several_threads(daemon):  # noqa: F811
-    sessions, trained = [Session(daemon) for _ in THREADS], [[] for _ in THREADS]
+def test_several_models_in_several_threads(stepwise):
+    sessions, trained = [Session(stepwise) for _ in THREADS], [[] for _ in THREADS]
 
     def work(n):
         model = THREADS[n].build()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Captured right in the set-ups of real training: compiled, checkpointed, accumulated, autocast, with dropout, in eval
 mode, on several ranks."""
-import os
 import subprocess
 import sys
 
@@ -10,7 +9,6 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.0")
 import distributed_worker  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from fixtures import daemon  # noqa: E402, F401
 from session import Session, assert_right, expected_of, train  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 from zoo import (Block, Decoder, Kind, decoder_kind, decoder_reference, eager, fused, next_token_loss,  # noqa: E402
@@ -21,13 +19,14 @@ try:
 except ImportError:
     transformers_kind = None
 
+pytest_plugins = ("one_daemon",)
 needs_transformers = pytest.mark.skipif(transformers_kind is None, reason="transformers is not there")
 BIG = ("gpt2", "llama")
 
 
-def captured(daemon, kind, model, steps=2, microbatches=1, **options):  # noqa: F811
+def captured(stepwise, kind, model, steps=2, microbatches=1, **options):
     """(summaries, what was trained) of a watched training."""
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model, **options)
         trained = list(train(model, kind, steps, microbatches))
     return session.summaries(), trained
@@ -54,13 +53,13 @@ def graphs():
 @needs_transformers
 @pytest.mark.parametrize("name", BIG)
 @pytest.mark.parametrize("outside", [True, False])
-def test_compiled_models_run_eagerly_on_captured_steps_only(daemon, compiler, name, outside):  # noqa: F811
+def test_compiled_models_run_eagerly_on_captured_steps_only(stepwise, compiler, name, outside):
     """Whether the compiled model is watched or the one within."""
     kind = transformers_kind(name, "sdpa")
     model = kind.build()
     compiled = compiler(model)
     before, made = graphs(), []
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(compiled if outside else model, every=3)
         trained = []
         for step in train(compiled, kind, 8):
@@ -72,21 +71,21 @@ def test_compiled_models_run_eagerly_on_captured_steps_only(daemon, compiler, na
 
 @needs_transformers
 @pytest.mark.parametrize("name", BIG)
-def test_watching_what_is_compiled_already_compiles_nothing_again(daemon, compiler, name):  # noqa: F811
+def test_watching_what_is_compiled_already_compiles_nothing_again(stepwise, compiler, name):
     kind = transformers_kind(name, "sdpa")
     compiled = compiler(kind.build())
     list(train(compiled, kind, 2))
     before = graphs()
-    summaries, trained = captured(daemon, kind, compiled, steps=5, every=2)
+    summaries, trained = captured(stepwise, kind, compiled, steps=5, every=2)
     list(train(compiled, kind, 1))
     assert graphs() == before
     assert_right(f"{kind.name}-compiled-before", summaries, expected_of(kind, trained[::2]), kind.tiers)
 
 
-def test_a_compiled_decoder_whose_every_step_is_captured(daemon, compiler):  # noqa: F811
+def test_a_compiled_decoder_whose_every_step_is_captured(stepwise, compiler):
     kind = decoder_kind("sdpa-compiled", fused)
     compiled = compiler(kind.build())
-    summaries, trained = captured(daemon, kind, compiled, steps=3)
+    summaries, trained = captured(stepwise, kind, compiled, steps=3)
     assert_right(kind.name, summaries, expected_of(kind, trained))
 
 
@@ -107,12 +106,12 @@ class ReentrantBlock(CheckpointedBlock):
 
 @pytest.mark.parametrize("block", [CheckpointedBlock, ReentrantBlock])
 @pytest.mark.parametrize("attend", [fused, eager])
-def test_a_recomputed_block_is_not_captured_twice(daemon, attend, block):  # noqa: F811
+def test_a_recomputed_block_is_not_captured_twice(stepwise, attend, block):
     kind = decoder_kind(f"{attend.__name__}-{block.__name__}", attend, ("qk", "attention"))
     model = kind.build()
     for one in model.blocks:
         one.__class__ = block
-    summaries, trained = captured(daemon, kind, model)
+    summaries, trained = captured(stepwise, kind, model)
     assert_right(kind.name, summaries, expected_of(kind, trained), kind.tiers)
 
 
@@ -120,20 +119,20 @@ def test_a_recomputed_block_is_not_captured_twice(daemon, attend, block):  # noq
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", BIG)
-def test_gradient_checkpointing_is_not_captured_twice(daemon, name, implementation, reentrant):  # noqa: F811
+def test_gradient_checkpointing_is_not_captured_twice(stepwise, name, implementation, reentrant):
     kind = transformers_kind(name, implementation)
     model = kind.build()
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
-    summaries, trained = captured(daemon, kind, model)
+    summaries, trained = captured(stepwise, kind, model)
     assert_right(f"{kind.name}-checkpointed", summaries, expected_of(kind, trained), kind.tiers)
 
 
 # --------------------------------------------------------------------------------------------- accumulated
 
-def test_forwards_of_one_step_are_its_microbatches(daemon):  # noqa: F811
+def test_forwards_of_one_step_are_its_microbatches(stepwise):
     kind, sent = decoder_kind("sdpa-accumulated", fused), []
-    summaries, trained = captured(daemon, kind, kind.build(), microbatches=3,
+    summaries, trained = captured(stepwise, kind, kind.build(), microbatches=3,
                                   on_publish=lambda message: sent.append((message.step, message.keys)))
     assert_right(kind.name, summaries, expected_of(kind, trained))
     numbers = [(step, keys["layer"], keys.get("microbatch", 0)) for step, keys in sent if "layer" in keys]
@@ -142,11 +141,11 @@ def test_forwards_of_one_step_are_its_microbatches(daemon):  # noqa: F811
 
 @needs_transformers
 @pytest.mark.parametrize("name", BIG)
-def test_accumulation_and_checkpointing_together(daemon, name):  # noqa: F811
+def test_accumulation_and_checkpointing_together(stepwise, name):
     kind = transformers_kind(name, "sdpa")
     model = kind.build()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    summaries, trained = captured(daemon, kind, model, microbatches=2)
+    summaries, trained = captured(stepwise, kind, model, microbatches=2)
     assert_right(f"{kind.name}-accumulated", summaries, expected_of(kind, trained), kind.tiers)
 
 
@@ -176,20 +175,20 @@ def recorded_kind(name, attend, context, dropout=0.0):
                 lambda model, batch: run(lambda: next_token_loss(model, batch), batch), reference)
 
 
-def test_under_autocast_what_the_kernel_got_is_captured(daemon):  # noqa: F811
+def test_under_autocast_what_the_kernel_got_is_captured(stepwise):
     sent = []
     kind = recorded_kind("sdpa-autocast", fused, autocast)
-    summaries, trained = captured(daemon, kind, kind.build(),
+    summaries, trained = captured(stepwise, kind, kind.build(),
                                   on_publish=lambda message: sent.append(message.keys.get("tensors")))
     assert_right(kind.name, summaries, expected_of(kind, trained))
     assert {tensor["dtype"] for tensors in sent if tensors for tensor in tensors} == {"bf16"}
 
 
 @pytest.mark.parametrize("attend", [fused, eager])
-def test_weights_are_those_before_dropout(daemon, attend):  # noqa: F811
+def test_weights_are_those_before_dropout(stepwise, attend):
     import contextlib
     kind = recorded_kind(f"{attend.__name__}-dropout", attend, contextlib.nullcontext, dropout=0.3)
-    summaries, trained = captured(daemon, kind, kind.build())
+    summaries, trained = captured(stepwise, kind, kind.build())
     assert_right(kind.name, summaries, expected_of(kind, trained), ("qk", "attention"))
 
 
@@ -197,8 +196,8 @@ def test_weights_are_those_before_dropout(daemon, attend):  # noqa: F811
 
 @pytest.mark.parametrize("kind", [decoder_kind("sdpa-eval", fused), transformer_kind("nn.Transformer-eval")],
                          ids=lambda kind: kind.name)
-def test_training_in_eval_mode_is_captured(daemon, kind):  # noqa: F811
-    summaries, trained = captured(daemon, kind, kind.build().eval())
+def test_training_in_eval_mode_is_captured(stepwise, kind):
+    summaries, trained = captured(stepwise, kind, kind.build().eval())
     assert_right(kind.name, summaries, expected_of(kind, trained), kind.tiers)
 
 
@@ -210,10 +209,10 @@ def validate(model, kind):
     model.train()
 
 
-def test_validation_is_not_captured(daemon):  # noqa: F811
+def test_validation_is_not_captured(stepwise):
     kind = decoder_kind("sdpa-validated", fused)
     model = kind.build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         session.watch(model)
         trained = []
         for step in train(model, kind, 2):
@@ -222,12 +221,12 @@ def test_validation_is_not_captured(daemon):  # noqa: F811
     assert_right(kind.name, session.summaries(), expected_of(kind, trained))
 
 
-@pytest.mark.parametrize("kind", [decoder_kind("sdpa-evaluation", fused), transformer_kind("nn.Transformer-evaluation")],
-                         ids=lambda kind: kind.name)
-def test_validation_is_captured_when_it_is_asked_for(daemon, kind):  # noqa: F811
+@pytest.mark.parametrize("kind", [decoder_kind("sdpa-evaluation", fused),
+                                  transformer_kind("nn.Transformer-evaluation")], ids=lambda kind: kind.name)
+def test_validation_is_captured_when_it_is_asked_for(stepwise, kind):
     """nn.TransformerEncoder has a fast path then, which shows nothing; it is not taken."""
     model = kind.build()
-    with Session(daemon) as session:
+    with Session(stepwise) as session:
         watch = session.watch(model, evaluation=True, steps="manual")
         state = {name: value.clone() for name, value in model.state_dict().items()}
         validate(model, kind)
@@ -241,10 +240,9 @@ def test_validation_is_captured_when_it_is_asked_for(daemon, kind):  # noqa: F81
 def run_ranks(session, how, tmp_path, world=2):
     """(states that the steps met, publishers' counters) of every rank."""
     files = [str(tmp_path / f"rank{rank}") for rank in range(world)]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    ranks = [subprocess.Popen([sys.executable, distributed_worker.__file__, f"rank={rank}", f"world={world}", f"how={how}",
-                               f"store={tmp_path / 'store'}", f"endpoint={session.endpoint}", f"job={session.job}",
-                               f"results={files[rank]}"], env=environment) for rank in range(world)]
+    common = {"world": world, "how": how, "store": tmp_path / "store", "endpoint": session.endpoint, "job": session.job}
+    ranks = [subprocess.Popen([sys.executable, distributed_worker.__file__, f"rank={rank}", f"results={files[rank]}",
+                               *(f"{name}={value}" for name, value in common.items())]) for rank in range(world)]
     try:
         assert [rank.wait(120) for rank in ranks] == [0] * world
     finally:
@@ -255,10 +253,10 @@ def run_ranks(session, how, tmp_path, world=2):
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp2"])
-def test_two_ranks_make_one_summary(daemon, tmp_path, how):  # noqa: F811
+def test_two_ranks_make_one_summary(stepwise, tmp_path, how):
     if how == "fsdp2":
         pytest.importorskip("torch.distributed.fsdp", reason="no FSDP in this torch").fully_shard
-    session, world, kind = Session(daemon), 2, distributed_worker.KIND
+    session, world, kind = Session(stepwise), 2, distributed_worker.KIND
     results = run_ranks(session, how, tmp_path)
     states = results[0][0]
     trained = [(step, [distributed_worker.batch_of(step, rank, world) for rank in range(world)], states[step])

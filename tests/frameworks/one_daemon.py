@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""fixtures: a daemon for all tests of a file."""
+"""one_daemon: a plugin of pytest, with a daemon for all tests of a file. Test files name it in `pytest_plugins`."""
 import pytest
 from session import SETTINGS, Attnd, report
 
 
 @pytest.fixture(scope="module")
-def daemon():
-    """Each test has a job of its own on it. At the end: how far off the numbers were, with `pytest -s`."""
+def stepwise():
+    """A daemon whose windows are steps; each test has a job of its own on it. At the end: how far off the numbers were, with `pytest -s`."""
     daemon = Attnd(*SETTINGS)
     Attnd.all.remove(daemon)  # it outlives a test
     report.clear()
