@@ -69,8 +69,19 @@ def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, mask: Any, opt
         mask = mask.bool()[:, None, None, :]
     elif mask is not None:
         causal = False
+    if options.get("position_bias") is not None:
+        mask = _with_bias(options["position_bias"], mask)
+    if options.get("s_aux") is not None:
+        raise TypeError("learned sinks are not captured")
     return Queries(query, key, mask, causal, options.get("scaling"), int(options.get("sliding_window") or 0),
                    float(options.get("softcap") or 0.0))
+
+
+def _with_bias(bias: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
+    """What is added to the logits, of a bias [1, H, Tq, Tk] and a mask that allows, or is added itself."""
+    if mask is None:
+        return bias
+    return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
 
 
 def _dense(block_mask: Any, queries: int, keys: int, device: Optional[torch.device]) -> torch.Tensor:
