@@ -16,7 +16,8 @@ from expected import Attended  # noqa: E402
 from installed import in_model, in_torch  # noqa: E402
 from session import Session, assert_right, expected_of, snapshot, train  # noqa: E402
 from torch import nn  # noqa: E402
-from zoo import (BATCH, HEADS, LENGTH, LENGTHS, WIDTH, Decoder, Kind, decoder_kind, decoder_reference,  # noqa: E402
+from zoo import (BATCH, HEADS, LENGTH, LENGTHS, WIDTH, Kind, causal_attended, decoder_kind,  # noqa: E402
+                 decoder_reference,
                  eager, fused, generator, multihead_kind, next_token_loss, products, right_padding, seeded, softmax,
                  split, transformer_kind, triangle)
 
@@ -228,6 +229,77 @@ def test_a_scale_of_its_own_is_told(stepwise):
         session.watch(model)
         trained = list(train(model, kind, 1))
     assert_right("scale", session.summaries(), expected_of(kind, trained))
+
+
+class Grouped(nn.Module):
+    """Four heads that share two key heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.kv = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        q = self.q(x).view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2)
+        k, v = (part.view(*x.shape[:2], 2, WIDTH // HEADS).transpose(1, 2) for part in self.kv(x).chunk(2, -1))
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+class Plain(nn.Module):
+    """One head, without an axis for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.kv = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
+
+    def forward(self, x):
+        return F.scaled_dot_product_attention(self.q(x), *self.kv(x).chunk(2, -1))
+
+
+def two_projections_kind(make, q_heads, kv_heads):
+    """Of one of these."""
+    build = seeded(make)
+
+    def reference(state, batch):
+        q, kv = (F.linear(batch["x"].double(), state[f"{name}.weight"].double(), state[f"{name}.bias"].double())
+                 for name in ("q", "kv"))
+        logits = products(split(q, q_heads), split(kv.chunk(2, -1)[0], kv_heads))
+        return {("decoder", 0, "self"): Attended(softmax(logits, None), logits)}
+
+    return Kind(make.__name__, build, lambda step: {"x": torch.randn(BATCH, LENGTH, WIDTH, generator=generator(step))},
+                lambda model, batch: model(**batch).square().mean(), reference)
+
+
+@pytest.mark.parametrize("kind", [two_projections_kind(Grouped, HEADS, 2), two_projections_kind(Plain, 1, 1)],
+                         ids=lambda kind: kind.name)
+def test_heads_that_share_keys_and_heads_without_an_axis(stepwise, kind):
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        trained = list(train(model, kind, 2))
+    assert_right(kind.name, session.summaries(), expected_of(kind, trained))
+
+
+def test_a_layer_that_is_run_several_times_is_several(stepwise):
+    """Their weights are shared: three layers of one module."""
+    def share(model):
+        model.blocks = nn.ModuleList([model.blocks[0]] * 3)
+        return model
+
+    def reference(state, batch):
+        model = share(KIND.build())
+        model.load_state_dict(state)
+        made = []
+        model.double().blocks[0].attn.qkv.register_forward_hook(lambda module, args, output: made.append(output))
+        model(batch["tokens"])
+        return {("decoder", i, "self"): causal_attended(*(split(part, HEADS) for part in qkv.chunk(3, -1)[:2]))
+                for i, qkv in enumerate(made)}
+
+    kind = Kind("shared", lambda: share(KIND.build()), KIND.batch, KIND.loss, reference)
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        trained = list(train(model, kind, 2))
+    assert_right(kind.name, session.summaries(), expected_of(kind, trained))
 
 
 # ------------------------------------------------------------------------------------------ shapes and dtypes

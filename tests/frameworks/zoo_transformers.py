@@ -63,10 +63,11 @@ def builder(name: str, implementation: str, **options: Any) -> Callable[[], nn.M
 
 
 def own_kernel(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-               attention_mask: Optional[torch.Tensor], scaling: float, **kwargs: Any) -> Tuple[torch.Tensor, None]:
+               attention_mask: Optional[torch.Tensor], scaling: float, position_bias: Optional[torch.Tensor] = None,
+               **kwargs: Any) -> Tuple[torch.Tensor, None]:
     """An attention function as users register them, of nothing that tells of attention by itself."""
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-    logits = query @ key.mT * scaling
+    logits = query @ key.mT * scaling + (0 if position_bias is None else position_bias)
     if attention_mask is None and module.is_causal:
         attention_mask = torch.ones(logits.shape[-2:], dtype=torch.bool).tril()
     if attention_mask is not None:
@@ -281,5 +282,4 @@ def transformers_kind(name: str, implementation: str, batch: str = "", **options
 def transformers_kinds() -> List[Kind]:
     """Every model, eager and fused, with and without padding; and by a kernel that is seen as it is called only."""
     return [transformers_kind(name, implementation, batch) for name, batches in BATCHES.items()
-            for batch in batches for implementation in ("eager", "sdpa", "own-kernel")
-            if (name, implementation) != ("t5", "own-kernel")]  # which would have to know its bias
+            for batch in batches for implementation in ("eager", "sdpa", "own-kernel")]
