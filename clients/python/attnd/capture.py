@@ -20,6 +20,7 @@ captured step computes the same bits.
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -361,7 +362,7 @@ class Watch:
             self.publisher.publish_later(layer, self._epoch, self._step, part.nbytes, _maker(part, layer))
 
     def _tell_unseen(self, unseen: Sequence[str]) -> None:
-        if self._told_unseen or (self._names.layers and not unseen):
+        if self._told_unseen or self._warned or (self._names.layers and not unseen):
             return
         self._told_unseen = True
         if unseen:
@@ -454,12 +455,9 @@ class _Tokens:
 
 # ------------------------------------------------------------------------------------------- the hooks
 
-def _no_hook(*args: Any, **kwargs: Any) -> None:
-    """What a copy or pickle of a watched model has where the model has a hook of ours."""
-
-
-def _give_no_hook() -> Callable[..., None]:
-    return _no_hook
+# What a copy or pickle of a watched model has where the model has a hook of ours: takes anything and does nothing, and
+# is no part of attnd, so that a saved model can be loaded without it.
+_no_hook = contextlib.nullcontext().__exit__
 
 
 class _Hook:
@@ -472,7 +470,7 @@ class _Hook:
         return _no_hook
 
     def __reduce__(self) -> Any:
-        return _give_no_hook, ()
+        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 class _ForwardHook(_Hook):

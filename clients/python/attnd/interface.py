@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from .spy import Lookout
 
 
-def observe(lookout: "Lookout") -> Any:
-    """Makes the lookups of transformers give observed functions until forget(result); None when it is not there."""
+def observe(lookout: Callable[[], "Lookout"]) -> Any:
+    """Makes the lookups of transformers give observed functions until forget(result); None when it is not there.
+    `lookout` gives the one of the thread that calls."""
     owner: Any = getattr(sys.modules.get("transformers.modeling_utils"), "AttentionInterface", None)
     if owner is None:
         return None
@@ -44,13 +45,14 @@ def forget(observed: Any) -> None:
         owner.__getitem__ = own
 
 
-def _observed(lookout: "Lookout", function: Callable[..., Any]) -> Callable[..., Any]:
+def _observed(lookout: Callable[[], "Lookout"], function: Callable[..., Any]) -> Callable[..., Any]:
     def call(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, *args: Any,
              **kwargs: Any) -> Any:
-        before = lookout.count
+        here = lookout()
+        before = here.count
         result = function(module, query, key, value, attention_mask, *args, **kwargs)
-        if lookout.count == before:
-            lookout.tell(lambda: _queries(module, query, key, attention_mask, kwargs))
+        if here.count == before:
+            here.tell(lambda: _queries(module, query, key, attention_mask, kwargs))
         return result
 
     return call
@@ -67,8 +69,19 @@ def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, mask: Any, opt
         mask = mask.bool()[:, None, None, :]
     elif mask is not None:
         causal = False
+    if options.get("position_bias") is not None:
+        mask = _with_bias(options["position_bias"], mask)
+    if options.get("s_aux") is not None:
+        raise TypeError("learned sinks are not captured")
     return Queries(query, key, mask, causal, options.get("scaling"), int(options.get("sliding_window") or 0),
                    float(options.get("softcap") or 0.0))
+
+
+def _with_bias(bias: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
+    """What is added to the logits, of a bias [1, H, Tq, Tk] and a mask that allows, or is added itself."""
+    if mask is None:
+        return bias
+    return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
 
 
 def _dense(block_mask: Any, queries: int, keys: int, device: Optional[torch.device]) -> torch.Tensor:

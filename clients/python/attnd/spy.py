@@ -13,8 +13,8 @@ Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it
 What the model computes is computed by the very calls it makes, with its own arguments; they are looked at afterwards.
 A forward that activation checkpointing repeats runs within backward, where nothing is seen.
 
-One forward is followed at a time, in the thread that began it; others run unseen meanwhile. Whatever goes wrong in
-here is told to the watcher and never to the model.
+Of one model one forward is followed at a time, in the thread that began it; others of it run unseen meanwhile. Several
+models may be followed in several threads. Whatever goes wrong in here is told to the watcher and never to the model.
 """
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class Spy:
         self._paths: Dict[int, str] = {}
         self._handles: List[Any] = []
         self._stance: Any = None
-        self._thread = 0
+        self._thread = 0  # of the forward that is followed
+        self._lookout: Optional[Lookout] = None  # of that thread
+        self._leaving = False  # removed by another thread meanwhile
         self._stack: List[Tuple[torch.nn.Module, str]] = []
         self._calls: Dict[str, int] = {}
         self._entered: Set[str] = set()
@@ -76,6 +78,7 @@ class Spy:
 
     def install(self) -> None:
         """Begins to follow forwards."""
+        self._leaving = False
         self._paths = module_paths(self.root)
         self._handles = [register_module_forward_pre_hook(self._enter),
                          register_module_forward_hook(self._leave, **_ALWAYS)]
@@ -89,7 +92,10 @@ class Spy:
             self._stance = _set_stance("force_eager")
 
     def remove(self) -> None:
-        """Undoes install(), in the middle of a forward too."""
+        """Undoes install(), in the middle of a forward too; in that of another thread, when it is done."""
+        if self._elsewhere():
+            self._leaving = True
+            return
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -125,11 +131,11 @@ class Spy:
             return
         try:
             self._force_eager()
+            path = self._paths.get(id(module))
+            if path is None or self._elsewhere():
+                return
             if self._stack and self._stack[0][0] is module:  # an earlier forward died: before torch 2 nobody tells
                 self._finish()
-            path = self._paths.get(id(module))
-            if path is None or (self._stack and threading.get_ident() != self._thread):
-                return
             if self._stack or self._begin(module, path):
                 self._stack.append((module, path))
                 self._entered.add(path)
@@ -141,8 +147,14 @@ class Spy:
             return False
         self._thread = threading.get_ident()
         self._calls, self._entered = {}, set()
-        _lookout.add(self)
+        self._lookout = lookout_here()
+        self._lookout.add(self)
         return True
+
+    def _elsewhere(self) -> bool:
+        """Whether a forward is followed in another thread, which is alive."""
+        return bool(self._stack) and threading.get_ident() != self._thread \
+            and any(thread.ident == self._thread for thread in threading.enumerate())
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         if _is_compiling is not None and _is_compiling():
@@ -160,7 +172,10 @@ class Spy:
 
     def _finish(self) -> None:
         self._stack = []
-        _lookout.remove(self)
+        if self._lookout is not None:
+            self._lookout.remove(self)
+        if self._leaving:
+            self.remove()
         self.watcher.ends(self._unseen())
 
     def _unseen(self) -> List[str]:
@@ -174,21 +189,21 @@ class Spy:
 
 
 class Lookout:
-    """Sees the functions that are attention, for all spies that follow a forward now."""
+    """Sees the functions that are attention in one thread, for all spies that follow a forward there now."""
 
     def __init__(self) -> None:
         self.spies: List[Spy] = []
         self.count = 0  # attentions seen so far
+        self.heads: Optional[int] = None  # of the F.multi_head_attention_forward that runs now
         self._mode: Optional[_Mode] = None
-        self._interface: Any = None
 
     def add(self, spy: Spy) -> None:
         """The spy's forward begins."""
         self.spies.append(spy)
         if self._mode is None:
-            self._mode = _Mode()
+            self._mode = _Mode(self)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
-            self._interface = interface.observe(self)
+            _interface.enter()
 
     def remove(self, spy: Spy) -> None:
         """The spy's forward is over."""
@@ -196,7 +211,7 @@ class Lookout:
             self.spies.remove(spy)
         if not self.spies and self._mode is not None:
             mode, self._mode = self._mode, None
-            interface.forget(self._interface)
+            _interface.leave()
             mode.close()
 
     def look(self, function: Any, args: Any, kwargs: Any) -> Any:
@@ -228,47 +243,124 @@ class Lookout:
 
     @contextlib.contextmanager
     def _inside(self, args: Any, kwargs: Any) -> Iterator[None]:
-        """Within F.multi_head_attention_forward, which the mode sees from outside only: its softmax, or its fused
-        attention, is looked up in the module it is in, where a function of ours stands meanwhile."""
-        heads = int(args[4] if len(args) > 4 else kwargs["num_heads"])
-        own = {name: getattr(functional, name) for name in ("softmax", "scaled_dot_product_attention")
-               if hasattr(functional, name)}
-
-        def softmax(*args: Any, **kwargs: Any) -> Any:
-            weights = own["softmax"](*args, **kwargs)
-            self.tell(lambda: _softmax(args, kwargs, weights, None, heads))
-            return weights
-
-        def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
-            output = own["scaled_dot_product_attention"](*args, **kwargs)
-            self.tell(lambda: _queries(args, kwargs))
-            return output
-
-        ours: Dict[str, Callable[..., Any]] = {"softmax": softmax,
-                                               "scaled_dot_product_attention": scaled_dot_product_attention}
-        for name in own:
-            setattr(functional, name, ours[name])
+        """Within F.multi_head_attention_forward, which the mode sees from outside only."""
+        self.heads = int(args[4] if len(args) > 4 else kwargs["num_heads"])
+        _stand_ins.enter()
         try:
             yield
         finally:
-            for name in own:
-                setattr(functional, name, own[name])
+            _stand_ins.leave()
+            self.heads = None
 
 
-_lookout = Lookout()
+_here = threading.local()
+
+
+def lookout_here() -> Lookout:
+    """That of this thread."""
+    found: Optional[Lookout] = getattr(_here, "lookout", None)
+    if found is None:
+        found = _here.lookout = Lookout()
+    return found
+
+
+class _Shared:
+    """Something that is in place in all threads while at least one needs it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+
+    def enter(self) -> None:
+        """One more needs it."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self.place()
+
+    def leave(self) -> None:
+        """One less does."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self.take_away()
+
+    def place(self) -> None:
+        """Puts it there."""
+        raise NotImplementedError
+
+    def take_away(self) -> None:
+        """Undoes place()."""
+        raise NotImplementedError
+
+
+class _Interface(_Shared):
+    """The attention functions of transformers are observed."""
+    _observed: Any = None
+
+    def place(self) -> None:
+        self._observed = interface.observe(lookout_here)
+
+    def take_away(self) -> None:
+        observed, self._observed = self._observed, None
+        interface.forget(observed)
+
+
+class _StandIns(_Shared):
+    """What F.multi_head_attention_forward computes its attention by is looked up in the module it is in: functions of
+    ours stand there meanwhile. Calls from elsewhere pass through them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: Dict[str, Callable[..., Any]] = {}
+        self.ours: Dict[str, Callable[..., Any]] = {"softmax": self._softmax,
+                                                    "scaled_dot_product_attention": self._fused}
+
+    def place(self) -> None:
+        self.own = {name: getattr(functional, name) for name in self.ours if hasattr(functional, name)}
+        for name in self.own:
+            setattr(functional, name, self.ours[name])
+
+    def take_away(self) -> None:
+        for name, function in self.own.items():
+            setattr(functional, name, function)
+
+    def original(self, function: Any) -> Any:
+        """What a function stands for: torch names the one that it finds, which may be ours."""
+        found = next((name for name, ours in self.ours.items() if ours == function), None)
+        return function if found is None else self.own[found]
+
+    def _softmax(self, *args: Any, **kwargs: Any) -> Any:
+        weights = self.own["softmax"](*args, **kwargs)
+        here = lookout_here()
+        if here.heads is not None:
+            here.tell(lambda: _softmax(args, kwargs, weights, None, here.heads))
+        return weights
+
+    def _fused(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.own["scaled_dot_product_attention"](*args, **kwargs)
+        here = lookout_here()
+        if here.heads is not None:
+            here.tell(lambda: _queries(args, kwargs))
+        return output
+
+
+_interface = _Interface()
+_stand_ins = _StandIns()
 
 
 class _Mode(TorchFunctionMode):
     """Hands the functions that are attention to the lookout; runs all others."""
 
-    def __init__(self) -> None:
+    def __init__(self, lookout: Lookout) -> None:
         super().__init__()
+        self._lookout = lookout
         self._open = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _LOOKED_AT and self._open:
-            return _lookout.look(func, args, kwargs)
+            return self._lookout.look(_stand_ins.original(func), args, kwargs)
         return func(*args, **kwargs)
 
     def close(self) -> None:
@@ -360,7 +452,8 @@ _set_stance: Optional[Callable[..., Any]] = getattr(getattr(torch, "compiler", N
 _ALWAYS: Dict[str, bool] = {"always_call": True} if hasattr(torch, "compiler") else {}
 _sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)
 _mha_forward: Any = functional.multi_head_attention_forward
-_LOOKED_AT = {_sdpa, _mha_forward, functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax} - {None}
+_LOOKED_AT = {_sdpa, _mha_forward, functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax,
+              *_stand_ins.ours.values()} - {None}
 
 
 def _top_mode() -> Any:

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""distributed_worker: one rank of a job of several processes, as `python distributed_worker.py KEY=VALUE...`.
+
+Trains a decoder by hand-written fused attention, watched, and leaves the states that its steps met in a file.
+"""
+import sys
+
+import torch
+import torch.distributed as dist
+from session import attnd, snapshot
+from zoo import decoder_kind, fused, next_token_loss
+
+STEPS = 3
+KIND = decoder_kind("ranks", fused)
+
+
+def batch_of(step, rank, world):
+    """Every rank has its own."""
+    return KIND.batch(step * world + rank)
+
+
+def wrapped(model, how):
+    """The model as it is distributed."""
+    if how == "ddp":
+        return torch.nn.parallel.DistributedDataParallel(model)
+    from torch.distributed.fsdp import fully_shard
+    mesh = dist.device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def whole_state(model):
+    """The state, of parts that are spread over ranks the whole."""
+    state = {name.removeprefix("module."): value for name, value in snapshot(model).items()}
+    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
+
+
+def train_rank(rank, world, how, endpoint, job, results):
+    """Three steps; what they met goes to the file `results`."""
+    model = wrapped(KIND.build(), how)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    states = []
+    with attnd.watch(model, job=job, endpoint=endpoint, every=1, samples=0, wait=20.0) as watch:
+        assert watch.publisher.wait_for_subscriber(20.0)
+        for step in range(STEPS):
+            states.append(whole_state(model))
+            next_token_loss(model, batch_of(step, rank, world)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        dist.barrier()  # nobody says bye before all have trained
+    torch.save((states, watch.stats()), results)
+
+
+def main(rank, world, how, store, **options):
+    """Joins the others by a file."""
+    rank, world = int(rank), int(world)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    try:
+        train_rank(rank, world, how, **options)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(**dict(argument.split("=", 1) for argument in sys.argv[1:]))

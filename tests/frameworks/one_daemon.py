@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: MIT
+"""one_daemon: a plugin of pytest, with a daemon for all tests of a file. Test files name it in `pytest_plugins`."""
+import pytest
+from session import SETTINGS, Attnd, report
+
+
+@pytest.fixture(scope="module")
+def stepwise():
+    """A daemon whose windows are steps; each test has a job of its own on it. At the end: how far off the numbers were, with `pytest -s`."""
+    daemon = Attnd(*SETTINGS)
+    Attnd.all.remove(daemon)  # it outlives a test
+    report.clear()
+    yield daemon
+    daemon.close()
+    for name, summaries, worst in report:
+        print(f"{name:<40} {summaries:>4} summaries, largest relative error {worst:.2e}")

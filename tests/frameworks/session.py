@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""session: a real attnd, a watched model that trains, and what the summaries say about it."""
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+import torch
+from expected import Attended, Layer, Tolerance, differences
+
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+sys.path[:0] = [os.path.join(ROOT, "clients", "python"), os.path.join(ROOT, "tests", "e2e")]
+import attnd  # noqa: E402
+from harness import Attnd, Reader, wait_until  # noqa: E402
+from zoo import Batch, Kind  # noqa: E402
+
+# A window per step; no spectra, which other tests are about.
+SETTINGS = ("window.unit=step", "metrics.spectrum=false", "history.enabled=false", "alerts.enabled=false")
+
+torch.set_num_threads(1)  # the models are small; threads would only wait for each other
+
+State = Dict[str, torch.Tensor]
+Summaries = Dict[Tuple[int, Layer], Dict[str, Any]]
+
+report: List[Tuple[str, int, float]] = []  # what was compared: name, summaries, largest relative error
+
+
+class Session:
+    """A job of its own on a daemon that several tests share. A context manager: what is watched within is over at its
+    end, and then summaries() has what came of it."""
+
+    _jobs = 0
+
+    def __init__(self, daemon: Attnd):
+        Session._jobs += 1
+        self.daemon = daemon
+        self.job = f"job-{Session._jobs}"
+        self.reader = Reader(daemon, f"summary/{self.job}/")
+        self.watches: List[attnd.Watch] = []
+
+    @property
+    def endpoint(self) -> str:
+        """Where the daemon takes messages."""
+        return self.daemon.endpoint("ingest")
+
+    def watch(self, model: torch.nn.Module, **options: Any) -> attnd.Watch:
+        """Everything of every step, unless told otherwise."""
+        watch = attnd.watch(model, job=self.job, endpoint=self.endpoint,
+                            **{"every": 1, "samples": 0, "wait": 10.0, **options})
+        assert watch.publisher.wait_for_subscriber(10.0)
+        self.watches.append(watch)
+        return watch
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        for watch in self.watches:
+            watch.close()
+
+    def summaries(self) -> Summaries:
+        """{(step, layer): summary} of all that was published, after the end of all watches."""
+        for watch in self.watches:
+            watch.close()
+            stats = watch.stats()
+            assert stats["dropped"] == 0 and stats["published"] == stats["sent"] + stats["skipped"], stats
+        return self.finished() if any(watch.stats()["sent"] for watch in self.watches) else {}
+
+    def finished(self) -> Summaries:
+        """The same of a job that other processes publish."""
+        wait_until(self._ended, f"the end of {self.job}")
+        found: Summaries = {}
+        while not self.reader.silent(0.1):
+            summary = self.reader.next()[1]
+            if summary["snapshot"]:  # the daemon may say again what is known
+                continue
+            key = summary["window"]["first"], (summary["stack"], summary["layer"], summary["site"])
+            assert key not in found, f"{key} came twice"
+            found[key] = summary
+        self.reader.close()
+        return found
+
+    def _ended(self) -> bool:
+        return any(job["job"] == self.job and job["state"] == "ended" for job in self.daemon.call("jobs"))
+
+
+def snapshot(model: torch.nn.Module) -> State:
+    """The state as it is now, by the names of the model itself."""
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def train(model: torch.nn.Module, kind: Kind, steps: int,
+          microbatches: int = 1) -> Iterator[Tuple[int, List[Batch], State]]:
+    """Trains by Adam and yields (step, its batches, the state they met) after each step."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for step in range(steps):
+        state, batches = snapshot(model), [kind.batch(step * microbatches + m) for m in range(microbatches)]
+        for batch in batches:
+            kind.loss(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield step, batches, state
+
+
+def assert_right(name: str, summaries: Summaries, expected: Dict[Tuple[int, Layer], Sequence[Attended]],
+                 tiers: Sequence[str] = ("qk", "attention"), tolerance: Tolerance = Tolerance()) -> None:
+    """Exactly these windows and layers, each of these messages, every metric of every head right."""
+    assert sorted(summaries) == sorted(expected)
+    wrong, worst = defaultdict(list), 0.0
+    for key, messages in expected.items():
+        summary = summaries[key]
+        assert summary["tier"] in tiers, (key, summary["tier"])
+        assert (summary["messages"], summary["invalid_rows"]) == (len(messages), 0), (key, summary["messages"])
+        assert tuple(summary["shape"]) == messages[-1].weights.shape
+        found, error = differences(summary, messages, tolerance)
+        worst = max(worst, error)
+        wrong[key] += found
+    report.append((name, len(expected), worst))
+    said = [f"{key}: {text}" for key, texts in wrong.items() for text in texts]
+    assert not said, f"{len(said)} of {name} wrong, worst {worst:.3g}:\n" + "\n".join(said[:20])
+
+
+def expected_of(kind: Kind, trained: Sequence[Tuple[int, List[Batch], State]],
+                samples: int = 0) -> Dict[Tuple[int, Layer], List[Attended]]:
+    """What the summaries of these steps must say."""
+    expected: Dict[Tuple[int, Layer], List[Attended]] = {}
+    for step, batches, state in trained:
+        for batch in batches:
+            for layer, attended in kind.reference(state, batch).items():
+                expected.setdefault((step, layer), []).append(attended.first(0 if kind.whole else samples))
+    return expected

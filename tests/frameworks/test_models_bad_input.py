@@ -1,0 +1,593 @@
+# SPDX-License-Identifier: MIT
+"""What nobody would wish for: models without attention, unknown kernels, odd masks, exceptions, copies, threads. The
+training never sees an exception of attnd, nor keeps anything of it."""
+import copy
+import io
+import logging
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", minversion="2.0")
+import torch.nn.functional as F  # noqa: E402
+from expected import Attended  # noqa: E402
+from installed import in_model, in_torch  # noqa: E402
+from session import Session, assert_right, expected_of, snapshot, train  # noqa: E402
+from torch import nn  # noqa: E402
+from zoo import (BATCH, HEADS, LENGTH, LENGTHS, WIDTH, Kind, causal_attended, decoder_kind,  # noqa: E402
+                 decoder_reference,
+                 eager, fused, generator, multihead_kind, next_token_loss, products, right_padding, seeded, softmax,
+                 split, transformer_kind, triangle)
+
+pytest_plugins = ("one_daemon",)
+KIND = decoder_kind("sdpa", fused)
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    """After every test torch is as it was."""
+    yield
+    assert in_torch() == []
+
+
+def warnings_of(caplog):
+    """What attnd has said."""
+    return [record.getMessage() for record in caplog.records
+            if record.name.startswith("attnd") and record.levelno >= logging.WARNING]
+
+
+def train_alone(model, loss, steps=3):
+    """Losses of a training by something else than a Kind."""
+    optimizer, losses = torch.optim.Adam(model.parameters(), lr=0.01), []
+    for step in range(steps):
+        value = loss(model, step)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(value.detach())
+    return losses
+
+
+def assert_only_warned(stepwise, caplog, build, loss, *words):
+    """Trains as without attnd, nothing is published, and one warning has these words."""
+    expected, model = train_alone(build(), loss), build()
+    with Session(stepwise) as session:
+        session.watch(model)
+        losses = train_alone(model, loss)
+    assert all(map(torch.equal, losses, expected))
+    assert session.summaries() == {} and in_model(model) == []
+    said = warnings_of(caplog)
+    assert len(said) == 1 and all(word in said[0] for word in words), said
+
+
+# ------------------------------------------------------------------------------------- nothing to be seen
+
+def test_a_model_without_attention_is_told_once(stepwise, caplog):
+    build = seeded(lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3), nn.LogSoftmax(-1)))
+    assert_only_warned(stepwise, caplog, build, lambda model, step: model(
+        torch.randn(5, 8, generator=generator(step))).square().mean(), "no attention", "publish_")
+
+
+class OwnKernel(torch.autograd.Function):
+    """Attention by a kernel of its own: nothing of it is seen outside."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        ctx.save_for_backward(q, k, v)
+        return torch.baddbmm(v * 0, torch.exp(q @ k.mT) / torch.exp(q @ k.mT).sum(-1, keepdim=True), v)
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v = ctx.saved_tensors
+        return grad, grad, grad
+
+
+class FlashAttention(nn.Module):
+    """Calls it directly."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x):
+        return OwnKernel.apply(*self.qkv(x).chunk(3, -1))
+
+
+def test_an_unknown_kernel_is_named_with_what_to_do(stepwise, caplog):
+    build = seeded(lambda: nn.ModuleDict({"mixer": FlashAttention()}))
+    assert_only_warned(stepwise, caplog, build, lambda model, step: model["mixer"](
+        torch.randn(BATCH, 6, WIDTH, generator=generator(step))).square().mean(), "mixer", "publish_qk")
+
+
+class FlexDecoder(nn.Module):
+    """FlexAttention called directly, not compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x):
+        from torch.nn.attention.flex_attention import flex_attention
+        q, k, v = (part.view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.attn(x).chunk(3, -1))
+        return flex_attention(q, k, v)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_flex_attention_called_directly_is_captured_or_told(stepwise, caplog):
+    pytest.importorskip("torch.nn.attention.flex_attention")
+    build = seeded(FlexDecoder)
+
+    def loss(model, step):
+        with torch.no_grad():  # on a CPU it has no backward pass
+            value = model(torch.randn(BATCH, 16, WIDTH, generator=generator(step))).square().mean()
+        return value + model.attn.bias.sum()
+
+    expected, model = train_alone(build(), loss), build()
+    with Session(stepwise) as session:
+        session.watch(model)
+        losses = train_alone(model, loss)
+    assert all(map(torch.equal, losses, expected)) and in_model(model) == []
+    summaries, said = session.summaries(), warnings_of(caplog)
+    assert (not summaries and len(said) == 1 and "publish_qk" in said[0]) or (len(summaries) == 3 and not said), said
+
+
+# ------------------------------------------------------------------------------------------------ odd masks
+
+class Masked(nn.Module):
+    """Fused attention with whatever mask comes."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x, mask=None, causal=False, scale=None):
+        q, k, v = (part.view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
+
+
+CAUSAL = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+PADDED = torch.from_numpy(right_padding())
+BAND = CAUSAL & ~CAUSAL.tril(-5)
+RANDOM = torch.rand(BATCH, HEADS, LENGTH, LENGTH, generator=generator(0)) < 0.4
+DISTANCE = torch.arange(LENGTH) - torch.arange(LENGTH)[:, None]
+SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])[:, None, None] * DISTANCE
+
+
+def added(allowed, ignored):
+    """A float mask."""
+    return torch.zeros(allowed.shape).masked_fill(~allowed, ignored)
+
+
+# name: mask, what the header says besides the weights themselves
+MASKS = {
+    "none": (None, {}),
+    "bool-causal": (CAUSAL, {"causal": True}),
+    "bool-causal-4d": (CAUSAL[None, None], {"causal": True}),
+    "bool-per-sample": ((CAUSAL & PADDED[:, None, :])[:, None], {"causal": True, "q_len": LENGTHS, "k_len": LENGTHS}),
+    "bool-broadcast-keys": (PADDED[:, None, None, :], {"q_len": LENGTHS, "k_len": LENGTHS}),
+    "bool-one-for-all": (RANDOM[0, 0], {"mask": RANDOM[:1, 0].expand(BATCH, -1, -1)}),
+    "bool-per-head": (RANDOM, {"mask": RANDOM.any(1)}),
+    "window": (BAND, {"mask": BAND[None].expand(BATCH, -1, -1)}),
+    "float-minus-infinity": (added(CAUSAL, -torch.inf), {"causal": True}),
+    "float-lowest": (added(CAUSAL, torch.finfo(torch.float32).min), {"causal": True}),
+    "float-minus-10000": (added(CAUSAL, -1e4), {"causal": True}),
+    "float-bias-per-head": (SLOPES[None], {}),
+    "float-bias-and-causal": (SLOPES[None] + added(CAUSAL, -torch.inf), {"causal": True}),
+    "float-bias-for-all-heads": (SLOPES[0], {}),
+    "float-zero": (torch.zeros(1, 1, LENGTH, LENGTH), {}),
+    "rows-that-see-nothing": (CAUSAL & (torch.arange(LENGTH) != 0), {"mask": "as given", "empty": [0]}),
+}
+
+
+def masked_kind(name, **call):
+    """A Masked with this mask."""
+    mask, header = MASKS[name]
+    build = seeded(Masked)
+
+    def reference(state, batch):
+        q, k = (split(part, HEADS) for part in F.linear(batch["x"].double(), state["qkv.weight"].double(),
+                                                        state["qkv.bias"].double()).chunk(3, -1)[:2])
+        return {("decoder", 0, "self"): attended_under(mask, header, products(q, k, call.get("scale")))}
+
+    return Kind(name, build, lambda step: {"x": torch.randn(BATCH, LENGTH, WIDTH, generator=generator(step))},
+                lambda model, batch: model(**batch, mask=mask, **call).square().nansum(), reference,
+                ("qk", "attention"))
+
+
+def attended_under(mask, header, logits):
+    """By the definition: the mask ignores keys, or is added."""
+    header = dict(header)
+    seen = None
+    if mask is not None and mask.dtype == torch.bool:
+        seen = np.broadcast_to(mask.numpy(), logits.shape)
+    elif mask is not None:
+        logits = logits + np.maximum(mask.double().numpy(), -1e30)
+    if header.pop("empty", None) is not None:
+        header["mask"] = torch.broadcast_to(mask, (BATCH, LENGTH, LENGTH))
+    lengths = {name: list(header.pop(name)) for name in ("q_len", "k_len") if name in header}
+    if "mask" in header:
+        header["mask"] = header["mask"].numpy()
+    return Attended(softmax(logits, seen), logits, **header, **lengths)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_of_every_kind_are_understood(stepwise, name):
+    kind = masked_kind(name)
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        trained = list(train(model, kind, 2))
+    assert_right(name, session.summaries(), expected_of(kind, trained), kind.tiers)
+
+
+def test_a_scale_of_its_own_is_told(stepwise):
+    kind = masked_kind("none", scale=0.5)
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        trained = list(train(model, kind, 1))
+    assert_right("scale", session.summaries(), expected_of(kind, trained))
+
+
+class Grouped(nn.Module):
+    """Four heads that share two key heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.kv = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        q = self.q(x).view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2)
+        k, v = (part.view(*x.shape[:2], 2, WIDTH // HEADS).transpose(1, 2) for part in self.kv(x).chunk(2, -1))
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+class Plain(nn.Module):
+    """One head, without an axis for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.kv = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
+
+    def forward(self, x):
+        return F.scaled_dot_product_attention(self.q(x), *self.kv(x).chunk(2, -1))
+
+
+def two_projections_kind(make, q_heads, kv_heads):
+    """Of one of these."""
+    build = seeded(make)
+
+    def reference(state, batch):
+        q, kv = (F.linear(batch["x"].double(), state[f"{name}.weight"].double(), state[f"{name}.bias"].double())
+                 for name in ("q", "kv"))
+        logits = products(split(q, q_heads), split(kv.chunk(2, -1)[0], kv_heads))
+        return {("decoder", 0, "self"): Attended(softmax(logits, None), logits)}
+
+    return Kind(make.__name__, build, lambda step: {"x": torch.randn(BATCH, LENGTH, WIDTH, generator=generator(step))},
+                lambda model, batch: model(**batch).square().mean(), reference)
+
+
+@pytest.mark.parametrize("kind", [two_projections_kind(Grouped, HEADS, 2), two_projections_kind(Plain, 1, 1)],
+                         ids=lambda kind: kind.name)
+def test_heads_that_share_keys_and_heads_without_an_axis(stepwise, kind):
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        trained = list(train(model, kind, 2))
+    assert_right(kind.name, session.summaries(), expected_of(kind, trained))
+
+
+def test_a_layer_that_is_run_several_times_is_several(stepwise):
+    """Their weights are shared: three layers of one module."""
+    def share(model):
+        model.blocks = nn.ModuleList([model.blocks[0]] * 3)
+        return model
+
+    def reference(state, batch):
+        model = share(KIND.build())
+        model.load_state_dict(state)
+        made = []
+        model.double().blocks[0].attn.qkv.register_forward_hook(lambda module, args, output: made.append(output))
+        model(batch["tokens"])
+        return {("decoder", i, "self"): causal_attended(*(split(part, HEADS) for part in qkv.chunk(3, -1)[:2]))
+                for i, qkv in enumerate(made)}
+
+    kind = Kind("shared", lambda: share(KIND.build()), KIND.batch, KIND.loss, reference)
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        trained = list(train(model, kind, 2))
+    assert_right(kind.name, session.summaries(), expected_of(kind, trained))
+
+
+# ------------------------------------------------------------------------------------------ shapes and dtypes
+
+@pytest.mark.parametrize("shape", [(BATCH, 0), (0, LENGTH), (0, 0)])
+def test_empty_inputs_publish_nothing_and_hurt_nothing(stepwise, shape, caplog):
+    model = KIND.build()
+    with Session(stepwise) as session:
+        session.watch(model)
+        model(torch.zeros(shape, dtype=torch.long)).sum().backward()
+        trained = list(train(model, KIND, 1))
+    assert_right("empty", session.summaries(), expected_of(KIND, trained))
+    assert warnings_of(caplog) == []
+
+
+def test_a_sequence_of_one(stepwise):
+    model = KIND.build()
+    with Session(stepwise) as session:
+        session.watch(model)
+        model(torch.zeros(BATCH, 1, dtype=torch.long)).sum().backward()
+    summaries = session.summaries()
+    assert len(summaries) == 3
+    for summary in summaries.values():
+        heads = summary["heads"]
+        assert heads["entropy"]["max"] == [0] * HEADS and heads["confidence"]["min"] == [1] * HEADS
+
+
+def test_a_model_that_changes_its_dtype(stepwise):
+    """Step by step in float32, float64 and bfloat16; what was captured is what the kernel got."""
+    sent, references, model = [], {}, KIND.build()
+    with Session(stepwise) as session:
+        watch = session.watch(model, steps="manual",
+                              on_publish=lambda message: sent.append(message.keys.get("tensors")))
+        for step, dtype in enumerate((torch.float32, torch.float64, torch.bfloat16)):
+            model.to(dtype)
+            KIND.loss(model, KIND.batch(step)).backward()
+            watch.step()
+            model.zero_grad()
+            same = KIND.build()
+            same.load_state_dict(model.state_dict())
+            references.update({(step, layer): [attended] for layer, attended in
+                               decoder_reference(same.to(dtype), KIND.batch(step)).items()})
+    assert_right("dtypes", session.summaries(), references)
+    assert [tensors[0]["dtype"] for tensors in sent if tensors] == ["f32"] * 3 + ["f64"] * 3 + ["bf16"] * 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator to move to")
+def test_a_model_that_moves_between_devices(stepwise):
+    model, trained = KIND.build(), []
+    with Session(stepwise) as session:
+        watch = session.watch(model, steps="manual")
+        for step, device in enumerate(("cpu", "cuda", "cpu")):
+            model.to(device)
+            state = {name: value.cpu() for name, value in snapshot(model).items()}
+            trained.append((step, [KIND.batch(step)], state))
+            next_token_loss(model, {"tokens": KIND.batch(step)["tokens"].to(device)}).backward()
+            watch.step()
+    assert_right("devices", session.summaries(), expected_of(KIND, trained))
+
+
+# ----------------------------------------------------------------------------------------------- two watches
+
+def test_two_watches_on_one_model_both_get_everything(stepwise):
+    model = KIND.build()
+    with Session(stepwise) as first, Session(stepwise) as second:
+        first.watch(model)
+        second.watch(model, every=2)
+        trained = list(train(model, KIND, 3))
+    assert_right("first", first.summaries(), expected_of(KIND, trained))
+    assert_right("second", second.summaries(), expected_of(KIND, trained[::2]))
+    assert in_model(model) == []
+
+
+def test_watches_that_end_in_the_order_they_began(stepwise):
+    model = KIND.build()
+    first, second = Session(stepwise), Session(stepwise)
+    first.watch(model)
+    second.watch(model)
+    trained = list(train(model, KIND, 1))
+    assert_right("first", first.summaries(), expected_of(KIND, trained))
+    more = [(step + 1, *rest) for step, *rest in train(model, KIND, 1)]
+    assert_right("second", second.summaries(), expected_of(KIND, trained + more))
+
+
+def test_of_two_models_each_has_its_own(stepwise):
+    """One runs within the other's step, and a third, which nobody watches, besides."""
+    model, other, third = KIND.build(), decoder_kind("other", fused, layers=1).build(), KIND.build()
+    with Session(stepwise) as first, Session(stepwise) as second:
+        first.watch(model, steps="manual")
+        second.watch(other, steps="manual")
+        for one in (third, model, other, third):
+            one(KIND.batch(0)["tokens"]).sum().backward()
+    assert sorted(first.summaries()) == [(0, ("decoder", i, "self")) for i in range(3)]
+    assert list(second.summaries()) == [(0, ("decoder", 0, "self"))]
+
+
+# ------------------------------------------------------------------------------------------------ exceptions
+
+class Oops(Exception):
+    """The user's own."""
+
+
+def fail(*args):
+    """A hook that goes wrong."""
+    raise Oops("in the model")
+
+
+@pytest.mark.parametrize("where", ["blocks.0", "blocks.1.attn", "blocks.2.attn.out", ""])
+def test_the_users_exception_is_the_users(stepwise, where):
+    model = KIND.build()
+    with Session(stepwise) as session:
+        session.watch(model)
+        handle = model.get_submodule(where).register_forward_pre_hook(fail)
+        with pytest.raises(Oops, match="^in the model$"):
+            KIND.loss(model, KIND.batch(5))
+        handle.remove()
+        assert torch._C._len_torch_function_stack() == 0
+        trained = list(train(model, KIND, 2))
+    summaries = session.summaries()
+    # What had run before it died was attention all the same.
+    wanted = expected_of(KIND, trained)
+    whole = {key: summary for key, summary in summaries.items() if summary["messages"] == 1}
+    assert sorted(summaries) == sorted(wanted)
+    assert_right("after an exception", whole, {key: wanted[key] for key in whole})
+    assert in_model(model) == [] and len(whole) >= 3
+
+
+def test_errors_of_bad_calls_are_torchs_own(stepwise):
+    model = Masked()
+    x, mask = torch.randn(2, 5, WIDTH), torch.ones(3, 7, dtype=torch.bool)
+    with pytest.raises(RuntimeError) as unwatched:
+        model(x, mask=mask)
+    with Session(stepwise) as session:
+        session.watch(model)
+        with pytest.raises(RuntimeError) as watched:
+            model(x, mask=mask)
+    assert str(watched.value) == str(unwatched.value)
+
+
+def test_a_broken_publisher_never_reaches_the_training(stepwise, monkeypatch, caplog):
+    expected, model = [state for _, _, state in train(KIND.build(), KIND, 3)], KIND.build()
+    with Session(stepwise) as session:
+        watch = session.watch(model)
+        for name in ("publish_later", "plan_with", "wanted"):
+            monkeypatch.setattr(watch.publisher, name, lambda *a, **k: 1 / 0)
+        states = [state for _, _, state in train(model, KIND, 3)]
+    assert all(torch.equal(state[name], other[name]) for state, other in zip(states, expected) for name in state)
+    assert len(warnings_of(caplog)) == 1 and in_model(model) == []
+
+
+def in_thread(function):
+    """Runs it in another thread; its exception is raised here."""
+    raised = []
+
+    def run():
+        try:
+            function()
+        except BaseException as error:  # noqa: B036
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    if raised:
+        raise raised[0]
+
+
+@pytest.mark.parametrize("by", [lambda close: close(), in_thread], ids=["itself", "another thread"])
+@pytest.mark.parametrize("where", ["blocks.1", "blocks.1.attn", "head"])
+def test_closed_in_the_middle_of_a_forward(stepwise, where, by):
+    expected, model = KIND.loss(KIND.build(), KIND.batch(0)), KIND.build()
+    with Session(stepwise) as session:
+        watch = session.watch(model)
+        handle = model.get_submodule(where).register_forward_pre_hook(lambda *args: by(watch.close))
+        loss = KIND.loss(model, KIND.batch(0))
+        handle.remove()
+        loss.backward()
+    assert torch.equal(loss, expected) and in_model(model) == []
+    assert in_torch() == []
+
+
+# ------------------------------------------------------------------------------------------ copies and pickles
+
+def pickled(model):
+    """Through pickle."""
+    return pickle.loads(pickle.dumps(model))
+
+
+def saved(model):
+    """Through torch.save."""
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled, saved])
+@pytest.mark.parametrize("kind", [KIND, multihead_kind("nn.MultiheadAttention", need_weights=True),
+                                  transformer_kind()], ids=lambda kind: kind.name)
+def test_copies_of_a_watched_model_are_models(stepwise, kind, duplicate):
+    """They train by themselves and publish nothing; the watched one goes on."""
+    model = kind.build()
+    with Session(stepwise) as session:
+        session.watch(model)
+        twin = duplicate(model)
+        list(train(twin, kind, 2))
+        trained = list(train(model, kind, 2))
+    assert_right("copied", session.summaries(), expected_of(kind, trained), kind.tiers)
+    list(train(duplicate(model), kind, 1))
+    assert in_model(model) == []
+
+
+@pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy], ids=["itself", "a copy"])
+def test_a_saved_model_does_not_need_attnd(stepwise, copied):
+    model = nn.TransformerEncoderLayer(WIDTH, HEADS, 16)
+    with Session(stepwise) as session:
+        session.watch(model)
+        assert b"attnd" not in pickle.dumps(copied(model))
+
+
+def test_a_copy_made_within_a_forward(stepwise):
+    model, copies = KIND.build(), []
+    with Session(stepwise) as session:
+        session.watch(model)
+        handle = model.blocks[1].register_forward_pre_hook(lambda *args: copies.append(copy.deepcopy(model.blocks[0])))
+        trained = list(train(model, KIND, 1))
+        handle.remove()
+        copies[0](torch.randn(2, 5, WIDTH)).sum().backward()
+    assert_right("copied", session.summaries(), expected_of(KIND, trained))
+
+
+# ---------------------------------------------------------------------------------------------------- threads
+
+def test_another_thread_with_another_model_is_not_captured(stepwise):
+    model, other = KIND.build(), KIND.build()
+    with Session(stepwise) as session:
+        session.watch(model)
+        handle = model.blocks[1].register_forward_pre_hook(
+            lambda *args: in_thread(lambda: KIND.loss(other, KIND.batch(3)).backward()))
+        trained = list(train(model, KIND, 2))
+        handle.remove()
+    assert_right("threads", session.summaries(), expected_of(KIND, trained))
+
+
+def test_the_same_model_in_another_thread_meanwhile_hurts_nothing(stepwise, caplog):
+    """What two threads do at once with one model is not taken apart: one of them is captured, whole."""
+    model = KIND.build()
+    within = []
+
+    def meanwhile(*args):
+        if not within:
+            within.append(True)
+            in_thread(lambda: KIND.loss(model, KIND.batch(3)).backward())
+
+    with Session(stepwise) as session:
+        session.watch(model)
+        handle = model.blocks[1].register_forward_pre_hook(meanwhile)
+        trained = list(train(model, KIND, 1))
+        handle.remove()
+    assert_right("threads", session.summaries(), expected_of(KIND, trained))
+    assert warnings_of(caplog) == [] and in_model(model) == []
+
+
+def test_training_in_a_thread_that_did_not_watch(stepwise):
+    model, trained = KIND.build(), []
+    with Session(stepwise) as session:
+        session.watch(model)
+        in_thread(lambda: trained.extend(train(model, KIND, 2)))
+    assert_right("trained in a thread", session.summaries(), expected_of(KIND, trained))
+
+
+THREADS = [decoder_kind("sdpa", fused), decoder_kind("eager", eager, ("attention",)), transformer_kind(),
+           multihead_kind("nn.MultiheadAttention", need_weights=True)]
+
+
+def test_several_models_in_several_threads(stepwise):
+    sessions, trained = [Session(stepwise) for _ in THREADS], [[] for _ in THREADS]
+
+    def work(n):
+        model = THREADS[n].build()
+        sessions[n].watch(model)
+        trained[n] += train(model, THREADS[n], 8)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(THREADS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for kind, session, steps in zip(THREADS, sessions, trained):
+        assert_right(f"{kind.name}-thread", session.summaries(), expected_of(kind, steps), kind.tiers)

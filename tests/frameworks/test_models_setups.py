@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: MIT
+"""Captured right in the set-ups of real training: compiled, checkpointed, accumulated, autocast, with dropout, in eval
+mode, on several ranks."""
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", minversion="2.0")
+import distributed_worker  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from session import Session, assert_right, expected_of, train  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+from zoo import (Block, Decoder, Kind, decoder_kind, decoder_reference, eager, fused, next_token_loss,  # noqa: E402
+                 seeded, token_batch, transformer_kind)
+
+try:
+    from zoo_transformers import transformers_kind
+except ImportError:
+    transformers_kind = None
+
+pytest_plugins = ("one_daemon",)
+needs_transformers = pytest.mark.skipif(transformers_kind is None, reason="transformers is not there")
+BIG = ("gpt2", "llama")
+
+
+def captured(stepwise, kind, model, steps=2, microbatches=1, **options):
+    """(summaries, what was trained) of a watched training."""
+    with Session(stepwise) as session:
+        session.watch(model, **options)
+        trained = list(train(model, kind, steps, microbatches))
+    return session.summaries(), trained
+
+
+# ------------------------------------------------------------------------------------------------ compiled
+
+@pytest.fixture
+def compiler():
+    """torch.compile, forgetting what other tests had compiled; compiling anything twice is an error."""
+    import torch._dynamo as dynamo
+    dynamo.reset()
+    with dynamo.config.patch(error_on_recompile=True):
+        yield lambda model: torch.compile(model, backend="aot_eager")
+    dynamo.reset()
+
+
+def graphs():
+    """How many graphs have been compiled."""
+    from torch._dynamo.utils import counters
+    return counters["stats"]["unique_graphs"]
+
+
+@needs_transformers
+@pytest.mark.parametrize("name", BIG)
+@pytest.mark.parametrize("outside", [True, False])
+def test_compiled_models_run_eagerly_on_captured_steps_only(stepwise, compiler, name, outside):
+    """Whether the compiled model is watched or the one within."""
+    kind = transformers_kind(name, "sdpa")
+    model = kind.build()
+    compiled = compiler(model)
+    before, made = graphs(), []
+    with Session(stepwise) as session:
+        session.watch(compiled if outside else model, every=3)
+        trained = []
+        for step in train(compiled, kind, 8):
+            trained.append(step)
+            made.append(graphs())
+    assert made[0] == before and made[1:] == [before + 1] * 7, made  # one graph, of step 1
+    assert_right(f"{kind.name}-compiled", session.summaries(), expected_of(kind, trained[::3]), kind.tiers)
+
+
+@needs_transformers
+@pytest.mark.parametrize("name", BIG)
+def test_watching_what_is_compiled_already_compiles_nothing_again(stepwise, compiler, name):
+    kind = transformers_kind(name, "sdpa")
+    compiled = compiler(kind.build())
+    list(train(compiled, kind, 2))
+    before = graphs()
+    summaries, trained = captured(stepwise, kind, compiled, steps=5, every=2)
+    list(train(compiled, kind, 1))
+    assert graphs() == before
+    assert_right(f"{kind.name}-compiled-before", summaries, expected_of(kind, trained[::2]), kind.tiers)
+
+
+def test_a_compiled_decoder_whose_every_step_is_captured(stepwise, compiler):
+    kind = decoder_kind("sdpa-compiled", fused)
+    compiled = compiler(kind.build())
+    summaries, trained = captured(stepwise, kind, compiled, steps=3)
+    assert_right(kind.name, summaries, expected_of(kind, trained))
+
+
+# -------------------------------------------------------------------------------------------- checkpointed
+
+class CheckpointedBlock(Block):
+    """Is run again in the backward pass."""
+    reentrant = False
+
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=self.reentrant)
+
+
+class ReentrantBlock(CheckpointedBlock):
+    """The older way, whose first run has no gradients."""
+    reentrant = True
+
+
+@pytest.mark.parametrize("block", [CheckpointedBlock, ReentrantBlock])
+@pytest.mark.parametrize("attend", [fused, eager])
+def test_a_recomputed_block_is_not_captured_twice(stepwise, attend, block):
+    kind = decoder_kind(f"{attend.__name__}-{block.__name__}", attend, ("qk", "attention"))
+    model = kind.build()
+    for one in model.blocks:
+        one.__class__ = block
+    summaries, trained = captured(stepwise, kind, model)
+    assert_right(kind.name, summaries, expected_of(kind, trained), kind.tiers)
+
+
+@needs_transformers
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", BIG)
+def test_gradient_checkpointing_is_not_captured_twice(stepwise, name, implementation, reentrant):
+    kind = transformers_kind(name, implementation)
+    model = kind.build()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    summaries, trained = captured(stepwise, kind, model)
+    assert_right(f"{kind.name}-checkpointed", summaries, expected_of(kind, trained), kind.tiers)
+
+
+# --------------------------------------------------------------------------------------------- accumulated
+
+def test_forwards_of_one_step_are_its_microbatches(stepwise):
+    kind, sent = decoder_kind("sdpa-accumulated", fused), []
+    summaries, trained = captured(stepwise, kind, kind.build(), microbatches=3,
+                                  on_publish=lambda message: sent.append((message.step, message.keys)))
+    assert_right(kind.name, summaries, expected_of(kind, trained))
+    numbers = [(step, keys["layer"], keys.get("microbatch", 0)) for step, keys in sent if "layer" in keys]
+    assert numbers == [(step, layer, m) for step in range(2) for m in range(3) for layer in range(3)]
+
+
+@needs_transformers
+@pytest.mark.parametrize("name", BIG)
+def test_accumulation_and_checkpointing_together(stepwise, name):
+    kind = transformers_kind(name, "sdpa")
+    model = kind.build()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    summaries, trained = captured(stepwise, kind, model, microbatches=2)
+    assert_right(f"{kind.name}-accumulated", summaries, expected_of(kind, trained), kind.tiers)
+
+
+# ------------------------------------------------------------------------------------ autocast and dropout
+
+def autocast():
+    """bf16, as training on a CPU has it."""
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def recorded_kind(name, attend, context, dropout=0.0):
+    """A decoder whose reference runs in its own dtype, under the same autocast and the same random numbers: the very
+    queries and keys; logits and weights of them are in float64 as ever."""
+    build = seeded(lambda: Decoder(attend, dropout=dropout))
+
+    def run(function, batch):
+        torch.manual_seed(int(batch["tokens"].sum()))
+        with context():
+            return function()
+
+    def reference(state, batch):
+        model = build()
+        model.load_state_dict(state)
+        return run(lambda: decoder_reference(model, batch), batch)
+
+    return Kind(name, build, token_batch,
+                lambda model, batch: run(lambda: next_token_loss(model, batch), batch), reference)
+
+
+def test_under_autocast_what_the_kernel_got_is_captured(stepwise):
+    sent = []
+    kind = recorded_kind("sdpa-autocast", fused, autocast)
+    summaries, trained = captured(stepwise, kind, kind.build(),
+                                  on_publish=lambda message: sent.append(message.keys.get("tensors")))
+    assert_right(kind.name, summaries, expected_of(kind, trained))
+    assert {tensor["dtype"] for tensors in sent if tensors for tensor in tensors} == {"bf16"}
+
+
+@pytest.mark.parametrize("attend", [fused, eager])
+def test_weights_are_those_before_dropout(stepwise, attend):
+    import contextlib
+    kind = recorded_kind(f"{attend.__name__}-dropout", attend, contextlib.nullcontext, dropout=0.3)
+    summaries, trained = captured(stepwise, kind, kind.build())
+    assert_right(kind.name, summaries, expected_of(kind, trained), ("qk", "attention"))
+
+
+# ------------------------------------------------------------------------------------------------ eval mode
+
+@pytest.mark.parametrize("kind", [decoder_kind("sdpa-eval", fused), transformer_kind("nn.Transformer-eval")],
+                         ids=lambda kind: kind.name)
+def test_training_in_eval_mode_is_captured(stepwise, kind):
+    summaries, trained = captured(stepwise, kind, kind.build().eval())
+    assert_right(kind.name, summaries, expected_of(kind, trained), kind.tiers)
+
+
+def validate(model, kind):
+    """A forward as validation has it."""
+    model.eval()
+    with torch.no_grad():
+        kind.loss(model, kind.batch(77))
+    model.train()
+
+
+def test_validation_is_not_captured(stepwise):
+    kind = decoder_kind("sdpa-validated", fused)
+    model = kind.build()
+    with Session(stepwise) as session:
+        session.watch(model)
+        trained = []
+        for step in train(model, kind, 2):
+            trained.append(step)
+            validate(model, kind)
+    assert_right(kind.name, session.summaries(), expected_of(kind, trained))
+
+
+@pytest.mark.parametrize("kind", [decoder_kind("sdpa-evaluation", fused),
+                                  transformer_kind("nn.Transformer-evaluation")], ids=lambda kind: kind.name)
+def test_validation_is_captured_when_it_is_asked_for(stepwise, kind):
+    """nn.TransformerEncoder has a fast path then, which shows nothing; it is not taken."""
+    model = kind.build()
+    with Session(stepwise) as session:
+        watch = session.watch(model, evaluation=True, steps="manual")
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        validate(model, kind)
+        watch.step()
+    expected = expected_of(kind, [(0, [kind.batch(77)], state)])
+    assert_right(kind.name, session.summaries(), expected, kind.tiers)
+
+
+# --------------------------------------------------------------------------------------------------- ranks
+
+def run_ranks(session, how, tmp_path, world=2):
+    """(states that the steps met, publishers' counters) of every rank."""
+    files = [str(tmp_path / f"rank{rank}") for rank in range(world)]
+    common = {"world": world, "how": how, "store": tmp_path / "store", "endpoint": session.endpoint, "job": session.job}
+    ranks = [subprocess.Popen([sys.executable, distributed_worker.__file__, f"rank={rank}", f"results={files[rank]}",
+                               *(f"{name}={value}" for name, value in common.items())]) for rank in range(world)]
+    try:
+        assert [rank.wait(120) for rank in ranks] == [0] * world
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    return [torch.load(file) for file in files]
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
+def test_two_ranks_make_one_summary(stepwise, tmp_path, how):
+    if how == "fsdp2":
+        pytest.importorskip("torch.distributed.fsdp", reason="no FSDP in this torch").fully_shard
+    session, world, kind = Session(stepwise), 2, distributed_worker.KIND
+    results = run_ranks(session, how, tmp_path)
+    states = results[0][0]
+    trained = [(step, [distributed_worker.batch_of(step, rank, world) for rank in range(world)], states[step])
+               for step in range(distributed_worker.STEPS)]
+    summaries = session.finished()
+    assert {summary["ranks"] for summary in summaries.values()} == {2}
+    assert_right(how, summaries, expected_of(kind, trained))
+    for _, stats in results:
+        assert stats["dropped"] == 0 and stats["sent"] == stats["published"]

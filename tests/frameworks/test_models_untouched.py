@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""A watched training is the same training: losses and weights of 50 steps have the same bits."""
+import pytest
+
+torch = pytest.importorskip("torch")
+from session import Session, snapshot  # noqa: E402
+from zoo import decoder_kind, eager, fused, multihead_kind, transformer_kind  # noqa: E402
+
+pytest_plugins = ("one_daemon",)
+STEPS = 50
+KINDS = [transformer_kind("nn.Transformer", dropout=0.1), decoder_kind("eager", eager, dropout=0.1), multihead_kind("nn.MultiheadAttention", need_weights=True),
+         multihead_kind("nn.MultiheadAttention-no-weights", need_weights=False)]
+if hasattr(torch.nn.functional, "scaled_dot_product_attention"):
+    KINDS.append(decoder_kind("sdpa", fused, dropout=0.1))
+try:
+    from zoo_transformers import transformers_kind
+    KINDS += [transformers_kind("gpt2", implementation, dropout=0.1) for implementation in ("eager", "sdpa")]
+except ImportError:
+    transformers_kind = None
+
+
+def losses_and_weights(kind, model):
+    """Of 50 steps of training; the random numbers of dropout are the same every time."""
+    torch.manual_seed(11)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(STEPS):
+        loss = kind.loss(model, kind.batch(step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    return torch.stack(losses), snapshot(model)
+
+
+@pytest.fixture(scope="module")
+def unwatched():
+    """{kind: its losses and weights} without anybody watching."""
+    return {kind.name: losses_and_weights(kind, kind.build()) for kind in KINDS}
+
+
+@pytest.mark.parametrize("options", [{"every": 1}, {"every": 10}, {"every": 1, "samples": 1, "rows": 7}],
+                         ids=["every-step", "every-10th", "parts-of-every-step"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_losses_and_weights_have_the_same_bits(stepwise, unwatched, kind, options):
+    model = kind.build()
+    with Session(stepwise) as session:
+        watch = session.watch(model, **options)
+        losses, weights = losses_and_weights(kind, model)
+    expected_losses, expected_weights = unwatched[kind.name]
+    assert torch.equal(losses, expected_losses)
+    assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
+    captured = STEPS // options["every"]
+    assert watch.stats()["published"] == len(watch.layers) * captured + 3  # two hellos and the bye
+
+
+COMPILED = [("inductor", decoder_kind("sdpa", fused, layers=1))] if hasattr(torch, "compiler") else []
+if transformers_kind is not None:
+    COMPILED.append(("aot_eager", transformers_kind("gpt2", "sdpa")))
+
+
+def gradients(kind, compiled, state, step):
+    """(loss, gradients) of one step from a given state."""
+    compiled._orig_mod.load_state_dict(state)
+    compiled.zero_grad()
+    loss = kind.loss(compiled, kind.batch(step))
+    loss.backward()
+    return loss.detach(), [parameter.grad.clone() for parameter in compiled.parameters()]
+
+
+def largest_difference(one, other):
+    """Relative to the largest gradient, or the loss."""
+    pairs = [(one[0], other[0]), *zip(one[1], other[1])]
+    scale = max(float(x.abs().max()) for x in other[1])
+    return max(float((x - y).abs().max()) / (float(y.abs()) if y.dim() == 0 else scale) for x, y in pairs)
+
+
+@pytest.mark.parametrize("backend, kind", COMPILED, ids=lambda x: getattr(x, "name", x))
+def test_compiled_steps_that_are_not_captured_have_the_same_bits(stepwise, backend, kind):
+    """Captured ones run eagerly, whose sums are in another order: they agree to rounding."""
+    torch._dynamo.reset()
+    steps, every = 8, 4
+    compiled = torch.compile(kind.build(), backend=backend)
+    states = [{name: value + 0.01 * step * torch.sign(value) for name, value in snapshot(compiled).items()}
+              for step in range(steps)]
+    unwatched = [gradients(kind, compiled, state, step) for step, state in enumerate(states)]
+    with Session(stepwise) as session:
+        watch = session.watch(compiled, every=every, steps="manual")
+        watched = []
+        for step, state in enumerate(states):
+            watched.append(gradients(kind, compiled, state, step))
+            watch.step()
+    differences = [largest_difference(one, other) for one, other in zip(watched, unwatched)]
+    print(f"\n{kind.name} by {backend}: captured steps, which are eager, differ by "
+          + ", ".join(f"{x:.1e}" for x in differences[::every]))
+    assert [x for step, x in enumerate(differences) if step % every] == [0.0] * (steps - steps // every)
+    assert max(differences[::every]) < 1e-5  # some roundings of 2^-24 in each sum of 32 to 64
+    assert {step for step, _ in session.summaries()} == {0, 4}
