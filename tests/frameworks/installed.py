@@ -21,6 +21,9 @@ def in_torch():
     optimizer = sys.modules["torch.optim.optimizer"]
     if optimizer._global_optimizer_post_hooks:
         found.append("a hook of all optimizers")
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is not None and dynamo._stance.stance != "default":
+        found.append(f"the compiler's stance {dynamo._stance.stance}")
     return found + in_transformers()
 
 

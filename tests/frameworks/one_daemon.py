@@ -6,7 +6,8 @@ from session import SETTINGS, Attnd, report
 
 @pytest.fixture(scope="module")
 def stepwise():
-    """A daemon whose windows are steps; each test has a job of its own on it. At the end: how far off the numbers were, with `pytest -s`."""
+    """A daemon whose windows are steps; each test has a job of its own on it. At the end, with `pytest -s`: how far off
+    the numbers were."""
     daemon = Attnd(*SETTINGS)
     Attnd.all.remove(daemon)  # it outlives a test
     report.clear()

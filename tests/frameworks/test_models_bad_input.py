@@ -2,6 +2,7 @@
 """What nobody would wish for: models without attention, unknown kernels, odd masks, exceptions, copies, threads. The
 training never sees an exception of attnd, nor keeps anything of it."""
 import copy
+import importlib
 import io
 import logging
 import pickle
@@ -374,6 +375,7 @@ def test_two_watches_on_one_model_both_get_everything(stepwise):
 
 
 def test_watches_that_end_in_the_order_they_began(stepwise):
+    importlib.import_module("torch._dynamo")  # from now on something may be compiled
     model = KIND.build()
     first, second = Session(stepwise), Session(stepwise)
     first.watch(model)

@@ -8,7 +8,8 @@ from zoo import decoder_kind, eager, fused, multihead_kind, transformer_kind  # 
 
 pytest_plugins = ("one_daemon",)
 STEPS = 50
-KINDS = [transformer_kind("nn.Transformer", dropout=0.1), decoder_kind("eager", eager, dropout=0.1), multihead_kind("nn.MultiheadAttention", need_weights=True),
+KINDS = [transformer_kind("nn.Transformer", dropout=0.1), decoder_kind("eager", eager, dropout=0.1),
+         multihead_kind("nn.MultiheadAttention", need_weights=True),
          multihead_kind("nn.MultiheadAttention-no-weights", need_weights=False)]
 if hasattr(torch.nn.functional, "scaled_dot_product_attention"):
     KINDS.append(decoder_kind("sdpa", fused, dropout=0.1))

@@ -63,7 +63,7 @@ class Spy:
         self.watcher = watcher
         self._paths: Dict[int, str] = {}
         self._handles: List[Any] = []
-        self._stance: Any = None
+        self._eager = False  # compiled code runs eagerly because of this one, too
         self._thread = 0  # of the forward that is followed
         self._lookout: Optional[Lookout] = None  # of that thread
         self._leaving = False  # removed by another thread meanwhile
@@ -86,10 +86,11 @@ class Spy:
 
     def _force_eager(self) -> None:
         """Once something may have been compiled."""
-        if self._stance is None and _set_stance is not None and "torch._dynamo" in sys.modules:
+        if not self._eager and _set_stance is not None and "torch._dynamo" in sys.modules:
             # Ours are there only while nothing compiled runs, and are meant to see what runs instead.
             warnings.filterwarnings("ignore", message=r"Using `torch.compile\(module\)` when there are global hooks")
-            self._stance = _set_stance("force_eager")
+            self._eager = True
+            _stance.enter()
 
     def remove(self) -> None:
         """Undoes install(), in the middle of a forward too; in that of another thread, when it is done."""
@@ -99,9 +100,9 @@ class Spy:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if self._stance is not None:
-            stance, self._stance = self._stance, None
-            stance.__exit__(None, None, None)
+        if self._eager:
+            self._eager = False
+            _stance.leave()
         if self._stack:
             self._finish()
 
@@ -306,6 +307,20 @@ class _Interface(_Shared):
         interface.forget(observed)
 
 
+class _Stance(_Shared):
+    """Compiled code runs eagerly. Whoever is the last to need it restores what was before the first: watches may end in
+    any order."""
+    _set: Any = None
+
+    def place(self) -> None:
+        self._set = _set_stance("force_eager") if _set_stance is not None else None
+
+    def take_away(self) -> None:
+        was_set, self._set = self._set, None
+        if was_set is not None:
+            was_set.__exit__(None, None, None)
+
+
 class _StandIns(_Shared):
     """What F.multi_head_attention_forward computes its attention by is looked up in the module it is in: functions of
     ours stand there meanwhile. Calls from elsewhere pass through them."""
@@ -346,6 +361,7 @@ class _StandIns(_Shared):
 
 
 _interface = _Interface()
+_stance = _Stance()
 _stand_ins = _StandIns()
 
 
