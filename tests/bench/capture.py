@@ -4,7 +4,7 @@
     capture.py [--attnd build/daemon/attnd] [--device cpu] [--compile] [--pairs 20] [--minute 60] [SITUATION...]
 
     idle      attached, nobody is subscribed
-    plan      attached to a daemon on this machine, every 50th step captured, all layers, 1 sample
+    plan      attached to a daemon on this machine, its default plan: every 50th step, all layers, 1 sample
     sampled   a captured step itself against the two before it that were not
     killed    the daemon was killed: the minute after
     stopped   the daemon was stopped by SIGSTOP: the minute after
@@ -17,6 +17,9 @@ Each figure is [median, lowest, highest] of the middle 95 % for medians of that 
     wall      elapsed time: what counts, and of no use where others use the processors
     process   processor time of the whole process, attnd's own threads included
     thread    processor time of the training thread
+
+`others` is what other threads than the training's take of the processor time of a step, in percent: with it, attnd's.
+They share the interpreter's lock with the training, so it is what they can cost where no processor is short.
 
 One JSON line per situation. Needs torch 2, pyzmq, msgpack; exits 0 without figures where torch is missing.
 """
@@ -43,7 +46,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" /
 import attnd  # noqa: E402
 from capture_model import SHAPES, Training  # noqa: E402
 
-EVERY = 50
+EVERY = 50  # of the daemon's default plan
 SAMPLED_EVERY = 4  # for `sampled`: one captured, one after it, two to compare with
 QUEUE_BYTES = 32 << 20  # for `memory`
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time, "thread": time.thread_time}
@@ -95,7 +98,13 @@ def alternate(training: Training, attach: Callable[[], Any], pairs: int, steps: 
     bare = times[::2] + [timed(training, without) for _ in range(pairs)]
     return {"pairs": pairs, "steps": steps, "step_ms": round(1e3 * statistics.median(t.thread for t in bare), 3),
             "ratio": {name: middle(values) for name, values in ratios(times, 1).items()},
-            "null": {name: middle(values) for name, values in ratios(bare[pairs:], 1).items()}}
+            "null": {name: middle(values) for name, values in ratios(bare[pairs:], 1).items()},
+            "others": {"with": others(times[1::2]), "without": others(times[::2])}}
+
+
+def others(times: Sequence[Times]) -> float:
+    """Percent of the processor time that is not the training thread's."""
+    return round(100 * statistics.median(1 - t.thread / t.process for t in times), 4)
 
 
 def resident() -> int:
@@ -146,9 +155,9 @@ class Bench:
         with contextlib.closing(daemon), self.watch(daemon.endpoint, every=2):
             timed(self.training, 4)
 
-    def watch(self, endpoint: str, every: int = EVERY, wait: float = 10.0, **options: Any) -> "attnd.Watch":
-        """A watch that is subscribed to when it should be."""
-        watch = attnd.watch(self.training.model, "bench", endpoint, every=every, samples=1, wait=wait, linger=0.05, **options)
+    def watch(self, endpoint: str, wait: float = 10.0, **options: Any) -> "attnd.Watch":
+        """A watch that is subscribed to when it should be; without options it obeys the daemon's default plan."""
+        watch = attnd.watch(self.training.model, "bench", endpoint, wait=wait, linger=0.05, **options)
         assert wait == 0 or watch.stats()["subscribed"], "the daemon did not subscribe"
         return watch
 
