@@ -311,6 +311,23 @@ def test_a_stalled_daemon_is_noticed_and_again_when_it_moves(monkeypatch):
     fake.close()
 
 
+def test_a_stalled_daemon_is_hardly_asked_any_more(monkeypatch):
+    monkeypatch.setattr(sender, "STALLED_AFTER_S", 0.1)
+    monkeypatch.setattr(sender, "PAUSE_STALLED_S", 5.0)
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    with attnd.Publisher("job", fake.endpoint, high_water=1, linger=0.1) as publisher:
+        fake.attach(publisher)
+        fill(publisher)
+        attempts = []
+        flush = publisher._sender._flush
+        monkeypatch.setattr(publisher._sender, "_flush", lambda: attempts.append(0) or flush())
+        time.sleep(1.0)
+        assert len(attempts) < 15  # were there 20 a second, and the pause not doubled: more
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 1.5  # closing does not wait for the pause to end
+    fake.close()
+
+
 def test_only_one_warning_about_drops(caplog):
     fake = FakeDaemon()
     with attnd.Publisher("job", fake.endpoint, queue_bytes=10) as publisher:

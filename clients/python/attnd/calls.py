@@ -113,8 +113,9 @@ def cut(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> Li
 
 def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
     samples, heads, queries = part
-    q = HostCopy(_lowered(seen.q[samples, heads, queries]))
-    k = HostCopy(_lowered(_keys_of(seen, samples, heads)))
+    seen = seen._replace(q=seen.q.detach(), k=seen.k.detach())  # else each cut is one more node of the graph
+    q = HostCopy(seen.q[samples, heads, queries], _lowered(seen.q))
+    k = HostCopy(_keys_of(seen, samples, heads), _lowered(seen.k))
     mask = None if seen.mask is None else HostCopy(_part_of_mask(seen.mask, part))
     nbytes = q.nbytes + k.nbytes + (mask.nbytes if mask is not None else 0)
     scale = seen.q.shape[3]**-0.5 if seen.scale is None else float(seen.scale)
@@ -131,10 +132,9 @@ def _keys_of(seen: Queries, samples: slice, heads: slice) -> torch.Tensor:
     return k[:, torch.arange(heads.start, heads.stop, device=k.device) // group]
 
 
-def _lowered(tensor: torch.Tensor) -> torch.Tensor:
-    """As the fused kernel gets it: under autocast f32 is lowered first."""
-    dtype = _autocast_dtype(tensor.device.type) if tensor.dtype == torch.float32 else None
-    return tensor if dtype is None else tensor.detach().to(dtype)
+def _lowered(tensor: torch.Tensor) -> Optional[torch.dtype]:
+    """As what the fused kernel gets it, when that is something else: under autocast f32 is lowered first."""
+    return _autocast_dtype(tensor.device.type) if tensor.dtype == torch.float32 else None
 
 
 def _autocast_dtype(kind: str) -> Optional[torch.dtype]:

@@ -7,7 +7,7 @@ thread) waits for it there. Other accelerators bring it over when it is asked fo
 """
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ DTYPE_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16",
 
 
 class HostCopy:
-    """A copy of a tensor, C-contiguous. `nbytes` is its size, whether or not it has arrived."""
+    """A copy of a tensor, C-contiguous, and of another dtype when one is given. `nbytes` is its size, whether or not it
+    has arrived."""
 
-    def __init__(self, tensor: torch.Tensor):
-        copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+    def __init__(self, tensor: torch.Tensor, dtype: Optional[torch.dtype] = None):
+        copy = tensor.detach().to(tensor.dtype if dtype is None else dtype, copy=True,
+                                  memory_format=torch.contiguous_format)
         self.shape = tuple(copy.shape)
         self.dtype = copy.dtype
         self.nbytes = copy.numel() * copy.element_size()

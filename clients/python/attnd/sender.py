@@ -7,7 +7,8 @@ writes one byte to a pipe. Everything that can wait happens here.
     training thread                    sender thread
     reserve -> copy -> put ── queue ──► take subscriptions, send the head, or wait
                                         idle:  poll(XPUB, wake pipe), no timeout
-                                        full:  the same with a growing pause of 1 to 50 ms; XPUB claims to
+                                        full:  the same with a growing pause of 1 to 50 ms, and to 1 s once
+                                               the daemon counts as stalled; XPUB claims to
                                                be writable even when its pipe is full, so POLLOUT cannot
                                                tell when to go on
     Drop points, each counted per topic and told to the daemon in the topic's next header:
@@ -46,6 +47,7 @@ HEARTBEAT_INTERVAL_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 SUBSCRIPTION_BYTES_MAX = 65536
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
+PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
 
 
@@ -272,9 +274,10 @@ class Sender:
                 deadline = self._deadline
                 if deadline is not None and (not self._queue or time.monotonic() >= deadline):
                     return
-            pause_s = min(2 * pause_s, PAUSE_MAX_S) if full and not sent else PAUSE_MIN_S
             self._judge_stall(full and not sent)
-            poller.poll(int(pause_s * 1000) if full else None)
+            longest_s = PAUSE_STALLED_S if self.stalled else PAUSE_MAX_S
+            pause_s = min(2 * pause_s, longest_s) if full and not sent else PAUSE_MIN_S
+            poller.poll(int(1000 * _until(deadline, pause_s)) if full else None)
             self._clear_wake()
 
     def _judge_stall(self, blocked: bool) -> None:
@@ -422,6 +425,11 @@ class Sender:
         left_s = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
         self._socket.close(linger=int(left_s * 1000))
         self._context.term()  # returns after the linger time at the latest
+
+
+def _until(deadline: Optional[float], pause_s: float) -> float:
+    """A pause that ends with the deadline, when there is one."""
+    return pause_s if deadline is None else min(pause_s, max(PAUSE_MIN_S, deadline - time.monotonic()))
 
 
 def _open_socket(endpoint: str, high_water: int) -> Tuple["zmq.Context[Any]", "zmq.Socket[Any]"]:

@@ -23,7 +23,7 @@ import re
 import sys
 import threading
 import warnings
-from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 import torch
 from torch.nn import functional
@@ -69,7 +69,7 @@ class Spy:
         self._leaving = False  # removed by another thread meanwhile
         self._stack: List[Tuple[torch.nn.Module, str]] = []
         self._calls: Dict[str, int] = {}
-        self._entered: Set[str] = set()
+        self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
 
     @property
     def installed(self) -> bool:
@@ -139,7 +139,7 @@ class Spy:
                 self._finish()
             if self._stack or self._begin(module, path):
                 self._stack.append((module, path))
-                self._entered.add(path)
+                self._entered[path] = module
         except Exception:
             self.watcher.failed("a forward could not be followed")
 
@@ -147,7 +147,7 @@ class Spy:
         if _traced() or _repeated(path) or not self.watcher.begins(module):
             return False
         self._thread = threading.get_ident()
-        self._calls, self._entered = {}, set()
+        self._calls, self._entered = {}, {}
         self._lookout = lookout_here()
         self._lookout.add(self)
         return True
@@ -163,7 +163,7 @@ class Spy:
         try:
             if not self._stack or threading.get_ident() != self._thread:
                 return
-            if any(entered is module for entered, _ in self._stack):
+            if self._stack[-1][0] is module or any(entered is module for entered, _ in self._stack):
                 while self._stack.pop()[0] is not module:
                     pass
                 if not self._stack:
@@ -181,12 +181,10 @@ class Spy:
 
     def _unseen(self) -> List[str]:
         """Modules that were run and look like attention, with none seen in or below them."""
-        modules = {path: module for path, module in self.root.named_modules()}
-        return [path for path in sorted(self._entered)
-                if path in modules and _ATTENTION.search(type(modules[path]).__name__)
-                and any(True for _ in modules[path].parameters())
-                and not any(seen == path or seen.startswith(path + ".") or path.startswith(seen + ".")
-                            for seen in self._calls)]
+        return [path for path, module in sorted(self._entered.items(), key=lambda entry: entry[0])
+                if path not in self._calls and _ATTENTION.search(type(module).__name__)
+                and any(True for _ in module.parameters())
+                and not any(seen.startswith(path + ".") or path.startswith(seen + ".") for seen in self._calls)]
 
 
 class Lookout:
@@ -393,6 +391,8 @@ def module_paths(root: torch.nn.Module) -> Dict[int, str]:
 
 def clean_path(path: str) -> str:
     """A module's path as it is without wrappers."""
+    if "_orig_mod" not in path and "_wrapped_module" not in path:
+        return path  # nearly all are, and each is asked for at every captured step
     return _WRAPPERS.sub(lambda match: match[1] if match.end() < len(path) else "", path).lstrip(".")
 
 

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: MIT
+"""bench capture_parts: where the cost of attnd.watch lies, piece by piece, in processor time of the calling thread.
+
+    capture_parts.py [--device cpu] [--shape gpt2] [--profile]
+
+    between    microseconds that a step is longer by when nothing is captured: hook of the optimizer, hook of the forward
+    arming     microseconds to install and remove the spy, by the number of modules
+    following  microseconds a captured forward is longer by per module and per torch function, nothing captured in it
+    calls      microseconds a captured call takes of the training thread, and of the sender's, by the size of q and k
+
+With --profile a captured step of the model is profiled (cProfile) and what attnd does in it is listed. JSON lines.
+"""
+import argparse
+import cProfile
+import json
+import pathlib
+import pstats
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any, Callable, Dict, List
+
+try:
+    import torch
+except ImportError:
+    print("skipped: no PyTorch in this Python", file=sys.stderr)
+    sys.exit(0)
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"))
+import attnd  # noqa: E402
+import zmq  # noqa: E402
+from attnd import calls, devices, spy  # noqa: E402
+from attnd.plan import Plan  # noqa: E402
+from capture_model import SHAPES, Decoder, Training  # noqa: E402
+
+
+def microseconds(what: Callable[[], Any], times: int, rounds: int = 9) -> float:
+    """Of one call, processor time of this thread: the median of some rounds of so many calls."""
+    found = []
+    for _ in range(rounds):
+        begin = time.thread_time()
+        for _ in range(times):
+            what()
+        found.append((time.thread_time() - begin) / times)
+    return round(1e6 * statistics.median(found), 2)
+
+
+class Nobody:
+    """A watcher that follows everything and keeps nothing."""
+
+    def begins(self, module: torch.nn.Module) -> bool:
+        return True
+
+    def saw(self, path: str, call: int, seen: calls.Seen) -> None:
+        pass
+
+    def ends(self, unseen: Any) -> None:
+        pass
+
+    def failed(self, what: str) -> None:
+        raise AssertionError(what)
+
+
+class Listener:
+    """A subscriber to everything, which throws it away."""
+
+    def __init__(self, folder: str):
+        self.endpoint = f"ipc://{folder}/listener"
+        self._context: "zmq.Context[Any]" = zmq.Context()
+        self.socket = self._context.socket(zmq.SUB)
+        self.socket.setsockopt(zmq.RCVHWM, 8)
+        self.socket.setsockopt(zmq.SUBSCRIBE, b"")
+        self.socket.bind(self.endpoint)
+
+    def attach(self, publisher: attnd.Publisher) -> None:
+        """Waits until the publisher knows."""
+        while not publisher.stats()["subscribed"]:
+            self.socket.getsockopt(zmq.EVENTS)  # a SUB passes subscriptions on when it is asked something
+            time.sleep(0.01)
+
+    def discard(self) -> None:
+        """Takes what has come, so that the publisher does not stall."""
+        while self.socket.poll(0):
+            self.socket.recv_multipart(copy=False)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._context.destroy(linger=0)
+
+
+class _Empty(torch.nn.Module):
+    """Does nothing, so that its hooks are what it costs."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def between(folder: str) -> Dict[str, Any]:
+    """Nobody subscribed; and somebody, between two captured steps."""
+    training = Training(SHAPES["tiny"]._replace(layers=1, tokens=16), "cpu", False)
+    line: Dict[str, Any] = {}
+    for name, endpoint in (("alone", f"ipc://{folder}/none"), ("subscribed", f"ipc://{folder}/listener")):
+        listener = Listener(folder) if name == "subscribed" else None
+        publisher = attnd.Publisher("bench", endpoint, linger=0.0)
+        if listener is not None:
+            listener.attach(publisher)
+        plain = torch.nn.Sequential(*[_Empty() for _ in range(2)])
+        with attnd.watch(training.model, "bench", publisher=publisher, every=10**8, first_step=1, wait=0):
+            hooks = list(training.model._forward_hooks.values())
+            after = getattr(sys.modules["torch.optim.optimizer"], "_global_optimizer_post_hooks", {})
+            line[f"{name}: optimizer_us"] = microseconds(lambda: [hook(training.optimizer, (), {}) for hook in after.values()], 2000)
+            line[f"{name}: forward_us"] = microseconds(lambda: [hook(training.model, (), plain) for hook in hooks], 2000)
+        publisher.close()
+        if listener is not None:
+            listener.close()
+    return line
+
+
+def arming() -> Dict[str, Any]:
+    """Of models of more and more layers."""
+    line: Dict[str, Any] = {}
+    for layers in (1, 12, 48):
+        root = Decoder(SHAPES["tiny"]._replace(layers=layers))
+        it = spy.Spy(root, Nobody())
+
+        def arm() -> None:
+            it.install()
+            it.remove()
+
+        line[f"{len(list(root.modules()))} modules"] = microseconds(arm, 50)
+    return line
+
+
+def following() -> Dict[str, Any]:
+    """Empty modules, and torch functions that do next to nothing, with a spy and without."""
+    root = torch.nn.Sequential(*[_Empty() for _ in range(100)])
+    x = torch.zeros(1)
+
+    class Functions(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(100):
+                torch.neg(x)
+            return x
+
+    line: Dict[str, Any] = {}
+    for name, model in (("module", root), ("function", Functions())):
+        bare = microseconds(lambda: model(x), 100)
+        it = spy.Spy(model, Nobody())
+        it.install()
+        line[f"{name}_us"] = round((microseconds(lambda: model(x), 100) - bare) / 100, 3)
+        it.remove()
+        line[f"{name}_bare_us"] = round(bare / 100, 3)
+    return line
+
+
+def captured(device: str) -> List[Dict[str, Any]]:
+    """Of one sample of some sizes, in f32 and in bf16."""
+    lines = []
+    for heads, tokens, width in ((4, 256, 64), (12, 1024, 64), (32, 2048, 128)):
+        for dtype in (torch.float32, torch.bfloat16):
+            q, k = (torch.randn(2, tokens, heads, width, device=device, dtype=dtype, requires_grad=True).transpose(1, 2)
+                    for _ in range(2))
+            seen = calls.Queries(q, k, causal=True)
+
+            def take() -> List[calls.Cut]:
+                return calls.cut(seen, Plan(samples=1), 0, calls.Share(), calls.Context())
+
+            cuts = take()
+            made = microseconds(lambda: cuts[0].make(("decoder", 0, "self")), 20)
+            lines.append({"q": [1, heads, tokens, width], "dtype": devices.DTYPE_NAMES[dtype], "MiB": cuts[0].nbytes / 2**20,
+                          "training_us": microseconds(take, 20), "sender_us": made,
+                          "copy_us": microseconds(lambda: (q[:1].detach().clone(), k[:1].detach().clone()), 20)})
+    return lines
+
+
+def profile(device: str, shape: str, folder: str) -> None:
+    """What attnd's functions take of captured steps, by their own time."""
+    training = Training(SHAPES[shape], device, False)
+    listener = Listener(folder)
+    publisher = attnd.Publisher("bench", listener.endpoint, linger=0.0)
+    listener.attach(publisher)
+    steps = 10
+    with attnd.watch(training.model, "bench", publisher=publisher, every=1, samples=1, wait=0):
+        for _ in range(2):
+            training.step()
+        profiler = cProfile.Profile(time.thread_time)
+        for _ in range(steps):
+            publisher.drain(10)
+            listener.discard()
+            profiler.enable()
+            training.step()
+            profiler.disable()
+    publisher.close()
+    listener.close()
+    stats: Any = pstats.Stats(profiler)
+    total = stats.total_tt
+    rows = sorted(((own, cumulative, count, f"{pathlib.Path(file).name}:{name}")
+                   for (file, _, name), (_, count, own, cumulative, _) in stats.stats.items()), reverse=True)
+    print(json.dumps({"profile": shape, "step_ms": round(1e3 * total / steps, 2)}))
+    for own, cumulative, count, where in [row for row in rows if "attnd" in row[3] or row[3].partition(":")[0] in OURS][:25]:
+        print(json.dumps({"where": where, "calls": count / steps, "own_us": round(1e6 * own / steps, 1),
+                          "with_callees_us": round(1e6 * cumulative / steps, 1)}))
+
+
+OURS = {path.name for path in pathlib.Path(attnd.__file__).parent.glob("*.py")} - {"__init__.py"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--shape", choices=list(SHAPES), default="tiny")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.profile:
+            profile(options.device, options.shape, folder)
+            return
+        print(json.dumps({"between": between(folder)}), flush=True)
+        print(json.dumps({"arming_us": arming()}), flush=True)
+        print(json.dumps({"following": following()}), flush=True)
+        for line in captured(options.device):
+            print(json.dumps({"call": line}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""What watch does between captured steps is next to nothing, and in captured ones in proportion to the model.
+
+Counted, not timed: tests/bench/capture.py has the times.
+"""
+import gc
+import pathlib
+import sys
+import tracemalloc
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import attnd
+from attnd import capture, devices
+from conftest import free_endpoint, wait_until
+
+PACKAGE = str(pathlib.Path(attnd.__file__).parent)
+CALLS_PER_STEP = 25  # of our Python functions when nothing is captured: an optimizer's step and a forward
+
+
+class Decoder(torch.nn.Module):
+    """So many attentions in a row."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(layers))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x, x, x, need_weights=False)[0]
+        return x
+
+
+class Training:
+    """A watched training of a small decoder, step by step."""
+
+    def __init__(self, layers, endpoint, **options):
+        self.model = Decoder(layers)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.x = torch.rand(2, 4, 8)
+        self.publisher = attnd.Publisher("job", endpoint, linger=0.1)
+        self.options = options
+        self.watch = None
+
+    def __enter__(self):
+        self.watch = attnd.watch(self.model, job="job", publisher=self.publisher, wait=0, **self.options)
+        return self
+
+    def __exit__(self, *exc):
+        self.watch.close()
+        self.publisher.close()
+
+    def step(self):
+        self.model(self.x).sum().backward()
+        self.optimizer.step()
+        if capture._register_optimizer_hook is None:  # torch 1
+            self.watch.step()
+
+    def calls(self):
+        """How many Python functions of attnd one step calls in this thread."""
+        count = 0
+
+        def see(frame, event, argument):
+            nonlocal count
+            count += event == "call" and frame.f_code.co_filename.startswith(PACKAGE)
+
+        sys.setprofile(see)
+        try:
+            self.step()
+        finally:
+            sys.setprofile(None)
+        return count
+
+
+def nothing_is_in_the_way(model):
+    hooks = sys.modules["torch.nn.modules.module"]
+    modules = [module for module in model.modules() if module is not model]
+    return not any(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in modules) \
+        and not hooks._global_forward_hooks and not hooks._global_forward_pre_hooks \
+        and torch._C._len_torch_function_stack() == 0
+
+
+def test_without_a_subscriber_a_step_costs_a_few_calls_whatever_the_model():
+    found = []
+    for layers in (1, 10):
+        with Training(layers, free_endpoint()) as training:
+            for _ in range(3):
+                training.step()
+                assert nothing_is_in_the_way(training.model)
+            found.append(training.calls())
+    assert 0 < found[0] == found[1] <= CALLS_PER_STEP
+
+
+def test_so_it_is_between_captured_steps(daemon):
+    with Training(10, daemon.endpoint, every=1000) as training:
+        daemon.attach(training.publisher)
+        training.watch.rearm()
+        assert not nothing_is_in_the_way(training.model)  # step 0 is captured
+        training.step()
+        assert training.watch.stats()["published"] > 10
+        for _ in range(3):
+            training.step()
+            assert nothing_is_in_the_way(training.model)
+        assert 0 < training.calls() <= CALLS_PER_STEP
+
+
+def test_a_captured_step_costs_in_proportion_to_the_layers(daemon):
+    found = []
+    for layers in (4, 8, 16):
+        with Training(layers, daemon.endpoint, every=1) as training:
+            daemon.attach(training.publisher)
+            for _ in range(3):
+                training.step()
+            found.append(training.calls())
+            assert training.publisher.drain(10)
+    # Not exactly: waking the sender takes a call when it is not awake.
+    assert found[0] < found[1] and found[2] - found[1] <= 2.2 * (found[1] - found[0])
+
+
+def test_many_steps_leave_nothing_behind():
+    with Training(2, free_endpoint()) as training:
+        for _ in range(20):
+            training.step()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            ours = tracemalloc.Filter(True, PACKAGE + "/*")
+            before = tracemalloc.take_snapshot().filter_traces([ours])
+            for _ in range(200):
+                training.step()
+            gc.collect()
+            after = tracemalloc.take_snapshot().filter_traces([ours])
+        finally:
+            tracemalloc.stop()
+        assert sum(line.size_diff for line in after.compare_to(before, "filename")) < 2048
+
+
+def test_nothing_is_kept_for_a_daemon_that_has_gone(daemon):
+    with Training(2, daemon.endpoint, every=1) as training:
+        daemon.attach(training.publisher)
+        training.step()
+        training.step()
+        assert training.publisher.stats()["published"] > 2
+        daemon.close()
+        wait_until(lambda: not training.publisher.listened_to, "its going is noticed")
+        training.step()
+        assert training.publisher.drain(10)
+        published = training.publisher.stats()["published"]
+        for _ in range(5):
+            training.step()
+            assert nothing_is_in_the_way(training.model)
+        stats = training.publisher.stats()
+        assert stats["published"] == published and stats["queued"] == stats["queued_bytes"] == 0
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_a_copy_is_of_its_own_and_of_the_dtype_that_is_asked_for(dtype):
+    tensor = torch.rand(2, 3, 4, requires_grad=True).transpose(0, 1)
+    expected = tensor.detach().to(dtype or tensor.dtype).float().numpy().copy()
+    copy = devices.HostCopy(tensor, dtype)
+    with torch.no_grad():
+        tensor.zero_()
+    assert copy.dtype == (dtype or torch.float32) and copy.nbytes == 24 * copy.numpy().itemsize
+    assert copy.numpy().flags.c_contiguous and (copy.floats() == expected).all()
