@@ -15,6 +15,12 @@ fail() {
     exit 1
 }
 
+# The Python interpreters there may be, one per line, in the order in which they are to be tried.
+interpreters() {
+    printf '%s\n' ${ATTND_PYTHON:+"$ATTND_PYTHON"} python3 python /usr/bin/python3 \
+        "${HOME:-/nonexistent}"/.pyenv/versions/*/bin/python3
+}
+
 # Runs a command with its output in a file; shows the file's end when the command fails.
 # logged FILE COMMAND...
 logged() {

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Prints "PASSED FAILED" for a meson testlog.json (one JSON object per line).
+"""Prints "PASSED FAILED SKIPPED" for a meson testlog.json (one JSON object per line), or with --text for what a program
+said.
 
 A meson test is a program; what counts are the tests in it: cmocka and pytest say how many there were. A
 program that says nothing counts as one, and one that failed without saying so counts as one failure.
@@ -8,29 +9,38 @@ import json
 import re
 import sys
 
-CMOCKA = {"passed": r"^\[  PASSED  \] (\d+) test\(s\)", "failed": r"^\[  FAILED  \] (\d+) test\(s\)"}
-PYTEST = {"passed": r"^=* ?(?:.*, )?(\d+) passed.* in [\d.]+", "failed": r"^=* ?(?:.*, )?(\d+) (?:failed|error).* in [\d.]+"}
+CMOCKA = {"passed": r"^\[  PASSED  \] (\d+) test\(s\)", "failed": r"^\[  FAILED  \] (\d+) test\(s\)",
+          "skipped": r"^\[  SKIPPED \] (\d+) test\(s\)"}
+PYTEST = {"passed": r"^=* ?(?:.*, )?(\d+) passed.* in [\d.]+", "failed": r"^=* ?(?:.*, )?(\d+) (?:failed|error).* in [\d.]+",
+          "skipped": r"^=* ?(?:.*, )?(\d+) skipped.* in [\d.]+"}
 
 
 def said(patterns, text):
-    """(passed, failed) by the program's own words, or None."""
-    counts = [sum(int(n) for n in re.findall(patterns[key], text, re.M)) for key in ("passed", "failed")]
+    """(passed, failed, skipped) by the program's own words, or None."""
+    counts = [sum(int(n) for n in re.findall(patterns[key], text, re.M)) for key in ("passed", "failed", "skipped")]
     return counts if any(counts) else None
 
 
 def count(entry):
     if entry["result"] == "SKIP":
-        return 0, 0
-    text = re.sub(r"\x1b\[[0-9;]*m", "", entry.get("stdout", "") + "\n" + entry.get("stderr", ""))
+        return 0, 0, 1
+    text = plain(entry.get("stdout", "") + "\n" + entry.get("stderr", ""))
     good = entry["result"] in ("OK", "EXPECTEDFAIL")
-    passed, failed = said(CMOCKA, text) or said(PYTEST, text) or (int(good), 0)
-    return passed, failed if good else max(failed, 1)
+    passed, failed, skipped = said(CMOCKA, text) or said(PYTEST, text) or (int(good), 0, 0)
+    return passed, failed if good else max(failed, 1), skipped
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def main():
-    with open(sys.argv[1], encoding="utf-8") as log:
-        counts = [count(json.loads(line)) for line in log if line.strip()]
-    print(sum(passed for passed, _ in counts), sum(failed for _, failed in counts))
+    with open(sys.argv[-1], encoding="utf-8", errors="replace") as log:
+        if sys.argv[1] == "--text":
+            counts = [said(PYTEST, plain(log.read())) or (0, 1, 0)]
+        else:
+            counts = [count(json.loads(line)) for line in log if line.strip()]
+    print(*(sum(numbers) for numbers in zip(*counts)))
 
 
 main()

@@ -15,7 +15,7 @@ from harness import SANITIZED, Attnd, Reader, Trainer, wait_until
 LAYERS, RANKS = 2, 2
 SETTINGS = ("window.unit=step", "window.length=10", "window.every=10", "window.also=[25 steps, 20 steps every 10]",
             "history.checkpoint=100ms", "history.commit=20ms", "window.timeout=60s", "metrics.spectrum=false")
-KILLS = int(os.environ.get("RESTART_KILLS", "8" if SANITIZED else "20"))
+KILLS = int(os.environ.get("RESTART_KILLS", "5" if SANITIZED else "12"))
 WEIGHTS = np.full((1, 2, 4, 4), 0.25, np.float32)
 
 

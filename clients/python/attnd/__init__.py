@@ -13,6 +13,19 @@
 Importing attnd imports neither torch nor ZeroMQ; each name loads its module when it is first used.
 """
 from importlib import import_module
+from typing import TYPE_CHECKING, Any, List
+
+if TYPE_CHECKING:  # what type checkers see of the names below
+    from . import bridge as bridge
+    from .capture import Watch as Watch, watch as watch
+    from .control import Control as Control, ControlError as ControlError
+    from .frames import frame as frame
+    from .manual import publish_attention as publish_attention, publish_qk as publish_qk
+    from .manual import publish_weights as publish_weights
+    from .notebook import live_plot as live_plot
+    from .probe import repeated_tokens as repeated_tokens
+    from .publisher import Publisher as Publisher
+    from .subscriber import Subscriber as Subscriber
 
 __version__ = "0.1.0"
 
@@ -34,7 +47,7 @@ _HOME = {
 __all__ = ["__version__", "bridge", *_HOME]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name == "bridge":
         return import_module("attnd.bridge")
     if name not in _HOME:
@@ -44,5 +57,5 @@ def __getattr__(name: str):
     return value
 
 
-def __dir__():
+def __dir__() -> List[str]:
     return sorted(__all__)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import msgpack
 import zmq
@@ -167,10 +167,10 @@ class Control:
             raise ControlError(str(error.get("code", "error")), str(error.get("message", "")))
         raise ControlError("error", str(error))
 
-    def _reply(self, method: str):
+    def _reply(self, method: str) -> Tuple[Any, Any]:
         """(error, result) of the newest request; late answers to earlier ones are skipped."""
         deadline = time.monotonic() + self._timeout
-        while self._socket.poll(max(0.0, (deadline - time.monotonic()) * 1000)):
+        while self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
             frames = self._socket.recv_multipart()
             try:
                 kind, number, error, result = msgpack.unpackb(frames[0], raw=False, strict_map_key=False)
@@ -196,6 +196,6 @@ class Control:
         self.close()
 
 
-def _close_socket(context: zmq.Context, socket: zmq.Socket) -> None:
+def _close_socket(context: zmq.Context[Any], socket: zmq.Socket[Any]) -> None:
     socket.close(linger=0)
     context.term()

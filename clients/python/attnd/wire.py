@@ -64,7 +64,7 @@ def check_layer(stack: str, layer: int, site: str) -> Layer:
 def check_int(name: str, value: Any, maximum: int = 2**64 - 1, minimum: int = 0) -> int:
     """Returns `value` as an int in [minimum, maximum]; ValueError naming it otherwise."""
     try:
-        number = value.__index__()
+        number = int(value.__index__())
     except AttributeError:
         raise ValueError(f"{name} = {value!r}: must be an integer") from None
     if not minimum <= number <= maximum:
@@ -86,7 +86,8 @@ def event_topic(job: str) -> bytes:
 
 def pack_header(header: Dict[str, Any]) -> bytes:
     """The header as MessagePack: binary for `run`, text for every other string. Keys in dict order."""
-    return msgpack.packb(header, use_bin_type=True)
+    packed: bytes = msgpack.packb(header, use_bin_type=True)
+    return packed
 
 
 def common_keys(kind: str, job: str, run: bytes, rank: int, world: int, seq: int, dropped: int,

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""session: what the callbacks have in common: one watch per training, which counts as the trainer does.
+
+The trainer's own numbers are the truth: it says which step and epoch it has reached, and the watch is brought there.
+So a training that goes on from a checkpoint goes on counting, and messages carry the numbers of the trainer's logs.
+"""
+from __future__ import annotations
+
+import logging
+from typing import Any, Callable, Dict, Optional
+
+import attnd
+
+from .. import wire
+
+log = logging.getLogger("attnd")
+
+# The callback says itself what a step is and where the training stands.
+_OURS = ("steps", "first_step", "first_epoch")
+
+
+class Session:
+    """The watch of one trainer, from begin() to end(), and again from the next begin().
+
+    Called from the training thread. Only the constructor raises: ValueError for a bad job name, and TypeError for
+    options that are not the caller's. Whatever else goes wrong is logged once, and the training goes on without.
+    """
+
+    def __init__(self, job: str, options: Dict[str, Any]):
+        self.watch: Optional[attnd.Watch] = None
+        self._job = wire.check_job(job)
+        self._options = options
+        self._warned = False
+        for name in _OURS:
+            if name in options:
+                raise TypeError(f"{name}: the callback takes it from the trainer")
+
+    def begin(self, model: Any, step: int, epoch: int, **found: Any) -> None:
+        """A training begins at `step` and `epoch`, both from 0. `found`: options of attnd.watch that the trainer
+        knows, unless the user said otherwise. What was open is closed."""
+        self.end()
+        self._warned = False
+        self._try("the model could not be watched", lambda: self._open(model, step, epoch, found))
+
+    def _open(self, model: Any, step: int, epoch: int, found: Dict[str, Any]) -> None:
+        self.watch = attnd.watch(model, self._job, steps="manual", first_step=step, first_epoch=epoch,
+                                 **{**found, **self._options})
+
+    def reached(self, step: int) -> None:
+        """So many optimizer steps are done, those before a checkpoint included."""
+        self._try("a step could not be counted", lambda: self._count(step))
+
+    def _count(self, step: int) -> None:
+        if self.watch is not None:
+            for _ in range(step - self.watch.current_step):
+                self.watch.step()
+
+    def epoch_end(self) -> None:
+        """An epoch is done."""
+        self._try("an epoch could not be ended", self.watch.epoch_end if self.watch else None)
+
+    def end(self) -> None:
+        """The training is over, or has failed. Idempotent."""
+        ended, self.watch = self.watch, None
+        self._try("the watch could not be closed", ended.close if ended else None)
+
+    def skip(self, why: str) -> None:
+        """This training is not watched; says so."""
+        log.warning("job %s: not watched: %s", self._job, why)
+
+    def _try(self, what: str, do: Optional[Callable[[], None]]) -> None:
+        try:
+            if do is not None:
+                do()
+        except Exception:
+            if not self._warned:
+                self._warned = True
+                log.warning("job %s: %s; training goes on, further failures are not logged", self._job, what,
+                            exc_info=True)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """Copied or sent to another process a session is one that has not begun: sockets cannot go along."""
+        return {**self.__dict__, "watch": None}

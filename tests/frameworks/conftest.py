@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""What the tests of frameworks share: a real daemon, and what it has to say about a job."""
+import collections
+import os
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "clients" / "python"
+sys.path[:0] = [str(PACKAGE), str(ROOT / "tests" / "e2e")]
+# Nothing here is to be fetched from anywhere.
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false")
+
+import attnd as client  # noqa: E402
+from harness import Attnd, wait_until  # noqa: E402
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    """A daemon with defaults; it must stop cleanly."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    started = Attnd()
+    yield started
+    try:
+        started.close()
+    finally:
+        started.discard()
+
+
+@pytest.fixture
+def results(daemon):
+    """What the daemon publishes from now on."""
+    with Results(daemon) as opened:
+        yield opened
+
+
+class Results:
+    """Collects what the daemon publishes about a job; complete once `wait_ended` has returned."""
+
+    def __init__(self, daemon):
+        self.daemon = daemon
+        before = daemon.stats()["subscriptions"]
+        topics = ("live/", "summary/", "job/")
+        self.subscriber = client.Subscriber(daemon.endpoint("publish"), topics, high_water=100000)
+        wait_until(lambda: daemon.stats()["subscriptions"] >= before + len(topics), "the subscription")
+        self.live, self.summaries, self.jobs = [], [], []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.subscriber.close()
+
+    def wait_ended(self, runs=1):
+        """Until so many runs have said that they ended, which is the last that is published of each. Nothing may
+        have been lost or refused on the way."""
+        wait_until(lambda: self._read() or len(self.ended()) >= runs, f"the end of a run; {self.daemon.describe()}")
+        stats = self.daemon.settled(0)
+        assert (stats["lost"], stats["source_dropped"], stats["dropped"]) == (0, 0, {})
+
+    def ended(self):
+        """The runs that have ended."""
+        return {job["run"] for job in self.jobs if job["state"] == "ended"}
+
+    def _read(self):
+        kinds = {"live": self.live, "summary": self.summaries, "job": self.jobs}
+        while True:
+            result = self.subscriber.next(0)
+            if result is None:
+                return
+            kinds[result["kind"]].append(result)
+
+    def steps(self):
+        """{layer: [(epoch, step) of each message, as they came]}"""
+        found = collections.defaultdict(list)
+        for result in self.live:
+            found[layer_of(result)].append((result["epoch"], result["step"]))
+        return dict(found)
+
+    def windows(self):
+        """{layer: {epoch: its summary}}"""
+        found = collections.defaultdict(dict)
+        for result in self.summaries:
+            found[layer_of(result)][result["window"]["last"]] = result
+        return dict(found)
+
+
+def layer_of(result):
+    return result["stack"], result["layer"], result["site"]

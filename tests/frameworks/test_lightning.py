@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""A real Lightning trainer with the callback, and a real daemon: every layer arrives, with the trainer's own steps and
+epochs. The model is a decoder written by hand, with fused attention; the data are random tokens."""
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+pytest.importorskip("lightning")
+
+import lightning.pytorch  # noqa: E402
+import pytorch_lightning  # noqa: E402
+
+from attnd.integrations.lightning import AttndCallback  # noqa: E402
+
+LAYERS, HEADS, WIDTH, TOKENS, VOCABULARY = 2, 4, 32, 16, 40
+SAMPLES, BATCH, ACCUMULATED = 16, 2, 2
+STEPS = SAMPLES // BATCH // ACCUMULATED  # of an epoch
+ALL_LAYERS = {("decoder", layer, "self") for layer in range(LAYERS)}
+BOTH = pytest.mark.parametrize("framework", [lightning.pytorch, pytorch_lightning], ids=lambda module: module.__name__)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.projections = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in self.projections(x).chunk(3, -1))
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleList(Attention() for _ in range(LAYERS))
+        self.output = nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.output(x)
+
+
+def module(framework, broken=None, by_hand=False):
+    """A LightningModule; training batch `broken` fails. `by_hand`: two optimizers, stepped by the module."""
+
+    class Model(framework.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(1)
+            self.decoder = Decoder()
+            self.automatic_optimization = not by_hand
+
+        def loss(self, tokens):
+            return functional.cross_entropy(self.decoder(tokens).flatten(0, 1), tokens.flatten())
+
+        def training_step(self, batch, index):
+            if index == broken:
+                raise RuntimeError("the user's own mistake")
+            loss = self.loss(batch)
+            if by_hand:
+                self.manual_backward(loss)
+                for optimizer in self.optimizers():
+                    optimizer.step()
+                    optimizer.zero_grad()
+            return loss
+
+        def validation_step(self, batch, index):
+            self.log("validation", self.loss(batch))
+
+        def configure_optimizers(self):
+            halves = self.decoder.layers.parameters(), self.decoder.output.parameters()
+            return [torch.optim.SGD(half, lr=0.1) for half in halves] if by_hand else torch.optim.SGD(
+                self.parameters(), lr=0.1)
+
+    return Model()
+
+
+def loader():
+    tokens = torch.randint(0, VOCABULARY, (SAMPLES, TOKENS), generator=torch.Generator().manual_seed(3))
+    return torch.utils.data.DataLoader(tokens, BATCH)
+
+
+def trainer(framework, callbacks, directory, epochs=2, **more):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+             "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    return framework.Trainer(callbacks=callbacks, default_root_dir=directory, max_epochs=epochs,
+                             **{"accumulate_grad_batches": ACCUMULATED, **quiet, **more})
+
+
+def attached(daemon, **more):
+    return AttndCallback("tiny", **{"endpoint": daemon.endpoint("ingest"), "every": 1, "wait": 30.0, **more})
+
+
+def expected_steps(epochs):
+    """(epoch, step) of each forward."""
+    return [(epoch, epoch * STEPS + step) for epoch in epochs for step in range(STEPS) for _ in range(ACCUMULATED)]
+
+
+@BOTH
+def test_every_layer_arrives_with_the_steps_and_epochs_of_the_trainer(framework, daemon, results, tmp_path):
+    fitted = trainer(framework, [attached(daemon)], tmp_path)
+    fitted.fit(module(framework), loader(), loader())  # with validation, which is not captured
+    results.wait_ended()
+    assert fitted.global_step == 2 * STEPS
+    assert results.steps() == {layer: expected_steps((0, 1)) for layer in ALL_LAYERS}
+    windows = results.windows()
+    assert set(windows) == ALL_LAYERS
+    for summaries in windows.values():
+        assert set(summaries) == {0, 1}
+        for summary in summaries.values():
+            assert (summary["tier"], summary["messages"], summary["causal"]) == ("qk", STEPS * ACCUMULATED, True)
+            entropy = summary["heads"]["entropy"]["mean"]
+            assert entropy.shape == (HEADS,) and np.all((entropy > 0) & (entropy < math.log(TOKENS)))
+
+
+@BOTH
+def test_a_training_that_goes_on_from_a_checkpoint_goes_on_counting(framework, daemon, results, tmp_path):
+    first = trainer(framework, [], tmp_path, epochs=1)
+    first.fit(module(framework), loader())
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    trainer(framework, [attached(daemon)], tmp_path).fit(module(framework), loader(), ckpt_path=tmp_path / "last.ckpt")
+    results.wait_ended()
+    assert results.steps() == {layer: expected_steps((1,)) for layer in ALL_LAYERS}
+
+
+@BOTH
+def test_a_failed_training_raises_the_users_own_error_and_ends_the_watch(framework, daemon, results, tmp_path):
+    callback = attached(daemon)
+    with pytest.raises(RuntimeError, match="the user's own mistake"):
+        trainer(framework, [callback], tmp_path).fit(module(framework, broken=2), loader())
+    assert callback.watch is None
+    results.wait_ended()
+    assert results.steps() == {layer: [(0, 0), (0, 0)] for layer in ALL_LAYERS}
+
+
+def test_losses_are_those_of_an_unwatched_training(daemon, results, tmp_path):
+    weights = []
+    for callbacks in ([], [attached(daemon)]):
+        model = module(lightning.pytorch)
+        trainer(lightning.pytorch, callbacks, tmp_path, epochs=1).fit(model, loader())
+        weights.append(model.state_dict())
+    results.wait_ended()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_steps_are_lightnings_own_with_several_optimizers(daemon, results, tmp_path):
+    fitted = trainer(lightning.pytorch, [attached(daemon)], tmp_path, epochs=1, accumulate_grad_batches=1)
+    fitted.fit(module(lightning.pytorch, by_hand=True), loader())
+    results.wait_ended()
+    assert fitted.global_step == 2 * (SAMPLES // BATCH)
+    assert results.steps() == {layer: [(0, 2 * batch) for batch in range(SAMPLES // BATCH)] for layer in ALL_LAYERS}
+
+
+@pytest.mark.parametrize("options", [{"every": -1}, {"no_such_option": 1}, {"endpoint": "nonsense"}])
+def test_what_cannot_be_watched_is_said_once_and_the_training_goes_on(options, daemon, tmp_path, caplog):
+    fitted = trainer(lightning.pytorch, [attached(daemon, **options)], tmp_path, epochs=1)
+    with caplog.at_level(logging.WARNING, "attnd"):
+        fitted.fit(module(lightning.pytorch), loader())
+    assert fitted.global_step == STEPS
+    said = [record.getMessage() for record in caplog.records if record.name == "attnd"]
+    assert len(said) == 1 and "tiny: the model could not be watched" in said[0]

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""A real Trainer of Hugging Face transformers with the callback, and a real daemon: every layer arrives, with the
+trainer's own steps and epochs. The model is a GPT-2 with random weights, the data random tokens."""
+import logging
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")  # Trainer does not do without
+
+from attnd.integrations.transformers import AttndCallback  # noqa: E402
+
+LAYERS, HEADS, TOKENS, VOCABULARY = 3, 4, 16, 40
+SAMPLES, BATCH, ACCUMULATED = 24, 2, 2
+STEPS = SAMPLES // BATCH // ACCUMULATED  # of an epoch
+ALL_LAYERS = {("decoder", layer, "self") for layer in range(LAYERS)}
+
+
+class Tokens(torch.utils.data.Dataset):
+    """Random tokens; reading sample `broken` fails."""
+
+    def __init__(self, broken=None):
+        self.rows = torch.randint(0, VOCABULARY, (SAMPLES, TOKENS), generator=torch.Generator().manual_seed(3))
+        self.broken = broken
+
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, index):
+        if index == self.broken:
+            raise RuntimeError("the user's own mistake")
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+def gpt2():
+    torch.manual_seed(1)
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        n_layer=LAYERS, n_head=HEADS, n_embd=32, n_positions=TOKENS, vocab_size=VOCABULARY))
+
+
+def trainer(directory, callback, epochs=2, data=None, **more):
+    arguments = transformers.TrainingArguments(
+        str(directory), num_train_epochs=epochs, per_device_train_batch_size=BATCH, report_to=[], use_cpu=True,
+        gradient_accumulation_steps=ACCUMULATED, disable_tqdm=True, **{"save_strategy": "no", **more})
+    return transformers.Trainer(gpt2(), arguments, train_dataset=data or Tokens(), eval_dataset=Tokens(),
+                                callbacks=[callback] if callback else [])
+
+
+def attached(daemon, **more):
+    return AttndCallback("gpt-tiny", **{"endpoint": daemon.endpoint("ingest"), "every": 1, "wait": 30.0, **more})
+
+
+def expected_steps(epochs):
+    """(epoch, step) of each forward."""
+    return [(epoch, epoch * STEPS + step) for epoch in epochs for step in range(STEPS) for _ in range(ACCUMULATED)]
+
+
+def test_every_layer_arrives_with_the_steps_and_epochs_of_the_trainer(daemon, results, tmp_path):
+    trained = trainer(tmp_path, attached(daemon), eval_strategy="epoch")
+    trained.train()
+    results.wait_ended()
+    assert trained.state.global_step == 2 * STEPS
+    assert results.steps() == {layer: expected_steps((0, 1)) for layer in ALL_LAYERS}
+    windows = results.windows()
+    assert set(windows) == ALL_LAYERS
+    for summaries in windows.values():
+        assert set(summaries) == {0, 1}
+        for summary in summaries.values():
+            assert (summary["tier"], summary["messages"], summary["causal"]) == ("qk", STEPS * ACCUMULATED, True)
+            entropy = summary["heads"]["entropy"]["mean"]
+            assert entropy.shape == (HEADS,) and np.all((entropy > 0) & (entropy < math.log(TOKENS)))
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_goes_on_counting(daemon, results, tmp_path):
+    trainer(tmp_path, None, epochs=1, save_strategy="epoch").train()
+    trainer(tmp_path, attached(daemon)).train(resume_from_checkpoint=True)
+    results.wait_ended()
+    assert results.steps() == {layer: expected_steps((1,)) for layer in ALL_LAYERS}
+
+
+def test_a_checkpoint_in_the_middle_of_an_epoch(daemon, results, tmp_path):
+    trainer(tmp_path, None, max_steps=STEPS + 2, save_strategy="steps", save_steps=STEPS + 2).train()
+    trainer(tmp_path, attached(daemon)).train(resume_from_checkpoint=True)
+    results.wait_ended()
+    assert results.steps() == {layer: expected_steps((1,))[2 * ACCUMULATED:] for layer in ALL_LAYERS}
+
+
+def test_losses_and_weights_are_those_of_an_unwatched_training(daemon, results, tmp_path):
+    runs = []
+    for callback in (None, attached(daemon)):
+        run = trainer(tmp_path, callback, epochs=1, logging_steps=1)
+        run.train()
+        runs.append(([log["loss"] for log in run.state.log_history if "loss" in log], run.model.state_dict()))
+    results.wait_ended()
+    (losses, weights), (watched_losses, watched_weights) = runs
+    assert len(losses) == STEPS and losses == watched_losses
+    assert all(torch.equal(weights[name], watched_weights[name]) for name in weights)
+
+
+def test_a_failed_training_raises_the_users_own_error_and_the_context_ends_the_watch(daemon, results, tmp_path):
+    with attached(daemon) as callback:
+        with pytest.raises(RuntimeError, match="the user's own mistake"):
+            trainer(tmp_path, callback, data=Tokens(broken=7)).train()
+        assert callback.watch is not None
+    assert callback.watch is None
+    results.wait_ended()
+
+
+def test_the_next_training_with_the_same_callback_is_a_run_of_its_own(daemon, results, tmp_path):
+    callback = attached(daemon)
+    with pytest.raises(RuntimeError):
+        trainer(tmp_path, callback, data=Tokens(broken=7)).train()
+    trainer(tmp_path, callback, epochs=1).train()
+    results.wait_ended(runs=2)
+    last = results.jobs[-1]["run"]
+    assert {result["step"] for result in results.live if result["run"] == last} == set(range(STEPS))
+
+
+@pytest.mark.parametrize("options", [{"every": -1}, {"no_such_option": 1}, {"endpoint": "nonsense"}])
+def test_what_cannot_be_watched_is_said_once_and_the_training_goes_on(options, daemon, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "attnd"):
+        trained = trainer(tmp_path, attached(daemon, **options), epochs=1)
+        trained.train()
+    assert trained.state.global_step == STEPS
+    said = [record.getMessage() for record in caplog.records if record.name == "attnd"]
+    assert len(said) == 1 and "gpt-tiny: the model could not be watched" in said[0]
+
+
+def test_several_devices_in_one_process_are_not_watched(daemon, tmp_path, caplog):
+    callback = attached(daemon)
+    run = trainer(tmp_path, None)
+    run.args._n_gpu = 2  # as Trainer finds it on such a machine
+    with caplog.at_level(logging.WARNING, "attnd"):
+        callback.on_train_begin(run.args, run.state, run.control, model=run.model)
+    assert callback.watch is None
+    assert "gpt-tiny: not watched: torch.nn.DataParallel" in caplog.text
+
+
+def test_mistakes_of_the_callback_are_told_before_the_training():
+    with pytest.raises(ValueError, match="job name"):
+        AttndCallback("not a name")
+    with pytest.raises(TypeError, match="first_step: the callback takes it from the trainer"):
+        AttndCallback("gpt-tiny", first_step=3)
+
+
+def test_a_callback_can_be_sent_to_another_process():
+    assert pickle.loads(pickle.dumps(AttndCallback("gpt-tiny", every=5))).watch is None
