@@ -46,9 +46,9 @@ class Session:
         return self.daemon.endpoint("ingest")
 
     def watch(self, model: torch.nn.Module, **options: Any) -> attnd.Watch:
-        """Everything of every step, unless told otherwise."""
+        """Everything of every step, unless told otherwise; what is sent last is waited for on a busy machine too."""
         watch = attnd.watch(model, job=self.job, endpoint=self.endpoint,
-                            **{"every": 1, "samples": 0, "wait": 10.0, **options})
+                            **{"every": 1, "samples": 0, "wait": 10.0, "linger": 20.0, **options})
         assert watch.publisher.wait_for_subscriber(10.0)
         self.watches.append(watch)
         return watch
@@ -70,7 +70,10 @@ class Session:
 
     def finished(self) -> Summaries:
         """The same of a job that other processes publish."""
-        wait_until(self._ended, f"the end of {self.job}")
+        try:
+            wait_until(self._ended, f"the end of {self.job}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.daemon.describe()}") from None
         found: Summaries = {}
         while not self.reader.silent(0.1):
             summary = self.reader.next()[1]
