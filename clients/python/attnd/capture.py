@@ -34,6 +34,7 @@ from . import wire
 from .calls import Context, Cut, Seen, Share, cut, heads_of
 from .devices import HostCopy
 from .layers import name_layers
+from .plan import Plan
 from .probe import Probe, run_quietly
 from .publisher import DEFAULT_QUEUE_BYTES, Captured, Publisher
 from .ranks import rank_and_world, shared_run
@@ -282,7 +283,7 @@ class Watch:
 
     def rearm(self) -> None:
         """Installs or removes the spy, by whether the step that begins now is to be captured."""
-        wanted = not self._closed and self.publisher.plan_with(self._own_plan).takes_step(self._step) \
+        wanted = not self._closed and self.plan.takes_step(self._step) \
             and self.publisher.listened_to and self._may_run() and not self._gives_up()
         if wanted and not self._spy.installed:
             self._spy.install()
@@ -321,7 +322,7 @@ class Watch:
         try:
             path = f"{path}#{call}" if call else path
             layer = self._names.layers.get(path)
-            plan = self.publisher.plan_with(self._own_plan)
+            plan = self.plan
             if layer is not None and not (plan.takes_layer(layer) and self.publisher.wanted(*layer)):
                 return
             microbatch = self._passes.get(path, 0)
@@ -344,7 +345,7 @@ class Watch:
                 self.publisher.hello(self._names.described(), self._epoch, self._step)
             for path, _, _, cuts in pending:
                 layer = self._names.layers[path]
-                if self.publisher.plan_with(self._own_plan).takes_layer(layer) and self.publisher.wanted(*layer):
+                if self.plan.takes_layer(layer) and self.publisher.wanted(*layer):
                     self._publish(layer, cuts)
             self._tell_unseen(unseen)
         except Exception:
@@ -385,8 +386,13 @@ class Watch:
 
     def wants(self, layer: wire.Layer) -> bool:
         """Whether this attention is to be published at this step."""
-        plan = self.publisher.plan_with(self._own_plan)
+        plan = self.plan
         return plan.takes_step(self._step) and plan.takes_layer(layer) and self.publisher.wanted(*layer)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that holds: what the daemon says, and what watch() was asked for."""
+        return self.publisher.plan_with(self._own_plan)
 
     def name(self, path: str) -> wire.Layer:
         """The layer that the module at `path` is."""

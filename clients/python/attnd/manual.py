@@ -7,7 +7,7 @@
             attnd.publish_qk(q, k, causal=True)      # q [B, H, T, d], k [B, Hkv, T, d]
 
 Each function goes to the watch that was opened last and is still open, at its epoch and step, when its plan takes the
-step and the layer and somebody is subscribed; otherwise, and without a watch, it does nothing, cheaply. Nothing is
+step and the layer and somebody is subscribed, with as many samples as the plan says; otherwise, and without a watch, it does nothing, cheaply. Nothing is
 raised into the training: what is wrong with the arguments is logged once. True when a message was queued.
 
 `stack`, `layer` and `site` default to the name of the module whose forward is running (layers.py); that is known while
@@ -15,7 +15,7 @@ the watch follows it, which is when a step is captured. Everything else is as fo
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from . import capture, wire
 from .publisher import Publisher
@@ -48,6 +48,8 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
         where = _where(watch, stack, layer, site)
         if where is None or not watch.wants(where):
             return False
+        if tensors:
+            tensors, options = _first_samples(watch.plan.samples, tensors, options)
         return method(watch.publisher, *tensors, stack=where[0], layer=where[1], site=where[2], epoch=watch.epoch,
                       step=watch.current_step, **options)
     except Exception:
@@ -61,3 +63,15 @@ def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], s
         return wire.check_layer(stack or "decoder", layer, site)
     path = watch.running()
     return None if path is None else watch.name(path)
+
+
+PER_SAMPLE = ("q_len", "k_len", "mask", "grad", "tokens", "documents")
+
+
+def _first_samples(count: int, tensors: Tuple[Any, ...], options: Dict[str, Any]
+                   ) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
+    """The same of the first `count` samples; 0: all."""
+    if count == 0:
+        return tensors, options
+    cut = {name: value[:count] if name in PER_SAMPLE and value is not None else value for name, value in options.items()}
+    return tuple(None if tensor is None else tensor[:count] for tensor in tensors), cut
