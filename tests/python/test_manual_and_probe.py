@@ -11,7 +11,7 @@ from conftest import FakeDaemon
 T, D, H = 6, 8, 2
 
 
-class ByHand(torch.nn.Module):
+class AttentionByHand(torch.nn.Module):
     """Attention of its own making, which no spy sees (it is no softmax of torch's)."""
 
     def __init__(self):
@@ -29,7 +29,7 @@ class ByHand(torch.nn.Module):
 class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.layers = torch.nn.ModuleList(ByHand() for _ in range(2))
+        self.layers = torch.nn.ModuleList(AttentionByHand() for _ in range(2))
 
     def forward(self, x):
         for layer in self.layers:
@@ -50,7 +50,7 @@ def test_without_a_watch_nothing_happens():
     assert model.layers[0].queued == (False, False)
 
 
-def test_by_hand_goes_to_the_watch_with_the_name_of_the_module(daemon, publisher):
+def test_by_hand_goes_to_the_watch_with_the_name_of_the_module(daemon, publisher, caplog):
     model = Model()
     with attnd.watch(model, job="job", publisher=publisher, every=2, steps="manual", first_epoch=1) as it:
         for step in range(3):
@@ -61,6 +61,7 @@ def test_by_hand_goes_to_the_watch_with_the_name_of_the_module(daemon, publisher
     got = [(h["type"], h["layer"], h["epoch"], h["step"]) for _, h, _ in daemon.until_bye() if h["type"] != "event"]
     assert got == [(kind, layer, 1, step) for step in (0, 2) for index in (0, 1)
                    for kind, layer in (("attention", index), ("qk", 7))]
+    assert not caplog.records  # nothing that was told is called unseen
 
 
 def test_by_hand_sends_as_many_samples_as_the_plan_says(daemon, publisher):

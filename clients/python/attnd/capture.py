@@ -363,7 +363,8 @@ class Watch:
             self.publisher.publish_later(layer, self._epoch, self._step, part.nbytes, _maker(part, layer))
 
     def _tell_unseen(self, unseen: Sequence[str]) -> None:
-        if self._told_unseen or self._warned or (self._names.layers and not unseen):
+        known = self._names.layers or self._spy.was_told
+        if self._told_unseen or self._warned or (known and not unseen):
             return
         self._told_unseen = True
         if unseen:
@@ -381,7 +382,8 @@ class Watch:
     # ------------------------------------------------------------------------------------ for manual.py
 
     def running(self) -> Optional[str]:
-        """The path of the module whose forward runs now, when that is followed."""
+        """The path of the module whose forward runs now, when that is followed; it publishes by hand."""
+        self._spy.told()
         return self._spy.current_path
 
     def wants(self, layer: wire.Layer) -> bool:

@@ -59,9 +59,9 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
 
 def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], site: str) -> Optional[wire.Layer]:
     """The layer that is meant; None when it is not known."""
+    path = watch.running()
     if layer is not None:
         return wire.check_layer(stack or "decoder", layer, site)
-    path = watch.running()
     return None if path is None else watch.name(path)
 
 

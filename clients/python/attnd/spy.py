@@ -23,7 +23,7 @@ import re
 import sys
 import threading
 import warnings
-from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Set, Tuple
 
 import torch
 from torch.nn import functional
@@ -70,6 +70,7 @@ class Spy:
         self._stack: List[Tuple[torch.nn.Module, str]] = []
         self._calls: Dict[str, int] = {}
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
+        self._told: Set[str] = set()  # paths of modules that publish by hand
 
     @property
     def installed(self) -> bool:
@@ -179,12 +180,23 @@ class Spy:
             self.remove()
         self.watcher.ends(self._unseen())
 
+    @property
+    def was_told(self) -> bool:
+        """Whether any module publishes by hand."""
+        return bool(self._told)
+
+    def told(self) -> None:
+        """The module that runs now publishes what it does by hand."""
+        if self.current_path is not None:
+            self._told.add(self.current_path)
+
     def _unseen(self) -> List[str]:
-        """Modules that were run and look like attention, with none seen in or below them."""
+        """Modules that were run and look like attention, with none seen or told in or below them."""
+        known = self._told.union(self._calls)
         return [path for path, module in sorted(self._entered.items(), key=lambda entry: entry[0])
-                if path not in self._calls and _ATTENTION.search(type(module).__name__)
+                if path not in known and _ATTENTION.search(type(module).__name__)
                 and any(True for _ in module.parameters())
-                and not any(seen.startswith(path + ".") or path.startswith(seen + ".") for seen in self._calls)]
+                and not any(seen.startswith(path + ".") or path.startswith(seen + ".") for seen in known)]
 
 
 class Lookout:
