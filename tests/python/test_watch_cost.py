@@ -36,11 +36,11 @@ class Decoder(torch.nn.Module):
 class Training:
     """A watched training of a small decoder, step by step."""
 
-    def __init__(self, layers, endpoint, **options):
+    def __init__(self, layers, endpoint, queue_bytes=1 << 20, **options):
         self.model = Decoder(layers)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.x = torch.rand(2, 4, 8)
-        self.publisher = attnd.Publisher("job", endpoint, linger=0.1)
+        self.publisher = attnd.Publisher("job", endpoint, queue_bytes=queue_bytes, linger=0.1)
         self.options = options
         self.watch = None
 
@@ -117,6 +117,22 @@ def test_a_captured_step_costs_in_proportion_to_the_layers(daemon):
             assert training.publisher.drain(10)
     # Not exactly: waking the sender takes a call when it is not awake.
     assert found[0] < found[1] and found[2] - found[1] <= 2.2 * (found[1] - found[0])
+
+
+@pytest.mark.parametrize("queue_bytes, wakes", [(1 << 20, 1), (6 << 10, 10)])
+def test_the_sender_wakes_after_a_captured_forward_not_in_it(daemon, monkeypatch, queue_bytes, wakes):
+    """Unless the queue gets full: the ten messages of 256 or 512 bytes fill more than a quarter of the smaller one."""
+    with Training(10, daemon.endpoint, every=1, queue_bytes=queue_bytes) as training:
+        daemon.attach(training.publisher)
+        training.watch.rearm()
+        training.step()  # names the layers
+        assert training.publisher.drain(10)
+        woken = []
+        monkeypatch.setattr(training.publisher._sender, "_wake_once", lambda: woken.append(0))
+        training.model(training.x)
+        assert len(woken) == 1 if wakes == 1 else 1 < len(woken) <= wakes
+        monkeypatch.undo()
+        assert training.publisher.drain(10) and training.publisher.stats()["dropped"] == 0
 
 
 def test_many_steps_leave_nothing_behind():

@@ -350,6 +350,8 @@ class Watch:
             self._tell_unseen(unseen)
         except Exception:
             self.failed("a forward could not be captured")
+        finally:
+            self.publisher.hurry()  # not before: now a backward follows, which needs no Python
 
     def failed(self, what: str) -> None:
         """Logs with the current exception, the first time only."""

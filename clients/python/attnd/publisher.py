@@ -258,14 +258,19 @@ class Publisher:
         nbytes   what it holds on to until then, reserved now; when the message is larger there has to be room
         make     gives the message, or None for none (counted as dropped, like one that raises)
 
-        For capture.py, which has copied what it needs. The arguments are taken as checked.
+        For capture.py, which has copied what it needs, and calls hurry() after the last of a forward. The arguments are
+        taken as checked.
         """
         topic = self._topic(*layer)
         self._step = step
         if not self._sender.reserve(topic, nbytes):
             return False
-        self._sender.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make())))
+        self._sender.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make())), more=True)
         return True
+
+    def hurry(self) -> None:
+        """Sends what publish_later() has queued."""
+        self._sender.hurry()
 
     def _finish(self, layer: wire.Layer, epoch: int, step: int, captured: Optional["Captured"]) -> Optional[Message]:
         if captured is None:

@@ -49,6 +49,7 @@ SUBSCRIPTION_BYTES_MAX = 65536
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
+PATIENT_PART = 4  # messages wait for the last of their forward while they fill no more than this part of the queue
 
 
 class Message(NamedTuple):
@@ -173,8 +174,12 @@ class Sender:
             self._count_drop(topic)
             self._changed.notify_all()
 
-    def put(self, message: Union[Message, Later]) -> None:
-        """Queues a message whose bytes were reserved. The queue owns its arrays from here on."""
+    def put(self, message: Union[Message, Later], more: bool = False) -> None:
+        """Queues a message whose bytes were reserved. The queue owns its arrays from here on.
+
+        `more` says that others follow, and hurry() after the last: until then the thread need not wake up, which would
+        take the interpreter's lock from the trainer again and again. It does when the queue gets fuller.
+        """
         with self._changed:
             if not self._open:
                 self._queued_bytes -= message.nbytes
@@ -184,9 +189,14 @@ class Sender:
             self._queue.append(message)
             if isinstance(message, Later) or message.keys.get("event") != "hello":
                 self._position = (message.epoch, message.step)
-            if not self._wake_sent:
-                self._wake_sent = True
-                self._wake()
+            if not more or self._queued_bytes * PATIENT_PART > self._queue_bytes:
+                self._wake_once()
+
+    def hurry(self) -> None:
+        """What is queued is to be sent now."""
+        with self._changed:
+            if self._queue:
+                self._wake_once()
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Blocks until tensors of this job are subscribed to, at most `timeout_s`; whether they are."""
@@ -196,6 +206,7 @@ class Sender:
 
     def drain(self, timeout_s: float) -> bool:
         """Blocks until the queue is handed to ZeroMQ, at most `timeout_s`; whether it is empty."""
+        self.hurry()
         with self._changed:
             return self._changed.wait_for(lambda: self._pending == 0, max(0.0, timeout_s))
 
@@ -237,6 +248,12 @@ class Sender:
         """The caller holds the lock."""
         self._count["dropped"] += 1
         self._dropped[topic] = self._dropped.get(topic, 0) + 1
+
+    def _wake_once(self) -> None:
+        """Unless a wake-up is under way. The caller holds the lock."""
+        if not self._wake_sent:
+            self._wake_sent = True
+            self._wake()
 
     def _wake(self) -> None:
         """The caller holds the lock, so that the pipe cannot be closed, and its number reused, meanwhile."""
