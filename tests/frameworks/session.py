@@ -133,5 +133,5 @@ def expected_of(kind: Kind, trained: Sequence[Tuple[int, List[Batch], State]],
     for step, batches, state in trained:
         for batch in batches:
             for layer, attended in kind.reference(state, batch).items():
-                expected.setdefault((step, layer), []).append(attended.first(0 if kind.whole else samples))
+                expected.setdefault((step, layer), []).append(attended.first(samples))
     return expected

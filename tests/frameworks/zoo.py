@@ -37,7 +37,6 @@ class Kind:
     loss        a scalar from the model and a batch
     reference   what the attentions of a model with the given state do on a batch
     tiers       as what its attention may travel
-    whole       it publishes by hand, so all samples whatever the plan says
     """
     name: str
     build: Callable[[], nn.Module]
@@ -45,7 +44,6 @@ class Kind:
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     reference: Callable[[Dict[str, torch.Tensor], Batch], References]
     tiers: Tuple[str, ...] = ("qk",)
-    whole: bool = False
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 5) -> Callable[[], nn.Module]:
@@ -224,7 +222,7 @@ def decoder_kind(name: str, attend: Attend, tiers: Tuple[str, ...] = ("qk",), **
     build = seeded(lambda: Decoder(attend, **options))
     plain = seeded(lambda: Decoder(eager, **{**options, "dropout": 0.0}))
     return Kind(name, build, token_batch, next_token_loss,
-                lambda state, batch: decoder_reference(in_float64(plain, state), batch), tiers, attend is by_hand)
+                lambda state, batch: decoder_reference(in_float64(plain, state), batch), tiers)
 
 
 # ------------------------------------------------------------------------------------------- torch's own

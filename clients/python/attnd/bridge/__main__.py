@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """python -m attnd.bridge: see cli."""
+from __future__ import annotations
+
 import sys
 
 
