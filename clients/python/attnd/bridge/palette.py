@@ -24,6 +24,6 @@ def colours(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[An
     share = np.where(np.isfinite(values), share, 0.0)
     places = np.linspace(0.0, 1.0, len(STOPS))
     channels = [np.interp(share, places, [stop[channel] for stop in STOPS]) for channel in range(3)]
-    pixels = np.stack(channels, -1).round().astype(np.uint8)
+    pixels: npt.NDArray[Any] = np.stack(channels, -1).round().astype(np.uint8)
     pixels[~np.isfinite(values)] = MISSING
     return pixels
