@@ -8,14 +8,14 @@ import zlib
 import numpy as np
 import pytest
 from attnd import flat, wire
-from attnd.bridge import JsonLinesSink, Selection, Sink
-from attnd.bridge import font, heatmap, palette
+from attnd.bridge import Bridge, JsonLinesSink, Selection, Sink
+from attnd.bridge import font, heatmap, palette, pump
 from attnd.bridge.items import End, Ledger, Note, Run, Scalars
 from attnd.bridge.past import window_text
 from attnd.bridge.pictures import Pictures
 from attnd.bridge.pump import checked_window
 from attnd.bridge.sink import SinkGone, read_ledger, write_ledger
-from attnd.bridge.worker import Worker
+from attnd.bridge.worker import RUNS_OPEN_MAX, Worker
 from attnd.notebook import POINTS_MAX, Course
 from conftest import wait_until
 
@@ -273,6 +273,9 @@ class Memory(Sink):
     def end(self, run, final):
         self.calls.append(("end", run.run, final))
 
+    def finish(self, run):
+        self.calls.append(("finish", run.run))
+
     def close(self):
         self.calls.append(("close",))
 
@@ -299,6 +302,57 @@ def test_what_is_not_new_does_not_begin_a_run():
     worker.sink.recall = lambda run: ledger
     worker.offer(scalars(9))
     assert closed(worker)["skipped"] == 1 and worker.sink.calls == [("close",)]
+
+
+def numbered(number):
+    return Run("gpt", f"{number:032x}")
+
+
+def end(run):
+    return End(run, "", (), 0, 0, 0)
+
+
+def test_the_end_of_a_run_that_is_not_open_reaches_the_sink():
+    worker = Worker(Memory())
+    known = Ledger({"decoder.0.self 1 epoch": (9,)})
+    worker.sink.recall = lambda run: known if run == RUN else Ledger()
+    worker.offer(scalars(9))
+    worker.offer(end(RUN))
+    worker.offer(end(numbered(1)))  # which the sink has nothing of
+    closed(worker)
+    assert worker.sink.calls == [("finish", RUN.run), ("close",)]
+
+
+@pytest.mark.parametrize("failing", ["end", "commit"])
+def test_a_run_that_cannot_be_closed_keeps_no_other_out(failing):
+    worker = Worker(Memory())
+    original = getattr(worker.sink, failing)
+
+    def fails_on_the_first(run, *arguments):
+        if run == numbered(0):
+            raise OSError("no space left")
+        original(run, *arguments)
+
+    setattr(worker.sink, failing, fails_on_the_first)
+    for number in range(RUNS_OPEN_MAX + 3):
+        worker.offer(scalars(1, run=numbered(number)))
+    stats = closed(worker)
+    assert (stats["written"], stats["failed"]) == (RUNS_OPEN_MAX + 3, 0)
+    ended = [call[1] for call in worker.sink.calls if call[0] == "end"]
+    assert len(ended) == len(set(ended)) == RUNS_OPEN_MAX + (2 if failing == "end" else 3)
+
+
+def test_what_could_not_be_committed_is_not_written_twice():
+    worker = Worker(Memory())
+
+    def commit(run, ledger):
+        raise OSError("no space left")
+
+    worker.sink.commit = commit
+    for item in (scalars(1), end(RUN), scalars(1)):
+        worker.offer(item)
+    stats = closed(worker)
+    assert (stats["written"], stats["skipped"]) == (1, 1)
 
 
 def test_a_failure_is_said_once_and_counted(caplog):
@@ -351,3 +405,80 @@ def test_a_sink_that_is_gone_is_quiet(caplog):
         worker.offer(scalars(2))
         closed(worker)
     assert caplog.records == []
+
+
+# ------------------------------------------------------------------------------------------- the bridge
+
+def job(run, state):
+    return {"kind": "job", "job": run.job, "run": run.run, "state": state, "epoch": 0, "step": 0, "time_ns": 1,
+            "layers": []}
+
+
+@pytest.fixture
+def bridge(tmp_path):
+    made = Bridge(Memory(), f"ipc://{tmp_path}/nobody", control=f"ipc://{tmp_path}/nobody.control")
+    yield made
+    made.close()
+
+
+def fed(bridge, *results):
+    bridge._past = False
+    bridge._ahead.extend(results)
+    while bridge._ahead:
+        bridge._step(0.0)
+
+
+def test_a_run_that_goes_on_is_not_forgotten_for_those_that_ended(bridge, monkeypatch):
+    monkeypatch.setattr(pump, "RUNS_KNOWN_MAX", 4)
+    fed(bridge, job(RUN, "active"), *(job(numbered(n), "ended") for n in range(8)))
+    assert not bridge.wait(0)
+    fed(bridge, job(RUN, "ended"))
+    assert bridge.wait(0)
+
+
+def test_runs_that_are_forgotten_keep_nobody_waiting(bridge, monkeypatch):
+    monkeypatch.setattr(pump, "RUNS_KNOWN_MAX", 2)
+    fed(bridge, *(job(numbered(n), "active") for n in range(3)))
+    fed(bridge, *(job(numbered(n), "ended") for n in (1, 2)))
+    assert bridge.wait(0)
+
+
+@pytest.mark.parametrize("answer", [{"heads": []}, {"heads": None}, {}, [], {"heads": [None]}])
+def test_a_past_that_is_none_costs_neither_the_bridge_nor_the_result(bridge, answer, caplog):
+    where = {"stack": "decoder", "layer": 0, "site": "self"}
+    track = {"unit": "epoch", "length": 1, "every": 1, "first": 0, "last": 5}
+    bridge._primary = bridge._window = "1 epoch"
+    bridge._control.close()
+
+    class Answering:
+        """A daemon that answers, and to one question nonsense."""
+        def windows(self, job, run):
+            return {"layers": [{**where, "metrics": ["entropy"], "tracks": [track]}]}
+
+        def history(self, job, run, **question):
+            return answer
+
+        def alerts(self, job, run, limit):
+            return {"alerts": []}
+
+        def close(self):
+            pass
+
+    bridge._control = Answering()
+    bridge._ahead.append(summary(last=6))
+    assert bridge._step(0.0)
+    worker = bridge._workers[0]
+    wait_until(lambda: worker.stats()["written"] >= 1, "the result")
+    assert bridge.stats()["malformed"] == 0
+    said = [record.getMessage() for record in caplog.records if "cannot be told" in record.getMessage()]
+    assert len(said) == (0 if answer in ({"heads": []}, {"heads": None}) else 1)
+
+
+def test_a_bridge_whose_thread_ends_says_so(bridge, monkeypatch, caplog):
+    def broken(timeout):
+        raise RuntimeError("the socket is no socket")
+
+    monkeypatch.setattr(bridge, "_step", broken)
+    bridge.start()
+    wait_until(bridge._done.is_set, "the end")
+    wait_until(lambda: any("the bridge ended" in record.getMessage() for record in caplog.records), "the word")

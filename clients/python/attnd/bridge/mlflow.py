@@ -127,3 +127,8 @@ class MlflowSink(Sink):
     def end(self, run: Run, final: bool) -> None:
         if final and not self._given:
             self._client.set_terminated(self._ids[run])
+
+    def finish(self, run: Run) -> None:
+        # One that is terminated keeps the time at which it was.
+        if not self._given and self._client.get_run(self._ids[run]).info.status == "RUNNING":
+            self._client.set_terminated(self._ids[run])

@@ -100,6 +100,8 @@ class _Page:
             if error.code == "no_history":  # nothing of this metric in this range
                 return
             raise
+        if not answer["heads"]:  # of nobody
+            return
         path = _path(metric, answer["heads"][0]["head"] is not None)
         self._answers[path] = answer
         self._places[path] = {int(last): place for place, last in enumerate(answer["windows"]["last"])}

@@ -32,6 +32,7 @@ ANSWER_S = 3.0  # for the daemon's answers, and the sinks' to what they have
 PATIENCE_S = 30.0  # that the past waits for a sink to catch up
 HIGH_WATER = 20000  # results that may wait while the past is told
 RUNS_KNOWN_MAX = 1024
+_NOT_OF_THIS_PROTOCOL = (LookupError, TypeError, ValueError, AttributeError)  # what comes of reading such a thing
 
 
 class Bridge:
@@ -90,9 +91,15 @@ class Bridge:
     def start(self) -> "Bridge":
         """Runs in a thread until close()."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self.run, name="attnd-bridge", daemon=True)
+            self._thread = threading.Thread(target=self._run_beside, name="attnd-bridge", daemon=True)
             self._thread.start()
         return self
+
+    def _run_beside(self) -> None:
+        try:
+            self.run()
+        except Exception:
+            log.warning("the bridge ended: nothing is forwarded any more", exc_info=True)
 
     def run(self, until_end: bool = False) -> None:
         """Runs here: until stop(), until every sink is gone, or with `until_end` until the runs that it saw going on
@@ -169,7 +176,7 @@ class Bridge:
         self._received += 1
         try:
             self._take(result)
-        except (KeyError, TypeError, ValueError) as error:  # not of this protocol
+        except _NOT_OF_THIS_PROTOCOL as error:
             if not self._subscriber.malformed:
                 log.warning("a result cannot be forwarded: %r; further ones are only counted", error)
             self._subscriber.malformed += 1
@@ -219,6 +226,9 @@ class Bridge:
         self._offer(self._pictures.flush(run))
         self._pictures.forget(run)
         self._offer((End(run, "", (), job["epoch"], job["step"], job["time_ns"]),))
+        self._over(run)
+
+    def _over(self, run: Run) -> None:
         if run in self._alive:
             self._alive.discard(run)
             self._ended += 1
@@ -253,20 +263,26 @@ class Bridge:
         """Tells the past of a run before the first thing that comes of it."""
         if run in self._known:
             return
+        if len(self._known) >= RUNS_KNOWN_MAX:
+            self._forget_one()
         self._known[run] = None
         self._others.clear()
-        if len(self._known) > RUNS_KNOWN_MAX:
-            self._alive.discard(self._known.popitem(last=False)[0])
         if not self._past or self._control is None:
             return
         if result["kind"] == "job":
             self._pictures.announce(run, result)
         try:
             self._tell_past(run, self._control)
-        except (ControlError, TimeoutError, ConnectionError) as error:
+        except (ControlError, TimeoutError, ConnectionError, *_NOT_OF_THIS_PROTOCOL) as error:
             off = isinstance(error, ControlError) and error.code in ("history_off", "no_history", "run_unknown")
-            log.log(logging.DEBUG if off else logging.WARNING, "the past of run %s of %s cannot be told: %s", run.short,
-                    run.job, error)
+            log.log(logging.DEBUG if off else logging.WARNING, "the past of run %s of %s cannot be told: %s: %s",
+                    run.short, run.job, type(error).__name__, error)
+
+    def _forget_one(self) -> None:
+        """The run met first of those that have ended; when none has, the first of all, which counts as ended."""
+        run = next((known for known in self._known if known not in self._alive), next(iter(self._known)))
+        del self._known[run]
+        self._over(run)
 
     def _tell_past(self, run: Run, control: Control) -> None:
         window = self._window or self._ask_primary()

@@ -42,7 +42,10 @@ class Sink:
         raise NotImplementedError
 
     def end(self, run: Run, final: bool) -> None:
-        """The run is not written to for now; `final`: it has ended. Always after commit()."""
+        """The run is not written to for now; `final`: it has ended. Always after commit(), which may have failed."""
+
+    def finish(self, run: Run) -> None:
+        """A run has ended that is not open; after recall(), which found something of it. May come more than once."""
 
     def close(self) -> None:
         """After end() of every run. Called once."""

@@ -118,7 +118,7 @@ class Worker:
             if entry is None and self._closing and not self._queue:
                 break
         for run in list(self._open):
-            self._guarded(self._end, run, False)
+            self._close_run(run, False)
         self._guarded(self.sink.close)
 
     def _next(self) -> Union[Item, _Question, None]:
@@ -141,7 +141,7 @@ class Worker:
 
     def _take(self, item: Item) -> None:
         if isinstance(item, End):
-            self._end(item.run, True)
+            self._end(item.run)
             return
         ledger = self._ledger(item.run)
         if not ledger.is_new(item):
@@ -155,7 +155,7 @@ class Worker:
     def _begin(self, run: Run) -> None:
         if run not in self._open:
             if len(self._open) >= RUNS_OPEN_MAX:
-                self._end(next(iter(self._open)), False)
+                self._close_run(next(iter(self._open)), False)
             self.sink.begin(run)
         self._open[run] = True
         self._open.move_to_end(run)
@@ -165,12 +165,23 @@ class Worker:
             self._ledgers[run] = self.sink.recall(run)
         return self._ledgers[run]
 
-    def _end(self, run: Run, final: bool) -> None:
+    def _end(self, run: Run) -> None:
+        """The run has ended. One that was closed before, or that nothing new came of, is told to the sink as well."""
         if run in self._open:
-            self._commit(run)
-            self.sink.end(run, final)
-            del self._open[run]
-        self._ledgers.pop(run, None)  # recalled when it is asked for again
+            self._close_run(run, True)
+            return
+        known = self._ledger(run)
+        if known.positions or known.notes:
+            self.sink.finish(run)
+        self._ledgers.pop(run, None)
+
+    def _close_run(self, run: Run, final: bool) -> None:
+        """Never raises, and the run is not open afterwards: a sink that fails on one run would else take no other."""
+        self._guarded(self._commit, run)
+        dirty = self._open.pop(run)
+        self._guarded(self.sink.end, run, final)
+        if not dirty:  # else the sink does not know all that it has
+            self._ledgers.pop(run, None)
 
     def _commit_all(self) -> None:
         for run, dirty in list(self._open.items()):
