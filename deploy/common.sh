@@ -21,6 +21,13 @@ interpreters() {
         "${HOME:-/nonexistent}"/.pyenv/versions/*/bin/python3
 }
 
+# Interrupts a command after so many seconds, as Ctrl-C would, and kills it if it does not heed that; the status is
+# 124 or 137 then.
+# bounded SECONDS PROGRAM ARGUMENT...
+bounded() {
+    timeout --foreground --signal=INT --kill-after=30 "$@"
+}
+
 # Runs a command with its output in a file; shows the file's end when the command fails.
 # logged FILE COMMAND...
 logged() {

@@ -11,8 +11,9 @@ import sys
 
 CMOCKA = {"passed": r"^\[  PASSED  \] (\d+) test\(s\)", "failed": r"^\[  FAILED  \] (\d+) test\(s\)",
           "skipped": r"^\[  SKIPPED \] (\d+) test\(s\)"}
-PYTEST = {"passed": r"^=* ?(?:.*, )?(\d+) passed.* in [\d.]+", "failed": r"^=* ?(?:.*, )?(\d+) (?:failed|error).* in [\d.]+",
-          "skipped": r"^=* ?(?:.*, )?(\d+) skipped.* in [\d.]+"}
+# On pytest's last line, "1 failed, 3 passed, 2 errors in 1.00s": all of them count.
+PYTEST_END = re.compile(r"^=* ?(\d+ [a-z]+(?:, \d+ [a-z]+)*) in [\d.]+", re.M)
+PYTEST = {"passed": r"\b(\d+) passed", "failed": r"\b(\d+) (?:failed|error)", "skipped": r"\b(\d+) skipped"}
 
 
 def said(patterns, text):
@@ -21,12 +22,16 @@ def said(patterns, text):
     return counts if any(counts) else None
 
 
+def said_by_pytest(text):
+    return said(PYTEST, "\n".join(PYTEST_END.findall(text)))
+
+
 def count(entry):
     if entry["result"] == "SKIP":
         return 0, 0, 1
     text = plain(entry.get("stdout", "") + "\n" + entry.get("stderr", ""))
     good = entry["result"] in ("OK", "EXPECTEDFAIL")
-    passed, failed, skipped = said(CMOCKA, text) or said(PYTEST, text) or (int(good), 0, 0)
+    passed, failed, skipped = said(CMOCKA, text) or said_by_pytest(text) or (int(good), 0, 0)
     return passed, failed if good else max(failed, 1), skipped
 
 
@@ -37,7 +42,7 @@ def plain(text):
 def main():
     with open(sys.argv[-1], encoding="utf-8", errors="replace") as log:
         if sys.argv[1] == "--text":
-            counts = [said(PYTEST, plain(log.read())) or (0, 1, 0)]
+            counts = [said_by_pytest(plain(log.read())) or (0, 1, 0)]
         else:
             counts = [count(json.loads(line)) for line in log if line.strip()]
     print(*(sum(numbers) for numbers in zip(*counts)))

@@ -4,9 +4,12 @@ import contextlib
 import http.server
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from conftest import ROOT
@@ -58,15 +61,90 @@ def test_downloads_have_a_bound_that_files_of_this_machine_do_not_count_for():
 
 def count(tmp_path, text, *options):
     (tmp_path / "log").write_text(text)
-    done = subprocess.run([sys.executable, COUNT, *options, tmp_path / "log"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, COUNT, *options, tmp_path / "log"], capture_output=True, text=True,
+                          check=True)
     return done.stdout.split()
 
 
 def test_skipped_tests_are_neither_passed_nor_failed(tmp_path):
-    entries = [{"result": "OK", "stdout": "3 passed, 2 skipped in 0.10s"}, {"result": "OK", "stdout": "2 skipped in 0.10s"},
+    entries = [{"result": "OK", "stdout": "3 passed, 2 skipped in 0.10s"},
+               {"result": "OK", "stdout": "2 skipped in 0.10s"},
                {"result": "SKIP", "stdout": ""}, {"result": "OK", "stdout": "[  PASSED  ] 4 test(s).\n"},
                {"result": "FAIL", "stdout": "1 failed, 5 passed in 1.00s"}, {"result": "FAIL", "stdout": ""},
                {"result": "OK", "stdout": "nothing"}]
     assert count(tmp_path, "\n".join(map(json.dumps, entries))) == ["13", "2", "5"]
     assert count(tmp_path, "...\n1 failed, 2 passed, 4 skipped in 3.00s\n", "--text") == ["2", "1", "4"]
     assert count(tmp_path, "died", "--text") == ["0", "1", "0"]
+
+
+@pytest.mark.parametrize("line,counts", [
+    ("1 failed, 3 passed, 2 errors in 1.00s", "3 3 0"), ("2 errors in 0.50s", "0 2 0"),
+    ("1 passed, 1 warning, 1 error in 63.02s (0:01:03)", "1 1 0"),
+    ("== 2 failed, 4 passed, 1 skipped in 9.9s ==", "4 2 1"),
+    ("3 passed, 1 deselected, 2 xfailed, 1 xpassed in 0.1s", "3 0 0"), ("a test said 7 failed in 3 days", "0 1 0")])
+def test_all_that_pytest_says_counts(tmp_path, line, counts):
+    assert count(tmp_path, f"...F\n\x1b[31m{line}\x1b[0m\n", "--text") == counts.split()
+
+
+def test_what_hangs_is_interrupted():
+    script = f'. {ROOT}/deploy/common.sh; bounded 1 sleep 60'
+    begin = time.monotonic()
+    assert subprocess.run(["bash", "-c", script], timeout=50).returncode == 124
+    assert time.monotonic() - begin < 30
+
+
+PACKAGES = "torch transformers numpy zmq msgpack pytest".split()
+FURTHER = "accelerate lightning tensorboard wandb mlflow pandas matplotlib nbclient ipykernel mypy setuptools".split()
+
+
+class Frameworks:
+    """deploy/frameworks of a copy of the tree, whose build-frameworks/ has a Python with packages that are none, and a
+    pip that gets nothing and says that it was asked."""
+
+    def __init__(self, folder, packages):
+        shutil.copytree(ROOT / "deploy", folder / "deploy")
+        self.asked = folder / "asked"
+        self.folder = folder
+        site = folder / "site"
+        for package in packages:
+            (site / package).mkdir(parents=True)
+            (site / package / "__init__.py").write_text("__version__ = '2.13.0'\n")
+        self.python = folder / "build-frameworks" / "bin" / "python"
+        self.python.parent.mkdir(parents=True)
+        self.python.write_text(f'''#!/bin/sh
+if [ "$1 $2" = "-m pip" ]; then
+    echo "$*" >>{self.asked}
+    case "$*" in *pandas*) exit 1 ;; *--dry-run*) ;; *) exit 0 ;; esac
+    while [ "$1" != --report ]; do shift; done
+    echo '{{"install": []}}' >"$2"
+    exit 0
+fi
+export PYTHONPATH={site}
+exec {sys.executable} -S "$@"
+''')
+        self.python.chmod(0o755)
+
+    def run(self, *options, cwd):
+        env = {**os.environ, "ATTND_FRAMEWORKS_PYTHON": "", "ATTND_PYTHON": "", "PATH": "/usr/bin:/bin",
+               "HOME": str(self.folder)}
+        return subprocess.run([self.folder / "deploy" / "frameworks", *options], cwd=cwd, env=env, text=True,
+                              capture_output=True, timeout=100)
+
+
+def test_a_folder_that_has_the_name_of_a_package_is_no_package(tmp_path):
+    folder = tmp_path / "elsewhere"
+    (folder / "transformers").mkdir(parents=True)
+    (tmp_path / "none").mkdir()
+    frameworks = Frameworks(tmp_path, [name for name in PACKAGES if name != "transformers"])
+    done = frameworks.run(cwd=folder)
+    assert str(frameworks.python) not in done.stdout.splitlines()
+
+
+def test_what_could_not_be_installed_is_not_tried_again(tmp_path):
+    frameworks = Frameworks(tmp_path, PACKAGES + [name for name in FURTHER if name != "pandas"])
+    first = frameworks.run("--install", cwd=tmp_path)
+    assert first.stdout.splitlines()[-1] == str(frameworks.python), first.stderr
+    assert "without pandas" in first.stderr and "pandas" in frameworks.asked.read_text()
+    frameworks.asked.unlink()
+    again = frameworks.run("--install", cwd=tmp_path)
+    assert again.stdout.splitlines()[-1] == str(frameworks.python) and not frameworks.asked.exists()
