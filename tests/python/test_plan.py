@@ -44,6 +44,14 @@ def test_a_malformed_plan_is_ignored_as_a_whole_and_said_once(settings, caplog):
     assert len(caplog.records) <= 1
 
 
+def test_a_plan_has_at_most_1024_bytes(caplog):
+    longest = b"plan/0/*/every=3;layers=".ljust(1024, b"*")
+    assert choose([longest], "job").every == 3
+    with caplog.at_level(logging.WARNING):
+        assert choose([longest + b"*"], "job") == EVERYTHING
+    assert len(caplog.records) == 1 and "ignored" in caplog.text
+
+
 def test_unknown_keys_are_skipped():
     assert choose([b"plan/0/*/every=3;colour=red;samples=2"], "job") == Plan(every=3, samples=2)
 

@@ -395,6 +395,28 @@ def test_closing_is_bounded_with_a_stalled_daemon():
     fake.close()
 
 
+def test_closing_is_bounded_with_messages_that_are_slow_to_make(daemon):
+    publisher = attnd.Publisher("job", daemon.endpoint, linger=0.3)
+    daemon.attach(publisher)
+    queue = publisher._sender
+    made = []
+
+    def make():
+        made.append(time.monotonic())
+        time.sleep(0.1)
+        return sender.Message(TOPIC.encode(), "attention", {}, 0, 0, (), 0)
+
+    for _ in range(100):
+        assert queue.reserve(TOPIC.encode(), 0)
+        queue.put(sender.Later(TOPIC.encode(), 0, 0, 0, make), more=True)
+    begin = time.monotonic()
+    publisher.close()
+    assert not queue._thread.is_alive() and time.monotonic() - begin < 1.0
+    stats = publisher.stats()
+    assert 1 <= len(made) == stats["sent"] <= 10 and stats["dropped"] == 101 - len(made)  # with the word of the end
+    assert stats["queued"] == 0 and identity_holds(stats)
+
+
 def test_after_close_publishing_is_skipped(daemon):
     publisher = attnd.Publisher("job", daemon.endpoint)
     daemon.attach(publisher)

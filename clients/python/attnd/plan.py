@@ -22,6 +22,7 @@ from .wire import Layer
 log = logging.getLogger("attnd")
 
 PREFIX = b"plan/"
+PREFIX_BYTES_MAX = 1024  # of a whole one
 DEFAULT_ORDER = 999999
 NUMBER_MAX = 10**9
 
@@ -96,7 +97,7 @@ _PREFIX = re.compile(rb"plan/(\d{1,6})/([^/]{1,128})/([ -~]*)\Z")
 
 def _read(prefix: bytes, job: str) -> Optional[Tuple[int, int, bytes, Plan]]:
     """(order, steps between captures, prefix, plan), in the order of precedence, of a plan for the job; else None."""
-    match = _PREFIX.match(prefix)
+    match = _PREFIX.match(prefix) if len(prefix) <= PREFIX_BYTES_MAX else None
     if match is None:
         _warn_malformed(prefix)
         return None

@@ -45,7 +45,7 @@ log = logging.getLogger("attnd")
 
 HEARTBEAT_INTERVAL_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
-SUBSCRIPTION_BYTES_MAX = 65536
+SUBSCRIPTION_BYTES_MAX = 4096  # larger than any: a plan has 1024
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
@@ -316,9 +316,10 @@ class Sender:
             self._wake_sent = False
 
     def _flush(self) -> Tuple[int, bool]:
-        """Sends from the head until the queue is empty or the pipe full: (messages sent, pipe full)."""
+        """Sends from the head until the queue is empty, the pipe full or the time of close() over: (messages sent,
+        pipe full)."""
         sent = 0
-        while True:
+        while not self._is_late():  # messages that are slow to make would else outlive close()
             self._take_subscriptions()
             if self._hello_due:
                 if self._hello is not None and not self._send(self._hello, False):
@@ -334,6 +335,11 @@ class Sender:
             if not self._send(message, True):
                 return sent, True
             sent += 1
+        return sent, False
+
+    def _is_late(self) -> bool:
+        with self._changed:
+            return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _made(self, head: Later) -> Optional[Message]:
         """Makes the message at the head, and puts it there; None when it was dropped, and is gone, instead."""
