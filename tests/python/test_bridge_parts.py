@@ -24,8 +24,8 @@ RUN = Run("gpt", "0123456789abcdef0123456789abcdef")
 
 def summary(layer=0, last=0, heads=12, step=None, stack="decoder", **more):
     mean = (np.arange(heads) + layer) / 100.0
-    return {"kind": "summary", "job": RUN.job, "run": RUN.run, "epoch": last, "step": last * 10 + 9 if step is None else step,
-            "time_ns": 1000 + last, "stack": stack, "layer": layer, "site": "self",
+    return {"kind": "summary", "job": RUN.job, "run": RUN.run, "epoch": last,
+            "step": last * 10 + 9 if step is None else step, "time_ns": 1000 + last, "stack": stack, "layer": layer, "site": "self",
             "window": {"unit": "epoch", "first": last, "last": last, "length": 1, "every": 1, "partial": False},
             "heads": {"entropy": {"mean": mean, "p90": mean * 2}, "pattern": {"last": ["local"] * heads}}, **more}
 
@@ -130,7 +130,8 @@ def test_the_palette_gets_lighter_evenly():
 
 def test_colours_beyond_the_scale_and_without_a_number():
     found = palette.colours(np.array([-5.0, 0.0, 1.0, 7.0, np.nan]), 0.0, 1.0)
-    assert tuple(found[0]) == tuple(found[1]) == palette.STOPS[0] and tuple(found[2]) == tuple(found[3]) == palette.STOPS[-1]
+    assert tuple(found[0]) == tuple(found[1]) == palette.STOPS[0]
+    assert tuple(found[2]) == tuple(found[3]) == palette.STOPS[-1]
     assert tuple(found[4]) == palette.MISSING
     assert len({tuple(c) for c in palette.colours(np.full(3, 2.0), 2.0, 2.0)}) == 1
 
@@ -145,7 +146,8 @@ def test_every_cell_has_the_colour_of_its_number():
 
 
 def test_a_picture_is_a_png_that_says_what_it_shows():
-    image = heatmap.render("max_logit", {"encoder.0.self": np.array([1.0, 2.0]), "decoder.0.cross": np.array([3.0])}, 120)
+    layers = {"encoder.0.self": np.array([1.0, 2.0]), "decoder.0.cross": np.array([3.0])}
+    image = heatmap.render("max_logit", layers, 120)
     data = heatmap.png(image)
     assert data[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", data[16:24]) == image.shape[1::-1]
     size = struct.unpack(">I", data[33:37])[0]
@@ -205,7 +207,8 @@ def test_a_ledger_knows_what_it_has(tmp_path):
     again = read_ledger(path)
     assert again == ledger and again.written == 3
     assert not again.is_new(scalars(3)) and not again.is_new(scalars(2)) and again.is_new(scalars(4))
-    assert not again.is_new(note()) and again.is_new(note(step=4)) and again.is_new(scalars(1, "decoder.1.self 1 epoch"))
+    assert not again.is_new(note()) and again.is_new(note(step=4))
+    assert again.is_new(scalars(1, "decoder.1.self 1 epoch"))
 
 
 def test_a_ledger_that_is_none_says_what_to_do(tmp_path):

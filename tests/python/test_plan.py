@@ -35,8 +35,8 @@ def test_of_equal_order_the_denser_one_holds_and_none_comes_last():
     assert choose([b"plan/1/*/every=0", b"plan/1/*/every=500"], "job").every == 500
 
 
-@pytest.mark.parametrize("settings", [b"every=-1", b"every=x", b"every=", b"heads=3-1", b"heads=", b"heads=a", b"layers=",
-                                      b"samples=99999999999", b"every", b"every=1;heads=1,,2"])
+@pytest.mark.parametrize("settings", [b"every=-1", b"every=x", b"every=", b"heads=3-1", b"heads=", b"heads=a",
+                                      b"layers=", b"samples=99999999999", b"every", b"every=1;heads=1,,2"])
 def test_a_malformed_plan_is_ignored_as_a_whole_and_said_once(settings, caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

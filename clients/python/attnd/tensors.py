@@ -25,7 +25,8 @@ def is_torch(array: Any) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
-def describe(name: str, array: Any, axes: Sequence[str], dtype: Optional[str] = None) -> Tuple[Tuple[int, ...], str, int]:
+def describe(name: str, array: Any, axes: Sequence[str],
+             dtype: Optional[str] = None) -> Tuple[Tuple[int, ...], str, int]:
     """(shape, dtype name, bytes) of a tensor of real numbers with these axes; nothing is copied.
 
     `dtype="bf16"` says that a numpy array of 16-bit integers holds bf16 bits. ValueError when the array has

@@ -140,8 +140,8 @@ def _shape_of(tensors: Described, name: str) -> Sequence[int]:
 
 
 def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: int = 0, microbatch: int = 0,
-              q_len: Optional[Iterable[int]] = None, k_len: Optional[Iterable[int]] = None, head_offset: Optional[int] = None,
-              heads_total: Optional[int] = None, dropout: bool = False, learned_sink: bool = False,
+              q_len: Optional[Iterable[int]] = None, k_len: Optional[Iterable[int]] = None,
+              head_offset: Optional[int] = None, heads_total: Optional[int] = None, dropout: bool = False, learned_sink: bool = False,
               labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     """What rows may attend to, and which of the layer's heads a message of `heads` heads has."""
     keys: Dict[str, Any] = {}

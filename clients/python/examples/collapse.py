@@ -6,9 +6,9 @@
     python3 collapse.py --lr 3e-2      # entropy falls from 0.98 to 0.1 within 25 steps, logits grow beyond 1000
     python3 collapse.py --lr 1e-3      # the same run at a sane learning rate: no alert
 
-A decoder with pre-LayerNorm of its own making: 4 layers of 4 heads, width 96, 64 characters, AdamW. attnd.watch would see
-the softmax of its attention by itself; this shows how to publish by hand: queries and keys (`--tier qk`), from which
-attnd computes weights and logits, or the weights (`--tier attention`).
+A decoder with pre-LayerNorm of its own making: 4 layers of 4 heads, width 96, 64 characters, AdamW. attnd.watch would
+see the softmax of its attention by itself; this shows how to publish by hand: queries and keys (`--tier qk`), from
+which attnd computes weights and logits, or the weights (`--tier attention`).
 
 Prints one JSON object per line: {"step", "loss"} for each step, {"seen_at_step", "alert"} for each alert as it
 comes, and at the end {"published", "dropped"}. Same seed, same losses, whether attnd listens or not.

@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from typing import List, Sequence
 
-BEGINNINGS = "b c d f g h j k l m n p qu r s t v w x y z bl br ch cl cr dr fl gr ph pl pr sc sh sk sp st str th tr".split()
+BEGINNINGS = [*"b c d f g h j k l m n p qu r s t v w x y z".split(),
+              *"bl br ch cl cr dr fl gr ph pl pr sc sh sk sp st str th tr".split()]
 MIDDLES = "a e i o u ai au ea ee ei ia io oa oo ou y".split()
 ENDS = ["", "", "", "", *"b ck d g l m n nd ng nt p r rk s ss st t tch x".split()]
 OPERATORS = "+ - * / % & | ^ = < > == != <= >= -> && || += ::".split()
@@ -39,7 +40,8 @@ class _Writer:
 
     def name(self) -> str:
         word = self.words[self.below(NAMES)]
-        return self.pick((word, word, f"{word}_{self.words[self.below(NAMES)]}", word.upper(), word.capitalize(), word[0]))
+        two = f"{word}_{self.words[self.below(NAMES)]}"
+        return self.pick((word, word, two, word.upper(), word.capitalize(), word[0]))
 
     def number(self) -> str:
         return self.pick((str(int(10**(5 * self.random()))), f"{self.random():.3f}", hex(self.below(65536))))

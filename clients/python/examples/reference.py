@@ -152,7 +152,8 @@ def pool(messages: Sequence[Measured]) -> Dict[str, Any]:
                                             newest.aggregate[name][stat]) for stat in MAP_STATS}
                       for name in newest.aggregate},
         "top_pairs": top_pairs(newest.pair_map), "pair_map": newest.pair_map, "patterns": newest.patterns,
-        "slack": {name: np.max([np.nan_to_num(m.slack[name], nan=0.0, posinf=math.inf) for m in messages], 0) for name in newest.slack},
+        "slack": {name: np.max([np.nan_to_num(m.slack[name], nan=0.0, posinf=math.inf) for m in messages], 0)
+                  for name in newest.slack},
         "messages": len(messages), "rows": sum(m.sound for m in messages),
         "invalid_rows": sum(m.unsound for m in messages), "row_sum_error": max(errors) if errors else math.nan}
     if newest.head_maps is not None:

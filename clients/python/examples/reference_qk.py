@@ -78,7 +78,8 @@ def metrics(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
     keys = torch.arange(x.k.shape[2]) < lengths(a)[1][:, None, None]
     return {"max_abs_logit": _each(logits, lambda s: s.abs().max()), "mean_logit": _each(logits, torch.mean),
             "std_logit": _each(logits, torch.std, 2), "qk_cosine": _each(cosines, torch.mean),
-            "qk_cosine_max": _each(cosines, torch.max), "q_norm": _each(_of_each_head(q_norm, rows.queries), torch.mean),
+            "qk_cosine_max": _each(cosines, torch.max),
+            "q_norm": _each(_of_each_head(q_norm, rows.queries), torch.mean),
             "k_norm": _each(_of_each_head(k_norm, keys), torch.mean), **_outputs(a, rows)}
 
 
@@ -160,7 +161,7 @@ def _spectrum_slack(a: Attention, spectrum: Spectra, none: np.ndarray) -> Dict[s
     error, values = largest_share(a.weights, 2 * delta_of(a)), spectrum.values
     share = np.nan_to_num(error / values["spectral_norm"])
     rank = np.nan_to_num(values["rank"])
+    entropy = share * np.sqrt(rank + 1) * np.nan_to_num(values["effective_rank_entropy"])
     return {"spectral_norm": error, "nuclear_norm": error * np.sqrt(rank + 1),
             "stable_rank": 2 * share * np.nan_to_num(values["stable_rank"]), "low_rank_error": 2 * share[:, None],
-            "effective_rank_entropy": share * np.sqrt(rank + 1) * np.nan_to_num(values["effective_rank_entropy"]) + none,
-            "singular_values": error[:, None]}
+            "effective_rank_entropy": entropy + none, "singular_values": error[:, None]}

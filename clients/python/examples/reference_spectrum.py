@@ -45,8 +45,9 @@ def spectra(a: Attention, error: float = 0.0) -> Spectra:
     H = a.weights.shape[1]
     m, n = (int(length[0]) for length in lengths(a))
     names = ("rank", "effective_rank", "condition_number")
+    vectors = ("singular_values", "low_rank_error")
     result = Spectra({name: np.full(H, math.nan) for name in SPECTRUM_METRICS},
-                     {name: np.full((H, VECTOR_WIDTH[name]), math.nan) for name in ("singular_values", "low_rank_error")},
+                     {name: np.full((H, VECTOR_WIDTH[name]), math.nan) for name in vectors},
                      {name: np.zeros(H) for name in names})
     off = largest_share(a.weights, error)
     for h in range(H):

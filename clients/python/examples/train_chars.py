@@ -133,7 +133,7 @@ class Trainer:
     def run(self) -> bool:
         """Trains; whether all summaries came, and in verify mode were right."""
         a = self.arguments
-        # Said here, `every` and `samples` go before the daemon's default plan, which takes one sample of every 50th step.
+        # Said here, `every` and `samples` go before the daemon's default plan: one sample of every 50th step.
         with attnd.Subscriber(a.summaries, topics=(f"summary/{a.job}/",)) as self.results, attnd.watch(
                 self.model, job=a.job, endpoint=a.endpoint, every=a.every, samples=0, wait=SUBSCRIBER_WAIT_S,
                 on_publish=self.verifier.take if self.verifier else None) as self.watch:
