@@ -2,6 +2,7 @@
 """MLflow's own client finds what the bridge wrote to a store in a file: one run, every window once."""
 import io
 import json
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import pytest
 pytest.importorskip("mlflow", reason="mlflow is not installed")
 
 from bridged import HEADS, JOB, LAYERS, daemon, interrupted_run  # noqa: E402
+from attnd.bridge import MlflowSink  # noqa: E402
+from attnd.bridge.items import Run, Scalars  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
 
@@ -57,3 +60,29 @@ def test_pictures_and_alerts_are_artifacts(written, tmp_path, monkeypatch):
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"
     alerts = [item.path for item in client.list_artifacts(run.info.run_id, "attn/alerts")]
     assert any("flat-decoder-0-self" in path and path.endswith("-firing.txt") for path in alerts)
+
+
+def test_a_run_that_ends_after_it_was_closed_is_finished_and_once(tmp_path):
+    uri, run = f"sqlite:///{tmp_path}/store.db", Run("gpt", "0123456789abcdef" * 2)
+    sink, client = MlflowSink(uri), MlflowClient(tracking_uri=uri)
+    ledger, item = sink.recall(run), Scalars(run, "decoder.0.self 1 epoch", (1,), 0, 9, 5, {"attn/x": 1.0}, {})
+    sink.begin(run)
+    sink.write(item)
+    ledger.mark(item)
+    sink.commit(run, ledger)
+    sink.end(run, False)
+    experiment = client.get_experiment_by_name("gpt").experiment_id
+
+    def found():
+        return client.search_runs([experiment])[0].info
+
+    assert found().status == "RUNNING"
+    ends = set()
+    for _ in range(2):  # a bridge that is started again hears of the end again
+        later = MlflowSink(uri)
+        assert later.recall(run).positions == ledger.positions
+        later.finish(run)
+        assert found().status == "FINISHED"
+        ends.add(found().end_time)
+        time.sleep(0.01)
+    assert len(ends) == 1
