@@ -338,8 +338,7 @@ static void judge_stall(attn_publisher *publisher, bool blocked)
     publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
 }
 
-/* The position may move on for long without anything being published. Who never introduced a model
- * has nothing to repeat: a daemon waits for the tensors of a rank that said hello. */
+/* The position may move on for long without anything being published. */
 static void look_for_life(attn_publisher *publisher)
 {
     uint64_t now = socket_now_ms();
@@ -349,7 +348,7 @@ static void look_for_life(attn_publisher *publisher)
     publisher->look_ms = now + publisher->options.alive_ms;
     pthread_mutex_lock(&publisher->lock);
     if (publisher->epoch != publisher->said_epoch || publisher->step != publisher->said_step)
-        publisher->hello_due = publisher->has_hello;
+        publisher->hello_due = true;
     pthread_mutex_unlock(&publisher->lock);
 }
 
