@@ -114,8 +114,8 @@ typedef struct attn_publisher_options {
     /* What the job itself asks of its plan, at most 10^9 each: goes before the daemon's default
        plan, and behind one that was made for the job (default ATTN_UNSAID: nothing) */
     uint32_t every, samples, rows;
-    /* While the position moves on and nothing is published, a sign of life is sent at most so
-       often; 0 = never (default 30000) */
+    /* While the position moves on and nothing is published, a hello is sent as a sign of life, at
+       most so often: what attn_hello said, or one without layers; 0 = never (default 30000) */
     uint32_t alive_ms;
 } attn_publisher_options;
 
