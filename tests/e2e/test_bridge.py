@@ -115,6 +115,7 @@ def test_every_window_once_whatever_is_started_again(tmp_path, rng):
     second = attnctl(attnd, "jsonl", str(path), "--until-end")
     wait_until(lambda: points(path, 1) == steps_of(4), "the fourth, which nobody saw")
     start_again(attnd, trainer)
+    wait_until(lambda: attnd.stats()["subscriptions"] >= 3, "the bridge is back")  # what comes before that it misses
     epochs(trainer, rng, 4, 2)
     trainer.event("bye", epoch=5)
     _, said = second.communicate(timeout=60)
