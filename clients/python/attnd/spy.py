@@ -19,6 +19,7 @@ models may be followed in several threads. Whatever goes wrong in here is told t
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import sys
 import threading
@@ -32,6 +33,8 @@ from torch.overrides import TorchFunctionMode
 
 from . import interface
 from .calls import Queries, Seen, Weights
+
+log = logging.getLogger("attnd")
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
@@ -70,7 +73,9 @@ class Spy:
         self._stack: List[Tuple[torch.nn.Module, str]] = []
         self._calls: Dict[str, int] = {}
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
-        self._told: Set[str] = set()  # paths of modules that publish by hand
+        self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
+        self._trains = True  # what this forward computes is trained with
+        self._fast: Optional[torch.nn.Module] = None  # takes its fast path now, and is passed over
 
     @property
     def installed(self) -> bool:
@@ -141,6 +146,7 @@ class Spy:
             if self._stack or self._begin(module, path):
                 self._stack.append((module, path))
                 self._entered[path] = module
+                self._pass_over(module, path, args)
         except Exception:
             self.watcher.failed("a forward could not be followed")
 
@@ -149,9 +155,22 @@ class Spy:
             return False
         self._thread = threading.get_ident()
         self._calls, self._entered = {}, {}
+        self._trains = path != "" or torch.is_grad_enabled()
         self._lookout = lookout_here()
         self._lookout.add(self)
         return True
+
+    def _pass_over(self, module: torch.nn.Module, path: str, args: Any) -> None:
+        """Takes the mode away while a module runs that would compute something else with it."""
+        if self._fast is not None or not self._trains or self._lookout is None or not _takes_fast_path(module, args):
+            return
+        self._fast = module
+        self._lookout.pause(self)
+        if path not in self._told:
+            self._told.add(path)
+            log.warning("%s (%s) takes the fast path of torch in a forward that is trained with, as it is in eval mode "
+                        "and needs no gradient: what it attends to is not captured", path or "the model",
+                        type(module).__name__)
 
     def _elsewhere(self) -> bool:
         """Whether a forward is followed in another thread, which is alive."""
@@ -164,16 +183,25 @@ class Spy:
         try:
             if not self._stack or threading.get_ident() != self._thread:
                 return
-            if self._stack[-1][0] is module or any(entered is module for entered, _ in self._stack):
-                while self._stack.pop()[0] is not module:
+            if any(entered is module for entered, _ in reversed(self._stack)):
+                while self._pop() is not module:
                     pass
                 if not self._stack:
                     self._finish()
         except Exception:
             self.watcher.failed("a forward could not be followed")
 
+    def _pop(self) -> torch.nn.Module:
+        """The module that runs now is done."""
+        module = self._stack.pop()[0]
+        if module is self._fast:
+            self._fast = None
+            if self._lookout is not None:
+                self._lookout.resume(self)
+        return module
+
     def _finish(self) -> None:
-        self._stack = []
+        self._stack, self._fast = [], None
         if self._lookout is not None:
             self._lookout.remove(self)
         if self._leaving:
@@ -182,7 +210,7 @@ class Spy:
 
     @property
     def was_told(self) -> bool:
-        """Whether any module publishes by hand."""
+        """Whether any module publishes by hand, or was said to be passed over."""
         return bool(self._told)
 
     def told(self) -> None:
@@ -207,22 +235,42 @@ class Lookout:
         self.count = 0  # attentions seen so far
         self.heads: Optional[int] = None  # of the F.multi_head_attention_forward that runs now
         self._mode: Optional[_Mode] = None
+        self._paused: List[Spy] = []
 
     def add(self, spy: Spy) -> None:
         """The spy's forward begins."""
         self.spies.append(spy)
-        if self._mode is None:
-            self._mode = _Mode(self)
-            self._mode.__enter__()  # type: ignore[no-untyped-call]
+        if len(self.spies) == 1:
             _interface.enter()
+        self._see()
 
     def remove(self, spy: Spy) -> None:
         """The spy's forward is over."""
         if spy in self.spies:
             self.spies.remove(spy)
-        if not self.spies and self._mode is not None:
+            if not self.spies:
+                _interface.leave()
+        self.resume(spy)
+
+    def pause(self, spy: Spy) -> None:
+        """Nothing is to be seen, for the sake of this one, until resume()."""
+        self._paused.append(spy)
+        self._see()
+
+    def resume(self, spy: Spy) -> None:
+        """Undoes pause(), if there was one."""
+        if spy in self._paused:
+            self._paused.remove(spy)
+        self._see()
+
+    def _see(self) -> None:
+        """Puts the mode there, or takes it away."""
+        wanted = bool(self.spies) and not self._paused
+        if wanted and self._mode is None:
+            self._mode = _Mode(self)
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+        elif not wanted and self._mode is not None:
             mode, self._mode = self._mode, None
-            _interface.leave()
             mode.close()
 
     def look(self, function: Any, args: Any, kwargs: Any) -> Any:
@@ -439,6 +487,20 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
     return Weights(weights, logits, getattr(module, "sinks", None) is not None)
 
 
+def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
+    """Whether a module of torch may compute its attention by one fused kernel, which it does only while no mode is
+    there. With padding what that gives is not what the other path gives. Never False by mistake."""
+    if module.training or not isinstance(module, _FAST_CLASSES) or not _fast_path_enabled():
+        return False
+    layer = module.layers[0] if isinstance(module, torch.nn.TransformerEncoder) and len(module.layers) else module
+    attention = getattr(layer, "self_attn", layer)
+    if not getattr(attention, "batch_first", True) or not getattr(attention, "_qkv_same_embed_dim", True):
+        return False
+    needed = torch.is_grad_enabled() and (any(parameter.requires_grad for parameter in attention.parameters())
+                                          or any(getattr(given, "requires_grad", False) for given in args[:1]))
+    return not needed
+
+
 def _local(tensor: Any) -> torch.Tensor:
     """This process's part of a distributed tensor."""
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
@@ -474,6 +536,9 @@ def _repeated(path: str) -> bool:
     return _graph_task_id() != -1 if _graph_task_id is not None else path != ""
 
 
+_FAST_CLASSES = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention)
+_fast_path_enabled: Callable[[], bool] = getattr(getattr(torch.backends, "mha", None), "get_fastpath_enabled",
+                                                 lambda: True)
 _is_compiling: Optional[Callable[[], bool]] = getattr(getattr(torch, "compiler", None), "is_compiling", None)
 _graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_task_id", None)
 _set_stance: Optional[Callable[..., Any]] = getattr(getattr(torch, "compiler", None), "set_stance", None)
