@@ -5,12 +5,15 @@ Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it
 
     hooks of all modules    which module runs now: the name of what is seen
     a TorchFunctionMode     while a module of the watched model runs: sees torch functions wherever they are called
-                            from. Those that are attention: F.scaled_dot_product_attention, F.multi_head_attention_forward,
-                            a softmax over the last axis of [B, H, Tq, Tk]
+                            from. Those that are attention: F.scaled_dot_product_attention,
+                            F.multi_head_attention_forward, a softmax over the last axis of [B, H, Tq, Tk]
     a stance                torch.compile'd code runs eagerly meanwhile, and is left as it is compiled
     interface.py            attention functions of Hugging Face transformers that are none of the above
 
 What the model computes is computed by the very calls it makes, with its own arguments; they are looked at afterwards.
+Two things in torch look at what is installed, and would compute something else. Modules of torch that would take their
+fast path, in a forward that is trained with, run without the mode and are not seen. Compiled code runs eagerly, which
+agrees with it to rounding. While a CUDA graph is captured nothing is seen.
 A forward that activation checkpointing repeats runs within backward, where nothing is seen.
 
 Of one model one forward is followed at a time, in the thread that began it; others of it run unseen meanwhile. Several
@@ -70,7 +73,7 @@ class Spy:
         self._thread = 0  # of the forward that is followed
         self._lookout: Optional[Lookout] = None  # of that thread
         self._leaving = False  # removed by another thread meanwhile
-        self._stack: List[Tuple[torch.nn.Module, str]] = []
+        self._stack: List[Tuple[torch.nn.Module, str, Any]] = []  # and the Python frame that runs it
         self._calls: Dict[str, int] = {}
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
@@ -93,8 +96,7 @@ class Spy:
     def _force_eager(self) -> None:
         """Once something may have been compiled."""
         if not self._eager and _set_stance is not None and "torch._dynamo" in sys.modules:
-            # Ours are there only while nothing compiled runs, and are meant to see what runs instead.
-            warnings.filterwarnings("ignore", message=r"Using `torch.compile\(module\)` when there are global hooks")
+            _allow_global_hooks()
             self._eager = True
             _stance.enter()
 
@@ -114,7 +116,7 @@ class Spy:
 
     def sees(self, seen: Seen) -> None:
         """An attention was computed by the module that runs now."""
-        if not self._stack or threading.get_ident() != self._thread:
+        if not self._stack or threading.get_ident() != self._thread or not _runs(self._stack[-1][2]):
             return
         path = self._stack[-1][1]
         call = self._calls.get(path, 0)
@@ -138,20 +140,19 @@ class Spy:
             return
         try:
             self._force_eager()
+            self.settle()
             path = self._paths.get(id(module))
             if path is None or self._elsewhere():
                 return
-            if self._stack and self._stack[0][0] is module:  # an earlier forward died: before torch 2 nobody tells
-                self._finish()
             if self._stack or self._begin(module, path):
-                self._stack.append((module, path))
+                self._stack.append((module, path, sys._getframe(1)))
                 self._entered[path] = module
                 self._pass_over(module, path, args)
         except Exception:
             self.watcher.failed("a forward could not be followed")
 
     def _begin(self, module: torch.nn.Module, path: str) -> bool:
-        if _traced() or _repeated(path) or not self.watcher.begins(module):
+        if _traced() or _recorded() or _repeated(path) or not self.watcher.begins(module):
             return False
         self._thread = threading.get_ident()
         self._calls, self._entered = {}, {}
@@ -183,7 +184,7 @@ class Spy:
         try:
             if not self._stack or threading.get_ident() != self._thread:
                 return
-            if any(entered is module for entered, _ in reversed(self._stack)):
+            if any(entered is module for entered, _, _ in reversed(self._stack)):
                 while self._pop() is not module:
                     pass
                 if not self._stack:
@@ -199,6 +200,15 @@ class Spy:
             if self._lookout is not None:
                 self._lookout.resume(self)
         return module
+
+    def settle(self) -> None:
+        """Ends what died without a word: torch tells of no KeyboardInterrupt, and before torch 2 of no exception."""
+        if not self._stack or threading.get_ident() != self._thread or _runs(self._stack[-1][2]):
+            return
+        while self._stack and not _runs(self._stack[-1][2]):
+            self._pop()
+        if not self._stack:
+            self._finish()
 
     def _finish(self) -> None:
         self._stack, self._fast = [], None
@@ -286,13 +296,15 @@ class Lookout:
         return result
 
     def tell(self, look: Callable[[], Optional[Seen]]) -> None:
-        """Tells all spies what `look` finds."""
+        """Tells all spies what `look` finds. Nothing of it is for autograd: activation checkpointing counts what is
+        kept for backward, and the forward that it repeats would keep less."""
         try:
-            seen = look()
-            if seen is not None:
-                self.count += 1
-                for spy in list(self.spies):
-                    spy.sees(seen)
+            with torch.no_grad():
+                seen = look()
+                if seen is not None:
+                    self.count += 1
+                    for spy in list(self.spies):
+                        spy.sees(seen)
         except Exception:
             for spy in list(self.spies):
                 spy.watcher.failed("an attention could not be captured")
@@ -418,6 +430,16 @@ class _StandIns(_Shared):
         return output
 
 
+_OF_GLOBAL_HOOKS = r"Using `torch.compile\(module\)` when there are global hooks"
+
+
+def _allow_global_hooks() -> None:
+    """Lets torch not warn of the hooks: they are there only while nothing compiled runs, and are meant to see what runs
+    instead. Not again while that holds: each new filter makes Python forget which warnings it has shown."""
+    if not any(getattr(message, "pattern", None) == _OF_GLOBAL_HOOKS for _, message, *_ in warnings.filters):
+        warnings.filterwarnings("ignore", message=_OF_GLOBAL_HOOKS)
+
+
 _interface = _Interface()
 _stance = _Stance()
 _stand_ins = _StandIns()
@@ -528,6 +550,21 @@ def _head_count(module: Any) -> Optional[int]:
 def _traced() -> bool:
     """Whether the code is being traced rather than run."""
     return bool(torch.jit.is_scripting() or torch.jit.is_tracing())  # type: ignore
+
+
+def _runs(frame: Any) -> bool:
+    """Whether a Python frame of this thread still runs: what runs now was called from there. The answer is nearly
+    always a few frames away."""
+    caller: Any = sys._getframe(1)
+    while caller is not None and caller is not frame:
+        caller = caller.f_back
+    return caller is not None
+
+
+def _recorded() -> bool:
+    """Whether a CUDA graph is being captured: what is copied meanwhile would become a part of it."""
+    return bool(torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+                and torch.cuda.is_current_stream_capturing())
 
 
 def _repeated(path: str) -> bool:
