@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd.calls import Context, Queries, Share, Weights, cut
+from attnd.calls import Context, Queries, Share, Weights, cut, heads_of
 from attnd.devices import HostCopy
 from attnd.plan import EVERYTHING, Plan
 
@@ -190,3 +190,21 @@ def test_the_copy_is_the_trainings_own_no_longer():
     q.zero_()
     assert (dict(zip("qk", parts[0].make(LAYER).frames.copies()))["q"] == before.numpy()).all()
     assert parts[0].nbytes == 2 * before.numel() * 4
+
+
+@pytest.mark.parametrize("queries, keys, mask", [
+    ((1, H), (B, H), None), ((B, 1), (B, H), None), ((1, 1), (B, H), None), ((1, 1), (1, 1), (B, H)),
+    ((B, H), (1, 1), None), ((1, H), (1, 2), (B, 1))])
+def test_what_torch_broadcasts_is_broadcast(queries, keys, mask):
+    q, k = random(*queries, T, D), random(*keys, T, D, seed=1)
+    bias = torch.zeros(()) if mask is None else random(*mask, T, T, seed=2)
+    seen = Queries(q, k, None if mask is None else bias)
+    assert heads_of(seen) == H
+    message, = messages(seen)
+    check(message, truth(q.expand(B, H, T, D), k, bias=bias.numpy()))
+
+
+@pytest.mark.parametrize("queries, keys", [((B, H), (B, 3)), ((B, 2), (B, 4)), ((2, H), (B, H)), ((B, H), (B, 8))])
+def test_what_does_not_fit_together_is_refused(queries, keys):
+    with pytest.raises(ValueError, match="do not fit together"):
+        messages(Queries(random(*queries, T, D), random(*keys, T, D)))

@@ -139,3 +139,28 @@ def test_nothing_is_seen_while_a_cuda_graph_is_captured(spied):
         model(softmax_of(x))
     graph.replay()
     assert len(watcher.seen) == 1 and not watcher.failures
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@needs_sdpa
+@pytest.mark.parametrize("queries, keys, mask", [
+    ((2, 4, 6, 8), (2, 4, 6, 8), (4, 6, 6)), ((2, 4, 6, 8), (2, 4, 6, 8), (2, 1, 6, 6)),
+    ((2, 4, 6, 8), (2, 4, 6, 8), (1, 6)), ((3, 6, 8), (3, 6, 8), (3, 6, 6)), ((3, 6, 8), (3, 6, 8), (6, 6)),
+    ((6, 8), (6, 8), (6, 6)), ((2, 3, 4, 6, 8), (2, 3, 4, 6, 8), (3, 4, 6, 6)),
+    ((2, 3, 4, 6, 8), (3, 4, 6, 8), (2, 1, 1, 6, 6)), ((4, 6, 8), (2, 4, 6, 8), (4, 6, 6)),
+    ((2, 3, 4, 6, 8), (1, 1, 4, 6, 8), None), ((2, 3, 4, 6, 8), (2, 3, 4, 6, 8), (4, 6, 6))])
+def test_queries_of_any_number_of_axes_mean_what_torch_computes(spied, queries, keys, mask):
+    model, q, k = Calls(), random(*queries), random(*keys, seed=1)
+    bias = None if mask is None else random(*mask, seed=2)
+    watcher = spied(model)
+    lead = torch.broadcast_shapes(queries[:-2], keys[:-2])
+    values = torch.eye(6).expand(*lead, 6, 6)  # the output is the weights
+    weights = model(lambda _: SDPA(q, k, values, attn_mask=bias))
+    seen = watcher.seen[0][1]
+    logits = seen.q @ seen.k.transpose(2, 3) / 8**0.5 + (0 if seen.mask is None else seen.mask)
+    assert logits.dim() == 4 and seen.q.dim() == 4 and (seen.mask is None or seen.mask.dim() == 4)
+    heads = 1 if len(lead) < 2 else lead[-1]
+    assert torch.allclose(logits.softmax(-1), weights.reshape(-1, heads, 6, 6), atol=1e-6) and not watcher.failures

@@ -28,7 +28,7 @@ LOGIT_IGNORED_AT = -9e3
 class Queries(NamedTuple):
     """What a fused attention was called with.
 
-    q       [B, H, Tq, d]
+    q       [B or 1, H or 1, Tq, d]
     k       [B or 1, Hkv, Tk, d], Hkv divides H
     mask    broadcasts to [B, H, Tq, Tk]: bool, true = may attend, or added to the logits; None
     causal  key j is visible to query i when j <= i
@@ -85,11 +85,14 @@ class _Rows(NamedTuple):
 
 def heads_of(seen: Seen) -> int:
     """H."""
-    return int((seen.q if isinstance(seen, Queries) else seen.weights).shape[1])
+    return int((_broadcast(seen).q if isinstance(seen, Queries) else seen.weights).shape[1])
 
 
 def cut(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Cut]:
-    """Copies what the plan wants of a call: one part per range of heads; none when the call is empty."""
+    """Copies what the plan wants of a call: one part per range of heads; none when the call is empty. ValueError when
+    its queries and keys do not fit together."""
+    if isinstance(seen, Queries):
+        seen = _broadcast(seen)
     whole = seen.q if isinstance(seen, Queries) else seen.weights
     batch, heads, queries = (int(n) for n in whole.shape[:3])
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
@@ -121,6 +124,20 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], rows: _Rows, c
     scale = seen.q.shape[3]**-0.5 if seen.scale is None else float(seen.scale)
     shape = (seen.causal, seen.window, seen.softcap)
     return Cut(nbytes, lambda layer: _finish_queries(q, k, mask, scale, shape, rows, context, layer))
+
+
+def _broadcast(seen: Queries) -> Queries:
+    """With the queries of all samples and heads, where torch would broadcast them. ValueError when it would not."""
+    q, k = seen.q, seen.k
+    mask = (1, 1) if seen.mask is None else ((1, 1) + tuple(seen.mask.shape[:-2]))[-2:]
+    batch, heads = (next((int(n) for n in sizes if n != 1), 1)
+                    for sizes in zip(q.shape[:2], k.shape[:2], mask))
+    heads = int(q.shape[1]) if q.shape[1] != 1 else heads
+    fits = all(n in (1, batch) for n in (q.shape[0], k.shape[0], mask[0])) and mask[1] in (1, heads)
+    if not fits or (k.shape[1] and heads % k.shape[1]):
+        raise ValueError(f"queries {list(q.shape)}, keys {list(k.shape)} and a mask of {list(mask)} samples and heads "
+                         "do not fit together")
+    return seen._replace(q=q.expand(batch, heads, -1, -1))
 
 
 def _keys_of(seen: Queries, samples: slice, heads: slice) -> torch.Tensor:

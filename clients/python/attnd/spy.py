@@ -485,9 +485,9 @@ def _queries(args: Any, kwargs: Any) -> Optional[Queries]:
     q, k, mask = given["query"], given["key"], given.get("attn_mask")
     if getattr(q, "is_nested", False):
         raise TypeError("nested tensors are not captured")
-    q, k = (_four_axes(_local(tensor)) for tensor in (q, k))
-    return Queries(q, k, None if mask is None else _four_axes(_local(mask)), bool(given.get("is_causal")),
-                   given.get("scale"))
+    q, k, mask = _four_axes([_local(q), _local(k), None if mask is None else _local(mask)])
+    assert q is not None and k is not None
+    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"))
 
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
@@ -530,13 +530,22 @@ def _local(tensor: Any) -> torch.Tensor:
     return local
 
 
-def _four_axes(tensor: torch.Tensor) -> torch.Tensor:
-    """[B, H, T, d] of a tensor with fewer leading axes (none for [T, d]; [B, T, d] is one head), or more."""
-    if tensor.dim() == 3:
-        return tensor.unsqueeze(1)
-    if tensor.dim() < 4:
-        return tensor.reshape((1,) * (4 - tensor.dim()) + tuple(tensor.shape))
-    return tensor if tensor.dim() == 4 else tensor.flatten(0, tensor.dim() - 4)
+def _four_axes(given: Sequence[Optional[torch.Tensor]]) -> List[Optional[torch.Tensor]]:
+    """Queries [..., H, T, d], keys and mask as torch broadcasts them, as [B, H, T, d]: axes that are missing are the
+    leading ones, and all before the heads are samples. [B, T, d] are samples of one head."""
+    axes = max(tensor.dim() for tensor in given if tensor is not None)
+    if axes == 3:
+        return [None if tensor is None else _padded(tensor, 3).unsqueeze(1) for tensor in given]
+    padded = [None if tensor is None else _padded(tensor, max(axes, 4)) for tensor in given]
+    if axes <= 4:
+        return padded
+    leading = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+        *(tensor.shape[:-3] for tensor in padded if tensor is not None))
+    return [None if tensor is None else tensor.expand(*leading, *tensor.shape[-3:]).flatten(0, -4) for tensor in padded]
+
+
+def _padded(tensor: torch.Tensor, axes: int) -> torch.Tensor:
+    return tensor.reshape((1,) * (axes - tensor.dim()) + tuple(tensor.shape))
 
 
 def _head_count(module: Any) -> Optional[int]:
