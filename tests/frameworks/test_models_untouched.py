@@ -97,3 +97,61 @@ def test_compiled_steps_that_are_not_captured_have_the_same_bits(stepwise, backe
     assert [x for step, x in enumerate(differences) if step % every] == [0.0] * (steps - steps // every)
     assert max(differences[::every]) < 1e-5  # some roundings of 2^-24 in each sum of 32 to 64
     assert {step for step, _ in session.summaries()} == {0, 4}
+
+
+class FrozenBelow(torch.nn.Module):
+    """A frozen encoder, in eval mode, below a head that is trained: of two layers that take torch's fast path."""
+
+    def __init__(self):
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.encoder = torch.nn.TransformerEncoder(layer, 2).requires_grad_(False)
+        self.head = torch.nn.Linear(32, 1)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, x, padding):
+        return self.head(self.encoder(x, src_key_padding_mask=padding).mean(1))
+
+
+def frozen_below_losses(model):
+    """Of 6 steps with padded samples: the fast path gives 0 at padded positions, the other one does not."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    generator, losses = torch.Generator().manual_seed(1), []
+    for _ in range(6):
+        padding = torch.arange(10)[None] >= torch.tensor([10, 5, 7])[:, None]
+        loss = (model(torch.randn(3, 10, 32, generator=generator), padding) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def test_what_takes_the_fast_path_of_torch_keeps_taking_it(stepwise, caplog):
+    def build():
+        torch.manual_seed(0)
+        return FrozenBelow().train()
+
+    expected, model = frozen_below_losses(build()), build()
+    slow = build()
+    slow.encoder.layers[0].self_attn.in_proj_weight.requires_grad_(True)
+    assert not torch.equal(frozen_below_losses(slow)[:1], expected[:1])  # it is another result
+    with Session(stepwise) as session:
+        session.watch(model, every=2)
+        assert torch.equal(frozen_below_losses(model), expected)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("attnd")]
+    assert len(said) == 1 and "encoder (TransformerEncoder) takes the fast path" in said[0], said
+    assert session.summaries() == {}
+
+
+def test_without_training_the_fast_path_is_left_so_that_it_is_captured(stepwise):
+    torch.manual_seed(0)
+    model, x = FrozenBelow().eval(), torch.randn(3, 10, 32)
+    with Session(stepwise) as session, torch.no_grad():
+        watch = session.watch(model, evaluation=True)
+        model(x, torch.zeros(3, 10, dtype=torch.bool))
+        assert len(watch.layers) == 2

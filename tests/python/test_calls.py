@@ -5,7 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd.calls import Context, Queries, Share, Weights, cut
+from attnd import interface
+from attnd.calls import Context, Queries, Share, Weights, cut, heads_of
 from attnd.devices import HostCopy
 from attnd.plan import EVERYTHING, Plan
 
@@ -57,6 +58,8 @@ def visible(message):
         allowed &= j > p - keys["window"]
     if "k_len" in keys:
         allowed &= j < np.array(keys["k_len"])[:, None, None]
+    if "documents" in tensors:
+        allowed &= tensors["documents"][:, p[:, 0]][:, :, None] == tensors["documents"][:, None, :]
     return allowed & (tensors["mask"] == 1) if "mask" in tensors else allowed
 
 
@@ -190,3 +193,122 @@ def test_the_copy_is_the_trainings_own_no_longer():
     q.zero_()
     assert (dict(zip("qk", parts[0].make(LAYER).frames.copies()))["q"] == before.numpy()).all()
     assert parts[0].nbytes == 2 * before.numel() * 4
+
+
+@pytest.mark.parametrize("queries, keys, mask", [
+    ((1, H), (B, H), None), ((B, 1), (B, H), None), ((1, 1), (B, H), None), ((1, 1), (1, 1), (B, H)),
+    ((B, H), (1, 1), None), ((1, H), (1, 2), (B, 1))])
+def test_what_torch_broadcasts_is_broadcast(queries, keys, mask):
+    q, k = random(*queries, T, D), random(*keys, T, D, seed=1)
+    bias = torch.zeros(()) if mask is None else random(*mask, T, T, seed=2)
+    seen = Queries(q, k, None if mask is None else bias)
+    assert heads_of(seen) == H
+    message, = messages(seen)
+    check(message, truth(q.expand(B, H, T, D), k, bias=bias.numpy()))
+
+
+@pytest.mark.parametrize("queries, keys", [((B, H), (B, 3)), ((B, 2), (B, 4)), ((2, H), (B, H)), ((B, H), (B, 8))])
+def test_what_does_not_fit_together_is_refused(queries, keys):
+    with pytest.raises(ValueError, match="do not fit together"):
+        messages(Queries(random(*queries, T, D), random(*keys, T, D)))
+
+
+I, J = np.arange(T)[:, None], np.arange(T)[None]
+NUMBERS = torch.tensor([[0] * 3 + [1] * 5 + [2] * 2])
+OWN = (NUMBERS[0][:, None] == NUMBERS[0][None]).numpy()
+
+
+def test_a_window_without_causal_is_to_both_sides():
+    q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
+    for plan, rows in ((EVERYTHING, slice(0, T)), (Plan(rows=4), slice(0, 4))):
+        message, = messages(Queries(q, k, window=3), plan)
+        assert (visible(message) == (abs(I - J) < 3)[rows]).all()
+
+
+@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("padding", [None, PADDING])
+def test_queries_stand_where_they_are_said_to_stand(window, padding):
+    q, k = random(B, H, 4, D), random(B, H, T, D, seed=1)
+    mask = None if padding is None else padding[:, None, None]
+    allowed = (CAUSAL.numpy() & (J > I - (window or T)))[-4:]
+    allowed = allowed if padding is None else allowed & mask.numpy()
+    message, = messages(Queries(q, k, mask, True, window=window, offset=T - 4))
+    check(message, truth(q, k, allowed))
+    part, = messages(Queries(q, k, mask, True, window=window, offset=T - 4), Plan(rows=2), step=1)
+    assert part[0]["q_offset"] == T - 2
+    check(part, truth(q[:, :, 2:], k, allowed[..., 2:, :]))
+
+
+def test_more_queries_than_keys_leave_the_first_without():
+    q, k = random(B, H, T, D), random(B, H, 4, D, seed=1)
+    message, = messages(Queries(q, k, None, True, offset=4 - T), layer=("decoder", 0, "cross"))
+    assert (visible(message) == CAUSAL.numpy()[:, -4:]).all()
+
+
+@pytest.mark.parametrize("form", [{"causal": True}, {"causal": True, "window": 2}, {}, {"window": 2}])
+def test_documents_go_along_by_their_numbers(form):
+    q, k = random(1, H, T, D), random(1, H, T, D, seed=1)
+    allowed = OWN & (CAUSAL.numpy() if form.get("causal") else True) & (abs(I - J) < form.get("window", T))
+    seen = Queries(q, k, documents=(NUMBERS, NUMBERS), **form)
+    message, = messages(seen)
+    assert ("documents" in message[1]) == (form != {"window": 2}) and ("mask" in message[1]) == (form == {"window": 2})
+    assert (visible(message) == allowed).all()
+    part, = messages(seen, Plan(rows=4), step=1)
+    assert (visible(part) == allowed[4:8]).all()
+
+
+def test_one_document_is_none():
+    q, one = random(1, H, T, D), torch.zeros(1, T, dtype=torch.int64)
+    assert set(messages(Queries(q, q, documents=(one, one)))[0][1]) == {"q", "k"}
+
+
+def test_documents_of_queries_and_keys_may_be_of_other_lengths():
+    q, k, numbers = random(1, H, 4, D), random(1, H, T, D, seed=1), torch.tensor([[0, 1, 1, 2]])
+    message, = messages(Queries(q, k, documents=(numbers, NUMBERS)), layer=("decoder", 0, "cross"))
+    assert (visible(message) == (numbers[0][:, None] == NUMBERS[0][None]).numpy()).all()
+    part, = cut(Queries(q, k, None, True, documents=(numbers, NUMBERS)), EVERYTHING, 0, Share(), Context())
+    with pytest.raises(ValueError, match="packed in another way"):
+        part.make(LAYER)
+
+
+class OfModule:
+    is_causal = True
+
+
+def through_interface(q, k, mask=None, plan=EVERYTHING, **options):
+    return visible(messages(interface._queries(OfModule(), q, k, mask, options), plan)[0])
+
+
+@pytest.mark.parametrize("options", [
+    {"cu_seq_lens_q": torch.tensor([0, 3, 8, 10], dtype=torch.int32),
+     "cu_seq_lens_k": torch.tensor([0, 3, 8, 10], dtype=torch.int32)},
+    {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1]])}], ids=["lengths", "positions"])
+def test_packed_sequences_of_kernels_are_documents(options):
+    q = random(1, H, T, D)
+    assert (through_interface(q, q, **options) == (OWN & CAUSAL.numpy())).all()
+    assert (through_interface(q, q, position_ids=torch.arange(T)[None]) == CAUSAL.numpy()).all()
+
+
+def test_packed_sequences_that_are_not_understood_are_refused():
+    q, begin = random(B, H, T, D), torch.tensor([0, 3, 10])
+    for options in ({"cu_seq_lens_q": begin, "cu_seq_lens_k": begin}, {"cu_seq_lens_k": begin}):
+        with pytest.raises(TypeError, match="packed"):
+            through_interface(q, q, **options)
+
+
+def test_kernels_align_the_last_query_with_the_last_key():
+    assert (through_interface(random(1, H, 2, D), random(1, H, T, D)) == CAUSAL.numpy()[-2:]).all()
+    assert (through_interface(random(1, H, 1, D), random(1, H, T, D), sliding_window=3) == (J > T - 4)).all()
+    assert (through_interface(random(1, H, T, D), random(1, H, T, D), sliding_window=3, is_causal=False)
+            == (abs(I - J) < 3)).all()
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_a_block_mask_is_that_of_each_sample(samples):
+    flex = pytest.importorskip("torch.nn.attention.flex_attention")
+    numbers = torch.cat([NUMBERS * 0, NUMBERS])
+    block_mask = flex.create_block_mask(lambda b, h, i, j: (numbers[b, i] == numbers[b, j]) & (j <= i), 2, 1, T, T,
+                                        device="cpu")
+    seen = through_interface(random(2, H, T, D), random(2, H, T, D), block_mask, Plan(samples=samples))
+    expected = np.stack([CAUSAL.numpy(), CAUSAL.numpy() & OWN])
+    assert (seen == expected[:samples or 2]).all()

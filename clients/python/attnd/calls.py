@@ -28,12 +28,16 @@ LOGIT_IGNORED_AT = -9e3
 class Queries(NamedTuple):
     """What a fused attention was called with.
 
-    q       [B, H, Tq, d]
+    q       [B or 1, H or 1, Tq, d]
     k       [B or 1, Hkv, Tk, d], Hkv divides H
     mask    broadcasts to [B, H, Tq, Tk]: bool, true = may attend, or added to the logits; None
-    causal  key j is visible to query i when j <= i
+    causal  key j is visible to query i when j <= i + offset
     scale   of the product; None: 1 / sqrt(d)
-    window  keys a query may look back, 0 = all; softcap as on the wire
+    window  keys a query may look back, and ahead when it is not causal, its own counted; 0 = all
+    softcap as on the wire
+    offset  where query 0 stands among the keys; negative when there are more queries
+    documents  numbers of queries [1, Tq] and of keys [1, Tk] of a packed sequence: a query sees those of its own number
+    late_mask  instead of a mask: gives that of the first so many samples, once it is known how many are wanted
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -42,6 +46,9 @@ class Queries(NamedTuple):
     scale: Optional[float] = None
     window: int = 0
     softcap: float = 0.0
+    offset: int = 0
+    documents: Optional[Tuple[torch.Tensor, torch.Tensor]] = None
+    late_mask: Optional[Callable[[int], torch.Tensor]] = None
 
 
 class Weights(NamedTuple):
@@ -75,6 +82,23 @@ class Cut(NamedTuple):
     make: Callable[[wire.Layer], Optional[Captured]]
 
 
+class _Form(NamedTuple):
+    """What of Queries is no tensor."""
+    scale: float
+    causal: bool
+    window: int
+    softcap: float
+    offset: int
+
+
+class _Parts(NamedTuple):
+    """The tensors of Queries, copied; documents of all queries and keys."""
+    q: HostCopy
+    k: HostCopy
+    mask: Optional[HostCopy]
+    documents: Optional[Tuple[HostCopy, HostCopy]]
+
+
 class _Rows(NamedTuple):
     """The part of a call: which heads of how many of the layer, which rows of how many queries."""
     head_offset: int
@@ -85,17 +109,22 @@ class _Rows(NamedTuple):
 
 def heads_of(seen: Seen) -> int:
     """H."""
-    return int((seen.q if isinstance(seen, Queries) else seen.weights).shape[1])
+    return int((_broadcast(seen).q if isinstance(seen, Queries) else seen.weights).shape[1])
 
 
 def cut(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Cut]:
-    """Copies what the plan wants of a call: one part per range of heads; none when the call is empty."""
+    """Copies what the plan wants of a call: one part per range of heads; none when the call is empty. ValueError when
+    its queries and keys do not fit together."""
+    if isinstance(seen, Queries):
+        seen = _broadcast(seen)
     whole = seen.q if isinstance(seen, Queries) else seen.weights
     batch, heads, queries = (int(n) for n in whole.shape[:3])
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
     if 0 in (batch, heads, queries, keys) or whole.dtype not in DTYPE_NAMES:
         return []
     samples = min(batch, plan.samples) if plan.samples else batch
+    if isinstance(seen, Queries) and seen.late_mask is not None:
+        seen = seen._replace(mask=seen.late_mask(samples))
     first, end = plan.row_block(step, queries)
     total = heads * share.of
     cuts = []
@@ -117,10 +146,26 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], rows: _Rows, c
     q = HostCopy(seen.q[samples, heads, queries], _lowered(seen.q))
     k = HostCopy(_keys_of(seen, samples, heads), _lowered(seen.k))
     mask = None if seen.mask is None else HostCopy(_part_of_mask(seen.mask, part))
-    nbytes = q.nbytes + k.nbytes + (mask.nbytes if mask is not None else 0)
+    documents = None if seen.documents is None else (HostCopy(seen.documents[0]), HostCopy(seen.documents[1]))
+    nbytes = sum(copy.nbytes for copy in (q, k, mask, *(documents or ())) if copy is not None)
     scale = seen.q.shape[3]**-0.5 if seen.scale is None else float(seen.scale)
-    shape = (seen.causal, seen.window, seen.softcap)
-    return Cut(nbytes, lambda layer: _finish_queries(q, k, mask, scale, shape, rows, context, layer))
+    form = _Form(scale, seen.causal, seen.window, seen.softcap, seen.offset)
+    parts = _Parts(q, k, mask, documents)
+    return Cut(nbytes, lambda layer: _finish_queries(parts, form, rows, context, layer))
+
+
+def _broadcast(seen: Queries) -> Queries:
+    """With the queries of all samples and heads, where torch would broadcast them. ValueError when it would not."""
+    q, k = seen.q, seen.k
+    mask = (1, 1) if seen.mask is None else ((1, 1) + tuple(seen.mask.shape[:-2]))[-2:]
+    batch, heads = (next((int(n) for n in sizes if n != 1), 1)
+                    for sizes in zip(q.shape[:2], k.shape[:2], mask))
+    heads = int(q.shape[1]) if q.shape[1] != 1 else heads
+    fits = all(n in (1, batch) for n in (q.shape[0], k.shape[0], mask[0])) and mask[1] in (1, heads)
+    if not fits or (k.shape[1] and heads % k.shape[1]):
+        raise ValueError(f"queries {list(q.shape)}, keys {list(k.shape)} and a mask of {list(mask)} samples and heads "
+                         "do not fit together")
+    return seen._replace(q=q.expand(batch, heads, -1, -1))
 
 
 def _keys_of(seen: Queries, samples: slice, heads: slice) -> torch.Tensor:
@@ -152,28 +197,76 @@ def _part_of_mask(mask: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
     return mask[tuple(cut if size > 1 else slice(None) for cut, size in zip(part, mask.shape))]
 
 
-def _finish_queries(q: HostCopy, k: HostCopy, mask: Optional[HostCopy], scale: float, shape: Tuple[bool, int, float],
-                    rows: _Rows, context: Context, layer: wire.Layer) -> Optional[Captured]:
+def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
+                    layer: wire.Layer) -> Optional[Captured]:
+    q, k = parts.q, parts.k
     batch, heads, queries, keys = *q.shape[:3], k.shape[2]
-    allowed, bias = _read_mask(mask, (batch, heads, queries, keys))
-    causal, window, softcap = shape
+    allowed, bias = _read_mask(parts.mask, (batch, heads, queries, keys))
+    documents = _read_documents(parts.documents, form.causal)
     if bias is None and allowed.shape[1] == 1:
-        if mask is None:
-            visibility = Visibility(causal, window, rows.first)
-        else:
-            both = allowed[:, 0] & _band(causal, window, rows.first, queries, keys)
-            visibility = describe(both, rows.first, rows.last, layer[2] == "self")
+        plain = _said_plainly(parts, form, rows, documents, layer)
+        visibility = plain or _described(_visible(allowed, form, rows, documents, (batch, 1, queries, keys))[:, 0],
+                                         form, rows, layer)
+        ids = None if plain is None or documents is None else np.broadcast_to(documents[1], (batch, keys))
         frames = tensors.Frames()
         frames.add_owned("q", q.dtype_name, q.numpy())
         frames.add_owned("k", k.dtype_name, k.numpy())
+        frames.add_ids("documents", ids, batch, keys)
         return _captured("qk", frames, visibility, rows, context, layer,
-                         {"scale": scale, "softcap": softcap})
-    allowed = np.broadcast_to(allowed & _band(causal, window, rows.first, queries, keys), (batch, heads, queries, keys))
-    weights = softmax(_logits(q.floats(), k.floats(), scale, softcap), allowed, bias)
+                         {"scale": form.scale, "softcap": form.softcap})
+    allowed = _visible(allowed, form, rows, documents, (batch, heads, queries, keys))
+    weights = softmax(_logits(q.floats(), k.floats(), form.scale, form.softcap), allowed, bias)
     frames = tensors.Frames()
     frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
-    visibility = describe(np.asarray(allowed.any(axis=1)), rows.first, rows.last, layer[2] == "self")
+    visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
     return _captured("attention", frames, visibility, rows, context, layer, {})
+
+
+_Documents = Optional[Tuple[np.ndarray, np.ndarray]]  # of queries [1, Tq] and of keys [1, Tk]
+
+
+def _read_documents(documents: Optional[Tuple[HostCopy, HostCopy]], causal: bool) -> _Documents:
+    """The numbers, None when all are one document. ValueError when queries and keys are of other lengths, and
+    causal: then each document would have an offset of its own."""
+    if documents is None:
+        return None
+    of_queries, of_keys = (copy.numpy() for copy in documents)
+    if (of_queries == of_queries[:, :1]).all() and (of_keys == of_queries[:, :1]).all():
+        return None
+    if causal and not np.array_equal(of_queries, of_keys):
+        raise ValueError("causal attention of packed queries to keys that are packed in another way is not captured")
+    return of_queries, of_keys
+
+
+def _same(documents: _Documents, first: int, queries: int) -> np.ndarray:
+    """bool [1, 1, Tq, Tk]: which keys are of the query's own document."""
+    if documents is None:
+        return np.ones((1, 1, 1, 1), dtype=bool)
+    own = documents[0][:, first:first + queries]
+    return np.asarray(own[:, None, :, None] == documents[1][:, None, None, :])
+
+
+def _visible(allowed: np.ndarray, form: _Form, rows: _Rows, documents: _Documents,
+             shape: Tuple[int, int, int, int]) -> np.ndarray:
+    """bool [B, H, Tq, Tk] of everything that says what is visible together."""
+    allowed = allowed & _band(form, rows.first, *shape[2:]) & _same(documents, rows.first, shape[2])
+    return np.broadcast_to(allowed, shape)
+
+
+def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents,
+                  layer: wire.Layer) -> Optional[Visibility]:
+    """What is visible when it is said without looking at what is; None when it is not."""
+    offset = rows.first + (form.offset if form.causal or form.window else 0)
+    if parts.mask is not None or (form.window and not form.causal) or offset < 0:
+        return None
+    if documents is not None and not (layer[2] == "self" and offset == rows.first
+                                         and np.array_equal(documents[0], documents[1])):
+        return None
+    return Visibility(form.causal, form.window, offset)
+
+
+def _described(allowed: np.ndarray, form: _Form, rows: _Rows, layer: wire.Layer) -> Visibility:
+    return describe(allowed, max(rows.first + form.offset, rows.first), rows.last, layer[2] == "self")
 
 
 def _read_mask(mask: Optional[HostCopy], shape: Tuple[int, int, int, int]) -> Tuple[np.ndarray, Optional[np.ndarray]]:
@@ -193,14 +286,14 @@ def _read_mask(mask: Optional[HostCopy], shape: Tuple[int, int, int, int]) -> Tu
     return np.broadcast_to(allowed, (shape[0], allowed.shape[1], *shape[2:])), bias
 
 
-def _band(causal: bool, window: int, first: int, queries: int, keys: int) -> np.ndarray:
-    """bool [Tq, Tk]: what `causal` and `window` leave visible."""
-    position, key = np.arange(queries)[:, None] + first, np.arange(keys)[None, :]
+def _band(form: _Form, first: int, queries: int, keys: int) -> np.ndarray:
+    """bool [Tq, Tk]: what `causal` and `window` leave visible of the rows that begin with query `first`."""
+    position, key = np.arange(queries)[:, None] + first + form.offset, np.arange(keys)[None, :]
     band = np.ones((queries, keys), dtype=bool)
-    if causal:
+    if form.causal:
         band &= key <= position
-    if window:
-        band &= key > position - window
+    if form.window:
+        band &= (key > position - form.window) & (key < position + form.window)
     return band
 
 

@@ -3,7 +3,7 @@
 
 A copy is taken at once, in the stream of the training, so that what the model does next to its tensor does no
 harm. On CUDA it then travels on a stream of its own into pinned memory; who asks for the numbers (the sender
-thread) waits for it there. Other accelerators bring it over when it is asked for. On the CPU the copy is all.
+thread) waits for it there, asleep. Other accelerators bring it over when it is asked for. On the CPU the copy is all.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HostCopy:
         stream.wait_stream(torch.cuda.current_stream(source.device))
         with torch.cuda.stream(stream):
             host.copy_(source, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             self._arrived.record(stream)
         source.record_stream(stream)  # its memory is not used again before it has gone
         return host

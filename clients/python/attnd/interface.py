@@ -8,7 +8,7 @@ what users register) the call itself is looked at.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
 
 import torch
 
@@ -59,22 +59,51 @@ def _observed(lookout: Callable[[], "Lookout"], function: Callable[..., Any]) ->
 
 
 def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, mask: Any, options: Any) -> Queries:
-    causal = options.get("is_causal")
-    if causal is None:
-        causal = getattr(module, "is_causal", True)
-    causal = bool(causal) and query.shape[2] > 1
-    if mask is not None and not isinstance(mask, torch.Tensor):
-        mask, causal = _dense(mask, query.shape[2], key.shape[2], query.device), False
-    elif mask is not None and mask.dim() == 2:  # [B, Tk]: padding
-        mask = mask.bool()[:, None, None, :]
-    elif mask is not None:
-        causal = False
-    if options.get("position_bias") is not None:
-        mask = _with_bias(options["position_bias"], mask)
+    """What the call means. A mask of all queries says everything; else the last query stands at the last key, as flash
+    attention has it."""
     if options.get("s_aux") is not None:
         raise TypeError("learned sinks are not captured")
-    return Queries(query, key, mask, causal, options.get("scaling"), int(options.get("sliding_window") or 0),
-                   float(options.get("softcap") or 0.0))
+    queries, keys = query.shape[2], key.shape[2]
+    seen = Queries(query, key, scale=options.get("scaling"), softcap=float(options.get("softcap") or 0.0))
+    if mask is not None and not isinstance(mask, torch.Tensor):
+        seen = seen._replace(late_mask=lambda samples: _dense(mask, samples, queries, keys, query.device))
+    elif mask is not None and mask.dim() != 2:
+        seen = seen._replace(mask=mask)
+    else:
+        seen = seen._replace(
+            mask=None if mask is None else mask.bool()[:, None, None, :],  # [B, Tk]: padding
+            causal=_is_causal(module, options) and queries > 1, window=int(options.get("sliding_window") or 0),
+            offset=keys - queries, documents=_documents(query, key, options) if mask is None else None)
+    if options.get("position_bias") is not None:
+        own = seen.mask if seen.late_mask is None else seen.late_mask(query.shape[0])
+        seen = seen._replace(mask=_with_bias(options["position_bias"], own), late_mask=None)
+    return seen
+
+
+def _is_causal(module: Any, options: Any) -> bool:
+    causal = options.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if causal is None else causal)
+
+
+def _documents(query: torch.Tensor, key: torch.Tensor, options: Any) -> Optional[Tuple[torch.Tensor, torch.Tensor]]:
+    """Which document of a packed sequence queries [1, Tq] and keys [1, Tk] belong to: flash attention is told where
+    each begins, or finds position 0 there. None when nothing is packed. TypeError for what is not understood."""
+    begin, keys_begin, positions = (options.get(name) for name in ("cu_seq_lens_q", "cu_seq_lens_k", "position_ids"))
+    if begin is not None or keys_begin is not None:
+        if begin is None or keys_begin is None or query.shape[0] != 1 or key.shape[0] != 1:
+            raise TypeError("packed sequences are captured as one sample, with the lengths of queries and of keys")
+        return _numbers(begin, query.shape[2]), _numbers(keys_begin, key.shape[2])
+    if positions is None or tuple(positions.shape) != (1, query.shape[2]) or query.shape[0] != 1 \
+            or query.shape[2] != key.shape[2]:
+        return None
+    numbers = (positions == 0).cumsum(-1)
+    return numbers, numbers
+
+
+def _numbers(begin: torch.Tensor, length: int) -> torch.Tensor:
+    """[1, T] of where documents begin, and the last one ends: [documents + 1]."""
+    positions = torch.arange(length, device=begin.device, dtype=begin.dtype)
+    return torch.searchsorted(begin[1:].contiguous(), positions, right=True)[None]
 
 
 def _with_bias(bias: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
@@ -84,7 +113,8 @@ def _with_bias(bias: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor
     return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
 
 
-def _dense(block_mask: Any, queries: int, keys: int, device: Optional[torch.device]) -> torch.Tensor:
-    """A flex attention mask of the first sample as bool [1, 1, Tq, Tk]."""
+def _dense(block_mask: Any, samples: int, queries: int, keys: int, device: Optional[torch.device]) -> torch.Tensor:
+    """A flex attention mask of the first samples as bool [samples or 1, H or 1, Tq, Tk]."""
     from torch.nn.attention.flex_attention import create_mask
-    return create_mask(block_mask.mask_mod, 1, 1, queries, keys, device=str(device))
+    batch, heads = block_mask.shape[:2]
+    return create_mask(block_mask.mask_mod, min(batch, samples), heads, queries, keys, device=str(device))

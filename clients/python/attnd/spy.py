@@ -5,12 +5,15 @@ Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it
 
     hooks of all modules    which module runs now: the name of what is seen
     a TorchFunctionMode     while a module of the watched model runs: sees torch functions wherever they are called
-                            from. Those that are attention: F.scaled_dot_product_attention, F.multi_head_attention_forward,
-                            a softmax over the last axis of [B, H, Tq, Tk]
+                            from. Those that are attention: F.scaled_dot_product_attention,
+                            F.multi_head_attention_forward, a softmax over the last axis of [B, H, Tq, Tk]
     a stance                torch.compile'd code runs eagerly meanwhile, and is left as it is compiled
     interface.py            attention functions of Hugging Face transformers that are none of the above
 
 What the model computes is computed by the very calls it makes, with its own arguments; they are looked at afterwards.
+Two things in torch look at what is installed, and would compute something else. Modules of torch that would take their
+fast path, in a forward that is trained with, run without the mode and are not seen. Compiled code runs eagerly, which
+agrees with it to rounding. While a CUDA graph is captured nothing is seen.
 A forward that activation checkpointing repeats runs within backward, where nothing is seen.
 
 Of one model one forward is followed at a time, in the thread that began it; others of it run unseen meanwhile. Several
@@ -19,6 +22,7 @@ models may be followed in several threads. Whatever goes wrong in here is told t
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import sys
 import threading
@@ -32,6 +36,8 @@ from torch.overrides import TorchFunctionMode
 
 from . import interface
 from .calls import Queries, Seen, Weights
+
+log = logging.getLogger("attnd")
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
@@ -67,10 +73,12 @@ class Spy:
         self._thread = 0  # of the forward that is followed
         self._lookout: Optional[Lookout] = None  # of that thread
         self._leaving = False  # removed by another thread meanwhile
-        self._stack: List[Tuple[torch.nn.Module, str]] = []
+        self._stack: List[Tuple[torch.nn.Module, str, Any]] = []  # and the Python frame that runs it
         self._calls: Dict[str, int] = {}
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
-        self._told: Set[str] = set()  # paths of modules that publish by hand
+        self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
+        self._trains = True  # what this forward computes is trained with
+        self._fast: Optional[torch.nn.Module] = None  # takes its fast path now, and is passed over
 
     @property
     def installed(self) -> bool:
@@ -88,8 +96,7 @@ class Spy:
     def _force_eager(self) -> None:
         """Once something may have been compiled."""
         if not self._eager and _set_stance is not None and "torch._dynamo" in sys.modules:
-            # Ours are there only while nothing compiled runs, and are meant to see what runs instead.
-            warnings.filterwarnings("ignore", message=r"Using `torch.compile\(module\)` when there are global hooks")
+            _allow_global_hooks()
             self._eager = True
             _stance.enter()
 
@@ -109,7 +116,7 @@ class Spy:
 
     def sees(self, seen: Seen) -> None:
         """An attention was computed by the module that runs now."""
-        if not self._stack or threading.get_ident() != self._thread:
+        if not self._stack or threading.get_ident() != self._thread or not _runs(self._stack[-1][2]):
             return
         path = self._stack[-1][1]
         call = self._calls.get(path, 0)
@@ -133,25 +140,38 @@ class Spy:
             return
         try:
             self._force_eager()
+            self.settle()
             path = self._paths.get(id(module))
             if path is None or self._elsewhere():
                 return
-            if self._stack and self._stack[0][0] is module:  # an earlier forward died: before torch 2 nobody tells
-                self._finish()
             if self._stack or self._begin(module, path):
-                self._stack.append((module, path))
+                self._stack.append((module, path, sys._getframe(1)))
                 self._entered[path] = module
+                self._pass_over(module, path, args)
         except Exception:
             self.watcher.failed("a forward could not be followed")
 
     def _begin(self, module: torch.nn.Module, path: str) -> bool:
-        if _traced() or _repeated(path) or not self.watcher.begins(module):
+        if _traced() or _recorded() or _repeated(path) or not self.watcher.begins(module):
             return False
         self._thread = threading.get_ident()
         self._calls, self._entered = {}, {}
+        self._trains = path != "" or torch.is_grad_enabled()
         self._lookout = lookout_here()
         self._lookout.add(self)
         return True
+
+    def _pass_over(self, module: torch.nn.Module, path: str, args: Any) -> None:
+        """Takes the mode away while a module runs that would compute something else with it."""
+        if self._fast is not None or not self._trains or self._lookout is None or not _takes_fast_path(module, args):
+            return
+        self._fast = module
+        self._lookout.pause(self)
+        if path not in self._told:
+            self._told.add(path)
+            log.warning("%s (%s) takes the fast path of torch in a forward that is trained with, as it is in eval mode "
+                        "and needs no gradient: what it attends to is not captured", path or "the model",
+                        type(module).__name__)
 
     def _elsewhere(self) -> bool:
         """Whether a forward is followed in another thread, which is alive."""
@@ -164,16 +184,34 @@ class Spy:
         try:
             if not self._stack or threading.get_ident() != self._thread:
                 return
-            if self._stack[-1][0] is module or any(entered is module for entered, _ in self._stack):
-                while self._stack.pop()[0] is not module:
+            if any(entered is module for entered, _, _ in reversed(self._stack)):
+                while self._pop() is not module:
                     pass
                 if not self._stack:
                     self._finish()
         except Exception:
             self.watcher.failed("a forward could not be followed")
 
+    def _pop(self) -> torch.nn.Module:
+        """The module that runs now is done."""
+        module = self._stack.pop()[0]
+        if module is self._fast:
+            self._fast = None
+            if self._lookout is not None:
+                self._lookout.resume(self)
+        return module
+
+    def settle(self) -> None:
+        """Ends what died without a word: torch tells of no KeyboardInterrupt, and before torch 2 of no exception."""
+        if not self._stack or threading.get_ident() != self._thread or _runs(self._stack[-1][2]):
+            return
+        while self._stack and not _runs(self._stack[-1][2]):
+            self._pop()
+        if not self._stack:
+            self._finish()
+
     def _finish(self) -> None:
-        self._stack = []
+        self._stack, self._fast = [], None
         if self._lookout is not None:
             self._lookout.remove(self)
         if self._leaving:
@@ -182,7 +220,7 @@ class Spy:
 
     @property
     def was_told(self) -> bool:
-        """Whether any module publishes by hand."""
+        """Whether any module publishes by hand, or was said to be passed over."""
         return bool(self._told)
 
     def told(self) -> None:
@@ -207,22 +245,42 @@ class Lookout:
         self.count = 0  # attentions seen so far
         self.heads: Optional[int] = None  # of the F.multi_head_attention_forward that runs now
         self._mode: Optional[_Mode] = None
+        self._paused: List[Spy] = []
 
     def add(self, spy: Spy) -> None:
         """The spy's forward begins."""
         self.spies.append(spy)
-        if self._mode is None:
-            self._mode = _Mode(self)
-            self._mode.__enter__()  # type: ignore[no-untyped-call]
+        if len(self.spies) == 1:
             _interface.enter()
+        self._see()
 
     def remove(self, spy: Spy) -> None:
         """The spy's forward is over."""
         if spy in self.spies:
             self.spies.remove(spy)
-        if not self.spies and self._mode is not None:
+            if not self.spies:
+                _interface.leave()
+        self.resume(spy)
+
+    def pause(self, spy: Spy) -> None:
+        """Nothing is to be seen, for the sake of this one, until resume()."""
+        self._paused.append(spy)
+        self._see()
+
+    def resume(self, spy: Spy) -> None:
+        """Undoes pause(), if there was one."""
+        if spy in self._paused:
+            self._paused.remove(spy)
+        self._see()
+
+    def _see(self) -> None:
+        """Puts the mode there, or takes it away."""
+        wanted = bool(self.spies) and not self._paused
+        if wanted and self._mode is None:
+            self._mode = _Mode(self)
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+        elif not wanted and self._mode is not None:
             mode, self._mode = self._mode, None
-            _interface.leave()
             mode.close()
 
     def look(self, function: Any, args: Any, kwargs: Any) -> Any:
@@ -238,13 +296,15 @@ class Lookout:
         return result
 
     def tell(self, look: Callable[[], Optional[Seen]]) -> None:
-        """Tells all spies what `look` finds."""
+        """Tells all spies what `look` finds. Nothing of it is for autograd: activation checkpointing counts what is
+        kept for backward, and the forward that it repeats would keep less."""
         try:
-            seen = look()
-            if seen is not None:
-                self.count += 1
-                for spy in list(self.spies):
-                    spy.sees(seen)
+            with torch.no_grad():
+                seen = look()
+                if seen is not None:
+                    self.count += 1
+                    for spy in list(self.spies):
+                        spy.sees(seen)
         except Exception:
             for spy in list(self.spies):
                 spy.watcher.failed("an attention could not be captured")
@@ -370,6 +430,16 @@ class _StandIns(_Shared):
         return output
 
 
+_OF_GLOBAL_HOOKS = r"Using `torch.compile\(module\)` when there are global hooks"
+
+
+def _allow_global_hooks() -> None:
+    """Lets torch not warn of the hooks: they are there only while nothing compiled runs, and are meant to see what runs
+    instead. Not again while that holds: each new filter makes Python forget which warnings it has shown."""
+    if not any(getattr(message, "pattern", None) == _OF_GLOBAL_HOOKS for _, message, *_ in warnings.filters):
+        warnings.filterwarnings("ignore", message=_OF_GLOBAL_HOOKS)
+
+
 _interface = _Interface()
 _stance = _Stance()
 _stand_ins = _StandIns()
@@ -415,9 +485,9 @@ def _queries(args: Any, kwargs: Any) -> Optional[Queries]:
     q, k, mask = given["query"], given["key"], given.get("attn_mask")
     if getattr(q, "is_nested", False):
         raise TypeError("nested tensors are not captured")
-    q, k = (_four_axes(_local(tensor)) for tensor in (q, k))
-    return Queries(q, k, None if mask is None else _four_axes(_local(mask)), bool(given.get("is_causal")),
-                   given.get("scale"))
+    q, k, mask = _four_axes([_local(q), _local(k), None if mask is None else _local(mask)])
+    assert q is not None and k is not None
+    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"))
 
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
@@ -439,6 +509,20 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
     return Weights(weights, logits, getattr(module, "sinks", None) is not None)
 
 
+def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
+    """Whether a module of torch may compute its attention by one fused kernel, which it does only while no mode is
+    there. With padding what that gives is not what the other path gives. Never False by mistake."""
+    if module.training or not isinstance(module, _FAST_CLASSES) or not _fast_path_enabled():
+        return False
+    layer = module.layers[0] if isinstance(module, torch.nn.TransformerEncoder) and len(module.layers) else module
+    attention = getattr(layer, "self_attn", layer)
+    if not getattr(attention, "batch_first", True) or not getattr(attention, "_qkv_same_embed_dim", True):
+        return False
+    needed = torch.is_grad_enabled() and (any(parameter.requires_grad for parameter in attention.parameters())
+                                          or any(getattr(given, "requires_grad", False) for given in args[:1]))
+    return not needed
+
+
 def _local(tensor: Any) -> torch.Tensor:
     """This process's part of a distributed tensor."""
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
@@ -446,13 +530,22 @@ def _local(tensor: Any) -> torch.Tensor:
     return local
 
 
-def _four_axes(tensor: torch.Tensor) -> torch.Tensor:
-    """[B, H, T, d] of a tensor with fewer leading axes (none for [T, d]; [B, T, d] is one head), or more."""
-    if tensor.dim() == 3:
-        return tensor.unsqueeze(1)
-    if tensor.dim() < 4:
-        return tensor.reshape((1,) * (4 - tensor.dim()) + tuple(tensor.shape))
-    return tensor if tensor.dim() == 4 else tensor.flatten(0, tensor.dim() - 4)
+def _four_axes(given: Sequence[Optional[torch.Tensor]]) -> List[Optional[torch.Tensor]]:
+    """Queries [..., H, T, d], keys and mask as torch broadcasts them, as [B, H, T, d]: axes that are missing are the
+    leading ones, and all before the heads are samples. [B, T, d] are samples of one head."""
+    axes = max(tensor.dim() for tensor in given if tensor is not None)
+    if axes == 3:
+        return [None if tensor is None else _padded(tensor, 3).unsqueeze(1) for tensor in given]
+    padded = [None if tensor is None else _padded(tensor, max(axes, 4)) for tensor in given]
+    if axes <= 4:
+        return padded
+    leading = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+        *(tensor.shape[:-3] for tensor in padded if tensor is not None))
+    return [None if tensor is None else tensor.expand(*leading, *tensor.shape[-3:]).flatten(0, -4) for tensor in padded]
+
+
+def _padded(tensor: torch.Tensor, axes: int) -> torch.Tensor:
+    return tensor.reshape((1,) * (axes - tensor.dim()) + tuple(tensor.shape))
 
 
 def _head_count(module: Any) -> Optional[int]:
@@ -468,12 +561,30 @@ def _traced() -> bool:
     return bool(torch.jit.is_scripting() or torch.jit.is_tracing())  # type: ignore
 
 
+def _runs(frame: Any) -> bool:
+    """Whether a Python frame of this thread still runs: what runs now was called from there. The answer is nearly
+    always a few frames away."""
+    caller: Any = sys._getframe(1)
+    while caller is not None and caller is not frame:
+        caller = caller.f_back
+    return caller is not None
+
+
+def _recorded() -> bool:
+    """Whether a CUDA graph is being captured: what is copied meanwhile would become a part of it."""
+    return bool(torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+                and torch.cuda.is_current_stream_capturing())
+
+
 def _repeated(path: str) -> bool:
     """Whether a backward pass runs this forward again. Torch 1.13 cannot tell: there only forwards of the whole
     model count, and parts that are run by themselves are taken as repeated."""
     return _graph_task_id() != -1 if _graph_task_id is not None else path != ""
 
 
+_FAST_CLASSES = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention)
+_fast_path_enabled: Callable[[], bool] = getattr(getattr(torch.backends, "mha", None), "get_fastpath_enabled",
+                                                 lambda: True)
 _is_compiling: Optional[Callable[[], bool]] = getattr(getattr(torch, "compiler", None), "is_compiling", None)
 _graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_task_id", None)
 _set_stance: Optional[Callable[..., Any]] = getattr(getattr(torch, "compiler", None), "set_stance", None)
