@@ -150,3 +150,27 @@ def test_a_probe_that_fails_does_not_reach_the_training(daemon, publisher, caplo
         it.step()
         it.step()
     assert "probe" in caplog.text and model.training
+
+
+class Counting(Lookup):
+    forwards = 0
+
+    def forward(self, tokens):
+        self.forwards += 1
+        return super().forward(tokens)
+
+
+def test_a_probe_is_no_forward_of_the_training(daemon, publisher):
+    model, tokens = Counting().eval(), torch.randint(50, (1, T))
+    with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher, evaluation=True, probe=tokens,
+                     probe_every=1) as it:
+        daemon.attach(it._probe.publisher)
+        with torch.no_grad():
+            for _ in range(3):
+                model(tokens)
+        assert (model.forwards, it.current_step) == (6, 3)
+        it.probe(tokens)
+        assert it.current_step == 3
+    publisher.close()
+    topics = [topic for topic, h, _ in until_byes(daemon, 2) if h["type"] != "event"]
+    assert [topics.count(f"tensor/{job}/decoder/0/self/") for job in ("job", "job.probe")] == [4, 3]

@@ -24,6 +24,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 import weakref
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
@@ -112,6 +113,12 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
 
 
 _open: List["Watch"] = []  # the innermost last
+_here = threading.local()
+
+
+def _probing() -> Optional["Watch"]:
+    """The watch whose probe runs in this thread now."""
+    return getattr(_here, "probing", None)
 
 
 class Watch:
@@ -184,8 +191,10 @@ class Watch:
         a sharded model have to call it together."""
         if self._closed:
             return
-        evaluation, self._evaluation = self._evaluation, True
+        if _probing() is not None:  # by a hook of the model itself
+            return
         installed = self._spy.installed
+        _here.probing = self
         try:
             if not installed:
                 self._spy.install()
@@ -193,7 +202,7 @@ class Watch:
         except Exception:
             self.failed("the probe could not be run")
         finally:
-            self._evaluation = evaluation
+            _here.probing = None
             if not installed:
                 self._spy.remove()
 
@@ -251,7 +260,8 @@ class Watch:
 
     def forward_done(self, module: torch.nn.Module) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
-        if self._closed or self._stepped or not (module.training or torch.is_grad_enabled() or self._evaluation):
+        if self._closed or self._stepped or _probing() is not None or not (
+                module.training or torch.is_grad_enabled() or self._evaluation):
             return
         self._forwards += 1
         if self._forwards > FORWARDS_PER_STEP or _register_optimizer_hook is None or not torch.is_grad_enabled():
@@ -314,8 +324,12 @@ class Watch:
 
     def begins(self, module: torch.nn.Module) -> bool:
         """See spy.Watcher."""
-        return not self._closed and os.getpid() == self._pid and (
-            module.training or torch.is_grad_enabled() or self._evaluation)
+        if self._closed or os.getpid() != self._pid:
+            return False
+        probing = _probing()
+        if probing is not None:  # what a probe runs is no step of the training
+            return probing is self
+        return module.training or torch.is_grad_enabled() or self._evaluation
 
     def saw(self, path: str, call: int, seen: Seen) -> None:
         """See spy.Watcher. What has no name yet is kept until the forward ends."""
