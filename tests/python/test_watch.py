@@ -727,3 +727,52 @@ def test_two_watches_of_one_model_both_see_it(daemon):
     got = [(h["stack"], h["step"]) for h in tensor_headers(daemon.until_bye())]
     assert got == [("encoder", 0), ("decoder", 0), ("encoder", 1), ("decoder", 1)]
     assert torch._C._len_torch_function_stack() == 0
+
+
+# --------------------------------------------------------------------------------------------- tokens
+
+class Embedded(torch.nn.Module):
+    """Tokens through one attention of each stack; more arguments than it needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(50, D)
+        self.encoder, self.decoder = MHA(D, H, batch_first=True), MHA(D, H, batch_first=True)
+
+    def forward(self, attention_mask, input_ids, decoder_input_ids=None):
+        x = self.embed(input_ids)
+        y = self.embed(input_ids if decoder_input_ids is None else decoder_input_ids)
+        return self.encoder(x, x, x, need_weights=False)[0] + self.decoder(y, y, y, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("own_decoder", [True, False])
+def test_tokens_are_those_that_the_stack_reads(daemon, watched, own_decoder):
+    model, mask = Embedded(), torch.ones(2, 5, dtype=torch.int64)
+    tokens, others = torch.randint(50, (2, 5)), torch.randint(50, (2, 5))
+    with watched(model, tokens=True):
+        model(mask, tokens, *[others] * own_decoder)
+    got = [tensors_of(next_tensors(daemon))["tokens"] for _ in range(2)]
+    assert (got[0] == tokens.numpy()).all() and (got[1] == (others if own_decoder else tokens).numpy()).all()
+
+
+def test_tokens_are_copied_once_and_only_when_they_travel(daemon, watched, monkeypatch):
+    copied = []
+
+    class Counted(capture.HostCopy):
+        def __init__(self, *args):
+            copied.append(args[0])
+            super().__init__(*args)
+
+    monkeypatch.setattr(capture, "HostCopy", Counted)
+    model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
+    it = watched(model, tokens=True, every=2, steps="manual")
+    counts = []
+    for _ in range(3):
+        model(mask, tokens)
+        model.eval()
+        with torch.no_grad():
+            model(mask, tokens)  # a validation
+        model.train()
+        counts.append(len(copied))
+        it.step()
+    assert counts == [1, 1, 2] and not model._forward_pre_hooks

@@ -21,8 +21,10 @@ captured step computes the same bits.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -34,7 +36,7 @@ import torch
 from . import wire
 from .calls import Context, Cut, Seen, Share, cut, heads_of
 from .devices import HostCopy
-from .layers import name_layers
+from .layers import guess_layer, name_layers
 from .plan import Plan
 from .probe import Probe, run_quietly
 from .publisher import DEFAULT_QUEUE_BYTES, Captured, Publisher
@@ -135,7 +137,6 @@ class Watch:
         self._epoch, self._step = position
         self._first_step = self._step
         self._evaluation = evaluation
-        self._tokens = _Tokens(root) if tokens else None
         self._stepped = False  # somebody has said when a step ends
         self._explicit = False  # that is step()
         self._forwards = 0
@@ -149,6 +150,7 @@ class Watch:
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
         self._spy = Spy(root, self)
+        self._tokens = _Tokens(root, self._spy) if tokens else None
         publisher.hello([])
 
     @property
@@ -197,14 +199,14 @@ class Watch:
         _here.probing = self
         try:
             if not installed:
-                self._spy.install()
+                self._arm()
             run_quietly(self._root, args, kwargs)
         except Exception:
             self.failed("the probe could not be run")
         finally:
             _here.probing = None
             if not installed:
-                self._spy.remove()
+                self._disarm()
 
     def place(self, epoch: int, step: int) -> None:
         """Says where the training is, for what is captured next."""
@@ -220,11 +222,9 @@ class Watch:
         if self._closed:
             return
         self._closed = True
-        self._spy.remove()
+        self._disarm()
         for handle in self._handles:
             handle.remove()
-        if self._tokens is not None:
-            self._tokens.close()
         if self._probe is not None:
             self._probe.close()
         if self in _open:
@@ -296,9 +296,19 @@ class Watch:
         wanted = not self._closed and self.plan.takes_step(self._step) \
             and self.publisher.listened_to and self._may_run() and not self._gives_up()
         if wanted and not self._spy.installed:
-            self._spy.install()
+            self._arm()
         elif not wanted and self._spy.installed:
-            self._spy.remove()
+            self._disarm()
+
+    def _arm(self) -> None:
+        self._spy.install()
+        if self._tokens is not None:
+            self._tokens.install()
+
+    def _disarm(self) -> None:
+        self._spy.remove()
+        if self._tokens is not None:
+            self._tokens.remove()
 
     def _gives_up(self) -> bool:
         """Whether the daemon takes nothing any more: then what would be captured is counted as dropped."""
@@ -341,7 +351,7 @@ class Watch:
                 return
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
-            context = Context(microbatch, self._tokens.copy() if self._tokens is not None else None)
+            context = Context(microbatch, self._tokens.of(self._names.stack_of(path)) if self._tokens else None)
             heads = heads_of(seen) * self._share.of
             cuts = cut(seen, plan, self._step, self._share, context)
             if layer is not None:
@@ -365,6 +375,8 @@ class Watch:
         except Exception:
             self.failed("a forward could not be captured")
         finally:
+            if self._tokens is not None:
+                self._tokens.forget()
             self.publisher.hurry()  # not before: now a backward follows, which needs no Python
 
     def failed(self, what: str) -> None:
@@ -447,34 +459,84 @@ class _Names:
         self.layers = name_layers(paths, kept, self._stack)
         return bool(new)
 
+    def stack_of(self, path: str) -> str:
+        """The stack that the attention at `path` is of; it may have no name yet."""
+        known = self.layers.get(path) or self._given.get(path)
+        return known[0] if known is not None else self._stack or guess_layer(path)[0]
+
     def described(self) -> List[Tuple[Any, ...]]:
         """What a hello says: (stack, layer, site, heads) of each."""
         return [(*layer, self._heads[path]) for path, layer in self.layers.items()]
 
 
 class _Tokens:
-    """The token numbers of the model's input: the first integer tensor [B, T] among its arguments."""
+    """The token numbers of the model's input: of the integer tensors [B, T] among its arguments `input_ids`, else the
+    first one that is not called something else. `decoder_input_ids` or `tgt` are those of the decoder.
 
-    def __init__(self, root: torch.nn.Module):
-        self._copy: Optional[HostCopy] = None
+    Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
+
+    def __init__(self, root: torch.nn.Module, spy: Spy):
+        self._root = root
+        self._spy = spy
+        self._handle: Any = None
+        self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
+        self._names = _parameter_names(root)
+
+    def install(self) -> None:
+        """Begins to look at what forwards are given."""
         options: Dict[str, bool] = {"with_kwargs": True} if hasattr(torch, "compiler") else {}
-        self._handle = root.register_forward_pre_hook(_TokensHook(self), **options)
+        self._handle = self._root.register_forward_pre_hook(_TokensHook(self), **options)
 
     def take(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """A forward begins with these arguments."""
-        self._copy = None
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32):
-                self._copy = HostCopy(value)
-                return
+        self._copies = {}
+        if self._spy.current_path is None:  # this forward is not followed
+            return
+        names = [*self._names, *[""] * len(args)]
+        given = [(name, value) for name, value in [*zip(names, args), *kwargs.items()] if _like_tokens(name, value)]
+        given.sort(key=lambda entry: entry[0] != "input_ids")
+        for name, value in given:
+            stack = "decoder" if _OF_DECODER.match(name) else ""
+            if stack not in self._copies:
+                self._copies[stack] = HostCopy(value)
 
-    def copy(self) -> Optional[HostCopy]:
-        """Those of the forward that runs."""
-        return self._copy
+    def of(self, stack: str) -> Optional[HostCopy]:
+        """Those that the stack reads in the forward that runs; None when they are not known."""
+        if stack == "decoder" and ("decoder" in self._copies or _encodes_and_decodes(self._root)):
+            return self._copies.get("decoder")
+        return self._copies.get("")
 
-    def close(self) -> None:
+    def forget(self) -> None:
+        """The forward is done."""
+        self._copies = {}
+
+    def remove(self) -> None:
         """Takes its hook out of the model."""
-        self._handle.remove()
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self._copies = None, {}
+
+
+_OF_DECODER = re.compile(r"decoder_|tgt")
+_NO_TOKENS = re.compile(r"mask|type|position|pos_|label|target|segment|length|cache|index|embed")
+
+
+def _like_tokens(name: str, value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32) \
+        and not _NO_TOKENS.search(name)
+
+
+def _encodes_and_decodes(root: torch.nn.Module) -> bool:
+    return bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
+
+
+def _parameter_names(root: torch.nn.Module) -> List[str]:
+    """The names of what the model's forward takes by position, as far as they are told."""
+    try:
+        parameters = inspect.signature(root.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
 
 
 # ------------------------------------------------------------------------------------------- the hooks
@@ -512,7 +574,10 @@ class _TokensHook(_Hook):
             return
         owner = self.owner()
         if owner is not None:
-            owner.take(args, kwargs or {})
+            try:
+                owner.take(args, kwargs or {})
+            except Exception:
+                owner.forget()  # the attention is published without them
 
 
 class _OptimizerHook(_Hook):
