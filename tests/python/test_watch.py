@@ -329,6 +329,44 @@ def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypat
     assert steps == ([0, 0, 0, 1, 2] if hasattr(torch, "compiler") else [0, 1, 2, 3, 4])
 
 
+@needs_step_hooks
+def test_parameters_that_were_replaced_after_watch_are_known_to_the_step(watched):
+    model, x = Model(), torch.rand(3, 5, D)
+    it = watched(model)
+    model.attn.in_proj_weight = torch.nn.Parameter(model.attn.in_proj_weight.detach().clone())
+    optimizer = torch.optim.SGD([model.attn.in_proj_weight], 1e-3)  # as of a model that was sharded meanwhile
+    for step in range(3):
+        model(x, x, x)[0].sum().backward()
+        optimizer.step()
+        assert it.current_step == step + 1
+
+
+@needs_step_hooks
+def test_while_nobody_tells_of_steps_few_forwards_are_captured(daemon, watched):
+    model, x = Model(), torch.rand(3, 5, D)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    it = watched(model)
+    for _ in range(2):
+        for _ in range(10):
+            model(x, x, x)[0].sum().backward()
+        optimizer.step()
+    it.close()
+    it.publisher.close()
+    steps = [h["step"] for h in tensor_headers(daemon.until_bye())]
+    assert steps == [0] * capture.FORWARDS_UNTOLD + [1] * 10
+
+
+def test_forwards_without_gradients_are_steps(daemon, watched):
+    model, x = Model(), torch.rand(3, 5, D)
+    it = watched(model)
+    with torch.no_grad():
+        for _ in range(10):
+            model(x, x, x)
+    it.close()
+    it.publisher.close()
+    assert [h["step"] for h in tensor_headers(daemon.until_bye())] == list(range(10))
+
+
 def test_a_resumed_training_goes_on_where_it_was(daemon, watched):
     model, x = Model(), torch.rand(3, 5, D)
     it = watched(model, first_step=100, first_epoch=3, steps="manual")

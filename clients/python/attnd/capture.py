@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -46,6 +46,7 @@ from .spy import Spy, clean_path
 log = logging.getLogger("attnd")
 
 FORWARDS_PER_STEP = 64  # without the end of a step in so many forwards, forwards are steps
+FORWARDS_UNTOLD = 4  # captured of those, while nobody has said yet when a step ends
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
 
 
@@ -171,7 +172,7 @@ class Watch:
     def step(self) -> None:
         """One training step is done. From the first call on, only these calls count."""
         if not self._explicit:  # the optimizer may have told of this very step
-            self._explicit, self._stepped = True, False
+            self._explicit, self._stepped, self._forwards = True, False, 0
             for handle in self._handles:
                 handle.remove()
             self._handles = []
@@ -263,8 +264,9 @@ class Watch:
         if self._closed or self._stepped or _probing() is not None or not (
                 module.training or torch.is_grad_enabled() or self._evaluation):
             return
-        self._forwards += 1
-        if self._forwards > FORWARDS_PER_STEP or _register_optimizer_hook is None or not torch.is_grad_enabled():
+        forwards_are_steps = _register_optimizer_hook is None or not torch.is_grad_enabled()
+        self._forwards += not forwards_are_steps
+        if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance()
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
@@ -274,6 +276,7 @@ class Watch:
             return
         if not self._stepped:
             self._stepped = True
+            self._forwards = 0
             self._step = self._first_step  # whatever the forwards of the first step had counted
         self._advance()
 
@@ -294,6 +297,7 @@ class Watch:
     def rearm(self) -> None:
         """Installs or removes the spy, by whether the step that begins now is to be captured."""
         wanted = not self._closed and self.plan.takes_step(self._step) \
+            and not FORWARDS_UNTOLD <= self._forwards <= FORWARDS_PER_STEP \
             and self.publisher.listened_to and self._may_run() and not self._gives_up()
         if wanted and not self._spy.installed:
             self._arm()
@@ -585,9 +589,8 @@ class _OptimizerHook(_Hook):
 
     def __init__(self, owner: Any, root: Optional[torch.nn.Module]):
         super().__init__(owner)
-        self._parameters: Set[int] = set() if root is None else {id(p) for p in root.parameters()}
+        self._root = None if root is None else weakref.ref(root)
         self._judged: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
-        self._all = root is None
         self._leader: Any = None
 
     def __call__(self, optimizer: Any, *args: Any) -> None:
@@ -597,17 +600,22 @@ class _OptimizerHook(_Hook):
 
     def _counts(self, optimizer: Any) -> bool:
         """Of several optimizers of one model the first that steps counts, as long as it lives."""
-        if self._all:
+        if self._root is None:
             return True
         if optimizer not in self._judged:
-            self._judged[optimizer] = any(id(p) in self._parameters for group in optimizer.param_groups
-                                          for p in group["params"])
+            self._judged[optimizer] = _share_parameters(optimizer, self._root())
         if not self._judged[optimizer]:
             return False
         leader = self._leader() if self._leader is not None else None
         if leader is None:
             self._leader, leader = weakref.ref(optimizer), optimizer
         return leader is optimizer
+
+
+def _share_parameters(optimizer: Any, root: Optional[torch.nn.Module]) -> bool:
+    """By the parameters of now: what distributes a model may have replaced those that it was watched with."""
+    parameters = {id(p) for p in root.parameters()} if root is not None else set()
+    return any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
 
 
 _register_optimizer_hook: Optional[Callable[..., Any]] = getattr(
