@@ -21,25 +21,28 @@ captured step computes the same bits.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
+import math
 import os
 import re
 import sys
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
 from . import wire
-from .calls import Context, Cut, Seen, Share, cut, heads_of
-from .devices import HostCopy
+from .calls import Context, Cut, Queries, Seen, Share, Weights, cut, heads_of
+from .devices import DTYPE_NAMES, HostCopy
 from .layers import guess_layer, name_layers
 from .plan import Plan
 from .probe import Probe, run_quietly
-from .publisher import DEFAULT_QUEUE_BYTES, Captured, Publisher
+from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
 from .ranks import rank_and_world, shared_run
 from .spy import Spy, clean_path
 
@@ -142,7 +145,9 @@ class Watch:
         self._explicit = False  # that is step()
         self._forwards = 0
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
-        self._pending: List[Tuple[str, int, int, List[Cut]]] = []
+        self._pending: List[_Kept] = []
+        self._pending_bytes = 0
+        self._unnamed: List[Tuple[str, int]] = []  # paths and heads
         self._told_unseen = False
         self._closed = False
         self._warned = False
@@ -356,12 +361,14 @@ class Watch:
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
             context = Context(microbatch, self._tokens.of(self._names.stack_of(path)) if self._tokens else None)
-            heads = heads_of(seen) * self._share.of
-            cuts = cut(seen, plan, self._step, self._share, context)
-            if layer is not None:
-                self._publish(layer, cuts)
-            else:
-                self._pending.append((path, heads, self._step, cuts))
+            if layer is None:
+                self._unnamed.append((path, heads_of(seen) * self._share.of))
+            for part in _parts(seen, plan, self._step, self._share):
+                copy = functools.partial(_copy, seen, part.plan, self._step, self._share, context)
+                if layer is not None:
+                    self._publish(layer, part.nbytes, copy)
+                else:
+                    self._keep(path, part.nbytes, copy)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 
@@ -369,12 +376,14 @@ class Watch:
         """See spy.Watcher. Names what is new, and publishes it."""
         try:
             pending, self._pending = self._pending, []
-            if pending and self._names.add([(path, heads) for path, heads, _, _ in pending]):
+            self._pending_bytes = 0
+            unnamed, self._unnamed = self._unnamed, []
+            if unnamed and self._names.add(unnamed):
                 self.publisher.hello(self._names.described(), self._epoch, self._step)
-            for path, _, _, cuts in pending:
-                layer = self._names.layers[path]
+            for kept in pending:
+                layer = self._names.layers[kept.path]
                 if self.plan.takes_layer(layer) and self.publisher.wanted(*layer):
-                    self._publish(layer, cuts)
+                    self._publish(layer, kept.nbytes, kept.copied)
             self._tell_unseen(unseen)
         except Exception:
             self.failed("a forward could not be captured")
@@ -390,9 +399,22 @@ class Watch:
             log.warning("job %s: %s; training goes on, further failures are not logged", self.publisher.job,
                         what, exc_info=True)
 
-    def _publish(self, layer: wire.Layer, cuts: Sequence[Cut]) -> None:
-        for part in cuts:
-            self.publisher.publish_later(layer, self._epoch, self._step, part.nbytes, _maker(part, layer))
+    def _publish(self, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]]) -> None:
+        try:
+            self.publisher.publish_later(layer, self._epoch, self._step, nbytes, lambda: _maker(copy(), layer))
+        except Exception:
+            self.failed(f"the attention of {'.'.join(map(str, layer))} could not be captured")
+
+    def _keep(self, path: str, nbytes: int, copy: Callable[[], Optional[Cut]]) -> None:
+        """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
+        copied: Optional[Cut] = None
+        if self._pending_bytes + nbytes <= self.publisher.queue_bytes:
+            self._pending_bytes += nbytes
+            try:
+                copied = copy()
+            except Exception:
+                self.failed(f"the attention of {path or 'the model'} could not be captured")
+        self._pending.append(_Kept(path, nbytes, lambda: copied))
 
     def _tell_unseen(self, unseen: Sequence[str]) -> None:
         known = self._names.layers or self._spy.was_told
@@ -440,8 +462,59 @@ def innermost() -> Optional[Watch]:
     return _open[-1] if _open else None
 
 
-def _maker(part: Cut, layer: wire.Layer) -> Callable[[], Optional[Captured]]:
-    return lambda: part.make(layer)
+class _Part(NamedTuple):
+    """A part of a call: the plan that takes it alone, and what its copy takes."""
+    plan: Plan
+    nbytes: int
+
+
+class _Kept(NamedTuple):
+    """A part of a call that has no name yet, and how it was copied; None: it was not."""
+    path: str
+    nbytes: int
+    copied: Callable[[], Optional[Cut]]
+
+
+def _parts(seen: Seen, plan: Plan, step: int, share: Share) -> List[_Part]:
+    """What the plan wants of a call, by range of heads; none when the call is empty."""
+    whole = seen.q if isinstance(seen, Queries) else seen.weights
+    if whole.numel() == 0 or whole.dtype not in DTYPE_NAMES:
+        return []
+    batch, heads, queries = (int(n) for n in whole.shape[:3])
+    first, end = plan.row_block(step, queries)
+    samples = min(batch, plan.samples) if plan.samples else batch
+    offset = share.number * heads
+    ranges = [(max(low - offset, 0), min(high - offset, heads)) for low, high in plan.head_ranges(heads * share.of)]
+    return [_Part(replace(plan, heads=((offset + low, offset + high - 1),)),
+                  _nbytes(seen, samples, (low, high), end - first)) for low, high in ranges if low < high]
+
+
+def _nbytes(seen: Seen, samples: int, heads: Tuple[int, int], rows: int) -> int:
+    """What calls.cut copies of a call for so many samples, these heads and so many rows. What autocast lowers takes
+    less."""
+    count = heads[1] - heads[0]
+    if isinstance(seen, Weights):
+        keys = int(seen.weights.shape[3]) - seen.sink
+        return samples * rows * keys * (count * seen.weights.element_size() + 1)
+    q, k = seen.q, seen.k
+    group = max(1, int(q.shape[1]) // int(k.shape[1]))
+    key_heads = count if heads[0] % group or heads[1] % group else count // group
+    nbytes = samples * (count * rows * int(q.shape[3]) * q.element_size()
+                        + key_heads * int(k.shape[2] * k.shape[3]) * k.element_size())
+    if seen.mask is not None:
+        sizes = [*[1] * 4, *seen.mask.shape][-4:]
+        cut_to = [wanted if size > 1 else 1 for wanted, size in zip((samples, count, rows), sizes)]
+        nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
+    return nbytes
+
+
+def _copy(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> Optional[Cut]:
+    """Copies the one part of a call that the plan takes; None when there is nothing in it."""
+    return next(iter(cut(seen, plan, step, share, context)), None)
+
+
+def _maker(part: Optional[Cut], layer: wire.Layer) -> Maker:
+    return lambda: part.make(layer) if part is not None else None
 
 
 class _Names:
