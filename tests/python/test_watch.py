@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 """watch captures what the attention layers did, and changes nothing."""
 import copy
+import gc
 import io
 import math
 import os
 import pickle
+import sys
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -191,6 +195,31 @@ def test_copies_and_pickles_of_a_watched_model_are_free_of_it(watched):
         assert not other(x, x, x)[0].any() and model(x, x, x)[0].any()
         assert not other.attn.forward(x, x, x)[0].any()
         copy.deepcopy(other)
+
+
+def test_a_watch_lives_and_dies_with_its_model():
+    model, x = Model(), torch.rand(3, 5, D)
+    alive = weakref.ref(attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0))
+    gc.collect()
+    model(x, x, x)
+    it = alive()
+    assert it is not None and capture.innermost() is it
+    sender, hooks = it.publisher._sender, sys.modules["torch.optim.optimizer"].__dict__.get("_global_optimizer_post_hooks")
+    before = len(hooks or ())
+    del model, it
+    gc.collect()
+    assert alive() is None and not sender._thread.is_alive() and capture.innermost() is None
+    assert hooks is None or len(hooks) == before - 1
+
+
+def test_watching_again_closes_the_earlier_watch():
+    model, endpoint = Model(), free_endpoint()
+    first, other, again = (attnd.watch(model, job=job, endpoint=endpoint, wait=0) for job in ("job", "other", "job"))
+    assert first._closed and not other._closed and capture.innermost() is again
+    assert len(model._forward_hooks) == 2
+    again.close()
+    other.close()
+    assert "_attnd" not in vars(model)
 
 
 def test_state_dict_and_modules_do_not_change(watched):
@@ -664,14 +693,14 @@ def test_the_users_own_errors_reach_the_user(watched):
 
 
 def test_bad_arguments_are_value_errors():
-    model = Model()
+    model, threads = Model(), threading.active_count()
     for arguments in ({"every": 0}, {"job": "a/b"}, {"layers": {"nowhere": ("decoder", 0, "self")}},
-                      {"stack": "middle"}, {"rank": -1}, {"world": 0}):
+                      {"stack": "middle"}, {"rank": -1}, {"world": 0}, {"probe": torch.rand(1), "probe_every": 0}):
         with pytest.raises(ValueError):
             attnd.watch(model, **{"job": "job", "endpoint": free_endpoint(), "wait": 0, **arguments})
     with pytest.raises(ValueError):
         attnd.watch("no model", job="job")
-    assert "forward" not in model.attn.__dict__
+    assert not model._forward_hooks and threading.active_count() == threads
 
 
 def test_rank_and_world_come_from_the_environment(daemon, monkeypatch):

@@ -94,7 +94,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
         raise ValueError(f"steps = {steps!r}: must be 'auto' or 'manual'")
     root = _innermost(model)
     _check_names(root, layers, stack)
-    probe_every = wire.check_int("probe_every", probe_every)
+    probe_every = wire.check_int("probe_every", probe_every, minimum=0 if probe is None else 1)
     position = wire.check_int("first_epoch", first_epoch), wire.check_int("first_step", first_step)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
@@ -113,12 +113,11 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
     made.follow_steps(optimizer, steps)
     if probe is not None:
         made.follow_probe(probe, probe_every, endpoint)
-    _open.append(made)
-    made.rearm()
+    made.open()
     return made
 
 
-_open: List["Watch"] = []  # the innermost last
+_open: List["weakref.ref[Watch]"] = []  # the innermost last; who keeps them is their model
 _here = threading.local()
 
 
@@ -178,9 +177,7 @@ class Watch:
         """One training step is done. From the first call on, only these calls count."""
         if not self._explicit:  # the optimizer may have told of this very step
             self._explicit, self._stepped, self._forwards = True, False, 0
-            for handle in self._handles:
-                handle.remove()
-            self._handles = []
+            _remove_all(self._handles)
         self._end_step()
 
     def epoch_end(self) -> None:
@@ -229,12 +226,11 @@ class Watch:
             return
         self._closed = True
         self._disarm()
-        for handle in self._handles:
-            handle.remove()
+        _remove_all(self._handles)
         if self._probe is not None:
             self._probe.close()
-        if self in _open:
-            _open.remove(self)
+        _open[:] = [reference for reference in _open if reference() not in (self, None)]
+        _kept_by(self._root, without=self)
         if self._own_publisher:
             self.publisher.close()
 
@@ -245,6 +241,17 @@ class Watch:
         self.close()
 
     # --------------------------------------------------------------------------------- when a step ends
+
+    def open(self) -> None:
+        """Begins; called once, by watch(). Whoever watches the same model for the same job again, as a cell of a
+        notebook that is run again does, closes the earlier one."""
+        for earlier in list(_kept_by(self._root)):
+            if earlier.publisher.job == self.publisher.job and earlier._own_publisher and self._own_publisher:
+                earlier.close()
+        _kept_by(self._root, also=self)
+        _open.append(weakref.ref(self))
+        weakref.finalize(self, _remove_all, self._handles).atexit = False
+        self.rearm()
 
     def follow_steps(self, optimizer: Any, steps: str) -> None:
         """Notices by itself when a step ends; called once, by watch()."""
@@ -459,7 +466,7 @@ class Watch:
 
 def innermost() -> Optional[Watch]:
     """The watch that was opened last and is still open."""
-    return _open[-1] if _open else None
+    return next((it for it in (reference() for reference in reversed(_open)) if it is not None), None)
 
 
 class _Part(NamedTuple):
@@ -634,6 +641,30 @@ class _Hook:
 
     def __reduce__(self) -> Any:
         return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class _Keeper(_Hook):
+    """Hangs on a model and keeps its watches, which nobody else may hold: they live as long as it does."""
+
+    def __init__(self, watches: List[Watch]):
+        self.watches = watches
+
+
+def _kept_by(root: torch.nn.Module, also: Optional[Watch] = None, without: Optional[Watch] = None) -> List[Watch]:
+    """The watches that a model keeps, when one is added or taken away."""
+    keeper = vars(root).get("_attnd")
+    watches = keeper.watches if isinstance(keeper, _Keeper) else []  # a copy of a watched model keeps none
+    watches = [watch for watch in watches if watch is not without] + [watch for watch in (also,) if watch is not None]
+    if watches:
+        vars(root)["_attnd"] = _Keeper(watches)
+    else:
+        vars(root).pop("_attnd", None)
+    return watches
+
+
+def _remove_all(handles: List[Any]) -> None:
+    while handles:
+        handles.pop().remove()
 
 
 class _ForwardHook(_Hook):

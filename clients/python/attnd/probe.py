@@ -59,8 +59,6 @@ class Probe:
     """
 
     def __init__(self, model: torch.nn.Module, inputs: Any, every: int, training: "Watch", endpoint: str):
-        if every < 1:
-            raise ValueError("probe_every: must be at least 1 with a probe")
         self._every = every
         self._model = model
         self._args, self._kwargs = _arguments(inputs)
