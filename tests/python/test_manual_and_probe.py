@@ -74,6 +74,34 @@ def test_by_hand_sends_as_many_samples_as_the_plan_says(daemon, publisher):
     assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 4 and got[0]["k_len"] == [T, 2]
 
 
+class Checkpointed(torch.nn.Module):
+    """One attention that is run again in the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.attend, x, use_reentrant=False)
+
+    def attend(self, x):
+        attnd.publish_qk(x * self.scale, x, layer=0)
+        return torch.sin(torch.sin(x * self.scale))
+
+
+@pytest.mark.skipif(not hasattr(torch, "compiler"), reason="torch 1.13 does not tell of repeated forwards")
+def test_by_hand_repeated_forwards_and_validations_do_not_count(daemon, publisher):
+    pytest.importorskip("torch.utils.checkpoint")
+    model, x = Checkpointed(), torch.rand(1, H, T, D)
+    with attnd.watch(model, job="job", publisher=publisher, steps="manual"):
+        model(x).sum().backward()
+        with torch.no_grad():
+            model.eval()(x)
+        model.train()(x).sum().backward()
+    publisher.close()
+    assert len([h for _, h, _ in daemon.until_bye() if h["type"] != "event"]) == 2
+
+
 def test_bad_arguments_by_hand_do_not_reach_the_training(daemon, publisher, caplog):
     with attnd.watch(Model(), job="job", publisher=publisher):
         for _ in range(2):

@@ -291,6 +291,23 @@ def test_a_stalled_daemon_spares_the_capture_and_counts(watched):
     assert stats["dropped"] == 1 and stats["published"] == published and identity_holds(stats)
 
 
+def test_a_stalled_daemon_costs_what_would_have_been_captured_once_a_step():
+    fake = FakeDaemon(topics=(b"tensor/job/", b"event/", b"plan/0/*/every=1;layers=decoder.1.self"))
+    model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(D, H, 16, batch_first=True), 3)
+    publisher = attnd.Publisher("job", fake.endpoint)
+    fake.attach(publisher)
+    with attnd.watch(model, job="job", publisher=publisher, steps="manual") as it:
+        model(torch.rand(2, 5, D))
+        assert len(it.layers) == 3
+        publisher._sender.stalled = True
+        for _ in range(3):
+            it.step()
+            it.rearm()  # as after each microbatch
+        assert it.stats()["dropped_by_topic"] == {"tensor/job/decoder/1/self/": 3}
+    publisher.close()
+    fake.close()
+
+
 def test_explicit_steps_and_epochs(daemon, watched):
     model = Model()
     x = torch.rand(3, 5, D)
@@ -671,6 +688,50 @@ def test_a_message_that_cannot_be_made_is_counted(watched, monkeypatch, caplog):
         it.step()
     assert it.publisher.drain() and it.stats()["dropped"] == 2 and identity_holds(it.stats())
     assert len(caplog.records) == 1
+
+
+class Parts(torch.nn.Module):
+    """Has no forward of its own: its parts are run one by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attn = torch.nn.Embedding(50, D), MHA(D, H, batch_first=True)
+
+    def training_step(self, tokens, attends=True):
+        x = self.embed(tokens)
+        return self.attn(x, x, x)[0] if attends else x
+
+
+@pytest.mark.skipif(not hasattr(torch, "compiler"), reason="torch 1.13 does not follow parts that are run by themselves")
+@pytest.mark.parametrize("attends", [True, False])
+def test_whether_any_attention_is_seen_is_judged_by_the_step(watched, caplog, attends):
+    model = Parts()
+    it = watched(model, steps="manual")
+    for _ in range(2):
+        model.training_step(torch.ones(1, 4, dtype=torch.long), attends)
+        assert attends or it.current_step or not caplog.records
+        it.step()
+    assert [record.message.partition(":")[2][:23] for record in caplog.records] == [
+        " no attention was seen "] * (not attends)
+
+
+def test_a_given_name_is_free_for_whom_it_was_given(daemon, watched, caplog):
+    """Though another, which runs before, would be called so by its path."""
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(MHA(D, H, batch_first=True) for _ in range(2))
+
+        def forward(self, x, last):
+            x = self.layers[0](x, x, x)[0]
+            return self.layers[1](x, x, x)[0] if last else x
+
+    model, x = Two(), torch.rand(1, 5, D)
+    with watched(model, layers={"layers.1": ("decoder", 0, "self")}, steps="manual") as it:
+        for last in (False, True):
+            model(x, last)
+            it.step()
+        assert it.layers == [("decoder", 1, "self"), ("decoder", 0, "self")] and not caplog.records
 
 
 def test_a_broken_epoch_end_never_reaches_the_user(watched, monkeypatch, caplog):

@@ -147,6 +147,9 @@ class Watch:
         self._pending: List[_Kept] = []
         self._pending_bytes = 0
         self._unnamed: List[Tuple[str, int]] = []  # paths and heads
+        self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
+        self._followed = False  # a forward of this step was
+        self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
         self._told_unseen = False
         self._closed = False
         self._warned = False
@@ -224,6 +227,8 @@ class Watch:
         time). Idempotent."""
         if self._closed:
             return
+        if self._followed:
+            self._guarded(self._tell_unseen)
         self._closed = True
         self._disarm()
         _remove_all(self._handles)
@@ -295,6 +300,8 @@ class Watch:
     def _advance(self) -> None:
         self._step += 1
         self._passes = {}
+        if self._followed:
+            self._guarded(self._tell_unseen)
         if self._probe is not None:
             self._probe.after_step(self._step)
         self._guarded(self._say_alive)
@@ -327,9 +334,15 @@ class Watch:
             self._tokens.remove()
 
     def _gives_up(self) -> bool:
-        """Whether the daemon takes nothing any more: then what would be captured is counted as dropped."""
-        return any([self.publisher.give_up(*layer) for layer in self._names.layers.values()]) \
-            or self.publisher.stalled
+        """Whether the daemon takes nothing any more: then what would be captured is counted as dropped, once a step."""
+        if not self.publisher.stalled:
+            return False
+        if self._given_up_at != self._step:
+            self._given_up_at = self._step
+            for layer in self._names.layers.values():
+                if self.plan.takes_layer(layer) and self.publisher.wanted(*layer):
+                    self.publisher.give_up(*layer)
+        return True
 
     def _may_run(self) -> bool:
         """Whether the model may run eagerly: a compiled flex attention would make all logits then."""
@@ -391,7 +404,8 @@ class Watch:
                 layer = self._names.layers[kept.path]
                 if self.plan.takes_layer(layer) and self.publisher.wanted(*layer):
                     self._publish(layer, kept.nbytes, kept.copied)
-            self._tell_unseen(unseen)
+            self._unseen.update(dict.fromkeys(unseen))
+            self._followed = True
         except Exception:
             self.failed("a forward could not be captured")
         finally:
@@ -423,8 +437,11 @@ class Watch:
                 self.failed(f"the attention of {path or 'the model'} could not be captured")
         self._pending.append(_Kept(path, nbytes, lambda: copied))
 
-    def _tell_unseen(self, unseen: Sequence[str]) -> None:
+    def _tell_unseen(self) -> None:
+        """Says once what was not seen; judged by a whole step, as its parts may be run one by one."""
         known = self._names.layers or self._spy.was_told
+        unseen, self._unseen = list(self._unseen), {}
+        self._followed = False
         if self._told_unseen or self._warned or (known and not unseen):
             return
         self._told_unseen = True
@@ -446,6 +463,11 @@ class Watch:
         """The path of the module whose forward runs now, when that is followed; it publishes by hand."""
         self._spy.told()
         return self._spy.current_path
+
+    def counts(self) -> bool:
+        """Whether what runs now in this thread, though it is not followed, is training: not a validation, not a
+        forward that a backward pass repeats, not the probe of another watch."""
+        return _is_no_repetition() and self.begins(self._root)
 
     def wants(self, layer: wire.Layer) -> bool:
         """Whether this attention is to be published at this step."""
@@ -539,8 +561,9 @@ class _Names:
         new = {path: heads for path, heads in found if path not in self.layers}
         self._heads.update(new)
         paths = [*self.layers, *new]
-        kept = {path: layer for path, layer in {**self._given, **self.layers}.items() if path in paths}
-        self.layers = name_layers(paths, kept, self._stack)
+        kept = {**self.layers, **{path: self._given[path] for path in new if path in self._given}}
+        reserved = [layer for path, layer in self._given.items() if path not in kept]
+        self.layers = name_layers(paths, kept, self._stack, reserved)
         return bool(new)
 
     def stack_of(self, path: str) -> str:
@@ -722,6 +745,12 @@ def _share_parameters(optimizer: Any, root: Optional[torch.nn.Module]) -> bool:
     return any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
 
 
+def _is_no_repetition() -> bool:
+    """Whether no backward pass runs in this thread; torch 1.13 cannot tell."""
+    return _graph_task_id is None or _graph_task_id() == -1
+
+
+_graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_task_id", None)
 _register_optimizer_hook: Optional[Callable[..., Any]] = getattr(
     sys.modules["torch.optim.optimizer"], "register_optimizer_step_post_hook", None)
 _is_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)
