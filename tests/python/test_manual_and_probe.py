@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from conftest import FakeDaemon
+from conftest import free_endpoint
 
 T, D, H = 6, 8, 2
 
@@ -174,10 +174,21 @@ def test_a_probe_that_fails_does_not_reach_the_training(daemon, publisher, caplo
     model = Lookup()
     with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher, steps="manual",
                      probe=torch.rand(1, T), probe_every=1) as it:
+        daemon.attach(it._probe.publisher)
         model(torch.randint(50, (1, T)))
         it.step()
         it.step()
     assert "probe" in caplog.text and model.training
+
+
+@pytest.mark.parametrize("world, forwards", [(1, 0), (2, 3)])
+def test_a_probe_that_nobody_listens_to_is_run_only_as_one_of_several_ranks(world, forwards):
+    model, tokens = Counting(), torch.randint(50, (1, T))
+    with attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, steps="manual", probe=tokens, probe_every=2,
+                     world=world, rank=0, run=bytes(16)) as it:
+        for _ in range(6):
+            it.step()
+    assert model.forwards == forwards
 
 
 class Counting(Lookup):

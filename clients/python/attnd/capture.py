@@ -78,7 +78,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
     evaluation   capture forwards in eval mode without gradients too
     tokens       publish the token numbers of the model's input along: `induction` and `duplicate_token` need them
     probe        inputs of the model, a tensor, tuple or dict: run without gradients after every `probe_every` steps and
-                 published as job "<job>.probe"; see Watch.probe
+                 published as job "<job>.probe", when somebody is subscribed to that or world > 1; see Watch.probe
     first_step, first_epoch   where a resumed training goes on
     wait         seconds to wait, once and now, for the daemon's subscription; without one the job just goes on
     queue_bytes, run, options   as for Publisher
