@@ -39,6 +39,10 @@ def test_named_layers_stay_and_others_make_room():
     assert names == {"a.0.attn": ("decoder", 1, "self"), "a.1.attn": ("decoder", 0, "self")}
 
 
+def test_reserved_layers_are_given_to_none():
+    assert name_layers(["a.0.attn"], reserved=[("decoder", 0, "self")]) == {"a.0.attn": ("decoder", 1, "self")}
+
+
 def test_one_stack_for_all():
     assert name_layers(["blocks.0.attn"], stack="encoder") == {"blocks.0.attn": ("encoder", 0, "self")}
 

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from conftest import FakeDaemon
+from conftest import free_endpoint
 
 T, D, H = 6, 8, 2
 
@@ -72,6 +72,34 @@ def test_by_hand_sends_as_many_samples_as_the_plan_says(daemon, publisher):
     publisher.close()
     got = [h for _, h, _ in daemon.until_bye() if h["type"] != "event"]
     assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 4 and got[0]["k_len"] == [T, 2]
+
+
+class Checkpointed(torch.nn.Module):
+    """One attention that is run again in the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.attend, x, use_reentrant=False)
+
+    def attend(self, x):
+        attnd.publish_qk(x * self.scale, x, layer=0)
+        return torch.sin(torch.sin(x * self.scale))
+
+
+@pytest.mark.skipif(not hasattr(torch, "compiler"), reason="torch 1.13 does not tell of repeated forwards")
+def test_by_hand_repeated_forwards_and_validations_do_not_count(daemon, publisher):
+    pytest.importorskip("torch.utils.checkpoint")
+    model, x = Checkpointed(), torch.rand(1, H, T, D)
+    with attnd.watch(model, job="job", publisher=publisher, steps="manual"):
+        model(x).sum().backward()
+        with torch.no_grad():
+            model.eval()(x)
+        model.train()(x).sum().backward()
+    publisher.close()
+    assert len([h for _, h, _ in daemon.until_bye() if h["type"] != "event"]) == 2
 
 
 def test_bad_arguments_by_hand_do_not_reach_the_training(daemon, publisher, caplog):
@@ -146,7 +174,42 @@ def test_a_probe_that_fails_does_not_reach_the_training(daemon, publisher, caplo
     model = Lookup()
     with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher, steps="manual",
                      probe=torch.rand(1, T), probe_every=1) as it:
+        daemon.attach(it._probe.publisher)
         model(torch.randint(50, (1, T)))
         it.step()
         it.step()
     assert "probe" in caplog.text and model.training
+
+
+@pytest.mark.parametrize("world, forwards", [(1, 0), (2, 3)])
+def test_a_probe_that_nobody_listens_to_is_run_only_as_one_of_several_ranks(world, forwards):
+    model, tokens = Counting(), torch.randint(50, (1, T))
+    with attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, steps="manual", probe=tokens, probe_every=2,
+                     world=world, rank=0, run=bytes(16)) as it:
+        for _ in range(6):
+            it.step()
+    assert model.forwards == forwards
+
+
+class Counting(Lookup):
+    forwards = 0
+
+    def forward(self, tokens):
+        self.forwards += 1
+        return super().forward(tokens)
+
+
+def test_a_probe_is_no_forward_of_the_training(daemon, publisher):
+    model, tokens = Counting().eval(), torch.randint(50, (1, T))
+    with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher, evaluation=True, probe=tokens,
+                     probe_every=1) as it:
+        daemon.attach(it._probe.publisher)
+        with torch.no_grad():
+            for _ in range(3):
+                model(tokens)
+        assert (model.forwards, it.current_step) == (6, 3)
+        it.probe(tokens)
+        assert it.current_step == 3
+    publisher.close()
+    topics = [topic for topic, h, _ in until_byes(daemon, 2) if h["type"] != "event"]
+    assert [topics.count(f"tensor/{job}/decoder/0/self/") for job in ("job", "job.probe")] == [4, 3]

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 """watch captures what the attention layers did, and changes nothing."""
 import copy
+import gc
 import io
 import math
 import os
 import pickle
+import sys
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -193,6 +197,31 @@ def test_copies_and_pickles_of_a_watched_model_are_free_of_it(watched):
         copy.deepcopy(other)
 
 
+def test_a_watch_lives_and_dies_with_its_model():
+    model, x = Model(), torch.rand(3, 5, D)
+    alive = weakref.ref(attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0))
+    gc.collect()
+    model(x, x, x)
+    it = alive()
+    assert it is not None and capture.innermost() is it
+    sender, hooks = it.publisher._sender, sys.modules["torch.optim.optimizer"].__dict__.get("_global_optimizer_post_hooks")
+    before = len(hooks or ())
+    del model, it
+    gc.collect()
+    assert alive() is None and not sender._thread.is_alive() and capture.innermost() is None
+    assert hooks is None or len(hooks) == before - 1
+
+
+def test_watching_again_closes_the_earlier_watch():
+    model, endpoint = Model(), free_endpoint()
+    first, other, again = (attnd.watch(model, job=job, endpoint=endpoint, wait=0) for job in ("job", "other", "job"))
+    assert first._closed and not other._closed and capture.innermost() is again
+    assert len(model._forward_hooks) == 2
+    again.close()
+    other.close()
+    assert "_attnd" not in vars(model)
+
+
 def test_state_dict_and_modules_do_not_change(watched):
     model = Model()
     keys, modules = list(model.state_dict()), [name for name, _ in model.named_modules()]
@@ -262,6 +291,23 @@ def test_a_stalled_daemon_spares_the_capture_and_counts(watched):
     assert stats["dropped"] == 1 and stats["published"] == published and identity_holds(stats)
 
 
+def test_a_stalled_daemon_costs_what_would_have_been_captured_once_a_step():
+    fake = FakeDaemon(topics=(b"tensor/job/", b"event/", b"plan/0/*/every=1;layers=decoder.1.self"))
+    model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(D, H, 16, batch_first=True), 3)
+    publisher = attnd.Publisher("job", fake.endpoint)
+    fake.attach(publisher)
+    with attnd.watch(model, job="job", publisher=publisher, steps="manual") as it:
+        model(torch.rand(2, 5, D))
+        assert len(it.layers) == 3
+        publisher._sender.stalled = True
+        for _ in range(3):
+            it.step()
+            it.rearm()  # as after each microbatch
+        assert it.stats()["dropped_by_topic"] == {"tensor/job/decoder/1/self/": 3}
+    publisher.close()
+    fake.close()
+
+
 def test_explicit_steps_and_epochs(daemon, watched):
     model = Model()
     x = torch.rand(3, 5, D)
@@ -327,6 +373,44 @@ def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypat
     it.publisher.close()
     steps = [h["step"] for h in tensor_headers(daemon.until_bye())]
     assert steps == ([0, 0, 0, 1, 2] if hasattr(torch, "compiler") else [0, 1, 2, 3, 4])
+
+
+@needs_step_hooks
+def test_parameters_that_were_replaced_after_watch_are_known_to_the_step(watched):
+    model, x = Model(), torch.rand(3, 5, D)
+    it = watched(model)
+    model.attn.in_proj_weight = torch.nn.Parameter(model.attn.in_proj_weight.detach().clone())
+    optimizer = torch.optim.SGD([model.attn.in_proj_weight], 1e-3)  # as of a model that was sharded meanwhile
+    for step in range(3):
+        model(x, x, x)[0].sum().backward()
+        optimizer.step()
+        assert it.current_step == step + 1
+
+
+@needs_step_hooks
+def test_while_nobody_tells_of_steps_few_forwards_are_captured(daemon, watched):
+    model, x = Model(), torch.rand(3, 5, D)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    it = watched(model)
+    for _ in range(2):
+        for _ in range(10):
+            model(x, x, x)[0].sum().backward()
+        optimizer.step()
+    it.close()
+    it.publisher.close()
+    steps = [h["step"] for h in tensor_headers(daemon.until_bye())]
+    assert steps == [0] * capture.FORWARDS_UNTOLD + [1] * 10
+
+
+def test_forwards_without_gradients_are_steps(daemon, watched):
+    model, x = Model(), torch.rand(3, 5, D)
+    it = watched(model)
+    with torch.no_grad():
+        for _ in range(10):
+            model(x, x, x)
+    it.close()
+    it.publisher.close()
+    assert [h["step"] for h in tensor_headers(daemon.until_bye())] == list(range(10))
 
 
 def test_a_resumed_training_goes_on_where_it_was(daemon, watched):
@@ -606,6 +690,50 @@ def test_a_message_that_cannot_be_made_is_counted(watched, monkeypatch, caplog):
     assert len(caplog.records) == 1
 
 
+class Parts(torch.nn.Module):
+    """Has no forward of its own: its parts are run one by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attn = torch.nn.Embedding(50, D), MHA(D, H, batch_first=True)
+
+    def training_step(self, tokens, attends=True):
+        x = self.embed(tokens)
+        return self.attn(x, x, x)[0] if attends else x
+
+
+@pytest.mark.skipif(not hasattr(torch, "compiler"), reason="torch 1.13 does not follow parts that are run by themselves")
+@pytest.mark.parametrize("attends", [True, False])
+def test_whether_any_attention_is_seen_is_judged_by_the_step(watched, caplog, attends):
+    model = Parts()
+    it = watched(model, steps="manual")
+    for _ in range(2):
+        model.training_step(torch.ones(1, 4, dtype=torch.long), attends)
+        assert attends or it.current_step or not caplog.records
+        it.step()
+    assert [record.message.partition(":")[2][:23] for record in caplog.records] == [
+        " no attention was seen "] * (not attends)
+
+
+def test_a_given_name_is_free_for_whom_it_was_given(daemon, watched, caplog):
+    """Though another, which runs before, would be called so by its path."""
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(MHA(D, H, batch_first=True) for _ in range(2))
+
+        def forward(self, x, last):
+            x = self.layers[0](x, x, x)[0]
+            return self.layers[1](x, x, x)[0] if last else x
+
+    model, x = Two(), torch.rand(1, 5, D)
+    with watched(model, layers={"layers.1": ("decoder", 0, "self")}, steps="manual") as it:
+        for last in (False, True):
+            model(x, last)
+            it.step()
+        assert it.layers == [("decoder", 1, "self"), ("decoder", 0, "self")] and not caplog.records
+
+
 def test_a_broken_epoch_end_never_reaches_the_user(watched, monkeypatch, caplog):
     it = watched(Model())
     monkeypatch.setattr(it.publisher, "epoch_end", lambda *a: 1 / 0)
@@ -626,14 +754,14 @@ def test_the_users_own_errors_reach_the_user(watched):
 
 
 def test_bad_arguments_are_value_errors():
-    model = Model()
+    model, threads = Model(), threading.active_count()
     for arguments in ({"every": 0}, {"job": "a/b"}, {"layers": {"nowhere": ("decoder", 0, "self")}},
-                      {"stack": "middle"}, {"rank": -1}, {"world": 0}):
+                      {"stack": "middle"}, {"rank": -1}, {"world": 0}, {"probe": torch.rand(1), "probe_every": 0}):
         with pytest.raises(ValueError):
             attnd.watch(model, **{"job": "job", "endpoint": free_endpoint(), "wait": 0, **arguments})
     with pytest.raises(ValueError):
         attnd.watch("no model", job="job")
-    assert "forward" not in model.attn.__dict__
+    assert not model._forward_hooks and threading.active_count() == threads
 
 
 def test_rank_and_world_come_from_the_environment(daemon, monkeypatch):
@@ -727,3 +855,52 @@ def test_two_watches_of_one_model_both_see_it(daemon):
     got = [(h["stack"], h["step"]) for h in tensor_headers(daemon.until_bye())]
     assert got == [("encoder", 0), ("decoder", 0), ("encoder", 1), ("decoder", 1)]
     assert torch._C._len_torch_function_stack() == 0
+
+
+# --------------------------------------------------------------------------------------------- tokens
+
+class Embedded(torch.nn.Module):
+    """Tokens through one attention of each stack; more arguments than it needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(50, D)
+        self.encoder, self.decoder = MHA(D, H, batch_first=True), MHA(D, H, batch_first=True)
+
+    def forward(self, attention_mask, input_ids, decoder_input_ids=None):
+        x = self.embed(input_ids)
+        y = self.embed(input_ids if decoder_input_ids is None else decoder_input_ids)
+        return self.encoder(x, x, x, need_weights=False)[0] + self.decoder(y, y, y, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("own_decoder", [True, False])
+def test_tokens_are_those_that_the_stack_reads(daemon, watched, own_decoder):
+    model, mask = Embedded(), torch.ones(2, 5, dtype=torch.int64)
+    tokens, others = torch.randint(50, (2, 5)), torch.randint(50, (2, 5))
+    with watched(model, tokens=True):
+        model(mask, tokens, *[others] * own_decoder)
+    got = [tensors_of(next_tensors(daemon))["tokens"] for _ in range(2)]
+    assert (got[0] == tokens.numpy()).all() and (got[1] == (others if own_decoder else tokens).numpy()).all()
+
+
+def test_tokens_are_copied_once_and_only_when_they_travel(daemon, watched, monkeypatch):
+    copied = []
+
+    class Counted(capture.HostCopy):
+        def __init__(self, *args):
+            copied.append(args[0])
+            super().__init__(*args)
+
+    monkeypatch.setattr(capture, "HostCopy", Counted)
+    model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
+    it = watched(model, tokens=True, every=2, steps="manual")
+    counts = []
+    for _ in range(3):
+        model(mask, tokens)
+        model.eval()
+        with torch.no_grad():
+            model(mask, tokens)  # a validation
+        model.train()
+        counts.append(len(copied))
+        it.step()
+    assert counts == [1, 1, 2] and not model._forward_pre_hooks

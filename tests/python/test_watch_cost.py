@@ -13,8 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import capture, devices
-from conftest import free_endpoint, wait_until
+from attnd import calls, capture, devices
+from attnd.plan import Plan
+from conftest import free_endpoint, identity_holds, wait_until
 
 PACKAGE = str(pathlib.Path(attnd.__file__).parent)
 CALLS_PER_STEP = 25  # of our Python functions when nothing is captured: an optimizer's step and a forward
@@ -133,6 +134,74 @@ def test_the_sender_wakes_after_a_captured_forward_not_in_it(daemon, monkeypatch
         assert len(woken) == 1 if wakes == 1 else 1 < len(woken) <= wakes
         monkeypatch.undo()
         assert training.publisher.drain(10) and training.publisher.stats()["dropped"] == 0
+
+
+def test_the_first_captured_forward_holds_no_more_than_the_queue(daemon, monkeypatch):
+    """What has no name yet is copied as well: ten copies of 512 bytes, or 288 in torch 1."""
+    with Training(10, daemon.endpoint, queue_bytes=2 << 10) as training:
+        daemon.attach(training.publisher)
+        training.watch.rearm()
+        held, ends = [], training.watch.ends
+
+        def look(unseen):
+            held.extend(kept.nbytes for kept in training.watch._pending if kept.copied() is not None)
+            ends(unseen)
+
+        monkeypatch.setattr(training.watch, "ends", look)
+        training.model(training.x)
+        assert training.publisher.drain(10)
+        stats = training.publisher.stats()
+        assert 1 < len(held) < 10 and (2 << 10) - held[0] < sum(held) <= 2 << 10
+        assert stats["dropped"] == 10 - len(held) and identity_holds(stats)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_without_room_nothing_is_copied(daemon, monkeypatch, count):
+    with Training(3, daemon.endpoint, every=1) as training:
+        daemon.attach(training.publisher)
+        training.watch.rearm()
+        training.step()
+        assert training.publisher.drain(10)
+        monkeypatch.setattr(training.publisher._sender, "_queue_bytes", 100)
+        monkeypatch.setattr(calls, "HostCopy", lambda *_: 1 / 0)
+        before = training.watch.stats()["dropped"]
+        for _ in range(count):
+            training.step()
+        assert training.watch.stats()["dropped"] == before + 3 * count and not training.watch._warned
+
+
+def test_a_copy_that_fails_is_counted(daemon, monkeypatch):
+    with Training(3, daemon.endpoint, every=1) as training:
+        daemon.attach(training.publisher)
+        training.watch.rearm()
+        for copies_fail in (True, False, True):  # without a name, and with one
+            with monkeypatch.context() as patch:
+                if copies_fail:
+                    patch.setattr(calls, "HostCopy", lambda *_: 1 / 0)
+                training.step()
+        assert training.publisher.drain(10)
+        stats = training.publisher.stats()
+        assert stats["dropped"] == 6 and training.watch._warned and identity_holds(stats)
+
+
+MASK = torch.zeros(3, 1, 6, 5)
+
+
+@pytest.mark.parametrize("plan", [{}, {"samples": 2}, {"rows": 4}, {"heads": ((1, 2),)}, {"heads": ((0, 0), (3, 3))},
+                                  {"heads": ((2, 3),), "rows": 4, "samples": 1}])
+@pytest.mark.parametrize("seen", [
+    calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(3, 4, 5, 8)),
+    calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(1, 2, 5, 8).bfloat16(), MASK),
+    calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(3, 2, 5, 8), torch.ones(6, 5, dtype=torch.bool)),
+    calls.Weights(torch.rand(3, 4, 6, 5), torch.rand(3, 4, 6, 5)),
+    calls.Weights(torch.rand(3, 4, 6, 5), torch.rand(3, 4, 6, 5), True)])
+def test_what_is_reserved_is_what_the_copies_take(seen, plan):
+    for share in (calls.Share(), calls.Share(1, 2)):
+        plan = Plan(**plan) if isinstance(plan, dict) else plan
+        parts = capture._parts(seen, plan, 1, share)
+        copies = [capture._copy(seen, part.plan, 1, share, calls.Context()) for part in parts]
+        assert [part.nbytes for part in parts] == [copy.nbytes for copy in copies]
+        assert [copy.nbytes for copy in copies] == [copy.nbytes for copy in calls.cut(seen, plan, 1, share, calls.Context())]
 
 
 def test_many_steps_leave_nothing_behind():

@@ -21,28 +21,35 @@ captured step computes the same bits.
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import logging
+import math
 import os
+import re
 import sys
+import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
 from . import wire
-from .calls import Context, Cut, Seen, Share, cut, heads_of
-from .devices import HostCopy
-from .layers import name_layers
+from .calls import Context, Cut, Queries, Seen, Share, Weights, cut, heads_of
+from .devices import DTYPE_NAMES, HostCopy
+from .layers import guess_layer, name_layers
 from .plan import Plan
 from .probe import Probe, run_quietly
-from .publisher import DEFAULT_QUEUE_BYTES, Captured, Publisher
+from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
 from .ranks import rank_and_world, shared_run
 from .spy import Spy, clean_path
 
 log = logging.getLogger("attnd")
 
 FORWARDS_PER_STEP = 64  # without the end of a step in so many forwards, forwards are steps
+FORWARDS_UNTOLD = 4  # captured of those, while nobody has said yet when a step ends
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
 
 
@@ -71,7 +78,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
     evaluation   capture forwards in eval mode without gradients too
     tokens       publish the token numbers of the model's input along: `induction` and `duplicate_token` need them
     probe        inputs of the model, a tensor, tuple or dict: run without gradients after every `probe_every` steps and
-                 published as job "<job>.probe"; see Watch.probe
+                 published as job "<job>.probe", when somebody is subscribed to that or world > 1; see Watch.probe
     first_step, first_epoch   where a resumed training goes on
     wait         seconds to wait, once and now, for the daemon's subscription; without one the job just goes on
     queue_bytes, run, options   as for Publisher
@@ -87,7 +94,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
         raise ValueError(f"steps = {steps!r}: must be 'auto' or 'manual'")
     root = _innermost(model)
     _check_names(root, layers, stack)
-    probe_every = wire.check_int("probe_every", probe_every)
+    probe_every = wire.check_int("probe_every", probe_every, minimum=0 if probe is None else 1)
     position = wire.check_int("first_epoch", first_epoch), wire.check_int("first_step", first_step)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
@@ -106,12 +113,17 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
     made.follow_steps(optimizer, steps)
     if probe is not None:
         made.follow_probe(probe, probe_every, endpoint)
-    _open.append(made)
-    made.rearm()
+    made.open()
     return made
 
 
-_open: List["Watch"] = []  # the innermost last
+_open: List["weakref.ref[Watch]"] = []  # the innermost last; who keeps them is their model
+_here = threading.local()
+
+
+def _probing() -> Optional["Watch"]:
+    """The watch whose probe runs in this thread now."""
+    return getattr(_here, "probing", None)
 
 
 class Watch:
@@ -128,12 +140,16 @@ class Watch:
         self._epoch, self._step = position
         self._first_step = self._step
         self._evaluation = evaluation
-        self._tokens = _Tokens(root) if tokens else None
         self._stepped = False  # somebody has said when a step ends
         self._explicit = False  # that is step()
         self._forwards = 0
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
-        self._pending: List[Tuple[str, int, int, List[Cut]]] = []
+        self._pending: List[_Kept] = []
+        self._pending_bytes = 0
+        self._unnamed: List[Tuple[str, int]] = []  # paths and heads
+        self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
+        self._followed = False  # a forward of this step was
+        self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
         self._told_unseen = False
         self._closed = False
         self._warned = False
@@ -142,6 +158,7 @@ class Watch:
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
         self._spy = Spy(root, self)
+        self._tokens = _Tokens(root, self._spy) if tokens else None
         publisher.hello([])
 
     @property
@@ -162,10 +179,8 @@ class Watch:
     def step(self) -> None:
         """One training step is done. From the first call on, only these calls count."""
         if not self._explicit:  # the optimizer may have told of this very step
-            self._explicit, self._stepped = True, False
-            for handle in self._handles:
-                handle.remove()
-            self._handles = []
+            self._explicit, self._stepped, self._forwards = True, False, 0
+            _remove_all(self._handles)
         self._end_step()
 
     def epoch_end(self) -> None:
@@ -184,18 +199,20 @@ class Watch:
         a sharded model have to call it together."""
         if self._closed:
             return
-        evaluation, self._evaluation = self._evaluation, True
+        if _probing() is not None:  # by a hook of the model itself
+            return
         installed = self._spy.installed
+        _here.probing = self
         try:
             if not installed:
-                self._spy.install()
+                self._arm()
             run_quietly(self._root, args, kwargs)
         except Exception:
             self.failed("the probe could not be run")
         finally:
-            self._evaluation = evaluation
+            _here.probing = None
             if not installed:
-                self._spy.remove()
+                self._disarm()
 
     def place(self, epoch: int, step: int) -> None:
         """Says where the training is, for what is captured next."""
@@ -210,16 +227,15 @@ class Watch:
         time). Idempotent."""
         if self._closed:
             return
+        if self._followed:
+            self._guarded(self._tell_unseen)
         self._closed = True
-        self._spy.remove()
-        for handle in self._handles:
-            handle.remove()
-        if self._tokens is not None:
-            self._tokens.close()
+        self._disarm()
+        _remove_all(self._handles)
         if self._probe is not None:
             self._probe.close()
-        if self in _open:
-            _open.remove(self)
+        _open[:] = [reference for reference in _open if reference() not in (self, None)]
+        _kept_by(self._root, without=self)
         if self._own_publisher:
             self.publisher.close()
 
@@ -230,6 +246,17 @@ class Watch:
         self.close()
 
     # --------------------------------------------------------------------------------- when a step ends
+
+    def open(self) -> None:
+        """Begins; called once, by watch(). Whoever watches the same model for the same job again, as a cell of a
+        notebook that is run again does, closes the earlier one."""
+        for earlier in list(_kept_by(self._root)):
+            if earlier.publisher.job == self.publisher.job and earlier._own_publisher and self._own_publisher:
+                earlier.close()
+        _kept_by(self._root, also=self)
+        _open.append(weakref.ref(self))
+        weakref.finalize(self, _remove_all, self._handles).atexit = False
+        self.rearm()
 
     def follow_steps(self, optimizer: Any, steps: str) -> None:
         """Notices by itself when a step ends; called once, by watch()."""
@@ -251,10 +278,12 @@ class Watch:
 
     def forward_done(self, module: torch.nn.Module) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
-        if self._closed or self._stepped or not (module.training or torch.is_grad_enabled() or self._evaluation):
+        if self._closed or self._stepped or _probing() is not None or not (
+                module.training or torch.is_grad_enabled() or self._evaluation):
             return
-        self._forwards += 1
-        if self._forwards > FORWARDS_PER_STEP or _register_optimizer_hook is None or not torch.is_grad_enabled():
+        forwards_are_steps = _register_optimizer_hook is None or not torch.is_grad_enabled()
+        self._forwards += not forwards_are_steps
+        if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance()
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
@@ -264,12 +293,15 @@ class Watch:
             return
         if not self._stepped:
             self._stepped = True
+            self._forwards = 0
             self._step = self._first_step  # whatever the forwards of the first step had counted
         self._advance()
 
     def _advance(self) -> None:
         self._step += 1
         self._passes = {}
+        if self._followed:
+            self._guarded(self._tell_unseen)
         if self._probe is not None:
             self._probe.after_step(self._step)
         self._guarded(self._say_alive)
@@ -284,16 +316,33 @@ class Watch:
     def rearm(self) -> None:
         """Installs or removes the spy, by whether the step that begins now is to be captured."""
         wanted = not self._closed and self.plan.takes_step(self._step) \
+            and not FORWARDS_UNTOLD <= self._forwards <= FORWARDS_PER_STEP \
             and self.publisher.listened_to and self._may_run() and not self._gives_up()
         if wanted and not self._spy.installed:
-            self._spy.install()
+            self._arm()
         elif not wanted and self._spy.installed:
-            self._spy.remove()
+            self._disarm()
+
+    def _arm(self) -> None:
+        self._spy.install()
+        if self._tokens is not None:
+            self._tokens.install()
+
+    def _disarm(self) -> None:
+        self._spy.remove()
+        if self._tokens is not None:
+            self._tokens.remove()
 
     def _gives_up(self) -> bool:
-        """Whether the daemon takes nothing any more: then what would be captured is counted as dropped."""
-        return any([self.publisher.give_up(*layer) for layer in self._names.layers.values()]) \
-            or self.publisher.stalled
+        """Whether the daemon takes nothing any more: then what would be captured is counted as dropped, once a step."""
+        if not self.publisher.stalled:
+            return False
+        if self._given_up_at != self._step:
+            self._given_up_at = self._step
+            for layer in self._names.layers.values():
+                if self.plan.takes_layer(layer) and self.publisher.wanted(*layer):
+                    self.publisher.give_up(*layer)
+        return True
 
     def _may_run(self) -> bool:
         """Whether the model may run eagerly: a compiled flex attention would make all logits then."""
@@ -314,8 +363,12 @@ class Watch:
 
     def begins(self, module: torch.nn.Module) -> bool:
         """See spy.Watcher."""
-        return not self._closed and os.getpid() == self._pid and (
-            module.training or torch.is_grad_enabled() or self._evaluation)
+        if self._closed or os.getpid() != self._pid:
+            return False
+        probing = _probing()
+        if probing is not None:  # what a probe runs is no step of the training
+            return probing is self
+        return module.training or torch.is_grad_enabled() or self._evaluation
 
     def saw(self, path: str, call: int, seen: Seen) -> None:
         """See spy.Watcher. What has no name yet is kept until the forward ends."""
@@ -327,13 +380,15 @@ class Watch:
                 return
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
-            context = Context(microbatch, self._tokens.copy() if self._tokens is not None else None)
-            heads = heads_of(seen) * self._share.of
-            cuts = cut(seen, plan, self._step, self._share, context)
-            if layer is not None:
-                self._publish(layer, cuts)
-            else:
-                self._pending.append((path, heads, self._step, cuts))
+            context = Context(microbatch, self._tokens.of(self._names.stack_of(path)) if self._tokens else None)
+            if layer is None:
+                self._unnamed.append((path, heads_of(seen) * self._share.of))
+            for part in _parts(seen, plan, self._step, self._share):
+                copy = functools.partial(_copy, seen, part.plan, self._step, self._share, context)
+                if layer is not None:
+                    self._publish(layer, part.nbytes, copy)
+                else:
+                    self._keep(path, part.nbytes, copy)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 
@@ -341,16 +396,21 @@ class Watch:
         """See spy.Watcher. Names what is new, and publishes it."""
         try:
             pending, self._pending = self._pending, []
-            if pending and self._names.add([(path, heads) for path, heads, _, _ in pending]):
+            self._pending_bytes = 0
+            unnamed, self._unnamed = self._unnamed, []
+            if unnamed and self._names.add(unnamed):
                 self.publisher.hello(self._names.described(), self._epoch, self._step)
-            for path, _, _, cuts in pending:
-                layer = self._names.layers[path]
+            for kept in pending:
+                layer = self._names.layers[kept.path]
                 if self.plan.takes_layer(layer) and self.publisher.wanted(*layer):
-                    self._publish(layer, cuts)
-            self._tell_unseen(unseen)
+                    self._publish(layer, kept.nbytes, kept.copied)
+            self._unseen.update(dict.fromkeys(unseen))
+            self._followed = True
         except Exception:
             self.failed("a forward could not be captured")
         finally:
+            if self._tokens is not None:
+                self._tokens.forget()
             self.publisher.hurry()  # not before: now a backward follows, which needs no Python
 
     def failed(self, what: str) -> None:
@@ -360,12 +420,28 @@ class Watch:
             log.warning("job %s: %s; training goes on, further failures are not logged", self.publisher.job,
                         what, exc_info=True)
 
-    def _publish(self, layer: wire.Layer, cuts: Sequence[Cut]) -> None:
-        for part in cuts:
-            self.publisher.publish_later(layer, self._epoch, self._step, part.nbytes, _maker(part, layer))
+    def _publish(self, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]]) -> None:
+        try:
+            self.publisher.publish_later(layer, self._epoch, self._step, nbytes, lambda: _maker(copy(), layer))
+        except Exception:
+            self.failed(f"the attention of {'.'.join(map(str, layer))} could not be captured")
 
-    def _tell_unseen(self, unseen: Sequence[str]) -> None:
+    def _keep(self, path: str, nbytes: int, copy: Callable[[], Optional[Cut]]) -> None:
+        """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
+        copied: Optional[Cut] = None
+        if self._pending_bytes + nbytes <= self.publisher.queue_bytes:
+            self._pending_bytes += nbytes
+            try:
+                copied = copy()
+            except Exception:
+                self.failed(f"the attention of {path or 'the model'} could not be captured")
+        self._pending.append(_Kept(path, nbytes, lambda: copied))
+
+    def _tell_unseen(self) -> None:
+        """Says once what was not seen; judged by a whole step, as its parts may be run one by one."""
         known = self._names.layers or self._spy.was_told
+        unseen, self._unseen = list(self._unseen), {}
+        self._followed = False
         if self._told_unseen or self._warned or (known and not unseen):
             return
         self._told_unseen = True
@@ -388,6 +464,11 @@ class Watch:
         self._spy.told()
         return self._spy.current_path
 
+    def counts(self) -> bool:
+        """Whether what runs now in this thread, though it is not followed, is training: not a validation, not a
+        forward that a backward pass repeats, not the probe of another watch."""
+        return _is_no_repetition() and self.begins(self._root)
+
     def wants(self, layer: wire.Layer) -> bool:
         """Whether this attention is to be published at this step."""
         plan = self.plan
@@ -407,11 +488,62 @@ class Watch:
 
 def innermost() -> Optional[Watch]:
     """The watch that was opened last and is still open."""
-    return _open[-1] if _open else None
+    return next((it for it in (reference() for reference in reversed(_open)) if it is not None), None)
 
 
-def _maker(part: Cut, layer: wire.Layer) -> Callable[[], Optional[Captured]]:
-    return lambda: part.make(layer)
+class _Part(NamedTuple):
+    """A part of a call: the plan that takes it alone, and what its copy takes."""
+    plan: Plan
+    nbytes: int
+
+
+class _Kept(NamedTuple):
+    """A part of a call that has no name yet, and how it was copied; None: it was not."""
+    path: str
+    nbytes: int
+    copied: Callable[[], Optional[Cut]]
+
+
+def _parts(seen: Seen, plan: Plan, step: int, share: Share) -> List[_Part]:
+    """What the plan wants of a call, by range of heads; none when the call is empty."""
+    whole = seen.q if isinstance(seen, Queries) else seen.weights
+    if whole.numel() == 0 or whole.dtype not in DTYPE_NAMES:
+        return []
+    batch, heads, queries = (int(n) for n in whole.shape[:3])
+    first, end = plan.row_block(step, queries)
+    samples = min(batch, plan.samples) if plan.samples else batch
+    offset = share.number * heads
+    ranges = [(max(low - offset, 0), min(high - offset, heads)) for low, high in plan.head_ranges(heads * share.of)]
+    return [_Part(replace(plan, heads=((offset + low, offset + high - 1),)),
+                  _nbytes(seen, samples, (low, high), end - first)) for low, high in ranges if low < high]
+
+
+def _nbytes(seen: Seen, samples: int, heads: Tuple[int, int], rows: int) -> int:
+    """What calls.cut copies of a call for so many samples, these heads and so many rows. What autocast lowers takes
+    less."""
+    count = heads[1] - heads[0]
+    if isinstance(seen, Weights):
+        keys = int(seen.weights.shape[3]) - seen.sink
+        return samples * rows * keys * (count * seen.weights.element_size() + 1)
+    q, k = seen.q, seen.k
+    group = max(1, int(q.shape[1]) // int(k.shape[1]))
+    key_heads = count if heads[0] % group or heads[1] % group else count // group
+    nbytes = samples * (count * rows * int(q.shape[3]) * q.element_size()
+                        + key_heads * int(k.shape[2] * k.shape[3]) * k.element_size())
+    if seen.mask is not None:
+        sizes = [*[1] * 4, *seen.mask.shape][-4:]
+        cut_to = [wanted if size > 1 else 1 for wanted, size in zip((samples, count, rows), sizes)]
+        nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
+    return nbytes
+
+
+def _copy(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> Optional[Cut]:
+    """Copies the one part of a call that the plan takes; None when there is nothing in it."""
+    return next(iter(cut(seen, plan, step, share, context)), None)
+
+
+def _maker(part: Optional[Cut], layer: wire.Layer) -> Maker:
+    return lambda: part.make(layer) if part is not None else None
 
 
 class _Names:
@@ -429,9 +561,15 @@ class _Names:
         new = {path: heads for path, heads in found if path not in self.layers}
         self._heads.update(new)
         paths = [*self.layers, *new]
-        kept = {path: layer for path, layer in {**self._given, **self.layers}.items() if path in paths}
-        self.layers = name_layers(paths, kept, self._stack)
+        kept = {**self.layers, **{path: self._given[path] for path in new if path in self._given}}
+        reserved = [layer for path, layer in self._given.items() if path not in kept]
+        self.layers = name_layers(paths, kept, self._stack, reserved)
         return bool(new)
+
+    def stack_of(self, path: str) -> str:
+        """The stack that the attention at `path` is of; it may have no name yet."""
+        known = self.layers.get(path) or self._given.get(path)
+        return known[0] if known is not None else self._stack or guess_layer(path)[0]
 
     def described(self) -> List[Tuple[Any, ...]]:
         """What a hello says: (stack, layer, site, heads) of each."""
@@ -439,28 +577,73 @@ class _Names:
 
 
 class _Tokens:
-    """The token numbers of the model's input: the first integer tensor [B, T] among its arguments."""
+    """The token numbers of the model's input: of the integer tensors [B, T] among its arguments `input_ids`, else the
+    first one that is not called something else. `decoder_input_ids` or `tgt` are those of the decoder.
 
-    def __init__(self, root: torch.nn.Module):
-        self._copy: Optional[HostCopy] = None
+    Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
+
+    def __init__(self, root: torch.nn.Module, spy: Spy):
+        self._root = root
+        self._spy = spy
+        self._handle: Any = None
+        self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
+        self._names = _parameter_names(root)
+
+    def install(self) -> None:
+        """Begins to look at what forwards are given."""
         options: Dict[str, bool] = {"with_kwargs": True} if hasattr(torch, "compiler") else {}
-        self._handle = root.register_forward_pre_hook(_TokensHook(self), **options)
+        self._handle = self._root.register_forward_pre_hook(_TokensHook(self), **options)
 
     def take(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """A forward begins with these arguments."""
-        self._copy = None
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32):
-                self._copy = HostCopy(value)
-                return
+        self._copies = {}
+        if self._spy.current_path is None:  # this forward is not followed
+            return
+        names = [*self._names, *[""] * len(args)]
+        given = [(name, value) for name, value in [*zip(names, args), *kwargs.items()] if _like_tokens(name, value)]
+        given.sort(key=lambda entry: entry[0] != "input_ids")
+        for name, value in given:
+            stack = "decoder" if _OF_DECODER.match(name) else ""
+            if stack not in self._copies:
+                self._copies[stack] = HostCopy(value)
 
-    def copy(self) -> Optional[HostCopy]:
-        """Those of the forward that runs."""
-        return self._copy
+    def of(self, stack: str) -> Optional[HostCopy]:
+        """Those that the stack reads in the forward that runs; None when they are not known."""
+        if stack == "decoder" and ("decoder" in self._copies or _encodes_and_decodes(self._root)):
+            return self._copies.get("decoder")
+        return self._copies.get("")
 
-    def close(self) -> None:
+    def forget(self) -> None:
+        """The forward is done."""
+        self._copies = {}
+
+    def remove(self) -> None:
         """Takes its hook out of the model."""
-        self._handle.remove()
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self._copies = None, {}
+
+
+_OF_DECODER = re.compile(r"decoder_|tgt")
+_NO_TOKENS = re.compile(r"mask|type|position|pos_|label|target|segment|length|cache|index|embed")
+
+
+def _like_tokens(name: str, value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32) \
+        and not _NO_TOKENS.search(name)
+
+
+def _encodes_and_decodes(root: torch.nn.Module) -> bool:
+    return bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
+
+
+def _parameter_names(root: torch.nn.Module) -> List[str]:
+    """The names of what the model's forward takes by position, as far as they are told."""
+    try:
+        parameters = inspect.signature(root.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
 
 
 # ------------------------------------------------------------------------------------------- the hooks
@@ -483,6 +666,30 @@ class _Hook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 
+class _Keeper(_Hook):
+    """Hangs on a model and keeps its watches, which nobody else may hold: they live as long as it does."""
+
+    def __init__(self, watches: List[Watch]):
+        self.watches = watches
+
+
+def _kept_by(root: torch.nn.Module, also: Optional[Watch] = None, without: Optional[Watch] = None) -> List[Watch]:
+    """The watches that a model keeps, when one is added or taken away."""
+    keeper = vars(root).get("_attnd")
+    watches = keeper.watches if isinstance(keeper, _Keeper) else []  # a copy of a watched model keeps none
+    watches = [watch for watch in watches if watch is not without] + [watch for watch in (also,) if watch is not None]
+    if watches:
+        vars(root)["_attnd"] = _Keeper(watches)
+    else:
+        vars(root).pop("_attnd", None)
+    return watches
+
+
+def _remove_all(handles: List[Any]) -> None:
+    while handles:
+        handles.pop().remove()
+
+
 class _ForwardHook(_Hook):
     def __call__(self, module: torch.nn.Module, *args: Any) -> None:
         if _is_compiling():
@@ -498,7 +705,10 @@ class _TokensHook(_Hook):
             return
         owner = self.owner()
         if owner is not None:
-            owner.take(args, kwargs or {})
+            try:
+                owner.take(args, kwargs or {})
+            except Exception:
+                owner.forget()  # the attention is published without them
 
 
 class _OptimizerHook(_Hook):
@@ -506,9 +716,8 @@ class _OptimizerHook(_Hook):
 
     def __init__(self, owner: Any, root: Optional[torch.nn.Module]):
         super().__init__(owner)
-        self._parameters: Set[int] = set() if root is None else {id(p) for p in root.parameters()}
+        self._root = None if root is None else weakref.ref(root)
         self._judged: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
-        self._all = root is None
         self._leader: Any = None
 
     def __call__(self, optimizer: Any, *args: Any) -> None:
@@ -518,11 +727,10 @@ class _OptimizerHook(_Hook):
 
     def _counts(self, optimizer: Any) -> bool:
         """Of several optimizers of one model the first that steps counts, as long as it lives."""
-        if self._all:
+        if self._root is None:
             return True
         if optimizer not in self._judged:
-            self._judged[optimizer] = any(id(p) in self._parameters for group in optimizer.param_groups
-                                          for p in group["params"])
+            self._judged[optimizer] = _share_parameters(optimizer, self._root())
         if not self._judged[optimizer]:
             return False
         leader = self._leader() if self._leader is not None else None
@@ -531,6 +739,18 @@ class _OptimizerHook(_Hook):
         return leader is optimizer
 
 
+def _share_parameters(optimizer: Any, root: Optional[torch.nn.Module]) -> bool:
+    """By the parameters of now: what distributes a model may have replaced those that it was watched with."""
+    parameters = {id(p) for p in root.parameters()} if root is not None else set()
+    return any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
+
+
+def _is_no_repetition() -> bool:
+    """Whether no backward pass runs in this thread; torch 1.13 cannot tell."""
+    return _graph_task_id is None or _graph_task_id() == -1
+
+
+_graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_task_id", None)
 _register_optimizer_hook: Optional[Callable[..., Any]] = getattr(
     sys.modules["torch.optim.optimizer"], "register_optimizer_step_post_hook", None)
 _is_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)

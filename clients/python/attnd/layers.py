@@ -20,40 +20,49 @@ A module that attends several times in one forward has several: "blocks.0", "blo
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .wire import LAYER_MAX, Layer, check_layer
 
 
 def name_layers(paths: Sequence[str], named: Optional[Mapping[str, Sequence[Any]]] = None,
-                stack: Optional[str] = None) -> Dict[str, Layer]:
+                stack: Optional[str] = None, reserved: Sequence[Layer] = ()) -> Dict[str, Layer]:
     """{path: (stack, layer, site)} for the module paths, in their order; no two are equal.
 
-    `named` overrides single paths, `stack` the stack of all others. ValueError when `named` has an unknown
+    `named` overrides single paths, `stack` the stack of all others; `reserved` are given to none. ValueError when `named` has an unknown
     path, a bad layer, or the same layer twice.
     """
     fixed = {path: check_layer(*layer) for path, layer in (named or {}).items()}
-    unknown = [path for path in fixed if path not in paths]
+    known = set(paths)
+    unknown = [path for path in fixed if path not in known]
     if unknown:
         raise ValueError(f"layers: no attention module at {unknown[0]!r}; there are: {', '.join(paths)}")
     if len(set(fixed.values())) != len(fixed):
         raise ValueError("layers: the same layer is named twice")
-    guessed = {path: guess_layer(path, paths) for path in paths if path not in fixed}
+    parents = Counter(path.rpartition(".")[0] for path in {path.partition("#")[0] for path in paths})
+    guessed = {path: _guess(path, parents) for path in paths if path not in fixed}
     if stack is not None:
         check_layer(stack, 0, "self")
         guessed = {path: (stack, layer, site) for path, (_, layer, site) in guessed.items()}
-    resolved = {**fixed, **_without_collisions(guessed, set(fixed.values()))}
+    resolved = {**fixed, **_without_collisions(guessed, {*fixed.values(), *reserved})}
     return {path: resolved[path] for path in paths}
 
 
 def guess_layer(path: str, paths: Sequence[str] = ()) -> Layer:
     """(stack, layer, site) of one path; `paths` are those of all attention modules of the model."""
+    plain = {other.partition("#")[0] for other in (path, *paths)}
+    return _guess(path, Counter(other.rpartition(".")[0] for other in plain))
+
+
+def _guess(path: str, parents: Mapping[str, int]) -> Layer:
+    """`parents`: how many attention modules each parent has."""
     path = path.partition("#")[0]
     parts = _SUBLAYER.sub(r"\1", path.lower()).split(".")
     numbered = [(i, match) for i, match in enumerate(re.search(r"\d+$", part) for part in parts) if match]
     last, number = (numbered[-1][0], int(numbered[-1][1].group())) if numbered else (-1, 0)
     tail = parts[last + 1:] or parts
-    return _stack(parts), min(number, LAYER_MAX), _site(path, tail, paths)
+    return _stack(parts), min(number, LAYER_MAX), _site(path, tail, parents)
 
 
 _SUBLAYER = re.compile(r"(\bblocks?\.\d+)\.layer\.\d+")
@@ -69,12 +78,11 @@ def _stack(parts: Sequence[str]) -> str:
     return "decoder"
 
 
-def _site(path: str, tail: Sequence[str], paths: Sequence[str]) -> str:
+def _site(path: str, tail: Sequence[str], parents: Mapping[str, int]) -> str:
     if any(_CROSS.search(part) for part in tail):
         return "cross"
     parent, _, leaf = path.rpartition(".")
-    siblings = [other for other in paths if other.partition("#")[0] != path and other.rpartition(".")[0] == parent]
-    return "cross" if "multihead_attn" in leaf.lower() and siblings else "self"
+    return "cross" if "multihead_attn" in leaf.lower() and parents[parent] > 1 else "self"
 
 
 def _without_collisions(guessed: Dict[str, Layer], taken: Set[Layer]) -> Dict[str, Layer]:

@@ -7,8 +7,10 @@
             attnd.publish_qk(q, k, causal=True)      # q [B, H, T, d], k [B, Hkv, T, d]
 
 Each function goes to the watch that was opened last and is still open, at its epoch and step, when its plan takes the
-step and the layer and somebody is subscribed, with as many samples as the plan says; otherwise, and without a watch, it does nothing, cheaply. Nothing is
-raised into the training: what is wrong with the arguments is logged once. True when a message was queued.
+step and the layer and somebody is subscribed, with as many samples as the plan says; otherwise, and without a watch,
+it does nothing, cheaply. So it does in forwards that watch() does not count: a validation, and what activation
+checkpointing runs again. Nothing is raised into the training: what is wrong with the arguments is logged once. True
+when a message was queued.
 
 `stack`, `layer` and `site` default to the name of the module whose forward is running (layers.py); that is known while
 the watch follows it, which is when a step is captured. Everything else is as for the methods of Publisher.
@@ -58,8 +60,10 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
 
 
 def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], site: str) -> Optional[wire.Layer]:
-    """The layer that is meant; None when it is not known."""
+    """The layer that is meant; None when it is not known, or when the forward that runs does not count."""
     path = watch.running()
+    if path is None and not watch.counts():
+        return None
     if layer is not None:
         return wire.check_layer(stack or "decoder", layer, site)
     return None if path is None else watch.name(path)
@@ -73,5 +77,6 @@ def _first_samples(count: int, tensors: Tuple[Any, ...], options: Dict[str, Any]
     """The same of the first `count` samples; 0: all."""
     if count == 0:
         return tensors, options
-    cut = {name: value[:count] if name in PER_SAMPLE and value is not None else value for name, value in options.items()}
+    cut = {name: value[:count] if name in PER_SAMPLE and value is not None else value
+           for name, value in options.items()}
     return tuple(None if tensor is None else tensor[:count] for tensor in tensors), cut

@@ -55,12 +55,13 @@ def _devices(model: torch.nn.Module) -> Sequence[int]:
 class Probe:
     """Runs the inputs through the model after every `every` steps, and publishes by a watch of its own.
 
+    Not while nobody is subscribed to it; but with more than one rank always, as a sharded model takes all of them,
+    whatever each of them knows of subscriptions.
+
     inputs   a tensor, or a tuple or dict of them: the model's arguments; kept, and brought to the model's device
     """
 
     def __init__(self, model: torch.nn.Module, inputs: Any, every: int, training: "Watch", endpoint: str):
-        if every < 1:
-            raise ValueError("probe_every: must be at least 1 with a probe")
         self._every = every
         self._model = model
         self._args, self._kwargs = _arguments(inputs)
@@ -69,7 +70,8 @@ class Probe:
 
     def after_step(self, step: int) -> None:
         """A step of the training is done, and the next one is `step`."""
-        if step % self._every:
+        publisher = self._watch.publisher
+        if step % self._every or (publisher.world == 1 and not publisher.listened_to):
             return
         self._watch.place(self._training.epoch, step)
         device = next((p.device for p in self._model.parameters()), torch.device("cpu"))

@@ -42,6 +42,9 @@ class Captured(NamedTuple):
     keys: Callable[[wire.Layer], Dict[str, Any]]
 
 
+Maker = Callable[[], Optional[Captured]]
+
+
 class Publisher:
     """Publishes the attention of one rank of one training job.
 
@@ -72,6 +75,7 @@ class Publisher:
             raise ValueError(f"linger = {linger}: must be 0 to 3600 seconds")
         self._identity = Identity(job, _check_run(run), rank, world)
         self._on_publish = on_publish
+        self._queue_bytes = queue_bytes
         self._topics: Dict[wire.Layer, bytes] = {}
         self._event_topic = wire.event_topic(job)
         self._step = 0
@@ -129,6 +133,11 @@ class Publisher:
         if prefixes is not self._planned[0] or own != self._planned[1]:
             self._planned = prefixes, dict(own), choose(prefixes, self.job, own)
         return self._planned[2]
+
+    @property
+    def queue_bytes(self) -> int:
+        """Payload bytes that may wait."""
+        return self._queue_bytes
 
     @property
     def stalled(self) -> bool:
@@ -251,20 +260,25 @@ class Publisher:
             where.layer, frames.described, heads=heads, head_dim=head_dim, kv_heads=kv_heads,
             heads_total=heads_total))
 
-    def publish_later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int,
-                      make: Callable[[], Optional["Captured"]]) -> bool:
-        """Queues a message that `make` makes on the publishing thread when its turn comes; True when queued.
+    def publish_later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, copy: Callable[[], "Maker"]) -> bool:
+        """Queues a message that is made on the publishing thread when its turn comes; True when queued.
 
         nbytes   what it holds on to until then, reserved now; when the message is larger there has to be room
-        make     gives the message, or None for none (counted as dropped, like one that raises)
+        copy     is called now, when there is room, and returns what makes the message then, or None for none (counted
+                 as dropped, like one that raises)
 
-        For capture.py, which has copied what it needs, and calls hurry() after the last of a forward. The arguments are
+        What `copy` raises is counted as dropped, and raised. For capture.py, which has copied what it needs, and calls hurry() after the last of a forward. The arguments are
         taken as checked.
         """
         topic = self._topic(*layer)
         self._step = step
         if not self._sender.reserve(topic, nbytes):
             return False
+        try:
+            make = copy()
+        except BaseException:
+            self._sender.cancel(topic, nbytes)
+            raise
         self._sender.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make())), more=True)
         return True
 
