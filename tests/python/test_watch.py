@@ -2,6 +2,7 @@
 """watch captures what the attention layers did, and changes nothing."""
 import copy
 import gc
+import importlib
 import io
 import math
 import os
@@ -732,6 +733,58 @@ def test_a_given_name_is_free_for_whom_it_was_given(daemon, watched, caplog):
             model(x, last)
             it.step()
         assert it.layers == [("decoder", 1, "self"), ("decoder", 0, "self")] and not caplog.records
+
+
+class Recurrent(torch.nn.Module):
+    """One attention, as often as is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = MHA(D, H, batch_first=True)
+        self.attn.forward = self.attend
+        self.times = 1
+
+    def attend(self, x):
+        for _ in range(self.times):
+            torch.softmax(x, -1)
+        return x
+
+    def forward(self, x):
+        return self.attn(x)
+
+
+def test_a_module_attends_a_bounded_number_of_times(watched, caplog):
+    model = Recurrent()
+    model.times = capture.CALLS_PER_FORWARD + 50
+    it = watched(model, steps="manual")
+    for _ in range(2):
+        model(torch.rand(1, H, 5, 5))
+        it.step()
+    assert len(it.layers) == capture.CALLS_PER_FORWARD and len(caplog.records) == 1 and "attends more" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(getattr(torch, "compiler", None), "set_stance"), reason="needs torch 2.6")
+@pytest.mark.parametrize("where", ["global", "attribute", "closure"])
+def test_a_compiled_flex_attention_is_found_wherever_it_is_called_from(watched, monkeypatch, caplog, where):
+    from torch.nn.attention.flex_attention import flex_attention
+    compiled = torch.compile(flex_attention, backend="eager")
+
+    class Flexing(Model):
+        def forward(self, *args):
+            return compiled(*args)
+
+    model = Flexing() if where == "closure" else Model()
+    if where == "attribute":
+        model.attend = compiled
+    if where == "global":
+        monkeypatch.setitem(globals(), "helpers_flex", compiled)  # a function next to the forward may call it
+    it = watched(model, steps="manual")
+    importlib.import_module("torch._dynamo")  # only now is it asked for good
+    it.step()
+    assert not it._spy.installed and "flex attention" in caplog.text
+    with watched(Model()) as other:
+        other.rearm()
+        assert other._spy.installed or where == "global"
 
 
 def test_a_broken_epoch_end_never_reaches_the_user(watched, monkeypatch, caplog):
