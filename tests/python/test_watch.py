@@ -364,7 +364,7 @@ def test_who_tells_of_steps_is_not_counted_twice(daemon, watched):
     assert [h["step"] for h in tensor_headers(daemon.until_bye())] == [0, 1, 2]
 
 
-def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypatch):
+def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypatch, caplog):
     monkeypatch.setattr(capture, "FORWARDS_PER_STEP", 2)
     model, x = Model(), torch.rand(3, 5, D)
     it = watched(model)
@@ -373,7 +373,10 @@ def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypat
     it.close()
     it.publisher.close()
     steps = [h["step"] for h in tensor_headers(daemon.until_bye())]
-    assert steps == ([0, 0, 0, 1, 2] if hasattr(torch, "compiler") else [0, 1, 2, 3, 4])
+    torch_tells = hasattr(torch, "compiler")
+    assert steps == ([0, 0, 0, 1, 2] if torch_tells else [0, 1, 2, 3, 4])
+    assert [record.message for record in caplog.records if "step()" in record.message] == caplog.messages
+    assert len(caplog.messages) == torch_tells
 
 
 @needs_step_hooks

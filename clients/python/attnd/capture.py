@@ -4,13 +4,15 @@
     with attnd.watch(model, job="gpt-small"):
         train()
 
-Between captured steps nothing of attnd is in the model's way: no wrapper, no hook of a layer, no mode. At the end of
-each step it is decided whether the next one is captured: somebody is subscribed, and the plan says so. Then a spy
+Between captured steps next to nothing of attnd is in the model's way: a forward hook of the whole model, which counts,
+but no wrapper, no hook of a layer, no mode. At the end of each step it is decided whether the next one is captured: somebody is subscribed, and the plan says so. Then a spy
 (spy.py) is installed for that one step. It copies what the plan wants (calls.py); the sender thread does the rest.
 
 A step ends with `w.step()`, or with the step() of an optimizer that holds parameters of the model, which is noticed by
-itself (torch 2). When neither is ever seen, every forward of the model in training counts as one; so it is
-before the first, and in torch 1.13, until `w.step()` is called.
+itself (torch 2). When neither is seen in the first 64 forwards, every forward of the model in training counts as one
+from then on, which is said once; so it is in torch 1.13, and without gradients, until `w.step()` is called. An
+optimizer's step() that is compiled, or is part of a training step that is compiled as a whole, is not noticed (nor are
+the forwards in the latter): those trainings call `w.step()`.
 
 A forward counts when the model is in training mode or gradients are on; others (validation) only with
 `evaluation=True`. What runs here must not hurt the training: our own errors are logged once and swallowed.
@@ -151,7 +153,7 @@ class Watch:
         self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
         self._followed = False  # a forward of this step was
         self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
-        self._told_unseen = self._told_many = False
+        self._told_unseen = self._told_many = self._told_untold = False
         self._flex: Optional[bool] = None  # the model has a compiled flex attention
         self._closed = False
         self._warned = False
@@ -285,6 +287,10 @@ class Watch:
             return
         forwards_are_steps = _register_optimizer_hook is None or not torch.is_grad_enabled()
         self._forwards += not forwards_are_steps
+        if self._forwards == FORWARDS_PER_STEP + 1 and not self._told_untold:
+            self._told_untold = True
+            log.warning("job %s: no step of an optimizer was seen in %d forwards, so each counts as a step; call step() of "
+                        "what attnd.watch returned at the end of each", self.publisher.job, FORWARDS_PER_STEP)
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance()
         else:
