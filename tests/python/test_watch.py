@@ -205,7 +205,8 @@ def test_a_watch_lives_and_dies_with_its_model():
     model(x, x, x)
     it = alive()
     assert it is not None and capture.innermost() is it
-    sender, hooks = it.publisher._sender, sys.modules["torch.optim.optimizer"].__dict__.get("_global_optimizer_post_hooks")
+    sender = it.publisher._sender
+    hooks = getattr(sys.modules["torch.optim.optimizer"], "_global_optimizer_post_hooks", None)
     before = len(hooks or ())
     del model, it
     gc.collect()
@@ -706,7 +707,7 @@ class Parts(torch.nn.Module):
         return self.attn(x, x, x)[0] if attends else x
 
 
-@pytest.mark.skipif(not hasattr(torch, "compiler"), reason="torch 1.13 does not follow parts that are run by themselves")
+@pytest.mark.skipif(not hasattr(torch, "compiler"), reason="torch 1.13 follows no parts that are run alone")
 @pytest.mark.parametrize("attends", [True, False])
 def test_whether_any_attention_is_seen_is_judged_by_the_step(watched, caplog, attends):
     model = Parts()

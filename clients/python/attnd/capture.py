@@ -5,8 +5,9 @@
         train()
 
 Between captured steps next to nothing of attnd is in the model's way: a forward hook of the whole model, which counts,
-but no wrapper, no hook of a layer, no mode. At the end of each step it is decided whether the next one is captured: somebody is subscribed, and the plan says so. Then a spy
-(spy.py) is installed for that one step. It copies what the plan wants (calls.py); the sender thread does the rest.
+but no wrapper, no hook of a layer, no mode. At the end of each step it is decided whether the next one is captured:
+somebody is subscribed, and the plan says so. Then a spy (spy.py) is installed for that one step. It copies what the plan
+wants (calls.py); the sender thread does the rest.
 
 A step ends with `w.step()`, or with the step() of an optimizer that holds parameters of the model, which is noticed by
 itself (torch 2). When neither is seen in the first 64 forwards, every forward of the model in training counts as one
@@ -289,8 +290,8 @@ class Watch:
         self._forwards += not forwards_are_steps
         if self._forwards == FORWARDS_PER_STEP + 1 and not self._told_untold:
             self._told_untold = True
-            log.warning("job %s: no step of an optimizer was seen in %d forwards, so each counts as a step; call step() of "
-                        "what attnd.watch returned at the end of each", self.publisher.job, FORWARDS_PER_STEP)
+            log.warning("job %s: no step of an optimizer was seen in %d forwards, so each counts as a step; call step() "
+                        "of what attnd.watch returned at the end of each", self.publisher.job, FORWARDS_PER_STEP)
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance()
         else:
