@@ -43,6 +43,21 @@ def test_reserved_layers_are_given_to_none():
     assert name_layers(["a.0.attn"], reserved=[("decoder", 0, "self")]) == {"a.0.attn": ("decoder", 1, "self")}
 
 
+def test_thousands_of_paths_are_named_in_linear_time(monkeypatch):
+    looked_at = []
+
+    class Path(str):
+        def __eq__(self, other):
+            looked_at.append(other)
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    paths = [Path(f"layers.{i}.attn") for i in range(2000)]
+    names = name_layers(paths, {Path("layers.1999.attn"): ("decoder", 1999, "self")})
+    assert [layer for _, layer, _ in names.values()] == list(range(2000)) and len(looked_at) < 20 * len(paths)
+
+
 def test_one_stack_for_all():
     assert name_layers(["blocks.0.attn"], stack="encoder") == {"blocks.0.attn": ("encoder", 0, "self")}
 

@@ -2,6 +2,7 @@
 """watch captures what the attention layers did, and changes nothing."""
 import copy
 import gc
+import importlib
 import io
 import math
 import os
@@ -204,7 +205,8 @@ def test_a_watch_lives_and_dies_with_its_model():
     model(x, x, x)
     it = alive()
     assert it is not None and capture.innermost() is it
-    sender, hooks = it.publisher._sender, sys.modules["torch.optim.optimizer"].__dict__.get("_global_optimizer_post_hooks")
+    sender = it.publisher._sender
+    hooks = getattr(sys.modules["torch.optim.optimizer"], "_global_optimizer_post_hooks", None)
     before = len(hooks or ())
     del model, it
     gc.collect()
@@ -363,7 +365,7 @@ def test_who_tells_of_steps_is_not_counted_twice(daemon, watched):
     assert [h["step"] for h in tensor_headers(daemon.until_bye())] == [0, 1, 2]
 
 
-def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypatch):
+def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypatch, caplog):
     monkeypatch.setattr(capture, "FORWARDS_PER_STEP", 2)
     model, x = Model(), torch.rand(3, 5, D)
     it = watched(model)
@@ -372,7 +374,10 @@ def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypat
     it.close()
     it.publisher.close()
     steps = [h["step"] for h in tensor_headers(daemon.until_bye())]
-    assert steps == ([0, 0, 0, 1, 2] if hasattr(torch, "compiler") else [0, 1, 2, 3, 4])
+    torch_tells = hasattr(torch, "compiler")
+    assert steps == ([0, 0, 0, 1, 2] if torch_tells else [0, 1, 2, 3, 4])
+    assert [record.message for record in caplog.records if "step()" in record.message] == caplog.messages
+    assert len(caplog.messages) == torch_tells
 
 
 @needs_step_hooks
@@ -702,7 +707,7 @@ class Parts(torch.nn.Module):
         return self.attn(x, x, x)[0] if attends else x
 
 
-@pytest.mark.skipif(not hasattr(torch, "compiler"), reason="torch 1.13 does not follow parts that are run by themselves")
+@pytest.mark.skipif(not hasattr(torch, "compiler"), reason="torch 1.13 follows no parts that are run alone")
 @pytest.mark.parametrize("attends", [True, False])
 def test_whether_any_attention_is_seen_is_judged_by_the_step(watched, caplog, attends):
     model = Parts()
@@ -732,6 +737,58 @@ def test_a_given_name_is_free_for_whom_it_was_given(daemon, watched, caplog):
             model(x, last)
             it.step()
         assert it.layers == [("decoder", 1, "self"), ("decoder", 0, "self")] and not caplog.records
+
+
+class Recurrent(torch.nn.Module):
+    """One attention, as often as is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = MHA(D, H, batch_first=True)
+        self.attn.forward = self.attend
+        self.times = 1
+
+    def attend(self, x):
+        for _ in range(self.times):
+            torch.softmax(x, -1)
+        return x
+
+    def forward(self, x):
+        return self.attn(x)
+
+
+def test_a_module_attends_a_bounded_number_of_times(watched, caplog):
+    model = Recurrent()
+    model.times = capture.CALLS_PER_FORWARD + 50
+    it = watched(model, steps="manual")
+    for _ in range(2):
+        model(torch.rand(1, H, 5, 5))
+        it.step()
+    assert len(it.layers) == capture.CALLS_PER_FORWARD and len(caplog.records) == 1 and "attends more" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(getattr(torch, "compiler", None), "set_stance"), reason="needs torch 2.6")
+@pytest.mark.parametrize("where", ["global", "attribute", "closure"])
+def test_a_compiled_flex_attention_is_found_wherever_it_is_called_from(watched, monkeypatch, caplog, where):
+    from torch.nn.attention.flex_attention import flex_attention
+    compiled = torch.compile(flex_attention, backend="eager")
+
+    class Flexing(Model):
+        def forward(self, *args):
+            return compiled(*args)
+
+    model = Flexing() if where == "closure" else Model()
+    if where == "attribute":
+        model.attend = compiled
+    if where == "global":
+        monkeypatch.setitem(globals(), "helpers_flex", compiled)  # a function next to the forward may call it
+    it = watched(model, steps="manual")
+    importlib.import_module("torch._dynamo")  # only now is it asked for good
+    it.step()
+    assert not it._spy.installed and "flex attention" in caplog.text
+    with watched(Model()) as other:
+        other.rearm()
+        assert other._spy.installed or where == "global"
 
 
 def test_a_broken_epoch_end_never_reaches_the_user(watched, monkeypatch, caplog):

@@ -201,7 +201,8 @@ def test_what_is_reserved_is_what_the_copies_take(seen, plan):
         parts = capture._parts(seen, plan, 1, share)
         copies = [capture._copy(seen, part.plan, 1, share, calls.Context()) for part in parts]
         assert [part.nbytes for part in parts] == [copy.nbytes for copy in copies]
-        assert [copy.nbytes for copy in copies] == [copy.nbytes for copy in calls.cut(seen, plan, 1, share, calls.Context())]
+        together = calls.cut(seen, plan, 1, share, calls.Context())
+        assert [copy.nbytes for copy in copies] == [copy.nbytes for copy in together]
 
 
 def test_many_steps_leave_nothing_behind():

@@ -4,13 +4,16 @@
     with attnd.watch(model, job="gpt-small"):
         train()
 
-Between captured steps nothing of attnd is in the model's way: no wrapper, no hook of a layer, no mode. At the end of
-each step it is decided whether the next one is captured: somebody is subscribed, and the plan says so. Then a spy
-(spy.py) is installed for that one step. It copies what the plan wants (calls.py); the sender thread does the rest.
+Between captured steps next to nothing of attnd is in the model's way: a forward hook of the whole model, which counts,
+but no wrapper, no hook of a layer, no mode. At the end of each step it is decided whether the next one is captured:
+somebody is subscribed, and the plan says so. Then a spy (spy.py) is installed for that one step. It copies what the plan
+wants (calls.py); the sender thread does the rest.
 
 A step ends with `w.step()`, or with the step() of an optimizer that holds parameters of the model, which is noticed by
-itself (torch 2). When neither is ever seen, every forward of the model in training counts as one; so it is
-before the first, and in torch 1.13, until `w.step()` is called.
+itself (torch 2). When neither is seen in the first 64 forwards, every forward of the model in training counts as one
+from then on, which is said once; so it is in torch 1.13, and without gradients, until `w.step()` is called. An
+optimizer's step() that is compiled, or is part of a training step that is compiled as a whole, is not noticed (nor are
+the forwards in the latter): those trainings call `w.step()`.
 
 A forward counts when the model is in training mode or gradients are on; others (validation) only with
 `evaluation=True`. What runs here must not hurt the training: our own errors are logged once and swallowed.
@@ -32,7 +35,7 @@ import threading
 import time
 import weakref
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -50,6 +53,7 @@ log = logging.getLogger("attnd")
 
 FORWARDS_PER_STEP = 64  # without the end of a step in so many forwards, forwards are steps
 FORWARDS_UNTOLD = 4  # captured of those, while nobody has said yet when a step ends
+CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent one does, is not captured
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
 
 
@@ -150,7 +154,8 @@ class Watch:
         self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
         self._followed = False  # a forward of this step was
         self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
-        self._told_unseen = False
+        self._told_unseen = self._told_many = self._told_untold = False
+        self._flex: Optional[bool] = None  # the model has a compiled flex attention
         self._closed = False
         self._warned = False
         self._alive_at = time.monotonic()
@@ -283,6 +288,10 @@ class Watch:
             return
         forwards_are_steps = _register_optimizer_hook is None or not torch.is_grad_enabled()
         self._forwards += not forwards_are_steps
+        if self._forwards == FORWARDS_PER_STEP + 1 and not self._told_untold:
+            self._told_untold = True
+            log.warning("job %s: no step of an optimizer was seen in %d forwards, so each counts as a step; call step() "
+                        "of what attnd.watch returned at the end of each", self.publisher.job, FORWARDS_PER_STEP)
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance()
         else:
@@ -346,12 +355,12 @@ class Watch:
 
     def _may_run(self) -> bool:
         """Whether the model may run eagerly: a compiled flex attention would make all logits then."""
-        if self._names.flex is None:
-            self._names.flex = _compiled_flex(self._root)
-            if self._names.flex:
+        if self._flex is None:
+            self._flex = _compiled_flex(self._root)
+            if self._flex:
                 log.warning("job %s: the model is compiled and uses flex attention, which takes too much memory when it "
                             "runs eagerly; nothing is captured. Use attnd.publish_qk.", self.publisher.job)
-        return not self._names.flex
+        return not self._flex
 
     def _say_alive(self) -> None:
         now = time.monotonic()
@@ -373,6 +382,9 @@ class Watch:
     def saw(self, path: str, call: int, seen: Seen) -> None:
         """See spy.Watcher. What has no name yet is kept until the forward ends."""
         try:
+            if call >= CALLS_PER_FORWARD:
+                self._tell_many(path)
+                return
             path = f"{path}#{call}" if call else path
             layer = self._names.layers.get(path)
             plan = self.plan
@@ -436,6 +448,12 @@ class Watch:
             except Exception:
                 self.failed(f"the attention of {path or 'the model'} could not be captured")
         self._pending.append(_Kept(path, nbytes, lambda: copied))
+
+    def _tell_many(self, path: str) -> None:
+        if not self._told_many:
+            self._told_many = True
+            log.warning("job %s: %s attends more than %d times in a forward; the rest is not captured",
+                        self.publisher.job, path or "the model", CALLS_PER_FORWARD)
 
     def _tell_unseen(self) -> None:
         """Says once what was not seen; judged by a whole step, as its parts may be run one by one."""
@@ -554,7 +572,6 @@ class _Names:
         self._stack = stack
         self.layers: Dict[str, wire.Layer] = {}
         self._heads: Dict[str, int] = {}
-        self.flex: Optional[bool] = None
 
     def add(self, found: Sequence[Tuple[str, int]]) -> bool:
         """Names new ones, given with their heads; what has a name keeps it. Whether there were any."""
@@ -800,14 +817,33 @@ def _check_names(root: torch.nn.Module, layers: Optional[Mapping[str, Sequence[A
         raise ValueError("layers: the same layer is named twice")
 
 
-def _compiled_flex(root: torch.nn.Module) -> bool:
-    """Whether the model, or code of it that uses flex attention, may be compiled."""
-    if "torch._dynamo" not in sys.modules or "torch.nn.attention.flex_attention" not in sys.modules:
-        return False
-    for module in root.modules():
-        if getattr(getattr(module, "config", None), "_attn_implementation", None) == "flex_attention":
-            return True
-        code = getattr(type(module).forward, "__code__", None)
-        if code is not None and any("flex_attention" in name for name in code.co_names):
-            return True
-    return False
+def _compiled_flex(root: torch.nn.Module) -> Optional[bool]:
+    """Whether the model, or code next to it that uses flex attention, may be compiled; None while nothing is."""
+    flex = getattr(sys.modules.get("torch.nn.attention.flex_attention"), "flex_attention", None)
+    if flex is None or "torch._dynamo" not in sys.modules:
+        return None
+    if any(getattr(getattr(module, "config", None), "_attn_implementation", None) == "flex_attention"
+           or _has_flex(vars(module).values(), flex) for module in root.modules()):
+        return True
+    forwards = [inspect.unwrap(kind.forward) for kind in {type(module) for module in root.modules()}]
+    return any(_calls_flex(forward, flex) for forward in forwards)
+
+
+def _calls_flex(forward: Any, flex: Any) -> bool:
+    """By what a forward calls, and by what it or a function next to it may: the names of its module."""
+    code = getattr(forward, "__code__", None)
+    return code is not None and (any("flex_attention" in name for name in code.co_names)
+                                 or _has_flex(getattr(forward, "__globals__", {}).values(), flex)
+                                 or _has_flex(_enclosed(forward), flex))
+
+
+def _enclosed(function: Any) -> Iterator[Any]:
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # it is empty
+            yield cell.cell_contents
+
+
+def _has_flex(values: Iterable[Any], flex: Any) -> bool:
+    """Whether a compiled flex attention is among the values."""
+    return any(callable(value) and getattr(value, "_torchdynamo_orig_callable", None) is flex
+               for value in list(values) if not isinstance(value, (type, torch.nn.Module)))

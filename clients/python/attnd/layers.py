@@ -30,8 +30,8 @@ def name_layers(paths: Sequence[str], named: Optional[Mapping[str, Sequence[Any]
                 stack: Optional[str] = None, reserved: Sequence[Layer] = ()) -> Dict[str, Layer]:
     """{path: (stack, layer, site)} for the module paths, in their order; no two are equal.
 
-    `named` overrides single paths, `stack` the stack of all others; `reserved` are given to none. ValueError when `named` has an unknown
-    path, a bad layer, or the same layer twice.
+    `named` overrides single paths, `stack` the stack of all others; `reserved` are given to none. ValueError
+    when `named` has an unknown path, a bad layer, or the same layer twice.
     """
     fixed = {path: check_layer(*layer) for path, layer in (named or {}).items()}
     known = set(paths)

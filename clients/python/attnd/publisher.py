@@ -267,8 +267,8 @@ class Publisher:
         copy     is called now, when there is room, and returns what makes the message then, or None for none (counted
                  as dropped, like one that raises)
 
-        What `copy` raises is counted as dropped, and raised. For capture.py, which has copied what it needs, and calls hurry() after the last of a forward. The arguments are
-        taken as checked.
+        What `copy` raises is counted as dropped, and raised. For capture.py, which calls hurry() after the last of a
+        forward. The arguments are taken as checked.
         """
         topic = self._topic(*layer)
         self._step = step
