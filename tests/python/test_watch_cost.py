@@ -193,6 +193,10 @@ MASK = torch.zeros(3, 1, 6, 5)
     calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(3, 4, 5, 8)),
     calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(1, 2, 5, 8).bfloat16(), MASK),
     calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(3, 2, 5, 8), torch.ones(6, 5, dtype=torch.bool)),
+    calls.Queries(torch.rand(1, 4, 6, 8), torch.rand(3, 2, 5, 8)),
+    calls.Queries(torch.rand(1, 4, 6, 8), torch.rand(1, 2, 6, 8), documents=(torch.zeros(1, 6), torch.zeros(1, 6))),
+    calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(3, 2, 5, 8),
+                  late_mask=lambda samples: torch.ones(samples, 1, 6, 5, dtype=torch.bool)),
     calls.Weights(torch.rand(3, 4, 6, 5), torch.rand(3, 4, 6, 5)),
     calls.Weights(torch.rand(3, 4, 6, 5), torch.rand(3, 4, 6, 5), True)])
 def test_what_is_reserved_is_what_the_copies_take(seen, plan):

@@ -40,7 +40,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 import torch
 
 from . import wire
-from .calls import Context, Cut, Queries, Seen, Share, Weights, cut, heads_of
+from .calls import Context, Cut, Queries, Seen, Share, Weights, _broadcast, cut, heads_of
 from .devices import DTYPE_NAMES, HostCopy
 from .layers import guess_layer, name_layers
 from .plan import Plan
@@ -524,6 +524,8 @@ class _Kept(NamedTuple):
 
 def _parts(seen: Seen, plan: Plan, step: int, share: Share) -> List[_Part]:
     """What the plan wants of a call, by range of heads; none when the call is empty."""
+    if isinstance(seen, Queries):
+        seen = _broadcast(seen)
     whole = seen.q if isinstance(seen, Queries) else seen.weights
     if whole.numel() == 0 or whole.dtype not in DTYPE_NAMES:
         return []
@@ -552,7 +554,13 @@ def _nbytes(seen: Seen, samples: int, heads: Tuple[int, int], rows: int) -> int:
         sizes = [*[1] * 4, *seen.mask.shape][-4:]
         cut_to = [wanted if size > 1 else 1 for wanted, size in zip((samples, count, rows), sizes)]
         nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
-    return nbytes
+    elif seen.late_mask is not None:  # of one head, as booleans
+        nbytes += samples * rows * int(k.shape[2])
+    return nbytes + sum(_size(numbers) for numbers in seen.documents or ())
+
+
+def _size(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _copy(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> Optional[Cut]:
