@@ -6,8 +6,8 @@
 
 Between captured steps next to nothing of attnd is in the model's way: a forward hook of the whole model, which counts,
 but no wrapper, no hook of a layer, no mode. At the end of each step it is decided whether the next one is captured:
-somebody is subscribed, and the plan says so. Then a spy (spy.py) is installed for that one step. It copies what the plan
-wants (calls.py); the sender thread does the rest.
+somebody is subscribed, and the plan says so. Then a spy (spy.py) is installed for that one step. It copies what the
+plan wants (calls.py); the sender thread does the rest.
 
 A step ends with `w.step()`, or with the step() of an optimizer that holds parameters of the model, which is noticed by
 itself (torch 2). When neither is seen in the first 64 forwards, every forward of the model in training counts as one
@@ -290,8 +290,8 @@ class Watch:
         self._forwards += not forwards_are_steps
         if self._forwards == FORWARDS_PER_STEP + 1 and not self._told_untold:
             self._told_untold = True
-            log.warning("job %s: no step of an optimizer was seen in %d forwards, so each counts as a step; call step() "
-                        "of what attnd.watch returned at the end of each", self.publisher.job, FORWARDS_PER_STEP)
+            log.warning("job %s: no step of an optimizer was seen in %d forwards, so each counts as a step; call "
+                        "step() of what attnd.watch returned at the end of each", self.publisher.job, FORWARDS_PER_STEP)
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance()
         else:
@@ -358,8 +358,8 @@ class Watch:
         if self._flex is None:
             self._flex = _compiled_flex(self._root)
             if self._flex:
-                log.warning("job %s: the model is compiled and uses flex attention, which takes too much memory when it "
-                            "runs eagerly; nothing is captured. Use attnd.publish_qk.", self.publisher.job)
+                log.warning("job %s: the model is compiled and uses flex attention, which takes too much memory when "
+                            "it runs eagerly; nothing is captured. Use attnd.publish_qk.", self.publisher.job)
         return not self._flex
 
     def _say_alive(self) -> None:
@@ -465,7 +465,8 @@ class Watch:
         self._told_unseen = True
         if unseen:
             log.warning("job %s: what %s does cannot be seen (%s%s): not scaled_dot_product_attention, "
-                        "multi_head_attention_forward or a softmax. Publish its queries and keys with attnd.publish_qk.",
+                        "multi_head_attention_forward or a softmax. Publish its queries and keys with "
+                        "attnd.publish_qk.",
                         self.publisher.job, unseen[0], type(self._module_at(unseen[0])).__name__,
                         f", and {len(unseen) - 1} more modules" if len(unseen) > 1 else "")
         else:
