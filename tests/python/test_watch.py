@@ -221,7 +221,7 @@ def test_watching_again_closes_the_earlier_watch():
     assert len(model._forward_hooks) == 2
     again.close()
     other.close()
-    assert "_attnd" not in vars(model)
+    assert "_watched_by" not in vars(model)
 
 
 def test_state_dict_and_modules_do_not_change(watched):

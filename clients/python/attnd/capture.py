@@ -701,13 +701,13 @@ class _Keeper(_Hook):
 
 def _kept_by(root: torch.nn.Module, also: Optional[Watch] = None, without: Optional[Watch] = None) -> List[Watch]:
     """The watches that a model keeps, when one is added or taken away."""
-    keeper = vars(root).get("_attnd")
+    keeper = vars(root).get("_watched_by")
     watches = keeper.watches if isinstance(keeper, _Keeper) else []  # a copy of a watched model keeps none
     watches = [watch for watch in watches if watch is not without] + [watch for watch in (also,) if watch is not None]
     if watches:
-        vars(root)["_attnd"] = _Keeper(watches)
+        vars(root)["_watched_by"] = _Keeper(watches)
     else:
-        vars(root).pop("_attnd", None)
+        vars(root).pop("_watched_by", None)
     return watches
 
 
