@@ -120,6 +120,14 @@ def test_scale_softcap_and_window():
     check(message, truth(q, k, ALLOWED["window"].numpy(), scale=0.7, softcap=5.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_classic_mask_of_minus_10000_is_one_in_every_dtype(dtype):
+    q, k = random(B, H, T, D, dtype=dtype), random(B, H, T, D, seed=1, dtype=dtype)
+    mask = ((1 - PADDING.float()) * -10000.0)[:, None, None, :].to(dtype)
+    (keys, tensors), = messages(Queries(q, k, mask))
+    assert set(tensors) == {"q", "k"} and list(keys["k_len"]) == [10, 4, 1]
+
+
 def test_one_key_for_all_samples():
     q, k = random(B, H, T, D), random(1, H, T, D, seed=1)
     check(messages(Queries(q, k))[0], truth(q, k))

@@ -21,9 +21,6 @@ from .masks import IGNORED_AT, Visibility, describe
 from .plan import Plan
 from .publisher import Captured
 
-# An explicit softmax shows its logits, not its mask: -1e4, which is a common "ignored", plus a logit.
-LOGIT_IGNORED_AT = -9e3
-
 
 class Queries(NamedTuple):
     """What a fused attention was called with.
@@ -319,7 +316,7 @@ def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray])
 def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
     weights = seen.weights[part]
     # All heads say what is visible, whichever of them travel.
-    visible = (seen.logits.detach()[part[0], :, part[2]] > LOGIT_IGNORED_AT).any(dim=1)
+    visible = (seen.logits.detach()[part[0], :, part[2]] > IGNORED_AT).any(dim=1)
     if seen.sink:
         weights, visible = weights[..., :-1], visible[..., :-1]
     values, allowed = HostCopy(weights), HostCopy(visible)

@@ -110,7 +110,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
     elif publisher.job != job:
         raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
     if wait > 0:
-        publisher.wait_for_subscriber(wait)
+        if not publisher.wait_for_subscriber(wait) and own:
+            log.warning("job %s: nobody takes tensors at %s yet; training goes on, and is captured once attnd listens "
+                        "there", job, endpoint)
     made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens)
     if passive:
         return made
@@ -792,6 +794,8 @@ def _own_plan(**given: Optional[int]) -> Dict[str, int]:
 def _share(tensor_parallel: Optional[Tuple[int, int]]) -> Share:
     if tensor_parallel is None:
         return Share()
+    if not isinstance(tensor_parallel, (tuple, list)) or len(tensor_parallel) != 2:
+        raise ValueError(f"tensor_parallel = {tensor_parallel!r}: must be (index, size)")
     index, size = tensor_parallel
     size = wire.check_int("tensor_parallel: size", size, wire.WORLD_MAX, 1)
     return Share(wire.check_int("tensor_parallel: index", index, size - 1), size)
@@ -817,13 +821,25 @@ def _check_names(root: torch.nn.Module, layers: Optional[Mapping[str, Sequence[A
     if stack is not None:
         wire.check_layer(stack, 0, "self")
     paths = {clean_path(path) for path, _ in root.named_modules()}
-    given = {path: wire.check_layer(*layer) for path, layer in (layers or {}).items()}
+    given = {path: _layer_of(path, layer) for path, layer in _mapping(layers).items()}
     for path in given:
         if path.partition("#")[0] not in paths:
-            near = [known for known in sorted(paths) if "att" in known.lower()] or sorted(paths)
+            near = [known for known in sorted(paths - {""}) if "att" in known.lower()] or sorted(paths - {""})
             raise ValueError(f"layers: no module at {path!r}; there are: {', '.join(near[:12])}")
     if len(set(given.values())) != len(given):
         raise ValueError("layers: the same layer is named twice")
+
+
+def _mapping(layers: Optional[Mapping[str, Sequence[Any]]]) -> Mapping[str, Sequence[Any]]:
+    if layers is not None and not isinstance(layers, Mapping):
+        raise ValueError(f"layers: must map module paths to (stack, layer, site), not be a {type(layers).__name__}")
+    return layers or {}
+
+
+def _layer_of(path: str, layer: Any) -> wire.Layer:
+    if not isinstance(layer, (tuple, list)) or len(layer) != 3:
+        raise ValueError(f"layers: {path!r}: {layer!r} is not (stack, layer, site), as in ('decoder', 3, 'self')")
+    return wire.check_layer(*layer)
 
 
 def _compiled_flex(root: torch.nn.Module) -> Optional[bool]:

@@ -79,4 +79,4 @@ def _first_samples(count: int, tensors: Tuple[Any, ...], options: Dict[str, Any]
         return tensors, options
     cut = {name: value[:count] if name in PER_SAMPLE and value is not None else value
            for name, value in options.items()}
-    return tuple(None if tensor is None else tensor[:count] for tensor in tensors), cut
+    return tuple(tensor[:count] if hasattr(tensor, "shape") else tensor for tensor in tensors), cut

@@ -7,8 +7,8 @@ wire:   causal (j <= p), window (j > p - window), q_len, k_len (right padding), 
 What models say is one map of visible keys. Most of them are a causal triangle or band, or right padding, or both,
 and are told in a few bytes; what is left over travels as a mask.
 
-Decisions: an additive mask at or below -1e4 ignores the key, whatever larger value is a bias (exp(-1e4) is 0 in every
-dtype). In self-attention a key that no query may see is padding, and so is the query at its position. Libraries let
+Decisions: an additive mask at or below -9e3 ignores the key, whatever larger value is a bias: exp(-9e3) is 0 in every
+dtype, and the common -1e4 is -9984 in bf16, or has a logit added to it. In self-attention a key that no query may see is padding, and so is the query at its position. Libraries let
 fully masked rows (left padding) see everything lest they become NaN: in an otherwise causal map those rows are taken
 as the padding they are.
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
-IGNORED_AT = -1e4
+IGNORED_AT = -9e3
 
 
 class Visibility(NamedTuple):
