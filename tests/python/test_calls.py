@@ -6,12 +6,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attnd import interface
-from attnd.calls import Context, Queries, Share, Weights, cut, heads_of
+from attnd.calls import Context, Queries, Share, Weights, heads_of, parts
 from attnd.devices import HostCopy
 from attnd.plan import EVERYTHING, Plan
 
 B, H, T, D = 3, 4, 10, 8
 LAYER = ("decoder", 0, "self")
+
+
+def cut(*arguments):
+    """All parts of a call, copied."""
+    return [part.copy() for part in parts(*arguments)]
 
 
 def random(*shape, seed=0, dtype=torch.float32):

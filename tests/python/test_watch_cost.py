@@ -202,10 +202,10 @@ MASK = torch.zeros(3, 1, 6, 5)
 def test_what_is_reserved_is_what_the_copies_take(seen, plan):
     for share in (calls.Share(), calls.Share(1, 2)):
         plan = Plan(**plan) if isinstance(plan, dict) else plan
-        parts = capture._parts(seen, plan, 1, share)
-        copies = [capture._copy(seen, part.plan, 1, share, calls.Context()) for part in parts]
+        parts = calls.parts(seen, plan, 1, share, calls.Context())
+        copies = [part.copy() for part in parts]
         assert [part.nbytes for part in parts] == [copy.nbytes for copy in copies]
-        together = calls.cut(seen, plan, 1, share, calls.Context())
+        together = [part.copy() for part in calls.parts(seen, plan, 1, share, calls.Context())]
         assert [copy.nbytes for copy in copies] == [copy.nbytes for copy in together]
 
 

@@ -10,6 +10,8 @@ in f32 on the sender thread, and travel as tier `attention`.
 """
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -79,6 +81,12 @@ class Cut(NamedTuple):
     make: Callable[[wire.Layer], Optional[Captured]]
 
 
+class Part(NamedTuple):
+    """A part of a call that the plan takes: how many bytes its copy takes, at most, and how it is copied."""
+    nbytes: int
+    copy: Callable[[], Cut]
+
+
 class _Form(NamedTuple):
     """What of Queries is no tensor."""
     scale: float
@@ -109,30 +117,60 @@ def heads_of(seen: Seen) -> int:
     return int((_broadcast(seen).q if isinstance(seen, Queries) else seen.weights).shape[1])
 
 
-def cut(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Cut]:
-    """Copies what the plan wants of a call: one part per range of heads; none when the call is empty. ValueError when
-    its queries and keys do not fit together."""
+def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Part]:
+    """What the plan wants of a call, by range of heads; none when the call is empty. Nothing is copied yet. ValueError
+    when its queries and keys do not fit together."""
     if isinstance(seen, Queries):
         seen = _broadcast(seen)
     whole = seen.q if isinstance(seen, Queries) else seen.weights
-    batch, heads, queries = (int(n) for n in whole.shape[:3])
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
-    if 0 in (batch, heads, queries, keys) or whole.dtype not in DTYPE_NAMES:
+    if whole.numel() == 0 or keys == 0 or whole.dtype not in DTYPE_NAMES:
         return []
+    batch, heads, queries = (int(n) for n in whole.shape[:3])
     samples = min(batch, plan.samples) if plan.samples else batch
-    if isinstance(seen, Queries) and seen.late_mask is not None:
-        seen = seen._replace(mask=seen.late_mask(samples))
     first, end = plan.row_block(step, queries)
-    total = heads * share.of
-    cuts = []
+    offset, total = share.number * heads, share.of * heads
+    found = []
     for low, high in plan.head_ranges(total):
-        low, high = max(low - share.number * heads, 0), min(high - share.number * heads, heads)
+        low, high = max(low - offset, 0), min(high - offset, heads)
         if low < high:
-            rows = _Rows(share.number * heads + low, total, first, end == queries)
+            rows = _Rows(offset + low, total, first, end == queries)
             part = (slice(0, samples), slice(low, high), slice(first, end))
-            cuts.append(_cut_queries(seen, part, rows, context) if isinstance(seen, Queries)
-                        else _cut_weights(seen, part, rows, context))
-    return cuts
+            found.append(Part(_nbytes(seen, part), functools.partial(_cut, seen, part, rows, context)))
+    return found
+
+
+def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
+    """What the copy of a part takes; less when autocast lowers it."""
+    samples, count, rows = (int(cut.stop - cut.start) for cut in part)
+    heads = part[1]
+    if isinstance(seen, Weights):
+        keys = int(seen.weights.shape[3]) - seen.sink
+        return samples * rows * keys * (count * seen.weights.element_size() + 1)
+    q, k = seen.q, seen.k
+    group = max(1, int(q.shape[1]) // int(k.shape[1]))
+    key_heads = count if heads.start % group or heads.stop % group else count // group
+    nbytes = samples * (count * rows * int(q.shape[3]) * q.element_size()
+                        + key_heads * int(k.shape[2] * k.shape[3]) * k.element_size())
+    if seen.mask is not None:
+        sizes = [*[1] * 4, *seen.mask.shape][-4:]
+        cut_to = [wanted if size > 1 else 1 for wanted, size in zip((samples, count, rows), sizes)]
+        nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
+    elif seen.late_mask is not None:  # of one head, as booleans
+        nbytes += samples * rows * int(k.shape[2])
+    return nbytes + sum(_size(numbers) for numbers in seen.documents or ())
+
+
+def _size(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
+    if isinstance(seen, Weights):
+        return _cut_weights(seen, part, rows, context)
+    if seen.late_mask is not None:
+        seen = seen._replace(mask=seen.late_mask(part[0].stop))
+    return _cut_queries(seen, part, rows, context)
 
 
 # ------------------------------------------------------------------------------------------- tier qk

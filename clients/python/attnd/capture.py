@@ -24,24 +24,21 @@ captured step computes the same bits.
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import logging
-import math
 import os
 import re
 import sys
 import threading
 import time
 import weakref
-from dataclasses import replace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
 from . import wire
-from .calls import Context, Cut, Queries, Seen, Share, Weights, _broadcast, cut, heads_of
-from .devices import DTYPE_NAMES, HostCopy
+from .calls import Context, Cut, Part, Seen, Share, heads_of, parts
+from .devices import HostCopy
 from .layers import guess_layer, name_layers
 from .plan import Plan
 from .probe import Probe, run_quietly
@@ -397,12 +394,11 @@ class Watch:
             context = Context(microbatch, self._tokens.of(self._names.stack_of(path)) if self._tokens else None)
             if layer is None:
                 self._unnamed.append((path, heads_of(seen) * self._share.of))
-            for part in _parts(seen, plan, self._step, self._share):
-                copy = functools.partial(_copy, seen, part.plan, self._step, self._share, context)
+            for part in parts(seen, plan, self._step, self._share, context):
                 if layer is not None:
-                    self._publish(layer, part.nbytes, copy)
+                    self._publish(layer, part.nbytes, part.copy)
                 else:
-                    self._keep(path, part.nbytes, copy)
+                    self._keep(path, part)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 
@@ -440,16 +436,16 @@ class Watch:
         except Exception:
             self.failed(f"the attention of {'.'.join(map(str, layer))} could not be captured")
 
-    def _keep(self, path: str, nbytes: int, copy: Callable[[], Optional[Cut]]) -> None:
+    def _keep(self, path: str, part: Part) -> None:
         """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
         copied: Optional[Cut] = None
-        if self._pending_bytes + nbytes <= self.publisher.queue_bytes:
-            self._pending_bytes += nbytes
+        if self._pending_bytes + part.nbytes <= self.publisher.queue_bytes:
+            self._pending_bytes += part.nbytes
             try:
-                copied = copy()
+                copied = part.copy()
             except Exception:
                 self.failed(f"the attention of {path or 'the model'} could not be captured")
-        self._pending.append(_Kept(path, nbytes, lambda: copied))
+        self._pending.append(_Kept(path, part.nbytes, lambda: copied))
 
     def _tell_many(self, path: str) -> None:
         if not self._told_many:
@@ -512,63 +508,11 @@ def innermost() -> Optional[Watch]:
     return next((it for it in (reference() for reference in reversed(_open)) if it is not None), None)
 
 
-class _Part(NamedTuple):
-    """A part of a call: the plan that takes it alone, and what its copy takes."""
-    plan: Plan
-    nbytes: int
-
-
 class _Kept(NamedTuple):
     """A part of a call that has no name yet, and how it was copied; None: it was not."""
     path: str
     nbytes: int
     copied: Callable[[], Optional[Cut]]
-
-
-def _parts(seen: Seen, plan: Plan, step: int, share: Share) -> List[_Part]:
-    """What the plan wants of a call, by range of heads; none when the call is empty."""
-    if isinstance(seen, Queries):
-        seen = _broadcast(seen)
-    whole = seen.q if isinstance(seen, Queries) else seen.weights
-    if whole.numel() == 0 or whole.dtype not in DTYPE_NAMES:
-        return []
-    batch, heads, queries = (int(n) for n in whole.shape[:3])
-    first, end = plan.row_block(step, queries)
-    samples = min(batch, plan.samples) if plan.samples else batch
-    offset = share.number * heads
-    ranges = [(max(low - offset, 0), min(high - offset, heads)) for low, high in plan.head_ranges(heads * share.of)]
-    return [_Part(replace(plan, heads=((offset + low, offset + high - 1),)),
-                  _nbytes(seen, samples, (low, high), end - first)) for low, high in ranges if low < high]
-
-
-def _nbytes(seen: Seen, samples: int, heads: Tuple[int, int], rows: int) -> int:
-    """What calls.cut copies of a call for so many samples, these heads and so many rows. What autocast lowers takes
-    less."""
-    count = heads[1] - heads[0]
-    if isinstance(seen, Weights):
-        keys = int(seen.weights.shape[3]) - seen.sink
-        return samples * rows * keys * (count * seen.weights.element_size() + 1)
-    q, k = seen.q, seen.k
-    group = max(1, int(q.shape[1]) // int(k.shape[1]))
-    key_heads = count if heads[0] % group or heads[1] % group else count // group
-    nbytes = samples * (count * rows * int(q.shape[3]) * q.element_size()
-                        + key_heads * int(k.shape[2] * k.shape[3]) * k.element_size())
-    if seen.mask is not None:
-        sizes = [*[1] * 4, *seen.mask.shape][-4:]
-        cut_to = [wanted if size > 1 else 1 for wanted, size in zip((samples, count, rows), sizes)]
-        nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
-    elif seen.late_mask is not None:  # of one head, as booleans
-        nbytes += samples * rows * int(k.shape[2])
-    return nbytes + sum(_size(numbers) for numbers in seen.documents or ())
-
-
-def _size(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _copy(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> Optional[Cut]:
-    """Copies the one part of a call that the plan takes; None when there is nothing in it."""
-    return next(iter(cut(seen, plan, step, share, context)), None)
 
 
 def _maker(part: Optional[Cut], layer: wire.Layer) -> Maker:
