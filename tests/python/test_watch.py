@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 
 import attnd
 from attnd import calls, capture, ranks
+from attnd import tokens as tokens_module
 from conftest import FakeDaemon, free_endpoint, identity_holds
 
 MHA = torch.nn.MultiheadAttention
@@ -943,12 +944,12 @@ def test_tokens_are_those_that_the_stack_reads(daemon, watched, own_decoder):
 def test_tokens_are_copied_once_and_only_when_they_travel(daemon, watched, monkeypatch):
     copied = []
 
-    class Counted(capture.HostCopy):
+    class Counted(tokens_module.HostCopy):
         def __init__(self, *args):
             copied.append(args[0])
             super().__init__(*args)
 
-    monkeypatch.setattr(capture, "HostCopy", Counted)
+    monkeypatch.setattr(tokens_module, "HostCopy", Counted)
     model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
     it = watched(model, tokens=True, every=2, steps="manual")
     counts = []

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import calls, capture, devices
+from attnd import calls, devices, hooks
 from attnd.plan import Plan
 from conftest import free_endpoint, identity_holds, wait_until
 
@@ -56,7 +56,7 @@ class Training:
     def step(self):
         self.model(self.x).sum().backward()
         self.optimizer.step()
-        if capture._register_optimizer_hook is None:  # torch 1
+        if hooks.register_optimizer_hook is None:  # torch 1
             self.watch.step()
 
     def calls(self):

@@ -23,12 +23,9 @@ captured step computes the same bits.
 """
 from __future__ import annotations
 
-import contextlib
-import inspect
 import logging
 import os
 import re
-import sys
 import threading
 import time
 import weakref
@@ -38,13 +35,15 @@ import torch
 
 from . import wire
 from .calls import Context, Cut, Part, Seen, Share, heads_of, parts
-from .devices import HostCopy
+from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
 from .layers import guess_layer, name_layers
 from .plan import Plan
 from .probe import Probe, run_quietly
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
 from .ranks import rank_and_world, shared_run
 from .spy import Spy, clean_path
+from .tokens import Tokens
+from .torch_state import compiled_flex, is_no_repetition
 
 log = logging.getLogger("attnd")
 
@@ -162,7 +161,7 @@ class Watch:
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
         self._spy = Spy(root, self)
-        self._tokens = _Tokens(root, self._spy) if tokens else None
+        self._tokens = Tokens(root, self._spy) if tokens else None
         publisher.hello([])
 
     @property
@@ -184,7 +183,7 @@ class Watch:
         """One training step is done. From the first call on, only these calls count."""
         if not self._explicit:  # the optimizer may have told of this very step
             self._explicit, self._stepped, self._forwards = True, False, 0
-            _remove_all(self._handles)
+            remove_all(self._handles)
         self._end_step()
 
     def epoch_end(self) -> None:
@@ -235,7 +234,7 @@ class Watch:
             self._guarded(self._tell_unseen)
         self._closed = True
         self._disarm()
-        _remove_all(self._handles)
+        remove_all(self._handles)
         if self._probe is not None:
             self._probe.close()
         _open[:] = [reference for reference in _open if reference() not in (self, None)]
@@ -259,18 +258,18 @@ class Watch:
                 earlier.close()
         _kept_by(self._root, also=self)
         _open.append(weakref.ref(self))
-        weakref.finalize(self, _remove_all, self._handles).atexit = False
+        weakref.finalize(self, remove_all, self._handles).atexit = False
         self.rearm()
 
     def follow_steps(self, optimizer: Any, steps: str) -> None:
         """Notices by itself when a step ends; called once, by watch()."""
         if steps == "manual":
             return
-        self._handles.append(self._root.register_forward_hook(_ForwardHook(self)))
+        self._handles.append(self._root.register_forward_hook(ForwardHook(self)))
         if optimizer is not None and hasattr(optimizer, "register_step_post_hook"):
-            self._handles.append(optimizer.register_step_post_hook(_OptimizerHook(self, None)))
-        elif optimizer is None and _register_optimizer_hook is not None:
-            self._handles.append(_register_optimizer_hook(_OptimizerHook(self, self._root)))
+            self._handles.append(optimizer.register_step_post_hook(OptimizerHook(self, None)))
+        elif optimizer is None and register_optimizer_hook is not None:
+            self._handles.append(register_optimizer_hook(OptimizerHook(self, self._root)))
 
     def follow_probe(self, inputs: Any, every: int, endpoint: str) -> None:
         """Runs a probe every so many steps; called once, by watch()."""
@@ -285,7 +284,7 @@ class Watch:
         if self._closed or self._stepped or _probing() is not None or not (
                 module.training or torch.is_grad_enabled() or self._evaluation):
             return
-        forwards_are_steps = _register_optimizer_hook is None or not torch.is_grad_enabled()
+        forwards_are_steps = register_optimizer_hook is None or not torch.is_grad_enabled()
         self._forwards += not forwards_are_steps
         if self._forwards == FORWARDS_PER_STEP + 1 and not self._told_untold:
             self._told_untold = True
@@ -355,7 +354,7 @@ class Watch:
     def _may_run(self) -> bool:
         """Whether the model may run eagerly: a compiled flex attention would make all logits then."""
         if self._flex is None:
-            self._flex = _compiled_flex(self._root)
+            self._flex = compiled_flex(self._root)
             if self._flex:
                 log.warning("job %s: the model is compiled and uses flex attention, which takes too much memory when "
                             "it runs eagerly; nothing is captured. Use attnd.publish_qk.", self.publisher.job)
@@ -484,7 +483,7 @@ class Watch:
     def counts(self) -> bool:
         """Whether what runs now in this thread, though it is not followed, is training: not a validation, not a
         forward that a backward pass repeats, not the probe of another watch."""
-        return _is_no_repetition() and self.begins(self._root)
+        return is_no_repetition() and self.begins(self._root)
 
     def wants(self, layer: wire.Layer) -> bool:
         """Whether this attention is to be published at this step."""
@@ -548,97 +547,7 @@ class _Names:
         return [(*layer, self._heads[path]) for path, layer in self.layers.items()]
 
 
-class _Tokens:
-    """The token numbers of the model's input: of the integer tensors [B, T] among its arguments `input_ids`, else the
-    first one that is not called something else. `decoder_input_ids` or `tgt` are those of the decoder.
-
-    Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
-
-    def __init__(self, root: torch.nn.Module, spy: Spy):
-        self._root = root
-        self._spy = spy
-        self._handle: Any = None
-        self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
-        self._names = _parameter_names(root)
-
-    def install(self) -> None:
-        """Begins to look at what forwards are given."""
-        options: Dict[str, bool] = {"with_kwargs": True} if hasattr(torch, "compiler") else {}
-        self._handle = self._root.register_forward_pre_hook(_TokensHook(self), **options)
-
-    def take(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """A forward begins with these arguments."""
-        self._copies = {}
-        if self._spy.current_path is None:  # this forward is not followed
-            return
-        names = [*self._names, *[""] * len(args)]
-        given = [(name, value) for name, value in [*zip(names, args), *kwargs.items()] if _like_tokens(name, value)]
-        given.sort(key=lambda entry: entry[0] != "input_ids")
-        for name, value in given:
-            stack = "decoder" if _OF_DECODER.match(name) else ""
-            if stack not in self._copies:
-                self._copies[stack] = HostCopy(value)
-
-    def of(self, stack: str) -> Optional[HostCopy]:
-        """Those that the stack reads in the forward that runs; None when they are not known."""
-        if stack == "decoder" and ("decoder" in self._copies or _encodes_and_decodes(self._root)):
-            return self._copies.get("decoder")
-        return self._copies.get("")
-
-    def forget(self) -> None:
-        """The forward is done."""
-        self._copies = {}
-
-    def remove(self) -> None:
-        """Takes its hook out of the model."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle, self._copies = None, {}
-
-
-_OF_DECODER = re.compile(r"decoder_|tgt")
-_NO_TOKENS = re.compile(r"mask|type|position|pos_|label|target|segment|length|cache|index|embed")
-
-
-def _like_tokens(name: str, value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32) \
-        and not _NO_TOKENS.search(name)
-
-
-def _encodes_and_decodes(root: torch.nn.Module) -> bool:
-    return bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
-
-
-def _parameter_names(root: torch.nn.Module) -> List[str]:
-    """The names of what the model's forward takes by position, as far as they are told."""
-    try:
-        parameters = inspect.signature(root.forward).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-
-
-# ------------------------------------------------------------------------------------------- the hooks
-
-# What a copy or pickle of a watched model has where the model has a hook of ours: takes anything and does nothing, and
-# is no part of attnd, so that a saved model can be loaded without it.
-_no_hook = contextlib.nullcontext().__exit__
-
-
-class _Hook:
-    """A hook that does not follow into copies of what it hangs on, and does not keep the watch alive."""
-
-    def __init__(self, owner: Any):
-        self.owner = weakref.ref(owner)
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return _no_hook
-
-    def __reduce__(self) -> Any:
-        return getattr, (contextlib.nullcontext(), "__exit__")
-
-
-class _Keeper(_Hook):
+class _Keeper(Hook):
     """Hangs on a model and keeps its watches, which nobody else may hold: they live as long as it does."""
 
     def __init__(self, watches: List[Watch]):
@@ -655,77 +564,6 @@ def _kept_by(root: torch.nn.Module, also: Optional[Watch] = None, without: Optio
     else:
         vars(root).pop("_watched_by", None)
     return watches
-
-
-def _remove_all(handles: List[Any]) -> None:
-    while handles:
-        handles.pop().remove()
-
-
-class _ForwardHook(_Hook):
-    def __call__(self, module: torch.nn.Module, *args: Any) -> None:
-        if _is_compiling():
-            return
-        owner = self.owner()
-        if owner is not None:
-            owner.forward_done(module)
-
-
-class _TokensHook(_Hook):
-    def __call__(self, module: torch.nn.Module, args: Any, kwargs: Optional[Mapping[str, Any]] = None) -> None:
-        if _is_compiling():
-            return
-        owner = self.owner()
-        if owner is not None:
-            try:
-                owner.take(args, kwargs or {})
-            except Exception:
-                owner.forget()  # the attention is published without them
-
-
-class _OptimizerHook(_Hook):
-    """After each step of an optimizer; with `root`, of any that holds parameters of it."""
-
-    def __init__(self, owner: Any, root: Optional[torch.nn.Module]):
-        super().__init__(owner)
-        self._root = None if root is None else weakref.ref(root)
-        self._judged: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
-        self._leader: Any = None
-
-    def __call__(self, optimizer: Any, *args: Any) -> None:
-        owner = self.owner()
-        if owner is not None and not _is_compiling() and self._counts(optimizer):
-            owner.optimizer_stepped()
-
-    def _counts(self, optimizer: Any) -> bool:
-        """Of several optimizers of one model the first that steps counts, as long as it lives."""
-        if self._root is None:
-            return True
-        if optimizer not in self._judged:
-            self._judged[optimizer] = _share_parameters(optimizer, self._root())
-        if not self._judged[optimizer]:
-            return False
-        leader = self._leader() if self._leader is not None else None
-        if leader is None:
-            self._leader, leader = weakref.ref(optimizer), optimizer
-        return leader is optimizer
-
-
-def _share_parameters(optimizer: Any, root: Optional[torch.nn.Module]) -> bool:
-    """By the parameters of now: what distributes a model may have replaced those that it was watched with."""
-    parameters = {id(p) for p in root.parameters()} if root is not None else set()
-    return any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
-
-
-def _is_no_repetition() -> bool:
-    """Whether no backward pass runs in this thread; torch 1.13 cannot tell."""
-    return _graph_task_id is None or _graph_task_id() == -1
-
-
-_graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_task_id", None)
-_register_optimizer_hook: Optional[Callable[..., Any]] = getattr(
-    sys.modules["torch.optim.optimizer"], "register_optimizer_step_post_hook", None)
-_is_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)
 
 
 # ----------------------------------------------------------------------------------------- arguments
@@ -784,35 +622,3 @@ def _layer_of(path: str, layer: Any) -> wire.Layer:
     if not isinstance(layer, (tuple, list)) or len(layer) != 3:
         raise ValueError(f"layers: {path!r}: {layer!r} is not (stack, layer, site), as in ('decoder', 3, 'self')")
     return wire.check_layer(*layer)
-
-
-def _compiled_flex(root: torch.nn.Module) -> Optional[bool]:
-    """Whether the model, or code next to it that uses flex attention, may be compiled; None while nothing is."""
-    flex = getattr(sys.modules.get("torch.nn.attention.flex_attention"), "flex_attention", None)
-    if flex is None or "torch._dynamo" not in sys.modules:
-        return None
-    if any(getattr(getattr(module, "config", None), "_attn_implementation", None) == "flex_attention"
-           or _has_flex(vars(module).values(), flex) for module in root.modules()):
-        return True
-    forwards = [inspect.unwrap(kind.forward) for kind in {type(module) for module in root.modules()}]
-    return any(_calls_flex(forward, flex) for forward in forwards)
-
-
-def _calls_flex(forward: Any, flex: Any) -> bool:
-    """By what a forward calls, and by what it or a function next to it may: the names of its module."""
-    code = getattr(forward, "__code__", None)
-    return code is not None and (any("flex_attention" in name for name in code.co_names)
-                                 or _has_flex(getattr(forward, "__globals__", {}).values(), flex)
-                                 or _has_flex(_enclosed(forward), flex))
-
-
-def _enclosed(function: Any) -> Iterator[Any]:
-    for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # it is empty
-            yield cell.cell_contents
-
-
-def _has_flex(values: Iterable[Any], flex: Any) -> bool:
-    """Whether a compiled flex attention is among the values."""
-    return any(callable(value) and getattr(value, "_torchdynamo_orig_callable", None) is flex
-               for value in list(values) if not isinstance(value, (type, torch.nn.Module)))

@@ -36,6 +36,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import interface
 from .calls import Queries, Seen, Weights
+from .torch_state import graph_task_id, is_compiling
 
 log = logging.getLogger("attnd")
 
@@ -136,7 +137,7 @@ class Spy:
     # -------------------------------------------------------------------------------- hooks of modules
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
-        if _is_compiling is not None and _is_compiling():
+        if is_compiling():
             return
         try:
             self._force_eager()
@@ -179,7 +180,7 @@ class Spy:
             and any(thread.ident == self._thread for thread in threading.enumerate())
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        if _is_compiling is not None and _is_compiling():
+        if is_compiling():
             return
         try:
             if not self._stack or threading.get_ident() != self._thread:
@@ -579,14 +580,12 @@ def _recorded() -> bool:
 def _repeated(path: str) -> bool:
     """Whether a backward pass runs this forward again. Torch 1.13 cannot tell: there only forwards of the whole
     model count, and parts that are run by themselves are taken as repeated."""
-    return _graph_task_id() != -1 if _graph_task_id is not None else path != ""
+    return graph_task_id() != -1 if graph_task_id is not None else path != ""
 
 
 _FAST_CLASSES = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention)
 _fast_path_enabled: Callable[[], bool] = getattr(getattr(torch.backends, "mha", None), "get_fastpath_enabled",
                                                  lambda: True)
-_is_compiling: Optional[Callable[[], bool]] = getattr(getattr(torch, "compiler", None), "is_compiling", None)
-_graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_task_id", None)
 _set_stance: Optional[Callable[..., Any]] = getattr(getattr(torch, "compiler", None), "set_stance", None)
 _ALWAYS: Dict[str, bool] = {"always_call": True} if hasattr(torch, "compiler") else {}
 _sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""hooks: what hangs on a watched model and its optimizer."""
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from typing import Any, Callable, List, Mapping, Optional
+
+import torch
+
+from .torch_state import is_compiling
+
+# What a copy or pickle of a watched model has where the model has a hook of ours: takes anything and does nothing, and
+# is no part of attnd, so that a saved model can be loaded without it.
+_no_hook = contextlib.nullcontext().__exit__
+
+
+class Hook:
+    """A hook that does not follow into copies of what it hangs on, and does not keep the watch alive."""
+
+    def __init__(self, owner: Any):
+        self.owner = weakref.ref(owner)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return _no_hook
+
+    def __reduce__(self) -> Any:
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+def remove_all(handles: List[Any]) -> None:
+    while handles:
+        handles.pop().remove()
+
+
+class ForwardHook(Hook):
+    def __call__(self, module: torch.nn.Module, *args: Any) -> None:
+        if is_compiling():
+            return
+        owner = self.owner()
+        if owner is not None:
+            owner.forward_done(module)
+
+
+class TokensHook(Hook):
+    def __call__(self, module: torch.nn.Module, args: Any, kwargs: Optional[Mapping[str, Any]] = None) -> None:
+        if is_compiling():
+            return
+        owner = self.owner()
+        if owner is not None:
+            try:
+                owner.take(args, kwargs or {})
+            except Exception:
+                owner.forget()  # the attention is published without them
+
+
+class OptimizerHook(Hook):
+    """After each step of an optimizer; with `root`, of any that holds parameters of it."""
+
+    def __init__(self, owner: Any, root: Optional[torch.nn.Module]):
+        super().__init__(owner)
+        self._root = None if root is None else weakref.ref(root)
+        self._judged: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+        self._leader: Any = None
+
+    def __call__(self, optimizer: Any, *args: Any) -> None:
+        owner = self.owner()
+        if owner is not None and not is_compiling() and self._counts(optimizer):
+            owner.optimizer_stepped()
+
+    def _counts(self, optimizer: Any) -> bool:
+        """Of several optimizers of one model the first that steps counts, as long as it lives."""
+        if self._root is None:
+            return True
+        if optimizer not in self._judged:
+            self._judged[optimizer] = _share_parameters(optimizer, self._root())
+        if not self._judged[optimizer]:
+            return False
+        leader = self._leader() if self._leader is not None else None
+        if leader is None:
+            self._leader, leader = weakref.ref(optimizer), optimizer
+        return leader is optimizer
+
+
+def _share_parameters(optimizer: Any, root: Optional[torch.nn.Module]) -> bool:
+    """By the parameters of now: what distributes a model may have replaced those that it was watched with."""
+    parameters = {id(p) for p in root.parameters()} if root is not None else set()
+    return any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
+
+
+register_optimizer_hook: Optional[Callable[..., Any]] = getattr(
+    sys.modules["torch.optim.optimizer"], "register_optimizer_step_post_hook", None)

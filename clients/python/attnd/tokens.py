@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""tokens: the token numbers that a model is given."""
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import torch
+
+from .devices import HostCopy
+from .hooks import TokensHook
+from .spy import Spy
+
+
+class Tokens:
+    """The token numbers of the model's input: of the integer tensors [B, T] among its arguments `input_ids`, else the
+    first one that is not called something else. `decoder_input_ids` or `tgt` are those of the decoder.
+
+    Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
+
+    def __init__(self, root: torch.nn.Module, spy: Spy):
+        self._root = root
+        self._spy = spy
+        self._handle: Any = None
+        self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
+        self._names = _parameter_names(root)
+
+    def install(self) -> None:
+        """Begins to look at what forwards are given."""
+        options: Dict[str, bool] = {"with_kwargs": True} if hasattr(torch, "compiler") else {}
+        self._handle = self._root.register_forward_pre_hook(TokensHook(self), **options)
+
+    def take(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """A forward begins with these arguments."""
+        self._copies = {}
+        if self._spy.current_path is None:  # this forward is not followed
+            return
+        names = [*self._names, *[""] * len(args)]
+        given = [(name, value) for name, value in [*zip(names, args), *kwargs.items()] if _like_tokens(name, value)]
+        given.sort(key=lambda entry: entry[0] != "input_ids")
+        for name, value in given:
+            stack = "decoder" if _OF_DECODER.match(name) else ""
+            if stack not in self._copies:
+                self._copies[stack] = HostCopy(value)
+
+    def of(self, stack: str) -> Optional[HostCopy]:
+        """Those that the stack reads in the forward that runs; None when they are not known."""
+        if stack == "decoder" and ("decoder" in self._copies or _encodes_and_decodes(self._root)):
+            return self._copies.get("decoder")
+        return self._copies.get("")
+
+    def forget(self) -> None:
+        """The forward is done."""
+        self._copies = {}
+
+    def remove(self) -> None:
+        """Takes its hook out of the model."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self._copies = None, {}
+
+
+_OF_DECODER = re.compile(r"decoder_|tgt")
+_NO_TOKENS = re.compile(r"mask|type|position|pos_|label|target|segment|length|cache|index|embed")
+
+
+def _like_tokens(name: str, value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32) \
+        and not _NO_TOKENS.search(name)
+
+
+def _encodes_and_decodes(root: torch.nn.Module) -> bool:
+    return bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
+
+
+def _parameter_names(root: torch.nn.Module) -> List[str]:
+    """The names of what the model's forward takes by position, as far as they are told."""
+    try:
+        parameters = inspect.signature(root.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
