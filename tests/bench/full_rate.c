@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* Publishes attention maps as fast as attnd takes them, for a while, and prints how many.
+ *
+ *   full_rate ENDPOINT SECONDS [HEADS LENGTH LAYERS]      [1, HEADS, LENGTH, LENGTH] f32 */
+#include "load.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <zmq.h>
+
+static uint32_t number(int argc, char **argv, int i, uint32_t fallback)
+{
+    return argc > i ? (uint32_t)strtoul(argv[i], NULL, 10) : fallback;
+}
+
+int main(int argc, char **argv)
+{
+    struct load load;
+    uint32_t layers = number(argc, argv, 5, 12);
+    if (argc < 3 || layers == 0) {
+        fputs("usage: full_rate ENDPOINT SECONDS [HEADS LENGTH LAYERS]\n", stderr);
+        return 2;
+    }
+    load_init(&load, "bench", number(argc, argv, 3, 12), number(argc, argv, 4, 512), layers);
+    void *zmq = zmq_ctx_new();
+    void *socket = load_connect(zmq, argv[1]);
+    load_set(socket, ZMQ_LINGER, 10000);
+    double start = load_seconds(), end = start + strtod(argv[2], NULL);
+    while (load_seconds() < end)
+        load_publish(&load, socket);
+    printf("{\"sent\": %llu, \"bytes_each\": %zu, \"seconds\": %.6f}\n",
+           (unsigned long long)load.sent, load_bytes(&load), load_seconds() - start);
+    zmq_close(socket);
+    zmq_ctx_term(zmq);
+    load_clear(&load);
+    return 0;
+}
