@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A soak: trainers that come, go, fork ranks and die, subscribers that never read, flushes and questions, for minutes.
+"""A soak: trainers that come, go, fork ranks and die, subscribers that never read, HTTP clients that listen, ask, stall and
+vanish, flushes and questions, for minutes.
 
     ATTND_BIN=build/daemon/attnd python3 tests/e2e/soak.py [MINUTES]
 
@@ -11,6 +12,7 @@ import json
 import os
 import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -62,6 +64,46 @@ def deaf_subscriber(attnd):
     return subprocess.Popen([sys.executable, "-c", code, attnd.endpoint("publish")])
 
 
+class Visitor:
+    """One HTTP connection. It asks something, or half of something, and then reads it, or little of it, or nothing."""
+
+    PATHS = ["/", "/metrics", "/api/v1/jobs", "/api/v1/stats", "/api/v1/alerts", "/api/v1/openapi.json", "/assets/main.js",
+             "/api/v1/live?job=job1", "/api/v1/summary?job=job2", "/api/v1/grid?job=job3", "/api/v1/maps?job=job4",
+             "/api/v1/rollout?job=job5", "/api/v1/history?job=job6", "/api/v1/compare?job=job7", "/healthz", "/readyz",
+             "/../etc/passwd", "/api/v1/history?job=%00&limit=x"]
+
+    def __init__(self, port, randomly):
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setblocking(False)
+        self.greedy = randomly.random() < 0.7
+        path = "/api/v1/events" if randomly.random() < 0.3 else randomly.choice(self.PATHS)
+        request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+        self.socket.send(request[:randomly.randrange(len(request))] if randomly.random() < 0.1 else request)
+        self.received = 0
+
+    def read(self):
+        """False when the connection is over."""
+        try:
+            data = self.socket.recv(1 << 20 if self.greedy else 100)
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
+        self.received += len(data)
+        return bool(data)
+
+
+def receive_visitors(port, visitors, randomly, answered):
+    """A few come, a few go, the others read. Counts in `answered` the bytes they got."""
+    while len(visitors) < 60 and randomly.random() < 0.7:
+        visitors.append(Visitor(port, randomly))
+    for visitor in list(visitors):
+        if not visitor.read() or randomly.random() < 0.01:
+            answered[0] += visitor.received
+            visitor.socket.close()
+            visitors.remove(visitor)
+
+
 def check(attnd, started, samples):
     stats = attnd.stats()
     used = stats["processed"] + sum(stats["dropped"].values()) + stats["in_flight"]
@@ -88,13 +130,17 @@ def stir(attnd, jobs, rng, randomly):
 
 def soak(minutes):
     attnd = Attnd("limits.jobs=8", "limits.idle=5s", "window.timeout=2s", "window.rank_grace=1s",
-                  "window.length=3", "log.level=error", "publish.send_queue=50")
+                  "window.length=3", "log.level=error", "publish.send_queue=50", "http.enabled=true",
+                  "http.endpoint=tcp://127.0.0.1:*")
+    port = int(attnd.call("config")["http.endpoint"].rsplit(":", 1)[1])
+    visitors, answered = [], [0]
     rng, randomly = np.random.default_rng(1), random.Random(1)
     deaf = deaf_subscriber(attnd)
     jobs, samples = [], []
     started = report = time.monotonic()
     while time.monotonic() - started < 60 * minutes:
         stir(attnd, jobs, rng, randomly)
+        receive_visitors(port, visitors, randomly, answered)
         if time.monotonic() > report:
             check(attnd, started, samples)
             report += REPORT_S
@@ -102,11 +148,14 @@ def soak(minutes):
     deaf.wait()
     for job in jobs:
         job.leave()
+    for visitor in visitors:
+        visitor.socket.close()
     attnd.settled(0)
     attnd.close()
     quarter = max(1, len(samples) // 4)
     early, late = statistics.median(samples[quarter:2 * quarter]), statistics.median(samples[-quarter:])
-    print(json.dumps(dict(early_rss_kb=early, late_rss_kb=late, flat=late <= 1.05 * early)))
+    print(json.dumps(dict(early_rss_kb=early, late_rss_kb=late, http_bytes=answered[0], flat=late <= 1.05 * early)))
+    assert answered[0] > 0, "no HTTP client was answered"
     return 0 if late <= 1.05 * early else 1
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """What readers cost attnd, and how soon they see something. Prints JSON lines.
 
-    python3 tests/bench/http.py --build build [throughput] [latency] [paint]
+    python3 tests/bench/http_readers.py --build build [throughput] [latency] [paint]
 
 throughput  ingest at full rate, in pairs: nobody reads; then 200 clients of the event stream and 1000 ZeroMQ subscribers
             read everything. Readers share the machine with attnd, so their own processor time is taken off:
