@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """What readers cost attnd, and how soon they see something. Prints JSON lines.
 
-    python3 tests/bench/http_readers.py --build build [throughput] [latency] [paint]
+    python3 tests/bench/http_readers.py --build build [throughput] [latency] [paint] [smooth]
 
 throughput  ingest at full rate, in pairs: nobody reads; then 200 clients of the event stream and 1000 ZeroMQ subscribers
             read everything. Readers share the machine with attnd, so their own processor time is taken off:
@@ -10,6 +10,7 @@ throughput  ingest at full rate, in pairs: nobody reads; then 200 clients of the
 latency     from handing a message to ZeroMQ to its `live` event in a client, with 200 clients listening.
 paint       headless Chromium opens the page over the history of a run of 32 layers x 32 heads: first contentful paint, and
             when the first numbers stand in it (the mark `data` of the page).
+smooth      the same page while every layer publishes as fast as attnd takes it: the time between frames.
 """
 import argparse
 import http.client
@@ -19,6 +20,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
@@ -160,26 +162,32 @@ def fill(daemon, layers=32, heads=32, windows=40):
     trainer.close()
 
 
-def open_page(url):
+def browser():
     from selenium import webdriver
     options = webdriver.ChromeOptions()
     for word in ("--headless=new", "--no-sandbox", "--window-size=1440,900"):
         options.add_argument(word)
-    driver = webdriver.Chrome(options=options)
+    return webdriver.Chrome(options=options)
+
+
+def open_page(driver, daemon):
+    """The page's first contentful paint and first data, in ms."""
     driver.get("about:blank")
-    driver.get(url)
-    marks = harness.wait_until(lambda: driver.execute_script(
+    driver.get(f"http://127.0.0.1:{daemon.port}/")
+    return harness.wait_until(lambda: driver.execute_script(
         "const paint = performance.getEntriesByName('first-contentful-paint')[0], data = "
         "performance.getEntriesByName('data')[0]; return paint && data ? [paint.startTime, data.startTime] : null"),
         "the page to show data")
-    driver.quit()
-    return marks
 
 
 def paint(arguments):
     daemon = Daemon("metrics.spectrum=false")
     fill(daemon)
-    marks = [open_page(f"http://127.0.0.1:{daemon.port}/") for _ in range(arguments.pairs)]
+    marks = []
+    for _ in range(arguments.pairs):  # a browser each: nothing is in its cache
+        driver = browser()
+        marks.append(open_page(driver, daemon))
+        driver.quit()
     print(json.dumps(dict(bench="http", part="paint", layers=32, heads=32, opened=len(marks),
                           first_contentful_paint_ms=round(statistics.median(mark[0] for mark in marks)),
                           data_ms=round(statistics.median(mark[1] for mark in marks)),
@@ -187,7 +195,48 @@ def paint(arguments):
     daemon.close()
 
 
-PARTS = {"throughput": throughput, "latency": latency, "paint": paint}
+FRAMES = """
+const done = arguments[0], frames = []; let last = performance.now();
+function frame(now) {
+    frames.push(now - last); last = now;
+    if (frames.length < 300) requestAnimationFrame(frame); else done(frames.slice(1));
+}
+requestAnimationFrame(frame);
+"""
+
+
+def train(daemon, layers, heads, stop):
+    trainer = harness.Trainer(daemon, "bench")
+    weights, step = harness.softmax_maps(np.random.default_rng(3), 1, heads, 16, 16), 1000
+    while not stop.is_set():
+        for layer in range(layers):
+            trainer.attention(weights, layer=layer, step=step, epoch=1000)
+        step += 1
+    trainer.close()
+
+
+def smooth(arguments):
+    daemon, stop = Daemon("metrics.spectrum=false"), threading.Event()
+    fill(daemon)
+    driver = browser()
+    driver.set_script_timeout(60)
+    open_page(driver, daemon)
+    trainer = threading.Thread(target=train, args=(daemon, 32, 32, stop))
+    trainer.start()
+    time.sleep(1)
+    frames = sorted(driver.execute_async_script(FRAMES))
+    heap = driver.execute_script("return performance.memory.usedJSHeapSize / 1e6")
+    stop.set()
+    trainer.join()
+    driver.quit()
+    print(json.dumps(dict(bench="http", part="smooth", layers=32, heads=32, frames=len(frames),
+                          frame_median_ms=round(statistics.median(frames), 1),
+                          frame_p95_ms=round(frames[int(0.95 * len(frames))], 1), frame_max_ms=round(frames[-1], 1),
+                          heap_mb=round(heap, 1))), flush=True)
+    daemon.close()
+
+
+PARTS = {"throughput": throughput, "latency": latency, "paint": paint, "smooth": smooth}
 
 
 def main():
