@@ -14,16 +14,19 @@
 #include <zmq.h>
 
 #define REQUEST_BYTES_MAX 65536
+#define METHOD_NAME_MAX   32
 /* Frames before the request: identity, and a REQ's empty one. */
 #define ENVELOPE_MAX 4
 /* Flushes waiting at once; more are refused. */
 #define FLUSHES_MAX 64
 
-/* Where an answer goes. */
+/* Where an answer goes: to a socket, by the frames before the request, or to a caller. */
 struct envelope {
     zmq_msg_t frames[ENVELOPE_MAX];
     int count;
     uint64_t id;
+    control_answered *answered; /* NULL: to the socket */
+    void *data;
 };
 
 struct pending {
@@ -79,9 +82,8 @@ static void put_error(struct mpk_writer *reply, int code, const char *detail)
     mpk_put_str(reply, detail && *detail ? detail : err_text(code));
 }
 
-/* `result` may be NULL with an error. */
-static void answer(struct control *control, struct envelope *envelope, int code, const char *detail,
-                   const struct mpk_writer *result)
+static void answer_socket(struct control *control, struct envelope *envelope, int code,
+                          const char *detail, const struct mpk_writer *result)
 {
     struct mpk_writer reply;
     mpk_writer_init(&reply);
@@ -95,12 +97,22 @@ static void answer(struct control *control, struct envelope *envelope, int code,
         mpk_put_nil(&reply);
         mpk_put_raw(&reply, result->buffer.data, result->buffer.size);
     }
-    stats_add(control->view.stats, code ? COUNT_REQUEST_ERRORS : COUNT_REQUESTS, 1);
     if (mpk_writer_ok(&reply))
         send_reply(control->zsock.socket, envelope, &reply);
     else
         envelope_clear(envelope);
     mpk_writer_clear(&reply);
+}
+
+/* `result` may be NULL with an error. */
+static void answer(struct control *control, struct envelope *envelope, int code, const char *detail,
+                   const struct mpk_writer *result)
+{
+    stats_add(control->view.stats, code ? COUNT_REQUEST_ERRORS : COUNT_REQUESTS, 1);
+    if (envelope->answered)
+        envelope->answered(envelope->data, code, detail, result);
+    else
+        answer_socket(control, envelope, code, detail, result);
 }
 
 /* Later answers */
@@ -113,6 +125,8 @@ struct pending *request_defer(struct request *request)
         return NULL;
     pending->control = request->control;
     pending->envelope.id = envelope->id;
+    pending->envelope.answered = envelope->answered;
+    pending->envelope.data = envelope->data;
     pending->envelope.count = envelope->count;
     for (int i = 0; i < envelope->count; i++) {
         zmq_msg_init(&pending->envelope.frames[i]);
@@ -203,15 +217,27 @@ static const struct {
     {"plan.reset", method_plan_reset},
 };
 
-static int call(struct request *request, const msgpack_object *method)
+static int run_method(struct request *request, const char *name)
 {
-    char name[32] = "";
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
-        if (mpk_is_str(method, methods[i].name))
+        if (strcmp(name, methods[i].name) == 0)
             return methods[i].run(request);
+    return history_knows(name) ? method_history(request, name) : ERR_METHOD_UNKNOWN;
+}
+
+/* The result must have been written as well. */
+static int run_request(struct request *request, const char *name)
+{
+    int code = run_method(request, name);
+    return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
+}
+
+static int run_named(struct request *request, const msgpack_object *method)
+{
+    char name[METHOD_NAME_MAX] = "";
     if (method->via.str.size < sizeof name)
         memcpy(name, method->via.str.ptr, method->via.str.size);
-    return history_knows(name) ? method_history(request, name) : ERR_METHOD_UNKNOWN;
+    return run_request(request, name);
 }
 
 /* [0, id, method, params]; a request too broken to have an id is answered with id 0. */
@@ -235,9 +261,7 @@ static int serve_parsed(struct request *request, const msgpack_object *root)
 {
     const msgpack_object *method = NULL;
     int code = read_request(root, request->envelope, &method, &request->params);
-    if (!code)
-        code = call(request, method);
-    return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
+    return code ? code : run_named(request, method);
 }
 
 static void serve(struct control *control, struct envelope *envelope, zmq_msg_t *body)
@@ -260,6 +284,38 @@ static void serve(struct control *control, struct envelope *envelope, zmq_msg_t 
     if (code != CONTROL_WAIT)
         answer(control, envelope, code, detail, &result);
     mpk_writer_clear(&result);
+    mpk_doc_clear(&doc);
+}
+
+static void call_parsed(struct control *control, const char *method, struct mpk_doc *doc,
+                        struct envelope *envelope)
+{
+    struct mpk_writer result;
+    char detail[CONTROL_DETAIL_MAX] = "";
+    struct request request = {.view = &control->view,
+                              .params = doc->root,
+                              .result = &result,
+                              .detail = detail,
+                              .control = control,
+                              .envelope = envelope};
+    mpk_writer_init(&result);
+    int code = run_request(&request, method);
+    if (code != CONTROL_WAIT)
+        answer(control, envelope, code, detail, &result);
+    mpk_writer_clear(&result);
+}
+
+void control_call(struct control *control, const char *method, const void *params, size_t size,
+                  control_answered *answered, void *data)
+{
+    struct envelope envelope = {.answered = answered, .data = data};
+    struct mpk_doc doc;
+    int code = mpk_parse(params, size, &mpk_header_limits, &doc);
+    if (code) {
+        answer(control, &envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);
+        return;
+    }
+    call_parsed(control, method, &doc, &envelope);
     mpk_doc_clear(&doc);
 }
 

@@ -4,6 +4,8 @@
  * or a REQ (an empty frame before it); what stands before the request is sent back as it came. Loop
  * thread only.
  *
+ * control_call answers the same methods without a socket.
+ *
  * Methods: ping, jobs, summary, stats, config, flush, plan.get, plan.set, plan.reset, and those
  * about the past (history.h). A flush is answered once everything received before it has been
  * shown, a question about the past when the history's thread has looked it up; everything else at
@@ -48,6 +50,14 @@ struct control;
  * sentence in reterr (CONFIG_ERROR_MAX bytes). */
 int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *view,
                 struct control **ret_control, char *reterr);
+/* The end of a call: `code` is 0 with a result (one value), or an error with `detail` ("" or NULL:
+ * the error's own sentence). All borrowed. */
+typedef void control_answered(void *data, int code, const char *detail,
+                              const struct mpk_writer *result);
+/* A request without a socket: `params` is one MessagePack value of `size` bytes. `answered` is
+ * called once, inside this call or later, at the latest when history and control are closed. */
+void control_call(struct control *control, const char *method, const void *params, size_t size,
+                  control_answered *answered, void *data);
 /* Answers flushes that have been waiting, if none waits any more. */
 void control_settle(struct control *control);
 /* Stops; freed once the loop has run the close callbacks. After history_close, which answers what

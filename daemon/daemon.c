@@ -13,6 +13,7 @@
 #include "control.h"
 #include "endpoint.h"
 #include "history.h"
+#include "http.h"
 #include "ingest.h"
 #include "log.h"
 #include "notify.h"
@@ -61,6 +62,7 @@ struct daemon {
     struct ingest *ingest;
     struct publisher *publisher;
     struct control *control;
+    struct http *http; /* NULL: switched off */
     struct history *history;
     uint64_t unpinned;     /* layers that drift.baseline had nothing for */
     struct notify *notify; /* NULL: nobody to tell */
@@ -88,6 +90,8 @@ static void put_result(void *data, const char *topic, uint32_t track, struct mpk
 {
     struct daemon *daemon = data;
     stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
+    if (mpk_writer_ok(writer))
+        http_put(daemon->http, topic, kind, writer->buffer.data, writer->buffer.size);
     if (kind == RESULT_ALERT) {
         publisher_send(daemon->publisher, topic, writer);
         notify_put(daemon->notify, writer->buffer.data, writer->buffer.size);
@@ -416,6 +420,7 @@ static void finish(struct daemon *daemon)
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);
+    http_close(&daemon->http);
     tap_close(&daemon->tap);
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
@@ -649,6 +654,20 @@ static int open_control(struct daemon *daemon, char *reterr)
     return control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr);
 }
 
+/* The port is taken early, so that a second attnd on this machine fails before it looks at the
+ * history. */
+static int open_http(struct daemon *daemon, char *reterr)
+{
+    if (!daemon->config.http_enabled)
+        return 0;
+    return http_new(&daemon->loop, &daemon->config, &daemon->stats, &daemon->http, reterr);
+}
+
+static int start_http(struct daemon *daemon, char *reterr)
+{
+    return daemon->http ? http_start(daemon->http, daemon->control, reterr) : 0;
+}
+
 /* Last: nothing may arrive before there is somebody to handle it. */
 static int start_ingest(struct daemon *daemon, char *reterr)
 {
@@ -684,8 +703,8 @@ static int start_signals(struct daemon *daemon, char *reterr)
 
 /* Each returns 0, or -1 with a sentence; in this order. */
 static int (*const openers[])(struct daemon *daemon, char *reterr) = {
-    open_loop, open_workers, open_registry, start_signals, open_notify,  open_publisher,
-    open_tap,  open_ingest,  open_history,  open_control,  start_ingest,
+    open_loop,   open_workers, open_registry, start_signals, open_notify, open_publisher, open_tap,
+    open_ingest, open_http,    open_history,  open_control,  start_http,  start_ingest,
 };
 
 int daemon_new(const struct config *config, const struct config_reader *reader,
@@ -719,6 +738,7 @@ static void log_started(struct daemon *daemon)
               LOG_STR("ingest", config->ingest_endpoint.text),
               LOG_STR("publish", config->publish_endpoint.text),
               LOG_STR("control", config->control_endpoint.text),
+              LOG_STR("http", config->http_enabled ? config->http_endpoint.text : "off"),
               LOG_NUM("workers", pool_stats(daemon->pool).threads),
               LOG_STR("isa", isa_name[daemon->machine.isa]), LOG_NUM("pid", (uint64_t)getpid()));
 }
@@ -754,6 +774,7 @@ static void close_loop(struct daemon *daemon)
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);
+    http_close(&daemon->http);
     tap_close(&daemon->tap);
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);

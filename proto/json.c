@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum mpk_bins { MPK_BINS_HEX, MPK_BINS_BASE64 };
+
 static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
 
 /* The least second byte of a sequence that begins with `lead`; 0x80 unless shorter forms exist. */
@@ -81,7 +83,7 @@ static json_t *text_to_json(const char *text, size_t len)
     return json;
 }
 
-static json_t *bin_to_json(const char *data, size_t len)
+static json_t *hex_to_json(const char *data, size_t len)
 {
     static const char digits[] = "0123456789abcdef";
     char *hex = malloc(2 * len + 1);
@@ -98,6 +100,43 @@ static json_t *bin_to_json(const char *data, size_t len)
     return json;
 }
 
+/* Four characters for three bytes; what is missing of the last three is '='. */
+static void put_base64(const unsigned char *data, size_t left, char *out)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    unsigned bits = (unsigned)data[0] << 16;
+    bits |= left > 1 ? (unsigned)data[1] << 8 : 0;
+    bits |= left > 2 ? data[2] : 0;
+    out[0] = digits[bits >> 18];
+    out[1] = digits[bits >> 12 & 63];
+    out[2] = '=';
+    out[3] = '=';
+    if (left > 1)
+        out[2] = digits[bits >> 6 & 63];
+    if (left > 2)
+        out[3] = digits[bits & 63];
+}
+
+static json_t *base64_to_json(const char *data, size_t len)
+{
+    size_t text_len = (len + 2) / 3 * 4;
+    char *text = malloc(text_len + 1);
+    json_t *json;
+
+    if (!text)
+        return NULL;
+    for (size_t i = 0; i < len; i += 3)
+        put_base64((const unsigned char *)data + i, len - i, text + i / 3 * 4);
+    json = json_stringn_nocheck(text, text_len);
+    free(text);
+    return json;
+}
+
+static json_t *bin_to_json(const char *data, size_t len, enum mpk_bins bins)
+{
+    return bins == MPK_BINS_HEX ? hex_to_json(data, len) : base64_to_json(data, len);
+}
+
 static json_t *real_to_json(double number)
 {
     return isfinite(number) ? json_real(number) : json_null();
@@ -108,14 +147,14 @@ static json_t *u64_to_json(uint64_t number)
     return number <= INT64_MAX ? json_integer((json_int_t)number) : json_real((double)number);
 }
 
-static json_t *to_json(const msgpack_object *value);
+static json_t *to_json(const msgpack_object *value, enum mpk_bins bins);
 
-static json_t *array_to_json(const msgpack_object_array *array)
+static json_t *array_to_json(const msgpack_object_array *array, enum mpk_bins bins)
 {
     json_t *json = json_array();
 
     for (uint32_t i = 0; json && i < array->size; i++) {
-        if (json_array_append_new(json, to_json(&array->ptr[i])) != 0) {
+        if (json_array_append_new(json, to_json(&array->ptr[i], bins)) != 0) {
             json_decref(json);
             return NULL;
         }
@@ -136,24 +175,24 @@ static json_t *key_to_json(const msgpack_object *key)
     return json_string(text);
 }
 
-static int add_pair(json_t *object, const msgpack_object_kv *pair)
+static int add_pair(json_t *object, const msgpack_object_kv *pair, enum mpk_bins bins)
 {
     json_t *key = key_to_json(&pair->key);
     int rc = -1;
 
     if (key)
         rc = json_object_setn_new(object, json_string_value(key), json_string_length(key),
-                                  to_json(&pair->val));
+                                  to_json(&pair->val, bins));
     json_decref(key);
     return rc;
 }
 
-static json_t *map_to_json(const msgpack_object_map *map)
+static json_t *map_to_json(const msgpack_object_map *map, enum mpk_bins bins)
 {
     json_t *json = json_object();
 
     for (uint32_t i = 0; json && i < map->size; i++) {
-        if (add_pair(json, &map->ptr[i]) != 0) {
+        if (add_pair(json, &map->ptr[i], bins) != 0) {
             json_decref(json);
             return NULL;
         }
@@ -161,7 +200,7 @@ static json_t *map_to_json(const msgpack_object_map *map)
     return json;
 }
 
-static json_t *to_json(const msgpack_object *value)
+static json_t *to_json(const msgpack_object *value, enum mpk_bins bins)
 {
     switch (value->type) {
     case MSGPACK_OBJECT_BOOLEAN:
@@ -176,11 +215,11 @@ static json_t *to_json(const msgpack_object *value)
     case MSGPACK_OBJECT_STR:
         return text_to_json(value->via.str.ptr, value->via.str.size);
     case MSGPACK_OBJECT_BIN:
-        return bin_to_json(value->via.bin.ptr, value->via.bin.size);
+        return bin_to_json(value->via.bin.ptr, value->via.bin.size, bins);
     case MSGPACK_OBJECT_ARRAY:
-        return array_to_json(&value->via.array);
+        return array_to_json(&value->via.array, bins);
     case MSGPACK_OBJECT_MAP:
-        return map_to_json(&value->via.map);
+        return map_to_json(&value->via.map, bins);
     default: /* nil; extension types never pass mpk_check */
         return json_null();
     }
@@ -215,9 +254,9 @@ static int append(const char *bytes, size_t len, void *data)
     return 0;
 }
 
-char *mpk_to_json(const msgpack_object *root, unsigned indent)
+static char *dump(const msgpack_object *root, unsigned indent, enum mpk_bins bins)
 {
-    json_t *json = to_json(root);
+    json_t *json = to_json(root, bins);
     size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(indent) : (size_t)JSON_COMPACT);
     struct text text = {0};
 
@@ -229,4 +268,14 @@ char *mpk_to_json(const msgpack_object *root, unsigned indent)
         return NULL;
     }
     return text.data;
+}
+
+char *mpk_to_json(const msgpack_object *root, unsigned indent)
+{
+    return dump(root, indent, MPK_BINS_HEX);
+}
+
+char *mpk_to_json_base64(const msgpack_object *root)
+{
+    return dump(root, 0, MPK_BINS_BASE64);
 }

@@ -89,5 +89,7 @@ void mpk_put_f64(struct mpk_writer *writer, double number);
  * reals. Keys that are integers become text, other keys that are not strings "?". Of a key that
  * appears twice the last value counts. Returns a malloc'ed string, or NULL when out of memory. */
 char *mpk_to_json(const msgpack_object *root, unsigned indent);
+/* The same on one line, with binaries as base64 (RFC 4648, padded). */
+char *mpk_to_json_base64(const msgpack_object *root);
 
 #endif

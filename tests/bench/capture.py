@@ -129,7 +129,7 @@ class Daemon:
         self._folder = tempfile.TemporaryDirectory(prefix="attnd-bench-")
         self.endpoint = f"ipc://{self._folder.name}/ingest"
         settings = [f"{name}.endpoint=ipc://{self._folder.name}/{name}" for name in ("ingest", "publish", "control", "tap")]
-        settings.append(f"history.path={self._folder.name}/history.db")
+        settings += [f"history.path={self._folder.name}/history.db", "http.enabled=false"]
         with open(f"{self._folder.name}/log", "wb") as log:
             self.process = subprocess.Popen([program, *(word for s in settings for word in ("--set", s))], stderr=log)
 

@@ -83,7 +83,7 @@ class Attnd:
         arguments = [ATTND]
         for name in ("ingest", "publish", "control", "tap"):
             arguments += ["--set", f"{name}.endpoint={self.endpoint(name)}"]
-        arguments += ["--set", f"history.path={self.history_path}"]
+        arguments += ["--set", f"history.path={self.history_path}", "--set", "http.enabled=false"]
         for setting in self.settings:
             arguments += ["--set", setting]
         if self.config is not None:

@@ -218,7 +218,7 @@ def test_bad_rules_are_refused_at_the_start(tmp_path, text, message):
 
 
 def test_a_command_that_is_not_there_is_refused_at_the_start(tmp_path):
-    result = subprocess.run([ATTND, "--set", "alerts.command=/nowhere/notify",
+    result = subprocess.run([ATTND, "--set", "alerts.command=/nowhere/notify", "--set", "http.enabled=false",
                              *(f"--set={name}.endpoint=ipc://{tmp_path}/{name}"
                                for name in ("ingest", "publish", "control", "tap"))],
                             capture_output=True, text=True, timeout=30)

@@ -20,7 +20,7 @@ def run_attnd(*arguments):
 
 def ipc_settings(directory):
     return [part for name in ("ingest", "publish", "control", "tap")
-            for part in ("--set", f"{name}.endpoint=ipc://{directory}/{name}")]
+            for part in ("--set", f"{name}.endpoint=ipc://{directory}/{name}")] + ["--set", "http.enabled=false"]
 
 
 def test_a_taken_port_is_one_clear_line():
@@ -207,11 +207,12 @@ def test_a_free_port_is_told_where_one_asks(tmp_path):
     with subprocess.Popen([ATTND, "--set", "ingest.endpoint=tcp://127.0.0.1:*", "--set",
                            "publish.endpoint=ipc://" + str(tmp_path / "publish"), "--set",
                            "control.endpoint=ipc://" + str(tmp_path / "control"), "--set",
-                           "tap.endpoint=ipc://" + str(tmp_path / "tap")], stderr=subprocess.PIPE,
+                           "tap.endpoint=ipc://" + str(tmp_path / "tap"), "--set",
+                           "http.endpoint=tcp://127.0.0.1:*"], stderr=subprocess.PIPE,
                           text=True) as process:
         started = next(line for line in process.stderr if "event=started" in line)
         wait_until(lambda: terminated(process), "attnd ends")
-    assert "ingest=tcp://127.0.0.1:" in started and "*" not in started
+    assert "ingest=tcp://127.0.0.1:" in started and "http=tcp://127.0.0.1:" in started and "*" not in started
 
 
 @pytest.mark.parametrize("timeout", ["0s", "5ms", "20ms", "100ms"])

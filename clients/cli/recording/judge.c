@@ -21,9 +21,16 @@ enum { SOCKETS = sizeof(sockets) / sizeof(sockets[0]) };
 
 /* Keys that the file does not decide. */
 static const char *const fixed[] = {
-    "history.enabled=false", "alerts.enabled=true",      "alerts.command=",
-    "alerts.webhook=",       "alerts.per_window=100000", "publish.send_queue=1000000",
-    "shutdown.timeout=1h",   "limits.idle=7d",           "log.level=error",
+    "history.enabled=false",
+    "http.enabled=false",
+    "alerts.enabled=true",
+    "alerts.command=",
+    "alerts.webhook=",
+    "alerts.per_window=100000",
+    "publish.send_queue=1000000",
+    "shutdown.timeout=1h",
+    "limits.idle=7d",
+    "log.level=error",
 };
 
 static int set_all(struct config *config, char *reterr)

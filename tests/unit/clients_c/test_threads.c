@@ -51,7 +51,7 @@ static void rest(void)
 static pid_t start_attnd(void)
 {
     static const char *const sockets[] = {"ingest", "publish", "control", "tap"};
-    char settings[5][160], *arguments[16] = {(char *)(uintptr_t)attnd_path};
+    char settings[6][160], *arguments[16] = {(char *)(uintptr_t)attnd_path};
     int count = 1;
     pid_t pid;
 
@@ -59,7 +59,8 @@ static pid_t start_attnd(void)
         snprintf(settings[i], sizeof(settings[i]), "%s.endpoint=ipc://%s/%s", sockets[i], directory,
                  sockets[i]);
     snprintf(settings[4], sizeof(settings[4]), "history.path=%s/history.db", directory);
-    for (int i = 0; i < 5; i++) {
+    snprintf(settings[5], sizeof(settings[5]), "http.enabled=false");
+    for (int i = 0; i < 6; i++) {
         arguments[count++] = (char *)(uintptr_t) "--set";
         arguments[count++] = settings[i];
     }

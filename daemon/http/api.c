@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* Methods of control as JSON, and the event stream. */
+#include "http_part.h"
+
+#include "clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void reply_result(struct request *request, const void *result, size_t size)
+{
+    struct mpk_doc doc;
+    int code = mpk_parse(result, size, &mpk_result_limits, &doc);
+    if (code) {
+        reply_code(request, ERR_MEMORY, "the answer is too large: ask for less of it");
+        return;
+    }
+    char *json = mpk_to_json_base64(doc.root);
+    mpk_doc_clear(&doc);
+    if (json)
+        reply_owned(request, MHD_HTTP_OK, "application/json", json, strlen(json));
+    else
+        reply_code(request, ERR_MEMORY, NULL);
+}
+
+static void on_result(struct request *request, struct question *question)
+{
+    if (question->code)
+        reply_code(request, question->code, question->detail);
+    else
+        reply_result(request, question->result, question->size);
+}
+
+void handle_method(struct request *request)
+{
+    struct question *question = question_new(request->http, request->route->method);
+    if (question)
+        argument_put_map(&request->arguments, &question->params);
+    request_wait(request, question, on_result);
+}
+
+/* The event stream */
+
+static unsigned kind_bit(const char *word, size_t length)
+{
+    for (unsigned kind = 0; kind < EVENT_KINDS; kind++)
+        if (strlen(event_kind_name[kind]) == length &&
+            strncmp(word, event_kind_name[kind], length) == 0)
+            return 1u << kind;
+    return 0;
+}
+
+/* 0 when a word is no kind. */
+static unsigned read_kinds(const char *words)
+{
+    unsigned kinds = 0;
+    if (!words)
+        return (1u << EVENT_KINDS) - 1;
+    for (;; words++) {
+        size_t length = strcspn(words, ",");
+        unsigned bit = kind_bit(words, length);
+        if (!bit)
+            return 0;
+        kinds |= bit;
+        words += length;
+        if (!*words)
+            return kinds;
+    }
+}
+
+static bool read_filter(struct request *request, struct event_filter *filter)
+{
+    const char *job = request_argument(request, "job");
+    memset(filter, 0, sizeof *filter);
+    filter->kinds = read_kinds(request_argument(request, "kinds"));
+    if (!filter->kinds) {
+        reply_code(request, ERR_ARGUMENT,
+                   "kinds: not of live, summary, alert and job, between commas");
+        return false;
+    }
+    if (job && !job_name_valid(job, strlen(job))) {
+        reply_code(request, ERR_ARGUMENT, "job: not 1 to 128 of [A-Za-z0-9._-]");
+        return false;
+    }
+    if (job)
+        strcpy(filter->job, job);
+    return true;
+}
+
+static void open_stream(struct request *request, const struct event_filter *filter)
+{
+    const char *last_id = request_header(request, "Last-Event-ID");
+    if (!last_id)
+        last_id = request_argument(request, "last_event_id");
+    request->response = events_open(&request->http->events, request->connection, filter, last_id,
+                                    clock_monotonic_ns());
+    request->status = MHD_HTTP_OK;
+    if (request->response) {
+        reply_header(request, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream");
+        reply_header(request, "X-Accel-Buffering", "no"); /* a proxy may not hold events back */
+        return;
+    }
+    stats_add(request->http->stats, COUNT_HTTP_REFUSED, 1);
+    reply_code(request, ERR_AGAIN, "there are as many clients as http.event_clients allows");
+    reply_header(request, MHD_HTTP_HEADER_RETRY_AFTER, "10");
+}
+
+void handle_events(struct request *request)
+{
+    struct event_filter filter;
+    if (read_filter(request, &filter))
+        open_stream(request, &filter);
+}

@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: MIT */
+#include "events.h"
+
+#include "clock.h"
+#include "hash.h"
+#include "mpk.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+/* Bytes that a client may have to hear besides events: greeting, resync, heartbeats. */
+#define NOTE_MAX 512
+/* What the server asks for at once. */
+#define BLOCK_BYTES 16384
+/* A layer that is silent for so long is forgotten here: its next value goes out at once. */
+#define HELD_NS UINT64_C(60000000000)
+
+struct held {
+    char topic[TOPIC_MAX];
+    uint64_t sent_ns;
+    struct published *newest; /* not sent yet; NULL = none. Owned */
+    UT_hash_handle hh;
+};
+
+struct event_client {
+    struct events *events;
+    struct MHD_Connection *connection;
+    struct event_filter filter;
+    uint64_t next;       /* number of the event it wants next */
+    struct event *event; /* being sent, from `offset` on; NULL = none */
+    size_t offset;
+    char note[NOTE_MAX]; /* goes before the next event */
+    size_t note_size, note_offset;
+    bool suspended;
+    uint64_t heard_ns; /* when something was last handed to the server */
+    struct event_client *following, *previous;
+};
+
+static uint32_t random_boot(void)
+{
+    uint32_t boot = (uint32_t)time(NULL);
+    if (getrandom(&boot, sizeof boot, GRND_NONBLOCK) != (ssize_t)sizeof boot)
+        boot ^= (uint32_t)clock(); /* it only has to differ from the last one */
+    return boot;
+}
+
+void events_init(struct events *events, struct stats *stats, const struct event_options *options)
+{
+    *events = (struct events){.stats = stats,
+                              .boot = random_boot(),
+                              .live_interval_ns = options->live_interval_ns,
+                              .heartbeat_ns = options->heartbeat_ns,
+                              .client_limit = options->clients};
+    ring_init(&events->ring, options->ring_bytes);
+}
+
+static void forget_held(struct events *events, struct held *held)
+{
+    HASH_DEL(events->held, held);
+    free(held->newest);
+    free(held);
+}
+
+void events_clear(struct events *events)
+{
+    struct held *held, *next;
+    HASH_ITER(hh, events->held, held, next)
+    {
+        forget_held(events, held);
+    }
+    ring_clear(&events->ring);
+}
+
+/* Rendering */
+
+/* "live/<job>/...": the kind, and the job into ret_job. Returns -1 for another topic. */
+static int parse_topic(const char *topic, char ret_job[JOB_NAME_MAX + 1])
+{
+    size_t word = strcspn(topic, "/");
+    const char *job = topic[word] ? topic + word + 1 : "";
+    snprintf(ret_job, JOB_NAME_MAX + 1, "%.*s", (int)strcspn(job, "/"), job);
+    for (int kind = 0; kind < EVENT_KINDS; kind++)
+        if (strlen(event_kind_name[kind]) == word &&
+            strncmp(topic, event_kind_name[kind], word) == 0)
+            return kind;
+    return -1;
+}
+
+static char *render(const struct published *published)
+{
+    struct mpk_doc doc;
+    if (mpk_parse(published->map, published->size, &mpk_result_limits, &doc) != 0)
+        return NULL;
+    char *json = mpk_to_json_base64(doc.root);
+    mpk_doc_clear(&doc);
+    return json;
+}
+
+static void append(struct events *events, const struct published *published)
+{
+    char job[JOB_NAME_MAX + 1];
+    int kind = parse_topic(published->topic, job);
+    if (kind < 0)
+        return;
+    char *json = events->client_count > 0 ? render(published) : NULL;
+    if (json) {
+        ring_put(&events->ring, events->boot, (enum event_kind)kind, job, json);
+        stats_add(events->stats, COUNT_HTTP_EVENTS, 1);
+    } else {
+        ring_skip(&events->ring);
+    }
+    free(json);
+}
+
+/* Live values */
+
+static struct held *find_held(struct events *events, const char *topic)
+{
+    struct held *held = NULL;
+    HASH_FIND_STR(events->held, topic, held);
+    if (held)
+        return held;
+    held = calloc(1, sizeof *held);
+    if (!held)
+        return NULL;
+    snprintf(held->topic, sizeof held->topic, "%s", topic);
+    HASH_ADD_STR(events->held, topic, held);
+    if (!held->hh.tbl) {
+        free(held);
+        return NULL;
+    }
+    return held;
+}
+
+static struct published *copy(const struct published *published)
+{
+    struct published *copied = malloc(sizeof *copied + published->size);
+    if (copied)
+        memcpy(copied, published, sizeof *copied + published->size);
+    return copied;
+}
+
+static void put_live(struct events *events, const struct published *published, uint64_t now_ns)
+{
+    struct held *held = find_held(events, published->topic);
+    if (!held)
+        return;
+    free(held->newest);
+    held->newest = NULL;
+    if (held->sent_ns == 0 || now_ns - held->sent_ns >= events->live_interval_ns) {
+        held->sent_ns = now_ns;
+        append(events, published);
+    } else {
+        held->newest = copy(published);
+    }
+}
+
+bool events_send_held(struct events *events, uint64_t now_ns)
+{
+    struct held *held, *next;
+    bool more = false;
+    HASH_ITER(hh, events->held, held, next)
+    {
+        if (!held->newest)
+            continue;
+        if (now_ns - held->sent_ns < events->live_interval_ns) {
+            more = true;
+            continue;
+        }
+        held->sent_ns = now_ns;
+        append(events, held->newest);
+        free(held->newest);
+        held->newest = NULL;
+    }
+    events_wake(events);
+    return more;
+}
+
+void events_put(struct events *events, const struct published *published, uint64_t now_ns)
+{
+    if (strncmp(published->topic, "live/", 5) == 0)
+        put_live(events, published, now_ns);
+    else
+        append(events, published);
+}
+
+/* Clients */
+
+static void put_note(struct event_client *client, const char *text)
+{
+    size_t size = strlen(text);
+    if (client->note_offset == client->note_size)
+        client->note_offset = client->note_size = 0;
+    if (client->note_size + size > NOTE_MAX)
+        return; /* it is told so already */
+    memcpy(client->note + client->note_size, text, size);
+    client->note_size += size;
+}
+
+static void put_resync(struct event_client *client, const char *reason)
+{
+    char text[160];
+    snprintf(text, sizeof text,
+             "id: %08" PRIx32 "-%" PRIu64 "\nevent: resync\ndata: {\"reason\":\"%s\"}\n\n",
+             client->events->boot, client->next - 1, reason);
+    put_note(client, text);
+    stats_add(client->events->stats, COUNT_HTTP_RESYNCS, 1);
+}
+
+/* The next piece of what the client is to hear, at most `max` bytes. */
+static size_t take(const char *from, size_t size, size_t *offset, char *to, size_t max)
+{
+    size_t count = size - *offset < max ? size - *offset : max;
+    memcpy(to, from + *offset, count);
+    *offset += count;
+    return count;
+}
+
+static void next_event(struct event_client *client)
+{
+    bool missed;
+    client->event = ring_next(&client->events->ring, &client->filter, &client->next, &missed);
+    client->offset = 0;
+    if (missed)
+        put_resync(client, "too slow");
+}
+
+/* Fills `to`; an event is begun only when the one before is through, notes go between events. */
+static size_t fill(struct event_client *client, char *to, size_t max)
+{
+    size_t used = 0;
+    while (used < max) {
+        if (client->event) {
+            used += take(client->event->text, client->event->size, &client->offset, to + used,
+                         max - used);
+            if (client->offset == client->event->size)
+                event_release(&client->event);
+        } else if (client->note_offset < client->note_size) {
+            used +=
+                take(client->note, client->note_size, &client->note_offset, to + used, max - used);
+        } else {
+            next_event(client);
+            if (!client->event && client->note_offset == client->note_size)
+                break;
+        }
+    }
+    return used;
+}
+
+static ssize_t read_events(void *data, uint64_t position, char *to, size_t max)
+{
+    struct event_client *client = data;
+    (void)position;
+    size_t used = fill(client, to, max);
+    if (used > 0) {
+        client->heard_ns = clock_monotonic_ns();
+        return (ssize_t)used;
+    }
+    if (client->events->closing)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    client->suspended = true;
+    MHD_suspend_connection(client->connection);
+    return 0;
+}
+
+static void client_free(void *data)
+{
+    struct event_client *client = data;
+    struct events *events = client->events;
+    if (client->previous)
+        client->previous->following = client->following;
+    else
+        events->clients = client->following;
+    if (client->following)
+        client->following->previous = client->previous;
+    events->client_count--;
+    event_release(&client->event);
+    free(client);
+}
+
+static struct event_client *client_new(struct events *events, struct MHD_Connection *connection,
+                                       const struct event_filter *filter, uint64_t now_ns)
+{
+    struct event_client *client = calloc(1, sizeof *client);
+    if (!client)
+        return NULL;
+    client->events = events;
+    client->connection = connection;
+    client->filter = *filter;
+    client->next = events->ring.newest + 1;
+    client->heard_ns = now_ns;
+    client->following = events->clients;
+    if (events->clients)
+        events->clients->previous = client;
+    events->clients = client;
+    events->client_count++;
+    return client;
+}
+
+bool events_parse_id(const char *text, uint32_t boot, uint64_t *ret_number)
+{
+    unsigned given;
+    uint64_t number;
+    int used = 0;
+    if (strlen(text) > 40 || sscanf(text, "%8x-%" SCNu64 "%n", &given, &number, &used) != 2 ||
+        text[used] != '\0' || given != boot)
+        return false;
+    *ret_number = number;
+    return true;
+}
+
+/* Where it left off, if that is known; when it has left the ring, the first read says so. */
+static bool resume(struct event_client *client, const char *last_id)
+{
+    uint64_t number;
+    if (!events_parse_id(last_id, client->events->boot, &number) || number >= client->next)
+        return false;
+    client->next = number + 1;
+    return true;
+}
+
+static void greet(struct event_client *client)
+{
+    char text[200];
+    snprintf(text, sizeof text,
+             "retry: 1000\nid: %08" PRIx32 "-%" PRIu64
+             "\nevent: hello\ndata: {\"version\":\"%s\",\"heartbeat_s\":%.3g}\n\n",
+             client->events->boot, client->next - 1, ATTND_VERSION,
+             (double)client->events->heartbeat_ns / 1e9);
+    put_note(client, text);
+}
+
+struct MHD_Response *events_open(struct events *events, struct MHD_Connection *connection,
+                                 const struct event_filter *filter, const char *last_id,
+                                 uint64_t now_ns)
+{
+    if (events->closing || events->client_count >= events->client_limit)
+        return NULL;
+    struct event_client *client = client_new(events, connection, filter, now_ns);
+    if (!client)
+        return NULL;
+    bool resumed = !last_id || resume(client, last_id);
+    greet(client);
+    if (!resumed)
+        put_resync(client, "the last id is not known");
+    struct MHD_Response *response = MHD_create_response_from_callback(
+        MHD_SIZE_UNKNOWN, BLOCK_BYTES, read_events, client, client_free);
+    if (!response)
+        client_free(client);
+    return response;
+}
+
+void events_wake(struct events *events)
+{
+    for (struct event_client *client = events->clients; client; client = client->following) {
+        bool has_more = client->note_offset < client->note_size || events->closing ||
+                        client->next <= events->ring.newest;
+        if (!client->suspended || !has_more)
+            continue;
+        client->suspended = false;
+        MHD_resume_connection(client->connection);
+    }
+}
+
+void events_lost(struct events *events)
+{
+    ring_skip(&events->ring);
+    events_wake(events);
+}
+
+static void forget_silent(struct events *events, uint64_t now_ns)
+{
+    struct held *held, *next;
+    HASH_ITER(hh, events->held, held, next)
+    {
+        if (!held->newest && now_ns - held->sent_ns > HELD_NS)
+            forget_held(events, held);
+    }
+}
+
+void events_tick(struct events *events, uint64_t now_ns)
+{
+    for (struct event_client *client = events->clients; client; client = client->following)
+        if (client->suspended && now_ns - client->heard_ns >= events->heartbeat_ns)
+            put_note(client, ":\n\n");
+    forget_silent(events, now_ns);
+    events_wake(events);
+}
+
+void events_close(struct events *events)
+{
+    events->closing = true;
+    events_wake(events);
+}

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: MIT */
+/* Two threads meet here. The loop thread: http_put fills the feed, on_asked puts questions to
+ * control, whose answers go back by answer_question. The HTTP thread: on_wake takes both. Nothing
+ * is done under the lock but moving pointers. */
+#include "http_part.h"
+
+#include "clock.h"
+#include "control.h"
+#include "err.h"
+#include "listen.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SECOND_MS 1000
+/* How often live values that are held back are looked at, at most. */
+#define LIVE_MS 10
+
+/* The loop thread */
+
+static void give_back(struct http *http, struct question *question)
+{
+    uv_mutex_lock(&http->lock);
+    question_list_put(&http->to_http, question);
+    uv_mutex_unlock(&http->lock);
+    uv_async_send(&http->wake);
+}
+
+static void answer_question(void *data, int code, const char *detail,
+                            const struct mpk_writer *result)
+{
+    struct question *question = data;
+    struct http *http = question->http;
+    question->code = code;
+    snprintf(question->detail, sizeof question->detail, "%s", detail ? detail : "");
+    if (!code) {
+        question->size = result->buffer.size;
+        question->result = malloc(question->size + 1);
+        if (question->result)
+            memcpy(question->result, result->buffer.data, question->size);
+        else
+            question->code = ERR_MEMORY;
+    }
+    if (atomic_load(&http->closing))
+        question_free(&question); /* nobody is there */
+    else
+        give_back(http, question);
+}
+
+static struct question *take_asked(struct http *http)
+{
+    uv_mutex_lock(&http->lock);
+    struct question *question = question_list_take(&http->to_loop);
+    uv_mutex_unlock(&http->lock);
+    return question;
+}
+
+static void on_asked(uv_async_t *asked)
+{
+    struct http *http = asked->data;
+    struct question *question;
+    while ((question = take_asked(http)))
+        control_call(http->control, question->method, question->params.buffer.data,
+                     question->params.buffer.size, answer_question, question);
+}
+
+void http_put(struct http *http, const char *topic, enum result_kind kind, const void *map,
+              size_t size)
+{
+    (void)kind;
+    if (!http || !http->started)
+        return;
+    if (!feed_put(&http->feed, topic, map, size))
+        stats_add(http->stats, COUNT_HTTP_DROPPED, 1);
+    uv_async_send(&http->wake);
+}
+
+/* The HTTP thread */
+
+void http_ask(struct http *http, struct question *question)
+{
+    uv_mutex_lock(&http->lock);
+    question_list_put(&http->to_loop, question);
+    uv_mutex_unlock(&http->lock);
+    uv_async_send(&http->asked);
+}
+
+static void on_live(uv_timer_t *timer)
+{
+    struct http *http = timer->data;
+    if (!events_send_held(&http->events, clock_monotonic_ns()))
+        uv_timer_stop(timer);
+    server_run(http);
+}
+
+static void take_published(struct http *http, uint64_t now_ns)
+{
+    bool lost;
+    struct published *item = feed_take(&http->feed, &lost);
+    while (item) {
+        struct published *next = item->next;
+        metrics_put(http->metrics, item, now_ns);
+        events_put(&http->events, item, now_ns);
+        free(item);
+        item = next;
+    }
+    if (lost)
+        events_lost(&http->events);
+    if (!uv_is_active((const uv_handle_t *)&http->live))
+        uv_timer_start(&http->live, on_live, LIVE_MS, LIVE_MS);
+}
+
+static struct question *take_answered(struct http *http)
+{
+    uv_mutex_lock(&http->lock);
+    struct question *question = question_list_take(&http->to_http);
+    uv_mutex_unlock(&http->lock);
+    return question;
+}
+
+static void take_answers(struct http *http)
+{
+    struct question *question;
+    while ((question = take_answered(http)))
+        question->answered(question);
+}
+
+static void close_handles(struct http *http)
+{
+    if (http->server) {
+        server_stop(http);
+        uv_close((uv_handle_t *)&http->poll, NULL);
+    }
+    uv_close((uv_handle_t *)&http->timeout, NULL);
+    uv_close((uv_handle_t *)&http->second, NULL);
+    uv_close((uv_handle_t *)&http->live, NULL);
+    uv_close((uv_handle_t *)&http->wake, NULL);
+}
+
+static void on_wake(uv_async_t *wake)
+{
+    struct http *http = wake->data;
+    if (atomic_load(&http->closing)) {
+        close_handles(http);
+        return;
+    }
+    take_published(http, clock_monotonic_ns());
+    take_answers(http);
+    events_wake(&http->events);
+    server_run(http);
+}
+
+static void on_second(uv_timer_t *timer)
+{
+    struct http *http = timer->data;
+    uint64_t now_ns = clock_monotonic_ns();
+    server_check_waiting(http, now_ns);
+    events_tick(&http->events, now_ns);
+    server_run(http);
+}
+
+static void run(void *data)
+{
+    struct http *http = data;
+    uv_run(&http->loop, UV_RUN_DEFAULT);
+}
+
+/* Start */
+
+static int fail(char *reterr, const char *what, const char *why)
+{
+    snprintf(reterr, CONFIG_ERROR_MAX, "%s: %s", what, why);
+    return -1;
+}
+
+/* The first line of the file is the token. */
+static int read_token(struct http *http, char *reterr)
+{
+    const char *path = http->config->http_token_file.text;
+    if (!*path)
+        return 0;
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return fail(reterr, "http.token_file", strerror(errno));
+    bool got = fgets(http->token, sizeof http->token, file);
+    fclose(file);
+    http->token[strcspn(http->token, "\r\n")] = '\0';
+    if (!got || strlen(http->token) < 16 || strlen(http->token) > 200 ||
+        strspn(http->token,
+               "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/=") !=
+            strlen(http->token))
+        return fail(reterr, "http.token_file",
+                    "its first line has to be a token of 16 to 200 of [A-Za-z0-9-._~+/=]");
+    return 0;
+}
+
+static int open_loop(struct http *http, char *reterr)
+{
+    int rc = uv_loop_init(&http->loop);
+    if (rc == 0)
+        rc = uv_async_init(&http->loop, &http->wake, on_wake);
+    if (rc != 0)
+        return fail(reterr, "cannot start HTTP", uv_strerror(rc));
+    http->wake_ready = true;
+    uv_timer_init(&http->loop, &http->timeout);
+    uv_timer_init(&http->loop, &http->second);
+    uv_timer_init(&http->loop, &http->live);
+    http->wake.data = http->timeout.data = http->second.data = http->live.data = http;
+    return 0;
+}
+
+static void open_events(struct http *http)
+{
+    const struct config *config = http->config;
+    struct event_options options = {.ring_bytes = config->http_ring,
+                                    .live_interval_ns = config->http_live_interval,
+                                    .heartbeat_ns = config->http_heartbeat,
+                                    .clients = (uint32_t)config->http_event_clients};
+    events_init(&http->events, http->stats, &options);
+}
+
+static void on_closed(uv_handle_t *asked)
+{
+    free(asked->data);
+}
+
+int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct http **ret_http,
+             char *reterr)
+{
+    struct http *http = calloc(1, sizeof *http);
+    if (!http || uv_async_init(loop, &http->asked, on_asked) != 0) {
+        free(http);
+        return fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
+    }
+    *ret_http = http; /* http_close frees what there is */
+    http->asked.data = http;
+    http->config = config;
+    http->stats = stats;
+    http->listen_fd = -1;
+    uv_mutex_init(&http->lock);
+    question_list_init(&http->to_loop);
+    question_list_init(&http->to_http);
+    feed_init(&http->feed, config->http_queue);
+    open_events(http);
+    http->metrics = metrics_new(config, stats);
+    if (!http->metrics)
+        return fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
+    if (read_token(http, reterr) != 0 || open_loop(http, reterr) != 0)
+        return -1;
+    http->listen_fd = http_listen(config->http_endpoint.text, reterr);
+    return http->listen_fd < 0 ? -1 : 0;
+}
+
+int http_start(struct http *http, struct control *control, char *reterr)
+{
+    http->control = control;
+    if (server_start(http) != 0)
+        return fail(reterr, "cannot start HTTP", "libmicrohttpd does not start");
+    uv_timer_start(&http->second, on_second, SECOND_MS, SECOND_MS);
+    int rc = uv_thread_create(&http->thread, run, http);
+    if (rc != 0)
+        return fail(reterr, "cannot start HTTP", uv_strerror(rc));
+    http->started = true;
+    return 0;
+}
+
+/* Stop */
+
+static void free_questions(struct question_list *list)
+{
+    struct question *question;
+    while ((question = question_list_take(list)))
+        question_free(&question);
+}
+
+/* The loop of a thread that was never started. */
+static void close_loop(struct http *http)
+{
+    if (!http->wake_ready)
+        return;
+    close_handles(http);
+    uv_run(&http->loop, UV_RUN_DEFAULT);
+}
+
+void http_close(struct http **http_p)
+{
+    struct http *http = *http_p;
+    if (!http)
+        return;
+    *http_p = NULL;
+    atomic_store(&http->closing, true);
+    if (http->started) {
+        uv_async_send(&http->wake);
+        uv_thread_join(&http->thread);
+    } else {
+        close_loop(http);
+    }
+    if (http->wake_ready)
+        uv_loop_close(&http->loop);
+    if (http->listen_fd >= 0)
+        close(http->listen_fd);
+    free_questions(&http->to_loop);
+    free_questions(&http->to_http);
+    feed_clear(&http->feed);
+    events_clear(&http->events);
+    metrics_free(&http->metrics);
+    uv_mutex_destroy(&http->lock);
+    uv_close((uv_handle_t *)&http->asked, on_closed);
+}

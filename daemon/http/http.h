@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/* http: the page, the API, the event stream and /metrics, in a thread of its own with its own loop.
+ *
+ * Nothing of it is made on the loop thread. Questions go there by a queue, are answered by the
+ * methods of control, and come back as MessagePack; results are copied to a bounded queue as they
+ * are published. What a reader does, or does not, is felt by this thread alone. */
+#ifndef DAEMON_HTTP_H
+#define DAEMON_HTTP_H
+
+#include "config.h"
+#include "run.h"
+#include "stats.h"
+
+#include <uv.h>
+
+struct control;
+struct http;
+
+/* Binds http.endpoint, and writes the address it got back to *config. `loop` is the daemon's; it
+ * and config and stats outlive the http. Returns 0, or -1 with a sentence in reterr
+ * (CONFIG_ERROR_MAX bytes). */
+int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct http **ret_http,
+             char *reterr);
+
+/* Starts the thread; questions are then put to `control`. Returns as http_new. */
+int http_start(struct http *http, struct control *control, char *reterr);
+
+/* Hands over one published result: a MessagePack map of `size` bytes, which is copied. Never waits;
+ * what finds no room in http.queue is dropped and counted. Loop thread. Accepts NULL. */
+void http_put(struct http *http, const char *topic, enum result_kind kind, const void *map,
+              size_t size);
+
+/* Ends the thread: clients of the event stream are let go, questions that wait are answered with
+ * 503. After control_close, which answers what waits there. Freed once the loop has run the close
+ * callbacks. Accepts NULL. */
+void http_close(struct http **http);
+
+#endif

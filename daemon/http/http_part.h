@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/* http_part: what the files of the HTTP thread share: its state, and one request being answered.
+ * HTTP thread only, but for what is said otherwise. */
+#ifndef DAEMON_HTTP_PART_H
+#define DAEMON_HTTP_PART_H
+
+#include "events.h"
+#include "feed.h"
+#include "http.h"
+#include "metrics.h"
+#include "question.h"
+#include "route.h"
+
+#include <microhttpd.h>
+#include <stdatomic.h>
+
+#define HTTP_TOKEN_MAX 256
+
+struct http {
+    struct config *config;
+    struct stats *stats;
+    char token[HTTP_TOKEN_MAX]; /* "" = none is asked for */
+    int listen_fd;
+    /* Between the threads. */
+    uv_async_t asked; /* of the daemon's loop */
+    uv_async_t wake;  /* of the HTTP loop */
+    uv_mutex_t lock;  /* of the two lists */
+    struct question_list to_loop, to_http;
+    struct feed feed;
+    atomic_bool closing;
+    struct control *control; /* loop thread */
+    bool started, wake_ready;
+    uv_thread_t thread;
+    /* Of the HTTP thread. */
+    uv_loop_t loop;
+    uv_poll_t poll;     /* of the server's epoll descriptor */
+    uv_timer_t timeout; /* of the server's connections */
+    uv_timer_t second;  /* looks for requests that wait too long, and sends heartbeats */
+    uv_timer_t live;    /* runs while live values are held back */
+    struct MHD_Daemon *server;
+    struct events events;
+    struct metrics *metrics;
+    struct request *waiting; /* suspended, for an answer of the loop thread */
+};
+
+/* One request. Lives as long as the server deals with it, and a question of it at least. */
+struct request {
+    struct http *http;
+    struct MHD_Connection *connection;
+    const char *path;
+    const struct route *route;
+    struct argument_reader arguments; /* of the API */
+    struct MHD_Response *response;    /* owned; NULL = not ready */
+    unsigned status;
+    uint64_t began_ns;
+    uint64_t patience_ns;      /* how long it waits for the loop thread */
+    struct question *question; /* on its way; its data is this */
+    void (*answered)(struct request *request, struct question *question);
+    struct request *next, *previous; /* of those that wait */
+    bool checked;                    /* the headers have been looked at */
+};
+
+/* Answers: each makes `response`, and is the end of it. `code` is an error of err.h; the HTTP
+ * status follows from it. */
+void reply_bytes(struct request *request, unsigned status, const char *type, const void *bytes,
+                 size_t size);
+void reply_text(struct request *request, unsigned status, const char *type, const char *text);
+/* Takes over `bytes`, which malloc gave. */
+void reply_owned(struct request *request, unsigned status, const char *type, void *bytes,
+                 size_t size);
+void reply_error(struct request *request, unsigned status, const char *slug, const char *message);
+void reply_code(struct request *request, int code, const char *detail);
+void reply_header(struct request *request, const char *name, const char *value);
+/* The headers that every response has. */
+void reply_finish(struct request *request);
+
+/* Asks the loop thread; `answered` makes the response. The caller has written the question's
+ * params. Takes over the question; NULL = out of memory. */
+void request_wait(struct request *request, struct question *question,
+                  void (*answered)(struct request *request, struct question *question));
+/* Asks without parameters. */
+void request_ask(struct request *request, const char *method,
+                 void (*answered)(struct request *request, struct question *question));
+
+const char *request_header(struct request *request, const char *name);
+const char *request_argument(struct request *request, const char *name);
+
+/* Handlers of routes: each makes the response, or waits, or begins a stream. */
+void handle_method(struct request *request); /* a method of control, as JSON */
+void handle_events(struct request *request);
+void handle_metrics(struct request *request);
+void handle_metric_list(struct request *request);
+void handle_openapi(struct request *request);
+void handle_health(struct request *request);
+void handle_ready(struct request *request);
+void handle_page(struct request *request);
+void handle_asset(struct request *request);
+
+/* Starts and stops the server on listen_fd. Returns 0 or -1. */
+int server_start(struct http *http);
+void server_stop(struct http *http);
+/* Lets the server go on with what has been resumed. Not from inside its callbacks. */
+void server_run(struct http *http);
+/* Ends the patience of those that have waited too long. */
+void server_check_waiting(struct http *http, uint64_t now_ns);
+
+#endif

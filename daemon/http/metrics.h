@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* metrics: what Prometheus scrapes. HTTP thread; the counters are read from where all threads
+ * count.
+ *
+ * Numbers of layers are taken from results as they are published, so that a scrape only formats. */
+#ifndef DAEMON_HTTP_METRICS_H
+#define DAEMON_HTTP_METRICS_H
+
+#include "config.h"
+#include "feed.h"
+#include "mpk.h"
+#include "stats.h"
+
+struct metrics;
+
+/* NULL when out of memory. */
+struct metrics *metrics_new(const struct config *config, struct stats *stats);
+void metrics_free(struct metrics **metrics);
+
+/* One published map. */
+void metrics_put(struct metrics *metrics, const struct published *published, uint64_t now_ns);
+
+/* What is told at the time of a scrape; the maps are MessagePack, as `stats` and `jobs` answer. */
+struct metrics_view {
+    const msgpack_object *stats;
+    uint32_t event_clients;
+    bool openmetrics; /* 1.0, else text 0.0.4 */
+};
+/* The page, to be freed with free(); NULL when out of memory. */
+char *metrics_render(struct metrics *metrics, const struct metrics_view *view);
+
+#endif

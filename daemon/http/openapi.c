@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/* The OpenAPI description, made from the tables that requests are checked by; and the list of
+ * metrics. */
+#include "http_part.h"
+
+#include "metric.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *schema_of(enum argument_type type)
+{
+    switch (type) {
+    case ARGUMENT_NUMBER:
+        return json_pack("{s:s, s:i}", "type", "integer", "minimum", 0);
+    case ARGUMENT_FLAG:
+        return json_pack("{s:s}", "type", "boolean");
+    case ARGUMENT_LIST:
+        return json_pack("{s:s, s:{s:s}}", "type", "array", "items", "type", "string");
+    case ARGUMENT_TEXT:
+        break;
+    }
+    return json_pack("{s:s}", "type", "string");
+}
+
+static json_t *describe_argument(const struct argument *argument)
+{
+    json_t *json = json_pack("{s:s, s:s, s:s, s:o}", "name", argument->name, "in", "query",
+                             "description", argument->help, "schema", schema_of(argument->type));
+    if (argument->type == ARGUMENT_LIST)
+        json_object_set_new(json, "explode", json_false());
+    return json;
+}
+
+static json_t *describe_arguments(const struct route *route)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < ARG_COUNT; i++)
+        if (route->arguments & 1u << i)
+            json_array_append_new(list, describe_argument(&arguments[i]));
+    return list;
+}
+
+static json_t *describe_responses(const struct route *route)
+{
+    json_t *json =
+        json_pack("{s:{s:s, s:{s:{}}}}", "200", "description", route->help, "content", route->type);
+    json_object_set_new(json, "default",
+                        json_pack("{s:s, s:{s:{s:{s:s}}}}", "description", "why not", "content",
+                                  "application/json", "schema", "$ref",
+                                  "#/components/schemas/Error"));
+    return json;
+}
+
+static json_t *describe_route(const struct route *route)
+{
+    json_t *get = json_pack("{s:s, s:o, s:o}", "summary", route->help, "parameters",
+                            describe_arguments(route), "responses", describe_responses(route));
+    if (route->open)
+        json_object_set_new(get, "security", json_array());
+    return json_pack("{s:o}", "get", get);
+}
+
+/* A path that ends with any name has it in braces. */
+static void add_route(json_t *paths, const struct route *route)
+{
+    size_t length = strlen(route->path);
+    json_t *json = describe_route(route);
+    char path[64];
+    snprintf(path, sizeof path, "%s", route->path);
+    if (path[length - 1] == '*') {
+        snprintf(path + length - 1, sizeof path - length + 1, "{name}");
+        json_array_append_new(json_object_get(json_object_get(json, "get"), "parameters"),
+                              json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", "name", "in", "path",
+                                        "required", 1, "schema", "type", "string"));
+    }
+    json_object_set_new(paths, path, json);
+}
+
+static json_t *describe_components(void)
+{
+    return json_pack("{s:{s:{s:s, s:{s:{s:s, s:{s:{s:s}, s:{s:s}}}}}}, s:{s:{s:s, s:s}}}",
+                     "schemas", "Error", "type", "object", "properties", "error", "type", "object",
+                     "properties", "code", "type", "string", "message", "type", "string",
+                     "securitySchemes", "token", "type", "http", "scheme", "bearer");
+}
+
+static json_t *describe_all(bool token)
+{
+    json_t *paths = json_object();
+    for (size_t i = 0; i < route_count; i++)
+        add_route(paths, &routes[i]);
+    json_t *json = json_pack("{s:s, s:{s:s, s:s, s:s}, s:o, s:o}", "openapi", "3.0.3", "info",
+                             "title", "attnd", "version", ATTND_VERSION, "description",
+                             "Results are those of proto/PROTOCOL.md, as JSON.", "paths", paths,
+                             "components", describe_components());
+    if (token)
+        json_object_set_new(json, "security", json_pack("[{s:[]}]", "token"));
+    return json;
+}
+
+static void reply_json(struct request *request, json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (text)
+        reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
+    else
+        reply_code(request, ERR_MEMORY, NULL);
+}
+
+void handle_openapi(struct request *request)
+{
+    reply_json(request, describe_all(*request->http->token));
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* question: one request to a method of control, made on the HTTP thread, answered on the loop
+ * thread, read on the HTTP thread again. Belongs to one of them at a time. */
+#ifndef DAEMON_HTTP_QUESTION_H
+#define DAEMON_HTTP_QUESTION_H
+
+#include "mpk.h"
+
+#define QUESTION_DETAIL_MAX 512
+
+struct question {
+    struct question *next;
+    struct http *http;
+    void (*answered)(struct question *question); /* HTTP thread; NULL: nobody waits any more */
+    void *data;
+    const char *method; /* static */
+    struct mpk_writer params;
+    int code; /* 0, or an error of err.h */
+    char detail[QUESTION_DETAIL_MAX];
+    void *result; /* `size` bytes of MessagePack; owned */
+    size_t size;
+};
+
+struct question_list {
+    struct question *first, **last;
+};
+
+/* NULL when out of memory. The caller writes `params`, one value. */
+struct question *question_new(struct http *http, const char *method);
+/* Accepts NULL. */
+void question_free(struct question **question);
+
+void question_list_init(struct question_list *list);
+void question_list_put(struct question_list *list, struct question *question);
+/* The oldest; NULL when there is none. */
+struct question *question_list_take(struct question_list *list);
+
+/* Sends it to the loop thread; `answered` is called later. HTTP thread. */
+void http_ask(struct http *http, struct question *question);
+
+#endif

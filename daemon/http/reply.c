@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+#include "http_part.h"
+
+#include "err.h"
+#include "header.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+void reply_header(struct request *request, const char *name, const char *value)
+{
+    if (request->response)
+        MHD_add_response_header(request->response, name, value);
+}
+
+static void set(struct request *request, unsigned status, const char *type,
+                struct MHD_Response *response)
+{
+    if (request->response)
+        MHD_destroy_response(request->response);
+    request->response = response;
+    request->status = status;
+    reply_header(request, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+}
+
+void reply_bytes(struct request *request, unsigned status, const char *type, const void *bytes,
+                 size_t size)
+{
+    /* Not changed: the mode says so, the type does not. */
+    set(request, status, type,
+        MHD_create_response_from_buffer(size, (void *)(uintptr_t)bytes, MHD_RESPMEM_PERSISTENT));
+}
+
+void reply_text(struct request *request, unsigned status, const char *type, const char *text)
+{
+    set(request, status, type,
+        MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text,
+                                        MHD_RESPMEM_MUST_COPY));
+}
+
+void reply_owned(struct request *request, unsigned status, const char *type, void *bytes,
+                 size_t size)
+{
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(size, bytes, MHD_RESPMEM_MUST_FREE);
+    if (!response)
+        free(bytes);
+    set(request, status, type, response);
+}
+
+void reply_error(struct request *request, unsigned status, const char *slug, const char *message)
+{
+    json_t *json = json_pack("{s:{s:s, s:s}}", "error", "code", slug, "message", message);
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (text)
+        reply_owned(request, status, "application/json", text, strlen(text));
+    else
+        reply_text(request, MHD_HTTP_INTERNAL_SERVER_ERROR, "text/plain", "out of memory\n");
+}
+
+static unsigned status_of(int code)
+{
+    switch (code) {
+    case ERR_ARGUMENT:
+    case ERR_REQUEST:
+        return MHD_HTTP_BAD_REQUEST;
+    case ERR_JOB_UNKNOWN:
+    case ERR_RUN_UNKNOWN:
+    case ERR_NO_HISTORY:
+    case ERR_NO_SUMMARY:
+    case ERR_NO_MAP:
+    case ERR_METHOD_UNKNOWN:
+        return MHD_HTTP_NOT_FOUND;
+    case ERR_QUERY_TIME:
+        return MHD_HTTP_GATEWAY_TIMEOUT;
+    case ERR_MEMORY:
+        return MHD_HTTP_INTERNAL_SERVER_ERROR;
+    default: /* again, closed, history_off: it may work later */
+        return MHD_HTTP_SERVICE_UNAVAILABLE;
+    }
+}
+
+void reply_code(struct request *request, int code, const char *detail)
+{
+    reply_error(request, status_of(code), err_slug(code),
+                detail && *detail ? detail : err_text(code));
+}
+
+void reply_finish(struct request *request)
+{
+    reply_header(request, "X-Content-Type-Options", "nosniff");
+    reply_header(request, "Referrer-Policy", "no-referrer");
+    reply_header(request, "Cross-Origin-Resource-Policy", "same-origin");
+    reply_header(request, "X-Frame-Options", "DENY");
+    if (!request->route || !request->route->open)
+        reply_header(request, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+#include "route.h"
+
+#include "http_part.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VALUE_MAX 512
+#define LIST_MAX  32
+
+const struct argument arguments[ARG_COUNT] = {
+#define ARGUMENT(name, type, help) {#name, ARGUMENT_##type, help},
+#include "argument.def"
+#undef ARGUMENT
+};
+
+#define A(name) (1u << ARG_##name)
+#define RUNS    (A(job) | A(run))
+#define LAYERS  (RUNS | A(stack) | A(layer) | A(site))
+#define WINDOWS (A(window) | A(from) | A(to))
+#define JSON    "application/json"
+
+const struct route routes[] = {
+    {"/api/v1/version", JSON, handle_method, "ping", 0, false, "version and uptime of attnd"},
+    {"/api/v1/metrics", JSON, handle_metric_list, NULL, 0, false, "the metrics there are"},
+    {"/api/v1/jobs", JSON, handle_method, "jobs", 0, false,
+     "the runs that attnd knows, with their layers"},
+    {"/api/v1/runs", JSON, handle_method, "runs", A(job) | A(limit), false,
+     "runs in the history, newest first"},
+    {"/api/v1/layers", JSON, handle_method, "windows", LAYERS, false,
+     "layers of a run in the history: their heads, windows and metrics"},
+    {"/api/v1/summary", JSON, handle_method, "summary",
+     A(job) | A(stack) | A(layer) | A(site) | A(window), false, "the last window of each layer"},
+    {"/api/v1/live", JSON, handle_method, "live", LAYERS, false,
+     "the last message's numbers of each layer"},
+    {"/api/v1/history", JSON, handle_method, "history",
+     LAYERS | A(head) | A(metric) | WINDOWS | A(limit) | A(statistics) | A(packed), false,
+     "one metric of a layer, window by window"},
+    {"/api/v1/grid", JSON, handle_method, "grid",
+     RUNS | A(metric) | A(statistic) | WINDOWS | A(points) | A(packed), false,
+     "one metric of all layers and heads over a run"},
+    {"/api/v1/map", JSON, handle_method, "map", LAYERS | A(window) | A(last) | A(packed), false,
+     "the stored map of a window: the mean over heads"},
+    {"/api/v1/maps", JSON, handle_method, "maps", LAYERS | A(head) | A(kind) | A(packed), false,
+     "the newest map of each head of a layer, or one over all heads"},
+    {"/api/v1/rollout", JSON, handle_method, "rollout", RUNS | A(stack) | A(packed), false,
+     "attention rollout over the layers of a stack"},
+    {"/api/v1/alerts", JSON, handle_method, "alerts",
+     RUNS | A(rule) | A(severity) | A(state) | A(from) | A(to) | A(limit), false,
+     "what fires, and what did"},
+    {"/api/v1/compare", JSON, handle_method, "compare",
+     RUNS | A(job_b) | A(run_b) | A(metric) | WINDOWS | A(windows) | A(limit), false,
+     "two runs, head by head"},
+    {"/api/v1/plan", JSON, handle_method, "plan.get", A(job), false,
+     "what a job is asked to capture"},
+    {"/api/v1/stats", JSON, handle_method, "stats", 0, false, "counters of attnd"},
+    {"/api/v1/events", "text/event-stream", handle_events, NULL,
+     A(job) | A(kinds) | A(last_event_id) | A(access_token), false,
+     "live values, summaries, alerts and job states as they come"},
+    {"/api/v1/openapi.json", JSON, handle_openapi, NULL, 0, false, "this description"},
+    {"/metrics", "text/plain", handle_metrics, NULL, 0, false, "Prometheus metrics"},
+    {"/healthz", "text/plain", handle_health, NULL, 0, true, "200 when the loop of attnd answers"},
+    {"/readyz", "text/plain", handle_ready, NULL, 0, true,
+     "200 when messages are taken and the history can be written"},
+    {"/", "text/html", handle_page, NULL, 0, true, "the page"},
+    {"/assets/*", "text/plain", handle_asset, NULL, 0, true, "what the page is made of"},
+};
+const size_t route_count = sizeof routes / sizeof routes[0];
+
+const struct route *route_find(const char *path)
+{
+    for (size_t i = 0; i < route_count; i++) {
+        size_t length = strlen(routes[i].path);
+        bool prefix = routes[i].path[length - 1] == '*';
+        if (prefix ? strncmp(path, routes[i].path, length - 1) == 0
+                   : strcmp(path, routes[i].path) == 0)
+            return &routes[i];
+    }
+    return NULL;
+}
+
+/* Arguments */
+
+void argument_reader_init(struct argument_reader *reader, const struct route *route)
+{
+    memset(reader, 0, sizeof *reader);
+    reader->route = route;
+    mpk_writer_init(&reader->pairs);
+}
+
+void argument_reader_clear(struct argument_reader *reader)
+{
+    mpk_writer_clear(&reader->pairs);
+}
+
+static void list_valid(const struct route *route, char *text, size_t size)
+{
+    snprintf(text, size, "%s", route->arguments ? "" : "none");
+    for (int i = 0; i < ARG_COUNT; i++)
+        if (route->arguments & 1u << i) {
+            size_t used = strlen(text);
+            snprintf(text + used, size - used, "%s%s", used ? ", " : "", arguments[i].name);
+        }
+}
+
+/* Names come from anywhere: only a short, printable one is repeated. */
+static const char *shown(const char *name)
+{
+    size_t length = strlen(name);
+    return length <= 32 &&
+                   strspn(name,
+                          "abcdefghijklmnopqrstuvwxyz_0123456789.-ABCDEFGHIJKLMNOPQRSTUVWXYZ") ==
+                       length
+               ? name
+               : "(not printable)";
+}
+
+static int find_argument(const struct argument_reader *reader, const char *name)
+{
+    for (int i = 0; i < ARG_COUNT; i++)
+        if ((reader->route->arguments & 1u << i) && strcmp(arguments[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+static bool put_number(struct mpk_writer *writer, const char *value)
+{
+    char *end;
+    errno = 0;
+    uint64_t number = strtoull(value, &end, 10);
+    if (*value < '0' || *value > '9' || *end != '\0' || errno)
+        return false;
+    mpk_put_u64(writer, number);
+    return true;
+}
+
+static bool put_flag(struct mpk_writer *writer, const char *value)
+{
+    bool yes = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
+    mpk_put_bool(writer, yes);
+    return yes || strcmp(value, "0") == 0 || strcmp(value, "false") == 0;
+}
+
+static bool put_list(struct mpk_writer *writer, const char *value)
+{
+    uint32_t count = 1;
+    for (const char *at = value; *at; at++)
+        count += *at == ',';
+    if (count > LIST_MAX)
+        return false;
+    mpk_put_array(writer, count);
+    for (; count > 0; count--) {
+        char word[VALUE_MAX];
+        size_t length = strcspn(value, ",");
+        snprintf(word, sizeof word, "%.*s", (int)length, value);
+        mpk_put_str(writer, word);
+        value += length + 1;
+    }
+    return true;
+}
+
+static bool put_value(struct mpk_writer *writer, enum argument_type type, const char *value)
+{
+    switch (type) {
+    case ARGUMENT_NUMBER:
+        return put_number(writer, value);
+    case ARGUMENT_FLAG:
+        return put_flag(writer, value);
+    case ARGUMENT_LIST:
+        return put_list(writer, value);
+    case ARGUMENT_TEXT:
+        mpk_put_str(writer, value);
+    }
+    return true;
+}
+
+bool argument_read(struct argument_reader *reader, const char *name, const char *value)
+{
+    static const char *const wanted[] = {"text", "a whole number", "1 or 0",
+                                         "words between commas"};
+    char valid[160];
+    int i = find_argument(reader, name);
+    list_valid(reader->route, valid, sizeof valid);
+    if (i < 0)
+        snprintf(reader->reterr, sizeof reader->reterr, "%s: no such parameter (valid: %s)",
+                 shown(name), valid);
+    else if (reader->given & 1u << i)
+        snprintf(reader->reterr, sizeof reader->reterr, "%s: given twice", name);
+    else if (!value || strlen(value) >= VALUE_MAX)
+        snprintf(reader->reterr, sizeof reader->reterr, "%s: a value of at most %d bytes is needed",
+                 name, VALUE_MAX - 1);
+    if (*reader->reterr)
+        return false;
+    reader->given |= 1u << i;
+    reader->count++;
+    mpk_put_str(&reader->pairs, name);
+    if (put_value(&reader->pairs, arguments[i].type, value))
+        return true;
+    snprintf(reader->reterr, sizeof reader->reterr, "%s: %s is needed", name,
+             wanted[arguments[i].type]);
+    return false;
+}
+
+void argument_put_map(const struct argument_reader *reader, struct mpk_writer *params)
+{
+    mpk_put_map(params, reader->count);
+    mpk_put_raw(params, reader->pairs.buffer.data, reader->pairs.buffer.size);
+    if (!mpk_writer_ok(&reader->pairs))
+        params->failed = true;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* route: what can be asked by HTTP: one table of paths, and one of their parameters, from which
+ * requests are checked and the OpenAPI description is made. */
+#ifndef DAEMON_HTTP_ROUTE_H
+#define DAEMON_HTTP_ROUTE_H
+
+#include "mpk.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct request;
+
+enum argument_type { ARGUMENT_TEXT, ARGUMENT_NUMBER, ARGUMENT_FLAG, ARGUMENT_LIST };
+
+struct argument {
+    const char *name;
+    enum argument_type type;
+    const char *help;
+};
+
+enum {
+#define ARGUMENT(name, type, help) ARG_##name,
+#include "argument.def"
+#undef ARGUMENT
+    ARG_COUNT
+};
+extern const struct argument arguments[ARG_COUNT];
+
+struct route {
+    const char *path; /* with a final '*': any that begin so */
+    const char *type; /* of the answer */
+    void (*handle)(struct request *request);
+    const char *method; /* of control; NULL: the handler knows */
+    unsigned arguments; /* bits of ARG_ */
+    bool open;          /* without a token */
+    const char *help;
+};
+extern const struct route routes[];
+extern const size_t route_count;
+
+/* NULL when there is none. */
+const struct route *route_find(const char *path);
+
+/* Reads arguments into a MessagePack map, one after the other. */
+struct argument_reader {
+    const struct route *route;
+    struct mpk_writer pairs; /* key, value, key, value */
+    unsigned given;          /* bits of ARG_ */
+    unsigned count;          /* of those that are in `pairs` */
+    char reterr[256];        /* why not */
+};
+void argument_reader_init(struct argument_reader *reader, const struct route *route);
+void argument_reader_clear(struct argument_reader *reader);
+/* One of the query; `value` may be NULL. Returns false with a sentence in reterr. */
+bool argument_read(struct argument_reader *reader, const char *name, const char *value);
+/* Appends the map of all. */
+void argument_put_map(const struct argument_reader *reader, struct mpk_writer *params);
+
+#endif

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: MIT */
+/* A request's life: on_uri makes it, on_request checks its headers and refuses a body, and then
+ * finds the route, whose handler makes the response at once or suspends the connection until the
+ * loop thread has answered; the server then calls on_request again, which sends the response.
+ * on_completed ends it. A question that is still on its way then is nobody's any more, and freed
+ * when it comes back. */
+#include "http_part.h"
+
+#include "clock.h"
+#include "guard.h"
+#include "log.h"
+
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* How long a clean end may take: readers that do not read are cut off then. */
+#define STOP_NS UINT64_C(500000000)
+
+/* Requests */
+
+const char *request_header(struct request *request, const char *name)
+{
+    return MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name);
+}
+
+const char *request_argument(struct request *request, const char *name)
+{
+    return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+static void *on_uri(void *data, const char *uri, struct MHD_Connection *connection)
+{
+    struct http *http = data;
+    struct request *request = calloc(1, sizeof *request);
+    (void)uri;
+    if (!request)
+        return NULL; /* on_request then ends the connection */
+    request->http = http;
+    request->connection = connection;
+    request->began_ns = clock_monotonic_ns();
+    request->patience_ns = http->config->http_timeout;
+    return request;
+}
+
+static void stop_waiting(struct request *request)
+{
+    struct http *http = request->http;
+    if (request->previous)
+        request->previous->next = request->next;
+    else
+        http->waiting = request->next;
+    if (request->next)
+        request->next->previous = request->previous;
+    request->next = request->previous = NULL;
+    request->question->data = NULL;
+    request->question = NULL;
+}
+
+static void on_completed(void *data, struct MHD_Connection *connection, void **state,
+                         enum MHD_RequestTerminationCode why)
+{
+    struct request *request = *state;
+    (void)data, (void)connection, (void)why;
+    if (!request)
+        return;
+    if (request->question)
+        stop_waiting(request);
+    if (request->response)
+        MHD_destroy_response(request->response);
+    argument_reader_clear(&request->arguments);
+    stats_add(request->http->stats, COUNT_HTTP_REQUESTS, 1);
+    free(request);
+    *state = NULL;
+}
+
+/* Waiting for the loop thread */
+
+static void on_answer(struct question *question)
+{
+    struct request *request = question->data;
+    if (request) {
+        stop_waiting(request);
+        request->answered(request, question);
+        MHD_resume_connection(request->connection);
+    }
+    question_free(&question);
+}
+
+void request_wait(struct request *request, struct question *question,
+                  void (*answered)(struct request *request, struct question *question))
+{
+    struct http *http = request->http;
+    if (!question || !mpk_writer_ok(&question->params)) {
+        question_free(&question);
+        reply_code(request, ERR_MEMORY, NULL);
+        return;
+    }
+    question->data = request;
+    question->answered = on_answer;
+    request->question = question;
+    request->answered = answered;
+    request->next = http->waiting;
+    if (http->waiting)
+        http->waiting->previous = request;
+    http->waiting = request;
+    MHD_suspend_connection(request->connection);
+    http_ask(http, question);
+}
+
+void request_ask(struct request *request, const char *method,
+                 void (*answered)(struct request *request, struct question *question))
+{
+    struct question *question = question_new(request->http, method);
+    if (question)
+        mpk_put_map(&question->params, 0);
+    request_wait(request, question, answered);
+}
+
+static void give_up(struct request *request, const char *slug, const char *message)
+{
+    stop_waiting(request);
+    reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, slug, message);
+    MHD_resume_connection(request->connection);
+}
+
+void server_check_waiting(struct http *http, uint64_t now_ns)
+{
+    struct request *next;
+    for (struct request *request = http->waiting; request; request = next) {
+        next = request->next;
+        if (now_ns - request->began_ns > request->patience_ns)
+            give_up(request, "again",
+                    "attnd is busy and has not answered in time: try again later");
+    }
+}
+
+/* Checks */
+
+static void refuse(struct request *request, unsigned status, const char *slug, const char *message)
+{
+    stats_add(request->http->stats, COUNT_HTTP_REFUSED, 1);
+    reply_error(request, status, slug, message);
+}
+
+static bool has_body(struct request *request)
+{
+    const char *length = request_header(request, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return request_header(request, MHD_HTTP_HEADER_TRANSFER_ENCODING) ||
+           (length && strspn(length, "0") != strlen(length));
+}
+
+static bool may_read(const char *method)
+{
+    return strcmp(method, MHD_HTTP_METHOD_GET) == 0 || strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
+}
+
+/* Refuses what should not go on; then there is a response. */
+static void check_headers(struct request *request, const char *method)
+{
+    const struct config *config = request->http->config;
+    const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
+    if (!may_read(method)) {
+        refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method", "only GET and HEAD are answered");
+        reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
+    } else if (has_body(request)) {
+        refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body", "requests have no body here");
+    } else if (!guard_host(host, config->http_hosts.text)) {
+        refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
+               "attnd is not known by this Host; add the name to http.hosts");
+    } else if (!guard_origin(request_header(request, "Origin"), host)) {
+        refuse(request, MHD_HTTP_FORBIDDEN, "origin", "pages of other origins may not ask");
+    }
+}
+
+/* The token may be a parameter where headers cannot be sent. */
+static void check_token(struct request *request)
+{
+    bool by_argument = request->route->arguments & 1u << ARG_access_token;
+    const char *argument = by_argument ? request_argument(request, "access_token") : NULL;
+    const char *header = request_header(request, MHD_HTTP_HEADER_AUTHORIZATION);
+    if (request->route->open || guard_token(header, argument, request->http->token))
+        return;
+    refuse(request, MHD_HTTP_UNAUTHORIZED, "token",
+           "the token of http.token_file is needed: Authorization: Bearer TOKEN");
+    reply_header(request, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer realm=\"attnd\"");
+}
+
+static enum MHD_Result on_argument(void *data, enum MHD_ValueKind kind, const char *name,
+                                   const char *value)
+{
+    (void)kind;
+    return argument_read(data, name, value) ? MHD_YES : MHD_NO;
+}
+
+/* Of the API only: who scrapes or follows a link may add what it likes. */
+static void check_arguments(struct request *request)
+{
+    struct argument_reader *reader = &request->arguments;
+    if (strncmp(request->path, "/api/", strlen("/api/")) != 0)
+        return;
+    argument_reader_init(reader, request->route);
+    MHD_get_connection_values(request->connection, MHD_GET_ARGUMENT_KIND, on_argument, reader);
+    if (*reader->reterr)
+        reply_code(request, ERR_ARGUMENT, reader->reterr);
+}
+
+static void handle(struct request *request, const char *path)
+{
+    request->path = path;
+    request->route = route_find(path);
+    if (!request->route) {
+        reply_error(request, MHD_HTTP_NOT_FOUND, "path",
+                    "no such path; /api/v1/openapi.json lists all");
+        return;
+    }
+    check_token(request);
+    if (!request->response)
+        check_arguments(request);
+    if (!request->response)
+        request->route->handle(request);
+}
+
+static enum MHD_Result send_response(struct request *request)
+{
+    reply_finish(request);
+    return MHD_queue_response(request->connection, request->status, request->response);
+}
+
+static enum MHD_Result on_request(void *data, struct MHD_Connection *connection, const char *path,
+                                  const char *method, const char *version, const char *upload,
+                                  size_t *upload_size, void **state)
+{
+    struct request *request = *state;
+    (void)data, (void)connection, (void)version, (void)upload;
+    if (!request || *upload_size > 0)
+        return MHD_NO;
+    if (!request->checked) {
+        request->checked = true;
+        check_headers(request, method);
+        return request->response ? send_response(request) : MHD_YES;
+    }
+    if (!request->response)
+        handle(request, path);
+    if (request->response)
+        return send_response(request);
+    return request->question ? MHD_YES : MHD_NO;
+}
+
+/* A peer that has vanished is noticed by what is sent to it and not acknowledged; an event stream
+ * has nothing else to notice it by. */
+static void on_connection(void *data, struct MHD_Connection *connection, void **state,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct http *http = data;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    unsigned patience_ms = (unsigned)(http->config->http_timeout / 1000000);
+    (void)state;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED && info)
+        setsockopt(info->connect_fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms,
+                   sizeof patience_ms);
+}
+
+/* The server complains of what clients do: nothing to tell at the default level. */
+static void on_log(void *data, const char *format, va_list args)
+{
+    char text[256];
+    (void)data;
+    vsnprintf(text, sizeof text, format, args);
+    text[strcspn(text, "\r\n")] = '\0';
+    log_event(LOG_DEBUG, "http", LOG_STR("detail", text));
+}
+
+/* The server and the loop */
+
+static void set_timeout(struct http *http);
+
+static void on_timeout(uv_timer_t *timer)
+{
+    server_run(timer->data);
+}
+
+static void on_ready(uv_poll_t *poll, int status, int events)
+{
+    (void)status, (void)events;
+    server_run(poll->data);
+}
+
+static void set_timeout(struct http *http)
+{
+    MHD_UNSIGNED_LONG_LONG ms;
+    if (MHD_get_timeout(http->server, &ms) == MHD_YES)
+        uv_timer_start(&http->timeout, on_timeout, ms, 0);
+    else
+        uv_timer_stop(&http->timeout);
+}
+
+void server_run(struct http *http)
+{
+    MHD_run(http->server);
+    set_timeout(http);
+}
+
+static struct MHD_Daemon *start(struct http *http)
+{
+    const struct config *config = http->config;
+    return MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request,
+        http, MHD_OPTION_EXTERNAL_LOGGER, on_log, http, MHD_OPTION_LISTEN_SOCKET, http->listen_fd,
+        MHD_OPTION_URI_LOG_CALLBACK, on_uri, http, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, http, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)config->http_connections, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)(config->http_timeout / 1000000000), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)config->http_request_max, MHD_OPTION_END);
+}
+
+int server_start(struct http *http)
+{
+    http->server = start(http);
+    if (!http->server)
+        return -1;
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->server, MHD_DAEMON_INFO_EPOLL_FD);
+    http->listen_fd = -1; /* the server closes it */
+    if (!info || uv_poll_init(&http->loop, &http->poll, info->epoll_fd) != 0) {
+        MHD_stop_daemon(http->server);
+        http->server = NULL;
+        return -1;
+    }
+    http->poll.data = http;
+    uv_poll_start(&http->poll, UV_READABLE, on_ready);
+    set_timeout(http);
+    return 0;
+}
+
+static void answer_waiting(struct http *http)
+{
+    while (http->waiting)
+        give_up(http->waiting, "closed", "attnd is stopping");
+}
+
+static unsigned connections(struct http *http)
+{
+    const union MHD_DaemonInfo *info =
+        MHD_get_daemon_info(http->server, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    return info ? info->num_connections : 0;
+}
+
+void server_stop(struct http *http)
+{
+    uint64_t deadline = clock_monotonic_ns() + STOP_NS;
+    uv_poll_stop(&http->poll);
+    int fd = MHD_quiesce_daemon(http->server);
+    answer_waiting(http);
+    events_close(&http->events);
+    while (http->events.clients && clock_monotonic_ns() < deadline) {
+        MHD_run(http->server);
+        answer_waiting(http);
+        uv_sleep(1);
+    }
+    for (int turn = 0; turn < 3 && connections(http) > 0; turn++)
+        MHD_run(http->server);
+    MHD_stop_daemon(http->server);
+    http->server = NULL;
+    if (fd >= 0)
+        close(fd);
+}

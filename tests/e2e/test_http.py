@@ -1,0 +1,586 @@
+# SPDX-License-Identifier: MIT
+"""HTTP: the API is the control methods as JSON, the event stream, and what hostile clients can do."""
+import base64
+import gzip
+import http.client
+import json
+import os
+import random
+import re
+import resource
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import pytest
+from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until
+
+HTTP = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
+
+
+class Web(Attnd):
+    """A daemon with HTTP on a free port."""
+
+    def __init__(self, *settings, **keys):
+        self.trainers = []
+        super().__init__(*HTTP, *settings, **keys)
+
+    @property
+    def port(self):
+        return int(self.call("config")["http.endpoint"].rsplit(":", 1)[1])
+
+    def get(self, path, method="GET", body=None, **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            response = connection.getresponse()
+            return response, response.read()
+        finally:
+            connection.close()
+
+    def json(self, path, status=200):
+        response, body = self.get(path)
+        assert response.status == status, body
+        assert response.headers["Content-Type"] == "application/json"
+        return json.loads(body)
+
+
+class Stream:
+    """A client of the event stream that reads as events are asked for."""
+
+    def __init__(self, web, query="", **headers):
+        self.connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=PATIENCE_S)
+        self.connection.request("GET", "/api/v1/events" + query,
+                                headers={name.replace("_", "-"): value for name, value in headers.items()})
+        self.response = self.connection.getresponse()
+        assert self.response.status == 200
+
+    def next(self):
+        """The next event: its id, its name, its data. None at the end of the stream."""
+        event = {}
+        for line in self.response:
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if not name and event.get("data"):
+                return event["id"], event["event"], json.loads(event["data"])
+            event[name] = value
+        return None
+
+    def until(self, kind):
+        """The first event of this kind from here on."""
+        while True:
+            event = self.next()
+            assert event, "the stream ended"
+            if event[1] == kind:
+                return event
+
+    def close(self):
+        self.connection.close()
+
+
+@pytest.fixture
+def web():
+    daemon = Web("http.live_interval=0s", "http.heartbeat=200ms")
+    yield daemon
+    daemon.close()
+
+
+def train(daemon, rng, steps=4, job="job", layers=2, first=0):
+    trainer = Trainer(daemon, job)
+    daemon.trainers.append(trainer)  # one that is let go of closes its socket
+    for step in range(first, first + steps):
+        for layer in range(layers):
+            trainer.attention(softmax_maps(rng, 1, 3, 8, 8), layer=layer, step=step)
+    return trainer
+
+
+def without_snapshot(value):
+    if isinstance(value, dict):
+        return {key: without_snapshot(item) for key, item in value.items() if key not in ("snapshot", "uptime_s")}
+    return [without_snapshot(item) for item in value] if isinstance(value, list) else value
+
+
+# The API
+
+
+def test_the_api_answers_what_control_answers(web, rng):
+    trainer = train(web, rng)
+    trainer.event("epoch_end", epoch=0)
+    trainer.event("bye")
+    web.settled(10)
+    for path, method, params in (("jobs", "jobs", {}), ("summary?job=job", "summary", dict(job="job")),
+                                 ("summary?job=job&stack=decoder&layer=1", "summary", dict(job="job", stack="decoder", layer=1)),
+                                 ("plan?job=job", "plan.get", dict(job="job")), ("plan", "plan.get", {})):
+        assert without_snapshot(web.json("/api/v1/" + path)) == json.loads(json.dumps(
+            without_snapshot(web.call(method, **params)), default=lambda data: data.hex())), path
+    web.call("flush")
+    wait_until(lambda: web.stats()["stored"] > 0, "the window in the history")
+    for path, method, params in (
+            ("runs?job=job", "runs", dict(job="job")), ("layers?job=job", "windows", dict(job="job")),
+            ("history?job=job&layer=1&head=2&statistics=mean,max&limit=5", "history",
+             dict(job="job", layer=1, head=2, statistics=["mean", "max"], limit=5)),
+            ("map?job=job", "map", dict(job="job")), ("alerts?job=job", "alerts", dict(job="job")),
+            ("compare?job=job&job_b=job", "compare", dict(job="job", job_b="job"))):
+        assert web.json("/api/v1/" + path) == web.call(method, **params), path
+    assert web.json("/api/v1/version")["version"] == web.call("ping")["version"]
+    assert web.json("/api/v1/stats")["received"] == 10
+    trainer.close()
+
+
+def test_packed_numbers_are_base64(web, rng):
+    train(web, rng).event("epoch_end", epoch=0)
+    web.settled(9)
+    wait_until(lambda: web.stats()["stored"] > 0, "the window in the history")
+    packed = web.json("/api/v1/history?job=job&head=1&packed=1&statistics=mean")
+    plain = web.json("/api/v1/history?job=job&head=1&statistics=mean")
+    (value,) = struct.unpack("<d", base64.b64decode(packed["values"]["mean"]))
+    assert [value] == plain["values"]["mean"]
+
+
+@pytest.mark.parametrize("path, status, code, says", ids=range(21), argvalues=[
+    ("/api/v1/history?job=nobody", 404, "job_unknown", ""),
+    ("/api/v1/history", 400, "argument", "job"),
+    ("/api/v1/history?job=x&limit=ten", 400, "argument", "limit: a whole number"),
+    ("/api/v1/history?job=x&limit=99999999999999999999999", 400, "argument", "limit"),
+    ("/api/v1/history?job=x&packed=maybe", 400, "argument", "packed: 1 or 0"),
+    ("/api/v1/history?job=x&job=y", 400, "argument", "job: given twice"),
+    ("/api/v1/history?job", 400, "argument", "job"),
+    ("/api/v1/runs?color=red", 400, "argument", "color: no such parameter (valid: job, limit)"),
+    ("/api/v1/runs?%3Cscript%3E=1", 400, "argument", "(not printable)"),
+    ("/api/v1/version?x=1", 400, "argument", "(valid: none)"),
+    ("/api/v1/history?job=" + "x" * 600, 400, "argument", "511"),
+    ("/api/v1/events?kinds=live,lies", 400, "argument", "kinds"),
+    ("/api/v1/events?job=a%2Fb", 400, "argument", "job"),
+    ("/api/v1/nothing", 404, "path", "openapi"),
+    ("/api/v1/", 404, "path", ""),
+    ("/nothing", 404, "path", ""),
+    ("/assets/nothing", 404, "path", ""),
+    ("/assets/../../etc/passwd", 404, "path", ""),
+    ("/assets/%2e%2e/%2e%2e/etc/passwd", 404, "path", ""),
+    ("/%2e%2e%2f%2e%2e%2fetc/passwd", 404, "path", ""),
+    ("//", 404, "path", ""),
+])
+def test_what_is_wrong_is_said(attnd_web, path, status, code, says):
+    error = attnd_web.json(path, status)["error"]
+    assert error["code"] == code and says in error["message"] and "<script" not in error["message"]
+
+
+@pytest.fixture(scope="module")
+def attnd_web():
+    daemon = Web()
+    Attnd.all.remove(daemon)  # it outlives a test
+    yield daemon
+    daemon.close()
+    daemon.discard()
+
+
+# The page
+
+
+def test_the_page_has_its_headers_and_files(attnd_web):
+    response, body = attnd_web.get("/")
+    assert response.status == 200 and response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+    assert "unsafe" not in response.headers["Content-Security-Policy"]
+    for name, value in (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
+                        ("X-Frame-Options", "DENY"), ("Cross-Origin-Resource-Policy", "same-origin")):
+        assert response.headers[name] == value
+    assert not re.search(rb"""(src|href)=["']?(https?:)?//""", body), "the page asks another machine"
+    assert b"<script>" not in body and b" style=" not in body
+    for path in re.findall(rb"""["'](/assets/[^"']+)["']""", body):
+        assert attnd_web.get(path.decode())[0].status == 200, path
+
+
+def test_files_are_compressed_once_and_not_sent_again(attnd_web):
+    response, packed = attnd_web.get("/assets/d3.min.js", Accept_Encoding="gzip, deflate")
+    assert response.headers["Content-Encoding"] == "gzip" and len(packed) < 120_000
+    plain_response, plain = attnd_web.get("/assets/d3.min.js")
+    assert "Content-Encoding" not in plain_response.headers and gzip.decompress(packed) == plain
+    refused, same = attnd_web.get("/assets/d3.min.js", Accept_Encoding="gzip;q=0")
+    assert "Content-Encoding" not in refused.headers and same == plain
+    etag = response.headers["ETag"]
+    again, nothing = attnd_web.get("/assets/d3.min.js", If_None_Match=etag)
+    assert again.status == 304 and nothing == b"" and again.headers["ETag"] == etag
+    assert attnd_web.get("/assets/d3.min.js", If_None_Match='"other"')[0].status == 200
+
+
+def test_head_has_the_headers_only(attnd_web):
+    for path in ("/", "/api/v1/version", "/metrics", "/healthz", "/assets/d3.min.js"):
+        response, body = attnd_web.get(path, method="HEAD")
+        assert response.status == 200 and body == b"" and int(response.headers["Content-Length"]) > 0, path
+
+
+def test_openapi_says_what_the_handlers_do(attnd_web):
+    """Every path with every parameter it names is taken, and no other parameter is."""
+    api = attnd_web.json("/api/v1/openapi.json")
+    assert api["openapi"].startswith("3.0") and len(api["paths"]) > 20
+    values = {"integer": "0", "boolean": "1", "array": "mean", "string": "x"}
+    for path, item in api["paths"].items():
+        assert list(item) == ["get"]
+        parameters = [parameter for parameter in item["get"]["parameters"] if parameter["in"] == "query"]
+        if "{" in path or "events" in path:
+            continue
+        query = "&".join(f"{p['name']}={values[p['schema']['type']]}" for p in parameters)
+        response, body = attnd_web.get(path + "?" + query)
+        assert "no such parameter" not in body.decode(errors="replace"), (path, body)
+        assert response.status in (200, 400, 404), (path, body)
+        if path.startswith("/api/"):
+            assert "no such parameter" in attnd_web.get(path + "?other=1")[1].decode(), path
+        if response.status == 200:
+            (kind,) = item["get"]["responses"]["200"]["content"]
+            assert response.headers["Content-Type"].startswith(kind), path
+        else:
+            assert set(json.loads(body)["error"]) == {"code", "message"}
+
+
+def test_the_metrics_of_the_list_are_those_of_results(web, rng):
+    train(web, rng, steps=1, layers=1)
+    web.settled(1)
+    listed = {metric["name"]: metric for metric in web.json("/api/v1/metrics")}
+    stream = Stream(web, "?kinds=live")
+    train(web, rng, steps=1, layers=1, first=1)
+    live = stream.until("live")[2]
+    stream.close()
+    for group in ("heads", "spectrum"):
+        for name, values in live[group].items():
+            if name == "pattern" or not all(isinstance(value, (int, float, type(None))) for value in values):
+                continue
+            low, high = listed[name]["domain"] or (-1e308, 1e308)
+            assert listed[name]["group"] == group and listed[name]["description"]
+            assert all(value is None or low - 1e-6 <= value <= high + 1e-6 for value in values), name
+
+
+# Who may ask
+
+
+def test_strange_methods_bodies_hosts_and_origins_are_refused(attnd_web):
+    before = attnd_web.stats()["http_refused"]
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+        response, _ = attnd_web.get("/api/v1/jobs", method=method)
+        assert response.status == 405 and response.headers["Allow"] == "GET, HEAD"
+    assert attnd_web.get("/api/v1/jobs", body=b"x" * 100)[0].status == 413
+    for host in ("evil.example", "evil.example:5580", "localhost.evil.example", "", "[::1", "127.0.0.1:x", "a" * 300):
+        assert attnd_web.get("/", Host=host)[0].status == 421, host
+    for host in ("localhost", "LOCALHOST:1234", "127.0.0.1", "[::1]:80", "192.168.1.7:5580"):
+        assert attnd_web.get("/", Host=host)[0].status == 200, host
+    for origin in ("http://evil.example", "null", "file://", "http://localhost:1"):
+        assert attnd_web.get("/api/v1/jobs", Origin=origin, Host="localhost")[0].status == 403, origin
+    for origin in ("http://localhost", "https://localhost"):
+        assert attnd_web.get("/api/v1/jobs", Origin=origin, Host="localhost")[0].status == 200
+    assert attnd_web.stats()["http_refused"] == before + 5 + 1 + 7 + 4
+
+
+def test_names_of_the_config_are_known_hosts():
+    daemon = Web("http.hosts=attnd.example gpu7")
+    assert daemon.get("/", Host="attnd.example")[0].status == 200
+    assert daemon.get("/", Host="GPU7:8080")[0].status == 200
+    assert daemon.get("/", Host="gpu70")[0].status == 421
+    daemon.close()
+
+
+def test_a_token_is_asked_for(tmp_path):
+    token = "0123456789abcdefXYZ"
+    (tmp_path / "token").write_text(token + "\n")
+    daemon = Web(f"http.token_file={tmp_path / 'token'}")
+    for path in ("/", "/healthz", "/readyz", "/assets/d3.min.js"):
+        assert daemon.get(path)[0].status == 200, path
+    for path in ("/api/v1/jobs", "/metrics", "/api/v1/events", "/api/v1/openapi.json"):
+        response, body = daemon.get(path)
+        assert response.status == 401 and response.headers["WWW-Authenticate"].startswith("Bearer")
+        for wrong in ("Bearer ", "Bearer x", "Bearer " + token[:-1], "Bearer " + token + "x", "Basic " + token, token):
+            assert daemon.get(path, Authorization=wrong)[0].status == 401, wrong
+    assert daemon.get("/api/v1/jobs", Authorization="Bearer " + token)[0].status == 200
+    assert daemon.get("/api/v1/jobs?access_token=" + token)[0].status == 401, "only the event stream takes it there"
+    stream = Stream(daemon, "?access_token=" + token)
+    assert stream.next()[1] == "hello"
+    stream.close()
+    assert token not in daemon.log_text()
+    daemon.close()
+
+
+@pytest.mark.parametrize("text", ["", "short\n", "with a blank in it\n", "x" * 300], ids=["empty", "short", "blank", "long"])
+def test_a_bad_token_file_stops_the_start(tmp_path, text):
+    (tmp_path / "token").write_text(text)
+    result = subprocess.run([ATTND, "--set", f"http.token_file={tmp_path / 'token'}", "--set",
+                             "http.endpoint=tcp://127.0.0.1:*",
+                             *(f"--set={name}.endpoint=ipc://{tmp_path}/{name}"
+                               for name in ("ingest", "publish", "control", "tap"))],
+                            capture_output=True, text=True, timeout=30)
+    assert result.returncode == 1 and "http.token_file: its first line" in result.stderr
+
+
+# The event stream
+
+
+def test_the_stream_has_what_is_published(web, rng):
+    stream = Stream(web)
+    name, kind, data = stream.next()
+    assert kind == "hello" and data["version"] == web.call("ping")["version"] and data["heartbeat_s"] == 0.2
+    trainer = train(web, rng, steps=3, layers=1)
+    lives = [stream.until("live") for _ in range(3)]
+    assert [live[2]["step"] for live in lives] == [0, 1, 2] and lives[0][2]["job"] == "job"
+    numbers = [int(live[0].split("-")[1]) for live in lives]
+    assert numbers == sorted(set(numbers))
+    trainer.event("epoch_end", epoch=0)
+    assert stream.until("summary")[2]["messages"] == 3
+    trainer.event("bye")
+    while stream.until("job")[2]["state"] != "ended":
+        pass
+    stream.close()
+
+
+def test_a_client_hears_only_what_it_asked_for(web, rng):
+    stream = Stream(web, "?job=b&kinds=summary")
+    for job in "ab":
+        train(web, rng, steps=2, layers=1, job=job).event("epoch_end", epoch=0)
+    assert stream.next()[1] == "hello"
+    _, kind, data = stream.next()
+    assert (kind, data["job"]) == ("summary", "b")
+    stream.close()
+
+
+def test_a_client_that_comes_back_misses_nothing(web, rng):
+    keeper, stream = Stream(web), Stream(web)
+    train(web, rng, steps=2, layers=1)
+    first = stream.until("live")
+    stream.close()
+    train(web, rng, steps=2, layers=1, first=2)
+    for _ in range(4):
+        keeper.until("live")
+    again = Stream(web, "?kinds=live", Last_Event_ID=first[0])
+    assert [again.until("live")[2]["step"] for _ in range(3)] == [1, 2, 3]
+    by_query = Stream(web, "?kinds=live&last_event_id=" + first[0])
+    assert by_query.until("live")[2]["step"] == 1
+    for old in (keeper, again, by_query):
+        old.close()
+
+
+def test_ids_that_are_not_known_mean_resync(web, rng):
+    for strange in ("00000000-1", "x", "", "ffffffff-99999999999999999999999", "1-2-3", "-1"):
+        stream = Stream(web, Last_Event_ID=strange)
+        assert [stream.next()[1] for _ in range(2)] == ["hello", "resync"], strange
+        stream.close()
+
+
+def test_what_nobody_listened_to_means_resync(web, rng):
+    stream = Stream(web)
+    last = stream.next()[0]
+    stream.close()
+    wait_until(lambda: metric(web, "attnd_http_event_clients") == 0, "the client is gone")
+    train(web, rng, steps=1, layers=1)
+    web.settled(1)
+    stream = Stream(web, Last_Event_ID=last)
+    assert [stream.next()[1] for _ in range(2)] == ["hello", "resync"]
+    stream.close()
+
+
+def metric(web, name):
+    text = web.get("/metrics")[1].decode()
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.M).group(1))
+
+
+def test_live_values_are_thinned_and_the_newest_counts(rng):
+    daemon = Web("http.live_interval=300ms")
+    stream = Stream(daemon, "?kinds=live")
+    train(daemon, rng, steps=50, layers=1)
+    steps = [stream.until("live")[2]["step"]]
+    while steps[-1] != 49:
+        steps.append(stream.until("live")[2]["step"])
+    assert len(steps) < 40 and steps == sorted(steps)
+    stream.close()
+    daemon.close()
+
+
+def test_heartbeats_come_when_nothing_else_does():
+    daemon = Web("http.heartbeat=100ms")
+    with socket.create_connection(("127.0.0.1", daemon.port)) as client:
+        client.settimeout(PATIENCE_S)
+        client.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        seen = b""
+        while b":\n\n" not in seen:
+            seen += client.recv(4096)
+    daemon.close()
+
+
+def test_more_clients_than_allowed_are_refused():
+    daemon = Web("http.event_clients=2")
+    streams = [Stream(daemon), Stream(daemon)]
+    response, body = daemon.get("/api/v1/events")
+    assert response.status == 503 and "http.event_clients" in body.decode() and response.headers["Retry-After"]
+    streams.pop().close()
+    wait_until(lambda: daemon.get("/api/v1/version")[0].status == 200, "answers")
+    streams[0].close()
+    daemon.close()
+
+
+def test_a_client_that_does_not_read_is_told_to_ask_again(rng):
+    """It stalls behind a small ring: others hear everything, and it hears that it missed something."""
+    daemon = Web("http.ring=64KiB", "http.live_interval=0s")
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.connect(("127.0.0.1", daemon.port))
+    slow.sendall(b"GET /api/v1/events?kinds=live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    fast = Stream(daemon, "?kinds=live")
+    trainer = Trainer(daemon, "job")
+    for step in range(400):
+        trainer.attention(softmax_maps(rng, 1, 8, 8, 8), step=step)
+        assert fast.until("live")[2]["step"] == step
+    slow.settimeout(PATIENCE_S)
+    text = b""
+    while b"event: resync" not in text:
+        text += slow.recv(65536)
+    assert daemon.stats()["http_resyncs"] >= 1
+    slow.close()
+    fast.close()
+    daemon.close()
+
+
+def test_streams_end_when_attnd_stops():
+    daemon = Web()
+    streams = [Stream(daemon) for _ in range(3)]
+    for stream in streams:
+        assert stream.next()[1] == "hello"
+    started = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - started < (10 if SANITIZED else 4)
+    assert all(stream.next() is None for stream in streams)
+    daemon.context.destroy(linger=0)
+
+
+# Health
+
+
+def test_health_and_readiness(tmp_path):
+    daemon = Web()
+    assert daemon.get("/healthz")[1] == b"ok\n" and daemon.get("/readyz")[1] == b"ready\n"
+    daemon.close()
+    daemon = Web("history.enabled=false")
+    assert daemon.get("/readyz")[0].status == 200, "off on purpose"
+    daemon.close()
+    daemon = Web("history.path=/proc/nowhere/history.db")
+    response, body = daemon.get("/readyz")
+    assert response.status == 503 and json.loads(body)["error"]["code"] == "history_off"
+    assert daemon.get("/healthz")[0].status == 200
+    daemon.close()
+
+
+# Hostile clients
+
+
+def raw(web, data, timeout=PATIENCE_S):
+    """What comes back to these bytes until the connection ends or nothing more comes."""
+    with socket.create_connection(("127.0.0.1", web.port)) as client:
+        client.settimeout(timeout)
+        answer = b""
+        try:
+            client.sendall(data)
+            while b"\r\n\r\n" not in answer:
+                got = client.recv(65536)
+                if not got:
+                    break
+                answer += got
+        except OSError:
+            pass
+        return answer
+
+
+@pytest.mark.parametrize("data, statuses", ids=range(12), argvalues=[
+    (b"GET / HTTP/1.1\r\n\r\n", {421, 400}),
+    (b"nonsense\r\n\r\n", {400, 405, 505, None}),
+    (b"\x00\x01\x02\x03\r\n\r\n", {400, 405, 505, None}),
+    (b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", {414, 431, None}),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100000 + b"\r\n\r\n", {431, None}),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 5000 + b"\r\n", {431, None}),
+    (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", {405}),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n", {413, 400}),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", {400, 413}),
+    (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", {505, 400, 200, None}),
+    (b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n", {404, 400}),
+    (b"GET /api/v1/jobs?%zz=%00&\xff=\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n", {400}),
+])
+def test_malformed_requests_are_refused(attnd_web, data, statuses):
+    answer = raw(attnd_web, data)
+    status = int(answer.split()[1]) if answer.startswith(b"HTTP/") else None
+    assert status in statuses, answer[:200]
+    assert attnd_web.get("/healthz")[0].status == 200
+
+
+def test_half_open_connections_are_closed_after_a_while():
+    daemon = Web("http.timeout=1s", "http.connections=20")
+    clients = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(30)]
+    for client in clients[:15]:
+        client.sendall(b"GET / HTTP/1.1\r\nHo")
+    assert daemon.get("/healthz")[0].status == 200, "answers once the others have been let go"
+    for client in clients:
+        client.settimeout(PATIENCE_S)
+        assert ended(client)
+        client.close()
+    daemon.close()
+
+
+def ended(client):
+    """Reads until the other side ends the connection, which it has to within the socket's timeout."""
+    try:
+        while client.recv(1000):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_thousands_of_connections_break_nothing(rng):
+    """As many as descriptors allow, up to 10000: ingest goes on, and HTTP does once they are gone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(2000 if SANITIZED else 10000, hard - 200)
+    daemon = Web("http.timeout=2s", "http.connections=500")
+    clients = []
+    try:
+        port = daemon.port
+        for _ in range(count):
+            client = socket.socket()
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+            clients.append(client)
+        train(daemon, rng, steps=20)
+        daemon.settled(40)
+        before = daemon.rss_kb()
+    finally:
+        for client in clients:
+            client.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wait_until(lambda: daemon.get("/healthz")[0].status == 200, "HTTP answers again")
+    assert before < (2_000_000 if SANITIZED else 200_000)
+    daemon.close()
+
+
+def test_clients_that_come_and_go_leave_nothing_behind(web, rng):
+    """Connections that break at any point of a request, an answer or a stream."""
+    def visit(seed):
+        randomly = random.Random(seed)
+        for _ in range(30):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                path = randomly.choice(["/", "/metrics", "/api/v1/events", "/api/v1/jobs", "/api/v1/runs", "/assets/d3.min.js"])
+                request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+                client.sendall(request[:randomly.randrange(1, 2 * len(request))])
+                if randomly.random() < 0.5:
+                    client.settimeout(0.05)
+                    try:
+                        client.recv(randomly.randrange(1, 20000))
+                    except OSError:
+                        pass
+                if randomly.random() < 0.5:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    port = web.port
+    threads = [threading.Thread(target=visit, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    train(web, rng, steps=30)
+    for thread in threads:
+        thread.join()
+    web.settled(60)
+    wait_until(lambda: metric(web, "attnd_http_event_clients") == 0, "the streams are gone")
+    descriptors = len(os.listdir(f"/proc/{web.process.pid}/fd"))
+    assert descriptors < 100, descriptors
