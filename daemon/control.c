@@ -207,6 +207,7 @@ static const struct {
     {"ping", method_ping},
     {"jobs", method_jobs},
     {"summary", method_summary},
+    {"live", method_live},
     {"stats", method_stats},
     {"config", method_config},
     {"flush", method_flush},

@@ -44,6 +44,7 @@ void put_number(struct mpk_writer *result, const char *key, uint64_t number);
 int method_ping(struct request *request);
 int method_jobs(struct request *request);
 int method_summary(struct request *request);
+int method_live(struct request *request);
 int method_stats(struct request *request);
 int method_config(struct request *request);
 int method_flush(struct request *request);

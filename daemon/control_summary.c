@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* The last summaries of a job, of one of the windows it is cut into: the primary one unless
- * `window` names another, by its number (0: primary, 1: the first of window.also, ...) or as the
- * config does ("100 steps every 10"). */
+/* The last values of a job's layers: of `live`, and of `summary`, that of one of the windows the
+ * job is cut into: the primary one unless `window` names another, by its number (0: primary, 1: the
+ * first of window.also, ...) or as the config does ("100 steps every 10"). */
 #include "control_request.h"
 
 #include "history_params.h"
 
 #include <string.h>
 
-/* What a `summary` request asks for; empty = any. */
-struct summary_filter {
+/* What a request asks for; empty = any. */
+struct value_filter {
+    const char *prefix; /* of the topics */
     char job[JOB_NAME_MAX + 1], stack[16], layer[16], site[16];
     uint32_t track;
     uint32_t count;
@@ -25,11 +26,11 @@ static bool segment_matches(const char **topic, const char *wanted)
     return matches;
 }
 
-static void visit_summary(void *data, const char *topic, uint32_t track, const void *value,
-                          size_t size)
+static void visit_value(void *data, const char *topic, uint32_t track, const void *value,
+                        size_t size)
 {
-    struct summary_filter *filter = data;
-    topic += strlen("summary/");
+    struct value_filter *filter = data;
+    topic += strlen(filter->prefix);
     if (track != filter->track)
         return;
     if (!segment_matches(&topic, filter->job) || !segment_matches(&topic, filter->stack) ||
@@ -40,7 +41,7 @@ static void visit_summary(void *data, const char *topic, uint32_t track, const v
         mpk_put_raw(filter->result, value, size);
 }
 
-static bool read_layer_number(const struct request *request, struct summary_filter *filter)
+static bool read_layer_number(const struct request *request, struct value_filter *filter)
 {
     const msgpack_object *value = mpk_find(request->params, "layer");
     uint64_t layer;
@@ -66,7 +67,7 @@ static int find_track(const struct config *config, const struct history_track *t
     return -1;
 }
 
-static bool read_track(const struct request *request, struct summary_filter *filter)
+static bool read_track(const struct request *request, struct value_filter *filter)
 {
     const struct config *config = request->view->config;
     const msgpack_object *value = mpk_find(request->params, "window");
@@ -92,7 +93,7 @@ static bool read_track(const struct request *request, struct summary_filter *fil
     return found >= 0;
 }
 
-static bool read_filter(const struct request *request, struct summary_filter *filter)
+static bool read_filter(const struct request *request, struct value_filter *filter)
 {
     return string_param(request, "job", NULL, filter->job, sizeof filter->job) &&
            string_param(request, "stack", "", filter->stack, sizeof filter->stack) &&
@@ -100,20 +101,35 @@ static bool read_filter(const struct request *request, struct summary_filter *fi
            read_layer_number(request, filter) && read_track(request, filter);
 }
 
-int method_summary(struct request *request)
+static int put_values(struct request *request, struct value_filter *filter)
+{
+    const struct publisher *publisher = request->view->publisher;
+    publisher_each(publisher, filter->prefix, visit_value, filter);
+    if (filter->count == 0)
+        return registry_knows(request->view->registry, filter->job) ? ERR_NO_SUMMARY
+                                                                    : ERR_JOB_UNKNOWN;
+    mpk_put_array(request->result, filter->count);
+    filter->result = request->result;
+    publisher_each(publisher, filter->prefix, visit_value, filter);
+    return 0;
+}
+
+/* The last key is of summaries only. */
+static int answer(struct request *request, const char *prefix, int key_count)
 {
     static const char *const keys[] = {"job", "stack", "layer", "site", "window"};
-    const struct publisher *publisher = request->view->publisher;
-    struct summary_filter filter = {.count = 0};
-    if (!request_takes(request, keys, sizeof keys / sizeof keys[0]) ||
-        !read_filter(request, &filter))
+    struct value_filter filter = {.prefix = prefix};
+    if (!request_takes(request, keys, key_count) || !read_filter(request, &filter))
         return ERR_ARGUMENT;
-    publisher_each(publisher, "summary/", visit_summary, &filter);
-    if (filter.count == 0)
-        return registry_knows(request->view->registry, filter.job) ? ERR_NO_SUMMARY
-                                                                   : ERR_JOB_UNKNOWN;
-    mpk_put_array(request->result, filter.count);
-    filter.result = request->result;
-    publisher_each(publisher, "summary/", visit_summary, &filter);
-    return 0;
+    return put_values(request, &filter);
+}
+
+int method_summary(struct request *request)
+{
+    return answer(request, "summary/", 5);
+}
+
+int method_live(struct request *request)
+{
+    return answer(request, "live/", 4);
 }

@@ -6,9 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Layers that an answer describes. */
-#define LAYERS_MAX 4096
-
 static void put_one_run(struct query *query, sqlite3_stmt *statement)
 {
     const void *bytes = sqlite3_column_blob(statement, 1);
@@ -98,35 +95,15 @@ static int put_layer_windows(struct query *query, const struct found_layer *laye
     return code ? code : put_metrics(query, layer);
 }
 
-/* Layers that have windows. */
-static int read_layers(struct query *query, const struct found_run *run, struct found_layer *layers,
-                       uint32_t *ret_count)
-{
-    sqlite3_stmt *statement;
-    uint32_t count = 0;
-    int code = open_layers(query, run, &statement);
-    while (!code && count < LAYERS_MAX && (code = query_next(query, statement)) == 1) {
-        struct found_track track;
-        layers[count] = found_layer(statement);
-        code = find_track(query, &layers[count], &track);
-        count += !code;
-        code = code == ERR_NO_HISTORY ? 0 : code;
-    }
-    sqlite3_finalize(statement);
-    *ret_count = count;
-    return code;
-}
-
 static int put_layers(struct query *query, const struct found_run *run)
 {
-    struct found_layer *layers = malloc(LAYERS_MAX * sizeof *layers);
+    struct found_layer *layers = NULL;
     uint32_t count = 0;
-    int code = layers ? read_layers(query, run, layers, &count) : ERR_MEMORY;
+    int code = layers_read(query, run, &layers, &count);
     mpk_put_map(query->result, 3);
     put_run(query, run);
     mpk_put_str(query->result, "layers");
     mpk_put_array(query->result, count);
-    query->detail[0] = '\0';
     for (uint32_t i = 0; !code && i < count; i++)
         code = put_layer_windows(query, &layers[i]);
     free(layers);

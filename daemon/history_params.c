@@ -14,7 +14,7 @@ const char *const statistic_name[STATISTIC_COUNT] = {
     [STATISTIC_P99] = "p99",   [STATISTIC_LAST] = "last", [STATISTIC_NUMBER] = "count",
 };
 
-enum kind { KIND_TEXT, KIND_NUMBER, KIND_BOOL, KIND_TRACK, KIND_STATISTICS };
+enum kind { KIND_TEXT, KIND_NUMBER, KIND_BOOL, KIND_TRACK, KIND_STATISTICS, KIND_STATISTIC };
 
 struct info {
     const char *name;
@@ -57,6 +57,8 @@ static const struct info info[] = {
     TEXT("job_b", job_b, "the name of a job"),
     TEXT("run_b", run_b, "the first of 32 hexadecimal digits"),
     NUMBER("windows", count, HISTORY_LIMIT_MAX, "1 to 200000"),
+    {"statistic", KIND_STATISTIC, 0, 0, "mean, std, min, max, p50, p90, p99, last, count"},
+    NUMBER("points", points, HISTORY_POINTS_MAX, "2 to 10000"),
 };
 enum { INFO_COUNT = sizeof info / sizeof info[0] };
 
@@ -95,6 +97,16 @@ static bool read_track(const msgpack_object *value, struct history_track *track)
 {
     char text[80];
     return read_text(value, text, sizeof text) && history_track_parse(text, track);
+}
+
+static bool read_statistic(const msgpack_object *value, unsigned *statistics)
+{
+    for (int i = 0; i < STATISTIC_COUNT; i++) {
+        *statistics = 1u << i;
+        if (mpk_is_str(value, statistic_name[i]))
+            return true;
+    }
+    return false;
 }
 
 static bool read_statistics(const msgpack_object *value, unsigned *statistics)
@@ -156,6 +168,8 @@ static bool read_value(const msgpack_object *value, int index, struct history_pa
         return read_track(value, &params->track);
     case KIND_STATISTICS:
         return read_statistics(value, &params->statistics);
+    case KIND_STATISTIC:
+        return read_statistic(value, &params->statistics);
     }
     return false;
 }
@@ -212,6 +226,10 @@ static int check_required(const struct history_params *params, unsigned required
                  params->limit ? "windows" : "limit");
         return ERR_ARGUMENT;
     }
+    if (params->points < 2) {
+        snprintf(reterr, size, "points is not accepted (valid: 2 to %d)", HISTORY_POINTS_MAX);
+        return ERR_ARGUMENT;
+    }
     return 0;
 }
 
@@ -221,6 +239,7 @@ int history_params_read(const msgpack_object *map, unsigned allowed, unsigned re
     struct history_params params = {.to = UINT64_MAX,
                                     .limit = HISTORY_LIMIT,
                                     .count = HISTORY_LIMIT_MAX,
+                                    .points = HISTORY_POINTS,
                                     .statistics = (1u << STATISTIC_COUNT) - 1};
     bool is_map = map->type == MSGPACK_OBJECT_MAP;
     int code = 0;

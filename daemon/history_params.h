@@ -15,6 +15,9 @@
 /* Rows of an answer: what is given when nothing is asked for, and the most there can be. */
 #define HISTORY_LIMIT     1000
 #define HISTORY_LIMIT_MAX 200000
+/* Windows of a grid. */
+#define HISTORY_POINTS     200
+#define HISTORY_POINTS_MAX 10000
 
 enum history_param {
     PARAM_JOB = 1 << 0,
@@ -37,6 +40,8 @@ enum history_param {
     PARAM_JOB_B = 1 << 17,
     PARAM_RUN_B = 1 << 18,
     PARAM_COUNT = 1 << 19,
+    PARAM_STATISTIC = 1 << 20,
+    PARAM_POINTS = 1 << 21,
 };
 
 enum statistic {
@@ -76,8 +81,8 @@ struct history_params {
     struct history_track track; /* when PARAM_WINDOW is given */
     uint64_t from, to;          /* units, inclusive; default: all there are */
     uint64_t last;              /* a unit */
-    uint64_t limit, count;
-    unsigned statistics; /* bits */
+    uint64_t limit, count, points;
+    unsigned statistics; /* bits; of PARAM_STATISTIC one */
     bool packed;         /* numbers as one bin instead of lists */
 };
 

@@ -28,8 +28,8 @@ struct query {
 /* A method: writes one value to the result and returns 0, or returns an error. */
 typedef int history_method(struct query *query);
 
-history_method history_series, history_runs, history_windows, history_map, history_alerts,
-    history_compare, history_states;
+history_method history_series, history_grid, history_runs, history_windows, history_map,
+    history_alerts, history_compare, history_states;
 
 /* Says more about an error; returns its code. */
 int query_fail(struct query *query, int code, const char *format, ...)

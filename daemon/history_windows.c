@@ -14,6 +14,9 @@
 /* States are some hundred KiB; this is what nobody has written. */
 #define STATE_BYTES_MAX (UINT64_C(1) << 30)
 
+/* Layers that an answer describes. */
+#define LAYERS_MAX 4096
+
 /* Rows while they are read, and the units between which nothing is missing. */
 struct reading {
     struct window_rows rows;
@@ -307,4 +310,33 @@ int windows_numbers(struct query *query, const struct found_layer *layer,
     memset(ret_has, 0, NUMBER_COUNT * sizeof *ret_has);
     int code = numbers_of_chunk(query, layer, track, ret_has);
     return code ? code : numbers_of_state(query, layer, track, ret_has);
+}
+
+/* Layers */
+
+static int read_layers(struct query *query, const struct found_run *run, struct found_layer *layers,
+                       uint32_t *ret_count)
+{
+    sqlite3_stmt *statement;
+    uint32_t count = 0;
+    int code = open_layers(query, run, &statement);
+    while (!code && count < LAYERS_MAX && (code = query_next(query, statement)) == 1) {
+        struct found_track track;
+        layers[count] = found_layer(statement);
+        code = find_track(query, &layers[count], &track);
+        count += !code;
+        code = code == ERR_NO_HISTORY ? 0 : code;
+    }
+    sqlite3_finalize(statement);
+    query->detail[0] = '\0'; /* of a layer that has none */
+    *ret_count = count;
+    return code;
+}
+
+int layers_read(struct query *query, const struct found_run *run, struct found_layer **ret_layers,
+                uint32_t *ret_count)
+{
+    *ret_count = 0;
+    *ret_layers = malloc(LAYERS_MAX * sizeof **ret_layers);
+    return *ret_layers ? read_layers(query, run, *ret_layers, ret_count) : ERR_MEMORY;
 }

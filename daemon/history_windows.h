@@ -29,6 +29,11 @@ int windows_read(struct query *query, const struct found_layer *layer,
                  const struct found_track *track, uint32_t limit, struct window_rows *ret_rows);
 void windows_free(struct window_rows *rows);
 
+/* The layers of a run that have windows, of those that the parameters leave; at most 4096. Returns
+ * 0 or an error; *ret_layers is to be freed with free() in any case. */
+int layers_read(struct query *query, const struct found_run *run, struct found_layer **ret_layers,
+                uint32_t *ret_count);
+
 /* The state of a window, by two columns of `states`: bytes, data. Returns 0 or an error. */
 int state_read(sqlite3_stmt *statement, int bytes_column, struct layer_state **ret_state);
 

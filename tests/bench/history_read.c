@@ -176,6 +176,21 @@ static void measure_series(struct bench *bench, const char *name, bool packed, b
     mpk_writer_clear(&params);
 }
 
+static void measure_grid(struct bench *bench, const char *name, uint64_t points)
+{
+    struct mpk_writer params;
+    mpk_writer_init(&params);
+    mpk_put_map(&params, 3);
+    mpk_put_str(&params, "job");
+    mpk_put_str(&params, "bench");
+    mpk_put_str(&params, "points");
+    mpk_put_u64(&params, points);
+    mpk_put_str(&params, "packed");
+    mpk_put_bool(&params, true);
+    measure(bench, name, "grid", &params);
+    mpk_writer_clear(&params);
+}
+
 int main(int argc, char **argv)
 {
     struct bench bench = {.windows = argc > 1 ? (uint32_t)atoi(argv[1]) : 100000,
@@ -196,6 +211,8 @@ int main(int argc, char **argv)
     measure_series(&bench, "one head, all windows, means", false, true, false, 200000);
     measure_series(&bench, "one head, newest 1000", false, false, false, 1000);
     measure_series(&bench, "all heads, newest 1000, means", false, true, true, 1000);
+    measure_grid(&bench, "all heads, 200 of all windows", 200);
+    measure_grid(&bench, "all heads, 2000 of all windows", 2000);
     close_all(&bench);
     for (int i = 0; i < VARIANTS; i++)
         mpk_writer_clear(&bench.states[i]);

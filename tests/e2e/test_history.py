@@ -93,6 +93,78 @@ def test_stats_say_where_it_is(attnd, summaries):
     assert history["path"].endswith("/history.db") and history["reason"] is None and history["size"] > 4096
 
 
+def test_a_grid_has_the_numbers_of_the_histories(attnd):
+    train(attnd, epochs=9)
+    kept(attnd, "gpt", 9, layer=1)
+    for metric, statistic in (("entropy_normalized", "mean"), ("first_token", "p90"), ("variance", "count")):
+        grid = attnd.call("grid", job="gpt", metric=metric, statistic=statistic)
+        assert (grid["metric"], grid["statistic"], grid["total"]) == (metric, statistic, 9)
+        assert [layer["layer"] for layer in grid["layers"]] == [0, 1]
+        for layer in grid["layers"]:
+            history = attnd.call("history", job="gpt", metric=metric, layer=layer["layer"], statistics=[statistic])
+            assert layer["values"] == history["values"][statistic] and layer["heads"] == 4
+            for name in ("first", "last", "epoch", "step", "partial"):  # time_ns is of the first layer's message
+                assert grid["windows"][name] == history["windows"][name]
+
+
+def test_a_grid_of_fewer_points_begins_and_ends_where_the_run_does(attnd):
+    train(attnd, epochs=9)
+    kept(attnd, "gpt", 9, layer=1)
+    whole = attnd.call("grid", job="gpt")
+    few = attnd.call("grid", job="gpt", points=3)
+    assert few["windows"]["last"] == [0, 4, 8] and few["total"] == 9
+    for all_heads, chosen in zip(whole["layers"], few["layers"]):
+        assert chosen["values"] == [[head[0], head[4], head[8]] for head in all_heads["values"]]
+    packed = attnd.call("grid", job="gpt", points=3, packed=True)
+    assert np.frombuffer(packed["windows"]["last"], "<u8").tolist() == [0, 4, 8]
+    values = np.frombuffer(packed["layers"][1]["values"], "<f4").reshape(4, 3)
+    np.testing.assert_array_equal(values, np.float32(few["layers"][1]["values"]))
+    part = attnd.call("grid", job="gpt", **{"from": 2, "to": 5}, layer=1)
+    assert part["windows"]["last"] == [2, 3, 4, 5] and [layer["layer"] for layer in part["layers"]] == [1]
+
+
+def test_layers_of_a_grid_may_have_different_windows(attnd):
+    """Of two layers that send in turns each has its windows, and the other nothing there."""
+    rng, trainer = np.random.default_rng(3), Trainer(attnd, "gpt")
+    for epoch in range(6):
+        trainer.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=epoch, step=epoch, layer=epoch % 2)
+        trainer.event("epoch_end", epoch=epoch, step=epoch)
+    trainer.event("bye", epoch=5)
+    kept(attnd, "gpt", 3, layer=0)
+    kept(attnd, "gpt", 3, layer=1)
+    grid = attnd.call("grid", job="gpt")
+    assert grid["windows"]["last"] == [0, 1, 2, 3, 4, 5]
+    for layer in grid["layers"]:
+        for head in layer["values"]:
+            assert [value is not None for value in head] == [epoch % 2 == layer["layer"] for epoch in range(6)]
+
+
+def test_a_grid_of_what_is_not_there_says_so(attnd):
+    train(attnd)
+    kept(attnd, "gpt", EPOCHS, layer=1)
+    for params, code in ((dict(job="nobody"), "job_unknown"), (dict(job="gpt", run="ff" * 16), "run_unknown"),
+                         (dict(job="gpt", metric="max_logit"), "no_history"), (dict(job="gpt", **{"from": 99}), "no_history"),
+                         (dict(job="gpt", points=1), "argument"), (dict(job="gpt", points=10001), "argument"),
+                         (dict(job="gpt", statistic="p95"), "argument"), (dict(job="gpt", statistics=["mean"]), "argument"),
+                         (dict(), "argument")):
+        with pytest.raises(RuntimeError, match=code):
+            attnd.call("grid", **params)
+    of_layer = attnd.call("grid", job="gpt", metric="sink_rate")
+    assert [layer["heads"] for layer in of_layer["layers"]] == [1, 1]
+
+
+def test_the_last_live_values_can_be_asked_for(attnd):
+    train(attnd)
+    lives = attnd.call("live", job="gpt")
+    assert sorted((live["layer"], live["epoch"]) for live in lives) == [(0, EPOCHS - 1), (1, EPOCHS - 1)]
+    (one,) = attnd.call("live", job="gpt", layer=1, stack="decoder", site="self")
+    assert one in lives and one["kind"] == "live" and len(one["heads"]["entropy"]) == 4
+    with pytest.raises(RuntimeError, match="no_summary"):
+        attnd.call("live", job="gpt", layer=7)
+    with pytest.raises(RuntimeError, match="argument"):
+        attnd.call("live", job="gpt", window=0)
+
+
 def test_maps_are_distributions_over_keys(attnd, summaries):
     kept(attnd, "gpt", EPOCHS)
     answer = attnd.call("map", job="gpt", layer=1)

@@ -68,6 +68,10 @@ class Control:
         """The newest summaries of a job; `where` narrows them down: stack, layer, site, window."""
         return self.call("summary", {"job": job, **where})
 
+    def live(self, job: str, **where: Any) -> Any:
+        """The newest live values of a job's layers; `where` narrows them down: stack, layer, site."""
+        return self.call("live", {"job": job, **where})
+
     def stats(self) -> Any:
         """The daemon's own counters."""
         return self.call("stats")

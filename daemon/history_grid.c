@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+/* grid: one statistic of one metric, of all layers and heads of a run, over its windows: what a
+ * picture of the whole run needs.
+ *
+ * The windows are the union over the layers. When there are more than `points`, evenly chosen ones
+ * are meant, first and last included; the others' numbers are not read. An answer has at most
+ * VALUES_MAX values. */
+#include "history_values.h"
+
+#include <endian.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VALUES_MAX (3u << 20)
+
+struct grid {
+    struct found_run run;
+    struct found_track track;
+    struct found_layer *layers;
+    uint32_t layer_count;
+    struct window_rows windows; /* of all layers; then those that are shown */
+    uint32_t total;             /* before they were chosen */
+    const char *metric;
+    struct mpk_writer encoded; /* of the layers */
+    uint32_t encoded_count;
+    bool any;
+};
+
+/* Windows */
+
+static uint64_t last_of(const struct window_rows *rows, uint32_t i)
+{
+    return i < rows->count ? rows->row[i].window.last : UINT64_MAX;
+}
+
+/* Adds what `into` does not have; both are ascending and stay so. Returns 0 or ERR_MEMORY. */
+static int unite(struct window_rows *into, const struct window_rows *from)
+{
+    uint32_t room = into->count + from->count, count = 0, i = 0, j = 0;
+    struct window_row *row = malloc((room + !room) * sizeof *row);
+    if (!row)
+        return ERR_MEMORY;
+    while (i < into->count || j < from->count) {
+        bool same = i < into->count && j < from->count && last_of(into, i) == last_of(from, j);
+        bool mine = i < into->count && last_of(into, i) <= last_of(from, j);
+        row[count++] = mine ? into->row[i++] : from->row[j++];
+        j += same;
+    }
+    free(into->row);
+    into->row = row;
+    into->count = count;
+    into->room = room;
+    return 0;
+}
+
+static int read_rows(struct query *query, const struct found_layer *layer,
+                     struct found_track *track, struct window_rows *ret_rows)
+{
+    int code = find_track(query, layer, track);
+    return code ? code : windows_read(query, layer, track, HISTORY_LIMIT_MAX, ret_rows);
+}
+
+/* A layer without windows of this kind is left out. */
+static int add_windows(struct query *query, struct grid *grid, const struct found_layer *layer)
+{
+    struct window_rows rows = {.count = 0};
+    struct found_track track;
+    int code = read_rows(query, layer, &track, &rows);
+    if (code)
+        return code == ERR_NO_HISTORY ? 0 : code;
+    if (grid->windows.count == 0)
+        grid->track = track;
+    code = unite(&grid->windows, &rows);
+    windows_free(&rows);
+    return code ? code : query_check(query);
+}
+
+static uint32_t points_of(const struct query *query, const struct grid *grid)
+{
+    uint64_t heads = 1, points = query->params.points;
+    for (uint32_t i = 0; i < grid->layer_count; i++)
+        heads += grid->layers[i].heads;
+    uint64_t most = VALUES_MAX / heads;
+    points = points < most ? points : most;
+    return points < 2 ? 2 : (uint32_t)points;
+}
+
+static void choose_windows(struct window_rows *rows, uint32_t points)
+{
+    if (rows->count <= points)
+        return;
+    for (uint32_t i = 0; i < points; i++)
+        rows->row[i] = rows->row[(uint64_t)i * (rows->count - 1) / (points - 1)];
+    rows->count = points;
+}
+
+static int read_windows(struct query *query, struct grid *grid)
+{
+    int code = 0;
+    for (uint32_t i = 0; !code && i < grid->layer_count; i++)
+        code = add_windows(query, grid, &grid->layers[i]);
+    if (!code && grid->windows.count == 0)
+        return query_fail(query, ERR_NO_HISTORY, "the run has no window in this range");
+    grid->total = grid->windows.count;
+    choose_windows(&grid->windows, points_of(query, grid));
+    return code;
+}
+
+/* Layers */
+
+/* Leaves those rows that are shown. */
+static void keep_shown(struct window_rows *rows, const struct window_rows *shown)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0, j = 0; i < rows->count && j < shown->count;) {
+        uint64_t mine = last_of(rows, i), wanted = last_of(shown, j);
+        if (mine == wanted)
+            rows->row[count++] = rows->row[i];
+        i += mine <= wanted;
+        j += mine >= wanted;
+    }
+    rows->count = count;
+}
+
+/* One head's numbers over the windows that are shown; NaN where it has none. */
+static void spread(const struct series *series, const double *numbers,
+                   const struct window_rows *shown, double *out)
+{
+    uint32_t i = 0;
+    for (uint32_t j = 0; j < shown->count; j++) {
+        bool has = last_of(&series->rows, i) == last_of(shown, j);
+        out[j] = has ? numbers[i] : NAN;
+        i += has;
+    }
+}
+
+static void put_f32(struct mpk_writer *writer, const double *numbers, size_t count)
+{
+    uint32_t *bits = malloc((count + !count) * sizeof *bits);
+    for (size_t i = 0; bits && i < count; i++) {
+        float number = (float)numbers[i];
+        memcpy(&bits[i], &number, sizeof number);
+        bits[i] = htole32(bits[i]);
+    }
+    if (bits)
+        mpk_put_bin(writer, bits, count * sizeof *bits);
+    else
+        writer->failed = true;
+    free(bits);
+}
+
+static void put_lists(struct mpk_writer *writer, const double *numbers, uint32_t heads,
+                      uint32_t count)
+{
+    mpk_put_array(writer, heads);
+    for (uint32_t head = 0; head < heads; head++) {
+        mpk_put_array(writer, count);
+        for (uint32_t i = 0; i < count; i++)
+            mpk_put_f64(writer, numbers[(size_t)head * count + i]);
+    }
+}
+
+static int put_values(struct query *query, struct grid *grid, struct series *series, int statistic)
+{
+    uint32_t count = grid->windows.count;
+    double *numbers = malloc(((size_t)series->heads * count + 1) * sizeof *numbers);
+    if (!numbers)
+        return ERR_MEMORY;
+    for (uint32_t head = 0; head < series->heads; head++)
+        spread(series, series_column(series, head, statistic), &grid->windows,
+               numbers + (size_t)head * count);
+    if (query->params.packed)
+        put_f32(&grid->encoded, numbers, (size_t)series->heads * count);
+    else
+        put_lists(&grid->encoded, numbers, series->heads, count);
+    free(numbers);
+    return 0;
+}
+
+static int put_grid_layer(struct query *query, struct grid *grid, struct series *series)
+{
+    const struct layer_id *id = &series->layer.layer;
+    struct mpk_writer *writer = &grid->encoded;
+    mpk_put_map(writer, 5);
+    mpk_put_str(writer, "stack");
+    mpk_put_str(writer, stack_name(id->stack));
+    mpk_put_str(writer, "layer");
+    mpk_put_u64(writer, id->layer);
+    mpk_put_str(writer, "site");
+    mpk_put_str(writer, site_name(id->site));
+    mpk_put_str(writer, "heads");
+    mpk_put_u64(writer, series->heads);
+    mpk_put_str(writer, "values");
+    grid->encoded_count++;
+    return put_values(query, grid, series, __builtin_ctz(query->params.statistics));
+}
+
+static int read_layer(struct query *query, struct grid *grid, const struct found_layer *layer)
+{
+    struct series series = {.layer = *layer, .metric = grid->metric};
+    int code = read_rows(query, layer, &series.track, &series.rows);
+    if (code)
+        return code == ERR_NO_HISTORY ? 0 : code;
+    keep_shown(&series.rows, &grid->windows);
+    series.number = number_find(grid->metric);
+    series.of_layer = series.number >= 0 && number_is_of_layer(series.number);
+    series.heads = series.of_layer ? 1 : layer->heads;
+    series_choose(&series, query->params.statistics);
+    code = series_read(query, &series);
+    if (!code && series.any)
+        code = put_grid_layer(query, grid, &series);
+    grid->any |= series.any;
+    series_clear(&series);
+    return code;
+}
+
+static int read_grid(struct query *query, struct grid *grid)
+{
+    int code = find_run(query, query->params.job, query->params.run, &grid->run);
+    if (!code)
+        code = layers_read(query, &grid->run, &grid->layers, &grid->layer_count);
+    if (!code)
+        code = read_windows(query, grid);
+    for (uint32_t i = 0; !code && i < grid->layer_count; i++)
+        code = read_layer(query, grid, &grid->layers[i]);
+    if (!code && !grid->any)
+        code =
+            query_fail(query, ERR_NO_HISTORY, "no layer has '%s' in these windows", grid->metric);
+    return code && !*query->detail && code == ERR_NO_HISTORY
+               ? query_fail(query, code, "the run has no windows")
+               : code;
+}
+
+static int put_grid(struct query *query, struct grid *grid)
+{
+    int statistic = __builtin_ctz(query->params.statistics);
+    mpk_put_map(query->result, 10);
+    put_run(query, &grid->run);
+    put_text(query, "metric", grid->metric);
+    put_text(query, "statistic", statistic_name[statistic]);
+    put_track(query, &grid->track);
+    put_u64(query, "total", grid->total);
+    int code = put_windows(query, &grid->windows);
+    mpk_put_str(query->result, "layers");
+    mpk_put_array(query->result, grid->encoded_count);
+    mpk_put_raw(query->result, grid->encoded.buffer.data, grid->encoded.buffer.size);
+    return code || mpk_writer_ok(&grid->encoded) ? code : ERR_MEMORY;
+}
+
+int history_grid(struct query *query)
+{
+    bool asked = query->params.given & PARAM_METRIC;
+    struct grid grid = {.metric = asked ? query->params.metric : "entropy_normalized"};
+    if (!(query->params.given & PARAM_STATISTIC))
+        query->params.statistics = 1u << STATISTIC_MEAN;
+    mpk_writer_init(&grid.encoded);
+    int code = read_grid(query, &grid);
+    if (!code)
+        code = put_grid(query, &grid);
+    mpk_writer_clear(&grid.encoded);
+    windows_free(&grid.windows);
+    free(grid.layers);
+    return code;
+}

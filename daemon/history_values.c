@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/* Collected as [head][statistic][window]. Chunks are read once each, for the windows in them that
+ * are wanted. */
+#include "history_values.h"
+
+#include <endian.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Of a statistic that is asked for. */
+double *series_column(struct series *series, uint32_t head, int statistic)
+{
+    size_t at = (size_t)head * series->statistics + (size_t)series->slot[statistic];
+    return series->value + at * series->rows.count;
+}
+
+static double number_in(const struct result_stat *stat, int statistic)
+{
+    static const size_t offset[STATISTIC_COUNT] = {
+        [STATISTIC_MEAN] = offsetof(struct result_stat, mean),
+        [STATISTIC_STD] = offsetof(struct result_stat, std),
+        [STATISTIC_MIN] = offsetof(struct result_stat, min),
+        [STATISTIC_MAX] = offsetof(struct result_stat, max),
+        [STATISTIC_P50] = offsetof(struct result_stat, p50),
+        [STATISTIC_P90] = offsetof(struct result_stat, p90),
+        [STATISTIC_P99] = offsetof(struct result_stat, p99),
+        [STATISTIC_LAST] = offsetof(struct result_stat, last),
+    };
+    double number;
+    if (statistic == STATISTIC_NUMBER)
+        return (double)stat->count;
+    memcpy(&number, (const char *)stat + offset[statistic], sizeof number);
+    return number;
+}
+
+/* The numbers of rows from..to, stats[i] being that of row from + i. */
+static void set_stats(struct series *series, uint32_t head, uint32_t from, uint32_t to,
+                      const struct result_stat *stats)
+{
+    for (int s = 0; s < STATISTIC_COUNT; s++) {
+        double *out = series->slot[s] >= 0 ? series_column(series, head, s) : NULL;
+        for (uint32_t i = from; out && i < to; i++)
+            out[i] = number_in(&stats[i - from], s);
+    }
+    for (uint32_t i = from; i < to && !series->any; i++)
+        series->any = stats[i - from].count > 0 || !isnan(stats[i - from].last);
+}
+
+static int reset_values(struct series *series)
+{
+    size_t count = (size_t)series->heads * series->statistics * series->rows.count;
+    free(series->value);
+    series->value = malloc((count + !count) * sizeof *series->value);
+    if (!series->value)
+        return ERR_MEMORY;
+    for (size_t i = 0; i < count; i++)
+        series->value[i] = NAN;
+    for (uint32_t head = 0; head < series->heads && series->slot[STATISTIC_NUMBER] >= 0; head++)
+        memset(series_column(series, head, STATISTIC_NUMBER), 0,
+               series->rows.count * sizeof *series->value);
+    series->any = false;
+    return 0;
+}
+
+/* The numbers of one chunk's row of `series`, for the rows of the answer from..to. */
+static int add_chunk(struct series *series, sqlite3_stmt *statement, uint32_t from, uint32_t to)
+{
+    struct result_stat stats[SERIES_WINDOWS_MAX], shown[SERIES_WINDOWS_MAX];
+    const struct window_row *row = &series->rows.row[from];
+    int head = sqlite3_column_int(statement, 0);
+    const void *data = sqlite3_column_blob(statement, 1);
+    int code =
+        series_decode(data, (size_t)sqlite3_column_bytes(statement, 1), row->chunk_count, stats);
+    uint32_t at = head < 0 ? 0 : (uint32_t)head - series->head_first;
+    if (code || at >= series->heads)
+        return code;
+    for (uint32_t i = from; i < to; i++, row++)
+        shown[i - from] = stats[row->index];
+    set_stats(series, at, from, to, shown);
+    return 0;
+}
+
+/* Rows that follow one another and are in the same chunk. */
+static uint32_t chunk_end(const struct window_rows *rows, uint32_t from)
+{
+    uint32_t to = from + 1;
+    while (to < rows->count && to - from < SERIES_WINDOWS_MAX &&
+           rows->row[to].chunk_id == rows->row[from].chunk_id)
+        to++;
+    return to;
+}
+
+static int read_chunk(struct query *query, struct series *series, sqlite3_stmt *statement,
+                      uint32_t from, uint32_t to)
+{
+    int code = 0;
+    sqlite3_reset(statement);
+    sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[from].chunk_id);
+    while (!code && (code = query_next(query, statement)) == 1)
+        code = add_chunk(series, statement, from, to);
+    return code;
+}
+
+static int read_chunks(struct query *query, struct series *series)
+{
+    sqlite3_stmt *statement;
+    int first = series->of_layer ? -1 : (int)series->head_first;
+    int code = query_open(query,
+                          "SELECT head, data FROM series WHERE chunk_id = ?1 AND metric_id ="
+                          " (SELECT metric_id FROM metrics WHERE name = ?2)"
+                          " AND head BETWEEN ?3 AND ?4",
+                          &statement, "is", (uint64_t)0, series->metric);
+    if (!code) {
+        sqlite3_bind_int(statement, 3, first);
+        sqlite3_bind_int(statement, 4, first + (int)series->heads - 1);
+    }
+    for (uint32_t from = 0, to; !code && from < series->rows.count; from = to) {
+        to = series->rows.row[from].chunk_id ? chunk_end(&series->rows, from) : from + 1;
+        if (series->rows.row[from].chunk_id)
+            code = read_chunk(query, series, statement, from, to);
+        if (!code)
+            code = query_check(query);
+    }
+    sqlite3_finalize(statement);
+    return code;
+}
+
+static int add_state(struct series *series, const struct layer_state *state, uint32_t row)
+{
+    int code = 0;
+    if (series->number < 0 || !number_in_state(state, series->number))
+        return 0;
+    for (uint32_t i = 0; !code && i < series->heads && series->head_first + i < state->heads; i++) {
+        struct result_stat stat;
+        code = number_stat(state, series->number, series->head_first + i, &stat);
+        if (!code)
+            set_stats(series, i, row, row + 1, &stat);
+    }
+    return code;
+}
+
+static int read_state(struct query *query, struct series *series, sqlite3_stmt *statement,
+                      uint32_t row)
+{
+    struct layer_state *state = NULL;
+    sqlite3_reset(statement);
+    sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[row].window_id);
+    int code = query_next(query, statement);
+    if (code == 1)
+        code = state_read(statement, 0, &state);
+    if (!code && state)
+        code = add_state(series, state, row);
+    layer_state_free(&state);
+    return code ? code : query_check(query);
+}
+
+static int read_states(struct query *query, struct series *series)
+{
+    sqlite3_stmt *statement;
+    int code = query_open(query, "SELECT bytes, data FROM states WHERE window_id = ?1", &statement,
+                          "i", (uint64_t)0);
+    for (uint32_t row = 0; !code && row < series->rows.count; row++)
+        if (!series->rows.row[row].chunk_id)
+            code = read_state(query, series, statement, row);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+int series_read(struct query *query, struct series *series)
+{
+    int code = reset_values(series);
+    if (!code)
+        code = read_chunks(query, series);
+    return code ? code : read_states(query, series);
+}
+
+void series_choose(struct series *series, unsigned statistics)
+{
+    series->statistics = 0;
+    for (int i = 0; i < STATISTIC_COUNT; i++)
+        series->slot[i] = statistics & 1u << i ? (int)series->statistics++ : -1;
+}
+
+void series_clear(struct series *series)
+{
+    windows_free(&series->rows);
+    free(series->value);
+    series->value = NULL;
+}
+
+/* Windows in an answer */
+
+/* 64-bit numbers of either type, little-endian; in place. */
+void put_packed(struct query *query, void *numbers, uint32_t count)
+{
+    char *at = numbers;
+    for (uint32_t i = 0; i < count; i++, at += sizeof(uint64_t)) {
+        uint64_t bits;
+        memcpy(&bits, at, sizeof bits);
+        bits = htole64(bits);
+        memcpy(at, &bits, sizeof bits);
+    }
+    mpk_put_bin(query->result, numbers, (size_t)count * sizeof(uint64_t));
+}
+
+static uint64_t window_number(const struct series_window *window, int which)
+{
+    const uint64_t numbers[] = {window->first, window->last, window->epoch, window->step,
+                                window->time_ns};
+    return numbers[which];
+}
+
+static int put_window_column(struct query *query, const struct window_rows *rows, int which)
+{
+    uint32_t count = rows->count;
+    uint64_t *numbers = malloc((count + !count) * sizeof *numbers);
+    if (!numbers)
+        return ERR_MEMORY;
+    for (uint32_t i = 0; i < count; i++)
+        numbers[i] = window_number(&rows->row[i].window, which);
+    if (query->params.packed) {
+        put_packed(query, numbers, count);
+    } else {
+        mpk_put_array(query->result, count);
+        for (uint32_t i = 0; i < count; i++)
+            mpk_put_u64(query->result, numbers[i]);
+    }
+    free(numbers);
+    return 0;
+}
+
+static void put_partial(struct query *query, const struct window_rows *rows)
+{
+    mpk_put_array(query->result, rows->count);
+    for (uint32_t i = 0; i < rows->count; i++)
+        mpk_put_bool(query->result, rows->row[i].window.partial);
+}
+
+int put_windows(struct query *query, const struct window_rows *rows)
+{
+    static const char *const names[] = {"first", "last", "epoch", "step", "time_ns"};
+    int code = 0;
+    mpk_put_str(query->result, "windows");
+    mpk_put_map(query->result, WINDOW_COLUMNS);
+    for (int i = 0; !code && i < WINDOW_COLUMNS - 1; i++) {
+        mpk_put_str(query->result, names[i]);
+        code = put_window_column(query, rows, i);
+    }
+    mpk_put_str(query->result, "partial");
+    put_partial(query, rows);
+    return code;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* history_values: the numbers of one metric of one layer in given windows, whether these are in
+ * chunks or still in states. Reader thread. */
+#ifndef DAEMON_HISTORY_VALUES_H
+#define DAEMON_HISTORY_VALUES_H
+
+#include "history_number.h"
+#include "history_windows.h"
+
+/* Columns of `windows` in an answer. */
+enum { WINDOW_COLUMNS = 6 };
+
+struct series {
+    struct found_run run;
+    struct found_layer layer;
+    struct found_track track;
+    const char *metric;
+    int number;          /* history_number.h; -1 = only a newer attnd knows it */
+    uint32_t head_first; /* heads in the answer */
+    uint32_t heads;
+    bool of_layer; /* one value for the layer: `heads` is 1 */
+    bool any;      /* there is a value */
+    struct window_rows rows;
+    uint32_t statistics;       /* asked for */
+    int slot[STATISTIC_COUNT]; /* of them: place among those; else -1 */
+    double *value;             /* [heads][statistics][rows.count] */
+};
+
+/* Which statistics (bits) are wanted. */
+void series_choose(struct series *series, unsigned statistics);
+/* Reads metric, number, heads of series->rows, in which it may skip what it likes of the layer's
+ * windows, but keeps their order. What a window does not have is NaN, with a count of 0. Returns 0
+ * or an error. */
+int series_read(struct query *query, struct series *series);
+/* Over the windows, of a statistic that is wanted. */
+double *series_column(struct series *series, uint32_t head, int statistic);
+/* Frees rows and values. */
+void series_clear(struct series *series);
+
+/* 64-bit numbers of either type as one bin, little-endian; in place. */
+void put_packed(struct query *query, void *numbers, uint32_t count);
+/* `windows`: 1 key. Returns 0 or ERR_MEMORY. */
+int put_windows(struct query *query, const struct window_rows *rows);
+
+#endif
