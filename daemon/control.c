@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* A request is answered at once, or deferred: its envelope then moves to a `struct pending`, which
  * whoever knows the answer later gives back (pending_answer). Flushes wait here for what was
- * received before them, questions about the past in history.c. Every pending is answered before the
- * socket is closed. */
+ * received before them, questions about the past in history.c, rollouts in control_maps.c. Every
+ * pending is answered before the socket is closed. */
 #include "control_request.h"
 
 #include "endpoint.h"
@@ -30,8 +30,9 @@ struct envelope {
 };
 
 struct pending {
-    struct control *control;
+    struct control *control; /* NULL: answered when control was closed */
     struct envelope envelope;
+    struct pending *next, *previous; /* of the control's */
 };
 
 struct flush {
@@ -42,6 +43,7 @@ struct flush {
 struct control {
     struct zsock zsock;
     struct control_view view;
+    struct pending *pending; /* all that are not answered */
     struct flush flushes[FLUSHES_MAX];
     int flush_count;
 };
@@ -133,14 +135,31 @@ struct pending *request_defer(struct request *request)
         zmq_msg_move(&pending->envelope.frames[i], &envelope->frames[i]);
     }
     envelope_clear(envelope);
+    pending->next = pending->control->pending;
+    if (pending->next)
+        pending->next->previous = pending;
+    pending->control->pending = pending;
     return pending;
+}
+
+static void unlink_pending(struct pending *pending)
+{
+    if (pending->previous)
+        pending->previous->next = pending->next;
+    else
+        pending->control->pending = pending->next;
+    if (pending->next)
+        pending->next->previous = pending->previous;
 }
 
 void pending_answer(struct pending **pending_p, int code, const char *detail,
                     const struct mpk_writer *result)
 {
     struct pending *pending = *pending_p;
-    answer(pending->control, &pending->envelope, code, detail, result);
+    if (pending->control) {
+        unlink_pending(pending);
+        answer(pending->control, &pending->envelope, code, detail, result);
+    }
     free(pending);
     *pending_p = NULL;
 }
@@ -204,18 +223,13 @@ static const struct {
     const char *name;
     int (*run)(struct request *request);
 } methods[] = {
-    {"ping", method_ping},
-    {"jobs", method_jobs},
-    {"summary", method_summary},
-    {"live", method_live},
-    {"stats", method_stats},
-    {"config", method_config},
-    {"flush", method_flush},
-    {"alerts", method_alerts},
-    {"baseline", method_baseline},
-    {"plan.get", method_plan_get},
-    {"plan.set", method_plan_set},
-    {"plan.reset", method_plan_reset},
+    {"ping", method_ping},         {"jobs", method_jobs},
+    {"summary", method_summary},   {"live", method_live},
+    {"maps", method_maps},         {"rollout", method_rollout},
+    {"stats", method_stats},       {"config", method_config},
+    {"flush", method_flush},       {"alerts", method_alerts},
+    {"baseline", method_baseline}, {"plan.get", method_plan_get},
+    {"plan.set", method_plan_set}, {"plan.reset", method_plan_reset},
 };
 
 static int run_method(struct request *request, const char *name)
@@ -368,6 +382,7 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
     if (!socket)
         goto fail;
     control->view = *view;
+    control->view.loop = loop;
     int rc = zsock_init(&control->zsock, loop, socket, on_request, control);
     if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "control.endpoint: %s", uv_strerror(rc));
@@ -388,6 +403,17 @@ static void on_zsock_closed(struct zsock *zsock)
     free(zsock->data);
 }
 
+/* Who still works on an answer keeps the pending, and may give it back later. */
+static void answer_pending(struct control *control)
+{
+    while (control->pending) {
+        struct pending *pending = control->pending;
+        unlink_pending(pending);
+        answer(control, &pending->envelope, ERR_CLOSED, NULL, NULL);
+        pending->control = NULL;
+    }
+}
+
 void control_close(struct control **control_p)
 {
     struct control *control = *control_p;
@@ -395,6 +421,7 @@ void control_close(struct control **control_p)
         return;
     for (int i = 0; i < control->flush_count; i++)
         pending_answer(&control->flushes[i].pending, ERR_CLOSED, NULL, NULL);
+    answer_pending(control);
     zsock_close(&control->zsock, on_zsock_closed);
     *control_p = NULL;
 }

@@ -46,6 +46,8 @@ int method_jobs(struct request *request);
 int method_summary(struct request *request);
 int method_live(struct request *request);
 int method_stats(struct request *request);
+int method_maps(struct request *request);
+int method_rollout(struct request *request);
 int method_config(struct request *request);
 int method_flush(struct request *request);
 int method_alerts(struct request *request);

@@ -16,6 +16,7 @@
 #include "http.h"
 #include "ingest.h"
 #include "log.h"
+#include "maps.h"
 #include "notify.h"
 #include "publisher.h"
 #include "registry.h"
@@ -70,6 +71,7 @@ struct daemon {
     struct registry *registry;
     struct store *store;
     struct result_sink sink;
+    struct map_shelf maps;
     struct {
         uint64_t began_ns; /* the last round of checkpoints */
         bool goes_on;
@@ -561,10 +563,12 @@ static int open_workers(struct daemon *daemon, char *reterr)
 
 static int open_registry(struct daemon *daemon, char *reterr)
 {
+    daemon->maps.limit = daemon->config.maps_memory;
     daemon->sink = (struct result_sink){
         .put = put_result,
         .learning = strcmp(daemon->config.drift_baseline.text, "first") == 0 ? NULL : pin_baseline,
         .stats = &daemon->stats,
+        .maps = &daemon->maps,
         .wall_offset_ns = clock_wall_ns() - clock_monotonic_ns(),
         .data = daemon,
     };

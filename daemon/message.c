@@ -257,6 +257,8 @@ void message_free(struct message **message_p)
     for (uint32_t i = 0; i < message->frame_count; i++)
         zmq_msg_close(&message->frames[i]);
     header_clear(&message->header);
+    head_maps_free(&message->head_maps);
+    free(message->labels);
     free(message);
     *message_p = NULL;
 }

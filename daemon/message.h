@@ -9,6 +9,7 @@
 
 #include "attention.h"
 #include "config.h"
+#include "head_maps.h"
 #include "header.h"
 #include "inbox.h"
 #include "sequence.h"
@@ -39,6 +40,11 @@ struct message {
     /* Set before work_new when history.maps is on, on the first message of a layer in a primary
      * window: its map is pooled (workers/map_pool.h), and is layer_state.map afterwards. */
     bool wants_map;
+    /* Set before work_new: the maps of its heads are made (maps.h), and its labels copied. */
+    bool wants_head_maps;
+    struct head_maps *head_maps; /* made by the work; owned until maps_put */
+    char *labels;                /* owned; NULL = none */
+    uint32_t label_count;
     struct losses losses; /* what its sequence number says was lost before it */
     struct work *work;
     const struct measured *measured; /* its numbers, the work's */

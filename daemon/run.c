@@ -190,6 +190,21 @@ static bool wants_map(const struct run *run, const struct message *message)
     return first;
 }
 
+/* At most every maps.every, and of a message that has all heads of its layer. */
+static bool wants_head_maps(const struct run *run, const struct message *message, uint64_t now_ns)
+{
+    const struct header *header = &message->header;
+    struct stream *stream = stream_find(run->streams, header->layer);
+    if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS ||
+        header->heads != header->heads_total)
+        return false;
+    bool due =
+        !stream || stream->maps_ns == 0 || now_ns - stream->maps_ns >= run->config->maps_every;
+    if (stream && due)
+        stream->maps_ns = now_ns;
+    return due;
+}
+
 bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
 {
     bool tensors = message->header.type != MESSAGE_EVENT;
@@ -197,6 +212,7 @@ bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
     message->code = tensors ? foresee(run, message) : 0;
     message->finished = !tensors || message->code != 0;
     message->wants_map = !message->finished && wants_map(run, message);
+    message->wants_head_maps = !message->finished && wants_head_maps(run, message, now_ns);
     message->queued_next = NULL;
     *run->queue_last = message;
     run->queue_last = &message->queued_next;
@@ -348,6 +364,8 @@ static int take_numbers(struct run *run, struct stream *stream, struct message *
         return code;
     stream->counts.processed++;
     publish_live(run, message);
+    if (run->sink->maps)
+        maps_put(run->sink->maps, &stream->maps, message);
     if (message->measured->has_spectra)
         stream_end_spectrum_turn(stream, message->header.head_offset,
                                  message->measured->spectrum_next);

@@ -32,6 +32,7 @@ struct result_sink {
                      uint32_t track);
     struct store *store; /* NULL: nothing is kept */
     struct stats *stats;
+    struct map_shelf *maps;  /* NULL: none are kept */
     uint64_t wall_offset_ns; /* the wall clock less the monotonic one */
     void *data;
 };

@@ -11,6 +11,7 @@
 #include "work.h"
 
 #include "err.h"
+#include "maps.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -110,6 +111,7 @@ uint64_t work_cost(const struct header *header, const struct config *config,
     struct measure_plan plan = plan_of(header, config, machine);
     uint64_t cost = sizeof(struct work) + WORK_JOBS_MAX * sizeof(struct work_job);
     plan.pooled_map = config->history_enabled && config->history_maps; /* of any message */
+    plan.head_maps_size = config->maps_enabled ? (uint32_t)config->maps_size : 0;
     if (header->type == MESSAGE_WEIGHTS) {
         struct weights shape = message_weights_shape(header);
         return cost + measure_weights_cost(&shape);
@@ -137,6 +139,9 @@ static void run(struct pool_job *pool_job, struct scratch *scratch)
     measure_run(work->measure, job->index, scratch);
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {
         work->code = measure_finish(work->measure, scratch);
+        message->head_maps = measure_take_head_maps(work->measure);
+        if (message->head_maps)
+            message->labels = labels_copy(message, &message->label_count);
         message->note.kind = NOTE_DONE;
         inbox_post(work->done, &message->note);
     }
@@ -174,6 +179,8 @@ int work_new(struct message *message, const struct config *config, const struct 
     struct measure_plan plan = plan_of(&message->header, config, machine);
     plan.spectrum_first = spectrum_first;
     plan.pooled_map = message->wants_map;
+    plan.head_maps_size = message->wants_head_maps ? (uint32_t)config->maps_size : 0;
+    plan.head_maps_sample = (uint32_t)config->maps_sample;
     plan.hurry = others_wait;
     plan.hurry_data = pool;
     int code = new_measure(message, &plan, &work->measure);

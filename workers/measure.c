@@ -50,7 +50,8 @@ struct measure {
     float *map;             /* what it measures */
     bool maps_only;         /* this is one of those: the row metrics come from queries and keys */
     struct weights_result weights_result;
-    struct layer_map pooled; /* values: owned; NULL = none */
+    struct head_maps *head_maps; /* owned; NULL = none */
+    struct layer_map pooled;     /* values: owned; NULL = none */
     struct measured measured;
     void *numbers; /* storage of measured */
     _Atomic int code;
@@ -266,6 +267,7 @@ void measure_free(struct measure **measure)
     free(m->head_weights);
     free(m->spectrum_heads);
     free(m->map);
+    head_maps_free(&m->head_maps);
     free((void *)m->pooled.values);
     free(m->numbers);
     free(m);
@@ -456,6 +458,10 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
     rc = rc == 0 ? merge_parts(m) : rc;
     rc = rc == 0 ? work_out(m, scratch) : rc;
     m->measured.map = m->pooled.values != NULL ? &m->pooled : NULL;
+    if (rc == 0 && m->plan.head_maps_size > 0 && m->attention.weights != NULL) {
+        rc = head_maps_new(&m->attention, m->plan.head_maps_sample, m->plan.head_maps_size,
+                           &m->head_maps);
+    }
     if (rc == 0 && wants_maps_of_qk(&m->attention, &m->plan)) {
         rc = measure_maps_of_qk(m, scratch);
         if (rc == 0) {
@@ -463,6 +469,14 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
         }
     }
     return rc;
+}
+
+struct head_maps *measure_take_head_maps(struct measure *measure)
+{
+    struct measure *owner = measure->maps != NULL ? measure->maps : measure;
+    struct head_maps *maps = owner->head_maps;
+    owner->head_maps = NULL;
+    return maps;
 }
 
 const struct measured *measure_result(const struct measure *measure)

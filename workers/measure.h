@@ -11,6 +11,7 @@
 
 #include "across.h"
 #include "block.h"
+#include "head_maps.h"
 #include "map_pool.h"
 #include "pattern.h"
 #include "qk.h"
@@ -30,16 +31,19 @@ enum tier { TIER_ATTENTION, TIER_QK, TIER_WEIGHTS, TIER_COUNT };
 
 struct measure_plan {
     bool group[METRIC_GROUP_COUNT];
-    uint32_t threads;      /* that may run jobs at once; for the cost */
-    uint32_t head_offset;  /* of the message's heads in the model */
-    bool whole;            /* the message has all heads of its layer; without, nothing that goes
-                              across heads: importance, aggregate, pairs, similarity */
-    bool head_pairs;       /* top pairs of each head as well */
-    bool pooled_map;       /* the map for people to look at (map_pool.h): of tier attention, and of
-                              qk where its maps are made */
-    uint32_t top_pairs;    /* 1..TOP_PAIRS_MAX */
-    uint32_t local_window; /* of local_mass, in positions */
-    double redundant_js;   /* heads with a smaller head_js are redundant; nats */
+    uint32_t threads;     /* that may run jobs at once; for the cost */
+    uint32_t head_offset; /* of the message's heads in the model */
+    bool whole;           /* the message has all heads of its layer; without, nothing that goes
+                             across heads: importance, aggregate, pairs, similarity */
+    bool head_pairs;      /* top pairs of each head as well */
+    bool pooled_map;      /* the map for people to look at (map_pool.h): of tier attention, and of
+                             qk where its maps are made */
+    uint32_t head_maps_size; /* the maps of each head of one sample (head_maps.h), in so many cells
+                                a side; of the same tiers; 0 = none */
+    uint32_t head_maps_sample;
+    uint32_t top_pairs;         /* 1..TOP_PAIRS_MAX */
+    uint32_t local_window;      /* of local_mass, in positions */
+    double redundant_js;        /* heads with a smaller head_js are redundant; nats */
     const double *head_weights; /* [head_weight_count] of aggregate.weighted; copied by
                                    measure_new; used when the message has as many heads */
     uint32_t head_weight_count;
@@ -115,6 +119,9 @@ void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch)
 int measure_finish(struct measure *measure, struct scratch *scratch);
 /* After a successful measure_finish. */
 const struct measured *measure_result(const struct measure *measure);
+/* The maps of the heads, which become the caller's; NULL when they were not asked for or there are
+ * none. */
+struct head_maps *measure_take_head_maps(struct measure *measure);
 void measure_free(struct measure **measure);
 
 /* The numbers as results list them; borrowed from *measured. */

@@ -99,6 +99,13 @@ static double pooled_bytes(const struct attention *a, const struct measure_plan 
            2 * (double)map_pool_bytes(a->queries, a->keys, a->queries);
 }
 
+static double head_maps_cost(const struct attention *a, const struct measure_plan *plan)
+{
+    return plan->head_maps_size > 0
+               ? (double)head_maps_bytes(a->heads, a->queries, a->keys, plan->head_maps_size)
+               : 0;
+}
+
 static uint64_t saturated(double bytes)
 {
     return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
@@ -119,7 +126,7 @@ uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan
     if (wants_maps_of_qk(a, plan)) {
         bytes += map_bytes(a, plan);
     }
-    bytes += pooled_bytes(a, plan);
+    bytes += pooled_bytes(a, plan) + head_maps_cost(a, plan);
     return saturated(bytes);
 }
 
