@@ -48,6 +48,9 @@ function drawConnection() {
   byId("connection").textContent = text[events.state];
 }
 
+const noSuchJob = (job) => note(`attnd does not know a job named ${job}, and the history has no run of it. It may have been removed by age (history.max_age), or it has another name: `,
+  ...store.jobNames().slice(0, 20).flatMap((name) => [h("a", { href: link("overview", { job: name }) }, name), " "]));
+
 const noJobYet = () => note("No job yet. Attach one to a training loop:", h("pre", {},
   "import attnd\n\nwith attnd.watch(model, job=\"gpt-small\"):\n    train()"), "It shows up here by itself, with its first captured step.");
 
@@ -73,6 +76,7 @@ async function update() {
   drawPickers(place.params);
   drawTabs(place.view, place.params);
   if (!place.params.job) return root.replaceChildren(noJobYet());
+  if (!store.jobNames().includes(place.params.job)) return root.replaceChildren(noSuchJob(place.params.job));
   try {
     await showView(root, place, mine);
   } catch (error) {
