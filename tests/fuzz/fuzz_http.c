@@ -70,8 +70,9 @@ static void check_reply(const char *reply, size_t size, const uint8_t *data, siz
         return;
     REQUIRE(size >= 13 && memcmp(reply, "HTTP/1.", 7) == 0);
     REQUIRE(reply[9] >= '1' && reply[9] <= '5');
+    /* libmicrohttpd ends the method at a NUL. */
     bool reads =
-        (len > 4 && memcmp(data, "GET ", 4) == 0) || (len > 5 && memcmp(data, "HEAD ", 5) == 0);
+        (len > 3 && memcmp(data, "GET", 3) == 0) || (len > 4 && memcmp(data, "HEAD", 4) == 0);
     bool blank = len > 0 && (data[0] == '\r' || data[0] == '\n' || data[0] == ' ');
     REQUIRE(reads || blank || reply[9] != '2');
 }
