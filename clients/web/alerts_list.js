@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What fires now, and since when.
-import { h, headName, layerName, number } from "./dom.js";
+import { h, headName, layerName } from "./dom.js";
 import { link } from "./router.js";
 
 const RANK = { critical: 0, warning: 1, info: 2 };
@@ -16,13 +16,13 @@ function entry(alert) {
   return h("li", { class: alert.state },
     h("span", { class: `badge ${alert.severity}` }, alert.severity), " ", h("b", {}, alert.rule), " ",
     target ? h("a", { href: target }, where(alert)) : where(alert),
-    h("div", { class: "soft" }, `since epoch ${alert.since.epoch}, step ${alert.since.step} · ${alert.metric} ${number(alert.value)}, bound ${number(alert.bound)}`),
+    h("div", { class: "soft" }, `since epoch ${alert.since.epoch}, step ${alert.since.step}${Number.isFinite(alert.to) ? ` until step ${alert.to}` : ""}`),
     h("div", { class: "soft" }, alert.message));
 }
 
 /** A list of alert maps, the worst first; a sentence when there is none. */
 export function alertsList(alerts) {
-  if (alerts.length === 0) return h("p", { class: "soft" }, "Nothing fires.");
+  if (alerts.length === 0) return h("p", {}, "Nothing.");
   const sorted = [...alerts].sort((a, b) => RANK[a.severity] - RANK[b.severity] || b.step - a.step);
   return h("ul", { class: "list" }, sorted.slice(0, 50).map(entry), sorted.length > 50 ? h("li", {}, `and ${sorted.length - 50} more`) : null);
 }

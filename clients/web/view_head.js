@@ -3,6 +3,7 @@
 /* global d3 */
 import { find, doubles, floats, integers } from "./api.js";
 import { alertsList } from "./alerts_list.js";
+import { loadIntervals } from "./alerts_past.js";
 import { drawChart } from "./chart.js";
 import { errorNote, h, headName, layerName, note, number, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
@@ -82,7 +83,9 @@ export async function show(root, params, { store, isCurrent }) {
   if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
   const heads = headCount(map), head = Math.max(0, Math.min(heads - 1, Number(params.head ?? 0) || 0));
   const metric = store.metric(params.metric || "entropy_normalized"), where = { stack: map.stack, layer: map.layer, site: map.site };
-  const alerts = () => store.firing.filter((a) => a.job === params.job && a.stack === map.stack && a.layer === map.layer && a.site === map.site && (a.head === null || a.head === head));
+  let intervals = await loadIntervals(params.job, params.run);
+  if (!isCurrent()) return null;
+  const alerts = () => intervals.filter((a) => a.stack === map.stack && a.layer === map.layer && a.site === map.site && (a.head === null || a.head === head));
   const series = figure(metric.name, metric.description, "wide"), spectrum = figure("Singular values of the map"), picture = figure("Newest map");
   const about = figure(headName(map, head)).plain(), numbers = figure("Newest numbers", "", "wide").plain();
   const to = (other) => link("head", { ...params, ...where, head: other });
@@ -124,6 +127,6 @@ export async function show(root, params, { store, isCurrent }) {
   const ends = [
     store.on("live", (live) => { if (layerName(live) !== layerName(map)) return; drawNewest(); mapTimer ??= setTimeout(() => { mapTimer = null; drawPicture(); }, MAP_MS); }),
     store.on("summary", (summary) => { if (layerName(summary) === layerName(map)) seriesTimer ??= setTimeout(() => { seriesTimer = null; drawHistory(); }, MAP_MS); }),
-    store.on("alerts", drawNewest)];
+    store.on("alerts", async () => { intervals = await loadIntervals(params.job, params.run).catch(() => intervals); if (isCurrent()) drawNewest(); })];
   return () => { clearTimeout(mapTimer); clearTimeout(seriesTimer); ends.forEach((end) => end()); };
 }

@@ -2,6 +2,7 @@
 // Runs, and the heat map of layers by heads: live, or at any window of the run.
 /* global d3 */
 import { alertsList } from "./alerts_list.js";
+import { firingAt, loadIntervals } from "./alerts_past.js";
 import { find, floats, integers } from "./api.js";
 import { COLOR_MAPS, extent } from "./colors.js";
 import { byLayer, h, headName, hideTooltip, layerName, note, number, say, select, showTooltip } from "./dom.js";
@@ -71,7 +72,7 @@ class HeatMap {
     const blocks = blocksOf(layers), heads = Math.max(1, ...layers.map((layer) => layer.heads));
     // Blocks stand side by side where there is room for all, one below the other elsewhere.
     const left = 42, beside = width / blocks.length >= left + 14 + heads * 17 ? blocks.length : 1;
-    const step = Math.max(9, Math.min(40, (width / beside - left - 14) / heads)), tall = Math.max(9, Math.min(30, step));
+    const step = Math.max(9, Math.min(72, (width / beside - left - 14) / heads)), tall = Math.max(9, Math.min(30, step));
     const across = left + heads * step + 14, heights = blocks.map((block) => block.layers.length * tall + 40);
     this.root = newSvg(Math.max(1, across * beside - 10), beside > 1 ? Math.max(...heights) : heights.reduce((a, b) => a + b, 0), "layers by heads").attr("tabindex", 0);
     this.size = { left, step, tall, heads };
@@ -194,12 +195,13 @@ const sparkline = (values, at) => {
 export async function show(root, params, { store, events, isCurrent }) {
   const metricName = params.metric || "entropy_normalized", statistic = params.statistic || "mean", metric = store.metric(metricName);
   const isNewest = !params.run || params.run === store.runsOf(params.job)[0]?.run;
-  let grid = await loadGrid({ job: params.job, run: params.run, metric: metricName, statistic });
+  let [grid, intervals] = await Promise.all([loadGrid({ job: params.job, run: params.run, metric: metricName, statistic }), loadIntervals(params.job, params.run)]);
+  const ended = () => (store.runsOf(params.job).find((run) => run.run === params.run) ?? store.runsOf(params.job)[0])?.state === "ended";
   if (!isCurrent()) return null;
   let at = params.at === undefined || !grid ? null : Math.max(0, Math.min(grid.count - 1, Number(params.at))); // null: live
   let timer = null, gridTimer = null, frameAsked = false, changed = new Set(), chosen = null;
 
-  const heat = figure("Layers × heads", "", "heat"), legend = h("div", { class: "legend" }), cellBox = figure("Head").plain(), alertsBox = figure("Alerts").plain();
+  const heat = figure("Layers × heads", "", "heat"), legend = h("div", { class: "legend" }), cellBox = figure("Head").plain(), alertsBox = figure("Alerts", "", "alerts").plain();
   const runsBox = figure("Runs", "", "wide").plain();
   const slider = h("input", { type: "range", min: 0, max: grid ? grid.count : 0, value: at === null ? (grid ? grid.count : 0) : at, "aria-label": "time: window of the run, the last stop is live" });
   const when = h("span", { class: "soft" }), play = h("button", { type: "button", "aria-label": "play the run" }, "▶ play");
@@ -224,10 +226,17 @@ export async function show(root, params, { store, events, isCurrent }) {
     return Array.from({ length: row.heads }, (_, head) => row.values[head * grid.count + window]);
   }
 
+  /** What fires at the moment that is shown; of a run that is over, what fired at its end. */
+  function alertsNow() {
+    if (at !== null) return firingAt(intervals, grid.windows.step[at]);
+    if (isNewest && !ended()) return store.firing.filter((alert) => alert.job === params.job);
+    return grid ? firingAt(intervals, grid.windows.step[grid.count - 1]) : [];
+  }
+
   function marksOf(layer) {
-    if (at !== null || !isNewest) return [];
-    const fires = store.firing.filter((a) => a.job === params.job && a.stack === layer.stack && a.layer === layer.layer && a.site === layer.site);
+    const fires = alertsNow().filter((a) => a.stack === layer.stack && a.layer === layer.layer && a.site === layer.site);
     const marks = fires.map((a) => ({ head: a.head, kind: a.severity === "info" ? "info" : "alert", text: `● ${a.rule} since epoch ${a.since.epoch}, step ${a.since.step}` }));
+    if (at !== null || !isNewest) return marks;
     const summary = store.summaries.get(layerName(layer)), changes = summary?.drift?.[metricName]?.change ?? [];
     changes.forEach((unit, head) => {
       if (unit !== null && unit > summary.window.last - RECENT * summary.window.every) marks.push({ head, kind: "drift", text: `▲ changed for good at ${summary.window.unit} ${unit}` });
@@ -281,7 +290,7 @@ export async function show(root, params, { store, events, isCurrent }) {
     cellBox.setTitle(headName(layer, head), metric.description);
     cellBox.body.replaceChildren(
       h("p", { class: "big" }, number(valuesOf(layer)?.[head])), sparkline(series, at) ?? "",
-      facts([["pattern", live?.heads?.pattern?.[head]], ["step", live?.step], ["entropy_normalized", live?.heads?.entropy_normalized?.[head]], ["first_token", live?.heads?.first_token?.[head]],
+      at !== null ? "" : facts([["pattern", live?.heads?.pattern?.[head]], ["step", live?.step], ["entropy_normalized", live?.heads?.entropy_normalized?.[head]], ["first_token", live?.heads?.first_token?.[head]],
         ["max_logit", live?.heads?.max_logit?.[head]], ["importance", live?.heads?.importance?.[head]], ["effective_rank", live?.spectrum?.effective_rank?.[head]]]),
       alertsOf(layer, head), h("p", {}, h("a", { href: link("head", { ...params, at: undefined, cell: undefined, stack: layer.stack, layer: layer.layer, site: layer.site, head }) }, "open this head"), " · ",
         h("a", { href: link("layer", { ...params, at: undefined, cell: undefined, stack: layer.stack, layer: layer.layer, site: layer.site }) }, "its layer")));
@@ -290,7 +299,12 @@ export async function show(root, params, { store, events, isCurrent }) {
     const own = marksOf(layer).filter((mark) => mark.head === head || mark.head === null);
     return own.length ? h("ul", { class: "list" }, own.map((mark) => h("li", { class: mark.kind === "alert" ? "firing" : null }, mark.text))) : "";
   };
-  const drawAlerts = () => { alertsBox.body.replaceChildren(alertsList(store.firing.filter((a) => a.job === params.job))); layers.forEach((layer) => map.mark(layer, marksOf(layer))); };
+  function drawAlerts() {
+    const now = alertsNow(), before = intervals.filter((one) => !now.some((a) => a.rule === one.rule && a.stack === one.stack && a.layer === one.layer && a.site === one.site && a.head === one.head));
+    alertsBox.setTitle("Alerts", at !== null ? `at step ${grid.windows.step[at]}` : ended() || !isNewest ? "at the end of the run" : "firing now");
+    alertsBox.body.replaceChildren(alertsList(now), before.length ? h("h3", {}, at === null ? "Earlier" : "At other times") : "", before.length ? alertsList(before) : "");
+    layers.forEach((layer) => map.mark(layer, marksOf(layer)));
+  }
   const drawRuns = () => runsBox.body.replaceChildren(runsTable(store, params));
 
   function setTime(value) {
@@ -299,6 +313,7 @@ export async function show(root, params, { store, events, isCurrent }) {
     keep({ at: at === null ? undefined : at });
     recolor();
     drawCell();
+    drawAlerts();
   }
   function stop() { clearInterval(timer); timer = null; play.textContent = "▶ play"; }
   slider.addEventListener("input", () => { stop(); setTime(Number(slider.value)); });
@@ -348,6 +363,6 @@ export async function show(root, params, { store, events, isCurrent }) {
   performance.mark("data");
   const width = heat.body.clientWidth, resize = new ResizeObserver(() => { if (Math.abs(heat.body.clientWidth - (resize.width ?? width)) > 30) { resize.width = heat.body.clientWidth; drawAll(); } });
   resize.observe(heat.body);
-  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", drawAlerts), store.on("jobs", drawRuns)];
+  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", async () => { intervals = await loadIntervals(params.job, params.run).catch(() => intervals); if (isCurrent()) drawAlerts(); }), store.on("jobs", drawRuns)];
   return () => { stop(); clearTimeout(gridTimer); resize.disconnect(); ends.forEach((end) => end()); };
 }
