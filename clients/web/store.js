@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: MIT
-// What the page knows of the job it shows: runs, the newest numbers of each layer, and what fires. Bounded by what attnd
-// knows: one value per layer, one alert per rule and place.
+// What the page knows of the job it shows: runs, the newest numbers of each layer, what fires and what fired. Bounded,
+// however long a tab stays open: one value per layer, one alert per rule and place, and the newest of what grows.
 import { find, get } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
+
+/** At most so many runs that began while the page was open, and alerts that were resolved. */
+const RUNS_KEPT = 500, LOG_KEPT = 500;
+
+/** A layer of which only the history is left: numbers of no step. */
+const pastLayer = ({ stack, layer, site, heads, metrics }) =>
+  ({ stack, layer, site, past: true, heads: Object.fromEntries(metrics.map((name) => [name, Array(heads).fill(null)])) });
 
 export class Store {
   constructor(events) {
@@ -13,6 +20,9 @@ export class Store {
     this.live = new Map();      // layer name -> live map
     this.summaries = new Map(); // layer name -> summary map, of the primary window
     this.firing = [];
+    this.log = [];              // alerts of the job, as they began to and were resolved, newest first
+    this.run = "";              // the run that `live` is of
+    this.older = new Set();     // runs of the job that another one followed
     this.listeners = new Map();
     events.on("live", (map) => this.takeLive(map));
     events.on("summary", (map) => this.takeSummary(map));
@@ -31,13 +41,23 @@ export class Store {
   }
 
   takeLive(map) {
-    if (map.job !== this.job) return;
+    if (map.job !== this.job || this.older.has(map.run)) return;
+    if (this.run && map.run !== this.run) this.beginRun();
+    this.run = map.run;
     this.live.set(layerName(map), map);
     this.tell("live", map);
   }
 
+  /** The job has been started again: nothing of the run before is the newest any more. */
+  beginRun() {
+    this.older.add(this.run);
+    this.live.clear();
+    this.summaries.clear();
+    this.tell("run");
+  }
+
   takeSummary(map) {
-    if (map.job !== this.job) return;
+    if (map.job !== this.job || this.older.has(map.run)) return;
     const old = this.summaries.get(layerName(map)), rule = (m) => `${m.window.unit} ${m.window.length} ${m.window.every}`;
     if (old && rule(old) !== rule(map)) return; // of window.also
     this.summaries.set(layerName(map), map);
@@ -47,6 +67,7 @@ export class Store {
   takeJob(map) {
     const at = this.jobs.findIndex((job) => job.job === map.job && job.run === map.run);
     if (at >= 0) this.jobs[at] = map; else this.jobs.push(map);
+    if (this.jobs.length > RUNS_KEPT) this.jobs.shift();
     this.tell("jobs");
   }
 
@@ -54,6 +75,7 @@ export class Store {
     const same = (a) => ["job", "run", "rule", "stack", "layer", "site", "head"].every((key) => a[key] === map[key]);
     this.firing = this.firing.filter((alert) => !same(alert));
     if (map.state === "firing") this.firing.unshift(map);
+    if (map.job === this.job) this.log = [map, ...this.log].slice(0, LOG_KEPT);
     this.tell("alerts");
   }
 
@@ -76,11 +98,17 @@ export class Store {
     this.job = job;
     this.live.clear();
     this.summaries.clear();
-    if (!job) return;
-    const [live, summaries] = await Promise.all([find("live", { job }), find("summary", { job })]);
+    this.log = [];
+    this.run = "";
+    this.older.clear();
+    if (!this.jobNames().includes(job)) return;
+    const [live, summaries, alerts] = await Promise.all([find("live", { job }), find("summary", { job }), find("alerts", { job, limit: LOG_KEPT })]);
+    const past = live?.length ? null : await find("layers", { job });
     if (this.job !== job) return;
-    for (const map of live ?? []) this.live.set(layerName(map), map);
+    for (const layer of past?.layers ?? []) this.live.set(layerName(layer), pastLayer(layer));
+    for (const map of live ?? []) { this.live.set(layerName(map), map); this.run = map.run; }
     for (const map of summaries ?? []) this.summaries.set(layerName(map), map);
+    this.log = alerts?.alerts ?? [];
   }
 
   /** Names of jobs, those that go on first. */
@@ -95,6 +123,18 @@ export class Store {
     const known = this.jobs.filter((map) => map.job === job).sort((a, b) => b.time_ns - a.time_ns);
     const seen = new Set(known.map((map) => map.run));
     return [...known, ...this.past.filter((run) => run.job === job && !seen.has(run.run))];
+  }
+
+  /** The newest numbers of a layer, when it is the newest run that is asked for (`run` is empty or its digits). */
+  newest(where, run) {
+    const map = this.live.get(layerName(where));
+    return map && !map.past && (!run || run === map.run) ? map : undefined;
+  }
+
+  /** Alerts of a run that held at a step, and those that the end of the run resolved when `step` is not before `end`. */
+  heldAt(run, step, end) {
+    const resolved = this.log.filter((a) => a.state === "resolved" && a.run === run && a.since.step <= step && (step < a.step || a.step >= end));
+    return [...this.firing.filter((a) => a.job === this.job && a.run === run && a.since.step <= step), ...resolved];
   }
 
   /** Layers of the job, by name, in the model's order. */
