@@ -117,7 +117,7 @@ function start() {
   events.on("state", drawConnection);
   events.on("resync", reload);
   events.on("state", (state) => { if (state === "live" && failed) reload(); });
-  store.on("run", () => { if (!here().params.run) update(); });
+  store.on("run", () => { if (!here().params.run) reload(); });
   store.on("jobs", () => {
     const { params } = here(), hadNone = !params.job && !store.job;
     drawPickers({ ...params, job: params.job ?? store.job });

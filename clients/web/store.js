@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// What the page knows of the job it shows: runs, the newest numbers of each layer, what fires and what fired. Bounded,
-// however long a tab stays open: one value per layer, one alert per rule and place, and the newest of what grows.
+// What the page knows of the job it shows: runs, the newest numbers of each layer, and what fires. Bounded, however long
+// a tab stays open: one value per layer, one alert per rule and place, and the newest of what grows.
 import { find, get } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
 
-/** At most so many runs that began while the page was open, and alerts that were resolved. */
-const RUNS_KEPT = 500, LOG_KEPT = 500;
+/** At most so many job maps are kept, however many runs begin while the page is open. */
+const RUNS_KEPT = 500;
 
 /** A layer of which only the history is left: numbers of no step. */
 const pastLayer = ({ stack, layer, site, heads, metrics }) =>
@@ -20,7 +20,6 @@ export class Store {
     this.live = new Map();      // layer name -> live map
     this.summaries = new Map(); // layer name -> summary map, of the primary window
     this.firing = [];
-    this.log = [];              // alerts of the job, as they began to and were resolved, newest first
     this.run = "";              // the run that `live` is of
     this.older = new Set();     // runs of the job that another one followed
     this.listeners = new Map();
@@ -75,7 +74,6 @@ export class Store {
     const same = (a) => ["job", "run", "rule", "stack", "layer", "site", "head"].every((key) => a[key] === map[key]);
     this.firing = this.firing.filter((alert) => !same(alert));
     if (map.state === "firing") this.firing.unshift(map);
-    if (map.job === this.job) this.log = [map, ...this.log].slice(0, LOG_KEPT);
     this.tell("alerts");
   }
 
@@ -95,20 +93,18 @@ export class Store {
 
   /** The newest numbers of a job; listeners then get events of it. */
   async choose(job) {
+    if (this.job !== job) this.older.clear();
     this.job = job;
     this.live.clear();
     this.summaries.clear();
-    this.log = [];
     this.run = "";
-    this.older.clear();
     if (!this.jobNames().includes(job)) return;
-    const [live, summaries, alerts] = await Promise.all([find("live", { job }), find("summary", { job }), find("alerts", { job, limit: LOG_KEPT })]);
+    const [live, summaries] = await Promise.all([find("live", { job }), find("summary", { job })]);
     const past = live?.length ? null : await find("layers", { job });
     if (this.job !== job) return;
     for (const layer of past?.layers ?? []) this.live.set(layerName(layer), pastLayer(layer));
-    for (const map of live ?? []) { this.live.set(layerName(map), map); this.run = map.run; }
+    for (const map of (live ?? []).filter((one) => !this.older.has(one.run))) { this.live.set(layerName(map), map); this.run = map.run; }
     for (const map of summaries ?? []) this.summaries.set(layerName(map), map);
-    this.log = alerts?.alerts ?? [];
   }
 
   /** Names of jobs, those that go on first. */
@@ -129,12 +125,6 @@ export class Store {
   newest(where, run) {
     const map = this.live.get(layerName(where));
     return map && !map.past && (!run || run === map.run) ? map : undefined;
-  }
-
-  /** Alerts of a run that held at a step, and those that the end of the run resolved when `step` is not before `end`. */
-  heldAt(run, step, end) {
-    const resolved = this.log.filter((a) => a.state === "resolved" && a.run === run && a.since.step <= step && (step < a.step || a.step >= end));
-    return [...this.firing.filter((a) => a.job === this.job && a.run === run && a.since.step <= step), ...resolved];
   }
 
   /** Layers of the job, by name, in the model's order. */

@@ -3,6 +3,7 @@
 /* global d3 */
 import { find, doubles, floats, integers } from "./api.js";
 import { alertsList } from "./alerts_list.js";
+import { loadIntervals } from "./alerts_past.js";
 import { drawChart } from "./chart.js";
 import { errorNote, h, headName, layerName, note, number, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
@@ -84,10 +85,12 @@ export async function show(root, params, { store, isCurrent }) {
   if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
   const heads = headCount(map), head = Math.max(0, Math.min(heads - 1, Number(params.head ?? 0) || 0));
   const metric = store.metric(params.metric || "entropy_normalized"), where = { stack: map.stack, layer: map.layer, site: map.site };
+  const run = params.run || store.runsOf(params.job)[0]?.run;
+  let intervals = await loadIntervals(params.job, params.run);
+  if (!isCurrent()) return null;
+  const alerts = () => intervals.filter((a) => a.stack === map.stack && a.layer === map.layer && a.site === map.site && (a.head === null || a.head === head));
   const series = figure(metric.name, metric.description, "wide"), spectrum = figure("Singular values of the map"), picture = figure("Newest map", "", "picture");
   const about = figure(headName(map, head)).plain(), numbers = figure("Newest numbers").plain();
-  const run = params.run || store.runsOf(params.job)[0]?.run;
-  const ours = (list) => list.filter((a) => a.job === params.job && a.run === run && a.stack === map.stack && a.layer === map.layer && a.site === map.site && (a.head === null || a.head === head));
   const to = (other) => link("head", { ...params, ...where, head: other });
   root.append(h("div", { class: "controls" }, layerPicker(store, map), headPicker(map, head), metricPicker(store, metric.name, (value) => go("head", { ...params, ...where, head, metric: value })),
     head > 0 ? h("a", { href: to(head - 1), rel: "prev" }, "‹ previous head") : null, head < heads - 1 ? h("a", { href: to(head + 1), rel: "next" }, "next head ›") : null),
@@ -104,7 +107,7 @@ export async function show(root, params, { store, isCurrent }) {
     about.body.replaceChildren(facts([["pattern", live?.heads?.pattern?.[head]], ["tier", live?.tier], ["shape", live?.shape?.join(" × ")], [metric.name, liveValues(live, metric.name)?.[head]], ["importance", live?.heads?.importance?.[head]],
       ["from baseline", drift?.delta?.[head] !== undefined && drift.delta[head] !== null ? `${number(drift.delta[head])}${drift.z?.[head] ? `, ${number(drift.z[head])} std` : ""}` : null],
       ["lasting change", drift?.change?.[head] !== undefined && drift.change[head] !== null ? `since ${summary.window.unit} ${drift.change[head]}` : null]]),
-      h("h3", {}, "Alerts"), alertsList(ours(store.firing), ours(store.log)));
+      h("h3", {}, "Alerts"), alertsList(alerts()));
     numbers.body.replaceChildren(live ? numbersTable(store, live, head) : note("Nothing of this run came since attnd was started. What its windows kept is in the history, above."));
   }
   async function drawHistory() {
@@ -112,7 +115,7 @@ export async function show(root, params, { store, isCurrent }) {
     if (!isCurrent()) return;
     if (found?.error) series.body.replaceChildren(errorNote(found.error));
     else if (!found) series.body.replaceChildren(note(`No window has ${metric.name} yet. The first one is stored when it closes: an epoch by default (window.unit, window.length).`));
-    else drawSeries(series, found, { metric, summary: summaryOf(), head, alerts: [...ours(store.firing), ...ours(store.log).filter((a) => a.state === "resolved")] });
+    else drawSeries(series, found, { metric, summary: summaryOf(), head, alerts: alerts() });
   }
   async function drawPicture() {
     const found = await find("maps", { job: params.job, run: params.run, ...where, head, packed: 1 }).catch((error) => ({ error }));
@@ -129,6 +132,6 @@ export async function show(root, params, { store, isCurrent }) {
   const ends = [
     store.on("live", (live) => { if (layerName(live) !== layerName(map)) return; drawNewest(); mapTimer ??= setTimeout(() => { mapTimer = null; drawPicture(); }, MAP_MS); }),
     store.on("summary", (summary) => { if (layerName(summary) === layerName(map)) seriesTimer ??= setTimeout(() => { seriesTimer = null; drawHistory(); }, MAP_MS); }),
-    store.on("alerts", drawNewest)];
+    store.on("alerts", async () => { intervals = await loadIntervals(params.job, params.run).catch(() => intervals); if (isCurrent()) drawNewest(); })];
   return () => { clearTimeout(mapTimer); clearTimeout(seriesTimer); ends.forEach((end) => end()); };
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Runs, and the heat map of layers by heads: live, or at any window of the run.
 /* global d3 */
-import { alertsList, since } from "./alerts_list.js";
+import { alertsList } from "./alerts_list.js";
+import { firingAt, loadIntervals } from "./alerts_past.js";
 import { find, floats, integers } from "./api.js";
 import { COLOR_MAPS, extent } from "./colors.js";
 import { byLayer, h, headName, hideTooltip, layerName, note, number, say, select, showTooltip } from "./dom.js";
@@ -227,9 +228,8 @@ function drawTimeMap(container, grid, { limits, at, onPick, metric }) {
 export async function show(root, params, { store, events, isCurrent }) {
   const metricName = params.metric || "entropy_normalized", statistic = params.statistic || "mean", metric = store.metric(metricName);
   const isNewest = !params.run || params.run === store.runsOf(params.job)[0]?.run;
-  const run = () => params.run || store.runsOf(params.job)[0]?.run;
-  const goesOn = () => isNewest && store.runsOf(params.job)[0]?.state !== "ended";
-  let grid = await loadGrid({ job: params.job, run: params.run, metric: metricName, statistic });
+  let [grid, intervals] = await Promise.all([loadGrid({ job: params.job, run: params.run, metric: metricName, statistic }), loadIntervals(params.job, params.run)]);
+  const ended = () => (store.runsOf(params.job).find((run) => run.run === params.run) ?? store.runsOf(params.job)[0])?.state === "ended";
   if (!isCurrent()) return null;
   let at = params.at === undefined || !grid ? null : Math.max(0, Math.min(grid.count - 1, Number(params.at))); // null: live
   let timer = null, gridTimer = null, frameAsked = false, changed = new Set(), chosen = null;
@@ -259,9 +259,16 @@ export async function show(root, params, { store, events, isCurrent }) {
     return Array.from({ length: row.heads }, (_, head) => row.values[head * grid.count + window]);
   }
 
+  /** What fires at the moment that is shown; of a run that is over, what fired at its end. */
+  function alertsNow() {
+    if (at !== null) return firingAt(intervals, grid.windows.step[at]);
+    if (isNewest && !ended()) return store.firing.filter((alert) => alert.job === params.job);
+    return grid ? firingAt(intervals, grid.windows.step[grid.count - 1]) : [];
+  }
+
   function marksOf(layer) {
     const fires = held.filter((a) => a.stack === layer.stack && a.layer === layer.layer && a.site === layer.site);
-    const marks = fires.map((a) => ({ head: a.head, kind: a.severity === "info" ? "info" : "alert", text: `● ${a.rule} ${since(a)}` }));
+    const marks = fires.map((a) => ({ head: a.head, kind: a.severity === "info" ? "info" : "alert", text: `● ${a.rule} since epoch ${a.since.epoch}, step ${a.since.step}` }));
     const summary = isNewest ? store.summaries.get(layerName(layer)) : null, changes = summary?.drift?.[metricName]?.change ?? [];
     const now = at === null ? summary?.window.last : grid.windows.last[at];
     changes.forEach((unit, head) => {
@@ -279,13 +286,6 @@ export async function show(root, params, { store, events, isCurrent }) {
   }
 
   let layers = [], limits = [0, 1], held = [];
-  /** Alerts at the moment that is shown; at the end of a run that has ended, those that held until then. */
-  function findHeld() {
-    if (at === null && goesOn()) return store.firing.filter((a) => a.job === params.job && a.run === run());
-    if (!grid) return [];
-    const steps = grid.windows.step;
-    return store.heldAt(run(), steps[at ?? grid.count - 1], steps[grid.count - 1]);
-  }
   function colorRow(layer) { map.color(layer, valuesOf(layer), COLOR_MAPS[settings.colorMap], limits); map.mark(layer, marksOf(layer)); }
   function drawAll() {
     layers = layersOf(store, grid, isNewest);
@@ -305,16 +305,16 @@ export async function show(root, params, { store, events, isCurrent }) {
   }
   function recolor() {
     limits = range(layers);
-    held = findHeld();
+    held = alertsNow();
     layers.forEach(colorRow);
     drawLegend(legend, limits, COLOR_MAPS[settings.colorMap], metric);
     const unit = grid?.unit ?? "";
-    const newest = !goesOn() ? "end of the run" : events.state === "live" ? "live" : "newest that came";
+    const newest = ended() || !isNewest ? "end of the run" : events.state === "live" ? "live" : "newest that came";
     when.textContent = at === null ? newest : `${unit} ${grid.windows.last[at]}${unit === "step" ? "" : ` · step ${grid.windows.step[at]}`}`;
     slider.setAttribute("aria-valuetext", when.textContent);
     timeBox.hidden = !grid || grid.count < 2;
     if (!timeBox.hidden) drawTime();
-    heat.setTitle("Layers × heads", `${unitOf(metric)} · ${at === null && layers.some((layer) => store.newest(layer, run())) ? "newest step" : statistic + " of the window"}`);
+    heat.setTitle("Layers × heads", `${unitOf(metric)} · ${at === null && layers.some((layer) => store.newest(layer, params.run)) ? "newest step" : statistic + " of the window"}`);
   }
 
   function drawTime() {
@@ -333,7 +333,7 @@ export async function show(root, params, { store, events, isCurrent }) {
     cellBox.setTitle(headName(layer, head), metric.description);
     cellBox.body.replaceChildren(
       h("p", { class: "big" }, number(valuesOf(layer)?.[head])), sparkline(series, at) ?? "",
-      facts([["pattern", live?.heads?.pattern?.[head]], ["step", live?.step], ["entropy_normalized", live?.heads?.entropy_normalized?.[head]], ["first_token", live?.heads?.first_token?.[head]],
+      at !== null ? "" : facts([["pattern", live?.heads?.pattern?.[head]], ["step", live?.step], ["entropy_normalized", live?.heads?.entropy_normalized?.[head]], ["first_token", live?.heads?.first_token?.[head]],
         ["max_logit", live?.heads?.max_logit?.[head]], ["importance", live?.heads?.importance?.[head]], ["effective_rank", live?.spectrum?.effective_rank?.[head]]]),
       alertsOf(layer, head), h("p", {}, h("a", { href: link("head", { ...params, at: undefined, cell: undefined, stack: layer.stack, layer: layer.layer, site: layer.site, head }) }, "open this head"), " · ",
         h("a", { href: link("layer", { ...params, at: undefined, cell: undefined, stack: layer.stack, layer: layer.layer, site: layer.site }) }, "its layer")));
@@ -342,7 +342,12 @@ export async function show(root, params, { store, events, isCurrent }) {
     const own = marksOf(layer).filter((mark) => mark.head === head || mark.head === null);
     return own.length ? h("ul", { class: "list" }, own.map((mark) => h("li", { class: mark.kind === "alert" ? "firing" : null }, mark.text))) : "";
   };
-  const drawAlerts = () => { held = findHeld(); alertsBox.body.replaceChildren(alertsList(store.firing.filter((a) => a.job === params.job && a.run === run()), store.log.filter((a) => a.run === run()))); layers.forEach((layer) => map.mark(layer, marksOf(layer))); };
+  function drawAlerts() {
+    const now = held = alertsNow(), before = intervals.filter((one) => !now.some((a) => a.rule === one.rule && a.stack === one.stack && a.layer === one.layer && a.site === one.site && a.head === one.head));
+    alertsBox.setTitle("Alerts", at !== null ? `at step ${grid.windows.step[at]}` : ended() || !isNewest ? "at the end of the run" : "firing now");
+    alertsBox.body.replaceChildren(alertsList(now), before.length ? h("h3", {}, at === null ? "Earlier" : "At other times") : "", before.length ? alertsList(before) : "");
+    layers.forEach((layer) => map.mark(layer, marksOf(layer)));
+  }
   const drawRuns = () => runsBox.body.replaceChildren(runsTable(store, params));
 
   function setTime(value) {
@@ -351,6 +356,7 @@ export async function show(root, params, { store, events, isCurrent }) {
     keep({ at: at === null ? undefined : at });
     recolor();
     drawCell();
+    drawAlerts();
   }
   function stop() { clearInterval(timer); timer = null; play.textContent = "▶ play"; }
   slider.addEventListener("input", () => { stop(); setTime(Number(slider.value)); });
@@ -401,6 +407,6 @@ export async function show(root, params, { store, events, isCurrent }) {
   performance.mark("data");
   const width = heat.body.clientWidth, resize = new ResizeObserver(() => { if (Math.abs(heat.body.clientWidth - (resize.width ?? width)) > 30) { resize.width = heat.body.clientWidth; drawAll(); } });
   resize.observe(heat.body);
-  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", drawAlerts), store.on("jobs", drawRuns), events.on("state", recolor)];
+  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", async () => { intervals = await loadIntervals(params.job, params.run).catch(() => intervals); if (isCurrent()) drawAlerts(); }), store.on("jobs", drawRuns), events.on("state", recolor)];
   return () => { stop(); clearTimeout(gridTimer); resize.disconnect(); ends.forEach((end) => end()); };
 }

@@ -101,6 +101,8 @@ int server_start(struct http *http);
 void server_stop(struct http *http);
 /* Lets the server go on with what has been resumed. Not from inside its callbacks. */
 void server_run(struct http *http);
+/* Open ones. */
+unsigned server_connections(struct http *http);
 /* Ends the patience of those that have waited too long. */
 void server_check_waiting(struct http *http, uint64_t now_ns);
 

@@ -73,6 +73,9 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **s
         MHD_destroy_response(request->response);
     argument_reader_clear(&request->arguments);
     stats_add(request->http->stats, COUNT_HTTP_REQUESTS, 1);
+    if (!request->route || request->route->handle != handle_events)
+        latency_add_between(&request->http->stats->latency[LATENCY_HTTP], request->began_ns,
+                            clock_monotonic_ns());
     free(request);
     *state = NULL;
 }
@@ -342,7 +345,7 @@ static void answer_waiting(struct http *http)
         give_up(http->waiting, "closed", "attnd is stopping");
 }
 
-static unsigned connections(struct http *http)
+unsigned server_connections(struct http *http)
 {
     const union MHD_DaemonInfo *info =
         MHD_get_daemon_info(http->server, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
@@ -361,7 +364,7 @@ void server_stop(struct http *http)
         answer_waiting(http);
         uv_sleep(1);
     }
-    for (int turn = 0; turn < 3 && connections(http) > 0; turn++)
+    for (int turn = 0; turn < 3 && server_connections(http) > 0; turn++)
         MHD_run(http->server);
     MHD_stop_daemon(http->server);
     http->server = NULL;
