@@ -190,19 +190,14 @@ static bool wants_map(const struct run *run, const struct message *message)
     return first;
 }
 
-/* At most every maps.every, and of a message that has all heads of its layer. */
+/* Of a layer that is not known yet each message may be asked. */
 static bool wants_head_maps(const struct run *run, const struct message *message, uint64_t now_ns)
 {
     const struct header *header = &message->header;
     struct stream *stream = stream_find(run->streams, header->layer);
-    if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS ||
-        header->heads != header->heads_total)
+    if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS)
         return false;
-    bool due =
-        !stream || stream->maps_ns == 0 || now_ns - stream->maps_ns >= run->config->maps_every;
-    if (stream && due)
-        stream->maps_ns = now_ns;
-    return due;
+    return !stream || maps_wanted(&stream->maps, header, run->config->maps_every, now_ns);
 }
 
 bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
@@ -365,7 +360,8 @@ static int take_numbers(struct run *run, struct stream *stream, struct message *
     stream->counts.processed++;
     publish_live(run, message);
     if (run->sink->maps)
-        maps_put(run->sink->maps, &stream->maps, message);
+        maps_put(run->sink->maps, &stream->maps, message,
+                 (uint32_t)run->job_config.metrics_qk_maps_max_size);
     if (message->measured->has_spectra)
         stream_end_spectrum_turn(stream, message->header.head_offset,
                                  message->measured->spectrum_next);
