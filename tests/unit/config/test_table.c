@@ -289,8 +289,8 @@ static void test_set_names_unknown_keys_and_guesses(void **state)
                        "timeout, rank_grace, also, "
                        "buckets)");
     assert_set_refused("windows.unit=epoch",
-                       "--set: windows: unknown section (valid: ingest, publish, control, workers, "
-                       "window, drift, metrics, plan, limits, alerts, "
+                       "--set: windows: unknown section (valid: ingest, publish, control, http, "
+                       "workers, window, drift, metrics, maps, plan, limits, alerts, "
                        "history, tap, shutdown, log, jobs, rules; did you mean window?)");
 }
 
