@@ -14,6 +14,7 @@ const pastLayer = ({ stack, layer, site, heads, metrics }) =>
 export class Store {
   constructor(events) {
     this.jobs = [];        // job maps, of all runs that attnd knows
+    this.order = new Map(); // run -> number: the later it was heard of, the larger; lists keep their order while all go on
     this.past = [];        // runs in the history, newest first
     this.metrics = [];
     this.job = "";
@@ -66,8 +67,13 @@ export class Store {
   takeJob(map) {
     const at = this.jobs.findIndex((job) => job.job === map.job && job.run === map.run);
     if (at >= 0) this.jobs[at] = map; else this.jobs.push(map);
-    if (this.jobs.length > RUNS_KEPT) this.jobs.shift();
+    this.heardOf(map);
+    if (this.jobs.length > RUNS_KEPT) this.order.delete(this.jobs.shift().run);
     this.tell("jobs");
+  }
+
+  heardOf(map) {
+    if (!this.order.has(map.run)) this.order.set(map.run, this.order.size ? Math.max(...this.order.values()) + 1 : 0);
   }
 
   takeAlert(map) {
@@ -81,6 +87,7 @@ export class Store {
   async loadJobs() {
     const [jobs, runs, alerts] = await Promise.all([get("jobs"), find("runs", { limit: 500 }), find("alerts", { limit: 1 })]);
     this.jobs = jobs;
+    [...jobs].sort((a, b) => a.time_ns - b.time_ns).forEach((map) => this.heardOf(map));
     this.past = runs?.runs ?? [];
     this.firing = alerts?.firing ?? [];
     this.tell("jobs");
@@ -110,13 +117,13 @@ export class Store {
   /** Names of jobs, those that go on first. */
   jobNames() {
     const order = { active: 0, idle: 1, ended: 2 };
-    const known = [...this.jobs].sort((a, b) => order[a.state] - order[b.state] || b.time_ns - a.time_ns).map((job) => job.job);
+    const known = [...this.jobs].sort((a, b) => order[a.state] - order[b.state] || this.order.get(b.run) - this.order.get(a.run)).map((job) => job.job);
     return [...new Set([...known, ...this.past.map((run) => run.job)])];
   }
 
   /** Runs of a job, newest first: what attnd knows now, and the history. */
   runsOf(job) {
-    const known = this.jobs.filter((map) => map.job === job).sort((a, b) => b.time_ns - a.time_ns);
+    const known = this.jobs.filter((map) => map.job === job).sort((a, b) => this.order.get(b.run) - this.order.get(a.run));
     const seen = new Set(known.map((map) => map.run));
     return [...known, ...this.past.filter((run) => run.job === job && !seen.has(run.run))];
   }

@@ -63,14 +63,14 @@ function drawBars(container, values, yName) {
     root.append("rect").attr("class", "bar").attr("x", x(i)).attr("width", x.bandwidth()).attr("y", y(value)).attr("height", height - 26 - y(value)).append("title").text(`${i + 1}: ${number(value)}`);
     if (i % Math.ceil(values.length / 16) === 0) root.append("text").attr("class", "soft").attr("x", x(i) + x.bandwidth() / 2).attr("y", height - 13).attr("text-anchor", "middle").text(i + 1);
   });
-  root.append("text").attr("class", "soft").attr("x", (left + width) / 2).attr("y", height - 1).attr("text-anchor", "middle").text(yName);
+  root.append("text").attr("class", "soft").attr("x", (left + width) / 2).attr("y", height - 3).attr("text-anchor", "middle").text(yName);
   container.replaceChildren(root.node());
 }
 
 function numbersTable(store, live, head) {
   const rows = store.metrics.map((metric) => [metric, liveValues(live, metric.name)?.[head]]).filter(([, value]) => value !== undefined);
-  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { class: "text" }, "metric"), h("th", {}, "newest step"), h("th", { class: "text" }, "unit"), h("th", { class: "text" }, "what it is"))),
-    h("tbody", {}, rows.map(([metric, value]) => h("tr", {}, h("td", {}, metric.name), h("td", {}, number(value)), h("td", { class: "text" }, metric.unit), h("td", { class: "text wrap" }, metric.description))))));
+  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { class: "text" }, "metric"), h("th", {}, "newest step"), h("th", { class: "text" }, "unit"), h("th", { class: "text about" }, "what it is"))),
+    h("tbody", {}, rows.map(([metric, value]) => h("tr", {}, h("td", { title: metric.description }, metric.name), h("td", {}, number(value)), h("td", { class: "text" }, metric.unit), h("td", { class: "text wrap about" }, metric.description))))));
 }
 
 function pairsList(live, head, labels) {
@@ -86,7 +86,7 @@ export async function show(root, params, { store, isCurrent }) {
   const heads = headCount(map), head = Math.max(0, Math.min(heads - 1, Number(params.head ?? 0) || 0));
   const metric = store.metric(params.metric || "entropy_normalized"), where = { stack: map.stack, layer: map.layer, site: map.site };
   const run = params.run || store.runsOf(params.job)[0]?.run;
-  let intervals = await loadIntervals(params.job, params.run);
+  let intervals = await loadIntervals(params.job, run);
   if (!isCurrent()) return null;
   const alerts = () => intervals.filter((a) => a.stack === map.stack && a.layer === map.layer && a.site === map.site && (a.head === null || a.head === head));
   const series = figure(metric.name, metric.description, "wide"), spectrum = figure("Singular values of the map"), picture = figure("Newest map", "", "picture");
@@ -132,6 +132,6 @@ export async function show(root, params, { store, isCurrent }) {
   const ends = [
     store.on("live", (live) => { if (layerName(live) !== layerName(map)) return; drawNewest(); mapTimer ??= setTimeout(() => { mapTimer = null; drawPicture(); }, MAP_MS); }),
     store.on("summary", (summary) => { if (layerName(summary) === layerName(map)) seriesTimer ??= setTimeout(() => { seriesTimer = null; drawHistory(); }, MAP_MS); }),
-    store.on("alerts", async () => { intervals = await loadIntervals(params.job, params.run).catch(() => intervals); if (isCurrent()) drawNewest(); })];
+    store.on("alerts", async () => { intervals = await loadIntervals(params.job, run).catch(() => intervals); if (isCurrent()) drawNewest(); })];
   return () => { clearTimeout(mapTimer); clearTimeout(seriesTimer); ends.forEach((end) => end()); };
 }

@@ -228,7 +228,8 @@ function drawTimeMap(container, grid, { limits, at, onPick, metric }) {
 export async function show(root, params, { store, events, isCurrent }) {
   const metricName = params.metric || "entropy_normalized", statistic = params.statistic || "mean", metric = store.metric(metricName);
   const isNewest = !params.run || params.run === store.runsOf(params.job)[0]?.run;
-  let [grid, intervals] = await Promise.all([loadGrid({ job: params.job, run: params.run, metric: metricName, statistic }), loadIntervals(params.job, params.run)]);
+  const run = () => params.run || store.runsOf(params.job)[0]?.run;
+  let [grid, intervals] = await Promise.all([loadGrid({ job: params.job, run: params.run, metric: metricName, statistic }), loadIntervals(params.job, run())]);
   const ended = () => (store.runsOf(params.job).find((run) => run.run === params.run) ?? store.runsOf(params.job)[0])?.state === "ended";
   if (!isCurrent()) return null;
   let at = params.at === undefined || !grid ? null : Math.max(0, Math.min(grid.count - 1, Number(params.at))); // null: live
@@ -262,7 +263,7 @@ export async function show(root, params, { store, events, isCurrent }) {
   /** What fires at the moment that is shown; of a run that is over, what fired at its end. */
   function alertsNow() {
     if (at !== null) return firingAt(intervals, grid.windows.step[at]);
-    if (isNewest && !ended()) return store.firing.filter((alert) => alert.job === params.job);
+    if (isNewest && !ended()) return store.firing.filter((alert) => alert.job === params.job && alert.run === run());
     return grid ? firingAt(intervals, grid.windows.step[grid.count - 1]) : [];
   }
 
@@ -407,6 +408,6 @@ export async function show(root, params, { store, events, isCurrent }) {
   performance.mark("data");
   const width = heat.body.clientWidth, resize = new ResizeObserver(() => { if (Math.abs(heat.body.clientWidth - (resize.width ?? width)) > 30) { resize.width = heat.body.clientWidth; drawAll(); } });
   resize.observe(heat.body);
-  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", async () => { intervals = await loadIntervals(params.job, params.run).catch(() => intervals); if (isCurrent()) drawAlerts(); }), store.on("jobs", drawRuns), events.on("state", recolor)];
+  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", async () => { intervals = await loadIntervals(params.job, run()).catch(() => intervals); if (isCurrent()) drawAlerts(); }), store.on("jobs", drawRuns), events.on("state", recolor)];
   return () => { stop(); clearTimeout(gridTimer); resize.disconnect(); ends.forEach((end) => end()); };
 }
