@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A series over the windows of a run: lines, bands, a baseline, and marks of what happened.
 /* global d3 */
-import { h, hideTooltip, number, say, showTooltip } from "./dom.js";
+import { h, hideTooltip, number, refill, say, showTooltip } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
 
 const finite = (x) => x !== null && x !== undefined && Number.isFinite(x);
@@ -78,7 +78,7 @@ export function drawChart(container, { x, lines, bands = [], baseline = null, ev
     say(describe(at));
   }).on("blur", hideTooltip);
   const legend = [...bands.map((band) => ({ ...band, band: true })), ...lines, ...(baseline && finite(baseline.mean) ? [{ name: baseline.name, class: "baseline" }] : [])];
-  container.replaceChildren(root.node(), h("div", { class: "legend" }, legend.map(swatch)));
+  refill(container, root.node(), h("div", { class: "legend" }, legend.map(swatch)));
 }
 
 function nearest(sorted, value) {

@@ -2,7 +2,7 @@
 // A matrix as a picture: an image for the cells, axes, a colour bar, and a cursor that reads values out.
 /* global d3 */
 import { COLOR_MAPS, diverging, extent, table } from "./colors.js";
-import { hideTooltip, number, say, showTooltip, visible } from "./dom.js";
+import { hideTooltip, number, refill, say, showTooltip, visible } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
 import { settings } from "./settings.js";
 
@@ -129,6 +129,6 @@ export function drawMap(container, map, options = {}) {
       else if (d3.event.key === "Escape") { hideTooltip(); moveTo(null); }
     }).on("blur", () => { hideTooltip(); moveTo(null); });
   }
-  container.replaceChildren(svgNode);
+  refill(container, svgNode);
   return svgNode;
 }

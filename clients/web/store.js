@@ -104,11 +104,11 @@ export class Store {
     this.job = job;
     this.live.clear();
     this.summaries.clear();
-    this.run = "";
     if (!this.jobNames().includes(job)) return;
     const [live, summaries] = await Promise.all([find("live", { job }), find("summary", { job })]);
     const past = live?.length ? null : await find("layers", { job });
     if (this.job !== job) return;
+    this.run = past?.run ?? "";
     for (const layer of past?.layers ?? []) this.live.set(layerName(layer), pastLayer(layer));
     for (const map of (live ?? []).filter((one) => !this.older.has(one.run))) { this.live.set(layerName(map), map); this.run = map.run; }
     for (const map of summaries ?? []) this.summaries.set(layerName(map), map);

@@ -111,14 +111,14 @@ export async function show(root, params, { store, isCurrent }) {
     numbers.body.replaceChildren(live ? numbersTable(store, live, head) : note("Nothing of this run came since attnd was started. What its windows kept is in the history, above."));
   }
   async function drawHistory() {
-    const found = await loadSeries({ job: params.job, run: params.run, ...where, head, metric: metric.name }).catch((error) => ({ error }));
+    const found = await loadSeries({ job: params.job, run, ...where, head, metric: metric.name }).catch((error) => ({ error }));
     if (!isCurrent()) return;
     if (found?.error) series.body.replaceChildren(errorNote(found.error));
     else if (!found) series.body.replaceChildren(note(`No window has ${metric.name} yet. The first one is stored when it closes: an epoch by default (window.unit, window.length).`));
     else drawSeries(series, found, { metric, summary: summaryOf(), head, alerts: alerts() });
   }
   async function drawPicture() {
-    const found = await find("maps", { job: params.job, run: params.run, ...where, head, packed: 1 }).catch((error) => ({ error }));
+    const found = await find("maps", { job: params.job, run, ...where, head, packed: 1 }).catch((error) => ({ error }));
     if (!isCurrent()) return;
     if (!found || found.error) return picture.body.replaceChildren(found?.error ? errorNote(found.error) : note("There is no map of this layer: none came since attnd was started, or it is longer than metrics.qk_maps_max_size."));
     picture.setTitle("Newest map", `step ${found.step}, sample ${found.sample}`);

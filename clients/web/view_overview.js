@@ -5,11 +5,11 @@ import { alertsList } from "./alerts_list.js";
 import { firingAt, loadIntervals } from "./alerts_past.js";
 import { find, floats, integers } from "./api.js";
 import { COLOR_MAPS, extent } from "./colors.js";
-import { byLayer, h, headName, hideTooltip, layerName, note, number, say, select, showTooltip } from "./dom.js";
+import { byLayer, h, headName, hideTooltip, layerName, note, number, refill, say, select, showTooltip } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { drawMap } from "./map_view.js";
 import { facts, metricPicker, statisticPicker, unitOf } from "./pickers.js";
-import { go, keep, link } from "./router.js";
+import { go, here, keep, link } from "./router.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 
@@ -92,7 +92,7 @@ class HeatMap {
     blocks.forEach((block, i) => { this.drawBlock(block, beside > 1 ? i * across : 0, y); y += beside > 1 ? 0 : heights[i]; });
     this.cursor = this.root.append("rect").attr("class", "cursor").attr("data-transient", "").attr("width", step).attr("height", tall).attr("visibility", "hidden");
     this.listen();
-    this.frame.body.replaceChildren(this.root.node());
+    refill(this.frame.body, this.root.node());
   }
 
   drawBlock({ title, layers }, x, y) {
@@ -206,8 +206,8 @@ const sparkline = (values, at) => {
   return root.node();
 };
 
-/** Each layer over the run, as the mean over its heads; `at` is marked, a click calls `onPick(window)`. */
-function drawTimeMap(container, grid, { limits, at, onPick, metric }) {
+/** Each layer over the run, as the mean over its heads; a click calls `onPick(window)`. Returns how to mark a window. */
+function drawTimeMap(container, grid, { limits, onPick, metric }) {
   const rows = [...grid.layers.values()].sort(byLayer), names = rows.map(layerName), columns = grid.count;
   const values = new Float32Array(rows.length * columns);
   rows.forEach((row, r) => {
@@ -219,17 +219,17 @@ function drawTimeMap(container, grid, { limits, at, onPick, metric }) {
     xText: (w) => grid.windows.last[w], name: "layers over time", onPick: (r, w) => onPick(w),
     describe: (r, w, x) => `${names[r]}, ${grid.unit} ${grid.windows.last[w]}: ${metric.name} ${number(x)}, mean over heads`,
   });
-  if (at === null) return;
-  const plot = node.querySelector("rect.missing");
-  d3.select(plot.parentNode).append("rect").attr("class", "cursor").attr("data-transient", "").attr("x", at * plot.width.baseVal.value / columns)
-    .attr("width", Math.max(1, plot.width.baseVal.value / columns)).attr("height", plot.height.baseVal.value);
+  const plot = node.querySelector("rect.missing"), step = plot.width.baseVal.value / columns;
+  const mark = d3.select(plot.parentNode).append("rect").attr("class", "cursor").attr("data-transient", "")
+    .attr("width", Math.max(1, step)).attr("height", plot.height.baseVal.value);
+  return (at) => mark.attr("visibility", at === null ? "hidden" : "visible").attr("x", (at ?? 0) * step);
 }
 
 export async function show(root, params, { store, events, isCurrent }) {
   const metricName = params.metric || "entropy_normalized", statistic = params.statistic || "mean", metric = store.metric(metricName);
   const isNewest = !params.run || params.run === store.runsOf(params.job)[0]?.run;
   const run = () => params.run || store.runsOf(params.job)[0]?.run;
-  let [grid, intervals] = await Promise.all([loadGrid({ job: params.job, run: params.run, metric: metricName, statistic }), loadIntervals(params.job, run())]);
+  let [grid, intervals] = await Promise.all([loadGrid({ job: params.job, run: run(), metric: metricName, statistic }), loadIntervals(params.job, run())]);
   const ended = () => (store.runsOf(params.job).find((run) => run.run === params.run) ?? store.runsOf(params.job)[0])?.state === "ended";
   if (!isCurrent()) return null;
   let at = params.at === undefined || !grid ? null : Math.max(0, Math.min(grid.count - 1, Number(params.at))); // null: live
@@ -240,8 +240,8 @@ export async function show(root, params, { store, events, isCurrent }) {
   const slider = h("input", { type: "range", min: 0, max: grid ? grid.count : 0, value: at === null ? (grid ? grid.count : 0) : at, "aria-label": "time: window of the run, the last stop is live" });
   const when = h("span", { class: "soft" }), play = h("button", { type: "button", "aria-label": "play the run" }, "▶ play");
   const controls = h("div", { class: "controls" },
-    metricPicker(store, metricName, (value) => go("overview", { ...params, metric: value })),
-    statisticPicker(statistic, (value) => go("overview", { ...params, statistic: value })),
+    metricPicker(store, metricName, (value) => go("overview", { ...here().params, metric: value })),
+    statisticPicker(statistic, (value) => go("overview", { ...here().params, statistic: value })),
     select("range", [["auto", "automatic range"], ["fixed", "fixed range"]], settings.range, (value) => { set("range", value); drawAll(); }),
     h("div", { class: "time" }, play, slider, when));
   const map = new HeatMap(heat, legend, (layer, head) => { chosen = { layer, head }; keep({ cell: headName(layer, head) }); drawCell(); });
@@ -286,7 +286,7 @@ export async function show(root, params, { store, events, isCurrent }) {
     return extent(all);
   }
 
-  let layers = [], limits = [0, 1], held = [];
+  let layers = [], limits = [0, 1], held = [], markTime = null;
   function colorRow(layer) { map.color(layer, valuesOf(layer), COLOR_MAPS[settings.colorMap], limits); map.mark(layer, marksOf(layer)); }
   function drawAll() {
     layers = layersOf(store, grid, isNewest);
@@ -304,7 +304,8 @@ export async function show(root, params, { store, events, isCurrent }) {
     }
     drawCell();
   }
-  function recolor() {
+  /** `isNew`: there are other numbers than before, not only another moment of them. */
+  function recolor(isNew = true) {
     limits = range(layers);
     held = alertsNow();
     layers.forEach(colorRow);
@@ -314,13 +315,14 @@ export async function show(root, params, { store, events, isCurrent }) {
     when.textContent = at === null ? newest : `${unit} ${grid.windows.last[at]}${unit === "step" ? "" : ` · step ${grid.windows.step[at]}`}`;
     slider.setAttribute("aria-valuetext", when.textContent);
     timeBox.hidden = !grid || grid.count < 2;
-    if (!timeBox.hidden) drawTime();
+    if (!timeBox.hidden && (isNew || !markTime)) drawTime();
+    if (!timeBox.hidden) markTime(at);
     heat.setTitle("Layers × heads", `${unitOf(metric)} · ${at === null && layers.some((layer) => store.newest(layer, params.run)) ? "newest step" : statistic + " of the window"}`);
   }
 
   function drawTime() {
     timeBox.setTitle("Layers × time", `${unitOf(metric)} · ${statistic} of the window, mean over heads`);
-    drawTimeMap(timeBox.body, grid, { limits, at, metric, onPick: (window) => { stop(); setTime(window); } });
+    markTime = drawTimeMap(timeBox.body, grid, { limits, metric, onPick: (window) => { stop(); setTime(window); } });
   }
 
   function drawCell() {
@@ -332,7 +334,7 @@ export async function show(root, params, { store, events, isCurrent }) {
     const { layer, head } = chosen, live = at === null && isNewest ? store.newest(layer) : undefined, row = grid?.layers.get(layerName(layer));
     const series = row ? Array.from(row.values.subarray(head * grid.count, (head + 1) * grid.count)) : [];
     cellBox.setTitle(headName(layer, head), metric.description);
-    cellBox.body.replaceChildren(
+    refill(cellBox.body,
       h("p", { class: "big" }, number(valuesOf(layer)?.[head])), sparkline(series, at) ?? "",
       at !== null ? "" : facts([["pattern", live?.heads?.pattern?.[head]], ["step", live?.step], ["entropy_normalized", live?.heads?.entropy_normalized?.[head]], ["first_token", live?.heads?.first_token?.[head]],
         ["max_logit", live?.heads?.max_logit?.[head]], ["importance", live?.heads?.importance?.[head]], ["effective_rank", live?.spectrum?.effective_rank?.[head]]]),
@@ -346,16 +348,16 @@ export async function show(root, params, { store, events, isCurrent }) {
   function drawAlerts() {
     const now = held = alertsNow(), before = intervals.filter((one) => !now.some((a) => a.rule === one.rule && a.stack === one.stack && a.layer === one.layer && a.site === one.site && a.head === one.head));
     alertsBox.setTitle("Alerts", at !== null ? `at step ${grid.windows.step[at]}` : ended() || !isNewest ? "at the end of the run" : "firing now");
-    alertsBox.body.replaceChildren(alertsList(now), before.length ? h("h3", {}, at === null ? "Earlier" : "At other times") : "", before.length ? alertsList(before) : "");
+    refill(alertsBox.body, alertsList(now), before.length ? h("h3", {}, at === null ? "Earlier" : "At other times") : "", before.length ? alertsList(before) : "");
     layers.forEach((layer) => map.mark(layer, marksOf(layer)));
   }
-  const drawRuns = () => runsBox.body.replaceChildren(runsTable(store, params));
+  const drawRuns = () => refill(runsBox.body, runsTable(store, params));
 
   function setTime(value) {
     at = !grid || value >= grid.count ? null : Math.max(0, value);
     slider.value = at === null ? slider.max : at;
     keep({ at: at === null ? undefined : at });
-    recolor();
+    recolor(false);
     drawCell();
     drawAlerts();
   }
@@ -389,7 +391,7 @@ export async function show(root, params, { store, events, isCurrent }) {
   function onSummary() {
     gridTimer ??= setTimeout(async () => {
       gridTimer = null;
-      const fresh = await loadGrid({ job: params.job, run: params.run, metric: metricName, statistic }).catch(() => null);
+      const fresh = await loadGrid({ job: params.job, run: run(), metric: metricName, statistic }).catch(() => null);
       if (!fresh || !isCurrent()) return;
       grid = fresh;
       slider.max = grid.count;
@@ -406,8 +408,9 @@ export async function show(root, params, { store, events, isCurrent }) {
   drawAlerts();
   drawRuns();
   performance.mark("data");
+  if (!grid && store.summaries.size) onSummary(); // windows that are about to be stored
   const width = heat.body.clientWidth, resize = new ResizeObserver(() => { if (Math.abs(heat.body.clientWidth - (resize.width ?? width)) > 30) { resize.width = heat.body.clientWidth; drawAll(); } });
   resize.observe(heat.body);
-  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", async () => { intervals = await loadIntervals(params.job, run()).catch(() => intervals); if (isCurrent()) drawAlerts(); }), store.on("jobs", drawRuns), events.on("state", recolor)];
+  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", async () => { intervals = await loadIntervals(params.job, run()).catch(() => intervals); if (isCurrent()) drawAlerts(); }), store.on("jobs", drawRuns), events.on("state", () => recolor(false))];
   return () => { stop(); clearTimeout(gridTimer); resize.disconnect(); ends.forEach((end) => end()); };
 }

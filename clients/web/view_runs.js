@@ -6,7 +6,7 @@ import { byLayer, errorNote, h, headName, layerName, note, number, select } from
 import { figure } from "./figure.js";
 import { drawMap } from "./map_view.js";
 import { metricPicker, unitOf } from "./pickers.js";
-import { go, keep, link } from "./router.js";
+import { go, here, keep, link } from "./router.js";
 
 const SHOWN = 40;
 
@@ -35,7 +35,7 @@ export async function show(root, params, { store, isCurrent }) {
   if (all.length < 2) return void root.append(note("One run is known. A second one, of the same job or another, can be compared with it here."));
   const at = (text) => all.find((run) => key(run) === text), others = (one) => all.filter((run) => key(run) !== key(one));
   const a = at(params.a) ?? all.find((run) => run.job === params.job) ?? all[0], b = at(params.b) ?? others(a).find((run) => run.job === a.job) ?? others(a)[0];
-  const metric = store.metric(params.metric || "entropy_normalized"), options = all.map((run) => [key(run), name(run)]), change = (more) => go("runs", { ...params, ...more });
+  const metric = store.metric(params.metric || "entropy_normalized"), options = all.map((run) => [key(run), name(run)]), change = (more) => go("runs", { ...here().params, ...more });
   root.append(h("div", { class: "controls" }, select("A", options, key(a), (value) => change({ a: value })), select("B", options, key(b), (value) => change({ b: value })), metricPicker(store, metric.name, (value) => change({ metric: value }))));
   const found = await find("compare", { job: a.job, run: a.run, job_b: b.job, run_b: b.run, limit: 20000 }).catch((error) => ({ error }));
   if (!isCurrent()) return null;
