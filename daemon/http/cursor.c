@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "cursor.h"
 
+#include <endian.h>
 #include <math.h>
 #include <string.h>
 
@@ -105,11 +106,25 @@ static double take_signed(struct cursor *cursor, unsigned bytes)
     return (double)((int64_t)(take_integer(cursor, bytes) << shift) >> shift);
 }
 
+/* Nearly all values are doubles: whether one stands here. */
+static bool at_double(const struct cursor *cursor)
+{
+    return cursor->end - cursor->at >= 9 && *cursor->at == 0xcb && !cursor->failed;
+}
+
+static double take_double(struct cursor *cursor)
+{
+    uint64_t bits;
+    memcpy(&bits, cursor->at + 1, sizeof bits);
+    cursor->at += 9;
+    return as_f64(be64toh(bits));
+}
+
 double cursor_number(struct cursor *cursor)
 {
+    if (at_double(cursor))
+        return take_double(cursor);
     uint8_t lead = take_lead(cursor);
-    if (lead == 0xcb)
-        return as_f64(take_integer(cursor, 8));
     if (lead < 0x80)
         return lead;
     if (lead >= 0xe0)
@@ -159,10 +174,12 @@ static uint64_t payload(struct cursor *cursor, uint8_t lead, uint64_t *owed)
 void cursor_skip(struct cursor *cursor)
 {
     for (uint64_t owed = 1; owed > 0 && !cursor->failed; owed--) {
+        if (at_double(cursor)) {
+            cursor->at += 9;
+            continue;
+        }
         uint8_t lead = take_lead(cursor);
-        if (lead == 0xcb)
-            take(cursor, 8);
-        else if (lead >= 0xc0 && lead < 0xe0)
+        if (lead >= 0xc0 && lead < 0xe0)
             take(cursor, payload(cursor, lead, &owed));
         else if (lead >= 0xa0 && lead < 0xc0)
             take(cursor, lead & 0x1fu);
