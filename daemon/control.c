@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* A request is answered at once, or deferred: its envelope then moves to a `struct pending`, which
  * whoever knows the answer later gives back (pending_answer). Flushes wait here for what was
- * received before them, questions about the past in history.c, rollouts in control_maps.c. Every
- * pending is answered before the socket is closed. */
+ * received before them, questions about the past in history.c, maps and rollouts in
+ * control_maps_part.c. Every pending is answered before the socket is closed. */
 #include "control_request.h"
 
 #include "endpoint.h"

@@ -1,27 +1,67 @@
 /* SPDX-License-Identifier: MIT */
 #include "maps.h"
 
+#include "block_bytes.h"
 #include "measure.h"
 #include "mpk.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+/* Asking */
+
+/* Begins a round, in which no slice has been asked for. */
+static void begin_round(struct map_place *place, const struct header *header, uint64_t now_ns)
+{
+    free(place->asked_first);
+    place->asked_first = NULL;
+    place->asked = true;
+    place->asked_ns = now_ns;
+    place->asked_epoch = header->epoch;
+    place->asked_step = header->step;
+    place->asked_microbatch = header->microbatch;
+    place->asked_heads = header->heads_total;
+    if (header->heads < header->heads_total)
+        place->asked_first = calloc(header->heads_total, sizeof *place->asked_first);
+}
+
+/* Whether it is a slice of the step that is asked about, and was not asked for. */
+static bool is_another(const struct map_place *place, const struct header *header)
+{
+    return place->asked && place->asked_first && header->heads < header->heads_total &&
+           place->asked_epoch == header->epoch && place->asked_step == header->step &&
+           place->asked_microbatch == header->microbatch &&
+           place->asked_heads == header->heads_total && !place->asked_first[header->head_offset];
+}
+
+bool maps_wanted(struct map_place *place, const struct header *header, uint64_t every_ns,
+                 uint64_t now_ns)
+{
+    if (!is_another(place, header)) {
+        if (place->asked && now_ns - place->asked_ns < every_ns)
+            return false;
+        begin_round(place, header, now_ns);
+    }
+    if (place->asked_first)
+        place->asked_first[header->head_offset] = true;
+    return true;
+}
+
 /* Labels */
 
-static size_t texts_size(const msgpack_object_array *texts)
+static size_t texts_size(const msgpack_object *texts, uint32_t count)
 {
     size_t size = 0;
-    for (uint32_t i = 0; i < texts->size; i++)
-        size += texts->ptr[i].via.str.size + 1;
+    for (uint32_t i = 0; i < count; i++)
+        size += texts[i].via.str.size + 1;
     return size;
 }
 
 /* One after the other; what a text has after a NUL is cut off. */
-static void copy_texts(const msgpack_object_array *texts, char *to)
+static void copy_texts(const msgpack_object *texts, uint32_t count, char *to)
 {
-    for (uint32_t i = 0; i < texts->size; i++) {
-        const msgpack_object_str *text = &texts->ptr[i].via.str;
+    for (uint32_t i = 0; i < count; i++) {
+        const msgpack_object_str *text = &texts[i].via.str;
         size_t length = strnlen(text->ptr, text->size);
         memcpy(to, text->ptr, length);
         to[length] = '\0';
@@ -30,7 +70,7 @@ static void copy_texts(const msgpack_object_array *texts, char *to)
 }
 
 /* The header was decoded before, so the list is one of texts. */
-char *labels_copy(struct message *message, uint32_t *ret_count)
+char *maps_labels(struct message *message, uint32_t *ret_count)
 {
     struct mpk_doc doc;
     char *labels = NULL;
@@ -39,11 +79,13 @@ char *labels_copy(struct message *message, uint32_t *ret_count)
                   &mpk_header_limits, &doc) != 0)
         return NULL;
     const msgpack_object *found = mpk_find(doc.root, "labels");
-    if (found && found->type == MSGPACK_OBJECT_ARRAY && found->via.array.size > 0)
-        labels = malloc(texts_size(&found->via.array));
+    uint32_t count = found ? found->via.array.size : 0, keys = message->header.keys;
+    count = count < keys ? count : keys;
+    if (count > 0)
+        labels = malloc(texts_size(found->via.array.ptr, count));
     if (labels) {
-        copy_texts(&found->via.array, labels);
-        *ret_count = found->via.array.size;
+        copy_texts(found->via.array.ptr, count, labels);
+        *ret_count = count;
     }
     mpk_doc_clear(&doc);
     return labels;
@@ -69,43 +111,94 @@ static void put_on(struct map_shelf *shelf, struct layer_maps *maps)
     shelf->bytes += maps->bytes;
 }
 
-static void layer_maps_free(struct layer_maps *maps)
+static void slice_free(struct map_slice *slice)
 {
-    head_maps_free(&maps->maps);
-    free(maps->importance);
-    free(maps->labels);
-    free(maps);
+    head_maps_free(&slice->maps);
+    free(slice->importance);
+    free(slice);
 }
 
-void maps_remove(struct layer_maps **place)
+static void layer_maps_remove(struct layer_maps **place)
 {
     struct layer_maps *maps = *place;
     *place = NULL;
     if (!maps)
         return;
     take_off(maps);
-    layer_maps_free(maps);
+    while (maps->slices) {
+        struct map_slice *slice = maps->slices;
+        maps->slices = slice->next;
+        slice_free(slice);
+    }
+    free(maps->labels);
+    free(maps);
 }
 
-static double *copy_importance(const struct measured *measured)
+static void move(struct layer_maps **from, struct layer_maps **to)
 {
-    const double *importance = measured->value[METRIC_IMPORTANCE];
-    double *copy = importance ? malloc(measured->heads * sizeof *copy) : NULL;
-    if (copy)
-        memcpy(copy, importance, measured->heads * sizeof *copy);
-    return copy;
+    layer_maps_remove(to);
+    *to = *from;
+    *from = NULL;
+    if (*to)
+        (*to)->place = to;
 }
 
-static uint64_t size_of(const struct layer_maps *maps)
+void maps_clear(struct map_place *place)
 {
-    const struct head_maps *m = maps->maps;
-    uint64_t labels = 0;
-    for (uint32_t i = 0; i < maps->label_count; i++)
-        labels += strlen(maps->labels + labels) + 1;
-    return sizeof *maps + labels + head_maps_bytes(m->heads, m->rows, m->columns, UINT32_MAX) +
-           (maps->importance ? m->heads * sizeof(double) : 0);
+    layer_maps_remove(&place->shown);
+    layer_maps_remove(&place->coming);
+    free(place->asked_first);
+    *place = (struct map_place){.shown = NULL};
 }
 
+/* What is too large for the shelf by itself costs no other layer its maps. `place` is of the newest
+ * that is there. */
+static void make_room(struct map_shelf *shelf, struct map_place *place)
+{
+    if (shelf->newest->bytes > shelf->limit) {
+        layer_maps_remove(shelf->newest->place);
+        place->missing = MAPS_TOO_LARGE;
+    }
+    while (shelf->bytes > shelf->limit)
+        layer_maps_remove(shelf->stalest->place);
+}
+
+/* Putting */
+
+static uint64_t slice_bytes(const struct map_slice *slice)
+{
+    const struct head_maps *m = slice->maps;
+    return block_bytes(sizeof *slice) +
+           block_bytes(head_maps_bytes(m->heads, m->rows, m->columns, UINT32_MAX)) +
+           (slice->importance ? block_bytes(m->heads * sizeof *slice->importance) : 0);
+}
+
+static uint64_t labels_bytes(const char *labels, uint32_t count)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += strlen(labels + bytes) + 1;
+    return labels ? block_bytes(bytes) : 0;
+}
+
+/* Takes the maps of the message. */
+static struct map_slice *slice_new(struct message *message)
+{
+    const double *importance = message->measured->value[METRIC_IMPORTANCE];
+    struct map_slice *slice = calloc(1, sizeof *slice);
+    if (!slice)
+        return NULL;
+    slice->maps = message->head_maps;
+    slice->first = message->header.head_offset;
+    message->head_maps = NULL;
+    if (importance)
+        slice->importance = malloc(slice->maps->heads * sizeof *importance);
+    if (slice->importance)
+        memcpy(slice->importance, importance, slice->maps->heads * sizeof *importance);
+    return slice;
+}
+
+/* Of the message's layer and step, empty; takes its labels, which are of the first sample. */
 static struct layer_maps *layer_maps_new(struct message *message)
 {
     const struct header *header = &message->header;
@@ -113,34 +206,116 @@ static struct layer_maps *layer_maps_new(struct message *message)
     if (!maps)
         return NULL;
     *maps = (struct layer_maps){
-        .maps = message->head_maps,
+        .heads = header->heads_total,
         .type = header->type,
         .epoch = header->epoch,
         .step = header->step,
         .time_ns = header->time_ns,
+        .microbatch = header->microbatch,
         .q_offset = header->q_offset,
         .causal = header->causal,
-        .importance = copy_importance(message->measured),
         .labels = message->labels,
         .label_count = message->label_count,
     };
-    message->head_maps = NULL;
     message->labels = NULL;
-    maps->bytes = size_of(maps);
+    maps->bytes = block_bytes(sizeof *maps) + labels_bytes(maps->labels, maps->label_count);
     return maps;
 }
 
-void maps_put(struct map_shelf *shelf, struct layer_maps **place, struct message *message)
+static bool belongs(const struct layer_maps *maps, const struct message *message)
 {
-    if (!message->head_maps)
-        return;
+    const struct header *header = &message->header;
+    const struct head_maps *new = message->head_maps, *old = maps ? maps_shape(maps) : NULL;
+    return maps && maps->here < maps->heads && maps->heads == header->heads_total &&
+           maps->type == header->type && maps->epoch == header->epoch &&
+           maps->step == header->step && maps->microbatch == header->microbatch &&
+           old->sample == new->sample && old->queries == new->queries && old->keys == new->keys;
+}
+
+/* Where a slice goes: before the first that begins after it. NULL when it has a head that is
+ * here. */
+static struct map_slice **link_for(struct layer_maps *maps, uint32_t first, uint32_t heads)
+{
+    struct map_slice **link = &maps->slices;
+    uint32_t end = 0;
+    while (*link && (*link)->first < first) {
+        end = (*link)->first + (*link)->maps->heads;
+        link = &(*link)->next;
+    }
+    return end > first || (*link && (*link)->first < first + heads) ? NULL : link;
+}
+
+/* Adds the message's heads; false when they are here already, or there is no memory. Those of maps
+ * that are on the shelf are moved to its newest end. */
+static bool add_slice(struct layer_maps *maps, struct message *message)
+{
+    struct map_slice **link =
+        link_for(maps, message->header.head_offset, message->head_maps->heads);
+    struct map_slice *slice = link ? slice_new(message) : NULL;
+    if (!slice)
+        return false;
+    if (maps->shelf)
+        take_off(maps);
+    slice->next = *link;
+    *link = slice;
+    maps->here += slice->maps->heads;
+    maps->bytes += slice_bytes(slice);
+    if (maps->shelf)
+        put_on(maps->shelf, maps);
+    return true;
+}
+
+/* A new step begins: what came of the one before is all there will be. */
+static bool begin(struct map_shelf *shelf, struct map_place *place, struct message *message)
+{
     struct layer_maps *maps = layer_maps_new(message);
-    maps_remove(place);
-    if (!maps)
-        return;
-    maps->place = place;
-    *place = maps;
+    if (!maps || !add_slice(maps, message)) {
+        if (maps)
+            free(maps->labels);
+        free(maps);
+        place->missing = MAPS_NO_MEMORY;
+        return false;
+    }
+    if (place->coming)
+        move(&place->coming, &place->shown);
+    place->coming = maps;
+    maps->place = &place->coming;
     put_on(shelf, maps);
-    while (shelf->bytes > shelf->limit && shelf->stalest)
-        maps_remove(shelf->stalest->place);
+    return true;
+}
+
+static void note_missing(struct map_place *place, const struct header *header, uint32_t qk_max_size)
+{
+    bool too_long = header->queries > qk_max_size || header->keys > qk_max_size;
+    if (header->type == MESSAGE_QK)
+        place->missing = too_long ? MAPS_TOO_LONG : MAPS_TOO_COSTLY;
+}
+
+void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *message,
+              uint32_t qk_max_size)
+{
+    if (!message->wants_head_maps)
+        return;
+    if (!message->head_maps) {
+        note_missing(place, &message->header, qk_max_size);
+        return;
+    }
+    struct layer_maps *begun = belongs(place->shown, message)    ? place->shown
+                               : belongs(place->coming, message) ? place->coming
+                                                                 : NULL;
+    bool put = begun ? add_slice(begun, message) : begin(shelf, place, message);
+    if (!put)
+        return;
+    if (place->coming && (place->coming->here == place->coming->heads || !place->shown))
+        move(&place->coming, &place->shown);
+    place->missing = MAPS_EVICTED; /* should they be missing later */
+    make_room(shelf, place);
+}
+
+const struct map_slice *maps_find(const struct layer_maps *maps, uint32_t head)
+{
+    for (const struct map_slice *slice = maps->slices; slice; slice = slice->next)
+        if (head >= slice->first && head - slice->first < slice->maps->heads)
+            return slice;
+    return NULL;
 }

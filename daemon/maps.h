@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* maps: the newest maps of the heads of each layer, for people to look at. Kept in memory only,
- * maps.memory of them at most: the stalest layer makes room. Loop thread; maps themselves are made
- * by workers. */
+ * maps.memory of them at most: the stalest make room. Loop thread; maps themselves are made by
+ * workers (head_maps.h).
+ *
+ * A message that has all heads of its layer is a picture by itself. Of heads that are split over
+ * ranks each message is a slice of one. Slices of one step belong together: `coming` collects them,
+ * and becomes what is shown once it is complete, once the next step's begin to come, or at once
+ * when there is nothing else to show. */
 #ifndef DAEMON_MAPS_H
 #define DAEMON_MAPS_H
 
@@ -10,15 +15,23 @@
 
 struct map_shelf;
 
-/* Of one layer. */
-struct layer_maps {
+/* Of one message. */
+struct map_slice {
     struct head_maps *maps; /* owned */
-    enum message_type type; /* of the message */
+    uint32_t first;         /* of its heads, in the layer */
+    double *importance;     /* [maps->heads]; owned, NULL = not measured: a part of the layer */
+    struct map_slice *next; /* with later heads */
+};
+
+/* Of one layer and step. */
+struct layer_maps {
+    struct map_slice *slices; /* owned; all of the same shape */
+    uint32_t heads, here;     /* of the layer; in the slices */
+    enum message_type type;   /* of the messages */
     uint64_t epoch, step, time_ns;
-    uint32_t q_offset;
+    uint32_t microbatch, q_offset;
     bool causal;
-    double *importance; /* [heads]; owned, NULL = not measured */
-    char *labels;       /* texts of the keys, each with its NUL; owned, NULL = none were sent */
+    char *labels; /* texts of the keys, each with its NUL; owned, NULL = none were sent */
     uint32_t label_count;
     uint64_t bytes;
     struct map_shelf *shelf;
@@ -30,16 +43,48 @@ struct layer_maps {
 struct map_shelf {
     struct layer_maps *newest, *stalest;
     uint64_t bytes, limit;
+    uint64_t
+        answering; /* bytes of answers on their way, which take no more than the limit either */
 };
 
-/* Copies the label texts of a message, NULL when it has none or there is no memory. On a worker. */
-char *labels_copy(struct message *message, uint32_t *ret_count);
+/* Why a layer has none. */
+enum maps_missing {
+    MAPS_NEVER_CAME, /* no message that could have had one */
+    MAPS_TOO_LONG,   /* queries and keys beyond metrics.qk_maps_max_size */
+    MAPS_TOO_COSTLY, /* queries and keys of a batch too large to make maps of */
+    MAPS_TOO_LARGE,  /* larger than maps.memory */
+    MAPS_EVICTED,
+    MAPS_NO_MEMORY,
+};
 
-/* Puts the maps of a measured message, which it takes over (it may have none: nothing happens),
- * where `place` points, instead of those that are there. Without memory, or room, there are none.
- */
-void maps_put(struct map_shelf *shelf, struct layer_maps **place, struct message *message);
-/* Accepts what is empty. */
-void maps_remove(struct layer_maps **place);
+/* What a layer has, and when it is asked for again. A zeroed struct is empty. */
+struct map_place {
+    struct layer_maps *shown, *coming; /* owned; NULL = none */
+    enum maps_missing missing;         /* when nothing is shown */
+    bool asked;
+    uint64_t asked_ns, asked_epoch, asked_step;
+    uint32_t asked_microbatch, asked_heads;
+    bool *asked_first; /* [asked_heads]: a slice that begins there was asked; owned */
+};
+
+/* Whether this message's maps shall be made; it is taken as asked then. At most every `every_ns` of
+ * a layer, except for the other slices of the same step. */
+bool maps_wanted(struct map_place *place, const struct header *header, uint64_t every_ns,
+                 uint64_t now_ns);
+/* Copies the label texts of a message, NULL when it has none or there is no memory. On a worker. */
+char *maps_labels(struct message *message, uint32_t *ret_count);
+/* Takes over the maps of a measured message that was asked for them. Those that there are stay when
+ * it has none; what is beyond the shelf's limit is removed, the stalest first. */
+void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *message,
+              uint32_t qk_max_size);
+void maps_clear(struct map_place *place);
+
+/* The slice that has a head; NULL when it is not here. */
+const struct map_slice *maps_find(const struct layer_maps *maps, uint32_t head);
+/* Of the whole layer; any slice: they are alike but for their heads. */
+static inline const struct head_maps *maps_shape(const struct layer_maps *maps)
+{
+    return maps->slices->maps;
+}
 
 #endif

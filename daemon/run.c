@@ -209,20 +209,19 @@ static bool is_mapped_step(struct run *run, const struct header *header, uint64_
     return header->epoch == run->maps_epoch && header->step == run->maps_step;
 }
 
-/* Of messages that have all heads of their layer. A layer that is never sent on those steps is not
- * left out for ever. */
+/* Of a layer that is not known yet each message may be asked. On the steps of which maps are made
+ * every layer is, once, hence the half; a layer that is never sent on those steps is not left out
+ * for ever. */
 static bool wants_head_maps(struct run *run, const struct message *message, uint64_t now_ns)
 {
     const struct header *header = &message->header;
     struct stream *stream = stream_find(run->streams, header->layer);
-    if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS ||
-        header->heads != header->heads_total)
+    uint64_t every = run->config->maps_every;
+    if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS)
         return false;
-    bool wants = is_mapped_step(run, header, now_ns) || !stream ||
-                 now_ns - stream->maps_ns >= MAPS_PATIENCE * run->config->maps_every;
-    if (stream && wants)
-        stream->maps_ns = now_ns;
-    return wants;
+    bool mapped = is_mapped_step(run, header, now_ns);
+    return !stream ||
+           maps_wanted(&stream->maps, header, mapped ? every / 2 : MAPS_PATIENCE * every, now_ns);
 }
 
 bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
@@ -385,7 +384,8 @@ static int take_numbers(struct run *run, struct stream *stream, struct message *
     stream->counts.processed++;
     publish_live(run, message);
     if (run->sink->maps)
-        maps_put(run->sink->maps, &stream->maps, message);
+        maps_put(run->sink->maps, &stream->maps, message,
+                 (uint32_t)run->job_config.metrics_qk_maps_max_size);
     if (message->measured->has_spectra)
         stream_end_spectrum_turn(stream, message->header.head_offset,
                                  message->measured->spectrum_next);

@@ -28,7 +28,7 @@ static void stream_free(struct stream *stream, uint32_t tracks)
         drift_free(&stream->tracks[t].drift);
         sequences_clear(&stream->tracks[t].restored);
     }
-    maps_remove(&stream->maps);
+    maps_clear(&stream->maps);
     sequences_clear(&stream->sequences);
     free(stream->spectrum_next);
     free(stream->tracks);

@@ -39,8 +39,7 @@ struct stream {
     uint32_t *spectrum_next; /* [heads] by head_offset of a message: the one of its heads that the
                                 next one's spectra begin with; owned, NULL until there is one */
     uint64_t mapped_part;    /* 1 + the last part that a map was asked for in; 0 = none */
-    struct layer_maps *maps; /* the newest of its heads; NULL = none. Owned */
-    uint64_t maps_ns;        /* when a message was last asked for them; 0 = never */
+    struct map_place maps;   /* the newest of its heads */
     struct sequences sequences;
     struct counts counts;
     uint64_t last_ns;           /* when it was last heard of */

@@ -143,8 +143,8 @@ static void run(struct pool_job *pool_job, struct scratch *scratch)
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {
         work->code = measure_finish(work->measure, scratch);
         message->head_maps = measure_take_head_maps(work->measure);
-        if (message->head_maps)
-            message->labels = labels_copy(message, &message->label_count);
+        if (message->head_maps && message->head_maps->sample == 0) /* which the labels are of */
+            message->labels = maps_labels(message, &message->label_count);
         message->computed_ns = clock_monotonic_ns();
         message->note.kind = NOTE_DONE;
         inbox_post(work->done, &message->note);

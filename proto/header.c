@@ -265,7 +265,7 @@ static int read_k_len(const struct rule *rule, const msgpack_object *value, stru
     return read_lengths(value, header->batch, header->keys, &header->k_len);
 }
 
-/* Token texts: accepted, and not used yet. */
+/* Token texts: only checked. Who wants them reads the frame again. */
 static int read_labels(const struct rule *rule, const msgpack_object *value, struct header *header)
 {
     (void)rule;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* across_kernel: the passes over entries that similarity and across spend their time in, one set
- * per instruction set. f32 lanes; callers hand over at most ACROSS_CHUNK entries at a time and add
- * what comes back in f64. Any thread; nothing is allocated.
+/* across_kernel: the passes over entries that similarity, across and head_maps spend their time in,
+ * one set per instruction set. f32 lanes; callers hand over at most ACROSS_CHUNK entries at a time
+ * and add what comes back in f64. Any thread; nothing is allocated.
  *
  * `source` is at any address and holds elements of `dtype`, rounded to f32 on the way. f32 buffers
  * need no alignment. */
@@ -60,6 +60,10 @@ struct across_kernel {
     struct across_judged (*judge)(const float *x, uint32_t n);
     struct across_products (*products)(const float *x, const float *g, uint32_t n);
     struct across_largest (*largest)(const unsigned char *source, enum dtype dtype, uint32_t n);
+    /* sum[j] += source[j]; largest[j] = the larger of it and source[j], which is not taken when it
+     * is NaN. */
+    void (*accumulate)(const unsigned char *source, enum dtype dtype, uint32_t n, float *sum,
+                       float *largest);
     /* Fills the halves; returns sum half^2. x >= 0. */
     double (*halve)(const float *x, float factor, uint32_t n, const struct across_halves *ret);
     /* Of head g with every head of `others`: ret_js, in bits, and ret_dot of the halves. */

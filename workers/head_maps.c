@@ -1,24 +1,33 @@
 /* SPDX-License-Identifier: MIT */
+/* A row of cells at a time, every head's, so that the maximum over heads needs only the largest
+ * entries of these queries. Of a head, the rows of a few queries are added up key by key in f32
+ * (across_kernel.h), and then the keys of each cell in f64. What is not finite, or too large for
+ * f32, shows in the sums; such a row of cells is made again by the reference, entry by entry. */
 #include "head_maps.h"
 
+#include "across_kernel.h"
 #include "err.h"
-#include "map_pool.h"
+#include "head_maps_ref.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* What one row of the message's maps is worked on with. */
-struct rows {
+/* Queries added up in f32: an error of at most 16 units of the last place. */
+#define QUERIES_AT_ONCE 16
+
+/* What maps are made with; all in the scratch. */
+struct making {
     const struct attention *a;
     struct head_maps *maps;
-    uint32_t *column_end; /* [columns]: keys of column c end here */
-    uint32_t *
-        count; /* [heads + 1][columns] finite entries in the row of cells so far; the last is max */
-    double *sum;    /* [heads + 1][columns] */
-    float *row;     /* [keys] */
-    float *largest; /* [keys] */
-    double *wide;   /* [keys] */
+    const struct across_kernel *kernel; /* NULL: the reference alone */
+    double *sum;          /* [heads + 1][columns] of a row of cells; the last is max */
+    double *share;        /* [columns]: 1 / keys in it */
+    double *work;         /* of the reference */
+    float *key_sum;       /* [keys] of one head and a few queries */
+    float *largest;       /* [QUERIES_AT_ONCE][keys] */
+    uint32_t *column_end; /* [columns]: the keys of column c end here */
 };
 
 static uint32_t cells(uint32_t T, uint32_t size)
@@ -28,8 +37,17 @@ static uint32_t cells(uint32_t T, uint32_t size)
 
 uint64_t head_maps_bytes(uint32_t heads, uint32_t queries, uint32_t keys, uint32_t size)
 {
-    uint64_t map = (uint64_t)cells(queries, size) * cells(keys, size) * sizeof(float);
-    return sizeof(struct head_maps) + map * ((uint64_t)heads + 2);
+    double map = (double)cells(queries, size) * cells(keys, size) * sizeof(float);
+    double bytes = (double)sizeof(struct head_maps) + map * ((double)heads + 2);
+    return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
+}
+
+uint64_t head_maps_scratch(uint32_t heads, uint32_t keys, uint32_t size)
+{
+    double columns = cells(keys, size);
+    double bytes = columns * (((double)heads + 4) * sizeof(double) + sizeof(uint32_t)) +
+                   keys * (2.0 * sizeof(double) + (QUERIES_AT_ONCE + 1.0) * sizeof(float));
+    return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
 }
 
 static struct head_maps *maps_new(const struct attention *a, uint32_t sample, uint32_t size)
@@ -59,197 +77,159 @@ void head_maps_free(struct head_maps **maps)
     *maps = NULL;
 }
 
-static void rows_clear(struct rows *r)
+static void lay_out(struct making *m, void *memory)
 {
-    free(r->column_end);
-    free(r->count);
-    free(r->sum);
-    free(r->row);
-    free(r->largest);
-    free(r->wide);
+    size_t keys = m->a->keys, columns = m->maps->columns;
+    m->sum = memory;
+    m->share = m->sum + ((size_t)m->a->heads + 1) * columns;
+    m->work = m->share + columns;
+    m->key_sum = (float *)(void *)(m->work + 2 * keys + 2 * columns);
+    m->largest = m->key_sum + keys;
+    m->column_end = (uint32_t *)(void *)(m->largest + QUERIES_AT_ONCE * keys);
+    for (uint32_t c = 0; c < columns; c++) {
+        m->column_end[c] = head_maps_edge(c + 1, m->a->keys, m->maps->columns);
+        m->share[c] = 1.0 / (m->column_end[c] - head_maps_edge(c, m->a->keys, m->maps->columns));
+    }
 }
 
-/* Returns 0 or ERR_MEMORY. */
-static int rows_init(struct rows *r, const struct attention *a, struct head_maps *maps)
+/* The sums over a few queries, of each key, into the cells that the keys are in. */
+static void add_keys(const struct making *m, double *sum)
 {
-    size_t sums = ((size_t)a->heads + 1) * maps->columns;
-    *r = (struct rows){
-        .a = a,
-        .maps = maps,
-        .column_end = malloc(maps->columns * sizeof *r->column_end),
-        .count = calloc(sums, sizeof *r->count),
-        .sum = calloc(sums, sizeof *r->sum),
-        .row = malloc(a->keys * sizeof *r->row),
-        .largest = malloc(a->keys * sizeof *r->largest),
-        .wide = malloc(a->keys * sizeof *r->wide),
-    };
-    if (!r->column_end || !r->count || !r->sum || !r->row || !r->largest || !r->wide) {
-        rows_clear(r);
-        return ERR_MEMORY;
-    }
-    for (uint32_t c = 0; c < maps->columns; c++) {
-        r->column_end[c] = (uint32_t)(((uint64_t)c + 1) * a->keys / maps->columns);
-    }
-    return 0;
-}
-
-static void load_row(struct rows *r, uint32_t h, uint32_t i)
-{
-    const struct attention *a = r->a;
-    if (a->dtype == DTYPE_F32) {
-        size_t first =
-            (((size_t)r->maps->sample * a->heads + h) * a->queries + i) * a->keys * sizeof(float);
-        memcpy(r->row, (const char *)a->weights + first, a->keys * sizeof(float));
+    uint32_t columns = m->maps->columns;
+    if (columns == m->a->keys) {
+        for (uint32_t c = 0; c < columns; c++) {
+            sum[c] += (double)m->key_sum[c];
+        }
         return;
     }
-    attention_load_row(a, r->maps->sample, h, i, r->wide);
-    for (uint32_t j = 0; j < a->keys; j++) {
-        r->row[j] = (float)r->wide[j];
-    }
-}
-
-/* The finite ones among entries [begin, end). */
-static void add_finite(const float *row, uint32_t begin, uint32_t end, double *sum, uint32_t *count)
-{
-    for (uint32_t j = begin; j < end; j++) {
-        *sum += isfinite(row[j]) ? row[j] : 0;
-        *count += isfinite(row[j]) != 0;
-    }
-}
-
-/* Adds a row of entries to sums of cells. A sum that is not finite is made again, entry by entry.
- */
-static void add_row(const struct rows *r, const float *row, double *sum, uint32_t *count)
-{
-    uint32_t begin = 0;
-    for (uint32_t c = 0; c < r->maps->columns; c++) {
-        uint32_t end = r->column_end[c];
-        float part = 0;
-        for (uint32_t j = begin; j < end; j++) {
-            part += row[j];
+    for (uint32_t c = 0, j = 0; c < columns; c++) {
+        double part = 0;
+        for (; j < m->column_end[c]; j++) {
+            part += (double)m->key_sum[j];
         }
-        if (isfinite(part)) {
-            sum[c] += part;
-            count[c] += end - begin;
-        } else {
-            add_finite(row, begin, end, &sum[c], &count[c]);
+        sum[c] += part;
+    }
+}
+
+/* The kernel takes so many entries at once. */
+static void accumulate(const struct making *m, uint32_t h, uint32_t i, float *largest)
+{
+    const struct attention *a = m->a;
+    size_t entry = dtype_size(a->dtype);
+    size_t row = ((size_t)m->maps->sample * a->heads + h) * a->queries + i;
+    const unsigned char *source = (const unsigned char *)a->weights + row * a->keys * entry;
+    for (uint32_t j = 0; j < a->keys; j += ACROSS_CHUNK) {
+        uint32_t n = a->keys - j < ACROSS_CHUNK ? a->keys - j : ACROSS_CHUNK;
+        m->kernel->accumulate(source + j * entry, a->dtype, n, m->key_sum + j, largest + j);
+    }
+}
+
+static void add_largest(const struct making *m, uint32_t queries)
+{
+    uint32_t keys = m->a->keys;
+    memset(m->key_sum, 0, keys * sizeof *m->key_sum);
+    for (uint32_t i = 0; i < queries; i++) {
+        for (uint32_t j = 0; j < keys; j++) {
+            m->key_sum[j] += m->largest[(size_t)i * keys + j];
         }
-        begin = end;
     }
+    add_keys(m, m->sum + (size_t)m->a->heads * m->maps->columns);
 }
 
-/* NaN is never the largest, unless there is nothing else. */
-static void take_largest(float *largest, const float *row, uint32_t keys, bool first)
+/* Queries [begin, end), QUERIES_AT_ONCE at most, of all heads. */
+static void add_queries(const struct making *m, uint32_t begin, uint32_t end)
 {
-    if (first) {
-        memcpy(largest, row, keys * sizeof *row);
-        return;
+    uint32_t keys = m->a->keys;
+    for (size_t k = 0; k < (size_t)(end - begin) * keys; k++) {
+        m->largest[k] = -INFINITY;
     }
-    for (uint32_t j = 0; j < keys; j++) {
-        largest[j] = row[j] > largest[j] || isnan(largest[j]) ? row[j] : largest[j];
+    for (uint32_t h = 0; h < m->a->heads; h++) {
+        memset(m->key_sum, 0, keys * sizeof *m->key_sum);
+        for (uint32_t i = begin; i < end; i++) {
+            accumulate(m, h, i, m->largest + (size_t)(i - begin) * keys);
+        }
+        add_keys(m, m->sum + (size_t)h * m->maps->columns);
     }
+    add_largest(m, end - begin);
 }
 
-static void add_query(struct rows *r, uint32_t i)
+/* A row of cells of a head, from the sums over `queries` of them; whether all are finite. */
+static bool end_row(const struct making *m, uint32_t h, uint32_t queries, float *ret_row)
 {
-    uint32_t heads = r->a->heads, columns = r->maps->columns;
-    for (uint32_t h = 0; h < heads; h++) {
-        load_row(r, h, i);
-        add_row(r, r->row, r->sum + (size_t)h * columns, r->count + (size_t)h * columns);
-        take_largest(r->largest, r->row, r->a->keys, h == 0);
+    const double *sum = m->sum + (size_t)h * m->maps->columns;
+    double share = 1.0 / queries;
+    unsigned finite = 1;
+    for (uint32_t c = 0; c < m->maps->columns; c++) {
+        double mean = sum[c] * m->share[c] * share;
+        finite &= fabs(mean) <= (double)FLT_MAX;
+        ret_row[c] = (float)mean;
     }
-    add_row(r, r->largest, r->sum + (size_t)heads * columns, r->count + (size_t)heads * columns);
+    return finite;
 }
 
-/* The means of a row of cells, whose sums then begin again. */
-static void end_row(struct rows *r, uint32_t row)
+/* Row r of the cells of every head and of the maximum. */
+static void make_row(const struct making *m, uint32_t r)
 {
-    struct head_maps *maps = r->maps;
+    struct head_maps *maps = m->maps;
+    uint32_t begin = head_maps_edge(r, maps->queries, maps->rows);
+    uint32_t end = head_maps_edge(r + 1, maps->queries, maps->rows);
+    memset(m->sum, 0, ((size_t)maps->heads + 1) * maps->columns * sizeof *m->sum);
+    for (uint32_t i = begin; i < end && m->kernel != NULL; i += QUERIES_AT_ONCE) {
+        add_queries(m, i, end - i < QUERIES_AT_ONCE ? end : i + QUERIES_AT_ONCE);
+    }
     for (uint32_t h = 0; h <= maps->heads; h++) {
-        double *sum = r->sum + (size_t)h * maps->columns;
-        uint32_t *count = r->count + (size_t)h * maps->columns;
-        float *out = maps->values + ((size_t)h * maps->rows + row) * maps->columns;
-        for (uint32_t c = 0; c < maps->columns; c++) {
-            out[c] = count[c] > 0 ? (float)(sum[c] / count[c]) : NAN;
+        float *row = maps->values + ((size_t)h * maps->rows + r) * maps->columns;
+        if (m->kernel == NULL || !end_row(m, h, end - begin, row)) {
+            head_maps_row_ref(m->a, maps, h, r, m->work, row);
         }
     }
-    size_t sums = ((size_t)maps->heads + 1) * maps->columns;
-    memset(r->sum, 0, sums * sizeof *r->sum);
-    memset(r->count, 0, sums * sizeof *r->count);
 }
 
-static void average(struct head_maps *maps)
+/* The mean over heads of each cell. */
+static void average(const struct making *m)
 {
+    struct head_maps *maps = m->maps;
     size_t count = (size_t)maps->rows * maps->columns;
-    for (size_t i = 0; i < count; i++) {
-        double sum = 0;
+    for (uint32_t r = 0; r < maps->rows; r++) {
+        size_t row = (size_t)r * maps->columns;
+        memset(m->sum, 0, maps->columns * sizeof *m->sum);
         for (uint32_t h = 0; h < maps->heads; h++) {
-            sum += maps->values[h * count + i];
+            for (uint32_t c = 0; c < maps->columns; c++) {
+                m->sum[c] += (double)maps->values[h * count + row + c];
+            }
         }
-        maps->mean[i] = (float)(sum / maps->heads);
+        for (uint32_t c = 0; c < maps->columns; c++) {
+            maps->mean[row + c] = (float)(m->sum[c] / maps->heads);
+        }
     }
 }
 
-int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size,
-                  struct head_maps **ret_maps)
+int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enum isa isa,
+                  struct scratch *scratch, struct head_maps **ret_maps)
 {
-    struct head_maps *maps = maps_new(a, sample, size);
-    struct rows r;
-    if (maps == NULL || rows_init(&r, a, maps) != 0) {
-        head_maps_free(&maps);
+    uint64_t bytes = head_maps_scratch(a->heads, a->keys, size);
+    void *memory = bytes < SIZE_MAX ? scratch_take(scratch, (size_t)bytes) : NULL;
+    struct head_maps *maps = memory != NULL ? maps_new(a, sample, size) : NULL;
+    if (maps == NULL) {
         return ERR_MEMORY;
     }
-    for (uint32_t row = 0, i = 0; row < maps->rows; row++) {
-        uint32_t end = (uint32_t)(((uint64_t)row + 1) * a->queries / maps->rows);
-        for (; i < end; i++) {
-            add_query(&r, i);
-        }
-        end_row(&r, row);
+    struct making making = {.a = a, .maps = maps, .kernel = across_kernel_of(isa)};
+    lay_out(&making, memory);
+    for (uint32_t r = 0; r < maps->rows; r++) {
+        make_row(&making, r);
     }
-    rows_clear(&r);
-    average(maps);
+    average(&making);
     *ret_maps = maps;
     return 0;
 }
 
-void head_maps_weighted(const struct head_maps *maps, const double *weight, float *ret)
+void head_maps_add_weighted(const struct head_maps *maps, const double *weight, double *sum)
 {
     size_t count = (size_t)maps->rows * maps->columns;
-    for (size_t i = 0; i < count; i++) {
-        double sum = 0;
-        for (uint32_t h = 0; h < maps->heads; h++) {
-            sum += weight[h] * maps->values[h * count + i];
-        }
-        ret[i] = (float)sum;
-    }
-}
-
-/* Row i of norm(0.5 (A + I)) into `out`. */
-static void residual_row(const float *row, uint32_t i, uint32_t n, double keys_per_cell,
-                         double *out)
-{
-    double sum = 0;
-    for (uint32_t j = 0; j < n; j++) {
-        out[j] = 0.5 * keys_per_cell * row[j] + (i == j ? 0.5 : 0);
-        sum += out[j];
-    }
-    for (uint32_t j = 0; j < n; j++) {
-        out[j] = isfinite(sum) && sum > 0 ? out[j] / sum : (i == j);
-    }
-}
-
-void rollout_add(const float *map, uint32_t n, uint32_t keys, double *rollout, double *work)
-{
-    double *row = work + (size_t)n * n;
-    for (uint32_t i = 0; i < n; i++) {
-        double *out = work + (size_t)i * n;
-        residual_row(map + (size_t)i * n, i, n, (double)keys / n, row);
-        memset(out, 0, n * sizeof *out);
-        for (uint32_t k = 0; k < n; k++) {
-            for (uint32_t j = 0; row[k] != 0 && j < n; j++) {
-                out[j] += row[k] * rollout[(size_t)k * n + j];
-            }
+    for (uint32_t h = 0; h < maps->heads; h++) {
+        const float *map = maps->values + h * count;
+        for (size_t i = 0; i < count; i++) {
+            sum[i] += weight[h] * (double)map[i];
         }
     }
-    memcpy(rollout, work, (size_t)n * n * sizeof *work);
 }

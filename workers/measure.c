@@ -460,7 +460,7 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
     m->measured.map = m->pooled.values != NULL ? &m->pooled : NULL;
     if (rc == 0 && m->plan.head_maps_size > 0 && m->attention.weights != NULL) {
         rc = head_maps_new(&m->attention, m->plan.head_maps_sample, m->plan.head_maps_size,
-                           &m->head_maps);
+                           m->plan.isa, scratch, &m->head_maps);
     }
     if (rc == 0 && wants_maps_of_qk(&m->attention, &m->plan)) {
         rc = measure_maps_of_qk(m, scratch);

@@ -99,11 +99,15 @@ static double pooled_bytes(const struct attention *a, const struct measure_plan 
            2 * (double)map_pool_bytes(a->queries, a->keys, a->queries);
 }
 
+/* The maps, and the scratch of the thread that makes them. */
 static double head_maps_cost(const struct attention *a, const struct measure_plan *plan)
 {
-    return plan->head_maps_size > 0
-               ? (double)head_maps_bytes(a->heads, a->queries, a->keys, plan->head_maps_size)
-               : 0;
+    uint32_t size = plan->head_maps_size;
+    if (size == 0) {
+        return 0;
+    }
+    return (double)head_maps_bytes(a->heads, a->queries, a->keys, size) +
+           (double)head_maps_scratch(a->heads, a->keys, size);
 }
 
 static uint64_t saturated(double bytes)

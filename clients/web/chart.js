@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A series over the windows of a run: lines, bands, a baseline, and marks of what happened.
 /* global d3 */
-import { h, hideTooltip, number, say, showTooltip } from "./dom.js";
+import { h, hideTooltip, number, refill, say, showTooltip } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
 
 const finite = (x) => x !== null && x !== undefined && Number.isFinite(x);
@@ -11,7 +11,8 @@ function yDomain({ lines, bands, baseline, domain }) {
     .concat(baseline ? [baseline.mean - baseline.std, baseline.mean + baseline.std] : []).filter(finite);
   if (all.length === 0) return [0, 1];
   const low = d3.min(all), high = d3.max(all), room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 0.1;
-  return domain ? [Math.max(domain[0], low - room), Math.min(domain[1], high + room)] : [low - room, high + room];
+  const nice = d3.scaleLinear([low - room, high + room], [0, 1]).nice(5).domain();
+  return domain ? [Math.max(domain[0], nice[0]), Math.min(domain[1], nice[1])] : nice;
 }
 
 function swatch(line) {
@@ -30,7 +31,7 @@ export function drawChart(container, { x, lines, bands = [], baseline = null, ev
   const left = 54, right = 14, top = 10, bottom = 34;
   const root = newSvg(width, height, name);
   const xs = d3.scaleLinear(x.length > 1 ? [x[0], x[x.length - 1]] : [x[0] - 1, x[0] + 1], [left, width - right]);
-  const ys = d3.scaleLinear(yDomain({ lines, bands, baseline, domain }), [height - bottom, top]).nice(5).clamp(true);
+  const ys = d3.scaleLinear(yDomain({ lines, bands, baseline, domain }), [height - bottom, top]).clamp(true);
   root.append("g").attr("transform", `translate(0,${height - bottom})`).call(d3.axisBottom(xs).ticks(Math.floor(width / 90)).tickFormat((v) => Number.isInteger(v) ? v : ""));
   root.append("g").attr("transform", `translate(${left},0)`).call(d3.axisLeft(ys).ticks(5).tickFormat(number));
   root.append("text").attr("class", "soft").attr("x", (left + width - right) / 2).attr("y", height - 3).attr("text-anchor", "middle").text(unit);
@@ -54,7 +55,7 @@ export function drawChart(container, { x, lines, bands = [], baseline = null, ev
     const at = xs(event.x);
     if (at < left - 1 || at > width - right + 1) continue;
     root.append("line").attr("class", event.class).attr("x1", at).attr("x2", at).attr("y1", top).attr("y2", height - bottom).append("title").text(event.name);
-    root.append("text").attr("transform", `translate(${at + 4},${top + 4}) rotate(90)`).text(event.name);
+    root.append("text").attr("class", "over").attr("transform", `translate(${at + 4},${top + 4}) rotate(90)`).text(event.name);
   }
   const cursor = root.append("line").attr("class", "rule").attr("data-transient", "").attr("y1", top).attr("y2", height - bottom).attr("visibility", "hidden");
   let at = x.length - 1;
@@ -77,7 +78,7 @@ export function drawChart(container, { x, lines, bands = [], baseline = null, ev
     say(describe(at));
   }).on("blur", hideTooltip);
   const legend = [...bands.map((band) => ({ ...band, band: true })), ...lines, ...(baseline && finite(baseline.mean) ? [{ name: baseline.name, class: "baseline" }] : [])];
-  container.replaceChildren(root.node(), h("div", { class: "legend" }, legend.map(swatch)));
+  refill(container, root.node(), h("div", { class: "legend" }, legend.map(swatch)));
 }
 
 function nearest(sorted, value) {

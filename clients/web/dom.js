@@ -40,6 +40,17 @@ export function visible(text) {
     (c) => c === "\n" ? "↵" : c === "\t" ? "⇥" : "·");
 }
 
+const nameOf = (element) => element.getAttribute("href") ?? element.getAttribute("aria-label") ?? element.textContent;
+
+/** Puts nodes in place of what is there. The focus goes from what had it to what is called the same. */
+export function refill(container, ...nodes) {
+  const had = container.contains(document.activeElement) ? document.activeElement : null;
+  container.replaceChildren(...nodes);
+  if (!had || container.contains(had)) return;
+  const like = [...container.querySelectorAll("a, button, [tabindex]")].find((one) => one.tagName === had.tagName && nameOf(one) === nameOf(had));
+  like?.focus({ preventScroll: true });
+}
+
 const tooltip = document.getElementById("tooltip");
 export function showTooltip(text, x, y) {
   tooltip.textContent = text;

@@ -22,9 +22,12 @@ const SHARED = ["job", "run", "stack", "layer", "site", "head", "metric"];
 
 const byId = (id) => document.getElementById(id);
 const events = new Events(), store = new Store(events);
-let shown = null, turn = 0;
+let shown = null, turn = 0, failed = false;
 
 function fill(select, options, value) {
+  const now = JSON.stringify([options, value]);
+  if (select.filledWith === now) return; // it may be open
+  select.filledWith = now;
   select.replaceChildren(...options.map(([v, text]) => h("option", { value: v, selected: v === value }, text)));
 }
 
@@ -88,11 +91,13 @@ async function update() {
 
 /** Asks for everything again: at the start, after a gap, when attnd is back. */
 async function reload() {
+  failed = false;
   try {
     await store.loadJobs();
     const { job } = here().params;
     await store.choose(job || store.jobNames()[0] || "");
   } catch (error) {
+    failed = true;
     byId("view").replaceChildren(errorNote(error));
     return;
   }
@@ -111,6 +116,8 @@ function start() {
   addEventListener("hashchange", update);
   events.on("state", drawConnection);
   events.on("resync", reload);
+  events.on("state", (state) => { if (state === "live" && failed) reload(); });
+  store.on("run", () => { if (!here().params.run) reload(); });
   store.on("jobs", () => {
     const { params } = here(), hadNone = !params.job && !store.job;
     drawPickers({ ...params, job: params.job ?? store.job });

@@ -2,7 +2,7 @@
 // A matrix as a picture: an image for the cells, axes, a colour bar, and a cursor that reads values out.
 /* global d3 */
 import { COLOR_MAPS, diverging, extent, table } from "./colors.js";
-import { hideTooltip, number, say, showTooltip, visible } from "./dom.js";
+import { hideTooltip, number, refill, say, showTooltip, visible } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
 import { settings } from "./settings.js";
 
@@ -44,13 +44,13 @@ function causalMask({ causal, rows, columns, queries, keys, q_offset: offset = 0
 const short = (text) => { const shown = visible(text); return [...shown].length > 9 ? [...shown].slice(0, 8).join("") + "…" : shown; };
 
 /** Ticks of an axis: token texts where they fit, else positions. */
-function axis(root, { count, total, labels, place, across, offset }) {
+function axis(root, { count, total, labels, place, across, offset, textOf = (i) => Math.floor(i * total / count) + offset }) {
   const step = place / count;
   const named = labels && count === total && labels.length >= total + offset && count <= LABELS_MAX && step >= 8;
   const every = named ? Math.ceil(11 / step) : Math.max(1, Math.ceil(count / Math.max(2, Math.floor(place / 46))));
   for (let i = 0; i < count; i += every) {
     const at = (i + 0.5) * step;
-    const text = named ? short(labels[i + offset]) : Math.floor(i * total / count) + offset;
+    const text = named ? short(labels[i + offset]) : textOf(i);
     const item = root.append("text").attr("class", "soft").text(text);
     if (!across) item.attr("x", -4).attr("y", at + 3.5).attr("text-anchor", "end");
     else if (named) item.attr("transform", `translate(${at + 3.5},${-5}) rotate(-60)`);
@@ -63,7 +63,7 @@ function axis(root, { count, total, labels, place, across, offset }) {
  * Draws into `container`, instead of what is there. `map`: rows, columns, values (row by row; null or NaN: nothing
  * there), queries, keys (what rows and columns stand for), labels (texts of the keys or null), causal, q_offset.
  * yNames (texts of the rows, instead of positions). Options: size (of the longer side in px), range ([low, high]; null: automatic), bar (colour bar, true), axes (true), diverges,
- * name (for readers), onPick(row, column), xName, yName, title of a value.
+ * height (size is the width then), xText(column) (instead of positions), name (for readers), onPick(row, column), xName, yName, title of a value.
  */
 export function drawMap(container, map, options = {}) {
   const { rows, columns, values } = map;
@@ -73,7 +73,7 @@ export function drawMap(container, map, options = {}) {
   const longest = map.labels && axes && columns <= LABELS_MAX ? Math.min(9, Math.max(1, ...map.labels.map((t) => short(t).length))) * 6.2 + 8 : 0;
   const widest = options.yNames ? Math.max(...options.yNames.map((name) => name.length)) * 6.4 : 0;
   const left = axes ? Math.max(46, longest + 20, widest + 26) : 2, top = axes ? Math.max(34, longest + 22) : 2, right = bar ? 58 : 2;
-  const ratio = rows / columns, width = ratio > 1 ? size / ratio : size, height = ratio > 1 ? size : size * ratio;
+  const ratio = rows / columns, width = ratio > 1 && !options.height ? size / ratio : size, height = options.height ?? (ratio > 1 ? size : size * ratio);
   const w = Math.max(width, 24), hgt = Math.max(height, 24);
   const range = options.range ?? extent(values), interpolate = diverges ? diverging : COLOR_MAPS[settings.colorMap];
   const root = newSvg(left + w + right, top + hgt + 6, `${name}, ${rows} by ${columns}`);
@@ -82,7 +82,7 @@ export function drawMap(container, map, options = {}) {
   plot.append("image").attr("width", w).attr("height", hgt).attr("preserveAspectRatio", "none").attr("image-rendering", "pixelated")
     .attr("href", paint(values, rows, columns, range, table(interpolate), causalMask(map)));
   if (axes) {
-    axis(plot, { count: columns, total: map.keys ?? columns, labels: map.labels, place: w, across: true, offset: 0 });
+    axis(plot, { count: columns, total: map.keys ?? columns, labels: map.labels, place: w, across: true, offset: 0, textOf: options.xText });
     if (options.yNames) options.yNames.forEach((text, r) => plot.append("text").attr("class", "soft").attr("x", -4).attr("y", (r + 0.5) * hgt / rows + 4).attr("text-anchor", "end").text(text));
     else axis(plot, { count: rows, total: map.queries ?? rows, labels: options.yLabels ?? map.labels, place: hgt, across: false, offset });
     root.append("text").attr("class", "soft").attr("x", left + w / 2).attr("y", 11).attr("text-anchor", "middle").text(xName);
@@ -129,6 +129,6 @@ export function drawMap(container, map, options = {}) {
       else if (d3.event.key === "Escape") { hideTooltip(); moveTo(null); }
     }).on("blur", () => { hideTooltip(); moveTo(null); });
   }
-  container.replaceChildren(svgNode);
+  refill(container, svgNode);
   return svgNode;
 }

@@ -1,18 +1,28 @@
 // SPDX-License-Identifier: MIT
-// What the page knows of the job it shows: runs, the newest numbers of each layer, and what fires. Bounded by what attnd
-// knows: one value per layer, one alert per rule and place.
+// What the page knows of the job it shows: runs, the newest numbers of each layer, and what fires. Bounded, however long
+// a tab stays open: one value per layer, one alert per rule and place, and the newest of what grows.
 import { find, get } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
+
+/** At most so many job maps are kept, however many runs begin while the page is open. */
+const RUNS_KEPT = 500;
+
+/** A layer of which only the history is left: numbers of no step. */
+const pastLayer = ({ stack, layer, site, heads, metrics }) =>
+  ({ stack, layer, site, past: true, heads: Object.fromEntries(metrics.map((name) => [name, Array(heads).fill(null)])) });
 
 export class Store {
   constructor(events) {
     this.jobs = [];        // job maps, of all runs that attnd knows
+    this.order = new Map(); // run -> number: the later it was heard of, the larger; lists keep their order while all go on
     this.past = [];        // runs in the history, newest first
     this.metrics = [];
     this.job = "";
     this.live = new Map();      // layer name -> live map
     this.summaries = new Map(); // layer name -> summary map, of the primary window
     this.firing = [];
+    this.run = "";              // the run that `live` is of
+    this.older = new Set();     // runs of the job that another one followed
     this.listeners = new Map();
     events.on("live", (map) => this.takeLive(map));
     events.on("summary", (map) => this.takeSummary(map));
@@ -31,13 +41,23 @@ export class Store {
   }
 
   takeLive(map) {
-    if (map.job !== this.job) return;
+    if (map.job !== this.job || this.older.has(map.run)) return;
+    if (this.run && map.run !== this.run) this.beginRun();
+    this.run = map.run;
     this.live.set(layerName(map), map);
     this.tell("live", map);
   }
 
+  /** The job has been started again: nothing of the run before is the newest any more. */
+  beginRun() {
+    this.older.add(this.run);
+    this.live.clear();
+    this.summaries.clear();
+    this.tell("run");
+  }
+
   takeSummary(map) {
-    if (map.job !== this.job) return;
+    if (map.job !== this.job || this.older.has(map.run)) return;
     const old = this.summaries.get(layerName(map)), rule = (m) => `${m.window.unit} ${m.window.length} ${m.window.every}`;
     if (old && rule(old) !== rule(map)) return; // of window.also
     this.summaries.set(layerName(map), map);
@@ -47,7 +67,13 @@ export class Store {
   takeJob(map) {
     const at = this.jobs.findIndex((job) => job.job === map.job && job.run === map.run);
     if (at >= 0) this.jobs[at] = map; else this.jobs.push(map);
+    this.heardOf(map);
+    if (this.jobs.length > RUNS_KEPT) this.order.delete(this.jobs.shift().run);
     this.tell("jobs");
+  }
+
+  heardOf(map) {
+    if (!this.order.has(map.run)) this.order.set(map.run, this.order.size ? Math.max(...this.order.values()) + 1 : 0);
   }
 
   takeAlert(map) {
@@ -61,6 +87,7 @@ export class Store {
   async loadJobs() {
     const [jobs, runs, alerts] = await Promise.all([get("jobs"), find("runs", { limit: 500 }), find("alerts", { limit: 1 })]);
     this.jobs = jobs;
+    [...jobs].sort((a, b) => a.time_ns - b.time_ns).forEach((map) => this.heardOf(map));
     this.past = runs?.runs ?? [];
     this.firing = alerts?.firing ?? [];
     this.tell("jobs");
@@ -73,28 +100,38 @@ export class Store {
 
   /** The newest numbers of a job; listeners then get events of it. */
   async choose(job) {
+    if (this.job !== job) this.older.clear();
     this.job = job;
     this.live.clear();
     this.summaries.clear();
-    if (!job) return;
+    if (!this.jobNames().includes(job)) return;
     const [live, summaries] = await Promise.all([find("live", { job }), find("summary", { job })]);
+    const past = live?.length ? null : await find("layers", { job });
     if (this.job !== job) return;
-    for (const map of live ?? []) this.live.set(layerName(map), map);
+    this.run = past?.run ?? "";
+    for (const layer of past?.layers ?? []) this.live.set(layerName(layer), pastLayer(layer));
+    for (const map of (live ?? []).filter((one) => !this.older.has(one.run))) { this.live.set(layerName(map), map); this.run = map.run; }
     for (const map of summaries ?? []) this.summaries.set(layerName(map), map);
   }
 
   /** Names of jobs, those that go on first. */
   jobNames() {
     const order = { active: 0, idle: 1, ended: 2 };
-    const known = [...this.jobs].sort((a, b) => order[a.state] - order[b.state] || b.time_ns - a.time_ns).map((job) => job.job);
+    const known = [...this.jobs].sort((a, b) => order[a.state] - order[b.state] || this.order.get(b.run) - this.order.get(a.run)).map((job) => job.job);
     return [...new Set([...known, ...this.past.map((run) => run.job)])];
   }
 
   /** Runs of a job, newest first: what attnd knows now, and the history. */
   runsOf(job) {
-    const known = this.jobs.filter((map) => map.job === job).sort((a, b) => b.time_ns - a.time_ns);
+    const known = this.jobs.filter((map) => map.job === job).sort((a, b) => this.order.get(b.run) - this.order.get(a.run));
     const seen = new Set(known.map((map) => map.run));
     return [...known, ...this.past.filter((run) => run.job === job && !seen.has(run.run))];
+  }
+
+  /** The newest numbers of a layer, when it is the newest run that is asked for (`run` is empty or its digits). */
+  newest(where, run) {
+    const map = this.live.get(layerName(where));
+    return map && !map.past && (!run || run === map.run) ? map : undefined;
   }
 
   /** Layers of the job, by name, in the model's order. */

@@ -99,7 +99,7 @@ export async function show(root, params, { store, isCurrent }) {
     if (live.heads?.importance) drawImportance(importance, live.heads.importance, openHead);
     else importance.body.replaceChildren(note("Not measured: metrics.importance is off, or heads are split over ranks."));
     drawTable(table, live, sort, (by) => { sort.down = sort.by === by ? -sort.down : -1; sort.by = by; drawNumbers(); });
-    table.setTitle("Newest numbers", `step ${live.step}`);
+    table.setTitle("Newest numbers", `step ${live.step ?? "–"}`);
     drawSimilarity(similarity, live);
   }
   drawNumbers();

@@ -5,10 +5,11 @@ import { alertsList } from "./alerts_list.js";
 import { firingAt, loadIntervals } from "./alerts_past.js";
 import { find, floats, integers } from "./api.js";
 import { COLOR_MAPS, extent } from "./colors.js";
-import { byLayer, h, headName, hideTooltip, layerName, note, number, say, select, showTooltip } from "./dom.js";
+import { byLayer, h, headName, hideTooltip, layerName, note, number, refill, say, select, showTooltip } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
+import { drawMap } from "./map_view.js";
 import { facts, metricPicker, statisticPicker, unitOf } from "./pickers.js";
-import { go, keep, link } from "./router.js";
+import { go, here, keep, link } from "./router.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 
@@ -16,6 +17,15 @@ const POINTS = 400;
 const PLAY_MS = 120;
 /** A change is marked for so many windows. */
 const RECENT = 10;
+/** Px beside a block: the numbers of its layers, the means over their heads. */
+const LEFT = 42, MEANS = 54;
+
+/** Over the finite numbers; NaN without any. */
+function meanOf(values) {
+  let sum = 0, count = 0;
+  for (const x of values ?? []) if (x !== null && Number.isFinite(x)) { sum += x; count++; }
+  return count ? sum / count : NaN;
+}
 
 async function loadGrid({ job, run, metric, statistic }) {
   const grid = await find("grid", { job, run, metric, statistic, points: POINTS, packed: 1 });
@@ -71,17 +81,18 @@ class HeatMap {
   draw(layers, width) {
     const blocks = blocksOf(layers), heads = Math.max(1, ...layers.map((layer) => layer.heads));
     // Blocks stand side by side where there is room for all, one below the other elsewhere.
-    const left = 42, beside = width / blocks.length >= left + 14 + heads * 17 ? blocks.length : 1;
-    const step = Math.max(9, Math.min(72, (width / beside - left - 14) / heads)), tall = Math.max(9, Math.min(30, step));
-    const across = left + heads * step + 14, heights = blocks.map((block) => block.layers.length * tall + 40);
-    this.root = newSvg(Math.max(1, across * beside - 10), beside > 1 ? Math.max(...heights) : heights.reduce((a, b) => a + b, 0), "layers by heads").attr("tabindex", 0);
+    const left = LEFT, beside = width / blocks.length >= left + MEANS + heads * 17 ? blocks.length : 1;
+    const step = Math.max(8, Math.min(52, (width / beside - left - MEANS) / heads)), tall = Math.max(9, Math.min(32, step));
+    const across = left + heads * step + MEANS, heights = blocks.map((block) => block.layers.length * tall + 40);
+    this.root = newSvg(across * beside, beside > 1 ? Math.max(...heights) : heights.reduce((a, b) => a + b, 0), "layers by heads").attr("tabindex", 0);
     this.size = { left, step, tall, heads };
     this.order = [];
+    this.widths = new Map(blocks.flatMap((block) => block.layers.map((layer) => [layer.stack + layer.site, block.layers.map((one) => one.heads)])));
     let y = 0;
     blocks.forEach((block, i) => { this.drawBlock(block, beside > 1 ? i * across : 0, y); y += beside > 1 ? 0 : heights[i]; });
     this.cursor = this.root.append("rect").attr("class", "cursor").attr("data-transient", "").attr("width", step).attr("height", tall).attr("visibility", "hidden");
     this.listen();
-    this.frame.body.replaceChildren(this.root.node());
+    refill(this.frame.body, this.root.node());
   }
 
   drawBlock({ title, layers }, x, y) {
@@ -90,6 +101,7 @@ class HeatMap {
     group.append("text").attr("x", left).attr("y", 11).attr("font-weight", 600).text(title);
     const every = Math.max(1, Math.ceil(22 / step));
     for (let head = 0; head < heads; head += every) group.append("text").attr("class", "soft").attr("x", left + (head + 0.5) * step).attr("y", 26).attr("text-anchor", "middle").text(head);
+    group.append("text").attr("class", "soft").attr("x", left + heads * step + 6).attr("y", 26).text("mean");
     layers.forEach((layer, i) => this.drawRow(group, layer, i, x, y));
   }
 
@@ -101,12 +113,14 @@ class HeatMap {
       row.rects.push(group.insert("rect", "g").attr("class", "cell missing").attr("x", left + head * step).attr("y", top).attr("width", step).attr("height", tall).node());
     }
     row.top = top;
+    row.mean = group.append("text").attr("class", "average").attr("x", left + Math.max(...this.widths.get(layer.stack + layer.site)) * step + 6).attr("y", top + tall / 2 + 4).style("font-size", `${Math.min(11, tall)}px`).node();
     this.cells.set(layerName(layer), row);
     this.order.push(row);
   }
 
   color(layer, values, interpolate, [low, high]) {
     const row = this.cells.get(layerName(layer));
+    if (row) row.mean.textContent = number(Number(meanOf(values).toPrecision(3)));
     row?.rects.forEach((rect, head) => {
       const x = values?.[head], missing = x === null || x === undefined || !Number.isFinite(x);
       rect.setAttribute("class", missing ? "cell missing" : "cell");
@@ -192,22 +206,42 @@ const sparkline = (values, at) => {
   return root.node();
 };
 
+/** Each layer over the run, as the mean over its heads; a click calls `onPick(window)`. Returns how to mark a window. */
+function drawTimeMap(container, grid, { limits, onPick, metric }) {
+  const rows = [...grid.layers.values()].sort(byLayer), names = rows.map(layerName), columns = grid.count;
+  const values = new Float32Array(rows.length * columns);
+  rows.forEach((row, r) => {
+    for (let w = 0; w < columns; w++) values[r * columns + w] = meanOf(d3.range(row.heads).map((head) => row.values[head * columns + w]));
+  });
+  const tall = Math.max(6, Math.min(22, 460 / rows.length)), long = Math.max(...names.map((name) => name.length)) * 6.4 + 26;
+  const node = drawMap(container, { rows: rows.length, columns, values, labels: null }, {
+    size: Math.max(160, (container.clientWidth || 900) - long - 62), height: rows.length * tall, range: limits, xName: grid.unit, yName: "", yNames: names,
+    xText: (w) => grid.windows.last[w], name: "layers over time", onPick: (r, w) => onPick(w),
+    describe: (r, w, x) => `${names[r]}, ${grid.unit} ${grid.windows.last[w]}: ${metric.name} ${number(x)}, mean over heads`,
+  });
+  const plot = node.querySelector("rect.missing"), step = plot.width.baseVal.value / columns;
+  const mark = d3.select(plot.parentNode).append("rect").attr("class", "cursor").attr("data-transient", "")
+    .attr("width", Math.max(1, step)).attr("height", plot.height.baseVal.value);
+  return (at) => mark.attr("visibility", at === null ? "hidden" : "visible").attr("x", (at ?? 0) * step);
+}
+
 export async function show(root, params, { store, events, isCurrent }) {
   const metricName = params.metric || "entropy_normalized", statistic = params.statistic || "mean", metric = store.metric(metricName);
   const isNewest = !params.run || params.run === store.runsOf(params.job)[0]?.run;
-  let [grid, intervals] = await Promise.all([loadGrid({ job: params.job, run: params.run, metric: metricName, statistic }), loadIntervals(params.job, params.run)]);
+  const run = () => params.run || store.runsOf(params.job)[0]?.run;
+  let [grid, intervals] = await Promise.all([loadGrid({ job: params.job, run: run(), metric: metricName, statistic }), loadIntervals(params.job, run())]);
   const ended = () => (store.runsOf(params.job).find((run) => run.run === params.run) ?? store.runsOf(params.job)[0])?.state === "ended";
   if (!isCurrent()) return null;
   let at = params.at === undefined || !grid ? null : Math.max(0, Math.min(grid.count - 1, Number(params.at))); // null: live
   let timer = null, gridTimer = null, frameAsked = false, changed = new Set(), chosen = null;
 
   const heat = figure("Layers × heads", "", "heat"), legend = h("div", { class: "legend" }), cellBox = figure("Head").plain(), alertsBox = figure("Alerts", "", "alerts").plain();
-  const runsBox = figure("Runs", "", "wide").plain();
+  const runsBox = figure("Runs", "", "wide").plain(), timeBox = figure("Layers × time", "", "time-map");
   const slider = h("input", { type: "range", min: 0, max: grid ? grid.count : 0, value: at === null ? (grid ? grid.count : 0) : at, "aria-label": "time: window of the run, the last stop is live" });
   const when = h("span", { class: "soft" }), play = h("button", { type: "button", "aria-label": "play the run" }, "▶ play");
   const controls = h("div", { class: "controls" },
-    metricPicker(store, metricName, (value) => go("overview", { ...params, metric: value })),
-    statisticPicker(statistic, (value) => go("overview", { ...params, statistic: value })),
+    metricPicker(store, metricName, (value) => go("overview", { ...here().params, metric: value })),
+    statisticPicker(statistic, (value) => go("overview", { ...here().params, statistic: value })),
     select("range", [["auto", "automatic range"], ["fixed", "fixed range"]], settings.range, (value) => { set("range", value); drawAll(); }),
     h("div", { class: "time" }, play, slider, when));
   const map = new HeatMap(heat, legend, (layer, head) => { chosen = { layer, head }; keep({ cell: headName(layer, head) }); drawCell(); });
@@ -217,7 +251,7 @@ export async function show(root, params, { store, events, isCurrent }) {
   /** Over the heads, at the moment that is shown. */
   function valuesOf(layer) {
     if (at === null && isNewest) {
-      const live = liveValues(store.live.get(layerName(layer)), metricName);
+      const live = liveValues(store.newest(layer), metricName);
       if (live) return live;
     }
     const row = grid?.layers.get(layerName(layer));
@@ -229,17 +263,17 @@ export async function show(root, params, { store, events, isCurrent }) {
   /** What fires at the moment that is shown; of a run that is over, what fired at its end. */
   function alertsNow() {
     if (at !== null) return firingAt(intervals, grid.windows.step[at]);
-    if (isNewest && !ended()) return store.firing.filter((alert) => alert.job === params.job);
+    if (isNewest && !ended()) return store.firing.filter((alert) => alert.job === params.job && alert.run === run());
     return grid ? firingAt(intervals, grid.windows.step[grid.count - 1]) : [];
   }
 
   function marksOf(layer) {
-    const fires = alertsNow().filter((a) => a.stack === layer.stack && a.layer === layer.layer && a.site === layer.site);
+    const fires = held.filter((a) => a.stack === layer.stack && a.layer === layer.layer && a.site === layer.site);
     const marks = fires.map((a) => ({ head: a.head, kind: a.severity === "info" ? "info" : "alert", text: `● ${a.rule} since epoch ${a.since.epoch}, step ${a.since.step}` }));
-    if (at !== null || !isNewest) return marks;
-    const summary = store.summaries.get(layerName(layer)), changes = summary?.drift?.[metricName]?.change ?? [];
+    const summary = isNewest ? store.summaries.get(layerName(layer)) : null, changes = summary?.drift?.[metricName]?.change ?? [];
+    const now = at === null ? summary?.window.last : grid.windows.last[at];
     changes.forEach((unit, head) => {
-      if (unit !== null && unit > summary.window.last - RECENT * summary.window.every) marks.push({ head, kind: "drift", text: `▲ changed for good at ${summary.window.unit} ${unit}` });
+      if (unit !== null && unit <= now && unit > now - RECENT * summary.window.every) marks.push({ head, kind: "drift", text: `▲ changed for good at ${summary.window.unit} ${unit}` });
     });
     return marks;
   }
@@ -252,7 +286,7 @@ export async function show(root, params, { store, events, isCurrent }) {
     return extent(all);
   }
 
-  let layers = [], limits = [0, 1];
+  let layers = [], limits = [0, 1], held = [], markTime = null;
   function colorRow(layer) { map.color(layer, valuesOf(layer), COLOR_MAPS[settings.colorMap], limits); map.mark(layer, marksOf(layer)); }
   function drawAll() {
     layers = layersOf(store, grid, isNewest);
@@ -270,13 +304,25 @@ export async function show(root, params, { store, events, isCurrent }) {
     }
     drawCell();
   }
-  function recolor() {
+  /** `isNew`: there are other numbers than before, not only another moment of them. */
+  function recolor(isNew = true) {
     limits = range(layers);
+    held = alertsNow();
     layers.forEach(colorRow);
     drawLegend(legend, limits, COLOR_MAPS[settings.colorMap], metric);
     const unit = grid?.unit ?? "";
-    when.textContent = at === null ? (isNewest ? "live" : "end of the run") : `${unit} ${grid.windows.last[at]}${unit === "step" ? "" : ` · step ${grid.windows.step[at]}`}`;
-    heat.setTitle("Layers × heads", `${unitOf(metric)} · ${at === null && isNewest ? "newest step" : statistic + " of the window"}`);
+    const newest = ended() || !isNewest ? "end of the run" : events.state === "live" ? "live" : "newest that came";
+    when.textContent = at === null ? newest : `${unit} ${grid.windows.last[at]}${unit === "step" ? "" : ` · step ${grid.windows.step[at]}`}`;
+    slider.setAttribute("aria-valuetext", when.textContent);
+    timeBox.hidden = !grid || grid.count < 2;
+    if (!timeBox.hidden && (isNew || !markTime)) drawTime();
+    if (!timeBox.hidden) markTime(at);
+    heat.setTitle("Layers × heads", `${unitOf(metric)} · ${at === null && layers.some((layer) => store.newest(layer, params.run)) ? "newest step" : statistic + " of the window"}`);
+  }
+
+  function drawTime() {
+    timeBox.setTitle("Layers × time", `${unitOf(metric)} · ${statistic} of the window, mean over heads`);
+    markTime = drawTimeMap(timeBox.body, grid, { limits, metric, onPick: (window) => { stop(); setTime(window); } });
   }
 
   function drawCell() {
@@ -285,10 +331,10 @@ export async function show(root, params, { store, events, isCurrent }) {
       cellBox.body.replaceChildren(h("p", { class: "soft" }, "Choose a cell: by a click, or with the arrow keys. Enter opens the head."));
       return;
     }
-    const { layer, head } = chosen, live = store.live.get(layerName(layer)), row = grid?.layers.get(layerName(layer));
+    const { layer, head } = chosen, live = at === null && isNewest ? store.newest(layer) : undefined, row = grid?.layers.get(layerName(layer));
     const series = row ? Array.from(row.values.subarray(head * grid.count, (head + 1) * grid.count)) : [];
     cellBox.setTitle(headName(layer, head), metric.description);
-    cellBox.body.replaceChildren(
+    refill(cellBox.body,
       h("p", { class: "big" }, number(valuesOf(layer)?.[head])), sparkline(series, at) ?? "",
       at !== null ? "" : facts([["pattern", live?.heads?.pattern?.[head]], ["step", live?.step], ["entropy_normalized", live?.heads?.entropy_normalized?.[head]], ["first_token", live?.heads?.first_token?.[head]],
         ["max_logit", live?.heads?.max_logit?.[head]], ["importance", live?.heads?.importance?.[head]], ["effective_rank", live?.spectrum?.effective_rank?.[head]]]),
@@ -300,18 +346,18 @@ export async function show(root, params, { store, events, isCurrent }) {
     return own.length ? h("ul", { class: "list" }, own.map((mark) => h("li", { class: mark.kind === "alert" ? "firing" : null }, mark.text))) : "";
   };
   function drawAlerts() {
-    const now = alertsNow(), before = intervals.filter((one) => !now.some((a) => a.rule === one.rule && a.stack === one.stack && a.layer === one.layer && a.site === one.site && a.head === one.head));
+    const now = held = alertsNow(), before = intervals.filter((one) => !now.some((a) => a.rule === one.rule && a.stack === one.stack && a.layer === one.layer && a.site === one.site && a.head === one.head));
     alertsBox.setTitle("Alerts", at !== null ? `at step ${grid.windows.step[at]}` : ended() || !isNewest ? "at the end of the run" : "firing now");
-    alertsBox.body.replaceChildren(alertsList(now), before.length ? h("h3", {}, at === null ? "Earlier" : "At other times") : "", before.length ? alertsList(before) : "");
+    refill(alertsBox.body, alertsList(now), before.length ? h("h3", {}, at === null ? "Earlier" : "At other times") : "", before.length ? alertsList(before) : "");
     layers.forEach((layer) => map.mark(layer, marksOf(layer)));
   }
-  const drawRuns = () => runsBox.body.replaceChildren(runsTable(store, params));
+  const drawRuns = () => refill(runsBox.body, runsTable(store, params));
 
   function setTime(value) {
     at = !grid || value >= grid.count ? null : Math.max(0, value);
     slider.value = at === null ? slider.max : at;
     keep({ at: at === null ? undefined : at });
-    recolor();
+    recolor(false);
     drawCell();
     drawAlerts();
   }
@@ -345,7 +391,7 @@ export async function show(root, params, { store, events, isCurrent }) {
   function onSummary() {
     gridTimer ??= setTimeout(async () => {
       gridTimer = null;
-      const fresh = await loadGrid({ job: params.job, run: params.run, metric: metricName, statistic }).catch(() => null);
+      const fresh = await loadGrid({ job: params.job, run: run(), metric: metricName, statistic }).catch(() => null);
       if (!fresh || !isCurrent()) return;
       grid = fresh;
       slider.max = grid.count;
@@ -355,14 +401,16 @@ export async function show(root, params, { store, events, isCurrent }) {
     }, 2000);
   }
 
-  root.append(controls, h("div", { class: "columns" }, h("div", { class: "stack" }, heat, runsBox), h("div", { class: "stack" }, cellBox, alertsBox)));
+  root.append(controls, h("div", { class: "columns" }, h("div", { class: "stack" }, heat, timeBox, runsBox), h("div", { class: "stack" }, cellBox, alertsBox)));
   heat.append(legend);
+  alertsBox.body.tabIndex = 0; // it scrolls
   drawAll();
   drawAlerts();
   drawRuns();
   performance.mark("data");
+  if (!grid && store.summaries.size) onSummary(); // windows that are about to be stored
   const width = heat.body.clientWidth, resize = new ResizeObserver(() => { if (Math.abs(heat.body.clientWidth - (resize.width ?? width)) > 30) { resize.width = heat.body.clientWidth; drawAll(); } });
   resize.observe(heat.body);
-  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", async () => { intervals = await loadIntervals(params.job, params.run).catch(() => intervals); if (isCurrent()) drawAlerts(); }), store.on("jobs", drawRuns)];
+  const ends = [store.on("live", onLive), store.on("summary", onSummary), store.on("alerts", async () => { intervals = await loadIntervals(params.job, run()).catch(() => intervals); if (isCurrent()) drawAlerts(); }), store.on("jobs", drawRuns), events.on("state", () => recolor(false))];
   return () => { stop(); clearTimeout(gridTimer); resize.disconnect(); ends.forEach((end) => end()); };
 }

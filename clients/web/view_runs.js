@@ -6,7 +6,7 @@ import { byLayer, errorNote, h, headName, layerName, note, number, select } from
 import { figure } from "./figure.js";
 import { drawMap } from "./map_view.js";
 import { metricPicker, unitOf } from "./pickers.js";
-import { go, keep, link } from "./router.js";
+import { go, here, keep, link } from "./router.js";
 
 const SHOWN = 40;
 
@@ -27,14 +27,15 @@ function drawDistances(frame, heads) {
   const values = new Float32Array(names.length * columns).fill(NaN);
   for (const head of heads) values[names.indexOf(layerName(head)) * columns + head.head] = head.distance;
   drawMap(frame.body, { rows: names.length, columns, values, queries: names.length, keys: columns, labels: null }, {
-    size: 420, xName: "head", yName: "", name: "distance of the heads", yNames: names, describe: (r, c, x) => `${names[r]}.h${c}: distance ${number(x)} of at most ${number(Math.LN2)}` });
+    size: 420, height: Math.min(480, 24 * names.length), xName: "head", yName: "", name: "distance of the heads", yNames: names, describe: (r, c, x) => `${names[r]}.h${c}: distance ${number(x)} of at most ${number(Math.LN2)}` });
 }
 
 export async function show(root, params, { store, isCurrent }) {
   const all = store.jobNames().flatMap((job) => store.runsOf(job)), name = (run) => `${run.job} / ${run.run.slice(0, 8)}`, key = (run) => `${run.job}/${run.run}`;
   if (all.length < 2) return void root.append(note("One run is known. A second one, of the same job or another, can be compared with it here."));
-  const at = (text) => all.find((run) => key(run) === text), a = at(params.a) ?? all[0], b = at(params.b) ?? all.find((run) => key(run) !== key(a));
-  const metric = store.metric(params.metric || "entropy_normalized"), options = all.map((run) => [key(run), name(run)]), change = (more) => go("runs", { ...params, ...more });
+  const at = (text) => all.find((run) => key(run) === text), others = (one) => all.filter((run) => key(run) !== key(one));
+  const a = at(params.a) ?? all.find((run) => run.job === params.job) ?? all[0], b = at(params.b) ?? others(a).find((run) => run.job === a.job) ?? others(a)[0];
+  const metric = store.metric(params.metric || "entropy_normalized"), options = all.map((run) => [key(run), name(run)]), change = (more) => go("runs", { ...here().params, ...more });
   root.append(h("div", { class: "controls" }, select("A", options, key(a), (value) => change({ a: value })), select("B", options, key(b), (value) => change({ b: value })), metricPicker(store, metric.name, (value) => change({ metric: value }))));
   const found = await find("compare", { job: a.job, run: a.run, job_b: b.job, run_b: b.run, limit: 20000 }).catch((error) => ({ error }));
   if (!isCurrent()) return null;
@@ -50,7 +51,7 @@ export async function show(root, params, { store, isCurrent }) {
     series.setTitle(`${metric.name} of ${headName(chosen, chosen.head)}`, "mean of each window");
     const both = merge(left, right);
     if (both.x.length === 0) series.body.replaceChildren(note(`Neither run has ${metric.name} of this head.`));
-    else drawChart(series.body, { x: both.x, unit: (left ?? right).unit, yName: unitOf(metric), lines: [{ name: `A: ${name(a)}`, values: both.a, class: "line" }, { name: `B: ${name(b)}`, values: both.b, class: "line second" }], name: "both runs" });
+    else drawChart(series.body, { x: both.x, unit: (left ?? right).unit, yName: unitOf(metric), domain: metric.domain, lines: [{ name: `A: ${name(a)}`, values: both.a, class: "line" }, { name: `B: ${name(b)}`, values: both.b, class: "line second" }], name: "both runs" });
   }
   function drawList() {
     const most = (head) => Object.entries(head.metrics).sort(([, p], [, q]) => q.js - p.js)[0];

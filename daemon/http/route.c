@@ -124,6 +124,16 @@ static const char *shown(const char *name)
                : "(not printable)";
 }
 
+/* Nothing that is asked for is called anything else, and errors repeat it. */
+static bool is_value(const char *value)
+{
+    if (!value || strlen(value) >= VALUE_MAX)
+        return false;
+    while (*value >= ' ' && *value <= '~')
+        value++;
+    return !*value;
+}
+
 static int find_argument(const struct argument_reader *reader, const char *name)
 {
     for (int i = 0; i < ARG_COUNT; i++)
@@ -204,9 +214,10 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
                  shown(name), valid);
     else if (reader->given & 1u << i)
         snprintf(reader->reterr, sizeof reader->reterr, "%s: given twice", name);
-    else if (!value || strlen(value) >= VALUE_MAX)
-        snprintf(reader->reterr, sizeof reader->reterr, "%s: a value of at most %d bytes is needed",
-                 name, VALUE_MAX - 1);
+    else if (!is_value(value))
+        snprintf(reader->reterr, sizeof reader->reterr,
+                 "%s: a value of at most %d printable ASCII characters is needed", name,
+                 VALUE_MAX - 1);
     if (*reader->reterr)
         return false;
     reader->given |= 1u << i;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* bench measure: what a whole message costs: its weights; its queries and keys; and these with the
- * map made of them as well.
+/* bench measure: what a whole message costs: its weights; these with the maps of their heads to
+ * look at; its queries and keys; and these with the map made of them as well.
  *
  *     measure [SIZE...]        default 512 1024
  *
  * One thread, causal, [1,12,SIZE,64] f32, every group that is on by default, spectra for 20 ms.
- * The three alternate; prints a JSON line per size with the medians of processor time, and of the
- * last one's share that is spectra. */
+ * All alternate; prints a JSON line per size with the medians of processor time, without spectra
+ * where the maps of heads are compared, and of the last one's share that is spectra. */
 #include "measure.h"
 
 #include <math.h>
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { HEADS = 12, DIM = 64, RUNS = 15, FORMS = 4 };
+enum { HEADS = 12, DIM = 64, RUNS = 15, FORMS = 6 };
 #define SPECTRUM_BUDGET_NS 20000000u
 
 static _Noreturn void die(const char *what)
@@ -138,9 +138,10 @@ static void bench(uint32_t size)
 {
     struct scratch scratch = {0};
     struct attention qk = queries_and_keys(size), weights = weights_of(&qk, &scratch);
-    const struct attention *message[FORMS] = {&weights, &qk, &qk, &qk};
-    const struct measure_plan plan[FORMS] = {plan_of(0, true), plan_of(0, true),
-                                             plan_of(size, true), plan_of(size, false)};
+    const struct attention *message[FORMS] = {&weights, &qk, &qk, &qk, &weights, &weights};
+    struct measure_plan plan[FORMS] = {plan_of(0, true),     plan_of(0, true),  plan_of(size, true),
+                                       plan_of(size, false), plan_of(0, false), plan_of(0, false)};
+    plan[5].head_maps_size = 128;
     static double seconds[FORMS][RUNS];
     for (int r = 0; r < RUNS; r++) {
         for (int f = 0; f < FORMS; f++) {
@@ -149,9 +150,10 @@ static void bench(uint32_t size)
     }
     double maps = median(seconds[2]);
     printf("{\"bench\":\"measure\",\"shape\":[1,%d,%u,%d],\"runs\":%d,\"weights_ms\":%.1f,"
-           "\"qk_ms\":%.1f,\"qk_with_map_ms\":%.1f,\"of_it_spectra_ms\":%.1f}\n",
+           "\"qk_ms\":%.1f,\"qk_with_map_ms\":%.1f,\"of_it_spectra_ms\":%.1f,"
+           "\"weights_rows_ms\":%.2f,\"with_head_maps_ms\":%.2f}\n",
            HEADS, size, DIM, RUNS, 1e3 * median(seconds[0]), 1e3 * median(seconds[1]), 1e3 * maps,
-           1e3 * (maps - median(seconds[3])));
+           1e3 * (maps - median(seconds[3])), 1e3 * median(seconds[4]), 1e3 * median(seconds[5]));
     free((void *)(uintptr_t)weights.weights);
     free((void *)(uintptr_t)qk.qk.q);
     free((void *)(uintptr_t)qk.qk.k);

@@ -96,6 +96,7 @@ class Page:
                 self.driver.execute_cdp_cmd("Input.dispatchKeyEvent", dict(type=kind, key=name, code=name))
 
     def choose(self, label, value):
+        wait_until(lambda: self.js("return document.querySelector(`select[aria-label='${arguments[0]}']`) !== null", label), label)
         self.js("const s = document.querySelector(`select[aria-label='${arguments[0]}']`); s.value = arguments[1];"
                 "s.dispatchEvent(new Event('change', {bubbles: true}))", label, value)
 

@@ -102,7 +102,7 @@ def test_a_head_has_its_series_its_numbers_and_its_map(site, page):
         assert rows[metric] == (shown(live["heads"][metric][3]) or rows[metric])
     assert live["heads"]["pattern"][3] in page.text(".facts")
     maps = site.api("maps", job=JOB, stack="decoder", layer=1, site="self", head=3)
-    page.keys("section:nth-of-type(4) svg", "ArrowDown", "ArrowDown")
+    page.keys(".picture svg", "ArrowDown", "ArrowDown")
     assert page.text("#tooltip").endswith(shown(maps["values"][0][2][0]) or "")
     page.driver.find_element("partial link text", "previous head").click()
     wait_until(lambda: "head=2" in page.js("return location.hash"), "the other head")

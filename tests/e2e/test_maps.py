@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The newest map of each head, what is made of them across heads and layers, against numpy; and what they may not be."""
+import os
+import sys
+
 import numpy as np
 import pytest
 from harness import Attnd, Trainer, as_bf16, as_f64, softmax_maps, wait_until
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
+import attnd as package  # noqa: E402
 
 EVERY = "maps.every=0s"
 
@@ -96,10 +102,11 @@ def test_importance_and_weights_across_heads(rng):
 def test_the_sample_the_size_and_one_head_can_be_chosen(rng):
     daemon = Attnd(EVERY, "maps.sample=1", "maps.size=8")
     weights = softmax_maps(rng, 3, 2, 20, 20)
-    send(daemon, weights)
+    send(daemon, weights, labels=list("abcdefghijklmnopqrst"))
     answer, values = ask(daemon, head=1)
     assert answer["heads"] == [1] and answer["sample"] == 1 and values.shape == (1, 8, 8)
     np.testing.assert_allclose(values[0], pooled(weights[1, 1], 8), rtol=1e-6)
+    assert answer["labels"] is None, "they are of the first sample"
     daemon.close()
 
 
@@ -108,6 +115,18 @@ def test_packed_is_the_same_in_f32(attnd, rng):
     values = ask(attnd)[1]
     packed = np.frombuffer(attnd.call("maps", job="job", packed=True)["values"], "<f4").reshape(2, 6, 7)
     np.testing.assert_array_equal(packed, values.astype("f4"))
+
+
+def test_the_python_client_gives_arrays(attnd, rng):
+    weights = softmax_maps(rng, 1, 3, 5, 5)
+    send(attnd, weights, labels=list("abcde"))
+    with package.Control(attnd.endpoint("control")) as control:
+        answer = control.maps("job", layer=0)
+        assert answer["values"].dtype == np.float32 and answer["labels"] == list("abcde") and answer["heads"] == [0, 1, 2]
+        np.testing.assert_allclose(answer["values"], weights[0], rtol=1e-6)
+        np.testing.assert_allclose(control.maps("job", head=2)["values"], weights[0, 2], rtol=1e-6)
+        np.testing.assert_allclose(control.maps("job", kind="max")["values"], weights[0].max(0), rtol=1e-6)
+        np.testing.assert_allclose(control.rollout("job")["values"], rollout(weights.mean(1)), rtol=1e-5)
 
 
 def test_queries_and_keys_give_the_maps_that_they_stand_for(attnd, rng):
@@ -130,8 +149,13 @@ def test_labels_come_with_the_maps(attnd, rng):
     assert ask(attnd)[0]["labels"] == ["the", "", "", "naïve", "日本", "\u202eabc", "<b>"]
     trainer = Trainer(attnd, "other")
     trainer.attention(softmax_maps(rng, 1, 1, 7, 7))
-    attnd.settled(2)
+    trainer.attention(softmax_maps(rng, 1, 1, 7, 7), layer=1, labels=[])
+    trainer.attention(softmax_maps(rng, 1, 1, 7, 3), layer=2, labels=list("abcdef"))
+    attnd.settled(4)
     assert attnd.call("maps", job="other")["labels"] is None
+    assert attnd.call("maps", job="other", layer=1)["labels"] is None
+    assert attnd.call("maps", job="other", layer=2)["labels"] == ["a", "b", "c"]
+    assert attnd.call("rollout", job="job")["labels"] == ask(attnd)[0]["labels"]
 
 
 def test_at_most_so_often(rng):
@@ -160,19 +184,102 @@ def test_the_stalest_make_room(rng):
     daemon.close()
 
 
+def refused(attnd, code, sentence, method="maps", **params):
+    with package.Control(attnd.endpoint("control")) as control:
+        with pytest.raises(package.ControlError, match=sentence) as caught:
+            control.call(method, params)
+        assert caught.value.code == code
+
+
 def test_why_there_is_none(attnd, rng):
-    for params, code in ((dict(job="nobody"), "job_unknown"), (dict(), "argument"), (dict(job="job", kind="median"), "argument"),
-                         (dict(job="job", head=9), "argument"), (dict(job="job", kind="mean", head=0), "argument"),
-                         (dict(job="job", layer=5), "no_map"), (dict(job="job", run="f" * 32), "run_unknown"),
-                         (dict(job="job", kind="weighted"), "no_map"), (dict(job="job", color=1), "argument")):
-        send(attnd, softmax_maps(rng, 1, 2, 4, 4)).close()
-        with pytest.raises(RuntimeError, match=code):
-            attnd.call("maps", **params)
-    trainer = Trainer(attnd, "split")
-    trainer.attention(softmax_maps(rng, 1, 2, 4, 4), head_offset=2, heads_total=4)
-    wait_until(lambda: attnd.stats()["in_flight"] == 0, "the slice")
-    with pytest.raises(RuntimeError, match="no_map|job_unknown"):
-        attnd.call("maps", job="split")
+    send(attnd, softmax_maps(rng, 1, 2, 4, 4))
+    for params, code, sentence in (
+            (dict(job="nobody"), "job_unknown", ""), (dict(), "argument", ""), (dict(job="job", color=1), "argument", "color"),
+            (dict(job="job", kind="median"), "argument", "heads, mean, sum"), (dict(job="job", head=2), "argument", "0 to 1"),
+            (dict(job="job", kind="mean", head=0), "argument", "with kind heads"), (dict(job="job", run="f" * 32), "run_unknown", ""),
+            (dict(job="job", layer=5), "no_map", "no such layer"), (dict(job="job", site="cross"), "no_map", "no such layer"),
+            (dict(job="job", kind="weighted"), "no_map", "head_weights is empty")):
+        refused(attnd, code, sentence, **params)
+
+
+@pytest.mark.parametrize("settings, sentence", [
+    (("metrics.qk_maps_max_size=8",), "longer than metrics.qk_maps_max_size"), (("maps.enabled=false",), "maps.enabled is false"),
+    (("maps.memory=1MiB", "maps.size=512", "metrics.qk_maps_max_size=512"), "larger than maps.memory"),
+    (("ingest.max_message=4MiB", "ingest.budget=32MiB", "metrics.qk_maps_max_size=512"), "a quarter of ingest.budget")])
+def test_why_queries_and_keys_have_none(rng, settings, sentence):
+    daemon = Attnd(EVERY, *settings)
+    trainer = Trainer(daemon, "job")
+    q = rng.normal(size=(1, 16, 500, 4)).astype("f4")
+    trainer.qk(q, q, scale=0.5)
+    daemon.settled(1)
+    refused(daemon, "no_map", sentence, job="job")
+    daemon.close()
+
+
+def test_only_what_comes_in_one_step_is_one_layer(attnd, rng):
+    """Heads split over two ranks: those that are there, and all of one step across heads."""
+    trainers = [Trainer(attnd, "job", rank=rank, world=2, run=b"r" * 16) for rank in range(2)]
+    weights = softmax_maps(rng, 1, 5, 6, 6)
+
+    def part(rank, step):
+        cut = slice(0, 3) if rank == 0 else slice(3, 5)
+        trainers[rank].attention(weights[:, cut] if step == 0 else weights[:, cut][..., ::-1].copy(), step=step, head_offset=cut.start,
+                                 heads_total=5)
+
+    part(1, 0)
+    attnd.settled(1)
+    answer = attnd.call("maps", job="job")
+    assert answer["heads"] == list(range(5)) and answer["values"][:3] == [None] * 3
+    np.testing.assert_allclose(answer["values"][3:], weights[0, 3:], rtol=1e-6)
+    packed = np.frombuffer(attnd.call("maps", job="job", packed=True)["values"], "<f4").reshape(5, 6, 6)
+    assert np.isnan(packed[:3]).all() and np.isfinite(packed[3:]).all()
+    refused(attnd, "no_map", "not all heads", job="job", kind="mean")
+    refused(attnd, "no_map", "this head", job="job", head=1)
+    refused(attnd, "no_map", "not all heads", job="job", method="rollout")
+    part(0, 0)
+    attnd.settled(2)
+    np.testing.assert_allclose(ask(attnd)[1], weights[0], rtol=1e-6)
+    for kind, expected in (("mean", weights[0].mean(0)), ("sum", weights[0].sum(0)), ("max", weights[0].max(0))):
+        np.testing.assert_allclose(ask(attnd, kind=kind)[1][0], expected, rtol=1e-5)
+    refused(attnd, "no_map", "no importance", job="job", kind="importance")
+    np.testing.assert_allclose(attnd.call("rollout", job="job")["values"], rollout(weights[:, :5].mean(1)), rtol=1e-5)
+    part(0, 1)
+    attnd.settled(3)
+    assert ask(attnd)[0]["step"] == 0, "what is whole is shown until the next one is"
+    part(1, 1)
+    attnd.settled(4)
+    answer, values = ask(attnd)
+    assert answer["step"] == 1
+    np.testing.assert_allclose(values, weights[0][..., ::-1], rtol=1e-6)
+
+
+def test_the_largest_of_pooled_slices_is_not_made_up(rng):
+    daemon = Attnd(EVERY, "maps.size=8")
+    trainer = Trainer(daemon, "job")
+    weights = softmax_maps(rng, 1, 4, 20, 20)
+    for first in (0, 2):
+        trainer.attention(weights[:, first:first + 2], head_offset=first, heads_total=4)
+    daemon.settled(2)
+    np.testing.assert_allclose(ask(daemon, kind="mean")[1][0], pooled(weights[0].mean(0), 8), rtol=1e-5)
+    refused(daemon, "no_map", "in slices", job="job", kind="max")
+    daemon.close()
+
+
+def test_an_answer_that_no_client_takes_is_refused(rng):
+    daemon = Attnd(EVERY, "maps.size=512")
+    send(daemon, softmax_maps(rng, 1, 9, 512, 512))
+    refused(daemon, "argument", "one head or another kind, or packed", job="job")
+    assert ask(daemon, head=8)[1].shape == (1, 512, 512)
+    assert len(daemon.call("maps", job="job", packed=True)["values"]) == 4 * 9 * 512 * 512
+    daemon.close()
+
+
+def test_weights_of_heads_are_the_jobs_own(rng):
+    daemon = Attnd(EVERY, config="metrics:\n  head_weights: [1, 1]\njobs:\n  job:\n    head_weights: [2, 0.25]\n")
+    weights = softmax_maps(rng, 1, 2, 5, 5)
+    send(daemon, weights)
+    np.testing.assert_allclose(ask(daemon, kind="weighted")[1][0], 2 * weights[0, 0] + 0.25 * weights[0, 1], rtol=1e-6)
+    daemon.close()
 
 
 def rollout(maps):
@@ -185,6 +292,11 @@ def rollout(maps):
     return np.array(out)
 
 
+def keys_in_cells(length, size):
+    n = min(length, size)
+    return np.array([(c + 1) * length // n - c * length // n for c in range(n)])
+
+
 @pytest.mark.parametrize("length, size, exact", [(1, 128, True), (13, 128, True), (60, 10, False), (130, 128, False)])
 def test_rollout_is_the_product_over_layers(rng, length, size, exact):
     daemon = Attnd(EVERY, f"maps.size={size}")
@@ -192,8 +304,7 @@ def test_rollout_is_the_product_over_layers(rng, length, size, exact):
     for layer in range(4):
         weights = softmax_maps(rng, 1, 3, length, length, causal=True)
         trainer.attention(weights, layer=layer, causal=True)
-        mean = pooled(weights[0].mean(0), size)
-        means.append(mean * length / len(mean))
+        means.append(pooled(weights[0].mean(0), size) * keys_in_cells(length, size))
     daemon.settled(4)
     answer = daemon.call("rollout", job="job")
     assert answer["layers"] == [0, 1, 2, 3] and answer["exact"] is exact and answer["stack"] == "decoder"
@@ -201,6 +312,30 @@ def test_rollout_is_the_product_over_layers(rng, length, size, exact):
     packed = np.frombuffer(daemon.call("rollout", job="job", packed=True)["values"], "<f4")
     np.testing.assert_array_equal(packed.reshape(np.shape(answer["values"])), np.float32(answer["values"]))
     daemon.close()
+
+
+def test_a_rollout_with_a_layer_missing_or_of_other_steps_is_not_exact(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    weights = [softmax_maps(rng, 1, 2, 5, 5) for _ in range(3)]
+    trainer.attention(weights[0], layer=0)
+    trainer.attention(weights[2], layer=2)
+    attnd.settled(2)
+    answer = attnd.call("rollout", job="job")
+    assert answer["layers"] == [0, 2] and answer["exact"] is False
+    np.testing.assert_allclose(answer["values"], rollout(np.array([w[0].mean(0) for w in (weights[0], weights[2])])), rtol=1e-5)
+    trainer.attention(weights[1], layer=1, step=1)
+    attnd.settled(3)
+    answer = attnd.call("rollout", job="job")
+    assert answer["layers"] == [0, 1, 2] and answer["exact"] is False
+
+
+def test_rows_that_are_nowhere_stay_where_they_are(attnd, rng):
+    weights = softmax_maps(rng, 1, 2, 5, 5)
+    weights[0, 1, 3] = np.nan
+    send(attnd, weights)
+    values = np.array(attnd.call("rollout", job="job")["values"])[0]
+    np.testing.assert_array_equal(values[3], np.eye(5)[3])
+    np.testing.assert_allclose(values[[0, 1, 2, 4]], rollout(weights.mean(1))[0][[0, 1, 2, 4]], rtol=1e-5)
 
 
 def test_rollout_needs_square_maps_of_all_layers(attnd, rng):

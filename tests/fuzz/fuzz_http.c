@@ -73,7 +73,8 @@ static void check_reply(const char *reply, size_t size, const uint8_t *data, siz
     /* libmicrohttpd ends the method at a NUL. */
     bool reads =
         (len > 3 && memcmp(data, "GET", 3) == 0) || (len > 4 && memcmp(data, "HEAD", 4) == 0);
-    bool blank = len > 0 && (data[0] == '\r' || data[0] == '\n' || data[0] == ' ');
+    /* It passes over lines that are empty, or are to C, before a request. */
+    bool blank = len > 0 && strchr("\r\n ", data[0]); /* also NUL */
     REQUIRE(reads || blank || reply[9] != '2');
 }
 

@@ -141,6 +141,29 @@ class Control:
         return past.unpack_map(self.call("map", past.given(job=job, run=run, stack=stack, layer=layer, site=site,
                                                            window=window, last=last, packed=True)))
 
+    def maps(self, job: str, run: Optional[str] = None, *, stack: Optional[str] = None, layer: Optional[int] = None,
+             site: Optional[str] = None, head: Optional[int] = None, kind: Optional[str] = None) -> Dict[str, Any]:
+        """The newest map of each head of a layer, of one sample, pooled to at most 128 x 128 by default.
+
+        Returns a dict: `values`, float32 [heads, rows, columns] (NaN: nothing there, or a head in slices over ranks that
+        has not come), or [rows, columns] with `head` given or another `kind`; `heads`, which they are; `labels`, the
+        texts of the keys or None; `queries` and `keys` of the message; `step`, `epoch`, `sample`, `causal`, ...
+
+        kind   "heads" (default), or one map of all: "mean", "sum", "max", "weighted" (metrics.head_weights), "importance"
+
+        ControlError 'no_map' says why there is none.
+        """
+        answer = self.call("maps", past.given(job=job, run=run, stack=stack, layer=layer, site=site, head=head, kind=kind,
+                                              packed=True))
+        return past.unpack_maps(answer, len(answer["heads"]) if answer["heads"] is not None and head is None else None)
+
+    def rollout(self, job: str, run: Optional[str] = None, *, stack: Optional[str] = None) -> Dict[str, Any]:
+        """Attention rollout (Abnar and Zuidema 2020) through the self-attention of a stack, from the newest maps: a dict
+        of `values`, float32 [layers, rows, columns]: what each position has of each input after that layer; `layers`;
+        `labels`; `exact`: false when maps were pooled, are of different steps, or a layer is missing."""
+        answer = self.call("rollout", past.given(job=job, run=run, stack=stack, packed=True))
+        return past.unpack_maps(answer, len(answer["layers"]))
+
     def alerts(self, job: Optional[str] = None, run: Optional[str] = None, **where: Any) -> Any:
         """A dict: `firing`, the alerts that fire now; `alerts`, what began to fire and was resolved, newest first
         (None without a history); `more`. `where` narrows them down: rule, severity, state, from_, to, limit."""

@@ -5,7 +5,7 @@ Numbers travel packed, 8 bytes each, little-endian; long histories in pages.
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 LIMIT_MAX = 200000  # windows, runs, alerts of one answer
 _UNITS = ("first", "last", "epoch", "step", "time_ns")
@@ -58,3 +58,13 @@ def unpack_map(answer: Dict[str, Any]) -> Any:
     import numpy as np
 
     return np.frombuffer(answer["values"], "<f2").reshape(answer["rows"], answer["columns"]).astype(np.float32)
+
+
+def unpack_maps(answer: Dict[str, Any], maps: Optional[int]) -> Dict[str, Any]:
+    """An answer of `maps` or `rollout` with its values as an array [maps, rows, columns], or [rows, columns] for None."""
+    import numpy as np
+
+    shape = (answer["rows"], answer["columns"])
+    values = np.frombuffer(answer["values"], "<f4").astype(np.float32)
+    answer["values"] = values.reshape(shape if maps is None else (maps, *shape))
+    return answer

@@ -342,6 +342,46 @@ static void test_queries_and_keys_have_a_pooled_map_where_maps_are_made(void **s
     measure_free(&m);
 }
 
+/* Whose they are then; a second time there are none. */
+static void assert_head_maps(const struct attention *a, const struct measure_plan *plan,
+                             const float *weights)
+{
+    struct measure *m = must_run(a, plan);
+    struct head_maps *maps = measure_take_head_maps(m);
+    assert_non_null(maps);
+    assert_null(measure_take_head_maps(m));
+    measure_free(&m);
+    assert_int_equal(maps->sample, 1);
+    for (uint32_t i = 0; i < H * T * T; i++) {
+        assert_close((double)maps->values[i], (double)weights[H * T * T + i], 1e-6);
+    }
+    head_maps_free(&maps);
+}
+
+static void test_the_maps_of_heads_are_made_when_asked_for(void **state)
+{
+    (void)state;
+    struct attention a = by_weights(), qk = by_qk();
+    struct measure_plan plan = everything(1024);
+    plan.head_maps_sample = 1;
+    struct measure *m = must_run(&a, &plan);
+    assert_null(measure_take_head_maps(m));
+    measure_free(&m);
+    uint64_t cost = measure_cost(&a, &plan);
+    plan.head_maps_size = 128;
+    assert_true(measure_cost(&a, &plan) >= cost + head_maps_bytes(H, T, T, 128));
+    assert_head_maps(&a, &plan, weights_data);
+    m = must_run(&qk, &plan);
+    assert_null(measure_take_head_maps(m));
+    measure_free(&m);
+    plan.qk_maps_max_size = T;
+    struct scratch scratch = {0};
+    static float map[B * H * T * T];
+    assert_int_equal(qk_weights(&qk, 0, T, map, isa_best(), &scratch), 0);
+    assert_head_maps(&qk, &plan, map);
+    scratch_clear(&scratch);
+}
+
 static bool always(void *data)
 {
     (void)data;
@@ -435,6 +475,7 @@ static void test_every_allocation_may_fail(void **state)
     struct attention a = by_weights(), qk = by_qk();
     struct measure_plan plan = everything(1024);
     plan.pooled_map = true;
+    plan.head_maps_size = 8;
     fail_everywhere(&a, &plan);
     plan.qk_maps_max_size = T;
     fail_everywhere(&qk, &plan);
@@ -465,6 +506,7 @@ int main(void)
         cmocka_unit_test(test_the_pooled_map_is_the_mean_over_heads_and_samples),
         cmocka_unit_test(test_the_pooled_map_needs_no_other_group),
         cmocka_unit_test(test_queries_and_keys_have_a_pooled_map_where_maps_are_made),
+        cmocka_unit_test(test_the_maps_of_heads_are_made_when_asked_for),
         cmocka_unit_test(test_spectra_give_way_when_others_wait),
         cmocka_unit_test(test_a_budget_goes_round),
         cmocka_unit_test(test_weights_are_one_job),

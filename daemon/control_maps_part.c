@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: MIT */
+#include "control_maps_part.h"
+
+#include <endian.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const maps_kind_name[MAPS_KIND_COUNT] = {"heads", "mean",     "sum",
+                                                     "max",   "weighted", "importance"};
+
+/* Parameters */
+
+static bool read_number(const struct request *request, const char *key, uint64_t *ret_number)
+{
+    const msgpack_object *value = mpk_find(request->params, key);
+    *ret_number = UINT64_MAX;
+    return !value || value->type == MSGPACK_OBJECT_NIL ||
+           mpk_get_u64(value, UINT32_MAX, ret_number) == 0;
+}
+
+static bool read_kind(struct request *request, enum maps_kind *ret_kind)
+{
+    char name[16];
+    const char *text = string_param(request, "kind", "heads", name, sizeof name);
+    for (int i = 0; text && i < MAPS_KIND_COUNT; i++)
+        if (strcmp(text, maps_kind_name[i]) == 0) {
+            *ret_kind = (enum maps_kind)i;
+            return true;
+        }
+    snprintf(request->detail, CONTROL_DETAIL_MAX,
+             "kind is not accepted (valid: heads, mean, sum, max, weighted, importance)");
+    return false;
+}
+
+static bool read_packed(const struct request *request, bool *ret_packed)
+{
+    const msgpack_object *value = mpk_find(request->params, "packed");
+    *ret_packed = false;
+    return !value || value->type == MSGPACK_OBJECT_NIL || mpk_get_bool(value, ret_packed) == 0;
+}
+
+static const char *read_text(const struct request *request, const char *key, const char *fallback,
+                             char *ret_text, size_t size)
+{
+    const char *text = string_param(request, key, fallback, ret_text, size);
+    if (text && text != ret_text)
+        strcpy(ret_text, text);
+    return text;
+}
+
+int maps_read(struct request *request, const char *const *keys, int count,
+              struct maps_asked *ret_asked)
+{
+    struct maps_asked *asked = ret_asked;
+    memset(asked, 0, sizeof *asked);
+    bool ok = request_takes(request, keys, count) &&
+              read_text(request, "job", NULL, asked->job, sizeof asked->job) &&
+              read_text(request, "run", "", asked->run, sizeof asked->run) &&
+              read_text(request, "stack", "", asked->stack, sizeof asked->stack) &&
+              read_text(request, "site", "", asked->site, sizeof asked->site) &&
+              read_number(request, "layer", &asked->layer) &&
+              read_number(request, "head", &asked->head) && read_kind(request, &asked->kind) &&
+              read_packed(request, &asked->packed);
+    return ok ? 0 : ERR_ARGUMENT;
+}
+
+/* Finding */
+
+struct search {
+    const struct maps_asked *asked;
+    struct run *run;
+    bool job_known;
+};
+
+static void visit_run(void *data, struct run *run)
+{
+    struct search *search = data;
+    char hex[2 * RUN_BYTES + 1];
+    if (strcmp(run->job, search->asked->job) != 0)
+        return;
+    search->job_known = true;
+    run_hex(run->id, hex);
+    if (strncmp(hex, search->asked->run, strlen(search->asked->run)) == 0 &&
+        (!search->run || run->last_ns >= search->run->last_ns))
+        search->run = run;
+}
+
+int maps_find_run(struct request *request, const struct maps_asked *asked, struct run **ret_run)
+{
+    struct search search = {.asked = asked};
+    registry_each(request->view->registry, visit_run, &search);
+    *ret_run = search.run;
+    if (search.run)
+        return 0;
+    return search.job_known ? ERR_RUN_UNKNOWN : ERR_JOB_UNKNOWN;
+}
+
+static bool is_meant(const struct maps_asked *asked, const struct stream *stream)
+{
+    return (!*asked->stack || strcmp(asked->stack, stack_name(stream->id.stack)) == 0) &&
+           (!*asked->site || strcmp(asked->site, site_name(stream->id.site)) == 0) &&
+           (asked->layer == UINT64_MAX || asked->layer == stream->id.layer);
+}
+
+struct stream *maps_find_stream(const struct maps_asked *asked, const struct run *run)
+{
+    struct stream *found = NULL;
+    for (struct stream *s = run->streams; s; s = s->hh.next)
+        if (s->measured && is_meant(asked, s) && (!found || s->key < found->key))
+            found = s;
+    return found;
+}
+
+int maps_refuse(struct request *request, const struct run *run, const struct stream *stream)
+{
+    static const char *const sentence[] = {
+        [MAPS_NEVER_CAME] = "no attention of this layer has come since attnd started",
+        [MAPS_TOO_LONG] = "its queries and keys are longer than metrics.qk_maps_max_size",
+        [MAPS_TOO_COSTLY] =
+            "to make maps of its queries and keys would take a quarter of ingest.budget",
+        [MAPS_TOO_LARGE] = "its maps are larger than maps.memory",
+        [MAPS_EVICTED] = "its maps made room for those of other layers (maps.memory)",
+        [MAPS_NO_MEMORY] = "there was no memory for its maps",
+    };
+    const char *why = !run->config->maps_enabled ? "maps.enabled is false"
+                      : !stream ? "the run has no such layer, or nothing of it has come"
+                                : sentence[stream->maps.missing];
+    snprintf(request->detail, CONTROL_DETAIL_MAX, "there is no map: %s", why);
+    return ERR_NO_MAP;
+}
+
+/* What all answers have */
+
+void maps_put_text(struct mpk_writer *result, const char *key, const char *text)
+{
+    mpk_put_str(result, key);
+    mpk_put_str(result, text);
+}
+
+static void put_labels(struct mpk_writer *result, const struct layer_maps *maps)
+{
+    const char *text = maps->labels;
+    mpk_put_str(result, "labels");
+    if (!text) {
+        mpk_put_nil(result);
+        return;
+    }
+    mpk_put_array(result, maps->label_count);
+    for (uint32_t i = 0; i < maps->label_count; i++, text += strlen(text) + 1)
+        mpk_put_str(result, text);
+}
+
+void maps_put_common(struct mpk_writer *result, const struct run *run,
+                     const struct layer_maps *maps)
+{
+    char hex[2 * RUN_BYTES + 1];
+    const struct head_maps *shape = maps_shape(maps);
+    run_hex(run->id, hex);
+    maps_put_text(result, "job", run->job);
+    maps_put_text(result, "run", hex);
+    put_number(result, "epoch", maps->epoch);
+    put_number(result, "step", maps->step);
+    put_number(result, "queries", shape->queries);
+    put_number(result, "keys", shape->keys);
+    put_number(result, "rows", shape->rows);
+    put_number(result, "columns", shape->columns);
+    put_labels(result, maps);
+}
+
+/* Pictures */
+
+/* Half of what clients take of an answer (mpk_result_limits): the other half is for labels. */
+static bool too_large(const struct maps_asked *asked, uint64_t cells)
+{
+    return asked->packed ? cells > mpk_result_limits.bytes / 2 / sizeof(float)
+                         : cells > mpk_result_limits.elements / 2;
+}
+
+/* The cells, and their text: a number takes 9 bytes, in a buffer that doubles. */
+static uint64_t bytes_of(const struct maps_asked *asked, uint64_t cells)
+{
+    return cells * (asked->packed ? 3 * sizeof(float) : sizeof(float) + 18);
+}
+
+int picture_new(struct request *request, const struct maps_asked *asked, const struct run *run,
+                const struct layer_maps *maps, uint32_t count, struct picture **ret_picture)
+{
+    const struct head_maps *shape = maps_shape(maps);
+    uint64_t cells = (uint64_t)count * shape->rows * shape->columns;
+    struct map_shelf *shelf = run->sink->maps;
+    if (too_large(asked, cells)) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX,
+                 "the answer would be too large: ask for one head or another kind%s",
+                 asked->packed ? "" : ", or packed");
+        return ERR_ARGUMENT;
+    }
+    if (shelf->answering > 0 && shelf->answering + bytes_of(asked, cells) > shelf->limit)
+        return ERR_AGAIN;
+    struct picture *picture = calloc(1, sizeof *picture);
+    if (!picture)
+        return ERR_MEMORY;
+    mpk_writer_init(&picture->result);
+    picture->work.data = picture;
+    picture->shelf = shelf;
+    picture->bytes = bytes_of(asked, cells);
+    shelf->answering += picture->bytes;
+    picture->cells = malloc(cells * sizeof *picture->cells + count * sizeof *picture->here);
+    picture->count = count;
+    picture->rows = shape->rows;
+    picture->columns = shape->columns;
+    picture->keys = shape->keys;
+    picture->packed = asked->packed;
+    if (picture->cells)
+        picture->here = memset(picture->cells + cells, 0, count * sizeof *picture->here);
+    else
+        picture_free(&picture);
+    *ret_picture = picture;
+    return picture ? 0 : ERR_MEMORY;
+}
+
+void picture_free(struct picture **picture_p)
+{
+    struct picture *picture = *picture_p;
+    *picture_p = NULL;
+    if (!picture)
+        return;
+    picture->shelf->answering -= picture->bytes;
+    mpk_writer_clear(&picture->result);
+    free(picture->cells);
+    free(picture);
+}
+
+static void put_packed(struct picture *picture)
+{
+    size_t count = (size_t)picture->count * picture->rows * picture->columns;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &picture->cells[i], sizeof bits);
+        bits = htole32(bits);
+        memcpy(&picture->cells[i], &bits, sizeof bits);
+    }
+    mpk_put_bin(&picture->result, picture->cells, count * sizeof *picture->cells);
+}
+
+static void put_map(struct picture *picture, const float *cells)
+{
+    mpk_put_array(&picture->result, picture->rows);
+    for (uint32_t r = 0; r < picture->rows; r++) {
+        mpk_put_array(&picture->result, picture->columns);
+        for (uint32_t c = 0; c < picture->columns; c++)
+            mpk_put_f64(&picture->result, (double)cells[(size_t)r * picture->columns + c]);
+    }
+}
+
+static void put_maps(struct picture *picture)
+{
+    size_t cells = (size_t)picture->rows * picture->columns;
+    if (!picture->single)
+        mpk_put_array(&picture->result, picture->count);
+    for (uint32_t i = 0; i < picture->count; i++) {
+        if (!picture->here[i])
+            mpk_put_nil(&picture->result);
+        else
+            put_map(picture, picture->cells + i * cells);
+    }
+}
+
+static void on_work(uv_work_t *work)
+{
+    struct picture *picture = work->data;
+    picture->code = picture->make ? picture->make(picture) : 0;
+    if (picture->code)
+        return;
+    mpk_put_str(&picture->result, "values");
+    if (picture->packed)
+        put_packed(picture);
+    else
+        put_maps(picture);
+}
+
+static void on_done(uv_work_t *work, int status)
+{
+    struct picture *picture = work->data;
+    int code = status ? ERR_CLOSED : picture->code;
+    if (!code && !mpk_writer_ok(&picture->result))
+        code = ERR_MEMORY;
+    pending_answer(&picture->pending, code, NULL, &picture->result);
+    picture_free(&picture);
+}
+
+int picture_answer(struct request *request, struct picture **picture_p)
+{
+    struct picture *picture = *picture_p;
+    *picture_p = NULL;
+    picture->pending = request_defer(request);
+    if (!picture->pending) {
+        picture_free(&picture);
+        return ERR_MEMORY;
+    }
+    if (uv_queue_work(request->view->loop, &picture->work, on_work, on_done) != 0)
+        on_done(&picture->work, UV_ENOMEM);
+    return CONTROL_WAIT;
+}

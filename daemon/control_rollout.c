@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/* rollout: attention rollout over the layers of a stack, of their newest maps. The mean maps are
+ * copied here, and multiplied on a thread of libuv's pool: n^3 operations a layer. */
+#include "control_maps_part.h"
+
+#include "rollout.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct chosen {
+    struct stream **streams; /* self-attention, by layer; owned */
+    uint32_t count;
+    bool exact;
+};
+
+static int by_layer(const void *a, const void *b)
+{
+    const struct stream *const *x = a, *const *y = b;
+    return ((*x)->key > (*y)->key) - ((*x)->key < (*y)->key);
+}
+
+/* The self-attention of the stack: the first that there is unless one is named. Returns 0,
+ * ERR_NO_MAP with a sentence, or ERR_MEMORY. */
+static int choose(struct request *request, struct maps_asked *asked, const struct run *run,
+                  struct chosen *chosen)
+{
+    strcpy(asked->site, "self");
+    const struct stream *first = maps_find_stream(asked, run);
+    if (!first)
+        return maps_refuse(request, run, NULL);
+    chosen->streams = calloc(HASH_COUNT(run->streams), sizeof *chosen->streams);
+    if (!chosen->streams)
+        return ERR_MEMORY;
+    for (struct stream *s = run->streams; s; s = s->hh.next)
+        if (s->measured && s->id.site == SITE_SELF && s->id.stack == first->id.stack)
+            chosen->streams[chosen->count++] = s;
+    qsort(chosen->streams, chosen->count, sizeof *chosen->streams, by_layer);
+    return 0;
+}
+
+static bool fits(const struct layer_maps *maps, const struct layer_maps *first)
+{
+    const struct head_maps *shape = maps_shape(maps);
+    return shape->queries == shape->keys && shape->keys == maps_shape(first)->keys;
+}
+
+/* Whether it is the rollout itself: no map is pooled, all are of one step, no layer is missing. */
+static bool is_exact(const struct chosen *chosen)
+{
+    const struct layer_maps *first = chosen->streams[0]->maps.shown;
+    bool exact = maps_shape(first)->rows == maps_shape(first)->keys;
+    for (uint32_t i = 0; i < chosen->count; i++) {
+        const struct layer_maps *maps = chosen->streams[i]->maps.shown;
+        exact = exact && maps->step == first->step && maps->epoch == first->epoch &&
+                chosen->streams[i]->id.layer == i;
+    }
+    return exact;
+}
+
+static int check(struct request *request, const struct run *run, struct chosen *chosen)
+{
+    for (uint32_t i = 0; i < chosen->count; i++) {
+        const struct stream *stream = chosen->streams[i];
+        const struct layer_maps *maps = stream->maps.shown;
+        const char *why = NULL;
+        if (!maps)
+            return maps_refuse(request, run, stream);
+        if (!fits(maps, chosen->streams[0]->maps.shown))
+            why = "it needs square maps of one size in all layers (plan.rows 0, one length)";
+        else if (maps->here < maps->heads)
+            why = "not all heads of one step have come, in slices over ranks";
+        if (why) {
+            snprintf(request->detail, CONTROL_DETAIL_MAX, "there is no rollout: %s", why);
+            return ERR_NO_MAP;
+        }
+    }
+    chosen->exact = is_exact(chosen);
+    return 0;
+}
+
+/* The mean over all heads, of the means over those of slices. */
+static void put_mean(const struct layer_maps *maps, size_t cells, float *mean)
+{
+    memset(mean, 0, cells * sizeof *mean);
+    for (const struct map_slice *slice = maps->slices; slice; slice = slice->next) {
+        float share = (float)slice->maps->heads / (float)maps->heads;
+        for (size_t i = 0; i < cells; i++)
+            mean[i] += share * slice->maps->mean[i];
+    }
+}
+
+/* On another thread: each mean map becomes the rollout up to its layer. */
+static int roll(struct picture *picture)
+{
+    size_t n = picture->rows, cells = n * n;
+    double *now = calloc(cells, sizeof *now), *room = malloc((cells + n) * sizeof *room);
+    int code = now && room ? 0 : ERR_MEMORY;
+    for (size_t i = 0; !code && i < n; i++)
+        now[i * n + i] = 1;
+    for (uint32_t l = 0; !code && l < picture->count; l++) {
+        float *map = picture->cells + l * cells;
+        rollout_add(map, picture->rows, picture->keys, now, room);
+        for (size_t i = 0; i < cells; i++)
+            map[i] = (float)now[i];
+    }
+    free(now);
+    free(room);
+    return code;
+}
+
+static void put_rollout(struct mpk_writer *result, const struct run *run,
+                        const struct chosen *chosen)
+{
+    mpk_put_map(result, MAPS_COMMON_KEYS + 4);
+    maps_put_common(result, run, chosen->streams[0]->maps.shown);
+    maps_put_text(result, "stack", stack_name(chosen->streams[0]->id.stack));
+    mpk_put_str(result, "layers");
+    mpk_put_array(result, chosen->count);
+    for (uint32_t i = 0; i < chosen->count; i++)
+        mpk_put_u64(result, chosen->streams[i]->id.layer);
+    mpk_put_str(result, "exact");
+    mpk_put_bool(result, chosen->exact);
+}
+
+static int answer(struct request *request, const struct maps_asked *asked, const struct run *run,
+                  const struct chosen *chosen)
+{
+    struct picture *picture;
+    const struct layer_maps *first = chosen->streams[0]->maps.shown;
+    int code = picture_new(request, asked, run, first, chosen->count, &picture);
+    if (code)
+        return code;
+    size_t cells = (size_t)picture->rows * picture->columns;
+    for (uint32_t l = 0; l < chosen->count; l++) {
+        put_mean(chosen->streams[l]->maps.shown, cells, picture->cells + l * cells);
+        picture->here[l] = true;
+    }
+    picture->make = roll;
+    put_rollout(&picture->result, run, chosen);
+    return picture_answer(request, &picture);
+}
+
+int method_rollout(struct request *request)
+{
+    static const char *const keys[] = {"job", "run", "stack", "packed"};
+    struct chosen chosen = {.count = 0};
+    struct maps_asked asked;
+    struct run *run;
+    int code = maps_read(request, keys, 4, &asked);
+    if (!code)
+        code = maps_find_run(request, &asked, &run);
+    if (!code)
+        code = choose(request, &asked, run, &chosen);
+    if (!code)
+        code = check(request, run, &chosen);
+    if (!code)
+        code = answer(request, &asked, run, &chosen);
+    free(chosen.streams);
+    return code;
+}

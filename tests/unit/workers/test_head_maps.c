@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: MIT */
+/* Cells against sums over all entries, by every instruction set, of every dtype, at any address. */
+#include "unit.h"
+
+#include "err.h"
+#include "head_maps.h"
+#include "heap.h"
+
+#include <float.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { B = 2, H = 3, QUERIES = 70, KEYS = 2200 };
+
+/* One byte off the address that malloc gives. */
+static unsigned char *memory;
+static struct attention a;
+static uint64_t seed = 5;
+
+static void make(enum dtype dtype, uint32_t batch, uint32_t heads, uint32_t queries, uint32_t keys)
+{
+    size_t entries = (size_t)batch * heads * queries * keys;
+    free(memory);
+    memory = malloc(1 + entries * dtype_size(dtype));
+    assert_non_null(memory);
+    a = (struct attention){.weights = memory + 1,
+                           .dtype = dtype,
+                           .batch = batch,
+                           .heads = heads,
+                           .queries = queries,
+                           .keys = keys};
+}
+
+static int drop_memory(void **state)
+{
+    (void)state;
+    free(memory);
+    return 0;
+}
+
+static void put(uint32_t b, uint32_t h, uint32_t i, uint32_t j, double x)
+{
+    size_t at = (((size_t)b * a.heads + h) * a.queries + i) * a.keys + j;
+    unsigned char *to = memory + 1 + at * dtype_size(a.dtype);
+    float narrow = (float)x;
+    uint32_t bits;
+    memcpy(&bits, &narrow, sizeof bits);
+    uint16_t upper = (uint16_t)(bits >> 16);
+    switch (a.dtype) {
+    case DTYPE_F64:
+        memcpy(to, &x, sizeof x);
+        break;
+    case DTYPE_F32:
+        memcpy(to, &narrow, sizeof narrow);
+        break;
+    case DTYPE_BF16:
+        memcpy(to, &upper, sizeof upper);
+        break;
+    default: { /* F16: small powers of two are exact, and so is what is not finite */
+        uint16_t half = isnan(x)   ? 0x7e00
+                        : isinf(x) ? (uint16_t)(x > 0 ? 0x7c00 : 0xfc00)
+                                   : (uint16_t)((15 + (x == 0 ? -15 : ilogb(x))) << 10);
+        memcpy(to, &half, sizeof half);
+    }
+    }
+}
+
+static double get(uint32_t b, uint32_t h, uint32_t i, uint32_t j)
+{
+    double x;
+    attention_load(a.weights, a.dtype, (((size_t)b * a.heads + h) * a.queries + i) * a.keys + j, 1,
+                   &x);
+    return x;
+}
+
+static void fill(void)
+{
+    for (uint32_t b = 0; b < a.batch; b++) {
+        for (uint32_t h = 0; h < a.heads; h++) {
+            for (uint32_t i = 0; i < a.queries; i++) {
+                for (uint32_t j = 0; j < a.keys; j++) {
+                    double x = random_unit(&seed);
+                    put(b, h, i, j, a.dtype == DTYPE_F16 ? ldexp(1, (int)(x * -12)) : x * x);
+                }
+            }
+        }
+    }
+}
+
+/* Entry (i, j) of head h, or of the maximum over heads: the largest that is no NaN. */
+static double entry(uint32_t b, uint32_t h, uint32_t i, uint32_t j)
+{
+    if (h < a.heads) {
+        return get(b, h, i, j);
+    }
+    double largest = NAN;
+    for (uint32_t g = 0; g < a.heads; g++) {
+        largest = fmax(largest, get(b, g, i, j));
+    }
+    return largest;
+}
+
+static double brute_cell(const struct head_maps *m, uint32_t h, uint32_t r, uint32_t c)
+{
+    double sum = 0;
+    uint32_t n = 0;
+    for (uint32_t i = r * a.queries / m->rows; i < (r + 1) * a.queries / m->rows; i++) {
+        for (uint32_t j = c * a.keys / m->columns; j < (c + 1) * a.keys / m->columns; j++) {
+            double x = entry(m->sample, h, i, j);
+            sum += isfinite(x) ? x : 0;
+            n += isfinite(x) != 0;
+        }
+    }
+    double mean = sum / n;
+    return fabs(mean) <= (double)FLT_MAX ? mean : NAN;
+}
+
+static void assert_cell(double got, double want)
+{
+    if (isnan(want)) {
+        assert_nan(got);
+    } else {
+        assert_close(got, want, 2e-6 * fabs(want));
+    }
+}
+
+static void assert_means(const struct head_maps *m)
+{
+    size_t cells = (size_t)m->rows * m->columns;
+    for (size_t i = 0; i < cells; i++) {
+        double sum = 0;
+        for (uint32_t h = 0; h < m->heads; h++) {
+            sum += (double)m->values[h * cells + i];
+        }
+        assert_cell((double)m->mean[i], sum / m->heads);
+    }
+}
+
+static void check(uint32_t sample, uint32_t size, enum isa isa)
+{
+    struct scratch scratch = {0};
+    struct head_maps *m;
+    assert_int_equal(head_maps_new(&a, sample, size, isa, &scratch, &m), 0);
+    assert_int_equal(m->rows, a.queries < size ? a.queries : size);
+    assert_int_equal(m->columns, a.keys < size ? a.keys : size);
+    assert_int_equal(m->sample, sample < a.batch ? sample : a.batch - 1);
+    size_t cells = (size_t)m->rows * m->columns;
+    assert_ptr_equal(m->max, m->values + a.heads * cells);
+    for (uint32_t h = 0; h <= a.heads; h++) {
+        for (size_t i = 0; i < cells; i++) {
+            double want = brute_cell(m, h, (uint32_t)(i / m->columns), (uint32_t)(i % m->columns));
+            assert_cell((double)m->values[h * cells + i], want);
+        }
+    }
+    assert_means(m);
+    head_maps_free(&m);
+    scratch_clear(&scratch);
+}
+
+static void check_all(uint32_t sample, uint32_t size)
+{
+    for (int isa = 0; isa < ISA_COUNT; isa++) {
+        if (isa_available((enum isa)isa)) {
+            check(sample, size, (enum isa)isa);
+        }
+    }
+}
+
+static void test_cells_are_means_of_any_shape(void **state)
+{
+    (void)state;
+    static const uint32_t shape[][3] = {{1, 1, 1},   {1, 1, 300},  {3, 300, 1},  {2, 7, 7},
+                                        {2, 31, 33}, {3, 32, 32},  {2, 65, 130}, {1, 40, 2049},
+                                        {4, 17, 19}, {2, 128, 96}, {1, 333, 17}};
+    for (size_t s = 0; s < sizeof shape / sizeof *shape; s++) {
+        make(DTYPE_F32, 1, shape[s][0], shape[s][1], shape[s][2]);
+        fill();
+        check_all(0, 32);
+        check_all(0, 128);
+    }
+}
+
+static void test_every_dtype_at_any_address(void **state)
+{
+    (void)state;
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F64, DTYPE_F16, DTYPE_BF16};
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
+        make(dtypes[d], B, H, QUERIES, 201);
+        fill();
+        check_all(1, 32);
+        check_all(7, 128);
+    }
+}
+
+/* Rows, columns, single entries, of one head and of all. */
+static void test_entries_that_are_not_finite_are_left_out(void **state)
+{
+    (void)state;
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F64, DTYPE_F16, DTYPE_BF16};
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
+        make(dtypes[d], 1, H, QUERIES, 90);
+        fill();
+        put(0, 0, 10, 20, INFINITY);
+        put(0, 1, 10, 20, NAN);
+        put(0, 2, 69, 89, -INFINITY);
+        for (uint32_t k = 0; k < QUERIES; k++) {
+            put(0, 1, 40, k, NAN);
+            put(0, 2, 41, k, k % 2 ? -INFINITY : INFINITY);
+            for (uint32_t h = 0; h < H; h++) {
+                put(0, h, k, 0, NAN);
+                put(0, h, 50, k, NAN);
+                put(0, h, 51, k, -INFINITY);
+            }
+        }
+        check_all(0, 128);
+        check_all(0, 35);
+    }
+}
+
+static void test_nothing_but_nan(void **state)
+{
+    (void)state;
+    make(DTYPE_F32, 1, 2, 5, 9);
+    for (uint32_t e = 0; e < 2 * 5 * 9; e++) {
+        put(0, e / 45, e / 9 % 5, e % 9, NAN);
+    }
+    check_all(0, 4);
+}
+
+/* Sums that f32 cannot hold, and entries, which are right all the same, or NaN. */
+static void test_numbers_that_are_too_large_for_f32(void **state)
+{
+    (void)state;
+    make(DTYPE_F32, 1, 2, 40, 60);
+    fill();
+    for (uint32_t j = 0; j < 60; j++) {
+        put(0, 0, 3, j, 3e38);
+        put(0, 0, 4, j, 3e38);
+    }
+    check_all(0, 10);
+    make(DTYPE_F64, 1, 2, 40, 60);
+    fill();
+    put(0, 1, 7, 8, 1e300);
+    put(0, 1, 9, 30, -1e39);
+    put(0, 1, 9, 31, 1e39);
+    check_all(0, 10);
+    check_all(0, 64);
+}
+
+static void test_a_weighted_sum_is_added(void **state)
+{
+    (void)state;
+    make(DTYPE_F32, 1, H, 3, 4);
+    fill();
+    put(0, 1, 2, 3, NAN);
+    struct scratch scratch = {0};
+    struct head_maps *m;
+    const double weight[H] = {2, 0.5, -1};
+    double sum[12] = {[0] = 10};
+    assert_int_equal(head_maps_new(&a, 0, 128, isa_best(), &scratch, &m), 0);
+    head_maps_add_weighted(m, weight, sum);
+    for (uint32_t e = 0; e < 12; e++) {
+        double want = e == 0 ? 10 : 0;
+        for (uint32_t h = 0; h < H; h++) {
+            want += weight[h] * get(0, h, e / 4, e % 4);
+        }
+        assert_cell(sum[e], want);
+    }
+    head_maps_free(&m);
+    scratch_clear(&scratch);
+}
+
+static void test_out_of_memory(void **state)
+{
+    (void)state;
+    make(DTYPE_F32, 1, 2, 5, 5);
+    fill();
+    for (unsigned nth = 1; nth <= 2; nth++) {
+        struct scratch scratch = {0};
+        struct head_maps *m = NULL;
+        heap_fail_at(nth);
+        assert_int_equal(head_maps_new(&a, 0, 128, isa_best(), &scratch, &m), ERR_MEMORY);
+        assert_true(heap_has_failed());
+        heap_fail_at(0);
+        assert_null(m);
+        scratch_clear(&scratch);
+    }
+}
+
+/* A header may say any shape: what it would cost is known before it is believed. */
+static void test_bytes_of_any_shape(void **state)
+{
+    (void)state;
+    assert_true(head_maps_bytes(2, 5, 7, 4) >= (2 + 2) * 4 * 4 * sizeof(float));
+    assert_true(head_maps_bytes(1048576, UINT32_MAX, UINT32_MAX, UINT32_MAX) >= UINT64_C(1) << 61);
+    assert_true(head_maps_scratch(1048576, UINT32_MAX, UINT32_MAX) >= UINT64_C(1) << 52);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cells_are_means_of_any_shape),
+        cmocka_unit_test(test_every_dtype_at_any_address),
+        cmocka_unit_test(test_entries_that_are_not_finite_are_left_out),
+        cmocka_unit_test(test_nothing_but_nan),
+        cmocka_unit_test(test_numbers_that_are_too_large_for_f32),
+        cmocka_unit_test(test_a_weighted_sum_is_added),
+        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_bytes_of_any_shape),
+    };
+    return cmocka_run_group_tests(tests, NULL, drop_memory);
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+#include "head_maps_ref.h"
+
+#include <float.h>
+#include <math.h>
+
+uint32_t head_maps_edge(uint32_t c, uint32_t T, uint32_t n)
+{
+    return (uint32_t)((uint64_t)c * T / n);
+}
+
+/* A row of the largest weights over the heads; -infinity where all are NaN. */
+static void load_largest(const struct attention *a, uint32_t sample, uint32_t i, double *other,
+                         double *ret_row)
+{
+    for (uint32_t j = 0; j < a->keys; j++) {
+        ret_row[j] = -INFINITY;
+    }
+    for (uint32_t h = 0; h < a->heads; h++) {
+        attention_load_row(a, sample, h, i, other);
+        for (uint32_t j = 0; j < a->keys; j++) {
+            ret_row[j] = other[j] > ret_row[j] ? other[j] : ret_row[j];
+        }
+    }
+}
+
+static void add_row(const double *row, uint32_t keys, uint32_t columns, double *sum, double *count)
+{
+    for (uint32_t c = 0; c < columns; c++) {
+        uint32_t end = head_maps_edge(c + 1, keys, columns);
+        for (uint32_t j = head_maps_edge(c, keys, columns); j < end; j++) {
+            if (isfinite(row[j])) {
+                sum[c] += row[j];
+                count[c] += 1;
+            }
+        }
+    }
+}
+
+void head_maps_row_ref(const struct attention *a, const struct head_maps *maps, uint32_t h,
+                       uint32_t r, double *work, float *ret)
+{
+    uint32_t columns = maps->columns;
+    double *row = work, *other = row + a->keys, *sum = other + a->keys, *count = sum + columns;
+    for (uint32_t c = 0; c < columns; c++) {
+        sum[c] = count[c] = 0;
+    }
+    uint32_t end = head_maps_edge(r + 1, a->queries, maps->rows);
+    for (uint32_t i = head_maps_edge(r, a->queries, maps->rows); i < end; i++) {
+        if (h < a->heads) {
+            attention_load_row(a, maps->sample, h, i, row);
+        } else {
+            load_largest(a, maps->sample, i, other, row);
+        }
+        add_row(row, a->keys, columns, sum, count);
+    }
+    for (uint32_t c = 0; c < columns; c++) {
+        double mean = sum[c] / count[c]; /* 0 / 0 is NaN */
+        ret[c] = fabs(mean) <= (double)FLT_MAX ? (float)mean : NAN;
+    }
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* head_maps_ref: the scalar reference of head_maps, compiled without vectorising: each entry is
+ * looked at in f64. What is not finite is left to it by the fast path, too. */
+#ifndef WORKERS_HEAD_MAPS_REF_H
+#define WORKERS_HEAD_MAPS_REF_H
+
+#include "head_maps.h"
+
+/* The first of the T queries or keys in cell c of n. */
+uint32_t head_maps_edge(uint32_t c, uint32_t T, uint32_t n);
+
+/* Row r of the cells of head h, or for h = a->heads of the maximum over heads: ret[columns]. `work`
+ * holds 2 * keys + 2 * columns numbers. */
+void head_maps_row_ref(const struct attention *a, const struct head_maps *maps, uint32_t h,
+                       uint32_t r, double *work, float *ret);
+
+#endif
