@@ -11,6 +11,9 @@ const RUNS_KEPT = 500;
 const pastLayer = ({ stack, layer, site, heads, metrics }) =>
   ({ stack, layer, site, past: true, heads: Object.fromEntries(metrics.map((name) => [name, Array(heads).fill(null)])) });
 
+/** What is drawn first goes first. */
+const SUMMARIES_MS = 400;
+
 export class Store {
   constructor(events) {
     this.jobs = [];        // job maps, of all runs that attnd knows
@@ -105,13 +108,21 @@ export class Store {
     this.live.clear();
     this.summaries.clear();
     if (!this.jobNames().includes(job)) return;
-    const [live, summaries] = await Promise.all([find("live", { job }), find("summary", { job })]);
+    const live = await find("live", { job });
+    setTimeout(() => this.loadSummaries(job), SUMMARIES_MS);
     const past = live?.length ? null : await find("layers", { job });
     if (this.job !== job) return;
     this.run = past?.run ?? "";
     for (const layer of past?.layers ?? []) this.live.set(layerName(layer), pastLayer(layer));
     for (const map of (live ?? []).filter((one) => !this.older.has(one.run))) { this.live.set(layerName(map), map); this.run = map.run; }
-    for (const map of summaries ?? []) this.summaries.set(layerName(map), map);
+  }
+
+  /** Of a large model megabytes, of which only drift and baselines are shown: the rest does not wait for them. */
+  async loadSummaries(job) {
+    if (this.job !== job) return;
+    const summaries = await find("summary", { job }).catch(() => null);
+    if (this.job !== job) return;
+    for (const map of summaries ?? []) this.takeSummary(map);
   }
 
   /** Names of jobs, those that go on first. */

@@ -136,7 +136,7 @@ export async function show(root, params, { store, isCurrent }) {
   performance.mark("data");
   const ends = [
     store.on("live", (live) => { if (layerName(live) !== layerName(map)) return; drawNewest(); mapTimer ??= setTimeout(() => { mapTimer = null; drawPicture(); }, MAP_MS); }),
-    store.on("summary", (summary) => { if (layerName(summary) === layerName(map)) seriesTimer ??= setTimeout(() => { seriesTimer = null; drawHistory(); }, MAP_MS); }),
+    store.on("summary", (summary) => { if (layerName(summary) === layerName(map)) seriesTimer ??= setTimeout(() => { seriesTimer = null; drawNewest(); drawHistory(); }, MAP_MS); }),
     store.on("alerts", async () => { intervals = await loadIntervals(params.job, run).catch(() => intervals); if (isCurrent()) drawNewest(); })];
   return () => { clearTimeout(mapTimer); clearTimeout(seriesTimer); ends.forEach((end) => end()); };
 }

@@ -141,12 +141,16 @@ static void put_build(struct metrics_text *text)
     metrics_count(text, &family, labels, 1);
 }
 
-static uint64_t known_layers(const msgpack_object *jobs)
+static uint64_t active_layers(const msgpack_object *jobs)
 {
     uint64_t layers = 0;
     for (uint32_t i = 0; jobs && jobs->type == MSGPACK_OBJECT_ARRAY && i < jobs->via.array.size;
-         i++)
-        layers += metrics_find_count(&jobs->via.array.ptr[i], "layers");
+         i++) {
+        const msgpack_object *job = &jobs->via.array.ptr[i];
+        const msgpack_object *state = mpk_find(job, "state");
+        if (state && mpk_is_str(state, "active"))
+            layers += metrics_find_count(job, "layers");
+    }
     return layers;
 }
 
@@ -158,8 +162,8 @@ static void put_coverage(struct metrics_text *text, const struct metrics *metric
     for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next)
         shown += layer->shown;
     metrics_one_count(text, "attnd_layers", FAMILY_GAUGE,
-                      "Attention layers of the newest run of each job.",
-                      known_layers(mpk_find(view->monitor, "jobs")));
+                      "Attention layers of active jobs, newest runs.",
+                      active_layers(mpk_find(view->monitor, "jobs")));
     metrics_one_count(text, "attnd_layers_exposed", FAMILY_GAUGE,
                       "Layers with numbers on this page: of active runs, http.metrics_layers at "
                       "most.",

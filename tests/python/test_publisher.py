@@ -156,6 +156,14 @@ def test_labels_that_do_not_fit_a_header_are_left_out(daemon, publisher):
     assert "labels" not in daemon.next()[1]
 
 
+def test_queries_and_keys_have_labels_too(daemon, publisher):
+    q, k = np.ones((1, 2, 3, 4), np.float32), np.ones((1, 1, 2, 4), np.float32)
+    publisher.publish_qk(q, k, labels=["the", "é"], **AT)
+    assert daemon.next()[1]["labels"] == ["the", "é"]
+    with pytest.raises(ValueError, match="labels"):
+        publisher.publish_qk(q, k, labels=["of", "queries", "?"], **AT)
+
+
 def test_a_message_queued_while_the_wake_up_is_taken_does_not_silence_the_next(daemon, publisher, monkeypatch):
     """The sender would wait for a wake-up that the publisher believes is under way."""
     read, raced = os.read, []

@@ -34,6 +34,15 @@ def test_batches_are_the_same_for_the_same_seed(corpus, task):
     assert not all(x.inputs.shape == y.inputs.shape and torch.equal(x.inputs, y.inputs) for x, y in zip(a, c))
 
 
+def test_what_models_are_given_can_be_read(corpus):
+    for task, length in (("restore", 2), ("continue", 1)):
+        batch = next(chars_data.batches(corpus, task, 4, 32, 1))
+        assert len(batch.given) == length and batch.given[-1] is batch.inputs
+        text = [corpus.texts[number] for number in batch.inputs[0].tolist()]
+        assert (text[0] == "<begin>") is (task == "restore") and all(text)
+        assert "".join(text[1:]).partition("<pad>")[0].replace("\\n", "\n") in "\n".join(corpus.lines)
+
+
 def test_the_restoring_task_is_padded_and_shifted(corpus):
     batch = next(chars_data.batches(corpus, "restore", 8, 32, 1))
     assert (batch.source == chars_data.PAD).any() and (batch.inputs == chars_data.PAD).any()
@@ -50,7 +59,7 @@ def test_models_learn(corpus, name):
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for batch in itertools.islice(chars_data.batches(corpus, TASKS[name], 8, 32, 1), 30):
-        loss = torch.nn.functional.cross_entropy(model(batch).flatten(0, 1), batch.targets.flatten(), ignore_index=0)
+        loss = torch.nn.functional.cross_entropy(model(*batch.given).flatten(0, 1), batch.targets.flatten(), ignore_index=0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

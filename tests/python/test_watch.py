@@ -962,3 +962,123 @@ def test_tokens_are_copied_once_and_only_when_they_travel(daemon, watched, monke
         counts.append(len(copied))
         it.step()
     assert counts == [1, 1, 2] and not model._forward_pre_hooks
+
+
+def test_tokens_in_a_dict_are_found(daemon, watched):
+    class OfBatch(Embedded):
+        def forward(self, batch):
+            return super().forward(**batch)
+
+    model, tokens = OfBatch(), torch.randint(50, (2, 5))
+    with watched(model, tokens=True):
+        model({"attention_mask": torch.ones(2, 5, dtype=torch.int64), "input_ids": tokens})
+    assert (tensors_of(next_tensors(daemon))["tokens"] == tokens.numpy()).all()
+
+
+# --------------------------------------------------------------------------------------------- labels
+
+WORDS = [f"word{i}" for i in range(40)]  # the model has 50 tokens
+
+
+def words(numbers):
+    return [WORDS[i] if i < 40 else str(i) for i in numbers]
+
+
+class Crossing(Embedded):
+    """With an attention of the decoder to what the encoder read."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder_cross_attn = MHA(D, H, batch_first=True)
+
+    def forward(self, input_ids, decoder_input_ids):
+        x, y = self.embed(input_ids), self.embed(decoder_input_ids)
+        x = self.encoder(x, x, x, need_weights=False)[0]
+        y = self.decoder(y, y, y, need_weights=False)[0]
+        return self.decoder_cross_attn(y, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("given", [words, WORDS, tuple(WORDS), dict(enumerate(WORDS))])
+def test_labels_are_the_texts_of_the_first_samples_keys(daemon, watched, given):
+    model, tokens, others = Crossing(), torch.randint(50, (2, 5)), torch.randint(50, (2, 7))
+    names = {"encoder": ("encoder", 0, "self"), "decoder": ("decoder", 0, "self"), "decoder_cross_attn": ("decoder", 0, "cross")}
+    with watched(model, labels=given, layers=names):
+        model(tokens, others)
+    seen = {}
+    for _ in range(3):
+        message = next_tensors(daemon)
+        assert "tokens" not in tensors_of(message)
+        seen[message[1]["stack"], message[1]["site"]] = message[1]["labels"]
+    assert seen == {("encoder", "self"): words(tokens[0].tolist()), ("decoder", "self"): words(others[0].tolist()),
+                    ("decoder", "cross"): words(tokens[0].tolist())}
+
+
+def test_labels_and_tokens_travel_together(daemon, watched):
+    model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
+    with watched(model, tokens=True, labels=WORDS, samples=0):
+        model(mask, tokens)
+    message = next_tensors(daemon)
+    assert (tensors_of(message)["tokens"] == tokens.numpy()).all() and message[1]["labels"] == words(tokens[0].tolist())
+
+
+def test_labels_are_asked_once_for_a_captured_forward_and_never_for_others(daemon, watched):
+    asked = []
+
+    def texts(numbers):
+        asked.append(threading.current_thread() is threading.main_thread())
+        return words(numbers)
+
+    model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
+    it = watched(model, labels=texts, every=2, steps="manual")
+    for step in range(3):
+        model(mask, tokens)
+        it.step()
+        assert model._forward_pre_hooks == {} or step % 2
+    for _ in range(4):
+        assert next_tensors(daemon)[1]["labels"] == words(tokens[0].tolist())
+    assert asked == [False, False]
+
+
+@pytest.mark.parametrize("broken", [lambda numbers: 1 / 0, lambda numbers: ["too", "few"], lambda numbers: None,
+                                    lambda numbers: [numbers[9]]])
+def test_labels_that_fail_cost_the_labels_alone(daemon, watched, broken, caplog):
+    model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
+    it = watched(model, labels=broken, steps="manual")
+    for _ in range(2):
+        model(mask, tokens)
+        it.step()
+    for _ in range(4):
+        assert "labels" not in next_tensors(daemon)[1]
+    assert it.stats()["dropped"] == 0
+    assert len([record for record in caplog.records if "could not be labelled" in record.message]) == 1
+
+
+def test_labels_of_anything_can_travel(daemon, watched):
+    model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
+    with watched(model, labels=lambda numbers: ["\ud800", b"a\xff", 7, "naïve", ""]):
+        model(mask, tokens)
+    assert next_tensors(daemon)[1]["labels"] == ["?", "a\ufffd", "7", "naïve", ""]
+
+
+def test_labels_that_do_not_fit_the_header_are_left_out(daemon, watched):
+    model, mask, tokens = Embedded(), torch.ones(1, 5, dtype=torch.int64), torch.randint(50, (1, 5))
+    with watched(model, labels=lambda numbers: ["x" * 20000] * len(numbers)):
+        model(mask, tokens)
+    assert "labels" not in next_tensors(daemon)[1]
+
+
+def test_keys_that_are_not_the_tokens_have_no_labels(daemon, watched):
+    class Longer(Embedded):
+        def forward(self, input_ids):
+            x = torch.cat([self.embed(input_ids)] * 2, 1)
+            return self.decoder(x, x, x, need_weights=False)[0]
+
+    with watched(Longer(), labels=WORDS) as it:
+        it._root(torch.randint(50, (1, 5)))
+    assert "labels" not in next_tensors(daemon)[1]
+
+
+@pytest.mark.parametrize("given", ["text", b"text", 7, {1, 2}])
+def test_labels_that_are_none_are_refused_at_once(given):
+    with pytest.raises(ValueError, match="labels: must be a function"):
+        attnd.watch(Embedded(), job="job", labels=given)

@@ -19,9 +19,10 @@ import torch
 
 from . import tensors, wire
 from .devices import DTYPE_NAMES, HostCopy
+from .labels import ForwardLabels
 from .masks import IGNORED_AT, Visibility, describe
 from .plan import Plan
-from .publisher import Captured
+from .publisher import Captured, fitting_labels
 
 
 class Queries(NamedTuple):
@@ -70,9 +71,11 @@ class Share(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a message says besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input."""
+    """What a message says besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input; `labels`:
+    the texts of the first sample's."""
     microbatch: int = 0
     tokens: Optional[HostCopy] = None
+    labels: Optional[ForwardLabels] = None
 
 
 class Cut(NamedTuple):
@@ -380,10 +383,12 @@ def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _
     frames.add_mask(visibility.mask, batch, queries, keys)
     if context.tokens is not None and layer[2] == "self" and context.tokens.shape[1] == keys:
         frames.add_ids("tokens", context.tokens.numpy()[:batch], batch, keys)
+    labels = None if context.labels is None else context.labels.of(layer, keys)
     sliced = (rows.head_offset, heads) != (0, rows.heads_total)
     row_keys: Dict[str, Any] = {
         "causal": visibility.causal, "window": visibility.window, "q_offset": visibility.q_offset,
         "q_len": visibility.q_len, "k_len": visibility.k_len, "microbatch": context.microbatch,
+        "labels": fitting_labels(labels, (batch, heads, queries, keys)),
         "head_offset": rows.head_offset if sliced else None, "heads_total": rows.heads_total if sliced else None}
     make: Callable[..., Dict[str, Any]] = wire.qk_keys if kind == "qk" else wire.attention_keys
     return Captured(kind, frames, lambda where: make(where, frames.described, **extra, **row_keys))

@@ -36,6 +36,7 @@ import torch
 from . import wire
 from .calls import Context, Cut, Part, Seen, Share, heads_of, parts
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
+from .labels import Labels, Texts, check_labels
 from .layers import guess_layer, name_layers
 from .plan import Plan
 from .probe import Probe, run_quietly
@@ -58,7 +59,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: bool = False,
-          probe: Any = None, probe_every: int = 0, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
+          labels: Any = None, probe: Any = None, probe_every: int = 0, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, **options: Any) -> "Watch":
     """Captures and publishes the attention of `model` while it trains, until the result is closed.
@@ -77,6 +78,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
     tensor_parallel   (index, size) when this process computes the index-th of `size` slices of every layer's heads
     evaluation   capture forwards in eval mode without gradients too
     tokens       publish the token numbers of the model's input along: `induction` and `duplicate_token` need them
+    labels       texts of the tokens, which are shown with the maps: a function from a list of token numbers to as many
+                 texts (tokenizer.convert_ids_to_tokens), or the text of each number, as a sequence or mapping
     probe        inputs of the model, a tensor, tuple or dict: run without gradients after every `probe_every` steps and
                  published as job "<job>.probe", when somebody is subscribed to that or world > 1; see Watch.probe
     first_step, first_epoch   where a resumed training goes on
@@ -94,6 +97,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
         raise ValueError(f"steps = {steps!r}: must be 'auto' or 'manual'")
     root = _innermost(model)
     _check_names(root, layers, stack)
+    texts = check_labels(labels)
     probe_every = wire.check_int("probe_every", probe_every, minimum=0 if probe is None else 1)
     position = wire.check_int("first_epoch", first_epoch), wire.check_int("first_step", first_step)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
@@ -109,7 +113,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
         if not publisher.wait_for_subscriber(wait) and own:
             log.warning("job %s: nobody takes tensors at %s yet; training goes on, and is captured once attnd listens "
                         "there", job, endpoint)
-    made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens)
+    made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
+                 texts)
     if passive:
         return made
     made.follow_steps(optimizer, steps)
@@ -132,7 +137,8 @@ class Watch:
     """A watched model. Made by watch(); used from the training thread."""
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, int],
-                 share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: bool):
+                 share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: bool,
+                 texts: Optional[Texts]):
         self.publisher = publisher
         self._root = root
         self._own_publisher = own_publisher
@@ -161,7 +167,9 @@ class Watch:
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
         self._spy = Spy(root, self)
-        self._tokens = Tokens(root, self._spy) if tokens else None
+        self._labels = None if texts is None else Labels(texts, self.failed)
+        self._sends_tokens = tokens
+        self._tokens = Tokens(root, self._spy, tokens) if tokens or texts is not None else None
         publisher.hello([])
 
     @property
@@ -390,7 +398,7 @@ class Watch:
                 return
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
-            context = Context(microbatch, self._tokens.of(self._names.stack_of(path)) if self._tokens else None)
+            context = self._context(path, microbatch)
             if layer is None:
                 self._unnamed.append((path, heads_of(seen) * self._share.of))
             for part in parts(seen, plan, self._step, self._share, context):
@@ -400,6 +408,12 @@ class Watch:
                     self._keep(path, part)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
+
+    def _context(self, path: str, microbatch: int) -> Context:
+        if self._tokens is None:
+            return Context(microbatch)
+        return Context(microbatch, self._tokens.of(self._names.stack_of(path)) if self._sends_tokens else None,
+                       self._tokens.labelled(self._labels) if self._labels is not None else None)
 
     def ends(self, unseen: Sequence[str]) -> None:
         """See spy.Watcher. Names what is new, and publishes it."""

@@ -194,7 +194,7 @@ class Publisher:
             raise ValueError(f"grad: must have the shape of weights, {shape}")
         batch, heads, queries, keys = shape
         rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
-        labels = _fitting_labels(labels, shape)
+        labels = fitting_labels(labels, shape)
         _add_row_tensors(frames, (batch, queries, keys), site, 0, mask, tokens, documents)
         return self._publish("attention", where, frames, lambda: wire.attention_keys(
             where.layer, frames.described, dropout=bool(dropout), learned_sink=bool(learned_sink), labels=labels,
@@ -204,7 +204,7 @@ class Publisher:
                    epoch: int = 0, step: int = 0, scale: Optional[float] = None, softcap: float = 0.0,
                    q_offset: int = 0, causal: bool = False, window: int = 0, q_len: Any = None, k_len: Any = None,
                    mask: Any = None, head_offset: Optional[int] = None, heads_total: Optional[int] = None,
-                   tokens: Any = None, documents: Any = None) -> bool:
+                   labels: Optional[Sequence[str]] = None, tokens: Any = None, documents: Any = None) -> bool:
         """Publishes a layer's queries and keys, from which attnd computes the weights; True when queued.
 
         q             [B, H, Tq, d] f32, f64, f16 or bf16, numpy or torch, after the position encoding
@@ -224,9 +224,10 @@ class Publisher:
         softcap = _check_real("softcap", softcap, 0.0)
         q_offset = wire.check_int("q_offset", q_offset, 2**32 - 1 - queries)
         rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
+        labels = fitting_labels(labels, (batch, heads, queries, keys))
         _add_row_tensors(frames, (batch, queries, keys), site, q_offset, mask, tokens, documents)
         return self._publish("qk", where, frames, lambda: wire.qk_keys(
-            where.layer, frames.described, scale=scale, softcap=softcap, q_offset=q_offset, **rows))
+            where.layer, frames.described, scale=scale, softcap=softcap, q_offset=q_offset, labels=labels, **rows))
 
     def publish_weights(self, *, heads: int, head_dim: int, stack: str, layer: int, site: str = "self", epoch: int = 0,
                         step: int = 0, kv_heads: Optional[int] = None, heads_total: Optional[int] = None,
@@ -475,7 +476,7 @@ def _check_header_room(q_len: Any, k_len: Any) -> None:
         raise ValueError(f"{count} lengths: at most {limit} fit into a header; publish smaller batches")
 
 
-def _fitting_labels(labels: Optional[Sequence[str]], shape: Sequence[int]) -> Optional[Sequence[str]]:
+def fitting_labels(labels: Optional[Sequence[str]], shape: Sequence[int]) -> Optional[Sequence[str]]:
     """The labels if they are one text per key and small enough to travel, else None or ValueError."""
     if labels is None:
         return None

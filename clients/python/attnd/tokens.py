@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from collections.abc import Mapping
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 
 from .devices import HostCopy
 from .hooks import TokensHook
+from .labels import ForwardLabels, Labels
 from .spy import Spy
 
 
 class Tokens:
-    """The token numbers of the model's input: of the integer tensors [B, T] among its arguments `input_ids`, else the
-    first one that is not called something else. `decoder_input_ids` or `tgt` are those of the decoder.
+    """The token numbers of the model's input: of the integer tensors [B, T] among its arguments, also in one that is a
+    dict, `input_ids`, else the first one that is not called something else. `decoder_input_ids` or `tgt` are those of
+    the decoder. Of all samples, or of the first alone.
 
     Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
 
-    def __init__(self, root: torch.nn.Module, spy: Spy):
+    def __init__(self, root: torch.nn.Module, spy: Spy, all_samples: bool = True):
         self._root = root
         self._spy = spy
+        self._samples = slice(None) if all_samples else slice(1)
         self._handle: Any = None
         self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
+        self._labelled: Optional[ForwardLabels] = None  # these
         self._names = _parameter_names(root)
 
     def install(self) -> None:
@@ -31,18 +36,19 @@ class Tokens:
         options: Dict[str, bool] = {"with_kwargs": True} if hasattr(torch, "compiler") else {}
         self._handle = self._root.register_forward_pre_hook(TokensHook(self), **options)
 
-    def take(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def take(self, args: Sequence[Any], kwargs: "Mapping[str, Any]") -> None:
         """A forward begins with these arguments."""
-        self._copies = {}
+        self.forget()
         if self._spy.current_path is None:  # this forward is not followed
             return
         names = [*self._names, *[""] * len(args)]
-        given = [(name, value) for name, value in [*zip(names, args), *kwargs.items()] if _like_tokens(name, value)]
+        named = _flat([*zip(names, args), *kwargs.items()])
+        given = [(name, value) for name, value in named if _like_tokens(name, value)]
         given.sort(key=lambda entry: entry[0] != "input_ids")
         for name, value in given:
             stack = "decoder" if _OF_DECODER.match(name) else ""
             if stack not in self._copies:
-                self._copies[stack] = HostCopy(value)
+                self._copies[stack] = HostCopy(value[self._samples])
 
     def of(self, stack: str) -> Optional[HostCopy]:
         """Those that the stack reads in the forward that runs; None when they are not known."""
@@ -50,19 +56,33 @@ class Tokens:
             return self._copies.get("decoder")
         return self._copies.get("")
 
+    def labelled(self, labels: Labels) -> ForwardLabels:
+        """The texts of those of the forward that runs."""
+        if self._labelled is None:
+            self._labelled = ForwardLabels(labels, self.of)
+        return self._labelled
+
     def forget(self) -> None:
         """The forward is done."""
-        self._copies = {}
+        self._copies, self._labelled = {}, None
 
     def remove(self) -> None:
         """Takes its hook out of the model."""
         if self._handle is not None:
             self._handle.remove()
-        self._handle, self._copies = None, {}
+        self._handle = None
+        self.forget()
 
 
 _OF_DECODER = re.compile(r"decoder_|tgt")
 _NO_TOKENS = re.compile(r"mask|type|position|pos_|label|target|segment|length|cache|index|embed")
+
+
+def _flat(named: List[Tuple[str, Any]]) -> List[Tuple[str, Any]]:
+    """With the entries of a dict in its place."""
+    return [entry for name, value in named
+            for entry in ([(str(key), inner) for key, inner in value.items()] if isinstance(value, Mapping)
+                          else [(name, value)])]
 
 
 def _like_tokens(name: str, value: Any) -> bool:

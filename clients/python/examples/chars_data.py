@@ -32,12 +32,22 @@ class Corpus(NamedTuple):
         """How many different tokens there are."""
         return len(self.alphabet) + 3
 
+    @property
+    def texts(self) -> List[str]:
+        """What a person reads for each token."""
+        return ["<pad>", "<begin>", "<end>", *("\\n" if character == "\n" else character for character in self.alphabet)]
+
 
 class Batch(NamedTuple):
     """i64 [B, T] each; `source` is None for the decoder-only task. `inputs` and `targets` are shifted by one."""
     source: Optional[torch.Tensor]
     inputs: torch.Tensor
     targets: torch.Tensor
+
+    @property
+    def given(self) -> Tuple[torch.Tensor, ...]:
+        """What the model is given."""
+        return (self.inputs,) if self.source is None else (self.source, self.inputs)
 
 
 def load(folder: pathlib.Path, longest: int) -> Corpus:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from chars_data import PAD, Batch
+from chars_data import PAD
 
 
 class Embedding(nn.Module):
@@ -45,11 +45,11 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**options), layers, nn.LayerNorm(width))
         self.output = nn.Linear(width, vocabulary)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, source: torch.Tensor, decoder_inputs: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, vocabulary]."""
-        source_padding, target_padding = batch.source == PAD, batch.inputs == PAD
-        memory = self.encoder(self.embedding(batch.source), src_key_padding_mask=source_padding)
-        hidden = self.decoder(self.embedding(batch.inputs), memory, tgt_mask=causal_mask(batch.inputs.shape[1]),
+        source_padding, target_padding = source == PAD, decoder_inputs == PAD
+        memory = self.encoder(self.embedding(source), src_key_padding_mask=source_padding)
+        hidden = self.decoder(self.embedding(decoder_inputs), memory, tgt_mask=causal_mask(decoder_inputs.shape[1]),
                               tgt_key_padding_mask=target_padding, memory_key_padding_mask=source_padding)
         return self.output(hidden)
 
@@ -65,9 +65,9 @@ class DecoderOnly(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, vocabulary)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, vocabulary]."""
-        hidden, mask = self.embedding(batch.inputs), causal_mask(batch.inputs.shape[1])
+        hidden, mask = self.embedding(inputs), causal_mask(inputs.shape[1])
         for block in self.blocks:
             hidden = block(hidden, src_mask=mask)
         return self.output(self.norm(hidden))

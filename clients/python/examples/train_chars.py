@@ -119,7 +119,7 @@ class Trainer:
         torch.manual_seed(arguments.seed)
         torch.set_num_threads(1)
         self.arguments = arguments
-        corpus = chars_data.load(arguments.text, arguments.context)
+        self.corpus = corpus = chars_data.load(arguments.text, arguments.context)
         self.model = MODELS[arguments.model](corpus.vocabulary, arguments.context + 1, arguments.width,
                                              arguments.heads, arguments.layers, arguments.dropout)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE)
@@ -136,7 +136,7 @@ class Trainer:
         # Said here, `every` and `samples` go before the daemon's default plan: one sample of every 50th step.
         with attnd.Subscriber(a.summaries, topics=(f"summary/{a.job}/",)) as self.results, attnd.watch(
                 self.model, job=a.job, endpoint=a.endpoint, every=a.every, samples=0, wait=SUBSCRIBER_WAIT_S,
-                on_publish=self.verifier.take if self.verifier else None) as self.watch:
+                labels=self.corpus.texts, on_publish=self.verifier.take if self.verifier else None) as self.watch:
             if not self.watch.stats()["subscribed"]:
                 print(f"attnd does not listen at {a.endpoint}: training goes on, without numbers")
             for epoch in range(a.epochs):
@@ -151,7 +151,7 @@ class Trainer:
         self.model.train()
         total = 0.0
         for _, batch in chars_data.split_endless(self.batches, self.arguments.steps_per_epoch):
-            logits = self.model(batch)
+            logits = self.model(*batch.given)
             loss = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(),
                                             ignore_index=chars_data.PAD)
             self.optimizer.zero_grad()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""labels: the texts of the first sample's tokens, for people to look at.
+
+What the caller gave is asked on the sender thread, once for each forward and input that is captured. Whatever goes
+wrong there costs the labels and nothing else.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, Dict, List, Optional
+
+from . import wire
+from .devices import HostCopy
+
+
+Texts = Callable[[List[int]], Any]
+
+
+def check_labels(given: Any) -> Optional[Texts]:
+    """What watch() was given, as a function from a list of token numbers to as many texts: that itself, or the text of
+    each number, as a sequence or mapping; None for None. ValueError for something else."""
+    if given is None or callable(given):
+        return given  # type: ignore[no-any-return]
+    if isinstance(given, (Sequence, Mapping)) and not isinstance(given, (str, bytes)):
+        return lambda numbers: [_look_up(given, number) for number in numbers]
+    raise ValueError(f"labels: must be a function of token numbers, or the text of each, not {given!r:.60}")
+
+
+class Labels:
+    """The texts of tokens, by a function of check_labels(). `failed` is told when it fails."""
+
+    def __init__(self, texts: Texts, failed: Callable[[str], None]):
+        self._texts = texts
+        self._failed = failed
+
+    def of(self, tokens: HostCopy) -> Optional[List[str]]:
+        """The texts of the first sample of [B, T], or None. On the sender thread."""
+        try:
+            numbers = [int(number) for number in tokens.numpy()[0]]
+            texts = [_text(text) for text in self._texts(numbers)]
+            if len(texts) != len(numbers):
+                raise ValueError(f"labels: {len(texts)} texts of {len(numbers)} tokens")
+            return texts
+        except Exception:
+            self._failed("the tokens could not be labelled")
+            return None
+
+
+class ForwardLabels:
+    """Those of one forward. `tokens` gives what a stack reads, and is asked now."""
+
+    def __init__(self, labels: Labels, tokens: Callable[[str], Optional[HostCopy]]):
+        self._labels = labels
+        self._tokens = {stack: tokens(stack) for stack in wire.STACKS}
+        self._texts: Dict[int, Optional[List[str]]] = {}  # by the tokens that they are of
+
+    def of(self, layer: wire.Layer, keys: int) -> Optional[List[str]]:
+        """The texts of so many keys; None when they are not the tokens. The keys of cross attention are the encoder's."""
+        tokens = self._tokens["encoder" if layer[2] == "cross" else layer[0]]
+        if tokens is None or tokens.shape[1] != keys:
+            return None
+        if id(tokens) not in self._texts:
+            self._texts[id(tokens)] = self._labels.of(tokens)
+        return self._texts[id(tokens)]
+
+
+def _look_up(texts: Any, number: int) -> Any:
+    """The text of a token; its number when it has none, as what stands for padding may not."""
+    if isinstance(texts, Mapping):
+        return texts.get(number, str(number))
+    return texts[number] if 0 <= number < len(texts) else str(number)
+
+
+def _text(text: Any) -> str:
+    """As it can travel: valid UTF-8."""
+    raw = text if isinstance(text, bytes) else str(text).encode("utf-8", "replace")
+    return raw.decode("utf-8", "replace")
