@@ -223,13 +223,11 @@ static const struct {
     const char *name;
     int (*run)(struct request *request);
 } methods[] = {
-    {"ping", method_ping},         {"jobs", method_jobs},
-    {"summary", method_summary},   {"live", method_live},
-    {"maps", method_maps},         {"rollout", method_rollout},
-    {"stats", method_stats},       {"config", method_config},
-    {"flush", method_flush},       {"alerts", method_alerts},
-    {"baseline", method_baseline}, {"plan.get", method_plan_get},
-    {"plan.set", method_plan_set}, {"plan.reset", method_plan_reset},
+    {"ping", method_ping},         {"jobs", method_jobs},         {"summary", method_summary},
+    {"live", method_live},         {"maps", method_maps},         {"rollout", method_rollout},
+    {"stats", method_stats},       {"monitor", method_monitor},   {"config", method_config},
+    {"flush", method_flush},       {"alerts", method_alerts},     {"baseline", method_baseline},
+    {"plan.get", method_plan_get}, {"plan.set", method_plan_set}, {"plan.reset", method_plan_reset},
 };
 
 static int run_method(struct request *request, const char *name)

@@ -126,6 +126,12 @@ static uint64_t history_size(const char *path)
     return size;
 }
 
+void put_string(struct mpk_writer *result, const char *key, const char *text)
+{
+    mpk_put_str(result, key);
+    mpk_put_str(result, text);
+}
+
 static void put_text_or_nil(struct mpk_writer *result, const char *key, const char *text)
 {
     mpk_put_str(result, key);
@@ -135,14 +141,15 @@ static void put_text_or_nil(struct mpk_writer *result, const char *key, const ch
         mpk_put_nil(result);
 }
 
-static void put_history(struct mpk_writer *result, const struct store *store)
+static void put_history(struct mpk_writer *result, struct store *store)
 {
     const char *reason = "", *path = store_path(store, &reason);
     mpk_put_str(result, "history");
-    mpk_put_map(result, 3);
+    mpk_put_map(result, 4);
     put_text_or_nil(result, "path", path);
     put_text_or_nil(result, "reason", path ? NULL : reason);
     put_number(result, "size", path ? history_size(path) : 0);
+    put_number(result, "waiting", store_waiting(store));
 }
 
 int method_stats(struct request *request)

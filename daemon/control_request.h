@@ -39,6 +39,7 @@ const char *string_param(const struct request *request, const char *key, const c
 bool request_takes(struct request *request, const char *const *keys, int count);
 
 void put_number(struct mpk_writer *result, const char *key, uint64_t number);
+void put_string(struct mpk_writer *result, const char *key, const char *text);
 
 /* Methods: each returns 0, an error, or CONTROL_WAIT */
 int method_ping(struct request *request);
@@ -46,6 +47,7 @@ int method_jobs(struct request *request);
 int method_summary(struct request *request);
 int method_live(struct request *request);
 int method_stats(struct request *request);
+int method_monitor(struct request *request);
 int method_maps(struct request *request);
 int method_rollout(struct request *request);
 int method_config(struct request *request);

@@ -192,6 +192,9 @@ static void account_for(struct daemon *daemon, struct message *message)
         drop(daemon, message, message->code);
         return;
     }
+    if (!is_event)
+        latency_add_between(&daemon->stats.latency[LATENCY_PROCESSING], message->received_ns,
+                            clock_monotonic_ns());
     stats_add(&daemon->stats, COUNT_PROCESSED, 1);
     stats_add(&daemon->stats, COUNT_EVENTS, is_event);
     release(daemon, message);
@@ -244,9 +247,17 @@ static void on_arrived(struct daemon *daemon, struct message *message)
         settle(daemon, message);
 }
 
+static void time_work(struct stats *stats, const struct message *message)
+{
+    latency_add_between(&stats->latency[LATENCY_WAITING], message->received_ns, message->begun_ns);
+    latency_add_between(&stats->latency[LATENCY_COMPUTING], message->begun_ns,
+                        message->computed_ns);
+}
+
 static void on_done(struct daemon *daemon, struct message *message)
 {
     daemon->in_flight--;
+    time_work(&daemon->stats, message);
     int code = work_finish(message->work, &message->measured);
     message->code = message->code ? message->code : code; /* it may have been refused meanwhile */
     run_finish(message->run, message);
@@ -477,6 +488,16 @@ static int announce_plans(void *data)
     return 0;
 }
 
+static void read_config_again(struct daemon *daemon)
+{
+    bool taken = reload_read(&daemon->reload, daemon->plans);
+    atomic_store(&daemon->stats.config_refused, !taken);
+    if (taken)
+        atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
+    if (taken && announce_plans(daemon) != 0)
+        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+}
+
 /* A terminal that is closed hangs up, too: without a file it ends attnd. */
 static void on_hangup(uv_signal_t *signal, int number)
 {
@@ -486,8 +507,8 @@ static void on_hangup(uv_signal_t *signal, int number)
         return;
     if (!reload_possible(&daemon->reload))
         begin_stop(daemon, "SIGHUP");
-    else if (reload_read(&daemon->reload, daemon->plans) && announce_plans(daemon) != 0)
-        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+    else
+        read_config_again(daemon);
 }
 
 static void on_stop(uv_async_t *stop)
@@ -722,6 +743,7 @@ int daemon_new(const struct config *config, const struct config_reader *reader,
     daemon->reload = (struct reload){.reader = reader, .given = *config, .plans = *config};
     daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = daemon->arrival_ns = clock_monotonic_ns();
+    atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     raise_descriptor_limit();
     for (size_t i = 0; i < sizeof openers / sizeof openers[0]; i++) {
         if (openers[i](daemon, reterr) != 0) {

@@ -49,6 +49,7 @@ struct message {
     struct work *work;
     const struct measured *measured; /* its numbers, the work's */
     int code;                        /* why it has none, or is refused */
+    uint64_t begun_ns, computed_ns;  /* monotonic; set by workers, 0 = was not computed */
     bool finished;                   /* no work is left to do: it can be taken in its turn */
     bool detached; /* tier weights: taken in its turn, before its numbers were there */
     uint64_t held[1 + CONFIG_WINDOWS_MAX]; /* of it: by track, 1 + index of the part that waits for

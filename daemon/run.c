@@ -22,6 +22,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A layer whose steps are never those that maps are made of gets them after so many maps.every. */
+#define MAPS_PATIENCE 4
+
 /* One run may use this part of limits.state_memory, so that it cannot take it all. */
 #define RUN_SHARE 4
 
@@ -190,14 +193,35 @@ static bool wants_map(const struct run *run, const struct message *message)
     return first;
 }
 
-/* Of a layer that is not known yet each message may be asked. */
-static bool wants_head_maps(const struct run *run, const struct message *message, uint64_t now_ns)
+/* Whether its step is one of which maps are made: at most every maps.every another one, from its
+ * first message on, so that the maps of all layers belong together. */
+static bool is_mapped_step(struct run *run, const struct header *header, uint64_t now_ns)
+{
+    bool begins = header->epoch != run->queued_epoch || header->step != run->queued_step;
+    bool due = run->maps_ns == 0 || (begins && now_ns - run->maps_ns >= run->config->maps_every);
+    run->queued_epoch = header->epoch;
+    run->queued_step = header->step;
+    if (due) {
+        run->maps_epoch = header->epoch;
+        run->maps_step = header->step;
+        run->maps_ns = now_ns;
+    }
+    return header->epoch == run->maps_epoch && header->step == run->maps_step;
+}
+
+/* Of a layer that is not known yet each message may be asked. On the steps of which maps are made
+ * every layer is, once, hence the half; a layer that is never sent on those steps is not left out
+ * for ever. */
+static bool wants_head_maps(struct run *run, const struct message *message, uint64_t now_ns)
 {
     const struct header *header = &message->header;
     struct stream *stream = stream_find(run->streams, header->layer);
+    uint64_t every = run->config->maps_every;
     if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS)
         return false;
-    return !stream || maps_wanted(&stream->maps, header, run->config->maps_every, now_ns);
+    bool mapped = is_mapped_step(run, header, now_ns);
+    return !stream ||
+           maps_wanted(&stream->maps, header, mapped ? every / 2 : MAPS_PATIENCE * every, now_ns);
 }
 
 bool run_queue(struct run *run, struct message *message, uint64_t now_ns)

@@ -56,6 +56,10 @@ struct run {
     struct alerts *alerts;         /* NULL: none */
     uint64_t last_ns;              /* when it was last heard of */
     uint64_t epoch, step, time_ns; /* newest seen */
+    uint64_t maps_epoch,
+        maps_step; /* the step whose messages are asked for the maps of their heads */
+    uint64_t queued_epoch, queued_step; /* of the last message with tensors that was queued */
+    uint64_t maps_ns;                   /* when that step began; 0 = there was none yet */
     struct counts counts; /* of what is no layer's: events, what ingest refused; see run_counts */
     struct counts judged; /* run_counts when the alerts were last asked about the run */
     uint64_t taken;       /* messages: their order for the states */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* stats: the daemon's counters, and drops by reason. Any thread adds; readers see each counter
- * whole. */
+/* stats: the daemon's counters, drops by reason, and how long things took. Any thread adds;
+ * readers see each counter whole. */
 #ifndef DAEMON_STATS_H
 #define DAEMON_STATS_H
 
 #include "err.h"
+#include "latency.h"
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -18,6 +19,9 @@ enum counter {
 struct stats {
     _Atomic uint64_t counter[COUNT_COUNT];
     _Atomic uint64_t dropped[ERR_COUNT]; /* by err_index */
+    struct latency latency[LATENCY_COUNT];
+    _Atomic uint64_t config_read_ns; /* when a config was last taken, ns since 1970 */
+    _Atomic uint32_t config_refused; /* the last one that was read: 1 = it was not taken */
 };
 
 extern const char *const counter_name[COUNT_COUNT];

@@ -558,3 +558,11 @@ bool store_has_room(struct store *store, size_t bytes)
     pthread_mutex_unlock(&store->lock);
     return room;
 }
+
+uint64_t store_waiting(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    uint64_t bytes = store->held_bytes;
+    pthread_mutex_unlock(&store->lock);
+    return bytes;
+}

@@ -91,6 +91,8 @@ void batch_free(struct store_batch **batch);
  * larger than that is taken when nothing else waits. Returns whether it was taken; *batch is NULL
  * afterwards. */
 bool store_submit(struct store *store, struct store_batch **batch);
+/* Bytes that are not on the disk yet. */
+uint64_t store_waiting(struct store *store);
 /* Whether a checkpoint of so many bytes would be taken now. */
 bool store_has_room(struct store *store, size_t bytes);
 

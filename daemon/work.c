@@ -10,6 +10,7 @@
  * weights, which may take seconds, stay in the background. */
 #include "work.h"
 
+#include "clock.h"
 #include "err.h"
 #include "maps.h"
 
@@ -136,12 +137,15 @@ static void run(struct pool_job *pool_job, struct scratch *scratch)
     struct work_job *job = (struct work_job *)pool_job;
     struct work *work = job->work;
     struct message *message = work->message;
+    if (job->index == 0) /* the first in the queue */
+        message->begun_ns = clock_monotonic_ns();
     measure_run(work->measure, job->index, scratch);
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {
         work->code = measure_finish(work->measure, scratch);
         message->head_maps = measure_take_head_maps(work->measure);
         if (message->head_maps && message->head_maps->sample == 0) /* which the labels are of */
             message->labels = maps_labels(message, &message->label_count);
+        message->computed_ns = clock_monotonic_ns();
         message->note.kind = NOTE_DONE;
         inbox_post(work->done, &message->note);
     }

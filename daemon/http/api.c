@@ -23,9 +23,17 @@ static void reply_result(struct request *request, const void *result, size_t siz
         reply_code(request, ERR_MEMORY, NULL);
 }
 
+static bool is_missing(int code)
+{
+    return code == ERR_JOB_UNKNOWN || code == ERR_RUN_UNKNOWN || code == ERR_NO_HISTORY ||
+           code == ERR_NO_SUMMARY || code == ERR_NO_MAP || code == ERR_HISTORY_OFF;
+}
+
 static void on_result(struct request *request, struct question *question)
 {
-    if (question->code)
+    if (is_missing(question->code) && request->arguments.or_null)
+        reply_text(request, MHD_HTTP_OK, "application/json", "null");
+    else if (question->code)
         reply_code(request, question->code, question->detail);
     else
         reply_result(request, question->result, question->size);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <time.h>
 
 /* Bytes that a client may have to hear besides events: greeting, resync, heartbeats. */
@@ -35,7 +36,7 @@ struct event_client {
     size_t offset;
     char note[NOTE_MAX]; /* goes before the next event */
     size_t note_size, note_offset;
-    bool suspended;
+    bool suspended, gone;
     uint64_t heard_ns; /* when something was last handed to the server */
     struct event_client *following, *previous;
 };
@@ -54,14 +55,24 @@ void events_init(struct events *events, struct stats *stats, const struct event_
                               .boot = random_boot(),
                               .live_interval_ns = options->live_interval_ns,
                               .heartbeat_ns = options->heartbeat_ns,
+                              .held_limit = options->held_bytes,
                               .client_limit = options->clients};
     ring_init(&events->ring, options->ring_bytes);
+}
+
+/* Of what is held back for this layer. */
+static void drop_newest(struct events *events, struct held *held)
+{
+    if (held->newest)
+        events->held_bytes -= sizeof *held->newest + held->newest->size;
+    free(held->newest);
+    held->newest = NULL;
 }
 
 static void forget_held(struct events *events, struct held *held)
 {
     HASH_DEL(events->held, held);
-    free(held->newest);
+    drop_newest(events, held);
     free(held);
 }
 
@@ -136,27 +147,33 @@ static struct held *find_held(struct events *events, const char *topic)
     return held;
 }
 
-static struct published *copy(const struct published *published)
+/* Returns false when there is no room, or no memory. */
+static bool hold(struct events *events, struct held *held, const struct published *published)
 {
-    struct published *copied = malloc(sizeof *copied + published->size);
-    if (copied)
-        memcpy(copied, published, sizeof *copied + published->size);
-    return copied;
+    size_t size = sizeof *published + published->size;
+    struct published *copied =
+        events->held_bytes + size <= events->held_limit ? malloc(size) : NULL;
+    if (!copied)
+        return false;
+    memcpy(copied, published, size);
+    held->newest = copied;
+    events->held_bytes += size;
+    return true;
 }
 
 static void put_live(struct events *events, const struct published *published, uint64_t now_ns)
 {
-    struct held *held = find_held(events, published->topic);
-    if (!held)
-        return;
-    free(held->newest);
-    held->newest = NULL;
-    if (held->sent_ns == 0 || now_ns - held->sent_ns >= events->live_interval_ns) {
-        held->sent_ns = now_ns;
+    struct held *held = events->client_count > 0 ? find_held(events, published->topic) : NULL;
+    if (!held) {
         append(events, published);
-    } else {
-        held->newest = copy(published);
+        return;
     }
+    drop_newest(events, held);
+    bool early = held->sent_ns != 0 && now_ns - held->sent_ns < events->live_interval_ns;
+    if (early && hold(events, held, published))
+        return;
+    held->sent_ns = now_ns;
+    append(events, published);
 }
 
 bool events_send_held(struct events *events, uint64_t now_ns)
@@ -173,8 +190,7 @@ bool events_send_held(struct events *events, uint64_t now_ns)
         }
         held->sent_ns = now_ns;
         append(events, held->newest);
-        free(held->newest);
-        held->newest = NULL;
+        drop_newest(events, held);
     }
     events_wake(events);
     return more;
@@ -260,7 +276,7 @@ static ssize_t read_events(void *data, uint64_t position, char *to, size_t max)
         client->heard_ns = clock_monotonic_ns();
         return (ssize_t)used;
     }
-    if (client->events->closing)
+    if (client->events->closing || client->gone)
         return MHD_CONTENT_READER_END_OF_STREAM;
     client->suspended = true;
     MHD_suspend_connection(client->connection);
@@ -358,7 +374,7 @@ void events_wake(struct events *events)
 {
     for (struct event_client *client = events->clients; client; client = client->following) {
         bool has_more = client->note_offset < client->note_size || events->closing ||
-                        client->next <= events->ring.newest;
+                        client->gone || client->next <= events->ring.newest;
         if (!client->suspended || !has_more)
             continue;
         client->suspended = false;
@@ -382,11 +398,29 @@ static void forget_silent(struct events *events, uint64_t now_ns)
     }
 }
 
+/* The server does not look at connections that are suspended: one that the client has closed would
+ * stay until something is sent to it. */
+static bool has_hung_up(struct event_client *client)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(client->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    char byte;
+    return info && recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+static void tick_client(struct event_client *client, uint64_t now_ns)
+{
+    if (!client->suspended)
+        return;
+    client->gone = has_hung_up(client);
+    if (now_ns - client->heard_ns >= client->events->heartbeat_ns)
+        put_note(client, ":\n\n");
+}
+
 void events_tick(struct events *events, uint64_t now_ns)
 {
     for (struct event_client *client = events->clients; client; client = client->following)
-        if (client->suspended && now_ns - client->heard_ns >= events->heartbeat_ns)
-            put_note(client, ":\n\n");
+        tick_client(client, now_ns);
     forget_silent(events, now_ns);
     events_wake(events);
 }

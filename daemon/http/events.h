@@ -25,12 +25,14 @@ struct events {
     uint64_t heartbeat_ns;
     struct held *held; /* hash */
     struct event_client *clients;
+    uint64_t held_bytes, held_limit; /* of live values that are held back */
     uint32_t client_count, client_limit;
     bool closing;
 };
 
 struct event_options {
     uint64_t ring_bytes, live_interval_ns, heartbeat_ns;
+    uint64_t held_bytes; /* of live values that wait for their interval; beyond it none waits */
     uint32_t clients;
 };
 
@@ -43,8 +45,8 @@ void events_put(struct events *events, const struct published *published, uint64
 void events_lost(struct events *events);
 /* Sends live values that were held back and are due. Returns whether some still are. */
 bool events_send_held(struct events *events, uint64_t now_ns);
-/* Sends heartbeats to those that have heard nothing for long, and forgets layers that are silent.
- */
+/* About every second: sends heartbeats to those that have heard nothing for long, lets those go
+ * that have hung up, and forgets layers that are silent. */
 void events_tick(struct events *events, uint64_t now_ns);
 /* Ends all streams. */
 void events_close(struct events *events);

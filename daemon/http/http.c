@@ -17,6 +17,11 @@
 #define SECOND_MS 1000
 /* How often live values that are held back are looked at, at most. */
 #define LIVE_MS 10
+/* Questions that are with the loop thread at once: their answers are all in memory. Others wait
+ * here. */
+#define ASKED_MAX 16
+/* The loop thread answers for so long, and then looks after trainers first. */
+#define TURN_NS UINT64_C(5000000)
 
 /* The loop thread */
 
@@ -60,10 +65,16 @@ static struct question *take_asked(struct http *http)
 static void on_asked(uv_async_t *asked)
 {
     struct http *http = asked->data;
+    uint64_t until_ns = clock_monotonic_ns() + TURN_NS;
     struct question *question;
-    while ((question = take_asked(http)))
+    while ((question = take_asked(http))) {
         control_call(http->control, question->method, question->params.buffer.data,
                      question->params.buffer.size, answer_question, question);
+        if (clock_monotonic_ns() >= until_ns) {
+            uv_async_send(asked); /* there may be more */
+            return;
+        }
+    }
 }
 
 void http_put(struct http *http, const char *topic, enum result_kind kind, const void *map,
@@ -79,12 +90,31 @@ void http_put(struct http *http, const char *topic, enum result_kind kind, const
 
 /* The HTTP thread */
 
-void http_ask(struct http *http, struct question *question)
+static void send_question(struct http *http, struct question *question)
 {
+    http->asked_count++;
     uv_mutex_lock(&http->lock);
     question_list_put(&http->to_loop, question);
     uv_mutex_unlock(&http->lock);
     uv_async_send(&http->asked);
+}
+
+/* Those whose request is gone need no answer. */
+static void send_questions(struct http *http)
+{
+    struct question *question;
+    while (http->asked_count < ASKED_MAX && (question = question_list_take(&http->to_ask))) {
+        if (question->data)
+            send_question(http, question);
+        else
+            question_free(&question);
+    }
+}
+
+void http_ask(struct http *http, struct question *question)
+{
+    question_list_put(&http->to_ask, question);
+    send_questions(http);
 }
 
 static void on_live(uv_timer_t *timer)
@@ -123,8 +153,11 @@ static struct question *take_answered(struct http *http)
 static void take_answers(struct http *http)
 {
     struct question *question;
-    while ((question = take_answered(http)))
+    while ((question = take_answered(http))) {
+        http->asked_count--;
         question->answered(question);
+    }
+    send_questions(http);
 }
 
 static void close_handles(struct http *http)
@@ -157,6 +190,7 @@ static void on_second(uv_timer_t *timer)
     struct http *http = timer->data;
     uint64_t now_ns = clock_monotonic_ns();
     server_check_waiting(http, now_ns);
+    peers_cut(&http->peers, now_ns, http->config->http_timeout);
     events_tick(&http->events, now_ns);
     server_run(http);
 }
@@ -164,6 +198,7 @@ static void on_second(uv_timer_t *timer)
 static void run(void *data)
 {
     struct http *http = data;
+    pthread_setname_np(pthread_self(), "attnd-http");
     uv_run(&http->loop, UV_RUN_DEFAULT);
 }
 
@@ -217,6 +252,7 @@ static void open_events(struct http *http)
     struct event_options options = {.ring_bytes = config->http_ring,
                                     .live_interval_ns = config->http_live_interval,
                                     .heartbeat_ns = config->http_heartbeat,
+                                    .held_bytes = config->http_queue,
                                     .clients = (uint32_t)config->http_event_clients};
     events_init(&http->events, http->stats, &options);
 }
@@ -242,6 +278,7 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     uv_mutex_init(&http->lock);
     question_list_init(&http->to_loop);
     question_list_init(&http->to_http);
+    question_list_init(&http->to_ask);
     feed_init(&http->feed, config->http_queue);
     open_events(http);
     http->metrics = metrics_new(config, stats);
@@ -303,6 +340,7 @@ void http_close(struct http **http_p)
         close(http->listen_fd);
     free_questions(&http->to_loop);
     free_questions(&http->to_http);
+    free_questions(&http->to_ask);
     feed_clear(&http->feed);
     events_clear(&http->events);
     metrics_free(&http->metrics);

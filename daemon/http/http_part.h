@@ -8,6 +8,7 @@
 #include "feed.h"
 #include "http.h"
 #include "metrics.h"
+#include "peer.h"
 #include "question.h"
 #include "route.h"
 
@@ -40,7 +41,12 @@ struct http {
     struct MHD_Daemon *server;
     struct events events;
     struct metrics *metrics;
-    struct request *waiting; /* suspended, for an answer of the loop thread */
+    struct request *waiting;     /* suspended, for an answer of the loop thread */
+    struct question_list to_ask; /* of those that wait, what has not gone to the loop thread yet */
+    unsigned asked_count;        /* questions that have */
+    struct peers peers;
+    uint64_t answer_bytes; /* of answers that are being sent */
+    bool stopping;         /* nobody waits any more */
 };
 
 /* One request. Lives as long as the server deals with it, and a question of it at least. */
@@ -58,6 +64,7 @@ struct request {
     void (*answered)(struct request *request, struct question *question);
     struct request *next, *previous; /* of those that wait */
     bool checked;                    /* the headers have been looked at */
+    bool handled;                    /* the route's handler has been called */
 };
 
 /* Answers: each makes `response`, and is the end of it. `code` is an error of err.h; the HTTP
@@ -65,7 +72,8 @@ struct request {
 void reply_bytes(struct request *request, unsigned status, const char *type, const void *bytes,
                  size_t size);
 void reply_text(struct request *request, unsigned status, const char *type, const char *text);
-/* Takes over `bytes`, which malloc gave. */
+/* Takes over `bytes`, which malloc gave. While answers that wait to be read take all of
+ * http.answers, it is an error instead: `again`. */
 void reply_owned(struct request *request, unsigned status, const char *type, void *bytes,
                  size_t size);
 void reply_error(struct request *request, unsigned status, const char *slug, const char *message);
@@ -101,6 +109,8 @@ int server_start(struct http *http);
 void server_stop(struct http *http);
 /* Lets the server go on with what has been resumed. Not from inside its callbacks. */
 void server_run(struct http *http);
+/* Open ones. */
+unsigned server_connections(struct http *http);
 /* Ends the patience of those that have waited too long. */
 void server_check_waiting(struct http *http, uint64_t now_ns);
 

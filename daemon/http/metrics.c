@@ -1,47 +1,165 @@
 /* SPDX-License-Identifier: MIT */
-#include "metrics.h"
+#include "metrics_part.h"
 
-#include <inttypes.h>
+#include "result.h"
+
 #include <stdio.h>
 #include <stdlib.h>
-
-struct metrics {
-    const struct config *config;
-    struct stats *stats;
-};
+#include <string.h>
 
 struct metrics *metrics_new(const struct config *config, struct stats *stats)
 {
     struct metrics *metrics = calloc(1, sizeof *metrics);
     if (metrics)
-        *metrics = (struct metrics){.config = config, .stats = stats};
+        *metrics = (struct metrics){
+            .config = config,
+            .stats = stats,
+            .window = {window_unit_name((enum window_unit)config->window_unit),
+                       config->window_length, config->window_every},
+        };
     return metrics;
 }
 
-void metrics_free(struct metrics **metrics)
+static void forget(struct metrics *metrics, struct metrics_layer *layer)
 {
-    free(*metrics);
-    *metrics = NULL;
+    HASH_DEL(metrics->layers, layer);
+    layer_free(&layer);
+}
+
+void metrics_free(struct metrics **metrics_p)
+{
+    struct metrics *metrics = *metrics_p;
+    if (!metrics)
+        return;
+    while (metrics->layers)
+        forget(metrics, metrics->layers);
+    free(metrics);
+    *metrics_p = NULL;
+}
+
+/* Results */
+
+static struct metrics_layer *add(struct metrics *metrics, const char *key)
+{
+    struct metrics_layer *layer = layer_new(key);
+    if (!layer)
+        return NULL;
+    HASH_ADD_STR(metrics->layers, key, layer);
+    if (!layer->hh.tbl)
+        layer_free(&layer);
+    return layer;
+}
+
+/* NULL when there is no room. */
+static struct metrics_layer *find(struct metrics *metrics, const char *topic, const char *run)
+{
+    char key[LAYER_KEY_MAX];
+    struct metrics_layer *layer = NULL;
+    if (!layer_key(topic, run, key))
+        return NULL;
+    HASH_FIND_STR(metrics->layers, key, layer);
+    if (!layer && HASH_COUNT(metrics->layers) < metrics->config->http_metrics_layers)
+        layer = add(metrics, key);
+    return layer;
 }
 
 void metrics_put(struct metrics *metrics, const struct published *published, uint64_t now_ns)
 {
-    (void)metrics, (void)published, (void)now_ns;
+    struct layer_result result;
+    bool live = strncmp(published->topic, "live/", 5) == 0;
+    if (!live && strncmp(published->topic, "summary/", 8) != 0)
+        return;
+    if (!layer_read(published, &metrics->window, &result) || (!live && !result.primary))
+        return;
+    struct metrics_layer *layer = find(metrics, published->topic, result.run);
+    if (!layer)
+        return;
+    layer->put_ns = now_ns;
+    if (live)
+        layer_put_live(layer, &result);
+    else
+        layer_put_summary(layer, &result);
+}
+
+/* Scraping */
+
+uint64_t metrics_find_count(const msgpack_object *map, const char *key)
+{
+    uint64_t count = 0;
+    const msgpack_object *value = mpk_find(map, key);
+    return value && mpk_get_u64(value, UINT64_MAX, &count) == 0 ? count : 0;
+}
+
+void metrics_find_text(const msgpack_object *map, const char *key, char *to, size_t size)
+{
+    const msgpack_object *value = mpk_find(map, key);
+    bool is_text = value && value->type == MSGPACK_OBJECT_STR;
+    snprintf(to, size, "%.*s", is_text ? (int)value->via.str.size : 0,
+             is_text ? value->via.str.ptr : "");
+}
+
+/* Jobs by name, while a page is made. */
+struct known_job {
+    char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1];
+    bool active;
+    UT_hash_handle hh;
+};
+
+static void free_known(struct known_job **known)
+{
+    while (*known) {
+        struct known_job *job = *known;
+        HASH_DEL(*known, job);
+        free(job);
+    }
+}
+
+/* Without memory jobs are missing, and their layers are not shown this time. */
+static struct known_job *read_jobs(const msgpack_object *jobs)
+{
+    struct known_job *known = NULL;
+    uint32_t count = jobs && jobs->type == MSGPACK_OBJECT_ARRAY ? jobs->via.array.size : 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct known_job *job = calloc(1, sizeof *job);
+        char state[16];
+        if (!job)
+            break;
+        metrics_find_text(&jobs->via.array.ptr[i], "job", job->job, sizeof job->job);
+        metrics_find_text(&jobs->via.array.ptr[i], "run", job->run, sizeof job->run);
+        metrics_find_text(&jobs->via.array.ptr[i], "state", state, sizeof state);
+        job->active = strcmp(state, "active") == 0;
+        HASH_ADD_STR(known, job, job);
+        if (!job->hh.tbl)
+            free(job);
+    }
+    return known;
+}
+
+/* What came after the question was asked may be of a job that the answer does not know yet. */
+static void choose_layers(struct metrics *metrics, const struct metrics_view *view)
+{
+    struct known_job *known = read_jobs(mpk_find(view->monitor, "jobs"));
+    struct metrics_layer *layer, *next;
+    HASH_ITER(hh, metrics->layers, layer, next)
+    {
+        struct known_job *job = NULL;
+        HASH_FIND_STR(known, layer->job, job);
+        bool newest = job && strcmp(job->run, layer->run) == 0;
+        layer->shown = newest && job->active;
+        if (!newest && layer->put_ns < view->asked_ns)
+            forget(metrics, layer);
+    }
+    free_known(&known);
 }
 
 char *metrics_render(struct metrics *metrics, const struct metrics_view *view)
 {
-    char *text = NULL;
-    size_t size;
-    FILE *out = open_memstream(&text, &size);
-    if (!out)
-        return NULL;
-    fprintf(out, "# HELP attnd_build_info Version of attnd.\n# TYPE attnd_build_info gauge\n");
-    fprintf(out, "attnd_build_info{version=\"%s\"} 1\n", ATTND_VERSION);
-    for (int i = 0; i < COUNT_COUNT; i++)
-        fprintf(out, "# TYPE attnd_%s_total counter\nattnd_%s_total %" PRIu64 "\n", counter_name[i],
-                counter_name[i], stats_get(metrics->stats, (enum counter)i));
-    fprintf(out, "# TYPE attnd_http_event_clients gauge\nattnd_http_event_clients %" PRIu32 "\n",
-            view->event_clients);
-    return fclose(out) == 0 ? text : NULL;
+    struct metrics_text text;
+    choose_layers(metrics, view);
+    metrics_text_begin(&text, view->openmetrics);
+    metrics_put_pipeline(&text, metrics, view);
+    metrics_put_process(&text);
+    metrics_put_jobs(&text, mpk_find(view->monitor, "jobs"));
+    metrics_put_attention(&text, metrics);
+    return metrics_text_end(&text);
 }

@@ -2,7 +2,10 @@
 /* metrics: what Prometheus scrapes. HTTP thread; the counters are read from where all threads
  * count.
  *
- * Numbers of layers are taken from results as they are published, so that a scrape only formats. */
+ * Numbers of layers are taken from results as they are published, so that a scrape only formats.
+ * Which jobs there are is said by the loop thread's answer to `monitor`: the layers of a job's
+ * newest run are shown while that run is active, and what is no such run's is forgotten. At most
+ * http.metrics_layers are kept, first come first served; who scrapes makes room. */
 #ifndef DAEMON_HTTP_METRICS_H
 #define DAEMON_HTTP_METRICS_H
 
@@ -20,10 +23,11 @@ void metrics_free(struct metrics **metrics);
 /* One published map. */
 void metrics_put(struct metrics *metrics, const struct published *published, uint64_t now_ns);
 
-/* What is told at the time of a scrape; the maps are MessagePack, as `stats` and `jobs` answer. */
+/* What is told at the time of a scrape. */
 struct metrics_view {
-    const msgpack_object *stats;
-    uint32_t event_clients;
+    const msgpack_object *monitor; /* the answer of that method, */
+    uint64_t asked_ns;             /* which was asked then, or later */
+    uint32_t event_clients, connections;
     bool openmetrics; /* 1.0, else text 0.0.4 */
 };
 /* The page, to be freed with free(); NULL when out of memory. */

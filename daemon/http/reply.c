@@ -39,14 +39,62 @@ void reply_text(struct request *request, unsigned status, const char *type, cons
                                         MHD_RESPMEM_MUST_COPY));
 }
 
+/* An answer while it is being sent. */
+struct answer {
+    struct http *http;
+    void *bytes;
+    size_t size;
+};
+
+static void answer_free(void *data)
+{
+    struct answer *answer = data;
+    answer->http->answer_bytes -= answer->size;
+    free(answer->bytes);
+    free(answer);
+}
+
+/* NULL when out of memory. */
+static struct answer *answer_new(struct http *http, void *bytes, size_t size)
+{
+    struct answer *answer = malloc(sizeof *answer);
+    if (!answer) {
+        free(bytes);
+        return NULL;
+    }
+    *answer = (struct answer){.http = http, .bytes = bytes, .size = size};
+    http->answer_bytes += size;
+    return answer;
+}
+
+static struct MHD_Response *respond(struct answer *answer)
+{
+    struct MHD_Response *response = MHD_create_response_from_buffer_with_free_callback_cls(
+        answer->size, answer->bytes, answer_free, answer);
+    if (!response)
+        answer_free(answer);
+    return response;
+}
+
+/* One that is alone may be of any size. */
+static bool has_room(const struct http *http, size_t size)
+{
+    return http->answer_bytes == 0 || http->answer_bytes + size <= http->config->http_answers;
+}
+
 void reply_owned(struct request *request, unsigned status, const char *type, void *bytes,
                  size_t size)
 {
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(size, bytes, MHD_RESPMEM_MUST_FREE);
-    if (!response)
+    struct answer *answer;
+    if (!has_room(request->http, size)) {
         free(bytes);
-    set(request, status, type, response);
+        reply_code(request, ERR_AGAIN,
+                   "answers that others have not read yet take all of http.answers: try again");
+        reply_header(request, MHD_HTTP_HEADER_RETRY_AFTER, "1");
+        return;
+    }
+    answer = answer_new(request->http, bytes, size);
+    set(request, status, type, answer ? respond(answer) : NULL);
 }
 
 void reply_error(struct request *request, unsigned status, const char *slug, const char *message)
@@ -55,9 +103,10 @@ void reply_error(struct request *request, unsigned status, const char *slug, con
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
     if (text)
-        reply_owned(request, status, "application/json", text, strlen(text));
+        reply_text(request, status, "application/json", text);
     else
         reply_text(request, MHD_HTTP_INTERNAL_SERVER_ERROR, "text/plain", "out of memory\n");
+    free(text);
 }
 
 static unsigned status_of(int code)

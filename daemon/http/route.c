@@ -25,39 +25,44 @@ const struct argument arguments[ARG_COUNT] = {
 #define JSON    "application/json"
 
 const struct route routes[] = {
-    {"/api/v1/version", JSON, handle_method, "ping", 0, false, "version and uptime of attnd"},
+    {"/api/v1/version", JSON, handle_method, "ping", A(or_null), false,
+     "version and uptime of attnd"},
     {"/api/v1/metrics", JSON, handle_metric_list, NULL, 0, false, "the metrics there are"},
-    {"/api/v1/jobs", JSON, handle_method, "jobs", 0, false,
+    {"/api/v1/jobs", JSON, handle_method, "jobs", A(or_null), false,
      "the runs that attnd knows, with their layers"},
-    {"/api/v1/runs", JSON, handle_method, "runs", A(job) | A(limit), false,
+    {"/api/v1/runs", JSON, handle_method, "runs", A(job) | A(limit) | A(or_null), false,
      "runs in the history, newest first"},
-    {"/api/v1/layers", JSON, handle_method, "windows", LAYERS, false,
+    {"/api/v1/layers", JSON, handle_method, "windows", LAYERS | A(or_null), false,
      "layers of a run in the history: their heads, windows and metrics"},
     {"/api/v1/summary", JSON, handle_method, "summary",
-     A(job) | A(stack) | A(layer) | A(site) | A(window), false, "the last window of each layer"},
-    {"/api/v1/live", JSON, handle_method, "live", A(job) | A(stack) | A(layer) | A(site), false,
+     A(job) | A(stack) | A(layer) | A(site) | A(window) | A(or_null), false,
+     "the last window of each layer"},
+    {"/api/v1/live", JSON, handle_method, "live",
+     A(job) | A(stack) | A(layer) | A(site) | A(or_null), false,
      "the last message's numbers of each layer"},
     {"/api/v1/history", JSON, handle_method, "history",
-     LAYERS | A(head) | A(metric) | WINDOWS | A(limit) | A(statistics) | A(packed), false,
-     "one metric of a layer, window by window"},
+     LAYERS | A(head) | A(metric) | WINDOWS | A(limit) | A(statistics) | A(packed) | A(or_null),
+     false, "one metric of a layer, window by window"},
     {"/api/v1/grid", JSON, handle_method, "grid",
-     LAYERS | A(metric) | A(statistic) | WINDOWS | A(points) | A(packed), false,
+     LAYERS | A(metric) | A(statistic) | WINDOWS | A(points) | A(packed) | A(or_null), false,
      "one metric of all layers and heads over a run"},
-    {"/api/v1/map", JSON, handle_method, "map", LAYERS | A(window) | A(last) | A(packed), false,
+    {"/api/v1/map", JSON, handle_method, "map",
+     LAYERS | A(window) | A(last) | A(packed) | A(or_null), false,
      "the stored map of a window: the mean over heads"},
-    {"/api/v1/maps", JSON, handle_method, "maps", LAYERS | A(head) | A(kind) | A(packed), false,
+    {"/api/v1/maps", JSON, handle_method, "maps",
+     LAYERS | A(head) | A(kind) | A(packed) | A(or_null), false,
      "the newest map of each head of a layer, or one over all heads"},
-    {"/api/v1/rollout", JSON, handle_method, "rollout", RUNS | A(stack) | A(packed), false,
-     "attention rollout over the layers of a stack"},
+    {"/api/v1/rollout", JSON, handle_method, "rollout", RUNS | A(stack) | A(packed) | A(or_null),
+     false, "attention rollout over the layers of a stack"},
     {"/api/v1/alerts", JSON, handle_method, "alerts",
-     RUNS | A(rule) | A(severity) | A(state) | A(from) | A(to) | A(limit), false,
+     RUNS | A(rule) | A(severity) | A(state) | A(from) | A(to) | A(limit) | A(or_null), false,
      "what fires, and what did"},
     {"/api/v1/compare", JSON, handle_method, "compare",
-     RUNS | A(job_b) | A(run_b) | A(metric) | WINDOWS | A(windows) | A(limit), false,
+     RUNS | A(job_b) | A(run_b) | A(metric) | WINDOWS | A(windows) | A(limit) | A(or_null), false,
      "two runs, head by head"},
-    {"/api/v1/plan", JSON, handle_method, "plan.get", A(job), false,
+    {"/api/v1/plan", JSON, handle_method, "plan.get", A(job) | A(or_null), false,
      "what a job is asked to capture"},
-    {"/api/v1/stats", JSON, handle_method, "stats", 0, false, "counters of attnd"},
+    {"/api/v1/stats", JSON, handle_method, "stats", A(or_null), false, "counters of attnd"},
     {"/api/v1/events", "text/event-stream", handle_events, NULL,
      A(job) | A(kinds) | A(last_event_id) | A(access_token), false,
      "live values, summaries, alerts and job states as they come"},
@@ -119,6 +124,16 @@ static const char *shown(const char *name)
                : "(not printable)";
 }
 
+/* Nothing that is asked for is called anything else, and errors repeat it. */
+static bool is_value(const char *value)
+{
+    if (!value || strlen(value) >= VALUE_MAX)
+        return false;
+    while (*value >= ' ' && *value <= '~')
+        value++;
+    return !*value;
+}
+
 static int find_argument(const struct argument_reader *reader, const char *name)
 {
     for (int i = 0; i < ARG_COUNT; i++)
@@ -178,6 +193,15 @@ static bool put_value(struct mpk_writer *writer, enum argument_type type, const 
     return true;
 }
 
+/* Of the API itself: the method does not know it. */
+static bool read_or_null(struct argument_reader *reader, const char *value)
+{
+    reader->or_null = strcmp(value, "1") == 0;
+    if (!reader->or_null && strcmp(value, "0") != 0)
+        snprintf(reader->reterr, sizeof reader->reterr, "or_null: 1 or 0 is needed");
+    return !*reader->reterr;
+}
+
 bool argument_read(struct argument_reader *reader, const char *name, const char *value)
 {
     static const char *const wanted[] = {"text", "a whole number", "1 or 0",
@@ -190,12 +214,15 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
                  shown(name), valid);
     else if (reader->given & 1u << i)
         snprintf(reader->reterr, sizeof reader->reterr, "%s: given twice", name);
-    else if (!value || strlen(value) >= VALUE_MAX)
-        snprintf(reader->reterr, sizeof reader->reterr, "%s: a value of at most %d bytes is needed",
-                 name, VALUE_MAX - 1);
+    else if (!is_value(value))
+        snprintf(reader->reterr, sizeof reader->reterr,
+                 "%s: a value of at most %d printable ASCII characters is needed", name,
+                 VALUE_MAX - 1);
     if (*reader->reterr)
         return false;
     reader->given |= 1u << i;
+    if (i == ARG_or_null)
+        return read_or_null(reader, value);
     reader->count++;
     mpk_put_str(&reader->pairs, name);
     if (put_value(&reader->pairs, arguments[i].type, value))

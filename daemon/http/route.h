@@ -48,7 +48,8 @@ struct argument_reader {
     struct mpk_writer pairs; /* key, value, key, value */
     unsigned given;          /* bits of ARG_ */
     unsigned count;          /* of those that are in `pairs` */
-    char reterr[256];        /* why not */
+    bool or_null;
+    char reterr[256]; /* why not */
 };
 void argument_reader_init(struct argument_reader *reader, const struct route *route);
 void argument_reader_clear(struct argument_reader *reader);

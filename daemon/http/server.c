@@ -10,15 +10,37 @@
 #include "guard.h"
 #include "log.h"
 
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/socket.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* How long a clean end may take: readers that do not read are cut off then. */
 #define STOP_NS UINT64_C(500000000)
+
+/* Connections */
+
+/* NULL when there was no memory for it. */
+static struct peer *peer_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+static void on_connection(void *data, struct MHD_Connection *connection, void **peer,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct http *http = data;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED)
+        peer_remove(&http->peers, *peer);
+    else if (info)
+        *peer = peer_add(&http->peers, info->connect_fd, http->config->http_timeout,
+                         clock_monotonic_ns());
+}
 
 /* Requests */
 
@@ -64,7 +86,7 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **s
                          enum MHD_RequestTerminationCode why)
 {
     struct request *request = *state;
-    (void)data, (void)connection, (void)why;
+    (void)data, (void)why;
     if (!request)
         return;
     if (request->question)
@@ -73,6 +95,10 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **s
         MHD_destroy_response(request->response);
     argument_reader_clear(&request->arguments);
     stats_add(request->http->stats, COUNT_HTTP_REQUESTS, 1);
+    peer_expect(peer_of(connection), clock_monotonic_ns());
+    if (!request->route || request->route->handle != handle_events)
+        latency_add_between(&request->http->stats->latency[LATENCY_HTTP], request->began_ns,
+                            clock_monotonic_ns());
     free(request);
     *state = NULL;
 }
@@ -97,6 +123,11 @@ void request_wait(struct request *request, struct question *question,
     if (!question || !mpk_writer_ok(&question->params)) {
         question_free(&question);
         reply_code(request, ERR_MEMORY, NULL);
+        return;
+    }
+    if (http->stopping) {
+        question_free(&question);
+        reply_code(request, ERR_CLOSED, "attnd is stopping");
         return;
     }
     question->data = request;
@@ -189,11 +220,13 @@ static void check_token(struct request *request)
     reply_header(request, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer realm=\"attnd\"");
 }
 
+/* A text with a NUL in it is none. */
 static enum MHD_Result on_argument(void *data, enum MHD_ValueKind kind, const char *name,
-                                   const char *value)
+                                   size_t name_size, const char *value, size_t value_size)
 {
     (void)kind;
-    return argument_read(data, name, value) ? MHD_YES : MHD_NO;
+    bool is_text = strlen(name) == name_size && (!value || strlen(value) == value_size);
+    return argument_read(data, name, is_text ? value : NULL) ? MHD_YES : MHD_NO;
 }
 
 /* Of the API only: who scrapes or follows a link may add what it likes. */
@@ -203,7 +236,7 @@ static void check_arguments(struct request *request)
     if (strncmp(request->path, "/api/", strlen("/api/")) != 0)
         return;
     argument_reader_init(reader, request->route);
-    MHD_get_connection_values(request->connection, MHD_GET_ARGUMENT_KIND, on_argument, reader);
+    MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, on_argument, reader);
     if (*reader->reterr)
         reply_code(request, ERR_ARGUMENT, reader->reterr);
 }
@@ -240,33 +273,22 @@ static enum MHD_Result on_request(void *data, struct MHD_Connection *connection,
         return MHD_NO;
     if (!request->checked) {
         request->checked = true;
+        peer_expect(peer_of(connection), 0);
         check_headers(request, method);
         return request->response ? send_response(request) : MHD_YES;
     }
-    if (!request->response)
+    if (!request->handled) {
+        request->handled = true;
         handle(request, path);
+    }
     if (request->response)
         return send_response(request);
     return request->question ? MHD_YES : MHD_NO;
 }
 
-/* A peer that has vanished is noticed by what is sent to it and not acknowledged; an event stream
- * has nothing else to notice it by. */
-static void on_connection(void *data, struct MHD_Connection *connection, void **state,
-                          enum MHD_ConnectionNotificationCode code)
-{
-    struct http *http = data;
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    unsigned patience_ms = (unsigned)(http->config->http_timeout / 1000000);
-    (void)state;
-    if (code == MHD_CONNECTION_NOTIFY_STARTED && info)
-        setsockopt(info->connect_fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms,
-                   sizeof patience_ms);
-}
-
 /* The server complains of what clients do: nothing to tell at the default level. */
-static void on_log(void *data, const char *format, va_list args)
+__attribute__((format(printf, 2, 0))) static void on_log(void *data, const char *format,
+                                                         va_list args)
 {
     char text[256];
     (void)data;
@@ -305,6 +327,16 @@ void server_run(struct http *http)
     set_timeout(http);
 }
 
+/* At most half of the descriptors: the others are for trainers, subscribers and the history. */
+static unsigned connection_limit(const struct config *config)
+{
+    struct rlimit limit;
+    uint64_t wanted = config->http_connections;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && wanted > limit.rlim_cur / 2)
+        wanted = limit.rlim_cur / 2;
+    return (unsigned)wanted;
+}
+
 static struct MHD_Daemon *start(struct http *http)
 {
     const struct config *config = http->config;
@@ -313,7 +345,7 @@ static struct MHD_Daemon *start(struct http *http)
         http, MHD_OPTION_EXTERNAL_LOGGER, on_log, http, MHD_OPTION_LISTEN_SOCKET, http->listen_fd,
         MHD_OPTION_URI_LOG_CALLBACK, on_uri, http, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, http, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)config->http_connections, MHD_OPTION_CONNECTION_TIMEOUT,
+        connection_limit(config), MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)(config->http_timeout / 1000000000), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)config->http_request_max, MHD_OPTION_END);
 }
@@ -336,13 +368,15 @@ int server_start(struct http *http)
     return 0;
 }
 
+/* From here on a request that would have to wait is refused at once. */
 static void answer_waiting(struct http *http)
 {
+    http->stopping = true;
     while (http->waiting)
         give_up(http->waiting, "closed", "attnd is stopping");
 }
 
-static unsigned connections(struct http *http)
+unsigned server_connections(struct http *http)
 {
     const union MHD_DaemonInfo *info =
         MHD_get_daemon_info(http->server, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
@@ -358,10 +392,9 @@ void server_stop(struct http *http)
     events_close(&http->events);
     while (http->events.clients && clock_monotonic_ns() < deadline) {
         MHD_run(http->server);
-        answer_waiting(http);
         uv_sleep(1);
     }
-    for (int turn = 0; turn < 3 && connections(http) > 0; turn++)
+    for (int turn = 0; turn < 3 && server_connections(http) > 0; turn++)
         MHD_run(http->server);
     MHD_stop_daemon(http->server);
     http->server = NULL;

@@ -138,7 +138,7 @@ def test_packed_numbers_are_base64(web, rng):
     assert [value] == plain["values"]["mean"]
 
 
-@pytest.mark.parametrize("path, status, code, says", ids=range(21), argvalues=[
+@pytest.mark.parametrize("path, status, code, says", ids=range(23), argvalues=[
     ("/api/v1/history?job=nobody", 404, "job_unknown", ""),
     ("/api/v1/history", 400, "argument", "job"),
     ("/api/v1/history?job=x&limit=ten", 400, "argument", "limit: a whole number"),
@@ -146,10 +146,12 @@ def test_packed_numbers_are_base64(web, rng):
     ("/api/v1/history?job=x&packed=maybe", 400, "argument", "packed: 1 or 0"),
     ("/api/v1/history?job=x&job=y", 400, "argument", "job: given twice"),
     ("/api/v1/history?job", 400, "argument", "job"),
-    ("/api/v1/runs?color=red", 400, "argument", "color: no such parameter (valid: job, limit)"),
+    ("/api/v1/runs?color=red", 400, "argument", "color: no such parameter (valid: job, limit, or_null)"),
     ("/api/v1/runs?%3Cscript%3E=1", 400, "argument", "(not printable)"),
-    ("/api/v1/version?x=1", 400, "argument", "(valid: none)"),
+    ("/api/v1/version?x=1", 400, "argument", "(valid: or_null)"),
     ("/api/v1/history?job=" + "x" * 600, 400, "argument", "511"),
+    ("/api/v1/history?job=%FF%FE", 400, "argument", "printable ASCII"),
+    ("/api/v1/history?job=job%00x", 400, "argument", "printable ASCII"),
     ("/api/v1/events?kinds=live,lies", 400, "argument", "kinds"),
     ("/api/v1/events?job=a%2Fb", 400, "argument", "job"),
     ("/api/v1/nothing", 404, "path", "openapi"),
@@ -584,3 +586,107 @@ def test_clients_that_come_and_go_leave_nothing_behind(web, rng):
     wait_until(lambda: metric(web, "attnd_http_event_clients") == 0, "the streams are gone")
     descriptors = len(os.listdir(f"/proc/{web.process.pid}/fd"))
     assert descriptors < 100, descriptors
+
+
+def test_a_request_that_trickles_is_cut_off():
+    """One byte at a time is never silence, and yet no request."""
+    daemon = Web("http.timeout=1s")
+    with socket.create_connection(("127.0.0.1", daemon.port)) as client:
+        client.settimeout(0.1)
+        started = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - started < PATIENCE_S:
+                client.sendall(b"a")
+                try:
+                    if not client.recv(100):
+                        raise ConnectionError
+                except socket.timeout:
+                    pass
+        assert time.monotonic() - started > 0.9
+    daemon.close()
+
+
+def test_a_stream_whose_client_has_hung_up_is_noticed():
+    """Long before the next heartbeat: another client can have its place."""
+    daemon = Web("http.heartbeat=1h", "http.event_clients=1")
+    for _ in range(3):
+        wait_until(lambda: metric(daemon, "attnd_http_event_clients") == 0, "the place is free")
+        stream = Stream(daemon)
+        assert stream.next()[1] == "hello"
+        stream.close()
+        stream.response.close()
+    daemon.close()
+
+
+def test_head_of_the_event_stream_ends(web):
+    for _ in range(3):
+        response, body = web.get("/api/v1/events", method="HEAD")
+        assert response.status == 200 and body == b""
+    wait_until(lambda: metric(web, "attnd_http_event_clients") == 0, "the stream is gone")
+
+
+def test_answers_that_nobody_reads_are_bounded():
+    """They wait in memory up to http.answers; then others are told to come back, until they are gone."""
+    daemon = Web("http.answers=1MiB", "http.timeout=2s")
+    request = b"GET /assets/d3.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"  # 270 kB, unpacked for each
+    clients = []
+    for _ in range(8):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", daemon.port))
+        client.sendall(40 * request)  # the kernel takes the first ones
+        clients.append(client)
+    wait_until(lambda: daemon.get("/assets/d3.min.js")[0].status == 503, "no room for another")
+    response, body = daemon.get("/assets/d3.min.js")
+    if response.status == 503:
+        assert "http.answers" in json.loads(body)["error"]["message"] and response.headers["Retry-After"] == "1"
+    assert daemon.get("/healthz")[0].status == 200 and daemon.get("/assets/d3.min.js", Accept_Encoding="gzip")[0].status == 200
+    wait_until(lambda: daemon.get("/assets/d3.min.js")[0].status == 200, "who does not read is cut off")
+    for client in clients:
+        client.close()
+    daemon.close()
+
+
+def test_many_questions_at_once_are_all_answered(web, rng):
+    """More than the loop thread is given at a time; some of those who ask do not wait."""
+    train(web, rng, steps=3)
+    clients = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(200)]
+    for client in clients:
+        client.settimeout(PATIENCE_S)
+        client.sendall(b"GET /api/v1/summary?job=nobody HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    for client in clients[::5]:
+        client.close()
+    for i, client in enumerate(clients):
+        if i % 5:
+            assert client.recv(100).startswith(b"HTTP/1.1 404")
+            client.close()
+    web.settled(6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stop_in_the_middle_of_requests_is_clean(rng, seed):
+    """Requests keep coming while attnd ends: each has an answer, or its connection ends."""
+    daemon = Web()
+    train(daemon, rng, steps=2)
+    port, stop = daemon.port, threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                    client.sendall(b"GET /api/v1/stats HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+                    while client.recv(65536):
+                        pass
+            except OSError:
+                pass
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2 + 0.05 * seed)
+    status = daemon.stop()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert status == 0 and "panic" not in daemon.log_text().lower()
+    daemon.context.destroy(linger=0)

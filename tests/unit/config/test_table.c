@@ -288,10 +288,11 @@ static void test_set_names_unknown_keys_and_guesses(void **state)
                        "--set: window.colour: unknown key (valid in window: unit, length, every, "
                        "timeout, rank_grace, also, "
                        "buckets)");
-    assert_set_refused("windows.unit=epoch",
-                       "--set: windows: unknown section (valid: ingest, publish, control, workers, "
-                       "window, drift, metrics, plan, limits, alerts, "
-                       "history, tap, shutdown, log, jobs, rules; did you mean window?)");
+    assert_set_refused(
+        "windows.unit=epoch",
+        "--set: windows: unknown section (valid: ingest, publish, control, http, workers, "
+        "window, drift, metrics, maps, plan, limits, alerts, "
+        "history, tap, shutdown, log, jobs, rules; did you mean window?)");
 }
 
 /* The value may itself hold `=`. */

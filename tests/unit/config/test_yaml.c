@@ -65,12 +65,12 @@ static void test_unknown_names_are_refused(void **state)
                    "attnd.yaml:4: ingest.budgt: unknown key (valid in ingest: endpoint, budget, "
                    "max_message, receive_queue; did you mean budget?)");
     assert_refused("\ningset:\n  budget: 1GiB\n",
-                   "attnd.yaml:2: ingset: unknown section (valid: ingest, publish, control, "
-                   "workers, window, drift, metrics, plan, limits, alerts, history, "
+                   "attnd.yaml:2: ingset: unknown section (valid: ingest, publish, control, http, "
+                   "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
                    "tap, shutdown, log, jobs, rules; did you mean ingest?)");
     assert_refused("budget: 1GiB\n",
-                   "attnd.yaml:1: budget: unknown section (valid: ingest, publish, control, "
-                   "workers, window, drift, metrics, plan, limits, alerts, history, "
+                   "attnd.yaml:1: budget: unknown section (valid: ingest, publish, control, http, "
+                   "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
                    "tap, shutdown, log, jobs, rules)");
 }
 

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/* What a monitoring system asks for every few seconds, in one answer that does not grow with the
+ * layers: the counters, and of each job its newest run and how many alerts fire, by rule. */
+#include "control_request.h"
+
+#include "rules.h"
+
+#include <string.h>
+
+struct firing_rule {
+    const char *rule; /* of the config */
+    enum alert_severity severity;
+    uint32_t count;
+};
+
+/* Runs come job by job, the newest of each first; a job is written when the next one begins. */
+struct jobs_visit {
+    struct mpk_writer *result;
+    const struct run *newest; /* of the job at hand; NULL before the first */
+    uint32_t runs;
+    struct firing_rule firing[RULES_MAX];
+    uint32_t firing_count;
+};
+
+static void count_alert(void *data, const struct alert_result *alert)
+{
+    struct jobs_visit *visit = data;
+    uint32_t i = 0;
+    while (i < visit->firing_count && (visit->firing[i].severity != alert->severity ||
+                                       strcmp(visit->firing[i].rule, alert->rule) != 0))
+        i++;
+    if (i == RULES_MAX)
+        return;
+    if (i == visit->firing_count)
+        visit->firing[visit->firing_count++] =
+            (struct firing_rule){.rule = alert->rule, .severity = alert->severity};
+    visit->firing[i].count++;
+}
+
+static void put_firing(const struct jobs_visit *visit)
+{
+    struct mpk_writer *result = visit->result;
+    mpk_put_str(result, "firing");
+    mpk_put_array(result, visit->firing_count);
+    for (uint32_t i = 0; i < visit->firing_count; i++) {
+        mpk_put_map(result, 3);
+        put_string(result, "rule", visit->firing[i].rule);
+        put_string(result, "severity", alert_severity_name(visit->firing[i].severity));
+        put_number(result, "count", visit->firing[i].count);
+    }
+}
+
+static void put_counts(struct mpk_writer *result, const struct run *run)
+{
+    struct reason_count dropped[TALLY_REASONS_MAX];
+    struct counts counts = run_counts(run);
+    uint32_t reasons = tally_reasons(&counts.tally, dropped);
+    put_number(result, "received", counts.received + run->queued);
+    put_number(result, "processed", counts.processed);
+    put_number(result, "lost", counts.tally.lost);
+    mpk_put_str(result, "dropped");
+    mpk_put_map(result, reasons);
+    for (uint32_t i = 0; i < reasons; i++)
+        put_number(result, dropped[i].reason, dropped[i].count);
+}
+
+static void put_job(const struct jobs_visit *visit)
+{
+    const struct run *run = visit->newest;
+    struct mpk_writer *result = visit->result;
+    char hex[2 * RUN_BYTES + 1];
+    run_hex(run->id, hex);
+    mpk_put_map(result, 15);
+    put_string(result, "job", run->job);
+    put_string(result, "run", hex);
+    put_number(result, "runs", visit->runs);
+    put_string(result, "state", job_state_name(run->state));
+    put_number(result, "epoch", run->epoch);
+    put_number(result, "step", run->step);
+    put_number(result, "heard_ns", run->last_ns + run->sink->wall_offset_ns);
+    put_number(result, "world", run->tracks[0].window.world);
+    put_number(result, "ranks", run->tracks[0].window.rank_count);
+    put_number(result, "layers", HASH_COUNT(run->streams));
+    put_counts(result, run);
+    put_firing(visit);
+}
+
+static void visit_run(void *data, struct run *run)
+{
+    struct jobs_visit *visit = data;
+    struct alert_sink sink = {.event = count_alert, .data = visit};
+    if (!visit->newest || strcmp(visit->newest->job, run->job) != 0) {
+        if (visit->newest)
+            put_job(visit);
+        visit->newest = run;
+        visit->runs = visit->firing_count = 0;
+    }
+    visit->runs++;
+    if (run->alerts)
+        alerts_each(run->alerts, &sink);
+}
+
+int method_monitor(struct request *request)
+{
+    const struct registry *registry = request->view->registry;
+    struct jobs_visit visit = {.result = request->result};
+    if (!request_takes(request, NULL, 0))
+        return ERR_ARGUMENT;
+    mpk_put_map(request->result, 2);
+    mpk_put_str(request->result, "stats");
+    method_stats(request);
+    mpk_put_str(request->result, "jobs");
+    mpk_put_array(request->result, registry_jobs(registry));
+    registry_each(registry, visit_run, &visit);
+    if (visit.newest)
+        put_job(&visit);
+    return 0;
+}

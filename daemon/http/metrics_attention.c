@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/* Of each layer: one line per family. Of heads, with http.metrics_heads: those that drift most. */
+#include "metrics_part.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A number that there is for each layer. */
+struct layer_family {
+    const char *name, *help;
+    enum family_type type;
+    bool whole; /* u64, else double */
+    size_t offset;
+};
+
+static const struct layer_family families[] = {
+    {"heads", "Heads of the layer.", FAMILY_GAUGE, true, 0},
+    {"messages", "Messages with tensors that were measured.", FAMILY_COUNTER, true,
+     offsetof(struct metrics_layer, messages)},
+    {"rows", "Attention rows (sample, head, query) that counted.", FAMILY_COUNTER, true,
+     offsetof(struct metrics_layer, rows)},
+    {"invalid_rows",
+     "Attention rows that were left out as unsound: not finite, or no distribution.",
+     FAMILY_COUNTER, true, offsetof(struct metrics_layer, invalid)},
+    {"newest_message_timestamp_seconds",
+     "When the newest message was sent, by the clock of its publisher.", FAMILY_GAUGE, false,
+     offsetof(struct metrics_layer, time_s)},
+    {"row_sum_error", "Largest distance of the sum of an attention row from 1, newest message.",
+     FAMILY_GAUGE, false, offsetof(struct metrics_layer, row_sum_error)},
+    {"sink_ratio", "Share of the heads that put more than 0.3 of their weight on the first key.",
+     FAMILY_GAUGE, false, offsetof(struct metrics_layer, sink_rate)},
+    {"drift_zscore_max",
+     "Largest drift of any metric of any head, newest window against the baseline, in standard "
+     "deviations of the baseline.",
+     FAMILY_GAUGE, false, offsetof(struct metrics_layer, drift_z)},
+    {"entropy_drift_zscore_max", "Largest drift of the entropy of any head, as drift_zscore_max.",
+     FAMILY_GAUGE, false, offsetof(struct metrics_layer, entropy_z)},
+    {"drift_divergence_max_nats",
+     "Largest Jensen-Shannon divergence of any metric of any head, newest window against the "
+     "baseline.",
+     FAMILY_GAUGE, false, offsetof(struct metrics_layer, drift_js)},
+};
+
+static double number_of(const struct metrics_layer *layer, const struct layer_family *family)
+{
+    const char *at = (const char *)layer + family->offset;
+    uint64_t count = 0;
+    double number;
+    if (family->offset == 0)
+        return layer->heads;
+    if (!family->whole) {
+        memcpy(&number, at, sizeof number);
+        return number;
+    }
+    memcpy(&count, at, sizeof count);
+    return (double)count;
+}
+
+static void put_layer(struct metrics_text *text, const char *name, size_t name_size,
+                      const struct metrics_layer *layer, double number)
+{
+    if (layer->shown && !isnan(number))
+        metrics_line(text, name, name_size, layer->labels, layer->labels_size, number);
+}
+
+static void put_family(struct metrics_text *text, const struct metrics *metrics,
+                       const struct layer_family *family)
+{
+    char name[96], sample[112];
+    snprintf(name, sizeof name, "attnd_attention_%s", family->name);
+    snprintf(sample, sizeof sample, "%s%s", name, family->type == FAMILY_COUNTER ? "_total" : "");
+    const struct family head = {name, family->type, family->help};
+    metrics_head(text, &head);
+    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next)
+        put_layer(text, sample, strlen(sample), layer, number_of(layer, family));
+}
+
+static void put_pooled(struct metrics_text *text, const struct metrics *metrics, int metric,
+                       int part)
+{
+    static const char *const suffix[] = {"", "_min", "_max"};
+    static const char *const begin[] = {"Mean over heads of the", "Least of any head of the",
+                                        "Largest of any head of the"};
+    const struct attention_info *info = &attention_info[metric];
+    char name[96], help[256];
+    if (!(info->parts & 1u << part))
+        return;
+    snprintf(name, sizeof name, "attnd_attention_%s%s%s", info->name, suffix[part], info->unit);
+    snprintf(help, sizeof help, "%s %s", begin[part], info->help);
+    const struct family head = {name, FAMILY_GAUGE, help};
+    metrics_head(text, &head);
+    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next)
+        put_layer(text, name, strlen(name), layer, layer->pooled[metric][part]);
+}
+
+/* Heads */
+
+/* The heads of a layer that drift most, by rank: whether `head` is one of so many. Of equal ones
+ * the first counts. */
+static bool drifts_most(const struct metrics_layer *layer, uint32_t head, uint64_t count)
+{
+    uint64_t before = 0;
+    double mine = layer->z && !isnan(layer->z[head]) ? layer->z[head] : -1;
+    for (uint32_t h = 0; h < layer->heads && before < count; h++) {
+        double other = layer->z && !isnan(layer->z[h]) ? layer->z[h] : -1;
+        before += other > mine || (h < head && !(mine > other));
+    }
+    return before < count;
+}
+
+static double *values_of(const struct metrics_layer *layer, int metric)
+{
+    if (metric == ATTENTION_COUNT)
+        return layer->z;
+    return layer->of_heads ? layer->of_heads + (size_t)metric * layer->heads : NULL;
+}
+
+static void put_heads_of(struct metrics_text *text, const char *name, uint64_t count,
+                         const struct metrics_layer *layer, int metric)
+{
+    const double *values = values_of(layer, metric);
+    char labels[2 * LAYER_KEY_MAX + 96];
+    for (uint32_t h = 0; layer->shown && values && h < layer->heads; h++) {
+        if (isnan(values[h]) || (count < layer->heads && !drifts_most(layer, h, count)))
+            continue;
+        int size = snprintf(labels, sizeof labels, "%s,head=\"%u\"", layer->labels, h);
+        metrics_line(text, name, strlen(name), labels, (size_t)size, values[h]);
+    }
+}
+
+static void put_heads(struct metrics_text *text, const struct metrics *metrics, const char *name,
+                      const char *what, int metric)
+{
+    char help[256];
+    snprintf(help, sizeof help, "Of one head: %s", what);
+    const struct family head = {name, FAMILY_GAUGE, help};
+    metrics_head(text, &head);
+    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next)
+        put_heads_of(text, name, metrics->config->http_metrics_heads, layer, metric);
+}
+
+static void put_all_heads(struct metrics_text *text, const struct metrics *metrics)
+{
+    static const int chosen[] = {ATTENTION_ENTROPY_NORMALIZED, ATTENTION_FIRST_TOKEN,
+                                 ATTENTION_MAX_LOGIT};
+    char name[96];
+    for (size_t i = 0; i < sizeof chosen / sizeof chosen[0]; i++) {
+        const struct attention_info *info = &attention_info[chosen[i]];
+        snprintf(name, sizeof name, "attnd_detail_%s%s", info->name, info->unit);
+        put_heads(text, metrics, name, info->help, chosen[i]);
+    }
+    put_heads(text, metrics, "attnd_detail_drift_zscore",
+              "largest drift of any metric, newest window against the baseline.", ATTENTION_COUNT);
+}
+
+void metrics_put_attention(struct metrics_text *text, const struct metrics *metrics)
+{
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
+        put_family(text, metrics, &families[i]);
+    for (int metric = 0; metric < ATTENTION_COUNT; metric++)
+        for (int part = 0; part < PART_COUNT; part++)
+            put_pooled(text, metrics, metric, part);
+    if (metrics->config->http_metrics_heads > 0)
+        put_all_heads(text, metrics);
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/* metrics_layer: what /metrics knows of one layer of one run, taken from results as they come.
+ *
+ * Numbers of heads are those of the newest `live`, whatever the windows are: a window may be an
+ * hour long. Drift is of the newest `summary` of the primary window: nothing else has it. Of a
+ * message with a slice of the heads, and of spectra, for which heads take turns, a head keeps its
+ * number until it gets a new one. HTTP thread. */
+#ifndef DAEMON_HTTP_METRICS_LAYER_H
+#define DAEMON_HTTP_METRICS_LAYER_H
+
+#include "feed.h"
+#include "hash.h"
+#include "header.h"
+#include "metric.h"
+
+enum attention_metric {
+#define ATTENTION(metric, name, unit, parts, help) ATTENTION_##metric,
+#include "attention.def"
+#undef ATTENTION
+    ATTENTION_COUNT
+};
+
+enum attention_part { PART_MEAN, PART_MIN, PART_MAX, PART_COUNT };
+
+struct attention_info {
+    enum metric metric;
+    const char *name, *unit, *help;
+    unsigned parts; /* bits of attention_part */
+};
+extern const struct attention_info attention_info[ATTENTION_COUNT];
+
+#define LAYER_KEY_MAX (2 * RUN_BYTES + TOPIC_MAX)
+
+struct metrics_layer {
+    char key[LAYER_KEY_MAX]; /* <run>/<job>/<stack>/<layer>/<site>/ */
+    char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1];
+    char *labels; /* job, stack, layer and site, escaped; owned */
+    size_t labels_size;
+    uint64_t put_ns;  /* when the newest result came */
+    bool shown;       /* on the page that is being made */
+    uint32_t heads;   /* of the model */
+    double *of_heads; /* [ATTENTION_COUNT][heads]; owned, NULL before there are any */
+    double *z;        /* [heads] largest drift of any metric; owned, NULL = no drift yet */
+    double pooled[ATTENTION_COUNT][PART_COUNT];
+    double sink_rate, row_sum_error;  /* of the newest message */
+    double time_s;                    /* of the newest message, by its publisher's clock */
+    uint64_t messages, rows, invalid; /* so far */
+    double drift_z, drift_js, entropy_z;
+    UT_hash_handle hh;
+};
+
+/* "live/<job>/..." and the run: what the layer is found by. Returns false for another topic. */
+bool layer_key(const char *topic, const char *run, char ret_key[LAYER_KEY_MAX]);
+
+/* NULL when out of memory. */
+struct metrics_layer *layer_new(const char *key);
+void layer_free(struct metrics_layer **layer);
+
+/* What is read of a result first: where it belongs, and where its numbers are. */
+struct layer_result {
+    char run[2 * RUN_BYTES + 1];
+    bool primary; /* of a summary: its window is that of the config */
+    uint32_t batch_heads;
+    double time_s, row_sum_error, sink_rate;
+    uint64_t rows, invalid;
+    const uint8_t *heads, *spectrum, *drift, *end; /* NULL = has none */
+};
+
+/* The window that counts. */
+struct layer_window {
+    const char *unit;
+    uint64_t length, every;
+};
+
+/* Returns false for what is no such map. */
+bool layer_read(const struct published *published, const struct layer_window *window,
+                struct layer_result *ret_result);
+void layer_put_live(struct metrics_layer *layer, const struct layer_result *result);
+void layer_put_summary(struct metrics_layer *layer, const struct layer_result *result);
+
+#endif

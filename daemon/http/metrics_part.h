@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* metrics_part: what the files that make /metrics share. */
+#ifndef DAEMON_HTTP_METRICS_PART_H
+#define DAEMON_HTTP_METRICS_PART_H
+
+#include "metrics.h"
+#include "metrics_layer.h"
+#include "metrics_text.h"
+
+struct metrics {
+    const struct config *config;
+    struct stats *stats;
+    struct layer_window window;   /* the primary one */
+    struct metrics_layer *layers; /* hash by key, in the order of their first result */
+};
+
+/* Each writes whole families. */
+void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
+                          const struct metrics_view *view);
+void metrics_put_process(struct metrics_text *text);
+void metrics_put_jobs(struct metrics_text *text, const msgpack_object *jobs);
+/* Those layers that are `shown`. */
+void metrics_put_attention(struct metrics_text *text, const struct metrics *metrics);
+
+/* Of a map of MessagePack: 0 and "" for what is not there. */
+uint64_t metrics_find_count(const msgpack_object *map, const char *key);
+void metrics_find_text(const msgpack_object *map, const char *key, char *to, size_t size);
+
+#endif

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/* Of attnd itself: counters, queues, latencies; and of each job. */
+#include "metrics_part.h"
+
+#include "err.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+    enum counter counter;
+    const char *name;
+} exposed[] = {
+#define EXPOSED(symbol, name) {COUNT_##symbol, "attnd_" name},
+#include "counter.def"
+#undef EXPOSED
+};
+_Static_assert(sizeof exposed / sizeof exposed[0] == COUNT_COUNT, "each counter has a name");
+
+static const char *const counter_help[COUNT_COUNT] = {
+#define COUNTER(symbol, name, unit, help) [COUNT_##symbol] = help,
+#include "stats.def"
+#undef COUNTER
+};
+
+/* Counters */
+
+static void put_counters(struct metrics_text *text, struct stats *stats)
+{
+    for (int i = 0; i < COUNT_COUNT; i++)
+        metrics_one_count(text, exposed[i].name, FAMILY_COUNTER, counter_help[exposed[i].counter],
+                          stats_get(stats, exposed[i].counter));
+}
+
+/* All reasons, so that the first drop of one is seen as an increase. */
+static void put_dropped(struct metrics_text *text, struct stats *stats)
+{
+    const struct family family = {"attnd_messages_dropped", FAMILY_COUNTER,
+                                  "Messages that were received and not used, by reason."};
+    char label[96];
+    metrics_head(text, &family);
+    for (int i = 0; i < ERR_COUNT; i++) {
+        metrics_label(label, sizeof label, "reason", err_slug(ERR_BASE - i));
+        metrics_count(text, &family, label, stats_dropped(stats, i));
+    }
+}
+
+/* Gauges that `stats` answers */
+
+struct answered {
+    const char *map, *key; /* map: NULL = the answer's own key */
+    const char *name, *help;
+    enum family_type type;
+};
+
+static const struct answered answered[] = {
+    {NULL, "in_flight", "attnd_messages_in_flight",
+     "Messages received and neither processed nor dropped yet.", FAMILY_GAUGE},
+    {NULL, "in_flight_bytes", "attnd_in_flight_bytes",
+     "Bytes of messages in flight and of what computing them takes.", FAMILY_GAUGE},
+    {NULL, "jobs", "attnd_jobs", "Jobs that attnd knows.", FAMILY_GAUGE},
+    {"pool", "threads", "attnd_workers", "Worker threads.", FAMILY_GAUGE},
+    {"pool", "queued", "attnd_worker_queue_length", "Parts of messages that wait for a worker.",
+     FAMILY_GAUGE},
+    {"pool", "completed", "attnd_worker_tasks", "Parts of messages that workers have computed.",
+     FAMILY_COUNTER},
+    {"pool", "rejected", "attnd_worker_tasks_rejected",
+     "Parts of messages that found the queue full, and were tried again.", FAMILY_COUNTER},
+    {"history", "size", "attnd_history_size_bytes", "The history's database and its log.",
+     FAMILY_GAUGE},
+    {"history", "waiting", "attnd_history_waiting_bytes", "Records on their way to the disk.",
+     FAMILY_GAUGE},
+};
+
+static void put_answered(struct metrics_text *text, const msgpack_object *stats)
+{
+    for (size_t i = 0; i < sizeof answered / sizeof answered[0]; i++) {
+        const struct answered *a = &answered[i];
+        const msgpack_object *map = a->map ? mpk_find(stats, a->map) : stats;
+        metrics_one_count(text, a->name, a->type, a->help,
+                          map ? metrics_find_count(map, a->key) : 0);
+    }
+}
+
+static bool history_is_up(const msgpack_object *stats)
+{
+    const msgpack_object *history = mpk_find(stats, "history");
+    const msgpack_object *path = history ? mpk_find(history, "path") : NULL;
+    return path && path->type == MSGPACK_OBJECT_STR;
+}
+
+static void put_limits(struct metrics_text *text, const struct config *config)
+{
+    metrics_one_count(text, "attnd_in_flight_limit_bytes", FAMILY_GAUGE,
+                      "Beyond so many bytes in flight attnd stops reading: ingest.budget.",
+                      config->ingest_budget);
+    metrics_one_count(text, "attnd_worker_queue_limit", FAMILY_GAUGE,
+                      "Room of the workers' queue: workers.queue.", config->workers_queue);
+    metrics_one_count(text, "attnd_history_waiting_limit_bytes", FAMILY_GAUGE,
+                      "Beyond so many waiting bytes records are dropped: history.queue.",
+                      config->history_queue);
+}
+
+static void put_http(struct metrics_text *text, const struct metrics_view *view)
+{
+    metrics_one_count(text, "attnd_http_event_clients", FAMILY_GAUGE,
+                      "Clients of the event stream.", view->event_clients);
+    metrics_one_count(text, "attnd_http_connections", FAMILY_GAUGE, "Open HTTP connections.",
+                      view->connections);
+}
+
+static void put_latencies(struct metrics_text *text, struct stats *stats)
+{
+    char name[96];
+    for (int i = 0; i < LATENCY_COUNT; i++) {
+        snprintf(name, sizeof name, "attnd_%s_seconds", latency_name[i]);
+        const struct family family = {name, FAMILY_HISTOGRAM, latency_help[i]};
+        metrics_histogram(text, &family, &stats->latency[i]);
+    }
+}
+
+static void put_config(struct metrics_text *text, struct stats *stats)
+{
+    metrics_one_count(text, "attnd_config_last_reload_successful", FAMILY_GAUGE,
+                      "Whether the config that was read last came into force.",
+                      !atomic_load(&stats->config_refused));
+    metrics_one(text, "attnd_config_last_reload_success_timestamp_seconds", FAMILY_GAUGE,
+                "When a config last came into force.",
+                (double)(atomic_load(&stats->config_read_ns) / 1000000) / 1e3);
+}
+
+static void put_build(struct metrics_text *text)
+{
+    const struct family family = {"attnd_build", FAMILY_INFO, "What attnd was built from."};
+    char labels[256];
+    size_t used = metrics_label(labels, sizeof labels, "version", ATTND_VERSION);
+    labels[used++] = ',';
+    metrics_label(labels + used, sizeof labels - used, "compiler", __VERSION__);
+    metrics_head(text, &family);
+    metrics_count(text, &family, labels, 1);
+}
+
+static uint64_t active_layers(const msgpack_object *jobs)
+{
+    uint64_t layers = 0;
+    for (uint32_t i = 0; jobs && jobs->type == MSGPACK_OBJECT_ARRAY && i < jobs->via.array.size;
+         i++) {
+        const msgpack_object *job = &jobs->via.array.ptr[i];
+        const msgpack_object *state = mpk_find(job, "state");
+        if (state && mpk_is_str(state, "active"))
+            layers += metrics_find_count(job, "layers");
+    }
+    return layers;
+}
+
+/* How far the page is from whole. */
+static void put_coverage(struct metrics_text *text, const struct metrics *metrics,
+                         const struct metrics_view *view)
+{
+    uint64_t shown = 0;
+    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next)
+        shown += layer->shown;
+    metrics_one_count(text, "attnd_layers", FAMILY_GAUGE,
+                      "Attention layers of active jobs, newest runs.",
+                      active_layers(mpk_find(view->monitor, "jobs")));
+    metrics_one_count(text, "attnd_layers_exposed", FAMILY_GAUGE,
+                      "Layers with numbers on this page: of active runs, http.metrics_layers at "
+                      "most.",
+                      shown);
+}
+
+void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
+                          const struct metrics_view *view)
+{
+    const msgpack_object *stats = mpk_find(view->monitor, "stats");
+    put_build(text);
+    put_config(text, metrics->stats);
+    put_counters(text, metrics->stats);
+    put_dropped(text, metrics->stats);
+    put_answered(text, stats);
+    put_limits(text, metrics->config);
+    metrics_one_count(text, "attnd_history_up", FAMILY_GAUGE,
+                      "Whether there is a history that is written to.", history_is_up(stats));
+    put_http(text, view);
+    put_coverage(text, metrics, view);
+    put_latencies(text, metrics->stats);
+}

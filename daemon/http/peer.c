@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#include "peer.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+struct peer *peer_add(struct peers *peers, int fd, uint64_t timeout_ns, uint64_t now_ns)
+{
+    unsigned timeout_ms = (unsigned)(timeout_ns / 1000000);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+    struct peer *peer = malloc(sizeof *peer);
+    if (!peer)
+        return NULL;
+    *peer = (struct peer){.fd = fd, .since_ns = now_ns, .next = peers->first};
+    if (peers->first)
+        peers->first->previous = peer;
+    peers->first = peer;
+    return peer;
+}
+
+void peer_remove(struct peers *peers, struct peer *peer)
+{
+    if (!peer)
+        return;
+    if (peer->previous)
+        peer->previous->next = peer->next;
+    else
+        peers->first = peer->next;
+    if (peer->next)
+        peer->next->previous = peer->previous;
+    free(peer);
+}
+
+void peer_expect(struct peer *peer, uint64_t now_ns)
+{
+    if (peer)
+        peer->since_ns = now_ns;
+}
+
+void peers_cut(const struct peers *peers, uint64_t now_ns, uint64_t timeout_ns)
+{
+    for (const struct peer *peer = peers->first; peer; peer = peer->next)
+        if (peer->since_ns != 0 && now_ns - peer->since_ns > timeout_ns)
+            shutdown(peer->fd, SHUT_RDWR);
+}

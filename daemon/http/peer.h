@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* peer: the connections of the server, and which of them have been without a complete request for
+ * how long. A client that sends its request byte by byte is never idle to the server; here it is.
+ * HTTP thread. */
+#ifndef DAEMON_HTTP_PEER_H
+#define DAEMON_HTTP_PEER_H
+
+#include <stdint.h>
+
+struct peer {
+    int fd;            /* of the server */
+    uint64_t since_ns; /* when a request was last expected to begin; 0 = one is being answered */
+    struct peer *next, *previous;
+};
+
+struct peers {
+    struct peer *first;
+};
+
+/* A new connection, which expects a request. One whose other side does not acknowledge, or does not
+ * read, what is sent to it ends after timeout_ns: an event stream has nothing else to notice it by.
+ * NULL when out of memory: then nobody counts its time. */
+struct peer *peer_add(struct peers *peers, int fd, uint64_t timeout_ns, uint64_t now_ns);
+/* Accepts NULL. */
+void peer_remove(struct peers *peers, struct peer *peer);
+/* A request is expected from now_ns on; 0: there is one. Accepts NULL. */
+void peer_expect(struct peer *peer, uint64_t now_ns);
+/* Shuts down those that have not sent a whole request for timeout_ns; the server then ends them. */
+void peers_cut(const struct peers *peers, uint64_t now_ns, uint64_t timeout_ns);
+
+#endif

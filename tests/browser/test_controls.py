@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""Everything that can be set on the overview and in the header, by mouse and by keys, and that it is in the address."""
+import numpy as np
+from conftest import JOB
+from harness import wait_until
+from test_page import shown, where
+
+
+def pick(page, selector, value):
+    page.js("const s = document.querySelector(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('change'))", selector, value)
+
+
+def test_every_control_has_a_name(site, page):
+    for view in ("overview", "head", "runs"):
+        page.open(site, f"#/{view}?job={JOB}").ready()
+        unnamed = page.js("return [...document.querySelectorAll('select, input, button, a, svg[tabindex]')].filter((e) => !(e.getAttribute('aria-label')"
+                          " || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML.slice(0, 80))")
+        assert unnamed == []
+
+
+def test_theme_and_colours_are_kept(site, page):
+    page.open(site, f"#/overview?job={JOB}").ready()
+    before = page.js("return document.querySelector('.heat .cell').getAttribute('fill')")
+    pick(page, "#theme", "dark")
+    assert page.js("return document.documentElement.dataset.theme") == "dark"
+    pick(page, "#color-map", "cividis")
+    wait_until(lambda: page.js("return document.querySelector('.heat .cell')?.getAttribute('fill')") not in (None, before), "other colours")
+    page.open(site, f"#/overview?job={JOB}").ready()
+    assert page.js("return [document.documentElement.dataset.theme, document.getElementById('color-map').value]") == ["dark", "cividis"]
+    pick(page, "#theme", "auto")
+    pick(page, "#color-map", "viridis")
+
+
+def test_the_means_of_layers_stand_beside_them(site, page):
+    page.open(site, f"#/overview?job={JOB}").ready()
+    means = {where(live): np.mean(live["heads"]["entropy_normalized"]) for live in site.api("live", job=JOB)}
+    order = ["encoder.0.self", "encoder.1.self", "decoder.0.self", "decoder.1.self", "decoder.0.cross", "decoder.1.cross"]
+    np.testing.assert_allclose([float(text) for text in page.texts(".heat .average")], [means[name] for name in order], rtol=6e-3)
+
+
+def test_layers_over_time_lead_to_a_window(site, page):
+    page.open(site, f"#/overview?job={JOB}").ready()
+    grid = site.api("grid", job=JOB)
+    page.keys(".time-map svg", "ArrowDown", "ArrowRight", "ArrowRight")
+    at = [layer for layer in grid["layers"] if where(layer) == "encoder.1.self"][0]
+    mean = np.mean([np.float32(head[2]) for head in at["values"]])
+    text = page.text("#tooltip")
+    assert text.startswith(f"encoder.1.self, step {grid['windows']['last'][2]}: entropy_normalized ")
+    assert abs(float(text.split()[4].strip(",")) - mean) < 1e-3
+    page.keys(".time-map svg", "Enter")
+    wait_until(lambda: "at=2" in page.js("return location.hash"), "the window")
+    assert f"step {grid['windows']['last'][2]}" in page.text(".controls .time")
+    assert page.js("return document.activeElement.closest('.time-map') !== null"), "the focus stays where it was"
+
+
+def test_the_run_is_played_to_its_end(site, page):
+    last = len(site.api("grid", job=JOB)["windows"]["last"]) - 1
+    page.open(site, f"#/overview?job={JOB}&at={last - 2}").ready()
+    page.js("document.querySelector('.time button').click()")
+    assert "stop" in page.text(".time button")
+    wait_until(lambda: page.text(".controls .time").endswith("end of the run") and "play" in page.text(".time button"), "the end")
+    assert "at=" not in page.js("return location.hash")
+
+
+def test_an_older_run_shows_its_own_numbers(site, page):
+    old = site.api("runs", job=JOB)["runs"][-1]["run"]
+    page.open(site, f"#/overview?job={JOB}&cell=decoder.1.self.h2").ready()
+    pick(page, "#run", old)
+    wait_until(lambda: f"run={old}" in page.js("return location.hash"), "the run")
+    (layer,) = [one for one in site.api("grid", job=JOB, run=old)["layers"] if where(one) == "decoder.1.self"]
+    page.open(site, f"#/overview?job={JOB}&run={old}&cell=decoder.1.self.h2").ready()
+    assert page.text(".big") == shown(float(np.float32(layer["values"][2][-1])))
+    page.open(site, f"#/head?job={JOB}&run={old}&stack=decoder&layer=1&site=self&head=2").ready()
+    page.keys(".figure.wide svg", "End")
+    assert page.text("#tooltip").split(",")[0].endswith("mean " + shown(layer["values"][2][-1]))
+
+
+def test_a_run_is_compared_with_another_by_head(site, page):
+    page.open(site, f"#/runs?job={JOB}").ready()
+    second = page.texts("tbody tr:nth-child(2) button")[0]
+    page.js("document.querySelector('tbody tr:nth-child(2) button').click()")
+    wait_until(lambda: page.text(".figure h2") == f"entropy_normalized of {second}", "its series")
+    assert f"cell={second}" in page.js("return location.hash")
+    page.choose("metric", "first_token")
+    wait_until(lambda: page.text(".figure h2") == f"first_token of {second}", "the other metric")

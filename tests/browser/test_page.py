@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""Every view on a real run: the numbers that stand there are the API's, and the API's are those of the summaries."""
+import math
+import xml.dom.minidom
+
+import attnd
+import numpy as np
+import pytest
+from conftest import JOB, Site
+from harness import Trainer, softmax_maps, wait_until
+
+VIEWS = ["overview", "layer", "head", "model", "tokens", "runs"]
+
+
+def shown(number):
+    """As the page writes it: four digits."""
+    return "–" if number is None or math.isnan(number) else np.format_float_positional(
+        float(f"{number:.4g}"), trim="-") if 1e-3 <= abs(number) < 1e5 else "0" if number == 0 else None
+
+
+def where(live):
+    return f"{live['stack']}.{live['layer']}.{live['site']}"
+
+
+def test_the_api_has_the_numbers_of_the_summaries(site):
+    control = attnd.Control(site.daemon.endpoint("control"))
+    by_layer = {where(summary): summary for summary in control.summary(JOB)}
+    assert len(by_layer) == 6
+    for summary in site.api("summary", job=JOB):
+        for metric in ("entropy_normalized", "first_token", "variance"):
+            assert summary["heads"][metric] == by_layer[where(summary)]["heads"][metric]
+    grid = site.api("grid", job=JOB)
+    for layer in grid["layers"]:
+        assert [head[-1] for head in layer["values"]] == by_layer[where(layer)]["heads"]["entropy_normalized"]["mean"]
+    control.close()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("width, dark", [(1440, False), (390, True)])
+def test_every_view_draws_without_complaint(site, page, view, width, dark):
+    page.open(site, f"#/{view}?job={JOB}", width=width, dark=dark).ready()
+    assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
+    assert page.js("return document.documentElement.dataset.theme") == ("dark" if dark else "light")
+    assert page.text("#connection") == "live" and JOB in page.js("return document.title")
+    assert page.js("return document.querySelector('.tabs [aria-current]').textContent").lower() == view
+    assert page.js("return document.querySelectorAll('main svg').length") > 0
+    page.screenshot(f"{view}-{width}-{'dark' if dark else 'light'}")
+
+
+def test_the_overview_colours_each_head_by_its_number(site, page):
+    page.open(site, f"#/overview?job={JOB}").ready()
+    lives = site.api("live", job=JOB)
+    values = {f"{where(live)}.h{head}": value for live in lives for head, value in enumerate(live["heads"]["entropy_normalized"])}
+    cells = page.js("return document.querySelectorAll('.heat .cell').length")
+    assert cells == len(values) == 24
+    order = sorted(lives, key=lambda live: (["encoder self", "decoder self", "decoder cross"].index(f"{live['stack']} {live['site']}"), live["layer"]))
+    bright = page.js("return [...document.querySelectorAll('.heat .cell')].map((c) => d3.lab(c.getAttribute('fill')).l)")
+    drawn = [values[f"{where(live)}.h{head}"] for live in order for head in range(4)]
+    by_value = np.array(bright)[np.argsort(drawn)]
+    assert np.diff(by_value).min() > -0.5 and by_value[-1] > by_value[0] + 40, "viridis is the brighter the more"
+    page.keys(".heat svg", "ArrowRight", "ArrowDown", "ArrowRight")
+    name = page.text(".columns > .stack:last-child h2")
+    assert name == "encoder.1.self.h1" and page.text(".big") == shown(values[name])
+    assert f"{name}: {shown(values[name])}" in page.js("return document.getElementById('readout').textContent")
+    assert "cell=encoder.1.self.h1" in page.js("return location.hash")
+    page.keys(".heat svg", "Enter")
+    wait_until(lambda: "#/head" in page.js("return location.hash"), "the head")
+
+
+def test_the_slider_goes_through_the_run(site, page):
+    page.open(site, f"#/overview?job={JOB}&cell=decoder.0.self.h2").ready()
+    grid = site.api("grid", job=JOB)
+    series = next(layer for layer in grid["layers"] if where(layer) == "decoder.0.self")["values"][2]
+    for at in (0, 5, len(series) - 1):
+        page.js("const s = document.querySelector('.time input'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))", at)
+        assert page.text(".big") == shown(float(np.float32(series[at])))
+        assert f"step {grid['windows']['last'][at]}" in page.text(".time") and f"at={at}" in page.js("return location.hash")
+    page.open(site, f"#/overview?job={JOB}&cell=decoder.0.self.h2&at=3").ready()
+    assert page.text(".big") == shown(float(np.float32(series[3])))
+
+
+def test_metric_and_statistic_can_be_chosen(site, page):
+    page.open(site, f"#/overview?job={JOB}").ready()
+    page.choose("metric", "first_token")
+    wait_until(lambda: "first_token" in page.text(".heat header"), "the other metric")
+    page.choose("statistic", "p90")
+    wait_until(lambda: "statistic=p90" in page.js("return location.hash"), "the statistic")
+    page.choose("range", "fixed")
+    wait_until(lambda: page.texts(".legend .tick text")[-1] == "1", "the whole range")
+    page.choose("range", "auto")
+
+
+def test_a_head_has_its_series_its_numbers_and_its_map(site, page):
+    page.open(site, f"#/head?job={JOB}&stack=decoder&layer=1&site=self&head=3").ready()
+    history = site.api("history", job=JOB, stack="decoder", layer=1, site="self", head=3, metric="entropy_normalized")
+    page.keys(".figure.wide svg", "End")
+    last, text = history["values"], page.text("#tooltip")
+    assert f"step {history['windows']['last'][-1]}: mean {shown(last['mean'][-1])}, median {shown(last['p50'][-1])}, p90 {shown(last['p90'][-1])}" == text
+    (live,) = site.api("live", job=JOB, stack="decoder", layer=1, site="self")
+    rows = dict(row.split("\t")[:2] for row in page.text("table tbody").splitlines())
+    for metric in ("entropy", "first_token", "importance", "variance"):
+        assert rows[metric] == (shown(live["heads"][metric][3]) or rows[metric])
+    assert live["heads"]["pattern"][3] in page.text(".facts")
+    maps = site.api("maps", job=JOB, stack="decoder", layer=1, site="self", head=3)
+    page.keys(".picture svg", "ArrowDown", "ArrowDown")
+    assert page.text("#tooltip").endswith(shown(maps["values"][0][2][0]) or "")
+    page.driver.find_element("partial link text", "previous head").click()
+    wait_until(lambda: "head=2" in page.js("return location.hash"), "the other head")
+
+
+def test_a_layer_has_all_its_heads(site, page):
+    page.open(site, f"#/layer?job={JOB}&stack=encoder&layer=1&site=self").ready()
+    assert page.texts(".grid.small h2") == [f"head {head}" for head in range(4)]
+    assert {"mean over heads", "sum over heads", "largest over heads", "weighted by importance"} <= set(page.texts(".figure h2"))
+    (live,) = site.api("live", job=JOB, stack="encoder", layer=1, site="self")
+    ranking = np.argsort(live["heads"]["importance"])[::-1]
+    bars = [text for text in page.texts(".grid svg text") if text.startswith("head ")]
+    assert bars == [f"head {head}" for head in ranking]
+    page.js("[...document.querySelectorAll('th button')].find((b) => b.textContent === 'entropy_normalized').click()")
+    order = [int(text) for text in page.texts("tbody tr td:first-child")]
+    assert order == list(np.argsort(live["heads"]["entropy_normalized"])[::-1])
+
+
+def test_the_model_has_flow_and_rollout(site, page):
+    page.open(site, f"#/model?job={JOB}").ready()
+    assert [text.split(":")[0] for text in page.texts(".figure h2") if ": " in text] == ["Encoder", "Cross", "Decoder"]
+    assert page.js("return document.querySelectorAll('circle.dot').length") == 24
+    rollout = site.api("rollout", job=JOB, stack="decoder")
+    assert f"layers 0 to {rollout['layers'][-1]}, step {rollout['step']}" in page.text(".stack > .grid:last-child header")
+    page.keys(".stack > .grid:last-child svg", "ArrowDown", "ArrowDown")
+    assert page.text("#tooltip").endswith(shown(rollout["values"][-1][2][0]) or "")
+
+
+def test_tokens_show_where_a_query_looks(site, page):
+    page.open(site, f"#/tokens?job={JOB}&stack=decoder&layer=0&site=self&head=1&query=7").ready()
+    row = site.api("maps", job=JOB, stack="decoder", layer=0, site="self", head=1)["values"][0][7]
+    lengths = np.array(page.js("return [...document.querySelectorAll('.bar[data-key]')].map((b) => b.width.baseVal.value)"))
+    np.testing.assert_allclose(lengths / lengths.max(), np.maximum(row, 0.5 / lengths.max() * max(row)) / max(row), atol=0.01)
+    page.keys(".time input", "ArrowRight")
+    wait_until(lambda: "query=8" in page.js("return location.hash"), "the next query")
+
+
+def test_two_runs_are_compared(site, page):
+    page.open(site, f"#/runs?job={JOB}").ready()
+    a, b = (run["run"] for run in site.api("runs", job=JOB)["runs"])
+    compared = site.api("compare", job=JOB, run=a, job_b=JOB, run_b=b)["heads"]
+    first = page.text("tbody tr").split()
+    assert first[0] == f"{where(compared[0])}.h{compared[0]['head']}" and first[1] == shown(compared[0]["distance"])
+
+
+def test_pictures_are_saved_as_they_stand(site, page):
+    page.open(site, f"#/overview?job={JOB}").ready()
+    page.js("window.saved = []; URL.createObjectURL = (blob) => { window.saved.push(blob); return 'blob:none'; };"
+            "HTMLAnchorElement.prototype.click = function () { window.named = this.download; };"
+            "document.querySelector('.heat .tools button').click()")
+    text = page.driver.execute_async_script("const done = arguments[0]; window.saved[0].text().then(done)")
+    document = xml.dom.minidom.parseString(text)
+    texts = [node.firstChild.data for node in document.getElementsByTagName("text") if node.firstChild]
+    assert "decoder, cross attention" in texts and any("entropy_normalized" in one for one in texts)
+    assert len(document.getElementsByTagName("rect")) > 24 and "class=" not in text
+    assert page.js("return window.named").endswith(".svg")
+
+
+def test_what_comes_shows_at_once_and_a_lost_connection_heals(page):
+    site = Site("http.live_interval=0s")
+    try:
+        page.open(site)
+        wait_until(lambda: "No job yet" in page.text("main"), "what to do without a job")
+        trainer, rng = Trainer(site.daemon, "fresh"), np.random.default_rng(1)
+        trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
+        wait_until(lambda: page.js("return document.querySelectorAll('.heat .cell').length") == 3, "the new job")
+        page.keys(".heat svg", "ArrowRight")
+        trainer.attention(np.full((1, 3, 8, 8), 1 / 8, np.float32), step=2)
+        wait_until(lambda: page.text(".big") == "1", "the newest number")
+        site.daemon.stop()
+        wait_until(lambda: "no connection since" in page.text("#connection"), "that the connection is lost")
+        site.daemon.start()
+        wait_until(lambda: page.text("#connection") == "live", "that it is back")
+        trainer = Trainer(site.daemon, "second")
+        trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
+        wait_until(lambda: "second" in page.text("#job"), "the job of after the gap")
+        page.complaints()  # of the time without a connection
+    finally:
+        site.close()
+
+
+def test_strange_names_and_addresses_are_only_text(site, page):
+    for address in ("#/nowhere", "#/head?job=nobody&layer=99", f"#/head?job={JOB}&stack=%3Cb%3E&layer=x&head=-5", "#/overview?job=%3Cscript%3Ealert(1)%3C/script%3E",
+                    f"#/overview?job={JOB}&metric=none&at=999&cell=a.b.c", f"#/tokens?job={JOB}&query=1e9"):
+        page.open(site, address)
+        wait_until(lambda: len(page.text("main")) > 20 and "Loading" not in page.text("main"), address)
+    assert page.js("return document.querySelectorAll('main script').length") == 0

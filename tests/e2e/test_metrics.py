@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: MIT
+"""/metrics: both formats are valid by others' judgement, and what they say is what attnd says elsewhere."""
+import http.client
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+from harness import PATIENCE_S, Attnd, Trainer, softmax_maps, wait_until
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75," \
+              "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"  # what Prometheus sends
+
+
+class Scraped(Attnd):
+    def __init__(self, *settings, **keys):
+        self.trainers = []
+        super().__init__("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", *settings, **keys)
+        self.port = int(self.call("config")["http.endpoint"].rsplit(":", 1)[1])
+
+    def scrape(self, accept=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", "/metrics", headers={"Accept": accept} if accept else {})
+            response = connection.getresponse()
+            assert response.status == 200
+            return response.headers["Content-Type"], response.read().decode()
+        finally:
+            connection.close()
+
+    def samples(self):
+        """Of text 0.0.4: (name, labels) to value."""
+        found = {}
+        for line in self.scrape()[1].splitlines():
+            if line.startswith("#"):
+                continue
+            name, labels, value = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? (\S+)", line).groups()
+            labels = tuple(sorted(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels or "")))
+            assert (name, labels) not in found, f"{name} {labels} twice"
+            found[name, labels] = float(value)
+        return found
+
+    def value(self, name, **labels):
+        return self.samples().get((name, tuple(sorted(labels.items()))))
+
+
+@pytest.fixture
+def scraped():
+    daemon = Scraped("window.unit=step", "window.rank_grace=0")
+    yield daemon
+    daemon.close()
+
+
+def layer_labels(layer, job="gpt"):
+    return dict(job=job, stack="decoder", layer=str(layer), site="self")
+
+
+def train(daemon, rng, job="gpt", steps=6, layers=2, heads=4):
+    trainer = Trainer(daemon, job)
+    daemon.trainers.append(trainer)  # one that is let go of closes its socket
+    for step in range(steps):
+        for layer in range(layers):
+            trainer.attention(softmax_maps(rng, 2, heads, 12, 12, causal=True), layer=layer, step=step, causal=True)
+    return trainer
+
+
+def shown(daemon, layer=0, job="gpt", count=1):
+    """Results come to the page by a queue of their own."""
+    return wait_until(lambda: daemon.value("attnd_attention_messages_total", **layer_labels(layer, job)) == count or None,
+                      f"{count} messages of layer {layer} on the page")
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_has_nothing_to_say(scraped, rng):
+    train(scraped, rng)
+    shown(scraped, layer=1, count=6)
+    check = subprocess.run(["promtool", "check", "metrics"], input=scraped.scrape()[1].encode(), capture_output=True)
+    assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
+
+
+def test_openmetrics_is_strict_and_says_the_same(scraped, rng):
+    parser = pytest.importorskip("prometheus_client.openmetrics.parser", reason="Debian: python3-prometheus-client")
+    train(scraped, rng)
+    shown(scraped, layer=1, count=6)
+    kind, text = scraped.scrape(OPENMETRICS)
+    assert kind == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    parsed = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value
+              for family in parser.text_string_to_metric_families(text) for sample in family.samples}
+    plain = scraped.samples()
+    assert {key[0] for key in parsed} == {key[0] for key in plain}
+    attention = [key for key in plain if key[0].startswith("attnd_attention")]
+    assert len(attention) > 40 and all(parsed[key] == plain[key] for key in attention)
+
+
+@pytest.mark.parametrize("accept, openmetrics", [
+    (None, False), ("*/*", False), ("text/plain", False), (OPENMETRICS, True), ("application/openmetrics-text", True),
+    ("application/openmetrics-text;q=0", False), ("application/openmetrics-text; q=0.3, text/plain; q=0.5", False),
+    ("application/openmetrics-text;q=x,", False), (",;q=,;;,", False), ("a" * 2000, False)])
+def test_the_format_is_what_is_accepted(scraped, accept, openmetrics):
+    kind, text = scraped.scrape(accept)
+    assert ("openmetrics" in kind) == openmetrics == text.endswith("# EOF\n")
+
+
+def test_layers_say_what_live_says(scraped, rng):
+    train(scraped, rng)
+    scraped.settled(12)
+    for layer in range(2):
+        shown(scraped, layer, count=6)
+        (live,) = scraped.call("live", job="gpt", layer=layer)
+        samples, labels = scraped.samples(), tuple(sorted(layer_labels(layer).items()))
+        for metric, name in (("entropy_normalized", "entropy{}_ratio"), ("first_token", "first_token{}_ratio"),
+                             ("confidence", "confidence{}_ratio"), ("effective_keys", "effective_keys{}"),
+                             ("mean_distance", "distance{}_tokens"), ("local_mass", "local{}_ratio")):
+            values = live["heads"][metric]
+            for part, pooled in (("", np.mean), ("_min", np.min), ("_max", np.max)):
+                said = samples.get(("attnd_attention_" + name.format(part), labels))
+                assert said is None or math.isclose(said, pooled(values), rel_tol=1e-8), (metric, part)
+            assert ("attnd_attention_" + name.format(""), labels) in samples
+        assert math.isclose(samples["attnd_attention_sink_ratio", labels], live["sink_rate"], rel_tol=1e-8)
+        assert samples["attnd_attention_rows_total", labels] == 6 * live["rows"] == 6 * 2 * 4 * 12
+        assert math.isclose(samples["attnd_attention_newest_message_timestamp_seconds", labels], live["time_ns"] / 1e9,
+                            abs_tol=1e-3)
+
+
+def test_drift_is_that_of_the_summary(rng):
+    daemon = Scraped("window.unit=step", "window.rank_grace=0", "drift.windows=3", "http.metrics_heads=1000")
+    train(daemon, rng, steps=8)
+    daemon.settled(16)
+
+    def same():
+        (summary,) = daemon.call("summary", job="gpt", layer=0)
+        z = np.array([metric["z"] for metric in summary.get("drift", {}).values()], float)
+        said = daemon.value("attnd_attention_drift_zscore_max", **layer_labels(0))
+        return summary["step"] == 6 and said and math.isclose(said, np.nanmax(abs(z)), rel_tol=1e-8) and (z, daemon)
+
+    z, _ = wait_until(same, "the drift of the last closed window")
+    for head in range(4):
+        said = daemon.value("attnd_detail_drift_zscore", head=str(head), **layer_labels(0))
+        assert math.isclose(said, np.nanmax(abs(z[:, head])), rel_tol=1e-8)
+    daemon.close()
+
+
+def test_counters_are_those_of_stats(scraped, rng):
+    trainer = train(scraped, rng)
+    trainer.send(b"tensor/gpt/decoder/0/self/", b"\xc1")
+    stats = scraped.settled(13)
+    samples = scraped.samples()
+    assert samples["attnd_messages_received_total", ()] == stats["received"] == 13
+    assert samples["attnd_messages_processed_total", ()] == stats["processed"] == 12
+    dropped = {dict(labels)["reason"]: value for (name, labels), value in samples.items()
+               if name == "attnd_messages_dropped_total"}
+    assert {reason: count for reason, count in dropped.items() if count} == stats["dropped"] == {"header_malformed": 1}
+    assert dropped["late"] == 0
+    for name in ("processing", "waiting", "computing"):
+        assert samples[f"attnd_message_{name}_seconds_count", ()] == 12
+        assert samples[f"attnd_message_{name}_seconds_bucket", (("le", "+Inf"),)] == 12
+        assert 0 < samples[f"attnd_message_{name}_seconds_sum", ()] < 12 * PATIENCE_S
+    assert samples["attnd_in_flight_bytes", ()] == 0 and samples["attnd_history_up", ()] == 1
+    assert samples["attnd_http_requests_total", ()] == 0
+
+
+def test_the_process_is_this_process(scraped):
+    samples, pid = scraped.samples(), scraped.process.pid
+    assert abs(samples["process_resident_memory_bytes", ()] / 1024 - scraped.rss_kb()) < 8192
+    assert abs(samples["process_open_fds", ()] - len(os.listdir(f"/proc/{pid}/fd"))) <= 4
+    assert samples["process_max_fds", ()] >= 1024 and 0 <= samples["process_cpu_seconds_total", ()] < PATIENCE_S
+    assert 0 <= os.stat(f"/proc/{pid}").st_ctime - samples["process_start_time_seconds", ()] + 2 < 10
+    assert samples["process_threads", ()] == len(os.listdir(f"/proc/{pid}/task"))
+
+
+def test_a_job_and_its_state(scraped, rng):
+    trainer = train(scraped, rng)
+    shown(scraped, layer=1, count=6)
+    assert scraped.value("attnd_training_step", job="gpt") == 5
+    assert scraped.value("attnd_training_state", job="gpt", state="active") == 1
+    assert scraped.value("attnd_training_info", job="gpt", run=trainer.run.hex()) == 1
+    assert scraped.value("attnd_layers") == scraped.value("attnd_layers_exposed") == 2
+    trainer.event("bye", step=5)
+    wait_until(lambda: scraped.value("attnd_training_state", job="gpt", state="ended") == 1, "the end")
+    assert scraped.value("attnd_training_state", job="gpt", state="active") == 0
+    assert not [key for key in scraped.samples() if key[0].startswith("attnd_attention")], "numbers of a run that is over"
+
+
+def test_a_new_run_takes_the_place_of_the_old_one(scraped, rng):
+    train(scraped, rng, layers=3)
+    shown(scraped, layer=2, count=6)
+    second = Trainer(scraped, "gpt")
+    second.attention(softmax_maps(rng, 2, 4, 12, 12), layer=0)
+    wait_until(lambda: scraped.value("attnd_training_info", job="gpt", run=second.run.hex()), "the new run")
+    shown(scraped, layer=0, count=1)
+    assert scraped.value("attnd_attention_heads", **layer_labels(2)) is None
+
+
+def test_a_job_that_is_forgotten_is_gone(rng):
+    daemon = Scraped("limits.jobs=1")
+    trainer = train(daemon, rng, job="first")
+    trainer.event("bye")
+    wait_until(lambda: daemon.value("attnd_training_state", job="first", state="ended") == 1, "the end")
+    train(daemon, rng, job="second", steps=1)
+    shown(daemon, job="second")
+    assert not [key for key in daemon.samples() if ("job", "first") in key[1]]
+    daemon.close()
+
+
+def test_layers_are_limited_and_the_page_says_so(rng):
+    daemon = Scraped("http.metrics_layers=3")
+    train(daemon, rng, steps=1, layers=5)
+    daemon.settled(5)
+    wait_until(lambda: daemon.value("attnd_layers_exposed") == 3, "three layers")
+    assert daemon.value("attnd_layers") == 5
+    daemon.close()
+
+
+def test_alerts_that_fire_are_counted_by_rule(scraped):
+    trainer = Trainer(scraped, "gpt")
+    one_key = np.zeros((1, 2, 16, 16), np.float32)
+    one_key[..., 0] = 1
+    for step in range(5):
+        trainer.attention(one_key, step=step)
+    firing = dict(job="gpt", rule="entropy_collapse", severity="critical")
+    wait_until(lambda: scraped.value("attnd_alerts_firing", **firing) == 1, "the collapse")
+    assert scraped.value("attnd_attention_entropy_ratio", **layer_labels(0)) == 0
+    trainer.event("bye", step=4)
+    wait_until(lambda: scraped.value("attnd_alerts_firing", **firing) is None, "the end of it")
+
+
+HOSTILE = ['a"} 1\nevil_metric 1\n#', "back\\slash", "line\nend", "\x00", "üml", "a" * 129, "{job}", "a b", "# EOF"]
+
+
+def test_hostile_job_names_are_refused_and_odd_ones_are_shown(scraped, rng):
+    for name in HOSTILE:
+        trainer = Trainer(scraped, name)
+        scraped.trainers.append(trainer)
+        trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
+    odd = ["a" * 128, "_.-", "0", "Up.Down-9_"]
+    for name in odd:
+        train(scraped, rng, job=name, steps=1, layers=1)
+    scraped.settled(len(HOSTILE) + len(odd))
+    for name in odd:
+        shown(scraped, job=name)
+    samples = scraped.samples()
+    assert {dict(labels)["job"] for name, labels in samples if name == "attnd_attention_heads"} == set(odd)
+    assert not [key for key in samples if not re.match("attnd_|process_", key[0])]
+
+
+def test_a_config_that_is_refused_shows():
+    daemon = Scraped(config="plan: {every: 5}\n")
+    assert daemon.value("attnd_config_last_reload_successful") == 1
+    first = daemon.value("attnd_config_last_reload_success_timestamp_seconds")
+    path = os.path.join(daemon.directory, "attnd.yaml")
+    with open(path, "w") as file:
+        file.write("plan: {evry: 6}\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: daemon.value("attnd_config_last_reload_successful") == 0, "the refusal")
+    assert daemon.value("attnd_config_last_reload_success_timestamp_seconds") == first
+    with open(path, "w") as file:
+        file.write("plan: {every: 6}\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: daemon.value("attnd_config_last_reload_successful") == 1, "the better one")
+    assert daemon.value("attnd_config_last_reload_success_timestamp_seconds") > first
+    daemon.close()
+
+
+def test_monitor_takes_no_parameters_and_answers_what_jobs_answers(scraped, rng):
+    train(scraped, rng)
+    scraped.settled(12)
+    (job,) = scraped.call("monitor")["jobs"]
+    (known,) = scraped.call("jobs")
+    assert all(job[key] == known[key] for key in ("job", "run", "state", "epoch", "step", "world", "ranks", "received",
+                                                   "processed", "lost", "dropped"))
+    assert (job["runs"], job["layers"], job["firing"]) == (1, 2, [])
+    with pytest.raises(RuntimeError, match="argument"):
+        scraped.call("monitor", job="gpt")

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: MIT */
+/* What becomes of results on /metrics: which layers are there, and their numbers. */
+#include "unit.h"
+
+#include "metrics.h"
+#include "metrics_text.h"
+#include "result.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADS 4
+
+static struct config config;
+static struct stats stats;
+static struct metrics *metrics;
+static char *page;
+
+static int setup(void **state)
+{
+    (void)state;
+    config_defaults(&config);
+    metrics = metrics_new(&config, &stats);
+    return metrics ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    metrics_free(&metrics);
+    free(page);
+    page = NULL;
+    return 0;
+}
+
+/* Runs are told by their first byte. */
+static struct result_common common_of(const char *job, uint8_t run)
+{
+    static uint8_t id[RUN_BYTES];
+    id[0] = run;
+    return (struct result_common){.job = job, .run = id, .time_ns = 1700000000500000000u};
+}
+
+static void put(const char *kind, const char *job, uint32_t layer, const struct mpk_writer *writer,
+                uint64_t now_ns)
+{
+    size_t size = writer->buffer.size;
+    struct published *published = malloc(sizeof *published + size);
+    assert_non_null(published);
+    snprintf(published->topic, sizeof published->topic, "%s/%s/decoder/%u/self/", kind, job, layer);
+    published->size = size;
+    memcpy(published->map, writer->buffer.data, size);
+    metrics_put(metrics, published, now_ns);
+    free(published);
+}
+
+/* `heads` of the message's `total`, from `offset` on: the others are nil. */
+static void put_live(const char *job, uint8_t run, uint32_t layer, const double entropy[HEADS],
+                     uint32_t heads, uint64_t now_ns)
+{
+    struct live_result live = {.common = common_of(job, run),
+                               .layer = {.id = {STACK_DECODER, layer, SITE_SELF},
+                                         .shape = {1, heads, 8, 8},
+                                         .rows = 32,
+                                         .invalid_rows = 2,
+                                         .row_sum_error = 0.25,
+                                         .tier = MESSAGE_ATTENTION},
+                               .numbers = {.heads = HEADS, .sink_rate = 0.5}};
+    double first[HEADS] = {0.1, 0.2, 0.3, 0.8};
+    struct mpk_writer writer;
+    live.numbers.value[METRIC_ENTROPY_NORMALIZED] = entropy;
+    live.numbers.value[METRIC_FIRST_TOKEN] = first;
+    mpk_writer_init(&writer);
+    live_encode(&live, &writer);
+    put("live", job, layer, &writer, now_ns);
+    mpk_writer_clear(&writer);
+}
+
+static void put_summary(const char *job, uint8_t run, uint64_t length, const double z[HEADS])
+{
+    struct result_drift drift[HEADS];
+    struct summary_result summary = {.common = common_of(job, run),
+                                     .layer = {.id = {STACK_DECODER, 0, SITE_SELF}},
+                                     .window = {.unit = WINDOW_EPOCH, .length = length, .every = 1},
+                                     .heads = HEADS};
+    struct mpk_writer writer;
+    for (int h = 0; h < HEADS; h++)
+        drift[h] = (struct result_drift){.z = z[h], .js = 0.125 * h, .delta = 9, .change = NAN};
+    summary.drift[METRIC_ENTROPY_NORMALIZED] = drift;
+    mpk_writer_init(&writer);
+    summary_encode(&summary, &writer);
+    put("summary", job, 0, &writer, 1);
+    mpk_writer_clear(&writer);
+}
+
+struct told_job {
+    const char *job, *state;
+    uint8_t run;
+};
+
+static void put_job(struct mpk_writer *writer, const struct told_job *job)
+{
+    char run[2 * RUN_BYTES + 1];
+    run_hex(common_of(job->job, job->run).run, run);
+    mpk_put_map(writer, 3);
+    mpk_put_str(writer, "job");
+    mpk_put_str(writer, job->job);
+    mpk_put_str(writer, "run");
+    mpk_put_str(writer, run);
+    mpk_put_str(writer, "state");
+    mpk_put_str(writer, job->state);
+}
+
+static void scrape(const struct told_job *jobs, uint32_t count, uint64_t asked_ns, bool openmetrics)
+{
+    struct mpk_writer writer;
+    struct mpk_doc doc;
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 2);
+    mpk_put_str(&writer, "stats");
+    mpk_put_map(&writer, 0);
+    mpk_put_str(&writer, "jobs");
+    mpk_put_array(&writer, count);
+    for (uint32_t i = 0; i < count; i++)
+        put_job(&writer, &jobs[i]);
+    assert_int_equal(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc),
+                     0);
+    struct metrics_view view = {
+        .monitor = doc.root, .asked_ns = asked_ns, .openmetrics = openmetrics};
+    free(page);
+    page = metrics_render(metrics, &view);
+    assert_non_null(page);
+    mpk_doc_clear(&doc);
+    mpk_writer_clear(&writer);
+}
+
+static const struct told_job gpt = {"gpt", "active", 1};
+
+#define LABELS(layer)        "{job=\"gpt\",stack=\"decoder\",layer=\"" layer "\",site=\"self\"} "
+#define assert_shows(line)   assert_non_null(strstr(page, "\n" line "\n"))
+#define assert_without(text) assert_null(strstr(page, text))
+
+static const double entropy[HEADS] = {0.5, 0.25, 0.75, 0.1};
+
+static void test_heads_are_pooled(void **state)
+{
+    (void)state;
+    put_live("gpt", 1, 3, entropy, HEADS, 1);
+    scrape(&gpt, 1, 2, false);
+    assert_shows("attnd_attention_entropy_ratio" LABELS("3") "0.4");
+    assert_shows("attnd_attention_entropy_min_ratio" LABELS("3") "0.1");
+    assert_shows("attnd_attention_entropy_max_ratio" LABELS("3") "0.75");
+    assert_shows("attnd_attention_first_token_max_ratio" LABELS("3") "0.8");
+    assert_shows("attnd_attention_sink_ratio" LABELS("3") "0.5");
+    assert_shows("attnd_attention_row_sum_error" LABELS("3") "0.25");
+    assert_shows("attnd_attention_heads" LABELS("3") "4");
+    assert_shows("attnd_attention_newest_message_timestamp_seconds" LABELS("3") "1700000000.5");
+    assert_without("attnd_attention_effective_rank{"); /* was not measured */
+    assert_without("attnd_attention_drift_zscore_max{");
+    assert_without("attnd_detail");
+}
+
+static void test_rows_add_up_and_numbers_are_the_newest(void **state)
+{
+    const double later[HEADS] = {0.9, NAN, 0.9, 0.9};
+    (void)state;
+    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    put_live("gpt", 1, 0, later, HEADS, 2);
+    scrape(&gpt, 1, 3, false);
+    assert_shows("attnd_attention_rows_total" LABELS("0") "64");
+    assert_shows("attnd_attention_invalid_rows_total" LABELS("0") "4");
+    assert_shows("attnd_attention_messages_total" LABELS("0") "2");
+    assert_shows("attnd_attention_entropy_ratio" LABELS("0") "0.9");
+}
+
+static void test_slices_of_the_heads_make_a_whole(void **state)
+{
+    const double low[HEADS] = {0.5, 0.25, NAN, NAN}, high[HEADS] = {NAN, NAN, 0.75, 0.1};
+    (void)state;
+    put_live("gpt", 1, 0, low, 2, 1);
+    put_live("gpt", 1, 0, high, 2, 2);
+    scrape(&gpt, 1, 3, false);
+    assert_shows("attnd_attention_entropy_ratio" LABELS("0") "0.4");
+    assert_shows("attnd_attention_entropy_min_ratio" LABELS("0") "0.1");
+}
+
+static void test_drift_is_of_the_primary_window(void **state)
+{
+    const double z[HEADS] = {1, -5.5, NAN, 2}, other[HEADS] = {99, 99, 99, 99};
+    (void)state;
+    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    put_summary("gpt", 1, 1, z);
+    put_summary("gpt", 1, 50, other); /* of window.also */
+    scrape(&gpt, 1, 2, false);
+    assert_shows("attnd_attention_drift_zscore_max" LABELS("0") "5.5");
+    assert_shows("attnd_attention_entropy_drift_zscore_max" LABELS("0") "5.5");
+    assert_shows("attnd_attention_drift_divergence_max_nats" LABELS("0") "0.375");
+}
+
+#define DETAIL(head) "{job=\"gpt\",stack=\"decoder\",layer=\"0\",site=\"self\",head=\"" head "\"} "
+
+static void test_heads_that_drift_most_can_be_asked_for(void **state)
+{
+    const double z[HEADS] = {1, -5.5, NAN, 2};
+    (void)state;
+    config.http_metrics_heads = 2;
+    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    put_summary("gpt", 1, 1, z);
+    scrape(&gpt, 1, 2, false);
+    assert_shows("attnd_detail_entropy_ratio" DETAIL("1") "0.25");
+    assert_shows("attnd_detail_entropy_ratio" DETAIL("3") "0.1");
+    assert_shows("attnd_detail_drift_zscore" DETAIL("1") "5.5");
+    assert_without("head=\"0\"");
+    assert_without("head=\"2\"");
+}
+
+static void test_without_drift_the_first_heads_are_meant(void **state)
+{
+    (void)state;
+    config.http_metrics_heads = 3;
+    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    scrape(&gpt, 1, 2, false);
+    assert_shows("attnd_detail_entropy_ratio" DETAIL("2") "0.75");
+    assert_without("head=\"3\"");
+}
+
+static void test_only_the_newest_run_is_shown_while_it_is_active(void **state)
+{
+    const struct told_job newer = {"gpt", "active", 2}, ended = {"gpt", "ended", 2};
+    (void)state;
+    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    put_live("gpt", 2, 1, entropy, HEADS, 2);
+    scrape(&newer, 1, 3, false);
+    assert_without("layer=\"0\"");
+    assert_shows("attnd_attention_heads" LABELS("1") "4");
+    assert_shows("attnd_layers_exposed 1");
+    scrape(&ended, 1, 3, false);
+    assert_without("layer=\"1\"");
+}
+
+static void test_a_job_that_is_forgotten_is_gone(void **state)
+{
+    (void)state;
+    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    scrape(NULL, 0, 2, false);
+    assert_without("job=\"gpt\"");
+    scrape(&gpt, 1, 3, false); /* as if it came back: nothing was kept */
+    assert_without("attnd_attention_heads{");
+}
+
+static void test_what_came_after_the_question_is_kept(void **state)
+{
+    (void)state;
+    put_live("gpt", 1, 0, entropy, HEADS, 10);
+    scrape(NULL, 0, 5, false);
+    assert_without("job=\"gpt\"");
+    scrape(&gpt, 1, 20, false);
+    assert_shows("attnd_attention_heads" LABELS("0") "4");
+}
+
+static void test_layers_are_limited(void **state)
+{
+    (void)state;
+    config.http_metrics_layers = 2;
+    for (uint32_t layer = 0; layer < 5; layer++)
+        put_live("gpt", 1, layer, entropy, HEADS, 1);
+    scrape(&gpt, 1, 2, false);
+    assert_shows("attnd_layers_exposed 2");
+    assert_without("layer=\"2\"");
+}
+
+static void test_a_name_cannot_break_a_label(void **state)
+{
+    char label[64];
+    (void)state;
+    metrics_label(label, sizeof label, "job", "a\"} 1\n\\x\x01");
+    assert_string_equal(label, "job=\"a\\\"} 1\\n\\\\x?\"");
+    size_t length = metrics_label(label, 12, "job", "a-long-name");
+    assert_int_equal(length, strlen(label));
+    assert_true(length < 12 && label[length - 1] == '"');
+}
+
+static void test_broken_maps_are_nothing(void **state)
+{
+    struct live_result live = {.common = common_of("gpt", 1), .numbers = {.heads = HEADS}};
+    struct mpk_writer writer;
+    (void)state;
+    mpk_writer_init(&writer);
+    live_encode(&live, &writer);
+    while (writer.buffer.size-- > 0)
+        put("live", "gpt", 0, &writer, 1);
+    writer.buffer.size = 1;
+    scrape(&gpt, 1, 2, false);
+    assert_without("layer=\"0\"");
+    mpk_writer_clear(&writer);
+}
+
+static void assert_number(double number, const char *expected)
+{
+    char text[METRICS_NUMBER_MAX + 1];
+    text[metrics_number(text, number)] = '\0';
+    assert_string_equal(text, expected);
+}
+
+static void test_numbers_have_nine_digits(void **state)
+{
+    (void)state;
+    assert_number(0, "0");
+    assert_number(1, "1");
+    assert_number(-0.5, "-0.5");
+    assert_number(1.0 / 3, "0.333333333");
+    assert_number(200.0 / 3, "66.6666667");
+    assert_number(123456789, "123456789");
+    assert_number(100, "100");
+    assert_number(0.00001, "0.00001");
+    assert_number(0.000012345, "0.000012345");
+    assert_number(9.99999999996, "10");
+    assert_number(999999999.7, "1000000000");
+    assert_number(1e-12, "1e-12");
+    assert_number(1795209328.864, "1795209328.864");
+    assert_number(NAN, "NaN");
+    assert_number(INFINITY, "+Inf");
+    assert_number(-INFINITY, "-Inf");
+}
+
+/* Against printf, at all magnitudes. */
+static void test_numbers_are_near(void **state)
+{
+    uint64_t seed = 1;
+    (void)state;
+    for (int i = 0; i < 100000; i++) {
+        char text[METRICS_NUMBER_MAX + 1];
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        double number = ldexp((double)(seed >> 12), (int)(seed % 70) - 80);
+        text[metrics_number(text, number)] = '\0';
+        assert_true(fabs(strtod(text, NULL) - number) <= 1e-8 * number);
+    }
+}
+
+static void test_openmetrics_ends_with_its_mark(void **state)
+{
+    (void)state;
+    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    scrape(&gpt, 1, 2, true);
+    assert_string_equal(page + strlen(page) - 6, "# EOF\n");
+    assert_shows("# TYPE attnd_attention_rows counter");
+    assert_shows("attnd_attention_rows_total" LABELS("0") "32");
+    assert_shows("# UNIT attnd_attention_entropy_ratio ratio");
+    assert_shows("# TYPE attnd_build info");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_heads_are_pooled, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rows_add_up_and_numbers_are_the_newest, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_slices_of_the_heads_make_a_whole, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_drift_is_of_the_primary_window, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_heads_that_drift_most_can_be_asked_for, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_without_drift_the_first_heads_are_meant, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_only_the_newest_run_is_shown_while_it_is_active, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_a_job_that_is_forgotten_is_gone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_came_after_the_question_is_kept, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_layers_are_limited, setup, teardown),
+        cmocka_unit_test(test_a_name_cannot_break_a_label),
+        cmocka_unit_test_setup_teardown(test_broken_maps_are_nothing, setup, teardown),
+        cmocka_unit_test(test_numbers_have_nine_digits),
+        cmocka_unit_test(test_numbers_are_near),
+        cmocka_unit_test_setup_teardown(test_openmetrics_ends_with_its_mark, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
