@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""The Debian packages: put together from this build, unpacked, and used from there."""
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = os.environ["ATTND_BUILD"]
+NAMES = ("attnd", "libattn0", "libattn-dev", "python3-attnd")
+SCRIPTS = {"attnd": {"postinst", "prerm", "postrm"}, "python3-attnd": {"postinst", "prerm"}}
+
+
+def run(*command, **options):
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
+    assert result.returncode == 0, f"{command}: {result.stderr[-2000:]}"
+    return result.stdout
+
+
+class Packages:
+    def __init__(self, directory):
+        self.root = directory / "root"
+        printed = run(ROOT / "deploy/package", "--build", BUILD, directory / "packages").split()
+        self.path = {Path(path).name.split("_")[0]: path for path in printed}
+        for path in printed:
+            run("dpkg-deb", "-x", path, self.root)
+
+    def field(self, name, field):
+        return run("dpkg-deb", "-f", self.path[name], field).strip()
+
+    def control(self, name):
+        """Name and content of the files beside the data."""
+        listed = run("dpkg-deb", "--ctrl-tarfile", self.path[name], errors="replace")
+        names = {member for member in ("postinst", "prerm", "postrm", "conffiles", "md5sums", "shlibs", "triggers")
+                 if f"./{member}\0" in listed}
+        return {member: run("dpkg-deb", "-I", self.path[name], member) for member in names}
+
+    def find(self, pattern):
+        found = list(self.root.glob(pattern))
+        assert len(found) == 1, f"{pattern}: {found}"
+        return found[0]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    return Packages(tmp_path_factory.mktemp("package"))
+
+
+def test_there_are_four(packages):
+    assert set(packages.path) == set(NAMES)
+
+
+def test_what_they_are_linked_with_they_depend_on(packages):
+    depends = packages.field("attnd", "Depends")
+    for library in ("libc6", "libcurl4", "libmicrohttpd12", "libopenblas0", "libsqlite3-0", "libuv1", "libyaml-0-2", "libzmq5"):
+        assert re.search(rf"\b{library}\b", depends), f"{library} of {depends}"
+    assert "libzmq5" in packages.field("libattn0", "Depends")
+    assert packages.field("libattn-dev", "Depends").startswith("libattn0 (= ")
+    assert "python3-zmq" in packages.field("python3-attnd", "Depends")
+
+
+def test_what_the_unit_starts_is_there_and_runs(packages):
+    unit = packages.find("lib/systemd/system/attnd.service").read_text()
+    program, option, config = shlex.split(re.search(r"^ExecStart=(.*)$", unit, re.M).group(1))
+    assert option == "--config"
+    assert run(packages.root / program[1:], "--version").startswith("attnd ")
+    assert "ok" in run(packages.root / program[1:], "--check-config", packages.root / config[1:])
+    assert run(packages.root / "usr/bin/attnctl", "--version").startswith("attnctl ")
+    assert packages.control("attnd")["conffiles"] == f"{config}\n"
+
+
+def test_every_unit_is_in_it(packages):
+    units = {path.name for path in (ROOT / "deploy/systemd").glob("attnd*") if path.suffix in (".service", ".socket")}
+    assert {path.name for path in (packages.root / "lib/systemd/system").iterdir()} == units
+    assert "u attnd" in packages.find("usr/lib/sysusers.d/attnd.conf").read_text()
+    assert "/var/lib/attnd" in packages.find("usr/lib/tmpfiles.d/attnd.conf").read_text()
+
+
+def test_what_stops_a_package_stops_every_unit(packages):
+    for script in ("prerm", "postrm"):
+        text = packages.control("attnd")[script]
+        for unit in (packages.root / "lib/systemd/system").iterdir():
+            assert unit.name in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scripts_are_shell_and_sums_are_right(packages, name, tmp_path):
+    control = packages.control(name)
+    scripts = {script for script in control if script in ("postinst", "prerm", "postrm")}
+    assert scripts == SCRIPTS.get(name, set())
+    for script in scripts:
+        (tmp_path / script).write_text(control[script])
+        run("sh", "-n", tmp_path / script)
+    (tmp_path / "sums").write_text(control["md5sums"])
+    run("md5sum", "--quiet", "-c", tmp_path / "sums", cwd=packages.root)
+    assert (packages.root / f"usr/share/doc/{name}/copyright").exists()
+
+
+def test_the_history_is_removed_by_purge_alone(packages):
+    branches = re.findall(r"^(\w+)\)\n(.*?);;$", packages.control("attnd")["postrm"], re.M | re.S)
+    removing = {name for name, text in branches if "rm -rf /var/lib/attnd" in text}
+    assert removing == {"purge"}
+
+
+def test_a_program_is_built_with_the_library(packages, tmp_path):
+    library = packages.find("usr/lib/*/libattn.so").parent
+    environment = {**os.environ, "PKG_CONFIG_PATH": f"{library}/pkgconfig", "PKG_CONFIG_SYSROOT_DIR": str(packages.root)}
+    flags = run("pkg-config", "--cflags", "--libs", "attn", env={**environment, "PKG_CONFIG_ALLOW_SYSTEM_CFLAGS": "1",
+                                                                "PKG_CONFIG_ALLOW_SYSTEM_LIBS": "1"}).split()
+    run("cc", packages.find("usr/share/doc/libattn-dev/examples/train.c"), "-o", tmp_path / "train", *flags, "-lm")
+    linked = run("ldd", tmp_path / "train", env={**os.environ, "LD_LIBRARY_PATH": str(library)})
+    assert f"{library}/libattn.so.0" in linked
+
+
+def test_python_finds_the_client(packages):
+    """Its version is the one that its metadata say."""
+    script = "import attnd, importlib.metadata as m; print(attnd.__file__, attnd.__version__ == m.version('attnd'))"
+    said = run(sys.executable, "-c", script, env={**os.environ, "PYTHONPATH": str(packages.root / "usr/lib/python3/dist-packages")})
+    assert said.split() == [str(packages.root / "usr/lib/python3/dist-packages/attnd/__init__.py"), "True"]
+
+
+def test_it_is_packed_the_same_twice(packages, tmp_path):
+    run(ROOT / "deploy/package", "--build", BUILD, tmp_path)
+    for path in packages.path.values():
+        assert Path(path).read_bytes() == (tmp_path / Path(path).name).read_bytes(), Path(path).name
+
+
+def test_an_option_that_is_none():
+    result = subprocess.run([ROOT / "deploy/package", "--frobnicate"], capture_output=True, text=True)
+    assert result.returncode == 1 and "no option '--frobnicate'" in result.stderr
