@@ -6,10 +6,10 @@
  *
  * control_call answers the same methods without a socket.
  *
- * Methods: ping, jobs, summary, live, maps, rollout, stats, monitor, config, flush, plan.get, plan.set,
- * plan.reset, and those about the past (history.h). A flush is answered once everything received
- * before it has been shown, a question about the past when the history's thread has looked it up;
- * everything else at once. */
+ * Methods: ping, jobs, summary, live, maps, rollout, stats, monitor, config, flush, plan.get,
+ * plan.set, plan.reset, and those about the past (history.h). A flush is answered once everything
+ * received before it has been shown, a question about the past when the history's thread has looked
+ * it up; everything else at once. */
 #ifndef DAEMON_CONTROL_H
 #define DAEMON_CONTROL_H
 

@@ -39,7 +39,12 @@ function windowOfStep(series, step) {
 }
 
 function eventsOf(series, alerts, summary, metric, head) {
-  const marks = alerts.slice(0, MARKS).map((alert) => ({ x: windowOfStep(series, alert.since.step), name: alert.rule, class: "event" }));
+  const rules = new Map(); // x -> names: those that began together share a mark
+  for (const alert of alerts.slice(0, MARKS)) {
+    const x = windowOfStep(series, alert.since.step);
+    rules.set(x, (rules.get(x) ?? new Set()).add(alert.rule));
+  }
+  const marks = [...rules].map(([x, names]) => ({ x, name: [...names].join(", "), class: "event" }));
   const change = summary?.drift?.[metric]?.change?.[head];
   if (change !== null && change !== undefined) marks.push({ x: change, name: "lasting change", class: "event change" });
   return marks;

@@ -211,7 +211,11 @@ function drawTimeMap(container, grid, { limits, onPick, metric }) {
   const rows = [...grid.layers.values()].sort(byLayer), names = rows.map(layerName), columns = grid.count;
   const values = new Float32Array(rows.length * columns);
   rows.forEach((row, r) => {
-    for (let w = 0; w < columns; w++) values[r * columns + w] = meanOf(d3.range(row.heads).map((head) => row.values[head * columns + w]));
+    const column = new Float32Array(row.heads);
+    for (let w = 0; w < columns; w++) {
+      for (let head = 0; head < row.heads; head++) column[head] = row.values[head * columns + w];
+      values[r * columns + w] = meanOf(column);
+    }
   });
   const tall = Math.max(6, Math.min(22, 460 / rows.length)), long = Math.max(...names.map((name) => name.length)) * 6.4 + 26;
   const node = drawMap(container, { rows: rows.length, columns, values, labels: null }, {

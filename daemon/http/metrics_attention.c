@@ -50,7 +50,7 @@ static double number_of(const struct metrics_layer *layer, const struct layer_fa
     uint64_t count = 0;
     double number;
     if (family->offset == 0)
-        return layer->heads;
+        return layer->heads > 0 ? (double)layer->heads : (double)NAN; /* only matrices have come */
     if (!family->whole) {
         memcpy(&number, at, sizeof number);
         return number;

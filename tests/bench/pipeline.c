@@ -89,7 +89,8 @@ static pid_t start_attnd(const struct bench *bench)
 {
     static const char *const names[] = {"ingest", "publish", "control", "tap"};
     static char texts[4][192];
-    const char *arguments[ARGUMENTS_MAX] = {bench->attnd, "--set", "log.level=error", "--set", "http.enabled=false"};
+    const char *arguments[ARGUMENTS_MAX] = {bench->attnd, "--set", "log.level=error", "--set",
+                                            "http.enabled=false"};
     int count = 5;
     for (int i = 0; i < 4; i++) {
         snprintf(texts[i], sizeof texts[i], "%s.endpoint=ipc://%s/%s", names[i], bench->directory,

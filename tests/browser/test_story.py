@@ -52,7 +52,7 @@ def test_a_collapse_shows_where_and_since_when(fallen, page):
     page.js("const s = document.querySelector('.time input'); s.value = 0; s.dispatchEvent(new Event('input'))")
     assert marks(page) == 0 and "at step 1" in page.text(".alerts header"), "nothing fired at the first window"
     page.open(fallen, f"#/head?job={JOB}&layer=0&head=1").ready()
-    assert "entropy_collapse" in page.texts(".figure.wide svg .over")
+    assert any("entropy_collapse" in text for text in page.texts(".figure.wide svg .over"))
     page.screenshot("collapse-head-1440-light")
 
 

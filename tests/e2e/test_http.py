@@ -170,7 +170,7 @@ def test_what_is_wrong_is_said(attnd_web, path, status, code, says):
 
 @pytest.fixture(scope="module")
 def attnd_web():
-    daemon = Web()
+    daemon = Web("http.timeout=5s")
     Attnd.all.remove(daemon)  # it outlives a test
     yield daemon
     daemon.close()
@@ -615,6 +615,25 @@ def test_a_stream_whose_client_has_hung_up_is_noticed():
         assert stream.next()[1] == "hello"
         stream.close()
         stream.response.close()
+    daemon.close()
+
+
+def test_a_stream_that_is_never_read_is_cut_off(rng):
+    """The kernel takes what it can; then it is silence for http.timeout."""
+    daemon = Web("http.timeout=1s", "http.live_interval=0s")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", daemon.port))
+        client.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_until(lambda: metric(daemon, "attnd_http_event_clients") == 1, "the stream is open")
+        trainer = Trainer(daemon, "job")
+        for step in range(3000):
+            trainer.attention(softmax_maps(rng, 1, 64, 4, 4), step=step)
+            if step % 50 == 49:
+                daemon.settled(step + 1)
+                if metric(daemon, "attnd_http_event_clients") == 0:
+                    break
+        wait_until(lambda: metric(daemon, "attnd_http_event_clients") == 0, "the stream is cut off")
     daemon.close()
 
 
