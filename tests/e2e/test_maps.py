@@ -3,8 +3,10 @@
 import os
 import sys
 
+import msgpack
 import numpy as np
 import pytest
+import zmq
 from harness import Attnd, Trainer, as_bf16, as_f64, softmax_maps, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
@@ -357,4 +359,43 @@ def test_maps_go_with_their_run(rng):
         trainer.event("bye")
         wait_until(lambda: daemon.stats()["received"] >= 2 * (number + 1), "both messages")
     wait_until(lambda: daemon.stats()["jobs"] <= 2, "the others are gone")
+    daemon.close()
+
+
+def test_a_stop_with_answers_on_their_way(rng):
+    """Answers that libuv's pool still works on when attnd ends: they come or do not, and it ends as ever."""
+    daemon = Attnd(EVERY)
+    trainer = Trainer(daemon, "job")
+    for layer in range(6):
+        trainer.attention(softmax_maps(rng, 1, 8, 128, 128), layer=layer)
+    daemon.settled(6)
+    socket = daemon.context.socket(zmq.DEALER)
+    socket.linger = 0
+    socket.connect(daemon.endpoint("control"))
+    for number in range(20):
+        socket.send(msgpack.packb([0, number, ("maps", "rollout")[number % 2], dict(job="job")]))
+    assert socket.poll(10000), "an answer"
+    daemon.close()
+    socket.close()
+
+
+def test_answers_on_their_way_take_no_more_than_the_maps(rng):
+    """What is asked beyond that is refused, and answered again later."""
+    daemon = Attnd(EVERY, "maps.memory=6MiB", "maps.size=512")
+    send(daemon, softmax_maps(rng, 1, 3, 512, 512))
+    sockets = [daemon.context.socket(zmq.DEALER) for _ in range(12)]
+
+    def all_ask(method, **params):
+        for socket in sockets:
+            socket.send(msgpack.packb([0, 1, method, params]))
+        for socket in sockets:
+            assert socket.poll(60000), "an answer"
+            error = msgpack.unpackb(socket.recv())[2]
+            yield error and error["code"]
+
+    for socket in sockets:
+        socket.connect(daemon.endpoint("control"))
+    assert list(all_ask("ping")) == [None] * 12
+    assert set(all_ask("maps", job="job")) == {None, "again"}
+    assert ask(daemon)[1].shape == (3, 512, 512)
     daemon.close()

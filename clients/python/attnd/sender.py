@@ -46,6 +46,7 @@ log = logging.getLogger("attnd")
 HEARTBEAT_INTERVAL_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 SUBSCRIPTION_BYTES_MAX = 4096  # larger than any: a plan has 1024
+FAREWELL_S = 0.1  # how long the connection outlives what was sent last
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
@@ -446,6 +447,8 @@ class Sender:
             os.close(self._wake_read)
             self._changed.notify_all()
         left_s = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        # A peer whose queue is full stops reading, and what it has not read is gone when the connection ends.
+        time.sleep(min(left_s, FAREWELL_S))
         self._socket.close(linger=int(left_s * 1000))
         self._context.term()  # returns after the linger time at the latest
 
