@@ -3,11 +3,13 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-/* How often the point was passed; there is one such point per process. */
-static atomic_ulong passed;
+/* How often the point was passed; there is one such point of each kind per process. */
+static atomic_ulong crash_passed, stall_passed;
 
 /* Which passing is meant: 1 without a number. */
 static unsigned long nth_of(const char *suffix)
@@ -15,12 +17,25 @@ static unsigned long nth_of(const char *suffix)
     return *suffix == ':' ? strtoul(suffix + 1, NULL, 10) : 1;
 }
 
-void crash_point(const char *name)
+/* Whether this is the point that the variable names, passed as often as it says. */
+static bool is_meant(const char *variable, const char *name, atomic_ulong *passed)
 {
-    const char *at = getenv("ATTND_CRASH_AT");
+    const char *at = getenv(variable);
     size_t length = strlen(name);
     if (!at || strncmp(at, name, length) != 0 || (at[length] != '\0' && at[length] != ':'))
-        return;
-    if (atomic_fetch_add(&passed, 1) + 1 == nth_of(at + length))
+        return false;
+    return atomic_fetch_add(passed, 1) + 1 == nth_of(at + length);
+}
+
+void crash_point(const char *name)
+{
+    if (is_meant("ATTND_CRASH_AT", name, &crash_passed))
         raise(SIGKILL);
+}
+
+void stall_point(const char *name)
+{
+    if (is_meant("ATTND_STALL_AT", name, &stall_passed))
+        for (;;)
+            pause();
 }

@@ -8,6 +8,7 @@
  * handles are closed and uv_run returns. Sockets may linger a second for slow subscribers. */
 #include "daemon.h"
 
+#include "activation.h"
 #include "baseline.h"
 #include "clock.h"
 #include "control.h"
@@ -21,6 +22,7 @@
 #include "publisher.h"
 #include "registry.h"
 #include "reload.h"
+#include "service.h"
 #include "store.h"
 #include "tap.h"
 #include "work.h"
@@ -70,6 +72,7 @@ struct daemon {
     struct tap *tap;
     struct registry *registry;
     struct store *store;
+    struct service *service; /* NULL: no service manager */
     struct result_sink sink;
     struct map_shelf maps;
     struct {
@@ -404,14 +407,17 @@ static void take_finished(void *data, struct run *run)
         account_for(data, message);
 }
 
+static uint64_t stop_patience(const struct daemon *daemon)
+{
+    uint64_t patience = daemon->config.shutdown_timeout;
+    return patience < SAVE_STOP_NS ? SAVE_STOP_NS : patience;
+}
+
 /* Everything, waiting for the disk, but no longer than a stop may take (a second at least). The
  * first round may be one that was going on, and does not come back to what it has had. */
 static void save_all(struct daemon *daemon)
 {
-    uint64_t patience = daemon->config.shutdown_timeout;
-    if (patience < SAVE_STOP_NS)
-        patience = SAVE_STOP_NS;
-    uint64_t deadline = clock_monotonic_ns() + patience;
+    uint64_t deadline = clock_monotonic_ns() + stop_patience(daemon);
     for (int round = 0; round < 2 && history_is_on(daemon); round++) {
         registry_begin_round(daemon->registry);
         daemon->round.goes_on = true;
@@ -429,6 +435,7 @@ static void finish(struct daemon *daemon)
     daemon->finished = true;
     registry_each(daemon->registry, take_finished, daemon);
     registry_show(daemon->registry);
+    service_extend(daemon->service, stop_patience(daemon));
     save_all(daemon);
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
@@ -442,6 +449,7 @@ static void finish(struct daemon *daemon)
     close_handle(&daemon->tick);
     close_handle(&daemon->saver);
     close_handle(&daemon->deadline);
+    service_close(daemon->service);
     uv_unref(
         (uv_handle_t *)&daemon->inbox.wake); /* closed when the last thread that posts is joined */
 }
@@ -465,6 +473,7 @@ static void begin_stop(struct daemon *daemon, const char *why)
 {
     daemon->stopping = true;
     log_event(LOG_INFO, "stopping", LOG_STR("signal", why));
+    service_stopping(daemon->service, daemon->config.shutdown_timeout);
     ingest_stop(daemon->ingest);
     uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
 }
@@ -490,12 +499,14 @@ static int announce_plans(void *data)
 
 static void read_config_again(struct daemon *daemon)
 {
+    service_reloading(daemon->service);
     bool taken = reload_read(&daemon->reload, daemon->plans);
     atomic_store(&daemon->stats.config_refused, !taken);
     if (taken)
         atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     if (taken && announce_plans(daemon) != 0)
         log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+    service_reloaded(daemon->service);
 }
 
 /* A terminal that is closed hangs up, too: without a file it ends attnd. */
@@ -552,6 +563,13 @@ static int open_loop(struct daemon *daemon, char *reterr)
     daemon->sigterm.data = daemon->sigint.data = daemon->sighup.data = daemon;
     daemon->handles_ready = true;
     return 0;
+}
+
+/* Before the first thread: it reads and changes the environment. */
+static int open_service(struct daemon *daemon, char *reterr)
+{
+    int code = service_new(&daemon->loop, &daemon->stats, &daemon->service);
+    return code ? fail(reterr, "start", err_text(code)) : activation_check(reterr);
 }
 
 /* The kernels that the config asks for must run here. */
@@ -728,8 +746,9 @@ static int start_signals(struct daemon *daemon, char *reterr)
 
 /* Each returns 0, or -1 with a sentence; in this order. */
 static int (*const openers[])(struct daemon *daemon, char *reterr) = {
-    open_loop,   open_workers, open_registry, start_signals, open_notify, open_publisher, open_tap,
-    open_ingest, open_http,    open_history,  open_control,  start_http,  start_ingest,
+    open_loop,    open_service,   open_workers, open_registry, start_signals,
+    open_notify,  open_publisher, open_tap,     open_ingest,   open_http,
+    open_history, open_control,   start_http,   start_ingest,
 };
 
 int daemon_new(const struct config *config, const struct config_reader *reader,
@@ -779,16 +798,31 @@ static void log_stopped(struct daemon *daemon)
               LOG_NUM("summaries", stats_get(stats, COUNT_SUMMARIES)));
 }
 
+/* Sockets are bound, the history is open, runs are back, and every thread goes. */
+static void begin_service(struct daemon *daemon)
+{
+    const struct pulse *store = store_pulse(daemon->store);
+    struct pulse_subject ingest = {"ingest", ingest_pulse(daemon->ingest), ingest_ask,
+                                   daemon->ingest};
+    service_watch(daemon->service, &ingest);
+    if (store)
+        service_watch(daemon->service,
+                      &(struct pulse_subject){"store", store, store_ask, daemon->store});
+    service_ready(daemon->service);
+}
+
 void daemon_run(struct daemon *daemon)
 {
     log_started(daemon);
     start_tick(daemon); /* for runs that came back */
+    begin_service(daemon);
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
     log_stopped(daemon);
     if (daemon->drained)
         return;
     /* Workers are still busy with what nobody waits for any more: leave without them. */
     ingest_join(daemon->ingest);
+    service_extend(daemon->service, 0);
     notify_free(&daemon->notify, 0);
     store_free(&daemon->store);
     zmq_ctx_term(daemon->zmq);
@@ -812,6 +846,7 @@ static void close_loop(struct daemon *daemon)
         close_handle(&daemon->deadline);
         inbox_close(&daemon->inbox);
     }
+    service_close(daemon->service);
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
     uv_loop_close(&daemon->loop);
 }
@@ -838,10 +873,12 @@ void daemon_free(struct daemon **daemon_p)
     plans_free(&daemon->plans);
     reload_clear(&daemon->reload);
     registry_free(&daemon->registry);
+    service_extend(daemon->service, 0);
     notify_free(&daemon->notify, NOTIFY_STOP_MS);
     store_free(&daemon->store);
     if (daemon->zmq)
         zmq_ctx_term(daemon->zmq);
+    service_free(&daemon->service);
     free(daemon);
     *daemon_p = NULL;
 }

@@ -4,6 +4,7 @@
  * starve silently; therefore we try to connect first, and refuse when somebody answers. */
 #include "endpoint.h"
 
+#include "activation.h"
 #include "config.h"
 
 #include <errno.h>
@@ -91,14 +92,31 @@ static void read_bound(void *socket, char *endpoint)
         strcpy(endpoint, bound);
 }
 
+/* The socket that a service manager opened for this key's section, or -1. */
+static int take_handed_over(const struct endpoint_options *options)
+{
+    char name[32];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(options->key, "."), options->key);
+    return activation_take(name, options->endpoint);
+}
+
+/* ZeroMQ takes over a descriptor when it binds, and only then. */
+static int bind_socket(void *socket, const struct endpoint_options *options, int fd)
+{
+    if (fd >= 0 && set_int(socket, ZMQ_USE_FD, fd) != 0)
+        return -1;
+    return zmq_bind(socket, options->endpoint);
+}
+
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr)
 {
-    if (ipc_answers(options->endpoint))
+    int fd = take_handed_over(options);
+    if (fd < 0 && ipc_answers(options->endpoint))
         return fail(NULL, options, EADDRINUSE, reterr);
     void *socket = zmq_socket(zmq_context, options->type);
     if (!socket)
         return fail(NULL, options, zmq_errno(), reterr);
-    if (set_limits(socket, options) != 0 || zmq_bind(socket, options->endpoint) != 0)
+    if (set_limits(socket, options) != 0 || bind_socket(socket, options, fd) != 0)
         return fail(socket, options, zmq_errno(), reterr);
     read_bound(socket, options->endpoint);
     return socket;

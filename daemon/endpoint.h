@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* endpoint: opens and binds a ZeroMQ socket with limits on everything, or says why not in one line.
- */
+ * A socket that a service manager handed over (activation.h) is taken instead of bound. */
 #ifndef DAEMON_ENDPOINT_H
 #define DAEMON_ENDPOINT_H
 

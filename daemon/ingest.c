@@ -2,6 +2,7 @@
 #include "ingest.h"
 
 #include "clock.h"
+#include "crash.h"
 #include "endpoint.h"
 #include "err.h"
 #include "log.h"
@@ -45,6 +46,7 @@ struct ingest {
     _Atomic uint64_t in_flight;
     _Atomic bool stop;
     _Atomic bool paused;
+    struct pulse pulse;
 };
 
 static void wake(struct ingest *ingest)
@@ -124,6 +126,7 @@ static int receive_one(struct ingest *ingest)
 {
     struct message *message = NULL;
     const char *key = NULL;
+    pulse_beat(&ingest->pulse);
     int code = message_receive(ingest->socket, &message);
     if (code == ERR_AGAIN || code == ERR_CLOSED)
         return code;
@@ -249,6 +252,8 @@ static void *ingest_main(void *data)
     struct ingest *ingest = data;
     pthread_setname_np(pthread_self(), "attnd-ingest");
     while (!atomic_load(&ingest->stop)) {
+        stall_point("ingest");
+        pulse_beat(&ingest->pulse);
         if (may_receive(ingest))
             wait_message(ingest);
         else
@@ -351,6 +356,16 @@ void ingest_release(struct ingest *ingest, uint64_t cost)
     atomic_fetch_sub(&ingest->in_flight, cost);
     if (atomic_load(&ingest->paused) && may_receive(ingest))
         wake(ingest);
+}
+
+const struct pulse *ingest_pulse(const struct ingest *ingest)
+{
+    return &ingest->pulse;
+}
+
+void ingest_ask(void *data)
+{
+    wake(data);
 }
 
 uint64_t ingest_in_flight(struct ingest *ingest)

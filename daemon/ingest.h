@@ -15,6 +15,7 @@
 #include "inbox.h"
 #include "message.h"
 #include "plan.h"
+#include "pulse.h"
 #include "stats.h"
 #include "work.h"
 
@@ -37,6 +38,11 @@ void ingest_release(struct ingest *ingest, uint64_t cost);
  * ones are taken back. Soon, by the thread; of several calls the last one counts. Takes *plans
  * over. */
 void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans);
+
+/* The thread's turns: each time it wakes up, and with each message. Lives as long as the ingest. */
+const struct pulse *ingest_pulse(const struct ingest *ingest);
+/* Any thread: asks for a turn. `data` is the ingest. */
+void ingest_ask(void *data);
 
 /* Bytes counted against the budget now. */
 uint64_t ingest_in_flight(struct ingest *ingest);

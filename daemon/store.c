@@ -56,6 +56,7 @@ struct store {
     atomic_bool off;
     pthread_t thread;
     bool thread_runs;
+    struct pulse pulse;
 
     pthread_mutex_t lock; /* guards until the next empty line */
     pthread_cond_t wake;
@@ -264,9 +265,11 @@ static bool do_rest(struct store *store)
         store->age_due = true;
         store->age_next_ns = now + AGE_EVERY_NS;
     }
-    for (; do_one(store, now); now = clock_monotonic_ns())
+    for (; do_one(store, now); now = clock_monotonic_ns()) {
+        pulse_beat(&store->pulse);
         if (now >= end)
             return true;
+    }
     return false;
 }
 
@@ -357,10 +360,12 @@ static void *store_main(void *data)
     pthread_setname_np(pthread_self(), "attnd-store");
     pthread_mutex_lock(&store->lock);
     while (!store->stopping || store->queue.first) {
+        pulse_beat(&store->pulse);
         uint64_t now = clock_monotonic_ns();
         struct store_batch *taken = take_due(store, now);
         if (taken || more || now >= next_time(store)) {
             pthread_mutex_unlock(&store->lock);
+            stall_point("store");
             more = work(store, taken);
             pthread_mutex_lock(&store->lock);
         } else {
@@ -448,6 +453,19 @@ int store_new(const struct config *config, struct stats *stats, struct store **r
     }
     *ret_store = store;
     return 0;
+}
+
+const struct pulse *store_pulse(const struct store *store)
+{
+    return store->thread_runs ? &store->pulse : NULL;
+}
+
+void store_ask(void *data)
+{
+    struct store *store = data;
+    pthread_mutex_lock(&store->lock);
+    pthread_cond_signal(&store->wake);
+    pthread_mutex_unlock(&store->lock);
 }
 
 void store_free(struct store **store_p)

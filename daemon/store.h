@@ -15,6 +15,7 @@
 
 #include "config.h"
 #include "header.h"
+#include "pulse.h"
 #include "result.h"
 #include "stats.h"
 
@@ -31,6 +32,12 @@ int store_new(const struct config *config, struct stats *stats, struct store **r
 const char *store_path(const struct store *store, const char **ret_reason);
 /* Commits what was submitted, closes cleanly and frees. Accepts NULL. */
 void store_free(struct store **store);
+
+/* The thread's turns: at least one per transaction. Lives as long as the store; NULL when history
+ * has been off from the start and there is no thread. */
+const struct pulse *store_pulse(const struct store *store);
+/* Loop thread: asks for a turn. `data` is the store. */
+void store_ask(void *data);
 
 /* What was kept (batch_keep) for runs that had not ended, in the order of job, run and key: at
  * start, before anything is submitted. */

@@ -4,6 +4,7 @@
  * is done under the lock but moving pointers. */
 #include "http_part.h"
 
+#include "activation.h"
 #include "clock.h"
 #include "control.h"
 #include "err.h"
@@ -286,7 +287,9 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
         return fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
     if (read_token(http, reterr) != 0 || open_loop(http, reterr) != 0)
         return -1;
-    http->listen_fd = http_listen(config->http_endpoint.text, reterr);
+    http->listen_fd = activation_take("http", config->http_endpoint.text);
+    if (http->listen_fd < 0)
+        http->listen_fd = http_listen(config->http_endpoint.text, reterr);
     return http->listen_fd < 0 ? -1 : 0;
 }
 

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* activation: listening sockets that a service manager opened and handed over when it started attnd
+ * (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES: descriptors from 3 on).
+ *
+ * They are told apart by name: that of the section whose endpoint they stand for. What is not
+ * handed over attnd binds itself. Nothing is kept here: the environment is read each time, and each
+ * socket belongs to who takes it. */
+#ifndef DAEMON_ACTIVATION_H
+#define DAEMON_ACTIVATION_H
+
+/* Whether what was handed over can be used: every socket listens, for TCP or for ipc, and has a
+ * name, once. They are made non-blocking, and closed in programs that attnd starts. Once, at the
+ * start. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). */
+int activation_check(char *reterr);
+
+/* The socket of this name, whose address ("tcp://127.0.0.1:5570") replaces `endpoint`
+ * (ENDPOINT_MAX bytes); the caller's to close. -1 when there is none. After activation_check. */
+int activation_take(const char *name, char *endpoint);
+
+#endif

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+
+#include "activation.h"
+#include "config.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* Descriptors from 3 on are this test's. */
+#define FIRST 3
+
+static void hand_over(const char *count, const char *names)
+{
+    char pid[16];
+    snprintf(pid, sizeof pid, "%d", (int)getpid());
+    setenv("LISTEN_PID", pid, 1);
+    setenv("LISTEN_FDS", count, 1);
+    if (names)
+        setenv("LISTEN_FDNAMES", names, 1);
+    else
+        unsetenv("LISTEN_FDNAMES");
+}
+
+static void put_at(int fd, int index)
+{
+    if (fd == FIRST + index)
+        return;
+    assert_int_equal(dup2(fd, FIRST + index), FIRST + index);
+    close(fd);
+}
+
+/* A socket of TCP on a free port. Returns the port. */
+static int put_tcp(int index, bool listening)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
+    if (listening)
+        assert_int_equal(listen(fd, 8), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &size), 0);
+    put_at(fd, index);
+    return ntohs(address.sin_port);
+}
+
+/* One of a path, or, with a leading '@', of an abstract name. */
+static void put_unix(int index, int type, const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    memcpy(address.sun_path, path, strlen(path));
+    if (*path == '@')
+        address.sun_path[0] = '\0';
+    int fd = socket(AF_UNIX, type, 0);
+    unlink(path);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address,
+                          (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))),
+                     0);
+    if (type == SOCK_STREAM)
+        assert_int_equal(listen(fd, 8), 0);
+    put_at(fd, index);
+    unlink(path);
+}
+
+static void refuse(const char *part)
+{
+    char error[CONFIG_ERROR_MAX];
+    assert_int_equal(activation_check(error), -1);
+    if (!strstr(error, part))
+        fail_msg("'%s' does not say '%s'", error, part);
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    for (int fd = FIRST; fd < FIRST + 4; fd++)
+        close(fd);
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
+    return 0;
+}
+
+static void test_without_it_nothing_is_taken(void **state)
+{
+    char error[CONFIG_ERROR_MAX], endpoint[ENDPOINT_MAX] = "as it was";
+    (void)state;
+    assert_int_equal(activation_check(error), 0);
+    assert_int_equal(activation_take("ingest", endpoint), -1);
+    assert_string_equal(endpoint, "as it was");
+}
+
+static void test_sockets_are_found_by_name_with_their_address(void **state)
+{
+    char error[CONFIG_ERROR_MAX], endpoint[ENDPOINT_MAX], expected[ENDPOINT_MAX];
+    (void)state;
+    int port = put_tcp(0, true);
+    put_unix(1, SOCK_STREAM, "/tmp/attnd-test-activation");
+    put_unix(2, SOCK_STREAM, "@attnd-test-activation");
+    hand_over("3", "http:control:ingest");
+    assert_int_equal(activation_check(error), 0);
+    assert_int_equal(activation_take("http", endpoint), FIRST);
+    snprintf(expected, sizeof expected, "tcp://127.0.0.1:%d", port);
+    assert_string_equal(endpoint, expected);
+    assert_int_equal(activation_take("control", endpoint), FIRST + 1);
+    assert_string_equal(endpoint, "ipc:///tmp/attnd-test-activation");
+    assert_int_equal(activation_take("ingest", endpoint), FIRST + 2);
+    assert_string_equal(endpoint, "ipc://@attnd-test-activation");
+    assert_int_equal(activation_take("publish", endpoint), -1);
+    assert_int_equal(activation_take("tap", endpoint), -1);
+}
+
+static void test_they_do_not_block_and_are_not_inherited(void **state)
+{
+    char error[CONFIG_ERROR_MAX];
+    (void)state;
+    put_tcp(0, true);
+    hand_over("1", "ingest");
+    assert_int_equal(activation_check(error), 0);
+    assert_true(fcntl(FIRST, F_GETFL) & O_NONBLOCK);
+    assert_true(fcntl(FIRST, F_GETFD) & FD_CLOEXEC);
+}
+
+static void test_those_of_another_process_are_left_alone(void **state)
+{
+    char error[CONFIG_ERROR_MAX], endpoint[ENDPOINT_MAX];
+    (void)state;
+    put_tcp(0, true);
+    hand_over("1", "ingest");
+    setenv("LISTEN_PID", "1", 1);
+    assert_int_equal(activation_check(error), 0);
+    assert_int_equal(activation_take("ingest", endpoint), -1);
+    assert_false(fcntl(FIRST, F_GETFD) & FD_CLOEXEC);
+}
+
+static void test_names_that_cannot_be_meant(void **state)
+{
+    (void)state;
+    put_tcp(0, true);
+    put_tcp(1, true);
+    hand_over("1", "attnd.socket");
+    refuse("socket 1 of LISTEN_FDS, 'attnd.socket': its name is none of ingest");
+    hand_over("1", NULL);
+    refuse("socket 1 of LISTEN_FDS, '': its name is none of");
+    hand_over("2", "ingest");
+    refuse("socket 2 of LISTEN_FDS, '': its name is none of");
+    hand_over("2", "ingest:ingest");
+    refuse("socket 2 of LISTEN_FDS, 'ingest': its name was given to another one before");
+}
+
+static void test_numbers_that_are_none(void **state)
+{
+    (void)state;
+    hand_over("", "ingest");
+    refuse("LISTEN_FDS: ''");
+    hand_over("-1", "ingest");
+    refuse("LISTEN_FDS: '-1'");
+    hand_over("3x", "ingest");
+    refuse("LISTEN_FDS: '3x'");
+    hand_over("99999999999999999999", "ingest");
+    refuse("not a number from 0 to 16");
+}
+
+static void test_sockets_of_other_kinds(void **state)
+{
+    (void)state;
+    put_tcp(0, false);
+    hand_over("1", "ingest");
+    refuse("no socket that listens");
+    put_unix(0, SOCK_DGRAM, "@attnd-test-datagram");
+    refuse("no socket that listens");
+    close(FIRST);
+    put_at(open("/dev/null", O_RDONLY), 0);
+    refuse("no socket that listens");
+    close(FIRST);
+    refuse("no socket that listens");
+    put_unix(0, SOCK_STREAM, "@attnd-test-http");
+    hand_over("1", "http");
+    refuse("HTTP needs TCP");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_without_it_nothing_is_taken, teardown),
+        cmocka_unit_test_teardown(test_sockets_are_found_by_name_with_their_address, teardown),
+        cmocka_unit_test_teardown(test_they_do_not_block_and_are_not_inherited, teardown),
+        cmocka_unit_test_teardown(test_those_of_another_process_are_left_alone, teardown),
+        cmocka_unit_test_teardown(test_names_that_cannot_be_meant, teardown),
+        cmocka_unit_test_teardown(test_numbers_that_are_none, teardown),
+        cmocka_unit_test_teardown(test_sockets_of_other_kinds, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: MIT */
+#include "manager.h"
+
+#include "service.h"
+
+#include "clock.h"
+#include "err.h"
+
+#include <stdlib.h>
+
+#define PATIENCE_NS UINT64_C(20000000000)
+
+struct fixture {
+    uv_loop_t loop;
+    struct manager manager;
+    struct stats stats;
+    struct service *service;
+    struct pulse pulse; /* of a thread beside the loop */
+    bool stands;        /* it does not answer */
+    uv_timer_t keep;    /* the loop goes on for it */
+};
+
+static void ask(void *data)
+{
+    struct fixture *f = data;
+    if (!f->stands)
+        pulse_beat(&f->pulse);
+}
+
+static void on_keep(uv_timer_t *timer)
+{
+    (void)timer;
+}
+
+static void start(struct fixture *f, const char *watchdog_usec)
+{
+    *f = (struct fixture){.stands = false};
+    uv_loop_init(&f->loop);
+    uv_timer_init(&f->loop, &f->keep);
+    uv_timer_start(&f->keep, on_keep, 5, 5);
+    manager_open(&f->manager, "@attnd-test-service");
+    setenv("NOTIFY_SOCKET", f->manager.name, 1);
+    if (watchdog_usec)
+        setenv("WATCHDOG_USEC", watchdog_usec, 1);
+    assert_int_equal(service_new(&f->loop, &f->stats, &f->service), 0);
+    assert_non_null(f->service);
+    service_watch(f->service, &(struct pulse_subject){"other", &f->pulse, ask, f});
+}
+
+static void end(struct fixture *f)
+{
+    service_close(f->service);
+    uv_close((uv_handle_t *)&f->keep, NULL);
+    uv_run(&f->loop, UV_RUN_DEFAULT);
+    assert_int_equal(uv_loop_close(&f->loop), 0);
+    service_free(&f->service);
+    assert_null(f->service);
+    manager_close(&f->manager);
+}
+
+/* Turns the loop until a datagram begins like this; those before it are passed over. */
+static void expect(struct fixture *f, const char *begin)
+{
+    uint64_t deadline = clock_monotonic_ns() + PATIENCE_NS;
+    const char *heard;
+    for (;;) {
+        while ((heard = manager_hear(&f->manager)))
+            if (strncmp(heard, begin, strlen(begin)) == 0)
+                return;
+        if (clock_monotonic_ns() > deadline)
+            fail_msg("never heard %s", begin);
+        uv_run(&f->loop, UV_RUN_ONCE);
+    }
+}
+
+/* How often this was heard in so many milliseconds. */
+static int count(struct fixture *f, const char *begin, uint64_t ms)
+{
+    uint64_t deadline = clock_monotonic_ns() + ms * 1000000;
+    const char *heard;
+    int count = 0;
+    while (clock_monotonic_ns() < deadline) {
+        uv_run(&f->loop, UV_RUN_ONCE);
+        while ((heard = manager_hear(&f->manager)))
+            count += strncmp(heard, begin, strlen(begin)) == 0;
+    }
+    return count;
+}
+
+static void test_nobody_to_tell_is_no_service(void **state)
+{
+    struct service *service;
+    struct stats stats = {0};
+    uv_loop_t loop;
+    (void)state;
+    unsetenv("NOTIFY_SOCKET");
+    uv_loop_init(&loop);
+    assert_int_equal(service_new(&loop, &stats, &service), 0);
+    assert_null(service);
+    service_watch(service, NULL);
+    service_ready(service);
+    service_reloading(service);
+    service_reloaded(service);
+    service_stopping(service, 1);
+    service_extend(service, 1);
+    service_close(service);
+    service_free(&service);
+    assert_int_equal(uv_loop_close(&loop), 0); /* there was no handle */
+}
+
+static void test_a_manager_that_cannot_be_told_is_no_reason_to_end(void **state)
+{
+    struct service *service;
+    struct stats stats = {0};
+    uv_loop_t loop;
+    (void)state;
+    setenv("NOTIFY_SOCKET", "nowhere", 1);
+    uv_loop_init(&loop);
+    assert_int_equal(service_new(&loop, &stats, &service), 0);
+    assert_null(service);
+    assert_int_equal(uv_loop_close(&loop), 0);
+}
+
+static void test_the_environment_is_not_passed_on(void **state)
+{
+    struct fixture f;
+    (void)state;
+    setenv("WATCHDOG_PID", "1", 1);
+    start(&f, "1000000");
+    assert_null(getenv("NOTIFY_SOCKET"));
+    assert_null(getenv("WATCHDOG_USEC"));
+    assert_null(getenv("WATCHDOG_PID"));
+    end(&f);
+}
+
+static void test_ready_reload_and_stop(void **state)
+{
+    struct fixture f;
+    uint64_t before = clock_monotonic_ns() / 1000;
+    (void)state;
+    start(&f, NULL);
+    assert_null(manager_hear(&f.manager)); /* not before it is */
+    service_ready(f.service);
+    assert_string_equal(manager_hear(&f.manager), "READY=1");
+    assert_string_equal(manager_hear(&f.manager), "STATUS=waiting for jobs");
+    service_reloading(f.service);
+    const char *heard = manager_hear(&f.manager);
+    assert_int_equal(strncmp(heard, "RELOADING=1\nMONOTONIC_USEC=", 27), 0);
+    assert_in_range(strtoull(heard + 27, NULL, 10), before, clock_monotonic_ns() / 1000);
+    service_reloaded(f.service);
+    assert_string_equal(manager_hear(&f.manager), "READY=1");
+    service_stopping(f.service, UINT64_C(5000000000));
+    heard = manager_hear(&f.manager);
+    assert_int_equal(strncmp(heard, "STOPPING=1\nSTATUS=", 18), 0);
+    heard = manager_hear(&f.manager);
+    assert_int_equal(strncmp(heard, "EXTEND_TIMEOUT_USEC=", 20), 0);
+    assert_true(strtoull(heard + 20, NULL, 10) > 5000000);
+    end(&f);
+}
+
+static void test_a_stop_asks_for_time_as_long_as_the_loop_turns(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, "200000");
+    service_ready(f.service);
+    service_stopping(f.service, 0);
+    expect(&f, "EXTEND_TIMEOUT_USEC=");
+    expect(&f, "EXTEND_TIMEOUT_USEC=");
+    expect(&f, "EXTEND_TIMEOUT_USEC=");
+    end(&f);
+}
+
+static void test_the_watchdog_is_fed_while_all_turn(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, "200000");
+    service_ready(f.service);
+    for (int i = 0; i < 3; i++)
+        expect(&f, "WATCHDOG=1");
+    end(&f);
+}
+
+static void test_a_thread_that_stands_makes_it_fall_silent(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, "80000");
+    service_ready(f.service);
+    expect(&f, "WATCHDOG=1");
+    f.stands = true;
+    count(&f, "WATCHDOG=1", 100); /* it had been asked, and had turned, before it stood */
+    assert_int_equal(count(&f, "WATCHDOG=1", 300), 0);
+    pulse_beat(&f.pulse);
+    f.stands = false;
+    expect(&f, "WATCHDOG=1");
+    end(&f);
+}
+
+static void test_threads_that_end_are_not_missed_while_stopping(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, "80000");
+    service_ready(f.service);
+    f.stands = true;
+    service_stopping(f.service, UINT64_C(1000000000));
+    expect(&f, "WATCHDOG=1");
+    expect(&f, "WATCHDOG=1");
+    end(&f);
+}
+
+static void test_a_watchdog_of_another_process_is_not_fed(void **state)
+{
+    struct fixture f;
+    (void)state;
+    setenv("WATCHDOG_PID", "1", 1);
+    start(&f, "40000");
+    service_ready(f.service);
+    assert_int_equal(count(&f, "WATCHDOG=1", 150), 0);
+    end(&f);
+}
+
+static void test_the_status_has_rates(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, "200000");
+    service_ready(f.service);
+    expect(&f, "STATUS=waiting for jobs");
+    for (int i = 0; i < 7; i++)
+        stats_received(&f.stats, 1000000);
+    stats_drop(&f.stats, ERR_TOO_LARGE);
+    expect(&f, "STATUS=");
+    assert_non_null(strstr(f.manager.heard, " messages/s, "));
+    assert_null(strstr(f.manager.heard, "=0.0 messages/s"));
+    assert_non_null(strstr(f.manager.heard, "; 7 received, 1 dropped"));
+    expect(&f, "STATUS=0.0 messages/s, 0.0 MB/s; 7 received, 1 dropped");
+    assert_int_equal(count(&f, "STATUS=", 150), 0); /* nothing new, nothing said */
+    end(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nobody_to_tell_is_no_service),
+        cmocka_unit_test(test_a_manager_that_cannot_be_told_is_no_reason_to_end),
+        cmocka_unit_test(test_the_environment_is_not_passed_on),
+        cmocka_unit_test(test_ready_reload_and_stop),
+        cmocka_unit_test(test_a_stop_asks_for_time_as_long_as_the_loop_turns),
+        cmocka_unit_test(test_the_watchdog_is_fed_while_all_turn),
+        cmocka_unit_test(test_a_thread_that_stands_makes_it_fall_silent),
+        cmocka_unit_test(test_threads_that_end_are_not_missed_while_stopping),
+        cmocka_unit_test(test_a_watchdog_of_another_process_is_not_fed),
+        cmocka_unit_test(test_the_status_has_rates),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
