@@ -103,7 +103,7 @@ def test_the_strongest_pairs_lead_to_their_query_on_a_phone(site, page):
 def test_the_texts_of_cross_attention_are_those_of_its_keys(site, page):
     for kind, named in (("cross", False), ("self", True)):
         where = dict(stack="decoder", layer=0, site=kind, head=0)
-        labels = site.api("maps", job=JOB, **where)["labels"]
+        labels = [{"\n": "↵", "\t": "⇥"}.get(text, text) for text in site.api("maps", job=JOB, **where)["labels"]]
         page.open(site, f"#/head?job={JOB}&" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
         page.keys(".picture svg", "ArrowDown", *["ArrowRight"] * 4)
         query, key = page.js("return document.getElementById('readout').textContent").split(" → ")
