@@ -40,6 +40,9 @@ export function visible(text) {
     (c) => c === "\n" ? "↵" : c === "\t" ? "⇥" : "·");
 }
 
+/** A text that runs from right to left leaves the line around it as it is. */
+export const isolated = (text) => `\u2068${text}\u2069`;
+
 const nameOf = (element) => element.getAttribute("href") ?? element.getAttribute("aria-label") ?? element.textContent;
 
 /** Puts nodes in place of what is there. The focus goes from what had it to what is called the same. */

@@ -2,7 +2,7 @@
 // A matrix as a picture: an image for the cells, axes, a colour bar, and a cursor that reads values out.
 /* global d3 */
 import { COLOR_MAPS, diverging, extent, table } from "./colors.js";
-import { hideTooltip, number, refill, say, showTooltip, visible } from "./dom.js";
+import { hideTooltip, isolated, number, refill, say, showTooltip, visible } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
 import { settings } from "./settings.js";
 
@@ -43,10 +43,14 @@ function causalMask({ causal, rows, columns, queries, keys, q_offset: offset = 0
 
 const short = (text) => { const shown = visible(text); return [...shown].length > 9 ? [...shown].slice(0, 8).join("") + "…" : shown; };
 
+/** Whether an axis of `place` px has room for the texts of its tokens. */
+const fits = ({ count, total, labels, place, offset }) =>
+  Boolean(labels) && count === total && labels.length >= total + offset && count <= LABELS_MAX && place / count >= 8;
+
 /** Ticks of an axis: token texts where they fit, else positions. */
 function axis(root, { count, total, labels, place, across, offset, textOf = (i) => Math.floor(i * total / count) + offset }) {
   const step = place / count;
-  const named = labels && count === total && labels.length >= total + offset && count <= LABELS_MAX && step >= 8;
+  const named = fits({ count, total, labels, place, offset });
   const every = named ? Math.ceil(11 / step) : Math.max(1, Math.ceil(count / Math.max(2, Math.floor(place / 46))));
   for (let i = 0; i < count; i += every) {
     const at = (i + 0.5) * step;
@@ -61,7 +65,8 @@ function axis(root, { count, total, labels, place, across, offset, textOf = (i) 
 
 /**
  * Draws into `container`, instead of what is there. `map`: rows, columns, values (row by row; null or NaN: nothing
- * there), queries, keys (what rows and columns stand for), labels (texts of the keys or null), causal, q_offset.
+ * there), queries, keys (what rows and columns stand for), site, labels (texts of the keys or null; of the queries too, but
+ * not of cross attention), causal, q_offset.
  * yNames (texts of the rows, instead of positions). Options: size (of the longer side in px), range ([low, high]; null: automatic), bar (colour bar, true), axes (true), diverges,
  * height (size is the width then), xText(column) (instead of positions), name (for readers), onPick(row, column), xName, yName, title of a value.
  */
@@ -70,11 +75,13 @@ export function drawMap(container, map, options = {}) {
   const { size = 380, bar = true, axes = true, diverges = false, onPick = null, name = "attention map",
     xName = "key position", yName = "query position" } = options;
   const offset = map.q_offset ?? 0;
-  const longest = map.labels && axes && columns <= LABELS_MAX ? Math.min(9, Math.max(1, ...map.labels.map((t) => short(t).length))) * 6.2 + 8 : 0;
   const widest = options.yNames ? Math.max(...options.yNames.map((name) => name.length)) * 6.4 : 0;
-  const left = axes ? Math.max(46, longest + 20, widest + 26) : 2, top = axes ? Math.max(34, longest + 22) : 2, right = bar ? 58 : 2;
   const ratio = rows / columns, width = ratio > 1 && !options.height ? size / ratio : size, height = options.height ?? (ratio > 1 ? size : size * ratio);
   const w = Math.max(width, 24), hgt = Math.max(height, 24);
+  const across = { count: columns, total: map.keys ?? columns, labels: map.labels, place: w, offset: 0 };
+  const down = { count: rows, total: map.queries ?? rows, labels: map.site === "cross" ? null : map.labels, place: hgt, offset };
+  const room = (side) => axes && fits(side) ? Math.min(9, Math.max(1, ...side.labels.map((text) => [...short(text)].length))) * 6.2 + 8 : 0;
+  const left = axes ? Math.max(46, room(down) + 20, widest + 26) : 2, top = axes ? Math.max(34, room(across) + 22) : 2, right = bar ? 58 : 2;
   const range = options.range ?? extent(values), interpolate = diverges ? diverging : COLOR_MAPS[settings.colorMap];
   const root = newSvg(left + w + right, top + hgt + 6, `${name}, ${rows} by ${columns}`);
   const plot = root.append("g").attr("transform", `translate(${left},${top})`);
@@ -82,21 +89,21 @@ export function drawMap(container, map, options = {}) {
   plot.append("image").attr("width", w).attr("height", hgt).attr("preserveAspectRatio", "none").attr("image-rendering", "pixelated")
     .attr("href", paint(values, rows, columns, range, table(interpolate), causalMask(map)));
   if (axes) {
-    axis(plot, { count: columns, total: map.keys ?? columns, labels: map.labels, place: w, across: true, offset: 0, textOf: options.xText });
+    axis(plot, { ...across, across: true, textOf: options.xText });
     if (options.yNames) options.yNames.forEach((text, r) => plot.append("text").attr("class", "soft").attr("x", -4).attr("y", (r + 0.5) * hgt / rows + 4).attr("text-anchor", "end").text(text));
-    else axis(plot, { count: rows, total: map.queries ?? rows, labels: options.yLabels ?? map.labels, place: hgt, across: false, offset });
+    else axis(plot, { ...down, across: false });
     root.append("text").attr("class", "soft").attr("x", left + w / 2).attr("y", 11).attr("text-anchor", "middle").text(xName);
     root.append("text").attr("class", "soft").attr("transform", `translate(11,${top + hgt / 2}) rotate(-90)`).attr("text-anchor", "middle").text(yName);
   }
   if (bar) colorBar(root, left + w + 10, top, hgt, range, interpolate);
   const cursor = plot.append("rect").attr("class", "cursor").attr("data-transient", "").attr("width", w / columns).attr("height", hgt / rows).attr("visibility", "hidden");
 
-  const token = (index, total, count) => map.labels && count === total && map.labels[index] !== undefined ? ` “${visible(map.labels[index])}”` : "";
+  const token = (index, side) => side.count === side.total && side.labels?.[index] !== undefined ? ` “${isolated(visible(side.labels[index]))}”` : "";
   function describe(r, c) {
     const q = Math.floor(r * (map.queries ?? rows) / rows) + offset, k = Math.floor(c * (map.keys ?? columns) / columns);
     const x = values[r * columns + c];
     if (options.describe) return options.describe(r, c, x);
-    return `query ${q}${token(q, map.queries, rows)} → key ${k}${token(k, map.keys, columns)}: ${number(x)}`;
+    return `query ${q}${token(q, down)} → key ${k}${token(k, across)}: ${number(x)}`;
   }
   const svgNode = root.node();
   let at = null;

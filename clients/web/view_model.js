@@ -74,7 +74,7 @@ export async function show(root, params, { store, isCurrent }) {
       const map = layers.find((one) => one.stack === part && one.site === kind && one.layer === level);
       if (!map) return null;
       const found = await meanMap(params, map).catch(() => null), frame = figure(title, layerName(map));
-      if (found) drawMap(frame.body, { ...found, values: floats(found.values) }, { size: 330, name: title, xName: kind === "cross" ? "source position (key)" : "key position", yName: kind === "cross" ? "target position (query)" : "query position", yLabels: kind === "cross" ? null : found.labels });
+      if (found) drawMap(frame.body, { ...found, values: floats(found.values) }, { size: 330, name: title, xName: kind === "cross" ? "source position (key)" : "key position", yName: kind === "cross" ? "target position (query)" : "query position" });
       else frame.body.append(note("There is no map of it."));
       return frame;
     }));

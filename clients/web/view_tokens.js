@@ -3,7 +3,7 @@
 /* global d3 */
 import { find, floats } from "./api.js";
 import { COLOR_MAPS } from "./colors.js";
-import { errorNote, h, headName, layerName, note, percent, say, visible } from "./dom.js";
+import { errorNote, h, headName, isolated, layerName, note, percent, say, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { chosenLayer, headPicker, layerPicker } from "./pickers.js";
 import { keep } from "./router.js";
@@ -18,18 +18,19 @@ function names(map, count, total, offset) {
   return d3.range(count).map((i) => {
     const from = Math.floor(i * total / count) + offset, to = Math.floor((i + 1) * total / count) + offset - 1;
     if (count < total) return `${from}–${to}`;
-    return map.labels?.[from] !== undefined ? `${from} “${visible(map.labels[from])}”` : String(from);
+    return map.labels?.[from] !== undefined ? `${from} “${isolated(visible(map.labels[from]))}”` : String(from);
   });
 }
 
 function drawBars(frame, weights, keyNames) {
   const order = d3.range(weights.length).filter((i) => Number.isFinite(weights[i]));
   const shown = order.length <= BARS ? order : order.sort((a, b) => weights[b] - weights[a]).slice(0, BARS).sort((a, b) => a - b);
-  const rest = 1 - d3.sum(shown, (i) => weights[i]), step = 17, left = 130, width = 620, height = shown.length * step + (shown.length < order.length ? 40 : 22);
+  const rest = 1 - d3.sum(shown, (i) => weights[i]), step = 17, width = Math.max(300, Math.min(620, frame.body.clientWidth || 620)), left = width < 450 ? 100 : 130, height = shown.length * step + (shown.length < order.length ? 40 : 22);
   const x = d3.scaleLinear([0, d3.max(shown, (i) => weights[i]) || 1], [left, width - 60]), root = newSvg(width, height, "weights of the query over the keys");
+  const fit = Math.floor(left / 6.5);
   shown.forEach((i, row) => {
     const y = row * step;
-    root.append("text").attr("x", left - 6).attr("y", y + 13).attr("text-anchor", "end").text([...keyNames[i]].length > 20 ? [...keyNames[i]].slice(0, 19).join("") + "…" : keyNames[i]);
+    root.append("text").attr("x", left - 6).attr("y", y + 13).attr("text-anchor", "end").text([...keyNames[i]].length > fit ? [...keyNames[i]].slice(0, fit - 1).join("") + "…" : keyNames[i]);
     root.append("rect").attr("class", "bar").attr("data-key", i).attr("x", left).attr("y", y + 3).attr("height", step - 5).attr("width", Math.max(0.5, x(weights[i]) - left));
     root.append("text").attr("class", "soft").attr("x", x(weights[i]) + 5).attr("y", y + 13).text(percent(weights[i]));
   });
@@ -42,7 +43,7 @@ function drawStrip(frame, map, weights, query, onPick) {
   const most = d3.max(weights.filter(Number.isFinite)) || 1, colors = COLOR_MAPS[settings.colorMap];
   const tokens = names(map, map.columns, map.keys, 0).map((name, i) => {
     const text = map.labels && map.columns === map.keys ? visible(map.labels[i]) : name, weight = weights[i];
-    const item = h("button", { type: "button", class: `token${i === query ? " query" : ""}`, title: `${name}: ${percent(weight)}`, onclick: () => onPick(i) }, text);
+    const item = h("button", { type: "button", class: `token${i === query ? " query" : ""}`, title: `${name}: ${percent(weight)}`, "aria-label": `${name}: ${percent(weight)}`, onclick: () => onPick(i) }, text);
     if (Number.isFinite(weight)) {
       const color = d3.rgb(colors(weight / most));
       item.style.backgroundColor = color;

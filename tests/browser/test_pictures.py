@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""Maps as they are drawn: the colour of each cell, the texts of the axes, the file that is saved, the bars on a phone."""
+import base64
+import struct
+import xml.dom.minidom
+
+import numpy as np
+import pytest
+from conftest import JOB
+from harness import wait_until
+
+# The pixels of the first map of a figure, as [rows][columns] of RGBA.
+PIXELS = """
+const done = arguments[1], picture = document.querySelector(arguments[0] + ' svg image'), image = new Image();
+image.onload = () => {
+  const canvas = document.createElement('canvas'), context = canvas.getContext('2d');
+  canvas.width = image.width; canvas.height = image.height;
+  context.drawImage(image, 0, 0);
+  done([image.height, image.width, [...context.getImageData(0, 0, image.width, image.height).data]]);
+};
+image.src = picture.getAttribute('href');
+"""
+# What a button of a figure saves: its name, and its bytes in base64.
+SAVED = """
+const done = arguments[1], make = URL.createObjectURL, blobs = [];
+URL.createObjectURL = (blob) => { blobs.push(blob); return make.call(URL, blob); };
+HTMLAnchorElement.prototype.click = function () {
+  const reader = new FileReader();
+  reader.onload = () => done([this.download, reader.result.split(',')[1]]);
+  reader.readAsDataURL(blobs[blobs.length - 1]);
+};
+document.querySelector(arguments[0]).click();
+"""
+HEAD = f"#/head?job={JOB}&stack=decoder&layer=1&site=self&head=3"
+
+
+def test_each_cell_has_the_colour_of_its_weight(site, page):
+    page.open(site, HEAD).ready()
+    rows, columns, data = page.driver.execute_async_script(PIXELS, ".picture")
+    pixels = np.array(data).reshape(rows, columns, 4)
+    values = np.array(site.api("maps", job=JOB, stack="decoder", layer=1, site="self", head=3)["values"][0], float)
+    assert values.shape == (rows, columns)
+    later = np.triu(np.ones_like(values, bool), 1)
+    assert (pixels[later][:, 3] == 0).all() and (pixels[~later][:, 3] == 255).all(), "a causal mask is left clear"
+    low, high = values.min(), values.max()
+    for r, c in ((0, 0), (rows - 1, 0), (rows - 1, columns - 1), (5, 3), (rows // 2, 1)):
+        at = min(255, int(256 * (values[r, c] - low) / (high - low)))
+        color = page.js("const {r, g, b} = d3.rgb(d3.interpolateViridis(arguments[0] / 255)); return [r, g, b]", at)
+        assert np.abs(pixels[r, c, :3] - color).max() <= 4, (r, c)
+
+
+@pytest.mark.parametrize("ending", ["SVG", "PNG"])
+def test_a_map_is_saved_with_its_image_and_its_texts(site, page, ending):
+    page.open(site, HEAD).ready()
+    box = page.js("const b = document.querySelector('.picture svg').viewBox.baseVal; return [b.width, b.height]")
+    name, data = page.driver.execute_async_script(SAVED, f".picture .tools button[title='save as {ending}']")
+    data = base64.b64decode(data)
+    assert name.startswith("attnd-") and name.endswith(ending.lower())
+    if ending == "PNG":
+        assert data[:8] == b"\x89PNG\r\n\x1a\n"
+        size = struct.unpack(">II", data[16:24])
+        np.testing.assert_allclose(size, (2 * box[0], 2 * (box[1] + 22)), atol=2)
+        return
+    document = xml.dom.minidom.parseString(data)
+    texts = {node.firstChild.data for node in document.getElementsByTagName("text") if node.firstChild}
+    assert {"key position", "query position"} <= texts
+    assert [node.getAttribute("href")[:22] for node in document.getElementsByTagName("image")] == ["data:image/png;base64,"]
+    assert b"http" not in data.replace(b"http://www.w3.org/", b""), "it needs nothing from elsewhere"
+
+
+def test_controls_of_a_layer_a_model_and_tokens_have_names(site, page):
+    for view in ("layer", "model", "tokens"):
+        page.open(site, f"#/{view}?job={JOB}").ready()
+        unnamed = page.js("return [...document.querySelectorAll('select, input, button, a, svg[tabindex]')].filter((e) => !(e.getAttribute('aria-label')"
+                          " || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML.slice(0, 80))")
+        assert unnamed == [], view
+
+
+def test_rollout_goes_up_layer_by_layer_and_stays_in_the_address(site, page):
+    page.open(site, f"#/model?job={JOB}&rollout=encoder&upto=0").ready()
+    rollout = site.api("rollout", job=JOB, stack="encoder")
+    slider = "input[aria-label='rollout up to layer']"
+    for level in (0, 1):
+        page.js("const s = document.querySelector(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('input'))", slider, level)
+        assert f"layers 0 to {rollout['layers'][level]}, step {rollout['step']}" in page.text(".stack > .grid:last-child header")
+        page.keys(".stack > .grid:last-child svg", "ArrowDown")
+        read = float(page.js("return document.getElementById('readout').textContent").rsplit(": ", 1)[1])
+        assert abs(read - rollout["values"][level][1][0]) < 1e-3
+    assert "upto=1" in page.js("return location.hash")
+
+
+def test_the_strongest_pairs_lead_to_their_query_on_a_phone(site, page):
+    page.open(site, f"#/tokens?job={JOB}&stack=encoder&layer=1&site=self&head=0&query=3", width=390, height=844).ready()
+    values = np.array(site.api("maps", job=JOB, stack="encoder", layer=1, site="self", head=0)["values"][0])
+    query = int(np.argmax(values) // values.shape[1])
+    page.js("document.querySelector('tbody tr button').click()")
+    wait_until(lambda: f"query={query}" in page.js("return location.hash"), "the query of the strongest pair")
+    size = page.js("const s = document.querySelector('.bar[data-key]').closest('svg');"
+                   "return s.getBoundingClientRect().width / s.viewBox.baseVal.width")
+    assert size > 0.95, "the texts of the bars are not shrunk"
+
+
+def test_the_texts_of_cross_attention_are_those_of_its_keys(site, page):
+    for kind, named in (("cross", False), ("self", True)):
+        where = dict(stack="decoder", layer=0, site=kind, head=0)
+        labels = [{"\n": "↵", "\t": "⇥"}.get(text, text) for text in site.api("maps", job=JOB, **where)["labels"]]
+        page.open(site, f"#/head?job={JOB}&" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
+        page.keys(".picture svg", "ArrowDown", *["ArrowRight"] * 4)
+        query, key = page.js("return document.getElementById('readout').textContent").split(" → ")
+        assert query == ("query 1" + (f" “\u2068{labels[1]}\u2069”" if named else ""))
+        assert key.startswith(f"key 4 “\u2068{labels[4]}\u2069”: ")
