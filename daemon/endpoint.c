@@ -16,10 +16,15 @@
 #include <unistd.h>
 #include <zmq.h>
 
-/* Peers that vanish without closing are noticed after TIMEOUT. */
-#define HEARTBEAT_INTERVAL_MS 5000
-#define HEARTBEAT_TIMEOUT_MS  15000
-#define HANDSHAKE_MS          5000
+/* Peers that vanish without closing are noticed after VANISHED_MS, by the kernel's probes. Not by
+ * ZeroMQ's heartbeats: when a connection breaks while its queue is full, libzmq 4.3.4 gives its
+ * descriptor up and keeps the rest, and the next ping aborts the process (timer_event in its
+ * stream_engine_base.cpp). */
+#define PROBE_AFTER_S    5
+#define PROBE_INTERVAL_S 5
+#define PROBES           2
+#define VANISHED_MS      15000
+#define HANDSHAKE_MS     5000
 
 static bool ipc_answers(const char *endpoint)
 {
@@ -69,14 +74,24 @@ static int set_int(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value);
 }
 
+static int set_probes(void *socket)
+{
+    int rc = set_int(socket, ZMQ_TCP_KEEPALIVE, 1);
+    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE_IDLE, PROBE_AFTER_S);
+    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE_INTVL, PROBE_INTERVAL_S);
+    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE_CNT, PROBES);
+    rc |= set_int(socket, ZMQ_TCP_MAXRT,
+                  VANISHED_MS); /* the same while something is unacknowledged */
+    return rc;
+}
+
 static int set_limits(void *socket, const struct endpoint_options *options)
 {
     int rc = set_int(socket, ZMQ_LINGER, options->linger_ms);
     rc |=
         zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->max_message, sizeof options->max_message);
     rc |= set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
-    rc |= set_int(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS);
-    rc |= set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS);
+    rc |= set_probes(socket);
     if (options->receive_queue)
         rc |= set_int(socket, ZMQ_RCVHWM, options->receive_queue);
     if (options->send_queue)

@@ -22,9 +22,16 @@ void attn_subscriber_options_default(attn_subscriber_options *ret_options)
 
 static int set_up(attn_subscriber *subscriber, const attn_subscriber_options *options)
 {
+    /* No heartbeats: libzmq 4.3.4 aborts the process when one is due on a connection that broke
+     * while its queue was full. */
     static const struct socket_option socket_options[] = {
-        {ZMQ_LINGER, 0},          {ZMQ_HEARTBEAT_IVL, 5000},     {ZMQ_HEARTBEAT_TIMEOUT, 15000},
-        {ZMQ_RECONNECT_IVL, 100}, {ZMQ_RECONNECT_IVL_MAX, 2000},
+        {ZMQ_LINGER, 0},
+        {ZMQ_TCP_KEEPALIVE, 1},
+        {ZMQ_TCP_KEEPALIVE_IDLE, 5},
+        {ZMQ_TCP_KEEPALIVE_INTVL, 5},
+        {ZMQ_TCP_KEEPALIVE_CNT, 2},
+        {ZMQ_RECONNECT_IVL, 100},
+        {ZMQ_RECONNECT_IVL_MAX, 2000},
     };
     int rc;
 

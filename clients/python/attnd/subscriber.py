@@ -129,8 +129,11 @@ def _open_socket(endpoint: str, topics: Sequence[str], high_water: int) -> Tuple
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RCVHWM, high_water)
     socket.setsockopt(zmq.MAXMSGSIZE, wire.RESULT_BYTES_MAX)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
+    # No heartbeats: libzmq 4.3.4 aborts the process when one is due on a connection that broke while its queue was full.
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 5)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
     for topic in topics:
         socket.setsockopt(zmq.SUBSCRIBE, topic.encode("ascii"))
     try:
