@@ -61,6 +61,21 @@ static const char *set_rhythm(struct args *args, const char *text)
                : "a number above 0; 1 = as recorded, 10 = ten times as fast";
 }
 
+static const char *set_sort(struct args *args, const char *text)
+{
+    args->sort = text;
+    return *text && strcmp(text, "-") != 0 ? NULL : "urgency, drift, value, head or a metric";
+}
+
+static const char *set_interval(struct args *args, const char *text)
+{
+    char *end;
+    args->interval = strtod(text, &end);
+    return end != text && *end == '\0' && args->interval >= 0.1 && args->interval <= 3600
+               ? NULL
+               : "0.1 to 3600 seconds";
+}
+
 static const char *set_metric(struct args *args, const char *text)
 {
     if (args->metric_count == ARGS_METRICS_MAX)
@@ -180,6 +195,9 @@ static const struct option_info option_info[] = {
     {"force", NULL, ARGS_FORCE, NULL, "replace the file if it is there"},
     {"rhythm", "FACTOR", ARGS_RHYTHM, set_rhythm,
      "as it was recorded, FACTOR times as fast (default: at once)"},
+    {"sort", "ORDER", ARGS_SORT, set_sort,
+     "urgency, drift, value, head or a metric; -ORDER: the other way round"},
+    {"interval", "SECONDS", ARGS_INTERVAL, set_interval, "how often to look (default 1)"},
     {"ingest", "ENDPOINT", ARGS_INGEST, set_ingest,
      "where attnd takes messages (default: ask attnd)"},
     {"summaries", "ENDPOINT", ARGS_SUMMARIES, set_summaries,

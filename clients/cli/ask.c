@@ -65,15 +65,20 @@ int ask_patiently(struct cli *cli)
     return CLI_OK;
 }
 
+void ask_write(struct ask *ask, struct mpk_writer *ret_params)
+{
+    mpk_writer_init(ret_params);
+    mpk_put_map(ret_params, ask->count);
+    mpk_put_raw(ret_params, ask->pairs.buffer.data, ask->pairs.buffer.size);
+    ret_params->failed = ret_params->failed || !mpk_writer_ok(&ask->pairs);
+    mpk_writer_clear(&ask->pairs);
+}
+
 static enum rpc_status call(struct cli *cli, const char *method, struct ask *ask,
                             struct rpc_reply *ret_reply)
 {
     struct mpk_writer params;
-    mpk_writer_init(&params);
-    mpk_put_map(&params, ask->count);
-    mpk_put_raw(&params, ask->pairs.buffer.data, ask->pairs.buffer.size);
-    params.failed = params.failed || !mpk_writer_ok(&ask->pairs);
-    mpk_writer_clear(&ask->pairs);
+    ask_write(ask, &params);
     enum rpc_status status = rpc_call(cli->rpc, method, &params, ret_reply);
     mpk_writer_clear(&params);
     return status;

@@ -20,6 +20,10 @@ void ask_flag(struct ask *ask, const char *key, bool value);
 void ask_layer(struct ask *ask, const struct args *args);
 void ask_range(struct ask *ask, const struct args *args);
 
+/* The parameters as a map, for rpc_send; frees what was collected. mpk_writer_clear is the
+ * caller's. */
+void ask_write(struct ask *ask, struct mpk_writer *ret_params);
+
 /* Calls the method and frees the parameters. Looking something up takes longer than other answers,
  * so it is waited for as attnd allows itself; whether attnd is there at all shows at once. As
  * cli_call. */

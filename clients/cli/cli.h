@@ -63,6 +63,7 @@ int cmd_runs(struct cli *cli);
 int cmd_plan(struct cli *cli);
 int cmd_record(struct cli *cli);
 int cmd_replay(struct cli *cli);
+int cmd_top(struct cli *cli);
 /* These read their command line themselves; argv without the word "analyze", "check" or "bridge".
  */
 int cmd_analyze(struct cli *cli, int argc, char **argv);

@@ -26,6 +26,8 @@ static const struct command commands[] = {
     {"tail", cmd_tail, "what attnd publishes, one line per message, until Ctrl-C",
      " [TOPIC-PREFIX]", "attnctl tail summary/gpt-small/ --count 10",
      ARGS_METRIC | ARGS_COUNT | ARGS_SUMMARIES, 0, 1, NULL},
+    {"top", cmd_top, "heads, trends and alerts of a job, live, on the whole terminal", " [JOB]",
+     "attnctl top gpt-small --sort drift", ARGS_METRIC | ARGS_SORT | ARGS_INTERVAL, 0, 1, NULL},
     {"history", cmd_history, "how a metric went, window by window", " JOB",
      "attnctl history gpt-small --layer 3 --head 2 --metric entropy",
      ARGS_RUN | ARGS_STACK | ARGS_LAYER | ARGS_SITE | ARGS_HEAD | ARGS_METRIC | ARGS_WINDOW |

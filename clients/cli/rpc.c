@@ -97,19 +97,17 @@ static void read_error(const msgpack_object *error, struct rpc_reply *ret_reply)
     field_text(error, "message", ret_reply->message, sizeof(ret_reply->message));
 }
 
-/* Takes a parsed reply apart. RPC_UNREACHABLE = not the answer that is waited for. */
-static enum rpc_status check_reply(const struct rpc *rpc, struct rpc_reply *reply)
+/* Takes a parsed reply apart: RPC_OK, RPC_REFUSED or RPC_BROKEN. */
+static enum rpc_status check_reply(struct rpc_reply *reply, uint64_t *ret_id)
 {
     const msgpack_object *root = reply->doc.root;
-    uint64_t type, id;
+    uint64_t type;
     if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4)
         return RPC_BROKEN;
     const msgpack_object *part = root->via.array.ptr;
     if (mpk_get_u64(&part[0], 1, &type) != 0 || type != 1 ||
-        mpk_get_u64(&part[1], UINT64_MAX, &id) != 0)
+        mpk_get_u64(&part[1], UINT64_MAX, ret_id) != 0)
         return RPC_BROKEN;
-    if (id != rpc->last_id)
-        return RPC_UNREACHABLE;
     reply->result = &part[3];
     if (part[2].type == MSGPACK_OBJECT_NIL)
         return RPC_OK;
@@ -120,8 +118,10 @@ static enum rpc_status check_reply(const struct rpc *rpc, struct rpc_reply *repl
 }
 
 /* One frame, as far as it goes, in place: neither a ZeroMQ message nor a document may be moved.
- * Owns nothing unless RPC_OK. */
-static enum rpc_status receive_reply(struct rpc *rpc, int64_t deadline_ms, struct rpc_reply *reply)
+ * RPC_UNREACHABLE also for an answer that is not `wanted`; 0 = any is. Owns nothing unless RPC_OK.
+ */
+static enum rpc_status receive_reply(struct rpc *rpc, int64_t deadline_ms, uint64_t wanted,
+                                     struct rpc_reply *reply, uint64_t *ret_id)
 {
     zmq_msg_init(&reply->frame);
     enum rpc_status status = receive(rpc, deadline_ms, &reply->frame);
@@ -130,8 +130,10 @@ static enum rpc_status receive_reply(struct rpc *rpc, int64_t deadline_ms, struc
         parsed = !zmq_msg_more(&reply->frame) &&
                  mpk_parse(zmq_msg_data(&reply->frame), zmq_msg_size(&reply->frame),
                            &mpk_result_limits, &reply->doc) == 0;
-        status = parsed ? check_reply(rpc, reply) : RPC_BROKEN;
+        status = parsed ? check_reply(reply, ret_id) : RPC_BROKEN;
     }
+    if (wanted != 0 && (status == RPC_OK || status == RPC_REFUSED) && *ret_id != wanted)
+        status = RPC_UNREACHABLE;
     if (status == RPC_OK)
         return RPC_OK;
     if (parsed)
@@ -144,13 +146,27 @@ enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_w
                          struct rpc_reply *ret_reply)
 {
     int64_t deadline_ms = now_ms() + rpc->timeout_ms;
+    uint64_t id;
     enum rpc_status status = send_request(rpc, method, params);
     if (status != RPC_OK)
         return status;
     do
-        status = receive_reply(rpc, deadline_ms, ret_reply);
+        status = receive_reply(rpc, deadline_ms, rpc->last_id, ret_reply, &id);
     while (status == RPC_UNREACHABLE && now_ms() < deadline_ms);
     return status;
+}
+
+enum rpc_status rpc_send(struct rpc *rpc, const char *method, const struct mpk_writer *params,
+                         uint64_t *ret_id)
+{
+    enum rpc_status status = send_request(rpc, method, params);
+    *ret_id = rpc->last_id;
+    return status;
+}
+
+enum rpc_status rpc_take(struct rpc *rpc, struct rpc_reply *ret_reply, uint64_t *ret_id)
+{
+    return receive_reply(rpc, 0, 0, ret_reply, ret_id);
 }
 
 void rpc_reply_clear(struct rpc_reply *reply)

@@ -3,6 +3,9 @@
  *
  *   request [0, id, method, params]      reply [1, id, error, result]
  *
+ * rpc_call waits for the answer; rpc_send and rpc_take are for those who have several questions on
+ * their way and look at rpc.socket with zmq_poll.
+ *
  * One thread per struct rpc. */
 #ifndef CLI_RPC_H
 #define CLI_RPC_H
@@ -47,6 +50,14 @@ struct rpc_reply {
  * otherwise nothing is. */
 enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_writer *params,
                          struct rpc_reply *ret_reply);
+/* For those who do not wait: sends a question, and returns RPC_OK with the id of its answer; or as
+ * rpc_call. */
+enum rpc_status rpc_send(struct rpc *rpc, const char *method, const struct mpk_writer *params,
+                         uint64_t *ret_id);
+/* Takes an answer that has come already, to whichever question: RPC_OK or RPC_REFUSED with its id;
+ * RPC_UNREACHABLE: none has come; others as rpc_call, and what came is gone. */
+enum rpc_status rpc_take(struct rpc *rpc, struct rpc_reply *ret_reply, uint64_t *ret_id);
+
 void rpc_reply_clear(struct rpc_reply *reply);
 
 #endif

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* top: a job on the whole terminal. The loop waits for keys, signals, answers and the next moment
+ * to look, whichever comes first, and for nothing else; what is known is in the model, what is
+ * asked in the asker. */
+#include "cli.h"
+#include "asker.h"
+#include "keys.h"
+#include "terminal.h"
+#include "view.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define INTERVAL_S 1
+#define FRAME_MS   40 /* drawings are this far apart at least */
+#define DEAF_MAX   100
+
+struct top {
+    struct cli *cli;
+    struct model *model;
+    struct asker asker;
+    struct screen screen;
+    int signals; /* a signalfd */
+    int64_t interval_ms, next_tick_ms, drawn_ms;
+    bool changed; /* since it was drawn */
+    int deaf;     /* times that standard input was ready and had no key */
+    int end;      /* the signal that ends top; 0 = none */
+};
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Signals: read in their turn, so that none ends the process while ncurses has the terminal. */
+static int open_signals(sigset_t *ret_before)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH};
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        sigaddset(&set, numbers[i]);
+    sigprocmask(SIG_BLOCK, &set, ret_before);
+    return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+}
+
+static void resize(struct top *top)
+{
+    int width, height;
+    terminal_measure(&width, &height);
+    if (screen_resize(&top->screen, width, height) != 0)
+        top->model->out_of_memory = true;
+    top->changed = true;
+}
+
+static void take_signals(struct top *top)
+{
+    struct signalfd_siginfo info;
+    while (read(top->signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
+        if (info.ssi_signo == SIGWINCH)
+            resize(top);
+        else
+            top->end = (int)info.ssi_signo;
+}
+
+/* A terminal that is gone is ready for ever and has no keys. */
+static void take_keys(struct top *top)
+{
+    int key, count = 0;
+    while ((key = terminal_key()) >= 0) {
+        keys_press(top->model, key);
+        count++;
+    }
+    top->deaf = count > 0 ? 0 : top->deaf + 1;
+    top->changed = top->changed || count > 0;
+    if (top->deaf > DEAF_MAX)
+        top->end = SIGHUP;
+}
+
+static void draw(struct top *top, int64_t now)
+{
+    char clock[16];
+    time_t seconds = time(NULL);
+    struct tm local;
+    localtime_r(&seconds, &local);
+    strftime(clock, sizeof(clock), "%H:%M:%S", &local);
+    view_draw(top->model, &top->screen, now, clock);
+    terminal_show(&top->screen);
+    top->drawn_ms = now;
+    top->changed = false;
+}
+
+/* When the next thing is due. */
+static long wait_ms(const struct top *top, int64_t now)
+{
+    int64_t wait = top->next_tick_ms - now, frame = top->drawn_ms + FRAME_MS - now;
+    if (top->changed && frame < wait)
+        wait = frame;
+    return wait > 0 ? (long)wait : 0;
+}
+
+static void wait_for_something(struct top *top)
+{
+    struct rpc *rpc = top->asker.rpc;
+    zmq_pollitem_t items[] = {
+        {.fd = STDIN_FILENO, .events = ZMQ_POLLIN},
+        {.fd = top->signals, .events = ZMQ_POLLIN},
+        {.socket = rpc->socket, .events = ZMQ_POLLIN},
+    };
+    int count = rpc->socket ? 3 : 2;
+    if (zmq_poll(items, count, wait_ms(top, now_ms())) < 0) {
+        top->changed = true; /* stopped and continued: ncurses has drawn something old */
+        return;
+    }
+    if (items[1].revents)
+        take_signals(top);
+    if (items[0].revents & ZMQ_POLLERR)
+        top->end = SIGHUP;
+    else if (items[0].revents)
+        take_keys(top);
+}
+
+static void tick(struct top *top, int64_t now)
+{
+    top->next_tick_ms = now + top->interval_ms;
+    if (!top->model->ui.paused)
+        asker_tick(&top->asker, top->model, now);
+    top->changed = true;
+}
+
+static void run(struct top *top)
+{
+    resize(top);
+    while (!top->end && !top->model->ui.quit && !top->model->out_of_memory) {
+        int64_t now = now_ms();
+        if (now >= top->next_tick_ms)
+            tick(top, now);
+        top->changed = asker_turn(&top->asker, top->model, now) || top->changed;
+        if (top->changed && now >= top->drawn_ms + FRAME_MS)
+            draw(top, now);
+        wait_for_something(top);
+    }
+}
+
+static void apply_options(struct model *model, const struct args *args)
+{
+    if (args->metric)
+        model_choose_metric(model, args->metric);
+    if (args->sort)
+        model_choose_sort(model, args->sort);
+    if (args->word_count > 1) {
+        model->job_given = true;
+        model_choose_job(model, args->words[1]);
+    }
+}
+
+static int show(struct top *top)
+{
+    char error[TERMINAL_ERROR_MAX];
+    sigset_t before;
+    top->screen.unicode = terminal_is_unicode();
+    top->signals = open_signals(&before);
+    int code = CLI_OK;
+    if (terminal_open(error) != 0)
+        code = cli_usage(top->cli, "%s", error);
+    else
+        run(top);
+    terminal_close();
+    close(top->signals);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    screen_free(&top->screen);
+    return code;
+}
+
+static int check(struct cli *cli)
+{
+    if (cli->args->given & ARGS_JSON)
+        return cli_usage(cli, "top is for people; attnctl summary --json is for programs");
+    if (!terminal_is_there())
+        return cli_usage(cli, "top needs a terminal on both its input and its output; attnctl "
+                              "summary prints the same numbers once");
+    return CLI_OK;
+}
+
+static int fail_memory(struct cli *cli)
+{
+    fputs("attnctl: out of memory\n", cli->err);
+    return CLI_FINDING;
+}
+
+int cmd_top(struct cli *cli)
+{
+    struct rpc_reply reply;
+    int code = check(cli);
+    if (code == CLI_OK)
+        code = cli_call(cli, "ping", NULL, &reply);
+    if (code != CLI_OK)
+        return code;
+    rpc_reply_clear(&reply);
+    struct top top = {.cli = cli, .model = model_new(), .interval_ms = 1000 * INTERVAL_S};
+    if (!top.model)
+        return fail_memory(cli);
+    if (cli->args->given & ARGS_INTERVAL)
+        top.interval_ms = (int64_t)(cli->args->interval * 1000);
+    asker_init(&top.asker, cli->rpc, now_ms());
+    apply_options(top.model, cli->args);
+    code = show(&top);
+    bool starved = top.model->out_of_memory;
+    model_free(&top.model);
+    return starved ? fail_memory(cli) : code;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* bars: numbers as small bars on a screen: a line of them, or a chart of several rows. Where there
+ * are no block characters, ASCII characters of growing weight stand for them. Pure. */
+#ifndef CLI_TOP_BARS_H
+#define CLI_TOP_BARS_H
+
+#include "screen.h"
+
+#define BARS_LEVELS 8
+
+struct range {
+    double least, greatest; /* least > greatest: there are no numbers */
+};
+
+extern const struct range range_none;
+/* Widens a range; NaN and infinities change nothing. */
+void range_add(struct range *range, double value);
+struct range range_of(const double *values, uint32_t count);
+
+/* Which of the BARS_LEVELS levels of the range a value is in; -1 for what is no number. */
+int bars_level(double value, struct range range);
+
+/* A level as a character. */
+const char *bars_glyph(int level, bool unicode);
+
+/* How a line is coloured: by where the values are in `range`; without one it is plain. */
+struct bars_color {
+    bool any;
+    struct range range;
+};
+
+/* One bar per value, as high as the value stands in `range`. Of more values than `width` each bar
+ * is the mean of some that follow one another. Returns the columns drawn. */
+int bars_line(struct screen *screen, int row, int column, int width, const double *values,
+              uint32_t count, struct range range, struct bars_color color);
+
+/* The same over `height` rows, `row` being the topmost, wide enough to fill `width` as far as whole
+ * columns per value can. Returns the columns drawn. */
+int bars_chart(struct screen *screen, int row, int column, int width, int height,
+               const double *values, uint32_t count, struct range range);
+
+/* The column of a chart in which value `index` of `count` begins. */
+int bars_column(uint32_t count, int width, uint32_t index);
+
+#endif

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: MIT */
+/* One table per place where the user can be: on a page, in a list on top of it, typing a filter. */
+#include "keys.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const struct key_help key_help[] = {
+    {"Up Down PgUp PgDn Home End", "move (also j k g G)"},
+    {"Enter, Right", "open the head, or the heads of the layer"},
+    {"Esc, Left", "back; also ends a filter"},
+    {"Tab", "heads or layers"},
+    {"m", "choose the metric"},
+    {"s", "choose the order"},
+    {"r", "reverse the order"},
+    {"/", "show only what contains these words: decoder, h3, induction"},
+    {"t", "trends over windows, or since top looks"},
+    {"a", "alerts"},
+    {"J", "jobs"},
+    {"p, Space", "pause"},
+    {"?", "these keys"},
+    {"q, Ctrl-C", "quit"},
+};
+const int key_help_count = sizeof(key_help) / sizeof(key_help[0]);
+
+const char *const keys_sorts[KEYS_SORTS] = {"urgency", "drift", "value", "head"};
+
+struct list *keys_list(struct model *model, uint32_t *ret_count)
+{
+    struct ui *ui = &model->ui;
+    if (ui->overlay == OVERLAY_METRIC || ui->overlay == OVERLAY_SORT) {
+        *ret_count = model->metric_count + (ui->overlay == OVERLAY_SORT ? KEYS_SORTS : 0);
+        return &ui->picker;
+    }
+    switch (ui->page) {
+    case PAGE_JOBS:
+        *ret_count = model->job_count;
+        return &ui->jobs;
+    case PAGE_HEADS:
+        *ret_count = model->row_count;
+        return &ui->heads;
+    case PAGE_LAYERS:
+        *ret_count = model->layer_row_count;
+        return &ui->layers;
+    case PAGE_HEAD:
+        *ret_count = model->detail.count;
+        return &ui->metrics;
+    default:
+        *ret_count = model->alert_count;
+        return &ui->alerts;
+    }
+}
+
+/* Moving */
+
+static uint32_t moved(uint32_t at, int64_t by, uint32_t count)
+{
+    int64_t to = (int64_t)at + by;
+    if (count == 0 || to < 0)
+        return 0;
+    return to >= (int64_t)count ? count - 1 : (uint32_t)to;
+}
+
+static bool move_choice(struct model *model, int key)
+{
+    uint32_t count;
+    struct list *list = keys_list(model, &count);
+    int64_t page = model->ui.list_rows > 1 ? (int64_t)model->ui.list_rows - 1 : 1, by;
+    switch (key) {
+    case KEY_OF_UP:
+    case 'k':
+        by = -1;
+        break;
+    case KEY_OF_DOWN:
+    case 'j':
+        by = 1;
+        break;
+    case KEY_OF_PAGE_UP:
+        by = -page;
+        break;
+    case KEY_OF_PAGE_DOWN:
+        by = page;
+        break;
+    case KEY_OF_HOME:
+    case 'g':
+        by = -(int64_t)count;
+        break;
+    case KEY_OF_END:
+    case 'G':
+        by = count;
+        break;
+    default:
+        return false;
+    }
+    list->at = moved(list->at, by, count);
+    return true;
+}
+
+/* Opening */
+
+static void choose_picked(struct model *model)
+{
+    uint32_t at = model->ui.picker.at, first = KEYS_SORTS;
+    enum overlay overlay = model->ui.overlay;
+    model->ui.overlay = OVERLAY_NONE;
+    if (overlay == OVERLAY_METRIC && at < model->metric_count)
+        model_choose_metric(model, model->metrics[at]);
+    if (overlay == OVERLAY_SORT && at < first)
+        model_choose_sort(model, keys_sorts[at]);
+    else if (overlay == OVERLAY_SORT && at - first < model->metric_count)
+        model_choose_sort(model, model->metrics[at - first]);
+    model->ui.heads = model->ui.layers = (struct list){0};
+}
+
+/* Shows the heads of one layer only. */
+static void open_layer(struct model *model, uint32_t at)
+{
+    const struct layer *layer = &model->layers[model->layer_rows[at]];
+    char place[MODEL_PLACE_MAX];
+    model_place(layer->stack, layer->layer, layer->site, -1, place);
+    snprintf(model->ui.filter, sizeof(model->ui.filter), "%.*s", MODEL_FILTER_MAX - 1, place);
+    model->ui.page = PAGE_HEADS;
+    model->ui.heads = (struct list){0};
+}
+
+static void open_alert(struct model *model, const struct alert *alert)
+{
+    int64_t layer = -1;
+    if (alert->has_layer)
+        layer = model_find_layer(model, alert->stack, alert->layer, alert->site);
+    if (layer < 0)
+        return;
+    bool head = alert->head >= 0 && alert->head < (int64_t)model->layers[layer].head_count;
+    model_open_head(model, (uint32_t)layer, head ? (uint32_t)alert->head : 0);
+}
+
+static void open_chosen(struct model *model)
+{
+    uint32_t count, at = keys_list(model, &count)->at;
+    if (model->ui.overlay == OVERLAY_METRIC || model->ui.overlay == OVERLAY_SORT) {
+        choose_picked(model);
+        return;
+    }
+    if (at >= count)
+        return;
+    if (model->ui.page == PAGE_JOBS) {
+        model->ui.stays = false;
+        model_choose_job(model, model->jobs[at].job);
+    } else if (model->ui.page == PAGE_HEADS) {
+        model_open_head(model, model->rows[at].layer, model->rows[at].head);
+    } else if (model->ui.page == PAGE_LAYERS) {
+        open_layer(model, at);
+    } else if (model->ui.page == PAGE_ALERTS) {
+        open_alert(model, &model->alerts[at]);
+    }
+}
+
+/* Going back */
+
+static void back(struct model *model)
+{
+    struct ui *ui = &model->ui;
+    if (ui->overlay != OVERLAY_NONE)
+        ui->overlay = OVERLAY_NONE;
+    else if (ui->page == PAGE_HEAD)
+        ui->page = ui->before;
+    else if (ui->page == PAGE_ALERTS)
+        ui->page = PAGE_HEADS;
+    else if (ui->page == PAGE_JOBS && model->job[0] != '\0')
+        ui->page = PAGE_HEADS;
+    else
+        ui->filter[0] = '\0';
+}
+
+static void show_jobs(struct model *model)
+{
+    model->ui.page = PAGE_JOBS;
+    model->ui.stays = true;
+    for (uint32_t i = 0; i < model->job_count; i++)
+        if (strcmp(model->jobs[i].job, model->job) == 0)
+            model->ui.jobs.at = i;
+}
+
+static void show_picker(struct model *model, enum overlay overlay)
+{
+    uint32_t first = overlay == OVERLAY_SORT ? KEYS_SORTS : 0;
+    const char *chosen = overlay == OVERLAY_SORT ? model->sort_metric : model->metric;
+    model->ui.overlay = overlay;
+    model->ui.picker = (struct list){0};
+    model->needs.live = true; /* brings the names of all metrics there are */
+    for (uint32_t i = 0; i < model->metric_count; i++)
+        if (strcmp(model->metrics[i], chosen) == 0)
+            model->ui.picker.at = first + i;
+}
+
+/* Typing a filter */
+
+static void type_filter(struct model *model, int key)
+{
+    char *filter = model->ui.filter;
+    size_t length = strlen(filter);
+    if (key == KEY_OF_ENTER || key == KEY_OF_ESCAPE)
+        model->ui.typing = false;
+    if (key == KEY_OF_ESCAPE)
+        filter[0] = '\0';
+    if (key == KEY_OF_ERASE && length > 0)
+        filter[length - 1] = '\0';
+    if (key >= ' ' && key < KEY_OF_ERASE && length + 1 < MODEL_FILTER_MAX) {
+        filter[length] = (char)key;
+        filter[length + 1] = '\0';
+    }
+    model->ui.heads = model->ui.layers = (struct list){0};
+}
+
+static void begin_filter(struct model *model)
+{
+    if (model->ui.page != PAGE_LAYERS)
+        model->ui.page = PAGE_HEADS;
+    model->ui.typing = true;
+}
+
+/* Letters that mean the same on every page of a job. */
+static void press_letter(struct model *model, int key)
+{
+    struct ui *ui = &model->ui;
+    switch (key) {
+    case KEY_OF_TAB:
+        ui->page = ui->page == PAGE_HEADS ? PAGE_LAYERS : PAGE_HEADS;
+        break;
+    case 'm':
+        show_picker(model, OVERLAY_METRIC);
+        break;
+    case 's':
+        show_picker(model, OVERLAY_SORT);
+        break;
+    case 'r':
+        model->reversed = !model->reversed;
+        break;
+    case '/':
+        begin_filter(model);
+        break;
+    case 't':
+        ui->trend_seen = !ui->trend_seen;
+        break;
+    case 'a':
+        ui->page = PAGE_ALERTS;
+        model->needs.alerts = true;
+        break;
+    }
+}
+
+static void press_anywhere(struct model *model, int key)
+{
+    switch (key) {
+    case 'q':
+        model->ui.quit = true;
+        break;
+    case '?':
+        model->ui.overlay = OVERLAY_HELP;
+        break;
+    case 'p':
+    case ' ':
+        model->ui.paused = !model->ui.paused;
+        break;
+    case 'J':
+        show_jobs(model);
+        break;
+    case KEY_OF_ENTER:
+    case KEY_OF_RIGHT:
+        open_chosen(model);
+        break;
+    case KEY_OF_ESCAPE:
+    case KEY_OF_LEFT:
+        back(model);
+        break;
+    default:
+        if (model->job[0] != '\0')
+            press_letter(model, key);
+    }
+}
+
+void keys_press(struct model *model, int key)
+{
+    struct ui *ui = &model->ui;
+    if (ui->typing)
+        type_filter(model, key);
+    else if (ui->overlay == OVERLAY_HELP)
+        ui->overlay = OVERLAY_NONE; /* any key */
+    else if (key == 'q' && ui->overlay != OVERLAY_NONE)
+        ui->overlay = OVERLAY_NONE;
+    else if (!move_choice(model, key))
+        press_anywhere(model, key);
+    model_arrange(model);
+}

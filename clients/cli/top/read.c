@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/* How attnd is, its jobs, and what fires. */
+#include "read_part.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Trends are asked for again when there are new windows, but not more often than this. */
+#define GRID_EVERY_MS   2000
+#define SERIES_EVERY_MS 5000
+
+uint32_t read_list(const msgpack_object *result, const msgpack_object **ret_maps)
+{
+    *ret_maps = NULL;
+    if (!result || result->type != MSGPACK_OBJECT_ARRAY)
+        return 0;
+    *ret_maps = result->via.array.ptr;
+    return result->via.array.size;
+}
+
+/* attnd */
+
+uint64_t read_size(const char *text)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    char *end;
+    double number = strtod(text, &end);
+    if (end == text || !(number >= 0 && number < 1e15))
+        return 0;
+    for (int i = 0; i < 5; i++)
+        if (strcmp(end, units[i]) == 0)
+            return (uint64_t)(number * (double)(UINT64_C(1) << (10 * i)));
+    return *end == '\0' ? (uint64_t)number : 0;
+}
+
+void read_config(struct model *model, const msgpack_object *result)
+{
+    char text[32];
+    field_text(result, "ingest.budget", text, sizeof(text));
+    model->health.budget_bytes = read_size(text);
+}
+
+static double rate(uint64_t now, uint64_t before, int64_t ms)
+{
+    return ms > 0 && now >= before ? (double)(now - before) * 1000 / (double)ms : NAN;
+}
+
+/* The reason that most dropped messages have. */
+static void read_reason(const msgpack_object *dropped, char ret_reason[48])
+{
+    uint64_t most = 0, number;
+    ret_reason[0] = '\0';
+    for (uint32_t i = 0;
+         dropped && dropped->type == MSGPACK_OBJECT_MAP && i < field_length(dropped); i++) {
+        const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
+        if (mpk_get_u64(&pair->val, UINT64_MAX, &number) != 0 || number <= most)
+            continue;
+        most = number;
+        field_show(&pair->key, ret_reason, 48);
+    }
+}
+
+static uint64_t losses(const struct health *health)
+{
+    return health->lost + health->dropped + health->source_dropped;
+}
+
+static struct health health_of(const msgpack_object *stats, int64_t now_ms)
+{
+    const msgpack_object *pool = mpk_find(stats, "pool");
+    struct health health = {
+        .known = true,
+        .received = field_u64(stats, "received"),
+        .bytes = field_u64(stats, "bytes"),
+        .lost = field_u64(stats, "lost"),
+        .dropped = field_sum(mpk_find(stats, "dropped")),
+        .source_dropped = field_u64(stats, "source_dropped"),
+        .pauses = field_u64(stats, "pauses"),
+        .in_flight_bytes = field_u64(stats, "in_flight_bytes"),
+        .threads = field_u64(pool, "threads"),
+        .queued = field_u64(pool, "queued"),
+        .uptime_s = field_number(mpk_find(stats, "uptime_s")),
+        .summaries = field_u64(stats, "summaries"),
+        .alerts = field_u64(stats, "alerts"),
+        .rate = NAN,
+        .bytes_rate = NAN,
+        .at_ms = now_ms,
+    };
+    read_reason(mpk_find(stats, "dropped"), health.reason);
+    return health;
+}
+
+/* Everything is asked anew of an attnd that has been started again. */
+static void start_anew(struct model *model)
+{
+    model->needs = (struct needs){.config = true,
+                                  .live = true,
+                                  .grid = true,
+                                  .alerts = true,
+                                  .detail = true,
+                                  .detail_window = true,
+                                  .series = true,
+                                  .grid_ms = INT64_MIN / 2,
+                                  .series_ms = INT64_MIN / 2};
+}
+
+static void read_stats(struct model *model, const msgpack_object *stats, int64_t now_ms)
+{
+    struct health before = model->health, health = health_of(stats, now_ms);
+    bool again = before.known && health.uptime_s < before.uptime_s;
+    health.budget_bytes = before.budget_bytes;
+    if (again)
+        start_anew(model);
+    if (before.known && !again) {
+        health.rate = rate(health.received, before.received, now_ms - before.at_ms);
+        health.bytes_rate = rate(health.bytes, before.bytes, now_ms - before.at_ms);
+        health.new_losses = losses(&health) - losses(&before);
+        model->needs.windows = model->needs.windows || health.summaries != before.summaries;
+        model->needs.alerts = model->needs.alerts || health.alerts != before.alerts;
+    }
+    model->health = health;
+}
+
+/* Jobs */
+
+static uint64_t count_firing(const msgpack_object *firing)
+{
+    const msgpack_object *rules;
+    uint64_t count = 0;
+    for (uint32_t i = 0, length = read_list(firing, &rules); i < length; i++)
+        count += field_u64(&rules[i], "count");
+    return count;
+}
+
+static struct job_entry job_of(const msgpack_object *map)
+{
+    struct job_entry entry = {
+        .epoch = field_u64(map, "epoch"),
+        .step = field_u64(map, "step"),
+        .ranks = field_u64(map, "ranks"),
+        .world = field_u64(map, "world"),
+        .layers = field_u64(map, "layers"),
+        .received = field_u64(map, "received"),
+        .lost = field_u64(map, "lost"),
+        .dropped = field_sum(mpk_find(map, "dropped")),
+        .firing = count_firing(mpk_find(map, "firing")),
+    };
+    field_text(map, "job", entry.job, sizeof(entry.job));
+    field_text(map, "run", entry.run, sizeof(entry.run));
+    field_text(map, "state", entry.state, sizeof(entry.state));
+    return entry;
+}
+
+static void read_jobs(struct model *model, const msgpack_object *jobs)
+{
+    const msgpack_object *maps;
+    uint32_t count = read_list(jobs, &maps);
+    model->job_count = count < MODEL_JOBS_MAX ? count : MODEL_JOBS_MAX;
+    model->jobs_left_out = count - model->job_count;
+    for (uint32_t i = 0; i < model->job_count; i++)
+        model->jobs[i] = job_of(&maps[i]);
+}
+
+static const struct job_entry *find_job(const struct model *model)
+{
+    for (uint32_t i = 0; i < model->job_count; i++)
+        if (strcmp(model->jobs[i].job, model->job) == 0)
+            return &model->jobs[i];
+    return NULL;
+}
+
+/* What the job's own numbers say about what is new. */
+static void follow_job(struct model *model)
+{
+    const struct job_entry *entry = find_job(model);
+    model->job_known = entry != NULL;
+    if (!entry)
+        return;
+    if (strcmp(entry->run, model->entry.run) != 0)
+        model_forget(model);
+    bool moved = entry->received != model->entry.received || entry->step != model->entry.step;
+    model->needs.live = model->needs.live || moved;
+    model->needs.detail = model->needs.detail || moved;
+    model->needs.alerts = model->needs.alerts || entry->firing != model->entry.firing;
+    model->entry = *entry;
+}
+
+/* New windows: what follows from them, as often as is sensible. */
+static void follow_windows(struct model *model, int64_t now_ms)
+{
+    struct needs *needs = &model->needs;
+    bool head = model->ui.page == PAGE_HEAD;
+    if (!needs->windows)
+        return;
+    needs->detail_window = true;
+    if (head && now_ms - needs->series_ms >= SERIES_EVERY_MS) {
+        needs->series = true;
+        needs->series_next = 0;
+        needs->windows = false;
+    } else if (!head && now_ms - needs->grid_ms >= GRID_EVERY_MS) {
+        needs->grid = true;
+        needs->summary_next = 0;
+        needs->windows = false;
+    }
+}
+
+void read_monitor(struct model *model, const msgpack_object *result, int64_t now_ms)
+{
+    read_stats(model, mpk_find(result, "stats"), now_ms);
+    read_jobs(model, mpk_find(result, "jobs"));
+    bool alone = model->job_count == 1 && model->jobs_left_out == 0;
+    if (model->job[0] == '\0' && alone && !model->ui.stays)
+        model_choose_job(model, model->jobs[0].job);
+    if (model->job[0] != '\0')
+        follow_job(model);
+    follow_windows(model, now_ms);
+}
+
+/* Alerts */
+
+static enum severity severity_of(const msgpack_object *map)
+{
+    static const char *const names[] = {"info", "warning", "critical"};
+    const msgpack_object *value = mpk_find(map, "severity");
+    for (int i = 2; value && i > 0; i--)
+        if (mpk_is_str(value, names[i]))
+            return (enum severity)(SEVERITY_INFO + i);
+    return SEVERITY_INFO;
+}
+
+static struct alert alert_of(const msgpack_object *map)
+{
+    const msgpack_object *since = mpk_find(map, "since");
+    const msgpack_object *state = mpk_find(map, "state");
+    struct alert alert = {
+        .severity = severity_of(map),
+        .firing = state && mpk_is_str(state, "firing"),
+        .head = -1,
+        .value = field_number(mpk_find(map, "value")),
+        .bound = field_number(mpk_find(map, "bound")),
+        .since_epoch = field_u64(since, "epoch"),
+        .since_step = field_u64(since, "step"),
+    };
+    uint64_t head;
+    const msgpack_object *value = mpk_find(map, "head");
+    struct read_place place;
+    if (value && mpk_get_u64(value, UINT32_MAX, &head) == 0)
+        alert.head = (int64_t)head;
+    alert.has_layer = read_place(map, &place);
+    if (alert.has_layer) {
+        memcpy(alert.stack, place.stack, sizeof(alert.stack));
+        memcpy(alert.site, place.site, sizeof(alert.site));
+        alert.layer = place.layer;
+    }
+    field_text(map, "rule", alert.rule, sizeof(alert.rule));
+    field_text(map, "metric", alert.metric, sizeof(alert.metric));
+    field_text(map, "message", alert.message, sizeof(alert.message));
+    return alert;
+}
+
+static void add_alerts(struct model *model, const msgpack_object *list)
+{
+    const msgpack_object *maps;
+    uint32_t count = read_list(list, &maps);
+    for (uint32_t i = 0; i < count && model->alert_count < MODEL_ALERTS_MAX; i++)
+        if (read_is_run(model, &maps[i]))
+            model->alerts[model->alert_count++] = alert_of(&maps[i]);
+}
+
+/* The gravest first; of equal ones the newest. */
+static int compare_alerts(const void *left, const void *right)
+{
+    const struct alert *a = left, *b = right;
+    if (a->severity != b->severity)
+        return a->severity > b->severity ? -1 : 1;
+    return (a->since_step < b->since_step) - (a->since_step > b->since_step);
+}
+
+void read_alerts(struct model *model, const msgpack_object *result)
+{
+    model->alert_count = 0;
+    add_alerts(model, mpk_find(result, "firing"));
+    model->firing_count = model->alert_count;
+    qsort(model->alerts, model->firing_count, sizeof(*model->alerts), compare_alerts);
+    add_alerts(model, mpk_find(result, "alerts"));
+    model_place_alerts(model);
+}

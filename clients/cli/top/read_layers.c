@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: MIT */
+/* Numbers of layers and heads: of the whole job for one metric, and of one head for all. */
+#include "read_part.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+bool read_place(const msgpack_object *map, struct read_place *ret_place)
+{
+    uint64_t layer;
+    const msgpack_object *value = mpk_find(map, "layer");
+    field_text(map, "stack", ret_place->stack, sizeof(ret_place->stack));
+    field_text(map, "site", ret_place->site, sizeof(ret_place->site));
+    if (!value || mpk_get_u64(value, LAYER_MAX, &layer) != 0)
+        return false;
+    ret_place->layer = (uint32_t)layer;
+    return ret_place->stack[0] != '\0' && ret_place->site[0] != '\0';
+}
+
+bool read_is_run(const struct model *model, const msgpack_object *map)
+{
+    char run[2 * RUN_BYTES + 1];
+    field_text(map, "run", run, sizeof(run));
+    return model->entry.run[0] == '\0' || strcmp(run, model->entry.run) == 0;
+}
+
+bool read_is_detail(const struct model *model, const struct read_place *place)
+{
+    const struct detail *detail = &model->detail;
+    return place->layer == detail->layer && strcmp(place->stack, detail->stack) == 0 &&
+           strcmp(place->site, detail->site) == 0;
+}
+
+/* Heads: the longest list there is. */
+
+static uint32_t lists_length(const msgpack_object *map)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; map && map->type == MSGPACK_OBJECT_MAP && i < map->via.map.size; i++) {
+        const msgpack_object *value = &map->via.map.ptr[i].val, *last = mpk_find(value, "last");
+        value = last ? last : value;
+        if (value->type == MSGPACK_OBJECT_ARRAY && value->via.array.size > most)
+            most = value->via.array.size;
+    }
+    return most;
+}
+
+static uint32_t heads_of(const msgpack_object *map)
+{
+    const msgpack_object *weights = mpk_find(map, "weights");
+    uint32_t most = lists_length(mpk_find(map, "heads"));
+    uint32_t length = lists_length(mpk_find(map, "spectrum"));
+    most = length > most ? length : most;
+    for (uint32_t i = 0;
+         weights && weights->type == MSGPACK_OBJECT_MAP && i < field_length(weights); i++) {
+        length = lists_length(mpk_find(&weights->via.map.ptr[i].val, "heads"));
+        most = length > most ? length : most;
+    }
+    return most;
+}
+
+/* Names of metrics */
+
+static void add_metric(void *data, const char *name)
+{
+    struct model *model = data;
+    if (strcmp(name, "pattern") == 0 || model->metric_count == MODEL_METRICS_MAX)
+        return;
+    for (uint32_t i = 0; i < model->metric_count; i++)
+        if (strcmp(model->metrics[i], name) == 0)
+            return;
+    snprintf(model->metrics[model->metric_count++], FIELD_NAME_MAX, "%s", name);
+}
+
+/* Layers of one kind have the same names: only those of a list that is looked at, or is empty, are
+ * read again. */
+static void read_names(struct model *model, const msgpack_object *maps, uint32_t count)
+{
+    if (model->metric_count > 0 && model->ui.overlay == OVERLAY_NONE)
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        field_each_metric(&maps[i], add_metric, model);
+}
+
+static void choose_metric(struct model *model, const msgpack_object *maps, uint32_t count)
+{
+    char chosen[FIELD_NAME_MAX];
+    if (model->metric[0] == '\0' && field_choose_metric(maps, count, chosen))
+        snprintf(model->metric, sizeof(model->metric), "%s", chosen);
+}
+
+/* Newest messages */
+
+/* Spectra take turns, and of a layer whose heads are spread over ranks each message has only some:
+ * what another message did not measure stays. */
+static bool replaces(const struct head *head, double value, uint64_t rank, bool in_turns)
+{
+    return !isnan(value) || isnan(head->value) || (!in_turns && head->rank == rank);
+}
+
+static double column_number(const msgpack_object *values, uint32_t head)
+{
+    return field_number(
+        field_column(values, values && values->type == MSGPACK_OBJECT_ARRAY ? head : 0));
+}
+
+static void read_head(struct head *head, uint32_t index, const msgpack_object *values,
+                      uint64_t rank, bool in_turns)
+{
+    double value = column_number(values, index);
+    if (!replaces(head, value, rank, in_turns))
+        return;
+    head->value = value;
+    head->rank = rank;
+}
+
+static void read_pattern(struct head *head, const msgpack_object *patterns, uint32_t index)
+{
+    const msgpack_object *pattern = field_column(patterns, index);
+    if (pattern && pattern->type == MSGPACK_OBJECT_STR)
+        field_show(pattern, head->pattern, sizeof(head->pattern));
+}
+
+static void read_values(struct model *model, struct layer *layer, const msgpack_object *map)
+{
+    const msgpack_object *values = field_metric(map, model->metric);
+    const msgpack_object *by = field_metric(map, model->sort_metric);
+    const msgpack_object *patterns = field_metric(map, "pattern");
+    uint64_t rank = field_u64(map, "rank");
+    bool in_turns = mpk_find(mpk_find(map, "spectrum"), model->metric) != NULL;
+    layer->step = field_u64(map, "step");
+    layer->has_value = values && values->type != MSGPACK_OBJECT_ARRAY;
+    for (uint32_t i = 0; i < layer->head_count; i++) {
+        struct head *head = &layer->heads[i];
+        double number = column_number(by, i);
+        read_head(head, i, values, rank, in_turns);
+        head->by = isnan(number) ? head->by : number;
+        read_pattern(head, patterns, i);
+    }
+}
+
+void read_live(struct model *model, const msgpack_object *result)
+{
+    const msgpack_object *maps;
+    uint32_t count = read_list(result, &maps), before = model->layer_count;
+    choose_metric(model, maps, count);
+    read_names(model, maps, count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct read_place place;
+        struct layer *layer = NULL;
+        if (read_is_run(model, &maps[i]) && read_place(&maps[i], &place))
+            layer = model_layer(model, place.stack, place.layer, place.site, heads_of(&maps[i]));
+        if (layer)
+            read_values(model, layer, &maps[i]);
+    }
+    model_see(model);
+    if (model->layer_count != before)
+        model_place_alerts(model);
+}
+
+/* Windows */
+
+static void read_window(struct model *model, struct layer *layer, const msgpack_object *map)
+{
+    const msgpack_object *values = field_metric(map, model->metric);
+    const msgpack_object *newest =
+        mpk_find(mpk_find(mpk_find(map, "heads"), model->metric), "last");
+    const msgpack_object *drift = mpk_find(mpk_find(map, "drift"), model->metric);
+    const msgpack_object *delta = mpk_find(drift, "delta"), *z = mpk_find(drift, "z");
+    const msgpack_object *js = mpk_find(drift, "js");
+    for (uint32_t i = 0; i < layer->head_count; i++) {
+        struct head *head = &layer->heads[i];
+        head->mean = column_number(values, i);
+        head->delta = field_item(delta, i);
+        head->z = field_item(z, i);
+        head->js = field_item(js, i);
+        if (isnan(head->value)) /* attnd was started again: there is no message yet */
+            head->value = field_item(newest, i);
+    }
+}
+
+void read_summary(struct model *model, const msgpack_object *result)
+{
+    const msgpack_object *maps;
+    uint32_t count = read_list(result, &maps);
+    choose_metric(model, maps, count);
+    read_names(model, maps, count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct read_place place;
+        struct layer *layer = NULL;
+        if (read_is_run(model, &maps[i]) && read_place(&maps[i], &place))
+            layer = model_layer(model, place.stack, place.layer, place.site, heads_of(&maps[i]));
+        if (layer)
+            read_window(model, layer, &maps[i]);
+    }
+}
+
+/* Trends */
+
+static uint64_t packed_u64(const msgpack_object *list, uint32_t index)
+{
+    uint64_t number = 0;
+    if (!list || list->type != MSGPACK_OBJECT_BIN || list->via.bin.size / 8 <= index)
+        return 0;
+    for (int byte = 7; byte >= 0; byte--)
+        number = number << 8 | (uint8_t)list->via.bin.ptr[8 * index + (uint32_t)byte];
+    return number;
+}
+
+void read_windows(const msgpack_object *result, struct past *ret_past)
+{
+    const msgpack_object *windows = mpk_find(result, "windows");
+    const msgpack_object *last = mpk_find(windows, "last"), *step = mpk_find(windows, "step");
+    uint32_t count = last && last->type == MSGPACK_OBJECT_BIN ? last->via.bin.size / 8 : 0;
+    ret_past->count = count < MODEL_PAST_MAX ? count : MODEL_PAST_MAX;
+    field_text(result, "unit", ret_past->unit, sizeof(ret_past->unit));
+    for (uint32_t i = 0; i < ret_past->count; i++) {
+        ret_past->last[i] = packed_u64(last, i);
+        ret_past->step[i] = packed_u64(step, i);
+    }
+}
+
+double read_packed(const msgpack_object *values, uint32_t windows, uint32_t head, uint32_t window)
+{
+    size_t at = 4 * ((size_t)head * windows + window);
+    uint32_t bits = 0;
+    float number;
+    if (!values || values->type != MSGPACK_OBJECT_BIN || at + 4 > values->via.bin.size)
+        return NAN;
+    for (size_t byte = 4; byte > 0; byte--)
+        bits = bits << 8 | (uint8_t)values->via.bin.ptr[at + byte - 1];
+    memcpy(&number, &bits, sizeof(number));
+    return (double)number;
+}
+
+static void read_past(struct model *model, struct layer *layer, const msgpack_object *map)
+{
+    const msgpack_object *values = mpk_find(map, "values");
+    uint32_t windows = model->past.count, heads = (uint32_t)field_u64(map, "heads");
+    for (uint32_t head = 0; head < layer->head_count && heads > 0; head++)
+        for (uint32_t i = 0; i < windows; i++)
+            layer->past[(size_t)head * windows + i] =
+                read_packed(values, windows, head < heads ? head : heads - 1, i);
+}
+
+void read_grid(struct model *model, const msgpack_object *result)
+{
+    const msgpack_object *maps;
+    uint32_t count = read_list(mpk_find(result, "layers"), &maps);
+    char metric[FIELD_NAME_MAX];
+    field_text(result, "metric", metric, sizeof(metric));
+    if (strcmp(metric, model->metric) != 0 || !read_is_run(model, result))
+        return; /* of what was shown before */
+    model->refusal[0] = '\0';
+    read_windows(result, &model->past);
+    if (!model_make_past(model, model->past.count))
+        return;
+    for (uint32_t i = 0; i < count; i++) {
+        struct read_place place;
+        int64_t at = -1;
+        if (read_place(&maps[i], &place))
+            at = model_find_layer(model, place.stack, place.layer, place.site);
+        if (at >= 0 && model->past.count > 0)
+            read_past(model, &model->layers[at], &maps[i]);
+    }
+}
+
+/* One head */
+
+static struct detail_metric *detail_metric(struct detail *detail, const char *name)
+{
+    for (uint32_t i = 0; i < detail->count; i++)
+        if (strcmp(detail->metrics[i].name, name) == 0)
+            return &detail->metrics[i];
+    if (detail->count == MODEL_METRICS_MAX)
+        return NULL;
+    struct detail_metric *metric = &detail->metrics[detail->count++];
+    memset(metric, 0, sizeof(*metric));
+    snprintf(metric->name, sizeof(metric->name), "%s", name);
+    metric->now = metric->mean = metric->z = metric->js = metric->change = NAN;
+    return metric;
+}
+
+struct detail_reading {
+    struct model *model;
+    const msgpack_object *map;
+    bool summary;
+};
+
+static void read_detail_metric(void *data, const char *name)
+{
+    const struct detail_reading *reading = data;
+    struct detail *detail = &reading->model->detail;
+    double value = column_number(field_metric(reading->map, name), detail->head);
+    struct detail_metric *metric =
+        strcmp(name, "pattern") == 0 ? NULL : detail_metric(detail, name);
+    if (!metric)
+        return;
+    if (!reading->summary) {
+        metric->now = isnan(value) ? metric->now : value;
+        return;
+    }
+    const msgpack_object *drift = mpk_find(mpk_find(reading->map, "drift"), name);
+    metric->mean = value;
+    metric->z = field_item(mpk_find(drift, "z"), detail->head);
+    metric->js = field_item(mpk_find(drift, "js"), detail->head);
+    metric->change = field_item(mpk_find(drift, "change"), detail->head);
+}
+
+static void read_detail_head(struct detail *detail, const msgpack_object *map)
+{
+    const msgpack_object *pattern = field_column(field_metric(map, "pattern"), detail->head);
+    detail->epoch = field_u64(map, "epoch");
+    detail->step = field_u64(map, "step");
+    detail->rows = field_u64(map, "rows");
+    detail->invalid_rows = field_u64(map, "invalid_rows");
+    if (pattern && pattern->type == MSGPACK_OBJECT_STR)
+        field_show(pattern, detail->pattern, sizeof(detail->pattern));
+}
+
+/* A head's page begins with the metric that the table showed. */
+static void choose_row(struct model *model)
+{
+    for (uint32_t i = 0; i < model->detail.count; i++)
+        if (strcmp(model->detail.metrics[i].name, model->metric) == 0)
+            model->ui.metrics.at = i;
+}
+
+static void read_detail(struct model *model, const msgpack_object *result, bool summary)
+{
+    const msgpack_object *maps;
+    uint32_t count = read_list(result, &maps), before = model->detail.count;
+    for (uint32_t i = 0; i < count; i++) {
+        struct detail_reading reading = {model, &maps[i], summary};
+        struct read_place place;
+        if (!read_is_run(model, &maps[i]) || !read_place(&maps[i], &place) ||
+            !read_is_detail(model, &place))
+            continue;
+        if (!summary)
+            read_detail_head(&model->detail, &maps[i]);
+        field_each_metric(&maps[i], read_detail_metric, &reading);
+    }
+    if (model->detail.count != before)
+        model->needs.series = true;
+    if (before == 0)
+        choose_row(model);
+}
+
+void read_detail_live(struct model *model, const msgpack_object *result)
+{
+    read_detail(model, result, false);
+}
+
+void read_detail_summary(struct model *model, const msgpack_object *result)
+{
+    read_detail(model, result, true);
+}
+
+void read_detail_grid(struct model *model, const msgpack_object *result)
+{
+    const msgpack_object *maps;
+    uint32_t count = read_list(mpk_find(result, "layers"), &maps);
+    char name[FIELD_NAME_MAX];
+    struct read_place place;
+    field_text(result, "metric", name, sizeof(name));
+    if (count == 0 || !read_place(&maps[0], &place) || !read_is_detail(model, &place))
+        return;
+    struct detail_metric *metric = detail_metric(&model->detail, name);
+    if (!metric)
+        return;
+    read_windows(result, &metric->windows);
+    uint32_t heads = (uint32_t)field_u64(&maps[0], "heads"), head = model->detail.head;
+    for (uint32_t i = 0; i < metric->windows.count; i++)
+        metric->past[i] = read_packed(mpk_find(&maps[0], "values"), metric->windows.count,
+                                      head < heads || heads == 0 ? head : heads - 1, i);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* read_part: what the parts of read share. */
+#ifndef CLI_TOP_READ_PART_H
+#define CLI_TOP_READ_PART_H
+
+#include "read.h"
+
+/* The maps of an answer that is a list; 0 for anything else. */
+uint32_t read_list(const msgpack_object *result, const msgpack_object **ret_maps);
+
+/* Where a result belongs to. */
+struct read_place {
+    char stack[16], site[16];
+    uint32_t layer;
+};
+/* False: it names no layer. */
+bool read_place(const msgpack_object *map, struct read_place *ret_place);
+bool read_is_detail(const struct model *model, const struct read_place *place);
+
+/* Whether a result is of the run that is looked at. */
+bool read_is_run(const struct model *model, const msgpack_object *map);
+
+/* Windows of a packed answer, at most MODEL_PAST_MAX. */
+void read_windows(const msgpack_object *result, struct past *ret_past);
+/* One number of packed values [heads][windows]; NaN when they are shorter. */
+double read_packed(const msgpack_object *values, uint32_t windows, uint32_t head, uint32_t window);
+
+#endif

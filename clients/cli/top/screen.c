@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+/* Which characters are one column wide is decided here and not by the locale, so that a drawing is
+ * the same everywhere: letters of alphabets that are written from left to right without combining
+ * marks, punctuation, arrows, mathematics, boxes and blocks. */
+#include "screen.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PRINT_MAX 1024
+
+static const struct cell blank = {.text = " "};
+
+int screen_resize(struct screen *screen, int width, int height)
+{
+    struct cell *cells = NULL;
+    if (width > 0 && height > 0)
+        cells = calloc((size_t)width * (size_t)height, sizeof(*cells));
+    free(screen->cells);
+    screen->cells = cells;
+    screen->width = cells ? width : 0;
+    screen->height = cells ? height : 0;
+    screen_clear(screen);
+    return cells ? 0 : -1;
+}
+
+void screen_free(struct screen *screen)
+{
+    free(screen->cells);
+    *screen = (struct screen){0};
+}
+
+void screen_clear(struct screen *screen)
+{
+    for (int i = 0; i < screen->width * screen->height; i++)
+        screen->cells[i] = blank;
+}
+
+static bool is_one_column(uint32_t code)
+{
+    if (code < 0x0590)
+        return (code >= 0x20 && code < 0x7f) ||
+               (code >= 0xa0 && code != 0xad && !(code >= 0x300 && code < 0x370) &&
+                !(code >= 0x483 && code < 0x48a));
+    return (code >= 0x2010 && code < 0x2028) || (code >= 0x2030 && code < 0x205f) ||
+           (code >= 0x2190 && code < 0x25fd);
+}
+
+/* Bytes of the UTF-8 character that begins with `first`; 0 = none does. */
+static int length_of(unsigned char first)
+{
+    if (first < 0x80)
+        return 1;
+    if (first < 0xc2 || first > 0xf4)
+        return 0;
+    return first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+}
+
+/* Takes one character off a text, as what a cell may hold. Returns the bytes that it had. */
+static int take(const char *text, bool unicode, char ret_cell[5])
+{
+    unsigned char first = (unsigned char)*text;
+    int length = length_of(first), taken = 1;
+    uint32_t code = length == 1 ? first : first & (0xffu >> (length + 1));
+    for (; taken < length && ((unsigned char)text[taken] & 0xc0) == 0x80; taken++)
+        code = code << 6 | ((unsigned char)text[taken] & 0x3f);
+    bool fits = taken == length && is_one_column(code) && (unicode || code < 0x80);
+    memcpy(ret_cell, fits ? text : "?", fits ? (size_t)length : 1);
+    ret_cell[fits ? length : 1] = '\0';
+    return taken;
+}
+
+int screen_columns(const struct screen *screen, const char *text)
+{
+    int columns = 0;
+    char cell[5];
+    for (; *text; columns++)
+        text += take(text, screen->unicode, cell);
+    return columns;
+}
+
+static bool is_inside(const struct screen *screen, int row, int column)
+{
+    return row >= 0 && row < screen->height && column >= 0 && column < screen->width;
+}
+
+/* Writes `columns` characters; returns what is left of the text. */
+static const char *write_cells(struct screen *screen, int row, int column, int columns,
+                               enum style style, const char *text)
+{
+    for (int i = 0; i < columns && *text; i++) {
+        struct cell cell = {.style = (uint8_t)style};
+        text += take(text, screen->unicode, cell.text);
+        if (is_inside(screen, row, column + i))
+            screen->cells[row * screen->width + column + i] = cell;
+    }
+    return text;
+}
+
+int screen_put(struct screen *screen, int row, int column, int width, enum style style,
+               const char *text)
+{
+    int columns = screen_columns(screen, text);
+    if (column + width > screen->width)
+        width = screen->width - column;
+    if (width <= 0)
+        return 0;
+    if (columns <= width) {
+        write_cells(screen, row, column, columns, style, text);
+        return columns;
+    }
+    const char *ellipsis = screen->unicode ? "…" : "..";
+    int end = screen_columns(screen, ellipsis);
+    int kept = width > end ? width - end : 0;
+    write_cells(screen, row, column, kept, style, text);
+    write_cells(screen, row, column + kept, width - kept, style, ellipsis);
+    return width;
+}
+
+int screen_print(struct screen *screen, int row, int column, int width, enum style style,
+                 const char *format, ...)
+{
+    char text[PRINT_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    return screen_put(screen, row, column, width, style, text);
+}
+
+int screen_put_right(struct screen *screen, int row, int column, int width, enum style style,
+                     const char *text)
+{
+    int columns = screen_columns(screen, text);
+    int skipped = columns < width ? width - columns : 0;
+    return skipped + screen_put(screen, row, column + skipped, width - skipped, style, text);
+}
+
+void screen_choose_row(struct screen *screen, int row)
+{
+    screen_put(screen, row, 0, 1, STYLE_STRONG, ">");
+    for (int column = 0; is_inside(screen, row, column); column++)
+        screen->cells[row * screen->width + column].chosen = true;
+}
+
+void screen_blank(struct screen *screen, int row, int column, int width, int height)
+{
+    for (int y = row; y < row + height; y++)
+        for (int x = column; x < column + width; x++)
+            if (is_inside(screen, y, x))
+                screen->cells[y * screen->width + x] = blank;
+}
+
+void screen_row_text(const struct screen *screen, int row, char *ret_text, size_t size)
+{
+    size_t used = 0, end = 0;
+    for (int column = 0; is_inside(screen, row, column); column++) {
+        const char *text = screen->cells[row * screen->width + column].text;
+        size_t length = strlen(text);
+        if (used + length >= size)
+            break;
+        memcpy(ret_text + used, text, length);
+        used += length;
+        end = strcmp(text, " ") == 0 ? end : used;
+    }
+    ret_text[end] = '\0';
+}

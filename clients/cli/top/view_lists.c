@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/* Jobs, alerts, and what lies on top of a page: the keys, and lists to choose from. */
+#include "view_part.h"
+
+#include "keys.h"
+#include "out.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static void put_number(struct frame *frame, int row, struct column column, uint64_t number)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "%" PRIu64, number);
+    screen_put_right(frame->screen, row, column.at, column.width, STYLE_PLAIN, text);
+}
+
+/* Jobs */
+
+/* The same words as on the page. */
+static void draw_no_job(struct frame *frame)
+{
+    static const char *const lines[] = {
+        "No job yet. Attach one to a training loop:",
+        "",
+        "    import attnd",
+        "",
+        "    with attnd.watch(model, job=\"gpt-small\"):",
+        "        train()",
+        "",
+        "It shows up here by itself, with its first captured step.",
+    };
+    for (int i = 0; i < (int)(sizeof(lines) / sizeof(lines[0])) && i < frame->rows; i++)
+        screen_put(frame->screen, frame->top + i, 2, frame->screen->width - 2, STYLE_PLAIN,
+                   lines[i]);
+}
+
+enum { JOB_NAME, JOB_RUN, JOB_STATE, JOB_NUMBERS, JOB_COLUMNS = JOB_NUMBERS + 7 };
+
+static void lay_out_jobs(const struct frame *frame, struct column columns[JOB_COLUMNS])
+{
+    static const int widths[JOB_COLUMNS] = {0, 8, 6, 5, 8, 6, 8, 6, 7, 6};
+    int fixed = 0, at = 1;
+    for (int i = 1; i < JOB_COLUMNS; i++)
+        fixed += widths[i] + 1;
+    int name = frame->screen->width - fixed - 2;
+    for (int i = 0; i < JOB_COLUMNS; i++)
+        columns[i] = view_column(&at, i > 0 ? widths[i] : name < 40 ? name : 40);
+}
+
+static void draw_job_headings(struct frame *frame, const struct column columns[JOB_COLUMNS])
+{
+    static const char *const names[JOB_COLUMNS] = {
+        "JOB", "RUN", "STATE", "EPOCH", "STEP", "RANKS", "RECEIVED", "LOST", "DROPPED", "ALERTS"};
+    for (int i = 0; i < JOB_COLUMNS; i++)
+        if (i < JOB_NUMBERS)
+            screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
+                       names[i]);
+        else
+            screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
+                             STYLE_STRONG, names[i]);
+}
+
+static void draw_job(struct frame *frame, int row, const struct column columns[JOB_COLUMNS],
+                     const struct job_entry *job)
+{
+    char name[JOB_NAME_MAX + 1], ranks[48];
+    const struct column *number = &columns[JOB_NUMBERS];
+    snprintf(name, sizeof(name), "%s", job->job);
+    if (columns[JOB_NAME].width >= 4)
+        out_shorten(name, (size_t)columns[JOB_NAME].width);
+    screen_put(frame->screen, row, columns[JOB_NAME].at, columns[JOB_NAME].width, STYLE_PLAIN,
+               name);
+    screen_print(frame->screen, row, columns[JOB_RUN].at, columns[JOB_RUN].width, STYLE_FAINT,
+                 "%.8s", job->run);
+    screen_put(frame->screen, row, columns[JOB_STATE].at, columns[JOB_STATE].width, STYLE_PLAIN,
+               job->state);
+    put_number(frame, row, number[0], job->epoch);
+    put_number(frame, row, number[1], job->step);
+    snprintf(ranks, sizeof(ranks), "%" PRIu64 "/%" PRIu64, job->ranks, job->world);
+    screen_put_right(frame->screen, row, number[2].at, number[2].width, STYLE_PLAIN, ranks);
+    put_number(frame, row, number[3], job->received);
+    put_number(frame, row, number[4], job->lost);
+    put_number(frame, row, number[5], job->dropped);
+    put_number(frame, row, number[6], job->firing);
+}
+
+void view_jobs(struct frame *frame)
+{
+    struct model *model = frame->model;
+    struct list *list = &model->ui.jobs;
+    struct column columns[JOB_COLUMNS];
+    view_settle(frame, list, model->job_count, frame->rows - 1);
+    if (model->job_count == 0) {
+        if (model->health.known)
+            draw_no_job(frame);
+        return;
+    }
+    screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_PLAIN,
+                 "%" PRIu32 " job%s, newest run of each%s", model->job_count,
+                 out_plural(model->job_count), model->jobs_left_out > 0 ? " (there are more)" : "");
+    lay_out_jobs(frame, columns);
+    draw_job_headings(frame, columns);
+    for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->job_count; i++) {
+        int row = frame->top + 1 + (int)i;
+        draw_job(frame, row, columns, &model->jobs[list->top + i]);
+        if (list->top + i == list->at)
+            screen_choose_row(frame->screen, row);
+    }
+}
+
+/* Alerts */
+
+enum {
+    ALERT_MARK,
+    ALERT_RULE,
+    ALERT_WHERE,
+    ALERT_VALUE,
+    ALERT_BOUND,
+    ALERT_SINCE,
+    ALERT_STATE,
+    ALERT_COLUMNS
+};
+
+static void lay_out_alerts(const struct frame *frame, struct column columns[ALERT_COLUMNS])
+{
+    bool wide = frame->screen->width >= 100;
+    const int widths[ALERT_COLUMNS] = {2, wide ? 28 : 18, wide ? 24 : 19, 8, 8, 10, 8};
+    int at = 1;
+    for (int i = 0; i < ALERT_COLUMNS; i++)
+        columns[i] = view_column(&at, widths[i]);
+}
+
+static void draw_alert_headings(struct frame *frame, const struct column columns[ALERT_COLUMNS])
+{
+    static const char *const names[ALERT_COLUMNS] = {"",      "RULE",       "WHERE", "VALUE",
+                                                     "BOUND", "SINCE STEP", "STATE"};
+    for (int i = 0; i < ALERT_COLUMNS; i++)
+        if (i >= ALERT_VALUE && i <= ALERT_SINCE)
+            screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
+                             STYLE_STRONG, names[i]);
+        else
+            screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
+                       names[i]);
+}
+
+static void put_value(struct frame *frame, int row, struct column column, double value)
+{
+    char text[VIEW_NUMBER_MAX];
+    view_number(value, text);
+    screen_put_right(frame->screen, row, column.at, column.width, STYLE_PLAIN, text);
+}
+
+static void draw_alert(struct frame *frame, int row, const struct column columns[ALERT_COLUMNS],
+                       const struct alert *alert)
+{
+    enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
+    char place[MODEL_PLACE_MAX] = "the run";
+    if (alert->has_layer)
+        model_place(alert->stack, alert->layer, alert->site, alert->head, place);
+    screen_put(frame->screen, row, columns[ALERT_MARK].at, columns[ALERT_MARK].width, style,
+               view_mark(alert->severity));
+    screen_put(frame->screen, row, columns[ALERT_RULE].at, columns[ALERT_RULE].width, style,
+               alert->rule);
+    screen_put(frame->screen, row, columns[ALERT_WHERE].at, columns[ALERT_WHERE].width, STYLE_PLAIN,
+               place);
+    put_value(frame, row, columns[ALERT_VALUE], alert->value);
+    put_value(frame, row, columns[ALERT_BOUND], alert->bound);
+    put_number(frame, row, columns[ALERT_SINCE], alert->since_step);
+    screen_put(frame->screen, row, columns[ALERT_STATE].at, columns[ALERT_STATE].width, style,
+               alert->firing ? "firing" : "resolved");
+}
+
+/* The whole sentence of the chosen alert, over at most two rows. */
+static void draw_sentence(struct frame *frame, int row, const char *text)
+{
+    size_t width = (size_t)frame->screen->width - 2, cut = strlen(text);
+    if (cut > width) {
+        cut = width;
+        while (cut > width / 2 && text[cut] != ' ')
+            cut--;
+    }
+    screen_print(frame->screen, row, 1, (int)width, STYLE_PLAIN, "%.*s", (int)cut, text);
+    if (text[cut] != '\0')
+        screen_put(frame->screen, row + 1, 1, (int)width, STYLE_PLAIN,
+                   text + cut + (text[cut] == ' '));
+}
+
+void view_alerts(struct frame *frame)
+{
+    struct model *model = frame->model;
+    struct list *list = &model->ui.alerts;
+    struct column columns[ALERT_COLUMNS];
+    screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_PLAIN,
+                 "%" PRIu32 " firing, %" PRIu32 " over", model->firing_count,
+                 model->alert_count - model->firing_count);
+    view_settle(frame, list, model->alert_count, frame->rows - 4);
+    if (model->alert_count == 0) {
+        screen_put(frame->screen, frame->top + 1, 2, frame->screen->width - 2, STYLE_PLAIN,
+                   "nothing has fired in this run");
+        return;
+    }
+    lay_out_alerts(frame, columns);
+    draw_alert_headings(frame, columns);
+    for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->alert_count; i++) {
+        int row = frame->top + 1 + (int)i;
+        draw_alert(frame, row, columns, &model->alerts[list->top + i]);
+        if (list->top + i == list->at)
+            screen_choose_row(frame->screen, row);
+    }
+    draw_sentence(frame, frame->top + frame->rows - 2, model->alerts[list->at].message);
+}
+
+/* On top of a page */
+
+/* A framed box in the middle; returns where its inside begins. */
+static void draw_box(struct frame *frame, int width, int height, const char *title, int *ret_row,
+                     int *ret_column)
+{
+    struct screen *screen = frame->screen;
+    bool unicode = screen->unicode;
+    int row = (screen->height - height) / 2, column = (screen->width - width) / 2;
+    row = row > 0 ? row : 0;
+    screen_blank(screen, row, column, width, height);
+    for (int x = 0; x < width; x++) {
+        screen_put(screen, row, column + x, 1, STYLE_FAINT, unicode ? "─" : "-");
+        screen_put(screen, row + height - 1, column + x, 1, STYLE_FAINT, unicode ? "─" : "-");
+    }
+    for (int y = 0; y < height; y++) {
+        bool top = y == 0, bottom = y == height - 1;
+        screen_put(screen, row + y, column, 1, STYLE_FAINT,
+                   !unicode ? (top || bottom ? "+" : "|")
+                   : top    ? "┌"
+                   : bottom ? "└"
+                            : "│");
+        screen_put(screen, row + y, column + width - 1, 1, STYLE_FAINT,
+                   !unicode ? (top || bottom ? "+" : "|")
+                   : top    ? "┐"
+                   : bottom ? "┘"
+                            : "│");
+    }
+    screen_print(screen, row, column + 2, width - 4, STYLE_STRONG, " %s ", title);
+    *ret_row = row + 1;
+    *ret_column = column + 2;
+}
+
+void view_help(struct frame *frame)
+{
+    int row, column, height = key_help_count + 2;
+    int width = frame->screen->width < 74 ? frame->screen->width : 74;
+    if (height > frame->screen->height - 1)
+        height = frame->screen->height - 1;
+    draw_box(frame, width, height, "keys", &row, &column);
+    for (int i = 0; i < height - 2; i++) {
+        screen_put(frame->screen, row + i, column, 27, STYLE_STRONG, key_help[i].keys);
+        screen_put(frame->screen, row + i, column + 28, width - 32, STYLE_PLAIN, key_help[i].text);
+    }
+}
+
+static const char *picked_text(const struct model *model, uint32_t index)
+{
+    static const char *const texts[KEYS_SORTS] = {"alerts first, then drift",
+                                                  "drift from the baseline",
+                                                  "the metric that is shown", "the model's order"};
+    bool sort = model->ui.overlay == OVERLAY_SORT;
+    if (sort && index < KEYS_SORTS)
+        return texts[index];
+    return model->metrics[index - (sort ? KEYS_SORTS : 0)];
+}
+
+void view_picker(struct frame *frame)
+{
+    struct model *model = frame->model;
+    uint32_t count;
+    struct list *list = keys_list(model, &count);
+    int row, column, height = (int)count + 2, width = 44;
+    if (height > frame->screen->height - 4)
+        height = frame->screen->height - 4;
+    draw_box(frame, width, height, model->ui.overlay == OVERLAY_SORT ? "sort by" : "metric", &row,
+             &column);
+    view_settle(frame, list, count, height - 2);
+    for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < count; i++) {
+        bool chosen = list->top + i == list->at;
+        screen_print(frame->screen, row + (int)i, column, width - 4,
+                     chosen ? STYLE_TITLE : STYLE_PLAIN, "%s%-*s", chosen ? "> " : "  ", width - 6,
+                     picked_text(model, list->top + i));
+    }
+}
