@@ -9,9 +9,9 @@
 #include "view.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,7 +24,6 @@ struct top {
     struct model *model;
     struct asker asker;
     struct screen screen;
-    int signals; /* a signalfd */
     int64_t interval_ms, next_tick_ms, drawn_ms;
     bool changed; /* since it was drawn */
     int deaf;     /* times that standard input was ready and had no key */
@@ -38,16 +37,40 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Signals: read in their turn, so that none ends the process while ncurses has the terminal. */
-static int open_signals(sigset_t *ret_before)
+/* Signals are read in their turn, from a pipe, so that none ends the process while ncurses has the
+ * terminal. A signalfd would not do: a library's threads do not block signals and would get them.
+ */
+static const int caught[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH};
+enum { CAUGHT = sizeof(caught) / sizeof(caught[0]) };
+static int signal_pipe[2] = {-1, -1};
+
+static void pass_on(int number)
 {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH};
-    sigset_t set;
-    sigemptyset(&set);
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-        sigaddset(&set, numbers[i]);
-    sigprocmask(SIG_BLOCK, &set, ret_before);
-    return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    int before = errno;
+    unsigned char byte = (unsigned char)number;
+    ssize_t written = write(signal_pipe[1], &byte, 1);
+    (void)written; /* a full pipe has one of them already */
+    errno = before;
+}
+
+/* Returns 0, or -1 when there are no descriptors left. */
+static int open_signals(struct sigaction ret_before[CAUGHT])
+{
+    struct sigaction action = {.sa_handler = pass_on, .sa_flags = SA_RESTART};
+    if (pipe2(signal_pipe, O_NONBLOCK | O_CLOEXEC) != 0)
+        return -1;
+    sigemptyset(&action.sa_mask);
+    for (int i = 0; i < CAUGHT; i++)
+        sigaction(caught[i], &action, &ret_before[i]);
+    return 0;
+}
+
+static void close_signals(const struct sigaction before[CAUGHT])
+{
+    for (int i = 0; i < CAUGHT; i++)
+        sigaction(caught[i], &before[i], NULL);
+    close(signal_pipe[0]);
+    close(signal_pipe[1]);
 }
 
 static void resize(struct top *top)
@@ -61,12 +84,12 @@ static void resize(struct top *top)
 
 static void take_signals(struct top *top)
 {
-    struct signalfd_siginfo info;
-    while (read(top->signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
-        if (info.ssi_signo == SIGWINCH)
+    unsigned char number;
+    while (read(signal_pipe[0], &number, 1) == 1)
+        if (number == SIGWINCH)
             resize(top);
         else
-            top->end = (int)info.ssi_signo;
+            top->end = number;
 }
 
 /* A terminal that is gone is ready for ever and has no keys. */
@@ -110,7 +133,7 @@ static void wait_for_something(struct top *top)
     struct rpc *rpc = top->asker.rpc;
     zmq_pollitem_t items[] = {
         {.fd = STDIN_FILENO, .events = ZMQ_POLLIN},
-        {.fd = top->signals, .events = ZMQ_POLLIN},
+        {.fd = signal_pipe[0], .events = ZMQ_POLLIN},
         {.socket = rpc->socket, .events = ZMQ_POLLIN},
     };
     int count = rpc->socket ? 3 : 2;
@@ -163,18 +186,27 @@ static void apply_options(struct model *model, const struct args *args)
 static int show(struct top *top)
 {
     char error[TERMINAL_ERROR_MAX];
-    sigset_t before;
-    top->screen.unicode = terminal_is_unicode();
-    top->signals = open_signals(&before);
     int code = CLI_OK;
+    top->screen.unicode = terminal_is_unicode();
     if (terminal_open(error) != 0)
         code = cli_usage(top->cli, "%s", error);
     else
         run(top);
     terminal_close();
-    close(top->signals);
-    sigprocmask(SIG_SETMASK, &before, NULL);
     screen_free(&top->screen);
+    return code;
+}
+
+/* The handlers are there before ncurses, which then adds none of its own for these. */
+static int show_with_signals(struct top *top)
+{
+    struct sigaction before[CAUGHT];
+    if (open_signals(before) != 0) {
+        fprintf(top->cli->err, "attnctl: cannot make a pipe: %s\n", strerror(errno));
+        return CLI_FINDING;
+    }
+    int code = show(top);
+    close_signals(before);
     return code;
 }
 
@@ -210,7 +242,7 @@ int cmd_top(struct cli *cli)
         top.interval_ms = (int64_t)(cli->args->interval * 1000);
     asker_init(&top.asker, cli->rpc, now_ms());
     apply_options(top.model, cli->args);
-    code = show(&top);
+    code = show_with_signals(&top);
     bool starved = top.model->out_of_memory;
     model_free(&top.model);
     return starved ? fail_memory(cli) : code;

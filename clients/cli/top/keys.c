@@ -13,7 +13,7 @@ const struct key_help key_help[] = {
     {"m", "choose the metric"},
     {"s", "choose the order"},
     {"r", "reverse the order"},
-    {"/", "show only what contains these words: decoder, h3, induction"},
+    {"/", "only names, patterns, alerts with these words"},
     {"t", "trends over windows, or since top looks"},
     {"a", "alerts"},
     {"J", "jobs"},

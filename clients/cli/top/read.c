@@ -233,10 +233,8 @@ static enum severity severity_of(const msgpack_object *map)
 static struct alert alert_of(const msgpack_object *map)
 {
     const msgpack_object *since = mpk_find(map, "since");
-    const msgpack_object *state = mpk_find(map, "state");
     struct alert alert = {
         .severity = severity_of(map),
-        .firing = state && mpk_is_str(state, "firing"),
         .head = -1,
         .value = field_number(mpk_find(map, "value")),
         .bound = field_number(mpk_find(map, "bound")),
@@ -260,13 +258,32 @@ static struct alert alert_of(const msgpack_object *map)
     return alert;
 }
 
-static void add_alerts(struct model *model, const msgpack_object *list)
+static bool is_same(const struct alert *a, const struct alert *b)
+{
+    return a->has_layer == b->has_layer && a->layer == b->layer && a->head == b->head &&
+           a->since_step == b->since_step && strcmp(a->rule, b->rule) == 0 &&
+           strcmp(a->stack, b->stack) == 0 && strcmp(a->site, b->site) == 0;
+}
+
+/* The past has an alert twice: how it began, and how it was resolved. */
+static bool is_known(const struct model *model, const struct alert *alert)
+{
+    for (uint32_t i = 0; i < model->alert_count; i++)
+        if (is_same(&model->alerts[i], alert))
+            return true;
+    return false;
+}
+
+static void add_alerts(struct model *model, const msgpack_object *list, bool firing)
 {
     const msgpack_object *maps;
     uint32_t count = read_list(list, &maps);
-    for (uint32_t i = 0; i < count && model->alert_count < MODEL_ALERTS_MAX; i++)
-        if (read_is_run(model, &maps[i]))
-            model->alerts[model->alert_count++] = alert_of(&maps[i]);
+    for (uint32_t i = 0; i < count && model->alert_count < MODEL_ALERTS_MAX; i++) {
+        struct alert alert = alert_of(&maps[i]);
+        alert.firing = firing;
+        if (read_is_run(model, &maps[i]) && !is_known(model, &alert))
+            model->alerts[model->alert_count++] = alert;
+    }
 }
 
 /* The gravest first; of equal ones the newest. */
@@ -281,9 +298,9 @@ static int compare_alerts(const void *left, const void *right)
 void read_alerts(struct model *model, const msgpack_object *result)
 {
     model->alert_count = 0;
-    add_alerts(model, mpk_find(result, "firing"));
+    add_alerts(model, mpk_find(result, "firing"), true);
     model->firing_count = model->alert_count;
     qsort(model->alerts, model->firing_count, sizeof(*model->alerts), compare_alerts);
-    add_alerts(model, mpk_find(result, "alerts"));
+    add_alerts(model, mpk_find(result, "alerts"), false);
     model_place_alerts(model);
 }

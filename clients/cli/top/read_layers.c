@@ -268,11 +268,16 @@ void read_grid(struct model *model, const msgpack_object *result)
 
 /* One head */
 
-static struct detail_metric *detail_metric(struct detail *detail, const char *name)
+static struct detail_metric *find_detail(struct detail *detail, const char *name)
 {
     for (uint32_t i = 0; i < detail->count; i++)
         if (strcmp(detail->metrics[i].name, name) == 0)
             return &detail->metrics[i];
+    return NULL;
+}
+
+static struct detail_metric *add_detail(struct detail *detail, const char *name)
+{
     if (detail->count == MODEL_METRICS_MAX)
         return NULL;
     struct detail_metric *metric = &detail->metrics[detail->count++];
@@ -293,8 +298,9 @@ static void read_detail_metric(void *data, const char *name)
     const struct detail_reading *reading = data;
     struct detail *detail = &reading->model->detail;
     double value = column_number(field_metric(reading->map, name), detail->head);
-    struct detail_metric *metric =
-        strcmp(name, "pattern") == 0 ? NULL : detail_metric(detail, name);
+    struct detail_metric *metric = find_detail(detail, name);
+    if (!metric && !isnan(value)) /* one that the head never had a number of is not listed */
+        metric = add_detail(detail, name);
     if (!metric)
         return;
     if (!reading->summary) {
@@ -366,7 +372,7 @@ void read_detail_grid(struct model *model, const msgpack_object *result)
     field_text(result, "metric", name, sizeof(name));
     if (count == 0 || !read_place(&maps[0], &place) || !read_is_detail(model, &place))
         return;
-    struct detail_metric *metric = detail_metric(&model->detail, name);
+    struct detail_metric *metric = find_detail(&model->detail, name);
     if (!metric)
         return;
     read_windows(result, &metric->windows);

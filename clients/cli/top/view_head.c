@@ -3,6 +3,7 @@
  * below. */
 #include "view_part.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -95,8 +96,10 @@ static int draw_chart(struct frame *frame, const struct detail_metric *metric, i
                metric->windows.count, range);
     draw_axis(frame, height, range);
     draw_marks(frame, metric, frame->top + height);
+    for (char *letter = span; *letter; letter++)
+        *letter = (char)tolower((unsigned char)*letter);
     screen_print(frame->screen, frame->top + height + 1, AXIS + 2, room, STYLE_FAINT,
-                 "%s of %s over %s", "mean", metric->name, span);
+                 "mean of %s over %s", metric->name, span);
     return height + 2;
 }
 
@@ -111,8 +114,8 @@ static int draw_alerts(struct frame *frame, int row, int rows)
         enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
         screen_put(frame->screen, row + used, 1, 2, style, view_mark(alert->severity));
         screen_print(frame->screen, row + used, 4, frame->screen->width - 5, style,
-                     "%s%s since step %" PRIu64 ": %s", alert->rule,
-                     alert->firing ? "" : " (resolved)", alert->since_step, alert->message);
+                     "%s%s since step %" PRIu64 ": %s", alert->rule, alert->firing ? "" : " (over)",
+                     alert->since_step, alert->message);
         used++;
     }
     return used;
@@ -180,9 +183,9 @@ static void draw_metric(struct frame *frame, int row, const struct columns *colu
         snprintf(text, sizeof(text), "%.0f", metric->change);
     screen_put_right(frame->screen, row, columns->change.at, columns->change.width, STYLE_PLAIN,
                      isnan(metric->change) ? "-" : text);
+    struct range range = range_of(metric->past, metric->windows.count);
     bars_line(frame->screen, row, columns->trend.at, columns->trend.width, metric->past,
-              metric->windows.count, range_of(metric->past, metric->windows.count),
-              (struct bars_color){0});
+              metric->windows.count, range, (struct bars_color){true, range});
 }
 
 static void draw_metrics(struct frame *frame, int row, int rows)

@@ -169,7 +169,7 @@ static void draw_alert(struct frame *frame, int row, const struct column columns
     put_value(frame, row, columns[ALERT_BOUND], alert->bound);
     put_number(frame, row, columns[ALERT_SINCE], alert->since_step);
     screen_put(frame->screen, row, columns[ALERT_STATE].at, columns[ALERT_STATE].width, style,
-               alert->firing ? "firing" : "resolved");
+               alert->firing ? "firing" : "over");
 }
 
 /* The whole sentence of the chosen alert, over at most two rows. */
