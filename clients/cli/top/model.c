@@ -64,6 +64,7 @@ void model_forget(struct model *model)
     model->needs = (struct needs){.config = model->needs.config,
                                   .grid_ms = INT64_MIN / 2,
                                   .series_ms = INT64_MIN / 2,
+                                  .again_ms = -1,
                                   .live = true,
                                   .grid = true,
                                   .alerts = true,

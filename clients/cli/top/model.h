@@ -146,6 +146,8 @@ struct needs {
     uint32_t series_next;  /* of the series of a detail */
     bool windows;          /* there are new ones: grid, summaries and series, not all at once */
     int64_t grid_ms, series_ms; /* when they were last asked for */
+    int64_t
+        again_ms; /* then once more: a window is in the history a little later; -1 = soon, 0 = no */
 };
 
 struct model {

@@ -10,6 +10,7 @@
 /* Trends are asked for again when there are new windows, but not more often than this. */
 #define GRID_EVERY_MS   2000
 #define SERIES_EVERY_MS 5000
+#define AGAIN_MS        2000 /* more than history.commit */
 
 uint32_t read_list(const msgpack_object *result, const msgpack_object **ret_maps)
 {
@@ -103,7 +104,8 @@ static void start_anew(struct model *model)
                                   .detail_window = true,
                                   .series = true,
                                   .grid_ms = INT64_MIN / 2,
-                                  .series_ms = INT64_MIN / 2};
+                                  .series_ms = INT64_MIN / 2,
+                                  .again_ms = -1};
 }
 
 static void read_stats(struct model *model, const msgpack_object *stats, int64_t now_ms)
@@ -117,7 +119,10 @@ static void read_stats(struct model *model, const msgpack_object *stats, int64_t
         health.rate = rate(health.received, before.received, now_ms - before.at_ms);
         health.bytes_rate = rate(health.bytes, before.bytes, now_ms - before.at_ms);
         health.new_losses = losses(&health) - losses(&before);
-        model->needs.windows = model->needs.windows || health.summaries != before.summaries;
+        if (health.summaries != before.summaries) {
+            model->needs.windows = true;
+            model->needs.again_ms = now_ms + AGAIN_MS;
+        }
         model->needs.alerts = model->needs.alerts || health.alerts != before.alerts;
     }
     model->health = health;
@@ -192,6 +197,12 @@ static void follow_windows(struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
     bool head = model->ui.page == PAGE_HEAD;
+    if (needs->again_ms < 0)
+        needs->again_ms = now_ms + AGAIN_MS;
+    if (needs->again_ms > 0 && now_ms >= needs->again_ms) {
+        needs->windows = true;
+        needs->again_ms = 0;
+    }
     if (!needs->windows)
         return;
     needs->detail_window = true;

@@ -130,7 +130,7 @@ struct columns {
 static struct columns lay_out(const struct frame *frame)
 {
     struct columns columns;
-    int at = 1, width = frame->screen->width;
+    int at = 2, width = frame->screen->width;
     columns.name = view_column(&at, width >= 100 ? 26 : 24);
     columns.now = view_column(&at, 8);
     columns.mean = view_column(&at, 8);

@@ -41,10 +41,10 @@ enum { JOB_NAME, JOB_RUN, JOB_STATE, JOB_NUMBERS, JOB_COLUMNS = JOB_NUMBERS + 7 
 static void lay_out_jobs(const struct frame *frame, struct column columns[JOB_COLUMNS])
 {
     static const int widths[JOB_COLUMNS] = {0, 8, 6, 5, 8, 6, 8, 6, 7, 6};
-    int fixed = 0, at = 1;
+    int fixed = 0, at = 2;
     for (int i = 1; i < JOB_COLUMNS; i++)
         fixed += widths[i] + 1;
-    int name = frame->screen->width - fixed - 2;
+    int name = frame->screen->width - fixed - 3;
     for (int i = 0; i < JOB_COLUMNS; i++)
         columns[i] = view_column(&at, i > 0 ? widths[i] : name < 40 ? name : 40);
 }
