@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: MIT */
+/* What attnctl top makes of attnd's answers: heads in their order, what is needed next, and what
+ * becomes of answers that are late, short or of something else. */
+#include "top_maps.h"
+
+#include <math.h>
+#include <string.h>
+
+static const char *place_of_row(const struct model *model, uint32_t row)
+{
+    static char place[MODEL_PLACE_MAX];
+    const struct layer *layer = &model->layers[model->rows[row].layer];
+    model_place(layer->stack, layer->layer, layer->site, model->rows[row].head, place);
+    return place;
+}
+
+static void test_the_only_job_is_chosen(void **state)
+{
+    (void)state;
+    struct model *model = model_new();
+    give_monitor(model, &(struct monitor){0}, 0);
+    assert_int_equal(model->ui.page, PAGE_JOBS);
+    give_monitor(model, &(struct monitor){.job = "gpt-small"}, 1000);
+    assert_string_equal(model->job, "gpt-small");
+    assert_true(model->job_known);
+    assert_int_equal(model->ui.page, PAGE_HEADS);
+    assert_int_equal(model->entry.world, 4);
+    model_free(&model);
+    assert_null(model);
+}
+
+static void test_of_two_jobs_none_is_chosen(void **state)
+{
+    (void)state;
+    struct model *model = model_new();
+    give_monitor(model, &(struct monitor){.job = "a", .second = "b"}, 0);
+    assert_string_equal(model->job, "");
+    assert_int_equal(model->job_count, 2);
+    model_choose_job(model, "b");
+    assert_true(model->job_known);
+    model_free(&model);
+}
+
+static void test_rates_are_between_two_looks(void **state)
+{
+    (void)state;
+    struct model *model = model_new();
+    give_monitor(model, &(struct monitor){.received = 100, .bytes = 1000, .uptime_s = 10}, 5000);
+    assert_true(isnan(model->health.rate));
+    give_monitor(
+        model,
+        &(struct monitor){.received = 150, .bytes = 3000, .lost = 1, .dropped = 3, .uptime_s = 12},
+        7000);
+    assert_true(model->health.rate == 25);
+    assert_true(model->health.bytes_rate == 1000);
+    assert_int_equal(model->health.new_losses, 4);
+    assert_string_equal(model->health.reason, "late");
+    model_free(&model);
+}
+
+static void test_an_attnd_that_was_started_again_is_asked_everything(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    model->needs = (struct needs){.summary_next = 2};
+    give_monitor(model,
+                 &(struct monitor){.job = "gpt-small", .step = 30, .received = 2, .uptime_s = 1},
+                 60000);
+    assert_true(isnan(model->health.rate)); /* counters began anew */
+    assert_true(model->needs.config && model->needs.live && model->needs.grid &&
+                model->needs.alerts);
+    assert_int_equal(model->needs.summary_next, 0);
+    model_free(&model);
+}
+
+static void test_nothing_new_needs_nothing(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct monitor monitor = {.job = "gpt-small", .step = 30, .uptime_s = 6};
+    model->needs = (struct needs){.summary_next = 2};
+    give_monitor(model, &monitor, 2000);
+    assert_false(model->needs.live || model->needs.grid || model->needs.alerts);
+    monitor.step = 31;
+    give_monitor(model, &monitor, 3000);
+    assert_true(model->needs.live);
+    assert_false(model->needs.grid);
+    model_free(&model);
+}
+
+static void test_new_windows_are_asked_for_at_once_and_once_more(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct monitor monitor = {.job = "gpt-small", .step = 30, .uptime_s = 6, .summaries = 2};
+    model->needs = (struct needs){.summary_next = 2, .grid_ms = -100000};
+    give_monitor(model, &monitor, 2000);
+    assert_true(model->needs.grid);
+    assert_int_equal(model->needs.summary_next, 0);
+    model->needs.grid = false; /* asked */
+    model->needs.grid_ms = 2000;
+    give_monitor(model, &monitor, 3000);
+    assert_false(model->needs.grid);
+    give_monitor(model, &monitor, 4000); /* by now it is in the history */
+    assert_true(model->needs.grid);
+    model->needs.grid = false;
+    give_monitor(model, &monitor, 8000);
+    assert_false(model->needs.grid);
+    model_free(&model);
+}
+
+static void test_windows_that_follow_fast_are_asked_for_every_two_seconds(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct monitor monitor = {.job = "gpt-small", .step = 30, .uptime_s = 6};
+    uint32_t asked = 0;
+    model->needs.grid = false;
+    for (int64_t now = 2000; now < 22000; now += 200) {
+        monitor.summaries++;
+        give_monitor(model, &monitor, now);
+        if (model->needs.grid) {
+            asked++;
+            model->needs.grid = false;
+            model->needs.grid_ms = now;
+        }
+    }
+    assert_in_range(asked, 9, 11);
+    model_free(&model);
+}
+
+static void test_layers_and_heads_are_in_the_models_order(void **state)
+{
+    (void)state;
+    struct model *model = model_new();
+    give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
+    model_layer(model, "decoder", 1, "cross", 1);
+    model_layer(model, "decoder", 10, "self", 1);
+    model_layer(model, "decoder", 1, "self", 1);
+    model_layer(model, "encoder", 5, "self", 2);
+    model_choose_sort(model, "head");
+    model_arrange(model);
+    static const char *const places[] = {"encoder.5.self.h0", "encoder.5.self.h1",
+                                         "decoder.1.self.h0", "decoder.1.cross.h0",
+                                         "decoder.10.self.h0"};
+    assert_int_equal(model->row_count, 5);
+    for (uint32_t i = 0; i < 5; i++)
+        assert_string_equal(place_of_row(model, i), places[i]);
+    assert_int_equal(model_find_layer(model, "decoder", 10, "self"), 3);
+    assert_int_equal(model_find_layer(model, "decoder", 9, "self"), -1);
+    model_free(&model);
+}
+
+static void test_what_needs_a_look_comes_first(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    assert_string_equal(place_of_row(model, 0), "decoder.0.self.h2"); /* the alert */
+    assert_string_equal(place_of_row(model, 1), "decoder.1.self.h3"); /* z = -12 */
+    assert_string_equal(place_of_row(model, 7), "decoder.0.self.h0"); /* z = 1 */
+    model_choose_sort(model, "drift");
+    model_arrange(model);
+    assert_string_equal(place_of_row(model, 0), "decoder.1.self.h3");
+    model_choose_sort(model, "-drift");
+    model_arrange(model);
+    assert_string_equal(place_of_row(model, 0), "decoder.0.self.h0");
+    model_free(&model);
+}
+
+static void test_what_has_no_number_is_last_either_way_round(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    model->layers[0].heads[0].value = NAN;
+    for (int reversed = 0; reversed < 2; reversed++) {
+        model_choose_sort(model, reversed ? "-value" : "value");
+        model_arrange(model);
+        assert_string_equal(place_of_row(model, 7), "decoder.0.self.h0");
+        assert_string_equal(place_of_row(model, 0),
+                            reversed ? "decoder.0.self.h1" : "decoder.1.self.h3");
+    }
+    model_free(&model);
+}
+
+static void test_heads_are_sorted_by_a_metric_that_is_not_shown(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    model_choose_sort(model, "confidence");
+    assert_true(model->needs.live);
+    for (uint32_t layer = 0; layer < 2; layer++)
+        give_live(model, layer, 4, 0.2 + 0.3 * layer, 31);
+    assert_string_equal(place_of_row(model, 0), "decoder.0.self.h0"); /* the least entropy */
+    assert_true(fabs(model->layers[0].heads[0].by - 0.8) < 1e-12);
+    char text[MODEL_SORT_TEXT_MAX];
+    model_sort_text(model, text);
+    assert_string_equal(text, "greatest confidence first");
+    model_free(&model);
+}
+
+static void test_a_filter_wants_all_of_its_words(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *filter;
+        uint32_t rows;
+    } cases[] = {{"", 8},           {"decoder.1", 4},       {"DECODER.1 h3", 1}, {"induction", 2},
+                 {"collapse", 1},   {"  collapse  h2 ", 1}, {"collapse h3", 0},  {"h", 8},
+                 {"self.h1 r.0", 1}};
+    struct model *model = model_of_two_layers();
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        strcpy(model->ui.filter, cases[i].filter);
+        model_arrange(model);
+        assert_int_equal(model->row_count, cases[i].rows);
+    }
+    model_free(&model);
+}
+
+static void test_an_alert_of_a_layer_marks_heads_that_have_none(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    assert_int_equal(model->alert_count, 1); /* what the past also has is the same one */
+    assert_int_equal(model->layers[0].heads[2].alert, 0);
+    assert_true(model->layers[0].heads[2].alert_own);
+    assert_int_equal(model->layers[0].heads[1].alert, -1);
+    give_alert(model, 1, -1, ALERT_WARNING, "of all heads");
+    assert_int_equal(model->layers[0].heads[2].alert, -1);
+    for (uint32_t head = 0; head < 4; head++) {
+        assert_int_equal(model->layers[1].heads[head].alert, 0);
+        assert_false(model->layers[1].heads[head].alert_own);
+    }
+    assert_int_equal(model->layers[1].alerts, 1);
+    model_free(&model);
+}
+
+static void test_results_of_another_run_are_not_taken(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    maps_run[0] = 0x11;
+    give_live(model, 0, 4, 0.9, 40);
+    give_grid(model, "entropy_normalized", 2, 4, 3);
+    assert_true(model->layers[0].heads[0].value == 0.2);
+    assert_int_equal(model->past.count, 12);
+    /* The newest run is another one now: what was known is of the one before. */
+    give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 1, .uptime_s = 7}, 3000);
+    assert_int_equal(model->layer_count, 0);
+    assert_int_equal(model->past.count, 0);
+    give_live(model, 0, 4, 0.9, 40);
+    assert_true(model->layers[0].heads[0].value == 0.9);
+    maps_run[0] = 0xab;
+    model_free(&model);
+}
+
+static void test_trends_are_of_the_metric_that_is_shown(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    const double *values;
+    assert_int_equal(model_trend(model, 1, 3, &values), 12);
+    assert_true(fabs(values[11] - (1 + 0.3 + 0.11)) < 1e-6);
+    double means[MODEL_PAST_MAX];
+    assert_int_equal(model_layer_trend(model, 1, means), 12);
+    assert_true(fabs(means[0] - 1.15) < 1e-6);
+    model_choose_metric(model, "confidence");
+    assert_int_equal(model->past.count, 0);
+    give_grid(model, "entropy_normalized", 2, 4, 12); /* asked before the choice */
+    assert_int_equal(model->past.count, 0);
+    give_grid(model, "confidence", 2, 4, 5);
+    assert_int_equal(model->past.count, 5);
+    model_free(&model);
+}
+
+static void test_without_windows_trends_are_what_was_seen(void **state)
+{
+    (void)state;
+    struct model *model = model_new();
+    const double *values;
+    give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
+    for (uint32_t step = 0; step < MODEL_SEEN_MAX + 10; step++)
+        give_live(model, 0, 2, step / 1000.0, step);
+    give_live(model, 0, 2, 0.5, MODEL_SEEN_MAX + 9); /* the same step again */
+    assert_true(model_trend_is_seen(model));
+    assert_int_equal(model_trend(model, 0, 0, &values), MODEL_SEEN_MAX);
+    assert_true(values[0] == 10 / 1000.0);
+    assert_true(values[MODEL_SEEN_MAX - 1] == (MODEL_SEEN_MAX + 9) / 1000.0);
+    model_free(&model);
+}
+
+static void test_more_windows_than_there_is_room_for_are_cut(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    give_grid(model, "entropy_normalized", 2, 4, 200);
+    assert_int_equal(model->past.count, MODEL_PAST_MAX);
+    assert_int_equal(model->past.last[MODEL_PAST_MAX - 1], MODEL_PAST_MAX);
+    model_free(&model);
+}
+
+static void test_limits_of_layers_and_heads_hold(void **state)
+{
+    (void)state;
+    struct model *model = model_new();
+    assert_non_null(model_layer(model, "decoder", 0, "self", MODEL_HEADS_MAX));
+    assert_null(model_layer(model, "decoder", 1, "self", 1));
+    assert_true(model->cut);
+    assert_null(model_layer(model, "decoder", 2, "self", UINT32_MAX));
+    assert_int_equal(model->layer_count, 1);
+    assert_false(model->out_of_memory);
+    model_free(&model);
+}
+
+static void test_a_head_has_all_its_metrics(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    model_open_head(model, 1, 3);
+    assert_int_equal(model->ui.page, PAGE_HEAD);
+    give_live(model, 1, 4, 0.5, 31);
+    give_live(model, 0, 4, 0.1, 31); /* of another layer */
+    give_summary(model, 1, 4, 0.55, -3);
+    give_grid(model, "confidence", 2, 4, 7); /* its first layer is another one */
+    assert_int_equal(model->detail.count, 2);
+    const struct detail_metric *entropy = &model->detail.metrics[model->ui.metrics.at];
+    assert_string_equal(entropy->name, "entropy_normalized");
+    assert_true(fabs(entropy->now - 0.53) < 1e-12);
+    assert_true(fabs(entropy->mean - 0.58) < 1e-12);
+    assert_true(entropy->z == -12 && entropy->change == 4);
+    assert_string_equal(model->detail.metrics[1 - model->ui.metrics.at].name, "confidence");
+    assert_int_equal(model->detail.metrics[1 - model->ui.metrics.at].windows.count, 0);
+    model_free(&model);
+}
+
+/* Every answer may be anything: none of these may crash, or change what is known. */
+static void test_answers_of_another_shape_change_nothing(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct answer answer;
+    answer_begin(&answer);
+    mpk_put_map(&answer.writer, 5);
+    mpk_put_str(&answer.writer, "layers");
+    mpk_put_array(&answer.writer, 3);
+    mpk_put_u64(&answer.writer, 1);
+    mpk_put_nil(&answer.writer);
+    mpk_put_map(&answer.writer, 0);
+    mpk_put_str(&answer.writer, "firing");
+    mpk_put_str(&answer.writer, "no");
+    mpk_put_str(&answer.writer, "stats");
+    mpk_put_array(&answer.writer, 0);
+    mpk_put_str(&answer.writer, "jobs");
+    mpk_put_u64(&answer.writer, 7);
+    mpk_put_str(&answer.writer, "windows");
+    mpk_put_bool(&answer.writer, true);
+    const msgpack_object *map = answer_end(&answer);
+    const msgpack_object *shapes[] = {map, mpk_find(map, "layers"), mpk_find(map, "jobs"),
+                                      mpk_find(map, "firing")};
+    model_open_head(model, 0, 0);
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        read_live(model, shapes[i]);
+        read_summary(model, shapes[i]);
+        read_grid(model, shapes[i]);
+        read_detail_live(model, shapes[i]);
+        read_detail_summary(model, shapes[i]);
+        read_detail_grid(model, shapes[i]);
+        read_config(model, shapes[i]);
+    }
+    assert_int_equal(model->layer_count, 2);
+    assert_true(model->layers[0].heads[0].value == 0.2);
+    assert_int_equal(model->past.count, 12);
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        read_alerts(model, shapes[i]);
+        read_monitor(model, shapes[i], 5000);
+    }
+    assert_int_equal(model->alert_count, 0);
+    assert_int_equal(model->job_count, 0);
+    assert_false(model->job_known);
+    answer_free(&answer);
+    model_free(&model);
+}
+
+static void test_sizes_of_the_config(void **state)
+{
+    (void)state;
+    assert_int_equal(read_size("512MiB"), 512u << 20);
+    assert_int_equal(read_size("1.5KiB"), 1536);
+    assert_int_equal(read_size("17"), 17);
+    assert_int_equal(read_size("17B"), 17);
+    assert_int_equal(read_size("-1MiB"), 0);
+    assert_int_equal(read_size("many"), 0);
+    assert_int_equal(read_size(""), 0);
+    assert_int_equal(read_size("3 bananas"), 0);
+}
+
+static void test_a_list_keeps_its_choice_in_sight(void **state)
+{
+    (void)state;
+    struct list list = {.at = 30};
+    list_settle(&list, 100, 10);
+    assert_int_equal(list.top, 21);
+    list.at = 5;
+    list_settle(&list, 100, 10);
+    assert_int_equal(list.top, 5);
+    list = (struct list){.at = 99, .top = 90};
+    list_settle(&list, 12, 10); /* it became shorter */
+    assert_int_equal(list.at, 11);
+    assert_int_equal(list.top, 2);
+    list_settle(&list, 0, 10);
+    assert_int_equal(list.at, 0);
+    assert_int_equal(list.top, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_only_job_is_chosen),
+        cmocka_unit_test(test_of_two_jobs_none_is_chosen),
+        cmocka_unit_test(test_rates_are_between_two_looks),
+        cmocka_unit_test(test_an_attnd_that_was_started_again_is_asked_everything),
+        cmocka_unit_test(test_nothing_new_needs_nothing),
+        cmocka_unit_test(test_new_windows_are_asked_for_at_once_and_once_more),
+        cmocka_unit_test(test_windows_that_follow_fast_are_asked_for_every_two_seconds),
+        cmocka_unit_test(test_layers_and_heads_are_in_the_models_order),
+        cmocka_unit_test(test_what_needs_a_look_comes_first),
+        cmocka_unit_test(test_what_has_no_number_is_last_either_way_round),
+        cmocka_unit_test(test_heads_are_sorted_by_a_metric_that_is_not_shown),
+        cmocka_unit_test(test_a_filter_wants_all_of_its_words),
+        cmocka_unit_test(test_an_alert_of_a_layer_marks_heads_that_have_none),
+        cmocka_unit_test(test_results_of_another_run_are_not_taken),
+        cmocka_unit_test(test_trends_are_of_the_metric_that_is_shown),
+        cmocka_unit_test(test_without_windows_trends_are_what_was_seen),
+        cmocka_unit_test(test_more_windows_than_there_is_room_for_are_cut),
+        cmocka_unit_test(test_limits_of_layers_and_heads_hold),
+        cmocka_unit_test(test_a_head_has_all_its_metrics),
+        cmocka_unit_test(test_answers_of_another_shape_change_nothing),
+        cmocka_unit_test(test_sizes_of_the_config),
+        cmocka_unit_test(test_a_list_keeps_its_choice_in_sight),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

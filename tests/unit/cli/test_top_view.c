@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MIT */
+/* What attnctl top draws, on screens of several sizes, with and without block characters. */
+#include "top_maps.h"
+
+#include "keys.h"
+#include "view_part.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static void test_text_that_is_too_long_ends_in_an_ellipsis(void **state)
+{
+    (void)state;
+    struct screen screen = {.unicode = true};
+    screen_resize(&screen, 10, 3);
+    assert_int_equal(screen_put(&screen, 0, 2, 5, STYLE_PLAIN, "abcde"), 5);
+    assert_row(&screen, 0, "  abcde");
+    screen_put(&screen, 1, 2, 5, STYLE_PLAIN, "abcdef");
+    assert_row(&screen, 1, "  abcd…");
+    screen.unicode = false;
+    screen_put(&screen, 2, 7, 50, STYLE_PLAIN, "abcdef");
+    assert_row(&screen, 2, "       a..");
+    screen_free(&screen);
+}
+
+static void test_nothing_is_drawn_outside(void **state)
+{
+    (void)state;
+    struct screen screen = {.unicode = true};
+    screen_resize(&screen, 4, 2);
+    screen_put(&screen, -1, 0, 4, STYLE_PLAIN, "x");
+    screen_put(&screen, 2, 0, 4, STYLE_PLAIN, "x");
+    screen_put(&screen, 0, 4, 4, STYLE_PLAIN, "x");
+    screen_put(&screen, 0, -2, 4, STYLE_PLAIN, "abcd");
+    screen_put(&screen, 1, 0, 0, STYLE_PLAIN, "x");
+    screen_choose_row(&screen, 9);
+    screen_blank(&screen, -5, -5, 6, 6);
+    assert_row(&screen, 0, " d");
+    assert_row(&screen, 1, "");
+    assert_int_equal(screen_resize(&screen, 0, 5), -1);
+    screen_clear(&screen);
+    screen_put(&screen, 0, 0, 4, STYLE_PLAIN, "x");
+    screen_free(&screen);
+}
+
+/* Nothing that moves a cursor, takes two columns or none, or is no UTF-8. */
+static void test_characters_that_a_terminal_would_act_on_become_question_marks(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *shown;
+    } cases[] = {
+        {"a\033[2Jb", "a?[2Jb"},   {"a\r\n\tb\x7f", "a???b?"},
+        {"\xc2\x9b", "?"},         {"caf\xc3\xa9", "café"},
+        {"e\xcc\x81", "e?"},       {"\xe6\xbc\xa2", "?"},
+        {"\xf0\x9f\x98\x80", "?"}, {"\xc3", "?"},
+        {"\xff\xfe", "??"},        {"\xe2\x96", "?"},
+        {"\xe2\x80\xae", "?"},     {"\xc0\x80", "??"},
+        {"\xe2\x96\x83", "▃"},     {"\xf4\x90\x80\x80", "?"},
+        {"\xc2\xad", "?"},
+    };
+    struct screen screen = {.unicode = true};
+    screen_resize(&screen, 12, 1);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        screen_clear(&screen);
+        screen_put(&screen, 0, 0, 12, STYLE_PLAIN, cases[i].text);
+        assert_row(&screen, 0, cases[i].shown);
+    }
+    screen.unicode = false;
+    screen_clear(&screen);
+    screen_put(&screen, 0, 0, 12, STYLE_PLAIN, "caf\xc3\xa9 \xe2\x96\x83");
+    assert_row(&screen, 0, "caf? ?");
+    screen_free(&screen);
+}
+
+static void test_bars_stand_for_numbers(void **state)
+{
+    (void)state;
+    struct screen screen = {.unicode = true};
+    const double values[] = {0, 1, 2, 3, 4, 5, 6, 7, NAN, 7};
+    screen_resize(&screen, 20, 3);
+    int drawn =
+        bars_line(&screen, 0, 0, 20, values, 10, range_of(values, 10), (struct bars_color){0});
+    assert_int_equal(drawn, 10);
+    assert_row(&screen, 0, "▁▂▃▄▅▆▇█ █");
+    bars_line(&screen, 1, 0, 4, values, 8, range_of(values, 8), (struct bars_color){0});
+    assert_row(&screen, 1, "▂▄▆█"); /* means of two */
+    screen.unicode = false;
+    bars_line(&screen, 2, 0, 20, values, 10, range_of(values, 10), (struct bars_color){0});
+    assert_row(&screen, 2, ".:-=+*%@ @");
+    assert_int_equal(bars_level(NAN, range_of(values, 10)), -1);
+    assert_int_equal(bars_level(3, range_none), -1);
+    assert_int_equal(bars_level(5, (struct range){5, 5}), 0);
+    assert_int_equal(bars_level(99, (struct range){0, 1}), 7);
+    screen_free(&screen);
+}
+
+static void test_a_chart_fills_its_width(void **state)
+{
+    (void)state;
+    struct screen screen = {.unicode = true};
+    const double values[] = {0, 0.5, 1};
+    screen_resize(&screen, 10, 2);
+    assert_int_equal(bars_chart(&screen, 0, 0, 10, 2, values, 3, range_of(values, 3)), 9);
+    assert_row(&screen, 0, "   ▁▁▁███");
+    assert_row(&screen, 1, "▁▁▁██████");
+    assert_int_equal(bars_column(3, 10, 2), 6);
+    assert_int_equal(bars_column(100, 10, 55), 5);
+    assert_int_equal(bars_column(0, 10, 0), 0);
+    screen_free(&screen);
+}
+
+static void test_numbers_take_at_most_eight_columns(void **state)
+{
+    (void)state;
+    static const struct {
+        double number;
+        const char *text;
+    } cases[] = {
+        {0.0728, "0.0728"},     {0, "0.0000"},      {12.3456, "12.346"},     {-123.456, "-123.46"},
+        {54321.98, "54322.0"},  {1e9, "1.0e+09"},   {-2e-7, "-2.0e-07"},     {NAN, "-"},
+        {-99999.4, "-99999.4"}, {0.0005, "0.0005"}, {-1.5e-300, "-1.5e-300"}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char text[VIEW_NUMBER_MAX];
+        view_number(cases[i].number, text);
+        assert_string_equal(text, cases[i].text);
+    }
+    char text[VIEW_NUMBER_MAX];
+    view_z(-12.44, text);
+    assert_string_equal(text, "*-12.4");
+    view_z(5.9, text);
+    assert_string_equal(text, "+5.9");
+    view_z(605000, text);
+    assert_string_equal(text, "*+6e+05");
+}
+
+static void test_heads_at_80_columns(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    give_monitor(model,
+                 &(struct monitor){.job = "gpt-small",
+                                   .step = 30,
+                                   .received = 20,
+                                   .bytes = 4096,
+                                   .lost = 2,
+                                   .dropped = 1,
+                                   .uptime_s = 9},
+                 3000);
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 0,
+               " attnd top  gpt-small  run abcdef01  active  epoch 3 step 30"
+               "           14:02:31");
+    assert_row(&screen, 1,
+               " 10.0 messages/s  2.0 KiB/s  lost 2  dropped 1 (late)  +3 NOW  queue 5"
+               "  pauses 0");
+    assert_row(&screen, 2, " !! 1 critical  entropy of decoder.0.self head 2 is 0.05, below 0.1");
+    assert_row(&screen, 3, " entropy_normalized, 8 heads, alerts first, then drift");
+    assert_row(&screen, 4,
+               "    HEAD                   NOW  DRIFT z EPOCHS 1-12   PATTERN    ALERT");
+    assert_row(&screen, 5,
+               ">!! decoder.0.self.h2   0.2200     +3.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed     "
+               " entropy_collap…");
+    assert_row(&screen, 6, "    decoder.1.self.h3   0.5300   *-12.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed");
+    assert_shows(&screen, "induction");
+    assert_row(&screen, 23,
+               " Enter open  Tab layers  m metric  s sort  / filter  ? keys  q quit"
+               "    1-8 of 8");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_layers_have_their_heads_side_by_side(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    keys_press(model, KEY_OF_TAB);
+    draw(model, &screen, 120, 20);
+    assert_row(&screen, 3, " entropy_normalized, 2 layers, alerts first, then drift");
+    assert_shows(&screen, ">!! decoder.0.self   0.2150   0.2000   0.2300 ▁▁▁▂      +4.0 ");
+    assert_shows(&screen, "    decoder.1.self   0.5150   0.5000   0.5300 ▇███    *-12.0 ");
+    assert_shows(&screen, "1: entropy_collapse");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_a_head_has_a_chart_with_marks(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    keys_press(model, KEY_OF_ENTER);
+    give_live(model, 0, 4, 0.2, 31);
+    give_summary(model, 0, 4, 0.25, 1);
+    give_grid(model, "entropy_normalized", 1, 4, 12);
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 3, " decoder.0.self.h2, mixed, epoch 3 step 31, 64 rows, 0 invalid");
+    assert_shows(&screen, "mean of entropy_normalized over epochs 1-12");
+    /* The third window holds step 20, the fourth the lasting change; each is four columns wide. */
+    assert_row(&screen, 8, "                   !!  ▲");
+    assert_shows(&screen, "!! entropy_collapse since step 20: entropy of decoder.0.self head 2");
+    assert_shows(&screen,
+                 "> entropy_normalized         0.2200   0.2700     +3.0        4 ▁▂▂▃▄▄▅▅▆▇▇█");
+    assert_shows(&screen, "  confidence                 0.7800        -        -        -");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_alerts_show_their_whole_sentence(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    give_alert(model, 1, -1, ALERT_WARNING,
+               "a sentence that is longer than a line of this terminal, so that it is broken "
+               "between two \033[31mwords");
+    keys_press(model, 'a');
+    draw(model, &screen, 60, 12);
+    assert_shows(&screen, ">!  entropy_collapse   decoder.1.self        0.0500   0.1000");
+    assert_row(&screen, 9, " a sentence that is longer than a line of this terminal, so");
+    assert_row(&screen, 10, " that it is broken between two ?[31mwords");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_an_attnd_that_does_not_answer_is_said_at_the_top(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    model->silent_since_ms = 5000; /* drawn at 10000 */
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 1, " attnd does not answer since 5 s; trying again");
+    view_draw(model, &screen, 3705000, "14:02:31");
+    assert_row(&screen, 1, " attnd does not answer since 1 h 1 min; trying again");
+    assert_shows(&screen, "decoder.0.self.h2");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_without_a_job_it_says_how_to_attach(void **state)
+{
+    (void)state;
+    struct model *model = model_new();
+    struct screen screen = {.unicode = true};
+    draw(model, &screen, 80, 24);
+    assert_shows(&screen, "asking attnd");
+    give_monitor(model, &(struct monitor){0}, 0);
+    draw(model, &screen, 60, 14);
+    assert_shows(&screen, "with attnd.watch(model, job=\"gpt-small\"):");
+    assert_shows(&screen, "It shows up here by itself, with its first captured step.");
+    model_choose_job(model, "mine");
+    draw(model, &screen, 80, 24);
+    assert_shows(&screen, "attnd knows no job 'mine' yet.");
+    give_monitor(model, &(struct monitor){.job = "mine"}, 0);
+    draw(model, &screen, 80, 24);
+    assert_shows(&screen, "mine has sent nothing that was measured yet.");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_a_screen_that_is_too_small_says_so(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    draw(model, &screen, 59, 24);
+    assert_shows(&screen, "attnctl top needs 60 x 10\nthis is 59 x 24");
+    draw(model, &screen, 80, 9);
+    assert_shows(&screen, "this is 80 x 9");
+    draw(model, &screen, 1, 1);
+    draw(model, &screen, 60, 10);
+    assert_shows(&screen, ">!! decoder.0.self.h2");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static bool is_ascii(const struct screen *screen)
+{
+    for (int i = 0; i < screen->width * screen->height; i++)
+        if ((signed char)screen->cells[i].text[0] < ' ')
+            return false;
+    return true;
+}
+
+/* Every page and everything on top of one, at every size, in ASCII too. */
+static void test_every_page_at_every_size(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = false};
+    keys_press(model, KEY_OF_ENTER);
+    give_live(model, 0, 4, 0.2, 31);
+    give_grid(model, "entropy_normalized", 1, 4, 100);
+    for (int width = 1; width < 220; width += 7)
+        for (int height = 1; height < 60; height += 3)
+            for (enum page page = PAGE_JOBS; page <= PAGE_ALERTS; page++)
+                for (enum overlay overlay = OVERLAY_NONE; overlay <= OVERLAY_SORT; overlay++) {
+                    model->ui.page = page;
+                    model->ui.overlay = overlay;
+                    draw(model, &screen, width, height);
+                    assert_true(is_ascii(&screen));
+                }
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_what_was_cut_off_is_said(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    model->cut = true;
+    model->ui.paused = true;
+    strcpy(model->ui.filter, "h3");
+    model_arrange(model);
+    draw(model, &screen, 120, 24);
+    assert_shows(&screen, "2 of 8 heads (there are more), alerts first, then drift  filter: h3");
+    assert_shows(&screen, "PAUSED: p goes on");
+    strcpy(model->ui.filter, "nothing is called this");
+    model_arrange(model);
+    draw(model, &screen, 120, 24);
+    assert_shows(&screen, "no head passes the filter; Esc ends it");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_text_that_is_too_long_ends_in_an_ellipsis),
+        cmocka_unit_test(test_nothing_is_drawn_outside),
+        cmocka_unit_test(test_characters_that_a_terminal_would_act_on_become_question_marks),
+        cmocka_unit_test(test_bars_stand_for_numbers),
+        cmocka_unit_test(test_a_chart_fills_its_width),
+        cmocka_unit_test(test_numbers_take_at_most_eight_columns),
+        cmocka_unit_test(test_heads_at_80_columns),
+        cmocka_unit_test(test_layers_have_their_heads_side_by_side),
+        cmocka_unit_test(test_a_head_has_a_chart_with_marks),
+        cmocka_unit_test(test_alerts_show_their_whole_sentence),
+        cmocka_unit_test(test_an_attnd_that_does_not_answer_is_said_at_the_top),
+        cmocka_unit_test(test_without_a_job_it_says_how_to_attach),
+        cmocka_unit_test(test_a_screen_that_is_too_small_says_so),
+        cmocka_unit_test(test_every_page_at_every_size),
+        cmocka_unit_test(test_what_was_cut_off_is_said),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: MIT */
+#include "top_maps.h"
+
+#include "view.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+uint8_t maps_run[RUN_BYTES] = {0xab, 0xcd, 0xef, 0x01, 0x23};
+
+void answer_begin(struct answer *answer)
+{
+    mpk_writer_init(&answer->writer);
+}
+
+const msgpack_object *answer_end(struct answer *answer)
+{
+    assert_true(mpk_writer_ok(&answer->writer));
+    assert_int_equal(mpk_parse(answer->writer.buffer.data, answer->writer.buffer.size,
+                               &mpk_result_limits, &answer->doc),
+                     0);
+    return answer->doc.root;
+}
+
+void answer_free(struct answer *answer)
+{
+    mpk_doc_clear(&answer->doc);
+    mpk_writer_clear(&answer->writer);
+}
+
+static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+{
+    mpk_put_str(writer, key);
+    mpk_put_u64(writer, number);
+}
+
+static void put_text(struct mpk_writer *writer, const char *key, const char *text)
+{
+    mpk_put_str(writer, key);
+    mpk_put_str(writer, text);
+}
+
+static void put_stats(struct mpk_writer *writer, const struct monitor *monitor)
+{
+    mpk_put_map(writer, 10);
+    put_number(writer, "received", monitor->received);
+    put_number(writer, "bytes", monitor->bytes);
+    put_number(writer, "lost", monitor->lost);
+    put_number(writer, "in_flight_bytes", monitor->in_flight_bytes);
+    put_number(writer, "summaries", monitor->summaries);
+    put_number(writer, "alerts", monitor->alerts);
+    put_number(writer, "pauses", 0);
+    mpk_put_str(writer, "dropped");
+    mpk_put_map(writer, 2);
+    put_number(writer, "late", monitor->dropped);
+    put_number(writer, "shape", 0);
+    mpk_put_str(writer, "pool");
+    mpk_put_map(writer, 2);
+    put_number(writer, "threads", 2);
+    put_number(writer, "queued", 5);
+    mpk_put_str(writer, "uptime_s");
+    mpk_put_f64(writer, monitor->uptime_s);
+}
+
+static void put_job(struct mpk_writer *writer, const char *job, uint64_t step, uint64_t received)
+{
+    char run[2 * RUN_BYTES + 1];
+    run_hex(maps_run, run);
+    mpk_put_map(writer, 9);
+    put_text(writer, "job", job);
+    put_text(writer, "run", run);
+    put_text(writer, "state", "active");
+    put_number(writer, "epoch", 3);
+    put_number(writer, "step", step);
+    put_number(writer, "world", 4);
+    put_number(writer, "ranks", 2);
+    put_number(writer, "received", received);
+    put_number(writer, "lost", 7);
+}
+
+void give_monitor(struct model *model, const struct monitor *monitor, int64_t now_ms)
+{
+    struct answer answer;
+    answer_begin(&answer);
+    mpk_put_map(&answer.writer, 2);
+    mpk_put_str(&answer.writer, "stats");
+    put_stats(&answer.writer, monitor);
+    mpk_put_str(&answer.writer, "jobs");
+    mpk_put_array(&answer.writer, (monitor->job ? 1u : 0u) + (monitor->second ? 1u : 0u));
+    if (monitor->job)
+        put_job(&answer.writer, monitor->job, monitor->step, monitor->received);
+    if (monitor->second)
+        put_job(&answer.writer, monitor->second, monitor->step, monitor->received);
+    read_monitor(model, answer_end(&answer), now_ms);
+    answer_free(&answer);
+    model_arrange(model);
+}
+
+static struct result_common common(uint64_t step)
+{
+    return (struct result_common){"gpt-small", maps_run, 3, step, 1};
+}
+
+void give_live(struct model *model, uint32_t layer, uint32_t heads, double base, uint64_t step)
+{
+    double entropy[64], confidence[64];
+    enum pattern pattern[64];
+    for (uint32_t i = 0; i < heads; i++) {
+        entropy[i] = base + i / 100.0;
+        confidence[i] = 1 - entropy[i];
+        pattern[i] = i == 1 ? PATTERN_INDUCTION : PATTERN_MIXED;
+    }
+    struct live_result live = {
+        .common = common(step),
+        .layer = {.id = {STACK_DECODER, layer, SITE_SELF}, .shape = {1, heads, 8, 8}, .rows = 64},
+        .numbers = {.heads = heads, .pattern = pattern},
+    };
+    live.numbers.value[METRIC_ENTROPY_NORMALIZED] = entropy;
+    live.numbers.value[METRIC_CONFIDENCE] = confidence;
+    struct answer answer;
+    answer_begin(&answer);
+    mpk_put_array(&answer.writer, 1);
+    live_encode(&live, &answer.writer);
+    const msgpack_object *result = answer_end(&answer);
+    read_live(model, result);
+    read_detail_live(model, result);
+    answer_free(&answer);
+    model_arrange(model);
+}
+
+void give_summary(struct model *model, uint32_t layer, uint32_t heads, double base, double z0)
+{
+    struct result_stat stat[64];
+    struct result_drift drift[64];
+    for (uint32_t i = 0; i < heads; i++) {
+        stat[i] = (struct result_stat){.mean = base + i / 100.0, .last = base};
+        drift[i] = (struct result_drift){.delta = 0.1, .z = z0 * (1 + i), .js = 0.2, .change = 4};
+    }
+    struct summary_result summary = {
+        .common = common(10),
+        .layer = {.id = {STACK_DECODER, layer, SITE_SELF}, .shape = {1, heads, 8, 8}},
+        .window = {.unit = WINDOW_EPOCH, .first = 3, .last = 3, .length = 1, .every = 1},
+        .heads = heads,
+    };
+    summary.stat[METRIC_ENTROPY_NORMALIZED] = stat;
+    summary.drift[METRIC_ENTROPY_NORMALIZED] = drift;
+    struct answer answer;
+    answer_begin(&answer);
+    mpk_put_array(&answer.writer, 1);
+    summary_encode(&summary, &answer.writer);
+    const msgpack_object *result = answer_end(&answer);
+    read_summary(model, result);
+    read_detail_summary(model, result);
+    answer_free(&answer);
+    model_arrange(model);
+}
+
+static void put_windows(struct mpk_writer *writer, uint32_t windows)
+{
+    uint8_t last[8 * 200] = {0}, step[8 * 200] = {0};
+    for (uint32_t i = 0; i < windows; i++) {
+        last[8 * i] = (uint8_t)(i + 1);
+        step[8 * i] = (uint8_t)(10 * i % 256);
+        step[8 * i + 1] = (uint8_t)(10 * i / 256);
+    }
+    mpk_put_str(writer, "windows");
+    mpk_put_map(writer, 2);
+    mpk_put_str(writer, "last");
+    mpk_put_bin(writer, last, 8 * (size_t)windows);
+    mpk_put_str(writer, "step");
+    mpk_put_bin(writer, step, 8 * (size_t)windows);
+}
+
+static void put_grid_layer(struct mpk_writer *writer, uint32_t layer, uint32_t heads,
+                           uint32_t windows)
+{
+    float values[64 * 200];
+    for (uint32_t head = 0; head < heads; head++)
+        for (uint32_t i = 0; i < windows; i++)
+            values[head * windows + i] = (float)layer + (float)head / 10.0f + (float)i / 100.0f;
+    mpk_put_map(writer, 5);
+    put_text(writer, "stack", "decoder");
+    put_number(writer, "layer", layer);
+    put_text(writer, "site", "self");
+    put_number(writer, "heads", heads);
+    mpk_put_str(writer, "values");
+    mpk_put_bin(writer, values, sizeof(float) * heads * windows);
+}
+
+void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_t heads,
+               uint32_t windows)
+{
+    char run[2 * RUN_BYTES + 1];
+    struct answer answer;
+    run_hex(maps_run, run);
+    answer_begin(&answer);
+    mpk_put_map(&answer.writer, 5);
+    put_text(&answer.writer, "run", run);
+    put_text(&answer.writer, "metric", metric);
+    put_text(&answer.writer, "unit", "epoch");
+    put_windows(&answer.writer, windows);
+    mpk_put_str(&answer.writer, "layers");
+    mpk_put_array(&answer.writer, layers);
+    for (uint32_t i = 0; i < layers; i++)
+        put_grid_layer(&answer.writer, i, heads, windows);
+    const msgpack_object *result = answer_end(&answer);
+    read_grid(model, result);
+    read_detail_grid(model, result);
+    answer_free(&answer);
+}
+
+static void put_alert(struct mpk_writer *writer, uint32_t layer, int32_t head,
+                      enum alert_severity severity, const char *message)
+{
+    struct alert_result alert = {
+        .common = common(30),
+        .rule = "entropy_collapse",
+        .severity = severity,
+        .state = ALERT_FIRING,
+        .metric = "entropy_normalized",
+        .has_layer = true,
+        .layer = {STACK_DECODER, layer, SITE_SELF},
+        .head = head,
+        .value = 0.05,
+        .bound = 0.1,
+        .since_epoch = 2,
+        .since_step = 20,
+        .message = message,
+    };
+    alert_encode(&alert, writer);
+}
+
+/* It fires now, and the past knows how it began. */
+void give_alert(struct model *model, uint32_t layer, int32_t head, enum alert_severity severity,
+                const char *message)
+{
+    struct answer answer;
+    answer_begin(&answer);
+    mpk_put_map(&answer.writer, 2);
+    mpk_put_str(&answer.writer, "firing");
+    mpk_put_array(&answer.writer, 1);
+    put_alert(&answer.writer, layer, head, severity, message);
+    mpk_put_str(&answer.writer, "alerts");
+    mpk_put_array(&answer.writer, 1);
+    put_alert(&answer.writer, layer, head, severity, message);
+    read_alerts(model, answer_end(&answer));
+    answer_free(&answer);
+    model_arrange(model);
+}
+
+struct model *model_of_two_layers(void)
+{
+    struct model *model = model_new();
+    assert_non_null(model);
+    give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 30, .uptime_s = 5}, 1000);
+    for (uint32_t layer = 0; layer < 2; layer++)
+        give_live(model, layer, 4, 0.2 + 0.3 * layer, 30);
+    give_summary(model, 0, 4, 0.25, 1);
+    give_summary(model, 1, 4, 0.55, -3);
+    give_grid(model, "entropy_normalized", 2, 4, 12);
+    give_alert(model, 0, 2, ALERT_CRITICAL, "entropy of decoder.0.self head 2 is 0.05, below 0.1");
+    return model;
+}
+
+void draw(struct model *model, struct screen *screen, int width, int height)
+{
+    if (screen->width != width || screen->height != height)
+        assert_int_equal(screen_resize(screen, width, height), 0);
+    view_draw(model, screen, 10000, "14:02:31");
+}
+
+/* Static: a test that fails jumps out of here. */
+static char drawn[1 << 17];
+
+static void read_screen(const struct screen *screen)
+{
+    size_t used = 0;
+    for (int row = 0; row < screen->height; row++) {
+        screen_row_text(screen, row, drawn + used, sizeof(drawn) - used - 1);
+        used += strlen(drawn + used);
+        drawn[used++] = '\n';
+    }
+    drawn[used] = '\0';
+}
+
+/* A message of cmocka would be cut. */
+static void refuse(const char *what, const char *text)
+{
+    fprintf(stderr, "%s: '%s'\n%s", what, text, drawn);
+    fail();
+}
+
+void assert_shows(const struct screen *screen, const char *text)
+{
+    read_screen(screen);
+    if (!strstr(drawn, text))
+        refuse("not on the screen", text);
+}
+
+void assert_shows_not(const struct screen *screen, const char *text)
+{
+    read_screen(screen);
+    if (strstr(drawn, text))
+        refuse("on the screen", text);
+}
+
+void assert_row(const struct screen *screen, int row, const char *text)
+{
+    char found[2048];
+    screen_row_text(screen, row, found, sizeof(found));
+    assert_string_equal(found, text);
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/* top_maps: answers of attnd for the tests of attnctl top, made by the encoders that attnd has; and
+ * what is on a screen, as text. */
+#ifndef TESTS_CLI_TOP_MAPS_H
+#define TESTS_CLI_TOP_MAPS_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "read.h"
+#include "result.h"
+
+/* An answer that is parsed as it would be; must not be moved. */
+struct answer {
+    struct mpk_writer writer;
+    struct mpk_doc doc;
+};
+void answer_begin(struct answer *answer);
+const msgpack_object *answer_end(struct answer *answer);
+void answer_free(struct answer *answer);
+
+/* "00", "01", ...: the run in all of these, by its last byte. */
+extern uint8_t maps_run[RUN_BYTES];
+
+/* `monitor` of one job, or of none when `job` is NULL. */
+struct monitor {
+    const char *job;
+    const char *second; /* another job; NULL = none */
+    uint64_t received, bytes, lost, dropped, summaries, alerts, step, in_flight_bytes;
+    double uptime_s;
+};
+void give_monitor(struct model *model, const struct monitor *monitor, int64_t now_ms);
+
+/* `live` of one layer: entropy_normalized is base + head / 100, confidence 1 - that. */
+void give_live(struct model *model, uint32_t layer, uint32_t heads, double base, uint64_t step);
+/* `summary` of one layer, whose drift has z = z0 * (1 + head). */
+void give_summary(struct model *model, uint32_t layer, uint32_t heads, double base, double z0);
+/* `grid` of `windows` windows: value = base + layer + head / 10 + window / 100. */
+void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_t heads,
+               uint32_t windows);
+/* `alerts` with one that fires; head -1: of the layer as a whole. */
+void give_alert(struct model *model, uint32_t layer, int32_t head, enum alert_severity severity,
+                const char *message);
+
+/* A model of job gpt-small, 2 decoder layers of 4 heads, after all of the above. */
+struct model *model_of_two_layers(void);
+
+/* Draws 'model' at this size. */
+void draw(struct model *model, struct screen *screen, int width, int height);
+/* The whole screen contains the text; otherwise it is shown and the test fails. */
+void assert_shows(const struct screen *screen, const char *text);
+void assert_shows_not(const struct screen *screen, const char *text);
+void assert_row(const struct screen *screen, int row, const char *text);
+
+#endif
