@@ -105,6 +105,24 @@ static void test_times_and_factors_are_above_0(void **state)
                    "");
 }
 
+static void test_top_has_an_order_and_an_interval(void **state)
+{
+    (void)state;
+    struct args args;
+    char error[ARGS_ERROR_MAX];
+    assert_int_equal(PARSE(&args, error, "top", "--sort", "-max_logit", "--interval", "0.5"), 0);
+    assert_string_equal(args.sort, "-max_logit");
+    assert_true(args.interval == 0.5);
+    assert_int_equal(args.given, ARGS_SORT | ARGS_INTERVAL);
+    ASSERT_REFUSED("--interval: '0': not accepted (valid: 0.1 to 3600 seconds)", "--interval", "0");
+    ASSERT_REFUSED("--interval: 'nan': not accepted (valid: 0.1 to 3600 seconds)", "--interval",
+                   "nan");
+    ASSERT_REFUSED("--interval: '1s': not accepted (valid: 0.1 to 3600 seconds)", "--interval",
+                   "1s");
+    ASSERT_REFUSED("--sort: '-': not accepted (valid: urgency, drift, value, head or a metric)",
+                   "--sort", "-");
+}
+
 static void test_mistakes_are_named(void **state)
 {
     (void)state;
@@ -128,6 +146,7 @@ int main(void)
         cmocka_unit_test(test_options_stand_anywhere),
         cmocka_unit_test(test_timeouts_are_seconds_or_milliseconds),
         cmocka_unit_test(test_times_and_factors_are_above_0),
+        cmocka_unit_test(test_top_has_an_order_and_an_interval),
         cmocka_unit_test(test_mistakes_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -349,6 +349,16 @@ static void test_a_summary_has_a_row_per_layer_and_wraps_by_heads(void **state)
                 "decoder.10.cross  0.3800  0.3900  0.4000  0.4100\n");
 }
 
+static void test_top_needs_a_terminal(void **state)
+{
+    assert_says(state, "top", 2,
+                "attnctl: top needs a terminal on both its input and its output; attnctl summary "
+                "prints the same numbers once\n");
+    assert_says(state, "top --json", 2,
+                "attnctl: top is for people; attnctl summary --json is for programs\n");
+    assert_says(state, "top one two", 2, "usage: attnctl top [JOB] [OPTIONS]\n");
+}
+
 static void test_small_values_keep_their_digits(void **state)
 {
     assert_says(state, "summary gpt-small --layer 1", 0,
@@ -807,7 +817,10 @@ int main(void)
         WITH_FAKE(test_jobs_fit_80_columns),
         cmocka_unit_test_setup_teardown(test_no_jobs_say_how_to_get_one, set_up_without_jobs,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(test_no_jobs_say_how_to_get_one, set_up_without_jobs,
+                                        tear_down),
         WITH_FAKE(test_a_summary_has_a_row_per_layer_and_wraps_by_heads),
+        WITH_FAKE(test_top_needs_a_terminal),
         WITH_FAKE(test_small_values_keep_their_digits),
         WITH_FAKE(test_patterns_are_a_table_of_names),
         WITH_FAKE(test_a_number_of_the_layer_is_one_column),

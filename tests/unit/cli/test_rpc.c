@@ -126,6 +126,55 @@ static void test_a_refusal_carries_its_code_and_clean_text(void **state)
     close_both(&fake, &rpc);
 }
 
+/* Takes the next answer, waiting for it. */
+static uint64_t take_next(struct rpc *rpc, struct rpc_reply *reply)
+{
+    zmq_pollitem_t item = {.socket = rpc->socket, .events = ZMQ_POLLIN};
+    uint64_t id = 0;
+    assert_int_equal(zmq_poll(&item, 1, 5000), 1);
+    assert_int_equal(rpc_take(rpc, reply, &id), RPC_OK);
+    return id;
+}
+
+static void test_several_questions_may_be_on_their_way(void **state)
+{
+    (void)state;
+    struct fake fake;
+    struct rpc rpc;
+    struct rpc_reply reply;
+    uint64_t asked[2];
+    char text[64];
+    open_to(&fake, echo, 5000, &rpc);
+    assert_int_equal(rpc_take(&rpc, &reply, &asked[0]), RPC_UNREACHABLE); /* none yet */
+    assert_int_equal(rpc_send(&rpc, "ping", NULL, &asked[0]), RPC_OK);
+    assert_int_equal(rpc_send(&rpc, "jobs", NULL, &asked[1]), RPC_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(take_next(&rpc, &reply), asked[i]);
+        field_text(reply.result, "method", text, sizeof(text));
+        assert_string_equal(text, i == 0 ? "ping" : "jobs");
+        rpc_reply_clear(&reply);
+    }
+    assert_echo(&rpc, "summary", "gpt-small"); /* and one that is waited for */
+    close_both(&fake, &rpc);
+}
+
+static void test_a_refusal_that_was_not_waited_for_has_its_id(void **state)
+{
+    (void)state;
+    struct fake fake;
+    struct rpc rpc;
+    struct rpc_reply reply;
+    uint64_t asked, id = 0;
+    open_to(&fake, refuse, 5000, &rpc);
+    assert_int_equal(rpc_send(&rpc, "live", NULL, &asked), RPC_OK);
+    zmq_pollitem_t item = {.socket = rpc.socket, .events = ZMQ_POLLIN};
+    assert_int_equal(zmq_poll(&item, 1, 5000), 1);
+    assert_int_equal(rpc_take(&rpc, &reply, &id), RPC_REFUSED);
+    assert_int_equal(id, asked);
+    assert_string_equal(reply.code, "job_unknown");
+    close_both(&fake, &rpc);
+}
+
 static void test_silence_ends_at_the_deadline(void **state)
 {
     (void)state;
@@ -185,6 +234,8 @@ int main(void)
         cmocka_unit_test(test_method_and_parameters_arrive),
         cmocka_unit_test(test_parameters_may_be_left_out),
         cmocka_unit_test(test_a_refusal_carries_its_code_and_clean_text),
+        cmocka_unit_test(test_several_questions_may_be_on_their_way),
+        cmocka_unit_test(test_a_refusal_that_was_not_waited_for_has_its_id),
         cmocka_unit_test(test_silence_ends_at_the_deadline),
         cmocka_unit_test(test_nobody_there_ends_at_the_deadline),
         cmocka_unit_test(test_an_answer_to_another_question_is_skipped),

@@ -79,19 +79,24 @@ static void put_job(struct mpk_writer *writer, const char *job, uint64_t step, u
     put_number(writer, "lost", 7);
 }
 
+void put_monitor(struct mpk_writer *writer, const struct monitor *monitor)
+{
+    mpk_put_map(writer, 2);
+    mpk_put_str(writer, "stats");
+    put_stats(writer, monitor);
+    mpk_put_str(writer, "jobs");
+    mpk_put_array(writer, (monitor->job ? 1u : 0u) + (monitor->second ? 1u : 0u));
+    if (monitor->job)
+        put_job(writer, monitor->job, monitor->step, monitor->received);
+    if (monitor->second)
+        put_job(writer, monitor->second, monitor->step, monitor->received);
+}
+
 void give_monitor(struct model *model, const struct monitor *monitor, int64_t now_ms)
 {
     struct answer answer;
     answer_begin(&answer);
-    mpk_put_map(&answer.writer, 2);
-    mpk_put_str(&answer.writer, "stats");
-    put_stats(&answer.writer, monitor);
-    mpk_put_str(&answer.writer, "jobs");
-    mpk_put_array(&answer.writer, (monitor->job ? 1u : 0u) + (monitor->second ? 1u : 0u));
-    if (monitor->job)
-        put_job(&answer.writer, monitor->job, monitor->step, monitor->received);
-    if (monitor->second)
-        put_job(&answer.writer, monitor->second, monitor->step, monitor->received);
+    put_monitor(&answer.writer, monitor);
     read_monitor(model, answer_end(&answer), now_ms);
     answer_free(&answer);
     model_arrange(model);
@@ -102,7 +107,8 @@ static struct result_common common(uint64_t step)
     return (struct result_common){"gpt-small", maps_run, 3, step, 1};
 }
 
-void give_live(struct model *model, uint32_t layer, uint32_t heads, double base, uint64_t step)
+/* A list of one. */
+void put_live(struct mpk_writer *writer, uint32_t layer, uint32_t heads, double base, uint64_t step)
 {
     double entropy[64], confidence[64];
     enum pattern pattern[64];
@@ -118,10 +124,15 @@ void give_live(struct model *model, uint32_t layer, uint32_t heads, double base,
     };
     live.numbers.value[METRIC_ENTROPY_NORMALIZED] = entropy;
     live.numbers.value[METRIC_CONFIDENCE] = confidence;
+    mpk_put_array(writer, 1);
+    live_encode(&live, writer);
+}
+
+void give_live(struct model *model, uint32_t layer, uint32_t heads, double base, uint64_t step)
+{
     struct answer answer;
     answer_begin(&answer);
-    mpk_put_array(&answer.writer, 1);
-    live_encode(&live, &answer.writer);
+    put_live(&answer.writer, layer, heads, base, step);
     const msgpack_object *result = answer_end(&answer);
     read_live(model, result);
     read_detail_live(model, result);

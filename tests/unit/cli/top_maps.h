@@ -33,9 +33,12 @@ struct monitor {
     uint64_t received, bytes, lost, dropped, summaries, alerts, step, in_flight_bytes;
     double uptime_s;
 };
+void put_monitor(struct mpk_writer *writer, const struct monitor *monitor);
 void give_monitor(struct model *model, const struct monitor *monitor, int64_t now_ms);
 
 /* `live` of one layer: entropy_normalized is base + head / 100, confidence 1 - that. */
+void put_live(struct mpk_writer *writer, uint32_t layer, uint32_t heads, double base,
+              uint64_t step);
 void give_live(struct model *model, uint32_t layer, uint32_t heads, double base, uint64_t step);
 /* `summary` of one layer, whose drift has z = z0 * (1 + head). */
 void give_summary(struct model *model, uint32_t layer, uint32_t heads, double base, double z0);

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/* How attnctl top asks: nothing waits, nothing is asked twice, and an attnd that is silent is
+ * noticed and found again. */
+#include "fake.h"
+
+#include "asker.h"
+#include "top_maps.h"
+
+#include <stdatomic.h>
+#include <unistd.h>
+
+/* Between the fake's thread and the test. */
+static atomic_int monitors, lives, silent, holds_live;
+
+/* Answers `monitor`, each with one more message than the one before, and `live`. */
+static void answer(const struct fake *fake, const char *method, uint64_t id,
+                   const msgpack_object *params, struct mpk_writer *reply)
+{
+    (void)fake, (void)params;
+    if (strcmp(method, "monitor") == 0) {
+        int count = atomic_fetch_add(&monitors, 1);
+        if (atomic_load(&silent))
+            return;
+        fake_put_ok(reply, id);
+        put_monitor(reply, &(struct monitor){.job = "gpt-small",
+                                             .second = "other",
+                                             .received = (uint64_t)count,
+                                             .uptime_s = 9 + count});
+    } else if (strcmp(method, "live") == 0) {
+        atomic_fetch_add(&lives, 1);
+        while (atomic_load(&holds_live) == 1)
+            usleep(1000);
+        if (atomic_load(&holds_live) == 2)
+            return;
+        fake_put_ok(reply, id);
+        put_live(reply, 0, 4, 0.2, 10);
+    } else {
+        fake_put_error(reply, id, "history_off", "there is no history");
+    }
+}
+
+struct world {
+    struct fake fake;
+    struct rpc rpc;
+    struct asker asker;
+    struct model *model;
+};
+
+static struct world *start(int timeout_ms)
+{
+    static struct world world;
+    atomic_store(&monitors, 0);
+    atomic_store(&lives, 0);
+    atomic_store(&silent, 0);
+    atomic_store(&holds_live, 0);
+    fake_start(&world.fake, answer);
+    assert_int_equal(rpc_open(world.fake.endpoint, timeout_ms, &world.rpc), RPC_OK);
+    asker_init(&world.asker, &world.rpc, 0);
+    world.model = model_new();
+    return &world;
+}
+
+static void stop(struct world *world)
+{
+    model_free(&world->model);
+    rpc_close(&world->rpc);
+    fake_stop(&world->fake);
+}
+
+/* Turns until an answer has come. */
+static void turn(struct world *world, int64_t now_ms)
+{
+    for (int i = 0; i < 5000; i++) {
+        if (asker_turn(&world->asker, world->model, now_ms))
+            return;
+        usleep(1000);
+    }
+    fail_msg("no answer came");
+}
+
+static void turn_until(struct world *world, int64_t now_ms, const atomic_int *counter, int value)
+{
+    for (int i = 0; i < 5000 && atomic_load(counter) < value; i++) {
+        asker_turn(&world->asker, world->model, now_ms);
+        usleep(1000);
+    }
+    assert_int_equal(atomic_load(counter), value);
+}
+
+static void test_answers_fill_the_model(void **state)
+{
+    (void)state;
+    struct world *world = start(5000);
+    model_choose_job(world->model, "gpt-small");
+    asker_tick(&world->asker, world->model, 1000);
+    for (int i = 0; i < 50 && world->model->layer_count == 0; i++)
+        turn(world, 1000);
+    assert_true(world->model->job_known);
+    assert_int_equal(world->model->layer_count, 1);
+    assert_true(world->model->layers[0].heads[0].value == 0.2);
+    for (int i = 0; i < 50 && world->model->refusal[0] == '\0'; i++)
+        turn(world, 1000);
+    assert_string_equal(world->model->refusal, "there is no history");
+    stop(world);
+}
+
+static void test_silence_is_noticed_and_ends(void **state)
+{
+    (void)state;
+    struct world *world = start(2000);
+    atomic_store(&silent, 1);
+    asker_tick(&world->asker, world->model, 1000);
+    turn_until(world, 1000, &monitors, 1);
+    asker_tick(&world->asker, world->model, 2000);
+    assert_true(world->model->silent_since_ms < 0); /* not late yet */
+    asker_tick(&world->asker, world->model, 3000);
+    assert_int_equal(world->model->silent_since_ms, 0); /* since it was last heard */
+    turn_until(world, 3000, &monitors, 2);              /* by a new connection */
+    atomic_store(&silent, 0);
+    asker_tick(&world->asker, world->model, 5000);
+    for (int i = 0; i < 50 && world->model->silent_since_ms >= 0; i++)
+        turn(world, 5100);
+    assert_true(world->model->health.known);
+    assert_int_equal(world->asker.heard_ms, 5100);
+    stop(world);
+}
+
+static void test_a_kind_is_asked_again_only_when_it_is_late(void **state)
+{
+    (void)state;
+    struct world *world = start(2000);
+    atomic_store(&holds_live, 2);
+    model_choose_job(world->model, "gpt-small");
+    for (int64_t now = 1000; now <= 2400; now += 200) {
+        asker_tick(&world->asker, world->model, now); /* each monitor says that the job moved on */
+        turn(world, now);
+    }
+    turn_until(world, 2400, &lives, 1);
+    assert_true(world->model->needs.live);
+    asker_tick(&world->asker, world->model, 5000);
+    turn_until(world, 5000, &lives, 2);
+    stop(world);
+}
+
+static void test_an_answer_about_the_job_before_is_dropped(void **state)
+{
+    (void)state;
+    struct world *world = start(60000);
+    atomic_store(&holds_live, 1);
+    model_choose_job(world->model, "gpt-small");
+    asker_tick(&world->asker, world->model, 1000);
+    turn_until(world, 1000, &lives, 1);
+    model_choose_job(world->model, "other");
+    world->model->needs.live = false;
+    world->model->ui.paused = true; /* nothing else is asked */
+    atomic_store(&holds_live, 0);
+    while (world->asker.asked[ASKER_LIVE].id != 0)
+        turn(world, 1000);
+    assert_int_equal(world->model->layer_count, 0);
+    stop(world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_answers_fill_the_model),
+        cmocka_unit_test(test_silence_is_noticed_and_ends),
+        cmocka_unit_test(test_a_kind_is_asked_again_only_when_it_is_late),
+        cmocka_unit_test(test_an_answer_about_the_job_before_is_dropped),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
