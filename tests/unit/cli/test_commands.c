@@ -817,8 +817,6 @@ int main(void)
         WITH_FAKE(test_jobs_fit_80_columns),
         cmocka_unit_test_setup_teardown(test_no_jobs_say_how_to_get_one, set_up_without_jobs,
                                         tear_down),
-        cmocka_unit_test_setup_teardown(test_no_jobs_say_how_to_get_one, set_up_without_jobs,
-                                        tear_down),
         WITH_FAKE(test_a_summary_has_a_row_per_layer_and_wraps_by_heads),
         WITH_FAKE(test_top_needs_a_terminal),
         WITH_FAKE(test_small_values_keep_their_digits),
