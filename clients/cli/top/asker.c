@@ -291,6 +291,8 @@ static bool take(struct asker *asker, struct model *model, int64_t now_ms)
                    (kind <= ASKER_CONFIG || asker->asked[kind].generation == model->generation);
     asker->heard_ms = now_ms;
     model->silent_since_ms = -1;
+    if (kind == ASKER_GRID)
+        model->grid_took_ms = now_ms - asker->asked[kind].sent_ms;
     if (kind < ASKER_KINDS)
         asker->asked[kind].id = 0;
     if (current && status == RPC_REFUSED)

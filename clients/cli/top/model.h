@@ -168,7 +168,8 @@ struct model {
     struct past past;
     uint32_t seen_count;
     uint64_t seen_step;
-    char refusal[256]; /* why there are no trends; "" = no reason */
+    int64_t grid_took_ms; /* how long attnd took for the last trends */
+    char refusal[256];    /* why there are no trends; "" = no reason */
 
     struct alert alerts[MODEL_ALERTS_MAX]; /* those that fire first */
     uint32_t alert_count, firing_count;

@@ -7,8 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Trends are asked for again when there are new windows, but not more often than this. */
+/* Trends are asked for again when there are new windows, but not more often than this, and than
+ * lets attnd spend more than a small share of its time on them. */
 #define GRID_EVERY_MS   2000
+#define GRID_SHARE      50
 #define SERIES_EVERY_MS 5000
 #define AGAIN_MS        2000 /* more than history.commit */
 
@@ -192,6 +194,12 @@ static void follow_job(struct model *model)
     model->entry = *entry;
 }
 
+static int64_t grid_every(const struct model *model)
+{
+    int64_t every_ms = GRID_SHARE * model->grid_took_ms;
+    return every_ms > GRID_EVERY_MS ? every_ms : GRID_EVERY_MS;
+}
+
 /* New windows: what follows from them, as often as is sensible. */
 static void follow_windows(struct model *model, int64_t now_ms)
 {
@@ -210,7 +218,7 @@ static void follow_windows(struct model *model, int64_t now_ms)
         needs->series = true;
         needs->series_next = 0;
         needs->windows = false;
-    } else if (!head && now_ms - needs->grid_ms >= GRID_EVERY_MS) {
+    } else if (!head && now_ms - needs->grid_ms >= grid_every(model)) {
         needs->grid = true;
         needs->summary_next = 0;
         needs->windows = false;
