@@ -18,6 +18,7 @@
 #define INTERVAL_S 1
 #define FRAME_MS   40 /* drawings are this far apart at least */
 #define DEAF_MAX   100
+#define REDRAW_KEY ('l' & 0x1f) /* Ctrl-L, as everywhere */
 
 struct top {
     struct cli *cli;
@@ -97,7 +98,10 @@ static void take_keys(struct top *top)
 {
     int key, count = 0;
     while ((key = terminal_key()) >= 0) {
-        keys_press(top->model, key);
+        if (key == REDRAW_KEY)
+            resize(top);
+        else
+            keys_press(top->model, key);
         count++;
     }
     top->deaf = count > 0 ? 0 : top->deaf + 1;
@@ -119,10 +123,19 @@ static void draw(struct top *top, int64_t now)
     top->changed = false;
 }
 
-/* When the next thing is due. */
+/* When to look again: the next tick, or when it shows that attnd does not answer. */
+static int64_t due_ms(const struct top *top)
+{
+    int64_t late_ms = asker_late_ms(&top->asker);
+    if (top->model->ui.paused || late_ms > top->next_tick_ms)
+        return top->next_tick_ms;
+    return late_ms;
+}
+
+/* How long to wait until the next thing is due. */
 static long wait_ms(const struct top *top, int64_t now)
 {
-    int64_t wait = top->next_tick_ms - now, frame = top->drawn_ms + FRAME_MS - now;
+    int64_t wait = due_ms(top) - now, frame = top->drawn_ms + FRAME_MS - now;
     if (top->changed && frame < wait)
         wait = frame;
     return wait > 0 ? (long)wait : 0;
@@ -162,7 +175,7 @@ static void run(struct top *top)
     resize(top);
     while (!top->end && !top->model->ui.quit && !top->model->out_of_memory) {
         int64_t now = now_ms();
-        if (now >= top->next_tick_ms)
+        if (now >= due_ms(top))
             tick(top, now);
         top->changed = asker_turn(&top->asker, top->model, now) || top->changed;
         if (top->changed && now >= top->drawn_ms + FRAME_MS)
@@ -177,10 +190,8 @@ static void apply_options(struct model *model, const struct args *args)
         model_choose_metric(model, args->metric);
     if (args->sort)
         model_choose_sort(model, args->sort);
-    if (args->word_count > 1) {
-        model->job_given = true;
+    if (args->word_count > 1)
         model_choose_job(model, args->words[1]);
-    }
 }
 
 static int show(struct top *top)

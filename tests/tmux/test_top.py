@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ def collapsed(attnd, job="gpt-small"):
     trainer = Trainer(attnd, job)
     send_steps(trainer, ([3, 4, 5, 6], [3, 4, 5, 6]), range(6))
     send_steps(trainer, ([60, 70, 80, 90], [3, 4, 5, 0]), range(6, 16))
+    attnd.settled(32)
     return trainer
 
 
@@ -332,3 +334,45 @@ def test_a_terminal_that_cannot_do_it_is_refused(open_terminal, command, term, r
     terminal.run(f"TERM={term} {command(attnd)}; echo \"ended with $?\"")
     terminal.wait_for("ended with 2")
     assert f"attnctl: TERM is '{term}': {reason}. Try TERM=xterm-256color" in terminal.text().replace("\n", "")
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_it_waits_and_does_not_spin(open_terminal, command):
+    """Looking five times a second, at an attnd that is there and at one that is gone."""
+    attnd, terminal = Attnd(*STEPS), open_terminal()
+    collapsed(attnd)
+    terminal.run(command(attnd, "--timeout", "0.5"))
+    terminal.wait_for("8 heads")
+    pid = top_pid(terminal)
+    before, began = cpu_seconds(pid), time.monotonic()
+    time.sleep(2)
+    attnd.process.kill()
+    terminal.wait_for(r"attnd does not answer since 2 s")
+    assert cpu_seconds(pid) - before < 0.2 * (time.monotonic() - began)
+
+
+def test_it_ends_with_its_terminal(open_terminal, command):
+    attnd, terminal = Attnd(*STEPS), open_terminal()
+    collapsed(attnd)
+    terminal.run(command(attnd))
+    terminal.wait_for("8 heads")
+    pid = top_pid(terminal)
+    terminal.close()
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}") or "zombie" in open(f"/proc/{pid}/status").read(), "its end")
+
+
+def test_a_rare_look_still_notices_that_attnd_is_gone(open_terminal, command):
+    attnd, terminal = Attnd(*STEPS), open_terminal()
+    collapsed(attnd)
+    terminal.run(command(attnd, "--timeout", "0.5").replace("--interval 0.2", "--interval 3"))
+    terminal.wait_for("8 heads")
+    attnd.process.kill()
+    terminal.wait_for("attnd does not answer since")
+    attnd.process.wait()
+    attnd.start()
+    terminal.wait_for(r"lost \d+  dropped")

@@ -225,10 +225,16 @@ static void give_up_late(struct asker *asker, struct model *model, int64_t now_m
     }
 }
 
+int64_t asker_late_ms(const struct asker *asker)
+{
+    if (is_free(asker, ASKER_MONITOR))
+        return INT64_MAX;
+    return asker->asked[ASKER_MONITOR].sent_ms + asker->rpc->timeout_ms;
+}
+
 void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
 {
-    bool late = !is_free(asker, ASKER_MONITOR) &&
-                now_ms - asker->asked[ASKER_MONITOR].sent_ms >= asker->rpc->timeout_ms;
+    bool late = now_ms >= asker_late_ms(asker);
     asker->taken = 0;
     if (late && model->silent_since_ms < 0)
         model->silent_since_ms = asker->heard_ms;

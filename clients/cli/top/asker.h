@@ -38,6 +38,10 @@ void asker_init(struct asker *asker, struct rpc *rpc, int64_t now_ms);
 /* What is due every interval: asks how attnd is, and notices that it does not answer. */
 void asker_tick(struct asker *asker, struct model *model, int64_t now_ms);
 
+/* The moment from which the answer about how attnd is counts as missing, and asker_tick should be
+ * called though the interval is not over; INT64_MAX: none is waited for. */
+int64_t asker_late_ms(const struct asker *asker);
+
 /* Takes what has come and asks what the model needs now. Returns whether anything came. */
 bool asker_turn(struct asker *asker, struct model *model, int64_t now_ms);
 

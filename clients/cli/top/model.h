@@ -157,7 +157,6 @@ struct model {
     uint32_t job_count, jobs_left_out;
 
     char job[JOB_NAME_MAX + 1]; /* "" = none is chosen */
-    bool job_given;             /* on the command line: it is waited for */
     bool job_known;             /* attnd has it now */
     struct job_entry entry;     /* of the job, as far as it is known */
     uint64_t generation; /* one more with each choice of a job: older answers are of another */

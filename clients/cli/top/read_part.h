@@ -15,10 +15,12 @@ struct read_place {
 };
 /* False: it names no layer. */
 bool read_place(const msgpack_object *map, struct read_place *ret_place);
-bool read_is_detail(const struct model *model, const struct read_place *place);
 
 /* Whether a result is of the run that is looked at. */
 bool read_is_run(const struct model *model, const msgpack_object *map);
+
+/* A head's number of what field_metric gave: of a number of the layer every head has the same. */
+double read_column(const msgpack_object *values, uint32_t head);
 
 /* Windows of a packed answer, at most MODEL_PAST_MAX. */
 void read_windows(const msgpack_object *result, struct past *ret_past);

@@ -113,6 +113,7 @@ static void test_silence_is_noticed_and_ends(void **state)
     turn_until(world, 1000, &monitors, 1);
     asker_tick(&world->asker, world->model, 2000);
     assert_true(world->model->silent_since_ms < 0); /* not late yet */
+    assert_int_equal(asker_late_ms(&world->asker), 3000);
     asker_tick(&world->asker, world->model, 3000);
     assert_int_equal(world->model->silent_since_ms, 0); /* since it was last heard */
     turn_until(world, 3000, &monitors, 2);              /* by a new connection */
@@ -122,6 +123,7 @@ static void test_silence_is_noticed_and_ends(void **state)
         turn(world, 5100);
     assert_true(world->model->health.known);
     assert_int_equal(world->asker.heard_ms, 5100);
+    assert_true(asker_late_ms(&world->asker) == INT64_MAX);
     stop(world);
 }
 
