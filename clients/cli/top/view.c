@@ -225,8 +225,8 @@ static void put_alert_counts(struct line *line, const struct model *model)
     for (enum severity severity = SEVERITY_CRITICAL; severity > SEVERITY_NONE; severity--) {
         if (counts[severity] == 0)
             continue;
-        snprintf(text, sizeof(text), "%s %" PRIu32 " %s", view_mark(severity), counts[severity],
-                 names[severity]);
+        snprintf(text, sizeof(text), "%s %" PRIu32 " %s%s", view_mark(severity), counts[severity],
+                 names[severity], severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
         put_piece(line, view_severity_style(severity), text);
     }
 }
