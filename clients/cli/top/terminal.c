@@ -173,9 +173,9 @@ static int check_kind(char *reterr)
     if (setupterm(NULL, STDOUT_FILENO, &error) != OK)
         return refuse(reterr, "no terminal of that kind is known on this machine");
     const char *cup = tigetstr("cup");
-    if (!cup || cup == (char *)-1)
-        return refuse(reterr, "such a terminal cannot place its cursor");
-    return 0;
+    bool places = cup && cup != (char *)-1;
+    del_curterm(cur_term); /* newterm makes its own */
+    return places ? 0 : refuse(reterr, "such a terminal cannot place its cursor");
 }
 
 int terminal_open(char *reterr)
