@@ -35,7 +35,8 @@ def publish(trainer, maps, epochs):
 
 @pytest.mark.parametrize("address", ["#/overview", "#/head?stack=decoder&layer=0&site=self&head=1"])
 def test_a_tab_of_a_day_stays_small(place, page, address):
-    trainer, maps = Trainer(place.daemon, "day"), [softmax_maps(np.random.default_rng(3), 1, HEADS, 8, 8) for _ in range(16)]
+    trainer, rng = Trainer(place.daemon, "day"), np.random.default_rng(3)
+    maps = [softmax_maps(rng, 1, HEADS, 8, 8) for _ in range(16)]
     publish(trainer, maps, range(20))
     page.open(place, address).ready()
     publish(trainer, maps, range(20, WINDOWS // 3))
