@@ -23,8 +23,8 @@ function swatch(line) {
 }
 
 /**
- * Draws into `container`. `x`: the last unit of each window; `lines`: {name, values, class}; `bands`: {name, low, high, class};
- * `domain`: what y can be, or null; `baseline`: {mean, std, name} or null; `events`: {x, name, class}; `unit` of x, `yName`; `height`.
+ * Draws into `container`. `x`: the last unit of each window; `lines`: {name, values, class}; `bands`: {name, ends: [name, name], low, high, class};
+ * `domain`: what y can be, or null; `baseline`: {mean, std, name} or null; `events`: {x, name, label (shorter), class}; `unit` of x, `yName`; `height`.
  */
 export function drawChart(container, { x, lines, bands = [], baseline = null, events = [], unit = "step", yName = "", domain = null, height = 260, name = "chart" }) {
   const width = Math.max(320, container.clientWidth || 640);
@@ -55,11 +55,13 @@ export function drawChart(container, { x, lines, bands = [], baseline = null, ev
     const at = xs(event.x);
     if (at < left - 1 || at > width - right + 1) continue;
     root.append("line").attr("class", event.class).attr("x1", at).attr("x2", at).attr("y1", top).attr("y2", height - bottom).append("title").text(event.name);
-    root.append("text").attr("class", "over").attr("transform", `translate(${at + 4},${top + 4}) rotate(90)`).text(event.name);
+    root.append("text").attr("class", "over").attr("transform", `translate(${at + 4},${top + 4}) rotate(90)`).text(event.label ?? event.name);
   }
   const cursor = root.append("line").attr("class", "rule").attr("data-transient", "").attr("y1", top).attr("y2", height - bottom).attr("visibility", "hidden");
   let at = x.length - 1;
-  const describe = (i) => `${unit} ${x[i]}: ` + lines.map((line) => `${line.name} ${number(line.values[i])}`).join(", ");
+  const describe = (i) => `${unit} ${x[i]}: ` + [
+    ...lines.map((line) => `${line.name} ${number(line.values[i])}`),
+    ...bands.flatMap(({ ends, low, high }) => [`${ends[0]} ${number(low[i])}`, `${ends[1]} ${number(high[i])}`])].join(", ");
   function moveTo(i) {
     at = Math.max(0, Math.min(x.length - 1, i));
     cursor.attr("visibility", "visible").attr("x1", xs(x[at])).attr("x2", xs(x[at]));

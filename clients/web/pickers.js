@@ -3,7 +3,7 @@
 import { h, layerName, number, select } from "./dom.js";
 import { go, here } from "./router.js";
 
-export const STATISTICS = ["mean", "std", "min", "max", "p50", "p90", "p99", "last"];
+export const STATISTICS = ["mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last"];
 
 /** Metrics that the layers have, in two groups. */
 export function metricPicker(store, value, onchange) {

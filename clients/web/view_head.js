@@ -38,24 +38,27 @@ function windowOfStep(series, step) {
   return series.last[Math.min(i, series.last.length - 1)];
 }
 
+// What fits beside a mark.
+const shortened = ([first, ...others]) => first + (others.length ? ` +${others.length}` : "");
+
 function eventsOf(series, alerts, summary, metric, head) {
   const rules = new Map(); // x -> names: those that began together share a mark
   for (const alert of alerts.slice(0, MARKS)) {
     const x = windowOfStep(series, alert.since.step);
     rules.set(x, (rules.get(x) ?? new Set()).add(alert.rule));
   }
-  const marks = [...rules].map(([x, names]) => ({ x, name: [...names].join(", "), class: "event" }));
+  const marks = [...rules].map(([x, names]) => ({ x, name: [...names].join(", "), label: shortened([...names]), class: "event" }));
   const change = summary?.drift?.[metric]?.change?.[head];
   if (change !== null && change !== undefined) marks.push({ x: change, name: "lasting change", class: "event change" });
   return marks;
 }
 
 function drawSeries(frame, series, { metric, summary, head, alerts }) {
-  const v = series.values, plus = v.mean.map((m, i) => m + v.std[i]), minus = v.mean.map((m, i) => m - v.std[i]);
+  const v = series.values;
   drawChart(frame.body, {
     x: series.last, unit: series.unit, yName: unitOf(metric), domain: metric.domain, name: `${metric.name} over the run`,
-    lines: [{ name: "mean", values: v.mean, class: "line" }, { name: "median", values: v.p50, class: "line second" }, { name: "p90", values: v.p90, class: "line thin" }],
-    bands: [{ name: "min to max", low: v.min, high: v.max, class: "band light" }, { name: "mean ± std", low: minus, high: plus, class: "band" }],
+    lines: [{ name: "mean", values: v.mean, class: "line" }, { name: "median", values: v.p50, class: "line second" }],
+    bands: [{ name: "min to max", ends: ["min", "max"], low: v.min, high: v.max, class: "band light" }, { name: "p10 to p90", ends: ["p10", "p90"], low: v.p10, high: v.p90, class: "band" }],
     baseline: baselineOf(summary, metric.name, head), events: eventsOf(series, alerts, summary, metric.name, head),
   });
 }
