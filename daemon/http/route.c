@@ -34,12 +34,10 @@ const struct route routes[] = {
      "runs in the history, newest first"},
     {"/api/v1/layers", JSON, handle_method, "windows", LAYERS | A(or_null), false,
      "layers of a run in the history: their heads, windows and metrics"},
-    {"/api/v1/summary", JSON, handle_method, "summary",
-     A(job) | A(stack) | A(layer) | A(site) | A(window) | A(or_null), false,
-     "the last window of each layer"},
-    {"/api/v1/live", JSON, handle_method, "live",
-     A(job) | A(stack) | A(layer) | A(site) | A(or_null), false,
-     "the last message's numbers of each layer"},
+    {"/api/v1/summary", JSON, handle_method, "summary", LAYERS | A(window) | A(or_null), false,
+     "the last window of each layer of a run"},
+    {"/api/v1/live", JSON, handle_method, "live", LAYERS | A(or_null), false,
+     "the last message's numbers of each layer of a run"},
     {"/api/v1/history", JSON, handle_method, "history",
      LAYERS | A(head) | A(metric) | WINDOWS | A(limit) | A(statistics) | A(packed) | A(or_null),
      false, "one metric of a layer, window by window"},
@@ -153,11 +151,18 @@ static bool put_number(struct mpk_writer *writer, const char *value)
     return true;
 }
 
+static bool read_flag(const char *value, bool *ret_flag)
+{
+    *ret_flag = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
+    return *ret_flag || strcmp(value, "0") == 0 || strcmp(value, "false") == 0;
+}
+
 static bool put_flag(struct mpk_writer *writer, const char *value)
 {
-    bool yes = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
-    mpk_put_bool(writer, yes);
-    return yes || strcmp(value, "0") == 0 || strcmp(value, "false") == 0;
+    bool flag;
+    bool valid = read_flag(value, &flag);
+    mpk_put_bool(writer, flag);
+    return valid;
 }
 
 static bool put_list(struct mpk_writer *writer, const char *value)
@@ -196,8 +201,7 @@ static bool put_value(struct mpk_writer *writer, enum argument_type type, const 
 /* Of the API itself: the method does not know it. */
 static bool read_or_null(struct argument_reader *reader, const char *value)
 {
-    reader->or_null = strcmp(value, "1") == 0;
-    if (!reader->or_null && strcmp(value, "0") != 0)
+    if (!read_flag(value, &reader->or_null))
         snprintf(reader->reterr, sizeof reader->reterr, "or_null: 1 or 0 is needed");
     return !*reader->reterr;
 }

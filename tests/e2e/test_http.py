@@ -557,6 +557,54 @@ def test_thousands_of_connections_break_nothing(rng):
     daemon.close()
 
 
+def test_silent_connections_make_room_for_those_who_ask():
+    daemon = Web("http.connections=40", "http.timeout=1h")
+    port, silent = daemon.port, []
+    for _ in range(200):
+        silent.append(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
+    for _ in range(5):
+        assert daemon.get("/healthz")[0].status == 200
+    for client in silent:
+        client.close()
+    daemon.close()
+
+
+@pytest.mark.parametrize("lines", [
+    "GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n",
+    "GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nContent-Length: 5\r\n",
+    "GET /assets/main.js%00.txt HTTP/1.1\r\nHost: localhost\r\n",
+])
+def test_what_a_proxy_may_read_otherwise_is_refused(web, lines):
+    assert raw(web, lines.encode() + b"\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("accepted, encoding", [
+    ("gzip;q=0.5", "gzip"), ("br, GZIP ; q=1", "gzip"), ("gzip; q=0", None), ("gzip;q=0.000", None), ("x-gzip", None)])
+def test_the_weight_of_gzip_is_heard(attnd_web, accepted, encoding):
+    assert attnd_web.get("/assets/main.js", Accept_Encoding=accepted)[0].headers["Content-Encoding"] == encoding
+
+
+def test_each_answer_is_about_one_run(web, rng):
+    """A second run that has fewer layers: the first one's values are not mixed in."""
+    runs = []
+    for layers, received in (2, 4), (1, 7):
+        trainer = Trainer(web, "two")
+        runs.append(trainer.run.hex())
+        for layer in range(layers):
+            trainer.attention(softmax_maps(rng, 1, 2, 4, 4), layer=layer)
+        trainer.event("epoch_end")
+        trainer.event("bye")
+        web.settled(received)
+    web.call("flush")
+    for path in ("live", "summary"):
+        newest = json.loads(web.get(f"/api/v1/{path}?job=two")[1])
+        assert [(one["run"], one["layer"]) for one in newest] == [(runs[1], 0)]
+        first = json.loads(web.get(f"/api/v1/{path}?job=two&run={runs[0][:6]}")[1])
+        assert [(one["run"], one["layer"]) for one in first] == [(runs[0], 1)]  # the newer run has taken layer 0's place
+        response, body = web.get(f"/api/v1/{path}?job=two&run=0123456789")
+        assert response.status == 404 and json.loads(body)["error"]["code"] == "run_unknown"
+
+
 def test_clients_that_come_and_go_leave_nothing_behind(web, rng):
     """Connections that break at any point of a request, an answer or a stream."""
     def visit(seed):
