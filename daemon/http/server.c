@@ -296,7 +296,7 @@ static void check_arguments(struct request *request)
         return;
     argument_reader_init(reader, request->route);
     MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, on_argument, reader);
-    if (*reader->reterr)
+    if (*reader->reterr || !arguments_complete(reader))
         reply_code(request, ERR_ARGUMENT, reader->reterr);
 }
 

@@ -236,6 +236,34 @@ def test_openapi_says_what_the_handlers_do(attnd_web):
             assert set(json.loads(body)["error"]) == {"code", "message"}
 
 
+def schema_of(api, path):
+    return api["paths"][path]["get"]["responses"]["200"]["content"]["application/json"].get("schema")
+
+
+def test_answers_have_the_keys_that_openapi_says(rng):
+    web = Web("maps.every=0s")
+    for _ in range(2):
+        train(web, rng, steps=2, layers=2).event("epoch_end")
+    web.settled(10)
+    wait_until(lambda: web.get("/api/v1/map?job=job")[0].status == 200, "the stored map")
+    api, checked = web.json("/api/v1/openapi.json"), set()
+    for path, item in api["paths"].items():
+        schema = "application/json" in item["get"]["responses"]["200"]["content"] and schema_of(api, path)
+        if not schema:
+            continue
+        needed = [p["name"] for p in item["get"]["parameters"] if p.get("required")]
+        if needed:
+            response, body = web.get(path)
+            assert response.status == 400 and f"{needed[0]} is needed" in json.loads(body)["error"]["message"]
+        answer = web.json(path + ("?job=job" if needed else ""))
+        assert isinstance(answer, list) == (schema["type"] == "array") and answer, path
+        for one in answer if isinstance(answer, list) else [answer]:
+            assert set((schema.get("items") or schema)["required"]) <= set(one), path
+        checked.add(path)
+    assert len(checked) > 14
+    web.close()
+
+
 def test_the_metrics_of_the_list_are_those_of_results(web, rng):
     train(web, rng, steps=1, layers=1)
     web.settled(1)
