@@ -219,7 +219,7 @@ static int read_token(struct http *http, char *reterr)
         return 0;
     FILE *file = fopen(path, "re");
     if (!file) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "http.token_file: %s: %s", path, strerror(errno));
+        snprintf(reterr, CONFIG_ERROR_MAX, "http.token_file: %.512s: %s", path, strerror(errno));
         return -1;
     }
     bool got = fgets(http->token, sizeof http->token, file);
