@@ -45,7 +45,7 @@ enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
 void show_print_legend(FILE *out)
 {
     for (int i = 0; i < COLUMNS; i++)
-        fprintf(out, "  %-8s %-22s %s\n", columns[i].title, columns[i].name, columns[i].help);
+        fprintf(out, "  %-8s %-18s %s\n", columns[i].title, columns[i].name, columns[i].help);
 }
 
 static void put_number(struct out_table *table, double value)

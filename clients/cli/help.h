@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/* help: the table of commands as text for people. */
+#ifndef CLI_HELP_H
+#define CLI_HELP_H
+
+#include "commands.h"
+
+/* All commands. */
+void help_print(FILE *out);
+/* One command. */
+void help_print_command(const struct command *command, FILE *out);
+
+/* Explains that there is no such command; returns CLI_USAGE. */
+int help_refuse_command(struct cli *cli, const char *name);
+
+/* Explains a wrong number of arguments by a line of usage; returns CLI_USAGE. */
+int help_refuse_words(struct cli *cli, const struct command *command);
+
+#endif
