@@ -128,8 +128,9 @@ const struct command commands[] = {
     {.name = "plan",
      .arguments = "get [JOB] | set JOB KEY=VALUE... | reset JOB",
      .words = "get|set|reset JOB every=|layers=|heads=|samples=|rows=...",
-     .help = "what jobs are asked to capture: every, layers, heads, samples, rows",
-     .text = "What is set holds until attnd ends; plans that are to last are in its config.",
+     .help = "what jobs are asked to capture",
+     .text = "KEY is every, layers, heads, samples or rows. What is set holds until attnd ends; "
+             "plans that are to last are in its config.",
      .group = COMMANDS_ASK,
      .words_min = 1,
      .words_max = ARGS_WORDS_MAX - 1,

@@ -60,13 +60,13 @@ static void print_usage(const struct command *command, FILE *out)
 
 static void print_exit_status(const struct command *command, FILE *out)
 {
-    fputs("\nExit status: 0 done; 1 ", out);
     char text[256];
-    snprintf(text, sizeof(text),
-             "%s, out of memory, or the output cannot be written; 2 wrong usage%s%s",
-             command->finding ? command->finding : "bad news",
-             command->offline ? " or a file that cannot be read" : "",
-             command->offline ? "" : "; 3 attnd cannot be reached");
+    const char *finding = command->finding ? command->finding : command->offline ? "" : "bad news";
+    fputs("\nExit status: 0 done; 1 ", out);
+    snprintf(text, sizeof(text), "%s%sout of memory, or the output cannot be written; 2 %s",
+             finding, *finding ? ", " : "",
+             command->offline ? "wrong usage or a file that cannot be read"
+                              : "wrong usage; 3 attnd cannot be reached");
     text_wrap(text, 23, 0, out);
 }
 

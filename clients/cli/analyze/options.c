@@ -492,7 +492,9 @@ static const char names[] =
     "    .wq .wk .wv .wo       projections [out,in]; need --heads\n"
     "  weights.<layer>.wq      the same as STACK.<layer>.self.wq (.wk .wv .wo)\n"
     "  attentions.<layer>, arr_<layer>   STACK.<layer>.self; also attentions_3\n"
-    "  encoder_attentions.<layer>, decoder_attentions.<layer>, cross_attentions.<layer>\n"
+    "  encoder_attentions.<layer>  encoder.<layer>.self\n"
+    "  decoder_attentions.<layer>  decoder.<layer>.self\n"
+    "  cross_attentions.<layer>    decoder.<layer>.cross\n"
     "  mask, tokens, documents, attention_mask, input_ids\n"
     "                          of every self-attention that has none of its own\n"
     "An empty axis is no error: its layer has 0 rows, and its numbers are null.\n";
