@@ -103,7 +103,7 @@ static int check_options(struct cli *cli, int argc, char *const *argv)
  */
 static bool move_sink(int argc, char **argv)
 {
-    int at = line_find_word(argc, argv, 1);
+    int at = line_find_word(command_find("bridge"), argc, argv);
     if (at >= argc)
         return false;
     char *sink = argv[at];

@@ -304,14 +304,16 @@ bool command_has_option(const struct command *command, const char *option)
     return lookup.found;
 }
 
-bool command_option_takes_next(const char *option)
+bool command_option_takes_next(const struct command *command, const char *option)
 {
     struct lookup lookup = lookup_of(option);
     if (lookup.length == 0 || strchr(option, '='))
         return false;
     args_each_option(~0u, look_up, &lookup);
     for (int i = 0; i < command_count; i++)
-        if (commands[i].each_option)
+        if (commands[i].each_option && !command)
             commands[i].each_option(look_up, &lookup);
+    if (command && command->each_option)
+        command->each_option(look_up, &lookup);
     return lookup.takes_value;
 }

@@ -65,8 +65,8 @@ const char *command_nearest_option(const struct command *command, const char *op
 /* Whether a command has an option "--name" or "--name=value", perhaps abbreviated. */
 bool command_has_option(const struct command *command, const char *option);
 
-/* Whether an option "--name" or "--name=value", or an abbreviation of it, has its value in the next
- * word, as far as any command's has. */
-bool command_option_takes_next(const char *option);
+/* Whether the next word is the value of an option "--name", perhaps abbreviated, of a command;
+ * NULL: of whichever command has such an option first. */
+bool command_option_takes_next(const struct command *command, const char *option);
 
 #endif

@@ -138,12 +138,21 @@ static void skip_list(struct completion *completion)
     completion->typed = comma + 1;
 }
 
+static bool ends_with(const char *text, size_t length, const char *end)
+{
+    size_t size = strlen(end);
+    return length >= size && strncmp(text + length - size, end, size) == 0;
+}
+
 /* `values` is one word of the language in complete.h. */
 static void offer_values(struct completion completion, const char *values)
 {
-    size_t length = strcspn(values, " .,");
-    if (values[length] == ',')
+    size_t length = strcspn(values, " ");
+    if (ends_with(values, length, "..."))
+        length -= 3;
+    if (ends_with(values, length, ","))
         skip_list(&completion);
+    length -= ends_with(values, length, ",");
     for (size_t at = 0; at < length;) {
         size_t end = at + strcspn(values + at, "|");
         end = end < length ? end : length;
@@ -157,7 +166,7 @@ static const char *find_values(const char *words, int index)
 {
     while (words && index > 0) {
         size_t length = strcspn(words, " ");
-        if (length >= 3 && strncmp(words + length - 3, "...", 3) == 0)
+        if (ends_with(words, length, "..."))
             return words;
         words = words[length] ? words + length + 1 : NULL;
         index--;
@@ -220,7 +229,7 @@ static int read_words(int argc, char *const *argv, struct completion *completion
     int words = 0, at = 1;
     while (at < argc - 1) {
         const char *word = argv[at];
-        bool takes = command_option_takes_next(word);
+        bool takes = command_option_takes_next(completion->command, word);
         if (takes && at + 1 == argc - 1)
             return at;
         if (takes && strcmp(word, "--endpoint") == 0)

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "line.h"
 
-#include "commands.h"
-
 #include <string.h>
 
 /* "-" is a word: it stands for standard input. */
@@ -11,17 +9,18 @@ static bool is_option(const char *text)
     return text[0] == '-' && text[1] != '\0';
 }
 
-int line_find_word(int argc, char *const *argv, int at)
+int line_find_word(const struct command *command, int argc, char *const *argv)
 {
+    int at = 1;
     while (at < argc && is_option(argv[at])) {
         if (strcmp(argv[at], "--") == 0)
             return at + 1;
-        at += 1 + command_option_takes_next(argv[at]);
+        at += 1 + command_option_takes_next(command, argv[at]);
     }
     return at < argc ? at : argc;
 }
 
-bool line_asks_help(int argc, char *const *argv)
+bool line_asks_help(const struct command *command, int argc, char *const *argv)
 {
     for (int at = 1; at < argc; at++) {
         if (strcmp(argv[at], "--") == 0)
@@ -29,7 +28,7 @@ bool line_asks_help(int argc, char *const *argv)
         if (strcmp(argv[at], "--help") == 0 || strcmp(argv[at], "-h") == 0)
             return true;
         if (is_option(argv[at]))
-            at += command_option_takes_next(argv[at]);
+            at += command_option_takes_next(command, argv[at]);
     }
     return false;
 }

@@ -4,13 +4,13 @@
 #ifndef CLI_LINE_H
 #define CLI_LINE_H
 
-#include <stdbool.h>
+#include "commands.h"
 
-/* The first word at `at` or behind it that is neither an option nor an option's value; argc = none.
- */
-int line_find_word(int argc, char *const *argv, int at);
+/* The first word of argv[1] and behind it that is neither an option of the command nor an option's
+ * value; argc = none. The command is NULL as long as nobody knows. */
+int line_find_word(const struct command *command, int argc, char *const *argv);
 
 /* Whether --help or -h is among the options of argv[1 .. argc - 1]. */
-bool line_asks_help(int argc, char *const *argv);
+bool line_asks_help(const struct command *command, int argc, char *const *argv);
 
 #endif

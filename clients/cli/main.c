@@ -72,8 +72,8 @@ static int run_alone(struct cli *cli, const struct command *command, int argc, c
 {
     memmove(argv + at, argv + at + 1, (size_t)(argc - at) * sizeof(*argv));
     argc--;
-    int words = line_find_word(argc, argv, 1);
-    if (line_asks_help(command->passes_on ? words : argc, argv)) {
+    int end = command->passes_on ? line_find_word(command, argc, argv) : argc;
+    if (line_asks_help(command, end, argv)) {
         help_print_command(command, cli->out);
         return CLI_OK;
     }
@@ -83,7 +83,7 @@ static int run_alone(struct cli *cli, const struct command *command, int argc, c
 static int obey(struct cli *cli, struct args *args, int argc, char **argv)
 {
     char error[ARGS_ERROR_MAX];
-    int at = line_find_word(argc, argv, 1);
+    int at = line_find_word(NULL, argc, argv);
     const struct command *command = at < argc ? command_find(argv[at]) : NULL;
     if (at < argc && !command)
         return help_refuse_command(cli, argv[at]);

@@ -404,6 +404,7 @@ static int refuse(int code, char *const *argv, char *reterr)
     struct nearest nearest;
     nearest_init_option(&nearest, text);
     options_each(try_option, &nearest);
+    nearest_try(&nearest, "help");
     if (code != ':' && nearest.best)
         snprintf(reterr, OPTIONS_ERROR_MAX,
                  "no option %.100s: did you mean --%s? (see attnctl analyze --help)", text,

@@ -34,7 +34,7 @@ static const struct column columns[] = {
     {"DIST", "heads", "mean_distance", "tokens between query and key"},
     {"PREV", "heads", "previous_token", "weight on the token before"},
     {"FIRST", "heads", "first_token", "weight on the first token (sink)"},
-    {"INDUCT", "heads", "induction", "weight behind an earlier occurrence; needs .tokens"},
+    {"INDUCT", "heads", "induction", "behind an earlier occurrence; needs .tokens"},
     {"LOGIT", "heads", "max_logit", "mean of the largest logit of a row; q and k only"},
     {"NORM", "spectrum", "spectral_norm", "largest singular value"},
     {"SRANK", "spectrum", "stable_rank", "stable rank"},
@@ -46,7 +46,7 @@ void show_print_legend(FILE *out)
 {
     for (int i = 0; i < COLUMNS; i++) {
         int length = fprintf(out, "  %-8s %s:", columns[i].title, columns[i].name);
-        fprintf(out, "%*s %s\n", length < 30 ? 30 - length : 0, "", columns[i].help);
+        fprintf(out, "%*s  %s\n", length < 29 ? 29 - length : 0, "", columns[i].help);
     }
 }
 

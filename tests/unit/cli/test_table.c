@@ -26,7 +26,7 @@ static void assert_command_at(const char *line, int expected)
 {
     char copy[256], *argv[WORDS_MAX];
     int argc = split(line, copy, argv);
-    assert_int_equal(line_find_word(argc, argv, 1), expected);
+    assert_int_equal(line_find_word(NULL, argc, argv), expected);
 }
 
 static void test_a_command_is_found_behind_options(void **state)
@@ -48,7 +48,7 @@ static bool asks_help(const char *line)
 {
     char copy[256], *argv[WORDS_MAX];
     int argc = split(line, copy, argv);
-    return line_asks_help(argc, argv);
+    return line_asks_help(NULL, argc, argv);
 }
 
 static void test_help_is_asked_for_by_an_option_alone(void **state)
@@ -172,6 +172,18 @@ static void test_options_and_their_values_are_completed(void **state)
     assert_completes("bridge jsonl --statistics mean,p9", "mean,p90 mean,p99 ");
 }
 
+/* --statistics is a flag of one command, and has a value of another. */
+static void test_options_are_those_of_the_command(void **state)
+{
+    (void)state;
+    char copy[256], *argv[WORDS_MAX];
+    int argc = split("--statistics mean jsonl", copy, argv);
+    assert_int_equal(line_find_word(command_find("bridge"), argc, argv), 3);
+    assert_int_equal(line_find_word(command_find("analyze"), argc, argv), 2);
+    assert_completes("analyze --statistics ", ":FILE ");
+    assert_completes("bridge --statistics m", "mean min max ");
+}
+
 static void test_a_value_is_no_command(void **state)
 {
     (void)state;
@@ -218,6 +230,7 @@ int main(void)
         cmocka_unit_test(test_long_text_is_wrapped),
         cmocka_unit_test(test_commands_are_completed),
         cmocka_unit_test(test_options_and_their_values_are_completed),
+        cmocka_unit_test(test_options_are_those_of_the_command),
         cmocka_unit_test(test_a_value_is_no_command),
         cmocka_unit_test(test_every_row_is_complete),
     };
