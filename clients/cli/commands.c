@@ -199,7 +199,7 @@ const struct command commands[] = {
              "$ATTND_PYTHON names, until Ctrl-C.",
      .finding = "something was not written",
      .group = COMMANDS_FILES,
-     .options = ARGS_ENDPOINT,
+     .options = ARGS_ENDPOINT | ARGS_TIMEOUT,
      .words_min = 1,
      .run_alone = cmd_bridge,
      .each_option = bridge_each_option,
@@ -231,10 +231,8 @@ const struct command *command_find(const char *name)
  * so that "attnctl --endpoint ..." may be an alias. */
 static unsigned shown_options(const struct command *command)
 {
-    if (command->passes_on)
+    if (command->run_alone)
         return command->options | ARGS_HELP;
-    if (command->each_option)
-        return ARGS_HELP;
     return command->options |
            (command->offline ? ARGS_EVERY_COMMAND & ~(unsigned)(ARGS_ENDPOINT | ARGS_TIMEOUT)
                              : ARGS_EVERY_COMMAND);
