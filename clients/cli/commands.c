@@ -106,7 +106,7 @@ const struct command commands[] = {
      .words_min = 1,
      .words_max = 1,
      .run = cmd_export,
-     .examples = {"attnctl export gpt-small > gpt-small.json",
+     .examples = {"attnctl export gpt-small --json > gpt-small.jsonl",
                   "attnctl export gpt-small --csv --metric entropy > gpt-small.csv"}},
     {.name = "runs",
      .arguments = "[JOB]",
