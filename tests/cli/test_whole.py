@@ -159,6 +159,17 @@ def test_bridge_has_the_options_that_python_has():
                 assert shown and (shown.group(1) is not None) == (action.nargs != 0), option
 
 
+def test_bridge_says_in_a_line_what_is_wrong():
+    pytest.importorskip("zmq")
+    pytest.importorskip("msgpack")
+    environment = {**os.environ, "ATTND_PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "clients/python")}
+    for line, says in ((["nowhere"], "invalid choice: 'nowhere'"), (["tensorboard"], "required: DIRECTORY"), ([], "SINK is missing"),
+                       (["--timeout", "soon", "jsonl"], "'soon': must be 1ms to 3600s"), (["jsonl", "--timeout", "0"], "must be 1ms")):
+        done = run("bridge", *line, env=environment)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+        assert done.stderr.startswith("attnctl") and says in done.stderr and "--help)" in done.stderr
+
+
 # the manual
 
 

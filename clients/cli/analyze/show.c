@@ -27,8 +27,7 @@ struct column {
 };
 
 static const struct column columns[] = {
-    {"ENTROPY", "heads", "entropy_normalized",
-     "0 = one key, 1 = spread over all it may see"},
+    {"ENTROPY", "heads", "entropy_normalized", "0 = one key, 1 = spread over all it may see"},
     {"KEYS", "heads", "effective_keys", "how many keys that is like"},
     {"CONF", "heads", "confidence", "mean of the largest weight of a row"},
     {"DIST", "heads", "mean_distance", "tokens between query and key"},

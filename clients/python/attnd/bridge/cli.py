@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from typing import List, Optional, Sequence
+from typing import List, NoReturn, Optional, Sequence
 
 from .. import wire
 from ..control import Control, ControlError
@@ -154,8 +154,15 @@ def _common() -> argparse.ArgumentParser:
     return common
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; the usage is long."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=os.environ.get("ATTND_BRIDGE_NAME", "python -m attnd.bridge"),
         description="Forwards attnd's summaries and alerts, until Ctrl-C.")
     sinks = parser.add_subparsers(dest="sink", required=True, metavar="SINK")
