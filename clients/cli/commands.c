@@ -215,7 +215,7 @@ const struct command commands[] = {
      .words_max = 1,
      .offline = true,
      .run = cmd_help,
-     .examples = {"attnctl help", "attnctl help summary"}},
+     .examples = {"attnctl help", "attnctl help summary", "attnctl help --json"}},
 };
 const int command_count = sizeof(commands) / sizeof(commands[0]);
 

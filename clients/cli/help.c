@@ -112,6 +112,8 @@ int cmd_help(struct cli *cli)
     const struct command *command = args->word_count > 1 ? command_find(args->words[1]) : NULL;
     if (args->word_count > 1 && !command)
         return help_refuse_command(cli, args->words[1]);
+    if (args->given & ARGS_JSON)
+        return help_print_json(cli, command);
     if (command)
         help_print_command(command, cli->out);
     else

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """attnctl as a whole: what holds of every command of its table, its manual, and its completion in real shells."""
+import json
 import os
 import re
 import shlex
@@ -69,6 +70,15 @@ def test_help_says_how_and_shows_an_example(name):
     assert 1 <= len(examples) <= 3
     assert all(example.startswith(f"attnctl {name}") for example in examples)
     assert "\nExit status: 0 done; 1 " in said and takes(name, "help")
+
+
+def test_programs_can_read_the_table():
+    table = json.loads(run("help", "--json").stdout)["commands"]
+    assert [command["name"] for command in table] == COMMANDS
+    for command in table:
+        assert [f"--{option['name']}" for option in command["options"]] == candidates(command["name"], "--")
+        assert command["examples"] == examples_of(command["name"])
+    assert json.loads(run("--json", "help", "jobs").stdout)["commands"] == [table[0]]
 
 
 def test_the_list_fits_a_terminal():

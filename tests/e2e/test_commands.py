@@ -107,8 +107,6 @@ def read_json(text):
 def test_json_is_what_every_command_speaks(going_on, name):
     line = shlex.join(shlex.split(examples_of(name)[0].partition(" > ")[0])) + " " + ENDINGS.get(name, "")
     for written in (f"{line} --json", line.replace("attnctl ", "attnctl --json ", 1)):
-        if name == "help":
-            continue  # text for people
         done = shell(written, going_on.attnd, going_on.directory)
         assert done.returncode in (0, 1), (written, done.stderr)
         assert read_json(done.stdout), written
