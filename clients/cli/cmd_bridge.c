@@ -81,24 +81,6 @@ void bridge_each_option(option_visitor *visit, void *data)
         visit(&options[i], data);
 }
 
-/* Python would answer at length. */
-static int check_options(struct cli *cli, int argc, char *const *argv)
-{
-    const struct command *bridge = command_find("bridge");
-    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
-        if (strncmp(argv[i], "--", 2) != 0 || command_has_option(bridge, argv[i]))
-            continue;
-        const char *near = command_nearest_option(bridge, argv[i]);
-        if (near)
-            return cli_usage(cli,
-                             "bridge: no option %.100s: did you mean --%s? (see attnctl "
-                             "bridge --help)",
-                             argv[i], near);
-        return cli_usage(cli, "bridge: no option %.100s (see attnctl bridge --help)", argv[i]);
-    }
-    return CLI_OK;
-}
-
 /* Options may stand before the sink; to Python the sink comes first. Returns whether there is one.
  */
 static bool move_sink(int argc, char **argv)
@@ -178,9 +160,6 @@ static int start_python(struct cli *cli, const char *python, int argc, char **ar
 int cmd_bridge(struct cli *cli, int argc, char **argv)
 {
     const char *chosen = getenv("ATTND_PYTHON");
-    int code = check_options(cli, argc, argv);
-    if (code != CLI_OK)
-        return code;
     if (!move_sink(argc, argv))
         return cli_usage(cli, "bridge: SINK is missing: tensorboard, wandb, mlflow or jsonl (see "
                               "attnctl bridge --help)");

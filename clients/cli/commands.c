@@ -299,6 +299,7 @@ bool command_has_option(const struct command *command, const char *option)
 {
     struct lookup lookup = lookup_of(option);
     command_each_option(command, look_up, &lookup);
+    args_each_option(ARGS_EVERY_COMMAND, look_up, &lookup);
     return lookup.found;
 }
 

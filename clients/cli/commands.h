@@ -39,7 +39,7 @@ struct command {
     const char *examples[COMMAND_EXAMPLES_MAX]; /* a shell's lines */
 
     /* Of commands that read their command line themselves, then without the command's name;
-     * otherwise NULL. --help is not theirs to answer. */
+     * otherwise NULL. --help and options that there are none are not theirs to answer. */
     int (*run_alone)(struct cli *cli, int argc, char **argv);
     void (*each_option)(option_visitor *visit, void *data); /* theirs */
     bool passes_on; /* what its first argument is followed by is another program's, --help too */
@@ -62,7 +62,8 @@ void command_each_option(const struct command *command, option_visitor *visit, v
 const char *command_nearest(const char *name);
 const char *command_nearest_option(const struct command *command, const char *option);
 
-/* Whether a command has an option "--name" or "--name=value", perhaps abbreviated. */
+/* Whether a command, or every command, has an option "--name" or "--name=value", perhaps
+ * abbreviated. */
 bool command_has_option(const struct command *command, const char *option);
 
 /* Whether the next word is the value of an option "--name", perhaps abbreviated, of a command;

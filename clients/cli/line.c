@@ -32,3 +32,15 @@ bool line_asks_help(const struct command *command, int argc, char *const *argv)
     }
     return false;
 }
+
+const char *line_find_unknown(const struct command *command, int argc, char *const *argv)
+{
+    for (int at = 1; at < argc && strcmp(argv[at], "--") != 0; at++) {
+        bool option = strncmp(argv[at], "--", 2) == 0;
+        if (option && !command_has_option(command, argv[at]))
+            return argv[at];
+        if (option)
+            at += command_option_takes_next(command, argv[at]);
+    }
+    return NULL;
+}

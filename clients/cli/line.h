@@ -13,4 +13,7 @@ int line_find_word(const struct command *command, int argc, char *const *argv);
 /* Whether --help or -h is among the options of argv[1 .. argc - 1]. */
 bool line_asks_help(const struct command *command, int argc, char *const *argv);
 
+/* The first option "--name" that neither the command nor every command has; NULL = none. */
+const char *line_find_unknown(const struct command *command, int argc, char *const *argv);
+
 #endif

@@ -60,11 +60,21 @@ static int refuse_line(struct cli *cli, const struct command *command, const cha
 {
     const char *unknown = cli->args->unknown;
     const char *near = unknown ? command_nearest_option(command, unknown) : NULL;
-    const char *blank = command ? " " : "", *name = command ? command->name : "";
-    if (near)
-        return cli_usage(cli, "%s: did you mean --%s? (see attnctl%s%s --help)", error, near, blank,
-                         name);
-    return cli_usage(cli, "%s (see attnctl%s%s --help)", error, blank, name);
+    return cli_usage(cli, "%s%s%s%s (see attnctl%s%s --help)", error,
+                     near ? ": did you mean --" : "", near ? near : "", near ? "?" : "",
+                     command ? " " : "", command ? command->name : "");
+}
+
+/* Before a command that reads its options itself: it need not know what was meant. */
+static int check_options(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    const char *unknown = line_find_unknown(command, argc, argv);
+    const char *near = unknown ? command_nearest_option(command, unknown) : NULL;
+    if (!unknown)
+        return CLI_OK;
+    return cli_usage(cli, "%s: no option %.100s%s%s%s (see attnctl %s --help)", command->name,
+                     unknown, near ? ": did you mean --" : "", near ? near : "", near ? "?" : "",
+                     command->name);
 }
 
 /* Takes the command's name out of argv: what is left are options and arguments. */
@@ -77,7 +87,8 @@ static int run_alone(struct cli *cli, const struct command *command, int argc, c
         help_print_command(command, cli->out);
         return CLI_OK;
     }
-    return command->run_alone(cli, argc, argv);
+    int code = check_options(cli, command, argc, argv);
+    return code == CLI_OK ? command->run_alone(cli, argc, argv) : code;
 }
 
 static int obey(struct cli *cli, struct args *args, int argc, char **argv)

@@ -44,7 +44,7 @@ void nearest_init_option(struct nearest *nearest, const char *option)
     nearest->text[strcspn(nearest->text, "=")] = '\0';
 }
 
-/* A beginning is nearer than any slip. Else a third of the letters may be wrong, and one always:
+/* A beginning is nearer than any slip. Else a fifth of the letters may be wrong, and one always:
  * what is farther is another word. */
 void nearest_try(struct nearest *nearest, const char *word)
 {
@@ -52,7 +52,7 @@ void nearest_try(struct nearest *nearest, const char *word)
     int distance = nearest_distance(nearest->text, word);
     if (length > 1 && strncmp(word, nearest->text, length) == 0)
         distance = 0;
-    if (distance > min(1 + (int)min((int)length, LENGTH_MAX) / 4, (int)strlen(word) - 1) ||
+    if (distance > min(1 + min((int)length, LENGTH_MAX) / 5, (int)strlen(word) - 1) ||
         distance >= nearest->distance)
         return;
     nearest->best = word;

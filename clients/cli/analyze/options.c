@@ -5,7 +5,6 @@
 #include "options.h"
 
 #include "err.h"
-#include "nearest.h"
 #include "show.h"
 
 #include <errno.h>
@@ -392,26 +391,11 @@ void options_each(option_visitor *visit, void *data)
             visit(&option_info[i].text, data);
 }
 
-static void try_option(const struct option_text *option, void *data)
-{
-    if (option->help)
-        nearest_try(data, option->name);
-}
-
 static int refuse(int code, char *const *argv, char *reterr)
 {
     const char *text = argv[optind > 0 ? optind - 1 : 0];
-    struct nearest nearest;
-    nearest_init_option(&nearest, text);
-    options_each(try_option, &nearest);
-    nearest_try(&nearest, "help");
-    if (code != ':' && nearest.best)
-        snprintf(reterr, OPTIONS_ERROR_MAX,
-                 "no option %.100s: did you mean --%s? (see attnctl analyze --help)", text,
-                 nearest.best);
-    else
-        snprintf(reterr, OPTIONS_ERROR_MAX, "%s%.100s%s (see attnctl analyze --help)",
-                 code == ':' ? "" : "no option ", text, code == ':' ? " needs a value" : "");
+    snprintf(reterr, OPTIONS_ERROR_MAX, "%s%.100s%s (see attnctl analyze --help)",
+             code == ':' ? "" : "no option ", text, code == ':' ? " needs a value" : "");
     return -1;
 }
 

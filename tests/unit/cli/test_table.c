@@ -184,6 +184,26 @@ static void test_options_are_those_of_the_command(void **state)
     assert_completes("bridge --statistics m", "mean min max ");
 }
 
+static void test_an_unknown_option_is_found(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line, *unknown;
+    } cases[] = {{"maps.npz --causal", NULL},           {"--name --cuasal", NULL},
+                 {"maps.npz --cuasal", "--cuasal"},     {"--lengths=3 --x=4", "--x=4"},
+                 {"--endpoint ipc:///x", NULL},         {"-- --cuasal", NULL},
+                 {"--lengths 3 --project", "--project"}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char copy[256], *argv[WORDS_MAX];
+        int argc = split(cases[i].line, copy, argv);
+        const char *unknown = line_find_unknown(command_find("analyze"), argc, argv);
+        if (cases[i].unknown)
+            assert_string_equal(unknown, cases[i].unknown);
+        else
+            assert_null(unknown);
+    }
+}
+
 static void test_a_value_is_no_command(void **state)
 {
     (void)state;
@@ -231,6 +251,7 @@ int main(void)
         cmocka_unit_test(test_commands_are_completed),
         cmocka_unit_test(test_options_and_their_values_are_completed),
         cmocka_unit_test(test_options_are_those_of_the_command),
+        cmocka_unit_test(test_an_unknown_option_is_found),
         cmocka_unit_test(test_a_value_is_no_command),
         cmocka_unit_test(test_every_row_is_complete),
     };
