@@ -221,10 +221,16 @@ static int show_with_signals(struct top *top)
     return code;
 }
 
+/* Whether top can begin; explains if not. */
 static int check(struct cli *cli)
 {
+    struct rpc_reply reply;
     if (cli->args->given & ARGS_JSON)
         return cli_usage(cli, "top is for people; attnctl summary --json is for programs");
+    int code = cli_call(cli, "ping", NULL, &reply);
+    if (code != CLI_OK)
+        return code;
+    rpc_reply_clear(&reply);
     if (!terminal_is_there())
         return cli_usage(cli, "top needs a terminal on both its input and its output; attnctl "
                               "summary prints the same numbers once");
@@ -239,13 +245,9 @@ static int fail_memory(struct cli *cli)
 
 int cmd_top(struct cli *cli)
 {
-    struct rpc_reply reply;
     int code = check(cli);
-    if (code == CLI_OK)
-        code = cli_call(cli, "ping", NULL, &reply);
     if (code != CLI_OK)
         return code;
-    rpc_reply_clear(&reply);
     struct top top = {.cli = cli, .model = model_new(), .interval_ms = 1000 * INTERVAL_S};
     if (!top.model)
         return fail_memory(cli);
