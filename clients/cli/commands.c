@@ -46,6 +46,7 @@ const struct command commands[] = {
      .group = COMMANDS_NOW,
      .options = ARGS_METRIC | ARGS_SORT | ARGS_INTERVAL,
      .words_max = 1,
+     .people = true,
      .run = cmd_top,
      .examples = {"attnctl top", "attnctl top gpt-small --sort drift",
                   "attnctl top gpt-small --metric max_logit --interval 5"}},
@@ -246,9 +247,9 @@ static unsigned shown_options(const struct command *command)
 {
     if (command->run_alone)
         return command->options | ARGS_HELP;
-    return command->options |
-           (command->offline ? ARGS_EVERY_COMMAND & ~(unsigned)(ARGS_ENDPOINT | ARGS_TIMEOUT)
-                             : ARGS_EVERY_COMMAND);
+    unsigned hidden = (command->offline ? ARGS_ENDPOINT | ARGS_TIMEOUT : 0u) |
+                      (command->people ? (unsigned)ARGS_JSON : 0u);
+    return command->options | (ARGS_EVERY_COMMAND & ~hidden);
 }
 
 void command_each_option(const struct command *command, option_visitor *visit, void *data)

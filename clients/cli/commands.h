@@ -35,6 +35,7 @@ struct command {
     unsigned options;         /* enum args_option, besides ARGS_EVERY_COMMAND */
     int words_min, words_max; /* arguments that it takes */
     bool offline;             /* asks no attnd: `run` is called without a connection */
+    bool people;              /* for people alone: --json is not shown, and refused by `run` */
     int (*run)(struct cli *cli);
     const char *examples[COMMAND_EXAMPLES_MAX]; /* a shell's lines */
 

@@ -2,7 +2,6 @@
 """attnctl top in a terminal that can be read: tmux, with a server of its own per test."""
 import os
 import re
-import shutil
 import subprocess
 import sys
 import uuid
@@ -14,9 +13,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from harness import Attnd, wait_until  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
-
-if not shutil.which("tmux"):
-    pytest.skip("no tmux: apt install tmux", allow_module_level=True)
 
 
 class Terminal:

@@ -2,6 +2,7 @@
 """attnctl top as a user sees it: what is on the screen, what keys do, and that the terminal is as before afterwards."""
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from harness import Attnd, Trainer, wait_until
 
+pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux: apt install tmux")
 STEPS = ("window.unit=step", "window.rank_grace=0", "drift.windows=2")
 HEADS, T = 4, 16
 
