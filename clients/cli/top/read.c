@@ -284,24 +284,35 @@ static bool is_same(const struct alert *a, const struct alert *b)
            strcmp(a->stack, b->stack) == 0 && strcmp(a->site, b->site) == 0;
 }
 
-/* The past has an alert twice: how it began, and how it was resolved. */
-static bool is_known(const struct model *model, const struct alert *alert)
+/* -1 = it is not there yet. */
+static int64_t find_alert(const struct model *model, const struct alert *alert)
 {
     for (uint32_t i = 0; i < model->alert_count; i++)
         if (is_same(&model->alerts[i], alert))
-            return true;
-    return false;
+            return i;
+    return -1;
+}
+
+/* The past, newest first, has an alert twice: how it was resolved, and how it began, which says
+ * more and is kept. */
+static void add_alert(struct model *model, const struct alert *alert)
+{
+    int64_t at = find_alert(model, alert);
+    if (at < 0 && model->alert_count < MODEL_ALERTS_MAX)
+        model->alerts[model->alert_count++] = *alert;
+    else if (at >= 0 && !model->alerts[at].firing)
+        model->alerts[at] = *alert;
 }
 
 static void add_alerts(struct model *model, const msgpack_object *list, bool firing)
 {
     const msgpack_object *maps;
     uint32_t count = read_list(list, &maps);
-    for (uint32_t i = 0; i < count && model->alert_count < MODEL_ALERTS_MAX; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         struct alert alert = alert_of(&maps[i]);
         alert.firing = firing;
-        if (read_is_run(model, &maps[i]) && !is_known(model, &alert))
-            model->alerts[model->alert_count++] = alert;
+        if (read_is_run(model, &maps[i]))
+            add_alert(model, &alert);
     }
 }
 

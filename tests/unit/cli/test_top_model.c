@@ -244,6 +244,47 @@ static void test_an_alert_of_a_layer_marks_heads_that_have_none(void **state)
     model_free(&model);
 }
 
+static void put_past(struct mpk_writer *writer, enum alert_state state, double value)
+{
+    struct alert_result alert = {
+        .common = {"gpt-small", maps_run, 3, 30, 1},
+        .rule = "entropy_collapse",
+        .severity = ALERT_WARNING,
+        .state = state,
+        .metric = "entropy_normalized",
+        .has_layer = true,
+        .layer = {STACK_DECODER, 0, SITE_SELF},
+        .head = -1,
+        .value = value,
+        .bound = 0.1,
+        .since_step = 20,
+        .message = state == ALERT_FIRING ? "how it began" : "how it ended",
+    };
+    alert_encode(&alert, writer);
+}
+
+static void test_of_an_alert_that_is_over_its_beginning_is_kept(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct answer answer;
+    answer_begin(&answer);
+    mpk_put_map(&answer.writer, 1);
+    mpk_put_str(&answer.writer, "alerts");
+    mpk_put_array(&answer.writer, 2);
+    put_past(&answer.writer, ALERT_RESOLVED, NAN); /* newest first */
+    put_past(&answer.writer, ALERT_FIRING, 0.05);
+    read_alerts(model, answer_end(&answer));
+    assert_int_equal(model->alert_count, 1);
+    assert_int_equal(model->firing_count, 0);
+    assert_false(model->alerts[0].firing);
+    assert_true(model->alerts[0].value == 0.05);
+    assert_string_equal(model->alerts[0].message, "how it began");
+    assert_int_equal(model->layers[0].alert, -1); /* nothing is marked by it */
+    answer_free(&answer);
+    model_free(&model);
+}
+
 static void test_results_of_another_run_are_not_taken(void **state)
 {
     (void)state;
@@ -437,6 +478,7 @@ int main(void)
         cmocka_unit_test(test_heads_are_sorted_by_a_metric_that_is_not_shown),
         cmocka_unit_test(test_a_filter_wants_all_of_its_words),
         cmocka_unit_test(test_an_alert_of_a_layer_marks_heads_that_have_none),
+        cmocka_unit_test(test_of_an_alert_that_is_over_its_beginning_is_kept),
         cmocka_unit_test(test_results_of_another_run_are_not_taken),
         cmocka_unit_test(test_trends_are_of_the_metric_that_is_shown),
         cmocka_unit_test(test_without_windows_trends_are_what_was_seen),
