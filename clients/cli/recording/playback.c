@@ -142,6 +142,14 @@ enum playback_status playback_next(struct playback *playback, struct recorded *r
     return PLAYBACK_MESSAGE;
 }
 
+/* A place that cannot be gone to shows when it is read. */
+void playback_seek(struct playback *playback, uint64_t at)
+{
+    playback->at = at;
+    if (lseek(playback->fd, (off_t)at, SEEK_SET) < 0)
+        playback->at = playback->size;
+}
+
 void playback_close(struct playback *playback)
 {
     if (playback->fd >= 0)

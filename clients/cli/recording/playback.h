@@ -41,6 +41,9 @@ int playback_open(const char *path, struct playback *ret_playback, char *reterr)
 enum playback_status playback_next(struct playback *playback, struct recorded *ret_recorded,
                                    char *reterr);
 
+/* Goes to where a message begins: what playback->at was before it was read. */
+void playback_seek(struct playback *playback, uint64_t at);
+
 void playback_close(struct playback *playback);
 
 #endif
