@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: MIT */
+/* heat: the map as a picture of characters. Cells are square: two columns of one line; or, with
+ * colours and too many cells for that, one column of half a line, two rows to a line by the upper
+ * half block, whose two halves have a colour each.
+ *
+ * Weights are spread over several orders of magnitude, so shades and colours go by the square root
+ * of a cell's share of the largest. */
+#include "view.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LABEL_WIDTH_MAX 12
+#define HEADER_LINES    8
+/* Lines of a picture when nobody knows the height; and what a screen needs besides it. */
+#define LINES_DEFAULT 32
+#define LINES_BESIDE  6
+#define LINES_LEAST   8
+#define UPPER_HALF    "\xe2\x96\x80"
+#define MIDDLE_DOT    "\xc2\xb7"
+#define SHADES        5
+#define LEGEND_CELLS  16
+
+struct layout {
+    uint32_t rows, columns; /* of the picture */
+    int cell;               /* columns of a cell */
+    bool halves;
+    int digits, label, room; /* of a line: number, label, columns left for cells */
+};
+
+/* Layout ----------------------------------------------------------------------------------------
+ */
+
+static int digits_of(uint32_t number)
+{
+    int digits = 1;
+    for (; number >= 10; number /= 10)
+        digits++;
+    return digits;
+}
+
+static int lines_of(const struct screen *screen)
+{
+    int lines = screen->height > 0 ? screen->height - LINES_BESIDE : LINES_DEFAULT;
+    return lines < LINES_LEAST ? LINES_LEAST : lines;
+}
+
+/* Shrinks both sides by the same factor until they fit. */
+static void shrink(const struct source_layer *layer, double rows_most, double columns_most,
+                   struct layout *layout)
+{
+    double factor = fmax(1, fmax(layer->rows / rows_most, layer->columns / columns_most));
+    double rows = floor(layer->rows / factor), columns = floor(layer->columns / factor);
+    layout->rows = rows < 1 ? 1 : (uint32_t)rows;
+    layout->columns = columns < 1 ? 1 : (uint32_t)columns;
+}
+
+static struct layout plan(const struct view *view)
+{
+    const struct source_layer *layer = view->layer;
+    const struct screen *screen = &view->screen;
+    int lines = lines_of(screen);
+    struct layout layout = {.cell = 2, .digits = digits_of(layer->queries - 1)};
+    if ((int64_t)layer->rows <= lines)
+        layout.label = view_label_width(view, screen->width >= 60 ? LABEL_WIDTH_MAX : 6);
+    /* number, label, frame */
+    layout.room = screen->width - layout.digits - (layout.label ? layout.label + 1 : 0) - 3;
+    bool fits = (int64_t)layer->columns * 2 <= layout.room && (int64_t)layer->rows <= lines;
+    layout.halves = !fits && screen->utf8 && screen->colors != COLORS_NONE;
+    layout.cell = layout.halves ? 1 : 2;
+    shrink(layer, layout.halves ? 2 * lines : lines, layout.room / layout.cell, &layout);
+    if (layout.rows < layer->rows)
+        layout.label = 0;
+    return layout;
+}
+
+void view_plan(const struct view *view, uint32_t *ret_rows, uint32_t *ret_columns)
+{
+    struct layout layout = plan(view);
+    *ret_rows = layout.rows;
+    *ret_columns = layout.columns;
+}
+
+/* Colours ---------------------------------------------------------------------------------------
+ */
+
+struct rgb {
+    unsigned r, g, b;
+};
+
+/* Viridis (Smith and van der Walt 2015, CC0) at ninths, straight lines between. */
+static struct rgb color_of(double share)
+{
+    static const struct rgb table[] = {{0x44, 0x01, 0x54}, {0x48, 0x28, 0x78}, {0x3e, 0x4a, 0x89},
+                                       {0x31, 0x68, 0x8e}, {0x26, 0x82, 0x8e}, {0x1f, 0x9e, 0x89},
+                                       {0x35, 0xb7, 0x79}, {0x6e, 0xce, 0x58}, {0xb5, 0xde, 0x2b},
+                                       {0xfd, 0xe7, 0x25}};
+    double at = share * 9;
+    int i = at >= 9 ? 8 : (int)at;
+    double rest = at - i, keep = 1 - rest;
+    return (struct rgb){(unsigned)(table[i].r * keep + table[i + 1].r * rest + 0.5),
+                        (unsigned)(table[i].g * keep + table[i + 1].g * rest + 0.5),
+                        (unsigned)(table[i].b * keep + table[i + 1].b * rest + 0.5)};
+}
+
+/* The nearest of the six levels of xterm's cube, which are 0, 95, 135, 175, 215, 255. */
+static unsigned cube_level(unsigned value)
+{
+    return value < 48 ? 0 : value < 115 ? 1 : (value - 35) / 40;
+}
+
+/* `ground` 38 = characters, 48 = behind them. */
+static void put_color(const struct screen *screen, int ground, double share)
+{
+    struct rgb c = color_of(share);
+    if (screen->colors == COLORS_TRUE)
+        fprintf(screen->out, "\x1b[%d;2;%u;%u;%um", ground, c.r, c.g, c.b);
+    else
+        fprintf(screen->out, "\x1b[%d;5;%um", ground,
+                16 + 36 * cube_level(c.r) + 6 * cube_level(c.g) + cube_level(c.b));
+}
+
+static void put_plain(const struct screen *screen)
+{
+    if (screen->colors != COLORS_NONE)
+        fputs("\x1b[0m", screen->out);
+}
+
+/* Cells -----------------------------------------------------------------------------------------
+ */
+
+static double largest_of(const struct findings *found)
+{
+    double largest = 0;
+    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++)
+        largest = fmax(largest, found->picture[i]);
+    return largest;
+}
+
+/* 0 to 1; NaN stays. */
+static double share_of(double value, double largest)
+{
+    double share = largest > 0 ? sqrt(fmax(value, 0) / largest) : 0;
+    return isnan(value) ? NAN : share;
+}
+
+static const char *shade_of(const struct screen *screen, double share)
+{
+    static const char *const blocks[SHADES] = {" ", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93",
+                                               "\xe2\x96\x88"};
+    static const char *const signs[] = {" ", ".", ":", "-", "=", "+", "*", "#", "%", "@"};
+    if (isnan(share))
+        return screen->utf8 ? MIDDLE_DOT : "?";
+    if (screen->utf8)
+        return blocks[share >= 1 ? SHADES - 1 : (int)(share * SHADES)];
+    return signs[share >= 1 ? 9 : (int)(share * 10)];
+}
+
+static void put_cell(const struct screen *screen, double share, int columns)
+{
+    bool colored = screen->colors != COLORS_NONE && !isnan(share);
+    if (colored)
+        put_color(screen, 48, share);
+    else
+        put_plain(screen);
+    for (int i = 0; i < columns; i++)
+        fputs(colored ? " " : shade_of(screen, share), screen->out);
+}
+
+/* `lower` NaN: nothing, or the picture has ended. */
+static void put_halves(const struct screen *screen, double upper, double lower)
+{
+    put_plain(screen);
+    if (isnan(upper) && isnan(lower)) {
+        fputs(MIDDLE_DOT, screen->out);
+        return;
+    }
+    if (isnan(upper)) { /* the lower half block */
+        put_color(screen, 38, lower);
+        fputs("\xe2\x96\x84", screen->out);
+        return;
+    }
+    put_color(screen, 38, upper);
+    if (!isnan(lower))
+        put_color(screen, 48, lower);
+    fputs(UPPER_HALF, screen->out);
+}
+
+static double cell_share(const struct view *view, double largest, uint32_t row, uint32_t column)
+{
+    const struct findings *found = view->found;
+    if (row >= found->picture_rows)
+        return NAN;
+    return share_of(found->picture[(size_t)row * found->picture_columns + column], largest);
+}
+
+static void put_line(const struct view *view, const struct layout *layout, double largest,
+                     uint32_t row)
+{
+    const struct screen *screen = &view->screen;
+    const char *frame = screen->utf8 ? "\xe2\x94\x82" : "|";
+    /* The picture's cells are of the source's, and those of queries. */
+    uint32_t cell = source_edge(row, view->layer->rows, layout->rows);
+    fprintf(screen->out, "%*" PRIu32 " ", layout->digits,
+            source_edge(cell, view->layer->queries, view->layer->rows));
+    if (layout->label > 0) {
+        view_put_label(view, view_query_label(view, cell), layout->label);
+        putc(' ', screen->out);
+    }
+    fputs(frame, screen->out);
+    for (uint32_t c = 0; c < layout->columns; c++) {
+        double share = cell_share(view, largest, row, c);
+        if (layout->halves)
+            put_halves(screen, share, cell_share(view, largest, row + 1, c));
+        else
+            put_cell(screen, share, layout->cell);
+    }
+    put_plain(screen);
+    fprintf(screen->out, "%s\n", frame);
+}
+
+/* Above the cells -------------------------------------------------------------------------------
+ */
+
+static void put_margin(const struct view *view, const struct layout *layout)
+{
+    int margin = layout->digits + 1 + (layout->label ? layout->label + 1 : 0) + 1;
+    fprintf(view->screen.out, "%*s", margin, "");
+}
+
+/* Labels of the keys from top to bottom; a wide character fits the two columns of a cell. */
+static void put_labels(const struct view *view, const struct layout *layout)
+{
+    struct token_unit units[HEADER_LINES];
+    int lines = 0;
+    bool more;
+    for (uint32_t c = 0; c < layout->columns; c++) {
+        const char *label = view_key_label(view, c);
+        int count = label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
+        lines = count > lines ? count : lines;
+    }
+    for (int line = 0; line < lines; line++) {
+        put_margin(view, layout);
+        for (uint32_t c = 0; c < layout->columns; c++) {
+            const char *label = view_key_label(view, c), *text = "";
+            int count =
+                label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
+            int from = line - (lines - count); /* they stand on the map */
+            int width = from >= 0 ? units[from].width : 0;
+            text = from >= 0 ? units[from].text : "";
+            bool cut = from >= 0 && more && from == count - 1;
+            if (cut || width > layout->cell) { /* an escape has no room */
+                text = view->screen.utf8 ? "\xe2\x80\xa6" : "~";
+                width = 1;
+            }
+            fprintf(view->screen.out, "%s%*s", text, layout->cell - width, "");
+        }
+        putc('\n', view->screen.out);
+    }
+}
+
+/* A round number of keys whose ticks are far enough apart. */
+static uint32_t tick_step(const struct view *view, const struct layout *layout, int apart)
+{
+    double per_cell = (double)view->layer->keys / layout->columns;
+    for (uint64_t power = 1; power <= UINT32_MAX; power *= 10)
+        for (uint64_t step = power; step <= 5 * power;
+             step = step == 2 * power ? 5 * power : 2 * step)
+            if ((double)step / per_cell * layout->cell >= apart)
+                return (uint32_t)step;
+    return UINT32_MAX;
+}
+
+/* The picture's column that a key is in. */
+static uint32_t column_of(const struct view *view, const struct layout *layout, uint32_t key)
+{
+    const struct source_layer *layer = view->layer;
+    return source_cell(source_cell(key, layer->keys, layer->columns), layer->columns,
+                       layout->columns);
+}
+
+static void put_ticks(const struct view *view, const struct layout *layout)
+{
+    uint32_t keys = view->layer->keys;
+    uint32_t step = tick_step(view, layout, digits_of(keys - 1) + 1);
+    int at = 0;
+    put_margin(view, layout);
+    for (uint64_t key = 0; key < keys; key += step) {
+        char text[16];
+        int place = (int)column_of(view, layout, (uint32_t)key) * layout->cell;
+        int len = snprintf(text, sizeof(text), "%" PRIu64, key);
+        if (place < at || place + len > (int)layout->columns * layout->cell + 1)
+            continue;
+        fprintf(view->screen.out, "%*s%s", place - at, "", text);
+        at = place + len;
+    }
+    putc('\n', view->screen.out);
+}
+
+/* Below them ------------------------------------------------------------------------------------
+ */
+
+static void put_color_legend(const struct screen *screen, double largest)
+{
+    fputs("0 ", screen->out);
+    for (int i = 0; i < LEGEND_CELLS; i++) {
+        put_color(screen, 48, (double)i / (LEGEND_CELLS - 1));
+        putc(' ', screen->out);
+    }
+    put_plain(screen);
+    fprintf(screen->out, " %.3g, by its square root\n", largest);
+}
+
+static void put_legend(const struct view *view, double largest)
+{
+    const struct screen *screen = &view->screen;
+    double least[SHADES];
+    for (int i = 0; i < SHADES; i++)
+        least[i] = largest * i * i / (SHADES * SHADES);
+    if (screen->colors != COLORS_NONE)
+        put_color_legend(screen, largest);
+    else if (screen->utf8)
+        screen_say(screen, 2,
+                   "\xe2\x96\x91 from %.2g, \xe2\x96\x92 from %.2g, \xe2\x96\x93 from %.2g, "
+                   "\xe2\x96\x88 from %.2g to %.2g",
+                   least[1], least[2], least[3], least[4], largest);
+    else
+        screen_say(screen, 2, ".:-=+*#%%@ from %.2g to %.2g, by the square root", largest / 100,
+                   largest);
+}
+
+static void say_pooling(const struct view *view, const struct layout *layout)
+{
+    const struct source_layer *layer = view->layer;
+    double rows = (double)layer->queries / layout->rows,
+           keys = (double)layer->keys / layout->columns;
+    if (layout->rows == layer->queries && layout->columns == layer->keys)
+        return;
+    screen_say(&view->screen, 2,
+               "each cell is the mean of about %.3g x %.3g entries; a wider terminal shows more",
+               rows, keys);
+}
+
+static bool has_missing(const struct findings *found)
+{
+    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++)
+        if (isnan(found->picture[i]))
+            return true;
+    return false;
+}
+
+void view_map(const struct view *view)
+{
+    const struct screen *screen = &view->screen;
+    struct layout layout = plan(view);
+    double largest = largest_of(view->found);
+    char head[48];
+    view_head_text(view, head);
+    screen_title(screen, "map of %s: a line per query, a column per key", head);
+    if (layout.label > 0 && layout.columns == view->layer->columns && !layout.halves)
+        put_labels(view, &layout);
+    else
+        put_ticks(view, &layout);
+    for (uint32_t r = 0; r < layout.rows; r += layout.halves ? 2 : 1)
+        put_line(view, &layout, largest, r);
+    put_legend(view, largest);
+    if (has_missing(view->found))
+        screen_say(screen, 2, "%s no number", screen->utf8 ? MIDDLE_DOT : "?");
+    say_pooling(view, &layout);
+}
