@@ -47,14 +47,16 @@ static int lines_of(const struct screen *screen)
     return lines < LINES_LEAST ? LINES_LEAST : lines;
 }
 
-/* Shrinks both sides by the same factor until they fit. */
-static void shrink(const struct source_layer *layer, double rows_most, double columns_most,
+/* Shrinks both sides by the same whole factor, so that cells are alike: with 1.5 every other one
+ * would be the mean of two entries, and stripes would show that the map has not. */
+static void shrink(const struct source_layer *layer, uint32_t rows_most, uint32_t columns_most,
                    struct layout *layout)
 {
-    double factor = fmax(1, fmax(layer->rows / rows_most, layer->columns / columns_most));
-    double rows = floor(layer->rows / factor), columns = floor(layer->columns / factor);
-    layout->rows = rows < 1 ? 1 : (uint32_t)rows;
-    layout->columns = columns < 1 ? 1 : (uint32_t)columns;
+    uint32_t by_rows = (layer->rows - 1) / rows_most + 1;
+    uint32_t by_columns = (layer->columns - 1) / columns_most + 1;
+    uint32_t factor = by_rows > by_columns ? by_rows : by_columns;
+    layout->rows = (layer->rows - 1) / factor + 1;
+    layout->columns = (layer->columns - 1) / factor + 1;
 }
 
 static struct layout plan(const struct view *view)
@@ -70,7 +72,8 @@ static struct layout plan(const struct view *view)
     bool fits = (int64_t)layer->columns * 2 <= layout.room && (int64_t)layer->rows <= lines;
     layout.halves = !fits && screen->utf8 && screen->colors != COLORS_NONE;
     layout.cell = layout.halves ? 1 : 2;
-    shrink(layer, layout.halves ? 2 * lines : lines, layout.room / layout.cell, &layout);
+    shrink(layer, (uint32_t)(layout.halves ? 2 * lines : lines),
+           (uint32_t)(layout.room / layout.cell), &layout);
     if (layout.rows < layer->rows)
         layout.label = 0;
     return layout;
@@ -105,10 +108,13 @@ static struct rgb color_of(double share)
                         (unsigned)(table[i].b * keep + table[i + 1].b * rest + 0.5)};
 }
 
-/* The nearest of the six levels of xterm's cube, which are 0, 95, 135, 175, 215, 255. */
-static unsigned cube_level(unsigned value)
+/* xterm's 256 colours have no dark purples: from dark grey by blue and green to yellow instead,
+ * each lighter than the one before. */
+static unsigned index_of(double share)
 {
-    return value < 48 ? 0 : value < 115 ? 1 : (value - 35) / 40;
+    static const uint8_t table[] = {234, 17, 18, 24, 31, 37, 43, 79, 114, 150, 186, 228};
+    int count = sizeof(table), at = (int)(share * count);
+    return table[at >= count ? count - 1 : at];
 }
 
 /* `ground` 38 = characters, 48 = behind them. */
@@ -118,8 +124,7 @@ static void put_color(const struct screen *screen, int ground, double share)
     if (screen->colors == COLORS_TRUE)
         fprintf(screen->out, "\x1b[%d;2;%u;%u;%um", ground, c.r, c.g, c.b);
     else
-        fprintf(screen->out, "\x1b[%d;5;%um", ground,
-                16 + 36 * cube_level(c.r) + 6 * cube_level(c.g) + cube_level(c.b));
+        fprintf(screen->out, "\x1b[%d;5;%um", ground, index_of(share));
 }
 
 static void put_plain(const struct screen *screen)
@@ -339,7 +344,7 @@ static void say_pooling(const struct view *view, const struct layout *layout)
     if (layout->rows == layer->queries && layout->columns == layer->keys)
         return;
     screen_say(&view->screen, 2,
-               "each cell is the mean of about %.3g x %.3g entries; a wider terminal shows more",
+               "each cell is the mean of about %.3g x %.3g entries; a larger terminal shows more",
                rows, keys);
 }
 

@@ -18,12 +18,15 @@
 /* Bars ------------------------------------------------------------------------------------------
  */
 
-/* A bar of so many columns, to an eighth of one. */
+/* A blank and a bar of so many columns, to an eighth of one; nothing when that is none. */
 static void put_bar(const struct screen *screen, double columns)
 {
-    int eighths = (int)(columns * 8 + 0.5), rest = eighths % 8;
+    int eighths = (int)(columns * 8 + 0.5), rest = eighths % 8, whole = (int)(columns + 0.5);
+    if (screen->utf8 ? eighths == 0 : whole == 0)
+        return;
+    putc(' ', screen->out);
     if (!screen->utf8) {
-        for (int i = 0; i < (int)(columns + 0.5); i++)
+        for (int i = 0; i < whole; i++)
             putc('#', screen->out);
         return;
     }
@@ -83,10 +86,8 @@ static void put_bar_line(const struct view *view, const struct widths *w, uint32
     put_key(view, w, column);
     putc(' ', screen->out);
     put_percent(screen, weight);
-    if (w->bar > 0 && isfinite(weight) && weight > 0) {
-        putc(' ', screen->out);
+    if (w->bar > 0 && isfinite(weight) && weight > 0)
         put_bar(screen, (double)weight / largest * w->bar);
-    }
     putc('\n', screen->out);
 }
 
