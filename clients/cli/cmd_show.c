@@ -83,6 +83,16 @@ static int open_source(struct cli *cli, const struct show_options *options,
     return source_open(&request, ret_source, reterr);
 }
 
+/* A file's name that is misspelt is taken for a job. */
+static int fail_open(struct cli *cli, const struct show_options *options, int code, char *error)
+{
+    size_t used = strlen(error);
+    if (is_job(options) && code != CLI_USAGE)
+        snprintf(error + used, SOURCE_ERROR_MAX - used, "; nor is there a file '%.80s'",
+                 options->words[0]);
+    return fail(cli, code, error);
+}
+
 /* Choosing --------------------------------------------------------------------------------------
  */
 
@@ -142,17 +152,16 @@ static int print(struct cli *cli, const struct show_options *options, const stru
         [PART_HEADS] = view_heads,   [PART_PAIRS] = view_pairs,
     };
     bool missing = view->found->finite == 0, begun = false;
-    if (options->json)
-        return view_json(view, cli);
+    int code = options->json ? view_json(view, cli) : CLI_OK;
     for (int i = 0; i < PART_COUNT; i++) {
-        if (!options->part[i] || (missing && i != PART_REPORT))
+        if (options->json || !options->part[i] || (missing && i != PART_REPORT))
             continue;
         fputs(begun ? "\n" : "", cli->out);
         begun = true;
         parts[i](view);
     }
     fflush(cli->out);
-    return missing ? fail_missing(cli, view) : CLI_OK;
+    return missing && code == CLI_OK ? fail_missing(cli, view) : code;
 }
 
 static int show(struct cli *cli, const struct show_options *options, struct view *view)
@@ -188,7 +197,7 @@ int cmd_show(struct cli *cli, int argc, char **argv)
     struct view view = {.origin = options.words[0]};
     int code = open_source(cli, &options, &view.source, error);
     if (code != CLI_OK)
-        return fail(cli, code, error);
+        return fail_open(cli, &options, code, error);
     screen_detect(cli->out, options.ascii, options.color, (int)options.width, &view.screen);
     code = show(cli, &options, &view);
     source_free(&view.source);

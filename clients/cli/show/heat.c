@@ -235,6 +235,12 @@ static void put_margin(const struct view *view, const struct layout *layout)
     fprintf(view->screen.out, "%*s", margin, "");
 }
 
+/* Neighbours that run from right to left would change places. */
+static void put_isolated(FILE *out, const char *text, bool right_to_left)
+{
+    fprintf(out, right_to_left ? TOKEN_ISOLATE "%s" TOKEN_ISOLATE_END : "%s", text);
+}
+
 /* Labels of the keys from top to bottom; a wide character fits the two columns of a cell. */
 static void put_labels(const struct view *view, const struct layout *layout)
 {
@@ -260,7 +266,8 @@ static void put_labels(const struct view *view, const struct layout *layout)
                 text = view->screen.utf8 ? "\xe2\x80\xa6" : "~";
                 width = 1;
             }
-            fprintf(view->screen.out, "%s%*s", text, layout->cell - width, "");
+            put_isolated(view->screen.out, text, from >= 0 && units[from].right_to_left);
+            fprintf(view->screen.out, "%*s", layout->cell - width, "");
         }
         putc('\n', view->screen.out);
     }

@@ -17,8 +17,6 @@
 #define DOTTED_CIRCLE "\xe2\x97\x8c"
 #define VISIBLE_BLANK "\xe2\x90\xa3" /* U+2423 */
 #define ELLIPSIS      "\xe2\x80\xa6"
-#define ISOLATE       "\xe2\x81\xa8" /* U+2068, and U+2069 ends it */
-#define ISOLATE_END   "\xe2\x81\xa9"
 
 /* Characters ------------------------------------------------------------------------------------
  */
@@ -192,11 +190,11 @@ int token_fit(const char *label, int width, bool utf8, char ret_text[TOKEN_FIT_B
         fitting = count_fitting(units, fitting, width - 1, &used);
     char *to = ret_text;
     bool isolate = any_right_to_left(units, fitting);
-    to = stpcpy(to, isolate ? ISOLATE : "");
+    to = stpcpy(to, isolate ? TOKEN_ISOLATE : "");
     for (int i = 0; i < fitting; i++)
         to = stpcpy(to, units[i].text);
     to = stpcpy(to, !cut ? "" : utf8 ? ELLIPSIS : "~");
-    to = stpcpy(to, isolate ? ISOLATE_END : "");
+    to = stpcpy(to, isolate ? TOKEN_ISOLATE_END : "");
     if (count == 0 && width >= 2) {
         strcpy(ret_text, "\"\"");
         return 2;

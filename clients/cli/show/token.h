@@ -9,6 +9,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* U+2068 and U+2069: what is between them keeps its direction to itself. */
+#define TOKEN_ISOLATE     "\xe2\x81\xa8"
+#define TOKEN_ISOLATE_END "\xe2\x81\xa9"
+
 /* What stays together: a character and its marks, or an escape. */
 #define TOKEN_UNIT_BYTES 32
 struct token_unit {
