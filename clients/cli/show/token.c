@@ -80,7 +80,7 @@ static struct token_unit escape(uint32_t code)
         snprintf(unit.text, sizeof(unit.text), "\\%c", "tnr"[letter - letters]);
     else
         snprintf(unit.text, sizeof(unit.text),
-                 code < 0x100     ? "\\x%02x"
+                 code < 0xa0      ? "\\x%02x"
                  : code < 0x10000 ? "\\u%04x"
                                   : "\\U%06x",
                  (unsigned)code);
