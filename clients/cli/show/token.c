@@ -131,6 +131,13 @@ static void show_blank(struct token_unit *unit, bool utf8)
         strcpy(unit->text, utf8 ? VISIBLE_BLANK : "_");
 }
 
+/* Whether a character takes no unit of its own. */
+static bool joins(uint32_t code, bool utf8, const struct token_unit *units, int count)
+{
+    bool mark = utf8 && width_of(code) == 0 && !is_format(code);
+    return is_variation(code) || (mark && count > 0 && units[count - 1].text[0] != '\\');
+}
+
 int token_split(const char *label, bool utf8, struct token_unit *ret_units, int most,
                 bool *ret_more)
 {
@@ -140,13 +147,11 @@ int token_split(const char *label, bool utf8, struct token_unit *ret_units, int 
     while (left > 0) {
         uint32_t code;
         size_t taken = utf8_take(label, left, &code);
-        if (count == most && width_of(code) != 0) {
+        if (count == most && !joins(code, utf8, ret_units, count)) {
             *ret_more = true;
             break;
         }
-        /* A mark at the very end still has the last unit to join. */
-        if (count < most || width_of(code) == 0)
-            count = add_character(code, utf8, ret_units, count, &marks);
+        count = add_character(code, utf8, ret_units, count, &marks);
         label += taken;
         left -= taken;
     }

@@ -119,6 +119,12 @@ static void test_marks_stay_with_their_character(void **state)
     assert_string_equal(units[2].text, "e\xcc\x81");
     assert_int_equal(token_split("abcd", true, units, 3, &more), 3);
     assert_true(more);
+    /* No further unit is made of a mark that has nothing to join. */
+    units[3].width = 77;
+    assert_int_equal(token_split("ab\n\xcc\x81", true, units, 3, &more), 3);
+    assert_true(more && units[3].width == 77);
+    assert_int_equal(token_split("abc\xcc\x81", false, units, 3, &more), 3);
+    assert_true(more && units[3].width == 77);
 }
 
 static void test_text_from_right_to_left_is_isolated(void **state)
