@@ -14,20 +14,24 @@
 
 #define LABEL_WIDTH_MAX 12
 #define HEADER_LINES    8
-/* Lines of a picture when nobody knows the height; and what a screen needs besides it. */
-#define LINES_DEFAULT 32
-#define LINES_BESIDE  6
-#define LINES_LEAST   8
-#define UPPER_HALF    "\xe2\x96\x80"
-#define MIDDLE_DOT    "\xc2\xb7"
-#define SHADES        5
-#define LEGEND_CELLS  16
+/* Lines of a picture when nobody knows the height; and what a screen needs besides it, more when
+ * sentences are broken. */
+#define LINES_DEFAULT       32
+#define LINES_BESIDE        6
+#define LINES_BESIDE_NARROW 12
+#define WIDTH_NARROW        60
+#define LINES_LEAST         8
+#define UPPER_HALF          "\xe2\x96\x80"
+#define MIDDLE_DOT          "\xc2\xb7"
+#define SHADES              5
+#define LEGEND_CELLS        16
 
 struct layout {
     uint32_t rows, columns; /* of the picture */
     int cell;               /* columns of a cell */
     bool halves;
     int digits, label, room; /* of a line: number, label, columns left for cells */
+    int header;              /* lines of labels above the cells; 0 = numbers instead */
 };
 
 /* Layout ----------------------------------------------------------------------------------------
@@ -43,7 +47,8 @@ static int digits_of(uint32_t number)
 
 static int lines_of(const struct screen *screen)
 {
-    int lines = screen->height > 0 ? screen->height - LINES_BESIDE : LINES_DEFAULT;
+    int beside = screen->width < WIDTH_NARROW ? LINES_BESIDE_NARROW : LINES_BESIDE;
+    int lines = screen->height > 0 ? screen->height - beside : LINES_DEFAULT;
     return lines < LINES_LEAST ? LINES_LEAST : lines;
 }
 
@@ -59,6 +64,20 @@ static void shrink(const struct source_layer *layer, uint32_t rows_most, uint32_
     layout->columns = (layer->columns - 1) / factor + 1;
 }
 
+/* Lines that the keys' labels take upright. */
+static int header_lines(const struct view *view)
+{
+    struct token_unit units[HEADER_LINES];
+    int lines = 0;
+    bool more;
+    for (uint32_t c = 0; c < view->layer->columns; c++) {
+        const char *label = view_key_label(view, c);
+        int count = label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
+        lines = count > lines ? count : lines;
+    }
+    return lines;
+}
+
 static struct layout plan(const struct view *view)
 {
     const struct source_layer *layer = view->layer;
@@ -66,7 +85,7 @@ static struct layout plan(const struct view *view)
     int lines = lines_of(screen);
     struct layout layout = {.cell = 2, .digits = digits_of(layer->queries - 1)};
     if ((int64_t)layer->rows <= lines)
-        layout.label = view_label_width(view, screen->width >= 60 ? LABEL_WIDTH_MAX : 6);
+        layout.label = view_label_width(view, screen->width >= WIDTH_NARROW ? LABEL_WIDTH_MAX : 6);
     /* number, label, frame */
     layout.room = screen->width - layout.digits - (layout.label ? layout.label + 1 : 0) - 3;
     bool fits = (int64_t)layer->columns * 2 <= layout.room && (int64_t)layer->rows <= lines;
@@ -76,6 +95,10 @@ static struct layout plan(const struct view *view)
            (uint32_t)(layout.room / layout.cell), &layout);
     if (layout.rows < layer->rows)
         layout.label = 0;
+    if (layout.label > 0 && layout.columns == layer->columns && !layout.halves)
+        layout.header = header_lines(view);
+    if (screen->height > 0 && (int)layout.rows + layout.header > lines + 1)
+        layout.header = 0;
     return layout;
 }
 
@@ -241,33 +264,31 @@ static void put_isolated(FILE *out, const char *text, bool right_to_left)
     fprintf(out, right_to_left ? TOKEN_ISOLATE "%s" TOKEN_ISOLATE_END : "%s", text);
 }
 
+/* What stands in line `line` of the header above a column, in at most `width` columns. */
+static struct token_unit header_unit(const struct view *view, const struct layout *layout,
+                                     const char *label, int line)
+{
+    struct token_unit units[HEADER_LINES], cut = {.text = "~", .width = 1}, none = {.width = 0};
+    bool more = false;
+    int count = label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
+    int at = line - (layout->header - count); /* they stand on the map */
+    if (view->screen.utf8)
+        strcpy(cut.text, "\xe2\x80\xa6");
+    if (at < 0)
+        return none;
+    /* An escape has no room. */
+    return (more && at == count - 1) || units[at].width > layout->cell ? cut : units[at];
+}
+
 /* Labels of the keys from top to bottom; a wide character fits the two columns of a cell. */
 static void put_labels(const struct view *view, const struct layout *layout)
 {
-    struct token_unit units[HEADER_LINES];
-    int lines = 0;
-    bool more;
-    for (uint32_t c = 0; c < layout->columns; c++) {
-        const char *label = view_key_label(view, c);
-        int count = label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
-        lines = count > lines ? count : lines;
-    }
-    for (int line = 0; line < lines; line++) {
+    for (int line = 0; line < layout->header; line++) {
         put_margin(view, layout);
         for (uint32_t c = 0; c < layout->columns; c++) {
-            const char *label = view_key_label(view, c), *text = "";
-            int count =
-                label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
-            int from = line - (lines - count); /* they stand on the map */
-            int width = from >= 0 ? units[from].width : 0;
-            text = from >= 0 ? units[from].text : "";
-            bool cut = from >= 0 && more && from == count - 1;
-            if (cut || width > layout->cell) { /* an escape has no room */
-                text = view->screen.utf8 ? "\xe2\x80\xa6" : "~";
-                width = 1;
-            }
-            put_isolated(view->screen.out, text, from >= 0 && units[from].right_to_left);
-            fprintf(view->screen.out, "%*s", layout->cell - width, "");
+            struct token_unit unit = header_unit(view, layout, view_key_label(view, c), line);
+            put_isolated(view->screen.out, unit.text, unit.right_to_left);
+            fprintf(view->screen.out, "%*s", layout->cell - unit.width, "");
         }
         putc('\n', view->screen.out);
     }
@@ -371,7 +392,7 @@ void view_map(const struct view *view)
     char head[48];
     view_head_text(view, head);
     screen_title(screen, "map of %s: a line per query, a column per key", head);
-    if (layout.label > 0 && layout.columns == view->layer->columns && !layout.halves)
+    if (layout.header > 0)
         put_labels(view, &layout);
     else
         put_ticks(view, &layout);

@@ -193,7 +193,7 @@ void view_heads(const struct view *view)
     w.label = fit_labels(view, digits, w.spot);
     if (w.label < 0) { /* a line per key instead */
         w.bar = 0;
-        w.label = view_label_width(view, view->screen.width / 4);
+        w.label = view_label_width(view, view->screen.width - digits - w.spot - PERCENT_WIDTH - 6);
     }
     view_query_text(view, query);
     screen_title(&view->screen, "top %" PRIu32 " key%s of %s in each head", view->found->top_count,
@@ -210,12 +210,20 @@ static int query_label_width(const struct view *view, int most)
 {
     char text[TOKEN_FIT_BYTES];
     int widest = 0;
-    for (uint32_t i = 0; i < view->found->pair_count; i++) {
+    for (uint32_t i = 0; i < view->found->pair_count && most > 0; i++) {
         const char *label = view_query_label(view, view->found->pairs[i].row);
         int width = label ? token_fit(label, most, view->screen.utf8, text) : 0;
         widest = width > widest ? width : widest;
     }
     return widest;
+}
+
+/* Two blanks, a number, a label, an arrow, a number, a label, a percentage. */
+static int fit_pair_labels(const struct view *view, int query_spot, int key_spot)
+{
+    int room = view->screen.width - 2 - query_spot - 3 - key_spot - 1 - PERCENT_WIDTH;
+    int label = room / 2 - 1;
+    return label < LABEL_WIDTH_MAX ? label : LABEL_WIDTH_MAX;
 }
 
 static void put_pair(const struct view *view, const struct widths *query, const struct widths *key,
@@ -240,11 +248,12 @@ void view_pairs(const struct view *view)
 {
     const struct findings *found = view->found;
     char head[48], last[SPOT_MAX];
-    int most = view->screen.width >= 60 ? LABEL_WIDTH_MAX : view->screen.width / 6;
-    struct widths query = {.label = query_label_width(view, most)};
-    struct widths key = {.spot = spot_width(view), .label = view_label_width(view, most)};
+    struct widths query = {.spot = 0}, key = {.spot = spot_width(view)};
     view_query_spot(view, view->layer->rows - 1, last);
     query.spot = (int)strlen(last);
+    int most = fit_pair_labels(view, query.spot, key.spot);
+    query.label = query_label_width(view, most);
+    key.label = view_label_width(view, most);
     view_head_text(view, head);
     screen_title(&view->screen, "the largest entries of %s: query %s key", head,
                  view->screen.utf8 ? "\xe2\x86\x92" : "->");

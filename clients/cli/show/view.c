@@ -73,7 +73,7 @@ void view_query_text(const struct view *view, char ret_text[QUERY_TEXT_MAX])
     view_query_spot(view, view->found->row, spot);
     const char *noun = strchr(spot, '-') ? "queries" : "query";
     if (label)
-        token_fit(label, 24, view->screen.utf8, text);
+        token_fit(label, view->screen.width >= 60 ? 24 : 10, view->screen.utf8, text);
     snprintf(ret_text, QUERY_TEXT_MAX, label ? "%s %s '%s'" : "%s %s", noun, spot,
              label ? text : "");
 }
