@@ -124,8 +124,11 @@ void view_token(const struct view *view)
     double largest = count > 0 ? (double)top[0].weight : 0;
     view_query_text(view, query);
     view_head_text(view, head);
-    screen_title(&view->screen, "what %s attends to, %s%s", query, head,
+    screen_title(&view->screen, "what %s attend%s to, %s%s", query,
+                 strncmp(query, "queries", 7) == 0 ? "" : "s", head,
                  columns <= BARS_MOST ? "" : ", the largest first");
+    if (columns < view->layer->keys)
+        screen_say(&view->screen, 4, "  (where a cell has several keys: the mean of one)");
     if (found->moved)
         screen_say(&view->screen, 4,
                    "  (query 0 attends to one key only; --token N shows any other)");
