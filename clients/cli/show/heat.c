@@ -78,27 +78,55 @@ static int header_lines(const struct view *view)
     return lines;
 }
 
+/* Number, label, frame; the cells get the rest. */
+static void set_label(const struct screen *screen, int label, struct layout *layout)
+{
+    layout->label = label;
+    layout->room = screen->width - layout->digits - (label ? label + 1 : 0) - 3;
+}
+
+/* Whether every entry has a cell of its own, two columns wide, in so many lines. */
+static bool fits(const struct source_layer *layer, const struct layout *layout, int lines)
+{
+    return (int64_t)layer->columns * 2 <= layout->room && (int64_t)layer->rows <= lines;
+}
+
+/* With names it may be as high as the screen: they are worth that the heading has gone. Those of
+ * the keys stand above it as long as nothing has. */
+static bool plan_labels(const struct view *view, int lines, struct layout *layout)
+{
+    const struct screen *screen = &view->screen;
+    int most = screen->height > 0 && screen->height - 1 > lines ? screen->height - 1 : lines;
+    if ((int64_t)view->layer->rows > most)
+        return false;
+    set_label(screen, view_label_width(view, screen->width >= WIDTH_NARROW ? LABEL_WIDTH_MAX : 6),
+              layout);
+    if (layout->label == 0 || !fits(view->layer, layout, most))
+        return false;
+    layout->header = header_lines(view);
+    if (screen->height > 0 && (int)view->layer->rows + layout->header > lines + 1)
+        layout->header = 0;
+    return true;
+}
+
 static struct layout plan(const struct view *view)
 {
     const struct source_layer *layer = view->layer;
     const struct screen *screen = &view->screen;
     int lines = lines_of(screen);
-    struct layout layout = {.cell = 2, .digits = digits_of(layer->queries - 1)};
-    if ((int64_t)layer->rows <= lines)
-        layout.label = view_label_width(view, screen->width >= WIDTH_NARROW ? LABEL_WIDTH_MAX : 6);
-    /* number, label, frame */
-    layout.room = screen->width - layout.digits - (layout.label ? layout.label + 1 : 0) - 3;
-    bool fits = (int64_t)layer->columns * 2 <= layout.room && (int64_t)layer->rows <= lines;
-    layout.halves = !fits && screen->utf8 && screen->colors != COLORS_NONE;
+    struct layout layout = {.rows = layer->rows,
+                            .columns = layer->columns,
+                            .cell = 2,
+                            .digits = digits_of(layer->queries - 1)};
+    if (plan_labels(view, lines, &layout))
+        return layout;
+    set_label(screen, 0, &layout);
+    if (fits(layer, &layout, lines))
+        return layout;
+    layout.halves = screen->utf8 && screen->colors != COLORS_NONE;
     layout.cell = layout.halves ? 1 : 2;
     shrink(layer, (uint32_t)(layout.halves ? 2 * lines : lines),
            (uint32_t)(layout.room / layout.cell), &layout);
-    if (layout.rows < layer->rows)
-        layout.label = 0;
-    if (layout.label > 0 && layout.columns == layer->columns && !layout.halves)
-        layout.header = header_lines(view);
-    if (screen->height > 0 && (int)layout.rows + layout.header > lines + 1)
-        layout.header = 0;
     return layout;
 }
 
