@@ -17,8 +17,9 @@ B, H, T = 2, 4, 6
 
 def run(*arguments, cwd=None, **environment):
     env = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLORTERM", "LC_ALL")}
+    env.update({"LC_ALL": "C.UTF-8", "TERM": "xterm-256color", **environment})
     return subprocess.run([ATTNCTL, "show", *map(str, arguments)], capture_output=True, text=True, timeout=60,
-                          cwd=cwd, encoding="utf-8", env={**env, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color", **environment})
+                          cwd=cwd, encoding="utf-8", env=env)
 
 
 def show(*arguments, **environment):
@@ -215,7 +216,8 @@ def test_the_map_is_that_of_the_numbers(tmp_path):
     """Each shade by the square root of its cell's share of the largest."""
     weights = attend(7, (1, 1, 12, 12))
     np.savez(tmp_path / "x.npz", **{"decoder.0.self": weights})
-    rows = [line.split("|")[1] for line in show(tmp_path / "x.npz", "--only", "map", "--ascii").split("\n") if "|" in line]
+    lines = show(tmp_path / "x.npz", "--only", "map", "--ascii").split("\n")
+    rows = [line.split("|")[1] for line in lines if "|" in line]
     shares = np.sqrt(weights[0, 0] / weights.max())
     expected = ["".join(" .:-=+*#%@"[min(int(share * 10), 9)] * 2 for share in row) for row in shares]
     assert rows == expected
@@ -281,7 +283,8 @@ def test_what_is_not_there_is_refused_with_what_is(maps):
 def test_options_that_are_none_are_refused(maps):
     path, _ = maps
     assert refuse(path, "--head", "x") == "--head: 'x': not accepted (valid: a number from 0, or mean)"
-    assert refuse(path, "--only", "map,foo").endswith("(valid: report, map, token, heads, pairs, with commas between them)")
+    assert refuse(path, "--only", "map,foo").endswith(
+        "(valid: report, map, token, heads, pairs, with commas between them)")
     assert refuse(path, "--width", 19).endswith("(valid: 20 to 1000)")
     assert refuse(path, "--nothing") == "no option --nothing (see attnctl show --help)"
     assert refuse(path, "--layer") == "--layer needs a value (see attnctl show --help)"
@@ -305,7 +308,8 @@ def test_a_word_is_a_file_or_a_job(tmp_path):
     (tmp_path / "gpt").write_text("no arrays")
     assert refuse("gpt", cwd=tmp_path) == "gpt: not a .npy, .npz or .safetensors file"
     said = refuse("bert", "--endpoint", f"ipc://{tmp_path}/none", "--timeout", "0.05", code=3, cwd=tmp_path)
-    assert said.startswith(f"cannot reach attnd at ipc://{tmp_path}/none") and said.endswith("nor is there a file 'bert'")
+    assert said.startswith(f"cannot reach attnd at ipc://{tmp_path}/none")
+    assert said.endswith("nor is there a file 'bert'")
     assert refuse("bert", "--timeout", "x", cwd=tmp_path) == "--timeout: 'x': not accepted (valid: 1ms to 3600s)"
 
 
