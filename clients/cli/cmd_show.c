@@ -198,10 +198,6 @@ int cmd_show(struct cli *cli, int argc, char **argv)
     struct show_options options;
     if (show_options_parse(argc, argv, &options, error) != 0)
         return fail(cli, CLI_USAGE, error);
-    if (options.help) {
-        show_options_print_help(cli->out);
-        return CLI_OK;
-    }
     if (options.word_count == 0) {
         fputs("usage: attnctl show FILE... | JOB [OPTIONS] (see --help)\n", cli->err);
         return CLI_USAGE;
