@@ -292,8 +292,8 @@ static void draw_footer(struct model *model, struct screen *screen)
 static void draw_page(struct frame *frame)
 {
     static void (*const pages[])(struct frame * frame) = {
-        [PAGE_JOBS] = view_jobs, [PAGE_HEADS] = view_heads,   [PAGE_LAYERS] = view_layers,
-        [PAGE_HEAD] = view_head, [PAGE_ALERTS] = view_alerts,
+        [PAGE_JOBS] = page_jobs, [PAGE_HEADS] = page_heads,   [PAGE_LAYERS] = page_layers,
+        [PAGE_HEAD] = page_head, [PAGE_ALERTS] = page_alerts,
     };
     pages[frame->model->ui.page](frame);
 }

@@ -203,7 +203,7 @@ static void draw_metrics(struct frame *frame, int row, int rows)
     }
 }
 
-void view_head(struct frame *frame)
+void page_head(struct frame *frame)
 {
     struct model *model = frame->model;
     int height = frame->rows / 4 < 10 ? frame->rows / 4 : 10, used = 0;

@@ -191,7 +191,7 @@ static void draw_head_row(struct frame *frame, int row, const struct head_column
     draw_head_alert(frame, row, columns, head);
 }
 
-void view_heads(struct frame *frame)
+void page_heads(struct frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.heads;
@@ -310,7 +310,7 @@ static void draw_layer_row(struct frame *frame, int row, const struct layer_colu
     draw_layer_alert(frame, row, columns, layer);
 }
 
-void view_layers(struct frame *frame)
+void page_layers(struct frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.layers;

@@ -86,7 +86,7 @@ static void draw_job(struct frame *frame, int row, const struct column columns[J
     put_number(frame, row, number[6], job->firing);
 }
 
-void view_jobs(struct frame *frame)
+void page_jobs(struct frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.jobs;
@@ -187,7 +187,7 @@ static void draw_sentence(struct frame *frame, int row, const char *text)
                    text + cut + (text[cut] == ' '));
 }
 
-void view_alerts(struct frame *frame)
+void page_alerts(struct frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.alerts;

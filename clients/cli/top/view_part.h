@@ -11,11 +11,11 @@ struct frame {
     int top, rows;
 };
 
-void view_jobs(struct frame *frame);
-void view_heads(struct frame *frame);
-void view_layers(struct frame *frame);
-void view_head(struct frame *frame);
-void view_alerts(struct frame *frame);
+void page_jobs(struct frame *frame);
+void page_heads(struct frame *frame);
+void page_layers(struct frame *frame);
+void page_head(struct frame *frame);
+void page_alerts(struct frame *frame);
 
 /* On top of a page. */
 void view_help(struct frame *frame);
