@@ -66,6 +66,8 @@ static const struct command commands[] = {
      "attnctl check run.rec --rules rules.yaml", 0, 0, 0, cmd_check},
     {"analyze", NULL, "measure attention in files; needs no attnd", " FILE...",
      "attnctl analyze maps.npz --causal --json", 0, 0, 0, cmd_analyze},
+    {"plot", NULL, "draw figures of maps and of their history: PNG, SVG, PDF", " KIND SOURCE",
+     "attnctl plot heads maps.npz --layer 3 -o heads.png", 0, 0, 0, cmd_plot},
 };
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
 
