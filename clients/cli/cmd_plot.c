@@ -20,7 +20,8 @@ static kind_draw *const draw[PLOT_KIND_COUNT] = {
     [PLOT_LAYERS] = kind_layers,         [PLOT_FLOW] = kind_flow,
     [PLOT_AGGREGATE] = kind_aggregate,   [PLOT_ROLLOUT] = kind_rollout,
     [PLOT_SIMILARITY] = kind_similarity, [PLOT_SPECTRUM] = kind_spectrum,
-    [PLOT_TOKENS] = kind_tokens,
+    [PLOT_TOKENS] = kind_tokens,         [PLOT_ENTROPY] = kind_entropy,
+    [PLOT_SERIES] = kind_series,
 };
 
 /* A sentence, without what would disturb a terminal. */

@@ -9,8 +9,8 @@
 /* Texts further apart than this are told by their numbers instead. */
 #define THINNED_MOST 3
 /* Points from number to number. */
-#define NUMBERS_ACROSS 26
-#define NUMBERS_DOWN   15
+#define NUMBERS_DOWN 12
+#define NUMBER_GAP   9
 
 static void text_at(const struct cell_axis *axis, uint32_t index, struct fonts *fonts,
                     double text_max, char ret_text[LABEL_MAX + 8])
@@ -35,14 +35,45 @@ static double widest_text(const struct cell_axis *axis, struct fonts *fonts, dou
     return widest;
 }
 
+static double first_number(const struct cell_axis *axis)
+{
+    return axis->numbers ? (double)axis->numbers[0] : axis->first;
+}
+
+static double last_number(const struct cell_axis *axis)
+{
+    return axis->numbers ? (double)axis->numbers[axis->count - 1]
+                         : (double)axis->first + axis->total - 1;
+}
+
+/* Numbers side by side need as much as the last one is wide. */
+static double number_room(double last, bool across)
+{
+    double digits = last < 10 ? 1 : floor(log10(last)) + 1;
+    return across ? NUMBER_GAP + 0.64 * SIZE_TICK * digits : NUMBERS_DOWN;
+}
+
 static struct ticks numbers(const struct cell_axis *axis, bool across, double length)
 {
     struct ticks ticks;
-    double last = (double)axis->first + axis->total - 1;
-    double most = length / (across ? NUMBERS_ACROSS : NUMBERS_DOWN);
-    ticks_linear(axis->first, fmax(last, axis->first + 0.5), most < 9 ? (uint32_t)most : 9, 1,
-                 &ticks);
+    double first = first_number(axis), last = last_number(axis);
+    double most = length / number_room(last, across);
+    ticks_linear(first, fmax(last, first + 0.5), most < 9 ? (uint32_t)most : 9, 1, &ticks);
     return ticks;
+}
+
+/* Where a number stands, as a share of the axis: between the middles of the cells around it. */
+static double share_of(const struct cell_axis *axis, double number)
+{
+    uint32_t above = 0;
+    if (!axis->numbers)
+        return (number - axis->first + 0.5) / axis->total;
+    while (above + 1 < axis->count && (double)axis->numbers[above] < number)
+        above++;
+    double high = (double)axis->numbers[above],
+           low = above ? (double)axis->numbers[above - 1] : high;
+    double back = high > low && number < high ? (high - number) / (high - low) : 0;
+    return (above + 0.5 - back) / axis->count;
 }
 
 static void plan_texts(const struct cell_axis *axis, struct fonts *fonts, bool across,
@@ -120,7 +151,7 @@ void cell_axis_draw(const struct cell_axis *axis, const struct cell_axis_plan *p
     struct ticks ticks = numbers(axis, across, across ? box.width : box.height);
     for (uint32_t i = 0; i < ticks.count; i++) {
         char text[TICK_TEXT_MAX];
-        double at = place(across, box, (ticks.at[i] - axis->first + 0.5) / axis->total);
+        double at = place(across, box, share_of(axis, ticks.at[i]));
         ticks_text(&ticks, i, text);
         draw_tick(across, box, at, canvas);
         draw_text(text, across, false, box, at, canvas);

@@ -7,13 +7,14 @@
 #include "page.h"
 
 struct cell_axis {
-    const char *title; /* "" = none */
-    uint32_t count;    /* cells */
-    uint32_t total;    /* numbers that they stand for: as many, or more when pooled */
-    uint32_t first;    /* number of the first one */
-    const char *const
-        *texts; /* [count], instead of numbers; NULL = none. A text NULL is left out */
-    bool all;   /* no text is left out for want of room */
+    const char *title;       /* "" = none */
+    uint32_t count;          /* cells */
+    uint32_t total;          /* numbers that they stand for: as many, or more when pooled */
+    uint32_t first;          /* number of the first one */
+    const uint64_t *numbers; /* [count] of the cells, ascending; NULL = one after another */
+    /* [count], instead of numbers; NULL = none. A text that is NULL is left out */
+    const char *const *texts;
+    bool all; /* no text is left out for want of room */
 };
 
 /* How an axis is drawn in a given length. */

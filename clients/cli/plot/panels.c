@@ -186,7 +186,8 @@ static void draw_panel_title(struct drawing *drawing, const struct panel *panel,
 {
     char words[PANEL_TITLE_MAX + 8];
     snprintf(words, sizeof(words), "%s", panel->title);
-    fonts_shorten(drawing->page->fonts, SIZE_NAME, drawing->layout.pitch_x, words, sizeof(words));
+    fonts_shorten(drawing->page->fonts, SIZE_NAME, box.width + drawing->layout.beside, words,
+                  sizeof(words));
     page_text(drawing->canvas, words, box.x + box.width / 2, box.y - 3 - SIZE_NAME / 2, SIZE_NAME,
               ANCHOR_MIDDLE, COLOR_TEXT);
 }
@@ -219,10 +220,10 @@ static void draw_panel(struct drawing *drawing, uint32_t index)
 static struct box outline(const struct drawing *drawing)
 {
     const struct panels *panels = drawing->panels;
-    uint32_t across = panels->count < panels->columns ? panels->count : panels->columns;
     struct box first = panels_layout_box(&drawing->layout, panels, 0);
+    struct box right = panels_layout_box(&drawing->layout, panels, panels->columns - 1);
     struct box low = panels_layout_box(&drawing->layout, panels, panels->count - 1);
-    first.width += (across - 1) * drawing->layout.pitch_x;
+    first.width = right.x + right.width - first.x;
     first.height = low.y + low.height - first.y;
     return first;
 }

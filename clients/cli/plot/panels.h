@@ -11,6 +11,8 @@
 /* Rows and columns of a map in PDF and SVG; larger ones are pooled. */
 #define PANEL_CELLS_MAX 2048
 
+#define PANEL_COLUMNS_MAX 64
+
 struct panel {
     char title[PANEL_TITLE_MAX]; /* "" = none */
     struct heat heat;
@@ -20,13 +22,13 @@ struct panel {
 };
 
 struct panels {
-    struct panel *items; /* [count] */
-    uint32_t count, columns;
-    bool shared;           /* one range, one colour bar, the axes of the first for all */
-    bool stretch;          /* cells fill the width; otherwise they are square */
-    bool numbers;          /* written into the cells, when they fit */
-    double low, high;      /* NaN = by the values: from 0, when none is below */
-    const char *bar_title; /* what the colours mean */
+    struct panel *items;     /* [count] */
+    uint32_t count, columns; /* at most PANEL_COLUMNS_MAX */
+    bool shared;             /* one range, one colour bar, the axes of the first for all */
+    bool stretch;            /* cells fill the width; otherwise they are square */
+    bool numbers;            /* written into the cells, when they fit */
+    double low, high;        /* NaN = by the values: from 0, when none is below */
+    const char *bar_title;   /* what the colours mean */
     const struct colormap *colors;
 };
 

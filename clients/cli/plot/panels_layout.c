@@ -14,31 +14,36 @@
 
 #define GAP_X       7.0
 #define GAP_Y       7.0
-#define ASPECT_MAX  2.5
-#define ASPECT_MIN  0.2
+#define SHAPE_MAX   5.0
+#define SHAPE_MIN   0.4
 #define TEXT_SHARE  0.2  /* of the width: the longest text at an axis */
 #define CELLS_SHARE 0.7  /* of the width: the maps, as a guess */
 #define MAP_MIN     12.0 /* of a map's side */
-#define STRETCHED   0.62 /* height by width of what is stretched */
+#define STRETCHED   1.6  /* width by height of what is stretched */
 
 static uint32_t rows_of(const struct panels *panels)
 {
     return (panels->count + panels->columns - 1) / panels->columns;
 }
 
-/* Height by width of a map. */
-static double aspect_of(const struct panels *panels, const struct panel *panel)
+/* Width by height of a map; of what is stretched, unless a height is given. */
+static double shape_of(const struct panels *panels, const struct panel *panel)
 {
-    double aspect = (double)panel->heat.queries / panel->heat.keys;
-    return panels->stretch ? STRETCHED : fmin(ASPECT_MAX, fmax(ASPECT_MIN, aspect));
+    double shape = (double)panel->heat.keys / panel->heat.queries;
+    return panels->stretch ? STRETCHED : fmin(SHAPE_MAX, fmax(SHAPE_MIN, shape));
 }
 
-static double largest_aspect(const struct panels *panels)
+/* The widest of each column; returns their sum. */
+static double find_shapes(const struct panels *panels, struct panels_layout *layout)
 {
-    double largest = 0;
-    for (uint32_t i = 0; i < panels->count; i++)
-        largest = fmax(largest, aspect_of(panels, &panels->items[i]));
-    return largest;
+    double sum = 0;
+    for (uint32_t i = 0; i < panels->count; i++) {
+        double *shape = &layout->shape[i % panels->columns];
+        *shape = fmax(*shape, shape_of(panels, &panels->items[i]));
+    }
+    for (uint32_t i = 0; i < panels->columns; i++)
+        sum += layout->shape[i];
+    return sum;
 }
 
 static bool has_titles(const struct panels *panels)
@@ -49,14 +54,15 @@ static bool has_titles(const struct panels *panels)
     return false;
 }
 
-/* The axes of all panels at these lengths, and the room that the widest needs. */
-static void plan_axes(const struct panels *panels, const struct page *page, double width,
-                      double height, struct panels_layout *layout)
+/* The axes of all panels when maps are so high, and the room that the widest needs. */
+static void plan_axes(const struct panels *panels, const struct page *page, double height,
+                      struct panels_layout *layout)
 {
     double text_max = TEXT_SHARE * page->width / (panels->shared ? 1 : sqrt(panels->columns));
     layout->ticks_left = layout->ticks_below = 0;
     for (uint32_t i = 0; i < panels->count; i++) {
         const struct panel *panel = &panels->items[i];
+        double width = height * shape_of(panels, panel);
         layout->x[i] = cell_axis_plan(&panel->x, page->fonts, true, width, text_max);
         layout->y[i] = cell_axis_plan(&panel->y, page->fonts, false, height, text_max);
         layout->ticks_left = fmax(layout->ticks_left, layout->y[i].room);
@@ -78,69 +84,62 @@ static double bars_width(const struct panels *panels, const struct bar *bars,
     return widest;
 }
 
-/* The width of a map, with what stands beside it; sets left and pitch_x. */
-static void lay_across(const struct panels *panels, const struct page *page, double bar,
-                       struct panels_layout *layout)
+/* The width that is left for the maps of a row; sets left and beside. */
+static double lay_across(const struct panels *panels, const struct page *page, double bar,
+                         struct panels_layout *layout)
 {
-    const struct panel *first = &panels->items[0];
-    double columns = panels->columns, side = layout->ticks_left + title_room(first->y.title);
-    double beside = panels->shared ? GAP_X : side + bar + GAP_X;
-    double rest = page->width - 2 * MARGIN - side - bar - (columns - 1) * beside;
+    double side = layout->ticks_left + title_room(panels->items[0].y.title);
+    layout->beside = panels->shared ? GAP_X : side + bar + GAP_X;
     layout->left = MARGIN + side;
-    layout->cell_width = fmax(MAP_MIN, rest / columns);
-    layout->pitch_x = layout->cell_width + beside;
+    return page->width - 2 * MARGIN - side - bar - (panels->columns - 1) * layout->beside;
 }
 
-/* What stands above and below the maps, for a height of 0 of each. */
-static double heights(const struct panels *panels, const struct page *page, bool legend,
-                      struct panels_layout *layout, double *ret_beside)
+/* What stands above, below and between the maps; sets top. */
+static double lay_down(const struct panels *panels, const struct page *page,
+                       struct panels_layout *layout, double *ret_between)
 {
-    const struct panel *first = &panels->items[0];
     double rows = rows_of(panels), title = has_titles(panels) ? SIZE_NAME + 4 : 0;
-    double below = layout->ticks_below + title_room(first->x.title);
-    *ret_beside = panels->shared ? GAP_Y + title : below + GAP_Y + title;
+    double below = layout->ticks_below + title_room(panels->items[0].x.title);
+    *ret_between = panels->shared ? GAP_Y + title : below + GAP_Y + title;
     layout->top = MARGIN + page_title_room(page) + title;
-    return layout->top + below + MARGIN + (legend ? LEGEND_ROOM : 0) + (rows - 1) * *ret_beside;
+    return layout->top + below + MARGIN + (layout->legend ? LEGEND_ROOM : 0) +
+           (rows - 1) * *ret_between;
 }
 
-/* A height that is given: the maps become narrower when they would be too high. */
+/* A height that is given: what is stretched takes it, other maps become smaller when they would be
+ * too high, and stand in the middle. */
 static void fit_height(const struct panels *panels, const struct page *page, double around,
-                       double aspect, struct panels_layout *layout)
+                       double shapes, struct panels_layout *layout)
 {
     double high = fmax(MAP_MIN, (page->height - around) / rows_of(panels));
-    double wide = high / aspect;
-    if (panels->stretch || wide >= layout->cell_width) {
-        double spare = (high - layout->cell_height) * rows_of(panels);
-        layout->top += panels->stretch ? 0 : fmax(0, spare) / 2;
-        layout->cell_height = panels->stretch ? high : layout->cell_height;
-        return;
-    }
-    double spare = (layout->cell_width - wide) * panels->columns;
-    layout->pitch_x -= layout->cell_width - wide;
-    layout->left += spare / 2;
-    layout->cell_width = wide;
-    layout->cell_height = high;
+    double spare = layout->cell_height - high;
+    if (panels->stretch)
+        layout->shape[0] *= layout->cell_height / high;
+    else if (spare > 0)
+        layout->left += spare * shapes / 2;
+    else
+        layout->top -= spare * rows_of(panels) / 2;
+    layout->cell_height = panels->stretch ? high : fmin(high, layout->cell_height);
 }
 
 static void lay_out(const struct panels *panels, const struct bar *bars, const struct page *page,
-                    bool legend, struct panels_layout *layout)
+                    struct panels_layout *layout)
 {
-    double aspect = largest_aspect(panels), beside;
-    double guess = CELLS_SHARE * page->width / panels->columns;
+    double shapes = find_shapes(panels, layout), between;
+    double guess = CELLS_SHARE * page->width / shapes;
     if (page->height > 0)
-        guess = fmin(guess, CELLS_SHARE * page->height / rows_of(panels) / aspect);
-    plan_axes(panels, page, guess, guess * aspect, layout);
+        guess = fmin(guess, CELLS_SHARE * page->height / rows_of(panels));
+    plan_axes(panels, page, guess, layout);
     for (int pass = 0; pass < 2; pass++) {
-        double bar = bars_width(panels, bars, page, guess * aspect);
-        lay_across(panels, page, bar, layout);
-        layout->cell_height = layout->cell_width * aspect;
-        plan_axes(panels, page, layout->cell_width, layout->cell_height, layout);
-        guess = layout->cell_width;
+        double bar = bars_width(panels, bars, page, guess);
+        guess = fmax(MAP_MIN, lay_across(panels, page, bar, layout) / shapes);
+        layout->cell_height = guess;
+        plan_axes(panels, page, guess, layout);
     }
-    double around = heights(panels, page, legend, layout, &beside);
+    double around = lay_down(panels, page, layout, &between);
     if (page->height > 0)
-        fit_height(panels, page, around, aspect, layout);
-    layout->pitch_y = layout->cell_height + beside;
+        fit_height(panels, page, around, shapes, layout);
+    layout->pitch_y = layout->cell_height + between;
     layout->width = page->width;
     layout->height =
         page->height > 0 ? page->height : around + layout->cell_height * rows_of(panels);
@@ -156,7 +155,7 @@ int panels_layout(const struct panels *panels, const struct bar *bars, const str
         panels_layout_clear(&layout);
         return ERR_MEMORY;
     }
-    lay_out(panels, bars, page, legend, &layout);
+    lay_out(panels, bars, page, &layout);
     *ret_layout = layout;
     return 0;
 }
@@ -171,11 +170,10 @@ void panels_layout_clear(struct panels_layout *layout)
 struct box panels_layout_box(const struct panels_layout *layout, const struct panels *panels,
                              uint32_t index)
 {
-    double aspect = aspect_of(panels, &panels->items[index]);
-    struct box box = {layout->left + index % panels->columns * layout->pitch_x,
-                      layout->top + index / panels->columns * layout->pitch_y, layout->cell_width,
-                      layout->cell_height};
-    if (!panels->stretch) /* of another shape than the highest one */
-        box.height = fmin(box.height, box.width * aspect);
+    double shape = panels->stretch ? layout->shape[0] : shape_of(panels, &panels->items[index]);
+    struct box box = {layout->left, layout->top + index / panels->columns * layout->pitch_y,
+                      layout->cell_height * shape, layout->cell_height};
+    for (uint32_t column = 0; column < index % panels->columns; column++)
+        box.x += layout->cell_height * layout->shape[column] + layout->beside;
     return box;
 }

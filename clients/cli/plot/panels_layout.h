@@ -7,13 +7,15 @@
 #include "panels.h"
 
 struct panels_layout {
-    double width, height;           /* of the figure */
-    double left, top;               /* of the first map */
-    double cell_width, cell_height; /* the place of a map */
-    double pitch_x, pitch_y;        /* from map to map */
-    double ticks_left, ticks_below; /* room of ticks and their texts */
-    struct cell_axis_plan *x, *y;   /* [count]; owned */
-    struct heat_range range;        /* of all */
+    double width, height;            /* of the figure */
+    double left, top;                /* of the first map */
+    double cell_height;              /* of the maps */
+    double shape[PANEL_COLUMNS_MAX]; /* of each column: the width of its widest map by the height */
+    double beside;                   /* from the right of a map to the left of the next */
+    double pitch_y;                  /* from map to map */
+    double ticks_left, ticks_below;  /* room of ticks and their texts */
+    struct cell_axis_plan *x, *y;    /* [count]; owned */
+    struct heat_range range;         /* of all */
     bool legend;
 };
 

@@ -35,13 +35,31 @@ void ticks_linear(double low, double high, uint32_t most, double least_step,
     *ret_ticks = ticks;
 }
 
+/* Powers of ten apart of which 2 and 5 times are numbers, too. */
+#define DECADES_FEW 2.5
+
+static void add_between(double low, double high, struct ticks *ticks)
+{
+    static const double times[] = {1, 2, 5};
+    for (double power = floor(log10(low)); power <= log10(high); power++)
+        for (int i = 0; i < 3; i++) {
+            double at = times[i] * pow(10, power);
+            if (at >= low && at <= high && ticks->count < TICKS_MAX)
+                ticks->at[ticks->count++] = at;
+        }
+}
+
 void ticks_powers(double low, double high, uint32_t most, struct ticks *ret_ticks)
 {
     struct ticks ticks = {.powers = true};
     double first = ceil(log10(low) - 1e-9), last = floor(log10(high) + 1e-9);
     most = most < 2 ? 2 : most > TICKS_MAX ? TICKS_MAX : most;
     ticks.step = fmax(1, ceil((last - first + 1) / most));
-    for (double power = last; power >= first && ticks.count < most; power -= ticks.step)
+    ticks.digits = log10(high / low) < DECADES_FEW;
+    if (ticks.digits)
+        add_between(low, high, &ticks);
+    for (double power = last; !ticks.digits && power >= first && ticks.count < most;
+         power -= ticks.step)
         ticks.at[ticks.count++] = pow(10, power);
     *ret_ticks = ticks;
 }
@@ -69,9 +87,11 @@ static int decimals_of(double step)
 void ticks_text(const struct ticks *ticks, uint32_t index, char ret_text[TICK_TEXT_MAX])
 {
     double at = ticks->at[index];
-    if (fabs(at) < ticks->step / 1000)
+    if (!ticks->powers && fabs(at) < ticks->step / 1000)
         at = 0;
-    if (ticks->powers)
+    if (ticks->digits)
+        snprintf(ret_text, TICK_TEXT_MAX, "%g", at);
+    else if (ticks->powers)
         power_text((int)lround(log10(at)), ret_text);
     else if (ticks->exponent && at != 0)
         snprintf(ret_text, TICK_TEXT_MAX, "%.3g", at);

@@ -14,6 +14,7 @@ struct ticks {
     uint32_t count;
     double step;   /* between two */
     bool powers;   /* of ten */
+    bool digits;   /* or 2 and 5 times them, written out */
     bool exponent; /* written with one */
 };
 
@@ -21,7 +22,8 @@ struct ticks {
  * apart, at least `least_step` (0 = any). */
 void ticks_linear(double low, double high, uint32_t most, double least_step,
                   struct ticks *ret_ticks);
-/* Powers of ten from low to high, 0 < low < high. */
+/* Powers of ten from low to high, 0 < low < high; within few of them also twice and five times
+ * them. */
 void ticks_powers(double low, double high, uint32_t most, struct ticks *ret_ticks);
 
 void ticks_text(const struct ticks *ticks, uint32_t index, char ret_text[TICK_TEXT_MAX]);
