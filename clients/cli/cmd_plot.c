@@ -149,12 +149,25 @@ static int make_many(struct plot *plot, struct choice choice)
 /* Where from ------------------------------------------------------------------------------------
  */
 
+/* A flow and a rollout are of several layers: --layer says which number, and need not say more. */
+static int find_layer(struct plot *plot, size_t *ret_layer)
+{
+    const struct plot_options *options = &plot->options;
+    bool several = options->kind == PLOT_FLOW || options->kind == PLOT_ROLLOUT;
+    for (size_t i = 0; several && options->layer && i < plot->layer_count; i++)
+        if (plot_layer_matches(options->layer, plot->layers[i].id)) {
+            *ret_layer = i;
+            return CLI_OK;
+        }
+    return source_find_layer(plot->source, options->layer, ret_layer, plot->error);
+}
+
 static int make_from_maps(struct plot *plot)
 {
     const struct plot_options *options = &plot->options;
     struct choice choice = {.mean = !options->has_head && !options->every_head,
                             .head = options->head};
-    int code = source_find_layer(plot->source, options->layer, &choice.layer, plot->error);
+    int code = find_layer(plot, &choice.layer);
     if (code != CLI_OK)
         return code;
     if (options->folder || options->pattern)

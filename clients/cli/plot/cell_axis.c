@@ -9,28 +9,30 @@
 /* Texts further apart than this are told by their numbers instead. */
 #define THINNED_MOST 3
 /* Points from number to number. */
+/* From text to text when it is as small as can be read. */
+#define LINE_SMALL   5.2
 #define NUMBERS_DOWN 12
 #define NUMBER_GAP   9
 
-static void text_at(const struct cell_axis *axis, uint32_t index, struct fonts *fonts,
-                    double text_max, char ret_text[LABEL_MAX + 8])
+static void text_at(const struct cell_axis *axis, const struct cell_axis_plan *plan, uint32_t index,
+                    struct fonts *fonts, char ret_text[LABEL_MAX + 8])
 {
     *ret_text = '\0';
     if (!axis->texts[index])
         return;
     label_clean(axis->texts[index], ret_text, LABEL_MAX);
-    fonts_shorten(fonts, SIZE_TICK, text_max, ret_text, LABEL_MAX + 8);
+    fonts_shorten(fonts, plan->size, plan->text_max, ret_text, LABEL_MAX + 8);
 }
 
-static double widest_text(const struct cell_axis *axis, struct fonts *fonts, double text_max,
-                          uint32_t every)
+static double widest_text(const struct cell_axis *axis, const struct cell_axis_plan *plan,
+                          struct fonts *fonts)
 {
     double widest = 0;
-    for (uint32_t i = 0; i < axis->count; i += every) {
+    for (uint32_t i = 0; i < axis->count; i += plan->every) {
         char text[LABEL_MAX + 8];
-        text_at(axis, i, fonts, text_max, text);
+        text_at(axis, plan, i, fonts, text);
         if (*text)
-            widest = fmax(widest, fonts_width(fonts, text, SIZE_TICK, false));
+            widest = fmax(widest, fonts_width(fonts, text, plan->size, false));
     }
     return widest;
 }
@@ -76,22 +78,34 @@ static double share_of(const struct cell_axis *axis, double number)
     return (above + 0.5 - back) / axis->count;
 }
 
+/* Where cells are a little too small for texts, the texts are smaller; where they are much too
+ * small, fewer. */
+static void choose_size(double step, struct cell_axis_plan *plan)
+{
+    if (step < LINE_TICK && step >= LINE_SMALL)
+        plan->size = SIZE_TICK * step / LINE_TICK;
+    else if (step < LINE_SMALL)
+        plan->every = (uint32_t)ceil(LINE_TICK / fmax(step, 0.01));
+}
+
 static void plan_texts(const struct cell_axis *axis, struct fonts *fonts, bool across,
                        double length, struct cell_axis_plan *plan)
 {
-    double widest = widest_text(axis, fonts, plan->text_max, plan->every);
+    double widest = widest_text(axis, plan, fonts);
     double step = length / axis->count * plan->every;
     plan->upright = across && !axis->all && widest + 3 > step;
     plan->room += !across || plan->upright ? widest : SIZE_TICK;
 }
 
 struct cell_axis_plan cell_axis_plan(const struct cell_axis *axis, struct fonts *fonts, bool across,
-                                     double length, double text_max)
+                                     double length, double text_max,
+                                     const struct cell_axis_plan *before)
 {
-    struct cell_axis_plan plan = {.every = 1, .room = TICK + TICK_GAP, .text_max = text_max};
+    struct cell_axis_plan plan = {
+        .every = 1, .size = SIZE_TICK, .room = TICK + TICK_GAP, .text_max = text_max};
     if (axis->texts && !axis->all)
-        plan.every = (uint32_t)ceil(LINE_TICK * axis->count / fmax(length, 1));
-    plan.named = axis->texts && plan.every <= THINNED_MOST;
+        choose_size(length / axis->count, &plan);
+    plan.named = before ? before->named : axis->texts && plan.every <= THINNED_MOST;
     if (plan.named) {
         plan_texts(axis, fonts, across, length, &plan);
     } else {
@@ -109,16 +123,16 @@ static void draw_tick(bool across, struct box box, double at, struct canvas *can
     canvas_line(canvas, across ? below : left, 2, LINE_AXIS, COLOR_AXIS, false);
 }
 
-static void draw_text(const char *text, bool across, bool upright, struct box box, double at,
-                      struct canvas *canvas)
+static void draw_text(const char *text, bool across, bool upright, double size, struct box box,
+                      double at, struct canvas *canvas)
 {
     double below = box.y + box.height + TICK + TICK_GAP;
     if (!across)
-        page_text(canvas, text, box.x - TICK - TICK_GAP, at, SIZE_TICK, ANCHOR_END, COLOR_TEXT);
+        page_text(canvas, text, box.x - TICK - TICK_GAP, at, size, ANCHOR_END, COLOR_TEXT);
     else if (upright)
-        page_text_up(canvas, text, at, below, SIZE_TICK, ANCHOR_END, COLOR_TEXT);
+        page_text_up(canvas, text, at, below, size, ANCHOR_END, COLOR_TEXT);
     else
-        page_text(canvas, text, at, below + SIZE_TICK / 2, SIZE_TICK, ANCHOR_MIDDLE, COLOR_TEXT);
+        page_text(canvas, text, at, below + SIZE_TICK / 2, size, ANCHOR_MIDDLE, COLOR_TEXT);
 }
 
 static double place(bool across, struct box box, double share)
@@ -132,12 +146,12 @@ static void draw_texts(const struct cell_axis *axis, const struct cell_axis_plan
     for (uint32_t i = 0; i < axis->count; i += plan->every) {
         char text[LABEL_MAX + 8];
         double at = place(across, box, (i + 0.5) / axis->count);
-        text_at(axis, i, fonts, plan->text_max, text);
+        text_at(axis, plan, i, fonts, text);
         if (!*text)
             continue;
         if (!axis->all)
             draw_tick(across, box, at, canvas);
-        draw_text(text, across, plan->upright, box, at, canvas);
+        draw_text(text, across, plan->upright, plan->size, box, at, canvas);
     }
 }
 
@@ -154,6 +168,6 @@ void cell_axis_draw(const struct cell_axis *axis, const struct cell_axis_plan *p
         double at = place(across, box, share_of(axis, ticks.at[i]));
         ticks_text(&ticks, i, text);
         draw_tick(across, box, at, canvas);
-        draw_text(text, across, false, box, at, canvas);
+        draw_text(text, across, false, SIZE_TICK, box, at, canvas);
     }
 }

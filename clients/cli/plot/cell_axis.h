@@ -22,13 +22,16 @@ struct cell_axis_plan {
     bool named;      /* by texts */
     bool upright;    /* texts of columns stand upright */
     uint32_t every;  /* of the texts */
+    double size;     /* of the texts */
     double room;     /* points that ticks and texts need beside the box */
     double text_max; /* longest text */
 };
 
-/* `length` in points, of the box along the axis. */
+/* `length` in points, of the box along the axis. `before` is the plan for about the same length, or
+ * NULL: whether there are texts stays as it was then. */
 struct cell_axis_plan cell_axis_plan(const struct cell_axis *axis, struct fonts *fonts, bool across,
-                                     double length, double text_max);
+                                     double length, double text_max,
+                                     const struct cell_axis_plan *before);
 /* Below a box, or to the left of it. */
 void cell_axis_draw(const struct cell_axis *axis, const struct cell_axis_plan *plan,
                     struct fonts *fonts, bool across, struct box box, struct canvas *canvas);

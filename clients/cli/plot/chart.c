@@ -107,10 +107,11 @@ static double legend(const struct charting *charting, double top)
 
 static void choose_ticks(struct charting *charting)
 {
-    double across = charting->box.width / 34, down = charting->box.height / 22;
+    double across = charting->box.width / 34, down = charting->box.height / 16;
     if (charting->chart->bars)
-        charting->cells = cell_axis_plan(&charting->chart->cells, charting->page->fonts, true,
-                                         charting->box.width, TEXT_SHARE * charting->page->width);
+        charting->cells =
+            cell_axis_plan(&charting->chart->cells, charting->page->fonts, true,
+                           charting->box.width, TEXT_SHARE * charting->page->width, NULL);
     else
         ticks_linear(charting->x.low, charting->x.high, across < 10 ? (uint32_t)across : 10, 1,
                      &charting->x_ticks);

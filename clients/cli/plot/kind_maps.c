@@ -151,13 +151,13 @@ static int draw_site(struct plot *plot, const struct choice *choice, const char 
     struct choice each = *choice;
     char title[TITLE_MAX], head[48], text[PANEL_TITLE_MAX];
     int code = CLI_OK;
-    plot_maps_head_text(plot, choice, head);
     for (each.layer = 0; each.layer < plot->layer_count && code == CLI_OK; each.layer++) {
         const struct source_layer *layer = &plot->layers[each.layer];
         if (!is_site(layer, site))
             continue;
         snprintf(text, sizeof(text), "layer %" PRIu32, layer->id.layer);
         code = gallery_add(plot, gallery, &each, text);
+        plot_maps_head_text(plot, &each, head);
     }
     if (code != CLI_OK)
         return code;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "label.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
 static const char empty_sign[] = "\xe2\x88\x85";  /* U+2205 */
+static const char blank_sign[] = "\xe2\x90\xa3";  /* U+2423 */
 static const char line_sign[] = "\xe2\x86\xb5";   /* U+21B5 */
 static const char tab_sign[] = "\xe2\x87\xa5";    /* U+21E5 */
 static const char other_sign[] = "\xc2\xb7";      /* U+00B7 */
@@ -23,7 +25,7 @@ static size_t length_of(uint8_t first)
 
 /* Whether a character of this length may have this number: neither too long a form of a smaller
  * one, nor half of a pair of UTF-16, nor beyond the last. */
-static int is_character(uint32_t code, size_t length)
+static bool is_character(uint32_t code, size_t length)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     return code >= least[length] && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff);
@@ -41,12 +43,12 @@ static size_t read_character(const uint8_t *text, uint32_t *ret_code)
         else
             code = code << 6 | (text[i] & 0x3f);
     }
-    int good = length > 0 && is_character(code, length);
+    bool good = length > 0 && is_character(code, length);
     *ret_code = good ? code : 0xfffd;
     return good ? length : 1;
 }
 
-static int is_invisible(uint32_t code)
+static bool is_invisible(uint32_t code)
 {
     return code < 0x20 || (code >= 0x7f && code <= 0x9f) || code == 0xad ||
            (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
@@ -66,11 +68,13 @@ static const char *sign_of(uint32_t code)
 void label_clean(const char *text, char *ret_label, size_t size)
 {
     const uint8_t *at = (const uint8_t *)(*text ? text : empty_sign);
+    bool blank = text[strspn(text, " ")] == '\0';
     size_t used = 0;
     while (*at) {
         uint32_t code;
         size_t taken = read_character(at, &code);
-        const char *sign = sign_of(code), *from = sign ? sign : (const char *)at;
+        const char *sign = blank && code == ' ' ? blank_sign : sign_of(code),
+                   *from = sign ? sign : (const char *)at;
         size_t length = sign ? strlen(sign) : taken;
         if (used + length + 1 > size)
             break;

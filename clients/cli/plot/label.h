@@ -10,8 +10,9 @@
 #define TITLE_MAX 512
 
 /* Copies a text so that it is one line of UTF-8 of which every character shows: control characters
- * and marks without a width become signs, what is no UTF-8 becomes U+FFFD, nothing becomes the sign
- * of the empty set. Cut to `size` bytes, between characters. */
+ * and marks without a width become signs, what is no UTF-8 becomes U+FFFD, a text of
+ * blanks signs of blanks, nothing the sign of the empty set. Cut to `size` bytes, between
+ * characters. */
 void label_clean(const char *text, char *ret_label, size_t size);
 
 #endif

@@ -12,14 +12,16 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define GAP_X       7.0
-#define GAP_Y       7.0
-#define SHAPE_MAX   5.0
-#define SHAPE_MIN   0.4
-#define TEXT_SHARE  0.2  /* of the width: the longest text at an axis */
-#define CELLS_SHARE 0.7  /* of the width: the maps, as a guess */
-#define MAP_MIN     12.0 /* of a map's side */
-#define STRETCHED   1.6  /* width by height of what is stretched */
+#define GAP_X          7.0
+#define GAP_Y          7.0
+#define SHAPE_MAX      5.0
+#define SHAPE_MIN      0.4
+#define TEXT_SHARE     0.2 /* of the width: the longest text at an axis */
+#define SHARE_TOGETHER 0.7 /* of the width: the maps, as a guess */
+#define SHARE_APART    0.5 /* of maps with axes of their own */
+#define PASSES         3
+#define MAP_MIN        12.0 /* of a map's side */
+#define STRETCHED      1.6  /* width by height of what is stretched */
 
 static uint32_t rows_of(const struct panels *panels)
 {
@@ -54,17 +56,19 @@ static bool has_titles(const struct panels *panels)
     return false;
 }
 
-/* The axes of all panels when maps are so high, and the room that the widest needs. */
+/* The axes of all panels when maps are so high; the room that they need only grows, so that the
+ * passes come to an end where everything fits. */
 static void plan_axes(const struct panels *panels, const struct page *page, double height,
-                      struct panels_layout *layout)
+                      bool first, struct panels_layout *layout)
 {
     double text_max = TEXT_SHARE * page->width / (panels->shared ? 1 : sqrt(panels->columns));
-    layout->ticks_left = layout->ticks_below = 0;
     for (uint32_t i = 0; i < panels->count; i++) {
         const struct panel *panel = &panels->items[i];
         double width = height * shape_of(panels, panel);
-        layout->x[i] = cell_axis_plan(&panel->x, page->fonts, true, width, text_max);
-        layout->y[i] = cell_axis_plan(&panel->y, page->fonts, false, height, text_max);
+        layout->x[i] = cell_axis_plan(&panel->x, page->fonts, true, width, text_max,
+                                      first ? NULL : &layout->x[i]);
+        layout->y[i] = cell_axis_plan(&panel->y, page->fonts, false, height, text_max,
+                                      first ? NULL : &layout->y[i]);
         layout->ticks_left = fmax(layout->ticks_left, layout->y[i].room);
         layout->ticks_below = fmax(layout->ticks_below, layout->x[i].room);
     }
@@ -126,16 +130,15 @@ static void lay_out(const struct panels *panels, const struct bar *bars, const s
                     struct panels_layout *layout)
 {
     double shapes = find_shapes(panels, layout), between;
-    double guess = CELLS_SHARE * page->width / shapes;
+    double guess = (panels->shared ? SHARE_TOGETHER : SHARE_APART) * page->width / shapes;
     if (page->height > 0)
-        guess = fmin(guess, CELLS_SHARE * page->height / rows_of(panels));
-    plan_axes(panels, page, guess, layout);
-    for (int pass = 0; pass < 2; pass++) {
+        guess = fmin(guess, SHARE_TOGETHER * page->height / rows_of(panels));
+    for (int pass = 0; pass < PASSES; pass++) {
+        plan_axes(panels, page, guess, pass == 0, layout);
         double bar = bars_width(panels, bars, page, guess);
         guess = fmax(MAP_MIN, lay_across(panels, page, bar, layout) / shapes);
-        layout->cell_height = guess;
-        plan_axes(panels, page, guess, layout);
     }
+    layout->cell_height = guess;
     double around = lay_down(panels, page, layout, &between);
     if (page->height > 0)
         fit_height(panels, page, around, shapes, layout);

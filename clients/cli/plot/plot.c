@@ -3,9 +3,11 @@
 
 #include "label.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 /* Points that a panel has at least, when there is a choice. */
 #define PANEL_MIN 90.0
@@ -22,6 +24,29 @@ int plot_fail(struct plot *plot, int code, const char *format, ...)
 int plot_fail_memory(struct plot *plot)
 {
     return plot_fail(plot, CLI_FINDING, "out of memory");
+}
+
+/* Whether a part of "decoder.3.self" is of this layer. */
+static bool is_part(const char *part, size_t length, struct layer_id id)
+{
+    char number[16];
+    const char *words[] = {stack_name(id.stack), site_name(id.site), number};
+    snprintf(number, sizeof(number), "%" PRIu32, id.layer);
+    for (int i = 0; i < 3; i++)
+        if (strlen(words[i]) == length && memcmp(words[i], part, length) == 0)
+            return true;
+    return false;
+}
+
+bool plot_layer_matches(const char *text, struct layer_id id)
+{
+    while (*text) {
+        size_t length = strcspn(text, ".");
+        if (!is_part(text, length, id))
+            return false;
+        text += length + (text[length] == '.');
+    }
+    return true;
 }
 
 struct page plot_page(const struct plot *plot, double inches, const char *title)

@@ -36,6 +36,9 @@ int plot_fail(struct plot *plot, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 int plot_fail_memory(struct plot *plot);
 
+/* Whether a text such as "decoder.3.self", or a part of it, is about this layer. */
+bool plot_layer_matches(const char *text, struct layer_id id);
+
 /* The page of a figure of so many inches, unless the command line says otherwise. The default title
  * is `title`; it is borrowed. */
 struct page plot_page(const struct plot *plot, double inches, const char *title);

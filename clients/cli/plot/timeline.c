@@ -26,30 +26,11 @@ int timeline_add(struct timeline *timeline, const struct timeline_record *record
 /* Which layers ---------------------------------------------------------------------------------
  */
 
-/* Whether a part of "decoder.3.self" is of this layer. */
-static bool is_part(const char *part, size_t length, struct layer_id id)
-{
-    char number[16];
-    const char *words[] = {stack_name(id.stack), site_name(id.site), number};
-    snprintf(number, sizeof(number), "%" PRIu32, id.layer);
-    for (int i = 0; i < 3; i++)
-        if (strlen(words[i]) == length && memcmp(words[i], part, length) == 0)
-            return true;
-    return false;
-}
-
 bool timeline_wants(const struct plot *plot, struct layer_id id, int32_t head)
 {
-    const char *text = plot->options.layer;
     if (plot->options.has_head && head != (int32_t)plot->options.head)
         return false;
-    while (text && *text) {
-        size_t length = strcspn(text, ".");
-        if (!is_part(text, length, id))
-            return false;
-        text += length + (text[length] == '.');
-    }
-    return true;
+    return !plot->options.layer || plot_layer_matches(plot->options.layer, id);
 }
 
 /* Sorting --------------------------------------------------------------------------------------
