@@ -27,6 +27,13 @@ double bar_room(const struct bar *bar, struct fonts *fonts, double height)
     return numbers_end(bar, fonts, height) + (*bar->title ? 4 + SIZE_NAME : 0);
 }
 
+/* The points beyond its ends are within the height of the box. */
+static struct box place_of(const struct bar *bar, struct box box)
+{
+    double above = bar->above ? WIDTH : 0, below = bar->below ? WIDTH : 0;
+    return (struct box){box.x + box.width + GAP, box.y + above, WIDTH, box.height - above - below};
+}
+
 static void draw_colors(const struct bar *bar, struct box box, struct canvas *canvas)
 {
     uint32_t colors[256];
@@ -61,7 +68,7 @@ static void draw_numbers(const struct bar *bar, struct box box, struct canvas *c
 
 void bar_draw(const struct bar *bar, struct fonts *fonts, struct box box, struct canvas *canvas)
 {
-    struct box place = {box.x + box.width + GAP, box.y, WIDTH, box.height};
+    struct box place = place_of(bar, box);
     double end = box.x + box.width + numbers_end(bar, fonts, box.height);
     draw_colors(bar, place, canvas);
     if (bar->above)

@@ -12,6 +12,7 @@
 /* From text to text when it is as small as can be read. */
 #define LINE_SMALL   5.2
 #define NUMBERS_DOWN 12
+#define NUMBER_OVER  1.5 /* beyond the ends of the axis, at most */
 #define NUMBER_GAP   9
 
 static void text_at(const struct cell_axis *axis, const struct cell_axis_plan *plan, uint32_t index,
@@ -155,6 +156,13 @@ static void draw_texts(const struct cell_axis *axis, const struct cell_axis_plan
     }
 }
 
+/* A number's middle such that it does not run into that of the next box. */
+static double keep_over(struct box box, double at, double width)
+{
+    double right = box.x + box.width + NUMBER_OVER - width / 2;
+    return fmax(box.x - width / 2, fmin(right, at));
+}
+
 void cell_axis_draw(const struct cell_axis *axis, const struct cell_axis_plan *plan,
                     struct fonts *fonts, bool across, struct box box, struct canvas *canvas)
 {
@@ -168,6 +176,8 @@ void cell_axis_draw(const struct cell_axis *axis, const struct cell_axis_plan *p
         double at = place(across, box, share_of(axis, ticks.at[i]));
         ticks_text(&ticks, i, text);
         draw_tick(across, box, at, canvas);
+        if (across)
+            at = keep_over(box, at, fonts_width(fonts, text, SIZE_TICK, false));
         draw_text(text, across, false, SIZE_TICK, box, at, canvas);
     }
 }

@@ -16,7 +16,7 @@ static int out_of_panels(struct plot *plot, struct panel *panels, uint32_t count
                          double inches, const char *title, struct bytes *ret_file)
 {
     struct panels all = {.items = panels, .count = count, .shared = shared, .bar_title = BAR_TITLE};
-    struct page page = plot_page(plot, inches, title);
+    struct page page = plot_page(plot, count == 1 ? WIDTH_ONE : inches, title);
     return plot_panels(plot, &all, &page, ret_file);
 }
 

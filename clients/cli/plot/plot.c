@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* Points that a panel has at least, when there is a choice. */
-#define PANEL_MIN 90.0
+#define PANEL_MIN 64.0
 
 int plot_fail(struct plot *plot, int code, const char *format, ...)
 {
