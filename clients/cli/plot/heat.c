@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "heat.h"
 
+#include <float.h>
 #include <math.h>
 
 struct heat_range heat_range_none(void)
@@ -31,15 +32,18 @@ void heat_measure(const struct heat *heat, struct heat_range *range)
     for (uint32_t row = 0; row < heat->rows; row++) {
         const float *values = heat->values + (size_t)row * heat->columns;
         uint32_t shown = shown_columns(heat, row);
+        float least = INFINITY, most = -INFINITY;
+        uint32_t missing = 0;
         for (uint32_t column = 0; column < shown; column++) {
-            double value = values[column];
-            if (!isfinite(value)) {
-                range->missing++;
-                continue;
-            }
-            range->least = value < range->least ? value : range->least;
-            range->most = value > range->most ? value : range->most;
+            float value = values[column];
+            bool is = fabsf(value) <= FLT_MAX;
+            missing += !is;
+            least = is && value < least ? value : least;
+            most = is && value > most ? value : most;
         }
+        range->missing += missing;
+        range->least = least < range->least ? (double)least : range->least;
+        range->most = most > range->most ? (double)most : range->most;
     }
 }
 

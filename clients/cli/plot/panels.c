@@ -22,6 +22,7 @@ struct drawing {
     struct canvas *canvas;
     struct panels_layout layout;
     struct bar *bars;        /* one, or one per panel */
+    uint64_t *missing;       /* of each panel */
     struct heat_range range; /* of all */
     bool masked;
     bool failed;
@@ -47,11 +48,11 @@ static struct bar bar_of(const struct panels *panels, const struct heat_range *r
     return bar;
 }
 
-static struct heat_range measure(const struct heat *heat)
+static void join(struct heat_range *range, const struct heat_range *other)
 {
-    struct heat_range range = heat_range_none();
-    heat_measure(heat, &range);
-    return range;
+    range->least = fmin(range->least, other->least);
+    range->most = fmax(range->most, other->most);
+    range->missing += other->missing;
 }
 
 static void measure_all(struct drawing *drawing)
@@ -60,14 +61,18 @@ static void measure_all(struct drawing *drawing)
     drawing->range = heat_range_none();
     for (uint32_t i = 0; i < panels->count; i++) {
         const struct heat *heat = &panels->items[i].heat;
-        heat_measure(heat, &drawing->range);
+        struct heat_range own = heat_range_none();
+        heat_measure(heat, &own);
+        join(&drawing->range, &own);
+        drawing->missing[i] = own.missing;
+        if (!panels->shared)
+            drawing->bars[i] = bar_of(panels, &own);
+
         drawing->masked =
             drawing->masked || (heat->causal && heat_is_masked(heat, 0, heat->columns - 1));
     }
-    for (uint32_t i = 0; i < (panels->shared ? 1 : panels->count); i++) {
-        struct heat_range own = panels->shared ? drawing->range : measure(&panels->items[i].heat);
-        drawing->bars[i] = bar_of(panels, &own);
-    }
+    if (panels->shared)
+        drawing->bars[0] = bar_of(panels, &drawing->range);
 }
 
 /* Maps ------------------------------------------------------------------------------------------
@@ -201,7 +206,7 @@ static void draw_panel(struct drawing *drawing, uint32_t index)
     const struct panel *panel = &panels->items[index];
     const struct bar *bar = &drawing->bars[panels->shared ? 0 : index];
     struct box box = panels_layout_box(&drawing->layout, panels, index);
-    if (measure(&panel->heat).missing > 0)
+    if (drawing->missing[index] > 0)
         canvas_hatch(drawing->canvas, box);
     draw_heat(drawing, &panel->heat, bar, box);
     draw_dividers(drawing, panel, box);
@@ -279,22 +284,26 @@ static int draw_laid_out(struct drawing *drawing, struct bytes *ret_file)
     return rc;
 }
 
+static int measure_and_draw(struct drawing *drawing, struct bytes *ret_file)
+{
+    measure_all(drawing);
+    if (drawing->range.least > drawing->range.most)
+        return PANELS_NO_NUMBER;
+    bool legend = drawing->range.missing > 0 || drawing->masked;
+    int rc = panels_layout(drawing->panels, drawing->bars, drawing->page, legend, &drawing->layout);
+    if (rc == 0)
+        rc = draw_laid_out(drawing, ret_file);
+    panels_layout_clear(&drawing->layout);
+    return rc;
+}
+
 int panels_draw(const struct panels *panels, const struct page *page, struct bytes *ret_file)
 {
     struct drawing drawing = {.panels = panels, .page = page};
     drawing.bars = calloc(panels->count, sizeof(*drawing.bars));
-    if (!drawing.bars)
-        return ERR_MEMORY;
-    measure_all(&drawing);
-    if (drawing.range.least > drawing.range.most) {
-        free(drawing.bars);
-        return PANELS_NO_NUMBER;
-    }
-    bool legend = drawing.range.missing > 0 || drawing.masked;
-    int rc = panels_layout(panels, drawing.bars, page, legend, &drawing.layout);
-    if (rc == 0)
-        rc = draw_laid_out(&drawing, ret_file);
-    panels_layout_clear(&drawing.layout);
+    drawing.missing = calloc(panels->count, sizeof(*drawing.missing));
+    int rc = drawing.bars && drawing.missing ? measure_and_draw(&drawing, ret_file) : ERR_MEMORY;
     free(drawing.bars);
+    free(drawing.missing);
     return rc;
 }
