@@ -36,8 +36,7 @@ static int add_weighted(struct plot *plot, struct blend *aggregate, enum aggrega
     return CLI_OK;
 }
 
-static int copy(struct plot *plot, struct blend *aggregate, enum aggregate kind,
-                const float *from)
+static int copy(struct plot *plot, struct blend *aggregate, enum aggregate kind, const float *from)
 {
     size_t bytes = (size_t)aggregate->layer->rows * aggregate->layer->columns * sizeof(*from);
     aggregate->values[kind] = malloc(bytes);
@@ -86,8 +85,7 @@ static int add_given(struct plot *plot, struct blend *aggregate)
 }
 
 /* Of pooled maps only what is linear in them is right. */
-static int work_out(struct plot *plot, struct blend *aggregate,
-                    const struct attention *attention)
+static int work_out(struct plot *plot, struct blend *aggregate, const struct attention *attention)
 {
     const struct source_layer *layer = aggregate->layer;
     bool whole = layer->rows == layer->queries && layer->columns == layer->keys;

@@ -129,7 +129,7 @@ void plot_maps_texts_clear(struct map_texts *texts)
 }
 
 struct panel plot_maps_panel(const struct source_layer *layer, const float *values,
-                        const struct map_texts *texts)
+                             const struct map_texts *texts)
 {
     struct panel panel = {.heat = plot_maps_heat(layer, values)};
     panel.x = (struct cell_axis){.title = "key position",

@@ -26,7 +26,7 @@ void plot_maps_texts_clear(struct map_texts *texts);
 
 /* A panel with its axes; `texts` and `values` are borrowed. */
 struct panel plot_maps_panel(const struct source_layer *layer, const float *values,
-                        const struct map_texts *texts);
+                             const struct map_texts *texts);
 
 /* "decoder.3.self" */
 void plot_maps_layer_text(const struct source_layer *layer, char ret_text[PLACE_TEXT_MAX]);
