@@ -106,9 +106,10 @@ static int check_statistic(const struct rule_draft *draft, char *reterr)
         return refuse(draft, RULE_KEY_STATISTIC, reterr,
                       "the metric is one number per window (valid: mean)");
     if (!head && rule->statistic >= RULE_DELTA)
-        return refuse(draft, RULE_KEY_STATISTIC, reterr,
-                      "drift is of what heads have (valid: mean, std, min, max, p50, p90, p99, "
-                      "last)");
+        return refuse(
+            draft, RULE_KEY_STATISTIC, reterr,
+            "drift is of what heads have (valid: mean, std, min, max, p10, p50, p90, p99, "
+            "last)");
     if (head && rule->statistic == RULE_JS && metric_info[rule->metric].kind != METRIC_KIND_ROW)
         return refuse(draft, RULE_KEY_STATISTIC, reterr,
                       "the metric has one value per message, no histogram of rows (valid: delta, "

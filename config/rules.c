@@ -67,9 +67,10 @@ const char *const rule_condition_names[RULE_CONDITION_COUNT + 1] = {
 };
 
 const char *const rule_statistic_names[RULE_STATISTIC_COUNT + 1] = {
-    [RULE_MEAN] = "mean",   [RULE_STD] = "std", [RULE_MIN] = "min",     [RULE_MAX] = "max",
-    [RULE_P50] = "p50",     [RULE_P90] = "p90", [RULE_P99] = "p99",     [RULE_LAST] = "last",
-    [RULE_DELTA] = "delta", [RULE_Z] = "z",     [RULE_ABS_Z] = "abs_z", [RULE_JS] = "js",
+    [RULE_MEAN] = "mean", [RULE_STD] = "std",     [RULE_MIN] = "min", [RULE_MAX] = "max",
+    [RULE_P10] = "p10",   [RULE_P50] = "p50",     [RULE_P90] = "p90", [RULE_P99] = "p99",
+    [RULE_LAST] = "last", [RULE_DELTA] = "delta", [RULE_Z] = "z",     [RULE_ABS_Z] = "abs_z",
+    [RULE_JS] = "js",
 };
 
 const char *const rule_each_names[RULE_EACH_COUNT + 1] = {

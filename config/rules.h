@@ -44,6 +44,7 @@ enum rule_statistic {
     RULE_STD,
     RULE_MIN,
     RULE_MAX,
+    RULE_P10,
     RULE_P50,
     RULE_P90,
     RULE_P99,

@@ -30,6 +30,8 @@ static double of_stat(const struct result_stat *stat, enum rule_statistic statis
         return stat->min;
     case RULE_MAX:
         return stat->max;
+    case RULE_P10:
+        return stat->p10;
     case RULE_P50:
         return stat->p50;
     case RULE_P90:

@@ -651,7 +651,7 @@ static struct control_view make_view(struct daemon *daemon)
 
 static int open_publisher(struct daemon *daemon, char *reterr)
 {
-    daemon->zmq = zmq_ctx_new();
+    daemon->zmq = endpoint_context_new();
     if (!daemon->zmq)
         return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
     return publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,

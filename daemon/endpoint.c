@@ -26,6 +26,8 @@
 #define VANISHED_MS      15000
 #define HANDSHAKE_MS     5000
 
+enum io_thread { THREAD_IN, THREAD_OUT, THREAD_COUNT };
+
 static bool ipc_answers(const char *endpoint)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -85,9 +87,17 @@ static int set_probes(void *socket)
     return rc;
 }
 
+/* Publishers of ours are XPUB; everything else takes in. */
+static int set_thread(void *socket, int type)
+{
+    uint64_t thread = UINT64_C(1) << (type == ZMQ_XPUB ? THREAD_OUT : THREAD_IN);
+    return zmq_setsockopt(socket, ZMQ_AFFINITY, &thread, sizeof thread);
+}
+
 static int set_limits(void *socket, const struct endpoint_options *options)
 {
     int rc = set_int(socket, ZMQ_LINGER, options->linger_ms);
+    rc |= set_thread(socket, options->type);
     rc |=
         zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->max_message, sizeof options->max_message);
     rc |= set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
@@ -121,6 +131,14 @@ static int bind_socket(void *socket, const struct endpoint_options *options, int
     if (fd >= 0 && set_int(socket, ZMQ_USE_FD, fd) != 0)
         return -1;
     return zmq_bind(socket, options->endpoint);
+}
+
+void *endpoint_context_new(void)
+{
+    void *context = zmq_ctx_new();
+    if (context)
+        zmq_ctx_set(context, ZMQ_IO_THREADS, THREAD_COUNT);
+    return context;
 }
 
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr)

@@ -6,6 +6,11 @@
 
 #include <stdint.h>
 
+/* A context for endpoint_bind, or NULL with zmq_errno(). What comes in and what goes out have an
+ * I/O thread each: thousands of subscribers never hold up what trainers send. zmq_ctx_term is the
+ * caller's. */
+void *endpoint_context_new(void);
+
 struct endpoint_options {
     const char *key;     /* the config key, for the message */
     char *endpoint;      /* tcp://host:port or ipc://path; ENDPOINT_MAX bytes */

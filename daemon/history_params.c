@@ -9,9 +9,10 @@
 #include <string.h>
 
 const char *const statistic_name[STATISTIC_COUNT] = {
-    [STATISTIC_MEAN] = "mean", [STATISTIC_STD] = "std",   [STATISTIC_MIN] = "min",
-    [STATISTIC_MAX] = "max",   [STATISTIC_P50] = "p50",   [STATISTIC_P90] = "p90",
-    [STATISTIC_P99] = "p99",   [STATISTIC_LAST] = "last", [STATISTIC_NUMBER] = "count",
+    [STATISTIC_MEAN] = "mean",    [STATISTIC_STD] = "std", [STATISTIC_MIN] = "min",
+    [STATISTIC_MAX] = "max",      [STATISTIC_P10] = "p10", [STATISTIC_P50] = "p50",
+    [STATISTIC_P90] = "p90",      [STATISTIC_P99] = "p99", [STATISTIC_LAST] = "last",
+    [STATISTIC_NUMBER] = "count",
 };
 
 enum kind { KIND_TEXT, KIND_NUMBER, KIND_BOOL, KIND_TRACK, KIND_STATISTICS, KIND_STATISTIC };
@@ -48,7 +49,7 @@ static const struct info info[] = {
     NUMBER("to", to, UINT64_MAX, "a whole number"),
     NUMBER("limit", limit, HISTORY_LIMIT_MAX, "1 to 200000"),
     {"statistics", KIND_STATISTICS, 0, 0,
-     "a list of mean, std, min, max, p50, p90, p99, last, count"},
+     "a list of mean, std, min, max, p10, p50, p90, p99, last, count"},
     {"packed", KIND_BOOL, 0, 0, "true, false"},
     NUMBER("last", last, UINT64_MAX, "a whole number"),
     TEXT("rule", rule, "the name of a rule"),
@@ -57,7 +58,7 @@ static const struct info info[] = {
     TEXT("job_b", job_b, "the name of a job"),
     TEXT("run_b", run_b, "the first of 32 hexadecimal digits"),
     NUMBER("windows", count, HISTORY_LIMIT_MAX, "1 to 200000"),
-    {"statistic", KIND_STATISTIC, 0, 0, "mean, std, min, max, p50, p90, p99, last, count"},
+    {"statistic", KIND_STATISTIC, 0, 0, "mean, std, min, max, p10, p50, p90, p99, last, count"},
     NUMBER("points", points, HISTORY_POINTS_MAX, "2 to 10000"),
 };
 enum { INFO_COUNT = sizeof info / sizeof info[0] };

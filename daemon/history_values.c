@@ -22,6 +22,7 @@ static double number_in(const struct result_stat *stat, int statistic)
         [STATISTIC_STD] = offsetof(struct result_stat, std),
         [STATISTIC_MIN] = offsetof(struct result_stat, min),
         [STATISTIC_MAX] = offsetof(struct result_stat, max),
+        [STATISTIC_P10] = offsetof(struct result_stat, p10),
         [STATISTIC_P50] = offsetof(struct result_stat, p50),
         [STATISTIC_P90] = offsetof(struct result_stat, p90),
         [STATISTIC_P99] = offsetof(struct result_stat, p99),

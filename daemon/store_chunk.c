@@ -50,7 +50,7 @@ static struct result_stat *columns_new(size_t count)
 {
     struct result_stat *stats = malloc(count * sizeof *stats);
     for (size_t i = 0; stats && i < count; i++)
-        stats[i] = (struct result_stat){NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, 0};
+        stats[i] = (struct result_stat){NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, 0};
     return stats;
 }
 

@@ -96,7 +96,10 @@ static const char version_1[] =
     "  run_id INTEGER NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,"
     "  PRIMARY KEY(run_id, key)) WITHOUT ROWID;";
 
-static const char *const migrations[] = {version_1};
+/* series.data has the column p10 (store_series.h): an older attnd cannot read it. */
+static const char *const version_2 = "";
+
+static const char *const migrations[] = {version_1, version_2};
 
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 

@@ -6,6 +6,7 @@
 
 #include "err.h"
 
+#include <math.h>
 #include <string.h>
 #include <zlib.h>
 
@@ -113,13 +114,14 @@ static size_t put_columns(const uint64_t *columns, uint32_t how_many, uint32_t c
     return (size_t)(end - out);
 }
 
-static int take_columns(const void *data, size_t size, uint32_t how_many, uint32_t count,
-                        uint64_t *ret_columns)
+/* There are at least so many of how_many; the others stay as they are. */
+static int take_columns(const void *data, size_t size, uint32_t least, uint32_t how_many,
+                        uint32_t count, uint64_t *ret_columns)
 {
     if (count < 1 || count > SERIES_WINDOWS_MAX)
         return ERR_STORE_FORMAT;
     struct cursor cursor = {data, (const uint8_t *)data + size};
-    for (uint32_t c = 0; c < how_many; c++)
+    for (uint32_t c = 0; c < how_many && (c < least || cursor.at < cursor.end); c++)
         if (!take_column(&cursor, count, ret_columns, ret_columns + (size_t)c * SERIES_WINDOWS_MAX))
             return ERR_STORE_FORMAT;
     return cursor.at == cursor.end ? 0 : ERR_STORE_FORMAT;
@@ -144,7 +146,8 @@ int series_windows_decode(const void *data, size_t size, uint32_t count,
                           struct series_window *ret_windows)
 {
     uint64_t column[SERIES_WINDOW_COLUMNS][SERIES_WINDOWS_MAX];
-    int code = take_columns(data, size, SERIES_WINDOW_COLUMNS, count, &column[0][0]);
+    int code = take_columns(data, size, SERIES_WINDOW_COLUMNS, SERIES_WINDOW_COLUMNS, count,
+                            &column[0][0]);
     for (uint32_t i = 0; !code && i < count; i++)
         ret_windows[i] = (struct series_window){
             .first = column[0][i],
@@ -166,10 +169,11 @@ size_t series_encode(const struct result_stat *stats, uint32_t count, uint8_t *r
     uint64_t column[SERIES_STAT_COLUMNS][SERIES_WINDOWS_MAX];
     for (uint32_t i = 0; i < count; i++) {
         const struct result_stat *s = &stats[i];
-        const double field[] = {s->mean, s->std, s->min, s->max, s->p50, s->p90, s->p99, s->last};
-        for (uint32_t c = 0; c < SERIES_STAT_COLUMNS - 1; c++)
-            column[c][i] = bits_of(field[c]);
-        column[SERIES_STAT_COLUMNS - 1][i] = s->count;
+        const uint64_t field[SERIES_STAT_COLUMNS] = {
+            bits_of(s->mean), bits_of(s->std), bits_of(s->min),  bits_of(s->max), bits_of(s->p50),
+            bits_of(s->p90),  bits_of(s->p99), bits_of(s->last), s->count,        bits_of(s->p10)};
+        for (uint32_t c = 0; c < SERIES_STAT_COLUMNS; c++)
+            column[c][i] = field[c];
     }
     return put_columns(&column[0][0], SERIES_STAT_COLUMNS, count, ret_data);
 }
@@ -177,7 +181,9 @@ size_t series_encode(const struct result_stat *stats, uint32_t count, uint8_t *r
 int series_decode(const void *data, size_t size, uint32_t count, struct result_stat *ret_stats)
 {
     uint64_t column[SERIES_STAT_COLUMNS][SERIES_WINDOWS_MAX];
-    int code = take_columns(data, size, SERIES_STAT_COLUMNS, count, &column[0][0]);
+    for (uint32_t i = 0; i < SERIES_WINDOWS_MAX; i++)
+        column[SERIES_P10][i] = bits_of(NAN);
+    int code = take_columns(data, size, SERIES_P10, SERIES_STAT_COLUMNS, count, &column[0][0]);
     for (uint32_t i = 0; !code && i < count; i++)
         ret_stats[i] = (struct result_stat){
             .mean = number_of(column[0][i]),
@@ -189,6 +195,7 @@ int series_decode(const void *data, size_t size, uint32_t count, struct result_s
             .p99 = number_of(column[6][i]),
             .last = number_of(column[7][i]),
             .count = column[8][i],
+            .p10 = number_of(column[SERIES_P10][i]),
         };
     return code;
 }

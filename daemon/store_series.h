@@ -9,7 +9,8 @@
  *     u8 COLUMN_AS_FIRST  nothing: the same as the first column
  *
  * chunks.windows: the columns first, last, epoch, step, time_ns, messages, lost, partial.
- * series.data: the columns mean, std, min, max, p50, p90, p99, last, count. */
+ * series.data: the columns mean, std, min, max, p50, p90, p99, last, count, p10; files of schema
+ * version 1 end before p10, which then does not exist. */
 #ifndef DAEMON_STORE_SERIES_H
 #define DAEMON_STORE_SERIES_H
 
@@ -27,7 +28,8 @@ struct series_window {
 };
 
 #define SERIES_WINDOW_COLUMNS 8
-#define SERIES_STAT_COLUMNS   9
+#define SERIES_STAT_COLUMNS   10
+#define SERIES_P10            9 /* the last column */
 /* Room for `count` windows, for `count` windows of one head's metric. */
 #define SERIES_WINDOWS_BYTES(count) ((size_t)SERIES_WINDOW_COLUMNS * (1 + 8 * (size_t)(count)))
 #define SERIES_STATS_BYTES(count)   ((size_t)SERIES_STAT_COLUMNS * (1 + 8 * (size_t)(count)))

@@ -22,6 +22,7 @@ static const struct result_stat no_stat = {.mean = NAN,
                                            .std = NAN,
                                            .min = NAN,
                                            .max = NAN,
+                                           .p10 = NAN,
                                            .p50 = NAN,
                                            .p90 = NAN,
                                            .p99 = NAN,
@@ -48,6 +49,7 @@ static int stat_of(const struct stat_record *stat, struct dist *dist, double *er
     if (code)
         return code;
     *ret_result = stat_of_moments(stat);
+    ret_result->p10 = dist_quantile(dist, 0.10);
     ret_result->p50 = dist_quantile(dist, 0.50);
     ret_result->p90 = dist_quantile(dist, 0.90);
     ret_result->p99 = dist_quantile(dist, 0.99);

@@ -14,7 +14,7 @@
 
 /* The statistics of one number over a window. */
 struct result_stat {
-    double mean, std, min, max, p50, p90, p99, last;
+    double mean, std, min, max, p10, p50, p90, p99, last;
     uint64_t count;
 };
 
@@ -118,7 +118,8 @@ struct summary_result {
     uint32_t dropped_count;
     uint32_t heads;
     const struct result_stat *stat[METRIC_COUNT];
-    /* [heads][vector_info.width]; their p50, p90 and p99 are not kept and left out of the map */
+    /* [heads][vector_info.width]; their p10, p50, p90 and p99 are not kept and left out of the map
+     */
     const struct result_stat *vector[VECTOR_COUNT];
     const struct result_stat *sink_rate;
     const struct result_drift *drift[METRIC_COUNT]; /* [heads]; NULL = no baseline yet */

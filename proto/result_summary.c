@@ -12,12 +12,13 @@ static const struct {
     {"std", offsetof(struct result_stat, std), false},
     {"min", offsetof(struct result_stat, min), false},
     {"max", offsetof(struct result_stat, max), false},
+    {"p10", offsetof(struct result_stat, p10), true},
     {"p50", offsetof(struct result_stat, p50), true},
     {"p90", offsetof(struct result_stat, p90), true},
     {"p99", offsetof(struct result_stat, p99), true},
     {"last", offsetof(struct result_stat, last), false},
 };
-enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]), STAT_PERCENTILES = 3 };
+enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]), STAT_PERCENTILES = 4 };
 
 static double stat_field(const struct result_stat *stat, unsigned field)
 {

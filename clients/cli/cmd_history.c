@@ -18,7 +18,7 @@
 #define WINDOWS_DEFAULT 20
 #define WINDOWS_MAX     200000
 
-static const char *const shown[] = {"mean", "std", "min", "p50", "p90", "max"};
+static const char *const shown[] = {"mean", "std", "min", "p10", "p50", "p90", "max"};
 enum { SHOWN = sizeof(shown) / sizeof(shown[0]) };
 
 /* Whether four decimals show every value; otherwise all are shown with an exponent. */
@@ -56,7 +56,7 @@ static void add_window(struct out_table *table, const struct series *series, uin
 
 static void name_columns(struct out_table *table, const struct series *series)
 {
-    static const char *const names[SHOWN] = {"MEAN", "STD", "MIN", "P50", "P90", "MAX"};
+    static const char *const names[SHOWN] = {"MEAN", "STD", "MIN", "P10", "P50", "P90", "MAX"};
     char unit[16];
     field_text(series->map, "unit", unit, sizeof(unit));
     for (char *at = unit; *at; at++)

@@ -66,6 +66,8 @@ static const struct command commands[] = {
      "attnctl check run.rec --rules rules.yaml", 0, 0, 0, cmd_check},
     {"analyze", NULL, "measure attention in files; needs no attnd", " FILE...",
      "attnctl analyze maps.npz --causal --json", 0, 0, 0, cmd_analyze},
+    {"show", NULL, "a layer's attention in the terminal: of files or a job", " FILE... | JOB",
+     "attnctl show maps.npz --layer 3", 0, 0, 0, cmd_show},
     {"plot", NULL, "draw figures of maps and of their history: PNG, SVG, PDF", " KIND SOURCE",
      "attnctl plot heads maps.npz --layer 3 -o heads.png", 0, 0, 0, cmd_plot},
 };

@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const statistics[] = {"mean", "std", "min",  "max",  "p50",
-                                         "p90",  "p99", "last", "count"};
+static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
+                                         "p50",  "p90", "p99", "last", "count"};
 enum { STATISTICS = sizeof(statistics) / sizeof(statistics[0]) };
 
 /* first_unit, last_unit: `last` alone is a statistic. */

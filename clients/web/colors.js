@@ -9,32 +9,38 @@ const hot = (t) => `rgb(${ramp(t / 0.365079)}, ${ramp((t - 0.365079) / 0.380953)
 const cool = (t) => `rgb(${ramp(t)}, ${ramp(1 - t)}, 255)`;
 
 export const COLOR_MAPS = {
-  viridis: d3.interpolateViridis, cividis: d3.interpolateCividis, plasma: d3.interpolatePlasma,
-  inferno: d3.interpolateInferno, magma: d3.interpolateMagma, hot, cool,
+    viridis: d3.interpolateViridis,
+    cividis: d3.interpolateCividis,
+    plasma: d3.interpolatePlasma,
+    inferno: d3.interpolateInferno,
+    magma: d3.interpolateMagma,
+    hot,
+    cool,
 };
 /** Of differences: blue below, red above. */
 export const diverging = (t) => d3.interpolateRdBu(1 - t);
 
 const tables = new Map();
 export function table(interpolate) {
-  if (!tables.has(interpolate)) {
-    const rgba = new Uint8ClampedArray(4 * 256);
-    for (let i = 0; i < 256; i++) {
-      const { r, g, b } = d3.rgb(interpolate(i / 255));
-      rgba.set([r, g, b, 255], 4 * i);
+    if (!tables.has(interpolate)) {
+        const rgba = new Uint8ClampedArray(4 * 256);
+        for (let i = 0; i < 256; i++) {
+            const { r, g, b } = d3.rgb(interpolate(i / 255));
+            rgba.set([r, g, b, 255], 4 * i);
+        }
+        tables.set(interpolate, rgba);
     }
-    tables.set(interpolate, rgba);
-  }
-  return tables.get(interpolate);
+    return tables.get(interpolate);
 }
 
 /** Least and largest of the finite numbers; [0, 1] without any. */
 export function extent(values) {
-  let low = Infinity, high = -Infinity;
-  for (const x of values) {
-    if (x === null || !Number.isFinite(x)) continue;
-    if (x < low) low = x;
-    if (x > high) high = x;
-  }
-  return low > high ? [0, 1] : low === high ? [low, low + (Math.abs(low) || 1) * 1e-6] : [low, high];
+    let low = Infinity,
+        high = -Infinity;
+    for (const x of values) {
+        if (x === null || !Number.isFinite(x)) continue;
+        if (x < low) low = x;
+        if (x > high) high = x;
+    }
+    return low > high ? [0, 1] : low === high ? [low, low + (Math.abs(low) || 1) * 1e-6] : [low, high];
 }

@@ -8,65 +8,72 @@ const RETRY_MS = 2000;
 const HIDDEN_MS = 10000;
 
 export class Events {
-  constructor() {
-    this.listeners = new Map();
-    this.state = "connecting";
-    this.since = Date.now();
-    this.source = null;
-    this.lastId = "";
-  }
+    constructor() {
+        this.listeners = new Map();
+        this.state = "connecting";
+        this.since = Date.now();
+        this.source = null;
+        this.lastId = "";
+    }
 
-  /** Calls back with the data of each event of a kind: live, summary, alert, job, resync, state. Returns how to stop. */
-  on(kind, callback) {
-    if (!this.listeners.has(kind)) this.listeners.set(kind, new Set());
-    this.listeners.get(kind).add(callback);
-    return () => this.listeners.get(kind).delete(callback);
-  }
+    /** Calls back with the data of each event of a kind: live, summary, alert, job, resync, state. Returns how to stop. */
+    on(kind, callback) {
+        if (!this.listeners.has(kind)) this.listeners.set(kind, new Set());
+        this.listeners.get(kind).add(callback);
+        return () => this.listeners.get(kind).delete(callback);
+    }
 
-  tell(kind, data) {
-    for (const callback of [...(this.listeners.get(kind) ?? [])]) callback(data);
-  }
+    tell(kind, data) {
+        for (const callback of [...(this.listeners.get(kind) ?? [])]) callback(data);
+    }
 
-  setState(state) {
-    if (this.state === state) return;
-    this.state = state;
-    this.since = Date.now();
-    this.tell("state", state);
-  }
+    setState(state) {
+        if (this.state === state) return;
+        this.state = state;
+        this.since = Date.now();
+        this.tell("state", state);
+    }
 
-  connect() {
-    if (this.source) return;
-    const query = new URLSearchParams(token() ? { access_token: token() } : {});
-    if (this.lastId) query.set("last_event_id", this.lastId);
-    const source = this.source = new EventSource(`/api/v1/events?${query}`);
-    const heard = (kind, event) => { this.lastId = event.lastEventId; this.tell(kind, JSON.parse(event.data)); };
-    source.addEventListener("hello", (event) => {
-      this.lastId ||= event.lastEventId;
-      this.setState("live");
-    });
-    for (const kind of KINDS) source.addEventListener(kind, (event) => heard(kind, event));
-    source.onerror = () => {
-      this.setState("lost");
-      if (source.readyState !== EventSource.CLOSED) return; // it connects again by itself
-      this.close(); // refused
-      setTimeout(() => this.connect(), RETRY_MS);
-    };
-  }
+    connect() {
+        if (this.source) return;
+        const query = new URLSearchParams(token() ? { access_token: token() } : {});
+        if (this.lastId) query.set("last_event_id", this.lastId);
+        const source = (this.source = new EventSource(`/api/v1/events?${query}`));
+        const heard = (kind, event) => {
+            this.lastId = event.lastEventId;
+            this.tell(kind, JSON.parse(event.data));
+        };
+        source.addEventListener("hello", (event) => {
+            this.lastId ||= event.lastEventId;
+            this.setState("live");
+        });
+        for (const kind of KINDS) source.addEventListener(kind, (event) => heard(kind, event));
+        source.onerror = () => {
+            this.setState("lost");
+            if (source.readyState !== EventSource.CLOSED) return; // it connects again by itself
+            this.close(); // refused
+            setTimeout(() => this.connect(), RETRY_MS);
+        };
+    }
 
-  close() {
-    this.source?.close();
-    this.source = null;
-  }
+    close() {
+        this.source?.close();
+        this.source = null;
+    }
 
-  /** A browser has six connections to one host, for all its tabs: one that nobody looks at gives its own back. */
-  watchVisibility() {
-    let timer = null;
-    document.addEventListener("visibilitychange", () => {
-      clearTimeout(timer);
-      if (document.hidden) timer = setTimeout(() => { this.close(); this.setState("connecting"); }, HIDDEN_MS);
-      else this.connect();
-    });
-    addEventListener("pagehide", () => this.close());
-    addEventListener("pageshow", () => this.connect());
-  }
+    /** A browser has six connections to one host, for all its tabs: one that nobody looks at gives its own back. */
+    watchVisibility() {
+        let timer = null;
+        document.addEventListener("visibilitychange", () => {
+            clearTimeout(timer);
+            if (document.hidden)
+                timer = setTimeout(() => {
+                    this.close();
+                    this.setState("connecting");
+                }, HIDDEN_MS);
+            else this.connect();
+        });
+        addEventListener("pagehide", () => this.close());
+        addEventListener("pageshow", () => this.connect());
+    }
 }

@@ -3,48 +3,80 @@
 import { h, layerName, number, select } from "./dom.js";
 import { go, here } from "./router.js";
 
-export const STATISTICS = ["mean", "std", "min", "max", "p50", "p90", "p99", "last"];
+export const STATISTICS = ["mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last"];
 
 /** Metrics that the layers have, in two groups. */
 export function metricPicker(store, value, onchange) {
-  const has = new Set(store.layers().flatMap((map) => [...Object.keys(map.heads ?? {}), ...Object.keys(map.spectrum ?? {})]));
-  const group = (name, label) => ({
-    label, options: store.metrics.filter((metric) => metric.group === name && (has.size === 0 || has.has(metric.name)))
-      .map((metric) => [metric.name, metric.name]),
-  });
-  const box = select("metric", [group("heads", "of heads"), group("spectrum", "spectrum")], value, onchange);
-  box.title = store.metric(value).description;
-  return box;
+    const has = new Set(
+        store.layers().flatMap((map) => [...Object.keys(map.heads ?? {}), ...Object.keys(map.spectrum ?? {})]),
+    );
+    const group = (name, label) => ({
+        label,
+        options: store.metrics
+            .filter((metric) => metric.group === name && (has.size === 0 || has.has(metric.name)))
+            .map((metric) => [metric.name, metric.name]),
+    });
+    const box = select("metric", [group("heads", "of heads"), group("spectrum", "spectrum")], value, onchange);
+    box.title = store.metric(value).description;
+    return box;
 }
 
 export function statisticPicker(value, onchange) {
-  return select("statistic", STATISTICS.map((name) => [name, name]), value, onchange);
+    return select(
+        "statistic",
+        STATISTICS.map((name) => [name, name]),
+        value,
+        onchange,
+    );
 }
 
 /** The layer that is meant by the address: the first one when it does not say. */
 export function chosenLayer(store, params) {
-  const layers = store.layers();
-  return layers.find((map) => map.stack === params.stack && String(map.layer) === params.layer && map.site === params.site) ??
-    layers.find((map) => String(map.layer) === params.layer) ?? layers[0] ?? null;
+    const layers = store.layers();
+    return (
+        layers.find(
+            (map) => map.stack === params.stack && String(map.layer) === params.layer && map.site === params.site,
+        ) ??
+        layers.find((map) => String(map.layer) === params.layer) ??
+        layers[0] ??
+        null
+    );
 }
 
 const place = (map) => ({ stack: map.stack, layer: map.layer, site: map.site });
 
 export function layerPicker(store, map) {
-  return select("layer", store.layers().map((one) => [layerName(one), layerName(one)]), layerName(map), (name) => {
-    const now = here();
-    go(now.view, { ...now.params, ...place(store.live.get(name)), head: undefined, query: undefined });
-  });
+    return select(
+        "layer",
+        store.layers().map((one) => [layerName(one), layerName(one)]),
+        layerName(map),
+        (name) => {
+            const now = here();
+            go(now.view, { ...now.params, ...place(store.live.get(name)), head: undefined, query: undefined });
+        },
+    );
 }
 
 export const headCount = (map) => Math.max(0, ...Object.values(map.heads ?? {}).map((list) => list.length));
 
 export function headPicker(map, head, more = []) {
-  const options = [...more, ...Array.from({ length: headCount(map) }, (_, i) => [String(i), `head ${i}`])];
-  return select("head", options, String(head), (value) => { const now = here(); go(now.view, { ...now.params, ...place(map), head: value }); });
+    const options = [...more, ...Array.from({ length: headCount(map) }, (_, i) => [String(i), `head ${i}`])];
+    return select("head", options, String(head), (value) => {
+        const now = here();
+        go(now.view, { ...now.params, ...place(map), head: value });
+    });
 }
 
 /** What `unit metric` is called on an axis. */
-export const unitOf = (metric) => metric.unit === "1" ? metric.name : `${metric.name} (${metric.unit})`;
-export const facts = (entries) => h("dl", { class: "facts" }, entries.filter(([, value]) => value !== undefined && value !== null)
-  .flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, typeof value === "number" ? number(value) : value)]));
+export const unitOf = (metric) => (metric.unit === "1" ? metric.name : `${metric.name} (${metric.unit})`);
+export const facts = (entries) =>
+    h(
+        "dl",
+        { class: "facts" },
+        entries
+            .filter(([, value]) => value !== undefined && value !== null)
+            .flatMap(([name, value]) => [
+                h("dt", {}, name),
+                h("dd", {}, typeof value === "number" ? number(value) : value),
+            ]),
+    );

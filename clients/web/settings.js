@@ -6,28 +6,32 @@ const DEFAULTS = { colorMap: "viridis", theme: "auto", range: "auto" };
 const listeners = new Set();
 let kept = {};
 try {
-  kept = JSON.parse(localStorage.getItem(KEY)) ?? {};
-} catch { /* what is there is not ours */ }
+    kept = JSON.parse(localStorage.getItem(KEY)) ?? {};
+} catch {
+    /* what is there is not ours */
+}
 
 export const settings = { ...DEFAULTS, ...kept };
 
 export function set(name, value) {
-  settings[name] = value;
-  try {
-    localStorage.setItem(KEY, JSON.stringify(settings));
-  } catch { /* private windows keep nothing */ }
-  for (const listener of [...listeners]) listener(name);
+    settings[name] = value;
+    try {
+        localStorage.setItem(KEY, JSON.stringify(settings));
+    } catch {
+        /* private windows keep nothing */
+    }
+    for (const listener of [...listeners]) listener(name);
 }
 
 /** Calls back with the name of what changed. Returns how to stop. */
 export function onChange(listener) {
-  listeners.add(listener);
-  return () => listeners.delete(listener);
+    listeners.add(listener);
+    return () => listeners.delete(listener);
 }
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 export function applyTheme() {
-  const theme = settings.theme === "auto" ? (dark.matches ? "dark" : "light") : settings.theme;
-  document.documentElement.dataset.theme = theme;
+    const theme = settings.theme === "auto" ? (dark.matches ? "dark" : "light") : settings.theme;
+    document.documentElement.dataset.theme = theme;
 }
 dark.addEventListener("change", applyTheme);

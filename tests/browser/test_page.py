@@ -95,7 +95,8 @@ def test_a_head_has_its_series_its_numbers_and_its_map(site, page):
     history = site.api("history", job=JOB, stack="decoder", layer=1, site="self", head=3, metric="entropy_normalized")
     page.keys(".figure.wide svg", "End")
     last, text = history["values"], page.text("#tooltip")
-    assert f"step {history['windows']['last'][-1]}: mean {shown(last['mean'][-1])}, median {shown(last['p50'][-1])}, p90 {shown(last['p90'][-1])}" == text
+    names = {"mean": "mean", "median": "p50", "min": "min", "max": "max", "p10": "p10", "p90": "p90"}
+    assert f"step {history['windows']['last'][-1]}: " + ", ".join(f"{name} {shown(last[key][-1])}" for name, key in names.items()) == text
     (live,) = site.api("live", job=JOB, stack="decoder", layer=1, site="self")
     rows = dict(row.split("\t")[:2] for row in page.text("table tbody").splitlines())
     for metric in ("entropy", "first_token", "importance", "variance"):

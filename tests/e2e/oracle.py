@@ -201,7 +201,7 @@ def check_statistics(found, values, within, std_within, what):
     """count is exact, and everything else but for the rounding of the values themselves."""
     assert found.get("count", 0) == len(values), what
     if len(values) == 0:
-        assert all(found.get(statistic) is None for statistic in ("mean", "min", "max", "std", "p50", "p90", "p99")), what
+        assert all(found.get(statistic) is None for statistic in ("mean", "min", "max", "std", "p10", "p50", "p90", "p99")), what
         return
     scale = max(1, np.abs(values).max())
     close(found["mean"], values.mean(), within * scale, f"{what} mean")
@@ -215,7 +215,7 @@ def check_quantiles(found, values, within, quantile_error, what):
     2^-11.5 of the largest is one."""
     ordered = np.sort(values)
     small = 2.0**-11.5 * np.abs(values).max(initial=0) if quantile_error > 0.09 else 2.0**-40
-    for name, share in ("p50", 0.5), ("p90", 0.9), ("p99", 0.99):
+    for name, share in ("p10", 0.1), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99):
         if len(ordered):
             want = ordered[max(1, math.ceil(share * len(ordered))) - 1]
             slack = within * max(1, abs(want)) + max(quantile_error * (1 + 1e-9) * abs(want), small)

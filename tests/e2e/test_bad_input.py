@@ -2,6 +2,8 @@
 """Hostile and broken messages: each is refused or counted with its own reason, and nobody else notices."""
 import os
 import random
+import signal
+import time
 
 import msgpack
 import numpy as np
@@ -273,3 +275,17 @@ def test_windows_go_on_when_the_memory_for_states_is_used_up(rng):
     assert stats["dropped"]["state_limit"] > 0
     assert [reader.next()[1]["window"]["last"] for _ in range(3)][-1] > 7, "later windows have data again"
     attnd.close()
+
+
+def test_a_connection_that_breaks_behind_a_full_queue_is_survived(monkeypatch, rng):
+    """libzmq 4.3.4 aborts the process when a heartbeat is due on such a connection; see daemon/endpoint.c."""
+    monkeypatch.setenv("ATTND_STALL_AT", "ingest:2")
+    attnd = Attnd()
+    trainer = Trainer(attnd, "job")
+    for _ in range(50):
+        trainer.attention(softmax_maps(rng, 1, 2, 16, 16))
+    time.sleep(1)  # the queue fills; nobody reads it
+    trainer.socket.close(linger=0)
+    time.sleep(6)  # the usual interval of heartbeats and a bit
+    assert attnd.call("ping")
+    attnd.stop(signal.SIGKILL)

@@ -3,7 +3,7 @@
 """Writes the golden files: <name>.msgpack (the bytes) and <name>.json (what they say, binaries as hex).
 
 They were written once. Version 1 of the protocol is what they hold, so an encoder that disagrees with them
-is wrong: run this only to add files, or metrics to those that hold every metric. Keys stand in the order of proto/PROTOCOL.md; integers have their
+is wrong: run this only to add files, metrics to those that hold every metric, or statistics to summaries. Keys stand in the order of proto/PROTOCOL.md; integers have their
 smallest width and real numbers are float64, which is what msgpack.packb does by itself.
 """
 import json
@@ -95,7 +95,7 @@ PAIRS = [{"query": 7, "key": 0, "weight": 0.5}, {"query": 3, "key": 2, "weight":
 
 def statistics(base, count):
     """The statistics of one number; the C test fills its structs by the same rule."""
-    return {"mean": base, "std": base / 2, "min": base - 1, "max": base + 1, "p50": base, "p90": base + 0.5,
+    return {"mean": base, "std": base / 2, "min": base - 1, "max": base + 1, "p10": base - 0.5, "p50": base, "p90": base + 0.5,
             "p99": base + 0.75, "last": None, "count": count}
 
 

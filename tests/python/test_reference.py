@@ -301,9 +301,10 @@ def test_top_pairs_break_ties_by_query_then_key():
 
 def test_statistics_of_a_window():
     values = reference.describe(np.array([3.0, 1.0, 2.0, np.nan, 4.0]), last=7.0)
-    assert values == pytest.approx({"mean": 2.5, "std": math.sqrt(5 / 3), "min": 1, "max": 4, "p50": 2, "p90": 4,
+    assert values == pytest.approx({"mean": 2.5, "std": math.sqrt(5 / 3), "min": 1, "max": 4, "p10": 1, "p50": 2, "p90": 4,
                                     "p99": 4, "last": 7, "count": 4, "width": 2 ** (1 / 32) - 1, "small": 0})
     assert reference.describe(np.arange(1.0, 101), 0)["p90"] == 90
+    assert reference.describe(np.arange(1.0, 101), 0)["p10"] == 10
     assert math.isnan(reference.describe(np.array([5.0]), 5.0)["std"])
     assert reference.describe(np.array([]), math.nan)["count"] == 0
 
@@ -385,7 +386,7 @@ def a_lie_instead_of(value, path):
     counts = path[-1] in ("query", "key", "redundant_total") or set(path) & {"count", "rank"}
     if counts or path[-2:-1] == ("heads",):
         return int(value) + 1
-    if set(path) & {"p50", "p90", "p99"}:
+    if set(path) & {"p10", "p50", "p90", "p99"}:
         return value * 1.25 + 0.025  # the widest buckets
     deviation = path[0] == "spectrum" and "std" in path  # as wrong as the values are, which are around 10
     return value * 1.0025 + (0.025 if deviation else 0.0025)

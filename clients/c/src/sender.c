@@ -32,6 +32,8 @@
 #define STALLED_MS      3000
 /* After which a socket that could not be made is tried again. */
 #define REOPEN_MS 1000
+/* How long the connection outlives what was sent last. */
+#define FAREWELL_MS 100
 
 /* ---- the socket ---- */
 
@@ -418,6 +420,18 @@ static bool finished(attn_publisher *publisher)
     return done;
 }
 
+/* A peer whose queue is full stops reading, and what it has not read is gone when the connection
+ * ends. */
+static void say_farewell(const attn_publisher *publisher)
+{
+    uint64_t now = socket_now_ms();
+
+    if (publisher->prefixes.count > 0 && now < publisher->deadline_ms)
+        zmq_poll(NULL, 0,
+                 (long)(publisher->deadline_ms - now < FAREWELL_MS ? publisher->deadline_ms - now
+                                                                   : FAREWELL_MS));
+}
+
 void *sender_run(void *argument)
 {
     attn_publisher *publisher = argument;
@@ -440,5 +454,6 @@ void *sender_run(void *argument)
         else
             sleep_idle(publisher);
     }
+    say_farewell(publisher);
     return NULL;
 }

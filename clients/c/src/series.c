@@ -9,8 +9,8 @@
 #include <string.h>
 
 static const char *const unit_names[] = {"first", "last", "epoch", "step", "time_ns"};
-static const char *const statistic_names[] = {"mean", "std", "min",  "max",  "p50",
-                                              "p90",  "p99", "last", "count"};
+static const char *const statistic_names[] = {"mean", "std", "min", "max",  "p10",
+                                              "p50",  "p90", "p99", "last", "count"};
 enum {
     UNITS = sizeof(unit_names) / sizeof(unit_names[0]),
     STATISTICS = sizeof(statistic_names) / sizeof(statistic_names[0]),

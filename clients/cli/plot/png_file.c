@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Time goes into deflate. A picture of cells repeats itself: a row that is as the row above is
  * filtered by it, so that it is zeros; others are left as they are, in which runs of pixels are
- * found as well as in differences, and are shorter. zlib's fastest level then takes half as long as
- * its default, for a fifth more bytes (tests/bench/plot.py). */
+ * found as well as in differences, and are shorter. zlib's fastest level then takes a third of the
+ * time that its default takes, for four tenths more bytes (a map of 512 x 512 at 300 dots per
+ * inch). */
 #include "png_file.h"
 
 #include "err.h"

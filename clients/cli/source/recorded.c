@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* recorded: maps in a recording. It is read through once to find out which messages are the newest
- * of each layer, or those of the step that was asked for; of these, places in the file are kept,
- * and a message is read again for its map.
+/* recorded: maps in a recording. Its headers are read once to find out which messages are the
+ * newest of each layer, or those of the step that was asked for; of these, places in the file are
+ * kept, and a message is read again for its map.
  *
  * Heads that are split over ranks come in several messages of one step: all are pieces of the
  * layer. Where ranks have the same heads of other data, the lowest rank counts. */
@@ -383,7 +383,7 @@ static int read_through(struct recording *recording, char *reterr)
     for (;;) {
         char error[PLAYBACK_ERROR_MAX];
         uint64_t at = recording->playback.at;
-        switch (playback_next(&recording->playback, &recording->message, error)) {
+        switch (playback_skim(&recording->playback, &recording->message, error)) {
         case PLAYBACK_MESSAGE:
             if (take_message(recording, &recording->message, at) != 0)
                 return source_fail_memory(reterr);

@@ -77,18 +77,48 @@ static int read_labels(const struct source_request *request, struct labels *labe
     return CLI_OK;
 }
 
+/* What the request says of files that other sources say themselves, or of those what files have
+ * not; NULL = nothing. */
+static const char *find_foreign(const struct source_request *request, bool arrays)
+{
+    const struct naming *naming = request->naming;
+    if (arrays)
+        return request->at_step ? "step" : request->run ? "run" : NULL;
+    return naming && naming->rule_count > 0     ? "name"
+           : naming && naming->ignore_count > 0 ? "ignore"
+           : request->causal                    ? "causal"
+           : request->window > 0                ? "window"
+           : request->scale != 0                ? "scale"
+           : request->softcap != 0              ? "softcap"
+                                                : NULL;
+}
+
+static int check_foreign(const struct source_request *request, bool arrays, char *reterr)
+{
+    const char *option = find_foreign(request, arrays);
+    if (!option)
+        return CLI_OK;
+    return source_fail(reterr, CLI_USAGE,
+                       arrays ? "--%s: array files have no runs and steps"
+                              : "--%s: is about array files; recordings and attnd know it",
+                       option);
+}
+
 static int open_kind(const struct source_request *request, struct source *source, char *reterr)
 {
     int recordings = 0;
-    if (!request->files)
-        return source_open_daemon(request, source, reterr);
-    for (int i = 0; i < request->file_count; i++)
+    for (int i = 0; request->files && i < request->file_count; i++)
         recordings += is_recording(request->files[i]);
     if (recordings > 0 && request->file_count > 1)
         return source_fail(reterr, CLI_USAGE,
                            "a recording is looked at alone: give one file at a time");
-    return recordings > 0 ? source_open_recording(request, source, reterr)
-                          : source_open_files(request, source, reterr);
+    bool arrays = request->files && recordings == 0;
+    int code = check_foreign(request, arrays, reterr);
+    if (code != CLI_OK)
+        return code;
+    return arrays           ? source_open_files(request, source, reterr)
+           : recordings > 0 ? source_open_recording(request, source, reterr)
+                            : source_open_daemon(request, source, reterr);
 }
 
 int source_open(const struct source_request *request, struct source **ret_source, char *reterr)

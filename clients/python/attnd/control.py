@@ -65,11 +65,11 @@ class Control:
         return self.call("jobs")
 
     def summary(self, job: str, **where: Any) -> Any:
-        """The newest summaries of a job; `where` narrows them down: stack, layer, site, window."""
+        """The newest summaries of a run; `where` narrows them down: run, stack, layer, site, window."""
         return self.call("summary", {"job": job, **where})
 
     def live(self, job: str, **where: Any) -> Any:
-        """The newest live values of a job's layers; `where` narrows them down: stack, layer, site."""
+        """The newest live values of a run's layers; `where` narrows them down: run, stack, layer, site."""
         return self.call("live", {"job": job, **where})
 
     def stats(self) -> Any:
@@ -119,7 +119,7 @@ class Control:
         """How a metric of a layer went from window to window.
 
         Returns a dict: `windows` to arrays [W] of `first`, `last`, `epoch`, `step`, `time_ns` (uint64) and
-        `partial` (bool); `values` to an array of float64 per statistic (mean, std, min, max, p50, p90, p99, last,
+        `partial` (bool); `values` to an array of float64 per statistic (mean, std, min, max, p10, p50, p90, p99, last,
         count; NaN = there is none): [heads, W], or [W] with `head` given or for a number of the whole layer;
         `heads`, what they are of; and `job`, `run`, `metric`, `unit`, `length`, `every`, `more`.
 

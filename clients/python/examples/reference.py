@@ -181,14 +181,14 @@ def _pool_vectors(messages: Sequence[Measured], name: str) -> Dict[str, np.ndarr
 
 
 def describe(values: np.ndarray, last: float) -> Dict[str, float]:
-    """mean, std, min, max, p50, p90, p99, last, count of the finite values; p is the order statistic ceil(q n), which
+    """mean, std, min, max, p10, p50, p90, p99, last, count of the finite values; p is the order statistic ceil(q n), which
     is known up to the relative `width` of the histogram's buckets, or up to `small`, whichever is more."""
     x = np.sort(values[np.isfinite(values)])
     n = len(x)
     if n == 0:
-        return {**dict.fromkeys(("mean", "std", "min", "max", "p50", "p90", "p99", "last", "width"), math.nan),
+        return {**dict.fromkeys(("mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last", "width"), math.nan),
                 "count": 0, "small": 0.0}
-    rank = {f"p{q}": x[max(0, -(-q * n // 100) - 1)] for q in (50, 90, 99)}
+    rank = {f"p{q}": x[max(0, -(-q * n // 100) - 1)] for q in (10, 50, 90, 99)}
     return {"mean": x.mean(), "std": x.std(ddof=1) if n > 1 else math.nan, "min": x[0], "max": x[-1], **rank,
             "last": last, "count": n, **_resolution(x)}
 

@@ -15,7 +15,7 @@ import numpy as np
 
 RELATIVE, ENTROPY_ABSOLUTE, SPECTRUM_RELATIVE = 1e-5, 1e-4, 1e-3
 FLOOR = 1e-8
-QUANTILES = ("p50", "p90", "p99")
+QUANTILES = ("p10", "p50", "p90", "p99")
 ENTROPIES = ("entropy", "entropy_normalized", "entropy_sans_first", "head_js")
 DEFICITS = ("row_sum_error", "tail_mass", "sink_deficit")  # differences from 1
 

@@ -9,8 +9,8 @@
 
 #include <math.h>
 
-static const char *const statistics[] = {"mean", "std", "min",  "max",  "p50",
-                                         "p90",  "p99", "last", "count"};
+static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
+                                         "p50",  "p90", "p99", "last", "count"};
 
 /* What the fake says -----------------------------------------------------------------------------
  */
@@ -50,8 +50,8 @@ static void put_column(struct mpk_writer *reply, double first, uint32_t windows)
 static void put_values(struct mpk_writer *reply, uint32_t windows, uint32_t heads)
 {
     mpk_put_str(reply, "values");
-    mpk_put_map(reply, 9);
-    for (int i = 0; i < 9; i++) {
+    mpk_put_map(reply, 10);
+    for (int i = 0; i < 10; i++) {
         mpk_put_str(reply, statistics[i]);
         if (heads > 1)
             mpk_put_array(reply, heads);
@@ -318,10 +318,10 @@ static void test_one_head_has_a_row_per_window(void **state)
                 "gpt, run abcdef01, decoder.3.self.h2\n"
                 "entropy_normalized, per 2 epochs every 1\n"
                 "\n"
-                "EPOCH  STEP    MEAN     STD     MIN     P50     P90     MAX\n"
-                "4-5      50  0.0000  0.0000  2.0000  4.0000  5.0000  3.0000\n"
-                "5-6      60       -       -  2.1250  4.1250  5.1250  3.1250\n"
-                "6-7*     70  0.2500  0.2500  2.2500  4.2500  5.2500  3.2500\n"
+                "EPOCH  STEP    MEAN     STD     MIN     P10     P50     P90     MAX\n"
+                "4-5      50  0.0000  0.0000  2.0000  4.0000  5.0000  6.0000  3.0000\n"
+                "5-6      60       -       -  2.1250  4.1250  5.1250  6.1250  3.1250\n"
+                "6-7*     70  0.2500  0.2500  2.2500  4.2500  5.2500  6.2500  3.2500\n"
                 "\n"
                 "* partial: the window was cut short, or goes on\n"
                 "there are earlier windows: --count, --from and --to choose others\n");
@@ -344,9 +344,9 @@ static void test_history_as_csv(void **state)
 {
     assert_says(state, "history gpt --head 1 --csv | head -n 2", 0,
                 "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
-                "layer,site,head,metric,mean,std,min,max,p50,p90,p99,last,count\n"
+                "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n"
                 "gpt,abcdef0123456789abcdef0123456789,epoch,2,1,4,5,5,50,5,false,decoder,3,self,1,"
-                "entropy_normalized,0,0,2,3,4,5,6,7,8\n");
+                "entropy_normalized,0,0,2,3,4,5,6,7,8,9\n");
 }
 
 static void test_what_history_asks(void **state)
@@ -477,11 +477,11 @@ static void test_export_goes_from_page_to_page(void **state)
 {
     assert_says(state, "export gpt --csv --head 0 --metric entropy --metric gone", 0,
                 "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
-                "layer,site,head,metric,mean,std,min,max,p50,p90,p99,last,count\n" ROW(
-                    "4,5,5,50,5,false", "0,0,2,3,4,5,6,7,8")
-                    ROW("5,6,6,60,6,false", ",,2.125,3.125,4.125,5.125,6.125,7.125,8.125")
-                        ROW("6,7,7,70,7,true", "0.25,0.25,2.25,3.25,4.25,5.25,6.25,7.25,8.25")
-                            ROW("7,8,8,80,8,true", "0,0,2,3,4,5,6,7,8"));
+                "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n" ROW(
+                    "4,5,5,50,5,false", "0,0,2,3,4,5,6,7,8,9")
+                    ROW("5,6,6,60,6,false", ",,2.125,3.125,4.125,5.125,6.125,7.125,8.125,9.125")
+                        ROW("6,7,7,70,7,true", "0.25,0.25,2.25,3.25,4.25,5.25,6.25,7.25,8.25,9.25")
+                            ROW("7,8,8,80,8,true", "0,0,2,3,4,5,6,7,8,9"));
 }
 
 static void test_export_as_json_is_an_object_per_line(void **state)
@@ -491,8 +491,9 @@ static void test_export_as_json_is_an_object_per_line(void **state)
                 "\"length\":2,\"every\":1,\"first_unit\":5,\"last_unit\":6,\"epoch\":6,\"step\":60,"
                 "\"time_ns\":6,\"partial\":false,\"stack\":\"decoder\",\"layer\":3,\"site\":"
                 "\"self\",\"head\":0,\"metric\":\"entropy\",\"mean\":null,\"std\":null,"
-                "\"min\":2.125,\"max\":3.125,\"p50\":4.125,\"p90\":5.125,\"p99\":6.125,\"last\":"
-                "7.125,\"count\":8.125}\n");
+                "\"min\":2.125,\"max\":3.125,\"p10\":4.125,\"p50\":5.125,\"p90\":6.125,\"p99\":7."
+                "125,\"last\":"
+                "8.125,\"count\":9.125}\n");
 }
 
 static void test_export_needs_a_format_and_a_metric(void **state)

@@ -341,7 +341,7 @@ static void test_scope_and_statistic_fit_the_metric(void **state)
                         ".statistic: 'max': the metric is one number per window (valid: mean)");
     assert_mine_refused("metric: sink_rate, above: 0.5, statistic: z",
                         ".statistic: 'z': drift is of what heads have (valid: mean, std, min, max, "
-                        "p50, p90, p99, last)");
+                        "p10, p50, p90, p99, last)");
     assert_mine_refused("metric: rank, above: 0.5, statistic: js",
                         ".statistic: 'js': the metric has one value per message, no histogram of "
                         "rows (valid: delta, z, abs_z)");
@@ -359,7 +359,7 @@ static void test_words_are_refused_with_the_choices(void **state)
                         ".each: 'token': not one of the choices (valid: head, layer, run)");
     assert_mine_refused("metric: entropy, above: 1, statistic: median",
                         ".statistic: 'median': not one of the choices (valid: mean, std, min, max, "
-                        "p50, p90, p99, last; of drift: delta, z, abs_z, js)");
+                        "p10, p50, p90, p99, last; of drift: delta, z, abs_z, js)");
     assert_mine_refused("metric: entropy, above: 1, enabled: 'no'",
                         ".enabled: 'no': not one of the choices (valid: false, true)");
     assert_mine_refused("metric: entropy, above: 1, job: 'a b'",

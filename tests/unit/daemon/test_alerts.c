@@ -490,28 +490,28 @@ static void test_another_number_of_heads_begins_anew(void **state)
 
 static void test_every_statistic_is_the_one_it_says(void **state)
 {
-    static const char *const names[] = {"mean", "std",  "min",   "max", "p50",   "p90",
+    static const char *const names[] = {"mean", "std",  "min",   "max", "p10",   "p50", "p90",
                                         "p99",  "last", "delta", "z",   "abs_z", "js"};
     (void)state;
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < 13; i++) {
         char body[128], text[128];
         struct window w;
         snprintf(body, sizeof body, ENTROPY "above: %g, each: head, statistic: %s",
-                 i >= 8 ? -0.5 + 0.5 * (i >= 10) : 0.0, names[i]);
+                 i >= 9 ? -0.5 + 0.5 * (i >= 11) : 0.0, names[i]);
         struct fixture *f = start_mine(body);
         fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.1});
-        w.stat[0] = (struct result_stat){0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 5};
+        w.stat[0] = (struct result_stat){0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 5};
         w.drift[0] = (struct result_drift){-0.25, -0.125, 0.5, NONE};
         w.summary.drift[METRIC_ENTROPY_NORMALIZED] = w.drift;
         give(f, &w.summary);
-        const double expected[] = {0.1, 0.2, 0.3,   0.4,    0.5,   0.6,
+        const double expected[] = {0.1, 0.2, 0.3,   0.4,    0.45,  0.5, 0.6,
                                    0.7, 0.8, -0.25, -0.125, 0.125, 0.5};
         snprintf(text, sizeof text,
                  "%s%sentropy_normalized of decoder.3.self head 0 is %g, above %g",
                  i == 0    ? ""
-                 : i == 10 ? "|z|"
+                 : i == 11 ? "|z|"
                            : names[i],
-                 i == 0 ? "" : " of ", expected[i], i >= 8 ? -0.5 + 0.5 * (i >= 10) : 0.0);
+                 i == 0 ? "" : " of ", expected[i], i >= 9 ? -0.5 + 0.5 * (i >= 11) : 0.0);
         assert_true(expect(f, ALERT_FIRING, text)->value == expected[i]);
         stop(f);
     }

@@ -117,6 +117,7 @@ static void assert_window(const struct past_answer *answer, uint32_t at, struct 
     assert_same(value_at(answer, "std", at), stat->std);
     assert_same(value_at(answer, "min", at), stat->min);
     assert_same(value_at(answer, "max", at), stat->max);
+    assert_same(value_at(answer, "p10", at), stat->p10);
     assert_same(value_at(answer, "p50", at), stat->p50);
     assert_same(value_at(answer, "p90", at), stat->p90);
     assert_same(value_at(answer, "p99", at), stat->p99);
@@ -404,10 +405,11 @@ static void test_what_is_no_such_parameter_is_refused(void **state)
     assert_refused(past, ERR_ARGUMENT,
                    "window is not accepted (valid: such as 1 epoch, 100 steps every 10)", "history",
                    "job:s window:s", "gpt", "often");
-    assert_refused(past, ERR_ARGUMENT,
-                   "statistics is not accepted (valid: a list of mean, std, min, max, p50, p90, "
-                   "p99, last, count)",
-                   "history", "job:s statistics:l", "gpt", "median");
+    assert_refused(
+        past, ERR_ARGUMENT,
+        "statistics is not accepted (valid: a list of mean, std, min, max, p10, p50, p90, "
+        "p99, last, count)",
+        "history", "job:s statistics:l", "gpt", "median");
     assert_refused(past, ERR_NO_HISTORY,
                    "encoder.4.cross has no windows of 10 steps; it has those of 1 epoch", "history",
                    "job:s window:s", "gpt", "10 steps");

@@ -408,6 +408,7 @@ static void test_summaries_state_the_error_of_the_coarsest_histogram(void **unus
     for (uint32_t h = 0; h < HEADS; h++) {
         struct dist dist = dist_of(state, METRIC_ENTROPY, h);
         const struct result_stat *stat = &view.result.stat[METRIC_ENTROPY][h];
+        assert_close(stat->p10, dist_quantile(&dist, 0.1), 0);
         assert_close(stat->p50, dist_quantile(&dist, 0.5), 0);
         assert_close(stat->p99, dist_quantile(&dist, 0.99), 0);
         assert_close(stat->std, moments_std(&dist.moments), 0);

@@ -25,9 +25,29 @@ static void fill_stats(struct result_stat *stats, uint32_t count, bool alike, ui
 {
     for (uint32_t i = 0; i < count; i++) {
         double x = random_number(&seed), y = alike ? x : random_number(&seed);
-        stats[i] = (struct result_stat){x, alike ? NAN : random_number(&seed), y, y, y, y, y,
+        stats[i] = (struct result_stat){x, alike ? NAN : random_number(&seed), y, y, y, y, y, y,
                                         y, alike ? 1 : next_random(&seed)};
     }
+}
+
+/* How many of the data's beginnings are read: those without the last column, which version 1 did
+ * not have. */
+static int count_prefixes(const struct result_stat *stats, uint32_t count, const uint8_t *data,
+                          size_t size)
+{
+    struct result_stat back[SERIES_WINDOWS_MAX];
+    int read = 0;
+    for (size_t less = 0; less < size; less++) {
+        if (series_decode(data, less, count, back) == ERR_STORE_FORMAT)
+            continue;
+        read++;
+        for (uint32_t i = 0; i < count; i++) {
+            assert_true(isnan(back[i].p10));
+            back[i].p10 = stats[i].p10;
+        }
+        assert_memory_equal(stats, back, count * sizeof *stats);
+    }
+    return read;
 }
 
 static void check_stats(uint32_t count, bool alike)
@@ -39,8 +59,7 @@ static void check_stats(uint32_t count, bool alike)
     assert_true(size <= SERIES_STATS_BYTES(count) || count < 3);
     assert_int_equal(series_decode(data, size, count, back), 0);
     assert_memory_equal(stats, back, count * sizeof *stats);
-    for (size_t less = 0; less < size; less++)
-        assert_int_equal(series_decode(data, less, count, back), ERR_STORE_FORMAT);
+    assert_int_equal(count_prefixes(stats, count, data, size), 1);
 }
 
 static void test_numbers_come_back_bit_for_bit(void **state)
@@ -78,7 +97,7 @@ static void test_windows_of_one_message_take_a_quarter(void **state)
     uint8_t data[SERIES_STATS_BYTES(SERIES_WINDOWS_MAX)];
     (void)state;
     fill_stats(stats, SERIES_WINDOWS_MAX, true, 3);
-    assert_true(series_encode(stats, SERIES_WINDOWS_MAX, data) < 64 * 72 / 4);
+    assert_true(series_encode(stats, SERIES_WINDOWS_MAX, data) < 64 * 80 / 4);
 }
 
 static void test_other_bytes_are_refused(void **state)

@@ -18,8 +18,8 @@ static const struct pair pairs[] = {{7, 0, 0.5}, {3, 2, 0.25}};
 
 static struct result_stat stat_of(double base, uint64_t count)
 {
-    return (struct result_stat){base,       base / 2,    base - 1, base + 1, base,
-                                base + 0.5, base + 0.75, NONE,     count};
+    return (struct result_stat){base, base / 2,   base - 1,    base + 1, base - 0.5,
+                                base, base + 0.5, base + 0.75, NONE,     count};
 }
 
 static void expect_golden(struct mpk_writer *writer, const char *name)

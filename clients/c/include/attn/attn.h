@@ -408,8 +408,9 @@ ATTN_API bool attn_series_more(const attn_series *series);
 /* [windows] of "first", "last" (units), "epoch", "step" or "time_ns"; NULL for another key. The
  * series' own. */
 ATTN_API const uint64_t *attn_series_units(const attn_series *series, const char *key);
-/* [windows] of "mean", "std", "min", "max", "p50", "p90", "p99", "last" or "count"; NaN where there
- * is none. NULL for another statistic, or when head is out of range. The series' own. */
+/* [windows] of "mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last" or "count"; NaN
+ * where there is none. NULL for another statistic, or when head is out of range. The series' own.
+ */
 ATTN_API const double *attn_series_values(const attn_series *series, const char *stat,
                                           uint32_t head);
 

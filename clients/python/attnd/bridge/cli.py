@@ -124,7 +124,7 @@ def _common() -> argparse.ArgumentParser:
     add("--metrics", type=_patterns, default=METRICS, metavar="PATTERNS",
         help=f"comma-separated, * and ? allowed; default {','.join(METRICS)}")
     add("--statistics", type=_patterns, default=STATISTICS, metavar="PATTERNS",
-        help="mean,std,min,max,p50,p90,p99,last,count,drift.delta,drift.z,drift.js,drift.change; default "
+        help="mean,std,min,max,p10,p50,p90,p99,last,count,drift.delta,drift.z,drift.js,drift.change; default "
              f"{','.join(STATISTICS)}")
     add("--layers", type=_patterns, default=("*",), metavar="PATTERNS", help="such as 'decoder.*.self'; default all")
     add("--images", type=_patterns, default=IMAGES, metavar="PATTERNS",

@@ -27,7 +27,7 @@ METRICS = ("entropy", "entropy_normalized", "confidence", "first_token", "local_
            "sink_rate", "aggregate.mean.std")
 STATISTICS = ("mean", "drift.z")
 IMAGES = ("entropy_normalized", "confidence", "first_token")
-_KNOWN = ("mean", "std", "min", "max", "p50", "p90", "p99", "last", "count", "drift.delta", "drift.z", "drift.js",
+_KNOWN = ("mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last", "count", "drift.delta", "drift.z", "drift.js",
           "drift.change")
 _DENSE_IMAGES = 100  # windows per doubling that get a picture: see has_picture
 
@@ -37,7 +37,7 @@ class Selection:
     """Patterns as a shell matches file names.
 
     metrics     of `entropy`, `sink_rate`, `aggregate.mean.std`, ...: attnctl summary shows what there is
-    statistics  of mean, std, min, max, p50, p90, p99, last, count, drift.delta, drift.z, drift.js, drift.change
+    statistics  of mean, std, min, max, p10, p50, p90, p99, last, count, drift.delta, drift.z, drift.js, drift.change
     layers      of `decoder.3.self`
     images      metrics that get heat maps of their means; () = none
     every       every n-th window

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""A tab that is left open: what comes in a day of windows of a minute does not pile up in it."""
+import numpy as np
+import pytest
+
+from conftest import Site
+from harness import Trainer, softmax_maps, wait_until
+
+LAYERS, HEADS, WINDOWS = 4, 8, 1440
+GROWTH_BYTES_MAX = 1 << 20
+
+
+@pytest.fixture
+def place():
+    one = Site("http.live_interval=0s")
+    yield one
+    one.close()
+
+
+def heap_bytes(page):
+    page.driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+    return page.driver.execute_cdp_cmd("Runtime.getHeapUsage", {})["usedSize"]
+
+
+def elements(page):
+    return page.js("return document.querySelectorAll('*').length")
+
+
+def publish(trainer, maps, epochs):
+    for epoch in epochs:
+        for layer in range(LAYERS):
+            trainer.attention(maps[epoch % len(maps)], layer=layer, epoch=epoch, step=epoch)
+        trainer.event("epoch_end", epoch=epoch)
+
+
+@pytest.mark.parametrize("address", ["#/overview", "#/head?stack=decoder&layer=0&site=self&head=1"])
+def test_a_tab_of_a_day_stays_small(place, page, address):
+    trainer, rng = Trainer(place.daemon, "day"), np.random.default_rng(3)
+    maps = [softmax_maps(rng, 1, HEADS, 8, 8) for _ in range(16)]
+    publish(trainer, maps, range(20))
+    page.open(place, address).ready()
+    publish(trainer, maps, range(20, WINDOWS // 3))
+    place.daemon.call("flush")
+    wait_until(lambda: page.text("#connection") == "live", "the page to follow")
+    before = heap_bytes(page), elements(page)
+    publish(trainer, maps, range(WINDOWS // 3, WINDOWS))
+    place.daemon.call("flush")
+    wait_until(lambda: page.js("return document.querySelector('main').innerText.includes(arguments[0])", str(WINDOWS - 1)),
+               "the newest window")
+    after = heap_bytes(page), elements(page)
+    page.screenshot("day-" + address.split("?")[0].strip("#/"))
+    assert after[0] - before[0] < GROWTH_BYTES_MAX, (before, after)
+    assert after[1] < 2 * before[1], (before, after)
