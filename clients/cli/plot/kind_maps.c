@@ -46,7 +46,7 @@ static int draw_heads(struct plot *plot, size_t layer, const float *values,
 {
     const struct source_layer *of = &plot->layers[layer];
     size_t cells = (size_t)of->rows * of->columns;
-    char title[TITLE_MAX], place[PLACE_TEXT_MAX], step[40] = "";
+    char title[TITLE_MAX], place[PLACE_TEXT_MAX], details[DETAILS_MAX];
     struct panel *panels = calloc(of->heads, sizeof(*panels));
     if (!panels)
         return plot_fail_memory(plot);
@@ -55,9 +55,8 @@ static int draw_heads(struct plot *plot, size_t layer, const float *values,
         snprintf(panels[head].title, PANEL_TITLE_MAX, "head %" PRIu32, head);
     }
     plot_maps_layer_text(of, place);
-    if (source_kind(plot->source) != SOURCE_FILES)
-        snprintf(step, sizeof(step), ", step %" PRIu64, of->step);
-    snprintf(title, sizeof(title), "%s%s", place, step);
+    plot_maps_details(plot, layer, details);
+    snprintf(title, sizeof(title), "%s%s", place, details);
     int code = out_of_panels(plot, panels, of->heads, true, WIDTH_TWO, title, ret_file);
     free(panels);
     return code;
@@ -149,7 +148,7 @@ static int draw_site(struct plot *plot, const struct choice *choice, const char 
                      struct gallery *gallery, struct bytes *ret_file)
 {
     struct choice each = *choice;
-    char title[TITLE_MAX], head[48], text[PANEL_TITLE_MAX];
+    char title[TITLE_MAX], head[48] = "", details[DETAILS_MAX] = "", text[PANEL_TITLE_MAX];
     int code = CLI_OK;
     for (each.layer = 0; each.layer < plot->layer_count && code == CLI_OK; each.layer++) {
         const struct source_layer *layer = &plot->layers[each.layer];
@@ -158,12 +157,13 @@ static int draw_site(struct plot *plot, const struct choice *choice, const char 
         snprintf(text, sizeof(text), "layer %" PRIu32, layer->id.layer);
         code = gallery_add(plot, gallery, &each, text);
         plot_maps_head_text(plot, &each, head);
+        plot_maps_details(plot, each.layer, details);
     }
     if (code != CLI_OK)
         return code;
     if (gallery->count == 0)
         return plot_fail(plot, CLI_USAGE, "--site: there is no layer of %s", site);
-    snprintf(title, sizeof(title), "%s attention, %s", site, head);
+    snprintf(title, sizeof(title), "%s attention, %s%s", site, head, details);
     return out_of_panels(plot, gallery->panels, gallery->count, is_alike(plot, gallery), WIDTH_TWO,
                          title, ret_file);
 }
@@ -218,15 +218,16 @@ static int add_flow(struct plot *plot, const struct choice *choice, int flow,
 static int draw_flow(struct plot *plot, const struct choice *choice, struct gallery *gallery,
                      struct bytes *ret_file)
 {
-    char title[TITLE_MAX], head[48];
+    char title[TITLE_MAX], head[48], details[DETAILS_MAX];
     int code = CLI_OK;
     for (int i = 0; i < FLOWS && code == CLI_OK; i++)
         code = add_flow(plot, choice, i, gallery);
     if (code != CLI_OK)
         return code;
     plot_maps_head_text(plot, choice, head);
-    snprintf(title, sizeof(title), "layer %" PRIu32 ", %s", plot->layers[choice->layer].id.layer,
-             head);
+    plot_maps_details(plot, choice->layer, details);
+    snprintf(title, sizeof(title), "layer %" PRIu32 ", %s%s", plot->layers[choice->layer].id.layer,
+             head, details);
     return out_of_panels(plot, gallery->panels, gallery->count, false, WIDTH_TWO, title, ret_file);
 }
 

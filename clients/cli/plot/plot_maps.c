@@ -158,15 +158,25 @@ void plot_maps_head_text(const struct plot *plot, const struct choice *choice, c
         snprintf(ret_text, 48, "mean of %" PRIu32 " head%s", heads, heads == 1 ? "" : "s");
 }
 
-void plot_maps_title(const struct plot *plot, const struct choice *choice, char *ret_title)
+void plot_maps_details(const struct plot *plot, size_t layer, char ret_text[DETAILS_MAX])
 {
-    const struct source_layer *layer = &plot->layers[choice->layer];
-    char place[PLACE_TEXT_MAX], head[48], step[40] = "", sample[40] = "";
-    plot_maps_layer_text(layer, place);
-    plot_maps_head_text(plot, choice, head);
-    if (source_kind(plot->source) != SOURCE_FILES)
-        snprintf(step, sizeof(step), ", step %" PRIu64, layer->step);
+    const struct source_layer *of = &plot->layers[layer];
+    char step[40] = "", sample[40] = "", pooled[48] = "";
     if (plot->options.has_sample)
         snprintf(sample, sizeof(sample), ", sample %" PRIu32, plot->options.sample);
-    snprintf(ret_title, TITLE_MAX, "%s, %s%s%s", place, head, sample, step);
+    if (source_kind(plot->source) != SOURCE_FILES)
+        snprintf(step, sizeof(step), ", step %" PRIu64, of->step);
+    if (of->rows < of->queries || of->columns < of->keys)
+        snprintf(pooled, sizeof(pooled), ", pooled to %" PRIu32 " x %" PRIu32, of->rows,
+                 of->columns);
+    snprintf(ret_text, DETAILS_MAX, "%s%s%s", sample, step, pooled);
+}
+
+void plot_maps_title(const struct plot *plot, const struct choice *choice, char *ret_title)
+{
+    char place[PLACE_TEXT_MAX], head[48], details[DETAILS_MAX];
+    plot_maps_layer_text(&plot->layers[choice->layer], place);
+    plot_maps_head_text(plot, choice, head);
+    plot_maps_details(plot, choice->layer, details);
+    snprintf(ret_title, TITLE_MAX, "%s, %s%s", place, head, details);
 }

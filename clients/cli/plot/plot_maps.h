@@ -30,6 +30,9 @@ struct panel plot_maps_panel(const struct source_layer *layer, const float *valu
 
 /* "decoder.3.self" */
 void plot_maps_layer_text(const struct source_layer *layer, char ret_text[PLACE_TEXT_MAX]);
+/* ", sample 1, step 1200, pooled to 128 x 128": what there is to say. */
+#define DETAILS_MAX 136
+void plot_maps_details(const struct plot *plot, size_t layer, char ret_text[DETAILS_MAX]);
 /* "decoder.3.self, head 2, step 1200", into TITLE_MAX bytes. */
 void plot_maps_title(const struct plot *plot, const struct choice *choice, char *ret_title);
 /* "head 2", "mean of 12 heads" */
