@@ -123,17 +123,27 @@ static int gallery_add(struct plot *plot, struct gallery *gallery, const struct 
     return CLI_OK;
 }
 
+static bool is_same_texts(const char *const *a, const char *const *b, uint32_t count)
+{
+    for (uint32_t i = 0; a && b && i < count; i++)
+        if (!a[i] || !b[i] ? a[i] != b[i] : strcmp(a[i], b[i]) != 0)
+            return false;
+    return !a == !b;
+}
+
 /* Whether the axes of one panel say what those of all others would. */
-static bool is_alike(const struct plot *plot, const struct gallery *gallery)
+static bool is_alike(const struct gallery *gallery)
 {
     const struct heat *first = &gallery->panels[0].heat;
     for (uint32_t i = 1; i < gallery->count; i++) {
         const struct heat *heat = &gallery->panels[i].heat;
         if (heat->queries != first->queries || heat->keys != first->keys ||
-            heat->q_offset != first->q_offset)
+            heat->q_offset != first->q_offset ||
+            !is_same_texts(gallery->texts[i].x, gallery->texts[0].x, heat->columns) ||
+            !is_same_texts(gallery->texts[i].y, gallery->texts[0].y, heat->rows))
             return false;
     }
-    return !gallery->texts[0].x || plot->options.labels || plot->options.tokens;
+    return true;
 }
 
 /* "encoder.self" */
@@ -164,8 +174,8 @@ static int draw_site(struct plot *plot, const struct choice *choice, const char 
     if (gallery->count == 0)
         return plot_fail(plot, CLI_USAGE, "--site: there is no layer of %s", site);
     snprintf(title, sizeof(title), "%s attention, %s%s", site, head, details);
-    return out_of_panels(plot, gallery->panels, gallery->count, is_alike(plot, gallery), WIDTH_TWO,
-                         title, ret_file);
+    return out_of_panels(plot, gallery->panels, gallery->count, is_alike(gallery), WIDTH_TWO, title,
+                         ret_file);
 }
 
 int kind_layers(struct plot *plot, const struct choice *choice, struct bytes *ret_file)
