@@ -4,9 +4,9 @@
 
     ATTNCTL_BIN=build/clients/cli/attnctl python3 tests/bench/plot.py [--repeat N]
 
-One JSON object per line: what, who, seconds and processor seconds (of the fastest run each), figures, bytes. Where others
-use the machine too, processor seconds are the ones to compare. attnctl's are those of the whole program, from its start
-to its end. matplotlib's are without its start and imports, which the line `import` has;
+One JSON object per line: what, who, seconds and processor seconds (of the fastest run each), figures, bytes. Where
+others use the machine too, processor seconds are the ones to compare. attnctl's are those of the whole program, from its
+start to its end. matplotlib's are without its start and imports, which the line `import` has;
 it draws with imshow(interpolation="nearest"), axes, a colour bar and a title, at the same size in pixels.
 Needs numpy; without matplotlib only attnctl is timed.
 """
@@ -72,7 +72,8 @@ def time_attnctl(file, folder, repeat):
     report("heatmap", "attnctl", seconds, 1, [one])
     seconds = fastest(repeat, lambda: call("heads", file, "--layer", "0", "-o", grid))
     report("heads", "attnctl", seconds, 1, [grid])
-    seconds = fastest(max(1, repeat // 3), lambda: call("heatmap", file, "--every-layer", "--every-head", "-o", f"{many}/"))
+    every = ("--every-layer", "--every-head")
+    seconds = fastest(max(1, repeat // 3), lambda: call("heatmap", file, *every, "-o", f"{many}/"))
     report("heatmaps", "attnctl", seconds, LAYERS * HEADS, list(many.iterdir()))
 
 

@@ -70,8 +70,8 @@ def history_rows():
                 yield dict(job="gpt", run="ab" * 16, unit="step", length=5, every=5, first_unit=5 * window,
                            last_unit=5 * window + 4, epoch=0, step=5 * window + 4, time_ns=1, partial=False,
                            stack="decoder", layer=layer, site="self", head=head, metric="entropy_normalized",
-                           mean=None if (layer, head, window) == (1, 2, 3) else (1 + head) / 4 * 0.95 ** window, std=0.1,
-                           min=0, max=1, p50=0.5, p90=0.9, p99=1, last=0.5, count=10)
+                           mean=None if (layer, head, window) == (1, 2, 3) else (1 + head) / 4 * 0.95 ** window,
+                           std=0.1, min=0, max=1, p50=0.5, p90=0.9, p99=1, last=0.5, count=10)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,8 @@ def history(tmp_path_factory):
 def history_csv(tmp_path_factory):
     path = tmp_path_factory.mktemp("history") / "run.csv"
     rows = list(history_rows())
-    lines = [",".join(rows[0])] + [",".join("" if value is None else str(value) for value in row.values()) for row in rows]
+    lines = [",".join(rows[0])] + [",".join("" if value is None else str(value) for value in row.values())
+                                     for row in rows]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -140,7 +141,8 @@ def test_colour_maps(file, tmp_path):
 
 
 def test_range_that_is_given(file, maps, tmp_path):
-    plot("heatmap", file, "--layer", "decoder.0.cross", "--head", 1, "--vmin", 0.1, "--vmax", 0.2, "-o", tmp_path / "a.svg")
+    plot("heatmap", file, "--layer", "decoder.0.cross", "--head", 1, "--vmin", 0.1, "--vmax", 0.2, "-o",
+         tmp_path / "a.svg")
     svg = Svg(tmp_path / "a.svg")
     check_map(svg, 0, maps["decoder.0.cross"][0, 1], 0.1, 0.2)
     assert len(list(svg.root.iter("{http://www.w3.org/2000/svg}polygon"))) == 2, "values beyond both ends"
@@ -161,6 +163,21 @@ def test_large_maps_are_pooled_in_pixels_and_whole_on_paper(tmp_path):
 
 
 # Kinds
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MAPS + PAST if kind not in ("spectrum", "tokens", "series")])
+def test_pixels_are_where_svg_has_its_cells(kind, file, history, tmp_path):
+    """A little below and right of each cell's upper left corner, where no number is written into it."""
+    for ending in ("png", "svg"):
+        plot(kind, source_of(kind, file, history), "--causal", "--dpi", 288, "-o", tmp_path / f"a.{ending}")
+    pixels, _ = read_png((tmp_path / "a.png").read_bytes())
+    maps = Svg(tmp_path / "a.svg").maps
+    assert maps
+    for (x, y, width, height), cells in maps:
+        rows, columns = cells.shape[:2]
+        for r, c in ((r, c) for r in range(rows) for c in range(columns) if cells[r, c, 3]):
+            at = pixels[int(4 * (y + (r + 0.35) * height / rows)), int(4 * (x + (c + 0.2) * width / columns))]
+            assert tuple(at) == tuple(cells[r, c, :3]), (r, c)
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
@@ -185,7 +202,8 @@ def test_the_same_bytes_twice(kind, ending, file, history, tmp_path):
     ("similarity", ["encoder.0.self, similarity of heads", "head", "cosine similarity", "1.00"]),
     ("spectrum", ["encoder.0.self, singular values of the heads' maps", "index", "singular value", "head 0", "head 3"]),
     ("tokens", ["encoder.0.self, mean of 4 heads, query 7", "key position", "attention weight"]),
-    ("entropy", ["gpt, heads over time", "decoder.0", "decoder.1", "step", "entropy normalized", "not a number: 1 cell"]),
+    ("entropy", ["gpt, heads over time", "decoder.0", "decoder.1", "step", "entropy normalized",
+                 "not a number: 1 cell"]),
     ("series", ["gpt, entropy_normalized", "decoder.0.self, median of heads", "10th to 90th percentile", "step"]),
 ])
 def test_texts(kind, texts, file, history, tmp_path):
@@ -268,7 +286,13 @@ def test_similarity(file, maps, tmp_path):
 
 
 def lines_of(svg, color):
-    return [element for element in svg.root.iter("{http://www.w3.org/2000/svg}polyline") if element.get("stroke") == color]
+    return [element for element in svg.root.iter("{http://www.w3.org/2000/svg}polyline")
+            if element.get("stroke") == color]
+
+
+def span(values):
+    """From 0 at the first one to 1 at the last."""
+    return (values - values[0]) / (values[-1] - values[0])
 
 
 def test_spectrum(file, maps, tmp_path):
@@ -278,8 +302,7 @@ def test_spectrum(file, maps, tmp_path):
     values = np.log(np.linalg.svd(maps["decoder.1.cross"][0, 0].astype(np.float64), compute_uv=False))
     heights = -np.array([y for _, y in points])
     assert len(points) == S
-    assert np.allclose((heights - heights[0]) / (heights[-1] - heights[0]), (values - values[0]) / (values[-1] - values[0]),
-                       atol=2e-3)
+    assert np.allclose(span(heights), span(values), atol=2e-3)
 
 
 def test_tokens(file, maps, tmp_path):
@@ -303,7 +326,8 @@ def test_csv_and_json_of_export_are_alike(kind, history, history_csv, tmp_path):
 def test_entropy_is_a_row_per_head(history, tmp_path):
     plot("entropy", history, "-o", tmp_path / "a.svg")
     svg = Svg(tmp_path / "a.svg")
-    values = np.array([[[(1 + head) / 4 * 0.95 ** window for window in range(10)] for head in range(3)]] * 2).reshape(6, 10)
+    heads = [[(1 + head) / 4 * 0.95 ** window for window in range(10)] for head in range(3)]
+    values = np.array(heads + heads)
     cells = svg.maps[0][1]
     assert cells[5, 3, 3] == 0, "what is missing is left out"
     steps = steps_of(cells, bar_table(svg))
@@ -317,8 +341,7 @@ def test_series_is_the_median_in_a_band(history, tmp_path):
     points = max((line.get("points").split() for line in lines_of(svg, "#0072b2")), key=len)
     heights = -np.array([float(pair.split(",")[1]) for pair in points])
     expected = 0.5 * 0.95 ** np.arange(10)
-    assert np.allclose((heights - heights[0]) / (heights[-1] - heights[0]), (expected - expected[0]) / (expected[-1] - expected[0]),
-                       atol=3e-3)
+    assert np.allclose(span(heights), span(expected), atol=3e-3)
     plot("series", history, "--layer", "decoder.0", "--head", 1, "-o", tmp_path / "b.svg")
     assert {"decoder.0.self, head 1", "one standard deviation"} <= set(Svg(tmp_path / "b.svg").texts)
 
@@ -490,7 +513,8 @@ def test_bad_input(words, sentence, file, history, tmp_path):
 
 def test_nothing_to_draw(tmp_path):
     np.save(tmp_path / "decoder.0.self.npy", np.full((1, 2, 3, 3), np.nan, np.float32))
-    assert "no entry of the map is a number" in refuse(1, "heatmap", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.png")
+    said = refuse(1, "heatmap", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.png")
+    assert "no entry of the map is a number" in said
     np.save(tmp_path / "decoder.0.self.npy", np.zeros((1, 2, 0, 0), np.float32))
     assert "is empty" in refuse(2, "heatmap", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.png")
 

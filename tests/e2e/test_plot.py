@@ -49,7 +49,8 @@ def test_a_jobs_newest_maps(rng, tmp_path):
     svg = plot(attnd, tmp_path / "a.svg", "heads", "gpt")
     for head in range(3):
         expect_map(svg, head, weights[0, head], weights.max())
-    assert "has no head 3 (valid: 0 to 2)" in attnctl(attnd, "plot", "heatmap", "gpt", "--head", 3, "-o", "x.svg", code=2)
+    said = attnctl(attnd, "plot", "heatmap", "gpt", "--head", 3, "-o", "x.svg", code=2)
+    assert "has no head 3 (valid: 0 to 2)" in said
     assert "no such job: 'gpd'" in attnctl(attnd, "plot", "heatmap", "gpd", "-o", "x.svg", code=1)
     attnd.close()
 
@@ -125,8 +126,8 @@ def test_the_history_of_a_layer_with_alerts(collapsed, tmp_path):
     svg = plot(collapsed, tmp_path / "b.svg", "series", "gpt", "--layer", "1", "--metric", "entropy_normalized")
     assert "alert (faint: resolved)" in svg.texts
     assert "valid: " in attnctl(collapsed, "plot", "series", "gpt", "--metric", "loss", "-o", "x.svg", code=2)
-    assert "has nothing of entropy_normalized in layer 7" in attnctl(collapsed, "plot", "series", "gpt", "--layer", 7, "-o",
-                                                                      "x.svg", code=2)
+    said = attnctl(collapsed, "plot", "series", "gpt", "--layer", 7, "-o", "x.svg", code=2)
+    assert "has nothing of entropy_normalized in layer 7" in said
 
 
 def test_what_export_writes_gives_the_same_figure(collapsed, tmp_path):
@@ -142,8 +143,8 @@ def test_what_export_writes_gives_the_same_figure(collapsed, tmp_path):
 @pytest.mark.skipif(SANITIZED, reason="it is PyTorch that takes the time")
 def test_a_training_loop_saves_a_figure_per_layer(tmp_path):
     pytest.importorskip("torch")
-    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--attnctl", ATTNCTL, "--epochs", "20"], capture_output=True,
-                          text=True, timeout=4 * PATIENCE_S)
+    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--attnctl", ATTNCTL, "--epochs", "20"],
+                          capture_output=True, text=True, timeout=4 * PATIENCE_S)
     assert done.returncode == 0, done
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
     assert files == [f"epoch-0{epoch}/heads-decoder.{layer}.self.png" for epoch in (10, 20) for layer in (0, 1)]

@@ -80,7 +80,8 @@ def train(attnd, steps):
     recording = attnd.folder / "run.rec"
     recorder = attnd.attnctl("record", JOB, str(recording), "--until-end", stdout=subprocess.DEVNULL)
     subprocess.run([sys.executable, TRAIN, "--endpoint", attnd.endpoint("ingest"), "--summaries",
-                    attnd.endpoint("publish"), "--epochs", "2", "--steps-per-epoch", str(steps // 2), "--context", "24", "--text", ROOT / "workers"],
+                    attnd.endpoint("publish"), "--epochs", "2", "--steps-per-epoch", str(steps // 2),
+                    "--context", "24", "--text", ROOT / "workers"],
                    check=True, stdout=subprocess.DEVNULL)
     if recorder.wait(timeout=60) != 0:
         raise SystemExit("make: the run was not recorded")

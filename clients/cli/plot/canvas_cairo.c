@@ -85,13 +85,14 @@ static void text(struct canvas *canvas, const struct text *text)
     PangoLayout *layout = fonts_layout(canvas->fonts, text->words, text->size, text->bold);
     PangoRectangle extents;
     pango_layout_get_extents(layout, NULL, &extents);
+    static const double shift[] = {[ANCHOR_MIDDLE] = 0.5, [ANCHOR_END] = 1};
     double width = (double)extents.width / PANGO_SCALE;
     double baseline = (double)pango_layout_get_baseline(layout) / PANGO_SCALE;
     cairo_save(cairo);
     set_color(cairo, text->color);
     cairo_translate(cairo, text->x, text->y);
     cairo_rotate(cairo, text->angle * acos(-1) / 180);
-    cairo_move_to(cairo, -width * text->anchor / 2, CAPITAL_HALF * text->size - baseline);
+    cairo_move_to(cairo, -width * shift[text->anchor], CAPITAL_HALF * text->size - baseline);
     pango_cairo_show_layout(cairo, layout);
     cairo_restore(cairo);
     g_object_unref(layout);

@@ -83,7 +83,8 @@ def train_epoch(model: Decoder, optimizer: torch.optim.Optimizer, steps: int) ->
     return loss.item()
 
 
-def save_figures(attnctl: str, maps: List[torch.Tensor], tokens: torch.Tensor, folder: pathlib.Path, ending: str) -> None:
+def save_figures(attnctl: str, maps: List[torch.Tensor], tokens: torch.Tensor, folder: pathlib.Path,
+                 ending: str) -> None:
     """One figure per layer with all its heads: the maps go into a file, attnctl draws from that."""
     names = "".join(f"{symbol}\n" for symbol in tokens.tolist())
     with tempfile.TemporaryDirectory() as place:
@@ -95,7 +96,8 @@ def save_figures(attnctl: str, maps: List[torch.Tensor], tokens: torch.Tensor, f
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("folder", type=pathlib.Path, help="where the figures go, in a folder per epoch")
     add("--epochs", type=int, default=30)
