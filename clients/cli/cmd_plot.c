@@ -233,15 +233,10 @@ int cmd_plot(struct cli *cli, int argc, char **argv)
     int rc = plot_options_parse(argc, argv, &plot.options, plot.error);
     if (rc != 0)
         return report(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, plot.error);
-    int code = CLI_OK;
-    if (plot.options.help) {
-        plot_options_print_help(cli->out);
-    } else {
-        const struct args *before = cli->args;
-        cli->args = &plot.options.args;
-        code = run(&plot);
-        cli->args = before;
-    }
+    const struct args *before = cli->args;
+    cli->args = &plot.options.args;
+    int code = run(&plot);
+    cli->args = before;
     plot_options_clear(&plot.options);
     return code == CLI_OK ? CLI_OK : report(cli, code, plot.error);
 }

@@ -9,6 +9,9 @@
 #include <math.h>
 #include <string.h>
 
+/* Of a file's name, or several. */
+#define ORIGIN_MAX 1024
+
 /* A message, without what would disturb a terminal. */
 static int fail(struct cli *cli, int code, const char *text)
 {
@@ -180,25 +183,32 @@ static int show(struct cli *cli, const struct show_options *options, struct view
     return code;
 }
 
+/* What the source is called, fit for the screen. */
+static void write_origin(const struct show_options *options, bool utf8, char *ret_text, size_t size)
+{
+    token_clean(options->words[0], utf8, ret_text, size);
+    size_t used = strlen(ret_text);
+    if (options->word_count > 1)
+        snprintf(ret_text + used, size - used, " and %d more", options->word_count - 1);
+}
+
 int cmd_show(struct cli *cli, int argc, char **argv)
 {
     char error[SOURCE_ERROR_MAX];
     struct show_options options;
     if (show_options_parse(argc, argv, &options, error) != 0)
         return fail(cli, CLI_USAGE, error);
-    if (options.help) {
-        show_options_print_help(cli->out);
-        return CLI_OK;
-    }
     if (options.word_count == 0) {
         fputs("usage: attnctl show FILE... | JOB [OPTIONS] (see --help)\n", cli->err);
         return CLI_USAGE;
     }
-    struct view view = {.origin = options.words[0]};
+    char origin[ORIGIN_MAX];
+    struct view view = {.origin = origin};
     int code = open_source(cli, &options, &view.source, error);
     if (code != CLI_OK)
         return fail_open(cli, &options, code, error);
     screen_detect(cli->out, options.ascii, options.color, (int)options.width, &view.screen);
+    write_origin(&options, view.screen.utf8 || options.json, origin, sizeof(origin));
     code = show(cli, &options, &view);
     source_free(&view.source);
     return code;

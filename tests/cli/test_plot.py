@@ -483,7 +483,7 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["heatmap", "FILE"], "where to? give -o"),
     (["picture", "FILE", "-o", "a.png"], "no kind 'picture' (valid: heatmap, heads"),
     (["heatmap"], "heatmap of what"),
-    ([], "usage: attnctl plot"),
+    ([], "draw what? attnctl plot KIND"),
     (["heatmap", "FILE", "--colormap", "jet", "-o", "a.png"], "valid: viridis, plasma"),
     (["heatmap", "FILE", "--vmin", "1", "--vmax", "1", "-o", "a.png"], "--vmin must be less"),
     (["heatmap", "FILE", "--size", "3.3x", "-o", "a.png"], "valid: inches such as 3.3x2.8"),

@@ -260,13 +260,6 @@ static const char *set_every_head(struct plot_options *options, const char *text
     return NULL;
 }
 
-static const char *set_help(struct plot_options *options, const char *text)
-{
-    (void)text;
-    options->help = true;
-    return NULL;
-}
-
 static const char *set_step(struct plot_options *options, const char *text)
 {
     options->at_step = true;
@@ -331,54 +324,62 @@ static const char *set_head_weights(struct plot_options *options, const char *te
 /* The table -------------------------------------------------------------------------------------
  */
 
+/* ELSEWHERE: shown among those of every command. */
+enum option_kind { OPTION_TITLE, OPTION_OWN, OPTION_ELSEWHERE };
+
 struct option_info {
-    const char *name;     /* of a title: the title */
-    const char *argument; /* NULL = none */
-    setter *set;          /* NULL: handed on to args.c */
-    const char *help;     /* NULL: a title */
+    enum option_kind kind;
+    struct option_text text;
+    setter *set; /* NULL: handed on to args.c */
 };
 
 /* clang-format off */
+#define TITLE(title) {OPTION_TITLE, {title, NULL, NULL, NULL}, NULL}
+#define SET(name, argument, set, values, help) {OPTION_OWN, {name, argument, help, values}, set}
+#define ELSEWHERE(name, argument) {OPTION_ELSEWHERE, {name, argument, "", NULL}, NULL}
+#define SITES "encoder.self|decoder.self|decoder.cross"
+
 static const struct option_info option_info[] = {
-    {"what is drawn", NULL, NULL, NULL},
-    {"layer", "LAYER", set_layer, "3, decoder.3 or decoder.3.self (the first)"},
-    {"head", "N|mean", set_head, "one head, or the mean of all (mean)"},
-    {"sample", "N", set_sample, "of the batch (the first)"},
-    {"query", "N", set_query, "tokens: whose attention (the last one)"},
-    {"site", "SITE", set_site, "layers, rollout: encoder.self, decoder.self or\ndecoder.cross (the first layer's)"},
-    {"head-weights", "A,B,..", set_head_weights, "aggregate: the weights of the weighted map"},
-    {"js", NULL, set_js, "similarity: Jensen-Shannon divergence, not cosine"},
-    {"step", "N", set_step, "of a recording: this step (the newest)"},
-    {"causal", NULL, set_causal, "of files: later keys are masked"},
-    {"name", "PAT=TARGET", add_rule, "of files: arrays named PAT are TARGET, as for analyze"},
-    {"ignore", "PAT", add_ignored, "of files: leave arrays named PAT out"},
-    {"stack", "STACK", set_stack, "of files: of names without one (decoder)"},
-    {"labels", "FILE", set_labels, "texts of the tokens, one per line"},
-    {"tokens", "TEXT", set_tokens, "texts of the tokens, with blanks between them"},
-    {"many figures", NULL, NULL, NULL},
-    {"every-layer", NULL, set_every_layer, "one figure per layer"},
-    {"every-head", NULL, set_every_head, "one figure per head"},
-    {"the past (entropy, series)", NULL, NULL, NULL},
-    {"metric", "NAME", NULL, "what to show (entropy_normalized)"},
-    {"run", "RUN", NULL, "this run, by its first digits (the newest)"},
-    {"window", "WINDOW", NULL, "windows such as \"1 epoch\" (the primary ones)"},
-    {"from", "N", NULL, "only what ends at this epoch, step or second, or later"},
-    {"to", "N", NULL, "only what ends at this epoch, step or second, or earlier"},
-    {"how it looks", NULL, NULL, NULL},
-    {"title", "TEXT", set_title, "above the figure; '' = none (what it shows)"},
-    {"colormap", "NAME", set_colormap, COLORMAP_NAMES "\n(viridis)"},
-    {"vmin", "X", set_vmin, "where the colours begin (0, or the least value)"},
-    {"vmax", "X", set_vmax, "where they end (the largest value)"},
-    {"size", "WxH", set_size, "inches; or the width alone (3.3 or 6.9 wide)"},
-    {"dpi", "N", set_dpi, "pixels per inch of a PNG (300)"},
-    {"columns", "N", set_columns, "panels side by side (as fits)"},
-    {"font", "NAME", set_font, "as fontconfig knows it (sans-serif)"},
-    {"where", NULL, NULL, NULL},
-    {"output", "FILE", set_output,
-     "-o: .png, .svg or .pdf; of many figures a folder\n(with a / at the end) or a name with {layer} and {head}"},
-    {"endpoint", "ENDPOINT", NULL, "where attnd answers"},
-    {"timeout", "SECONDS", NULL, "how long to wait for an answer (2)"},
-    {"help", NULL, set_help, "this text"},
+    ELSEWHERE("endpoint", "ENDPOINT"),
+    ELSEWHERE("timeout", "SECONDS"),
+    TITLE("where the figure goes"),
+    SET("output", "FILE", set_output, "FILE", "or -o: .png, .svg or .pdf; of many figures a folder, with a / at the end, "
+        "or a name with {layer} and {head} in it"),
+    SET("every-layer", NULL, set_every_layer, NULL, "one figure per layer"),
+    SET("every-head", NULL, set_every_head, NULL, "one figure per head"),
+    TITLE("what is drawn"),
+    SET("layer", "LAYER", set_layer, NULL, "decoder.3.self, or as much of it as only one layer has: decoder.3, cross, 3 "
+        "(default: the first)"),
+    SET("head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
+    SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
+    SET("query", "N", set_query, NULL, "tokens: whose attention (default: the last one's)"),
+    SET("site", "SITE", set_site, SITES, "layers, rollout: encoder.self, decoder.self or decoder.cross (default: the "
+        "first layer's)"),
+    SET("head-weights", "A,B,..", set_head_weights, NULL, "aggregate: the weights of the weighted map"),
+    SET("js", NULL, set_js, NULL, "similarity: Jensen-Shannon divergence, not cosine"),
+    SET("step", "N", set_step, NULL, "recordings: this step, not the newest"),
+    SET("run", "RUN", NULL, NULL, "recordings, jobs: by its first digits (default: the newest)"),
+    SET("tokens", "TEXT", set_tokens, NULL, "the tokens' texts, with blanks between them"),
+    SET("labels", "FILE", set_labels, "FILE", "the same from a file, one on each line"),
+    TITLE("entropy and series"),
+    SET("metric", "NAME", NULL, "METRIC", "what to show (default entropy_normalized)"),
+    SET("window", "WINDOW", NULL, NULL, "windows such as \"1 epoch\" (default: the primary ones)"),
+    SET("from", "N", NULL, NULL, "only what ends at this epoch, step or second, or later"),
+    SET("to", "N", NULL, NULL, "only what ends at this epoch, step or second, or earlier"),
+    TITLE("how it looks"),
+    SET("title", "TEXT", set_title, NULL, "above the figure; '' = none (default: what it shows)"),
+    SET("colormap", "NAME", set_colormap, "viridis|plasma|inferno|magma|hot|cool", COLORMAP_NAMES " (default viridis)"),
+    SET("vmin", "X", set_vmin, NULL, "where the colours begin (default: 0, or the least value)"),
+    SET("vmax", "X", set_vmax, NULL, "where they end (default: the largest value)"),
+    SET("size", "WxH", set_size, NULL, "inches; or the width alone (default: 3.3 or 6.9 wide)"),
+    SET("dpi", "N", set_dpi, NULL, "pixels per inch of a PNG (default 300)"),
+    SET("columns", "N", set_columns, NULL, "panels side by side (default: as fits)"),
+    SET("font", "NAME", set_font, NULL, "as fontconfig knows it (default sans-serif)"),
+    TITLE("what files of arrays do not say"),
+    SET("causal", NULL, set_causal, NULL, "later keys are masked"),
+    SET("name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", set_stack, "encoder|decoder", "of names without one (default decoder)"),
 };
 /* clang-format on */
 enum { OPTIONS = sizeof(option_info) / sizeof(option_info[0]) };
@@ -406,10 +407,10 @@ static void fill_long_options(struct option long_options[OPTIONS + 1])
     struct option *option = long_options;
     memset(long_options, 0, sizeof(struct option) * (OPTIONS + 1));
     for (int i = 0; i < OPTIONS; i++) {
-        if (!option_info[i].help)
+        if (option_info[i].kind == OPTION_TITLE)
             continue;
-        option->name = option_info[i].name;
-        option->has_arg = option_info[i].argument ? required_argument : no_argument;
+        option->name = option_info[i].text.name;
+        option->has_arg = option_info[i].text.argument ? required_argument : no_argument;
         option->val = i + 256; /* beyond any character */
         option++;
     }
@@ -419,17 +420,20 @@ static int refuse(int code, char *const *argv, char *reterr)
 {
     const char *text = argv[optind > 0 ? optind - 1 : 0];
     snprintf(reterr, PLOT_ERROR_MAX,
-             code == ':' ? "%.100s needs a value" : "no option %.100s (see --help)", text);
+             code == ':' ? "%.100s needs a value (see attnctl plot --help)"
+                         : "no option %.100s (see attnctl plot --help)",
+             text);
     return -1;
 }
 
 static int apply(struct plot_options *options, struct handed *handed,
                  const struct option_info *info, char *text, char *reterr)
 {
-    const char *wrong = info->set ? info->set(options, text) : hand_on(handed, info->name, text);
+    const char *wrong =
+        info->set ? info->set(options, text) : hand_on(handed, info->text.name, text);
     if (!wrong)
         return 0;
-    snprintf(reterr, PLOT_ERROR_MAX, "--%s: %.80s: %s", info->name, text ? text : "", wrong);
+    snprintf(reterr, PLOT_ERROR_MAX, "--%s: %.80s: %s", info->text.name, text ? text : "", wrong);
     return wrong == no_memory ? ERR_MEMORY : -1;
 }
 
@@ -441,12 +445,10 @@ static int parse_options(struct plot_options *options, struct handed *handed, in
     optind = 0; /* start over: getopt keeps its state */
     opterr = 0;
     for (;;) {
-        int code = getopt_long(argc, argv, ":ho:", long_options, NULL), rc = 0;
+        int code = getopt_long(argc, argv, ":o:", long_options, NULL), rc = 0;
         if (code == -1)
             break;
-        if (code == 'h')
-            options->help = true;
-        else if (code == 'o')
+        if (code == 'o')
             set_output(options, optarg);
         else if (code < 256)
             return refuse(code, argv, reterr);
@@ -551,7 +553,8 @@ static int check_looks(const struct plot_options *options, char *reterr)
 static int check(struct plot_options *options, char *reterr)
 {
     if (options->word_count == 0) {
-        snprintf(reterr, PLOT_ERROR_MAX, "usage: attnctl plot KIND SOURCE -o FILE (see --help)");
+        snprintf(reterr, PLOT_ERROR_MAX,
+                 "draw what? attnctl plot KIND SOURCE -o FILE (see attnctl plot --help)");
         return -1;
     }
     int rc = find_kind(options->words[0], &options->kind, reterr);
@@ -584,7 +587,7 @@ int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, 
     int rc = parse_options(&options, &handed, argc, argv, reterr);
     if (rc == 0)
         rc = parse_handed(&options, &handed, reterr);
-    if (rc == 0 && !options.help)
+    if (rc == 0)
         rc = check(&options, reterr);
     if (rc != 0)
         plot_options_clear(&options);
@@ -602,54 +605,33 @@ void plot_options_clear(struct plot_options *options)
 /* The help --------------------------------------------------------------------------------------
  */
 
-static const char help_begin[] =
-    "usage: attnctl plot KIND SOURCE -o FILE.(png|svg|pdf) [OPTIONS]\n"
-    "Draws a figure for a paper, a report or an experiment tracker.\n\n"
-    "SOURCE: files of maps (.npy, .npz, .safetensors, named as for attnctl analyze), a\n"
-    "recording (attnctl record), or a job of a running attnd. For entropy and series: a\n"
-    "job, or a file that attnctl export wrote (--csv or --json). A word is a file if\n"
-    "there is one, or it ends as such files do.\n\nkinds:\n";
+static const char help_sources[] =
+    "\nSOURCE: files of maps (.npy, .npz, .safetensors, named as for attnctl\n"
+    "analyze), a recording (attnctl record), or a job of a running attnd. For\n"
+    "entropy and series: a job, or a file that attnctl export wrote. A word is a file\n"
+    "if there is one, or if it ends as such files do.\n\nkinds:\n";
 
-static const char help_end[] =
-    "\nMany figures: -o FOLDER/ writes FOLDER/KIND-LAYER.png and FOLDER/KIND-LAYER-hHEAD.png,\n"
-    "such as maps/heatmap-decoder.3.self-h07.png. In a name, {layer} becomes decoder.3.self and\n"
-    "{head} becomes 07. The same input gives the same bytes; a PDF's date is SOURCE_DATE_EPOCH's.\n"
-    "\nexamples:\n"
-    "  attnctl plot heatmap maps.npz --layer 3 --head 2 -o head.pdf\n"
-    "  attnctl plot heads maps.npz --layer 3 --causal -o heads.png\n"
-    "  attnctl plot heatmap maps.npz --tokens 'the cat sat' --head 0 -o cat.svg\n"
-    "  attnctl plot heads run.rec --every-layer -o figures/\n"
-    "  attnctl plot entropy gpt-small -o entropy.pdf\n"
-    "  attnctl plot series gpt-small --layer decoder.3.self --metric entropy -o entropy.svg\n"
-    "\nExit status: 0 done; 1 there is no such job, out of memory, or a figure cannot be written;\n"
-    "2 something cannot be read, placed or followed; 3 attnd cannot be reached.\n";
+static const char help_files[] =
+    "\n-o FOLDER/ writes FOLDER/KIND-LAYER.png and FOLDER/KIND-LAYER-hHEAD.png, such\n"
+    "as maps/heatmap-decoder.3.self-h07.png. In a name, {layer} becomes\n"
+    "decoder.3.self and {head} becomes 07. The same input gives the same bytes;\n"
+    "the date in a PDF is that of SOURCE_DATE_EPOCH.\n";
 
-static void print_option(const struct option_info *info, FILE *out)
+void plot_options_each(option_visitor *visit, void *data)
 {
-    char left[40];
-    snprintf(left, sizeof(left), "--%s%s%s", info->name, info->argument ? " " : "",
-             info->argument ? info->argument : "");
-    const char *help = info->help;
-    for (;;) {
-        int len = (int)strcspn(help, "\n");
-        fprintf(out, "  %-22s %.*s\n", left, len, help);
-        if (help[len] == '\0')
-            return;
-        help += len + 1;
-        left[0] = '\0';
-    }
+    for (int i = 0; i < OPTIONS; i++)
+        if (option_info[i].kind != OPTION_ELSEWHERE)
+            visit(&option_info[i].text, data);
 }
 
-void plot_options_print_help(FILE *out)
+void plot_options_print_kinds(FILE *out)
 {
-    fputs(help_begin, out);
+    fputs(help_sources, out);
     for (int i = 0; i < PLOT_KIND_COUNT; i++)
         fprintf(out, "  %-12s %s\n", kinds[i].name, kinds[i].help);
-    for (int i = 0; i < OPTIONS; i++) {
-        if (!option_info[i].help)
-            fprintf(out, "\n%s:\n", option_info[i].name);
-        else
-            print_option(&option_info[i], out);
-    }
-    fputs(help_end, out);
+}
+
+void plot_options_print_files(FILE *out)
+{
+    fputs(help_files, out);
 }

@@ -8,6 +8,7 @@
 #include "canvas.h"
 #include "colormap.h"
 #include "name.h"
+#include "option.h"
 
 #define PLOT_ERROR_MAX   1024
 #define PLOT_WEIGHTS_MAX 65536
@@ -30,7 +31,6 @@ enum plot_kind {
 
 /* Strings point into argv. */
 struct plot_options {
-    bool help;
     enum plot_kind kind;
     char *const *words; /* [word_count]: the source's */
     int word_count;
@@ -72,7 +72,11 @@ struct plot_options {
 int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr);
 void plot_options_clear(struct plot_options *options);
 
-void plot_options_print_help(FILE *out);
+/* What there is to say: every option but those of every command; in front of them the kinds and
+ * their sources, behind them the names of files. */
+void plot_options_each(option_visitor *visit, void *data);
+void plot_options_print_kinds(FILE *out);
+void plot_options_print_files(FILE *out);
 
 const char *plot_kind_name(enum plot_kind kind);
 /* Whether the kind shows the past, and not maps. */

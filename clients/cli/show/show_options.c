@@ -149,13 +149,6 @@ static const char *set_json(struct show_options *options, const char *text)
     return NULL;
 }
 
-static const char *set_help(struct show_options *options, const char *text)
-{
-    (void)text;
-    options->help = true;
-    return NULL;
-}
-
 /* Tokens, names, rows ---------------------------------------------------------------------------
  */
 
@@ -248,47 +241,52 @@ static const char *set_timeout(struct show_options *options, const char *text)
 /* The table -------------------------------------------------------------------------------------
  */
 
+enum option_kind { OPTION_TITLE, OPTION_SET, OPTION_ELSEWHERE };
+
+/* ELSEWHERE: shown among those of every command. */
 struct option_info {
-    const char *name;     /* without `set`: a title */
-    const char *argument; /* NULL = none */
+    enum option_kind kind;
+    struct option_text text;
     setter *set;
-    const char *help;
 };
 
+/* clang-format off */
+#define TITLE(title) {OPTION_TITLE, {title, NULL, NULL, NULL}, NULL}
+#define SET(name, argument, set, values, help) {OPTION_SET, {name, argument, help, values}, set}
+#define ELSEWHERE(name, argument, set) {OPTION_ELSEWHERE, {name, argument, "", NULL}, set}
+
 static const struct option_info option_info[] = {
-    {"what is looked at", NULL, NULL, NULL},
-    {"layer", "LAYER", set_layer,
-     "decoder.0.self, or as much of it as only one layer has:\n"
-     "decoder.0, cross, 3 (default: the first)"},
-    {"head", "N|mean", set_head, "one head, or the mean over all (default)"},
-    {"sample", "N", set_sample, "of the batch (default: the first there is)"},
-    {"token", "N", set_token,
-     "the query whose attention is shown (default: the first;\n"
-     "the last when the first attends to one key only)"},
-    {"step", "N", set_step, "recordings: this step, not the newest"},
-    {"run", "RUN", set_run, "by its first digits (default: the newest)"},
-    {"what is printed", NULL, NULL, NULL},
-    {"only", "LIST", set_only, "of report, map, token, heads, pairs (default: all)"},
-    {"pairs", "N", set_pairs, "how many of the largest entries (10)"},
-    {"tokens", "TEXT", set_tokens, "the tokens' texts, with blanks between them"},
-    {"labels", "FILE", set_labels, "the same from a file, one on each line"},
-    {"ascii", NULL, set_ascii, "ASCII only (default: as the locale says)"},
-    {"color", "WHEN", set_color, "auto (in a terminal, without NO_COLOR), always, never"},
-    {"width", "N", set_width, "columns (default: the terminal's, else 80)"},
-    {"json", NULL, set_json, "the numbers, as JSON (attnd.show/1)"},
-    {"help", NULL, set_help, "this text"},
-    {"files: names, and what they do not say (see attnctl analyze --help)", NULL, NULL, NULL},
-    {"name", "PAT=TARGET", add_rule, "arrays named PAT are TARGET; may be given again"},
-    {"ignore", "PAT", add_ignored, "leave arrays named PAT out; may be given again"},
-    {"stack", "STACK", set_stack, "encoder or decoder: of names without one (decoder)"},
-    {"causal", NULL, set_causal, "of queries and keys: key j only for queries i >= j"},
-    {"window", "N", set_window, "of queries and keys: only keys j > i - N"},
-    {"scale", "X", set_scale, "of their logits (default 1/sqrt(d))"},
-    {"softcap", "X", set_softcap, "logits are X tanh(logit / X)"},
-    {"a running attnd", NULL, NULL, NULL},
-    {"endpoint", "ENDPOINT", set_endpoint, "where attnd answers"},
-    {"timeout", "SECONDS", set_timeout, "how long to wait for an answer (default 2)"},
+    ELSEWHERE("endpoint", "ENDPOINT", set_endpoint),
+    ELSEWHERE("timeout", "SECONDS", set_timeout),
+    TITLE("what is looked at"),
+    SET("layer", "LAYER", set_layer, NULL, "decoder.0.self, or as much of it as only one layer has: decoder.0, cross, 3 "
+        "(default: the first)"),
+    SET("head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
+    SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
+    SET("token", "N", set_token, NULL, "the query whose attention is shown (default: the first; the last when the "
+        "first attends to one key only)"),
+    SET("step", "N", set_step, NULL, "recordings: this step, not the newest"),
+    SET("run", "RUN", set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
+    TITLE("what is printed"),
+    SET("only", "LIST", set_only, "report|map|token|heads|pairs,", "of report, map, token, heads, pairs (default: all)"),
+    SET("pairs", "N", set_pairs, NULL, "how many of the largest entries (10)"),
+    SET("tokens", "TEXT", set_tokens, NULL, "the tokens' texts, with blanks between them"),
+    SET("labels", "FILE", set_labels, "FILE", "the same from a file, one on each line"),
+    SET("ascii", NULL, set_ascii, NULL, "ASCII only (default: as the locale says)"),
+    SET("color", "WHEN", set_color, "auto|always|never", "auto (in a terminal, without NO_COLOR), always, never"),
+    SET("width", "N", set_width, NULL, "columns (default: the terminal's, else 80)"),
+    SET("json", NULL, set_json, NULL, "the numbers, as JSON (attnd.show/1)"),
+    TITLE("array files: names, and what they do not say (see attnctl analyze --help)"),
+    SET("name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", set_stack, "encoder|decoder", "encoder or decoder: of names without one (decoder)"),
+    SET("causal", NULL, set_causal, NULL, "of queries and keys: key j only for queries i >= j"),
+    SET("window", "N", set_window, NULL, "of queries and keys: only keys j > i - N"),
+    SET("scale", "X", set_scale, NULL, "of their logits (default 1/sqrt(d))"),
+    SET("softcap", "X", set_softcap, NULL, "logits are X tanh(logit / X)"),
+    TITLE("a running attnd"),
 };
+/* clang-format on */
 enum { OPTIONS = sizeof(option_info) / sizeof(option_info[0]) };
 
 static void fill_long_options(struct option long_options[OPTIONS + 1])
@@ -296,13 +294,20 @@ static void fill_long_options(struct option long_options[OPTIONS + 1])
     struct option *option = long_options;
     memset(long_options, 0, sizeof(struct option) * (OPTIONS + 1));
     for (int i = 0; i < OPTIONS; i++) {
-        if (!option_info[i].set)
+        if (option_info[i].kind == OPTION_TITLE)
             continue;
-        option->name = option_info[i].name;
-        option->has_arg = option_info[i].argument ? required_argument : no_argument;
+        option->name = option_info[i].text.name;
+        option->has_arg = option_info[i].text.argument ? required_argument : no_argument;
         option->val = i + 256; /* beyond any character */
         option++;
     }
+}
+
+void show_options_each(option_visitor *visit, void *data)
+{
+    for (int i = 0; i < OPTIONS; i++)
+        if (option_info[i].kind != OPTION_ELSEWHERE)
+            visit(&option_info[i].text, data);
 }
 
 static int refuse(int code, char *const *argv, char *reterr)
@@ -320,7 +325,7 @@ static int apply(struct show_options *options, const struct option_info *info, c
     const char *valid = info->set(options, text);
     if (!valid)
         return 0;
-    snprintf(reterr, SHOW_ERROR_MAX, "--%s: '%.80s': not accepted (valid: %.250s)", info->name,
+    snprintf(reterr, SHOW_ERROR_MAX, "--%s: '%.80s': not accepted (valid: %.250s)", info->text.name,
              text, valid);
     return -1;
 }
@@ -337,14 +342,12 @@ int show_options_parse(int argc, char **argv, struct show_options *ret_options, 
     optind = 0; /* start over: getopt keeps its state */
     opterr = 0;
     for (;;) {
-        int code = getopt_long(argc, argv, ":h", long_options, NULL);
+        int code = getopt_long(argc, argv, ":", long_options, NULL);
         if (code == -1)
             break;
-        if (code == 'h')
-            options.help = true;
-        else if (code < 256)
+        if (code < 256)
             return refuse(code, argv, reterr);
-        else if (apply(&options, &option_info[code - 256], optarg, reterr) != 0)
+        if (apply(&options, &option_info[code - 256], optarg, reterr) != 0)
             return -1;
     }
     options.words = argv + optind;
@@ -356,48 +359,15 @@ int show_options_parse(int argc, char **argv, struct show_options *ret_options, 
 /* The help --------------------------------------------------------------------------------------
  */
 
-static const char help_begin[] =
-    "usage: attnctl show FILE... | JOB [OPTIONS]\n"
-    "A layer's attention in the terminal: what its numbers are and whether its rows sum\n"
-    "to 1, a map in shades, what one token attends to, each head's top 3, the top pairs.\n\n"
-    "FILE is an array file (.npy, .npz, .safetensors) or a recording (attnctl record);\n"
-    "JOB is one of attnctl jobs. A word is a file when there is a file of that name, or when\n"
-    "it ends in .npy, .npz, .safetensors or .rec, and otherwise a job (./NAME is a file).\n";
+static const char words[] =
+    "\nWhat its numbers are and whether its rows sum to 1, a map in shades or colours,\n"
+    "what one token attends to, each head's first keys, the largest entries.\n\n"
+    "FILE is an array file (.npy, .npz, .safetensors) or a recording (attnctl\n"
+    "record); JOB is one of attnctl jobs. A word is a file when there is a file of\n"
+    "that name, or when it ends in .npy, .npz, .safetensors or .rec, and otherwise a\n"
+    "job (./NAME is a file).\n";
 
-static const char help_end[] =
-    "\nexamples:\n"
-    "  attnctl show maps.npz --layer 3 --head 2 --tokens 'the cat sat on the mat'\n"
-    "  attnctl show run.rec --step 500 --layer decoder.0.self --token 7\n"
-    "  attnctl show gpt-small --only map,pairs\n"
-    "  attnctl show maps.npz --color always | less -R\n"
-    "\nExit status: 0 done; 1 there is nothing to show: no such job, or no number in the\n"
-    "map, or out of memory; 2 something cannot be read or followed; 3 attnd cannot be\n"
-    "reached\n";
-
-static void print_option(const struct option_info *info, FILE *out)
+void show_options_print_words(FILE *out)
 {
-    char left[40];
-    snprintf(left, sizeof(left), "--%s%s%s", info->name, info->argument ? " " : "",
-             info->argument ? info->argument : "");
-    const char *help = info->help;
-    for (;;) {
-        int len = (int)strcspn(help, "\n");
-        fprintf(out, "  %-19s %.*s\n", left, len, help);
-        if (help[len] == '\0')
-            return;
-        help += len + 1;
-        left[0] = '\0';
-    }
-}
-
-void show_options_print_help(FILE *out)
-{
-    fputs(help_begin, out);
-    for (int i = 0; i < OPTIONS; i++) {
-        if (!option_info[i].set)
-            fprintf(out, "\n%s:\n", option_info[i].name);
-        else
-            print_option(&option_info[i], out);
-    }
-    fputs(help_end, out);
+    fputs(words, out);
 }

@@ -6,6 +6,7 @@
 
 #include "measure.h"
 #include "name.h"
+#include "option.h"
 #include "screen.h"
 
 #define SHOW_ERROR_MAX 512
@@ -15,7 +16,7 @@ enum part { PART_REPORT, PART_MAP, PART_TOKEN, PART_HEADS, PART_PAIRS, PART_COUN
 
 /* Strings point into argv. */
 struct show_options {
-    bool help, json, ascii;
+    bool json, ascii;
     enum color_choice color;
     bool part[PART_COUNT];
     uint32_t width; /* 0 = the terminal's */
@@ -42,7 +43,9 @@ struct show_options {
  * bytes). */
 int show_options_parse(int argc, char **argv, struct show_options *ret_options, char *reterr);
 
-/* What --help shows. */
-void show_options_print_help(FILE *out);
+/* What there is to say: every option but those of every command; and in front of them, which words
+ * are files. */
+void show_options_each(option_visitor *visit, void *data);
+void show_options_print_words(FILE *out);
 
 #endif

@@ -207,6 +207,30 @@ int token_fit(const char *label, int width, bool utf8, char ret_text[TOKEN_FIT_B
     return used + cut;
 }
 
+void token_clean(const char *text, bool utf8, char *ret_text, size_t size)
+{
+    size_t left = strlen(text), used = 0;
+    while (left > 0) {
+        struct token_unit unit[1] = {{.text = ""}};
+        uint32_t code;
+        int marks = 0;
+        size_t taken = utf8_take(text, left, &code);
+        /* A mark stays where it is. */
+        if (utf8 && width_of(code) == 0 && !is_format(code))
+            unit[0].text[utf8_put(code, unit[0].text)] = '\0';
+        else
+            add_character(code, utf8, unit, 0, &marks);
+        size_t length = strlen(unit[0].text);
+        if (used + length + 1 > size)
+            break;
+        memcpy(ret_text + used, unit[0].text, length);
+        used += length;
+        text += taken;
+        left -= taken;
+    }
+    ret_text[used] = '\0';
+}
+
 int token_text_width(const char *text)
 {
     size_t left = strlen(text);

@@ -35,6 +35,9 @@ int token_split(const char *label, bool utf8, struct token_unit *ret_units, int 
  * is "" in quotes, where they fit. Returns the columns it takes. */
 int token_fit(const char *label, int width, bool utf8, char ret_text[TOKEN_FIT_BYTES]);
 
+/* A text of any length with the same escapes, cut where `size` bytes end. Blanks stay. */
+void token_clean(const char *text, bool utf8, char *ret_text, size_t size);
+
 /* Columns that text takes that has nothing to escape in it. */
 int token_text_width(const char *text);
 

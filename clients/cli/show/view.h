@@ -10,7 +10,7 @@
 struct view {
     struct screen screen;
     struct source *source;
-    const char *origin; /* a file's path, or a job */
+    const char *origin; /* a file's path, or a job, fit for the screen */
     const struct source_layer *layer;
     char name[PLACE_TEXT_MAX]; /* the layer's */
     const struct wish *wish;

@@ -145,6 +145,21 @@ static void test_a_long_token_of_marks_fits_its_room(void **state)
     assert_true(strlen(text) < sizeof(text));
 }
 
+static void test_names_of_files_are_cleaned(void **state)
+{
+    (void)state;
+    char text[64], small[6];
+    token_clean(" a b\x1b[2J/\xc3\xa9"
+                "e\xcc\x81.npz",
+                true, text, sizeof(text));
+    assert_string_equal(text, " a b\\x1b[2J/\xc3\xa9"
+                              "e\xcc\x81.npz");
+    token_clean("\xc3\xa9", false, text, sizeof(text));
+    assert_string_equal(text, "\\u00e9");
+    token_clean("abc\n\n", true, small, sizeof(small));
+    assert_string_equal(small, "abc\\n");
+}
+
 /* The screen -------------------------------------------------------------------------------------
  */
 
@@ -367,6 +382,7 @@ int main(void)
         cmocka_unit_test(test_marks_stay_with_their_character),
         cmocka_unit_test(test_text_from_right_to_left_is_isolated),
         cmocka_unit_test(test_a_long_token_of_marks_fits_its_room),
+        cmocka_unit_test(test_names_of_files_are_cleaned),
         cmocka_unit_test(test_the_environment_says_which_characters_and_colours),
         cmocka_unit_test(test_sentences_are_broken_between_words),
         TEST(test_sound_rows_are_counted),
