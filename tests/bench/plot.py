@@ -5,8 +5,8 @@
     ATTNCTL_BIN=build/clients/cli/attnctl python3 tests/bench/plot.py [--repeat N]
 
 One JSON object per line: what, who, seconds and processor seconds (of the fastest run each), figures, bytes. Where
-others use the machine too, processor seconds are the ones to compare. attnctl's are those of the whole program, from its
-start to its end. matplotlib's are without its start and imports, which the line `import` has;
+others use the machine too, processor seconds are the ones to compare. attnctl's are those of the whole program, from
+its start to its end. matplotlib's are without its start and imports, which the line `import` has;
 it draws with imshow(interpolation="nearest"), axes, a colour bar and a title, at the same size in pixels.
 Needs numpy; without matplotlib only attnctl is timed.
 """

@@ -323,6 +323,11 @@ def test_csv_and_json_of_export_are_alike(kind, history, history_csv, tmp_path):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
+def test_windows_from_and_to(history, tmp_path):
+    plot("entropy", history, "--from", 14, "--to", 39, "--head", 1, "-o", tmp_path / "a.svg")
+    assert Svg(tmp_path / "a.svg").maps[0][1].shape[:2] == (2, 6)
+
+
 def test_entropy_is_a_row_per_head(history, tmp_path):
     plot("entropy", history, "-o", tmp_path / "a.svg")
     svg = Svg(tmp_path / "a.svg")

@@ -16,10 +16,11 @@
 #define COLUMNS_MAX 64
 #define TEXT_MAX    128
 
-enum field { JOB, RUN, STEP, STACK, LAYER, SITE, HEAD, METRIC, MEAN, STD, FIELDS };
+enum field { JOB, RUN, LAST, STEP, STACK, LAYER, SITE, HEAD, METRIC, MEAN, STD, FIELDS };
 static const char *const field_name[FIELDS] = {
-    [JOB] = "job",   [RUN] = "run",   [STEP] = "step",     [STACK] = "stack", [LAYER] = "layer",
-    [SITE] = "site", [HEAD] = "head", [METRIC] = "metric", [MEAN] = "mean",   [STD] = "std"};
+    [JOB] = "job",       [LAST] = "last_unit", [RUN] = "run",   [STEP] = "step",
+    [STACK] = "stack",   [LAYER] = "layer",    [SITE] = "site", [HEAD] = "head",
+    [METRIC] = "metric", [MEAN] = "mean",      [STD] = "std"};
 
 /* One line, as texts. */
 struct line {
@@ -150,13 +151,14 @@ static bool is_run(struct reading *reading, const char *run)
     return strcmp(run, reading->run) == 0;
 }
 
-/* --from and --to, by steps: what the file calls its unit may be epochs. */
-static bool is_wanted(const struct reading *reading, const struct timeline_record *record)
+/* `last` is the last epoch, step or second of the window. */
+static bool is_wanted(const struct reading *reading, const struct timeline_record *record,
+                      double last)
 {
     const struct args *args = &reading->plot->options.args;
     return timeline_wants(reading->plot, record->row.id, record->row.head) &&
-           (!(args->given & ARGS_FROM) || record->step >= args->from) &&
-           (!(args->given & ARGS_TO) || record->step <= args->to);
+           (!(args->given & ARGS_FROM) || last >= (double)args->from) &&
+           (!(args->given & ARGS_TO) || last <= (double)args->to);
 }
 
 static int take_line(struct reading *reading, const struct line *line)
@@ -171,7 +173,7 @@ static int take_line(struct reading *reading, const struct line *line)
     list_metric(reading, line->text[METRIC]);
     snprintf(timeline->job, sizeof(timeline->job), "%s", line->text[JOB]);
     if (strcmp(line->text[METRIC], timeline->metric) != 0 || !is_run(reading, line->text[RUN]) ||
-        !is_wanted(reading, &record))
+        !is_wanted(reading, &record, number_of(line->text[LAST])))
         return CLI_OK;
     return timeline_add(timeline, &record) == 0 ? CLI_OK : plot_fail_memory(reading->plot);
 }
