@@ -69,6 +69,7 @@ int cmd_top(struct cli *cli);
 /* These read their command line themselves; argv without the command's name. */
 int cmd_analyze(struct cli *cli, int argc, char **argv);
 int cmd_show(struct cli *cli, int argc, char **argv);
+int cmd_plot(struct cli *cli, int argc, char **argv);
 /* Becomes the Python program; returns only when that cannot be started. */
 int cmd_bridge(struct cli *cli, int argc, char **argv);
 

@@ -4,6 +4,7 @@
 #include "analyze/options.h"
 #include "bridge.h"
 #include "help.h"
+#include "plot_options.h"
 #include "show_options.h"
 
 #include <string.h>
@@ -219,6 +220,23 @@ const struct command commands[] = {
      .examples = {"attnctl show maps.npz --layer 3 --head 2 --tokens 'the cat sat on the mat'",
                   "attnctl show run.rec --step 500 --layer decoder.0.self --token 7",
                   "attnctl show gpt-small --only map,pairs"}},
+    {.name = "plot",
+     .arguments = "KIND FILE...|JOB -o FILE",
+     .words =
+         "heatmap|heads|layers|flow|aggregate|rollout|similarity|spectrum|tokens|entropy|series "
+         "FILE|JOB FILE...",
+     .help = "draw figures for papers: PNG, SVG, PDF",
+     .finding = "there is no such job, no number to draw, or the figure cannot be written",
+     .group = COMMANDS_FILES,
+     .options = ARGS_ENDPOINT | ARGS_TIMEOUT,
+     .words_min = 2,
+     .run_alone = cmd_plot,
+     .each_option = plot_options_each,
+     .print_before = plot_options_print_kinds,
+     .print_after = plot_options_print_files,
+     .examples = {"attnctl plot heads maps.npz --layer 3 --causal -o heads.pdf",
+                  "attnctl plot heatmap run.rec --every-layer --every-head -o figures/",
+                  "attnctl plot series gpt-small --layer decoder.3.self -o entropy.svg"}},
     {.name = "bridge",
      .arguments = "SINK [DIRECTORY|FILE]",
      .words = "tensorboard|wandb|mlflow|jsonl FILE",

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* bar: the colour bar beside a map. */
+#ifndef PLOT_BAR_H
+#define PLOT_BAR_H
+
+#include "heat.h"
+#include "page.h"
+
+struct bar {
+    const struct colormap *colors;
+    double low, high;  /* of the colours */
+    bool below, above; /* there are values beyond: the bar has a point there */
+    const char *title; /* "" = none */
+};
+
+/* Points that it needs beside a box of this height, with the gap to the box. */
+double bar_room(const struct bar *bar, struct fonts *fonts, double height);
+/* To the right of the box. */
+void bar_draw(const struct bar *bar, struct fonts *fonts, struct box box, struct canvas *canvas);
+
+#endif

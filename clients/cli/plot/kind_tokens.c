@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/* What one query attends to: a bar per key, the largest ones in colour. */
+#include "chart.h"
+#include "plot_maps.h"
+
+#include "label.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+#define MARKED     3
+#define COLOR_REST 0xffa9bcd0u
+#define COLOR_TOP  0xff0072b2u
+
+static uint32_t row_of(const struct plot *plot, const struct source_layer *layer)
+{
+    uint32_t query = plot->options.has_query ? plot->options.query : layer->queries - 1;
+    return source_cell(query, layer->queries, layer->rows);
+}
+
+/* The largest ones that are above 0; ties go to the lower key. */
+static void color_bars(const double *bars, uint32_t count, uint32_t *ret_colors)
+{
+    for (uint32_t i = 0; i < count; i++)
+        ret_colors[i] = COLOR_REST;
+    for (int n = 0; n < MARKED; n++) {
+        uint32_t best = count;
+        for (uint32_t i = 0; i < count; i++)
+            if (ret_colors[i] == COLOR_REST && bars[i] > 0 &&
+                (best == count || bars[i] > bars[best]))
+                best = i;
+        if (best < count)
+            ret_colors[best] = COLOR_TOP;
+    }
+}
+
+static void make_title(const struct plot *plot, const struct choice *choice,
+                       const struct map_texts *texts, char *ret_title)
+{
+    const struct source_layer *layer = &plot->layers[choice->layer];
+    uint32_t row = row_of(plot, layer);
+    uint32_t query = plot->options.has_query ? plot->options.query : layer->queries - 1;
+    char place[PLACE_TEXT_MAX], head[48], token[LABEL_MAX] = "";
+    plot_maps_layer_text(layer, place);
+    plot_maps_head_text(plot, choice, head);
+    if (texts->y && texts->y[row])
+        label_clean(texts->y[row], token, sizeof(token));
+
+    snprintf(ret_title, TITLE_MAX,
+             *token ? "%s, %s, query %" PRIu32 " \xe2\x80\x9c%s\xe2\x80\x9d"
+                    : "%s, %s, query %" PRIu32,
+             place, head, query, token);
+}
+
+static int draw(struct plot *plot, const struct choice *choice, const float *values,
+                const struct map_texts *texts, struct bytes *ret_file)
+{
+    const struct source_layer *layer = &plot->layers[choice->layer];
+    char title[TITLE_MAX];
+    const float *row = values + (size_t)row_of(plot, layer) * layer->columns;
+    double *bars = malloc(layer->columns * sizeof(*bars));
+    uint32_t *colors = malloc(layer->columns * sizeof(*colors));
+    int code = bars && colors ? CLI_OK : plot_fail_memory(plot);
+    for (uint32_t i = 0; code == CLI_OK && i < layer->columns; i++)
+        bars[i] = row[i];
+    if (code == CLI_OK) {
+        struct panel panel = plot_maps_panel(layer, values, texts);
+        struct chart chart = {.bars = bars,
+                              .bar_colors = colors,
+                              .cells = panel.x,
+                              .x_title = texts->x ? "key" : panel.x.title,
+                              .y_title = "attention weight",
+                              .from_zero = true,
+                              .low = plot->options.vmin,
+                              .high = plot->options.vmax};
+        color_bars(bars, layer->columns, colors);
+        make_title(plot, choice, texts, title);
+        code = plot_chart(plot, &chart, WIDTH_ONE, title, ret_file);
+    }
+    free(bars);
+    free(colors);
+    return code;
+}
+
+int kind_tokens(struct plot *plot, const struct choice *choice, struct bytes *ret_file)
+{
+    const struct source_layer *layer = &plot->layers[choice->layer];
+    struct map_texts texts = {NULL, NULL};
+    float *values = NULL;
+    int code = plot_maps_read(plot, choice, &values);
+    if (code == CLI_OK && plot->options.has_query && plot->options.query >= layer->queries)
+        code = plot_fail(plot, CLI_USAGE,
+                         "--query: there is no query %" PRIu32 ": they are 0 to %" PRIu32,
+                         plot->options.query, layer->queries - 1);
+    if (code == CLI_OK)
+        code = plot_maps_texts(plot, choice->layer, &texts);
+    if (code == CLI_OK)
+        code = draw(plot, choice, values, &texts, ret_file);
+    plot_maps_texts_clear(&texts);
+    free(values);
+    return code;
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* output: figures as files: whole, or not at all. */
+#ifndef PLOT_OUTPUT_H
+#define PLOT_OUTPUT_H
+
+#include "canvas.h"
+
+#define OUTPUT_PATH_MAX 4096
+
+/* Writes to a name of its own beside the path, then renames. Returns 0 or -errno; on failure what
+ * was there is there still, and nothing else. */
+int output_write(const char *path, const struct bytes *file);
+
+/* Makes the folders of a path. Returns 0 or -errno. */
+int output_make_folders(const char *path);
+
+/* Replaces {layer} and {head} in a pattern. Returns 0, or -1 when the path is too long. */
+int output_expand(const char *pattern, const char *layer, const char *head,
+                  char ret_path[OUTPUT_PATH_MAX]);
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+#include "page.h"
+
+#include "label.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+double page_title_room(const struct page *page)
+{
+    return *page->title ? SIZE_TITLE + 5 : 0;
+}
+
+void page_title(const struct page *page, struct canvas *canvas)
+{
+    char words[TITLE_MAX + 8];
+    snprintf(words, sizeof(words), "%s", page->title);
+    fonts_shorten(page->fonts, SIZE_TITLE, page->width - 2 * MARGIN, words, sizeof(words));
+    page_text(canvas, words, page->width / 2, MARGIN + SIZE_TITLE / 2, SIZE_TITLE, ANCHOR_MIDDLE,
+              COLOR_TEXT);
+}
+
+void page_text(struct canvas *canvas, const char *words, double x, double y, double size,
+               enum anchor anchor, uint32_t color)
+{
+    canvas_text(canvas, &(struct text){words, x, y, size, 0, anchor, false, color});
+}
+
+void page_text_up(struct canvas *canvas, const char *words, double x, double y, double size,
+                  enum anchor anchor, uint32_t color)
+{
+    canvas_text(canvas, &(struct text){words, x, y, size, -90, anchor, false, color});
+}
+
+double page_ticks_width(struct fonts *fonts, const struct ticks *ticks)
+{
+    double widest = 0;
+    for (uint32_t i = 0; i < ticks->count; i++) {
+        char text[TICK_TEXT_MAX];
+        ticks_text(ticks, i, text);
+        widest = fmax(widest, fonts_width(fonts, text, SIZE_TICK, false));
+    }
+    return widest;
+}
+
+double page_scale(const struct axis_scale *scale, double value, double from, double to)
+{
+    double share = scale->powers ? log(value / scale->low) / log(scale->high / scale->low)
+                                 : (value - scale->low) / (scale->high - scale->low);
+    return from + share * (to - from);
+}
+
+void page_ticks_below(struct canvas *canvas, struct box box, const struct ticks *ticks,
+                      const struct axis_scale *scale)
+{
+    double bottom = box.y + box.height;
+    for (uint32_t i = 0; i < ticks->count; i++) {
+        char text[TICK_TEXT_MAX];
+        double x = page_scale(scale, ticks->at[i], box.x, box.x + box.width);
+        canvas_line(canvas, (struct point[]){{x, bottom}, {x, bottom + TICK}}, 2, LINE_AXIS,
+                    COLOR_AXIS, false);
+        ticks_text(ticks, i, text);
+        page_text(canvas, text, x, bottom + TICK + TICK_GAP + SIZE_TICK / 2, SIZE_TICK,
+                  ANCHOR_MIDDLE, COLOR_TEXT);
+    }
+}
+
+void page_ticks_left(struct canvas *canvas, struct box box, const struct ticks *ticks,
+                     const struct axis_scale *scale)
+{
+    for (uint32_t i = 0; i < ticks->count; i++) {
+        char text[TICK_TEXT_MAX];
+        double y = page_scale(scale, ticks->at[i], box.y + box.height, box.y);
+        canvas_line(canvas, (struct point[]){{box.x - TICK, y}, {box.x, y}}, 2, LINE_AXIS,
+                    COLOR_AXIS, false);
+        ticks_text(ticks, i, text);
+        page_text(canvas, text, box.x - TICK - TICK_GAP, y, SIZE_TICK, ANCHOR_END, COLOR_TEXT);
+    }
+}

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: MIT */
+#include "panels.h"
+
+#include "err.h"
+#include "label.h"
+#include "panels_layout.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NUMBER_CELL   15.0 /* points of a cell that a number fits into */
+#define DIVIDER_WIDTH 1.2
+#define SWATCH        7.0
+
+/* One figure while it is drawn. */
+struct drawing {
+    const struct panels *panels;
+    const struct page *page;
+    struct canvas *canvas;
+    struct panels_layout layout;
+    struct bar *bars;        /* one, or one per panel */
+    uint64_t *missing;       /* of each panel */
+    struct heat_range range; /* of all */
+    bool masked;
+    bool failed;
+};
+
+/* Ranges ----------------------------------------------------------------------------------------
+ */
+
+/* From 0 when nothing is below; never empty. */
+static struct bar bar_of(const struct panels *panels, const struct heat_range *range)
+{
+    bool any = range->least <= range->most;
+    double low = any ? fmin(0, range->least) : 0, high = any ? range->most : 1;
+    struct bar bar = {.colors = panels->colors, .title = panels->bar_title};
+    bar.low = isnan(panels->low) ? low : panels->low;
+    bar.high = isnan(panels->high) ? high : panels->high;
+    if (!(bar.high > bar.low)) { /* all alike, or below --vmin */
+        double apart = fmax(fabs(bar.low), 1);
+        bar.high = bar.low + apart;
+    }
+    bar.below = any && range->least < bar.low;
+    bar.above = any && range->most > bar.high;
+    return bar;
+}
+
+static void join(struct heat_range *range, const struct heat_range *other)
+{
+    range->least = fmin(range->least, other->least);
+    range->most = fmax(range->most, other->most);
+    range->missing += other->missing;
+}
+
+static void measure_all(struct drawing *drawing)
+{
+    const struct panels *panels = drawing->panels;
+    drawing->range = heat_range_none();
+    for (uint32_t i = 0; i < panels->count; i++) {
+        const struct heat *heat = &panels->items[i].heat;
+        struct heat_range own = heat_range_none();
+        heat_measure(heat, &own);
+        join(&drawing->range, &own);
+        drawing->missing[i] = own.missing;
+        if (!panels->shared)
+            drawing->bars[i] = bar_of(panels, &own);
+
+        drawing->masked =
+            drawing->masked || (heat->causal && heat_is_masked(heat, 0, heat->columns - 1));
+    }
+    if (panels->shared)
+        drawing->bars[0] = bar_of(panels, &drawing->range);
+}
+
+/* Maps ------------------------------------------------------------------------------------------
+ */
+
+static void draw_colors(struct drawing *drawing, const struct heat *heat, const struct bar *bar,
+                        struct box box)
+{
+    uint32_t *colors = malloc((size_t)heat->rows * heat->columns * sizeof(*colors));
+    if (!colors) {
+        drawing->failed = true;
+        return;
+    }
+    heat_colors(heat, bar->colors, bar->low, bar->high, colors);
+    canvas_cells(drawing->canvas, box, colors, heat->rows, heat->columns);
+    free(colors);
+}
+
+/* Cells of a side that can be told apart: pixels, or as many as make a file that opens. */
+static uint32_t cells_of(const struct canvas *canvas, double length, uint32_t cells)
+{
+    double pixels = canvas_pixels(canvas) * length;
+    uint32_t most = pixels > 0 ? (uint32_t)fmax(1, floor(pixels)) : PANEL_CELLS_MAX;
+    return cells < most ? cells : most;
+}
+
+static void draw_heat(struct drawing *drawing, const struct heat *heat, const struct bar *bar,
+                      struct box box)
+{
+    uint32_t rows = cells_of(drawing->canvas, box.height, heat->rows);
+    uint32_t columns = cells_of(drawing->canvas, box.width, heat->columns);
+    if (rows == heat->rows && columns == heat->columns) {
+        draw_colors(drawing, heat, bar, box);
+        return;
+    }
+    float *values = malloc((size_t)rows * columns * sizeof(*values));
+    if (!values) {
+        drawing->failed = true;
+        return;
+    }
+    struct heat pooled = heat_pool(heat, rows, columns, values);
+    draw_colors(drawing, &pooled, bar, box);
+    free(values);
+}
+
+/* Black on light colours, white on dark ones. */
+static uint32_t ink_on(uint32_t color)
+{
+    double light = 0.299 * (color >> 16 & 255) + 0.587 * (color >> 8 & 255) + 0.114 * (color & 255);
+    return light > 140 ? COLOR_TEXT : 0xffffffffu;
+}
+
+static void draw_numbers(struct drawing *drawing, const struct heat *heat, const struct bar *bar,
+                         struct box box)
+{
+    double across = box.width / heat->columns, down = box.height / heat->rows;
+    if (fmin(across, down) < NUMBER_CELL)
+        return;
+    for (uint32_t i = 0; i < heat->rows * heat->columns; i++) {
+        uint32_t color = colormap_at(bar->colors, bar->low, bar->high, heat->values[i]);
+        double x = box.x + (i % heat->columns + 0.5) * across;
+        double y = box.y + (i / heat->columns + 0.5) * down;
+        char text[16];
+        snprintf(text, sizeof(text), "%.2f", heat->values[i]);
+        if (color)
+            page_text(drawing->canvas, text, x, y, SIZE_TICK - 0.5, ANCHOR_MIDDLE, ink_on(color));
+    }
+}
+
+static void draw_dividers(struct drawing *drawing, const struct panel *panel, struct box box)
+{
+    for (uint32_t i = 0; i < panel->divider_count; i++) {
+        double y = box.y + box.height * panel->dividers[i] / panel->heat.rows;
+        canvas_line(drawing->canvas, (struct point[]){{box.x, y}, {box.x + box.width, y}}, 2,
+                    DIVIDER_WIDTH, 0xffffffffu, false);
+    }
+}
+
+/* Axes ------------------------------------------------------------------------------------------
+ */
+
+/* Whether a panel has ticks below: without a panel below it, or all have their own. */
+static bool is_lowest(const struct panels *panels, uint32_t index)
+{
+    return !panels->shared || index + panels->columns >= panels->count;
+}
+
+static bool is_leftmost(const struct panels *panels, uint32_t index)
+{
+    return !panels->shared || index % panels->columns == 0;
+}
+
+static void draw_axes(struct drawing *drawing, uint32_t index, struct box box)
+{
+    const struct panels *panels = drawing->panels;
+    const struct panel *panel = &panels->items[index];
+    struct fonts *fonts = drawing->page->fonts;
+    if (is_lowest(panels, index))
+        cell_axis_draw(&panel->x, &drawing->layout.x[index], fonts, true, box, drawing->canvas);
+    if (is_leftmost(panels, index))
+        cell_axis_draw(&panel->y, &drawing->layout.y[index], fonts, false, box, drawing->canvas);
+}
+
+/* Beside the ticks of a box, which is one panel's or goes around all of them. */
+static void draw_axis_titles(struct drawing *drawing, const struct panel *panel, struct box box)
+{
+    double below = box.y + box.height + drawing->layout.ticks_below + 4 + SIZE_NAME / 2;
+    double left = box.x - drawing->layout.ticks_left - 4 - SIZE_NAME / 2;
+    page_text(drawing->canvas, panel->x.title, box.x + box.width / 2, below, SIZE_NAME,
+              ANCHOR_MIDDLE, COLOR_TEXT);
+    page_text_up(drawing->canvas, panel->y.title, left, box.y + box.height / 2, SIZE_NAME,
+                 ANCHOR_MIDDLE, COLOR_TEXT);
+}
+
+static void draw_panel_title(struct drawing *drawing, const struct panel *panel, struct box box)
+{
+    char words[PANEL_TITLE_MAX + 8];
+    snprintf(words, sizeof(words), "%s", panel->title);
+    fonts_shorten(drawing->page->fonts, SIZE_NAME, box.width + drawing->layout.beside, words,
+                  sizeof(words));
+    page_text(drawing->canvas, words, box.x + box.width / 2, box.y - 3 - SIZE_NAME / 2, SIZE_NAME,
+              ANCHOR_MIDDLE, COLOR_TEXT);
+}
+
+/* The whole figure -------------------------------------------------------------------------------
+ */
+
+static void draw_panel(struct drawing *drawing, uint32_t index)
+{
+    const struct panels *panels = drawing->panels;
+    const struct panel *panel = &panels->items[index];
+    const struct bar *bar = &drawing->bars[panels->shared ? 0 : index];
+    struct box box = panels_layout_box(&drawing->layout, panels, index);
+    if (drawing->missing[index] > 0)
+        canvas_hatch(drawing->canvas, box);
+    draw_heat(drawing, &panel->heat, bar, box);
+    draw_dividers(drawing, panel, box);
+    if (panels->numbers)
+        draw_numbers(drawing, &panel->heat, bar, box);
+    canvas_frame(drawing->canvas, box, LINE_AXIS, COLOR_AXIS);
+    draw_axes(drawing, index, box);
+    draw_panel_title(drawing, panel, box);
+    if (panels->shared)
+        return;
+    bar_draw(bar, drawing->page->fonts, box, drawing->canvas);
+    draw_axis_titles(drawing, panel, box);
+}
+
+/* What goes around all maps. */
+static struct box outline(const struct drawing *drawing)
+{
+    const struct panels *panels = drawing->panels;
+    struct box first = panels_layout_box(&drawing->layout, panels, 0);
+    struct box right = panels_layout_box(&drawing->layout, panels, panels->columns - 1);
+    struct box low = panels_layout_box(&drawing->layout, panels, panels->count - 1);
+    first.width = right.x + right.width - first.x;
+    first.height = low.y + low.height - first.y;
+    return first;
+}
+
+static void draw_swatch(struct drawing *drawing, const char *words, bool hatched, double *x,
+                        double y)
+{
+    struct box swatch = {*x, y - SWATCH / 2, SWATCH, SWATCH};
+    if (hatched)
+        canvas_hatch(drawing->canvas, swatch);
+    else
+        canvas_fill(drawing->canvas, swatch, HEAT_MASKED);
+    canvas_frame(drawing->canvas, swatch, LINE_AXIS / 2, COLOR_SOFT);
+    page_text(drawing->canvas, words, *x + SWATCH + 3, y, SIZE_TICK, ANCHOR_START, COLOR_TEXT);
+    *x += SWATCH + 3 + fonts_width(drawing->page->fonts, words, SIZE_TICK, false) + 10;
+}
+
+static void draw_legend(struct drawing *drawing)
+{
+    double x = drawing->layout.left, y = drawing->layout.height - MARGIN - SWATCH / 2;
+    char words[64];
+    snprintf(words, sizeof(words), "not a number: %" PRIu64 " cell%s", drawing->range.missing,
+             drawing->range.missing == 1 ? "" : "s");
+    if (drawing->range.missing > 0)
+        draw_swatch(drawing, words, true, &x, y);
+    if (drawing->masked)
+        draw_swatch(drawing, "masked (causal)", false, &x, y);
+}
+
+static void draw_all(struct drawing *drawing)
+{
+    page_title(drawing->page, drawing->canvas);
+    for (uint32_t i = 0; i < drawing->panels->count; i++)
+        draw_panel(drawing, i);
+    if (drawing->panels->shared) {
+        struct box all = outline(drawing);
+        bar_draw(&drawing->bars[0], drawing->page->fonts, all, drawing->canvas);
+        draw_axis_titles(drawing, &drawing->panels->items[0], all);
+    }
+    draw_legend(drawing);
+}
+
+static int draw_laid_out(struct drawing *drawing, struct bytes *ret_file)
+{
+    const struct page *page = drawing->page;
+    int rc = canvas_new(page->format, drawing->layout.width, drawing->layout.height, page->dpi,
+                        page->fonts, &drawing->canvas);
+    if (rc != 0)
+        return rc;
+    draw_all(drawing);
+    rc = drawing->failed ? ERR_MEMORY : canvas_finish(drawing->canvas, ret_file);
+    canvas_free(&drawing->canvas);
+    return rc;
+}
+
+static int measure_and_draw(struct drawing *drawing, struct bytes *ret_file)
+{
+    measure_all(drawing);
+    if (drawing->range.least > drawing->range.most)
+        return PANELS_NO_NUMBER;
+    bool legend = drawing->range.missing > 0 || drawing->masked;
+    int rc = panels_layout(drawing->panels, drawing->bars, drawing->page, legend, &drawing->layout);
+    if (rc == 0)
+        rc = draw_laid_out(drawing, ret_file);
+    panels_layout_clear(&drawing->layout);
+    return rc;
+}
+
+int panels_draw(const struct panels *panels, const struct page *page, struct bytes *ret_file)
+{
+    struct drawing drawing = {.panels = panels, .page = page};
+    drawing.bars = calloc(panels->count, sizeof(*drawing.bars));
+    drawing.missing = calloc(panels->count, sizeof(*drawing.missing));
+    int rc = drawing.bars && drawing.missing ? measure_and_draw(&drawing, ret_file) : ERR_MEMORY;
+    free(drawing.bars);
+    free(drawing.missing);
+    return rc;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* panels: a figure of one or more maps side by side, with axes, colour bars and a legend of what is
+ * no number. */
+#ifndef PLOT_PANELS_H
+#define PLOT_PANELS_H
+
+#include "cell_axis.h"
+#include "heat.h"
+
+#define PANEL_TITLE_MAX 96
+/* Rows and columns of a map in PDF and SVG; larger ones are pooled. */
+#define PANEL_CELLS_MAX 2048
+
+#define PANEL_COLUMNS_MAX 64
+
+struct panel {
+    char title[PANEL_TITLE_MAX]; /* "" = none */
+    struct heat heat;
+    struct cell_axis x, y;
+    const uint32_t *dividers; /* [divider_count] rows before which a line is drawn; borrowed */
+    uint32_t divider_count;
+};
+
+struct panels {
+    struct panel *items;     /* [count] */
+    uint32_t count, columns; /* at most PANEL_COLUMNS_MAX */
+    bool shared;             /* one range, one colour bar, the axes of the first for all */
+    bool stretch;            /* cells fill the width; otherwise they are square */
+    bool numbers;            /* written into the cells, when they fit */
+    double low, high;        /* NaN = by the values: from 0, when none is below */
+    const char *bar_title;   /* what the colours mean */
+    const struct colormap *colors;
+};
+
+/* No panel has a number in it. */
+#define PANELS_NO_NUMBER 1
+
+/* Draws all of it. Returns 0, ERR_MEMORY or PANELS_NO_NUMBER. */
+int panels_draw(const struct panels *panels, const struct page *page, struct bytes *ret_file);
+
+#endif

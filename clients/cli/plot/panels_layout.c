@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/* The width is given. What stands beside the maps is measured, the maps get the rest, and the
+ * height follows from their shape, unless it is given too: then the maps are as large as both
+ * allow, and stand in the middle.
+ *
+ * What the texts at the axes need depends on how long the axes are, which depends on the room that
+ * texts need: the axes' length is first guessed, then worked out. */
+#include "panels_layout.h"
+
+#include "err.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define GAP_X          7.0
+#define GAP_Y          7.0
+#define SHAPE_MAX      5.0
+#define SHAPE_MIN      0.4
+#define TEXT_SHARE     0.2 /* of the width: the longest text at an axis */
+#define SHARE_TOGETHER 0.7 /* of the width: the maps, as a guess */
+#define SHARE_APART    0.5 /* of maps with axes of their own */
+#define PASSES         3
+#define MAP_MIN        12.0 /* of a map's side */
+#define STRETCHED      1.6  /* width by height of what is stretched */
+
+static uint32_t rows_of(const struct panels *panels)
+{
+    return (panels->count + panels->columns - 1) / panels->columns;
+}
+
+/* Width by height of a map; of what is stretched, unless a height is given. */
+static double shape_of(const struct panels *panels, const struct panel *panel)
+{
+    double shape = (double)panel->heat.keys / panel->heat.queries;
+    return panels->stretch ? STRETCHED : fmin(SHAPE_MAX, fmax(SHAPE_MIN, shape));
+}
+
+/* The widest of each column; returns their sum. */
+static double find_shapes(const struct panels *panels, struct panels_layout *layout)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < panels->count; i++) {
+        double *shape = &layout->shape[i % panels->columns];
+        *shape = fmax(*shape, shape_of(panels, &panels->items[i]));
+    }
+    for (uint32_t i = 0; i < panels->columns; i++)
+        sum += layout->shape[i];
+    return sum;
+}
+
+static bool has_titles(const struct panels *panels)
+{
+    for (uint32_t i = 0; i < panels->count; i++)
+        if (*panels->items[i].title)
+            return true;
+    return false;
+}
+
+/* The axes of all panels when maps are so high; the room that they need only grows, so that the
+ * passes come to an end where everything fits. */
+static void plan_axes(const struct panels *panels, const struct page *page, double height,
+                      bool first, struct panels_layout *layout)
+{
+    double text_max = TEXT_SHARE * page->width / (panels->shared ? 1 : sqrt(panels->columns));
+    for (uint32_t i = 0; i < panels->count; i++) {
+        const struct panel *panel = &panels->items[i];
+        double width = height * shape_of(panels, panel);
+        layout->x[i] = cell_axis_plan(&panel->x, page->fonts, true, width, text_max,
+                                      first ? NULL : &layout->x[i]);
+        layout->y[i] = cell_axis_plan(&panel->y, page->fonts, false, height, text_max,
+                                      first ? NULL : &layout->y[i]);
+        layout->ticks_left = fmax(layout->ticks_left, layout->y[i].room);
+        layout->ticks_below = fmax(layout->ticks_below, layout->x[i].room);
+    }
+}
+
+static double title_room(const char *title)
+{
+    return *title ? SIZE_NAME + 4 : 0;
+}
+
+static double bars_width(const struct panels *panels, const struct bar *bars,
+                         const struct page *page, double height)
+{
+    double widest = 0;
+    for (uint32_t i = 0; i < (panels->shared ? 1 : panels->count); i++)
+        widest = fmax(widest, bar_room(&bars[i], page->fonts, height));
+    return widest;
+}
+
+/* The width that is left for the maps of a row; sets left and beside. */
+static double lay_across(const struct panels *panels, const struct page *page, double bar,
+                         struct panels_layout *layout)
+{
+    double side = layout->ticks_left + title_room(panels->items[0].y.title);
+    layout->beside = panels->shared ? GAP_X : side + bar + GAP_X;
+    layout->left = MARGIN + side;
+    return page->width - 2 * MARGIN - side - bar - (panels->columns - 1) * layout->beside;
+}
+
+/* What stands above, below and between the maps; sets top. */
+static double lay_down(const struct panels *panels, const struct page *page,
+                       struct panels_layout *layout, double *ret_between)
+{
+    double rows = rows_of(panels), title = has_titles(panels) ? SIZE_NAME + 4 : 0;
+    double below = layout->ticks_below + title_room(panels->items[0].x.title);
+    *ret_between = panels->shared ? GAP_Y + title : below + GAP_Y + title;
+    layout->top = MARGIN + page_title_room(page) + title;
+    return layout->top + below + MARGIN + (layout->legend ? LEGEND_ROOM : 0) +
+           (rows - 1) * *ret_between;
+}
+
+/* A height that is given: what is stretched takes it, other maps become smaller when they would be
+ * too high, and stand in the middle. */
+static void fit_height(const struct panels *panels, const struct page *page, double around,
+                       double shapes, struct panels_layout *layout)
+{
+    double high = fmax(MAP_MIN, (page->height - around) / rows_of(panels));
+    double spare = layout->cell_height - high;
+    if (panels->stretch)
+        layout->shape[0] *= layout->cell_height / high;
+    else if (spare > 0)
+        layout->left += spare * shapes / 2;
+    else
+        layout->top -= spare * rows_of(panels) / 2;
+    layout->cell_height = panels->stretch ? high : fmin(high, layout->cell_height);
+}
+
+static void lay_out(const struct panels *panels, const struct bar *bars, const struct page *page,
+                    struct panels_layout *layout)
+{
+    double shapes = find_shapes(panels, layout), between;
+    double guess = (panels->shared ? SHARE_TOGETHER : SHARE_APART) * page->width / shapes;
+    if (page->height > 0)
+        guess = fmin(guess, SHARE_TOGETHER * page->height / rows_of(panels));
+    for (int pass = 0; pass < PASSES; pass++) {
+        plan_axes(panels, page, guess, pass == 0, layout);
+        double bar = bars_width(panels, bars, page, guess);
+        guess = fmax(MAP_MIN, lay_across(panels, page, bar, layout) / shapes);
+    }
+    layout->cell_height = guess;
+    double around = lay_down(panels, page, layout, &between);
+    if (page->height > 0)
+        fit_height(panels, page, around, shapes, layout);
+    layout->pitch_y = layout->cell_height + between;
+    layout->width = page->width;
+    layout->height =
+        page->height > 0 ? page->height : around + layout->cell_height * rows_of(panels);
+}
+
+int panels_layout(const struct panels *panels, const struct bar *bars, const struct page *page,
+                  bool legend, struct panels_layout *ret_layout)
+{
+    struct panels_layout layout = {.legend = legend};
+    layout.x = calloc(panels->count, sizeof(*layout.x));
+    layout.y = calloc(panels->count, sizeof(*layout.y));
+    if (!layout.x || !layout.y) {
+        panels_layout_clear(&layout);
+        return ERR_MEMORY;
+    }
+    lay_out(panels, bars, page, &layout);
+    *ret_layout = layout;
+    return 0;
+}
+
+void panels_layout_clear(struct panels_layout *layout)
+{
+    free(layout->x);
+    free(layout->y);
+    layout->x = layout->y = NULL;
+}
+
+struct box panels_layout_box(const struct panels_layout *layout, const struct panels *panels,
+                             uint32_t index)
+{
+    double shape = panels->stretch ? layout->shape[0] : shape_of(panels, &panels->items[index]);
+    struct box box = {layout->left, layout->top + index / panels->columns * layout->pitch_y,
+                      layout->cell_height * shape, layout->cell_height};
+    for (uint32_t column = 0; column < index % panels->columns; column++)
+        box.x += layout->cell_height * layout->shape[column] + layout->beside;
+    return box;
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* panels_layout: where everything of a figure of maps goes. */
+#ifndef PLOT_PANELS_LAYOUT_H
+#define PLOT_PANELS_LAYOUT_H
+
+#include "bar.h"
+#include "panels.h"
+
+struct panels_layout {
+    double width, height;            /* of the figure */
+    double left, top;                /* of the first map */
+    double cell_height;              /* of the maps */
+    double shape[PANEL_COLUMNS_MAX]; /* of each column: the width of its widest map by the height */
+    double beside;                   /* from the right of a map to the left of the next */
+    double pitch_y;                  /* from map to map */
+    double ticks_left, ticks_below;  /* room of ticks and their texts */
+    struct cell_axis_plan *x, *y;    /* [count]; owned */
+    struct heat_range range;         /* of all */
+    bool legend;
+};
+
+/* `bars` has the bar of each panel, or one when they share it. Returns 0 or ERR_MEMORY. */
+int panels_layout(const struct panels *panels, const struct bar *bars, const struct page *page,
+                  bool legend, struct panels_layout *ret_layout);
+void panels_layout_clear(struct panels_layout *layout);
+/* The place of a map in it. */
+struct box panels_layout_box(const struct panels_layout *layout, const struct panels *panels,
+                             uint32_t index);
+
+#define LEGEND_ROOM 13.0
+
+#endif

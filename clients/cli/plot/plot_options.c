@@ -1,0 +1,637 @@
+/* SPDX-License-Identifier: MIT */
+/* plot_options: one table drives getopt, the checks and the help. What asks attnd (--endpoint,
+ * --run,
+ * --metric, ...) is handed on to args.c, which knows those options already. */
+#include "plot_options.h"
+
+#include "err.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DPI_DEFAULT 300
+#define DPI_MAX     2400
+#define INCHES_MAX  100
+/* Pixels of a PNG. */
+#define PIXELS_MAX 400e6
+
+static const char no_memory[] = "out of memory";
+
+/* NULL, or what is wrong; may be in a buffer that the next call overwrites. */
+typedef const char *setter(struct plot_options *options, const char *text);
+
+/* Kinds -----------------------------------------------------------------------------------------
+ */
+
+static const struct {
+    const char *name, *help;
+    bool past, per_layer, per_head;
+} kinds[PLOT_KIND_COUNT] = {
+    [PLOT_HEATMAP] = {"heatmap", "one map: of a head, or the mean of all heads", .per_layer = true,
+                      .per_head = true},
+    [PLOT_HEADS] = {"heads", "all heads of a layer side by side", .per_layer = true},
+    [PLOT_LAYERS] = {"layers", "one site across the layers", .per_head = true},
+    [PLOT_FLOW] = {"flow", "encoder self, decoder self and cross attention of a layer",
+                   .per_layer = true},
+    [PLOT_AGGREGATE] = {"aggregate", "sum, mean, max, weighted, importance of a layer's heads",
+                        .per_layer = true},
+    [PLOT_ROLLOUT] = {"rollout", "attention rollout over the layers of a stack", .past = false},
+    [PLOT_SIMILARITY] = {"similarity", "how alike the heads of a layer are", .per_layer = true},
+    [PLOT_SPECTRUM] = {"spectrum", "singular values of a layer's heads", .per_layer = true},
+    [PLOT_TOKENS] = {"tokens", "what one query attends to, as bars", .per_layer = true,
+                     .per_head = true},
+    [PLOT_ENTROPY] = {"entropy", "a metric of all heads and layers over time, as a map",
+                      .past = true},
+    [PLOT_SERIES] = {"series", "a metric of a layer over time, with alerts", .past = true},
+};
+
+const char *plot_kind_name(enum plot_kind kind)
+{
+    return kinds[kind].name;
+}
+
+bool plot_kind_is_past(enum plot_kind kind)
+{
+    return kinds[kind].past;
+}
+
+bool plot_kind_per_layer(enum plot_kind kind)
+{
+    return kinds[kind].per_layer;
+}
+
+bool plot_kind_per_head(enum plot_kind kind)
+{
+    return kinds[kind].per_head;
+}
+
+static int find_kind(const char *name, enum plot_kind *ret_kind, char *reterr)
+{
+    size_t used;
+    for (int i = 0; i < PLOT_KIND_COUNT; i++)
+        if (strcmp(kinds[i].name, name) == 0) {
+            *ret_kind = (enum plot_kind)i;
+            return 0;
+        }
+    used = (size_t)snprintf(reterr, PLOT_ERROR_MAX, "no kind '%.80s' (valid:", name);
+    for (int i = 0; i < PLOT_KIND_COUNT; i++)
+        used += (size_t)snprintf(reterr + used, PLOT_ERROR_MAX - used, "%s %s", i > 0 ? "," : "",
+                                 kinds[i].name);
+    snprintf(reterr + used, PLOT_ERROR_MAX - used, ")");
+    return -1;
+}
+
+/* Setters ---------------------------------------------------------------------------------------
+ */
+
+static bool parse_whole(const char *text, uint64_t most, uint64_t *ret_number)
+{
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number > most)
+        return false;
+    *ret_number = number;
+    return true;
+}
+
+static const char *set_index(const char *text, uint32_t *ret_index)
+{
+    uint64_t number;
+    if (!parse_whole(text, INT32_MAX, &number))
+        return "valid: 0, 1, 2, ...";
+    *ret_index = (uint32_t)number;
+    return NULL;
+}
+
+static const char *set_output(struct plot_options *options, const char *text)
+{
+    options->output = text;
+    return *text ? NULL : "name a file";
+}
+
+static const char *set_layer(struct plot_options *options, const char *text)
+{
+    options->layer = text;
+    return *text ? NULL : "valid: 3, decoder.3, decoder.3.self";
+}
+
+static const char *set_site(struct plot_options *options, const char *text)
+{
+    static const char *const valid[] = {"encoder.self", "decoder.self", "decoder.cross"};
+    options->site = text;
+    for (int i = 0; i < 3; i++)
+        if (strcmp(text, valid[i]) == 0)
+            return NULL;
+    return "valid: encoder.self, decoder.self, decoder.cross";
+}
+
+static const char *set_head(struct plot_options *options, const char *text)
+{
+    options->mean = strcmp(text, "mean") == 0;
+    options->has_head = !options->mean;
+    return options->mean || !set_index(text, &options->head) ? NULL : "valid: 0, 1, 2, ..., mean";
+}
+
+static const char *set_sample(struct plot_options *options, const char *text)
+{
+    options->has_sample = true;
+    return set_index(text, &options->sample);
+}
+
+static const char *set_query(struct plot_options *options, const char *text)
+{
+    options->has_query = true;
+    return set_index(text, &options->query);
+}
+
+static const char *set_columns(struct plot_options *options, const char *text)
+{
+    const char *wrong = set_index(text, &options->columns);
+    return wrong || options->columns == 0 || options->columns > 64 ? "valid: 1 to 64" : NULL;
+}
+
+static const char *set_title(struct plot_options *options, const char *text)
+{
+    options->title = text;
+    return NULL;
+}
+
+static const char *set_colormap(struct plot_options *options, const char *text)
+{
+    return colormap_find(text, &options->colors) == 0 ? NULL : "valid: " COLORMAP_NAMES;
+}
+
+static const char *set_real(const char *text, double least, double most, double *ret_number)
+{
+    static char wrong[64];
+    char *end;
+    *ret_number = strtod(text, &end);
+    if (end != text && *end == '\0' && *ret_number >= least && *ret_number <= most)
+        return NULL;
+    snprintf(wrong, sizeof(wrong), "valid: a number from %g to %g", least, most);
+    return wrong;
+}
+
+static const char *set_vmin(struct plot_options *options, const char *text)
+{
+    return set_real(text, -1e30, 1e30, &options->vmin);
+}
+
+static const char *set_vmax(struct plot_options *options, const char *text)
+{
+    return set_real(text, -1e30, 1e30, &options->vmax);
+}
+
+static const char *set_dpi(struct plot_options *options, const char *text)
+{
+    return set_real(text, 20, DPI_MAX, &options->dpi);
+}
+
+static bool is_side(double inches)
+{
+    return inches >= 0.5 && inches <= INCHES_MAX;
+}
+
+/* "3.3x2.8", or the width alone. */
+static const char *set_size(struct plot_options *options, const char *text)
+{
+    static const char *const wrong = "valid: inches such as 3.3x2.8, or 3.3 (0.5 to 100)";
+    char *end;
+    options->width = strtod(text, &end);
+    options->height = 0;
+    if (end == text || !is_side(options->width))
+        return wrong;
+    if (*end == '\0')
+        return NULL;
+    text = end + 1;
+    if (*end != 'x')
+        return wrong;
+    options->height = strtod(text, &end);
+    return end != text && *end == '\0' && is_side(options->height) ? NULL : wrong;
+}
+
+static const char *set_font(struct plot_options *options, const char *text)
+{
+    options->font = text;
+    return *text ? NULL : "name a font, such as \"DejaVu Sans\"";
+}
+
+static const char *set_labels(struct plot_options *options, const char *text)
+{
+    options->labels = text;
+    return NULL;
+}
+
+static const char *set_tokens(struct plot_options *options, const char *text)
+{
+    options->tokens = text;
+    return NULL;
+}
+
+static const char *set_causal(struct plot_options *options, const char *text)
+{
+    (void)text;
+    options->causal = true;
+    return NULL;
+}
+
+static const char *set_js(struct plot_options *options, const char *text)
+{
+    (void)text;
+    options->js = true;
+    return NULL;
+}
+
+static const char *set_every_layer(struct plot_options *options, const char *text)
+{
+    (void)text;
+    options->every_layer = true;
+    return NULL;
+}
+
+static const char *set_every_head(struct plot_options *options, const char *text)
+{
+    (void)text;
+    options->every_head = true;
+    return NULL;
+}
+
+static const char *set_step(struct plot_options *options, const char *text)
+{
+    options->at_step = true;
+    return parse_whole(text, UINT64_MAX, &options->step) ? NULL : "valid: a whole number";
+}
+
+static const char *add_rule(struct plot_options *options, const char *text)
+{
+    struct naming *naming = &options->naming;
+    if (naming->rule_count == NAME_RULES_MAX)
+        return "too many of these (at most 64)";
+    const char *wrong = name_rule_parse(text, &naming->rules[naming->rule_count]);
+    naming->rule_count += !wrong;
+    return wrong;
+}
+
+static const char *add_ignored(struct plot_options *options, const char *text)
+{
+    struct naming *naming = &options->naming;
+    if (naming->ignore_count == NAME_RULES_MAX)
+        return "too many of these (at most 64)";
+    const char *wrong = name_ignore_check(text);
+    if (!wrong)
+        naming->ignore[naming->ignore_count++] = text;
+    return wrong;
+}
+
+static const char *set_stack(struct plot_options *options, const char *text)
+{
+    for (int i = 0; i < 2; i++)
+        if (strcmp(text, stack_name((enum stack)i)) == 0) {
+            options->naming.stack = (enum stack)i;
+            return NULL;
+        }
+    return "valid: encoder, decoder";
+}
+
+static const char *set_head_weights(struct plot_options *options, const char *text)
+{
+    static const char *const wrong = "valid: numbers such as 0.5,0.25,0.25, one per head";
+    uint32_t room = 1;
+    for (const char *at = text; *at; at++)
+        room += *at == ',';
+    if (room > PLOT_WEIGHTS_MAX)
+        return "too many numbers";
+    free(options->head_weights);
+    options->head_weight_count = 0;
+    options->head_weights = calloc(room, sizeof(*options->head_weights));
+    if (!options->head_weights)
+        return no_memory;
+    while (options->head_weight_count < room) {
+        char *end;
+        double number = strtod(text, &end);
+        if (end == text || !isfinite(number) || (*end != ',' && *end != '\0'))
+            return wrong;
+        options->head_weights[options->head_weight_count++] = number;
+        text = *end ? end + 1 : end;
+    }
+    return NULL;
+}
+
+/* The table -------------------------------------------------------------------------------------
+ */
+
+/* ELSEWHERE: shown among those of every command. */
+enum option_kind { OPTION_TITLE, OPTION_OWN, OPTION_ELSEWHERE };
+
+struct option_info {
+    enum option_kind kind;
+    struct option_text text;
+    setter *set; /* NULL: handed on to args.c */
+};
+
+/* clang-format off */
+#define TITLE(title) {OPTION_TITLE, {title, NULL, NULL, NULL}, NULL}
+#define SET(name, argument, set, values, help) {OPTION_OWN, {name, argument, help, values}, set}
+#define ELSEWHERE(name, argument) {OPTION_ELSEWHERE, {name, argument, "", NULL}, NULL}
+#define SITES "encoder.self|decoder.self|decoder.cross"
+
+static const struct option_info option_info[] = {
+    ELSEWHERE("endpoint", "ENDPOINT"),
+    ELSEWHERE("timeout", "SECONDS"),
+    TITLE("where the figure goes"),
+    SET("output", "FILE", set_output, "FILE", "or -o: .png, .svg or .pdf; of many figures a folder, with a / at the end, "
+        "or a name with {layer} and {head} in it"),
+    SET("every-layer", NULL, set_every_layer, NULL, "one figure per layer"),
+    SET("every-head", NULL, set_every_head, NULL, "one figure per head"),
+    TITLE("what is drawn"),
+    SET("layer", "LAYER", set_layer, NULL, "decoder.3.self, or as much of it as only one layer has: decoder.3, cross, 3 "
+        "(default: the first)"),
+    SET("head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
+    SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
+    SET("query", "N", set_query, NULL, "tokens: whose attention (default: the last one's)"),
+    SET("site", "SITE", set_site, SITES, "layers, rollout: encoder.self, decoder.self or decoder.cross (default: the "
+        "first layer's)"),
+    SET("head-weights", "A,B,..", set_head_weights, NULL, "aggregate: the weights of the weighted map"),
+    SET("js", NULL, set_js, NULL, "similarity: Jensen-Shannon divergence, not cosine"),
+    SET("step", "N", set_step, NULL, "recordings: this step, not the newest"),
+    SET("run", "RUN", NULL, NULL, "recordings, jobs: by its first digits (default: the newest)"),
+    SET("tokens", "TEXT", set_tokens, NULL, "the tokens' texts, with blanks between them"),
+    SET("labels", "FILE", set_labels, "FILE", "the same from a file, one on each line"),
+    TITLE("entropy and series"),
+    SET("metric", "NAME", NULL, "METRIC", "what to show (default entropy_normalized)"),
+    SET("window", "WINDOW", NULL, NULL, "windows such as \"1 epoch\" (default: the primary ones)"),
+    SET("from", "N", NULL, NULL, "only what ends at this epoch, step or second, or later"),
+    SET("to", "N", NULL, NULL, "only what ends at this epoch, step or second, or earlier"),
+    TITLE("how it looks"),
+    SET("title", "TEXT", set_title, NULL, "above the figure; '' = none (default: what it shows)"),
+    SET("colormap", "NAME", set_colormap, "viridis|plasma|inferno|magma|hot|cool", COLORMAP_NAMES " (default viridis)"),
+    SET("vmin", "X", set_vmin, NULL, "where the colours begin (default: 0, or the least value)"),
+    SET("vmax", "X", set_vmax, NULL, "where they end (default: the largest value)"),
+    SET("size", "WxH", set_size, NULL, "inches; or the width alone (default: 3.3 or 6.9 wide)"),
+    SET("dpi", "N", set_dpi, NULL, "pixels per inch of a PNG (default 300)"),
+    SET("columns", "N", set_columns, NULL, "panels side by side (default: as fits)"),
+    SET("font", "NAME", set_font, NULL, "as fontconfig knows it (default sans-serif)"),
+    TITLE("what files of arrays do not say"),
+    SET("causal", NULL, set_causal, NULL, "later keys are masked"),
+    SET("name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", set_stack, "encoder|decoder", "of names without one (default decoder)"),
+};
+/* clang-format on */
+enum { OPTIONS = sizeof(option_info) / sizeof(option_info[0]) };
+
+/* What is handed on. */
+struct handed {
+    char *argv[PLOT_ARGS_MAX + 1];
+    int argc;
+    char names[PLOT_ARGS_MAX][16];
+};
+
+static const char *hand_on(struct handed *handed, const char *name, char *text)
+{
+    if (handed->argc + 2 > PLOT_ARGS_MAX)
+        return "given too often";
+    snprintf(handed->names[handed->argc], sizeof(handed->names[0]), "--%s", name);
+    handed->argv[handed->argc] = handed->names[handed->argc];
+    handed->argv[handed->argc + 1] = text;
+    handed->argc += 2;
+    return NULL;
+}
+
+static void fill_long_options(struct option long_options[OPTIONS + 1])
+{
+    struct option *option = long_options;
+    memset(long_options, 0, sizeof(struct option) * (OPTIONS + 1));
+    for (int i = 0; i < OPTIONS; i++) {
+        if (option_info[i].kind == OPTION_TITLE)
+            continue;
+        option->name = option_info[i].text.name;
+        option->has_arg = option_info[i].text.argument ? required_argument : no_argument;
+        option->val = i + 256; /* beyond any character */
+        option++;
+    }
+}
+
+static int refuse(int code, char *const *argv, char *reterr)
+{
+    const char *text = argv[optind > 0 ? optind - 1 : 0];
+    snprintf(reterr, PLOT_ERROR_MAX,
+             code == ':' ? "%.100s needs a value (see attnctl plot --help)"
+                         : "no option %.100s (see attnctl plot --help)",
+             text);
+    return -1;
+}
+
+static int apply(struct plot_options *options, struct handed *handed,
+                 const struct option_info *info, char *text, char *reterr)
+{
+    const char *wrong =
+        info->set ? info->set(options, text) : hand_on(handed, info->text.name, text);
+    if (!wrong)
+        return 0;
+    snprintf(reterr, PLOT_ERROR_MAX, "--%s: %.80s: %s", info->text.name, text ? text : "", wrong);
+    return wrong == no_memory ? ERR_MEMORY : -1;
+}
+
+static int parse_options(struct plot_options *options, struct handed *handed, int argc, char **argv,
+                         char *reterr)
+{
+    struct option long_options[OPTIONS + 1];
+    fill_long_options(long_options);
+    optind = 0; /* start over: getopt keeps its state */
+    opterr = 0;
+    for (;;) {
+        int code = getopt_long(argc, argv, ":o:", long_options, NULL), rc = 0;
+        if (code == -1)
+            break;
+        if (code == 'o')
+            set_output(options, optarg);
+        else if (code < 256)
+            return refuse(code, argv, reterr);
+        else
+            rc = apply(options, handed, &option_info[code - 256], optarg, reterr);
+        if (rc != 0)
+            return rc;
+    }
+    options->words = argv + optind;
+    options->word_count = argc - optind;
+    return 0;
+}
+
+/* The options that ask attnd, by args.c; its state of getopt is done with. */
+static int parse_handed(struct plot_options *options, struct handed *handed, char *reterr)
+{
+    char error[ARGS_ERROR_MAX];
+    if (args_parse(handed->argc, handed->argv, &options->args, error) == 0)
+        return 0;
+    snprintf(reterr, PLOT_ERROR_MAX, "%s", error);
+    return -1;
+}
+
+/* Checks ----------------------------------------------------------------------------------------
+ */
+
+static const struct {
+    const char *ending;
+    enum canvas_format format;
+} endings[] = {{"png", CANVAS_PNG}, {"svg", CANVAS_SVG}, {"pdf", CANVAS_PDF}};
+
+const char *plot_format_ending(enum canvas_format format)
+{
+    for (int i = 0; i < 3; i++)
+        if (endings[i].format == format)
+            return endings[i].ending;
+    return "";
+}
+
+static int check_output(struct plot_options *options, char *reterr)
+{
+    const char *output = options->output;
+    if (!output) {
+        snprintf(reterr, PLOT_ERROR_MAX, "where to? give -o FILE.png, .svg or .pdf");
+        return -1;
+    }
+    options->folder = output[strlen(output) - 1] == '/';
+    options->pattern = strstr(output, "{layer}") || strstr(output, "{head}");
+    const char *dot = strrchr(output, '.');
+    for (int i = 0; dot && i < 3; i++)
+        if (strcasecmp(dot + 1, endings[i].ending) == 0) {
+            options->format = endings[i].format;
+            return 0;
+        }
+    if (options->folder)
+        return 0;
+    snprintf(reterr, PLOT_ERROR_MAX,
+             "%.200s: not a name of a figure: it must end in .png, .svg or .pdf", output);
+    return -1;
+}
+
+static int check_every(const struct plot_options *options, char *reterr)
+{
+    const char *kind = plot_kind_name(options->kind), *wrong = NULL;
+    bool every = options->every_layer || options->every_head;
+    if (options->every_layer && !plot_kind_per_layer(options->kind))
+        wrong = "has no figure per layer";
+    else if (options->every_head && !plot_kind_per_head(options->kind))
+        wrong = "has no figure per head";
+    else if (every && !options->folder && !options->pattern)
+        wrong = "of many figures needs -o FOLDER/ or a name such as -o 'maps/{layer}-h{head}.png'";
+    else if (options->every_layer && !options->folder && !strstr(options->output, "{layer}"))
+        wrong = "--every-layer needs {layer} in the name, or one figure would replace another";
+    else if (options->every_head && !options->folder && !strstr(options->output, "{head}"))
+        wrong = "--every-head needs {head} in the name, or one figure would replace another";
+    else if (options->every_layer && options->layer)
+        wrong = "takes either --layer or --every-layer";
+    else if (options->every_head && (options->has_head || options->mean))
+        wrong = "takes either --head or --every-head";
+    if (wrong)
+        snprintf(reterr, PLOT_ERROR_MAX, "%s %s", kind, wrong);
+    return wrong ? -1 : 0;
+}
+
+static int check_looks(const struct plot_options *options, char *reterr)
+{
+    double pixels = options->dpi * options->dpi * options->width *
+                    (options->height > 0 ? options->height : options->width);
+    if (!isnan(options->vmin) && !isnan(options->vmax) && options->vmin >= options->vmax) {
+        snprintf(reterr, PLOT_ERROR_MAX, "--vmin must be less than --vmax");
+        return -1;
+    }
+    if (options->format == CANVAS_PNG && pixels > PIXELS_MAX) {
+        snprintf(reterr, PLOT_ERROR_MAX,
+                 "--size and --dpi make %.0f million pixels; at most %.0f million", pixels / 1e6,
+                 PIXELS_MAX / 1e6);
+        return -1;
+    }
+    return 0;
+}
+
+static int check(struct plot_options *options, char *reterr)
+{
+    if (options->word_count == 0) {
+        snprintf(reterr, PLOT_ERROR_MAX,
+                 "draw what? attnctl plot KIND SOURCE -o FILE (see attnctl plot --help)");
+        return -1;
+    }
+    int rc = find_kind(options->words[0], &options->kind, reterr);
+    options->words++;
+    options->word_count--;
+    if (rc == 0 && options->word_count == 0) {
+        snprintf(reterr, PLOT_ERROR_MAX, "%s of what? name a file or a job",
+                 plot_kind_name(options->kind));
+        rc = -1;
+    }
+    if (rc == 0)
+        rc = check_output(options, reterr);
+    if (rc == 0)
+        rc = check_every(options, reterr);
+    return rc == 0 ? check_looks(options, reterr) : rc;
+}
+
+int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr)
+{
+    struct plot_options options = {
+        .naming = {.stack = STACK_DECODER},
+        .vmin = NAN,
+        .vmax = NAN,
+        .dpi = DPI_DEFAULT,
+        .font = "sans-serif",
+    };
+    char program[] = "attnctl";
+    struct handed handed = {.argv = {program}, .argc = 1};
+    colormap_find("viridis", &options.colors);
+    int rc = parse_options(&options, &handed, argc, argv, reterr);
+    if (rc == 0)
+        rc = parse_handed(&options, &handed, reterr);
+    if (rc == 0)
+        rc = check(&options, reterr);
+    if (rc != 0)
+        plot_options_clear(&options);
+    else
+        *ret_options = options;
+    return rc;
+}
+
+void plot_options_clear(struct plot_options *options)
+{
+    free(options->head_weights);
+    options->head_weights = NULL;
+}
+
+/* The help --------------------------------------------------------------------------------------
+ */
+
+static const char help_sources[] =
+    "\nSOURCE: files of maps (.npy, .npz, .safetensors, named as for attnctl\n"
+    "analyze), a recording (attnctl record), or a job of a running attnd. For\n"
+    "entropy and series: a job, or a file that attnctl export wrote. A word is a file\n"
+    "if there is one, or if it ends as such files do.\n\nkinds:\n";
+
+static const char help_files[] =
+    "\n-o FOLDER/ writes FOLDER/KIND-LAYER.png and FOLDER/KIND-LAYER-hHEAD.png, such\n"
+    "as maps/heatmap-decoder.3.self-h07.png. In a name, {layer} becomes\n"
+    "decoder.3.self and {head} becomes 07. The same input gives the same bytes;\n"
+    "the date in a PDF is that of SOURCE_DATE_EPOCH.\n";
+
+void plot_options_each(option_visitor *visit, void *data)
+{
+    for (int i = 0; i < OPTIONS; i++)
+        if (option_info[i].kind != OPTION_ELSEWHERE)
+            visit(&option_info[i].text, data);
+}
+
+void plot_options_print_kinds(FILE *out)
+{
+    fputs(help_sources, out);
+    for (int i = 0; i < PLOT_KIND_COUNT; i++)
+        fprintf(out, "  %-12s %s\n", kinds[i].name, kinds[i].help);
+}
+
+void plot_options_print_files(FILE *out)
+{
+    fputs(help_files, out);
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/* plot_options: the command line of attnctl plot as a struct. Pure but for getopt's own state; one
+ * thread. */
+#ifndef PLOT_OPTIONS_H
+#define PLOT_OPTIONS_H
+
+#include "args.h"
+#include "canvas.h"
+#include "colormap.h"
+#include "name.h"
+#include "option.h"
+
+#define PLOT_ERROR_MAX   1024
+#define PLOT_WEIGHTS_MAX 65536
+#define PLOT_ARGS_MAX    32
+
+enum plot_kind {
+    PLOT_HEATMAP,
+    PLOT_HEADS,
+    PLOT_LAYERS,
+    PLOT_FLOW,
+    PLOT_AGGREGATE,
+    PLOT_ROLLOUT,
+    PLOT_SIMILARITY,
+    PLOT_SPECTRUM,
+    PLOT_TOKENS,
+    PLOT_ENTROPY,
+    PLOT_SERIES,
+    PLOT_KIND_COUNT
+};
+
+/* Strings point into argv. */
+struct plot_options {
+    enum plot_kind kind;
+    char *const *words; /* [word_count]: the source's */
+    int word_count;
+
+    const char *output;
+    enum canvas_format format;
+    bool folder;  /* output is a folder: files in it are named after what they show */
+    bool pattern; /* output has {layer} or {head} in it */
+    bool every_layer, every_head;
+
+    const char *layer; /* as source_find_layer takes it; NULL = the first */
+    const char *site;  /* layers, rollout: "decoder.self"; NULL = the first layer's */
+    bool mean;         /* over the heads */
+    bool has_head;
+    uint32_t head, sample, query;
+    bool has_sample, has_query;
+    double *head_weights; /* [head_weight_count]; owned */
+    uint32_t head_weight_count;
+    bool js;
+
+    const char *title; /* NULL = what it shows */
+    struct colormap colors;
+    double vmin, vmax;    /* NaN = by the values */
+    double width, height; /* inches; 0 = as the kind needs */
+    double dpi;
+    uint32_t columns; /* of panels; 0 = as fits */
+    const char *font;
+
+    const char *labels, *tokens;
+    struct naming naming;
+    bool causal;
+    bool at_step;
+    uint64_t step;
+    struct args args; /* of what asks attnd: endpoint, run, metric, window, from, to, ... */
+};
+
+/* argv[0] is skipped; its order may change. Returns 0, or -1 or ERR_MEMORY with a sentence
+ * (PLOT_ERROR_MAX bytes); *ret_options then needs no plot_options_clear. */
+int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr);
+void plot_options_clear(struct plot_options *options);
+
+/* What there is to say: every option but those of every command; in front of them the kinds and
+ * their sources, behind them the names of files. */
+void plot_options_each(option_visitor *visit, void *data);
+void plot_options_print_kinds(FILE *out);
+void plot_options_print_files(FILE *out);
+
+const char *plot_kind_name(enum plot_kind kind);
+/* Whether the kind shows the past, and not maps. */
+bool plot_kind_is_past(enum plot_kind kind);
+/* Whether there can be a figure per layer, per head. */
+bool plot_kind_per_layer(enum plot_kind kind);
+bool plot_kind_per_head(enum plot_kind kind);
+/* "png" */
+const char *plot_format_ending(enum canvas_format format);
+
+#endif

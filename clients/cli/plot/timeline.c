@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+#include "timeline.h"
+
+#include "err.h"
+#include "metric.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int timeline_add(struct timeline *timeline, const struct timeline_record *record)
+{
+    if (timeline->record_count == timeline->record_room) {
+        size_t room = 2 * timeline->record_room + 256;
+        struct timeline_record *grown = realloc(timeline->records, room * sizeof(*grown));
+        if (!grown)
+            return ERR_MEMORY;
+        timeline->records = grown;
+        timeline->record_room = room;
+    }
+    timeline->records[timeline->record_count++] = *record;
+    return 0;
+}
+
+/* Which layers ---------------------------------------------------------------------------------
+ */
+
+bool timeline_wants(const struct plot *plot, struct layer_id id, int32_t head)
+{
+    if (plot->options.has_head && head != (int32_t)plot->options.head)
+        return false;
+    return !plot->options.layer || plot_layer_matches(plot->options.layer, id);
+}
+
+/* Sorting --------------------------------------------------------------------------------------
+ */
+
+static int compare_rows(const struct timeline_row *a, const struct timeline_row *b)
+{
+    if (a->id.stack != b->id.stack)
+        return a->id.stack < b->id.stack ? -1 : 1;
+    if (a->id.layer != b->id.layer)
+        return a->id.layer < b->id.layer ? -1 : 1;
+    if (a->id.site != b->id.site)
+        return a->id.site < b->id.site ? -1 : 1;
+    return (a->head > b->head) - (a->head < b->head);
+}
+
+static int compare_records(const void *left, const void *right)
+{
+    const struct timeline_record *a = left, *b = right;
+    int order = compare_rows(&a->row, &b->row);
+    return order ? order : (a->step > b->step) - (a->step < b->step);
+}
+
+static int compare_steps(const void *left, const void *right)
+{
+    uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
+static void collect_rows(struct timeline *timeline)
+{
+    for (size_t i = 0; i < timeline->record_count; i++) {
+        const struct timeline_row *row = &timeline->records[i].row;
+        if (timeline->row_count == 0 ||
+            compare_rows(row, &timeline->rows[timeline->row_count - 1]) != 0)
+            timeline->rows[timeline->row_count++] = *row;
+    }
+}
+
+static void collect_steps(struct timeline *timeline)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < timeline->record_count; i++)
+        timeline->steps[i] = timeline->records[i].step;
+    qsort(timeline->steps, timeline->record_count, sizeof(*timeline->steps), compare_steps);
+    for (size_t i = 0; i < timeline->record_count; i++)
+        if (count == 0 || timeline->steps[i] != timeline->steps[count - 1])
+            timeline->steps[count++] = timeline->steps[i];
+    timeline->step_count = count;
+}
+
+/* Records are in the order of rows and steps: one walk. */
+static void fill(struct timeline *timeline)
+{
+    size_t row = 0, cells = timeline->row_count * timeline->step_count;
+    for (size_t i = 0; i < cells; i++)
+        timeline->mean[i] = timeline->std[i] = NAN;
+    for (size_t i = 0; i < timeline->record_count; i++) {
+        const struct timeline_record *record = &timeline->records[i];
+        while (compare_rows(&record->row, &timeline->rows[row]) != 0)
+            row++;
+        const uint64_t *step = bsearch(&record->step, timeline->steps, timeline->step_count,
+                                       sizeof(*timeline->steps), compare_steps);
+        size_t at = row * timeline->step_count + (size_t)(step - timeline->steps);
+        timeline->mean[at] = record->mean;
+        timeline->std[at] = record->std;
+    }
+}
+
+static int arrange(struct plot *plot, struct timeline *timeline)
+{
+    size_t count = timeline->record_count;
+    qsort(timeline->records, count, sizeof(*timeline->records), compare_records);
+    timeline->rows = calloc(count, sizeof(*timeline->rows));
+    timeline->steps = calloc(count, sizeof(*timeline->steps));
+    if (!timeline->rows || !timeline->steps)
+        return plot_fail_memory(plot);
+    collect_rows(timeline);
+    collect_steps(timeline);
+    timeline->mean = calloc(timeline->row_count * timeline->step_count, sizeof(double));
+    timeline->std = calloc(timeline->row_count * timeline->step_count, sizeof(double));
+    if (!timeline->mean || !timeline->std)
+        return plot_fail_memory(plot);
+    fill(timeline);
+    return CLI_OK;
+}
+
+void timeline_axis_title(const char *metric, char *ret_title, size_t size)
+{
+    const char *unit = "1";
+    for (int i = 0; i < METRIC_COUNT; i++)
+        if (strcmp(metric_info[i].name, metric) == 0)
+            unit = metric_info[i].unit;
+    bool has_unit = strcmp(unit, "1") != 0;
+    snprintf(ret_title, size, "%s%s%s%s", metric, has_unit ? " (" : "", has_unit ? unit : "",
+             has_unit ? ")" : "");
+    for (char *at = ret_title; *at; at++)
+        *at = *at == '_' ? ' ' : *at;
+}
+
+/* Loading --------------------------------------------------------------------------------------
+ */
+
+/* A file if there is one, or it ends as export's do. */
+static bool is_file(const char *word)
+{
+    const char *dot = strrchr(word, '.');
+    static const char *const endings[] = {".csv", ".json", ".jsonl", ".ndjson"};
+    for (int i = 0; dot && i < 4; i++)
+        if (strcmp(dot, endings[i]) == 0)
+            return true;
+    return strchr(word, '/') || source_is_file(word);
+}
+
+int timeline_load(struct plot *plot, struct timeline *ret_timeline)
+{
+    const char *word = plot->options.words[0], *metric = plot->options.args.metric;
+    *ret_timeline = (struct timeline){.records = NULL};
+    snprintf(ret_timeline->metric, FIELD_NAME_MAX, "%s", metric ? metric : "entropy_normalized");
+    int code = is_file(word) ? timeline_load_file(plot, word, ret_timeline)
+                             : timeline_load_live(plot, word, ret_timeline);
+    if (code != CLI_OK)
+        return code;
+    if (ret_timeline->record_count == 0)
+        return plot_fail(plot, CLI_USAGE, "%.200s has nothing of %.80s%s%.80s%s", word,
+                         ret_timeline->metric, plot->options.layer ? " in layer " : "",
+                         plot->options.layer ? plot->options.layer : "",
+                         plot->options.has_head ? " and this head" : "");
+    return arrange(plot, ret_timeline);
+}
+
+void timeline_clear(struct timeline *timeline)
+{
+    free(timeline->records);
+    free(timeline->alerts);
+    free(timeline->rows);
+    free(timeline->steps);
+    free(timeline->mean);
+    free(timeline->std);
+    *timeline = (struct timeline){.records = NULL};
+}

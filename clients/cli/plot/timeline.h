@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/* timeline: how one metric of the heads of a run went, window by window: of a running attnd, or of
+ * a file that attnctl export wrote. One thread. */
+#ifndef PLOT_TIMELINE_H
+#define PLOT_TIMELINE_H
+
+#include "field.h"
+#include "plot.h"
+
+/* A head, or a number of a whole layer (head -1). */
+struct timeline_row {
+    struct layer_id id;
+    int32_t head;
+};
+
+/* What a statistic was in one window. */
+struct timeline_record {
+    struct timeline_row row;
+    uint64_t step; /* the window's last */
+    double mean, std;
+};
+
+struct timeline_alert {
+    uint64_t step;
+    bool resolved;
+};
+
+struct timeline {
+    char metric[FIELD_NAME_MAX];
+    char job[JOB_NAME_MAX + 1];      /* "" = not said */
+    struct timeline_record *records; /* [record_count]; sorted by row, then step, when loaded */
+    size_t record_count, record_room;
+    struct timeline_alert *alerts; /* [alert_count] of the metric and the layers */
+    size_t alert_count;
+    /* made of the records */
+    struct timeline_row *rows; /* [row_count] */
+    uint64_t *steps;           /* [step_count], ascending */
+    double *mean, *std;        /* [row_count][step_count], NaN where there is none */
+    size_t row_count, step_count;
+};
+
+/* Reads what the command line asks for. Returns CLI_OK, or the exit code; the sentence is in
+ * plot->error, or was printed when that is empty. timeline_clear in either case. */
+int timeline_load(struct plot *plot, struct timeline *ret_timeline);
+void timeline_clear(struct timeline *timeline);
+
+/* "mean distance (tokens)" */
+void timeline_axis_title(const char *metric, char *ret_title, size_t size);
+
+/* For the readers of the two kinds of source. -------------------------------------------------- */
+
+/* Returns 0 or ERR_MEMORY. */
+int timeline_add(struct timeline *timeline, const struct timeline_record *record);
+/* Whether the command line asks for this layer and head. */
+bool timeline_wants(const struct plot *plot, struct layer_id id, int32_t head);
+int timeline_load_file(struct plot *plot, const char *path, struct timeline *timeline);
+int timeline_load_live(struct plot *plot, const char *job, struct timeline *timeline);
+
+#endif

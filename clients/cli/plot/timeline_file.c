@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* A file of attnctl export: comma-separated values under a line of names, or a JSON object per
+ * line. Both are read line by line into the same fields; numbers that do not exist are empty, or
+ * null. */
+#include "timeline.h"
+
+#include "err.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COLUMNS_MAX 64
+#define TEXT_MAX    128
+
+enum field { JOB, RUN, LAST, STEP, STACK, LAYER, SITE, HEAD, METRIC, MEAN, STD, FIELDS };
+static const char *const field_name[FIELDS] = {
+    [JOB] = "job",       [LAST] = "last_unit", [RUN] = "run",   [STEP] = "step",
+    [STACK] = "stack",   [LAYER] = "layer",    [SITE] = "site", [HEAD] = "head",
+    [METRIC] = "metric", [MEAN] = "mean",      [STD] = "std"};
+
+/* One line, as texts. */
+struct line {
+    char text[FIELDS][TEXT_MAX];
+};
+
+struct reading {
+    struct plot *plot;
+    struct timeline *timeline;
+    const char *path;
+    bool json;
+    int column[FIELDS]; /* of comma-separated values; -1 = not there */
+    char run[TEXT_MAX]; /* the one that is read */
+    char metrics[512];  /* those that there are, with commas */
+    size_t number;      /* of the line */
+};
+
+static int fail_line(struct reading *reading, const char *why)
+{
+    return plot_fail(
+        reading->plot, CLI_USAGE,
+        "%.300s: line %zu: %s (expected is what attnctl export --csv or --json writes)",
+        reading->path, reading->number, why);
+}
+
+/* Lines ----------------------------------------------------------------------------------------
+ */
+
+/* Where each field stands. */
+static int read_names(struct reading *reading, char *text)
+{
+    int column = 0;
+    for (int i = 0; i < FIELDS; i++)
+        reading->column[i] = -1;
+    for (char *at = text, *name; (name = strsep(&at, ",")) != NULL; column++)
+        for (int i = 0; i < FIELDS; i++)
+            if (strcmp(field_name[i], name) == 0)
+                reading->column[i] = column;
+    for (int i = 0; i < FIELDS; i++)
+        if (reading->column[i] < 0)
+            return fail_line(reading, "not the names of an export's columns");
+    return CLI_OK;
+}
+
+static int split(struct reading *reading, char *text, struct line *ret_line)
+{
+    const char *value[COLUMNS_MAX] = {NULL};
+    int count = 0;
+    for (char *at = text, *item; count < COLUMNS_MAX && (item = strsep(&at, ",")) != NULL;)
+        value[count++] = item;
+    for (int i = 0; i < FIELDS; i++) {
+        if (reading->column[i] >= count)
+            return fail_line(reading, "too few columns");
+        snprintf(ret_line->text[i], TEXT_MAX, "%s", value[reading->column[i]]);
+    }
+    return CLI_OK;
+}
+
+static void take_json(const json_t *value, char ret_text[TEXT_MAX])
+{
+    *ret_text = '\0';
+    if (json_is_string(value))
+        snprintf(ret_text, TEXT_MAX, "%s", json_string_value(value));
+    else if (json_is_integer(value))
+        snprintf(ret_text, TEXT_MAX, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+    else if (json_is_real(value))
+        snprintf(ret_text, TEXT_MAX, "%.17g", json_real_value(value));
+}
+
+static int parse_object(struct reading *reading, const char *text, struct line *ret_line)
+{
+    json_t *object = json_loads(text, 0, NULL);
+    int code = CLI_OK;
+    if (!json_is_object(object))
+        code = fail_line(reading, "not a JSON object");
+    for (int i = 0; code == CLI_OK && i < FIELDS; i++)
+        take_json(json_object_get(object, field_name[i]), ret_line->text[i]);
+    json_decref(object);
+    return code;
+}
+
+/* Records --------------------------------------------------------------------------------------
+ */
+
+static double number_of(const char *text)
+{
+    char *end;
+    double number = strtod(text, &end);
+    return end != text && *end == '\0' && isfinite(number) ? number : NAN;
+}
+
+static bool parse_row(const struct line *line, struct timeline_row *ret_row)
+{
+    bool encoder = strcmp(line->text[STACK], stack_name(STACK_ENCODER)) == 0;
+    bool self = strcmp(line->text[SITE], site_name(SITE_SELF)) == 0;
+    double layer = number_of(line->text[LAYER]), head = number_of(line->text[HEAD]);
+    ret_row->id = (struct layer_id){encoder ? STACK_ENCODER : STACK_DECODER, 0,
+                                    self ? SITE_SELF : SITE_CROSS};
+    if ((!encoder && strcmp(line->text[STACK], stack_name(STACK_DECODER)) != 0) ||
+        (!self && strcmp(line->text[SITE], site_name(SITE_CROSS)) != 0) ||
+        !(layer >= 0 && layer <= LAYER_MAX))
+        return false;
+    ret_row->id.layer = (uint32_t)layer;
+    ret_row->head = head >= 0 && head < HEADS_TOTAL_MAX ? (int32_t)head : -1;
+    return true;
+}
+
+/* Remembers a name that is not listed yet. */
+static void list_metric(struct reading *reading, const char *name)
+{
+    char wanted[TEXT_MAX + 4], have[sizeof(reading->metrics) + 4];
+    size_t used = strlen(reading->metrics);
+    snprintf(wanted, sizeof(wanted), ", %s,", name);
+    snprintf(have, sizeof(have), ", %s,", reading->metrics);
+    if (!strstr(have, wanted) && used + strlen(name) + 3 < sizeof(reading->metrics))
+        snprintf(reading->metrics + used, sizeof(reading->metrics) - used, "%s%s", used ? ", " : "",
+                 name);
+}
+
+/* Of several runs in one file the one that is asked for, or the first. */
+static bool is_run(struct reading *reading, const char *run)
+{
+    const char *asked = reading->plot->options.args.run;
+    if (asked)
+        return strncmp(run, asked, strlen(asked)) == 0;
+    if (!*reading->run)
+        snprintf(reading->run, TEXT_MAX, "%s", run);
+    return strcmp(run, reading->run) == 0;
+}
+
+/* `last` is the last epoch, step or second of the window. */
+static bool is_wanted(const struct reading *reading, const struct timeline_record *record,
+                      double last)
+{
+    const struct args *args = &reading->plot->options.args;
+    return timeline_wants(reading->plot, record->row.id, record->row.head) &&
+           (!(args->given & ARGS_FROM) || last >= (double)args->from) &&
+           (!(args->given & ARGS_TO) || last <= (double)args->to);
+}
+
+static int take_line(struct reading *reading, const struct line *line)
+{
+    struct timeline *timeline = reading->timeline;
+    struct timeline_record record = {.mean = number_of(line->text[MEAN]),
+                                     .std = number_of(line->text[STD])};
+    double step = number_of(line->text[STEP]);
+    if (!parse_row(line, &record.row) || !(step >= 0 && step < 1e15))
+        return fail_line(reading, "no stack, layer, site and step of an export");
+    record.step = (uint64_t)step;
+    list_metric(reading, line->text[METRIC]);
+    snprintf(timeline->job, sizeof(timeline->job), "%s", line->text[JOB]);
+    if (strcmp(line->text[METRIC], timeline->metric) != 0 || !is_run(reading, line->text[RUN]) ||
+        !is_wanted(reading, &record, number_of(line->text[LAST])))
+        return CLI_OK;
+    return timeline_add(timeline, &record) == 0 ? CLI_OK : plot_fail_memory(reading->plot);
+}
+
+static int read_line(struct reading *reading, char *text)
+{
+    struct line line;
+    text[strcspn(text, "\r\n")] = '\0';
+    reading->number++;
+    if (*text == '\0')
+        return CLI_OK;
+    if (reading->number == 1) {
+        reading->json = *text == '{';
+        if (!reading->json)
+            return read_names(reading, text);
+    }
+    int code = reading->json ? parse_object(reading, text, &line) : split(reading, text, &line);
+    return code == CLI_OK ? take_line(reading, &line) : code;
+}
+
+int timeline_load_file(struct plot *plot, const char *path, struct timeline *timeline)
+{
+    struct reading reading = {.plot = plot, .timeline = timeline, .path = path};
+    char *text = NULL;
+    size_t room = 0;
+    int code = CLI_OK;
+    FILE *in = fopen(path, "re");
+    if (!in)
+        return plot_fail(plot, CLI_USAGE, "%.300s: %s", path, strerror(errno));
+    while (code == CLI_OK && getline(&text, &room, in) >= 0)
+        code = read_line(&reading, text);
+    if (code == CLI_OK && ferror(in))
+        code = plot_fail(plot, CLI_USAGE, "%.300s: cannot be read", path);
+    fclose(in);
+    free(text);
+    if (code == CLI_OK && timeline->record_count == 0 && *reading.metrics && !plot->options.layer &&
+        !plot->options.has_head)
+        return plot_fail(plot, CLI_USAGE, "--metric: %.300s has nothing of %.80s (valid: %s)", path,
+                         timeline->metric, reading.metrics);
+    return code;
+}

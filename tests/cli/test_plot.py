@@ -1,0 +1,536 @@
+# SPDX-License-Identifier: MIT
+"""attnctl plot as a user sees it: figures are read back, the colours of their cells from the pixels and their texts
+from SVG, and compared with numbers that numpy works out. Fonts are nobody's business."""
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import termios
+
+import numpy as np
+import pytest
+
+import numbers_f64 as f64
+from figures import VIRIDIS, Svg, bar_table, read_png, steps_of
+
+ATTNCTL = os.environ["ATTNCTL"]
+B, H, T, S = 2, 4, 12, 8
+MAPS = ("heatmap", "heads", "layers", "flow", "aggregate", "rollout", "similarity", "spectrum", "tokens")
+PAST = ("entropy", "series")
+
+
+def run(*arguments, cwd=None, **more):
+    env = dict(os.environ, **more)
+    return subprocess.run([ATTNCTL, "plot", *map(str, arguments)], capture_output=True, text=True, timeout=120, cwd=cwd,
+                          env=env)
+
+
+def plot(*arguments, **more):
+    done = run(*arguments, **more)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+
+
+def refuse(code, *arguments, cwd=None):
+    """The sentence on standard error."""
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == code and done.stdout == "", done
+    assert done.stderr.startswith("attnctl: plot: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr[len("attnctl: plot: "):-1]
+
+
+def attend(seed, queries, keys, causal=False):
+    logits = 2 * np.random.default_rng(seed).normal(size=(B, H, queries, keys))
+    valid = np.tril(np.ones((queries, keys), bool)) if causal else np.ones((queries, keys), bool)
+    return f64.softmax(logits, np.broadcast_to(valid, logits.shape)).astype(np.float32)
+
+
+LAYERS = {"encoder.0.self": (S, S, False), "decoder.0.self": (T, T, True), "decoder.0.cross": (T, S, False),
+          "encoder.1.self": (S, S, False), "decoder.1.self": (T, T, True), "decoder.1.cross": (T, S, False)}
+
+
+@pytest.fixture(scope="module")
+def maps():
+    return {name: attend(seed, *shape) for seed, (name, shape) in enumerate(LAYERS.items())}
+
+
+@pytest.fixture(scope="module")
+def file(maps, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plot") / "maps.npz"
+    np.savez(path, **maps)
+    return path
+
+
+def history_rows():
+    """A run of two layers with three heads over ten windows, as attnctl export --json has it."""
+    for layer in range(2):
+        for head in range(3):
+            for window in range(10):
+                yield dict(job="gpt", run="ab" * 16, unit="step", length=5, every=5, first_unit=5 * window,
+                           last_unit=5 * window + 4, epoch=0, step=5 * window + 4, time_ns=1, partial=False,
+                           stack="decoder", layer=layer, site="self", head=head, metric="entropy_normalized",
+                           mean=None if (layer, head, window) == (1, 2, 3) else (1 + head) / 4 * 0.95 ** window,
+                           std=0.1, min=0, max=1, p50=0.5, p90=0.9, p99=1, last=0.5, count=10)
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    path = tmp_path_factory.mktemp("history") / "run.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in history_rows()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def history_csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("history") / "run.csv"
+    rows = list(history_rows())
+    lines = [",".join(rows[0])] + [",".join("" if value is None else str(value) for value in row.values())
+                                     for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def source_of(kind, file, history):
+    return history if kind in PAST else file
+
+
+def expected_steps(values, low, high):
+    return np.clip(np.floor(256 * (values.astype(np.float64) - low) / (high - low)), 0, 255).astype(int)
+
+
+def check_map(svg, index, values, low=0.0, high=None):
+    """The cells of a map are the numbers, to one of 256 steps."""
+    cells = svg.maps[index][1]
+    assert cells.shape[:2] == values.shape
+    steps = steps_of(cells, bar_table(svg))
+    assert np.abs(steps - expected_steps(values, low, values.max() if high is None else high)).max() <= 1
+
+
+# Pixels
+
+
+def test_cells_have_the_colours_of_their_numbers(tmp_path):
+    values = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    np.save(tmp_path / "decoder.0.self.npy", values[None, None])
+    for ending in ("png", "svg"):
+        plot("heatmap", tmp_path / "decoder.0.self.npy", "--dpi", 144, "-o", tmp_path / f"a.{ending}")
+    pixels, dpi = read_png((tmp_path / "a.png").read_bytes())
+    svg = Svg(tmp_path / "a.svg")
+    (x, y, width, height), cells = svg.maps[0]
+    table = bar_table(svg)
+    assert all(tuple(table[step]) == color for step, color in VIRIDIS.items())
+    assert dpi == pytest.approx(144, abs=0.02)
+    assert pixels.shape[:2] == tuple(round(2 * side) for side in reversed(svg.size))
+    for r in range(4):
+        for c in range(4):
+            expected = table[expected_steps(values, 0, 1)[r, c]]
+            middle = pixels[int(2 * (y + (r + 0.5) * height / 4)), int(2 * (x + (c + 0.5) * width / 4))]
+            assert tuple(middle) == tuple(expected) == tuple(cells[r, c, :3])
+    assert tuple(pixels[0, 0]) == tuple(pixels[-1, -1]) == (255, 255, 255)
+
+
+def test_colour_maps(file, tmp_path):
+    ends = {"viridis": ((68, 1, 84), (253, 231, 37)), "plasma": ((13, 8, 135), (240, 249, 33)),
+            "inferno": ((0, 0, 4), (252, 255, 164)), "magma": ((0, 0, 4), (252, 253, 191)),
+            "hot": ((0, 0, 0), (255, 255, 255)), "cool": ((0, 255, 255), (255, 0, 255))}
+    for name, (low, high) in ends.items():
+        plot("heatmap", file, "--colormap", name, "-o", tmp_path / "a.svg")
+        table = bar_table(Svg(tmp_path / "a.svg"))
+        assert (tuple(table[0]), tuple(table[-1])) == (low, high)
+
+
+def test_range_that_is_given(file, maps, tmp_path):
+    plot("heatmap", file, "--layer", "decoder.0.cross", "--head", 1, "--vmin", 0.1, "--vmax", 0.2, "-o",
+         tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    check_map(svg, 0, maps["decoder.0.cross"][0, 1], 0.1, 0.2)
+    assert len(list(svg.root.iter("{http://www.w3.org/2000/svg}polygon"))) == 2, "values beyond both ends"
+
+
+def test_large_maps_are_pooled_in_pixels_and_whole_on_paper(tmp_path):
+    values = np.zeros((1, 1, 800, 800), np.float32)
+    values[..., ::2] = 1
+    np.save(tmp_path / "decoder.0.self.npy", values)
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "--dpi", 72, "--size", "3x3", "-o", tmp_path / "a.png")
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "--size", "3x3", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    (x, y, width, height), cells = svg.maps[0]
+    assert cells.shape[:2] == (800, 800)
+    pixels, _ = read_png((tmp_path / "a.png").read_bytes())
+    middle = steps_of(pixels[int(y + height / 2), int(x) + 3:int(x + width) - 3], bar_table(svg))
+    assert np.all((middle > 90) & (middle < 166)), "about half of the cells of each pixel are 1"
+
+
+# Kinds
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MAPS + PAST if kind not in ("spectrum", "tokens", "series")])
+def test_pixels_are_where_svg_has_its_cells(kind, file, history, tmp_path):
+    """A little below and right of each cell's upper left corner, where no number is written into it."""
+    for ending in ("png", "svg"):
+        plot(kind, source_of(kind, file, history), "--causal", "--dpi", 288, "-o", tmp_path / f"a.{ending}")
+    pixels, _ = read_png((tmp_path / "a.png").read_bytes())
+    maps = Svg(tmp_path / "a.svg").maps
+    assert maps
+    for (x, y, width, height), cells in maps:
+        rows, columns = cells.shape[:2]
+        for r, c in ((r, c) for r in range(rows) for c in range(columns) if cells[r, c, 3]):
+            at = pixels[int(4 * (y + (r + 0.35) * height / rows)), int(4 * (x + (c + 0.2) * width / columns))]
+            assert tuple(at) == tuple(cells[r, c, :3]), (r, c)
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+@pytest.mark.parametrize("kind", MAPS + PAST)
+def test_the_same_bytes_twice(kind, ending, file, history, tmp_path):
+    paths = [tmp_path / f"{i}.{ending}" for i in range(2)]
+    for path in paths:
+        plot(kind, source_of(kind, file, history), "-o", path)
+    data = paths[0].read_bytes()
+    assert data == paths[1].read_bytes()
+    assert data.startswith({"png": b"\x89PNG", "svg": b"<svg ", "pdf": b"%PDF"}[ending])
+
+
+@pytest.mark.parametrize("kind, texts", [
+    ("heatmap", ["encoder.0.self, mean of 4 heads", "key position", "query position", "attention weight", "0", "5"]),
+    ("heads", ["encoder.0.self", "head 0", "head 3", "key position", "query position", "attention weight"]),
+    ("layers", ["encoder.self attention, mean of 4 heads", "layer 0", "layer 1", "key position"]),
+    ("flow", ["layer 0, mean of 4 heads", "encoder self-attention", "decoder self-attention", "cross-attention",
+              "encoder position", "decoder position", "attention weight"]),
+    ("aggregate", ["encoder.0.self, 4 heads in one map", "sum", "mean", "max", "by importance"]),
+    ("rollout", ["encoder, rollout through 2 layers", "input position", "output position", "attention rollout"]),
+    ("similarity", ["encoder.0.self, similarity of heads", "head", "cosine similarity", "1.00"]),
+    ("spectrum", ["encoder.0.self, singular values of the heads' maps", "index", "singular value", "head 0", "head 3"]),
+    ("tokens", ["encoder.0.self, mean of 4 heads, query 7", "key position", "attention weight"]),
+    ("entropy", ["gpt, heads over time", "decoder.0", "decoder.1", "step", "entropy normalized",
+                 "not a number: 1 cell"]),
+    ("series", ["gpt, entropy_normalized", "decoder.0.self, median of heads", "10th to 90th percentile", "step"]),
+])
+def test_texts(kind, texts, file, history, tmp_path):
+    plot(kind, source_of(kind, file, history), "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert [text for text in texts if text not in svg.texts] == []
+    width, height = svg.size
+    for text, left, top, right, bottom in svg.boxes():
+        assert left >= -1 and top >= 0 and right <= width + 1 and bottom <= height, (text, "is cut off")
+
+
+@pytest.mark.parametrize("kind", MAPS + PAST)
+def test_texts_do_not_lie_on_one_another(kind, file, history, tmp_path):
+    plot(kind, source_of(kind, file, history), "-o", tmp_path / "a.svg")
+    boxes = list(Svg(tmp_path / "a.svg").boxes())
+    for i, (one, l1, t1, r1, b1) in enumerate(boxes):
+        for other, l2, t2, r2, b2 in boxes[:i]:
+            assert r1 <= l2 or r2 <= l1 or b1 <= t2 or b2 <= t1, (one, other)
+
+
+def test_heads_share_one_range(file, maps, tmp_path):
+    plot("heads", file, "--layer", "decoder.1.cross", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert len(svg.maps) == H and len(svg.bars) == 1
+    for head in range(H):
+        check_map(svg, head, maps["decoder.1.cross"][0, head], high=maps["decoder.1.cross"][0].max())
+
+
+def test_layers_and_sample(file, maps, tmp_path):
+    plot("layers", file, "--site", "decoder.cross", "--head", 2, "--sample", 1, "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    both = [maps[f"decoder.{layer}.cross"][1, 2] for layer in range(2)]
+    for layer in range(2):
+        check_map(svg, layer, both[layer], high=max(map(np.max, both)))
+
+
+def test_flow_has_three_sites_of_their_own_range(file, maps, tmp_path):
+    plot("flow", file, "--layer", 1, "--head", 0, "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert len(svg.bars) == 3
+    for index, name in enumerate(("encoder.1.self", "decoder.1.self", "decoder.1.cross")):
+        check_map(svg, index, maps[name][0, 0])
+
+
+def test_aggregates(file, maps, tmp_path):
+    plot("aggregate", file, "--layer", "decoder.0.cross", "--head-weights", "1,0,-1,0.5", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    a = maps["decoder.0.cross"][0].astype(np.float64)
+    second = np.exp(a) / np.exp(a).sum(-1, keepdims=True)
+    score = (a.reshape(H, -1).var(1, ddof=1) - (second * np.log(second + 1e-8)).sum((1, 2))) / 2
+    importance = np.exp(score - score.max())
+    importance /= importance.sum()
+    weighted = np.einsum("h,hij->ij", [1, 0, -1, 0.5], a)
+    check_map(svg, 0, a.sum(0))
+    check_map(svg, 1, a.mean(0))
+    check_map(svg, 2, a.max(0))
+    check_map(svg, 3, weighted, low=weighted.min())
+    check_map(svg, 4, np.einsum("h,hij->ij", importance, a))
+
+
+def test_rollout(file, maps, tmp_path):
+    plot("rollout", file, "--site", "decoder.self", "-o", tmp_path / "a.svg")
+    expected = np.eye(T)
+    for layer in range(2):
+        step = 0.5 * (maps[f"decoder.{layer}.self"][0].astype(np.float64).mean(0) + np.eye(T))
+        expected = step / step.sum(-1, keepdims=True) @ expected
+    check_map(Svg(tmp_path / "a.svg"), 0, expected)
+
+
+def test_similarity(file, maps, tmp_path):
+    plot("similarity", file, "--layer", "decoder.0.cross", "-o", tmp_path / "a.svg")
+    flat = maps["decoder.0.cross"][0].reshape(H, -1).astype(np.float64)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    svg = Svg(tmp_path / "a.svg")
+    check_map(svg, 0, flat @ flat.T)
+    shown = sorted(text for text in svg.texts if len(text) == 4 and text[1] == ".")
+    assert shown == sorted(f"{value:.2f}" for value in (flat @ flat.T).reshape(-1))
+    plot("similarity", file, "--layer", "decoder.0.cross", "--js", "-o", tmp_path / "b.svg")
+    assert "Jensen-Shannon divergence (nats)" in Svg(tmp_path / "b.svg").texts
+
+
+def lines_of(svg, color):
+    return [element for element in svg.root.iter("{http://www.w3.org/2000/svg}polyline")
+            if element.get("stroke") == color]
+
+
+def span(values):
+    """From 0 at the first one to 1 at the last."""
+    return (values - values[0]) / (values[-1] - values[0])
+
+
+def test_spectrum(file, maps, tmp_path):
+    plot("spectrum", file, "--layer", "decoder.1.cross", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    points = [tuple(map(float, pair.split(","))) for pair in lines_of(svg, "#0072b2")[0].get("points").split()]
+    values = np.log(np.linalg.svd(maps["decoder.1.cross"][0, 0].astype(np.float64), compute_uv=False))
+    heights = -np.array([y for _, y in points])
+    assert len(points) == S
+    assert np.allclose(span(heights), span(values), atol=2e-3)
+
+
+def test_tokens(file, maps, tmp_path):
+    plot("tokens", file, "--layer", "decoder.0.cross", "--head", 3, "--query", 4, "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    rects = list(svg.root.iter("{http://www.w3.org/2000/svg}rect"))[1:1 + S]
+    heights = np.array([float(rect.get("height")) for rect in rects])
+    row = maps["decoder.0.cross"][0, 3, 4]
+    assert np.allclose(heights / heights.max(), row / row.max(), atol=2e-3)
+    marked = [i for i, rect in enumerate(rects) if rect.get("fill") == "#0072b2"]
+    assert marked == sorted(np.argsort(-row)[:3])
+
+
+@pytest.mark.parametrize("kind", PAST)
+def test_csv_and_json_of_export_are_alike(kind, history, history_csv, tmp_path):
+    plot(kind, history, "-o", tmp_path / "a.svg")
+    plot(kind, history_csv, "-o", tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_windows_from_and_to(history, tmp_path):
+    plot("entropy", history, "--from", 14, "--to", 39, "--head", 1, "-o", tmp_path / "a.svg")
+    assert Svg(tmp_path / "a.svg").maps[0][1].shape[:2] == (2, 6)
+
+
+def test_entropy_is_a_row_per_head(history, tmp_path):
+    plot("entropy", history, "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    heads = [[(1 + head) / 4 * 0.95 ** window for window in range(10)] for head in range(3)]
+    values = np.array(heads + heads)
+    cells = svg.maps[0][1]
+    assert cells[5, 3, 3] == 0, "what is missing is left out"
+    steps = steps_of(cells, bar_table(svg))
+    steps[5, 3] = expected_steps(values, 0, 0.75)[5, 3]
+    assert np.abs(steps - expected_steps(values, 0, 0.75)).max() <= 1
+
+
+def test_series_is_the_median_in_a_band(history, tmp_path):
+    plot("series", history, "--layer", 0, "--metric", "entropy_normalized", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    points = max((line.get("points").split() for line in lines_of(svg, "#0072b2")), key=len)
+    heights = -np.array([float(pair.split(",")[1]) for pair in points])
+    expected = 0.5 * 0.95 ** np.arange(10)
+    assert np.allclose(span(heights), span(expected), atol=3e-3)
+    plot("series", history, "--layer", "decoder.0", "--head", 1, "-o", tmp_path / "b.svg")
+    assert {"decoder.0.self, head 1", "one standard deviation"} <= set(Svg(tmp_path / "b.svg").texts)
+
+
+# Marks, texts
+
+
+def test_what_is_masked_is_not_a_weight_of_zero(file, maps, tmp_path):
+    plot("heatmap", file, "--layer", "decoder.0.self", "--causal", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    cells = svg.maps[0][1]
+    hidden = ~np.tril(np.ones((T, T), bool))
+    assert "masked (causal)" in svg.texts
+    assert np.all(cells[hidden][:, :3] == 0xF1)
+    assert np.all(steps_of(cells, bar_table(svg))[~hidden] >= 0)
+
+
+def test_what_is_no_number_is_hatched(tmp_path):
+    weights = np.full((1, 2, 4, 4), 0.25, np.float32)
+    weights[0, 0, 2] = np.nan
+    weights[0, 1, 0, 0] = np.inf
+    np.save(tmp_path / "decoder.0.self.npy", weights)
+    plot("heads", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert "not a number: 5 cells" in svg.texts
+    assert np.all(svg.maps[0][1][2, :, 3] == 0) and svg.maps[1][1][0, 0, 3] == 0
+    assert np.all(svg.maps[0][1][[0, 1, 3], :, 3] == 255)
+
+
+def test_one_token(tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.ones((1, 2, 1, 1), np.float32))
+    for kind in MAPS:
+        plot(kind, tmp_path / "decoder.0.self.npy", "--tokens", "x", "-o", tmp_path / f"{kind}.png")
+        read_png((tmp_path / f"{kind}.png").read_bytes())
+
+
+def test_texts_of_tokens(tmp_path):
+    words = ["\u05e9\u05dc\u05d5\u05dd", "<b>&\"", "bell\x07", "\u6f22\u5b57", "", "a" * 300, "e\u0301\u0301", "   "]
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, 1, 8, 8), 0.125, np.float32))
+    (tmp_path / "labels").write_text("\n".join(words) + "\n")
+    for kind in ("heatmap", "heads", "tokens"):
+        plot(kind, tmp_path / "decoder.0.self.npy", "--labels", tmp_path / "labels", "-o", tmp_path / "a.svg")
+        svg = Svg(tmp_path / "a.svg")
+        assert {words[0], words[1], "bell\u00b7", words[3], "\u2205", words[6], "\u2423\u2423\u2423"} <= set(svg.texts)
+        assert any(text.startswith("aaa") and text.endswith("\u2026") and len(text) < 40 for text in svg.texts)
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "--title", "a\nb<c>", "-o", tmp_path / "a.svg")
+    assert "a\u21b5b<c>" in Svg(tmp_path / "a.svg").texts
+
+
+def test_ticks_of_many_tokens_are_thinned(tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, 1, 200, 200), 1 / 200, np.float32))
+    (tmp_path / "labels").write_text("".join(f"token{i}\n" for i in range(200)))
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "--labels", tmp_path / "labels", "-o", tmp_path / "a.svg")
+    texts = Svg(tmp_path / "a.svg").texts
+    assert not any(text.startswith("token") for text in texts) and "100" in texts
+
+
+def test_a_size_that_is_given(file, tmp_path):
+    for size, shape in (("3.3x2", (200, 330)), ("2x5", (500, 200))):
+        plot("heads", file, "--size", size, "--dpi", 100, "-o", tmp_path / "a.png")
+        assert read_png((tmp_path / "a.png").read_bytes())[0].shape[:2] == shape
+
+
+# Files
+
+
+def test_every_layer_and_head(file, tmp_path):
+    plot("heatmap", file, "--every-layer", "--every-head", "--dpi", 50, "-o", f"{tmp_path}/many/")
+    expected = {f"heatmap-{layer}-h{head:02}.png" for layer in LAYERS for head in range(H)}
+    assert set(os.listdir(tmp_path / "many")) == expected
+    plot("heads", file, "--every-layer", "-o", tmp_path / "{layer}" / "a.svg")
+    assert "decoder.1.cross" in Svg(tmp_path / "decoder.1.cross" / "a.svg").texts
+    plot("heatmap", file, "--layer", "encoder.0", "--every-head", "-o", tmp_path / "{head}.svg")
+    assert "encoder.0.self, head 3" in Svg(tmp_path / "03.svg").texts
+
+
+def test_one_of_many_is_the_same_as_alone(file, tmp_path):
+    plot("heatmap", file, "--every-layer", "--every-head", "-o", f"{tmp_path}/")
+    plot("heatmap", file, "--layer", "decoder.1.self", "--head", 2, "-o", tmp_path / "alone.png")
+    assert (tmp_path / "alone.png").read_bytes() == (tmp_path / "heatmap-decoder.1.self-h02.png").read_bytes()
+
+
+def test_progress_is_for_terminals(file, tmp_path):
+    """Half a second must have passed: figures of many pixels."""
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    done = subprocess.run([ATTNCTL, "plot", "heatmap", file, "--every-layer", "--every-head", "--dpi", "900", "-o",
+                           f"{tmp_path}/"], stderr=other, timeout=120)
+    os.close(other)
+    shown = b""
+    try:
+        while chunk := os.read(main, 65536):
+            shown += chunk
+    except OSError:
+        pass
+    assert done.returncode == 0
+    assert b" of 24" in shown and shown.endswith(b"\r\x1b[K")
+
+
+def test_nothing_is_left_half_written(file, tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "a.png").mkdir()
+    assert "cannot write" in refuse(1, "heatmap", file, "-o", folder / "a.png")
+    assert os.listdir(folder) == ["a.png"]
+    assert "No such file" in refuse(1, "heatmap", file, "-o", tmp_path / "nowhere" / "a.png")
+    (tmp_path / "b.png").write_bytes(b"before")
+    refuse(2, "heatmap", file, "--head", 99, "-o", tmp_path / "b.png")
+    assert (tmp_path / "b.png").read_bytes() == b"before"
+    plot("heatmap", file, "-o", tmp_path / "b.png")
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "b.png").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "closed", "usual"]
+
+
+def test_a_full_disk_is_said(file, tmp_path):
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    assert "No space left" in refuse(1, "heatmap", file, "-o", tmp_path / "full.png")
+
+
+def test_the_date_of_a_pdf(file, tmp_path):
+    plot("heatmap", file, "-o", tmp_path / "a.pdf")
+    plot("heatmap", file, "-o", tmp_path / "b.pdf", SOURCE_DATE_EPOCH="1700000000")
+    assert b"(19700101000000Z)" in (tmp_path / "a.pdf").read_bytes()
+    assert b"(20231114221320Z)" in (tmp_path / "b.pdf").read_bytes()
+
+
+# What cannot be drawn
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["heatmap", "FILE", "--layer", "decoder.7.self", "-o", "a.png"], "valid: encoder.0.self"),
+    (["heatmap", "FILE", "--layer", "1", "-o", "a.png"], "may be any of"),
+    (["heatmap", "FILE", "--head", "4", "-o", "a.png"], "has no head 4 (valid: 0 to 3)"),
+    (["heatmap", "FILE", "--sample", "2", "-o", "a.png"], "has no sample 2 (valid: 0 to 1)"),
+    (["tokens", "FILE", "--query", "8", "-o", "a.png"], "they are 0 to 7"),
+    (["heatmap", "FILE", "-o", "a.gif"], "must end in .png, .svg or .pdf"),
+    (["heatmap", "FILE", "-o", "a"], "must end in .png, .svg or .pdf"),
+    (["heatmap", "FILE"], "where to? give -o"),
+    (["picture", "FILE", "-o", "a.png"], "no kind 'picture' (valid: heatmap, heads"),
+    (["heatmap"], "heatmap of what"),
+    ([], "draw what? attnctl plot KIND"),
+    (["heatmap", "FILE", "--colormap", "jet", "-o", "a.png"], "valid: viridis, plasma"),
+    (["heatmap", "FILE", "--vmin", "1", "--vmax", "1", "-o", "a.png"], "--vmin must be less"),
+    (["heatmap", "FILE", "--size", "3.3x", "-o", "a.png"], "valid: inches such as 3.3x2.8"),
+    (["heatmap", "FILE", "--dpi", "nan", "-o", "a.png"], "valid: a number from"),
+    (["heatmap", "FILE", "--dpi", "2400", "--size", "50x50", "-o", "a.png"], "million pixels"),
+    (["heatmap", "FILE", "--every-head", "-o", "a.png"], "needs -o FOLDER/"),
+    (["heatmap", "FILE", "--every-layer", "--every-head", "-o", "{layer}.png"], "needs {head}"),
+    (["similarity", "FILE", "--every-head", "-o", "x/"], "has no figure per head"),
+    (["heatmap", "FILE", "--every-head", "--head", "1", "-o", "x/"], "either --head or --every-head"),
+    (["layers", "FILE", "--site", "encoder.cross", "-o", "a.png"], "valid: encoder.self"),
+    (["aggregate", "FILE", "--head-weights", "1,2", "-o", "a.png"], "2 of them, but 4 heads"),
+    (["aggregate", "FILE", "--head-weights", "1,x", "-o", "a.png"], "one per head"),
+    (["heatmap", "nothing.npz", "-o", "a.png"], "No such file"),
+    (["heatmap", "FILE", "--nonsense", "-o", "a.png"], "no option --nonsense"),
+    (["heatmap", "FILE", "-o"], "-o needs a value"),
+    (["series", "FILE", "-o", "a.png"], "not the names of an export's columns"),
+    (["series", "HISTORY", "--metric", "loss", "-o", "a.png"], "valid: entropy_normalized"),
+    (["series", "HISTORY", "--layer", "9", "-o", "a.png"], "in layer 9"),
+    (["entropy", "nothing.csv", "-o", "a.png"], "No such file"),
+    (["entropy", "HISTORY", "-o", "x/"], "is one figure"),
+])
+def test_bad_input(words, sentence, file, history, tmp_path):
+    names = {"FILE": file, "HISTORY": history}
+    assert sentence in refuse(2, *[names.get(word, word) for word in words], cwd=tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_to_draw(tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, 2, 3, 3), np.nan, np.float32))
+    said = refuse(1, "heatmap", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.png")
+    assert "no entry of the map is a number" in said
+    np.save(tmp_path / "decoder.0.self.npy", np.zeros((1, 2, 0, 0), np.float32))
+    assert "is empty" in refuse(2, "heatmap", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.png")
+
+
+def test_what_attnd_is_asked_needs_attnd():
+    done = run("heatmap", "some-job", "--endpoint", "ipc:///nowhere/attnd", "--timeout", "0.2", "-o", "/tmp/never.png")
+    assert done.returncode == 3 and "cannot reach attnd at ipc:///nowhere/attnd" in done.stderr
+    done = run("entropy", "some-job", "--endpoint", "ipc:///nowhere/attnd", "--timeout", "0.2", "-o", "/tmp/never.png")
+    assert done.returncode == 3 and "cannot reach attnd at ipc:///nowhere/attnd" in done.stderr
+
+
+def test_help_names_every_kind():
+    done = run("--help")
+    assert done.returncode == 0 and all(f"  {kind} " in done.stdout for kind in MAPS + PAST)
