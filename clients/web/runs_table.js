@@ -31,7 +31,7 @@ function linkTo(store, run, params) {
 
 function stateOf(store, run) {
     const silence = silenceOf(run, store.heard.get(run.run));
-    return [h("span", { class: `badge ${run.state}` }, run.state), silence ? ` ${silence}` : ""];
+    return [h("span", { class: `badge ${silence ? "silent" : run.state}` }, run.state), silence ? ` ${silence}` : ""];
 }
 
 /** What attnd counts while it has a run in memory; of others the history knows the layers alone. */
