@@ -4,6 +4,7 @@
 // grows.
 import { find, get, now } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
+import { silenceOf } from "./run_text.js";
 import { paced } from "./view_state.js";
 
 /** At most so many job maps are kept, however many runs begin while the page is open. */
@@ -40,6 +41,11 @@ export class Store {
         this.turn = 0; // of choose()
         this.listeners = new Map();
         events.on("live", (map) => this.takeLive(map));
+        this.isFollowing = false; // while attnd does not answer nobody knows whether a run is silent
+        events.on("state", (state) => {
+            this.isFollowing = state === "live";
+            this.tell("clock");
+        });
         this.loadStartsSoon = paced(() => this.loadStarts(), STARTS_MS);
         events.on("summary", (map) => this.takeSummary(map));
         events.on("job", (map) => this.takeJob(map));
@@ -256,6 +262,11 @@ export class Store {
     /** The job map or the history's entry of the run that is shown. */
     shownRun() {
         return this.runsOf(this.job).find((run) => run.run === this.run);
+    }
+
+    /** "last heard 40 s ago" of a run that has fallen silent, else "". */
+    silence(run) {
+        return this.isFollowing ? silenceOf(run, this.heard.get(run?.run)) : "";
     }
 
     /** The newest numbers of a layer, of the run that is shown; undefined when attnd has none in memory. */

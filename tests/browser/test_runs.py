@@ -155,7 +155,7 @@ def test_a_silent_run_says_since_when(place, twice, page):
     publish(twice[2], [9], layers=2)
     wait_until(lambda: place.api("live", job="silent", or_null=1), "its numbers")
     page.open(place, "#/overview?job=silent").ready()
-    assert "last heard 10 min ago" in page.text("#where")
+    wait_until(lambda: "last heard 10 min ago" in page.text("#where"), "since when")
     assert "last heard 10 min ago" in row_of(page, page.js("return document.getElementById('run').value"))["state"]
     assert row_of(page, twice[1])["state"] == "active", "of one that goes on it is not said"
     page.screenshot("silent-1440-light")
@@ -217,6 +217,7 @@ def test_a_run_without_epochs_is_told_what_to_do(page):
         trainer.event("epoch_end", epoch=1, step=6)
         wait_until(lambda: page.js("return document.querySelector('.time-map svg') !== null"), "the picture when there are epochs")
     finally:
+        page.driver.get("about:blank")
         site.close()
 
 
@@ -238,6 +239,7 @@ def test_a_token_is_asked_for_on_the_page(page, tmp_path):
         page.complaints()  # of what was refused
     finally:
         page.js("sessionStorage.clear()")
+        page.driver.get("about:blank")
         site.close()
 
 
