@@ -4,6 +4,7 @@
 #include "analyze/options.h"
 #include "bridge.h"
 #include "help.h"
+#include "show_options.h"
 
 #include <string.h>
 
@@ -190,6 +191,20 @@ const struct command commands[] = {
      .examples = {"attnctl analyze maps.npz --causal",
                   "attnctl analyze maps.npz --causal --lengths 128,97 --json > maps.json",
                   "attnctl analyze probs.npy --name probs=decoder.0.self"}},
+    {.name = "show",
+     .arguments = "FILE...|JOB",
+     .words = "FILE|JOB FILE...",
+     .help = "look at attention in the terminal: of files or of a job",
+     .finding = "there is no such job, or no number in the map",
+     .group = COMMANDS_FILES,
+     .options = ARGS_ENDPOINT | ARGS_TIMEOUT,
+     .words_min = 1,
+     .run_alone = cmd_show,
+     .each_option = show_options_each,
+     .print_before = show_options_print_words,
+     .examples = {"attnctl show maps.npz --layer 3 --head 2 --tokens 'the cat sat on the mat'",
+                  "attnctl show run.rec --step 500 --layer decoder.0.self --token 7",
+                  "attnctl show gpt-small --only map,pairs"}},
     {.name = "bridge",
      .arguments = "SINK [DIRECTORY|FILE]",
      .words = "tensorboard|wandb|mlflow|jsonl FILE",
