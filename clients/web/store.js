@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
-// What the page knows of the job it shows: runs, the newest numbers of each layer, and what fires. Bounded, however long
-// a tab stays open: one value per layer, one alert per rule and place, and the newest of what grows.
-import { find, get } from "./api.js";
+// What the page knows of the run it shows: the newest numbers of each layer, and of all runs what fires. Never of two runs
+// at once. Bounded, however long a tab stays open: one value per layer, one alert per rule and place, and the newest of what
+// grows.
+import { find, get, now } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
+import { silenceOf } from "./run_text.js";
+import { paced } from "./view_state.js";
 
 /** At most so many job maps are kept, however many runs begin while the page is open. */
 const RUNS_KEPT = 500;
@@ -18,26 +21,37 @@ const pastLayer = ({ stack, layer, site, heads, metrics }) => ({
 
 /** What is drawn first goes first. */
 const SUMMARIES_MS = 400;
+/** After a window has closed, until it is on the disk. */
+const STARTS_MS = 2000;
 
 export class Store {
     constructor(events) {
-        this.jobs = []; // job maps, of all runs that attnd knows
+        this.jobs = []; // job maps, of all runs that attnd has in memory
         this.order = new Map(); // run -> number: the later it was heard of, the larger; lists keep their order while all go on
+        this.heard = new Map(); // run -> {epoch, step, time_ns, at, interval}: when something came last, and how often (ms)
         this.past = []; // runs in the history, newest first
         this.metrics = [];
         this.job = "";
+        this.run = ""; // everything below is of this run of the job alone
+        this.asked = ""; // the run that the address asks for; "": the newest, also when another begins
         this.live = new Map(); // layer name -> live map
         this.summaries = new Map(); // layer name -> summary map, of the primary window
-        this.firing = [];
-        this.run = ""; // the run that `live` is of
+        this.firing = []; // of all runs
         this.older = new Set(); // runs of the job that another one followed
+        this.turn = 0; // of choose()
+        this.isLoaded = false; // choose() has had its answer
+        this.isFollowing = false; // while attnd does not answer nobody knows whether a run is silent
         this.listeners = new Map();
+        this.loadStartsSoon = paced(() => this.loadStarts(), STARTS_MS);
+        events.on("state", (state) => this.takeState(state));
         events.on("live", (map) => this.takeLive(map));
         events.on("summary", (map) => this.takeSummary(map));
         events.on("job", (map) => this.takeJob(map));
         events.on("alert", (map) => this.takeAlert(map));
     }
 
+    /** Calls back when something has come: live, summary (of the run that is shown), layers (the first of one), run (another
+     * one is shown), jobs, alerts, clock (time goes by). Returns how to stop. */
     on(what, callback) {
         if (!this.listeners.has(what)) this.listeners.set(what, new Set());
         this.listeners.get(what).add(callback);
@@ -48,24 +62,40 @@ export class Store {
         for (const callback of [...(this.listeners.get(what) ?? [])]) callback(data);
     }
 
-    takeLive(map) {
-        if (map.job !== this.job || this.older.has(map.run)) return;
-        if (this.run && map.run !== this.run) this.beginRun();
-        this.run = map.run;
-        this.live.set(layerName(map), map);
-        this.tell("live", map);
+    takeState(state) {
+        this.isFollowing = state === "live";
+        this.tell("clock");
     }
 
-    /** The job has been started again: nothing of the run before is the newest any more. */
-    beginRun() {
-        this.older.add(this.run);
+    takeLive(map) {
+        this.hear(map);
+        if (map.job !== this.job) return;
+        if (map.run !== this.run && !this.follow(map.run)) return;
+        const isNew = !this.live.has(layerName(map));
+        this.live.set(layerName(map), map);
+        this.tell("live", map);
+        if (isNew) this.tell("layers", map);
+    }
+
+    /** Whether a run of the job that is heard of is shown from now on: it has been started again. */
+    follow(run) {
+        if (this.asked || this.older.has(run)) return false;
+        this.beginRun(run);
+        return true;
+    }
+
+    /** Nothing of the run before is the newest any more. */
+    beginRun(run) {
+        if (this.run) this.older.add(this.run);
+        this.run = run;
         this.live.clear();
         this.summaries.clear();
         this.tell("run");
     }
 
     takeSummary(map) {
-        if (map.job !== this.job || this.older.has(map.run)) return;
+        if (this.jobs.some((run) => run.run === map.run && !run.first_ns)) this.loadStartsSoon();
+        if (map.job !== this.job || map.run !== this.run) return;
         const old = this.summaries.get(layerName(map)),
             rule = (m) => `${m.window.unit} ${m.window.length} ${m.window.every}`;
         if (old && rule(old) !== rule(map)) return; // of window.also
@@ -75,16 +105,49 @@ export class Store {
 
     takeJob(map) {
         const at = this.jobs.findIndex((job) => job.job === map.job && job.run === map.run);
-        if (at >= 0) this.jobs[at] = map;
-        else this.jobs.push(map);
+        if (at < 0) this.began(map);
+        if (at >= 0) this.jobs[at] = { ...map, first_ns: this.jobs[at].first_ns };
+        else this.jobs.push({ first_ns: map.time_ns, ...map });
         this.heardOf(map);
-        if (this.jobs.length > RUNS_KEPT) this.order.delete(this.jobs.shift().run);
+        this.knowOf(map);
+        if (this.jobs.length > RUNS_KEPT) this.forget(this.jobs.shift().run);
         this.tell("jobs");
+    }
+
+    /** A run that was not in memory: of the job that is shown it is the newest, unless the history has had it. */
+    began(map) {
+        if (map.job !== this.job || map.run === this.run) return;
+        if (!this.past.some((run) => run.run === map.run)) this.follow(map.run);
+    }
+
+    forget(run) {
+        this.order.delete(run);
+        this.heard.delete(run);
     }
 
     heardOf(map) {
         if (!this.order.has(map.run))
             this.order.set(map.run, this.order.size ? Math.max(...this.order.values()) + 1 : 0);
+    }
+
+    /** A message says that the run is alive, how far it is, and in what intervals it sends. Of the layers of a step the first
+     * counts. */
+    hear({ run, epoch, step, time_ns }) {
+        const before = this.heard.get(run) ?? { step: -1 },
+            at = now();
+        if (step <= before.step) before.at = at;
+        else {
+            const interval = before.time_ns ? (time_ns - before.time_ns) / 1e6 : null;
+            this.heard.set(run, { epoch, step, time_ns, at, interval });
+        }
+    }
+
+    /** A job map is told again when nothing came, too: its newest message is what was heard. */
+    knowOf({ run, epoch, step, time_ns }) {
+        const before = this.heard.get(run),
+            at = Math.max(time_ns / 1e6, before?.at ?? 0);
+        if (before && step <= before.step) before.at = at;
+        else this.heard.set(run, { epoch, step, time_ns, at, interval: before?.interval ?? null });
     }
 
     takeAlert(map) {
@@ -99,45 +162,84 @@ export class Store {
     async loadJobs() {
         const [jobs, runs, alerts] = await Promise.all([
             get("jobs"),
-            find("runs", { limit: 500 }),
+            find("runs", { limit: RUNS_KEPT }),
             find("alerts", { limit: 1 }),
         ]);
-        this.jobs = jobs;
-        [...jobs].sort((a, b) => a.time_ns - b.time_ns).forEach((map) => this.heardOf(map));
         this.past = runs?.runs ?? [];
+        const first = new Map([...this.jobs, ...this.past].map((run) => [run.run, run.first_ns]));
+        this.jobs = jobs.map((map) => ({ ...map, first_ns: first.get(map.run) }));
+        [...jobs].sort((a, b) => a.time_ns - b.time_ns).forEach((map) => this.heardOf(map));
+        jobs.forEach((map) => this.knowOf(map));
         this.firing = alerts?.firing ?? [];
         this.tell("jobs");
         this.tell("alerts");
+    }
+
+    /** A run is in the history, which says when it began, from its first window on. */
+    async loadStarts() {
+        const runs = (await find("runs", { limit: RUNS_KEPT }).catch(() => null))?.runs ?? [];
+        if (runs.length === 0) return;
+        const first = new Map(runs.map((run) => [run.run, run.first_ns]));
+        this.past = runs;
+        this.jobs = this.jobs.map((map) => ({ ...map, first_ns: map.first_ns ?? first.get(map.run) }));
+        this.tell("jobs");
     }
 
     async loadMetrics() {
         if (this.metrics.length === 0) this.metrics = await get("metrics");
     }
 
-    /** The newest numbers of a job; listeners then get events of it. */
-    async choose(job) {
-        if (this.job !== job) this.older.clear();
+    /** Whether choose() would change nothing. */
+    shows(job, asked) {
+        return this.isLoaded && this.job === job && this.asked === asked;
+    }
+
+    /** The newest numbers of one run of a job: of the newest run when `asked` is "". Listeners then get events of it. */
+    async choose(job, asked = "") {
+        const mine = ++this.turn,
+            runs = this.runsOf(job);
         this.job = job;
+        this.asked = asked;
+        this.run = asked || (runs[0]?.run ?? "");
+        this.older = new Set(runs.slice(1).map((run) => run.run));
+        this.isLoaded = false;
         this.live.clear();
         this.summaries.clear();
-        if (!this.jobNames().includes(job)) return;
-        const live = await find("live", { job });
-        setTimeout(() => this.loadSummaries(job), SUMMARIES_MS);
-        const past = live?.length ? null : await find("layers", { job });
-        if (this.job !== job) return;
-        this.run = past?.run ?? "";
-        for (const layer of past?.layers ?? []) this.live.set(layerName(layer), pastLayer(layer));
-        for (const map of (live ?? []).filter((one) => !this.older.has(one.run))) {
-            this.live.set(layerName(map), map);
-            this.run = map.run;
-        }
+        if (!this.run) return;
+        const live = await this.newestLayers();
+        if (mine !== this.turn) return;
+        this.isLoaded = true;
+        for (const map of live) if (this.newest(map) === undefined) this.live.set(layerName(map), map);
+        setTimeout(() => this.loadSummaries(mine), SUMMARIES_MS);
+    }
+
+    /** Live maps of the run that is shown, or what the history has of its layers. Of a run that another one followed the
+     * history comes first: the last value of a layer is replaced by that of the next run. */
+    async newestLayers() {
+        const { job, run } = this,
+            live = this.isNewest() ? await this.inMemory("live") : null;
+        if (live?.length) return live;
+        const past = await find("layers", { job, run });
+        return past ? past.layers.map(pastLayer) : ((await this.inMemory("live")) ?? []);
+    }
+
+    /** Whether the run that is shown is the newest of its job. */
+    isNewest() {
+        return this.run === this.runsOf(this.job)[0]?.run;
+    }
+
+    /** `live` or `summary` maps of the run that is shown; null when attnd has none in memory. */
+    async inMemory(path) {
+        const { job, run } = this;
+        if (!this.jobs.some((map) => map.run === run)) return null;
+        return (await find(path, { job, run }))?.filter((map) => map.run === run) ?? null;
     }
 
     /** Of a large model megabytes, of which only drift and baselines are shown: the rest does not wait for them. */
-    async loadSummaries(job) {
-        if (this.job !== job) return;
-        const summaries = await find("summary", { job }).catch(() => null);
-        if (this.job !== job) return;
+    async loadSummaries(mine) {
+        if (mine !== this.turn) return;
+        const summaries = await this.inMemory("summary").catch(() => null);
+        if (mine !== this.turn) return;
         for (const map of summaries ?? []) this.takeSummary(map);
     }
 
@@ -159,13 +261,28 @@ export class Store {
         return [...known, ...this.past.filter((run) => run.job === job && !seen.has(run.run))];
     }
 
-    /** The newest numbers of a layer, when it is the newest run that is asked for (`run` is empty or its digits). */
+    /** A run by its first digits; undefined when the job has none. */
+    runBy(job, digits) {
+        return this.runsOf(job).find((run) => run.run.startsWith(digits));
+    }
+
+    /** The job map or the history's entry of the run that is shown. */
+    shownRun() {
+        return this.runsOf(this.job).find((run) => run.run === this.run);
+    }
+
+    /** "last heard 40 s ago" of a run that has fallen silent, else "". */
+    silence(run) {
+        return this.isFollowing ? silenceOf(run, this.heard.get(run?.run)) : "";
+    }
+
+    /** The newest numbers of a layer, of the run that is shown; undefined when attnd has none in memory. */
     newest(where, run) {
         const map = this.live.get(layerName(where));
         return map && !map.past && (!run || run === map.run) ? map : undefined;
     }
 
-    /** Layers of the job, by name, in the model's order. */
+    /** Layers of the run, by name, in the model's order. */
     layers() {
         return [...this.live.values()].sort(byLayer);
     }
