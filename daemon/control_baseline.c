@@ -22,29 +22,6 @@ struct job {
 };
 
 /* The run by its first digits: the newest; NULL when there is none. */
-struct search {
-    const char *job, *run;
-    struct run *found;
-};
-
-static void visit_run(void *data, struct run *run)
-{
-    struct search *search = data;
-    char hex[2 * RUN_BYTES + 1];
-    run_hex(run->id, hex);
-    bool fits =
-        strcmp(run->job, search->job) == 0 && strncmp(hex, search->run, strlen(search->run)) == 0;
-    if (fits && (!search->found || run->last_ns >= search->found->last_ns))
-        search->found = run;
-}
-
-static struct run *find_run(const struct registry *registry, const char *job, const char *run)
-{
-    struct search search = {job, run, NULL};
-    registry_each(registry, visit_run, &search);
-    return search.found;
-}
-
 /* The first measured stream from this index on; NULL when there is none. */
 static struct stream *find_stream(const struct run *run, uint32_t index)
 {
@@ -97,7 +74,7 @@ static void on_pinned(void *data, int code, const char *detail)
 static void pin_next(struct job *job)
 {
     const struct control_view *view = job->view;
-    struct run *run = find_run(view->registry, job->name, job->run);
+    struct run *run = registry_find(view->registry, job->name, job->run);
     struct stream *stream = run ? find_stream(run, job->next) : NULL;
     if (!stream) {
         finish(job);
@@ -149,11 +126,10 @@ static int read_params(struct request *request, struct job *job)
         !string_param(request, "job", NULL, job->name, sizeof job->name) ||
         !string_param(request, "run", "", prefix, sizeof prefix))
         return ERR_ARGUMENT;
-    if (!registry_knows(request->view->registry, job->name))
-        return ERR_JOB_UNKNOWN;
-    const struct run *run = find_run(request->view->registry, job->name, prefix);
-    if (!run)
-        return ERR_RUN_UNKNOWN;
+    struct run *run = NULL;
+    int code = request_find_run(request, job->name, prefix, &run);
+    if (code)
+        return code;
     run_hex(run->id, job->run);
     return read_to(request, job) ? 0 : ERR_ARGUMENT;
 }

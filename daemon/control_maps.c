@@ -170,7 +170,7 @@ int method_maps(struct request *request)
     struct run *run;
     int code = maps_read(request, keys, 8, &asked);
     if (!code)
-        code = maps_find_run(request, &asked, &run);
+        code = request_find_run(request, asked.job, asked.run, &run);
     if (code)
         return code;
     struct stream *stream = maps_find_stream(&asked, run);

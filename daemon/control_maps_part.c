@@ -67,35 +67,6 @@ int maps_read(struct request *request, const char *const *keys, int count,
 
 /* Finding */
 
-struct search {
-    const struct maps_asked *asked;
-    struct run *run;
-    bool job_known;
-};
-
-static void visit_run(void *data, struct run *run)
-{
-    struct search *search = data;
-    char hex[2 * RUN_BYTES + 1];
-    if (strcmp(run->job, search->asked->job) != 0)
-        return;
-    search->job_known = true;
-    run_hex(run->id, hex);
-    if (strncmp(hex, search->asked->run, strlen(search->asked->run)) == 0 &&
-        (!search->run || run->last_ns >= search->run->last_ns))
-        search->run = run;
-}
-
-int maps_find_run(struct request *request, const struct maps_asked *asked, struct run **ret_run)
-{
-    struct search search = {.asked = asked};
-    registry_each(request->view->registry, visit_run, &search);
-    *ret_run = search.run;
-    if (search.run)
-        return 0;
-    return search.job_known ? ERR_RUN_UNKNOWN : ERR_JOB_UNKNOWN;
-}
-
 static bool is_meant(const struct maps_asked *asked, const struct stream *stream)
 {
     return (!*asked->stack || strcmp(asked->stack, stack_name(stream->id.stack)) == 0) &&

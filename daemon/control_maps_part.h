@@ -28,8 +28,6 @@ struct maps_asked {
 /* Returns 0, or ERR_ARGUMENT. Only keys among these are taken. */
 int maps_read(struct request *request, const char *const *keys, int count,
               struct maps_asked *ret_asked);
-/* The newest of the runs that are meant. Returns 0, ERR_JOB_UNKNOWN or ERR_RUN_UNKNOWN. */
-int maps_find_run(struct request *request, const struct maps_asked *asked, struct run **ret_run);
 /* The first layer that is meant and has sent something, in the order encoder, decoder; layer; self,
  * cross. NULL when there is none. */
 struct stream *maps_find_stream(const struct maps_asked *asked, const struct run *run);

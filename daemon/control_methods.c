@@ -15,11 +15,17 @@ const char *string_param(const struct request *request, const char *key, const c
                          char *buffer, size_t size)
 {
     const msgpack_object *value = mpk_find(request->params, key);
-    if (!value || value->type == MSGPACK_OBJECT_NIL)
+    if (!value || value->type == MSGPACK_OBJECT_NIL) {
+        if (!fallback)
+            snprintf(request->detail, CONTROL_DETAIL_MAX, "%s is needed", key);
         return fallback;
+    }
     if (value->type != MSGPACK_OBJECT_STR || value->via.str.size >= size ||
-        memchr(value->via.str.ptr, '\0', value->via.str.size))
+        memchr(value->via.str.ptr, '\0', value->via.str.size)) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX,
+                 "%s is not accepted (valid: text of at most %zu bytes)", key, size - 1);
         return NULL;
+    }
     memcpy(buffer, value->via.str.ptr, value->via.str.size);
     buffer[value->via.str.size] = '\0';
     return buffer;

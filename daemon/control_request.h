@@ -38,6 +38,11 @@ const char *string_param(const struct request *request, const char *key, const c
 /* Whether params is a map (or nil) with no other keys than these; else `detail` names one. */
 bool request_takes(struct request *request, const char *const *keys, int count);
 
+/* The run of a job whose digits begin with `prefix`, the newest of them; of those in memory.
+ * Returns 0, or ERR_JOB_UNKNOWN or ERR_RUN_UNKNOWN with a detail. */
+int request_find_run(struct request *request, const char *job, const char *prefix,
+                     struct run **ret_run);
+
 void put_number(struct mpk_writer *result, const char *key, uint64_t number);
 void put_string(struct mpk_writer *result, const char *key, const char *text);
 

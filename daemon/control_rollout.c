@@ -149,7 +149,7 @@ int method_rollout(struct request *request)
     struct run *run;
     int code = maps_read(request, keys, 4, &asked);
     if (!code)
-        code = maps_find_run(request, &asked, &run);
+        code = request_find_run(request, asked.job, asked.run, &run);
     if (!code)
         code = choose(request, &asked, run, &chosen);
     if (!code)

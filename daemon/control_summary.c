@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The last values of a job's layers: of `live`, and of `summary`, that of one of the windows the
+/* The last values of a run's layers: of `live`, and of `summary`, that of one of the windows the
  * job is cut into: the primary one unless `window` names another, by its number (0: primary, 1: the
  * first of window.also, ...) or as the config does ("100 steps every 10"). */
 #include "control_request.h"
 
+#include "cursor.h"
 #include "history_params.h"
 
 #include <string.h>
@@ -12,6 +13,7 @@
 struct value_filter {
     const char *prefix; /* of the topics */
     char job[JOB_NAME_MAX + 1], stack[16], layer[16], site[16];
+    char run[2 * RUN_BYTES + 1];
     uint32_t track;
     uint32_t count;
     struct mpk_writer *result; /* NULL: only count */
@@ -26,6 +28,23 @@ static bool segment_matches(const char **topic, const char *wanted)
     return matches;
 }
 
+/* A topic keeps its last value when another run begins that has not come to this layer, or never
+ * will. */
+static bool is_of_run(const void *value, size_t size, const char *hex)
+{
+    struct cursor cursor = cursor_of(value, size);
+    for (uint32_t pairs = cursor_map(&cursor); pairs > 0; pairs--) {
+        uint32_t length;
+        const char *key = cursor_text(&cursor, &length);
+        if (cursor_is(key, length, "run")) {
+            const char *run = cursor_text(&cursor, &length);
+            return cursor_is(run, length, hex);
+        }
+        cursor_skip(&cursor);
+    }
+    return false;
+}
+
 static void visit_value(void *data, const char *topic, uint32_t track, const void *value,
                         size_t size)
 {
@@ -34,7 +53,8 @@ static void visit_value(void *data, const char *topic, uint32_t track, const voi
     if (track != filter->track)
         return;
     if (!segment_matches(&topic, filter->job) || !segment_matches(&topic, filter->stack) ||
-        !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site))
+        !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site) ||
+        !is_of_run(value, size, filter->run))
         return;
     filter->count++;
     if (filter->result)
@@ -96,9 +116,20 @@ static bool read_track(const struct request *request, struct value_filter *filte
 static bool read_filter(const struct request *request, struct value_filter *filter)
 {
     return string_param(request, "job", NULL, filter->job, sizeof filter->job) &&
+           string_param(request, "run", "", filter->run, sizeof filter->run) &&
            string_param(request, "stack", "", filter->stack, sizeof filter->stack) &&
            string_param(request, "site", "", filter->site, sizeof filter->site) &&
            read_layer_number(request, filter) && read_track(request, filter);
+}
+
+/* The run's digits in full. */
+static int name_run(struct request *request, struct value_filter *filter)
+{
+    struct run *run = NULL;
+    int code = request_find_run(request, filter->job, filter->run, &run);
+    if (!code)
+        run_hex(run->id, filter->run);
+    return code;
 }
 
 static int put_values(struct request *request, struct value_filter *filter)
@@ -106,8 +137,7 @@ static int put_values(struct request *request, struct value_filter *filter)
     const struct publisher *publisher = request->view->publisher;
     publisher_each(publisher, filter->prefix, visit_value, filter);
     if (filter->count == 0)
-        return registry_knows(request->view->registry, filter->job) ? ERR_NO_SUMMARY
-                                                                    : ERR_JOB_UNKNOWN;
+        return ERR_NO_SUMMARY;
     mpk_put_array(request->result, filter->count);
     filter->result = request->result;
     publisher_each(publisher, filter->prefix, visit_value, filter);
@@ -117,19 +147,20 @@ static int put_values(struct request *request, struct value_filter *filter)
 /* The last key is of summaries only. */
 static int answer(struct request *request, const char *prefix, int key_count)
 {
-    static const char *const keys[] = {"job", "stack", "layer", "site", "window"};
+    static const char *const keys[] = {"job", "run", "stack", "layer", "site", "window"};
     struct value_filter filter = {.prefix = prefix};
     if (!request_takes(request, keys, key_count) || !read_filter(request, &filter))
         return ERR_ARGUMENT;
-    return put_values(request, &filter);
+    int code = name_run(request, &filter);
+    return code ? code : put_values(request, &filter);
 }
 
 int method_summary(struct request *request)
 {
-    return answer(request, "summary/", 5);
+    return answer(request, "summary/", 6);
 }
 
 int method_live(struct request *request)
 {
-    return answer(request, "live/", 4);
+    return answer(request, "live/", 5);
 }

@@ -385,3 +385,26 @@ uint32_t registry_jobs(const struct registry *registry)
 {
     return HASH_COUNT(registry->jobs);
 }
+
+struct search {
+    const char *job, *prefix;
+    struct run *found;
+};
+
+static void visit_searched(void *data, struct run *run)
+{
+    struct search *search = data;
+    char hex[2 * RUN_BYTES + 1];
+    run_hex(run->id, hex);
+    bool fits = strcmp(run->job, search->job) == 0 &&
+                strncmp(hex, search->prefix, strlen(search->prefix)) == 0;
+    if (fits && (!search->found || run->last_ns >= search->found->last_ns))
+        search->found = run;
+}
+
+struct run *registry_find(const struct registry *registry, const char *job, const char *prefix)
+{
+    struct search search = {job, prefix, NULL};
+    registry_each(registry, visit_searched, &search);
+    return search.found;
+}

@@ -46,6 +46,9 @@ int registry_flush(struct registry *registry, const char *job);
 uint32_t registry_flushing(const struct registry *registry);
 
 bool registry_knows(const struct registry *registry, const char *job);
+/* The run of a job whose digits begin with `prefix`, the newest of them; NULL when there is none.
+ */
+struct run *registry_find(const struct registry *registry, const char *job, const char *prefix);
 uint32_t registry_jobs(const struct registry *registry);
 /* Calls `visit` for every run, jobs in the order of their first message. */
 void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run),

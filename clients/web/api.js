@@ -12,16 +12,43 @@ export class ApiError extends Error {
 const TOKEN = "attnd-token";
 export const token = () => sessionStorage.getItem(TOKEN) || "";
 
-let asking = null;
-function askToken() {
-    asking ||= Promise.resolve().then(() => {
-        const given = prompt("attnd asks for the token of http.token_file:");
-        if (given) sessionStorage.setItem(TOKEN, given.trim());
-        asking = null;
-        return Boolean(given);
-    });
-    return asking;
+let asking = null; // {promise, resolve} while a token is waited for
+const askers = new Set();
+
+/** Calls back with true when a token is needed (again, when what was given is refused), with false when there is one. */
+export function onToken(callback) {
+    askers.add(callback);
 }
+
+/** Every question waits here until somebody gives a token. */
+function needToken() {
+    if (!asking) {
+        asking = {};
+        asking.promise = new Promise((resolve) => (asking.resolve = resolve));
+        for (const ask of askers) ask(true);
+    }
+    return asking.promise;
+}
+
+export function giveToken(text) {
+    sessionStorage.setItem(TOKEN, text.trim());
+    asking?.resolve();
+    asking = null;
+    for (const ask of askers) ask(false);
+}
+
+/** Done at once, or when a token that is waited for has been given. */
+export const allowed = async () => asking?.promise;
+
+/** How far attnd's clock is ahead of this one, in ms; what is less than its resolution is none. */
+let ahead = 0;
+function compareClocks(date) {
+    const difference = date ? Date.parse(date) - Date.now() : 0;
+    ahead = Math.abs(difference) > 2000 ? difference : 0;
+}
+
+/** The time by attnd's clock, in ms. */
+export const now = () => Date.now() + ahead;
 
 export function address(path, params = {}) {
     const given = Object.entries(params).filter(([, value]) => value !== undefined && value !== null && value !== "");
@@ -42,7 +69,11 @@ export async function get(path, params = {}) {
             "attnd does not answer. Is it running? The page goes on by itself when it is back.",
         );
     }
-    if (response.status === 401 && (used !== token() || (await askToken()))) return get(path, params);
+    compareClocks(response.headers.get("Date"));
+    if (response.status === 401) {
+        if (used === token()) await needToken();
+        return get(path, params);
+    }
     const body = await response.json().catch(() => null);
     if (response.ok) return body;
     throw new ApiError(response.status, body?.error?.code ?? "http", body?.error?.message ?? `HTTP ${response.status}`);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The event stream. It heals by itself: EventSource connects again and says what it heard last; what was missed
 // meanwhile comes after it, or `resync`, upon which everything is asked for again.
-import { token } from "./api.js";
+import { allowed, token } from "./api.js";
 
 const KINDS = ["live", "summary", "alert", "job", "resync"];
 const RETRY_MS = 2000;
@@ -27,6 +27,12 @@ export class Events {
         for (const callback of [...(this.listeners.get(kind) ?? [])]) callback(data);
     }
 
+    /** A token is needed, or there is one now. */
+    waitForToken(isNeeded) {
+        this.setState(isNeeded ? "token" : "connecting");
+        if (!isNeeded) this.connect();
+    }
+
     setState(state) {
         if (this.state === state) return;
         this.state = state;
@@ -49,10 +55,10 @@ export class Events {
         });
         for (const kind of KINDS) source.addEventListener(kind, (event) => heard(kind, event));
         source.onerror = () => {
-            this.setState("lost");
+            if (this.state !== "token") this.setState("lost");
             if (source.readyState !== EventSource.CLOSED) return; // it connects again by itself
             this.close(); // refused
-            setTimeout(() => this.connect(), RETRY_MS);
+            setTimeout(() => allowed().then(() => this.connect()), RETRY_MS);
         };
     }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // The frame of the page: pickers, tabs, the state of the connection; shows the view that the address names.
+import { giveToken, onToken, token } from "./api.js";
 import { COLOR_MAPS } from "./colors.js";
 import { errorNote, h, hideTooltip, note } from "./dom.js";
 import { Events } from "./events.js";
 import { go, here, link } from "./router.js";
+import { runText, silenceOf } from "./run_text.js";
 import { applyTheme, onChange, set, settings } from "./settings.js";
 import { Store } from "./store.js";
 import { show as head } from "./view_head.js";
@@ -11,6 +13,7 @@ import { show as layer } from "./view_layer.js";
 import { show as model } from "./view_model.js";
 import { show as overview } from "./view_overview.js";
 import { show as runs } from "./view_runs.js";
+import { paced } from "./view_state.js";
 import { show as tokens } from "./view_tokens.js";
 
 const VIEWS = {
@@ -21,6 +24,10 @@ const VIEWS = {
     tokens: { title: "Tokens", show: tokens },
     runs: { title: "Runs", show: runs },
 };
+const METRIC = "entropy_normalized";
+/** How often the header looks whether a run has fallen silent, and how long layers that come together are waited for. */
+const SILENCE_MS = 5000,
+    LAYERS_MS = 300;
 /** What goes along from view to view. */
 const SHARED = ["job", "run", "stack", "layer", "site", "head", "metric"];
 
@@ -29,7 +36,8 @@ const events = new Events(),
     store = new Store(events);
 let shown = null,
     turn = 0,
-    failed = false;
+    failed = false,
+    lacking = false; // the job or the run of the address is not there (yet)
 
 function fill(select, options, value) {
     const now = JSON.stringify([options, value]);
@@ -42,15 +50,22 @@ function drawPickers(params) {
     const jobs = store.jobNames(),
         runs = store.runsOf(params.job ?? "");
     fill(byId("job"), jobs.length ? jobs.map((name) => [name, name]) : [["", "none yet"]], params.job);
+    const run = params.run || runs[0]?.run;
     fill(
         byId("run"),
-        runs.map((run, i) => [run.run, `${run.run.slice(0, 8)} ${i === 0 ? "newest" : ""} ${run.state}`]),
-        params.run || runs[0]?.run,
+        runs.map((run, i) => [run.run, `${runText(run)} ${i === 0 ? "newest" : ""} ${run.state}`]),
+        run,
     );
-    const now = runs.find((run) => run.run === (params.run || runs[0]?.run));
-    byId("where").textContent = now
-        ? `epoch ${now.epoch} · step ${now.step}${now.world ? ` · ${now.world} rank${now.world > 1 ? "s" : ""}` : ""}`
-        : "";
+    drawWhere(runs.find((one) => one.run === run));
+}
+
+/** How far the run is, and whether it still says something. */
+function drawWhere(run) {
+    const silence = events.state === "live" ? silenceOf(run, store.heard.get(run?.run)) : "",
+        ranks = run?.world ? `${run.world} rank${run.world > 1 ? "s" : ""}` : "";
+    const parts = run ? [`epoch ${run.epoch}`, `step ${run.step}`, ranks, silence] : [];
+    byId("where").textContent = parts.filter(Boolean).join(" · ");
+    byId("where").classList.toggle("silent", silence !== "");
 }
 
 function drawTabs(view, params) {
@@ -66,33 +81,67 @@ function drawConnection() {
     const text = {
         live: "live",
         connecting: "connecting …",
+        token: "token needed",
         lost: `no connection since ${new Date(events.since).toLocaleTimeString()}`,
     };
     byId("connection").dataset.state = events.state;
     byId("connection").textContent = text[events.state];
 }
 
+const linksTo = (entries) =>
+    entries.slice(0, 20).flatMap(([text, params]) => [h("a", { href: link("overview", params) }, text), " "]);
+
 const noSuchJob = (job) =>
     note(
-        `attnd does not know a job named ${job}, and the history has no run of it. It may have been removed by age (history.max_age), or it has another name: `,
-        ...store
-            .jobNames()
-            .slice(0, 20)
-            .flatMap((name) => [h("a", { href: link("overview", { job: name }) }, name), " "]),
+        `attnd does not know a job named ${job}, and the history has no run of it. When it starts it shows up here by itself. It may have been removed by age (history.max_age), or it has another name: `,
+        ...linksTo(store.jobNames().map((name) => [name, { job: name }])),
+    );
+
+const noSuchRun = (job, digits) =>
+    note(
+        `${job} has no run ${digits}: it may have been removed by age (history.max_age). There are: `,
+        ...linksTo(store.runsOf(job).map((run) => [runText(run), { job, run: run.run }])),
     );
 
 const noJobYet = () =>
     note(
         "No job yet. Attach one to a training loop:",
-        h("pre", {}, 'import attnd\n\nwith attnd.watch(model, job="gpt-small"):\n    train()'),
-        "It shows up here by itself, with its first captured step.",
+        h(
+            "pre",
+            {},
+            [
+                "import attnd",
+                "",
+                'with attnd.watch(model, job="gpt-small") as w:',
+                "    for epoch in range(epochs):",
+                "        train_one_epoch(model)",
+                "        w.epoch_end()",
+            ].join("\n"),
+        ),
+        "It shows up here by itself, with its first captured step. Windows are epochs unless the config says otherwise: a loop without epochs needs window.unit=step.",
     );
 
-async function showView(root, { view, params }, mine) {
-    if (store.job !== params.job) await store.choose(params.job ?? "");
+/** Why there is nothing to show of what the address names; null when there is. */
+function whatLacks({ job, run }) {
+    if (!job) return noJobYet();
+    if (!store.jobNames().includes(job)) return noSuchJob(job);
+    return run && !store.runBy(job, run) ? noSuchRun(job, run) : null;
+}
+
+/** Puts in place of a metric that there is not the usual one, and says so. */
+function mendMetric(params) {
+    const asked = params.metric;
+    if (!asked || store.metrics.some((metric) => metric.name === asked)) return "";
+    params.metric = METRIC;
+    return note(`There is no metric named ${asked}. This is ${METRIC}.`);
+}
+
+async function showView(root, { view, params }, mine, again) {
+    const asked = params.run ?? "";
+    if (again || !store.shows(params.job, asked)) await store.choose(params.job, asked);
     await store.loadMetrics();
     if (mine !== turn) return;
-    root.replaceChildren();
+    root.replaceChildren(mendMetric(params));
     const context = { store, events, params, isCurrent: () => mine === turn };
     shown = (await VIEWS[view].show(root, params, context)) ?? null;
     if (mine !== turn) {
@@ -101,23 +150,32 @@ async function showView(root, { view, params }, mine) {
     }
 }
 
-/** Shows what the address says. */
-async function update() {
+/** What the address says, with the job and the run that it means. */
+function placeNow() {
     const place = here(),
+        { params } = place;
+    if (!params.job) params.job = store.jobNames().includes(store.job) ? store.job : store.jobNames()[0];
+    if (params.run) params.run = store.runBy(params.job, params.run)?.run ?? params.run;
+    return place;
+}
+
+/** Shows what the address says; `again`: with numbers that are asked for anew. */
+async function update(again = false) {
+    const place = placeNow(),
         mine = ++turn,
         root = byId("view");
-    if (!VIEWS[place.view]) return go("overview", {});
-    if (!place.params.job) place.params.job = store.jobNames()[0];
+    if (!Object.hasOwn(VIEWS, place.view)) return go("overview", {});
     shown?.();
     shown = null;
     hideTooltip();
     document.title = `${place.params.job ? place.params.job + " · " : ""}${VIEWS[place.view].title} · attnd`;
     drawPickers(place.params);
     drawTabs(place.view, place.params);
-    if (!place.params.job) return root.replaceChildren(noJobYet());
-    if (!store.jobNames().includes(place.params.job)) return root.replaceChildren(noSuchJob(place.params.job));
+    const why = whatLacks(place.params);
+    lacking = why !== null;
+    if (lacking) return root.replaceChildren(why);
     try {
-        await showView(root, place, mine);
+        await showView(root, place, mine, again);
     } catch (error) {
         if (mine !== turn) return;
         console.info(error);
@@ -125,19 +183,54 @@ async function update() {
     }
 }
 
-/** Asks for everything again: at the start, after a gap, when attnd is back. */
+/** Asks for everything again: at the start, after a gap, when attnd is back, when a run begins. */
 async function reload() {
     failed = false;
     try {
         await store.loadJobs();
-        const { job } = here().params;
-        await store.choose(job || store.jobNames()[0] || "");
     } catch (error) {
         failed = true;
         byId("view").replaceChildren(errorNote(error));
         return;
     }
-    await update();
+    await update(true);
+}
+
+/** A job that is heard of: in the lists, and on the page when it is what was lacking. */
+function onJobs() {
+    const { params } = placeNow();
+    if (lacking && whatLacks(params) === null) reload();
+    else drawPickers(params);
+}
+
+/** Layers that come while the page is open; the overview draws them itself. */
+const onLayers = paced(() => {
+    if (here().view !== "overview") update();
+}, LAYERS_MS);
+
+function askForToken(isNeeded) {
+    const form = byId("token");
+    if (isNeeded && token()) byId("token-why").textContent = "attnd does not take this token.";
+    form.hidden = !isNeeded;
+    events.waitForToken(isNeeded);
+    if (isNeeded) byId("token-text").focus();
+}
+
+function listenToToken() {
+    onToken(askForToken);
+    byId("token").addEventListener("submit", (event) => {
+        event.preventDefault();
+        giveToken(byId("token-text").value);
+        byId("token-text").value = "";
+    });
+}
+
+/** Its target is part of the page, not of the address. */
+function listenToSkip() {
+    byId("skip").addEventListener("click", (event) => {
+        event.preventDefault();
+        byId("view").focus();
+    });
 }
 
 function start() {
@@ -171,21 +264,18 @@ function start() {
         applyTheme();
         if (name === "colorMap") update();
     });
-    addEventListener("hashchange", update);
+    addEventListener("hashchange", () => update());
     events.on("state", drawConnection);
     events.on("resync", reload);
     events.on("state", (state) => {
         if (state === "live" && failed) reload();
     });
-    store.on("run", () => {
-        if (!here().params.run) reload();
-    });
-    store.on("jobs", () => {
-        const { params } = here(),
-            hadNone = !params.job && !store.job;
-        drawPickers({ ...params, job: params.job ?? store.job });
-        if (hadNone && store.jobNames().length) reload();
-    });
+    store.on("run", reload);
+    store.on("jobs", onJobs);
+    store.on("layers", onLayers);
+    setInterval(() => drawWhere(store.shownRun()), SILENCE_MS);
+    listenToSkip();
+    listenToToken();
     drawConnection();
     events.connect();
     events.watchVisibility();

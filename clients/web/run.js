@@ -34,8 +34,10 @@ class Run {
         Object.assign(this, { store, job, run, past, loaded: new Map() });
     }
 
+    /** By name: of the history, and in its place what has come since. */
     get live() {
-        return this.past ?? this.store.live;
+        const own = [...this.store.live].filter(([, map]) => !map.past && map.run === this.run);
+        return new Map([...(this.past ?? []), ...own]);
     }
 
     get metrics() {
@@ -47,13 +49,12 @@ class Run {
     }
 
     layers() {
-        return [...this.live.values()].filter((map) => map.run === this.run).sort(byLayer);
+        return [...this.live.values()].sort(byLayer);
     }
 
     /** The newest numbers of a layer, as a live map has them. */
     newest(where) {
-        const map = this.live.get(layerName(where));
-        return map?.run === this.run ? map : undefined;
+        return this.store.newest(where, this.run) ?? this.past?.get(layerName(where));
     }
 
     /** Loads the last window's numbers of metrics, of one layer or of all; of a run that is followed they are there. */
@@ -115,7 +116,8 @@ function windowMap(stored) {
 /** What a view is about, from the address. */
 export async function openRun(store, params) {
     const run = runMeant(store, params);
-    if ([...store.live.values()].some((map) => !map.past && map.run === run))
+    const maps = [...store.live.values()];
+    if (maps.some((map) => map.run === run) && !maps.some((map) => map.past))
         return new Run(store, params.job, run, null);
     const kept = await find("layers", { job: params.job, run }).catch(() => null);
     const layers = (kept?.layers ?? []).map((layer) => pastLayer(params.job, kept.run, layer));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// What the page knows of the job it shows: runs, the newest numbers of each layer, and what fires. Bounded, however long
-// a tab stays open: one value per layer, one alert per rule and place, and the newest of what grows.
-import { find, get } from "./api.js";
+// What the page knows of the run it shows: the newest numbers of each layer, and of all runs what fires. Never of two runs
+// at once. Bounded, however long a tab stays open: one value per layer, one alert per rule and place, and the newest of what
+// grows.
+import { find, get, now } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
 
 /** At most so many job maps are kept, however many runs begin while the page is open. */
@@ -21,16 +22,19 @@ const SUMMARIES_MS = 400;
 
 export class Store {
     constructor(events) {
-        this.jobs = []; // job maps, of all runs that attnd knows
+        this.jobs = []; // job maps, of all runs that attnd has in memory
         this.order = new Map(); // run -> number: the later it was heard of, the larger; lists keep their order while all go on
+        this.heard = new Map(); // run -> {at, step, interval}: when the newest of it came, and in what intervals (ms)
         this.past = []; // runs in the history, newest first
         this.metrics = [];
         this.job = "";
+        this.run = ""; // everything below is of this run of the job alone
+        this.asked = ""; // the run that the address asks for; "": the newest, also when another begins
         this.live = new Map(); // layer name -> live map
         this.summaries = new Map(); // layer name -> summary map, of the primary window
-        this.firing = [];
-        this.run = ""; // the run that `live` is of
+        this.firing = []; // of all runs
         this.older = new Set(); // runs of the job that another one followed
+        this.turn = 0; // of choose()
         this.listeners = new Map();
         events.on("live", (map) => this.takeLive(map));
         events.on("summary", (map) => this.takeSummary(map));
@@ -49,23 +53,33 @@ export class Store {
     }
 
     takeLive(map) {
-        if (map.job !== this.job || this.older.has(map.run)) return;
-        if (this.run && map.run !== this.run) this.beginRun();
-        this.run = map.run;
+        this.hear(map, now());
+        if (map.job !== this.job) return;
+        if (map.run !== this.run && !this.follow(map.run)) return;
+        const isNew = !this.live.has(layerName(map));
         this.live.set(layerName(map), map);
         this.tell("live", map);
+        if (isNew) this.tell("layers", map);
     }
 
-    /** The job has been started again: nothing of the run before is the newest any more. */
-    beginRun() {
-        this.older.add(this.run);
+    /** Whether a run of the job that is heard of is shown from now on: it has been started again. */
+    follow(run) {
+        if (this.asked || this.older.has(run)) return false;
+        this.beginRun(run);
+        return true;
+    }
+
+    /** Nothing of the run before is the newest any more. */
+    beginRun(run) {
+        if (this.run) this.older.add(this.run);
+        this.run = run;
         this.live.clear();
         this.summaries.clear();
         this.tell("run");
     }
 
     takeSummary(map) {
-        if (map.job !== this.job || this.older.has(map.run)) return;
+        if (map.job !== this.job || map.run !== this.run) return;
         const old = this.summaries.get(layerName(map)),
             rule = (m) => `${m.window.unit} ${m.window.length} ${m.window.every}`;
         if (old && rule(old) !== rule(map)) return; // of window.also
@@ -75,16 +89,36 @@ export class Store {
 
     takeJob(map) {
         const at = this.jobs.findIndex((job) => job.job === map.job && job.run === map.run);
-        if (at >= 0) this.jobs[at] = map;
-        else this.jobs.push(map);
+        if (at < 0) this.began(map);
+        if (at >= 0) this.jobs[at] = { ...map, first_ns: this.jobs[at].first_ns };
+        else this.jobs.push({ first_ns: map.time_ns, ...map });
         this.heardOf(map);
-        if (this.jobs.length > RUNS_KEPT) this.order.delete(this.jobs.shift().run);
+        this.hear(map, now());
+        if (this.jobs.length > RUNS_KEPT) this.forget(this.jobs.shift().run);
         this.tell("jobs");
+    }
+
+    /** A run that was not in memory: of the job that is shown it is the newest, unless the history has had it. */
+    began(map) {
+        if (map.job !== this.job || map.run === this.run) return;
+        if (!this.past.some((run) => run.run === map.run)) this.follow(map.run);
+    }
+
+    forget(run) {
+        this.order.delete(run);
+        this.heard.delete(run);
     }
 
     heardOf(map) {
         if (!this.order.has(map.run))
             this.order.set(map.run, this.order.size ? Math.max(...this.order.values()) + 1 : 0);
+    }
+
+    /** What came at a moment (ms) says that the run is alive; from step to step, in what intervals it sends. */
+    hear(map, at) {
+        const before = this.heard.get(map.run);
+        if (before && map.step > before.step) this.heard.set(map.run, { at, step: map.step, interval: at - before.at });
+        else this.heard.set(map.run, { ...before, at, step: map.step });
     }
 
     takeAlert(map) {
@@ -102,9 +136,11 @@ export class Store {
             find("runs", { limit: 500 }),
             find("alerts", { limit: 1 }),
         ]);
-        this.jobs = jobs;
-        [...jobs].sort((a, b) => a.time_ns - b.time_ns).forEach((map) => this.heardOf(map));
         this.past = runs?.runs ?? [];
+        const first = new Map([...this.jobs, ...this.past].map((run) => [run.run, run.first_ns]));
+        this.jobs = jobs.map((map) => ({ ...map, first_ns: first.get(map.run) }));
+        [...jobs].sort((a, b) => a.time_ns - b.time_ns).forEach((map) => this.heardOf(map));
+        for (const map of jobs) if (!this.heard.has(map.run)) this.hear(map, map.time_ns / 1e6);
         this.firing = alerts?.firing ?? [];
         this.tell("jobs");
         this.tell("alerts");
@@ -114,30 +150,55 @@ export class Store {
         if (this.metrics.length === 0) this.metrics = await get("metrics");
     }
 
-    /** The newest numbers of a job; listeners then get events of it. */
-    async choose(job) {
-        if (this.job !== job) this.older.clear();
+    /** Whether choose() would change nothing. */
+    shows(job, asked) {
+        return this.job === job && this.asked === asked;
+    }
+
+    /** The newest numbers of one run of a job: of the newest run when `asked` is "". Listeners then get events of it. */
+    async choose(job, asked = "") {
+        const mine = ++this.turn,
+            runs = this.runsOf(job);
         this.job = job;
+        this.asked = asked;
+        this.run = asked || (runs[0]?.run ?? "");
+        this.older = new Set(runs.slice(1).map((run) => run.run));
         this.live.clear();
         this.summaries.clear();
-        if (!this.jobNames().includes(job)) return;
-        const live = await find("live", { job });
-        setTimeout(() => this.loadSummaries(job), SUMMARIES_MS);
-        const past = live?.length ? null : await find("layers", { job });
-        if (this.job !== job) return;
-        this.run = past?.run ?? "";
-        for (const layer of past?.layers ?? []) this.live.set(layerName(layer), pastLayer(layer));
-        for (const map of (live ?? []).filter((one) => !this.older.has(one.run))) {
-            this.live.set(layerName(map), map);
-            this.run = map.run;
-        }
+        if (!this.run) return;
+        const live = await this.newestLayers();
+        if (mine !== this.turn) return;
+        for (const map of live) if (this.newest(map) === undefined) this.live.set(layerName(map), map);
+        setTimeout(() => this.loadSummaries(mine), SUMMARIES_MS);
+    }
+
+    /** Live maps of the run that is shown, or what the history has of its layers. Of a run that another one followed the
+     * history comes first: the last value of a layer is replaced by that of the next run. */
+    async newestLayers() {
+        const { job, run } = this,
+            live = this.isNewest() ? await this.inMemory("live") : null;
+        if (live?.length) return live;
+        const past = await find("layers", { job, run });
+        return past ? past.layers.map(pastLayer) : ((await this.inMemory("live")) ?? []);
+    }
+
+    /** Whether the run that is shown is the newest of its job. */
+    isNewest() {
+        return this.run === this.runsOf(this.job)[0]?.run;
+    }
+
+    /** `live` or `summary` maps of the run that is shown; null when attnd has none in memory. */
+    async inMemory(path) {
+        const { job, run } = this;
+        if (!this.jobs.some((map) => map.run === run)) return null;
+        return (await find(path, { job, run }))?.filter((map) => map.run === run) ?? null;
     }
 
     /** Of a large model megabytes, of which only drift and baselines are shown: the rest does not wait for them. */
-    async loadSummaries(job) {
-        if (this.job !== job) return;
-        const summaries = await find("summary", { job }).catch(() => null);
-        if (this.job !== job) return;
+    async loadSummaries(mine) {
+        if (mine !== this.turn) return;
+        const summaries = await this.inMemory("summary").catch(() => null);
+        if (mine !== this.turn) return;
         for (const map of summaries ?? []) this.takeSummary(map);
     }
 
@@ -159,13 +220,23 @@ export class Store {
         return [...known, ...this.past.filter((run) => run.job === job && !seen.has(run.run))];
     }
 
-    /** The newest numbers of a layer, when it is the newest run that is asked for (`run` is empty or its digits). */
+    /** A run by its first digits; undefined when the job has none. */
+    runBy(job, digits) {
+        return this.runsOf(job).find((run) => run.run.startsWith(digits));
+    }
+
+    /** The job map or the history's entry of the run that is shown. */
+    shownRun() {
+        return this.runsOf(this.job).find((run) => run.run === this.run);
+    }
+
+    /** The newest numbers of a layer, of the run that is shown; undefined when attnd has none in memory. */
     newest(where, run) {
         const map = this.live.get(layerName(where));
         return map && !map.past && (!run || run === map.run) ? map : undefined;
     }
 
-    /** Layers of the job, by name, in the model's order. */
+    /** Layers of the run, by name, in the model's order. */
     layers() {
         return [...this.live.values()].sort(byLayer);
     }

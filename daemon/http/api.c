@@ -116,6 +116,10 @@ static void open_stream(struct request *request, const struct event_filter *filt
 void handle_events(struct request *request)
 {
     struct event_filter filter;
-    if (read_filter(request, &filter))
+    if (!read_filter(request, &filter))
+        return;
+    if (request->head_only) /* a stream has no end, and so no HEAD of its own */
+        reply_bytes(request, MHD_HTTP_OK, "text/event-stream", "", 0);
+    else
         open_stream(request, &filter);
 }

@@ -63,6 +63,8 @@ struct request {
     struct question *question; /* on its way; its data is this */
     void (*answered)(struct request *request, struct question *question);
     struct request *next, *previous; /* of those that wait */
+    bool has_nul;                    /* in the path */
+    bool head_only;                  /* no body is wanted */
     bool checked;                    /* the headers have been looked at */
     bool handled;                    /* the route's handler has been called */
 };

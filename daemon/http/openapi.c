@@ -24,12 +24,14 @@ static json_t *schema_of(enum argument_type type)
     return json_pack("{s:s}", "type", "string");
 }
 
-static json_t *describe_argument(const struct argument *argument)
+static json_t *describe_argument(const struct argument *argument, bool needed)
 {
     json_t *json = json_pack("{s:s, s:s, s:s, s:o}", "name", argument->name, "in", "query",
                              "description", argument->help, "schema", schema_of(argument->type));
     if (argument->type == ARGUMENT_LIST)
         json_object_set_new(json, "explode", json_false());
+    if (needed)
+        json_object_set_new(json, "required", json_true());
     return json;
 }
 
@@ -38,14 +40,35 @@ static json_t *describe_arguments(const struct route *route)
     json_t *list = json_array();
     for (int i = 0; i < ARG_COUNT; i++)
         if (route->arguments & 1u << i)
-            json_array_append_new(list, describe_argument(&arguments[i]));
+            json_array_append_new(list, describe_argument(&arguments[i], route->needed & 1u << i));
     return list;
+}
+
+/* "{a b}" as an object with these keys, "[a b]" as a list of such. */
+static json_t *describe_answer(const char *answer)
+{
+    json_t *keys = json_array();
+    for (const char *at = answer + 1; *at && *at != '}' && *at != ']';) {
+        size_t length = strcspn(at, " }]");
+        json_array_append_new(keys, json_stringn(at, length));
+        at += length + (at[length] == ' ');
+    }
+    json_t *object = json_pack("{s:s, s:o}", "type", "object", "required", keys);
+    return *answer == '{' ? object : json_pack("{s:s, s:o}", "type", "array", "items", object);
+}
+
+static json_t *describe_content(const struct route *route)
+{
+    json_t *content = json_object();
+    if (route->answer)
+        json_object_set_new(content, "schema", describe_answer(route->answer));
+    return json_pack("{s:o}", route->type, content);
 }
 
 static json_t *describe_responses(const struct route *route)
 {
-    json_t *json =
-        json_pack("{s:{s:s, s:{s:{}}}}", "200", "description", route->help, "content", route->type);
+    json_t *json = json_pack("{s:{s:s, s:o}}", "200", "description", route->help, "content",
+                             describe_content(route));
     json_object_set_new(json, "default",
                         json_pack("{s:s, s:{s:{s:{s:s}}}}", "description", "why not", "content",
                                   "application/json", "schema", "$ref",

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <zlib.h>
 
 /* Only what comes with the page: no script, style or connection from elsewhere, and nothing inline.
@@ -42,11 +43,26 @@ static void *unpack(const struct asset *asset)
     return NULL;
 }
 
+/* "gzip", "gzip; q=0.5", but not "gzip;q=0.0": of one of those between commas. */
+static bool is_gzip(const char *coding)
+{
+    size_t length = strcspn(coding, "; \t,");
+    if (length != strlen("gzip") || strncasecmp(coding, "gzip", length) != 0)
+        return false;
+    const char *weight = coding + length + strspn(coding + length, "; \t");
+    return strncasecmp(weight, "q=", 2) != 0 || strtod(weight + 2, NULL) > 0;
+}
+
 static bool takes_gzip(struct request *request)
 {
-    const char *encodings = request_header(request, MHD_HTTP_HEADER_ACCEPT_ENCODING);
-    const char *at = encodings ? strstr(encodings, "gzip") : NULL;
-    return at && strncmp(at + strlen("gzip"), ";q=0", 4) != 0;
+    const char *at = request_header(request, MHD_HTTP_HEADER_ACCEPT_ENCODING);
+    while (at && *at) {
+        at += strspn(at, " \t,");
+        if (is_gzip(at))
+            return true;
+        at += strcspn(at, ",");
+    }
+    return false;
 }
 
 static void reply_unpacked(struct request *request, const struct asset *asset)

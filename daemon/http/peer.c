@@ -17,6 +17,7 @@ struct peer *peer_add(struct peers *peers, int fd, uint64_t timeout_ns, uint64_t
     if (peers->first)
         peers->first->previous = peer;
     peers->first = peer;
+    peers->count++;
     return peer;
 }
 
@@ -30,6 +31,7 @@ void peer_remove(struct peers *peers, struct peer *peer)
         peers->first = peer->next;
     if (peer->next)
         peer->next->previous = peer->previous;
+    peers->count--;
     free(peer);
 }
 
@@ -39,9 +41,26 @@ void peer_expect(struct peer *peer, uint64_t now_ns)
         peer->since_ns = now_ns;
 }
 
+/* It is not chosen again before the server has ended it. */
+static void cut(struct peer *peer)
+{
+    shutdown(peer->fd, SHUT_RDWR);
+    peer->since_ns = 0;
+}
+
+void peers_make_room(const struct peers *peers)
+{
+    struct peer *idlest = NULL;
+    for (struct peer *peer = peers->first; peer; peer = peer->next)
+        if (peer->since_ns != 0 && (!idlest || peer->since_ns < idlest->since_ns))
+            idlest = peer;
+    if (idlest)
+        cut(idlest);
+}
+
 void peers_cut(const struct peers *peers, uint64_t now_ns, uint64_t timeout_ns)
 {
-    for (const struct peer *peer = peers->first; peer; peer = peer->next)
+    for (struct peer *peer = peers->first; peer; peer = peer->next)
         if (peer->since_ns != 0 && now_ns - peer->since_ns > timeout_ns)
-            shutdown(peer->fd, SHUT_RDWR);
+            cut(peer);
 }

@@ -15,6 +15,7 @@ struct peer {
 
 struct peers {
     struct peer *first;
+    unsigned count;
 };
 
 /* A new connection, which expects a request. One whose other side does not acknowledge, or does not
@@ -25,6 +26,9 @@ struct peer *peer_add(struct peers *peers, int fd, uint64_t timeout_ns, uint64_t
 void peer_remove(struct peers *peers, struct peer *peer);
 /* A request is expected from now_ns on; 0: there is one. Accepts NULL. */
 void peer_expect(struct peer *peer, uint64_t now_ns);
+/* Shuts down the one that has sent no request for longest, if there is one: the others are answered
+ * or read. */
+void peers_make_room(const struct peers *peers);
 /* Shuts down those that have not sent a whole request for timeout_ns; the server then ends them. */
 void peers_cut(const struct peers *peers, uint64_t now_ns, uint64_t timeout_ns);
 

@@ -24,55 +24,69 @@ const struct argument arguments[ARG_COUNT] = {
 #define WINDOWS (A(window) | A(from) | A(to))
 #define JSON    "application/json"
 
+/* What every result about a layer has, and every answer of maps. */
+#define RESULT "v kind job run epoch step time_ns stack layer site tier shape causal rows heads"
+#define MAPS   "job run epoch step queries keys rows columns labels"
+
 const struct route routes[] = {
-    {"/api/v1/version", JSON, handle_method, "ping", A(or_null), false,
+    {"/api/v1/version", JSON, handle_method, "ping", A(or_null), 0, false, "{version uptime_s}",
      "version and uptime of attnd"},
-    {"/api/v1/metrics", JSON, handle_metric_list, NULL, 0, false, "the metrics there are"},
-    {"/api/v1/jobs", JSON, handle_method, "jobs", A(or_null), false,
+    {"/api/v1/metrics", JSON, handle_metric_list, NULL, 0, 0, false,
+     "[name unit per group domain description]", "the metrics there are"},
+    {"/api/v1/jobs", JSON, handle_method, "jobs", A(or_null), 0, false,
+     "[v kind job run epoch step time_ns state world ranks layers received processed lost dropped]",
      "the runs that attnd knows, with their layers"},
-    {"/api/v1/runs", JSON, handle_method, "runs", A(job) | A(limit) | A(or_null), false,
-     "runs in the history, newest first"},
-    {"/api/v1/layers", JSON, handle_method, "windows", LAYERS | A(or_null), false,
-     "layers of a run in the history: their heads, windows and metrics"},
-    {"/api/v1/summary", JSON, handle_method, "summary",
-     A(job) | A(stack) | A(layer) | A(site) | A(window) | A(or_null), false,
-     "the last window of each layer"},
-    {"/api/v1/live", JSON, handle_method, "live",
-     A(job) | A(stack) | A(layer) | A(site) | A(or_null), false,
-     "the last message's numbers of each layer"},
+    {"/api/v1/runs", JSON, handle_method, "runs", A(job) | A(limit) | A(or_null), 0, false,
+     "{runs more}", "runs in the history, newest first"},
+    {"/api/v1/layers", JSON, handle_method, "windows", LAYERS | A(or_null), A(job), false,
+     "{job run layers}", "layers of a run in the history: their heads, windows and metrics"},
+    {"/api/v1/summary", JSON, handle_method, "summary", LAYERS | A(window) | A(or_null), A(job),
+     false, "[" RESULT " window ranks messages lost dropped quantile_error]",
+     "the last window of each layer of a run"},
+    {"/api/v1/live", JSON, handle_method, "live", LAYERS | A(or_null), A(job), false,
+     "[" RESULT " rank]", "the last message's numbers of each layer of a run"},
     {"/api/v1/history", JSON, handle_method, "history",
      LAYERS | A(head) | A(metric) | WINDOWS | A(limit) | A(statistics) | A(packed) | A(or_null),
-     false, "one metric of a layer, window by window"},
+     A(job), false, "{job run metric unit length every heads more windows values}",
+     "one metric of a layer, window by window"},
     {"/api/v1/grid", JSON, handle_method, "grid",
-     LAYERS | A(metric) | A(statistic) | WINDOWS | A(points) | A(packed) | A(or_null), false,
+     LAYERS | A(metric) | A(statistic) | WINDOWS | A(points) | A(packed) | A(or_null), A(job),
+     false, "{job run metric statistic unit length every total windows layers}",
      "one metric of all layers and heads over a run"},
     {"/api/v1/map", JSON, handle_method, "map",
-     LAYERS | A(window) | A(last) | A(packed) | A(or_null), false,
+     LAYERS | A(window) | A(last) | A(packed) | A(or_null), A(job), false,
+     "{job run stack layer site unit length every first last epoch step queries keys rows columns "
+     "partial values}",
      "the stored map of a window: the mean over heads"},
     {"/api/v1/maps", JSON, handle_method, "maps",
-     LAYERS | A(head) | A(kind) | A(packed) | A(or_null), false,
+     LAYERS | A(head) | A(kind) | A(packed) | A(or_null), A(job), false,
+     "{" MAPS " stack layer site tier sample causal kind heads values}",
      "the newest map of each head of a layer, or one over all heads"},
     {"/api/v1/rollout", JSON, handle_method, "rollout", RUNS | A(stack) | A(packed) | A(or_null),
-     false, "attention rollout over the layers of a stack"},
+     A(job), false, "{" MAPS " stack layers exact values}",
+     "attention rollout over the layers of a stack"},
     {"/api/v1/alerts", JSON, handle_method, "alerts",
-     RUNS | A(rule) | A(severity) | A(state) | A(from) | A(to) | A(limit) | A(or_null), false,
-     "what fires, and what did"},
+     RUNS | A(rule) | A(severity) | A(state) | A(from) | A(to) | A(limit) | A(or_null), 0, false,
+     "{firing}", "what fires; of a job also what did, in the history"},
     {"/api/v1/compare", JSON, handle_method, "compare",
-     RUNS | A(job_b) | A(run_b) | A(metric) | WINDOWS | A(windows) | A(limit) | A(or_null), false,
-     "two runs, head by head"},
-    {"/api/v1/plan", JSON, handle_method, "plan.get", A(job) | A(or_null), false,
+     RUNS | A(job_b) | A(run_b) | A(metric) | WINDOWS | A(windows) | A(limit) | A(or_null), A(job),
+     false, "{a b heads only_a only_b more}", "two runs, head by head"},
+    {"/api/v1/plan", JSON, handle_method, "plan.get", A(job) | A(or_null), 0, false, NULL,
      "what a job is asked to capture"},
-    {"/api/v1/stats", JSON, handle_method, "stats", A(or_null), false, "counters of attnd"},
+    {"/api/v1/stats", JSON, handle_method, "stats", A(or_null), 0, false,
+     "{uptime_s received processed bytes lost pauses dropped}", "counters of attnd"},
     {"/api/v1/events", "text/event-stream", handle_events, NULL,
-     A(job) | A(kinds) | A(last_event_id) | A(access_token), false,
+     A(job) | A(kinds) | A(last_event_id) | A(access_token), 0, false, NULL,
      "live values, summaries, alerts and job states as they come"},
-    {"/api/v1/openapi.json", JSON, handle_openapi, NULL, 0, false, "this description"},
-    {"/metrics", "text/plain", handle_metrics, NULL, 0, false, "Prometheus metrics"},
-    {"/healthz", "text/plain", handle_health, NULL, 0, true, "200 when the loop of attnd answers"},
-    {"/readyz", "text/plain", handle_ready, NULL, 0, true,
+    {"/api/v1/openapi.json", JSON, handle_openapi, NULL, 0, 0, false,
+     "{openapi info paths components}", "this description"},
+    {"/metrics", "text/plain", handle_metrics, NULL, 0, 0, false, NULL, "Prometheus metrics"},
+    {"/healthz", "text/plain", handle_health, NULL, 0, 0, true, NULL,
+     "200 when the loop of attnd answers"},
+    {"/readyz", "text/plain", handle_ready, NULL, 0, 0, true, NULL,
      "200 when messages are taken and the history can be written"},
-    {"/", "text/html", handle_page, NULL, 0, true, "the page"},
-    {"/assets/*", "text/plain", handle_asset, NULL, 0, true, "what the page is made of"},
+    {"/", "text/html", handle_page, NULL, 0, 0, true, NULL, "the page"},
+    {"/assets/*", "text/plain", handle_asset, NULL, 0, 0, true, NULL, "what the page is made of"},
 };
 const size_t route_count = sizeof routes / sizeof routes[0];
 
@@ -153,11 +167,18 @@ static bool put_number(struct mpk_writer *writer, const char *value)
     return true;
 }
 
+static bool read_flag(const char *value, bool *ret_flag)
+{
+    *ret_flag = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
+    return *ret_flag || strcmp(value, "0") == 0 || strcmp(value, "false") == 0;
+}
+
 static bool put_flag(struct mpk_writer *writer, const char *value)
 {
-    bool yes = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
-    mpk_put_bool(writer, yes);
-    return yes || strcmp(value, "0") == 0 || strcmp(value, "false") == 0;
+    bool flag;
+    bool valid = read_flag(value, &flag);
+    mpk_put_bool(writer, flag);
+    return valid;
 }
 
 static bool put_list(struct mpk_writer *writer, const char *value)
@@ -196,8 +217,7 @@ static bool put_value(struct mpk_writer *writer, enum argument_type type, const 
 /* Of the API itself: the method does not know it. */
 static bool read_or_null(struct argument_reader *reader, const char *value)
 {
-    reader->or_null = strcmp(value, "1") == 0;
-    if (!reader->or_null && strcmp(value, "0") != 0)
+    if (!read_flag(value, &reader->or_null))
         snprintf(reader->reterr, sizeof reader->reterr, "or_null: 1 or 0 is needed");
     return !*reader->reterr;
 }
@@ -238,4 +258,15 @@ void argument_put_map(const struct argument_reader *reader, struct mpk_writer *p
     mpk_put_raw(params, reader->pairs.buffer.data, reader->pairs.buffer.size);
     if (!mpk_writer_ok(&reader->pairs))
         params->failed = true;
+}
+
+bool arguments_complete(struct argument_reader *reader)
+{
+    for (int i = 0; i < ARG_COUNT; i++)
+        if (reader->route->needed & ~reader->given & 1u << i) {
+            snprintf(reader->reterr, sizeof reader->reterr, "%s is needed: %s", arguments[i].name,
+                     arguments[i].help);
+            return false;
+        }
+    return true;
 }

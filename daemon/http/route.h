@@ -33,7 +33,10 @@ struct route {
     void (*handle)(struct request *request);
     const char *method; /* of control; NULL: the handler knows */
     unsigned arguments; /* bits of ARG_ */
+    unsigned needed;    /* of these */
     bool open;          /* without a token */
+    const char *answer; /* of JSON: "{keys that it has}", "[keys that each of a list has]"; NULL:
+                           told elsewhere */
     const char *help;
 };
 extern const struct route routes[];
@@ -55,6 +58,8 @@ void argument_reader_init(struct argument_reader *reader, const struct route *ro
 void argument_reader_clear(struct argument_reader *reader);
 /* One of the query; `value` may be NULL. Returns false with a sentence in reterr. */
 bool argument_read(struct argument_reader *reader, const char *name, const char *value);
+/* Whether all that are needed were given; else reterr says which is not. */
+bool arguments_complete(struct argument_reader *reader);
 /* Appends the map of all. */
 void argument_put_map(const struct argument_reader *reader, struct mpk_writer *params);
 

@@ -29,15 +29,36 @@ static struct peer *peer_of(struct MHD_Connection *connection)
     return info ? info->socket_context : NULL;
 }
 
+/* At most half of the descriptors: the others are for trainers, subscribers and the history. */
+static unsigned connection_limit(const struct config *config)
+{
+    struct rlimit limit;
+    uint64_t wanted = config->http_connections;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && wanted > limit.rlim_cur / 2)
+        wanted = limit.rlim_cur / 2;
+    return (unsigned)wanted;
+}
+
+/* So many take the whole limit's last quarter: silent ones then make room for those who ask. */
+static unsigned crowd(const struct config *config)
+{
+    unsigned limit = connection_limit(config);
+    return limit - limit / 4;
+}
+
 static void on_connection(void *data, struct MHD_Connection *connection, void **peer,
                           enum MHD_ConnectionNotificationCode code)
 {
     struct http *http = data;
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (code == MHD_CONNECTION_NOTIFY_CLOSED)
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
         peer_remove(&http->peers, *peer);
-    else if (info)
+        return;
+    }
+    if (http->peers.count >= crowd(http->config))
+        peers_make_room(&http->peers);
+    if (info)
         *peer = peer_add(&http->peers, info->connect_fd, http->config->http_timeout,
                          clock_monotonic_ns());
 }
@@ -54,13 +75,20 @@ const char *request_argument(struct request *request, const char *name)
     return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
+/* In the path, which comes unescaped and then ends there. */
+static bool has_nul(const char *uri)
+{
+    const char *nul = strstr(uri, "%00");
+    return nul && nul < uri + strcspn(uri, "?");
+}
+
 static void *on_uri(void *data, const char *uri, struct MHD_Connection *connection)
 {
     struct http *http = data;
     struct request *request = calloc(1, sizeof *request);
-    (void)uri;
     if (!request)
         return NULL; /* on_request then ends the connection */
+    request->has_nul = has_nul(uri);
     request->http = http;
     request->connection = connection;
     request->began_ns = clock_monotonic_ns();
@@ -189,12 +217,43 @@ static bool may_read(const char *method)
     return strcmp(method, MHD_HTTP_METHOD_GET) == 0 || strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
 }
 
+struct repeated {
+    const char *name;
+    unsigned count;
+};
+
+static enum MHD_Result on_header(void *data, enum MHD_ValueKind kind, const char *name,
+                                 const char *value)
+{
+    struct repeated *repeated = data;
+    (void)kind, (void)value;
+    repeated->count += strcasecmp(name, repeated->name) == 0;
+    return MHD_YES;
+}
+
+/* A proxy before us may have looked at another of the two. */
+static bool is_repeated(struct request *request, const char *name)
+{
+    struct repeated repeated = {.name = name};
+    MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &repeated);
+    return repeated.count > 1;
+}
+
+static bool is_ambiguous(struct request *request)
+{
+    return request->has_nul || is_repeated(request, MHD_HTTP_HEADER_HOST) ||
+           is_repeated(request, MHD_HTTP_HEADER_CONTENT_LENGTH);
+}
+
 /* Refuses what should not go on; then there is a response. */
 static void check_headers(struct request *request, const char *method)
 {
     const struct config *config = request->http->config;
     const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
-    if (!may_read(method)) {
+    if (is_ambiguous(request)) {
+        refuse(request, MHD_HTTP_BAD_REQUEST, "request",
+               "a zero byte in the path, or more than one Host or Content-Length");
+    } else if (!may_read(method)) {
         refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method", "only GET and HEAD are answered");
         reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
     } else if (has_body(request)) {
@@ -237,7 +296,7 @@ static void check_arguments(struct request *request)
         return;
     argument_reader_init(reader, request->route);
     MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, on_argument, reader);
-    if (*reader->reterr)
+    if (*reader->reterr || !arguments_complete(reader))
         reply_code(request, ERR_ARGUMENT, reader->reterr);
 }
 
@@ -273,6 +332,7 @@ static enum MHD_Result on_request(void *data, struct MHD_Connection *connection,
         return MHD_NO;
     if (!request->checked) {
         request->checked = true;
+        request->head_only = strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
         peer_expect(peer_of(connection), 0);
         check_headers(request, method);
         return request->response ? send_response(request) : MHD_YES;
@@ -325,16 +385,6 @@ void server_run(struct http *http)
 {
     MHD_run(http->server);
     set_timeout(http);
-}
-
-/* At most half of the descriptors: the others are for trainers, subscribers and the history. */
-static unsigned connection_limit(const struct config *config)
-{
-    struct rlimit limit;
-    uint64_t wanted = config->http_connections;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && wanted > limit.rlim_cur / 2)
-        wanted = limit.rlim_cur / 2;
-    return (unsigned)wanted;
 }
 
 static struct MHD_Daemon *start(struct http *http)

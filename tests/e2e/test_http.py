@@ -236,6 +236,34 @@ def test_openapi_says_what_the_handlers_do(attnd_web):
             assert set(json.loads(body)["error"]) == {"code", "message"}
 
 
+def schema_of(api, path):
+    return api["paths"][path]["get"]["responses"]["200"]["content"]["application/json"].get("schema")
+
+
+def test_answers_have_the_keys_that_openapi_says(rng):
+    web = Web("maps.every=0s")
+    for _ in range(2):
+        train(web, rng, steps=2, layers=2).event("epoch_end")
+    web.settled(10)
+    wait_until(lambda: web.get("/api/v1/map?job=job")[0].status == 200, "the stored map")
+    api, checked = web.json("/api/v1/openapi.json"), set()
+    for path, item in api["paths"].items():
+        schema = "application/json" in item["get"]["responses"]["200"]["content"] and schema_of(api, path)
+        if not schema:
+            continue
+        needed = [p["name"] for p in item["get"]["parameters"] if p.get("required")]
+        if needed:
+            response, body = web.get(path)
+            assert response.status == 400 and f"{needed[0]} is needed" in json.loads(body)["error"]["message"]
+        answer = web.json(path + ("?job=job" if needed else ""))
+        assert isinstance(answer, list) == (schema["type"] == "array") and answer, path
+        for one in answer if isinstance(answer, list) else [answer]:
+            assert set((schema.get("items") or schema)["required"]) <= set(one), path
+        checked.add(path)
+    assert len(checked) > 14
+    web.close()
+
+
 def test_the_metrics_of_the_list_are_those_of_results(web, rng):
     train(web, rng, steps=1, layers=1)
     web.settled(1)
@@ -555,6 +583,54 @@ def test_thousands_of_connections_break_nothing(rng):
     wait_until(lambda: daemon.get("/healthz")[0].status == 200, "HTTP answers again")
     assert before < (2_000_000 if SANITIZED else 200_000)
     daemon.close()
+
+
+def test_silent_connections_make_room_for_those_who_ask():
+    daemon = Web("http.connections=40", "http.timeout=1h")
+    port, silent = daemon.port, []
+    for _ in range(200):
+        silent.append(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
+    for _ in range(5):
+        assert daemon.get("/healthz")[0].status == 200
+    for client in silent:
+        client.close()
+    daemon.close()
+
+
+@pytest.mark.parametrize("lines", [
+    "GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n",
+    "GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nContent-Length: 5\r\n",
+    "GET /assets/main.js%00.txt HTTP/1.1\r\nHost: localhost\r\n",
+])
+def test_what_a_proxy_may_read_otherwise_is_refused(web, lines):
+    assert raw(web, lines.encode() + b"\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("accepted, encoding", [
+    ("gzip;q=0.5", "gzip"), ("br, GZIP ; q=1", "gzip"), ("gzip; q=0", None), ("gzip;q=0.000", None), ("x-gzip", None)])
+def test_the_weight_of_gzip_is_heard(attnd_web, accepted, encoding):
+    assert attnd_web.get("/assets/main.js", Accept_Encoding=accepted)[0].headers["Content-Encoding"] == encoding
+
+
+def test_each_answer_is_about_one_run(web, rng):
+    """A second run that has fewer layers: the first one's values are not mixed in."""
+    runs = []
+    for layers, received in (2, 4), (1, 7):
+        trainer = Trainer(web, "two")
+        runs.append(trainer.run.hex())
+        for layer in range(layers):
+            trainer.attention(softmax_maps(rng, 1, 2, 4, 4), layer=layer)
+        trainer.event("epoch_end")
+        trainer.event("bye")
+        web.settled(received)
+    web.call("flush")
+    for path in ("live", "summary"):
+        newest = json.loads(web.get(f"/api/v1/{path}?job=two")[1])
+        assert [(one["run"], one["layer"]) for one in newest] == [(runs[1], 0)]
+        first = json.loads(web.get(f"/api/v1/{path}?job=two&run={runs[0][:6]}")[1])
+        assert [(one["run"], one["layer"]) for one in first] == [(runs[0], 1)]  # the newer run has taken layer 0's place
+        response, body = web.get(f"/api/v1/{path}?job=two&run=0123456789")
+        assert response.status == 404 and json.loads(body)["error"]["code"] == "run_unknown"
 
 
 def test_clients_that_come_and_go_leave_nothing_behind(web, rng):

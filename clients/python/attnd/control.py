@@ -65,11 +65,11 @@ class Control:
         return self.call("jobs")
 
     def summary(self, job: str, **where: Any) -> Any:
-        """The newest summaries of a job; `where` narrows them down: stack, layer, site, window."""
+        """The newest summaries of a run; `where` narrows them down: run, stack, layer, site, window."""
         return self.call("summary", {"job": job, **where})
 
     def live(self, job: str, **where: Any) -> Any:
-        """The newest live values of a job's layers; `where` narrows them down: stack, layer, site."""
+        """The newest live values of a run's layers; `where` narrows them down: run, stack, layer, site."""
         return self.call("live", {"job": job, **where})
 
     def stats(self) -> Any:

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+// What a run is called, when it began, and for how long nothing has been heard of it.
+import { now } from "./api.js";
+
+/** A run that goes on is called silent after so many of its own intervals, and never before so many ms. */
+const INTERVALS = 3,
+    SILENT_MS = 30000;
+
+const DAY_MS = 86400000;
+
+/** A moment in the clock and the calendar of who looks: the time alone of the last day, and the date before it. */
+export function when(ms) {
+    const date = new Date(ms),
+        time = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    if (now() - ms < DAY_MS && date.getDate() === new Date(now()).getDate()) return time;
+    return `${date.toLocaleDateString([], { year: "numeric", month: "short", day: "numeric" })} ${time}`;
+}
+
+/** When a run began, or "" when that is not known: without a history nobody keeps it. */
+export const startOf = (run) => (run.first_ns ? when(run.first_ns / 1e6) : "");
+
+/** "9e9c09ae, 14:05": the digits, and when it began. */
+export const runText = (run) => [run.run.slice(0, 8), startOf(run)].filter(Boolean).join(", ");
+
+/** "40 s", "12 min", "3 h", "2 d" */
+function span(ms) {
+    const s = ms / 1000;
+    return s < 100
+        ? `${Math.round(s)} s`
+        : s < 6000
+          ? `${Math.round(s / 60)} min`
+          : s < 172800
+            ? `${Math.round(s / 3600)} h`
+            : `${Math.round(s / 86400)} d`;
+}
+
+/** "last heard 40 s ago" of a run that goes on and has been silent for longer than it usually is, else "". */
+export function silenceOf(run, heard) {
+    if (run?.state !== "active" || !heard) return "";
+    const ms = now() - heard.at;
+    return ms > Math.max(SILENT_MS, INTERVALS * (heard.interval ?? 0)) ? `last heard ${span(ms)} ago` : "";
+}
