@@ -157,7 +157,7 @@ function titleLines({ place }, title) {
 /** The text of what a frame shows; a small picture is drawn whole for it, out of sight. */
 function savedText(frame) {
     const shown = frame.body.querySelector("svg");
-    const box = h("div", { style: "position: absolute; visibility: hidden; left: 0; top: 0" });
+    const box = h("div", { class: "unseen" });
     frame.append(box);
     try {
         const lines = titleLines(frame.subject, frame.fullTitle());

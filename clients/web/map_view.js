@@ -161,7 +161,7 @@ function layoutOf(map, { size, height: given, axes, bar, yNames }) {
         down,
         left: axes ? Math.max(46, room(down) + 20, widest + 26) : 2,
         top: axes ? Math.max(34, room(across) + 22) : 2,
-        right: bar ? 62 : 2,
+        right: bar ? 72 : 2,
     };
 }
 

@@ -75,7 +75,7 @@ function eventsOf(series, alerts, summary, metric, head) {
     return marks;
 }
 
-function drawSeries(frame, series, { metric, summary, head, alerts }) {
+function drawSeries(frame, series, { metric, summary, head, alerts, isPast }) {
     const v = series.values;
     drawChart(frame.body, {
         x: series.last,
@@ -91,7 +91,7 @@ function drawSeries(frame, series, { metric, summary, head, alerts }) {
             { name: "min to max", ends: ["min", "max"], low: v.min, high: v.max, class: "band light" },
             { name: "p10 to p90", ends: ["p10", "p90"], low: v.p10, high: v.p90, class: "band" },
         ],
-        baseline: summary ? baselineOf(summary, metric.name, head) : firstWindows(series),
+        baseline: isPast ? firstWindows(series) : baselineOf(summary, metric.name, head),
         events: eventsOf(series, alerts, summary, metric.name, head),
     });
 }
@@ -270,7 +270,14 @@ export async function show(root, params, { store, isCurrent }) {
         body: series.body,
         isCurrent,
         load: () => loadSeries({ job: params.job, run: run.run, ...where, head, metric: metric.name }),
-        draw: (found) => drawSeries(series, found, { metric, summary: summaryOf(), head, alerts: alerts() }),
+        draw: (found) =>
+            drawSeries(series, found, {
+                metric,
+                summary: summaryOf(),
+                head,
+                alerts: alerts(),
+                isPast: Boolean(run.past),
+            }),
         nothing: () => noWindow(metric),
     });
     const pictures = kept({

@@ -54,6 +54,7 @@ function drawDistances(frame, heads) {
             height: Math.min(480, 24 * names.length),
             xName: "head",
             yName: "",
+            range: [0, Math.max(...heads.map((head) => head.distance)) || 1],
             name: "distance of the heads",
             yNames: names,
             describe: (r, c, x) => `${names[r]}.h${c}: distance ${number(x)} of at most ${number(Math.LN2)}`,
