@@ -10,6 +10,11 @@ export function where(alert) {
     return alert.head === null ? layerName(alert) : headName(alert, alert.head);
 }
 
+function untilOf(alert) {
+    if (Number.isFinite(alert.to)) return ` until step ${alert.to}`;
+    return alert.byTheEnd ? " to the end of the run" : "";
+}
+
 function entry(alert) {
     const place = { job: alert.job, stack: alert.stack, layer: alert.layer, site: alert.site, head: alert.head ?? 0 };
     const target =
@@ -26,11 +31,7 @@ function entry(alert) {
         h("b", {}, alert.rule),
         " ",
         target ? h("a", { href: target }, where(alert)) : where(alert),
-        h(
-            "div",
-            { class: "soft" },
-            `since epoch ${alert.since.epoch}, step ${alert.since.step}${Number.isFinite(alert.to) ? ` until step ${alert.to}` : ""}`,
-        ),
+        h("div", { class: "soft" }, `since epoch ${alert.since.epoch}, step ${alert.since.step}${untilOf(alert)}`),
         h("div", { class: "soft" }, alert.message),
     );
 }

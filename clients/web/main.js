@@ -61,9 +61,10 @@ function drawPickers(params) {
 
 /** How far the run is, and whether it still says something. */
 function drawWhere(run) {
-    const silence = events.state === "live" ? silenceOf(run, store.heard.get(run?.run)) : "",
+    const heard = store.heard.get(run?.run),
+        silence = events.state === "live" ? silenceOf(run, heard) : "",
         ranks = run?.world ? `${run.world} rank${run.world > 1 ? "s" : ""}` : "";
-    const parts = run ? [`epoch ${run.epoch}`, `step ${run.step}`, ranks, silence] : [];
+    const parts = run ? [`epoch ${heard?.epoch ?? run.epoch}`, `step ${heard?.step ?? run.step}`, ranks, silence] : [];
     byId("where").textContent = parts.filter(Boolean).join(" · ");
     byId("where").classList.toggle("silent", silence !== "");
 }
@@ -273,7 +274,10 @@ function start() {
     store.on("run", reload);
     store.on("jobs", onJobs);
     store.on("layers", onLayers);
-    setInterval(() => drawWhere(store.shownRun()), SILENCE_MS);
+    setInterval(() => {
+        drawWhere(store.shownRun());
+        store.tell("clock");
+    }, SILENCE_MS);
     listenToSkip();
     listenToToken();
     drawConnection();

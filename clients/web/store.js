@@ -93,7 +93,7 @@ export class Store {
         if (at >= 0) this.jobs[at] = { ...map, first_ns: this.jobs[at].first_ns };
         else this.jobs.push({ first_ns: map.time_ns, ...map });
         this.heardOf(map);
-        this.hear(map, now());
+        this.knowOf(map);
         if (this.jobs.length > RUNS_KEPT) this.forget(this.jobs.shift().run);
         this.tell("jobs");
     }
@@ -114,11 +114,17 @@ export class Store {
             this.order.set(map.run, this.order.size ? Math.max(...this.order.values()) + 1 : 0);
     }
 
-    /** What came at a moment (ms) says that the run is alive; from step to step, in what intervals it sends. */
-    hear(map, at) {
-        const before = this.heard.get(map.run);
-        if (before && map.step > before.step) this.heard.set(map.run, { at, step: map.step, interval: at - before.at });
-        else this.heard.set(map.run, { ...before, at, step: map.step });
+    /** What came at a moment (ms) says that the run is alive, how far it is, and in what intervals it sends. */
+    hear({ run, epoch, step }, at) {
+        const before = this.heard.get(run),
+            isNewer = !before || step > before.step;
+        if (isNewer) this.heard.set(run, { epoch, step, at, interval: before ? at - before.at : null });
+        else before.at = at;
+    }
+
+    /** A job map is told again when nothing came, too: its newest message is what was heard. */
+    knowOf(map) {
+        this.hear(map, Math.max(map.time_ns / 1e6, this.heard.get(map.run)?.at ?? 0));
     }
 
     takeAlert(map) {
@@ -140,7 +146,7 @@ export class Store {
         const first = new Map([...this.jobs, ...this.past].map((run) => [run.run, run.first_ns]));
         this.jobs = jobs.map((map) => ({ ...map, first_ns: first.get(map.run) }));
         [...jobs].sort((a, b) => a.time_ns - b.time_ns).forEach((map) => this.heardOf(map));
-        for (const map of jobs) if (!this.heard.has(map.run)) this.hear(map, map.time_ns / 1e6);
+        jobs.forEach((map) => this.knowOf(map));
         this.firing = alerts?.firing ?? [];
         this.tell("jobs");
         this.tell("alerts");

@@ -2,19 +2,25 @@
 // Runs, and the heat map of layers by heads: live, or at any window of the run.
 /* global d3 */
 import { alertsList } from "./alerts_list.js";
-import { firingAt, loadIntervals } from "./alerts_past.js";
+import { firingAt, loadEndings, loadIntervals } from "./alerts_past.js";
 import { find, floats, integers } from "./api.js";
 import { COLOR_MAPS, extent } from "./colors.js";
 import { byLayer, h, headName, hideTooltip, layerName, note, number, refill, say, select, showTooltip } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { drawMap } from "./map_view.js";
-import { facts, metricPicker, statisticPicker, unitOf } from "./pickers.js";
+import { momentOf, windowAt } from "./moment.js";
+import { facts, headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
 import { go, here, keep, link } from "./router.js";
+import { runsTable, silences } from "./runs_table.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
+import { paced } from "./view_state.js";
 
 const POINTS = 400;
 const PLAY_MS = 120;
+/** The grid is asked for again at most so often, and so are alerts. */
+const GRID_MS = 2000,
+    ALERTS_MS = 500;
 /** A change is marked for so many windows. */
 const RECENT = 10;
 /** Px beside a block: the numbers of its layers, the means over their heads. */
@@ -45,85 +51,14 @@ async function loadGrid({ job, run, metric, statistic }) {
     return { ...grid, windows, layers, count: windows.last.length };
 }
 
-function runsTable(store, params) {
-    const alertsOf = (run) => store.firing.filter((alert) => alert.job === run.job && alert.run === run.run).length;
-    const row = (run) =>
-        h(
-            "tr",
-            {
-                class:
-                    run.job === params.job && run.run === (params.run || store.runsOf(params.job)[0]?.run)
-                        ? "chosen"
-                        : null,
-            },
-            h(
-                "td",
-                {},
-                h(
-                    "a",
-                    {
-                        href: link("overview", {
-                            job: run.job,
-                            run: run.run === store.runsOf(run.job)[0].run ? "" : run.run,
-                            metric: params.metric,
-                        }),
-                    },
-                    run.job,
-                ),
-            ),
-            h("td", { class: "text" }, run.run.slice(0, 8)),
-            h("td", { class: "text" }, h("span", { class: `badge ${run.state}` }, run.state)),
-            h("td", {}, run.epoch),
-            h("td", {}, run.step),
-            h("td", {}, run.ranks ?? run.world ?? ""),
-            h("td", {}, run.layers?.length ?? ""),
-            h("td", {}, run.received ?? ""),
-            h("td", {}, run.lost ?? ""),
-            h("td", {}, alertsOf(run) || "–"),
-        );
-    const names = [
-        ["job", 1],
-        ["run", 1],
-        ["state", 1],
-        ["epoch"],
-        ["step"],
-        ["ranks"],
-        ["layers"],
-        ["messages"],
-        ["lost"],
-        ["alerts"],
-    ];
-    const runs = store.jobNames().flatMap((job) => store.runsOf(job));
-    return h(
-        "div",
-        { class: "scroll" },
-        h(
-            "table",
-            {},
-            h(
-                "thead",
-                {},
-                h(
-                    "tr",
-                    {},
-                    names.map(([name, text]) => h("th", { class: text ? "text" : null }, name)),
-                ),
-            ),
-            h("tbody", {}, runs.slice(0, 200).map(row)),
-        ),
-    );
-}
-
-/** Layers of the picture: those that are live, and those that only the history has. */
-function layersOf(store, grid, isNewest) {
+/** Layers of the picture: those of the windows, and those that are live. */
+function layersOf(store, grid) {
     const all = new Map();
     for (const [name, layer] of grid?.layers ?? [])
         all.set(name, { stack: layer.stack, layer: layer.layer, site: layer.site, heads: layer.heads });
-    if (isNewest) {
-        for (const map of store.layers()) {
-            const heads = Math.max(0, ...Object.values(map.heads ?? {}).map((list) => list.length));
-            if (heads > 0) all.set(layerName(map), { stack: map.stack, layer: map.layer, site: map.site, heads });
-        }
+    for (const map of store.layers()) {
+        const heads = headCount(map);
+        if (heads > 0) all.set(layerName(map), { stack: map.stack, layer: map.layer, site: map.site, heads });
     }
     return [...all.values()].sort(byLayer);
 }
@@ -446,32 +381,41 @@ function drawTimeMap(container, grid, { limits, onPick, metric }) {
     return (at) => mark.attr("visibility", at === null ? "hidden" : "visible").attr("x", (at ?? 0) * step);
 }
 
+/** Why there is nothing over time: no window has closed, or only one. */
+function whyNoTime(grid) {
+    const epochs =
+        "If this run says no epochs (w.epoch_end()), set window.unit=step: windows then close by themselves.";
+    if (!grid) return note(`No window has closed yet. One closes with each epoch by default. ${epochs}`);
+    return note(
+        `There is one window so far: ${grid.unit} ${grid.windows.last[0]}. `,
+        grid.unit === "epoch" ? epochs : "The picture begins with the second.",
+    );
+}
+
 export async function show(root, params, { store, events, isCurrent }) {
     const metricName = params.metric || "entropy_normalized",
         statistic = params.statistic || "mean",
         metric = store.metric(metricName);
-    const isNewest = !params.run || params.run === store.runsOf(params.job)[0]?.run;
-    const run = () => params.run || store.runsOf(params.job)[0]?.run;
+    const run = store.run;
     let [grid, intervals] = await Promise.all([
-        loadGrid({ job: params.job, run: run(), metric: metricName, statistic }),
-        loadIntervals(params.job, run()),
+        loadGrid({ job: params.job, run, metric: metricName, statistic }),
+        loadIntervals(params.job, run),
     ]);
-    const ended = () =>
-        (store.runsOf(params.job).find((run) => run.run === params.run) ?? store.runsOf(params.job)[0])?.state ===
-        "ended";
+    const ended = () => !["active", "idle"].includes(store.shownRun()?.state);
     if (!isCurrent()) return null;
-    let at = params.at === undefined || !grid ? null : Math.max(0, Math.min(grid.count - 1, Number(params.at))); // null: live
+    let moment = params.at, // as in the address; undefined: live
+        at = windowAt(grid, moment); // the window of the grid; null: live
     let timer = null,
-        gridTimer = null,
+        endings = null,
         frameAsked = false,
         changed = new Set(),
         chosen = null;
 
     const heat = figure("Layers × heads", "", "heat"),
         legend = h("div", { class: "legend" }),
-        cellBox = figure("Head").plain(),
+        cellBox = figure("Head", "", "one-head").plain(),
         alertsBox = figure("Alerts", "", "alerts").plain();
-    const runsBox = figure("Runs", "", "wide").plain(),
+    const runsBox = figure("Runs", "", "wide all-runs").plain(),
         timeBox = figure("Layers × time", "", "time-map");
     const slider = h("input", {
         type: "range",
@@ -524,10 +468,8 @@ export async function show(root, params, { store, events, isCurrent }) {
 
     /** Over the heads, at the moment that is shown. */
     function valuesOf(layer) {
-        if (at === null && isNewest) {
-            const live = liveValues(store.newest(layer), metricName);
-            if (live) return live;
-        }
+        const live = at === null ? liveValues(store.newest(layer), metricName) : null;
+        if (live) return live;
         const row = grid?.layers.get(layerName(layer));
         if (!row) return null;
         const window = at ?? grid.count - 1;
@@ -537,8 +479,7 @@ export async function show(root, params, { store, events, isCurrent }) {
     /** What fires at the moment that is shown; of a run that is over, what fired at its end. */
     function alertsNow() {
         if (at !== null) return firingAt(intervals, grid.windows.step[at]);
-        if (isNewest && !ended())
-            return store.firing.filter((alert) => alert.job === params.job && alert.run === run());
+        if (!ended()) return store.firing.filter((alert) => alert.job === params.job && alert.run === run);
         return grid ? firingAt(intervals, grid.windows.step[grid.count - 1]) : [];
     }
 
@@ -549,7 +490,7 @@ export async function show(root, params, { store, events, isCurrent }) {
             kind: a.severity === "info" ? "info" : "alert",
             text: `● ${a.rule} since epoch ${a.since.epoch}, step ${a.since.step}`,
         }));
-        const summary = isNewest ? store.summaries.get(layerName(layer)) : null,
+        const summary = store.summaries.get(layerName(layer)),
             changes = summary?.drift?.[metricName]?.change ?? [];
         const now = at === null ? summary?.window.last : grid.windows.last[at];
         changes.forEach((unit, head) => {
@@ -576,7 +517,8 @@ export async function show(root, params, { store, events, isCurrent }) {
         map.mark(layer, marksOf(layer));
     }
     function drawAll() {
-        layers = layersOf(store, grid, isNewest);
+        layers = layersOf(store, grid);
+        timeBox.hidden = layers.length === 0;
         if (layers.length === 0) {
             heat.body.replaceChildren(
                 note(
@@ -606,22 +548,27 @@ export async function show(root, params, { store, events, isCurrent }) {
         layers.forEach(colorRow);
         drawLegend(legend, limits, COLOR_MAPS[settings.colorMap], metric);
         const unit = grid?.unit ?? "";
-        const newest = ended() || !isNewest ? "end of the run" : events.state === "live" ? "live" : "newest that came";
+        const newest = ended() ? "end of the run" : events.state === "live" ? "live" : "newest that came";
         when.textContent =
             at === null
                 ? newest
                 : `${unit} ${grid.windows.last[at]}${unit === "step" ? "" : ` · step ${grid.windows.step[at]}`}`;
         slider.setAttribute("aria-valuetext", when.textContent);
-        timeBox.hidden = !grid || grid.count < 2;
-        if (!timeBox.hidden && (isNew || !markTime)) drawTime();
-        if (!timeBox.hidden) markTime(at);
+        if (isNew || !markTime) drawTime();
+        markTime(at);
         heat.setTitle(
             "Layers × heads",
-            `${unitOf(metric)} · ${at === null && layers.some((layer) => store.newest(layer, params.run)) ? "newest step" : statistic + " of the window"}`,
+            `${unitOf(metric)} · ${at === null && layers.some((layer) => store.newest(layer)) ? "newest step" : statistic + " of the window"}`,
         );
     }
 
     function drawTime() {
+        if (!grid || grid.count < 2) {
+            timeBox.setTitle("Layers × time");
+            timeBox.body.replaceChildren(whyNoTime(grid));
+            markTime = () => {};
+            return;
+        }
         timeBox.setTitle("Layers × time", `${unitOf(metric)} · ${statistic} of the window, mean over heads`);
         markTime = drawTimeMap(timeBox.body, grid, {
             limits,
@@ -642,7 +589,7 @@ export async function show(root, params, { store, events, isCurrent }) {
             return;
         }
         const { layer, head } = chosen,
-            live = at === null && isNewest ? store.newest(layer) : undefined,
+            live = at === null ? store.newest(layer) : undefined,
             row = grid?.layers.get(layerName(layer));
         const series = row ? Array.from(row.values.subarray(head * grid.count, (head + 1) * grid.count)) : [];
         cellBox.setTitle(headName(layer, head), metric.description);
@@ -723,11 +670,7 @@ export async function show(root, params, { store, events, isCurrent }) {
             );
         alertsBox.setTitle(
             "Alerts",
-            at !== null
-                ? `at step ${grid.windows.step[at]}`
-                : ended() || !isNewest
-                  ? "at the end of the run"
-                  : "firing now",
+            at !== null ? `at step ${grid.windows.step[at]}` : ended() ? "at the end of the run" : "firing now",
         );
         refill(
             alertsBox.body,
@@ -737,15 +680,30 @@ export async function show(root, params, { store, events, isCurrent }) {
         );
         layers.forEach((layer) => map.mark(layer, marksOf(layer)));
     }
-    const drawRuns = () => refill(runsBox.body, runsTable(store, params));
+    const drawRuns = () => refill(runsBox.body, runsTable(store, params, endings));
+    async function drawEndings() {
+        endings = await loadEndings().catch(() => endings);
+        if (isCurrent()) drawRuns();
+    }
 
     function setTime(value) {
         at = !grid || value >= grid.count ? null : Math.max(0, value);
+        moment = at === null ? undefined : momentOf(grid, at);
         slider.value = at === null ? slider.max : at;
-        keep({ at: at === null ? undefined : at });
+        keep({ at: moment });
         recolor(false);
         drawCell();
         drawAlerts();
+    }
+    /** Other windows, the same moment. */
+    function takeGrid(fresh) {
+        grid = fresh;
+        at = windowAt(grid, moment);
+        slider.max = grid.count;
+        slider.value = at ?? grid.count;
+        if (layersOf(store, grid).length !== layers.length) return drawAll();
+        recolor();
+        drawCell();
     }
     function stop() {
         clearInterval(timer);
@@ -774,7 +732,7 @@ export async function show(root, params, { store, events, isCurrent }) {
         if ([...changed].some((name) => !map.cells.has(name))) drawAll();
         for (const name of changed) {
             const layer = layers.find((one) => layerName(one) === name);
-            if (layer && at === null && isNewest) {
+            if (layer && at === null) {
                 colorRow(layer);
                 map.flash(layer);
             }
@@ -789,22 +747,30 @@ export async function show(root, params, { store, events, isCurrent }) {
             requestAnimationFrame(drawChanged);
         }
     }
-    /** New windows: the whole grid again, at most every two seconds. */
-    function onSummary() {
-        gridTimer ??= setTimeout(async () => {
-            gridTimer = null;
-            const fresh = await loadGrid({ job: params.job, run: run(), metric: metricName, statistic }).catch(
-                () => null,
-            );
-            if (!fresh || !isCurrent()) return;
-            grid = fresh;
-            slider.max = grid.count;
-            if (at === null) slider.value = grid.count;
-            recolor();
-            drawCell();
-        }, 2000);
+    /** New windows: the whole grid again. */
+    const onSummary = paced(async () => {
+        const fresh = await loadGrid({ job: params.job, run, metric: metricName, statistic }).catch(() => null);
+        if (fresh && isCurrent()) takeGrid(fresh);
+    }, GRID_MS);
+    const onAlerts = paced(async () => {
+        intervals = await loadIntervals(params.job, run).catch(() => intervals);
+        if (!isCurrent()) return;
+        drawAlerts();
+        drawEndings();
+    }, ALERTS_MS);
+    let silent = silences(store);
+    function onClock() {
+        const before = silent;
+        silent = silences(store);
+        if (silent !== before) drawRuns();
     }
 
+    if (params.at !== undefined && at === null)
+        root.append(
+            note(
+                `${params.at} is no window of this run; epoch3 or step120 would be, where it has them. This is the newest.`,
+            ),
+        );
     root.append(
         controls,
         h(
@@ -820,6 +786,7 @@ export async function show(root, params, { store, events, isCurrent }) {
     drawAlerts();
     drawRuns();
     performance.mark("data");
+    drawEndings();
     if (!grid && store.summaries.size) onSummary(); // windows that are about to be stored
     const width = heat.body.clientWidth,
         resize = new ResizeObserver(() => {
@@ -832,16 +799,18 @@ export async function show(root, params, { store, events, isCurrent }) {
     const ends = [
         store.on("live", onLive),
         store.on("summary", onSummary),
-        store.on("alerts", async () => {
-            intervals = await loadIntervals(params.job, run()).catch(() => intervals);
-            if (isCurrent()) drawAlerts();
+        store.on("alerts", () => {
+            drawAlerts();
+            onAlerts();
         }),
         store.on("jobs", drawRuns),
+        store.on("clock", onClock),
         events.on("state", () => recolor(false)),
     ];
     return () => {
         stop();
-        clearTimeout(gridTimer);
+        onSummary.stop();
+        onAlerts.stop();
         resize.disconnect();
         ends.forEach((end) => end());
     };

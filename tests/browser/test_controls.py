@@ -48,14 +48,14 @@ def test_layers_over_time_lead_to_a_window(site, page):
     assert text.startswith(f"encoder.1.self, step {grid['windows']['last'][2]}: entropy_normalized ")
     assert abs(float(text.split()[4].strip(",")) - mean) < 1e-3
     page.keys(".time-map svg", "Enter")
-    wait_until(lambda: "at=2" in page.js("return location.hash"), "the window")
+    wait_until(lambda: f"at=step{grid['windows']['last'][2]}" in page.js("return location.hash"), "the window")
     assert f"step {grid['windows']['last'][2]}" in page.text(".controls .time")
     assert page.js("return document.activeElement.closest('.time-map') !== null"), "the focus stays where it was"
 
 
 def test_the_run_is_played_to_its_end(site, page):
-    last = len(site.api("grid", job=JOB)["windows"]["last"]) - 1
-    page.open(site, f"#/overview?job={JOB}&at={last - 2}").ready()
+    at = site.api("grid", job=JOB)["windows"]["last"][-3]
+    page.open(site, f"#/overview?job={JOB}&at=step{at}").ready()
     page.js("document.querySelector('.time button').click()")
     assert "stop" in page.text(".time button")
     wait_until(lambda: page.text(".controls .time").endswith("end of the run") and "play" in page.text(".time button"), "the end")

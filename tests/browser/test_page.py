@@ -74,8 +74,8 @@ def test_the_slider_goes_through_the_run(site, page):
     for at in (0, 5, len(series) - 1):
         page.js("const s = document.querySelector('.time input'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))", at)
         assert page.text(".big") == shown(float(np.float32(series[at])))
-        assert f"step {grid['windows']['last'][at]}" in page.text(".time") and f"at={at}" in page.js("return location.hash")
-    page.open(site, f"#/overview?job={JOB}&cell=decoder.0.self.h2&at=3").ready()
+        assert f"step {grid['windows']['last'][at]}" in page.text(".time") and f"at=step{grid['windows']['last'][at]}" in page.js("return location.hash")
+    page.open(site, f"#/overview?job={JOB}&cell=decoder.0.self.h2&at=step{grid['windows']['last'][3]}").ready()
     assert page.text(".big") == shown(float(np.float32(series[3])))
 
 

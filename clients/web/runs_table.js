@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+// All runs that there are, the newest of the liveliest job first: when each began, whether it still says something, what
+// came of it, and what fires.
+import { h } from "./dom.js";
+import { link } from "./router.js";
+import { silenceOf, startOf } from "./run_text.js";
+
+const ROWS = 200;
+/** Name, and whether it is text. */
+const COLUMNS = [
+    ["job", true],
+    ["run", true],
+    ["began", true],
+    ["state", true],
+    ["epoch"],
+    ["step"],
+    ["ranks"],
+    ["layers"],
+    ["messages"],
+    ["lost"],
+    ["alerts"],
+];
+
+const cell = (text, isText) => h("td", { class: isText ? "text" : null }, text);
+
+function linkTo(store, run, params) {
+    const isNewest = run.run === store.runsOf(run.job)[0].run;
+    const target = { job: run.job, run: isNewest ? "" : run.run, metric: params.metric };
+    return h("a", { href: link("overview", target) }, run.job);
+}
+
+function stateOf(store, run) {
+    const silence = silenceOf(run, store.heard.get(run.run));
+    return [h("span", { class: `badge ${silence ? "silent" : run.state}` }, run.state), silence ? ` ${silence}` : ""];
+}
+
+/** What attnd counts while it has a run in memory; of others the history knows the layers alone. */
+function countsOf(store, run) {
+    if (run.received !== undefined) return [cell(run.layers?.length ?? ""), cell(run.received), cell(run.lost ?? "")];
+    const layers = run.run === store.run ? store.layers().length : 0,
+        rest = h("td", { class: "text gone", colspan: layers ? 2 : 3 }, "not kept over a restart");
+    return layers ? [cell(layers), rest] : [rest];
+}
+
+/** How many fire now, or did at the end of the run; "" where that is not known. */
+function alertsOf(store, run, endings) {
+    if (run.state !== "ended")
+        return store.firing.filter((alert) => alert.job === run.job && alert.run === run.run).length || "–";
+    return endings ? endings.of(run) : "";
+}
+
+function rowOf(store, run, params, endings) {
+    return h(
+        "tr",
+        { class: run.run === store.run ? "chosen" : null },
+        h("td", {}, linkTo(store, run, params)),
+        cell(run.run.slice(0, 8), true),
+        cell(startOf(run), true),
+        cell(stateOf(store, run), true),
+        cell(run.epoch),
+        cell(run.step),
+        cell(run.ranks ?? run.world ?? ""),
+        countsOf(store, run),
+        cell(alertsOf(store, run, endings)),
+    );
+}
+
+/** `endings`: see loadEndings(), null while it is not known. */
+export function runsTable(store, params, endings) {
+    const runs = store.jobNames().flatMap((job) => store.runsOf(job)),
+        heads = COLUMNS.map(([name, isText]) => h("th", { class: isText ? "text" : null }, name));
+    return h(
+        "div",
+        { class: "scroll" },
+        h(
+            "table",
+            {},
+            h("thead", {}, h("tr", {}, heads)),
+            h(
+                "tbody",
+                {},
+                runs.slice(0, ROWS).map((run) => rowOf(store, run, params, endings)),
+            ),
+        ),
+    );
+}
+
+/** Changes when another run falls silent, or one for longer than it said. */
+export const silences = (store) => store.jobs.map((run) => silenceOf(run, store.heard.get(run.run))).join("\n");

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+"""Which run is shown, since when, and whether it is alive; views that wait for what is not there yet; moments in the address."""
+import time
+
+import numpy as np
+import pytest
+from conftest import Site
+from harness import Trainer, softmax_maps, wait_until
+
+HEADS, T = 2, 8
+SETTINGS = ("window.rank_grace=0", "http.live_interval=0s")
+
+
+def one_key():
+    """Every query looks at the first key alone."""
+    weights = np.zeros((1, HEADS, T, T), np.float32)
+    weights[..., 0] = 1
+    return weights
+
+
+def maps(seed=1):
+    return softmax_maps(np.random.default_rng(seed), 1, HEADS, T, T)
+
+
+def publish(trainer, steps, layers=1, weights=None, **keys):
+    for step in steps:
+        for layer in range(layers):
+            trainer.attention(maps(step) if weights is None else weights, layer=layer, step=step, **keys)
+
+
+def end(site, trainer, step):
+    trainer.event("bye", step=step)
+    hex_digits = trainer.run.hex()
+    wait_until(lambda: any(run["run"] == hex_digits and run["state"] == "ended" for run in site.api("runs", job=trainer.job)["runs"]),
+               "the end of the run in the history")
+
+
+def cells(page):
+    return page.js("return document.querySelectorAll('.heat .cell').length")
+
+
+def address(page):
+    return page.js("return location.hash")
+
+
+def row_of(page, run):
+    """The row of a run in the overview's table: texts by the names of columns."""
+    heads = page.texts(".all-runs th")
+    rows = page.js("return [...document.querySelectorAll('.all-runs tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))")
+    (row,) = [row for row in rows if row[1] == run[:8]]
+    return dict(zip(heads, row))
+
+
+@pytest.fixture(scope="module")
+def place():
+    """Windows of a step each."""
+    site = Site("window.unit=step", "window.length=1", "window.every=1", *SETTINGS)
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def twice(place):
+    """A run of four layers that has ended, and one of two that goes on, as [digits of the first, of the second]."""
+    first = Trainer(place.daemon, "twice")
+    publish(first, range(3), layers=4)
+    end(place, first, 2)
+    second = Trainer(place.daemon, "twice")
+    publish(second, range(4), layers=2)
+    wait_until(lambda: len(place.api("live", job="twice")) == 2, "both layers")
+    return [first.run.hex(), second.run.hex(), second]
+
+
+def test_each_run_shows_its_own_layers_alone(place, twice, page):
+    first, second, trainer = twice
+    for run, layers in (("", 2), (first, 4), (second, 2), (first[:8], 4)):
+        page.open(place, f"#/overview?job=twice&run={run}").ready()
+        assert cells(page) == layers * HEADS, run
+    page.open(place, f"#/overview?job=twice&run={first}").ready()
+    publish(trainer, [4], layers=2)
+    wait_until(lambda: row_of(page, second)["step"] == "4", "the other run's step in the table")
+    assert cells(page) == 4 * HEADS and "step 2" in page.text("#where")
+
+
+def test_an_unknown_run_is_said_to_be_unknown(place, twice, page):
+    page.open(place, "#/overview?job=twice&run=ffffffff")
+    wait_until(lambda: "twice has no run ffffffff" in page.text("main"), "what is wrong")
+    assert any(text.startswith(twice[0][:8]) for text in page.texts("main a"))
+
+
+def test_lists_say_when_runs_began(place, twice, page):
+    page.open(place, "#/overview?job=twice").ready()
+    for run in place.api("runs", job="twice")["runs"]:
+        began = page.js("return new Date(arguments[0] / 1e6).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'})", run["first_ns"])
+        assert row_of(page, run["run"])["began"] == began
+        assert any(text.startswith(f"{run['run'][:8]}, {began} ") for text in page.texts("#run option"))
+
+
+def test_a_job_that_comes_later_is_shown_when_it_comes(place, page):
+    page.open(place, "#/overview?job=future")
+    wait_until(lambda: "does not know a job named future" in page.text("main"), "that there is none")
+    publish(Trainer(place.daemon, "future"), [0])
+    wait_until(lambda: cells(page) == HEADS, "the job")
+
+
+@pytest.mark.parametrize("view", ["overview", "layer", "head", "model", "tokens"])
+def test_views_heal_with_the_first_layer(place, page, view):
+    trainer = Trainer(place.daemon, f"late-{view}")
+    trainer.event("hello")
+    wait_until(lambda: any(job["job"] == trainer.job for job in place.api("jobs")), "the job")
+    page.open(place, f"#/{view}?job={trainer.job}")
+    wait_until(lambda: "measured yet" in page.text("main"), "that there is nothing yet")
+    publish(trainer, [0], layers=2)
+    wait_until(lambda: page.js("return document.querySelectorAll('main svg').length") > 0, "the first layer")
+    assert "measured yet" not in page.text("main")
+
+
+def test_the_skip_link_stays_in_the_view(place, twice, page):
+    page.open(place, "#/head?job=twice&layer=1").ready()
+    before = address(page)
+    page.js("document.querySelector('.skip').focus(); document.querySelector('.skip').click()")
+    assert page.js("return document.activeElement.id") == "view" and address(page) == before
+    assert "decoder.1.self.h0" in page.texts("main h2")
+
+
+@pytest.mark.parametrize("job, last, firing", [("falls", one_key, True), ("recovers", maps, False)])
+def test_what_fires_at_the_end_is_what_had_not_been_resolved(place, page, job, last, firing):
+    trainer = Trainer(place.daemon, job)
+    publish(trainer, range(2))
+    publish(trainer, range(2, 7), weights=one_key())
+    publish(trainer, [7], weights=last())
+    end(place, trainer, 7)
+    page.open(place, f"#/overview?job={job}").ready()
+    assert "at the end of the run" in page.text(".alerts header")
+    rules = page.texts(".alerts .list:first-child li.firing b")
+    assert ("entropy_collapse" in rules) == firing
+    wait_until(lambda: row_of(page, trainer.run.hex())["alerts"] != "", "the count")
+    assert row_of(page, trainer.run.hex())["alerts"] == (str(len(rules)) if rules else "–")
+
+
+def test_a_silent_run_says_since_when(place, twice, page):
+    publish(Trainer(place.daemon, "silent"), [0], time_ns=time.time_ns() - 600 * 10**9)
+    publish(twice[2], [9], layers=2)
+    wait_until(lambda: place.api("live", job="silent", or_null=1), "its numbers")
+    page.open(place, "#/overview?job=silent").ready()
+    assert "last heard 10 min ago" in page.text("#where")
+    assert "last heard 10 min ago" in row_of(page, page.js("return document.getElementById('run').value"))["state"]
+    assert row_of(page, twice[1])["state"] == "active", "of one that goes on it is not said"
+
+
+def test_a_moment_stays_when_the_run_grows(place, page):
+    trainer = Trainer(place.daemon, "grows")
+    publish(trainer, range(121))
+    wait_until(lambda: len((place.api("grid", job="grows", or_null=1) or {"windows": {"last": []}})["windows"]["last"]) >= 120, "windows")
+    page.open(place, "#/overview?job=grows&at=step100").ready()
+    assert page.text(".time").endswith("step 100")
+    publish(trainer, range(121, 620))
+    wait_until(lambda: page.js("return document.querySelector('.time input').max") == "400", "more windows than the picture has")
+    assert page.text(".time").split()[-1] in ("100", "101") and "at=step100" in address(page)
+    assert "visible" in page.js("return [...document.querySelectorAll('.time-map .cursor')].map((c) => c.getAttribute('visibility'))")
+
+
+@pytest.mark.parametrize("wrong", ["foo", "3", "step99999", "constructor"])
+def test_a_moment_that_is_none_is_said_to_be_none(place, twice, page, wrong):
+    page.open(place, f"#/overview?job=twice&at={wrong}").ready()
+    assert f"{wrong} is no window of this run" in page.text("main") and "undefined" not in page.text("main")
+    assert page.text(".time").endswith("live")
+
+
+def test_what_the_address_has_wrong_is_mended_and_said(place, twice, page):
+    page.open(place, "#/constructor")
+    wait_until(lambda: address(page).startswith("#/overview"), "the overview")
+    for view in ("overview", "head", "layer"):
+        page.open(place, f"#/{view}?job=twice&metric=none").ready()
+        assert "There is no metric named none. This is entropy_normalized." in page.text("main")
+    page.open(place, "#/overview?job=twice&metric=none").ready()
+    assert "entropy_normalized" in page.text(".heat header") and page.js("return document.querySelectorAll('.heat .cell.missing').length") == 0
+
+
+def test_a_run_without_epochs_is_told_what_to_do(page):
+    site = Site(*SETTINGS)
+    try:
+        page.open(site)
+        wait_until(lambda: "w.epoch_end()" in page.text("main pre"), "how a job is attached")
+        trainer = Trainer(site.daemon, "endless")
+        publish(trainer, range(5))
+        wait_until(lambda: cells(page) == HEADS, "the job")
+        assert "set window.unit=step" in page.text(".time-map")
+        trainer.event("epoch_end", step=5)
+        trainer.attention(maps(), epoch=1, step=6)
+        trainer.event("epoch_end", epoch=1, step=6)
+        wait_until(lambda: page.js("return document.querySelector('.time-map svg') !== null"), "the picture when there are epochs")
+    finally:
+        site.close()
+
+
+def test_a_token_is_asked_for_on_the_page(page, tmp_path):
+    (tmp_path / "token").write_text("0123456789abcdefXYZ\n")
+    site = Site(f"http.token_file={tmp_path / 'token'}", *SETTINGS)
+    field, use = "#token-text", "document.querySelector('#token button').click()"
+    try:
+        publish(Trainer(site.daemon, "guarded"), [0])
+        page.open(site)
+        wait_until(lambda: page.text("#connection") == "token needed", "that a token is needed")
+        assert page.js("return document.activeElement.id") == "token-text"
+        page.screenshot("token-1440-light")
+        page.js(f"document.querySelector('{field}').value = 'wrong'; {use}")
+        wait_until(lambda: "does not take this token" in page.text("#token"), "that it is the wrong one")
+        page.js(f"document.querySelector('{field}').value = '0123456789abcdefXYZ'; {use}")
+        wait_until(lambda: cells(page) == HEADS and page.text("#connection") == "live", "the job")
+        assert page.js("return document.getElementById('token').hidden")
+        page.complaints()  # of what was refused
+    finally:
+        page.js("sessionStorage.clear()")
+        site.close()
+
+
+def test_on_a_phone_the_chosen_head_is_below_its_cell(place, twice, page):
+    page.open(place, "#/overview?job=twice", width=390, height=844).ready()
+    page.keys(".heat svg", "ArrowRight")
+    box = page.js("const b = (s) => document.querySelector(s).getBoundingClientRect();"
+                  "return [b('.heat').bottom, b('.one-head').top, b('.alerts').top, b('.time-map').top, b('.all-runs').top, b('#where').height]")
+    assert box[0] <= box[1] < box[0] + 30 and box[1] < box[2] < box[3] < box[4]
+    assert box[5] > 10 and "epoch 0 · step" in page.text("#where")
+    assert "local" in page.js("return getComputedStyle(document.querySelector('.all-runs .scroll')).backgroundAttachment"), "a shadow where the table goes on"
+    page.screenshot("phone-overview-390-light")
+
+
+def test_what_is_not_kept_over_a_restart_is_said(place, twice, page):
+    first = twice[0]
+    page.driver.get("about:blank")
+    place.daemon.stop()
+    place.daemon.start()
+    page.open(place, f"#/overview?job=twice&run={first}").ready()
+    row = row_of(page, first)
+    assert row["layers"] == "4" and row["messages"] == "not kept over a restart"
+    page.screenshot("restarted-1440-light")
