@@ -34,16 +34,30 @@ document.querySelector(arguments[0]).click();
 HEAD = f"#/head?job={JOB}&stack=decoder&layer=1&site=self&head=3"
 
 
-def test_each_cell_has_the_colour_of_its_weight(site, page):
+def most_cells(values):
+    """The range of the colours of all cells but the few with the largest weights."""
+    return np.nanmin(values), max(np.nanquantile(values, 0.99), np.nanmedian(np.nanmax(values, 1)))
+
+
+RANGES = {"auto": most_cells, "full": lambda values: (np.nanmin(values), np.nanmax(values)),
+          "row": lambda values: (np.nanmin(values[-1]), np.nanmax(values[-1]))}
+
+
+@pytest.mark.parametrize("mode", ["full", "row", "auto"])
+def test_each_cell_has_the_colour_of_its_weight(site, page, mode):
     page.open(site, HEAD).ready()
+    page.choose("map colours", mode)
+    scale = {"full": lambda texts: "of row" not in texts and not any(text.startswith("to ") for text in texts),
+             "row": lambda texts: "of row" in texts, "auto": lambda texts: "to 1" in texts}[mode]
+    wait_until(lambda: scale(page.texts(".picture svg text")), "the scale")
     rows, columns, data = page.driver.execute_async_script(PIXELS, ".picture")
     pixels = np.array(data).reshape(rows, columns, 4)
     values = np.array(site.api("maps", job=JOB, stack="decoder", layer=1, site="self", head=3)["values"][0], float)
-    assert values.shape == (rows, columns)
-    later = np.triu(np.ones_like(values, bool), 1)
-    assert (pixels[later][:, 3] == 0).all() and (pixels[~later][:, 3] == 255).all(), "a causal mask is left clear"
-    low, high = values.min(), values.max()
-    for r, c in ((0, 0), (rows - 1, 0), (rows - 1, columns - 1), (5, 3), (rows // 2, 1)):
+    assert values.shape == (rows, columns) and values[0, 0] == 1
+    visible = np.tril(np.ones_like(values, bool)) & values.any(0)
+    assert (pixels[..., 3] == 255 * visible).all(), "what a causal mask hides, and padding, is left clear"
+    low, high = RANGES[mode](np.where(visible, values, np.nan))
+    for r, c in ((rows - 1, 0), (rows - 1, 3)) + (() if mode == "row" else ((0, 0), (5, 3), (rows // 2, 1))):
         at = min(255, int(256 * (values[r, c] - low) / (high - low)))
         color = page.js("const {r, g, b} = d3.rgb(d3.interpolateViridis(arguments[0] / 255)); return [r, g, b]", at)
         assert np.abs(pixels[r, c, :3] - color).max() <= 4, (r, c)
@@ -55,17 +69,49 @@ def test_a_map_is_saved_with_its_image_and_its_texts(site, page, ending):
     box = page.js("const b = document.querySelector('.picture svg').viewBox.baseVal; return [b.width, b.height]")
     name, data = page.driver.execute_async_script(SAVED, f".picture .tools button[title='save as {ending}']")
     data = base64.b64decode(data)
-    assert name.startswith("attnd-") and name.endswith(ending.lower())
+    run = site.api("runs", job=JOB)["runs"][0]["run"][:8]
+    assert name == f"attnd-{JOB}-{run}-decoder.1.self.h3-map.{ending.lower()}"
     if ending == "PNG":
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         size = struct.unpack(">II", data[16:24])
-        np.testing.assert_allclose(size, (2 * box[0], 2 * (box[1] + 22)), atol=2)
+        np.testing.assert_allclose(size, (2 * box[0], 2 * (box[1] + 39)), atol=2)  # under two lines
         return
     document = xml.dom.minidom.parseString(data)
-    texts = {node.firstChild.data for node in document.getElementsByTagName("text") if node.firstChild}
-    assert {"key position", "query position"} <= texts
+    texts = texts_of(document)
+    assert {"key position", "query position", f"{JOB} · run {run} · decoder.1.self.h3"} <= texts
+    assert any(text.startswith("Newest map map of step ") for text in texts)
     assert [node.getAttribute("href")[:22] for node in document.getElementsByTagName("image")] == ["data:image/png;base64,"]
     assert b"http" not in data.replace(b"http://www.w3.org/", b""), "it needs nothing from elsewhere"
+
+
+@pytest.mark.parametrize("address, selector, what, parts", [
+    (f"#/layer?job={JOB}", ".grid.small .tools button", "encoder.0.self.h0-map", {"key position", "0"}),
+    (HEAD, ".figure.wide .tools button", "decoder.1.self.h3-entropy_normalized", {"median", "p10 to p90"}),
+    (f"#/overview?job={JOB}", ".heat .tools button", None, {"● alert fires"})])
+def test_what_is_saved_can_be_read_alone(site, page, address, selector, what, parts):
+    page.open(site, address).ready()
+    name, data = page.driver.execute_async_script(SAVED, selector)
+    document = xml.dom.minidom.parseString(base64.b64decode(data))
+    run = site.api("runs", job=JOB)["runs"][0]["run"][:8]
+    assert name.startswith(f"attnd-{JOB}-{run}-") and (what is None or name.endswith(f"{run}-{what}.svg"))
+    assert parts <= texts_of(document), "what its colours are"
+    assert what and not what.endswith("map") or document.getElementsByTagName("linearGradient"), "a scale"
+    assert page.js("return document.querySelectorAll('.unseen').length") == 0
+
+
+def test_the_name_of_an_axis_stands_beside_its_ticks(site, page):
+    page.open(site, f"#/head?job={JOB}&metric=importance").ready()
+    gap = page.js("""const root = document.querySelector('.figure.wide svg'), box = (e) => e.getBoundingClientRect();
+        const name = [...root.querySelectorAll(':scope > text')].find((e) => e.textContent === 'importance');
+        return Math.min(...[...root.querySelectorAll('g:nth-of-type(2) .tick text')].map((e) => box(e).left)) - box(name).right""")
+    assert gap >= 0
+
+
+def test_kinds_of_attention_have_names_and_colours(site, page):
+    page.open(site, f"#/model?job={JOB}").ready()
+    assert page.texts("text.kind") == ["encoder self", "decoder self", "decoder cross"]
+    colors = page.js("return [...document.querySelectorAll('.figure.wide path.line')].map((e) => getComputedStyle(e).stroke)")
+    assert len(set(colors)) == len(colors) == 3
 
 
 def test_controls_of_a_layer_a_model_and_tokens_have_names(site, page):
