@@ -7,7 +7,7 @@ import { byLayer, layerName } from "./dom.js";
 
 /** Said where a run's own maps would be. */
 export const NOT_KEPT =
-    "Maps of single heads are not kept over a restart of attnd, nor when the job has begun another run: what there is is the mean over the heads in the last window.";
+    "Maps of single heads are not kept over a restart of attnd, nor for ever after the job has begun another run. What is left is the mean over the heads, of the last window that has one.";
 
 /** The run in full that an address means: the newest one when it does not say. */
 function runMeant(store, { job, run }) {
@@ -77,7 +77,8 @@ class Run {
             values = floats(layer.values);
         if (!map) return;
         map.heads[grid.metric] = Array.from({ length: layer.heads }, (_, h) => values[(h + 1) * last.length - 1]);
-        map.when = `last window, ${grid.unit} ${last[last.length - 1]}`;
+        map.last = last[last.length - 1];
+        map.when = `last window, ${grid.unit} ${map.last}`;
     }
 
     /** Which step or window a layer's numbers are of. */
@@ -124,10 +125,14 @@ export async function openRun(store, params) {
     return new Run(store, params.job, kept?.run ?? run, new Map(layers.map((map) => [layerName(map), map])));
 }
 
-/** What a map is of, and of which step the numbers beside it are when that is another one. */
+/** What a map is of, and what the numbers beside it are of when that is something else. */
 export function mapStep(found, numbers) {
-    if (found.ofWindow) return `mean over heads, window of ${found.unit} ${found.first} to ${found.last}`;
-    const other =
-        numbers && !numbers.past && numbers.step !== found.step ? `; numbers are of step ${numbers.step}` : "";
-    return `map of step ${found.step}, sample ${found.sample}${other}`;
+    const own = found.ofWindow
+        ? `mean over heads, window of ${found.unit} ${found.first} to ${found.last}`
+        : `map of step ${found.step}, sample ${found.sample}`;
+    if (numbers?.past)
+        return numbers.last === undefined || numbers.last === found.last
+            ? own
+            : `${own}; numbers are of the ${numbers.when}`;
+    return numbers && numbers.step !== found.step ? `${own}; numbers are of step ${numbers.step}` : own;
 }

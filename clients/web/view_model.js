@@ -113,6 +113,7 @@ async function meanFrame(run, map, title, options) {
         );
     if (found && !found.error) drawMap(frame.body, found, options);
     else frame.body.append(note("no map"));
+    frame.ofWindow = found?.ofWindow ?? false;
     return frame;
 }
 
@@ -214,6 +215,8 @@ export async function show(root, params, { store, isCurrent }) {
         rollout = new Rollout(stack, params.upto === undefined ? null : Number(params.upto));
     const mapsBox = h("div", { class: "grid small" }),
         flowBox = h("div", { class: "grid" });
+    const whyMeans = note(NOT_KEPT);
+    whyMeans.hidden = true;
     const siteChoice = choose("attention", sites, site, (value) => set({ show: value })),
         levels = numbers.map((n) => [String(n), `layer ${n}`]),
         levelChoice = choose("layer", levels, String(level), (value) => set({ level: value }));
@@ -234,7 +237,7 @@ export async function show(root, params, { store, isCurrent }) {
             metricPicker(run, metric.name, (value) => set({ metric: value })),
             rangePicker(() => drawAll()),
         ),
-        h("div", { class: "stack" }, run.past ? note(NOT_KEPT) : null, strips, maps, ...pictures),
+        h("div", { class: "stack" }, whyMeans, strips, maps, ...pictures),
     );
 
     async function drawMaps() {
@@ -250,7 +253,9 @@ export async function show(root, params, { store, isCurrent }) {
                 }),
             ),
         );
-        if (isCurrent()) mapsBox.replaceChildren(...frames);
+        if (!isCurrent()) return;
+        whyMeans.hidden = !frames.some((frame) => frame.ofWindow);
+        mapsBox.replaceChildren(...frames);
     }
     async function drawFlow() {
         const parts = FLOW.map(([part, kind, title]) => [

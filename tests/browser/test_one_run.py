@@ -34,6 +34,9 @@ def twice():
             for layer in layers:
                 trainer.attention(softmax_maps(rng, 1, HEADS, T, T, causal=True), layer=layer, step=step, causal=True)
         wait_until(lambda: windows(site, run) == list(range(1, steps - 1, 2)), "the windows")  # noqa: B023
+    wait_until(lambda: site.api("maps", job=JOB, run=NEW, or_null=1), "the map of the newer run")
+    trainer.attention(softmax_maps(rng, 1, HEADS, T, T, causal=True), step=3, causal=True)
+    wait_until(lambda: site.api("live", job=JOB)[0]["step"] == 3, "a later step without a map")
     Trainer(site.daemon, PADDED).attention(padded(), step=0)
     wait_until(lambda: site.api("maps", job=PADDED, or_null=1), "the map of the other job")
     yield site
@@ -56,7 +59,7 @@ def column(page, name):
         return [...table.querySelectorAll('tbody tr')].map((row) => row.children[at].textContent)""", name)
 
 
-def check_the_older_run(site, page):
+def check_the_older_run(site, page, is_kept_no_more):
     page.open(site, f"#/layer?job={JOB}&run={OLD}&stack=decoder&layer=0&site=self").ready()
     assert layers_to_choose(page) == ["decoder.0.self", "decoder.1.self"]
     assert column(page, "entropy_normalized") == last_window(site, 0)
@@ -64,10 +67,11 @@ def check_the_older_run(site, page):
     assert all(f"run={OLD}" in href for href in page.js("return [...document.querySelectorAll('tbody a')].map((a) => a.href)"))
     page.open(site, f"#/model?job={JOB}&run={OLD}").ready()
     assert page.js("return document.querySelectorAll('circle.dot').length") == 2 * HEADS
+    assert ("not kept over a restart" in page.text(".stack > .note:not([hidden])")) == is_kept_no_more
 
 
 def test_an_older_run_is_shown_alone(twice, page):
-    check_the_older_run(twice, page)
+    check_the_older_run(twice, page, False)
     page.open(twice, f"#/layer?job={JOB}").ready()
     assert layers_to_choose(page) == ["decoder.0.self"]
     (live,) = twice.api("live", job=JOB)
@@ -77,7 +81,7 @@ def test_an_older_run_is_shown_alone(twice, page):
 def test_the_step_of_a_map_and_that_of_the_numbers_stand_together(twice, page):
     page.open(twice, f"#/head?job={JOB}&head=1").ready()
     step = twice.api("maps", job=JOB)["step"]
-    assert step < 2 and f"map of step {step}, sample 0; numbers are of step 2" in page.text(".picture header")
+    assert step < 3 and f"map of step {step}, sample 0; numbers are of step 3" in page.text(".picture header")
 
 
 def test_both_runs_have_their_own_windows_and_links(twice, page):
@@ -103,7 +107,7 @@ def test_padding_is_grey_and_no_query_to_begin_with(twice, page):
 def test_what_is_left_of_both_runs_after_a_restart(twice, page):
     twice.daemon.stop()
     twice.daemon.start()
-    check_the_older_run(twice, page)
+    check_the_older_run(twice, page, True)
     where = dict(job=JOB, run=OLD, stack="decoder", layer=1, site="self")
     stored = twice.api("map", **where)
     page.open(twice, "#/layer?" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
@@ -114,7 +118,8 @@ def test_what_is_left_of_both_runs_after_a_restart(twice, page):
     assert page.text("#tooltip") == f"query 2 → key 1: {shown(stored['values'][2][1])}"
     page.screenshot("layer-restarted-1440-light")
     page.open(twice, "#/head?head=2&" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
-    assert f"mean over heads, window of step {stored['first']} to {stored['last']}" in page.text(".picture header") and page.texts(".picture image") == [""]
+    assert f"mean over heads, window of step {stored['first']} to {stored['last']}; numbers are of the last window, step 13" in page.text(".picture header")
+    assert page.texts(".picture image") == [""]
     assert "mean of the first 5 windows" in page.text(".figure.wide .legend")
     assert last_window(twice, 1)[2] in page.text("main table") and "heads take turns" not in page.text("main")
     page.screenshot("head-restarted-1440-light")
