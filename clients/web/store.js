@@ -24,7 +24,7 @@ export class Store {
     constructor(events) {
         this.jobs = []; // job maps, of all runs that attnd has in memory
         this.order = new Map(); // run -> number: the later it was heard of, the larger; lists keep their order while all go on
-        this.heard = new Map(); // run -> {at, step, interval}: when the newest of it came, and in what intervals (ms)
+        this.heard = new Map(); // run -> {epoch, step, time_ns, at, interval}: when something came last, and how often (ms)
         this.past = []; // runs in the history, newest first
         this.metrics = [];
         this.job = "";
@@ -53,7 +53,7 @@ export class Store {
     }
 
     takeLive(map) {
-        this.hear(map, now());
+        this.hear(map);
         if (map.job !== this.job) return;
         if (map.run !== this.run && !this.follow(map.run)) return;
         const isNew = !this.live.has(layerName(map));
@@ -114,17 +114,24 @@ export class Store {
             this.order.set(map.run, this.order.size ? Math.max(...this.order.values()) + 1 : 0);
     }
 
-    /** What came at a moment (ms) says that the run is alive, how far it is, and in what intervals it sends. */
-    hear({ run, epoch, step }, at) {
-        const before = this.heard.get(run),
-            isNewer = !before || step > before.step;
-        if (isNewer) this.heard.set(run, { epoch, step, at, interval: before ? at - before.at : null });
-        else before.at = at;
+    /** A message has come: the run is alive, so far it is, and in such intervals it sends. Of the
+     * layers of a step the first counts. */
+    hear({ run, epoch, step, time_ns }) {
+        const before = this.heard.get(run) ?? { step: -1 },
+            at = now();
+        if (step <= before.step) before.at = at;
+        else {
+            const interval = before.time_ns ? (time_ns - before.time_ns) / 1e6 : null;
+            this.heard.set(run, { epoch, step, time_ns, at, interval });
+        }
     }
 
     /** A job map is told again when nothing came, too: its newest message is what was heard. */
-    knowOf(map) {
-        this.hear(map, Math.max(map.time_ns / 1e6, this.heard.get(map.run)?.at ?? 0));
+    knowOf({ run, epoch, step, time_ns }) {
+        const before = this.heard.get(run),
+            at = Math.max(time_ns / 1e6, before?.at ?? 0);
+        if (before && step <= before.step) before.at = at;
+        else this.heard.set(run, { epoch, step, time_ns, at, interval: before?.interval ?? null });
     }
 
     takeAlert(map) {

@@ -132,7 +132,7 @@ def test_what_fires_at_the_end_is_what_had_not_been_resolved(place, page, job, l
     end(place, trainer, 7)
     page.open(place, f"#/overview?job={job}").ready()
     assert "at the end of the run" in page.text(".alerts header")
-    rules = page.texts(".alerts .list:first-child li.firing b")
+    rules = page.texts(".alerts .body > .list:first-child li b")
     assert ("entropy_collapse" in rules) == firing
     wait_until(lambda: row_of(page, trainer.run.hex())["alerts"] != "", "the count")
     assert row_of(page, trainer.run.hex())["alerts"] == (str(len(rules)) if rules else "–")
@@ -146,6 +146,17 @@ def test_a_silent_run_says_since_when(place, twice, page):
     assert "last heard 10 min ago" in page.text("#where")
     assert "last heard 10 min ago" in row_of(page, page.js("return document.getElementById('run').value"))["state"]
     assert row_of(page, twice[1])["state"] == "active", "of one that goes on it is not said"
+
+
+@pytest.mark.parametrize("silent_s, interval_s, said", [
+    (20, None, ""), (40, None, "last heard 40 s ago"), (40, 60, ""), (200, 60, "last heard 3 min ago"), (7200, 1, "last heard 2 h ago")])
+def test_silence_is_measured_by_the_runs_own_pace(place, twice, page, silent_s, interval_s, said):
+    if page.js("return location.pathname") != "/":
+        page.open(place, "#/overview?job=twice")
+    assert page.driver.execute_async_script(
+        "const [silent, interval, done] = arguments; import('/assets/run_text.js').then(({silenceOf}) =>"
+        "done(silenceOf({state: 'active'}, {at: Date.now() - 1000 * silent, interval: interval && 1000 * interval})))",
+        silent_s, interval_s) == said
 
 
 def test_a_moment_stays_when_the_run_grows(place, page):

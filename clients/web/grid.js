@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+// One metric of all layers and heads over a run, in at most so many windows; and moments of a run as they stand in the
+// address: "epoch12", "step340". Which windows a grid has changes as a run grows; the unit with which one ends stays.
+/* global d3 */
+import { find, floats, integers } from "./api.js";
+import { layerName } from "./dom.js";
+
+const POINTS = 400;
+
+const FORM = /^(epoch|step|second)(\d{1,15})$/;
+
+/** Of the window of a grid. */
+export const momentOf = (grid, window) => `${grid.unit}${grid.windows.last[window]}`;
+
+/** The window that a moment is in; null when the text is no moment of the run, or there is no grid. */
+export function windowAt(grid, text) {
+    const [, unit, digits] = FORM.exec(text ?? "") ?? [],
+        ends = grid && (unit === grid.unit ? grid.windows.last : grid.windows[unit]);
+    if (!ends) return null;
+    const window = d3.bisectLeft(ends, Number(digits));
+    return window < grid.count ? window : null;
+}
+
+/** `job`, `run`, `metric`, `statistic`; null when there is no window of it. */
+export async function loadGrid({ job, run, metric, statistic }) {
+    const grid = await find("grid", { job, run, metric, statistic, points: POINTS, packed: 1 });
+    if (!grid) return null;
+    const windows = {
+        last: integers(grid.windows.last),
+        step: integers(grid.windows.step),
+        epoch: integers(grid.windows.epoch),
+    };
+    const layers = new Map(grid.layers.map((layer) => [layerName(layer), { ...layer, values: floats(layer.values) }]));
+    return { ...grid, windows, layers, count: windows.last.length };
+}
+
+/** Of a head over the run; [] when the grid has not its layer. */
+export function seriesOf(grid, layer, head) {
+    const row = grid?.layers.get(layerName(layer));
+    return row ? Array.from(row.values.subarray(head * grid.count, (head + 1) * grid.count)) : [];
+}
+
+/** Of a layer's heads in one window; null when the grid has not the layer. */
+export function valuesAt(grid, layer, window) {
+    const row = grid?.layers.get(layerName(layer));
+    return row ? Array.from({ length: row.heads }, (_, head) => row.values[head * grid.count + window]) : null;
+}
