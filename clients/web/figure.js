@@ -149,9 +149,9 @@ function fileName({ place, what }, ending) {
 }
 
 /** What stands over a saved picture: of what it is, then its own title. */
-function titleLines({ place }, title) {
+function titleLines({ place, moment }, title) {
     const { job, run } = subject();
-    return [[job, run && `run ${run}`, place].filter(Boolean).join(" · "), title].filter(Boolean);
+    return [[job, run && `run ${run}`, place].filter(Boolean).join(" · "), title, moment].filter(Boolean);
 }
 
 /** The text of what a frame shows; a small picture is drawn whole for it, out of sight. */
@@ -177,7 +177,8 @@ async function savePicture(frame, ending) {
 
 /**
  * A figure: `title`, `sub` (a text or node), `class`. Draw into `.body`; call `.setTitle(title, sub)` when it changes, and
- * `.about(place, what)` to say what its file is named after: a layer or head, and what is shown of it.
+ * `.about(place, what, moment)` to say what its file is named after: a layer or head, and what is shown of it; `moment`
+ * stands over what is saved, where the title does not say of when it is.
  */
 export function figure(title, sub = "", className = "") {
     const heading = h("h2", {}, title),
@@ -197,14 +198,18 @@ export function figure(title, sub = "", className = "") {
     const tools = h("span", { class: "tools" }, button("SVG"), button("PNG"));
     const frame = h("section", { class: `figure ${className}`.trim() }, h("header", {}, heading, under, tools), body);
     frame.body = body;
-    frame.subject = { place: "", what: "" };
-    frame.fullTitle = () => `${heading.textContent} ${under.textContent}`.trim();
+    frame.subject = { place: "", what: "", moment: "" };
+    frame.fullTitle = () =>
+        [heading, under]
+            .map((part) => part.textContent)
+            .filter(Boolean)
+            .join(" · ");
     frame.setTitle = (text, more = "") => {
         heading.textContent = text;
         under.replaceChildren(more);
     };
-    frame.about = (place, what) => {
-        frame.subject = { place, what };
+    frame.about = (place, what, moment = "") => {
+        frame.subject = { place, what, moment };
         return frame;
     };
     frame.plain = () => {

@@ -83,7 +83,7 @@ function colorBar(root, { x, y, height, scale, interpolate, isHiding }) {
             .attr("d", `M${x},${y - 3}h10l-5,-7z`)
             .attr("fill", interpolate(1))
             .attr("stroke", "currentColor");
-        beside(`to ${number(scale.most)}`, y - 4).attr("data-clipped", "");
+        beside(`to ${number(Number(scale.most.toPrecision(2)))}`, y - 4).attr("data-clipped", "");
     }
     const ticks = d3
         .axisRight(d3.scaleLinear([scale.low, scale.high], [y + bar, y]))

@@ -154,7 +154,7 @@ class Heads {
 
     frameOf(head) {
         if (!this.frames.has(head)) {
-            const frame = figure(`head ${head}`).about(headName(this.map, head), "map");
+            const frame = figure(`head ${head}`);
             frame.querySelector("h2").replaceChildren(h("a", { href: this.toHead(head) }, `head ${head}`));
             this.frames.set(head, frame);
             this.box.append(frame);
@@ -170,6 +170,7 @@ class Heads {
         found.heads.forEach((head, i) => {
             const frame = this.frameOf(head),
                 values = found.values.subarray(i * cells, (i + 1) * cells);
+            frame.about(headName(this.map, head), "map", mapStep(found, null));
             frame.querySelector(".sub").textContent = live?.heads?.pattern?.[head] ?? "";
             drawMap(
                 frame.body,

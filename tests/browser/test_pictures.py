@@ -83,7 +83,7 @@ def test_a_map_is_saved_with_its_image_and_its_texts(site, page, ending):
     document = xml.dom.minidom.parseString(data)
     texts = texts_of(document)
     assert {"key position", "query position", f"{JOB} · run {run} · decoder.1.self.h3"} <= texts
-    assert any(text.startswith("Newest map map of step ") for text in texts)
+    assert any(text.startswith("Newest map · map of step ") for text in texts)
     assert [node.getAttribute("href")[:22] for node in document.getElementsByTagName("image")] == ["data:image/png;base64,"]
     assert b"http" not in data.replace(b"http://www.w3.org/", b""), "it needs nothing from elsewhere"
 
@@ -99,6 +99,7 @@ def test_what_is_saved_can_be_read_alone(site, page, address, selector, what, pa
     run = site.api("runs", job=JOB)["runs"][0]["run"][:8]
     assert name.startswith(f"attnd-{JOB}-{run}-") and (what is None or name.endswith(f"{run}-{what}.svg"))
     assert parts <= texts_of(document), "what its colours are"
+    assert what != "encoder.0.self.h0-map" or any(text.startswith("map of step") for text in texts_of(document))
     assert what and not what.endswith("map") or document.getElementsByTagName("linearGradient"), "a scale"
     assert page.js("return document.querySelectorAll('.unseen').length") == 0
 
