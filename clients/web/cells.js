@@ -6,9 +6,9 @@ import { extent } from "./colors.js";
 
 /** What the colours can be spread over, as [value, text] of a picker. */
 export const RANGES = [
-    ["auto", "colours: most cells"],
-    ["full", "colours: up to the largest"],
-    ["row", "colours: each row for itself"],
+    ["auto", "of most cells"],
+    ["full", "up to the largest"],
+    ["row", "of each row"],
 ];
 /** Of the cells that are visible, as many as this have a colour of their own; those above share the brightest. */
 const SHARE = 0.99;

@@ -160,3 +160,45 @@ def test_the_texts_of_cross_attention_are_those_of_its_keys(site, page):
         query, key = page.js("return document.getElementById('readout').textContent").split(" → ")
         assert query == ("query 1" + (f" “\u2068{labels[1]}\u2069”" if named else ""))
         assert key.startswith(f"key 4 “\u2068{labels[4]}\u2069”: ")
+
+
+def alone(page, module, script):
+    """What `script` returns of a module `m` of the page, and of a box of 320 px that it may draw into."""
+    return page.driver.execute_async_script(f"""
+        const done = arguments[0], box = document.createElement('div');
+        box.style.width = '320px';
+        document.querySelector('main').replaceChildren(box);
+        import('/assets/{module}').then((m) => {{ {script} }}).then(done, (error) => done(String(error)))""")
+
+
+def test_a_time_axis_has_its_ends_when_there_is_room_for_one_tick_only(site, page):
+    page.open(site, f"#/head?job={JOB}").ready()
+    ticks = alone(page, "chart.js", """m.drawChart(box, {x: [51, 146], lines: [{name: 'a', values: [0.25, 0.5], class: 'line'}]});
+        return [...box.querySelectorAll('g:first-of-type .tick text')].map((e) => e.textContent)""")
+    assert ticks == ["51", "146"]
+
+
+def test_a_number_with_none_before_and_after_is_a_ring(site, page):
+    page.open(site, f"#/head?job={JOB}").ready()
+    x = alone(page, "chart.js", """m.drawChart(box, {lines: [{name: 'a', x: [1, 3, 5, 7], values: [1, NaN, 2, null], class: 'line'},
+        {name: 'b', x: [2, 7], values: [1, 2], class: 'line second'}]});
+        return [...box.querySelectorAll('circle.alone')].map((e) => e.getAttribute('class'))""")
+    assert x == ["line alone", "line alone"]
+
+
+def test_pairs_stand_out_by_what_they_have_over_an_even_spread(site, page):
+    page.open(site, f"#/head?job={JOB}").ready()
+    weights = [1, 0, 0, 0, 0.6, 0.4, 0, 0, 0.3, 0.3, 0.4, 0, 0.1, 0.1, 0.1, 0.7]
+    pairs = alone(page, "cells.js", f"return m.strongestPairs({{stack: 'decoder', rows: 4, columns: 4, queries: 4, keys: 4, causal: true, values: {weights}}}, 3)")
+    assert [(pair["row"], pair["column"], round(pair["times"], 3)) for pair in pairs] == [(3, 3, 2.8), (1, 0, 1.2), (2, 2, 1.2)]
+    assert alone(page, "cells.js", f"return m.looksCausal({{rows: 4, columns: 4, values: {weights}}})")
+
+
+def test_a_head_that_looks_at_one_key_is_not_clipped(site, page):
+    """Of 256 queries each has one weight near 1: far fewer than one cell in a hundred."""
+    page.open(site, f"#/head?job={JOB}").ready()
+    high = alone(page, "cells.js", """const n = 256, values = new Float32Array(n * n).fill(1e-4);
+        for (let r = 0; r < n; r++) values[r * n + (r * 7) % n] = 0.9 + 0.1 * (r / n);
+        const map = {stack: 'encoder', rows: n, columns: n, values};
+        return m.rangeOf(map, m.hiddenCells(map), 'auto')""")
+    assert high["high"] == high["most"] > 0.99
