@@ -24,7 +24,9 @@ static const char usage[] =
     "  --version              show the version\n"
     "  --help                 show this\n"
     "\n"
-    "example: attnd --set window.length=5 --set window.every=1\n"
+    "example:\n"
+    "  attnd --set window.length=5 --set window.every=1\n"
+    "\n"
     "exit status: 0 stopped or answered, 1 cannot start, 2 usage or config error\n";
 
 struct args {

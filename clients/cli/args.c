@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* args: one table of options drives getopt, the checks and the help. Options may stand before or
- * after the command; which command takes which is main's business. */
+/* args: one table of options drives getopt, the checks and all that is said of them. Options may
+ * stand before or after the command; which command takes which is in commands.c. */
 #include "args.h"
 
 #include "header.h"
@@ -145,6 +145,12 @@ static const char *set_count(struct args *args, const char *text)
     return NULL;
 }
 
+static const char *set_rules(struct args *args, const char *text)
+{
+    args->rules = text;
+    return *text ? NULL : "a file";
+}
+
 static const char *set_summaries(struct args *args, const char *text)
 {
     args->summaries = text;
@@ -152,44 +158,67 @@ static const char *set_summaries(struct args *args, const char *text)
 }
 
 struct option_info {
-    const char *name;
-    const char *argument; /* NULL = none */
+    struct option_text text;
     enum args_option bit;
     setter *set;
-    const char *help;
 };
 
 static const struct option_info option_info[] = {
-    {"metric", "NAME", ARGS_METRIC, set_metric,
-     "what to show (default entropy_normalized, or what there is)"},
-    {"stack", "STACK", ARGS_STACK, set_stack, "only encoder or decoder layers"},
-    {"layer", "N", ARGS_LAYER, set_layer, "only this layer"},
-    {"site", "SITE", ARGS_SITE, set_site, "only self or cross attention"},
-    {"drift", NULL, ARGS_DRIFT, NULL, "how the metric differs from the baseline, and since when"},
-    {"head", "N", ARGS_HEAD, set_head, "only this head"},
-    {"run", "RUN", ARGS_RUN, set_run, "this run, by its first digits (default: the newest)"},
-    {"window", "WINDOW", ARGS_WINDOW, set_window,
-     "windows such as \"1 epoch\" (default: those of section window)"},
-    {"from", "N", ARGS_FROM, set_from, "only what ends at this epoch, step or second, or later"},
-    {"to", "N", ARGS_TO, set_to, "only what ends at this epoch, step or second, or earlier"},
-    {"all", NULL, ARGS_ALL, NULL, "also what is over"},
-    {"count", "N", ARGS_COUNT, set_count, "at most so many"},
-    {"seconds", "N", ARGS_SECONDS, set_seconds, "stop after N seconds"},
-    {"until-end", NULL, ARGS_UNTIL_END, NULL, "stop when every rank heard of has said bye"},
-    {"compress", NULL, ARGS_COMPRESS, NULL, "make the file smaller; takes 3 s per 100 MB"},
-    {"force", NULL, ARGS_FORCE, NULL, "replace the file if it is there"},
-    {"rhythm", "FACTOR", ARGS_RHYTHM, set_rhythm,
-     "as it was recorded, FACTOR times as fast (default: at once)"},
-    {"ingest", "ENDPOINT", ARGS_INGEST, set_ingest,
-     "where attnd takes messages (default: ask attnd)"},
-    {"summaries", "ENDPOINT", ARGS_SUMMARIES, set_summaries,
-     "where attnd publishes (default: ask attnd)"},
-    {"json", NULL, ARGS_JSON, NULL, "print the answer as JSON"},
-    {"csv", NULL, ARGS_CSV, NULL, "print comma-separated values, a line per window and head"},
-    {"endpoint", "ENDPOINT", ARGS_ENDPOINT, set_endpoint, "where attnd answers"},
-    {"timeout", "SECONDS", ARGS_TIMEOUT, set_timeout, "how long to wait for an answer (default 2)"},
-    {"help", NULL, ARGS_HELP, NULL, "what a command does"},
-    {"version", NULL, ARGS_VERSION, NULL, "the version of attnctl"},
+    {{"metric", "NAME", "what to show (default entropy_normalized, or what there is)", "METRIC"},
+     ARGS_METRIC,
+     set_metric},
+    {{"stack", "STACK", "only encoder or decoder layers", "encoder|decoder"},
+     ARGS_STACK,
+     set_stack},
+    {{"layer", "N", "only this layer", NULL}, ARGS_LAYER, set_layer},
+    {{"site", "SITE", "only self or cross attention", "self|cross"}, ARGS_SITE, set_site},
+    {{"drift", NULL, "how the metric differs from the baseline, and since when", NULL},
+     ARGS_DRIFT,
+     NULL},
+    {{"head", "N", "only this head", NULL}, ARGS_HEAD, set_head},
+    {{"run", "RUN", "this run, by its first digits (default: the newest)", NULL},
+     ARGS_RUN,
+     set_run},
+    {{"window", "WINDOW", "windows such as \"1 epoch\" (default: those of section window)", NULL},
+     ARGS_WINDOW,
+     set_window},
+    {{"from", "N", "only what ends at this epoch, step or second, or later", NULL},
+     ARGS_FROM,
+     set_from},
+    {{"to", "N", "only what ends at this epoch, step or second, or earlier", NULL},
+     ARGS_TO,
+     set_to},
+    {{"all", NULL, "also what is over", NULL}, ARGS_ALL, NULL},
+    {{"count", "N", "at most so many", NULL}, ARGS_COUNT, set_count},
+    {{"seconds", "N", "stop after N seconds", NULL}, ARGS_SECONDS, set_seconds},
+    {{"until-end", NULL, "stop when every rank heard of has said bye", NULL}, ARGS_UNTIL_END, NULL},
+    {{"compress", NULL, "make the file smaller; takes 3 s per 100 MB", NULL}, ARGS_COMPRESS, NULL},
+    {{"force", NULL, "replace the file if it is there", NULL}, ARGS_FORCE, NULL},
+    {{"rhythm", "FACTOR", "as it was recorded, FACTOR times as fast (default: at once)", NULL},
+     ARGS_RHYTHM,
+     set_rhythm},
+    {{"ingest", "ENDPOINT", "where attnd takes messages (default: ask attnd)", NULL},
+     ARGS_INGEST,
+     set_ingest},
+    {{"summaries", "ENDPOINT", "where attnd publishes (default: ask attnd)", NULL},
+     ARGS_SUMMARIES,
+     set_summaries},
+    {{"rules", "RULES",
+      "a config file of attnd: its section rules, and whatever else it sets, like window (default: "
+      "attnd's defaults)",
+      "FILE"},
+     ARGS_RULES,
+     set_rules},
+    {{"json", NULL, "print the answer as JSON", NULL}, ARGS_JSON, NULL},
+    {{"csv", NULL, "print comma-separated values, a line per window and head", NULL},
+     ARGS_CSV,
+     NULL},
+    {{"endpoint", "ENDPOINT", "where attnd answers", NULL}, ARGS_ENDPOINT, set_endpoint},
+    {{"timeout", "SECONDS", "how long to wait for an answer (default 2)", NULL},
+     ARGS_TIMEOUT,
+     set_timeout},
+    {{"help", NULL, "what a command does", NULL}, ARGS_HELP, NULL},
+    {{"version", NULL, "the version of attnctl", NULL}, ARGS_VERSION, NULL},
 };
 enum { OPTION_COUNT = sizeof(option_info) / sizeof(option_info[0]) };
 
@@ -197,8 +226,8 @@ static void fill_long_options(struct option long_options[OPTION_COUNT + 1])
 {
     memset(long_options, 0, sizeof(struct option) * (OPTION_COUNT + 1));
     for (int i = 0; i < OPTION_COUNT; i++) {
-        long_options[i].name = option_info[i].name;
-        long_options[i].has_arg = option_info[i].argument ? required_argument : no_argument;
+        long_options[i].name = option_info[i].text.name;
+        long_options[i].has_arg = option_info[i].text.argument ? required_argument : no_argument;
         long_options[i].val = i + 256; /* beyond any character */
     }
 }
@@ -212,9 +241,11 @@ static struct args default_args(void)
     };
 }
 
-static int refuse_option(int code, char *const *argv, char *reterr)
+/* getopt stands behind what it refuses. */
+static int refuse_option(int code, char *const *argv, struct args *ret_args, char *reterr)
 {
     const char *text = argv[optind > 0 ? optind - 1 : 0];
+    ret_args->unknown = code == ':' ? NULL : text;
     snprintf(reterr, ARGS_ERROR_MAX, code == ':' ? "%.100s needs a value" : "no option %.100s",
              text);
     return -1;
@@ -226,8 +257,8 @@ static int apply(struct args *args, const struct option_info *info, const char *
     const char *valid = info->set ? info->set(args, text) : NULL;
     if (!valid)
         return 0;
-    snprintf(reterr, ARGS_ERROR_MAX, "--%s: '%.80s': not accepted (valid: %s)", info->name, text,
-             valid);
+    snprintf(reterr, ARGS_ERROR_MAX, "--%s: '%.80s': not accepted (valid: %s)", info->text.name,
+             text, valid);
     return -1;
 }
 
@@ -249,6 +280,7 @@ int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
     struct option long_options[OPTION_COUNT + 1];
     struct args args = default_args();
     fill_long_options(long_options);
+    ret_args->unknown = NULL;
     optind = 0; /* start over: getopt keeps its state */
     opterr = 0;
     for (;;) {
@@ -258,7 +290,7 @@ int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
         if (code == 'h')
             args.given |= ARGS_HELP;
         else if (code < 256)
-            return refuse_option(code, argv, reterr);
+            return refuse_option(code, argv, ret_args, reterr);
         else if (apply(&args, &option_info[code - 256], optarg, reterr) != 0)
             return -1;
     }
@@ -268,23 +300,17 @@ int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
     return 0;
 }
 
-void args_print_options(unsigned options, FILE *out)
+void args_each_option(unsigned options, option_visitor *visit, void *data)
 {
-    for (int i = 0; i < OPTION_COUNT; i++) {
-        const struct option_info *info = &option_info[i];
-        char left[40];
-        if (!(options & (unsigned)info->bit))
-            continue;
-        snprintf(left, sizeof(left), "--%s%s%s", info->name, info->argument ? " " : "",
-                 info->argument ? info->argument : "");
-        fprintf(out, "  %-22s %s\n", left, info->help);
-    }
+    for (int i = 0; i < OPTION_COUNT; i++)
+        if (options & (unsigned)option_info[i].bit)
+            visit(&option_info[i].text, data);
 }
 
 const char *args_option_name(unsigned options)
 {
     for (int i = 0; i < OPTION_COUNT; i++)
         if (options & (unsigned)option_info[i].bit)
-            return option_info[i].name;
+            return option_info[i].text.name;
     return "";
 }

@@ -3,6 +3,8 @@
 #ifndef CLI_ARGS_H
 #define CLI_ARGS_H
 
+#include "option.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,6 +30,7 @@ enum args_option {
     ARGS_TO = 1 << 16,
     ARGS_CSV = 1 << 17,
     ARGS_ALL = 1 << 18,
+    ARGS_RULES = 1 << 19,
     ARGS_COMPRESS = 1 << 20,
     ARGS_FORCE = 1 << 21,
     ARGS_SECONDS = 1 << 22,
@@ -59,16 +62,18 @@ struct args {
     const char *summaries;             /* NULL = ask the daemon */
     double seconds;                    /* counts when ARGS_SECONDS is given */
     const char *ingest;                /* NULL = ask the daemon */
+    const char *rules;                 /* NULL = attnd's defaults */
     double rhythm;                     /* times as fast as recorded; 0 = at once */
     const char *words[ARGS_WORDS_MAX]; /* what is no option: the command, then its arguments */
     int word_count;
+    const char *unknown; /* the option that made args_parse fail because there is none like it */
 };
 
-/* Returns 0, or -1 with a message (ARGS_ERROR_MAX bytes). */
+/* Returns 0, or -1 with a message (ARGS_ERROR_MAX bytes); then only ret_args->unknown is set. */
 int args_parse(int argc, char **argv, struct args *ret_args, char *reterr);
 
-/* One line per option of the set, as --help shows them. */
-void args_print_options(unsigned options, FILE *out);
+/* Every option of the set. */
+void args_each_option(unsigned options, option_visitor *visit, void *data);
 
 /* The name of the first option in the set: "metric". */
 const char *args_option_name(unsigned options);

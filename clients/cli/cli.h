@@ -63,10 +63,11 @@ int cmd_runs(struct cli *cli);
 int cmd_plan(struct cli *cli);
 int cmd_record(struct cli *cli);
 int cmd_replay(struct cli *cli);
-/* These read their command line themselves; argv without the word "analyze", "check" or "bridge".
- */
+int cmd_check(struct cli *cli);
+int cmd_help(struct cli *cli);
+/* These read their command line themselves; argv without the command's name. */
 int cmd_analyze(struct cli *cli, int argc, char **argv);
-int cmd_check(struct cli *cli, int argc, char **argv);
+int cmd_show(struct cli *cli, int argc, char **argv);
 /* Becomes the Python program; returns only when that cannot be started. */
 int cmd_bridge(struct cli *cli, int argc, char **argv);
 

@@ -241,10 +241,7 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
     if (rc != 0)
         return fail(cli, exit_of(rc), analysis.error);
     int code;
-    if (analysis.options.help) {
-        options_print_help(cli->out);
-        code = CLI_OK;
-    } else if (analysis.options.file_count == 0) {
+    if (analysis.options.file_count == 0) {
         fputs("usage: attnctl analyze FILE... [OPTIONS] (see --help)\n", cli->err);
         code = CLI_USAGE;
     } else {

@@ -5,7 +5,9 @@
  * A package that is installed goes before the one of a source tree that attnctl was built in: what
  * is run is what the user's own programs import. One Python is started, not two: it looks for the
  * package itself and says what is missing. */
-#include "cli.h"
+#include "bridge.h"
+#include "commands.h"
+#include "line.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -37,6 +39,63 @@ static const char start[] =
     "          'of attnd, or set ATTND_PYTHON to a Python that has it', file=sys.stderr)\n"
     "    sys.exit(2)\n"
     "runpy.run_module('attnd.bridge', run_name='__main__', alter_sys=True)\n";
+
+/* The command line ------------------------------------------------------------------------------
+ */
+
+/* What attnd.bridge takes, but for what attnctl knows anyway; tests/cli compares. */
+static const struct option_text options[] = {
+    {"what is forwarded", NULL, NULL, NULL},
+    {"summaries", "ENDPOINT", "where attnd publishes (default: ask attnd)", NULL},
+    {"job", "JOB", "only this job; may be given again", "JOB"},
+    {"metrics", "PATTERNS", "which metrics, with commas; * and ? are allowed", "METRIC,"},
+    {"statistics", "PATTERNS", "which numbers of a window, with commas",
+     "mean|std|min|max|p50|p90|p99|last|count|drift.delta|drift.z|drift.js|drift.change,"},
+    {"layers", "PATTERNS", "such as 'decoder.*.self' (default: all)", NULL},
+    {"images", "PATTERNS", "metrics that get heat maps; '' = none", "METRIC,"},
+    {"every", "N", "only every N-th window", NULL},
+    {"window", "WINDOW", "such as \"1 epoch\" (default: attnd's primary windows)", NULL},
+    {"live", NULL, "single messages too", NULL},
+    {"past", NULL, "first what the history has and the sink has not (default but for stdout)",
+     NULL},
+    {"no-past", NULL, "only what comes from now on", NULL},
+    {"until-end", NULL, "end when the runs that were going on have ended", NULL},
+    {"linger", "SECONDS", "for writing what is left at the end (default 30)", NULL},
+    {"quiet", NULL, "no tally at the end", NULL},
+    {"of wandb", NULL, NULL, NULL},
+    {"project", "PROJECT", "default attnd", NULL},
+    {"entity", "ENTITY", "team or user", NULL},
+    {"directory", "DIRECTORY", "where W&B keeps its files (default: $WANDB_DIR, else here)",
+     "FILE"},
+    {"offline", NULL, "write files only: wandb sync sends them later", NULL},
+    {"of mlflow", NULL, NULL, NULL},
+    {"uri", "URI", "tracking store (default $MLFLOW_TRACKING_URI)", NULL},
+    {"experiment", "EXPERIMENT", "default: one per job, of its name", NULL},
+    {"of attnctl", NULL, NULL, NULL},
+};
+enum { OPTIONS = sizeof(options) / sizeof(options[0]) };
+
+void bridge_each_option(option_visitor *visit, void *data)
+{
+    for (int i = 0; i < OPTIONS; i++)
+        visit(&options[i], data);
+}
+
+/* Options may stand before the sink; to Python the sink comes first. Returns whether there is one.
+ */
+static bool move_sink(int argc, char **argv)
+{
+    int at = line_find_word(command_find("bridge"), argc, argv);
+    if (at >= argc)
+        return false;
+    char *sink = argv[at];
+    memmove(argv + 2, argv + 1, (size_t)(at - 1) * sizeof(*argv));
+    argv[1] = sink;
+    return true;
+}
+
+/* The program -----------------------------------------------------------------------------------
+ */
 
 /* Cuts the last part off. Returns whether something is left. */
 static bool go_up(char *path)
@@ -76,11 +135,9 @@ static int explain_start(struct cli *cli, const char *python, int error)
         python, strerror(error));
 }
 
-int cmd_bridge(struct cli *cli, int argc, char **argv)
+static int start_python(struct cli *cli, const char *python, int argc, char **argv)
 {
     static char beside[PATH_BYTES + 32];
-    const char *chosen = getenv("ATTND_PYTHON");
-    const char *python = chosen && *chosen ? chosen : "python3";
     char **arguments = calloc((size_t)argc + 4, sizeof(*arguments));
     if (!arguments) {
         fputs("attnctl: out of memory\n", cli->err);
@@ -98,4 +155,13 @@ int cmd_bridge(struct cli *cli, int argc, char **argv)
     int error = errno;
     free(arguments);
     return explain_start(cli, python, error);
+}
+
+int cmd_bridge(struct cli *cli, int argc, char **argv)
+{
+    const char *chosen = getenv("ATTND_PYTHON");
+    if (!move_sink(argc, argv))
+        return cli_usage(cli, "bridge: SINK is missing: tensorboard, wandb, mlflow or jsonl (see "
+                              "attnctl bridge --help)");
+    return start_python(cli, chosen && *chosen ? chosen : "python3", argc, argv);
 }

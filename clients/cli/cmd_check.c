@@ -14,7 +14,6 @@
 #include "err.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -26,11 +25,6 @@
 #define LOOK_MS 20
 #define LOOKS   1500
 
-struct options {
-    const char *path, *rules;
-    bool json, help;
-};
-
 /* An alert's map, encoded. */
 struct fired {
     void *data;
@@ -39,7 +33,7 @@ struct fired {
 
 struct checking {
     struct cli *cli;
-    struct options options;
+    const struct args *asked; /* the command line; cli->args says where our own attnd is */
     struct judge judge;
     struct rpc rpc;
     void *alerts; /* SUB */
@@ -58,51 +52,9 @@ static int fail(struct cli *cli, int code, const char *text)
     return code;
 }
 
-/* The command line ------------------------------------------------------------------------------
- */
-
-static const char help[] =
-    "usage: attnctl check FILE [--rules RULES] [--json]\n"
-    "Judges a recording (attnctl record) by alert rules; needs no attnd. For the CI of\n"
-    "training runs.\n\n"
-    "  --rules RULES          a config file of attnd: its section rules, and whatever else\n"
-    "                         it sets, like window (default: attnd's defaults)\n"
-    "  --json                 the alerts as JSON\n"
-    "  --help                 this text\n"
-    "\nAlerts about silence are left out, and spectra are computed however long it takes,\n"
-    "unless RULES sets metrics.spectrum_budget. A run that does not end in the recording\n"
-    "is ended after it.\n"
-    "\nexample: attnctl check run.rec --rules rules.yaml\n"
-    "\nExit status: 0 no rule fired; 1 a rule fired, or out of memory; 2 the recording or\n"
-    "RULES cannot be read, or there is no window to judge.\n";
-
-static int parse_options(struct cli *cli, int argc, char **argv, struct options *ret_options)
+static bool is_json(const struct checking *checking)
 {
-    static const struct option long_options[] = {{"rules", required_argument, NULL, 'r'},
-                                                 {"json", no_argument, NULL, 'j'},
-                                                 {"help", no_argument, NULL, 'h'},
-                                                 {NULL, 0, NULL, 0}};
-    struct options options = {0};
-    int option;
-    optind = 0; /* start over: getopt keeps its state */
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":h", long_options, NULL)) != -1) {
-        if (option == 'r')
-            options.rules = optarg;
-        else if (option == 'j')
-            options.json = true;
-        else if (option == 'h')
-            options.help = true;
-        else
-            return cli_usage(cli, "check: %s %.100s (see attnctl check --help)",
-                             option == ':' ? "a value is missing after" : "no option",
-                             argv[optind > 0 ? optind - 1 : 0]);
-    }
-    if (!options.help && argc - optind != 1)
-        return cli_usage(cli, "usage: attnctl check FILE [--rules RULES] (see --help)");
-    options.path = argv[optind];
-    *ret_options = options;
-    return CLI_OK;
+    return checking->asked->given & ARGS_JSON;
 }
 
 /* Alerts ---------------------------------------------------------------------------------------
@@ -303,12 +255,12 @@ static int print_fired(struct checking *checking, const struct fired *fired, boo
     char *text = NULL;
     if (mpk_parse(fired->data, fired->size, &mpk_result_limits, &doc) != 0)
         return fail(cli, CLI_FINDING, err_text(ERR_MEMORY));
-    if (!checking->options.json)
+    if (!is_json(checking))
         print_alert(cli, doc.root);
     else if ((text = mpk_to_json(doc.root, 0)) != NULL)
         fprintf(cli->out, "%s%s\n", text, last ? "" : ",");
     mpk_doc_clear(&doc);
-    if (checking->options.json && !text)
+    if (is_json(checking) && !text)
         return fail(cli, CLI_FINDING, err_text(ERR_MEMORY));
     free(text);
     return CLI_OK;
@@ -319,7 +271,7 @@ static void print_end(struct checking *checking)
     FILE *out = checking->cli->out;
     const struct feed_counts *counts = &checking->counts;
     uint64_t messages = checking->playback.messages, alerts = checking->fired_count;
-    if (checking->options.json) {
+    if (is_json(checking)) {
         fprintf(out, "],\"windows\":%" PRIu64 ",\"messages\":%" PRIu64 ",\"dropped\":{",
                 counts->summaries, messages);
         feed_print_dropped(counts, true, out);
@@ -327,7 +279,7 @@ static void print_end(struct checking *checking)
         return;
     }
     fprintf(out, "%s: %" PRIu64 " alert%s in %" PRIu64 " window%s of %" PRIu64 " message%s\n",
-            checking->options.path, alerts, out_plural(alerts), counts->summaries,
+            checking->asked->words[1], alerts, out_plural(alerts), counts->summaries,
             out_plural(counts->summaries), messages, out_plural(messages));
     if (counts->dropped == 0)
         return;
@@ -342,7 +294,7 @@ static int print_verdict(struct checking *checking)
     if (checking->counts.summaries == 0)
         return fail(checking->cli, CLI_USAGE,
                     "the recording has no window to judge: it is empty, or ends too early");
-    if (checking->options.json)
+    if (is_json(checking))
         fputs("{\"alerts\":[\n", checking->cli->out);
     for (size_t i = 0; i < checking->fired_count && code == CLI_OK; i++)
         code = print_fired(checking, &checking->fired[i], i + 1 == checking->fired_count);
@@ -359,7 +311,6 @@ static int judge_recording(struct checking *checking)
     struct args args = {.endpoint = checking->judge.config.control_endpoint.text,
                         .timeout_ms = ANSWER_MS};
     struct cli *cli = checking->cli;
-    const struct args *before = cli->args;
     cli->args = &args;
     int code = cli_connect(cli, &checking->rpc);
     if (code == CLI_OK) {
@@ -372,7 +323,7 @@ static int judge_recording(struct checking *checking)
             zmq_close(checking->alerts);
         rpc_close(&checking->rpc);
     }
-    cli->args = before;
+    cli->args = checking->asked;
     cli->rpc = NULL;
     return code;
 }
@@ -381,7 +332,7 @@ static int start_judge(struct checking *checking)
 {
     struct config config;
     char error[CONFIG_ERROR_MAX];
-    if (judge_configure(checking->options.rules, &config, error) != 0)
+    if (judge_configure(checking->asked->rules, &config, error) != 0)
         return fail(checking->cli, CLI_USAGE, error);
     if (judge_start(&config, &checking->judge, error) != 0)
         return fail(checking->cli, CLI_FINDING, error);
@@ -392,7 +343,7 @@ static int start_judge(struct checking *checking)
 static int check(struct checking *checking)
 {
     char error[PLAYBACK_ERROR_MAX];
-    if (playback_open(checking->options.path, &checking->playback, error) != 0)
+    if (playback_open(checking->asked->words[1], &checking->playback, error) != 0)
         return fail(checking->cli, CLI_USAGE, error);
     int code = start_judge(checking);
     if (code == CLI_OK) {
@@ -409,15 +360,8 @@ static int check(struct checking *checking)
     return code;
 }
 
-int cmd_check(struct cli *cli, int argc, char **argv)
+int cmd_check(struct cli *cli)
 {
-    struct checking checking = {.cli = cli};
-    int code = parse_options(cli, argc, argv, &checking.options);
-    if (code != CLI_OK)
-        return code;
-    if (checking.options.help) {
-        fputs(help, cli->out);
-        return CLI_OK;
-    }
+    struct checking checking = {.cli = cli, .asked = cli->args};
     return check(&checking);
 }

@@ -176,8 +176,11 @@ static int set_int(void *socket, int option, int value)
 static int connect_tap(struct recording *recording)
 {
     void *socket = zmq_socket(recording->cli->rpc->context, ZMQ_SUB);
-    if (!socket)
-        return cli_usage(recording->cli, "cannot make a socket: %s", zmq_strerror(errno));
+    if (!socket) {
+        snprintf(recording->error, sizeof(recording->error), "cannot make a socket: %s",
+                 zmq_strerror(errno));
+        return fail_file(recording);
+    }
     recording->socket = socket;
     topic_job("tap", recording->job, recording->topic);
     set_int(socket, ZMQ_LINGER, 0);

@@ -270,14 +270,16 @@ static bool take_message(struct cli *cli, void *socket)
     return printed;
 }
 
+/* A reader that goes away ends it at once, and not with the next message. */
 static void follow(struct cli *cli, void *socket)
 {
-    zmq_pollitem_t item = {.socket = socket, .events = ZMQ_POLLIN};
+    zmq_pollitem_t items[] = {{.socket = socket, .events = ZMQ_POLLIN}, {.fd = fileno(cli->out)}};
     uint64_t left = cli->args->count ? cli->args->count : UINT64_MAX;
-    while (left > 0 && !interrupt_came() && !ferror(cli->out)) {
-        if (zmq_poll(&item, 1, -1) <= 0)
+    while (left > 0 && !interrupt_came() && !ferror(cli->out) && !items[1].revents) {
+        if (zmq_poll(items, 2, -1) <= 0)
             continue;
-        left -= take_message(cli, socket);
+        if (items[0].revents)
+            left -= take_message(cli, socket);
     }
 }
 

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "out.h"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -176,4 +179,24 @@ void out_shorten(char *text, size_t width)
         return;
     memcpy(text + head, "..", 2);
     memmove(text + head + 2, text + length - tail, tail + 1);
+}
+
+void out_prepare(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) == -1)
+            open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY); /* the lowest that is free: fd */
+}
+
+bool out_reader_gone(FILE *out)
+{
+    struct pollfd item = {.fd = fileno(out)};
+    return poll(&item, 1, 0) > 0 && (item.revents & (POLLERR | POLLHUP)) != 0;
+}
+
+bool out_end(FILE *out)
+{
+    bool written = fflush(out) == 0 && !ferror(out);
+    return written || out_reader_gone(out);
 }

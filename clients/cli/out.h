@@ -44,4 +44,15 @@ void out_shorten(char *text, size_t width);
 /* "1 message", "2 messages" - the noun with an s unless there is one. */
 const char *out_plural(unsigned long long count);
 
+/* To be called before anything is opened: a standard stream that is closed would otherwise be the
+ * next file or socket. What is written to such a one fails, as it should; and a reader that has
+ * gone is an error to be asked for, not a signal. */
+void out_prepare(void);
+
+/* Whether whoever read the output has had enough: the pipe's other end is closed. */
+bool out_reader_gone(FILE *out);
+
+/* Writes what is left. Returns whether everything was written that somebody wanted to read. */
+bool out_end(FILE *out);
+
 #endif

@@ -21,10 +21,14 @@ static const char *charset(void)
     return "";
 }
 
+bool spark_charset_is_utf8(void)
+{
+    return strcasestr(charset(), "utf-8") != NULL || strcasestr(charset(), "utf8") != NULL;
+}
+
 bool spark_fits(FILE *out)
 {
-    return isatty(fileno(out)) &&
-           (strcasestr(charset(), "utf-8") != NULL || strcasestr(charset(), "utf8") != NULL);
+    return isatty(fileno(out)) && spark_charset_is_utf8();
 }
 
 /* The mean of those of values[from..to) that exist. */

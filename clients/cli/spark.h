@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+/* Whether the environment says UTF-8. */
+bool spark_charset_is_utf8(void);
 /* Whether `out` is a terminal and the environment says UTF-8. */
 bool spark_fits(FILE *out);
 

@@ -5,7 +5,7 @@ import { COLOR_MAPS } from "./colors.js";
 import { errorNote, h, hideTooltip, note } from "./dom.js";
 import { Events } from "./events.js";
 import { go, here, link } from "./router.js";
-import { runText, silenceOf } from "./run_text.js";
+import { runText } from "./run_text.js";
 import { applyTheme, onChange, set, settings } from "./settings.js";
 import { Store } from "./store.js";
 import { show as head } from "./view_head.js";
@@ -62,7 +62,7 @@ function drawPickers(params) {
 /** How far the run is, and whether it still says something. */
 function drawWhere(run) {
     const heard = store.heard.get(run?.run),
-        silence = events.state === "live" ? silenceOf(run, heard) : "",
+        silence = store.silence(run),
         ranks = run?.world ? `${run.world} rank${run.world > 1 ? "s" : ""}` : "";
     const parts = run ? [`epoch ${heard?.epoch ?? run.epoch}`, `step ${heard?.step ?? run.step}`, ranks, silence] : [];
     byId("where").textContent = parts.filter(Boolean).join(" · ");
@@ -274,10 +274,8 @@ function start() {
     store.on("run", reload);
     store.on("jobs", onJobs);
     store.on("layers", onLayers);
-    setInterval(() => {
-        drawWhere(store.shownRun());
-        store.tell("clock");
-    }, SILENCE_MS);
+    store.on("clock", () => drawWhere(store.shownRun()));
+    setInterval(() => store.tell("clock"), SILENCE_MS);
     listenToSkip();
     listenToToken();
     drawConnection();

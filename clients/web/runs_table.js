@@ -3,7 +3,7 @@
 // came of it, and what fires.
 import { h } from "./dom.js";
 import { link } from "./router.js";
-import { silenceOf, startOf } from "./run_text.js";
+import { startOf } from "./run_text.js";
 
 const ROWS = 200;
 /** Name, and whether it is text. */
@@ -30,7 +30,7 @@ function linkTo(store, run, params) {
 }
 
 function stateOf(store, run) {
-    const silence = silenceOf(run, store.heard.get(run.run));
+    const silence = store.silence(run);
     return [h("span", { class: `badge ${silence ? "silent" : run.state}` }, run.state), silence ? ` ${silence}` : ""];
 }
 
@@ -86,4 +86,4 @@ export function runsTable(store, params, endings) {
 }
 
 /** Changes when another run falls silent, or one for longer than it said. */
-export const silences = (store) => store.jobs.map((run) => silenceOf(run, store.heard.get(run.run))).join("\n");
+export const silences = (store) => store.jobs.map((run) => store.silence(run)).join("\n");

@@ -4,6 +4,8 @@
 // grows.
 import { find, get, now } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
+import { silenceOf } from "./run_text.js";
+import { paced } from "./view_state.js";
 
 /** At most so many job maps are kept, however many runs begin while the page is open. */
 const RUNS_KEPT = 500;
@@ -19,6 +21,8 @@ const pastLayer = ({ stack, layer, site, heads, metrics }) => ({
 
 /** What is drawn first goes first. */
 const SUMMARIES_MS = 400;
+/** After a window has closed, until it is on the disk. */
+const STARTS_MS = 2000;
 
 export class Store {
     constructor(events) {
@@ -37,6 +41,12 @@ export class Store {
         this.turn = 0; // of choose()
         this.listeners = new Map();
         events.on("live", (map) => this.takeLive(map));
+        this.isFollowing = false; // while attnd does not answer nobody knows whether a run is silent
+        events.on("state", (state) => {
+            this.isFollowing = state === "live";
+            this.tell("clock");
+        });
+        this.loadStartsSoon = paced(() => this.loadStarts(), STARTS_MS);
         events.on("summary", (map) => this.takeSummary(map));
         events.on("job", (map) => this.takeJob(map));
         events.on("alert", (map) => this.takeAlert(map));
@@ -79,6 +89,7 @@ export class Store {
     }
 
     takeSummary(map) {
+        if (this.jobs.some((run) => run.run === map.run && !run.first_ns)) this.loadStartsSoon();
         if (map.job !== this.job || map.run !== this.run) return;
         const old = this.summaries.get(layerName(map)),
             rule = (m) => `${m.window.unit} ${m.window.length} ${m.window.every}`;
@@ -146,7 +157,7 @@ export class Store {
     async loadJobs() {
         const [jobs, runs, alerts] = await Promise.all([
             get("jobs"),
-            find("runs", { limit: 500 }),
+            find("runs", { limit: RUNS_KEPT }),
             find("alerts", { limit: 1 }),
         ]);
         this.past = runs?.runs ?? [];
@@ -157,6 +168,16 @@ export class Store {
         this.firing = alerts?.firing ?? [];
         this.tell("jobs");
         this.tell("alerts");
+    }
+
+    /** A run is in the history, which says when it began, from its first window on. */
+    async loadStarts() {
+        const runs = (await find("runs", { limit: RUNS_KEPT }).catch(() => null))?.runs ?? [];
+        if (runs.length === 0) return;
+        const first = new Map(runs.map((run) => [run.run, run.first_ns]));
+        this.past = runs;
+        this.jobs = this.jobs.map((map) => ({ ...map, first_ns: map.first_ns ?? first.get(map.run) }));
+        this.tell("jobs");
     }
 
     async loadMetrics() {
@@ -241,6 +262,11 @@ export class Store {
     /** The job map or the history's entry of the run that is shown. */
     shownRun() {
         return this.runsOf(this.job).find((run) => run.run === this.run);
+    }
+
+    /** "last heard 40 s ago" of a run that has fallen silent, else "". */
+    silence(run) {
+        return this.isFollowing ? silenceOf(run, this.heard.get(run?.run)) : "";
     }
 
     /** The newest numbers of a layer, of the run that is shown; undefined when attnd has none in memory. */

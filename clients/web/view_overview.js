@@ -42,7 +42,9 @@ const nothingYet = (job) =>
     );
 
 const wrongMoment = (text) =>
-    note(`${text} is no window of this run; epoch3 or step120 would be, where it has them. This is the newest.`);
+    note(
+        `at=${text} names no window of this run. A window is named by its end, as in at=epoch3 or at=step120. This is the newest.`,
+    );
 
 /** Of a head, from the newest message. */
 const factsOf = (live, head) =>

@@ -370,12 +370,20 @@ struct MHD_Response *events_open(struct events *events, struct MHD_Connection *c
     return response;
 }
 
+/* Whether a suspended client has anything to hear: events that its filter leaves out do not wake
+ * it. */
+static bool has_more(struct event_client *client)
+{
+    if (!client->event && client->next <= client->events->ring.newest)
+        next_event(client);
+    return client->event || client->note_offset < client->note_size || client->events->closing ||
+           client->gone;
+}
+
 void events_wake(struct events *events)
 {
     for (struct event_client *client = events->clients; client; client = client->following) {
-        bool has_more = client->note_offset < client->note_size || events->closing ||
-                        client->gone || client->next <= events->ring.newest;
-        if (!client->suspended || !has_more)
+        if (!client->suspended || !has_more(client))
             continue;
         client->suspended = false;
         MHD_resume_connection(client->connection);

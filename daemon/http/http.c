@@ -218,8 +218,10 @@ static int read_token(struct http *http, char *reterr)
     if (!*path)
         return 0;
     FILE *file = fopen(path, "re");
-    if (!file)
-        return fail(reterr, "http.token_file", strerror(errno));
+    if (!file) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "http.token_file: %.512s: %s", path, strerror(errno));
+        return -1;
+    }
     bool got = fgets(http->token, sizeof http->token, file);
     fclose(file);
     http->token[strcspn(http->token, "\r\n")] = '\0';

@@ -90,10 +90,22 @@ def test_an_unknown_run_is_said_to_be_unknown(place, twice, page):
 
 def test_lists_say_when_runs_began(place, twice, page):
     page.open(place, "#/overview?job=twice").ready()
-    for run in place.api("runs", job="twice")["runs"]:
+    publish(twice[2], [5, 6], layers=2)
+    runs = wait_until(lambda: (lambda all: len(all) == 2 and all)(place.api("runs", job="twice")["runs"]), "both runs in the history")
+    for run in runs:
         began = page.js("return new Date(arguments[0] / 1e6).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'})", run["first_ns"])
-        assert row_of(page, run["run"])["began"] == began
+        wait_until(lambda: row_of(page, run["run"])["began"] == began, "when it began")
         assert any(text.startswith(f"{run['run'][:8]}, {began} ") for text in page.texts("#run option"))
+
+
+def test_a_run_that_is_not_in_the_history_yet_says_when_it_began_once_it_is(place, page):
+    trainer = Trainer(place.daemon, "young")
+    publish(trainer, [0])
+    wait_until(lambda: place.api("live", job="young", or_null=1), "its numbers")
+    page.open(place, "#/overview?job=young").ready()
+    assert row_of(page, trainer.run.hex())["began"] == ""
+    publish(trainer, [1, 2])
+    wait_until(lambda: row_of(page, trainer.run.hex())["began"] != "", "when it began")
 
 
 def test_a_job_that_comes_later_is_shown_when_it_comes(place, page):
@@ -143,9 +155,10 @@ def test_a_silent_run_says_since_when(place, twice, page):
     publish(twice[2], [9], layers=2)
     wait_until(lambda: place.api("live", job="silent", or_null=1), "its numbers")
     page.open(place, "#/overview?job=silent").ready()
-    assert "last heard 10 min ago" in page.text("#where")
+    wait_until(lambda: "last heard 10 min ago" in page.text("#where"), "since when")
     assert "last heard 10 min ago" in row_of(page, page.js("return document.getElementById('run').value"))["state"]
     assert row_of(page, twice[1])["state"] == "active", "of one that goes on it is not said"
+    page.screenshot("silent-1440-light")
 
 
 @pytest.mark.parametrize("silent_s, interval_s, said", [
@@ -174,8 +187,9 @@ def test_a_moment_stays_when_the_run_grows(place, page):
 @pytest.mark.parametrize("wrong", ["foo", "3", "step99999", "constructor"])
 def test_a_moment_that_is_none_is_said_to_be_none(place, twice, page, wrong):
     page.open(place, f"#/overview?job=twice&at={wrong}").ready()
-    assert f"{wrong} is no window of this run" in page.text("main") and "undefined" not in page.text("main")
+    assert f"at={wrong} names no window of this run" in page.text("main") and "undefined" not in page.text("main")
     assert page.text(".time").endswith("live")
+    page.screenshot("wrong-moment-1440-light")
 
 
 def test_what_the_address_has_wrong_is_mended_and_said(place, twice, page):
@@ -197,11 +211,13 @@ def test_a_run_without_epochs_is_told_what_to_do(page):
         publish(trainer, range(5))
         wait_until(lambda: cells(page) == HEADS, "the job")
         assert "set window.unit=step" in page.text(".time-map")
+        page.screenshot("no-epochs-1440-light")
         trainer.event("epoch_end", step=5)
         trainer.attention(maps(), epoch=1, step=6)
         trainer.event("epoch_end", epoch=1, step=6)
         wait_until(lambda: page.js("return document.querySelector('.time-map svg') !== null"), "the picture when there are epochs")
     finally:
+        page.driver.get("about:blank")
         site.close()
 
 
@@ -223,6 +239,7 @@ def test_a_token_is_asked_for_on_the_page(page, tmp_path):
         page.complaints()  # of what was refused
     finally:
         page.js("sessionStorage.clear()")
+        page.driver.get("about:blank")
         site.close()
 
 

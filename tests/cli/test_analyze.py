@@ -550,7 +550,7 @@ def test_help_shows_names_formats_and_examples():
     assert done.returncode == 0 and done.stderr == ""
     for word in ("<stack>.<layer>.<site>", ".safetensors", "--name", "weights.<layer>.wq", "np.savez", "examples:"):
         assert word in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 88
+    assert max(map(len, done.stdout.splitlines())) <= 80
     listed = subprocess.run([ATTNCTL, "--help"], capture_output=True, text=True)
     assert "analyze" in listed.stdout
 
@@ -611,8 +611,9 @@ def test_bad_values_are_named(good, option, text, says):
 def test_bad_command_lines(good):
     done = run()
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "usage: attnctl analyze FILE... [OPTIONS] (see --help)\n")
-    assert refuse(good, "--cuasal") == "no option --cuasal"
-    assert refuse(good, "--lengths") == "--lengths needs a value"
+    assert refuse(good, "--cuasal") == "no option --cuasal: did you mean --causal? (see attnctl analyze --help)"
+    assert refuse(good, "--frobnicate") == "no option --frobnicate (see attnctl analyze --help)"
+    assert refuse(good, "--lengths") == "--lengths needs a value (see attnctl analyze --help)"
     assert refuse(good, "--lengths", "3") == "decoder.0.self: --lengths: 1 numbers for 2 samples"
     assert refuse(good, "--lengths", "3,25") == "decoder.0.self: --lengths: 25 is more than the 24 queries"
     assert refuse(good, "--k-lengths", "3,25") == "decoder.0.self: --k-lengths: 25 is more than the 24 keys"

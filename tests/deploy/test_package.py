@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The Debian packages: put together from this build, unpacked, and used from there."""
+import gzip
 import os
 import re
 import shlex
@@ -78,6 +79,23 @@ def test_every_unit_is_in_it(packages):
     assert {path.name for path in (packages.root / "lib/systemd/system").iterdir()} == units
     assert "u attnd" in packages.find("usr/lib/sysusers.d/attnd.conf").read_text()
     assert "/var/lib/attnd" in packages.find("usr/lib/tmpfiles.d/attnd.conf").read_text()
+
+
+def test_every_command_has_its_page(packages):
+    listed = run(packages.root / "usr/bin/attnctl", "__complete", "").splitlines()
+    names = {f"attnctl-{line.split()[0]}.1.gz" for line in listed} | {"attnctl.1.gz"}
+    assert {path.name for path in (packages.root / "usr/share/man/man1").iterdir()} == names
+    page = gzip.decompress(packages.find("usr/share/man/man8/attnd.8.gz").read_bytes())
+    assert b".TH ATTND 8 " in page
+
+
+def test_the_shells_complete(packages, tmp_path):
+    script = packages.find("usr/share/bash-completion/completions/attnctl")
+    line = (f"PATH={packages.root}/usr/bin:$PATH; . {script}; COMP_LINE='attnctl summ' COMP_POINT=12 COMP_CWORD=1; "
+            "COMP_WORDS=(attnctl summ); _attnctl; echo ${COMPREPLY[*]}")
+    assert run("bash", "-c", line) == "summary\n"
+    for shell, path in (("zsh", "zsh/vendor-completions/_attnctl"), ("fish", "fish/vendor_completions.d/attnctl.fish")):
+        assert "__complete" in packages.find(f"usr/share/{path}").read_text(), shell
 
 
 def test_what_stops_a_package_stops_every_unit(packages):

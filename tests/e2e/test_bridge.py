@@ -260,7 +260,7 @@ def test_attnctl_finds_the_package_in_its_source_tree(tmp_path):
     place = tmp_path / "build" / "clients" / "cli"
     place.mkdir(parents=True)
     shutil.copy(ATTNCTL, place / "attnctl")
-    command = [str(place / "attnctl"), "bridge", "--help"]
+    command = [str(place / "attnctl"), "bridge", "jsonl", "--help"]
     alone = environment(PYTHONPATH="")
     away = subprocess.run(command, env=alone, cwd=tmp_path, capture_output=True, text=True)
     installed = subprocess.run([sys.executable, "-c", "import attnd.bridge"], env=alone, cwd=tmp_path, capture_output=True)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* options: one table drives getopt, the checks and the help. Most options are a flag, a whole
- * number or a real number with bounds, stored where the table says; the others have a setter. */
+/* options: one table drives getopt, the checks and all that is said of them. Most options are a
+ * flag, a whole number or a real number with bounds, stored where the table says; the others have a
+ * setter. */
 #include "options.h"
 
 #include "err.h"
@@ -222,56 +223,54 @@ static const char *add_ignored(struct options *options, const char *text)
 /* The table -------------------------------------------------------------------------------------
  */
 
-enum option_kind { OPTION_TITLE, OPTION_FLAG, OPTION_COUNT, OPTION_REAL, OPTION_SET };
+enum option_kind {
+    OPTION_TITLE,
+    OPTION_FLAG,
+    OPTION_COUNT,
+    OPTION_REAL,
+    OPTION_SET,
+    OPTION_UNUSED
+};
 
 struct option_info {
     enum option_kind kind;
-    const char *name;     /* of a title: the title */
-    const char *argument; /* NULL = none */
-    size_t offset;        /* FLAG: bool, COUNT: uint32_t, REAL: double */
+    struct option_text text;
+    size_t offset; /* FLAG: bool, COUNT: uint32_t, REAL: double */
     double min, max;
     setter *set; /* SET */
-    const char *help;
 };
 
-#define TITLE(name)                                                                                \
-    {                                                                                              \
-        OPTION_TITLE, name, NULL, 0, 0, 0, NULL, NULL                                              \
-    }
-#define FLAG(name, field, help)                                                                    \
-    {                                                                                              \
-        OPTION_FLAG, name, NULL, offsetof(struct options, field), 0, 0, NULL, help                 \
-    }
-#define COUNT(name, field, min, max, help)                                                         \
-    {                                                                                              \
-        OPTION_COUNT, name, "N", offsetof(struct options, field), min, max, NULL, help             \
-    }
-#define REAL(name, field, min, max, help)                                                          \
-    {                                                                                              \
-        OPTION_REAL, name, "X", offsetof(struct options, field), min, max, NULL, help              \
-    }
-#define SET(name, argument, set, help)                                                             \
-    {                                                                                              \
-        OPTION_SET, name, argument, 0, 0, 0, set, help                                             \
-    }
-
 /* clang-format off */
+#define TITLE(name) {OPTION_TITLE, {name, NULL, NULL, NULL}, 0, 0, 0, NULL}
+#define FLAG(name, field, help)                                                                    \
+    {OPTION_FLAG, {name, NULL, help, NULL}, offsetof(struct options, field), 0, 0, NULL}
+#define COUNT(name, field, min, max, help)                                                         \
+    {OPTION_COUNT, {name, "N", help, NULL}, offsetof(struct options, field), min, max, NULL}
+#define REAL(name, field, min, max, help)                                                          \
+    {OPTION_REAL, {name, "X", help, NULL}, offsetof(struct options, field), min, max, NULL}
+#define SET(name, argument, set, values, help)                                                     \
+    {OPTION_SET, {name, argument, help, values}, 0, 0, 0, set}
+/* Of every other command: taken, so that "attnctl --endpoint ..." may be an alias. */
+#define UNUSED(name, argument) {OPTION_UNUSED, {name, argument, "", NULL}, 0, 0, 0, NULL}
+
 static const struct option_info option_info[] = {
+    UNUSED("endpoint", "ENDPOINT"),
+    UNUSED("timeout", "SECONDS"),
     TITLE("what is printed"),
     FLAG("json", json, "everything, as JSON (attnd.analysis/1)"),
     FLAG("statistics", statistics, "mean, std, min, max of each map's entries, as JSON"),
-    FLAG("help", help, "this text"),
     TITLE("which array is what"),
-    SET("name", "PAT=TARGET", add_rule, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", add_ignored, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", set_stack, "encoder or decoder: of names without one (decoder)"),
+    SET("name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", set_stack, "encoder|decoder",
+        "encoder or decoder: of names without one (decoder)"),
     TITLE("what rows may attend to"),
-    FLAG("causal", causal, "key j only for queries i >= j (self-attention; where there"
-         "\nare layers of both stacks, the decoder's)"),
+    FLAG("causal", causal, "key j only for queries i >= j (self-attention; where there are layers of both stacks, "
+         "the decoder's)"),
     COUNT("window", window, 1, INT32_MAX, "only keys j > i - N; for the same layers"),
-    SET("lengths", "A,B,..", set_lengths, "valid queries and keys per sample (right padding)"),
-    SET("q-lengths", "A,B,..", set_q_lengths, "valid queries; before --lengths"),
-    SET("k-lengths", "A,B,..", set_k_lengths, "valid keys; before --lengths"),
+    SET("lengths", "A,B,..", set_lengths, NULL, "valid queries and keys per sample (right padding)"),
+    SET("q-lengths", "A,B,..", set_q_lengths, NULL, "valid queries; before --lengths"),
+    SET("k-lengths", "A,B,..", set_k_lengths, NULL, "valid keys; before --lengths"),
     COUNT("q-offset", q_offset, 0, INT32_MAX, "position of query 0 among the keys (self-attention)"),
     FLAG("dropout", dropout, "weights are after dropout: sums are not checked"),
     FLAG("learned-sink", learned_sink, "rows may sum to less than 1"),
@@ -282,21 +281,21 @@ static const struct option_info option_info[] = {
     COUNT("kv-heads", kv_heads, 1, 65536, "their key and value heads (by their shapes)"),
     COUNT("head-dim", head_dim, 1, 65536, "rows per head (by their shapes)"),
     TITLE("what is computed"),
-    SET("groups", "LIST", set_groups, "of core, importance, pairs, similarity, spectrum;"
-        "\nall (default) or none"),
+    SET("groups", "LIST", set_groups, "core|importance|pairs|similarity|spectrum|all|none,",
+        "of core, importance, pairs, similarity, spectrum; all (default) or none"),
     COUNT("top-pairs", top_pairs, 1, TOP_PAIRS_MAX, "how many (10)"),
     FLAG("head-pairs", head_pairs, "top pairs of each head as well"),
     COUNT("local-window", local_window, 0, INT32_MAX, "positions that local_mass looks to either side (8)"),
-    SET("head-weights", "A,B,..", set_head_weights, "of the map aggregate.weighted, one per head"),
+    SET("head-weights", "A,B,..", set_head_weights, NULL, "of the map aggregate.weighted, one per head"),
     REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.05)"),
-    SET("spectrum", "EFFORT", set_effort, "full (default), eigenvalues (also eigenvalue_2 of every"
-        "\nmap: 10 to 30 times as long), leading, norm"),
+    SET("spectrum", "EFFORT", set_effort, "full|eigenvalues|leading|norm",
+        "full (default), eigenvalues (also eigenvalue_2 of every map: 10 to 30 times as long), leading, norm"),
     COUNT("spectrum-max", spectrum_max, 1, 65536, "no spectrum of larger maps (1024)"),
     COUNT("sample", sample, 0, INT32_MAX, "whose spectrum (0; the last one, if there are fewer)"),
-    COUNT("qk-maps", qk_maps, 0, 65536, "of q and k up to this size, the map is made and"
-          "\nmeasured as well (0: maps are never made)"),
+    COUNT("qk-maps", qk_maps, 0, 65536, "of q and k up to this size, the map is made and measured as well "
+          "(0: maps are never made)"),
     TITLE("how"),
-    SET("isa", "NAME", set_isa, "auto, scalar, portable, avx2 or avx512"),
+    SET("isa", "NAME", set_isa, "auto|scalar|portable|avx2|avx512", "auto, scalar, portable, avx2 or avx512"),
     COUNT("threads", threads, 1, THREADS_MAX, "(as many as there are cores)"),
 };
 /* clang-format on */
@@ -335,6 +334,8 @@ static const char *set_value(struct options *options, const struct option_info *
     switch (info->kind) {
     case OPTION_FLAG:
         *(bool *)(void *)field = true;
+        return NULL;
+    case OPTION_UNUSED:
         return NULL;
     case OPTION_COUNT:
         return set_count(info, (uint32_t *)(void *)field, text);
@@ -376,18 +377,25 @@ static void fill_long_options(struct option long_options[OPTIONS + 1])
     for (int i = 0; i < OPTIONS; i++) {
         if (option_info[i].kind == OPTION_TITLE)
             continue;
-        option->name = option_info[i].name;
-        option->has_arg = option_info[i].argument ? required_argument : no_argument;
+        option->name = option_info[i].text.name;
+        option->has_arg = option_info[i].text.argument ? required_argument : no_argument;
         option->val = i + 256; /* beyond any character */
         option++;
     }
 }
 
+void options_each(option_visitor *visit, void *data)
+{
+    for (int i = 0; i < OPTIONS; i++)
+        if (option_info[i].kind != OPTION_UNUSED)
+            visit(&option_info[i].text, data);
+}
+
 static int refuse(int code, char *const *argv, char *reterr)
 {
     const char *text = argv[optind > 0 ? optind - 1 : 0];
-    snprintf(reterr, OPTIONS_ERROR_MAX, code == ':' ? "%.100s needs a value" : "no option %.100s",
-             text);
+    snprintf(reterr, OPTIONS_ERROR_MAX, "%s%.100s%s (see attnctl analyze --help)",
+             code == ':' ? "" : "no option ", text, code == ':' ? " needs a value" : "");
     return -1;
 }
 
@@ -397,7 +405,7 @@ static int apply(struct options *options, const struct option_info *info, const 
     const char *wrong = set_value(options, info, text);
     if (!wrong)
         return 0;
-    snprintf(reterr, OPTIONS_ERROR_MAX, "--%s: %.80s: %s", info->name, text, wrong);
+    snprintf(reterr, OPTIONS_ERROR_MAX, "--%s: %.80s: %s", info->text.name, text, wrong);
     return wrong == no_memory ? ERR_MEMORY : -1;
 }
 
@@ -409,12 +417,10 @@ static int parse_all(struct options *options, int argc, char **argv, char *reter
     optind = 0; /* start over: getopt keeps its state */
     opterr = 0;
     for (;;) {
-        int code = getopt_long(argc, argv, ":h", long_options, NULL);
+        int code = getopt_long(argc, argv, ":", long_options, NULL);
         if (code == -1)
             break;
-        if (code == 'h')
-            options->help = true;
-        else if (code < 256)
+        if (code < 256)
             return refuse(code, argv, reterr);
         else if ((rc = apply(options, &option_info[code - 256], optarg, reterr)) != 0)
             return rc;
@@ -448,78 +454,58 @@ void options_clear(struct options *options)
 /* The help --------------------------------------------------------------------------------------
  */
 
-static const char help_begin[] =
-    "usage: attnctl analyze FILE... [OPTIONS]\n"
-    "Measures attention in files, by the same engine as the daemon; asks no daemon.\n\n"
+static const char names[] =
+    "\nBy the same engine as the daemon.\n\n"
     "Files: .npy, .npz (np.savez, np.savez_compressed), .safetensors; any number of\n"
     "them. Maps in f32, f16, bf16 or f64; masks in bool or any integer, tokens and\n"
     "documents in any integer. An array is placed by its name, a .npy file's by the\n"
     "file's name:\n"
-    "  <stack>.<layer>.<site>    weights [B,H,Tq,Tk] or [H,Tq,Tk]; encoder or\n"
-    "                            decoder, a number, self or cross: decoder.0.self\n"
-    "    .q .k .v                instead of the weights, or besides them: a result of\n"
-    "                            their own. [B,H,T,d] or [H,T,d], after the position\n"
-    "                            encoding; k and v may have fewer heads\n"
-    "    .mask                   1 = may attend: [B,Tq,Tk], [B,1,Tq,Tk] or [Tq,Tk]; or of\n"
-    "                            padding: [B,Tk], 1 = a token. Its keys are left out, in\n"
-    "                            self-attention its queries too. Where B = Tq, [Tq,Tk] is\n"
-    "                            meant, unless the array is called attention_mask\n"
-    "    .attention_mask         the same as .mask\n"
-    "    .tokens .documents      [B,Tk], or [Tk] of a single sample\n"
-    "    .input_ids              the same as .tokens\n"
-    "    .grad                   the loss's gradient by the weights, shaped like them\n"
-    "    .wq .wk .wv .wo         projections [out,in]; need --heads\n"
-    "  weights.<layer>.wq        the same as STACK.<layer>.self.wq (.wk .wv .wo)\n"
-    "  attentions.<layer>, arr_<layer>     STACK.<layer>.self; also attentions_3\n"
-    "  encoder_attentions.<layer>, decoder_attentions.<layer>, cross_attentions.<layer>\n"
+    "  <stack>.<layer>.<site>  weights [B,H,Tq,Tk] or [H,Tq,Tk]; encoder or decoder,\n"
+    "                          a number, self or cross: decoder.0.self\n"
+    "    .q .k .v              instead of the weights, or besides them: a result of\n"
+    "                          their own. [B,H,T,d] or [H,T,d], after the position\n"
+    "                          encoding; k and v may have fewer heads\n"
+    "    .mask                 1 = may attend: [B,Tq,Tk], [B,1,Tq,Tk] or [Tq,Tk]; or\n"
+    "                          of padding: [B,Tk], 1 = a token. Its keys are left\n"
+    "                          out, in self-attention its queries too. Where B = Tq,\n"
+    "                          [Tq,Tk] is meant, unless the array is called\n"
+    "                          attention_mask\n"
+    "    .attention_mask       the same as .mask\n"
+    "    .tokens .documents    [B,Tk], or [Tk] of a single sample\n"
+    "    .input_ids            the same as .tokens\n"
+    "    .grad                 the loss's gradient by the weights, shaped like them\n"
+    "    .wq .wk .wv .wo       projections [out,in]; need --heads\n"
+    "  weights.<layer>.wq      the same as STACK.<layer>.self.wq (.wk .wv .wo)\n"
+    "  attentions.<layer>, arr_<layer>   STACK.<layer>.self; also attentions_3\n"
+    "  encoder_attentions.<layer>  encoder.<layer>.self\n"
+    "  decoder_attentions.<layer>  decoder.<layer>.self\n"
+    "  cross_attentions.<layer>    decoder.<layer>.cross\n"
     "  mask, tokens, documents, attention_mask, input_ids\n"
-    "                            of every self-attention that has none of its own\n"
+    "                          of every self-attention that has none of its own\n"
     "An empty axis is no error: its layer has 0 rows, and its numbers are null.\n";
 
-static const char help_end[] =
+static const char notes[] =
     "\nPAT matches a whole name: {layer} is a number, * any text. --name goes before\n"
-    "--ignore, and --ignore before the names above. A PAT without any array is an error.\n"
-    "\nexamples:\n"
+    "--ignore, and --ignore before the names above. A PAT without any array is an\n"
+    "error.\n"
+    "\nmore examples:\n"
     "  np.savez('maps.npz', *out.attentions)      # in Python, Hugging Face; or\n"
     "  np.savez('maps.npz', *out.attentions, attention_mask=mask, input_ids=ids)\n"
-    "  attnctl analyze maps.npz --causal\n"
-    "  attnctl analyze maps.npz --causal --lengths 128,97 --json > maps.json\n"
-    "  attnctl analyze probs.npy --name probs=decoder.0.self\n"
-    "  attnctl analyze qk.safetensors --causal --name 'h.{layer}.q=decoder.{layer}.self.q' \\\n"
+    "  attnctl analyze qk.safetensors --causal \\\n"
+    "      --name 'h.{layer}.q=decoder.{layer}.self.q' \\\n"
     "      --name 'h.{layer}.k=decoder.{layer}.self.k'\n"
     "  attnctl analyze model.safetensors --heads 12 --ignore '*' \\\n"
     "      --name '*.{layer}.self_attn.q_proj.weight=weights.{layer}.wq'\n"
-    "  attnctl analyze maps.npz --statistics\n"
-    "\nExit status: 0 done; 1 out of memory, or the output cannot be written; 2 something\n"
-    "cannot be read, placed or followed. One line on standard error says what, and unless\n"
-    "it is the output itself, nothing is printed.\n";
+    "  attnctl analyze maps.npz --statistics\n";
 
-static void print_option(const struct option_info *info, FILE *out)
+void options_print_names(FILE *out)
 {
-    char left[40];
-    snprintf(left, sizeof(left), "--%s%s%s", info->name, info->argument ? " " : "",
-             info->argument ? info->argument : "");
-    const char *help = info->help;
-    for (;;) {
-        int len = (int)strcspn(help, "\n");
-        fprintf(out, "  %-21s %.*s\n", left, len, help);
-        if (help[len] == '\0')
-            return;
-        help += len + 1;
-        left[0] = '\0';
-    }
+    fputs(names, out);
 }
 
-void options_print_help(FILE *out)
+void options_print_columns(FILE *out)
 {
-    fputs(help_begin, out);
-    for (int i = 0; i < OPTIONS; i++) {
-        if (option_info[i].kind == OPTION_TITLE)
-            fprintf(out, "\n%s:\n", option_info[i].name);
-        else
-            print_option(&option_info[i], out);
-    }
     fputs("\ncolumns of the table (a column without numbers is left out):\n", out);
     show_print_legend(out);
-    fputs(help_end, out);
+    fputs(notes, out);
 }

@@ -7,6 +7,7 @@
 #include "isa.h"
 #include "metric.h"
 #include "name.h"
+#include "option.h"
 #include "spectrum.h"
 
 #include <stdio.h>
@@ -26,7 +27,7 @@ struct real_list {
 
 /* Strings point into argv. */
 struct options {
-    bool help, json, statistics;
+    bool json, statistics;
     struct naming naming;
     /* what the files do not say */
     bool causal, dropout, learned_sink;
@@ -54,7 +55,10 @@ struct options {
 int options_parse(int argc, char **argv, struct options *ret_options, char *reterr);
 void options_clear(struct options *options);
 
-/* What --help shows. */
-void options_print_help(FILE *out);
+/* What there is to say: every option; in front of them, the names of arrays; and behind them, the
+ * columns of the table. */
+void options_each(option_visitor *visit, void *data);
+void options_print_names(FILE *out);
+void options_print_columns(FILE *out);
 
 #endif

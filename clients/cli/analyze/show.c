@@ -27,14 +27,13 @@ struct column {
 };
 
 static const struct column columns[] = {
-    {"ENTROPY", "heads", "entropy_normalized",
-     "0 = one key, 1 = spread evenly over all it may see"},
+    {"ENTROPY", "heads", "entropy_normalized", "0 = one key, 1 = spread over all it may see"},
     {"KEYS", "heads", "effective_keys", "how many keys that is like"},
     {"CONF", "heads", "confidence", "mean of the largest weight of a row"},
     {"DIST", "heads", "mean_distance", "tokens between query and key"},
     {"PREV", "heads", "previous_token", "weight on the token before"},
     {"FIRST", "heads", "first_token", "weight on the first token (sink)"},
-    {"INDUCT", "heads", "induction", "weight behind an earlier occurrence; needs .tokens"},
+    {"INDUCT", "heads", "induction", "behind an earlier occurrence; needs .tokens"},
     {"LOGIT", "heads", "max_logit", "mean of the largest logit of a row; q and k only"},
     {"NORM", "spectrum", "spectral_norm", "largest singular value"},
     {"SRANK", "spectrum", "stable_rank", "stable rank"},
@@ -44,8 +43,10 @@ enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
 
 void show_print_legend(FILE *out)
 {
-    for (int i = 0; i < COLUMNS; i++)
-        fprintf(out, "  %-8s %-22s %s\n", columns[i].title, columns[i].name, columns[i].help);
+    for (int i = 0; i < COLUMNS; i++) {
+        int length = fprintf(out, "  %-8s %s:", columns[i].title, columns[i].name);
+        fprintf(out, "%*s  %s\n", length < 29 ? 29 - length : 0, "", columns[i].help);
+    }
 }
 
 static void put_number(struct out_table *table, double value)

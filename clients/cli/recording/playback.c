@@ -91,16 +91,18 @@ static enum playback_status end_code(struct playback *playback, int code, char *
 
 static int reserve(struct playback *playback, uint64_t size)
 {
-    if (size <= playback->body_capacity)
+    if (size <= playback->body_capacity && playback->body)
         return 0;
     free(playback->body);
-    playback->body = malloc((size_t)size);
+    playback->body = malloc(size ? (size_t)size : 1);
     playback->body_capacity = playback->body ? (size_t)size : 0;
     return playback->body ? 0 : ERR_MEMORY;
 }
 
-/* Header and body of the next record. Returns 0, a code of err.def, or ERR_CLOSED with errno. */
-static int read_record(struct playback *playback, struct recording_record *ret_record)
+/* The next record's header; *ret_left is what the file has behind it. Returns 0, a code of err.def,
+ * or ERR_CLOSED with errno. */
+static int read_head(struct playback *playback, struct recording_record *ret_record,
+                     uint64_t *ret_left)
 {
     uint8_t head[RECORDING_RECORD_BYTES];
     uint64_t left = playback->size - playback->at;
@@ -110,36 +112,133 @@ static int read_record(struct playback *playback, struct recording_record *ret_r
     int code = recording_decode_record(head, size, ret_record);
     if (code)
         return code;
-    if (ret_record->stored > left - size)
-        return ERR_RECORDING_CUT;
-    code = reserve(playback, ret_record->stored);
+    *ret_left = left - size;
+    return ret_record->stored > *ret_left ? ERR_RECORDING_CUT : 0;
+}
+
+/* What follows the header. Returns as read_head. */
+static int read_body(struct playback *playback, const struct recording_record *record)
+{
+    int code = reserve(playback, record->stored);
     if (code)
         return code;
-    return read_all(playback->fd, playback->body, ret_record->stored) == 0 ? 0 : ERR_CLOSED;
+    return read_all(playback->fd, playback->body, record->stored) == 0 ? 0 : ERR_CLOSED;
+}
+
+static enum playback_status take(struct playback *playback, int code,
+                                 const struct recording_record *record,
+                                 struct recorded *ret_recorded, char *reterr)
+{
+    if (code == ERR_CLOSED)
+        return end(playback, PLAYBACK_FAILED, errno ? strerror(errno) : "the file became shorter",
+                   reterr);
+    if (code)
+        return end_code(playback, code, reterr);
+    ret_recorded->received_ns = record->received_ns;
+    ret_recorded->frame_count = record->frame_count;
+    playback->at += RECORDING_RECORD_BYTES + record->stored;
+    playback->messages++;
+    return PLAYBACK_MESSAGE;
+}
+
+static bool begin(struct playback *playback)
+{
+    free(playback->unpacked);
+    playback->unpacked = NULL;
+    return playback->at < playback->size;
 }
 
 enum playback_status playback_next(struct playback *playback, struct recorded *ret_recorded,
                                    char *reterr)
 {
     struct recording_record record;
-    free(playback->unpacked);
-    playback->unpacked = NULL;
-    if (playback->at == playback->size)
+    uint64_t left;
+    if (!begin(playback))
         return PLAYBACK_END;
-    int code = read_record(playback, &record);
-    if (code == ERR_CLOSED)
-        return end(playback, PLAYBACK_FAILED, errno ? strerror(errno) : "the file became shorter",
-                   reterr);
+    int code = read_head(playback, &record, &left);
+    if (!code)
+        code = read_body(playback, &record);
     if (!code)
         code = recording_decode_frames(&record, playback->body, (size_t)record.stored,
                                        ret_recorded->frames, &playback->unpacked);
+    return take(playback, code, &record, ret_recorded, reterr);
+}
+
+/* Skimming --------------------------------------------------------------------------------------
+ */
+
+static uint64_t read_u64(const uint8_t *at)
+{
+    uint64_t number = 0;
+    for (int i = 7; i >= 0; i--)
+        number = number << 8 | at[i];
+    return number;
+}
+
+/* The frames' sizes, which come to what the record says it stores. */
+static int read_sizes(struct playback *playback, const struct recording_record *record,
+                      struct recording_frame *ret_frames)
+{
+    uint8_t sizes[8 * RECORDING_FRAMES_MAX];
+    uint64_t left = record->stored;
+    if (left < 8 * (uint64_t)record->frame_count)
+        return ERR_RECORDING_DAMAGED;
+    if (read_all(playback->fd, sizes, 8 * (uint64_t)record->frame_count) != 0)
+        return ERR_CLOSED;
+    left -= 8 * (uint64_t)record->frame_count;
+    for (uint32_t i = 0; i < record->frame_count; i++) {
+        uint64_t size = read_u64(sizes + 8 * i);
+        if (size > left)
+            return ERR_RECORDING_DAMAGED;
+        ret_frames[i] = (struct recording_frame){NULL, (size_t)size};
+        left -= size;
+    }
+    return left == 0 ? 0 : ERR_RECORDING_DAMAGED;
+}
+
+/* The frames that are wanted, and past the others. */
+static int read_first(struct playback *playback, const struct recording_record *record,
+                      struct recording_frame *frames)
+{
+    uint64_t next = playback->at + RECORDING_RECORD_BYTES + record->stored;
+    size_t first = frames[0].size, second = record->frame_count > 1 ? frames[1].size : 0;
+    int code = reserve(playback, (uint64_t)first + second);
     if (code)
-        return end_code(playback, code, reterr);
-    ret_recorded->received_ns = record.received_ns;
-    ret_recorded->frame_count = record.frame_count;
-    playback->at += RECORDING_RECORD_BYTES + record.stored;
-    playback->messages++;
-    return PLAYBACK_MESSAGE;
+        return code;
+    if (read_all(playback->fd, playback->body, (uint64_t)first + second) != 0 ||
+        lseek(playback->fd, (off_t)next, SEEK_SET) < 0)
+        return ERR_CLOSED;
+    frames[0].data = playback->body;
+    if (record->frame_count > 1)
+        frames[1].data = playback->body + first;
+    return 0;
+}
+
+enum playback_status playback_skim(struct playback *playback, struct recorded *ret_recorded,
+                                   char *reterr)
+{
+    struct recording_record record;
+    uint64_t left;
+    if (!begin(playback))
+        return PLAYBACK_END;
+    int code = read_head(playback, &record, &left);
+    if (!code && record.packed) {
+        playback_seek(playback, playback->at);
+        return playback_next(playback, ret_recorded, reterr);
+    }
+    if (!code)
+        code = read_sizes(playback, &record, ret_recorded->frames);
+    if (!code)
+        code = read_first(playback, &record, ret_recorded->frames);
+    return take(playback, code, &record, ret_recorded, reterr);
+}
+
+/* A place that cannot be gone to shows when it is read. */
+void playback_seek(struct playback *playback, uint64_t at)
+{
+    playback->at = at;
+    if (lseek(playback->fd, (off_t)at, SEEK_SET) < 0)
+        playback->at = playback->size;
 }
 
 void playback_close(struct playback *playback)

@@ -41,6 +41,14 @@ int playback_open(const char *path, struct playback *ret_playback, char *reterr)
 enum playback_status playback_next(struct playback *playback, struct recorded *ret_recorded,
                                    char *reterr);
 
+/* The same, but of a message that is not packed only the first two frames, topic and header, are
+ * read; of the others the data is NULL, and the checksum of all is not compared. */
+enum playback_status playback_skim(struct playback *playback, struct recorded *ret_recorded,
+                                   char *reterr);
+
+/* Goes to where a message begins: what playback->at was before it was read. */
+void playback_seek(struct playback *playback, uint64_t at);
+
 void playback_close(struct playback *playback);
 
 #endif

@@ -729,7 +729,14 @@ static void test_an_absent_daemon_is_said_to_be_absent(void **state)
 
 static void test_wrong_usage_is_explained(void **state)
 {
-    assert_says(state, "summry", 2, "attnctl: no command 'summry' (see attnctl --help)\n");
+    assert_says(state, "summry", 2,
+                "attnctl: no command 'summry': did you mean 'summary'? (see attnctl --help)\n");
+    assert_says(state, "--json frobnicate", 2,
+                "attnctl: no command 'frobnicate' (see attnctl --help)\n");
+    assert_says(state, "jobs --jsno", 2,
+                "attnctl: no option --jsno: did you mean --json? (see attnctl jobs --help)\n");
+    assert_says(state, "jobs --frobnicate", 2,
+                "attnctl: no option --frobnicate (see attnctl jobs --help)\n");
     assert_says(state, "summary", 2, "usage: attnctl summary JOB [OPTIONS]\n");
     assert_says(state, "jobs extra", 2, "usage: attnctl jobs [OPTIONS]\n");
     assert_says(state, "jobs --count 3", 2,
@@ -784,6 +791,25 @@ static void test_output_that_cannot_be_written_is_a_finding(void **state)
     assert_says(state, "jobs > /dev/full", 1, "");
 }
 
+static void test_options_stand_before_or_after_the_command(void **state)
+{
+    assert_says(state, "--json flush", 0, "{\n  \"windows\": 3\n}\n");
+    assert_says(state, "--timeout 3 flush --json", 0, "{\n  \"windows\": 3\n}\n");
+}
+
+static void test_the_jobs_complete_a_word(void **state)
+{
+    char arguments[128];
+    const char *endpoint = ((struct fake *)*state)->endpoint;
+    assert_says(state, "__complete summary ''", 0, "gpt-small\n");
+    assert_says(state, "__complete flush g", 0, "gpt-small\n");
+    assert_says(state, "__complete flush x", 0, "");
+    assert_says(state, "__complete record gpt-small ''", 0, ":FILE\n");
+    snprintf(arguments, sizeof(arguments), "__complete --endpoint %s summary ''", endpoint);
+    attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "gpt-small\n");
+    attnctl_finish(attnctl_start("ipc:///nobody", "__complete summary ''"), 0, "");
+}
+
 static void test_version_and_help(void **state)
 {
     assert_says(state, "--version", 0, "attnctl " ATTND_VERSION "\n");
@@ -796,7 +822,11 @@ static void test_version_and_help(void **state)
                 "  --timeout SECONDS      how long to wait for an answer (default 2)\n"
                 "  --help                 what a command does\n"
                 "\n"
-                "example: attnctl flush gpt-small\n");
+                "example:\n"
+                "  attnctl flush gpt-small\n"
+                "\n"
+                "Exit status: 0 done; 1 bad news, out of memory, or the output cannot be written;\n"
+                "2 wrong usage; 3 attnd cannot be reached\n");
 }
 
 #define WITH_FAKE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -840,6 +870,8 @@ int main(void)
         WITH_FAKE(test_plans_are_shown_and_set),
         WITH_FAKE(test_a_plan_is_not_set_by_halves),
         WITH_FAKE(test_output_that_cannot_be_written_is_a_finding),
+        WITH_FAKE(test_options_stand_before_or_after_the_command),
+        WITH_FAKE(test_the_jobs_complete_a_word),
         WITH_FAKE(test_version_and_help),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -387,12 +387,13 @@ static void test_options_of_the_past_are_checked(void **state)
 {
     assert_says(state, "history gpt --run XY", 2,
                 "attnctl: --run: 'XY': not accepted (valid: the first of its 32 hexadecimal "
-                "digits) (see attnctl --help)\n");
+                "digits) (see attnctl history --help)\n");
     assert_says(state, "history gpt --from -1", 2,
                 "attnctl: --from: '-1': not accepted (valid: a whole number) (see attnctl "
-                "--help)\n");
-    assert_says(state, "history gpt --head x", 2,
-                "attnctl: --head: 'x': not accepted (valid: 0 to 1048575) (see attnctl --help)\n");
+                "history --help)\n");
+    assert_says(
+        state, "history gpt --head x", 2,
+        "attnctl: --head: 'x': not accepted (valid: 0 to 1048575) (see attnctl history --help)\n");
     assert_says(state, "history", 2, "usage: attnctl history JOB [OPTIONS]\n");
     assert_says(state, "history gpt --all", 2,
                 "attnctl: --all is not an option of history (see attnctl history --help)\n");

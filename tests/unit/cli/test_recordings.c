@@ -112,6 +112,66 @@ static void expect_three(struct fixture *f)
     playback_close(&f->playback);
 }
 
+/* Topics and headers; a message that is not packed has nothing more. */
+static void test_messages_are_skimmed(void **state)
+{
+    struct fixture *f = *state;
+    for (int pack = 0; pack < 2; pack++) {
+        struct recording_frame frames[] = {{"event/gpt/", 10}, {"header", 6}, {NULL, 0}};
+        struct recorded recorded;
+        char tensor[5000];
+        memset(tensor, 't', sizeof(tensor));
+        frames[2] = (struct recording_frame){tensor, sizeof(tensor)};
+        open_recorder(f);
+        f->recorder.pack = pack == 1;
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(recorder_write(&f->recorder, 7, frames, 3, f->error), 0);
+        assert_int_equal(recorder_close(&f->recorder, f->error), 0);
+        assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
+        for (int i = 0; i < 3; i++) {
+            uint64_t at = f->playback.at;
+            assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_MESSAGE);
+            assert_int_equal(recorded.frame_count, 3);
+            assert_memory_equal(recorded.frames[0].data, "event/gpt/", 10);
+            assert_memory_equal(recorded.frames[1].data, "header", 6);
+            assert_int_equal(recorded.frames[2].size, sizeof(tensor));
+            assert_true((recorded.frames[2].data == NULL) == (pack == 0));
+            playback_seek(&f->playback, at);
+            assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_MESSAGE);
+            assert_memory_equal(recorded.frames[2].data, tensor, sizeof(tensor));
+        }
+        assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_END);
+        playback_close(&f->playback);
+        assert_int_equal(unlink(f->path), 0);
+    }
+    open_recorder(f); /* for the end of the test */
+    assert_int_equal(recorder_close(&f->recorder, f->error), 0);
+}
+
+/* Wherever it is cut or changed, skimming ends, too. */
+static void test_skimming_ends_where_the_file_is_cut(void **state)
+{
+    struct fixture *f = *state;
+    struct recorded recorded;
+    write_three(f, false);
+    off_t size = file_size(f);
+    assert_int_equal(truncate(f->path, size - 1), 0);
+    assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_MESSAGE);
+    assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_CUT);
+    assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_END);
+    playback_close(&f->playback);
+    FILE *file = fopen(f->path, "r+");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, RECORDING_HEADER_BYTES + RECORDING_RECORD_BYTES, SEEK_SET), 0);
+    putc(0xff, file); /* the size of the first frame */
+    fclose(file);
+    assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
+    assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_DAMAGED);
+    playback_close(&f->playback);
+}
+
 static void test_what_was_written_is_read(void **state)
 {
     struct fixture *f = *state;
@@ -304,6 +364,8 @@ static void test_what_has_no_sound_header_is_nobodys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(test_messages_are_skimmed),
+        TEST(test_skimming_ends_where_the_file_is_cut),
         TEST(test_what_was_written_is_read),
         TEST(test_what_was_packed_is_read),
         TEST(test_a_cut_file_has_what_is_whole),

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from typing import List, Optional, Sequence
+from typing import List, NoReturn, Optional, Sequence
 
 from .. import wire
 from ..control import Control, ControlError
@@ -65,7 +65,7 @@ def _make(options: argparse.Namespace) -> Bridge:
     images = () if options.sink == "jsonl" else options.images
     selection = Selection(metrics=options.metrics, statistics=options.statistics, layers=options.layers, images=images,
                           every=options.every)
-    summaries = options.summaries or _ask_summaries(options.endpoint)
+    summaries = options.summaries or _ask_summaries(options.endpoint, options.timeout)
     to_stdout = options.sink == "jsonl" and options.file is None
     past = not to_stdout if options.past is None else options.past
     return Bridge(_sink(options), summaries, control=options.endpoint, jobs=options.job, selection=selection,
@@ -82,10 +82,10 @@ def _sink(options: argparse.Namespace) -> Sink:
     return JsonLinesSink(options.file)
 
 
-def _ask_summaries(endpoint: str) -> str:
+def _ask_summaries(endpoint: str, timeout: float) -> str:
     """Where attnd publishes; Unreachable when it does not say."""
     try:
-        with Control(endpoint) as control:
+        with Control(endpoint, timeout) as control:
             bound = str(control.config()["publish.endpoint"])
     except (TimeoutError, ConnectionError, ControlError, KeyError) as error:
         raise Unreachable(f"cannot reach attnd at {endpoint}: is it running? start it with `attnd`, or give"
@@ -113,12 +113,25 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    """As attnctl reads it: "2", "2s" or "500ms"; 1 ms to an hour."""
+    number, factor = (text[:-2], 1e-3) if text.endswith("ms") else (text[:-1] if text.endswith("s") else text, 1.0)
+    try:
+        seconds = float(number) * factor
+    except ValueError:
+        seconds = 0.0
+    if not 1e-3 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be 1ms to 3600s")
+    return seconds
+
+
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
     default = os.environ.get("ATTND_ENDPOINT") or wire.CONTROL_ENDPOINT
     add("--endpoint", default=default,
         help=f"where attnd answers; default $ATTND_ENDPOINT, else {wire.CONTROL_ENDPOINT}")
+    add("--timeout", type=_seconds, default=2.0, metavar="SECONDS", help="how long to wait for an answer; default 2")
     add("--summaries", metavar="ENDPOINT", help="where it publishes; default: it is asked")
     add("--job", action="append", default=[], help="only this job; may be repeated")
     add("--metrics", type=_patterns, default=METRICS, metavar="PATTERNS",
@@ -141,8 +154,15 @@ def _common() -> argparse.ArgumentParser:
     return common
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; the usage is long."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=os.environ.get("ATTND_BRIDGE_NAME", "python -m attnd.bridge"),
         description="Forwards attnd's summaries and alerts, until Ctrl-C.")
     sinks = parser.add_subparsers(dest="sink", required=True, metavar="SINK")

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/* show: a layer's attention in the terminal: of files, a recording, or a running attnd. */
+#include "cli.h"
+
+#include "show_options.h"
+#include "view.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+/* Of a file's name, or several. */
+#define ORIGIN_MAX 1024
+
+/* A message, without what would disturb a terminal. */
+static int fail(struct cli *cli, int code, const char *text)
+{
+    char line[SOURCE_ERROR_MAX];
+    snprintf(line, sizeof(line), "%s", text);
+    for (char *c = line; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            *c = '?';
+    fprintf(cli->err, "attnctl: show: %s\n", line);
+    return code;
+}
+
+/* Opening ---------------------------------------------------------------------------------------
+ */
+
+static bool is_job(const struct show_options *options)
+{
+    return options->word_count == 1 && !source_is_file(options->words[0]);
+}
+
+/* The endpoint and the time to wait, as the other commands read them. */
+static int read_args(const struct show_options *options, struct args *ret_args, char *reterr)
+{
+    char error[ARGS_ERROR_MAX];
+    char *argv[9] = {(char *)"attnctl"};
+    int argc = 1;
+    if (options->endpoint) {
+        argv[argc++] = (char *)"--endpoint";
+        argv[argc++] = (char *)options->endpoint;
+    }
+    if (options->timeout) {
+        argv[argc++] = (char *)"--timeout";
+        argv[argc++] = (char *)options->timeout;
+    }
+    argv[argc++] = (char *)"--"; /* a job's name may begin with a dash */
+    argv[argc++] = (char *)"show";
+    argv[argc++] = options->words[0];
+    if (args_parse(argc, argv, ret_args, error) == 0)
+        return CLI_OK;
+    snprintf(reterr, SOURCE_ERROR_MAX, "%s", error);
+    return CLI_USAGE;
+}
+
+static int open_source(struct cli *cli, const struct show_options *options,
+                       struct source **ret_source, char *reterr)
+{
+    struct args args;
+    struct cli asking = *cli;
+    struct source_request request = {
+        .cli = &asking,
+        .run = options->run,
+        .at_step = options->at_step,
+        .step = options->step,
+        .naming = &options->naming,
+        .causal = options->causal,
+        .window = options->window,
+        .scale = options->scale,
+        .softcap = options->softcap,
+        .labels = options->labels,
+        .tokens = options->tokens,
+    };
+    if (is_job(options)) {
+        request.job = options->words[0];
+        int code = read_args(options, &args, reterr);
+        if (code != CLI_OK)
+            return code;
+        asking.args = &args;
+    } else {
+        request.files = options->words;
+        request.file_count = options->word_count;
+    }
+    return source_open(&request, ret_source, reterr);
+}
+
+/* A file's name that is misspelt is taken for a job. */
+static int fail_open(struct cli *cli, const struct show_options *options, int code, char *error)
+{
+    size_t used = strlen(error);
+    if (is_job(options) && code != CLI_USAGE)
+        snprintf(error + used, SOURCE_ERROR_MAX - used, "; nor is there a file '%.80s'",
+                 options->words[0]);
+    return fail(cli, code, error);
+}
+
+/* Choosing --------------------------------------------------------------------------------------
+ */
+
+static int check_token(const struct view *view, const struct show_options *options, char *reterr)
+{
+    uint32_t queries = view->layer->queries;
+    if (options->token == TOKEN_AUTO || options->token < queries)
+        return CLI_OK;
+    snprintf(reterr, SOURCE_ERROR_MAX,
+             queries == 1 ? "--token: %s has no query %" PRIu32 " (valid: 0)"
+                          : "--token: %s has no query %" PRIu32 " (valid: 0 to %" PRIu32 ")",
+             view->name, options->token, queries - 1);
+    return CLI_USAGE;
+}
+
+static int choose(const struct show_options *options, struct view *view, struct wish *wish,
+                  char *reterr)
+{
+    const struct source_layer *layers;
+    *wish = (struct wish){.head = options->head, .query = options->token, .pairs = options->pairs};
+    int code = source_find_layer(view->source, options->layer, &wish->layer, reterr);
+    if (code != CLI_OK)
+        return code;
+    source_layers(view->source, &layers);
+    view->layer = &layers[wish->layer];
+    view->wish = wish;
+    place_text(&(struct place){.id = view->layer->id, .role = TENSOR_WEIGHTS}, view->name);
+    wish->sample = options->sample_given ? options->sample : view->layer->first_sample;
+    code = source_check(view->source, wish->layer, wish->sample,
+                        wish->head == HEAD_MEAN ? 0 : wish->head, reterr);
+    if (code == CLI_OK)
+        code = check_token(view, options, reterr);
+    if (code == CLI_OK)
+        code = source_check_labels(view->source, wish->layer, reterr);
+    if (code == CLI_OK)
+        view_plan(view, &wish->picture_rows, &wish->picture_columns);
+    return code;
+}
+
+/* Printing --------------------------------------------------------------------------------------
+ */
+
+static int fail_missing(struct cli *cli, const struct view *view)
+{
+    char text[SOURCE_ERROR_MAX], head[48];
+    view_head_text(view, head);
+    snprintf(text, sizeof(text),
+             "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
+             view->name, view->wish->sample, head);
+    return fail(cli, CLI_FINDING, text);
+}
+
+static int print(struct cli *cli, const struct show_options *options, const struct view *view)
+{
+    static void (*const parts[PART_COUNT])(const struct view *view) = {
+        [PART_REPORT] = view_report, [PART_MAP] = view_map,     [PART_TOKEN] = view_token,
+        [PART_HEADS] = view_heads,   [PART_PAIRS] = view_pairs,
+    };
+    bool missing = view->found->finite == 0, begun = false;
+    int code = options->json ? view_json(view, cli) : CLI_OK;
+    for (int i = 0; i < PART_COUNT; i++) {
+        if (options->json || !options->part[i] || (missing && i != PART_REPORT))
+            continue;
+        fputs(begun ? "\n" : "", cli->out);
+        begun = true;
+        parts[i](view);
+    }
+    fflush(cli->out);
+    return missing && code == CLI_OK ? fail_missing(cli, view) : code;
+}
+
+static int show(struct cli *cli, const struct show_options *options, struct view *view)
+{
+    char error[SOURCE_ERROR_MAX];
+    struct wish wish;
+    struct findings found;
+    int code = choose(options, view, &wish, error);
+    if (code == CLI_OK)
+        code = measure_map(view->source, &wish, &found, error);
+    if (code != CLI_OK)
+        return fail(cli, code, error);
+    view->found = &found;
+    code = print(cli, options, view);
+    findings_clear(&found);
+    return code;
+}
+
+/* What the source is called, fit for the screen. */
+static void write_origin(const struct show_options *options, bool utf8, char *ret_text, size_t size)
+{
+    token_clean(options->words[0], utf8, ret_text, size);
+    size_t used = strlen(ret_text);
+    if (options->word_count > 1)
+        snprintf(ret_text + used, size - used, " and %d more", options->word_count - 1);
+}
+
+int cmd_show(struct cli *cli, int argc, char **argv)
+{
+    char error[SOURCE_ERROR_MAX];
+    struct show_options options;
+    if (show_options_parse(argc, argv, &options, error) != 0)
+        return fail(cli, CLI_USAGE, error);
+    if (options.word_count == 0) {
+        fputs("usage: attnctl show FILE... | JOB [OPTIONS] (see --help)\n", cli->err);
+        return CLI_USAGE;
+    }
+    char origin[ORIGIN_MAX];
+    struct view view = {.origin = origin};
+    int code = open_source(cli, &options, &view.source, error);
+    if (code != CLI_OK)
+        return fail_open(cli, &options, code, error);
+    screen_detect(cli->out, options.ascii, options.color, (int)options.width, &view.screen);
+    write_origin(&options, view.screen.utf8 || options.json, origin, sizeof(origin));
+    code = show(cli, &options, &view);
+    source_free(&view.source);
+    return code;
+}

@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: MIT */
+#include "commands.h"
+
+#include "analyze/options.h"
+#include "bridge.h"
+#include "help.h"
+#include "show_options.h"
+
+#include <string.h>
+
+const char *const command_group_title[COMMANDS_GROUPS] = {
+    [COMMANDS_NOW] = "what happens now",    [COMMANDS_PAST] = "what happened, from the history",
+    [COMMANDS_ASK] = "what attnd shall do", [COMMANDS_FILES] = "files and other programs",
+    [COMMANDS_MORE] = "attnctl itself",
+};
+
+#define LAYERS (ARGS_STACK | ARGS_LAYER | ARGS_SITE)
+#define RANGE  (ARGS_FROM | ARGS_TO | ARGS_COUNT)
+
+const struct command commands[] = {
+    {.name = "jobs",
+     .arguments = "",
+     .help = "the training jobs attnd knows",
+     .group = COMMANDS_NOW,
+     .run = cmd_jobs,
+     .examples = {"attnctl jobs", "attnctl jobs --json"}},
+    {.name = "summary",
+     .arguments = "JOB",
+     .words = "JOB",
+     .help = "the newest window of a job, per layer and head",
+     .finding = "there is no such job, or no window yet",
+     .group = COMMANDS_NOW,
+     .options = ARGS_METRIC | ARGS_DRIFT | LAYERS,
+     .words_min = 1,
+     .words_max = 1,
+     .run = cmd_summary,
+     .examples = {"attnctl summary gpt-small",
+                  "attnctl summary gpt-small --metric mean_distance --stack decoder",
+                  "attnctl summary gpt-small --drift"}},
+    {.name = "tail",
+     .arguments = "[TOPIC-PREFIX]",
+     .words = "alert/|job/|live/|summary/",
+     .help = "what attnd publishes, one line per message, until Ctrl-C",
+     .group = COMMANDS_NOW,
+     .options = ARGS_METRIC | ARGS_COUNT | ARGS_SUMMARIES,
+     .words_max = 1,
+     .run = cmd_tail,
+     .examples = {"attnctl tail", "attnctl tail summary/gpt-small/ --count 10",
+                  "attnctl tail alert/ --json"}},
+    {.name = "alerts",
+     .arguments = "[JOB]",
+     .words = "JOB",
+     .help = "what is firing; exit status 1 if anything is",
+     .finding = "something is firing",
+     .group = COMMANDS_NOW,
+     .options = ARGS_RUN | ARGS_ALL | RANGE,
+     .words_max = 1,
+     .run = cmd_alerts,
+     .examples = {"attnctl alerts", "attnctl alerts gpt-small --all"}},
+    {.name = "stats",
+     .arguments = "",
+     .help = "counters, and whether every message is accounted for",
+     .finding = "a message is unaccounted for",
+     .group = COMMANDS_NOW,
+     .run = cmd_stats,
+     .examples = {"attnctl stats", "attnctl stats --json"}},
+    {.name = "ping",
+     .arguments = "",
+     .help = "whether attnd is there, its version and for how long",
+     .group = COMMANDS_NOW,
+     .run = cmd_ping,
+     .examples = {"attnctl ping", "attnctl ping --timeout 0.5"}},
+    {.name = "config",
+     .arguments = "",
+     .help = "the settings in force",
+     .group = COMMANDS_NOW,
+     .run = cmd_config,
+     .examples = {"attnctl config", "attnctl config --json"}},
+    {.name = "history",
+     .arguments = "JOB",
+     .words = "JOB",
+     .help = "how a metric went, window by window",
+     .group = COMMANDS_PAST,
+     .options = ARGS_RUN | LAYERS | ARGS_HEAD | ARGS_METRIC | ARGS_WINDOW | RANGE | ARGS_CSV,
+     .words_min = 1,
+     .words_max = 1,
+     .run = cmd_history,
+     .examples = {"attnctl history gpt-small",
+                  "attnctl history gpt-small --layer 3 --head 2 --metric entropy"}},
+    {.name = "compare",
+     .arguments = "JOB[/RUN] JOB[/RUN]",
+     .words = "JOB JOB",
+     .help = "the heads that differ most between two runs",
+     .group = COMMANDS_PAST,
+     .options = ARGS_METRIC | ARGS_WINDOW | RANGE,
+     .words_min = 2,
+     .words_max = 2,
+     .run = cmd_compare,
+     .examples = {"attnctl compare gpt-small/3fa9 gpt-small --count 5"}},
+    {.name = "export",
+     .arguments = "JOB",
+     .words = "JOB",
+     .help = "the history of a run, for other programs",
+     .group = COMMANDS_PAST,
+     .options =
+         ARGS_RUN | LAYERS | ARGS_HEAD | ARGS_METRIC | ARGS_WINDOW | ARGS_FROM | ARGS_TO | ARGS_CSV,
+     .words_min = 1,
+     .words_max = 1,
+     .run = cmd_export,
+     .examples = {"attnctl export gpt-small --json > gpt-small.jsonl",
+                  "attnctl export gpt-small --csv --metric entropy > gpt-small.csv"}},
+    {.name = "runs",
+     .arguments = "[JOB]",
+     .words = "JOB",
+     .help = "the runs that the history has",
+     .group = COMMANDS_PAST,
+     .options = ARGS_COUNT,
+     .words_max = 1,
+     .run = cmd_runs,
+     .examples = {"attnctl runs gpt-small", "attnctl runs --count 20"}},
+    {.name = "flush",
+     .arguments = "[JOB]",
+     .words = "JOB",
+     .help = "publish what open windows hold now, as partial",
+     .group = COMMANDS_ASK,
+     .words_max = 1,
+     .run = cmd_flush,
+     .examples = {"attnctl flush gpt-small"}},
+    {.name = "plan",
+     .arguments = "get [JOB] | set JOB KEY=VALUE... | reset JOB",
+     .words = "get|set|reset JOB every=|layers=|heads=|samples=|rows=...",
+     .help = "what jobs are asked to capture",
+     .text = "KEY is every, layers, heads, samples or rows. What is set holds until attnd ends; "
+             "plans that are to last are in its config.",
+     .group = COMMANDS_ASK,
+     .words_min = 1,
+     .words_max = ARGS_WORDS_MAX - 1,
+     .run = cmd_plan,
+     .examples = {"attnctl plan get gpt-small",
+                  "attnctl plan set 'gpt-*' every=10 layers='decoder.*.self' heads=0-3,7",
+                  "attnctl plan reset 'gpt-*'"}},
+    {.name = "record",
+     .arguments = "JOB FILE",
+     .words = "JOB FILE",
+     .help = "a job's messages to a file, until Ctrl-C",
+     .finding = "messages were lost or the connection broke",
+     .group = COMMANDS_FILES,
+     .options = ARGS_COUNT | ARGS_SECONDS | ARGS_UNTIL_END | ARGS_COMPRESS | ARGS_FORCE,
+     .words_min = 2,
+     .words_max = 2,
+     .run = cmd_record,
+     .examples = {"attnctl record gpt-small run.rec --until-end",
+                  "attnctl record gpt-small run.rec --seconds 60 --compress --force"}},
+    {.name = "replay",
+     .arguments = "FILE",
+     .words = "FILE",
+     .help = "send a recording again, as the training job did",
+     .finding = "attnd dropped messages",
+     .group = COMMANDS_FILES,
+     .options = ARGS_RHYTHM | ARGS_INGEST,
+     .words_min = 1,
+     .words_max = 1,
+     .run = cmd_replay,
+     .examples = {"attnctl replay run.rec", "attnctl replay run.rec --rhythm 10"}},
+    {.name = "check",
+     .arguments = "FILE",
+     .words = "FILE",
+     .help = "judge a recording by alert rules; needs no attnd",
+     .text = "For the CI of training runs. Alerts about silence are left out, and spectra are "
+             "computed however long it takes, unless RULES sets metrics.spectrum_budget. A run "
+             "that does not end in the recording is ended after it.",
+     .finding = "a rule fired",
+     .group = COMMANDS_FILES,
+     .options = ARGS_RULES,
+     .words_min = 1,
+     .words_max = 1,
+     .offline = true,
+     .run = cmd_check,
+     .examples = {"attnctl check run.rec", "attnctl check run.rec --rules rules.yaml --json"}},
+    {.name = "analyze",
+     .arguments = "FILE...",
+     .words = "FILE...",
+     .help = "measure attention in files; needs no attnd",
+     .group = COMMANDS_FILES,
+     .words_min = 1,
+     .offline = true,
+     .run_alone = cmd_analyze,
+     .each_option = options_each,
+     .print_before = options_print_names,
+     .print_after = options_print_columns,
+     .examples = {"attnctl analyze maps.npz --causal",
+                  "attnctl analyze maps.npz --causal --lengths 128,97 --json > maps.json",
+                  "attnctl analyze probs.npy --name probs=decoder.0.self"}},
+    {.name = "show",
+     .arguments = "FILE...|JOB",
+     .words = "FILE|JOB FILE...",
+     .help = "look at attention in the terminal: of files or of a job",
+     .finding = "there is no such job, or no number in the map",
+     .group = COMMANDS_FILES,
+     .options = ARGS_ENDPOINT | ARGS_TIMEOUT,
+     .words_min = 1,
+     .run_alone = cmd_show,
+     .each_option = show_options_each,
+     .print_before = show_options_print_words,
+     .examples = {"attnctl show maps.npz --layer 3 --head 2 --tokens 'the cat sat on the mat'",
+                  "attnctl show run.rec --step 500 --layer decoder.0.self --token 7",
+                  "attnctl show gpt-small --only map,pairs"}},
+    {.name = "bridge",
+     .arguments = "SINK [DIRECTORY|FILE]",
+     .words = "tensorboard|wandb|mlflow|jsonl FILE",
+     .help = "forward to TensorBoard, W&B, MLflow or as JSON lines",
+     .text = "SINK is tensorboard, wandb, mlflow or jsonl; attnctl bridge SINK --help says more of "
+             "it. The work is done by the Python package attnd, with python3 or the Python that "
+             "$ATTND_PYTHON names, until Ctrl-C.",
+     .finding = "something was not written",
+     .group = COMMANDS_FILES,
+     .options = ARGS_ENDPOINT | ARGS_TIMEOUT,
+     .words_min = 1,
+     .run_alone = cmd_bridge,
+     .each_option = bridge_each_option,
+     .passes_on = true,
+     .examples = {"attnctl bridge tensorboard runs",
+                  "attnctl bridge wandb --project attention --job gpt-small",
+                  "attnctl bridge jsonl --until-end > gpt-small.jsonl"}},
+    {.name = "help",
+     .arguments = "[COMMAND]",
+     .words = "COMMAND",
+     .help = "what there is, or what a command does",
+     .group = COMMANDS_MORE,
+     .words_max = 1,
+     .offline = true,
+     .run = cmd_help,
+     .examples = {"attnctl help", "attnctl help summary", "attnctl help --json"}},
+};
+const int command_count = sizeof(commands) / sizeof(commands[0]);
+
+const struct command *command_find(const char *name)
+{
+    for (int i = 0; i < command_count; i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+/* An endpoint or a timeout means nothing to a command that asks no attnd; it is taken all the same,
+ * so that "attnctl --endpoint ..." may be an alias. */
+static unsigned shown_options(const struct command *command)
+{
+    if (command->run_alone)
+        return command->options | ARGS_HELP;
+    return command->options |
+           (command->offline ? ARGS_EVERY_COMMAND & ~(unsigned)(ARGS_ENDPOINT | ARGS_TIMEOUT)
+                             : ARGS_EVERY_COMMAND);
+}
+
+void command_each_option(const struct command *command, option_visitor *visit, void *data)
+{
+    if (command->each_option)
+        command->each_option(visit, data);
+    args_each_option(shown_options(command), visit, data);
+}
+
+const char *command_nearest(const char *name)
+{
+    struct nearest nearest;
+    nearest_init(&nearest, name);
+    for (int i = 0; i < command_count; i++)
+        nearest_try(&nearest, commands[i].name);
+    return nearest.best;
+}
+
+static void try_option(const struct option_text *option, void *data)
+{
+    if (option->help)
+        nearest_try(data, option->name);
+}
+
+const char *command_nearest_option(const struct command *command, const char *option)
+{
+    struct nearest nearest;
+    nearest_init_option(&nearest, option);
+    if (command)
+        command_each_option(command, try_option, &nearest);
+    else
+        args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, try_option, &nearest);
+    return nearest.best;
+}
+
+struct lookup {
+    const char *name;
+    size_t length;
+    bool found, exact, takes_value;
+};
+
+/* A whole name counts more than what begins like it. */
+static void look_up(const struct option_text *option, void *data)
+{
+    struct lookup *lookup = data;
+    if (!option->help || strncmp(option->name, lookup->name, lookup->length) != 0 || lookup->exact)
+        return;
+    lookup->found = true;
+    lookup->exact = strlen(option->name) == lookup->length;
+    lookup->takes_value = option->argument;
+}
+
+/* Of "--name=value" the name; length 0 for what is no option. */
+static struct lookup lookup_of(const char *option)
+{
+    bool is_option = strncmp(option, "--", 2) == 0;
+    return (struct lookup){.name = option + 2, .length = is_option ? strcspn(option + 2, "=") : 0};
+}
+
+bool command_has_option(const struct command *command, const char *option)
+{
+    struct lookup lookup = lookup_of(option);
+    command_each_option(command, look_up, &lookup);
+    args_each_option(ARGS_EVERY_COMMAND, look_up, &lookup);
+    return lookup.found;
+}
+
+bool command_option_takes_next(const struct command *command, const char *option)
+{
+    struct lookup lookup = lookup_of(option);
+    if (lookup.length == 0 || strchr(option, '='))
+        return false;
+    args_each_option(~0u, look_up, &lookup);
+    for (int i = 0; i < command_count; i++)
+        if (commands[i].each_option && !command)
+            commands[i].each_option(look_up, &lookup);
+    if (command && command->each_option)
+        command->each_option(look_up, &lookup);
+    return lookup.takes_value;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/* commands: the table of attnctl's commands. Dispatch, --help, the man pages and the completion
+ * come from it, so that a command is described once.
+ *
+ * To add a command: write int cmd_NAME(struct cli *) in cmd_NAME.c, declare it in cli.h, add a row
+ * to commands.c at the place where --help shall list it, and options that are new to the table of
+ * args.c. Its man page, its completion and the test of all commands then come by themselves. */
+#ifndef CLI_COMMANDS_H
+#define CLI_COMMANDS_H
+
+#include "cli.h"
+#include "nearest.h"
+#include "option.h"
+
+enum command_group {
+    COMMANDS_NOW,
+    COMMANDS_PAST,
+    COMMANDS_ASK,
+    COMMANDS_FILES,
+    COMMANDS_MORE,
+    COMMANDS_GROUPS
+};
+extern const char *const command_group_title[COMMANDS_GROUPS];
+
+#define COMMAND_EXAMPLES_MAX 3
+
+struct command {
+    const char *name;
+    const char *arguments; /* as the usage shows them: "JOB FILE"; "" = none */
+    const char *words;     /* what completes each of them, see complete.h; NULL = nothing does */
+    const char *help;      /* one line for the list */
+    const char *text;      /* what else there is to say, as one paragraph; NULL = nothing */
+    const char *finding;   /* when it ends with 1: "something fires"; NULL = as any command */
+    enum command_group group;
+    unsigned options;         /* enum args_option, besides ARGS_EVERY_COMMAND */
+    int words_min, words_max; /* arguments that it takes */
+    bool offline;             /* asks no attnd: `run` is called without a connection */
+    int (*run)(struct cli *cli);
+    const char *examples[COMMAND_EXAMPLES_MAX]; /* a shell's lines */
+
+    /* Of commands that read their command line themselves, then without the command's name;
+     * otherwise NULL. --help and options that there are none are not theirs to answer. */
+    int (*run_alone)(struct cli *cli, int argc, char **argv);
+    void (*each_option)(option_visitor *visit, void *data); /* theirs */
+    bool passes_on; /* what its first argument is followed by is another program's, --help too */
+    /* Text at most 80 columns wide, in front of and behind the options; NULL = none. */
+    void (*print_before)(FILE *out), (*print_after)(FILE *out);
+};
+
+extern const struct command commands[];
+extern const int command_count;
+
+/* NULL = there is none. */
+const struct command *command_find(const char *name);
+
+/* Every option that is shown of a command: its own, and those of every command that mean something
+ * to it. */
+void command_each_option(const struct command *command, option_visitor *visit, void *data);
+
+/* What somebody may have meant by a name, or by an option ("--jsno") of a command; NULL as command:
+ * of any. NULL = nothing is near. */
+const char *command_nearest(const char *name);
+const char *command_nearest_option(const struct command *command, const char *option);
+
+/* Whether a command, or every command, has an option "--name" or "--name=value", perhaps
+ * abbreviated. */
+bool command_has_option(const struct command *command, const char *option);
+
+/* Whether the next word is the value of an option "--name", perhaps abbreviated, of a command;
+ * NULL: of whichever command has such an option first. */
+bool command_option_takes_next(const struct command *command, const char *option);
+
+#endif

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+#include "complete.h"
+
+#include "commands.h"
+#include "field.h"
+#include "line.h"
+
+#include "header.h"
+#include "metric.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* How long attnd may take to name its jobs: whoever presses Tab waits for it. */
+#define JOBS_MS 300
+
+struct completion {
+    FILE *out;
+    const char *typed;    /* what has been typed of the value; candidates begin like it */
+    const char *endpoint; /* whom to ask for jobs; NULL = as without an option */
+    const char *before;   /* goes before every candidate: of "--stack=dec" what is before "dec" */
+    int before_length;
+    const struct command *command; /* NULL = none yet */
+};
+
+/* Candidates ------------------------------------------------------------------------------------
+ */
+
+static void offer(const struct completion *completion, const char *word, int length,
+                  const char *help)
+{
+    if (strncmp(word, completion->typed, strlen(completion->typed)) != 0)
+        return;
+    fprintf(completion->out, "%.*s%.*s%s%s\n", completion->before_length, completion->before,
+            length, word, help ? "\t" : "", help ? help : "");
+}
+
+static void offer_word(const struct completion *completion, const char *word)
+{
+    offer(completion, word, (int)strlen(word), NULL);
+}
+
+static void offer_commands(const struct completion *completion)
+{
+    for (int i = 0; i < command_count; i++)
+        offer(completion, commands[i].name, (int)strlen(commands[i].name), commands[i].help);
+}
+
+static void offer_metrics(const struct completion *completion)
+{
+    for (int i = 0; i < METRIC_COUNT; i++)
+        offer(completion, metric_info[i].name, (int)strlen(metric_info[i].name), NULL);
+    offer_word(completion, "pattern");
+    offer_word(completion, "sink_rate");
+}
+
+/* Whether an earlier row has the same job: a row is a run. */
+static bool is_repeated(const msgpack_object *jobs, uint32_t index, const char *name)
+{
+    char other[JOB_NAME_MAX + 1];
+    for (uint32_t i = 0; i < index; i++) {
+        field_text(&jobs->via.array.ptr[i], "job", other, sizeof(other));
+        if (strcmp(other, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void offer_answer(const struct completion *completion, const msgpack_object *jobs)
+{
+    if (jobs->type != MSGPACK_OBJECT_ARRAY)
+        return;
+    for (uint32_t i = 0; i < jobs->via.array.size; i++) {
+        char name[JOB_NAME_MAX + 1];
+        field_text(&jobs->via.array.ptr[i], "job", name, sizeof(name));
+        if (job_name_valid(name, strlen(name)) && !is_repeated(jobs, i, name))
+            offer_word(completion, name);
+    }
+}
+
+/* No attnd, no names: this is no place for complaints. */
+static void offer_jobs(const struct completion *completion)
+{
+    char *argv[] = {(char[]){"attnctl"}, NULL};
+    char error[ARGS_ERROR_MAX];
+    struct args args;
+    struct rpc rpc;
+    struct rpc_reply reply;
+    args_parse(1, argv, &args, error); /* for the endpoint */
+    const char *endpoint = completion->endpoint ? completion->endpoint : args.endpoint;
+    if (rpc_open(endpoint, JOBS_MS, &rpc) != RPC_OK)
+        return;
+    if (rpc_call(&rpc, "jobs", NULL, &reply) == RPC_OK) {
+        offer_answer(completion, reply.result);
+        rpc_reply_clear(&reply);
+    }
+    rpc_close(&rpc);
+}
+
+static void offer_files(const struct completion *completion)
+{
+    fputs(":FILE\n", completion->out);
+}
+
+/* Values ----------------------------------------------------------------------------------------
+ */
+
+static const struct {
+    const char *name;
+    void (*offer)(const struct completion *completion);
+} kinds[] = {
+    {"FILE", offer_files},
+    {"JOB", offer_jobs},
+    {"METRIC", offer_metrics},
+    {"COMMAND", offer_commands},
+};
+
+static void offer_kind(const struct completion *completion, const char *text, int length)
+{
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if ((int)strlen(kinds[i].name) == length &&
+            strncmp(kinds[i].name, text, (size_t)length) == 0) {
+            kinds[i].offer(completion);
+            return;
+        }
+    offer(completion, text, length, NULL);
+}
+
+/* Moves what is before the last comma from `typed` to `before`. Both are parts of one text. */
+static void skip_list(struct completion *completion)
+{
+    const char *comma = strrchr(completion->typed, ',');
+    if (!comma)
+        return;
+    if (completion->before_length == 0)
+        completion->before = completion->typed;
+    completion->before_length = (int)(comma + 1 - completion->before);
+    completion->typed = comma + 1;
+}
+
+static bool ends_with(const char *text, size_t length, const char *end)
+{
+    size_t size = strlen(end);
+    return length >= size && strncmp(text + length - size, end, size) == 0;
+}
+
+/* `values` is one word of the language in complete.h. */
+static void offer_values(struct completion completion, const char *values)
+{
+    size_t length = strcspn(values, " ");
+    if (ends_with(values, length, "..."))
+        length -= 3;
+    if (ends_with(values, length, ","))
+        skip_list(&completion);
+    length -= ends_with(values, length, ",");
+    for (size_t at = 0; at < length;) {
+        size_t end = at + strcspn(values + at, "|");
+        end = end < length ? end : length;
+        offer_kind(&completion, values + at, (int)(end - at));
+        at = end + 1;
+    }
+}
+
+/* The word for argument `index`, from 0; NULL = there is none. */
+static const char *find_values(const char *words, int index)
+{
+    while (words && index > 0) {
+        size_t length = strcspn(words, " ");
+        if (ends_with(words, length, "..."))
+            return words;
+        words = words[length] ? words + length + 1 : NULL;
+        index--;
+    }
+    return words;
+}
+
+/* Options ---------------------------------------------------------------------------------------
+ */
+
+static void offer_option(const struct option_text *option, void *data)
+{
+    char name[64];
+    if (!option->help)
+        return;
+    int length = snprintf(name, sizeof(name), "--%s", option->name);
+    offer(data, name, length, option->help);
+}
+
+struct search {
+    const char *name;
+    size_t length;
+    const struct option_text *found;
+};
+
+static void search_option(const struct option_text *option, void *data)
+{
+    struct search *search = data;
+    if (option->help && option->argument && strlen(option->name) == search->length &&
+        strncmp(option->name, search->name, search->length) == 0)
+        search->found = option;
+}
+
+static void each_option(const struct completion *completion, option_visitor *visit, void *data)
+{
+    if (completion->command)
+        command_each_option(completion->command, visit, data);
+    else
+        args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, visit, data);
+}
+
+/* The value of an option "--name", which may be unknown. */
+static void offer_option_values(const struct completion *completion, const char *option,
+                                size_t length)
+{
+    struct search search = {.name = option + 2, .length = length - 2};
+    each_option(completion, search_option, &search);
+    if (search.found && search.found->values)
+        offer_values(*completion, search.found->values);
+}
+
+/* The line ---------------------------------------------------------------------------------------
+ */
+
+/* Reads the words before the last: the command, and how many of its arguments are there. The word
+ * to complete is the value of the option whose place is returned, if it is not 0. */
+static int read_words(int argc, char *const *argv, struct completion *completion,
+                      int *ret_arguments)
+{
+    int words = 0, at = 1;
+    while (at < argc - 1) {
+        const char *word = argv[at];
+        bool takes = command_option_takes_next(completion->command, word);
+        if (takes && at + 1 == argc - 1)
+            return at;
+        if (takes && strcmp(word, "--endpoint") == 0)
+            completion->endpoint = argv[at + 1];
+        else if (strncmp(word, "--endpoint=", 11) == 0)
+            completion->endpoint = word + 11;
+        if (word[0] != '-' && words++ == 0)
+            completion->command = command_find(word);
+        at += 1 + takes;
+    }
+    *ret_arguments = words - 1;
+    return 0;
+}
+
+static void offer_for_option(struct completion *completion, const char *word)
+{
+    const char *equals = strchr(word, '=');
+    if (!equals) {
+        each_option(completion, offer_option, completion);
+        return;
+    }
+    completion->before = word;
+    completion->before_length = (int)(equals + 1 - word);
+    completion->typed = equals + 1;
+    offer_option_values(completion, word, (size_t)(equals - word));
+}
+
+static void complete(struct completion *completion, int argc, char *const *argv)
+{
+    int arguments = 0;
+    int option = read_words(argc, argv, completion, &arguments);
+    const char *word = argv[argc - 1];
+    const char *values = NULL;
+    completion->typed = word;
+    if (option) {
+        offer_option_values(completion, argv[option], strlen(argv[option]));
+        return;
+    }
+    if (strncmp(word, "--", 2) == 0 || strcmp(word, "-") == 0) {
+        offer_for_option(completion, word);
+        return;
+    }
+    if (arguments < 0)
+        values = "COMMAND";
+    else if (completion->command)
+        values = find_values(completion->command->words, arguments);
+    if (values)
+        offer_values(*completion, values);
+}
+
+int complete_print(int argc, char **argv, FILE *out)
+{
+    struct completion completion = {.out = out, .before = ""};
+    if (argc > 0)
+        complete(&completion, argc + 1, argv - 1);
+    return CLI_OK;
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* complete: what the word may become that somebody begins, for the shells' completion.
+ *
+ * The shells' scripts (completion/) know nothing of the commands: they ask
+ *
+ *     attnctl __complete WORD...
+ *
+ * with the words behind attnctl as far as the cursor; the last one, perhaps empty, is what is to be
+ * completed. Each line of the answer is a candidate, or one and what it means behind a tab. The
+ * line ":FILE" means that names of files may follow, too. An answer that ends with "=" or "/" is to
+ * be continued without a blank.
+ *
+ * What an argument may be is said in the table of commands, what an option's value may be in the
+ * tables of options, by one word each:
+ *
+ *     encoder|decoder      one of these
+ *     core|pairs|all,      several of these with commas between them
+ *     FILE                 the name of a file or directory
+ *     JOB, METRIC, COMMAND a job that attnd knows, a metric, a command
+ *     FILE|JOB             either
+ *     FILE...              the same for all that follow */
+#ifndef CLI_COMPLETE_H
+#define CLI_COMPLETE_H
+
+#include <stdio.h>
+
+#define COMPLETE_COMMAND "__complete"
+
+/* Prints the answer. Returns an exit code: CLI_OK, whatever the words are. */
+int complete_print(int argc, char **argv, FILE *out);
+
+#endif

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+#include "help.h"
+
+#include "text.h"
+
+/* Columns of the names of commands and of options, with the blanks around them. */
+enum { NAME_COLUMN = 12, OPTION_COLUMN = 25 };
+
+static void print_option(const struct option_text *option, void *data)
+{
+    FILE *out = data;
+    if (!option->help) {
+        fprintf(out, "\n%s:\n", option->name);
+        return;
+    }
+    int column = fprintf(out, "  --%s%s%s", option->name, option->argument ? " " : "",
+                         option->argument ? option->argument : "");
+    if (column >= OPTION_COLUMN) {
+        putc('\n', out);
+        column = 0;
+    }
+    fprintf(out, "%*s", OPTION_COLUMN - column, "");
+    text_wrap(option->help, OPTION_COLUMN, OPTION_COLUMN, out);
+}
+
+static void print_commands(FILE *out)
+{
+    for (int group = 0; group < COMMANDS_GROUPS; group++) {
+        fprintf(out, "\n%s:\n", command_group_title[group]);
+        for (int i = 0; i < command_count; i++) {
+            if ((int)commands[i].group != group)
+                continue;
+            fprintf(out, "  %-*s", NAME_COLUMN - 2, commands[i].name);
+            text_wrap(commands[i].help, NAME_COLUMN, NAME_COLUMN, out);
+        }
+    }
+}
+
+void help_print(FILE *out)
+{
+    fputs("usage: attnctl COMMAND [ARGUMENTS] [OPTIONS]\n"
+          "Watches attention heads of transformers while they train: asks attnd.\n",
+          out);
+    print_commands(out);
+    fputs("\noptions of every command:\n", out);
+    args_each_option(ARGS_EVERY_COMMAND, print_option, out);
+    fputs("\nattnctl help COMMAND shows a command's own options and examples.\n"
+          "Endpoint: --endpoint, else $ATTND_ENDPOINT, else tcp://127.0.0.1:5572.\n"
+          "\nexamples:\n  attnctl jobs\n  attnctl summary gpt-small --metric entropy\n"
+          "\nExit status: 0 done; 1 bad news, out of memory, or the output cannot be written;\n"
+          "2 wrong usage; 3 attnd cannot be reached\n",
+          out);
+}
+
+static void print_usage(const struct command *command, FILE *out)
+{
+    fprintf(out, "usage: attnctl %s%s%s [OPTIONS]\n", command->name, *command->arguments ? " " : "",
+            command->arguments);
+}
+
+static void print_exit_status(const struct command *command, FILE *out)
+{
+    char text[256];
+    const char *finding = command->finding ? command->finding : command->offline ? "" : "bad news";
+    fputs("\nExit status: 0 done; 1 ", out);
+    snprintf(text, sizeof(text), "%s%sout of memory, or the output cannot be written; 2 %s",
+             finding, *finding ? ", " : "",
+             command->offline ? "wrong usage or a file that cannot be read"
+                              : "wrong usage; 3 attnd cannot be reached");
+    text_wrap(text, 23, 0, out);
+}
+
+void help_print_command(const struct command *command, FILE *out)
+{
+    print_usage(command, out);
+    text_wrap(command->help, 0, 0, out);
+    if (command->text) {
+        putc('\n', out);
+        text_wrap(command->text, 0, 0, out);
+    }
+    if (command->print_before)
+        command->print_before(out);
+    if (!command->each_option)
+        putc('\n', out);
+    command_each_option(command, print_option, out);
+    if (command->print_after)
+        command->print_after(out);
+    fprintf(out, "\nexample%s:\n", command->examples[1] ? "s" : "");
+    for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++)
+        fprintf(out, "  %s\n", command->examples[i]);
+    print_exit_status(command, out);
+}
+
+int help_refuse_command(struct cli *cli, const char *name)
+{
+    const char *near = command_nearest(name);
+    if (near)
+        return cli_usage(cli, "no command '%.80s': did you mean '%s'? (see attnctl --help)", name,
+                         near);
+    return cli_usage(cli, "no command '%.80s' (see attnctl --help)", name);
+}
+
+int help_refuse_words(struct cli *cli, const struct command *command)
+{
+    print_usage(command, cli->err);
+    return CLI_USAGE;
+}
+
+int cmd_help(struct cli *cli)
+{
+    const struct args *args = cli->args;
+    const struct command *command = args->word_count > 1 ? command_find(args->words[1]) : NULL;
+    if (args->word_count > 1 && !command)
+        return help_refuse_command(cli, args->words[1]);
+    if (args->given & ARGS_JSON)
+        return help_print_json(cli, command);
+    if (command)
+        help_print_command(command, cli->out);
+    else
+        help_print(cli->out);
+    return CLI_OK;
+}

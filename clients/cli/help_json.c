@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/* help_json: the table of commands for programs: {"commands": [{name, arguments, help, exit_1,
+ * options: [{name, argument, help}], examples: [...]}]}; null where there is nothing. */
+#include "help.h"
+
+#include <string.h>
+
+static void put_text(struct mpk_writer *writer, const char *key, const char *text)
+{
+    mpk_put_str(writer, key);
+    if (text)
+        mpk_put_str(writer, text);
+    else
+        mpk_put_nil(writer);
+}
+
+/* Titles are for people. */
+static void count_option(const struct option_text *option, void *data)
+{
+    *(uint32_t *)data += option->help != NULL;
+}
+
+static void put_option(const struct option_text *option, void *data)
+{
+    if (!option->help)
+        return;
+    mpk_put_map(data, 3);
+    put_text(data, "name", option->name);
+    put_text(data, "argument", option->argument);
+    put_text(data, "help", option->help);
+}
+
+static void put_options(struct mpk_writer *writer, const struct command *command)
+{
+    uint32_t count = 0;
+    command_each_option(command, count_option, &count);
+    mpk_put_str(writer, "options");
+    mpk_put_array(writer, count);
+    command_each_option(command, put_option, writer);
+}
+
+static void put_examples(struct mpk_writer *writer, const struct command *command)
+{
+    uint32_t count = 0;
+    while (count < COMMAND_EXAMPLES_MAX && command->examples[count])
+        count++;
+    mpk_put_str(writer, "examples");
+    mpk_put_array(writer, count);
+    for (uint32_t i = 0; i < count; i++)
+        mpk_put_str(writer, command->examples[i]);
+}
+
+static void put_command(struct mpk_writer *writer, const struct command *command)
+{
+    mpk_put_map(writer, 6);
+    put_text(writer, "name", command->name);
+    put_text(writer, "arguments", command->arguments);
+    put_text(writer, "help", command->help);
+    put_text(writer, "exit_1", command->finding);
+    put_options(writer, command);
+    put_examples(writer, command);
+}
+
+static int print(struct cli *cli, const struct mpk_writer *writer)
+{
+    struct mpk_doc doc;
+    if (!mpk_writer_ok(writer) ||
+        mpk_parse(writer->buffer.data, writer->buffer.size, &mpk_result_limits, &doc) != 0) {
+        fputs("attnctl: out of memory\n", cli->err);
+        return CLI_FINDING;
+    }
+    int code = cli_print_json(cli, doc.root);
+    mpk_doc_clear(&doc);
+    return code;
+}
+
+int help_print_json(struct cli *cli, const struct command *command)
+{
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 1);
+    mpk_put_str(&writer, "commands");
+    mpk_put_array(&writer, command ? 1 : (uint32_t)command_count);
+    for (int i = 0; i < command_count; i++)
+        if (!command || command == &commands[i])
+            put_command(&writer, &commands[i]);
+    int code = print(cli, &writer);
+    mpk_writer_clear(&writer);
+    return code;
+}

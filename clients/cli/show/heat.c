@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: MIT */
+/* heat: the map as a picture of characters. Cells are square: two columns of one line; or, with
+ * colours and too many cells for that, one column of half a line, two rows to a line by the upper
+ * half block, whose two halves have a colour each.
+ *
+ * Weights are spread over several orders of magnitude, so shades and colours go by the square root
+ * of a cell's share of the largest. */
+#include "view.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LABEL_WIDTH_MAX 12
+#define HEADER_LINES    8
+/* Lines of a picture when nobody knows the height; and what a screen needs besides it, more when
+ * sentences are broken. */
+#define LINES_DEFAULT       32
+#define LINES_BESIDE        6
+#define LINES_BESIDE_NARROW 12
+#define WIDTH_NARROW        60
+#define LINES_LEAST         8
+#define UPPER_HALF          "\xe2\x96\x80"
+#define MIDDLE_DOT          "\xc2\xb7"
+#define SHADES              5
+#define LEGEND_CELLS        16
+
+struct layout {
+    uint32_t rows, columns; /* of the picture */
+    int cell;               /* columns of a cell */
+    bool halves;
+    int digits, label, room; /* of a line: number, label, columns left for cells */
+    int header;              /* lines of labels above the cells; 0 = numbers instead */
+};
+
+/* Layout ----------------------------------------------------------------------------------------
+ */
+
+static int digits_of(uint32_t number)
+{
+    int digits = 1;
+    for (; number >= 10; number /= 10)
+        digits++;
+    return digits;
+}
+
+static int lines_of(const struct screen *screen)
+{
+    int beside = screen->width < WIDTH_NARROW ? LINES_BESIDE_NARROW : LINES_BESIDE;
+    int lines = screen->height > 0 ? screen->height - beside : LINES_DEFAULT;
+    return lines < LINES_LEAST ? LINES_LEAST : lines;
+}
+
+/* Shrinks both sides by the same whole factor, so that cells are alike: with 1.5 every other one
+ * would be the mean of two entries, and stripes would show that the map has not. */
+static void shrink(const struct source_layer *layer, uint32_t rows_most, uint32_t columns_most,
+                   struct layout *layout)
+{
+    uint32_t by_rows = (layer->rows - 1) / rows_most + 1;
+    uint32_t by_columns = (layer->columns - 1) / columns_most + 1;
+    uint32_t factor = by_rows > by_columns ? by_rows : by_columns;
+    layout->rows = (layer->rows - 1) / factor + 1;
+    layout->columns = (layer->columns - 1) / factor + 1;
+}
+
+/* Lines that the keys' labels take upright. */
+static int header_lines(const struct view *view)
+{
+    struct token_unit units[HEADER_LINES];
+    int lines = 0;
+    bool more;
+    for (uint32_t c = 0; c < view->layer->columns; c++) {
+        const char *label = view_key_label(view, c);
+        int count = label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
+        lines = count > lines ? count : lines;
+    }
+    return lines;
+}
+
+/* Number, label, frame; the cells get the rest. */
+static void set_label(const struct screen *screen, int label, struct layout *layout)
+{
+    layout->label = label;
+    layout->room = screen->width - layout->digits - (label ? label + 1 : 0) - 3;
+}
+
+/* Whether every entry has a cell of its own, two columns wide, in so many lines. */
+static bool fits(const struct source_layer *layer, const struct layout *layout, int lines)
+{
+    return (int64_t)layer->columns * 2 <= layout->room && (int64_t)layer->rows <= lines;
+}
+
+/* With names it may be as high as the screen: they are worth that the heading has gone. Those of
+ * the keys stand above it as long as nothing has. */
+static bool plan_labels(const struct view *view, int lines, struct layout *layout)
+{
+    const struct screen *screen = &view->screen;
+    int most = screen->height > 0 && screen->height - 1 > lines ? screen->height - 1 : lines;
+    if ((int64_t)view->layer->rows > most)
+        return false;
+    set_label(screen, view_label_width(view, screen->width >= WIDTH_NARROW ? LABEL_WIDTH_MAX : 6),
+              layout);
+    if (layout->label == 0 || !fits(view->layer, layout, most))
+        return false;
+    layout->header = header_lines(view);
+    if (screen->height > 0 && (int)view->layer->rows + layout->header > lines + 1)
+        layout->header = 0;
+    return true;
+}
+
+static struct layout plan(const struct view *view)
+{
+    const struct source_layer *layer = view->layer;
+    const struct screen *screen = &view->screen;
+    int lines = lines_of(screen);
+    struct layout layout = {.rows = layer->rows,
+                            .columns = layer->columns,
+                            .cell = 2,
+                            .digits = digits_of(layer->queries - 1)};
+    if (plan_labels(view, lines, &layout))
+        return layout;
+    set_label(screen, 0, &layout);
+    if (fits(layer, &layout, lines))
+        return layout;
+    layout.halves = screen->utf8 && screen->colors != COLORS_NONE;
+    layout.cell = layout.halves ? 1 : 2;
+    shrink(layer, (uint32_t)(layout.halves ? 2 * lines : lines),
+           (uint32_t)(layout.room / layout.cell), &layout);
+    return layout;
+}
+
+void view_plan(const struct view *view, uint32_t *ret_rows, uint32_t *ret_columns)
+{
+    struct layout layout = plan(view);
+    *ret_rows = layout.rows;
+    *ret_columns = layout.columns;
+}
+
+/* Colours ---------------------------------------------------------------------------------------
+ */
+
+struct rgb {
+    unsigned r, g, b;
+};
+
+/* Viridis (Smith and van der Walt 2015, CC0) at ninths, straight lines between. */
+static struct rgb color_of(double share)
+{
+    static const struct rgb table[] = {{0x44, 0x01, 0x54}, {0x48, 0x28, 0x78}, {0x3e, 0x4a, 0x89},
+                                       {0x31, 0x68, 0x8e}, {0x26, 0x82, 0x8e}, {0x1f, 0x9e, 0x89},
+                                       {0x35, 0xb7, 0x79}, {0x6e, 0xce, 0x58}, {0xb5, 0xde, 0x2b},
+                                       {0xfd, 0xe7, 0x25}};
+    double at = share * 9;
+    int i = at >= 9 ? 8 : (int)at;
+    double rest = at - i, keep = 1 - rest;
+    return (struct rgb){(unsigned)(table[i].r * keep + table[i + 1].r * rest + 0.5),
+                        (unsigned)(table[i].g * keep + table[i + 1].g * rest + 0.5),
+                        (unsigned)(table[i].b * keep + table[i + 1].b * rest + 0.5)};
+}
+
+/* xterm's 256 colours have no dark purples: from dark grey by blue and green to yellow instead,
+ * each lighter than the one before. */
+static unsigned index_of(double share)
+{
+    static const uint8_t table[] = {234, 17, 18, 24, 31, 37, 43, 79, 114, 150, 186, 228};
+    int count = sizeof(table), at = (int)(share * count);
+    return table[at >= count ? count - 1 : at];
+}
+
+/* `ground` 38 = characters, 48 = behind them. */
+static void put_color(const struct screen *screen, int ground, double share)
+{
+    struct rgb c = color_of(share);
+    if (screen->colors == COLORS_TRUE)
+        fprintf(screen->out, "\x1b[%d;2;%u;%u;%um", ground, c.r, c.g, c.b);
+    else
+        fprintf(screen->out, "\x1b[%d;5;%um", ground, index_of(share));
+}
+
+static void put_plain(const struct screen *screen)
+{
+    if (screen->colors != COLORS_NONE)
+        fputs("\x1b[0m", screen->out);
+}
+
+/* Cells -----------------------------------------------------------------------------------------
+ */
+
+static double largest_of(const struct findings *found)
+{
+    double largest = 0;
+    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++)
+        largest = fmax(largest, found->picture[i]);
+    return largest;
+}
+
+/* 0 to 1; NaN stays. */
+static double share_of(double value, double largest)
+{
+    double share = largest > 0 ? sqrt(fmax(value, 0) / largest) : 0;
+    return isnan(value) ? NAN : share;
+}
+
+static const char *shade_of(const struct screen *screen, double share)
+{
+    static const char *const blocks[SHADES] = {" ", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93",
+                                               "\xe2\x96\x88"};
+    static const char *const signs[] = {" ", ".", ":", "-", "=", "+", "*", "#", "%", "@"};
+    if (isnan(share))
+        return screen->utf8 ? MIDDLE_DOT : "?";
+    if (screen->utf8)
+        return blocks[share >= 1 ? SHADES - 1 : (int)(share * SHADES)];
+    return signs[share >= 1 ? 9 : (int)(share * 10)];
+}
+
+static void put_cell(const struct screen *screen, double share, int columns)
+{
+    bool colored = screen->colors != COLORS_NONE && !isnan(share);
+    if (colored)
+        put_color(screen, 48, share);
+    else
+        put_plain(screen);
+    for (int i = 0; i < columns; i++)
+        fputs(colored ? " " : shade_of(screen, share), screen->out);
+}
+
+/* `lower` NaN: nothing, or the picture has ended. */
+static void put_halves(const struct screen *screen, double upper, double lower)
+{
+    put_plain(screen);
+    if (isnan(upper) && isnan(lower)) {
+        fputs(MIDDLE_DOT, screen->out);
+        return;
+    }
+    if (isnan(upper)) { /* the lower half block */
+        put_color(screen, 38, lower);
+        fputs("\xe2\x96\x84", screen->out);
+        return;
+    }
+    put_color(screen, 38, upper);
+    if (!isnan(lower))
+        put_color(screen, 48, lower);
+    fputs(UPPER_HALF, screen->out);
+}
+
+static double cell_share(const struct view *view, double largest, uint32_t row, uint32_t column)
+{
+    const struct findings *found = view->found;
+    if (row >= found->picture_rows)
+        return NAN;
+    return share_of(found->picture[(size_t)row * found->picture_columns + column], largest);
+}
+
+static void put_line(const struct view *view, const struct layout *layout, double largest,
+                     uint32_t row)
+{
+    const struct screen *screen = &view->screen;
+    const char *frame = screen->utf8 ? "\xe2\x94\x82" : "|";
+    /* The picture's cells are of the source's, and those of queries. */
+    uint32_t cell = source_edge(row, view->layer->rows, layout->rows);
+    fprintf(screen->out, "%*" PRIu32 " ", layout->digits,
+            source_edge(cell, view->layer->queries, view->layer->rows));
+    if (layout->label > 0) {
+        view_put_label(view, view_query_label(view, cell), layout->label);
+        putc(' ', screen->out);
+    }
+    fputs(frame, screen->out);
+    for (uint32_t c = 0; c < layout->columns; c++) {
+        double share = cell_share(view, largest, row, c);
+        if (layout->halves)
+            put_halves(screen, share, cell_share(view, largest, row + 1, c));
+        else
+            put_cell(screen, share, layout->cell);
+    }
+    put_plain(screen);
+    fprintf(screen->out, "%s\n", frame);
+}
+
+/* Above the cells -------------------------------------------------------------------------------
+ */
+
+static void put_margin(const struct view *view, const struct layout *layout)
+{
+    int margin = layout->digits + 1 + (layout->label ? layout->label + 1 : 0) + 1;
+    fprintf(view->screen.out, "%*s", margin, "");
+}
+
+/* Neighbours that run from right to left would change places. */
+static void put_isolated(FILE *out, const char *text, bool right_to_left)
+{
+    fprintf(out, right_to_left ? TOKEN_ISOLATE "%s" TOKEN_ISOLATE_END : "%s", text);
+}
+
+/* What stands in line `line` of the header above a column, in at most `width` columns. */
+static struct token_unit header_unit(const struct view *view, const struct layout *layout,
+                                     const char *label, int line)
+{
+    struct token_unit units[HEADER_LINES], cut = {.text = "~", .width = 1}, none = {.width = 0};
+    bool more = false;
+    int count = label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
+    int at = line - (layout->header - count); /* they stand on the map */
+    if (view->screen.utf8)
+        strcpy(cut.text, "\xe2\x80\xa6");
+    if (at < 0)
+        return none;
+    /* An escape has no room. */
+    return (more && at == count - 1) || units[at].width > layout->cell ? cut : units[at];
+}
+
+/* Labels of the keys from top to bottom; a wide character fits the two columns of a cell. */
+static void put_labels(const struct view *view, const struct layout *layout)
+{
+    for (int line = 0; line < layout->header; line++) {
+        put_margin(view, layout);
+        for (uint32_t c = 0; c < layout->columns; c++) {
+            struct token_unit unit = header_unit(view, layout, view_key_label(view, c), line);
+            put_isolated(view->screen.out, unit.text, unit.right_to_left);
+            fprintf(view->screen.out, "%*s", layout->cell - unit.width, "");
+        }
+        putc('\n', view->screen.out);
+    }
+}
+
+/* A round number of keys whose ticks are far enough apart. */
+static uint32_t tick_step(const struct view *view, const struct layout *layout, int apart)
+{
+    double per_cell = (double)view->layer->keys / layout->columns;
+    for (uint64_t power = 1; power <= UINT32_MAX; power *= 10)
+        for (uint64_t step = power; step <= 5 * power;
+             step = step == 2 * power ? 5 * power : 2 * step)
+            if ((double)step / per_cell * layout->cell >= apart)
+                return (uint32_t)step;
+    return UINT32_MAX;
+}
+
+/* The picture's column that a key is in. */
+static uint32_t column_of(const struct view *view, const struct layout *layout, uint32_t key)
+{
+    const struct source_layer *layer = view->layer;
+    return source_cell(source_cell(key, layer->keys, layer->columns), layer->columns,
+                       layout->columns);
+}
+
+static void put_ticks(const struct view *view, const struct layout *layout)
+{
+    uint32_t keys = view->layer->keys;
+    uint32_t step = tick_step(view, layout, digits_of(keys - 1) + 1);
+    int at = 0;
+    put_margin(view, layout);
+    for (uint64_t key = 0; key < keys; key += step) {
+        char text[16];
+        int place = (int)column_of(view, layout, (uint32_t)key) * layout->cell;
+        int len = snprintf(text, sizeof(text), "%" PRIu64, key);
+        if (place < at || place + len > (int)layout->columns * layout->cell + 1)
+            continue;
+        fprintf(view->screen.out, "%*s%s", place - at, "", text);
+        at = place + len;
+    }
+    putc('\n', view->screen.out);
+}
+
+/* Below them ------------------------------------------------------------------------------------
+ */
+
+static void put_color_legend(const struct screen *screen, double largest)
+{
+    fputs("0 ", screen->out);
+    for (int i = 0; i < LEGEND_CELLS; i++) {
+        put_color(screen, 48, (double)i / (LEGEND_CELLS - 1));
+        putc(' ', screen->out);
+    }
+    put_plain(screen);
+    fprintf(screen->out, " %.3g, by its square root\n", largest);
+}
+
+static void put_legend(const struct view *view, double largest)
+{
+    const struct screen *screen = &view->screen;
+    double least[SHADES];
+    for (int i = 0; i < SHADES; i++)
+        least[i] = largest * i * i / (SHADES * SHADES);
+    if (screen->colors != COLORS_NONE)
+        put_color_legend(screen, largest);
+    else if (screen->utf8)
+        screen_say(screen, 2,
+                   "\xe2\x96\x91 from %.2g, \xe2\x96\x92 from %.2g, \xe2\x96\x93 from %.2g, "
+                   "\xe2\x96\x88 from %.2g to %.2g",
+                   least[1], least[2], least[3], least[4], largest);
+    else
+        screen_say(screen, 2, ".:-=+*#%%@ from %.2g to %.2g, by the square root", largest / 100,
+                   largest);
+}
+
+static void say_pooling(const struct view *view, const struct layout *layout)
+{
+    const struct source_layer *layer = view->layer;
+    double rows = (double)layer->queries / layout->rows,
+           keys = (double)layer->keys / layout->columns;
+    if (layout->rows == layer->queries && layout->columns == layer->keys)
+        return;
+    screen_say(&view->screen, 2,
+               "each cell is the mean of about %.3g x %.3g entries; a larger terminal shows more",
+               rows, keys);
+}
+
+static bool has_missing(const struct findings *found)
+{
+    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++)
+        if (isnan(found->picture[i]))
+            return true;
+    return false;
+}
+
+void view_map(const struct view *view)
+{
+    const struct screen *screen = &view->screen;
+    struct layout layout = plan(view);
+    double largest = largest_of(view->found);
+    char head[48];
+    view_head_text(view, head);
+    screen_title(screen, "map of %s: a line per query, a column per key", head);
+    if (layout.header > 0)
+        put_labels(view, &layout);
+    else
+        put_ticks(view, &layout);
+    for (uint32_t r = 0; r < layout.rows; r += layout.halves ? 2 : 1)
+        put_line(view, &layout, largest, r);
+    put_legend(view, largest);
+    if (has_missing(view->found))
+        screen_say(screen, 2, "%s no number", screen->utf8 ? MIDDLE_DOT : "?");
+    say_pooling(view, &layout);
+}

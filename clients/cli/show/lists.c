@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT */
+/* lists: bars of one query, the first keys of each head, the largest entries. */
+#include "view.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* So many keys are all shown; of more, the first of them. */
+#define BARS_MOST       20
+#define BARS_OF_MANY    12
+#define LABEL_WIDTH_MAX 20
+#define BAR_LEAST       4
+/* "100.0 %" */
+#define PERCENT_WIDTH 7
+
+/* Bars ------------------------------------------------------------------------------------------
+ */
+
+/* A blank and a bar of so many columns, to an eighth of one; nothing when that is none. */
+static void put_bar(const struct screen *screen, double columns)
+{
+    int eighths = (int)(columns * 8 + 0.5), rest = eighths % 8, whole = (int)(columns + 0.5);
+    if (screen->utf8 ? eighths == 0 : whole == 0)
+        return;
+    putc(' ', screen->out);
+    if (!screen->utf8) {
+        for (int i = 0; i < whole; i++)
+            putc('#', screen->out);
+        return;
+    }
+    for (int i = 0; i < eighths / 8; i++)
+        fputs("\xe2\x96\x88", screen->out);
+    if (rest > 0)
+        fprintf(screen->out, "\xe2\x96%c", 0x88 + 8 - rest); /* U+2588 full to U+258F an eighth */
+}
+
+static void put_percent(const struct screen *screen, float weight)
+{
+    if (isfinite(weight))
+        fprintf(screen->out, "%*.1f %%", PERCENT_WIDTH - 2, 100 * (double)weight);
+    else
+        fprintf(screen->out, "%*s", PERCENT_WIDTH, "-");
+}
+
+static int spot_width(const struct view *view)
+{
+    char text[SPOT_MAX];
+    view_key_spot(view, view->layer->columns - 1, text);
+    return (int)strlen(text);
+}
+
+/* Of bars: how wide labels and bars are. */
+struct widths {
+    int spot, label, bar;
+};
+
+static struct widths plan_bars(const struct view *view)
+{
+    int width = view->screen.width;
+    int most = width >= 60 ? LABEL_WIDTH_MAX : width / 4;
+    struct widths w = {.spot = spot_width(view), .label = view_label_width(view, most)};
+    /* two blanks, then each part with a blank before it */
+    w.bar = width - 2 - w.spot - (w.label ? 1 + w.label : 0) - 1 - PERCENT_WIDTH - 1;
+    w.bar = w.bar < BAR_LEAST ? 0 : w.bar;
+    return w;
+}
+
+static void put_key(const struct view *view, const struct widths *w, uint32_t column)
+{
+    char spot[SPOT_MAX];
+    view_key_spot(view, column, spot);
+    fprintf(view->screen.out, "%*s", w->spot, spot);
+    if (w->label > 0) {
+        putc(' ', view->screen.out);
+        view_put_label(view, view_key_label(view, column), w->label);
+    }
+}
+
+static void put_bar_line(const struct view *view, const struct widths *w, uint32_t column,
+                         float weight, double largest)
+{
+    const struct screen *screen = &view->screen;
+    fputs("  ", screen->out);
+    put_key(view, w, column);
+    putc(' ', screen->out);
+    put_percent(screen, weight);
+    if (w->bar > 0 && isfinite(weight) && weight > 0)
+        put_bar(screen, (double)weight / largest * w->bar);
+    putc('\n', screen->out);
+}
+
+/* Of a pooled map a cell's weight is that of one of its keys; all of them have the sum. */
+static double keys_in(const struct view *view, uint32_t column)
+{
+    const struct source_layer *layer = view->layer;
+    return source_edge(column + 1, layer->keys, layer->columns) -
+           source_edge(column, layer->keys, layer->columns);
+}
+
+static void put_rest(const struct view *view, const struct entry *shown, uint32_t count)
+{
+    double rest = 0;
+    const struct source_layer *layer = view->layer;
+    for (uint32_t c = 0; c < layer->columns; c++)
+        rest +=
+            isfinite(view->found->query[c]) ? (double)view->found->query[c] * keys_in(view, c) : 0;
+    for (uint32_t i = 0; i < count; i++)
+        rest -= (double)shown[i].weight * keys_in(view, shown[i].column);
+    screen_say(&view->screen, 4, "  the other %" PRIu32 " %s: %.1f %%", layer->columns - count,
+               layer->columns < layer->keys ? "cells" : "keys", 100 * fmax(rest, 0));
+}
+
+void view_token(const struct view *view)
+{
+    const struct findings *found = view->found;
+    uint32_t columns = view->layer->columns;
+    struct entry top[BARS_MOST];
+    char query[QUERY_TEXT_MAX], head[48];
+    struct widths w = plan_bars(view);
+    uint32_t count =
+        measure_top(found->query, columns, columns <= BARS_MOST ? 1 : BARS_OF_MANY, top);
+    double largest = count > 0 ? (double)top[0].weight : 0;
+    view_query_text(view, query);
+    view_head_text(view, head);
+    screen_title(&view->screen, "what %s attend%s to, %s%s", query,
+                 strncmp(query, "queries", 7) == 0 ? "" : "s", head,
+                 columns <= BARS_MOST ? "" : ", the largest first");
+    if (columns < view->layer->keys)
+        screen_say(&view->screen, 4, "  (where a cell has several keys: the mean of one)");
+    if (found->moved)
+        screen_say(&view->screen, 4,
+                   "  (query 0 attends to one key only; --token N shows any other)");
+    if (count == 0) {
+        screen_say(&view->screen, 4, "  none of its weights is a number");
+        return;
+    }
+    if (columns <= BARS_MOST) {
+        for (uint32_t c = 0; c < columns; c++)
+            put_bar_line(view, &w, c, found->query[c], largest);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        put_bar_line(view, &w, top[i].column, top[i].weight, largest);
+    put_rest(view, top, count);
+}
+
+/* Heads -----------------------------------------------------------------------------------------
+ */
+
+static void put_top(const struct view *view, const struct widths *w, const struct entry *entry)
+{
+    if (isnan(entry->weight)) {
+        fprintf(view->screen.out, "%*s%*s", w->spot, "-",
+                (w->label ? 1 + w->label : 0) + 1 + PERCENT_WIDTH, "");
+        return;
+    }
+    put_key(view, w, entry->column);
+    putc(' ', view->screen.out);
+    put_percent(&view->screen, entry->weight);
+}
+
+/* How wide labels may be so that all first keys are on one line; -1 = they are not. */
+static int fit_labels(const struct view *view, int head, int spot)
+{
+    int count = (int)view->found->top_count;
+    int room = (view->screen.width - 2 - head) / count - 2 - spot - 1 - PERCENT_WIDTH;
+    if (room < 0)
+        return -1;
+    int label = room < 4 ? 0 : view_label_width(view, room - 1);
+    return label < LABEL_WIDTH_MAX ? label : LABEL_WIDTH_MAX;
+}
+
+static void put_head_line(const struct view *view, const struct widths *w, int digits,
+                          uint32_t head)
+{
+    const struct entry *tops = view->found->tops + (size_t)head * view->found->top_count;
+    bool one_line = w->bar > 0;
+    fprintf(view->screen.out, "  %*" PRIu32, digits, head);
+    for (uint32_t i = 0; i < view->found->top_count; i++) {
+        if (i > 0 && !one_line)
+            fprintf(view->screen.out, "\n  %*s", digits, "");
+        fputs("  ", view->screen.out);
+        put_top(view, w, &tops[i]);
+    }
+    putc('\n', view->screen.out);
+}
+
+void view_heads(const struct view *view)
+{
+    char query[QUERY_TEXT_MAX], last[16];
+    int digits = snprintf(last, sizeof(last), "%" PRIu32, view->layer->heads - 1);
+    digits = digits < 4 ? 4 : digits;
+    struct widths w = {.spot = spot_width(view), .bar = 1};
+    w.label = fit_labels(view, digits, w.spot);
+    if (w.label < 0) { /* a line per key instead */
+        w.bar = 0;
+        w.label = view_label_width(view, view->screen.width - digits - w.spot - PERCENT_WIDTH - 6);
+    }
+    view_query_text(view, query);
+    screen_title(&view->screen, "top %" PRIu32 " key%s of %s in each head", view->found->top_count,
+                 view->found->top_count == 1 ? "" : "s", query);
+    fprintf(view->screen.out, "  %*s  KEY\n", digits, "HEAD");
+    for (uint32_t h = 0; h < view->layer->heads; h++)
+        put_head_line(view, &w, digits, h);
+}
+
+/* Pairs -----------------------------------------------------------------------------------------
+ */
+
+static int query_label_width(const struct view *view, int most)
+{
+    char text[TOKEN_FIT_BYTES];
+    int widest = 0;
+    for (uint32_t i = 0; i < view->found->pair_count && most > 0; i++) {
+        const char *label = view_query_label(view, view->found->pairs[i].row);
+        int width = label ? token_fit(label, most, view->screen.utf8, text) : 0;
+        widest = width > widest ? width : widest;
+    }
+    return widest;
+}
+
+/* Two blanks, a number, a label, an arrow, a number, a label, a percentage. */
+static int fit_pair_labels(const struct view *view, int query_spot, int key_spot)
+{
+    int room = view->screen.width - 2 - query_spot - 3 - key_spot - 1 - PERCENT_WIDTH;
+    int label = room / 2 - 1;
+    return label < LABEL_WIDTH_MAX ? label : LABEL_WIDTH_MAX;
+}
+
+static void put_pair(const struct view *view, const struct widths *query, const struct widths *key,
+                     const struct entry *pair)
+{
+    const struct screen *screen = &view->screen;
+    char spot[SPOT_MAX];
+    view_query_spot(view, pair->row, spot);
+    fprintf(screen->out, "  %*s", query->spot, spot);
+    if (query->label > 0) {
+        putc(' ', screen->out);
+        view_put_label(view, view_query_label(view, pair->row), query->label);
+    }
+    fputs(screen->utf8 ? " \xe2\x86\x92 " : " -> ", screen->out);
+    put_key(view, key, pair->column);
+    putc(' ', screen->out);
+    put_percent(screen, pair->weight);
+    putc('\n', screen->out);
+}
+
+void view_pairs(const struct view *view)
+{
+    const struct findings *found = view->found;
+    char head[48], last[SPOT_MAX];
+    struct widths query = {.spot = 0}, key = {.spot = spot_width(view)};
+    view_query_spot(view, view->layer->rows - 1, last);
+    query.spot = (int)strlen(last);
+    int most = fit_pair_labels(view, query.spot, key.spot);
+    query.label = query_label_width(view, most);
+    key.label = view_label_width(view, most);
+    view_head_text(view, head);
+    screen_title(&view->screen, "the largest entries of %s: query %s key", head,
+                 view->screen.utf8 ? "\xe2\x86\x92" : "->");
+    for (uint32_t i = 0; i < found->pair_count; i++)
+        put_pair(view, &query, &key, &found->pairs[i]);
+    if (found->pair_count == 0)
+        screen_say(&view->screen, 4, "  none is above 0");
+}

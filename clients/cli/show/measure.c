@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: MIT */
+/* Rows of all heads come one after the other. Of each the sum is checked and, of two candidates for
+ * the query, the weights are kept: which of them is shown depends on what is in the first. A head's
+ * own rows go straight into the picture; the mean over heads is added up first, and is the only map
+ * that is ever in memory. */
+#include "measure.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* From here on a row has one key only. */
+#define ALONE 0.9995f
+
+struct pass {
+    const struct source_layer *layer;
+    const struct wish *wish;
+    struct findings *findings;
+    uint32_t head;          /* current */
+    uint32_t candidates[2]; /* rows that the query may be; may be one row */
+    float *kept[2];         /* [heads][columns] of each */
+    float *mean;            /* [rows][columns], the sum until all are there; NULL = one head */
+    uint32_t *count;        /* [picture_columns] numbers in the current row of the picture */
+    double *sum;            /* [picture_columns] */
+    uint32_t picture_row;   /* current */
+};
+
+/* Row sums --------------------------------------------------------------------------------------
+ */
+
+/* A cell counts as often as it has keys in it. */
+static double sum_cells(const struct source_layer *layer, const float *weights)
+{
+    double sum = 0;
+    for (uint32_t c = 0; c < layer->columns; c++) {
+        uint32_t keys = source_edge(c + 1, layer->keys, layer->columns) -
+                        source_edge(c, layer->keys, layer->columns);
+        sum += (double)weights[c] * keys;
+    }
+    return sum;
+}
+
+static double sum_row(const struct source_layer *layer, const float *weights, bool *ret_zero)
+{
+    double sum = 0;
+    unsigned any = 0;
+    for (uint32_t c = 0; c < layer->columns; c++) {
+        sum += (double)weights[c];
+        any |= weights[c] != 0;
+    }
+    *ret_zero = !any;
+    return layer->columns == layer->keys ? sum : sum_cells(layer, weights);
+}
+
+static void check_sum(struct pass *pass, uint32_t row, const float *weights)
+{
+    struct row_sums *sums = &pass->findings->sums;
+    bool zero;
+    double sum = sum_row(pass->layer, weights, &zero);
+    sums->rows++;
+    if (!isfinite(sum)) {
+        sums->missing++;
+        return;
+    }
+    if (zero) {
+        sums->zero++;
+        return;
+    }
+    sums->min = fmin(sums->min, sum);
+    sums->max = fmax(sums->max, sum);
+    sums->deviation += fabs(sum - 1);
+    if (fabs(sum - 1) <= pass->layer->tolerance) {
+        sums->sound++;
+    } else if (sums->other++ == 0) {
+        sums->other_head = pass->head;
+        sums->other_row = row;
+        sums->other_sum = sum;
+    }
+}
+
+static void finish_sums(struct row_sums *sums)
+{
+    uint64_t counted = sums->sound + sums->other;
+    sums->deviation = counted > 0 ? sums->deviation / (double)counted : NAN;
+}
+
+/* The map ---------------------------------------------------------------------------------------
+ */
+
+/* Whether a goes before b: larger, else of an earlier query, else of an earlier key. */
+static bool is_before(const struct entry *a, const struct entry *b)
+{
+    if (a->weight != b->weight)
+        return a->weight > b->weight;
+    return a->row != b->row ? a->row < b->row : a->column < b->column;
+}
+
+/* Puts an entry at its place among the `most` first. */
+static void insert(struct entry *entries, uint32_t *count, uint32_t most, struct entry entry)
+{
+    if (*count == most && (most == 0 || !is_before(&entry, &entries[most - 1])))
+        return;
+    uint32_t at = *count < most ? (*count)++ : most - 1;
+    for (; at > 0 && is_before(&entry, &entries[at - 1]); at--)
+        entries[at] = entries[at - 1];
+    entries[at] = entry;
+}
+
+static void take_pairs(struct pass *pass, uint32_t row, const float *weights)
+{
+    struct findings *f = pass->findings;
+    uint32_t most = pass->wish->pairs;
+    for (uint32_t c = 0; c < pass->layer->columns; c++) {
+        f->finite += isfinite(weights[c]) != 0;
+        if (weights[c] > 0 &&
+            (f->pair_count < most || (most > 0 && weights[c] > f->pairs[most - 1].weight)))
+            insert(f->pairs, &f->pair_count, most, (struct entry){row, c, weights[c]});
+    }
+}
+
+static void end_picture_row(struct pass *pass)
+{
+    struct findings *f = pass->findings;
+    double *cells = f->picture + (size_t)pass->picture_row * f->picture_columns;
+    for (uint32_t c = 0; c < f->picture_columns; c++) {
+        cells[c] = pass->count[c] > 0 ? pass->sum[c] / pass->count[c] : NAN;
+        pass->sum[c] = 0;
+        pass->count[c] = 0;
+    }
+    pass->picture_row++;
+}
+
+static void take_picture(struct pass *pass, uint32_t row, const float *weights)
+{
+    const struct findings *f = pass->findings;
+    uint32_t columns = pass->layer->columns;
+    for (uint32_t c = 0, j = 0; c < f->picture_columns; c++) {
+        uint32_t end = source_edge(c + 1, columns, f->picture_columns);
+        for (; j < end; j++)
+            if (isfinite(weights[j])) {
+                pass->sum[c] += (double)weights[j];
+                pass->count[c]++;
+            }
+    }
+    if (row + 1 == source_edge(pass->picture_row + 1, pass->layer->rows, f->picture_rows))
+        end_picture_row(pass);
+}
+
+static void take_row(struct pass *pass, uint32_t row, const float *weights)
+{
+    take_pairs(pass, row, weights);
+    take_picture(pass, row, weights);
+}
+
+/* The pass --------------------------------------------------------------------------------------
+ */
+
+static void visit(void *data, uint32_t row, const float *weights)
+{
+    struct pass *pass = data;
+    uint32_t columns = pass->layer->columns;
+    check_sum(pass, row, weights);
+    for (int i = 0; i < 2; i++)
+        if (row == pass->candidates[i])
+            memcpy(pass->kept[i] + (size_t)pass->head * columns, weights,
+                   columns * sizeof(*weights));
+    if (pass->mean) {
+        float *sum = pass->mean + (size_t)row * columns;
+        for (uint32_t c = 0; c < columns; c++)
+            sum[c] += weights[c];
+    } else if (pass->head == pass->wish->head) {
+        take_row(pass, row, weights);
+    }
+}
+
+static void take_mean(struct pass *pass)
+{
+    const struct source_layer *l = pass->layer;
+    for (uint32_t r = 0; r < l->rows; r++) {
+        float *row = pass->mean + (size_t)r * l->columns;
+        for (uint32_t c = 0; c < l->columns; c++)
+            row[c] /= (float)l->heads;
+        take_row(pass, r, row);
+    }
+}
+
+static int run_pass(struct source *source, struct pass *pass, char *reterr)
+{
+    int code = CLI_OK;
+    for (pass->head = 0; pass->head < pass->layer->heads && code == CLI_OK; pass->head++)
+        code = source_rows(source, pass->wish->layer, pass->wish->sample, pass->head, visit, pass,
+                           reterr);
+    if (code == CLI_OK && pass->mean)
+        take_mean(pass);
+    finish_sums(&pass->findings->sums);
+    return code;
+}
+
+/* The query -------------------------------------------------------------------------------------
+ */
+
+uint32_t measure_top(const float *weights, uint32_t columns, uint32_t most,
+                     struct entry *ret_entries)
+{
+    uint32_t count = 0;
+    for (uint32_t c = 0; c < columns; c++)
+        if (isfinite(weights[c]))
+            insert(ret_entries, &count, most, (struct entry){0, c, weights[c]});
+    return count;
+}
+
+/* The query's weights in the map: one head's, or the mean of all. */
+static void choose_query(const struct pass *pass, const float *kept, float *ret_query)
+{
+    const struct source_layer *l = pass->layer;
+    for (uint32_t c = 0; c < l->columns; c++) {
+        double sum = 0;
+        for (uint32_t h = 0; h < l->heads; h++)
+            sum += (double)kept[(size_t)h * l->columns + c];
+        ret_query[c] = pass->wish->head == HEAD_MEAN
+                           ? (float)(sum / l->heads)
+                           : kept[(size_t)pass->wish->head * l->columns + c];
+    }
+}
+
+static bool has_one_key(const float *weights, uint32_t columns)
+{
+    for (uint32_t c = 0; c < columns; c++)
+        if (weights[c] >= ALONE)
+            return true;
+    return false;
+}
+
+static void finish_query(const struct pass *pass)
+{
+    struct findings *f = pass->findings;
+    const struct source_layer *l = pass->layer;
+    int chosen = 0;
+    choose_query(pass, pass->kept[0], f->query);
+    if (pass->wish->query == TOKEN_AUTO && l->rows > 1 && has_one_key(f->query, l->columns)) {
+        chosen = 1;
+        f->moved = true;
+        choose_query(pass, pass->kept[1], f->query);
+    }
+    f->row = pass->candidates[chosen];
+    for (uint32_t h = 0; h < l->heads; h++) {
+        struct entry *tops = f->tops + (size_t)h * f->top_count;
+        uint32_t found = measure_top(pass->kept[chosen] + (size_t)h * l->columns, l->columns,
+                                     f->top_count, tops);
+        for (; found < f->top_count; found++)
+            tops[found] = (struct entry){.weight = NAN};
+    }
+}
+
+/* Memory ----------------------------------------------------------------------------------------
+ */
+
+static bool allocate(struct pass *pass)
+{
+    struct findings *f = pass->findings;
+    const struct source_layer *l = pass->layer;
+    const struct wish *wish = pass->wish;
+    f->picture_rows = l->rows < wish->picture_rows ? l->rows : wish->picture_rows;
+    f->picture_columns = l->columns < wish->picture_columns ? l->columns : wish->picture_columns;
+    f->top_count = l->columns < TOP_KEYS ? l->columns : TOP_KEYS;
+    f->query = calloc(l->columns, sizeof(*f->query));
+    f->tops = calloc((size_t)l->heads * f->top_count, sizeof(*f->tops));
+    f->picture = calloc((size_t)f->picture_rows * f->picture_columns, sizeof(*f->picture));
+    pass->kept[0] = calloc((size_t)l->heads * l->columns, sizeof(*pass->kept[0]));
+    pass->kept[1] = calloc((size_t)l->heads * l->columns, sizeof(*pass->kept[1]));
+    pass->count = calloc(f->picture_columns, sizeof(*pass->count));
+    pass->sum = calloc(f->picture_columns, sizeof(*pass->sum));
+    if (wish->head == HEAD_MEAN)
+        pass->mean = calloc((size_t)l->rows * l->columns, sizeof(*pass->mean));
+    return f->query && f->tops && f->picture && pass->kept[0] && pass->kept[1] && pass->count &&
+           pass->sum && (wish->head != HEAD_MEAN || pass->mean);
+}
+
+int measure_map(struct source *source, const struct wish *wish, struct findings *ret_findings,
+                char *reterr)
+{
+    const struct source_layer *layers;
+    source_layers(source, &layers);
+    const struct source_layer *layer = &layers[wish->layer];
+    struct findings findings = {.sums = {.min = INFINITY, .max = -INFINITY}};
+    struct pass pass = {.layer = layer, .wish = wish, .findings = &findings};
+    uint32_t query = wish->query == TOKEN_AUTO ? 0 : wish->query;
+    pass.candidates[0] = source_cell(query, layer->queries, layer->rows);
+    pass.candidates[1] = layer->rows - 1;
+    int code = CLI_FINDING;
+    if (allocate(&pass))
+        code = run_pass(source, &pass, reterr);
+    else
+        snprintf(reterr, SOURCE_ERROR_MAX, "out of memory");
+    if (code == CLI_OK)
+        finish_query(&pass);
+    free(pass.kept[0]);
+    free(pass.kept[1]);
+    free(pass.mean);
+    free(pass.count);
+    free(pass.sum);
+    if (code == CLI_OK)
+        *ret_findings = findings;
+    else
+        findings_clear(&findings);
+    return code;
+}
+
+void findings_clear(struct findings *findings)
+{
+    free(findings->query);
+    free(findings->tops);
+    free(findings->picture);
+    *findings = (struct findings){0};
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+#include "screen.h"
+
+#include "spark.h"
+#include "token.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+/* Of a sentence. */
+#define TEXT_MAX 2048
+
+static bool contains(const char *variable, const char *word)
+{
+    const char *value = getenv(variable);
+    return value && strcasestr(value, word);
+}
+
+static enum color_depth find_colors(FILE *out, enum color_choice choice)
+{
+    const char *no_color = getenv("NO_COLOR");
+    bool truecolor = contains("COLORTERM", "truecolor") || contains("COLORTERM", "24bit");
+    bool many = truecolor || contains("TERM", "256color") || contains("TERM", "direct");
+    if (choice == COLOR_NEVER)
+        return COLORS_NONE;
+    if (choice == COLOR_AUTO && (!isatty(fileno(out)) || (no_color && *no_color) || !many))
+        return COLORS_NONE;
+    return truecolor ? COLORS_TRUE : COLORS_256;
+}
+
+void screen_detect(FILE *out, bool ascii, enum color_choice choice, int width,
+                   struct screen *ret_screen)
+{
+    struct winsize size;
+    struct screen screen = {.out = out, .width = 80};
+    if (isatty(fileno(out)) && ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
+        screen.width = size.ws_col;
+        screen.height = size.ws_row;
+    }
+    screen.width = width > 0 ? width : screen.width;
+    screen.width = screen.width < SCREEN_WIDTH_MIN ? SCREEN_WIDTH_MIN : screen.width;
+    screen.utf8 = !ascii && spark_charset_is_utf8();
+    screen.colors = find_colors(out, choice);
+    *ret_screen = screen;
+}
+
+int screen_text_width(const char *text)
+{
+    return token_text_width(text);
+}
+
+/* The words of `text`, one after the other, a line at a time. */
+static void print_words(const struct screen *screen, int indent, char *text)
+{
+    int used = 0;
+    char *rest = NULL;
+    while (*text == ' ') { /* what the first line begins with is kept */
+        putc(' ', screen->out);
+        text++;
+        used++;
+    }
+    bool first = true;
+    for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
+        int width = screen_text_width(word);
+        if (!first && used + 1 + width > screen->width) {
+            fprintf(screen->out, "\n%*s", indent, "");
+            used = indent;
+            first = true;
+        }
+        fprintf(screen->out, "%s%s", first ? "" : " ", word);
+        used += width + !first;
+        first = false;
+    }
+    putc('\n', screen->out);
+}
+
+void screen_say(const struct screen *screen, int indent, const char *format, ...)
+{
+    char text[TEXT_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    print_words(screen, indent, text);
+}
+
+void screen_title(const struct screen *screen, const char *format, ...)
+{
+    char text[TEXT_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    if (screen->colors != COLORS_NONE)
+        fputs("\x1b[1m", screen->out);
+    print_words(screen, 2, text);
+    if (screen->colors != COLORS_NONE)
+        fputs("\x1b[0m", screen->out);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/* show_options: the command line of attnctl show as a struct. Pure but for getopt's own state; one
+ * thread. */
+#ifndef CLI_SHOW_OPTIONS_H
+#define CLI_SHOW_OPTIONS_H
+
+#include "measure.h"
+#include "name.h"
+#include "option.h"
+#include "screen.h"
+
+#define SHOW_ERROR_MAX 512
+
+/* What is printed. */
+enum part { PART_REPORT, PART_MAP, PART_TOKEN, PART_HEADS, PART_PAIRS, PART_COUNT };
+
+/* Strings point into argv. */
+struct show_options {
+    bool json, ascii;
+    enum color_choice color;
+    bool part[PART_COUNT];
+    uint32_t width; /* 0 = the terminal's */
+    /* what is looked at */
+    const char *layer; /* NULL = the first */
+    bool sample_given;
+    uint32_t sample, head, token, pairs; /* as in struct wish */
+    const char *run;
+    bool at_step;
+    uint64_t step;
+    /* what files do not say */
+    struct naming naming;
+    bool causal;
+    uint32_t window;
+    double scale, softcap;
+    const char *labels, *tokens;
+    /* where attnd is; NULL = as other commands find it */
+    const char *endpoint, *timeout;
+    char *const *words; /* [word_count]; in argv: files, or a job */
+    int word_count;
+};
+
+/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (SHOW_ERROR_MAX
+ * bytes). */
+int show_options_parse(int argc, char **argv, struct show_options *ret_options, char *reterr);
+
+/* What there is to say: every option but those of every command; and in front of them, which words
+ * are files. */
+void show_options_each(option_visitor *visit, void *data);
+void show_options_print_words(FILE *out);
+
+#endif

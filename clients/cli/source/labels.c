@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+#include "labels.h"
+
+#include "err.h"
+#include "utf8.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* More are no text that somebody looks at. */
+#define LABELS_MAX 16777216u
+
+static bool reserve(struct labels *labels)
+{
+    if (labels->count < labels->room)
+        return true;
+    uint32_t room = labels->room ? 2 * labels->room : 64;
+    char **items = room <= LABELS_MAX ? realloc(labels->items, room * sizeof(*items)) : NULL;
+    if (!items)
+        return false;
+    labels->items = items;
+    labels->room = room;
+    return true;
+}
+
+/* A copy of valid UTF-8; a byte that is none takes three. */
+static char *clean(const char *text, size_t len)
+{
+    char *copy = malloc(3 * len + 1), *to = copy;
+    while (copy && len > 0) {
+        uint32_t code;
+        size_t taken = utf8_take(text, len, &code);
+        to += utf8_put(code, to);
+        text += taken;
+        len -= taken;
+    }
+    if (copy)
+        *to = '\0';
+    return copy;
+}
+
+int labels_add(struct labels *labels, const char *text, size_t len)
+{
+    len = strnlen(text, len);
+    if (!reserve(labels))
+        return ERR_MEMORY;
+    labels->items[labels->count] = clean(text, len);
+    return labels->items[labels->count] ? (labels->count++, 0) : ERR_MEMORY;
+}
+
+int labels_add_list(struct labels *labels, const msgpack_object *list)
+{
+    uint32_t count = list && list->type == MSGPACK_OBJECT_ARRAY ? list->via.array.size : 0;
+    int rc = 0;
+    for (uint32_t i = 0; i < count && rc == 0; i++) {
+        const msgpack_object *item = &list->via.array.ptr[i];
+        if (item->type == MSGPACK_OBJECT_STR)
+            rc = labels_add(labels, item->via.str.ptr, item->via.str.size);
+    }
+    return rc;
+}
+
+int labels_add_words(struct labels *labels, const char *text)
+{
+    int rc = 0;
+    for (text += strspn(text, " "); *text && rc == 0; text += strspn(text, " ")) {
+        size_t len = strcspn(text, " ");
+        rc = labels_add(labels, text, len);
+        text += len;
+    }
+    return rc;
+}
+
+static int add_lines(struct labels *labels, FILE *file)
+{
+    char *line = NULL;
+    size_t size = 0;
+    ssize_t got;
+    int rc = 0;
+    while (rc == 0 && (errno = 0, got = getline(&line, &size, file)) >= 0) {
+        size_t len = (size_t)got;
+        len -= len > 0 && line[len - 1] == '\n';
+        len -= len > 0 && line[len - 1] == '\r';
+        rc = labels_add(labels, line, len);
+    }
+    if (rc == 0 && !feof(file))
+        rc = errno == ENOMEM ? ERR_MEMORY : -1;
+    free(line);
+    return rc;
+}
+
+int labels_add_file(struct labels *labels, const char *path)
+{
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return -1;
+    int rc = add_lines(labels, file);
+    int number = errno;
+    fclose(file);
+    errno = number;
+    return rc;
+}
+
+const char *labels_get(const struct labels *labels, uint32_t index)
+{
+    return index < labels->count ? labels->items[index] : NULL;
+}
+
+void labels_clear(struct labels *labels)
+{
+    while (labels->count > 0)
+        free(labels->items[--labels->count]);
+    free(labels->items);
+    *labels = (struct labels){0};
+}

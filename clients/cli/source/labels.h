@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* labels: the texts of tokens, as valid UTF-8: bytes that are not become U+FFFD. One thread. */
+#ifndef CLI_LABELS_H
+#define CLI_LABELS_H
+
+#include "mpk.h"
+
+/* A zeroed struct is empty. */
+struct labels {
+    char **items; /* [count]; owned */
+    uint32_t count, room;
+};
+
+/* Adds a copy. Returns 0 or ERR_MEMORY. */
+int labels_add(struct labels *labels, const char *text, size_t len);
+/* Adds each of a list of texts; what is none is left out. Returns 0 or ERR_MEMORY. */
+int labels_add_list(struct labels *labels, const msgpack_object *list);
+/* Adds the words between blanks. Returns 0 or ERR_MEMORY. */
+int labels_add_words(struct labels *labels, const char *text);
+/* Adds the lines of a file; an empty one is an empty text. Returns 0, ERR_MEMORY, or -1 with errno.
+ */
+int labels_add_file(struct labels *labels, const char *path);
+/* NULL when there is none. */
+const char *labels_get(const struct labels *labels, uint32_t index);
+void labels_clear(struct labels *labels);
+
+#endif

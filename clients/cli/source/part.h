@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/* part: what the kinds of sources and source.c need of each other. */
+#ifndef CLI_SOURCE_PART_H
+#define CLI_SOURCE_PART_H
+
+#include "labels.h"
+#include "source.h"
+
+#include "attention.h"
+
+/* What the rows of a map are given to. */
+struct sink {
+    source_visitor *visit;
+    void *data;
+};
+
+struct source {
+    enum source_kind kind;
+    struct source_layer *layers; /* [layer_count]; owned; sorted by source_sort */
+    size_t layer_count;
+    char run[2 * RUN_BYTES + 1];
+    struct labels given; /* by the request */
+    const struct source_ops *ops;
+    void *own; /* of the kind; owned; NULL before it was opened */
+};
+
+struct source_ops {
+    /* Sample, head and layer were checked. */
+    int (*rows)(struct source *source, size_t layer, uint32_t sample, uint32_t head,
+                const struct sink *sink, char *reterr);
+    /* The source's own text of a key, or NULL. */
+    const char *(*label)(struct source *source, size_t layer, uint32_t sample, uint32_t key);
+    void (*free)(void *own);
+};
+
+/* Each fills kind, layers, run, ops and own. On failure what is there is freed by source_free. */
+int source_open_files(const struct source_request *request, struct source *source, char *reterr);
+int source_open_recording(const struct source_request *request, struct source *source,
+                          char *reterr);
+int source_open_daemon(const struct source_request *request, struct source *source, char *reterr);
+
+/* Writes the sentence; returns `code`. */
+int source_fail(char *reterr, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+int source_fail_memory(char *reterr);
+
+/* Encoder before decoder, by layer, self before cross. */
+int source_compare_ids(struct layer_id a, struct layer_id b);
+
+/* Gives the sink the map [queries, keys] at `data`. */
+int source_give_map(const void *data, enum dtype dtype, uint32_t queries, uint32_t keys,
+                    const struct sink *sink, char *reterr);
+/* One sample and head of queries and keys, their map made. */
+int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
+                   const struct sink *sink, char *reterr);
+/* Converts n weights to f32; exact but for f64. */
+void source_convert(const void *data, enum dtype dtype, size_t n, float *ret);
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/* rows: weights as they are stored, or queries and keys, as rows of f32. */
+#include "part.h"
+
+#include "isa.h"
+#include "qk.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Entries that are made of queries and keys at a time. */
+#define BLOCK_ENTRIES ((size_t)1 << 20)
+#define CHUNK         512u
+
+void source_convert(const void *data, enum dtype dtype, size_t n, float *ret)
+{
+    double chunk[CHUNK];
+    if (dtype == DTYPE_F32) {
+        memcpy(ret, data, n * sizeof(*ret));
+        return;
+    }
+    for (size_t at = 0; at < n; at += CHUNK) {
+        uint32_t part = n - at < CHUNK ? (uint32_t)(n - at) : CHUNK;
+        attention_load(data, dtype, at, part, chunk);
+        for (uint32_t i = 0; i < part; i++)
+            ret[at + i] = (float)chunk[i];
+    }
+}
+
+int source_give_map(const void *data, enum dtype dtype, uint32_t queries, uint32_t keys,
+                    const struct sink *sink, char *reterr)
+{
+    size_t bytes = keys * dtype_size(dtype);
+    float *row = malloc(keys * sizeof(*row));
+    if (!row)
+        return source_fail_memory(reterr);
+    for (uint32_t i = 0; i < queries; i++) {
+        source_convert((const char *)data + i * bytes, dtype, keys, row);
+        sink->visit(sink->data, i, row);
+    }
+    free(row);
+    return CLI_OK;
+}
+
+/* The same attention as if the batch had this sample and this head alone. */
+static struct attention choose(const struct attention *a, uint32_t sample, uint32_t head)
+{
+    struct attention one = *a;
+    size_t q = ((size_t)sample * a->heads + head) * a->queries * a->qk.head_dim;
+    size_t kv_head = (size_t)sample * a->qk.kv_heads + head / (a->heads / a->qk.kv_heads);
+    size_t k = kv_head * a->keys * a->qk.head_dim;
+    one.batch = one.heads = one.qk.kv_heads = 1;
+    one.qk.q = (const char *)a->qk.q + q * dtype_size(a->qk.q_dtype);
+    one.qk.k = (const char *)a->qk.k + k * dtype_size(a->qk.k_dtype);
+    one.qk.v = NULL;
+    one.tokens = NULL;
+    one.q_len = a->q_len ? a->q_len + sample : NULL;
+    one.k_len = a->k_len ? a->k_len + sample : NULL;
+    one.mask = a->mask ? a->mask + (size_t)sample * a->queries * a->keys : NULL;
+    one.documents = a->documents ? a->documents + (size_t)sample * a->keys : NULL;
+    return one;
+}
+
+static int give_blocks(const struct attention *a, uint32_t block, float *rows,
+                       struct scratch *scratch, const struct sink *sink)
+{
+    for (uint32_t begin = 0; begin < a->queries; begin += block) {
+        uint32_t end = a->queries - begin < block ? a->queries : begin + block;
+        int rc = qk_weights(a, begin, end, rows, isa_best(), scratch);
+        if (rc != 0)
+            return rc;
+        for (uint32_t i = begin; i < end; i++)
+            sink->visit(sink->data, i, rows + (size_t)(i - begin) * a->keys);
+    }
+    return 0;
+}
+
+int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
+                   const struct sink *sink, char *reterr)
+{
+    struct attention one = choose(a, sample, head);
+    struct scratch scratch = {0};
+    size_t most = BLOCK_ENTRIES / a->keys;
+    uint32_t block = most < 1 ? 1 : most < a->queries ? (uint32_t)most : a->queries;
+    float *rows = malloc((size_t)block * a->keys * sizeof(*rows));
+    int rc = rows ? give_blocks(&one, block, rows, &scratch, sink) : -1;
+    free(rows);
+    scratch_clear(&scratch);
+    return rc == 0 ? CLI_OK : source_fail_memory(reterr);
+}

@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: MIT */
+/* source: what all kinds have in common: the request's labels, finding a layer, checking, and maps
+ * from rows. */
+#include "part.h"
+
+#include "err.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Layers that a sentence names at most. */
+#define NAMED_MAX 8
+
+int source_fail(char *reterr, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(reterr, SOURCE_ERROR_MAX, format, args);
+    va_end(args);
+    return code;
+}
+
+int source_fail_memory(char *reterr)
+{
+    return source_fail(reterr, CLI_FINDING, "out of memory");
+}
+
+/* Opening ---------------------------------------------------------------------------------------
+ */
+
+bool source_is_file(const char *word)
+{
+    static const char *const endings[] = {".npy", ".npz", ".safetensors", ".rec"};
+    size_t len = strlen(word);
+    for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
+        size_t tail = strlen(endings[i]);
+        if (len > tail && strcmp(word + len - tail, endings[i]) == 0)
+            return true;
+    }
+    return access(word, F_OK) == 0;
+}
+
+static bool is_recording(const char *path)
+{
+    static const uint8_t magic[8] = {0x89, 'a', 't', 't', 'n', 'd', '\r', '\n'};
+    uint8_t begin[sizeof(magic)];
+    FILE *file = fopen(path, "re");
+    bool is = file && fread(begin, sizeof(begin), 1, file) == 1 &&
+              memcmp(begin, magic, sizeof(magic)) == 0;
+    if (file)
+        fclose(file);
+    return is;
+}
+
+static int read_labels(const struct source_request *request, struct labels *labels, char *reterr)
+{
+    int rc = 0;
+    if (request->labels && request->tokens)
+        return source_fail(reterr, CLI_USAGE, "--labels and --tokens: give one of them");
+    if (request->labels)
+        rc = labels_add_file(labels, request->labels);
+    else if (request->tokens)
+        rc = labels_add_words(labels, request->tokens);
+    if (rc == ERR_MEMORY)
+        return source_fail_memory(reterr);
+    if (rc != 0)
+        return source_fail(reterr, CLI_USAGE, "--labels: %.300s: %s", request->labels,
+                           strerror(errno));
+    if ((request->labels || request->tokens) && labels->count == 0)
+        return source_fail(reterr, CLI_USAGE, "%s: there are no tokens in it",
+                           request->labels ? "--labels" : "--tokens");
+    return CLI_OK;
+}
+
+/* What the request says of files that other sources say themselves, or of those what files have
+ * not; NULL = nothing. */
+static const char *find_foreign(const struct source_request *request, bool arrays)
+{
+    const struct naming *naming = request->naming;
+    if (arrays)
+        return request->at_step ? "step" : request->run ? "run" : NULL;
+    return naming && naming->rule_count > 0     ? "name"
+           : naming && naming->ignore_count > 0 ? "ignore"
+           : request->causal                    ? "causal"
+           : request->window > 0                ? "window"
+           : request->scale != 0                ? "scale"
+           : request->softcap != 0              ? "softcap"
+                                                : NULL;
+}
+
+static int check_foreign(const struct source_request *request, bool arrays, char *reterr)
+{
+    const char *option = find_foreign(request, arrays);
+    if (!option)
+        return CLI_OK;
+    return source_fail(reterr, CLI_USAGE,
+                       arrays ? "--%s: array files have no runs and steps"
+                              : "--%s: is about array files; recordings and attnd know it",
+                       option);
+}
+
+static int open_kind(const struct source_request *request, struct source *source, char *reterr)
+{
+    int recordings = 0;
+    for (int i = 0; request->files && i < request->file_count; i++)
+        recordings += is_recording(request->files[i]);
+    if (recordings > 0 && request->file_count > 1)
+        return source_fail(reterr, CLI_USAGE,
+                           "a recording is looked at alone: give one file at a time");
+    bool arrays = request->files && recordings == 0;
+    int code = check_foreign(request, arrays, reterr);
+    if (code != CLI_OK)
+        return code;
+    return arrays           ? source_open_files(request, source, reterr)
+           : recordings > 0 ? source_open_recording(request, source, reterr)
+                            : source_open_daemon(request, source, reterr);
+}
+
+int source_open(const struct source_request *request, struct source **ret_source, char *reterr)
+{
+    struct source *source = calloc(1, sizeof(*source));
+    *ret_source = NULL;
+    if (!source)
+        return source_fail_memory(reterr);
+    int code = read_labels(request, &source->given, reterr);
+    if (code == CLI_OK)
+        code = open_kind(request, source, reterr);
+    if (code != CLI_OK)
+        source_free(&source);
+    *ret_source = source;
+    return code;
+}
+
+void source_free(struct source **source_p)
+{
+    struct source *source = *source_p;
+    *source_p = NULL;
+    if (!source)
+        return;
+    if (source->own)
+        source->ops->free(source->own);
+    labels_clear(&source->given);
+    free(source->layers);
+    free(source);
+}
+
+/* Layers ----------------------------------------------------------------------------------------
+ */
+
+enum source_kind source_kind(const struct source *source)
+{
+    return source->kind;
+}
+
+const char *source_run(const struct source *source)
+{
+    return source->run;
+}
+
+size_t source_layers(const struct source *source, const struct source_layer **ret_layers)
+{
+    *ret_layers = source->layers;
+    return source->layer_count;
+}
+
+int source_compare_ids(struct layer_id a, struct layer_id b)
+{
+    if (a.stack != b.stack)
+        return a.stack < b.stack ? -1 : 1;
+    if (a.layer != b.layer)
+        return a.layer < b.layer ? -1 : 1;
+    return (a.site > b.site) - (a.site < b.site);
+}
+
+static void write_name(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
+{
+    place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
+}
+
+/* Whether all words between the dots of `text` are, in their order, words of the name. */
+static bool means(const char *text, struct layer_id id)
+{
+    char number[16];
+    const char *words[] = {stack_name(id.stack), number, site_name(id.site)};
+    snprintf(number, sizeof(number), "%" PRIu32, id.layer);
+    for (int i = 0; i < 3; i++) {
+        size_t len = strlen(words[i]);
+        if (strncmp(text, words[i], len) != 0 || (text[len] != '.' && text[len] != '\0'))
+            continue;
+        if (text[len] == '\0')
+            return true;
+        text += len + 1;
+    }
+    return false;
+}
+
+/* "decoder.0.self, decoder.1.self, ... decoder.11.self": those that a text means, NULL = all. */
+static void list_names(const struct source *source, const char *text, size_t count, char *ret_list,
+                       size_t size)
+{
+    size_t used = 0, at = 0;
+    for (size_t i = 0; i < source->layer_count && used < size; i++) {
+        char name[PLACE_TEXT_MAX];
+        if (text && !means(text, source->layers[i].id))
+            continue;
+        write_name(source->layers[i].id, name);
+        if (at < NAMED_MAX - 1 || at == count - 1 || count <= NAMED_MAX)
+            used += (size_t)snprintf(ret_list + used, size - used, "%s%s", at ? ", " : "", name);
+        else if (at == NAMED_MAX - 1)
+            used += (size_t)snprintf(ret_list + used, size - used, ", ...");
+        at++;
+    }
+}
+
+int source_find_layer(const struct source *source, const char *text, size_t *ret_layer,
+                      char *reterr)
+{
+    char names[512] = "";
+    size_t count = 0;
+    *ret_layer = 0;
+    if (!text)
+        return CLI_OK;
+    for (size_t i = source->layer_count; i-- > 0;)
+        if (means(text, source->layers[i].id)) {
+            *ret_layer = i;
+            count++;
+        }
+    if (count == 1)
+        return CLI_OK;
+    list_names(source, count > 0 ? text : NULL, count > 0 ? count : source->layer_count, names,
+               sizeof(names));
+    return source_fail(reterr, CLI_USAGE,
+                       count > 0 ? "--layer: '%.80s' may be any of %s: say which"
+                                 : "--layer: there is no '%.80s' (valid: %s)",
+                       text, names);
+}
+
+/* Samples, heads, labels ------------------------------------------------------------------------
+ */
+
+static int fail_range(const char *option, uint32_t number, uint32_t first, uint32_t count,
+                      const char *name, char *reterr)
+{
+    char valid[48];
+    snprintf(valid, sizeof(valid), count > 1 ? "%" PRIu32 " to %" PRIu32 : "%" PRIu32, first,
+             first + count - 1);
+    return source_fail(reterr, CLI_USAGE, "--%s: %s has no %s %" PRIu32 " (valid: %s)", option,
+                       name, option, number, valid);
+}
+
+int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
+                 char *reterr)
+{
+    const struct source_layer *l = &source->layers[layer];
+    char name[PLACE_TEXT_MAX];
+    write_name(l->id, name);
+    if (l->batch == 0 || l->heads == 0 || l->queries == 0 || l->keys == 0)
+        return source_fail(reterr, CLI_USAGE,
+                           "%s is empty: its shape is [%" PRIu32 ", %" PRIu32 ", %" PRIu32
+                           ", %" PRIu32 "]",
+                           name, l->batch, l->heads, l->queries, l->keys);
+    if (sample < l->first_sample || sample - l->first_sample >= l->batch)
+        return fail_range("sample", sample, l->first_sample, l->batch, name, reterr);
+    return head < l->heads ? CLI_OK : fail_range("head", head, 0, l->heads, name, reterr);
+}
+
+const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
+{
+    if (source->given.count > 0)
+        return labels_get(&source->given, key);
+    return sample == 0 ? source->ops->label(source, layer, sample, key) : NULL;
+}
+
+const char *source_query_label(struct source *source, size_t layer, uint32_t sample, uint32_t query)
+{
+    const struct source_layer *l = &source->layers[layer];
+    uint64_t position = (uint64_t)l->q_offset + query;
+    if (l->id.site != SITE_SELF || position >= l->keys)
+        return NULL;
+    return source_label(source, layer, sample, (uint32_t)position);
+}
+
+int source_check_labels(const struct source *source, size_t layer, char *reterr)
+{
+    const struct source_layer *l = &source->layers[layer];
+    char name[PLACE_TEXT_MAX];
+    write_name(l->id, name);
+    if (source->given.count <= l->keys)
+        return CLI_OK;
+    return source_fail(reterr, CLI_USAGE,
+                       "%" PRIu32 " tokens were given, but %s has %" PRIu32 " key%s",
+                       source->given.count, name, l->keys, l->keys == 1 ? "" : "s");
+}
+
+/* Maps ------------------------------------------------------------------------------------------
+ */
+
+uint32_t source_cell(uint32_t at, uint32_t length, uint32_t cells)
+{
+    uint32_t cell = (uint32_t)((uint64_t)at * cells / length);
+    while (source_edge(cell + 1, length, cells) <= at)
+        cell++;
+    return cell;
+}
+
+int source_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
+                source_visitor *visit, void *data, char *reterr)
+{
+    int code = source_check(source, layer, sample, head, reterr);
+    if (code != CLI_OK)
+        return code;
+    return source->ops->rows(source, layer, sample, head, &(struct sink){visit, data}, reterr);
+}
+
+/* Where rows go. */
+struct map {
+    float *values;
+    uint32_t columns;
+};
+
+static void copy_row(void *data, uint32_t row, const float *weights)
+{
+    const struct map *map = data;
+    memcpy(map->values + (size_t)row * map->columns, weights, map->columns * sizeof(*weights));
+}
+
+static void add_row(void *data, uint32_t row, const float *weights)
+{
+    const struct map *map = data;
+    float *sum = map->values + (size_t)row * map->columns;
+    for (uint32_t j = 0; j < map->columns; j++)
+        sum[j] += weights[j];
+}
+
+int source_map(struct source *source, size_t layer, uint32_t sample, uint32_t head, float *ret_map,
+               char *reterr)
+{
+    struct map map = {ret_map, source->layers[layer].columns};
+    return source_rows(source, layer, sample, head, copy_row, &map, reterr);
+}
+
+/* In f32, head after head: good to heads * 2^-24, without a second map. */
+int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret_map, char *reterr)
+{
+    const struct source_layer *l = &source->layers[layer];
+    size_t cells = (size_t)l->rows * l->columns;
+    struct map map = {ret_map, l->columns};
+    int code = source_check(source, layer, sample, 0, reterr);
+    memset(ret_map, 0, cells * sizeof(*ret_map));
+    for (uint32_t h = 0; h < l->heads && code == CLI_OK; h++)
+        code = source_rows(source, layer, sample, h, add_row, &map, reterr);
+    for (size_t i = 0; i < cells && code == CLI_OK; i++)
+        ret_map[i] /= (float)l->heads;
+    return code;
+}

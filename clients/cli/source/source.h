@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/* source: where attention maps are taken from: array files, a recording, or a running attnd.
+ *
+ *     source_open -> source_layers, source_find_layer -> source_rows, source_map or source_mean
+ *
+ * Opening reads names and shapes; a map is read when it is asked for, and little else: of a file of
+ * arrays that are not packed the pages of that map, which are given back at once; packed ones are
+ * unpacked as a stream of which the map is kept. Of a recording memory holds one message. Maps of
+ * queries and keys are made by the engine (workers/qk.h).
+ *
+ * Functions return CLI_OK, or the exit code and one sentence in reterr (SOURCE_ERROR_MAX bytes).
+ * One thread per source. */
+#ifndef CLI_SOURCE_H
+#define CLI_SOURCE_H
+
+#include "cli.h"
+#include "header.h"
+#include "name.h"
+
+#define SOURCE_ERROR_MAX 1024
+
+enum source_kind { SOURCE_FILES, SOURCE_RECORDING, SOURCE_DAEMON };
+
+/* One attention of the model. */
+struct source_layer {
+    struct layer_id id;
+    enum message_type tier; /* MESSAGE_ATTENTION: the map was there; MESSAGE_QK: it is made */
+    uint32_t first_sample;  /* samples are [first_sample, first_sample + batch): attnd keeps one */
+    uint32_t batch, heads, queries, keys;
+    /* Of a map as it is given: queries and keys, or fewer when attnd has pooled it (maps.size): row
+     * r takes the queries from source_edge(r, queries, rows) on, a cell is the mean of its finite
+     * entries, NaN without any. */
+    uint32_t rows, columns;
+    bool causal;
+    uint32_t q_offset;    /* position of query 0 among the keys */
+    uint64_t epoch, step; /* recording, daemon */
+    double tolerance;     /* largest |sum - 1| of a row that is as it should be */
+};
+
+/* Strings and pointers are borrowed until source_free, but for `naming`. */
+struct source_request {
+    struct cli *cli;    /* whose args say where attnd is; used with `job` only */
+    char *const *files; /* [file_count]: arrays, or one recording; NULL with `job` */
+    int file_count;
+    const char *job; /* of a running attnd */
+    const char *run; /* recording, daemon: its first digits; NULL = the newest */
+    bool at_step;    /* recording: `step`, and not the newest */
+    uint64_t step;
+    const struct naming *naming; /* files; NULL = the names of arrays/name.h, decoder */
+    /* files: what they do not say */
+    bool causal;
+    uint32_t window;       /* keys a query may look back; 0 = all */
+    double scale, softcap; /* of logits: scale 0 = 1 / sqrt(d), softcap 0 = none */
+    const char *labels;    /* a file of one token per line, or NULL */
+    const char *tokens;    /* tokens with blanks between them, or NULL */
+};
+
+struct source;
+
+/* Whether a word of a command line is a file rather than a job: it is there, or ends as files do
+ * that can be read. */
+bool source_is_file(const char *word);
+
+/* On failure *ret_source is NULL. There is at least one layer. */
+int source_open(const struct source_request *request, struct source **ret_source, char *reterr);
+/* Accepts a pointer to NULL. */
+void source_free(struct source **source);
+
+enum source_kind source_kind(const struct source *source);
+/* The run's 32 digits; "" for files. */
+const char *source_run(const struct source *source);
+
+/* Encoder before decoder, by layer, self before cross; borrowed. A daemon's layer may be of a later
+ * step, and pooled otherwise, after a map of it was read. */
+size_t source_layers(const struct source *source, const struct source_layer **ret_layers);
+
+/* The layer that a text means: "decoder.0.self", or a part that only one has, "decoder.0", "0";
+ * NULL = the first. */
+int source_find_layer(const struct source *source, const char *text, size_t *ret_layer,
+                      char *reterr);
+/* Whether there are such a sample and head, and an entry at all; the sentence says which exist. */
+int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
+                 char *reterr);
+
+/* Row `row` of a map, [columns] numbers as they were sent, NaN where there is none. The pointer is
+ * good until the visitor returns. */
+typedef void source_visitor(void *data, uint32_t row, const float *weights);
+
+/* Calls `visit` with all rows of one head's map of one sample, in order. */
+int source_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
+                source_visitor *visit, void *data, char *reterr);
+/* One head's map: ret_map[rows * columns]. */
+int source_map(struct source *source, size_t layer, uint32_t sample, uint32_t head, float *ret_map,
+               char *reterr);
+/* The mean over the heads: ret_map[rows * columns], NaN where a head has none. */
+int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret_map, char *reterr);
+
+/* The text of a key's token, valid UTF-8 that may hold anything, control characters too; NULL when
+ * there is none. Labels of the request are of every sample, those of a source of its first. */
+const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key);
+/* Of a query: in self-attention that of the key at its position; NULL in cross-attention. */
+const char *source_query_label(struct source *source, size_t layer, uint32_t sample,
+                               uint32_t query);
+/* Whether the labels of the request, if any, are no more than the layer has keys. */
+int source_check_labels(const struct source *source, size_t layer, char *reterr);
+
+/* The first of `length` queries or keys in cell `cell` of `cells`; of `cells` itself, `length`. */
+static inline uint32_t source_edge(uint32_t cell, uint32_t length, uint32_t cells)
+{
+    return (uint32_t)((uint64_t)cell * length / cells);
+}
+/* The cell that entry `at` of `length` is in. */
+uint32_t source_cell(uint32_t at, uint32_t length, uint32_t cells);
+
+#endif

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* text: sentences in lines of 80 columns. Pure but for what is written; any thread. */
+#ifndef CLI_TEXT_H
+#define CLI_TEXT_H
+
+#include <stdio.h>
+
+#define TEXT_WIDTH 80
+
+/* Prints the words of a text, and a line end. The cursor stands at column `column`; what does not
+ * fit goes to new lines, which begin at column `indent`. */
+void text_wrap(const char *text, int column, int indent, FILE *out);
+
+#endif

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* utf8: text that comes from elsewhere, character by character. Pure; any thread. */
+#ifndef CLI_UTF8_H
+#define CLI_UTF8_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define UTF8_REPLACEMENT 0xfffdu
+/* Bytes of a character at most. */
+#define UTF8_MAX 4
+
+/* Takes one character off the front of text[0..len), len > 0. Returns how many bytes it has; of
+ * what is not UTF-8 (overlong forms, surrogates, beyond U+10FFFF) it is one byte and U+FFFD. */
+size_t utf8_take(const char *text, size_t len, uint32_t *ret_code);
+
+/* Writes a character, ret_text[UTF8_MAX], no NUL. Returns its bytes. */
+size_t utf8_put(uint32_t code, char *ret_text);
+
+#endif

@@ -1,0 +1,786 @@
+/* SPDX-License-Identifier: MIT */
+/* Where maps come from: array files of every kind, recordings, an attnd; what is not there is
+ * refused with what is. */
+#include "fake.h"
+
+#include "header.h"
+#include "recorder.h"
+#include "source.h"
+
+#include <math.h>
+#include <unistd.h>
+#include <zip.h>
+
+enum { B = 2, H = 3, Q = 4, K = 5, MAP = Q * K, COUNT = B * H * MAP };
+
+struct fixture {
+    char directory[64], path[128], error[SOURCE_ERROR_MAX];
+    struct source_request request;
+    struct source *source;
+    char *file;
+};
+
+static int set_up(void **state)
+{
+    static struct fixture f;
+    f = (struct fixture){.directory = "/tmp/attnd-source-XXXXXX"};
+    assert_non_null(mkdtemp(f.directory));
+    f.file = f.path;
+    f.request = (struct source_request){.files = &f.file, .file_count = 1};
+    *state = &f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *f = *state;
+    source_free(&f->source);
+    unlink(f->path);
+    return rmdir(f->directory);
+}
+
+static void open_source(struct fixture *f)
+{
+    int code = source_open(&f->request, &f->source, f->error);
+    if (code != CLI_OK)
+        print_error("%s\n", f->error);
+    assert_int_equal(code, CLI_OK);
+}
+
+/* The error without the file's name, which is the test's own. */
+static void expect_refusal(struct fixture *f, int code, const char *part)
+{
+    assert_int_equal(source_open(&f->request, &f->source, f->error), code);
+    assert_null(f->source);
+    if (!strstr(f->error, part))
+        print_error("%s\n", f->error);
+    assert_non_null(strstr(f->error, part));
+}
+
+static const struct source_layer *layer_of(struct fixture *f, size_t index)
+{
+    const struct source_layer *layers;
+    assert_true(index < source_layers(f->source, &layers));
+    return &layers[index];
+}
+
+/* Files ------------------------------------------------------------------------------------------
+ */
+
+struct bytes {
+    uint8_t data[16384];
+    size_t size;
+};
+
+static void put(struct bytes *bytes, const void *data, size_t size)
+{
+    assert_true(bytes->size + size <= sizeof(bytes->data));
+    memcpy(bytes->data + bytes->size, data, size);
+    bytes->size += size;
+}
+
+static void put_header(struct bytes *bytes, const char *descr, bool fortran, const char *shape)
+{
+    char text[160];
+    int len = snprintf(text, sizeof(text), "{'descr': '%s', 'fortran_order': %s, 'shape': %s, }\n",
+                       descr, fortran ? "True" : "False", shape);
+    put(bytes, "\x93NUMPY\1\0", 8);
+    put(bytes, (uint8_t[]){(uint8_t)len, (uint8_t)(len >> 8)}, 2);
+    put(bytes, text, (size_t)len);
+}
+
+/* Entry n of a map has the value n, which all dtypes have. */
+static void put_number(struct bytes *bytes, const char *descr, int n)
+{
+    float f32 = (float)n;
+    double f64 = n;
+    uint32_t bits;
+    memcpy(&bits, &f32, sizeof(bits));
+    uint16_t bf16 = (uint16_t)(bits >> 16);
+    /* Exponent and fraction of an f32 that an f16 has, too. */
+    uint16_t f16 = n == 0 ? 0 : (uint16_t)((((bits >> 23) - 112) << 10) | (bits >> 13 & 0x3ff));
+    if (strcmp(descr, "<f4") == 0)
+        put(bytes, &f32, sizeof(f32));
+    else if (strcmp(descr, "<f8") == 0)
+        put(bytes, &f64, sizeof(f64));
+    else if (strcmp(descr, "<f2") == 0)
+        put(bytes, &f16, sizeof(f16));
+    else
+        put(bytes, &bf16, sizeof(bf16));
+}
+
+static struct bytes make_npy(const char *descr)
+{
+    struct bytes bytes = {.size = 0};
+    put_header(&bytes, descr, false, "(2, 3, 4, 5)");
+    for (int n = 0; n < COUNT; n++)
+        put_number(&bytes, descr, n);
+    return bytes;
+}
+
+/* The same array, its first axis fastest. */
+static struct bytes make_fortran(void)
+{
+    struct bytes bytes = {.size = 0};
+    put_header(&bytes, "<f4", true, "(2, 3, 4, 5)");
+    for (int j = 0; j < K; j++)
+        for (int i = 0; i < Q; i++)
+            for (int h = 0; h < H; h++)
+                for (int b = 0; b < B; b++)
+                    put_number(&bytes, "<f4", ((b * H + h) * Q + i) * K + j);
+    return bytes;
+}
+
+static void write_file(struct fixture *f, const char *name, const struct bytes *bytes)
+{
+    snprintf(f->path, sizeof(f->path), "%s/%s", f->directory, name);
+    FILE *file = fopen(f->path, "w");
+    assert_non_null(file);
+    assert_true(fwrite(bytes->data, bytes->size, 1, file) == 1);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void write_npz(struct fixture *f, int method, const char *name, const struct bytes *bytes)
+{
+    snprintf(f->path, sizeof(f->path), "%s/maps.npz", f->directory);
+    zip_t *zip = zip_open(f->path, ZIP_CREATE | ZIP_TRUNCATE, NULL);
+    assert_non_null(zip);
+    zip_source_t *source = zip_source_buffer(zip, bytes->data, bytes->size, 0);
+    zip_int64_t index = zip_file_add(zip, name, source, 0);
+    assert_true(index >= 0);
+    assert_int_equal(zip_set_file_compression(zip, (zip_uint64_t)index, method, 9), 0);
+    assert_int_equal(zip_close(zip), 0);
+}
+
+static void expect_map(struct fixture *f, uint32_t sample, uint32_t head)
+{
+    float map[MAP];
+    assert_int_equal(source_map(f->source, 0, sample, head, map, f->error), CLI_OK);
+    for (uint32_t n = 0; n < MAP; n++)
+        assert_true(map[n] == (float)((sample * H + head) * MAP + n));
+}
+
+/* Forwards, backwards, and the same one twice. */
+static void expect_all_maps(struct fixture *f)
+{
+    const struct source_layer *layer = layer_of(f, 0);
+    assert_true(layer->batch == B && layer->heads == H && layer->queries == Q && layer->keys == K);
+    assert_true(layer->rows == Q && layer->columns == K && layer->first_sample == 0);
+    for (uint32_t b = 0; b < B; b++)
+        for (uint32_t h = 0; h < H; h++)
+            expect_map(f, b, h);
+    for (uint32_t h = H; h-- > 0;)
+        expect_map(f, 1, h);
+    expect_map(f, 0, 2);
+    expect_map(f, 0, 2);
+}
+
+static void test_maps_of_every_dtype_are_read(void **state)
+{
+    static const char *const descr[] = {"<f4", "<f8", "<f2", "|V2"};
+    struct fixture *f = *state;
+    for (size_t i = 0; i < sizeof(descr) / sizeof(descr[0]); i++) {
+        struct bytes bytes = make_npy(descr[i]);
+        write_file(f, "decoder.0.self.npy", &bytes);
+        open_source(f);
+        assert_int_equal(source_kind(f->source), SOURCE_FILES);
+        assert_string_equal(source_run(f->source), "");
+        expect_all_maps(f);
+        source_free(&f->source);
+    }
+}
+
+static void test_archives_are_read_whether_packed_or_not(void **state)
+{
+    static const int methods[] = {ZIP_CM_STORE, ZIP_CM_DEFLATE};
+    struct fixture *f = *state;
+    struct bytes plain = make_npy("<f4"), fortran = make_fortran();
+    for (int i = 0; i < 4; i++) {
+        write_npz(f, methods[i & 1], "encoder.2.cross.npy", i < 2 ? &plain : &fortran);
+        open_source(f);
+        expect_all_maps(f);
+        assert_true(layer_of(f, 0)->id.stack == STACK_ENCODER && layer_of(f, 0)->id.layer == 2 &&
+                    layer_of(f, 0)->id.site == SITE_CROSS);
+        source_free(&f->source);
+    }
+}
+
+static void test_fortran_order_is_turned(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes bytes = make_fortran();
+    write_file(f, "decoder.0.self.npy", &bytes);
+    open_source(f);
+    expect_all_maps(f);
+}
+
+/* Opening looks at the first 4096 bytes. */
+static void test_a_damaged_entry_is_refused_when_it_is_read(void **state)
+{
+    static const int methods[] = {ZIP_CM_STORE, ZIP_CM_DEFLATE};
+    struct fixture *f = *state;
+    float map[40 * 40];
+    for (int i = 0; i < 2; i++) {
+        struct bytes bytes = {.size = 0};
+        put_header(&bytes, "<f4", false, "(1, 2, 40, 40)");
+        for (int n = 0; n < 2 * 40 * 40; n++)
+            put_number(&bytes, "<f4", (n * 7919) % 251);
+        write_npz(f, methods[i], "decoder.0.self.npy", &bytes);
+        FILE *file = fopen(f->path, "r+");
+        assert_non_null(file);
+        assert_int_equal(fseek(file, i == 0 ? 10000 : -400, i == 0 ? SEEK_SET : SEEK_END), 0);
+        putc(0x55, file);
+        fclose(file);
+        open_source(f);
+        assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_OK);
+        assert_int_equal(source_map(f->source, 0, 0, 1, map, f->error), CLI_USAGE);
+        assert_non_null(strstr(f->error, "maps.npz: decoder.0.self: corrupt: "));
+        source_free(&f->source);
+    }
+}
+
+static void test_the_mean_is_over_heads(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes bytes = make_npy("<f4");
+    float mean[MAP];
+    write_file(f, "decoder.0.self.npy", &bytes);
+    open_source(f);
+    assert_int_equal(source_mean(f->source, 0, 1, mean, f->error), CLI_OK);
+    for (uint32_t n = 0; n < MAP; n++)
+        assert_true(mean[n] == (float)(H * MAP + MAP + n)); /* head 1 is the middle one */
+}
+
+static void test_what_is_not_there_is_named(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes bytes = make_npy("<f4");
+    float map[MAP];
+    write_file(f, "decoder.0.self.npy", &bytes);
+    open_source(f);
+    assert_int_equal(source_map(f->source, 0, 2, 0, map, f->error), CLI_USAGE);
+    assert_string_equal(f->error, "--sample: decoder.0.self has no sample 2 (valid: 0 to 1)");
+    assert_int_equal(source_map(f->source, 0, 0, 3, map, f->error), CLI_USAGE);
+    assert_string_equal(f->error, "--head: decoder.0.self has no head 3 (valid: 0 to 2)");
+}
+
+static void test_an_empty_map_is_refused_when_it_is_asked_for(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes bytes = {.size = 0};
+    float map[1];
+    put_header(&bytes, "<f4", false, "(1, 2, 0, 0)");
+    write_file(f, "decoder.0.self.npy", &bytes);
+    open_source(f);
+    assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_USAGE);
+    assert_string_equal(f->error, "decoder.0.self is empty: its shape is [1, 2, 0, 0]");
+}
+
+static void test_files_that_are_none_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes bytes = {.data = "nothing", .size = 7};
+    snprintf(f->path, sizeof(f->path), "%s/x.npy", f->directory);
+    expect_refusal(f, CLI_USAGE, "x.npy: No such file or directory");
+    write_file(f, "x.npy", &bytes);
+    expect_refusal(f, CLI_USAGE, "x.npy: not a .npy file");
+}
+
+/* Layers -----------------------------------------------------------------------------------------
+ */
+
+static void write_safetensors(struct fixture *f, const char *const *names, int count)
+{
+    struct bytes bytes = {.size = 0}, header = {.size = 0};
+    put(&header, "{", 1);
+    for (int i = 0; i < count; i++) {
+        char text[160];
+        int len =
+            snprintf(text, sizeof(text),
+                     "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1],\"data_offsets\":[%d,%d]}",
+                     i ? "," : "", names[i], 4 * i, 4 * i + 4);
+        put(&header, text, (size_t)len);
+    }
+    put(&header, "}", 1);
+    uint64_t size = header.size;
+    put(&bytes, &size, sizeof(size));
+    put(&bytes, header.data, header.size);
+    for (int i = 0; i < count; i++)
+        put(&bytes, &(float){(float)i}, sizeof(float));
+    write_file(f, "x.safetensors", &bytes);
+}
+
+static void expect_layer(struct fixture *f, const char *text, size_t index)
+{
+    size_t found = SIZE_MAX;
+    assert_int_equal(source_find_layer(f->source, text, &found, f->error), CLI_OK);
+    assert_int_equal(found, index);
+}
+
+static void test_layers_are_sorted_and_found_by_parts_of_their_names(void **state)
+{
+    static const char *const names[] = {"decoder.1.cross", "decoder.1.self", "encoder.0.self",
+                                        "decoder.0.self"};
+    struct fixture *f = *state;
+    size_t found;
+    write_safetensors(f, names, 4);
+    open_source(f);
+    expect_layer(f, NULL, 0);
+    expect_layer(f, "encoder.0.self", 0);
+    expect_layer(f, "encoder", 0);
+    expect_layer(f, "decoder.0", 1);
+    expect_layer(f, "1.self", 2);
+    expect_layer(f, "cross", 3);
+    assert_int_equal(source_find_layer(f->source, "0", &found, f->error), CLI_USAGE);
+    assert_string_equal(f->error,
+                        "--layer: '0' may be any of encoder.0.self, decoder.0.self: say which");
+    assert_int_equal(source_find_layer(f->source, "decoder.7", &found, f->error), CLI_USAGE);
+    assert_string_equal(f->error,
+                        "--layer: there is no 'decoder.7' (valid: encoder.0.self, decoder.0.self, "
+                        "decoder.1.self, decoder.1.cross)");
+    assert_int_equal(source_find_layer(f->source, "decoder.0.selfish", &found, f->error),
+                     CLI_USAGE);
+    assert_int_equal(source_find_layer(f->source, "", &found, f->error), CLI_USAGE);
+}
+
+static void test_projections_have_no_map(void **state)
+{
+    static const char *const maps[] = {"decoder.0.self", "weights.0.wq"}, *const none[] = {
+                                                                              "weights.0.wq"};
+    struct fixture *f = *state;
+    const struct source_layer *layers;
+    write_safetensors(f, maps, 2);
+    open_source(f);
+    assert_int_equal(source_layers(f->source, &layers), 1);
+    source_free(&f->source);
+    write_safetensors(f, none, 1);
+    expect_refusal(f, CLI_USAGE, "of projections there are no maps");
+}
+
+/* Queries and keys -------------------------------------------------------------------------------
+ */
+
+/* q [1,2,2,1], k [1,1,2,1]: logits are products. */
+static void write_qk(struct fixture *f)
+{
+    static const float numbers[] = {1, 2, 0, -1, /* q: heads 0, 1 */ 0, 3 /* k */};
+    static const char header[] = "{\"decoder.0.self.q\":{\"dtype\":\"F32\",\"shape\":[1,2,2,1],"
+                                 "\"data_offsets\":[0,16]},\"decoder.0.self.k\":{\"dtype\":\"F32\","
+                                 "\"shape\":[1,1,2,1],\"data_offsets\":[16,24]}}";
+    struct bytes bytes = {.size = 0};
+    uint64_t size = strlen(header);
+    put(&bytes, &size, sizeof(size));
+    put(&bytes, header, strlen(header));
+    put(&bytes, numbers, sizeof(numbers));
+    write_file(f, "qk.safetensors", &bytes);
+}
+
+static void expect_weights(struct fixture *f, uint32_t head, const double *expected)
+{
+    float map[4];
+    assert_int_equal(source_map(f->source, 0, 0, head, map, f->error), CLI_OK);
+    for (int i = 0; i < 4; i++)
+        assert_true(fabs((double)map[i] - expected[i]) < 1e-6);
+}
+
+static void test_maps_of_queries_and_keys_are_made(void **state)
+{
+    struct fixture *f = *state;
+    double e3 = 1 / (1 + exp(3)), e6 = 1 / (1 + exp(6)), e15 = 1 / (1 + exp(1.5));
+    write_qk(f);
+    open_source(f);
+    assert_int_equal(layer_of(f, 0)->tier, MESSAGE_QK);
+    expect_weights(f, 0, (double[]){e3, 1 - e3, e6, 1 - e6});
+    expect_weights(f, 1, (double[]){0.5, 0.5, 1 - e3, e3});
+    source_free(&f->source);
+    f->request.causal = true;
+    f->request.scale = 0.5;
+    open_source(f);
+    expect_weights(f, 0, (double[]){1, 0, e3, 1 - e3});
+    expect_weights(f, 1, (double[]){1, 0, 1 - e15, e15});
+}
+
+/* Labels -----------------------------------------------------------------------------------------
+ */
+
+static void test_tokens_are_words(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes bytes = make_npy("<f4");
+    write_file(f, "decoder.0.self.npy", &bytes);
+    f->request.tokens = "  the cat  sat \xff";
+    open_source(f);
+    assert_string_equal(source_label(f->source, 0, 1, 0), "the");
+    assert_string_equal(source_label(f->source, 0, 0, 2), "sat");
+    assert_string_equal(source_label(f->source, 0, 0, 3), "\xef\xbf\xbd");
+    assert_null(source_label(f->source, 0, 0, 4));
+    assert_string_equal(source_query_label(f->source, 0, 0, 1), "cat");
+    assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_OK);
+    source_free(&f->source);
+    f->request.tokens = "a b c d e f";
+    open_source(f);
+    assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_USAGE);
+    assert_string_equal(f->error, "6 tokens were given, but decoder.0.self has 5 keys");
+    source_free(&f->source);
+    f->request.tokens = "  ";
+    expect_refusal(f, CLI_USAGE, "--tokens: there are no tokens in it");
+}
+
+static void test_labels_are_lines(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes bytes = make_npy("<f4"), lines = {.data = "the cat\r\n\nsat", .size = 13};
+    char path[128];
+    write_file(f, "labels", &lines);
+    memcpy(path, f->path, sizeof(path));
+    write_file(f, "decoder.0.self.npy", &bytes);
+    f->request.labels = path;
+    open_source(f);
+    assert_string_equal(source_label(f->source, 0, 0, 0), "the cat");
+    assert_string_equal(source_label(f->source, 0, 0, 1), "");
+    assert_string_equal(source_label(f->source, 0, 0, 2), "sat");
+    assert_null(source_label(f->source, 0, 0, 3));
+    source_free(&f->source);
+    unlink(path);
+    expect_refusal(f, CLI_USAGE, "labels: No such file or directory");
+}
+
+/* Recordings -------------------------------------------------------------------------------------
+ */
+
+/* One message of a layer: `heads` of 2 heads of maps [1, heads, 1, 2] with the weights
+ * (w, 1 - w). */
+struct message {
+    uint8_t run;
+    uint32_t rank, layer, first_head, heads;
+    uint64_t step;
+    float weight;
+    const char *const *labels; /* [2] or NULL */
+};
+
+static void record(struct recorder *recorder, const struct message *m, char *reterr)
+{
+    char topic[TOPIC_MAX];
+    float weights[4] = {m->weight, 1 - m->weight, m->weight, 1 - m->weight};
+    struct header header = {
+        .type = MESSAGE_ATTENTION,
+        .job = "job",
+        .run = {m->run},
+        .rank = m->rank,
+        .world = 4,
+        .step = m->step,
+        .layer = {STACK_DECODER, m->layer, SITE_SELF},
+        .tensor_count = 1,
+        .tensors = {{TENSOR_WEIGHTS, DTYPE_F32, 4, {1, m->heads, 1, 2}, 8 * m->heads}},
+        .head_offset = m->first_head,
+        .heads_total = 2,
+        .labels = m->labels,
+        .label_count = m->labels ? 2 : 0,
+    };
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    assert_int_equal(header_encode(&header, &writer), 0);
+    struct recording_frame frames[] = {{topic, topic_layer("tensor", "job", header.layer, topic)},
+                                       {writer.buffer.data, writer.buffer.size},
+                                       {weights, 8 * m->heads}};
+    assert_int_equal(recorder_write(recorder, 1, frames, 3, reterr), 0);
+    mpk_writer_clear(&writer);
+}
+
+static void write_recording(struct fixture *f, const struct message *messages, size_t count)
+{
+    struct recorder recorder;
+    snprintf(f->path, sizeof(f->path), "%s/run.rec", f->directory);
+    assert_int_equal(recorder_open(f->path, true, 1, &recorder, f->error), 0);
+    for (size_t i = 0; i < count; i++)
+        record(&recorder, &messages[i], f->error);
+    assert_int_equal(recorder_close(&recorder, f->error), 0);
+}
+
+#define WRITE(f, ...)                                                                              \
+    write_recording(f, (const struct message[]){__VA_ARGS__},                                      \
+                    sizeof((const struct message[]){__VA_ARGS__}) / sizeof(struct message))
+
+static void expect_weight(struct fixture *f, size_t layer, uint32_t head, float weight)
+{
+    float map[2] = {-1, -1};
+    assert_int_equal(source_map(f->source, layer, 0, head, map, f->error), CLI_OK);
+    assert_true(map[0] == weight && map[1] == 1 - weight);
+}
+
+static void test_the_newest_message_of_each_layer_counts(void **state)
+{
+    struct fixture *f = *state;
+    WRITE(f, {.layer = 1, .heads = 2, .step = 1, .weight = 0.125},
+          {.layer = 0, .heads = 2, .step = 1, .weight = 0.25},
+          {.layer = 0, .heads = 2, .step = 3, .weight = 0.5},
+          {.layer = 0, .heads = 2, .step = 2, .weight = 0.75} /* of a rank that is behind */);
+    open_source(f);
+    const struct source_layer *layers;
+    assert_int_equal(source_layers(f->source, &layers), 2);
+    assert_int_equal(source_kind(f->source), SOURCE_RECORDING);
+    assert_int_equal(layers[0].step, 3);
+    assert_int_equal(layers[1].step, 1);
+    expect_weight(f, 0, 1, 0.5);
+    expect_weight(f, 1, 0, 0.125);
+}
+
+static void test_a_step_is_found_or_the_nearest_named(void **state)
+{
+    struct fixture *f = *state;
+    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25}, {.heads = 2, .step = 5, .weight = 0.5},
+          {.heads = 2, .step = 9, .weight = 0.75});
+    f->request.at_step = true;
+    f->request.step = 5;
+    open_source(f);
+    expect_weight(f, 0, 0, 0.5);
+    source_free(&f->source);
+    f->request.step = 6;
+    expect_refusal(f, CLI_USAGE, "has no map of step 6 (the nearest: 5, 9)");
+    f->request.step = 10;
+    expect_refusal(f, CLI_USAGE, "has no map of step 10 (the nearest: 9)");
+}
+
+static void test_heads_in_slices_are_put_together(void **state)
+{
+    struct fixture *f = *state;
+    WRITE(f, {.heads = 1, .step = 1, .weight = 0.125},
+          {.rank = 1, .first_head = 1, .heads = 1, .step = 2, .weight = 0.25},
+          {.rank = 2, .heads = 1, .step = 2, .weight = 0.5},
+          {.rank = 0, .heads = 1, .step = 2, .weight = 0.75});
+    open_source(f);
+    assert_int_equal(layer_of(f, 0)->heads, 2);
+    expect_weight(f, 0, 0, 0.75); /* of the lowest rank */
+    expect_weight(f, 0, 1, 0.25);
+}
+
+static void test_a_head_that_did_not_come_is_named(void **state)
+{
+    struct fixture *f = *state;
+    float map[2];
+    WRITE(f, {.heads = 1, .step = 2, .weight = 0.125});
+    open_source(f);
+    assert_int_equal(source_map(f->source, 0, 0, 1, map, f->error), CLI_USAGE);
+    assert_string_equal(f->error, "the recording has no head 1 of decoder.0.self at step 2: heads "
+                                  "come in slices over ranks");
+}
+
+static void test_the_newest_run_counts_unless_another_is_asked_for(void **state)
+{
+    struct fixture *f = *state;
+    WRITE(f, {.run = 1, .heads = 2, .step = 7, .weight = 0.25},
+          {.run = 2, .heads = 2, .step = 1, .weight = 0.5},
+          {.run = 1, .heads = 2, .step = 8, .weight = 0.75});
+    open_source(f);
+    assert_string_equal(source_run(f->source), "02000000000000000000000000000000");
+    expect_weight(f, 0, 0, 0.5);
+    source_free(&f->source);
+    f->request.run = "01";
+    open_source(f);
+    expect_weight(f, 0, 0, 0.75);
+    source_free(&f->source);
+    f->request.run = "03";
+    expect_refusal(f, CLI_USAGE, "has no map of a run 03...");
+}
+
+static void test_labels_of_a_recording_are_of_its_first_sample(void **state)
+{
+    static const char *const labels[] = {"the", "cat"};
+    struct fixture *f = *state;
+    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .labels = labels});
+    open_source(f);
+    expect_weight(f, 0, 0, 0.25);
+    assert_string_equal(source_label(f->source, 0, 0, 1), "cat");
+    assert_string_equal(source_query_label(f->source, 0, 0, 0), "the");
+    assert_null(source_label(f->source, 0, 0, 2));
+    assert_null(source_label(f->source, 0, 1, 0));
+    expect_weight(f, 0, 1, 0.25);
+}
+
+/* attnd ------------------------------------------------------------------------------------------
+ */
+
+/* Two layers, the second before the first; of decoder.1.self there is no map. Maps of 2 heads are
+ * [3, 2] cells of 6 queries and 4 keys. */
+static void put_jobs(struct mpk_writer *reply)
+{
+    mpk_put_array(reply, 1);
+    mpk_put_map(reply, 4);
+    mpk_put_str(reply, "job");
+    mpk_put_str(reply, "gpt");
+    mpk_put_str(reply, "run");
+    mpk_put_str(reply, "aa000000000000000000000000000000");
+    mpk_put_str(reply, "time_ns");
+    mpk_put_u64(reply, 5);
+    mpk_put_str(reply, "layers");
+    mpk_put_array(reply, 3);
+    for (uint64_t layer = 3; layer-- > 0;) {
+        mpk_put_map(reply, 4);
+        mpk_put_str(reply, "stack");
+        mpk_put_str(reply, "decoder");
+        mpk_put_str(reply, "layer");
+        mpk_put_u64(reply, layer);
+        mpk_put_str(reply, "site");
+        mpk_put_str(reply, "self");
+        mpk_put_str(reply, "heads");
+        mpk_put_u64(reply, 2);
+    }
+}
+
+static void put_pair(struct mpk_writer *reply, const char *key, uint64_t number)
+{
+    mpk_put_str(reply, key);
+    mpk_put_u64(reply, number);
+}
+
+static void put_maps(struct mpk_writer *reply, uint64_t layer, bool one, uint64_t head)
+{
+    float values[12];
+    for (int i = 0; i < 12; i++)
+        values[i] = i == 5 ? NAN : (float)(100 * layer + (one ? 6 * head : 0) + (uint64_t)i);
+    mpk_put_map(reply, 10);
+    put_pair(reply, "queries", 6);
+    put_pair(reply, "keys", 4);
+    put_pair(reply, "rows", 3);
+    put_pair(reply, "columns", 2);
+    put_pair(reply, "sample", 1);
+    put_pair(reply, "q_offset", 0);
+    put_pair(reply, "epoch", 2);
+    put_pair(reply, "step", 7);
+    mpk_put_str(reply, "labels");
+    mpk_put_array(reply, 1);
+    mpk_put_str(reply, "the");
+    mpk_put_str(reply, "values");
+    mpk_put_bin(reply, values, (one ? 6 : 12) * sizeof(*values));
+}
+
+static void answer(const struct fake *fake, const char *method, uint64_t id,
+                   const msgpack_object *params, struct mpk_writer *reply)
+{
+    (void)fake;
+    uint64_t layer = 0, head = 0;
+    const msgpack_object *asked = mpk_find(params, "head");
+    if (strcmp(method, "jobs") == 0) {
+        fake_put_ok(reply, id);
+        put_jobs(reply);
+        return;
+    }
+    if (mpk_find(params, "layer"))
+        mpk_get_u64(mpk_find(params, "layer"), 9, &layer);
+    if (asked)
+        mpk_get_u64(asked, 9, &head);
+    if (layer == 1) {
+        fake_put_error(reply, id, "no_map", "there is no map: it is too long");
+    } else if (layer == 2 && !asked) {
+        fake_put_error(reply, id, "argument", "the answer would be too large");
+    } else {
+        fake_put_ok(reply, id);
+        put_maps(reply, layer, asked != NULL, head);
+    }
+}
+
+/* Opens the job of an attnd that answers so. */
+static int open_job(struct fixture *f, struct fake *fake, const char *job)
+{
+    static struct args args;
+    static struct cli cli;
+    args = (struct args){.endpoint = fake->endpoint, .timeout_ms = 5000};
+    cli = (struct cli){.args = &args, .out = stdout, .err = stderr};
+    f->request = (struct source_request){.cli = &cli, .job = job};
+    return source_open(&f->request, &f->source, f->error);
+}
+
+static void test_an_attnd_gives_the_maps_it_keeps(void **state)
+{
+    struct fixture *f = *state;
+    struct fake fake;
+    const struct source_layer *layers;
+    float map[6];
+    fake_start(&fake, answer);
+    assert_int_equal(open_job(f, &fake, "gpt"), CLI_OK);
+    assert_int_equal(source_layers(f->source, &layers), 2);
+    assert_true(layers[0].id.layer == 0 && layers[1].id.layer == 2);
+    assert_true(layers[0].queries == 6 && layers[0].rows == 3 && layers[0].columns == 2);
+    assert_true(layers[0].step == 7 && layers[0].first_sample == 1 && layers[0].batch == 1);
+    assert_int_equal(source_map(f->source, 0, 1, 1, map, f->error), CLI_OK);
+    assert_true(map[0] == 6 && map[5] == 11);
+    assert_int_equal(source_map(f->source, 0, 1, 0, map, f->error), CLI_OK);
+    assert_true(map[0] == 0 && isnan(map[5]));
+    assert_int_equal(source_map(f->source, 1, 1, 1, map, f->error), CLI_OK); /* one by one */
+    assert_true(map[0] == 206);
+    assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_USAGE);
+    assert_string_equal(f->error, "--sample: decoder.0.self has no sample 0 (valid: 1)");
+    assert_null(source_label(f->source, 0, 1, 0)); /* labels are of the first sample */
+    assert_string_equal(source_run(f->source), "aa000000000000000000000000000000");
+    source_free(&f->source);
+    fake_stop(&fake);
+}
+
+static void test_an_attnd_without_the_job_says_so(void **state)
+{
+    struct fixture *f = *state;
+    struct fake fake;
+    fake_start(&fake, answer);
+    assert_int_equal(open_job(f, &fake, "bert"), CLI_FINDING);
+    assert_string_equal(f->error, "no such job: 'bert' (see attnctl jobs)");
+    fake_stop(&fake);
+    char path[] = "ipc:///nowhere/at/all";
+    struct args args = {.endpoint = path, .timeout_ms = 50};
+    struct cli cli = {.args = &args, .err = stderr};
+    f->request.cli = &cli;
+    assert_int_equal(source_open(&f->request, &f->source, f->error), CLI_UNREACHABLE);
+    assert_non_null(strstr(f->error, "cannot reach attnd at ipc:///nowhere/at/all within"));
+}
+
+static void test_cells_are_found_again(void **state)
+{
+    (void)state;
+    for (uint32_t length = 1; length < 40; length++)
+        for (uint32_t cells = 1; cells <= length; cells++)
+            for (uint32_t at = 0; at < length; at++) {
+                uint32_t cell = source_cell(at, length, cells);
+                assert_true(cell < cells && source_edge(cell, length, cells) <= at &&
+                            at < source_edge(cell + 1, length, cells));
+            }
+}
+
+static void test_words_are_files_or_jobs(void **state)
+{
+    (void)state;
+    assert_true(source_is_file("nowhere/maps.npz"));
+    assert_true(source_is_file("/etc/passwd"));
+    assert_false(source_is_file("gpt-small"));
+    assert_false(source_is_file(".npz"));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_maps_of_every_dtype_are_read),
+        TEST(test_archives_are_read_whether_packed_or_not),
+        TEST(test_fortran_order_is_turned),
+        TEST(test_a_damaged_entry_is_refused_when_it_is_read),
+        TEST(test_the_mean_is_over_heads),
+        TEST(test_what_is_not_there_is_named),
+        TEST(test_an_empty_map_is_refused_when_it_is_asked_for),
+        TEST(test_files_that_are_none_are_refused),
+        TEST(test_layers_are_sorted_and_found_by_parts_of_their_names),
+        TEST(test_projections_have_no_map),
+        TEST(test_maps_of_queries_and_keys_are_made),
+        TEST(test_tokens_are_words),
+        TEST(test_labels_are_lines),
+        TEST(test_the_newest_message_of_each_layer_counts),
+        TEST(test_a_step_is_found_or_the_nearest_named),
+        TEST(test_heads_in_slices_are_put_together),
+        TEST(test_a_head_that_did_not_come_is_named),
+        TEST(test_the_newest_run_counts_unless_another_is_asked_for),
+        TEST(test_labels_of_a_recording_are_of_its_first_sample),
+        TEST(test_an_attnd_gives_the_maps_it_keeps),
+        TEST(test_an_attnd_without_the_job_says_so),
+        cmocka_unit_test(test_cells_are_found_again),
+        cmocka_unit_test(test_words_are_files_or_jobs),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
