@@ -188,9 +188,9 @@ def test_a_number_with_none_before_and_after_is_a_ring(site, page):
 
 def test_pairs_stand_out_by_what_they_have_over_an_even_spread(site, page):
     page.open(site, f"#/head?job={JOB}").ready()
-    weights = [1, 0, 0, 0, 0.6, 0.4, 0, 0, 0.3, 0.3, 0.4, 0, 0.1, 0.1, 0.1, 0.7]
+    weights = [1, 0, 0, 0, 0.65, 0.35, 0, 0, 0.3, 0.3, 0.4, 0, 0.1, 0.1, 0.1, 0.7]
     pairs = alone(page, "cells.js", f"return m.strongestPairs({{stack: 'decoder', rows: 4, columns: 4, queries: 4, keys: 4, causal: true, values: {weights}}}, 3)")
-    assert [(pair["row"], pair["column"], round(pair["times"], 3)) for pair in pairs] == [(3, 3, 2.8), (1, 0, 1.2), (2, 2, 1.2)]
+    assert [(pair["row"], pair["column"], round(pair["times"], 3)) for pair in pairs] == [(3, 3, 2.8), (1, 0, 1.3), (2, 2, 1.2)]
     assert alone(page, "cells.js", f"return m.looksCausal({{rows: 4, columns: 4, values: {weights}}})")
 
 
