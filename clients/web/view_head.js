@@ -191,6 +191,21 @@ function factsOf(live, summary, metric, head) {
     ]);
 }
 
+function headControls(run, params, { map, head, heads, metric }, onRange) {
+    const here = { ...params, stack: map.stack, layer: map.layer, site: map.site, head },
+        to = (other) => link("head", { ...here, head: other });
+    return h(
+        "div",
+        { class: "controls" },
+        layerPicker(run, map),
+        headPicker(map, head),
+        metricPicker(run, metric.name, (value) => go("head", { ...here, metric: value })),
+        rangePicker(onRange),
+        head > 0 ? h("a", { href: to(head - 1), rel: "prev" }, "‹ previous head") : null,
+        head < heads - 1 ? h("a", { href: to(head + 1), rel: "next" }, "next head ›") : null,
+    );
+}
+
 const noWindow = (metric) =>
     `No window has ${metric.name} yet. The first one is stored when it closes: an epoch by default (window.unit, window.length).`;
 const NO_MAP =
@@ -214,19 +229,9 @@ export async function show(root, params, { store, isCurrent }) {
         spectrum = figure("Singular values of the map").about(name, "singular-values"),
         picture = figure("Newest map", "", "picture").about(name, "map");
     const about = figure(name).plain(),
-        numbers = figure(run.past ? "Numbers of the last window" : "Newest numbers").plain();
-    const to = (other) => link("head", { ...params, ...where, head: other });
+        numbers = figure("").plain();
     root.append(
-        h(
-            "div",
-            { class: "controls" },
-            layerPicker(run, map),
-            headPicker(map, head),
-            metricPicker(run, metric.name, (value) => go("head", { ...params, ...where, head, metric: value })),
-            rangePicker(() => pictures.now()),
-            head > 0 ? h("a", { href: to(head - 1), rel: "prev" }, "‹ previous head") : null,
-            head < heads - 1 ? h("a", { href: to(head + 1), rel: "next" }, "next head ›") : null,
-        ),
+        headControls(run, params, { map, head, heads, metric }, () => pictures.now()),
         h("div", { class: "grid head" }, series, h("div", { class: "stack" }, about, spectrum), picture, numbers),
     );
 
@@ -253,7 +258,7 @@ export async function show(root, params, { store, isCurrent }) {
         about.setTitle(name, live ? run.when(live) : "");
         about.body.replaceChildren(factsOf(live, summary, metric, head), h("h3", {}, "Alerts"), alertsList(alerts()));
         if (live) numbers.body.replaceChildren(numbersTable(run, live, head));
-        if (live?.past) numbers.setTitle("Numbers of the last window", live.when ?? "");
+        numbers.setTitle(live?.past ? "Numbers of the last window" : "Newest numbers", live?.past ? live.when : "");
     }
     function drawPicture(found) {
         const live = run.newest(map);

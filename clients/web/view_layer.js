@@ -195,6 +195,18 @@ class Heads {
     }
 }
 
+/** Whether the maps of the heads have one range of colours. */
+function sharedPicker(onchange) {
+    const options = [
+        ["auto", "range of each map"],
+        ["fixed", "one range for all heads"],
+    ];
+    return select("range", options, settings.range, (value) => {
+        set("range", value);
+        onchange();
+    });
+}
+
 /** Keeps a map over all heads in its frame; the frame is there while there is such a map. */
 function keepAggregate(run, map, [kind, frame], isCurrent) {
     frame.about(layerName(map), `${kind}-map`).hidden = true;
@@ -238,18 +250,7 @@ export async function show(root, params, { store, isCurrent }) {
             "div",
             { class: "controls" },
             layerPicker(run, map),
-            select(
-                "range",
-                [
-                    ["auto", "range of each map"],
-                    ["fixed", "one range for all heads"],
-                ],
-                settings.range,
-                (value) => {
-                    set("range", value);
-                    maps.now();
-                },
-            ),
+            sharedPicker(() => maps.now()),
             rangePicker(() => everyMap("now")),
         ),
         h(
