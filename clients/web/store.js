@@ -39,19 +39,19 @@ export class Store {
         this.firing = []; // of all runs
         this.older = new Set(); // runs of the job that another one followed
         this.turn = 0; // of choose()
-        this.listeners = new Map();
-        events.on("live", (map) => this.takeLive(map));
+        this.isLoaded = false; // choose() has had its answer
         this.isFollowing = false; // while attnd does not answer nobody knows whether a run is silent
-        events.on("state", (state) => {
-            this.isFollowing = state === "live";
-            this.tell("clock");
-        });
+        this.listeners = new Map();
         this.loadStartsSoon = paced(() => this.loadStarts(), STARTS_MS);
+        events.on("state", (state) => this.takeState(state));
+        events.on("live", (map) => this.takeLive(map));
         events.on("summary", (map) => this.takeSummary(map));
         events.on("job", (map) => this.takeJob(map));
         events.on("alert", (map) => this.takeAlert(map));
     }
 
+    /** Calls back when something has come: live, summary (of the run that is shown), layers (the first of one), run (another
+     * one is shown), jobs, alerts, clock (time goes by). Returns how to stop. */
     on(what, callback) {
         if (!this.listeners.has(what)) this.listeners.set(what, new Set());
         this.listeners.get(what).add(callback);
@@ -60,6 +60,11 @@ export class Store {
 
     tell(what, data) {
         for (const callback of [...(this.listeners.get(what) ?? [])]) callback(data);
+    }
+
+    takeState(state) {
+        this.isFollowing = state === "live";
+        this.tell("clock");
     }
 
     takeLive(map) {
@@ -125,8 +130,8 @@ export class Store {
             this.order.set(map.run, this.order.size ? Math.max(...this.order.values()) + 1 : 0);
     }
 
-    /** A message has come: the run is alive, so far it is, and in such intervals it sends. Of the
-     * layers of a step the first counts. */
+    /** A message says that the run is alive, how far it is, and in what intervals it sends. Of the layers of a step the first
+     * counts. */
     hear({ run, epoch, step, time_ns }) {
         const before = this.heard.get(run) ?? { step: -1 },
             at = now();
@@ -186,7 +191,7 @@ export class Store {
 
     /** Whether choose() would change nothing. */
     shows(job, asked) {
-        return this.job === job && this.asked === asked;
+        return this.isLoaded && this.job === job && this.asked === asked;
     }
 
     /** The newest numbers of one run of a job: of the newest run when `asked` is "". Listeners then get events of it. */
@@ -197,11 +202,13 @@ export class Store {
         this.asked = asked;
         this.run = asked || (runs[0]?.run ?? "");
         this.older = new Set(runs.slice(1).map((run) => run.run));
+        this.isLoaded = false;
         this.live.clear();
         this.summaries.clear();
         if (!this.run) return;
         const live = await this.newestLayers();
         if (mine !== this.turn) return;
+        this.isLoaded = true;
         for (const map of live) if (this.newest(map) === undefined) this.live.set(layerName(map), map);
         setTimeout(() => this.loadSummaries(mine), SUMMARIES_MS);
     }
