@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // One query: where its weight goes, as bars and as text coloured by weight; the strongest pairs of the map.
 /* global d3 */
-import { lastQuery, strongestPairs } from "./cells.js";
+import { hiddenCells, lastQuery, strongestPairs } from "./cells.js";
 import { COLOR_MAPS } from "./colors.js";
 import { h, headName, isolated, layerName, note, number, percent, say, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
@@ -158,6 +158,7 @@ class Tokens {
     /** Another map; `query`: what the address asks for. */
     take(found, query) {
         this.found = found;
+        this.hidden = hiddenCells(found);
         this.slider.max = found.rows - 1;
         const asked = Number(query ?? NaN);
         this.row ??= Number.isFinite(asked) ? Math.max(0, asked) : lastQuery(found);
@@ -173,10 +174,13 @@ class Tokens {
         say(this.bars.querySelector("h2").textContent);
     }
 
-    /** Of a row the share of each column: all weights of the keys that it stands for. */
+    /** Of a row the share of each column: all weights of the keys that it stands for; NaN where the query sees none. */
     shares() {
-        const { columns, keys, values } = this.found;
-        return Array.from(values.subarray(this.row * columns, (this.row + 1) * columns), (x) => (x * keys) / columns);
+        const { columns, keys, values } = this.found,
+            from = this.row * columns;
+        return Array.from(values.subarray(from, from + columns), (x, i) =>
+            this.hidden[from + i] ? NaN : (x * keys) / columns,
+        );
     }
 
     draw() {
