@@ -28,11 +28,15 @@ def publish(trainer, steps, layers=1, weights=None, **keys):
             trainer.attention(maps(step) if weights is None else weights, layer=layer, step=step, **keys)
 
 
+def runs_of(site, job):
+    """Those in the history."""
+    return (site.api("runs", job=job, or_null=1) or {"runs": []})["runs"]
+
+
 def end(site, trainer, step):
     trainer.event("bye", step=step)
     hex_digits = trainer.run.hex()
-    wait_until(lambda: any(run["run"] == hex_digits and run["state"] == "ended" for run in site.api("runs", job=trainer.job)["runs"]),
-               "the end of the run in the history")
+    wait_until(lambda: any(run["run"] == hex_digits and run["state"] == "ended" for run in runs_of(site, trainer.job)), "the end of the run in the history")
 
 
 def cells(page):
@@ -67,7 +71,7 @@ def twice(place):
     end(place, first, 2)
     second = Trainer(place.daemon, "twice")
     publish(second, range(4), layers=2)
-    wait_until(lambda: len(place.api("live", job="twice")) == 2, "both layers")
+    wait_until(lambda: len(place.api("live", job="twice", run=second.run.hex(), or_null=1) or []) == 2, "both layers")
     return [first.run.hex(), second.run.hex(), second]
 
 
@@ -91,7 +95,7 @@ def test_an_unknown_run_is_said_to_be_unknown(place, twice, page):
 def test_lists_say_when_runs_began(place, twice, page):
     page.open(place, "#/overview?job=twice").ready()
     publish(twice[2], [5, 6], layers=2)
-    runs = wait_until(lambda: (lambda all: len(all) == 2 and all)(place.api("runs", job="twice")["runs"]), "both runs in the history")
+    runs = wait_until(lambda: (lambda runs: len(runs) == 2 and runs)(runs_of(place, "twice")), "both runs in the history")
     for run in runs:
         began = page.js("return new Date(arguments[0] / 1e6).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'})", run["first_ns"])
         wait_until(lambda: row_of(page, run["run"])["began"] == began, "when it began")

@@ -32,7 +32,7 @@ def fallen():
     for step in range(16):
         for layer in (0, 1):
             trainer.attention(one_key() if layer == 0 and step >= 6 else softmax_maps(rng, 1, HEADS, T, T), layer=layer, step=step)
-    wait_until(lambda: any(alert["rule"] == "entropy_collapse" for alert in site.api("alerts", job=JOB)["firing"]), "the alert")
+    wait_until(lambda: any(alert["rule"] == "entropy_collapse" for alert in site.api("alerts")["firing"]), "the alert")
     wait_until(lambda: len((site.api("grid", job=JOB, or_null=1) or {"windows": {"last": []}})["windows"]["last"]) >= 7, "the windows")
     yield site
     site.close()
