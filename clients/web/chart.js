@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: MIT
-// A series over the windows of a run: lines, bands, a baseline, and marks of what happened.
+// Series over the windows of a run: lines, bands, a baseline, and marks of what happened.
 /* global d3 */
 import { h, hideTooltip, number, refill, say, showTooltip } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
 
 const finite = (x) => x !== null && x !== undefined && Number.isFinite(x);
+const RIGHT = 14,
+    TOP = 10,
+    BOTTOM = 34;
+/** Px of a digit on an axis, and of the axis' name beside them. */
+const DIGIT = 6.4,
+    NAME = 26;
 
 function yDomain({ lines, bands, baseline, domain }) {
     const all = lines
@@ -30,163 +36,196 @@ function swatch(line) {
     return h("span", {}, root.node(), line.name);
 }
 
-/**
- * Draws into `container`. `x`: the last unit of each window; `lines`: {name, values, class}; `bands`: {name, ends: [name, name], low, high, class};
- * `domain`: what y can be, or null; `baseline`: {mean, std, name} or null; `events`: {x, name, label (shorter), class}; `unit` of x, `yName`; `height`.
- */
-export function drawChart(
-    container,
-    {
-        x,
-        lines,
-        bands = [],
-        baseline = null,
-        events = [],
-        unit = "step",
-        yName = "",
-        domain = null,
-        height = 260,
-        name = "chart",
-    },
-) {
-    const width = Math.max(320, container.clientWidth || 640);
-    const left = 54,
-        right = 14,
-        top = 10,
-        bottom = 34;
-    const root = newSvg(width, height, name);
-    const xs = d3.scaleLinear(x.length > 1 ? [x[0], x[x.length - 1]] : [x[0] - 1, x[0] + 1], [left, width - right]);
-    const ys = d3.scaleLinear(yDomain({ lines, bands, baseline, domain }), [height - bottom, top]).clamp(true);
+/** Px that an axis on the left takes: its ticks' texts with its name beside them. */
+export const leftRoom = (scale, count) =>
+    NAME + DIGIT * Math.max(3, ...scale.ticks(count).map((t) => number(t).length));
+
+/** Whole numbers to write below an axis: both ends, when there is no room for others. */
+function wholeTicks(scale, count) {
+    const ticks = scale.ticks(count).filter(Number.isInteger);
+    return ticks.length > 1 ? ticks : [...new Set(scale.domain().map(Math.round))];
+}
+
+/** Scales of the chart: {xs, ys, left}. The y scale's ticks say how much room is left for the x scale. */
+function scalesOf({ x, lines, bands, baseline, domain, width, height }) {
+    const ys = d3.scaleLinear(yDomain({ lines, bands, baseline, domain }), [height - BOTTOM, TOP]).clamp(true),
+        left = leftRoom(ys, 5);
+    const ends = x.length > 1 ? [x[0], x[x.length - 1]] : [x[0] - 1, x[0] + 1];
+    return { left, ys, xs: d3.scaleLinear(ends, [left, width - RIGHT]) };
+}
+
+/** The name of an axis on the left, beside its ticks. */
+export function nameLeft(root, middle, text) {
+    root.append("text")
+        .attr("class", "soft")
+        .attr("transform", `translate(11,${middle}) rotate(-90)`)
+        .attr("text-anchor", "middle")
+        .text(text);
+}
+
+function drawAxes(root, { xs, ys, left }, { width, height, unit, yName }) {
+    const ticks = wholeTicks(xs, Math.floor(width / 90));
     root.append("g")
-        .attr("transform", `translate(0,${height - bottom})`)
-        .call(
-            d3
-                .axisBottom(xs)
-                .ticks(Math.floor(width / 90))
-                .tickFormat((v) => (Number.isInteger(v) ? v : "")),
-        );
+        .attr("transform", `translate(0,${height - BOTTOM})`)
+        .call(d3.axisBottom(xs).tickValues(ticks).tickFormat(String));
     root.append("g").attr("transform", `translate(${left},0)`).call(d3.axisLeft(ys).ticks(5).tickFormat(number));
     root.append("text")
         .attr("class", "soft")
-        .attr("x", (left + width - right) / 2)
+        .attr("x", (left + width - RIGHT) / 2)
         .attr("y", height - 3)
         .attr("text-anchor", "middle")
         .text(unit);
+    nameLeft(root, (TOP + height - BOTTOM) / 2, yName);
+}
+
+function drawBaseline(root, { ys, left }, { mean, std }, width) {
+    if (finite(std) && std > 0)
+        root.append("rect")
+            .attr("class", "baseline-band")
+            .attr("x", left)
+            .attr("width", width - RIGHT - left)
+            .attr("y", ys(mean + std))
+            .attr("height", Math.max(1, ys(mean - std) - ys(mean + std)));
+    root.append("line")
+        .attr("class", "baseline")
+        .attr("x1", left)
+        .attr("x2", width - RIGHT)
+        .attr("y1", ys(mean))
+        .attr("y2", ys(mean));
+}
+
+function drawBand(root, { xs, ys }, band, x) {
+    const area = d3
+        .area()
+        .defined((_, i) => finite(band.low[i]) && finite(band.high[i]))
+        .x((_, i) => xs(x[i]))
+        .y0((_, i) => ys(band.low[i]))
+        .y1((_, i) => ys(band.high[i]));
+    root.append("path").attr("class", band.class).attr("d", area(x));
+}
+
+/** A line, and a ring round each number that no line leads to or from. */
+function drawLine(root, { xs, ys }, { values, x, class: name }) {
+    const line = d3
+        .line()
+        .defined((_, i) => finite(values[i]))
+        .x((_, i) => xs(x[i]))
+        .y((_, i) => ys(values[i]));
+    root.append("path").attr("class", name).attr("d", line(x));
+    values.forEach((value, i) => {
+        if (!finite(value) || finite(values[i - 1]) || finite(values[i + 1])) return;
+        root.append("circle").attr("class", `${name} alone`).attr("r", 3.5).attr("cx", xs(x[i])).attr("cy", ys(value));
+    });
+}
+
+function drawEvent(root, at, event, bottom) {
+    root.append("line")
+        .attr("class", event.class)
+        .attr("x1", at)
+        .attr("x2", at)
+        .attr("y1", TOP)
+        .attr("y2", bottom)
+        .append("title")
+        .text(event.name);
     root.append("text")
-        .attr("class", "soft")
-        .attr("transform", `translate(11,${(top + height - bottom) / 2}) rotate(-90)`)
-        .attr("text-anchor", "middle")
-        .text(yName);
-    if (baseline && finite(baseline.mean)) {
-        if (finite(baseline.std) && baseline.std > 0) {
-            root.append("rect")
-                .attr("class", "baseline-band")
-                .attr("x", left)
-                .attr("width", width - right - left)
-                .attr("y", ys(baseline.mean + baseline.std))
-                .attr("height", Math.max(1, ys(baseline.mean - baseline.std) - ys(baseline.mean + baseline.std)));
-        }
-        root.append("line")
-            .attr("class", "baseline")
-            .attr("x1", left)
-            .attr("x2", width - right)
-            .attr("y1", ys(baseline.mean))
-            .attr("y2", ys(baseline.mean));
-    }
-    for (const band of bands) {
-        root.append("path")
-            .attr("class", band.class)
-            .attr(
-                "d",
-                d3
-                    .area()
-                    .defined((_, i) => finite(band.low[i]) && finite(band.high[i]))
-                    .x((_, i) => xs(x[i]))
-                    .y0((_, i) => ys(band.low[i]))
-                    .y1((_, i) => ys(band.high[i]))(x),
-            );
-    }
-    for (const line of lines) {
-        root.append("path")
-            .attr("class", line.class)
-            .attr(
-                "d",
-                d3
-                    .line()
-                    .defined((_, i) => finite(line.values[i]))
-                    .x((_, i) => xs(x[i]))
-                    .y((_, i) => ys(line.values[i]))(x),
-            );
-        if (x.length === 1 && finite(line.values[0]))
-            root.append("circle").attr("class", "dot").attr("r", 3).attr("cx", xs(x[0])).attr("cy", ys(line.values[0]));
-    }
-    for (const event of events) {
-        const at = xs(event.x);
-        if (at < left - 1 || at > width - right + 1) continue;
-        root.append("line")
-            .attr("class", event.class)
-            .attr("x1", at)
-            .attr("x2", at)
-            .attr("y1", top)
-            .attr("y2", height - bottom)
-            .append("title")
-            .text(event.name);
-        root.append("text")
-            .attr("class", "over")
-            .attr("transform", `translate(${at + 4},${top + 4}) rotate(90)`)
-            .text(event.label ?? event.name);
-    }
-    const cursor = root
-        .append("line")
-        .attr("class", "rule")
-        .attr("data-transient", "")
-        .attr("y1", top)
-        .attr("y2", height - bottom)
+        .attr("class", "over")
+        .attr("transform", `translate(${at + 4},${TOP + 4}) rotate(90)`)
+        .text(event.label ?? event.name);
+}
+
+/** What the series are at a place of the axis, in words; one that has no window there is left out. */
+function describer({ x, lines, bands, unit }) {
+    const at = lines.map((line) => new Map(line.x.map((place, i) => [place, line.values[i]])));
+    return (i) => {
+        const ofLines = lines.flatMap((line, k) =>
+            at[k].has(x[i]) ? [`${line.name} ${number(at[k].get(x[i]))}`] : [],
+        );
+        const ofBands = bands.flatMap(({ ends, low, high }) => [
+            `${ends[0]} ${number(low[i])}`,
+            `${ends[1]} ${number(high[i])}`,
+        ]);
+        return `${unit} ${x[i]}: ${[...ofLines, ...ofBands].join(", ")}`;
+    };
+}
+
+/** A rule that goes from place to place, by the pointer or by keys, and says what is there. */
+function listen(root, { xs }, { x, width, height }, describe) {
+    const rule = root.append("line").attr("class", "rule").attr("data-transient", "");
+    rule.attr("y1", TOP)
+        .attr("y2", height - BOTTOM)
         .attr("visibility", "hidden");
     let at = x.length - 1;
-    const describe = (i) =>
-        `${unit} ${x[i]}: ` +
-        [
-            ...lines.map((line) => `${line.name} ${number(line.values[i])}`),
-            ...bands.flatMap(({ ends, low, high }) => [
-                `${ends[0]} ${number(low[i])}`,
-                `${ends[1]} ${number(high[i])}`,
-            ]),
-        ].join(", ");
     function moveTo(i) {
         at = Math.max(0, Math.min(x.length - 1, i));
-        cursor.attr("visibility", "visible").attr("x1", xs(x[at])).attr("x2", xs(x[at]));
+        rule.attr("visibility", "visible").attr("x1", xs(x[at])).attr("x2", xs(x[at]));
+    }
+    function point({ clientX, clientY }) {
+        const box = root.node().getBoundingClientRect();
+        moveTo(nearest(x, xs.invert(((clientX - box.left) * width) / box.width)));
+        showTooltip(describe(at), clientX, clientY);
+    }
+    function step(key) {
+        const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[key];
+        if (!by) return;
+        d3.event.preventDefault();
+        moveTo(at + by);
+        const box = rule.node().getBoundingClientRect();
+        showTooltip(describe(at), box.left, box.top);
+        say(describe(at));
     }
     root.attr("tabindex", 0)
-        .on("pointermove", () => {
-            const box = root.node().getBoundingClientRect(),
-                px = ((d3.event.clientX - box.left) * width) / box.width;
-            moveTo(d3.bisectCenter ? d3.bisectCenter(x, xs.invert(px)) : nearest(x, xs.invert(px)));
-            showTooltip(describe(at), d3.event.clientX, d3.event.clientY);
-        })
+        .on("pointermove", () => point(d3.event))
         .on("pointerleave", () => {
             hideTooltip();
-            cursor.attr("visibility", "hidden");
+            rule.attr("visibility", "hidden");
         })
-        .on("keydown", () => {
-            const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[d3.event.key];
-            if (!step) return;
-            d3.event.preventDefault();
-            moveTo(at + step);
-            const box = cursor.node().getBoundingClientRect();
-            showTooltip(describe(at), box.left, box.top);
-            say(describe(at));
-        })
+        .on("keydown", () => step(d3.event.key))
         .on("blur", hideTooltip);
-    const legend = [
-        ...bands.map((band) => ({ ...band, band: true })),
-        ...lines,
-        ...(baseline && finite(baseline.mean) ? [{ name: baseline.name, class: "baseline" }] : []),
-    ];
-    refill(container, root.node(), h("div", { class: "legend" }, legend.map(swatch)));
 }
 
 function nearest(sorted, value) {
     const i = Math.max(1, Math.min(sorted.length - 1, d3.bisectLeft(sorted, value)));
     return sorted.length > 1 && value - sorted[i - 1] > sorted[i] - value ? i : i - 1;
+}
+
+function legendOf({ lines, bands, baseline }) {
+    const parts = [...bands.map((band) => ({ ...band, band: true })), ...lines];
+    if (baseline) parts.push({ name: baseline.name, class: "baseline" });
+    return h("div", { class: "legend" }, parts.map(swatch));
+}
+
+/**
+ * Draws into `container`. `x`: the last unit of each window; `lines`: {name, values, class, x (its own windows, instead)};
+ * `bands`: {name, ends: [name, name], low, high, class}; `domain`: what y can be, or null; `baseline`: {mean, std, name} or
+ * null; `events`: {x, name, label (shorter), class}; `unit` of x, `yName`; `height`.
+ */
+export function drawChart(container, options) {
+    const what = {
+        bands: [],
+        events: [],
+        unit: "step",
+        yName: "",
+        domain: null,
+        height: 260,
+        name: "chart",
+        ...options,
+    };
+    what.width = Math.max(320, container.clientWidth || 640);
+    what.lines = what.lines.map((line) => ({ x: what.x, ...line }));
+    what.x ??= d3.merge(what.lines.map((line) => line.x));
+    what.x = [...new Set(what.x)].sort((a, b) => a - b);
+    what.baseline = finite(what.baseline?.mean) ? what.baseline : null;
+    const { width, height } = what,
+        root = newSvg(width, height, what.name),
+        scales = scalesOf(what);
+    drawAxes(root, scales, what);
+    if (what.baseline) drawBaseline(root, scales, what.baseline, width);
+    for (const band of what.bands) drawBand(root, scales, band, what.x);
+    for (const line of what.lines) drawLine(root, scales, line);
+    for (const event of what.events) {
+        const at = scales.xs(event.x);
+        if (at >= scales.left - 1 && at <= width - RIGHT + 1) drawEvent(root, at, event, height - BOTTOM);
+    }
+    listen(root, scales, what, describer(what));
+    refill(container, root.node(), legendOf(what));
 }

@@ -33,38 +33,87 @@ function styled(svg) {
     return copy;
 }
 
-/** The picture as the text of a file of its own, on the paper it stands on. */
-export function svgText(svg, title) {
+const NS = "http://www.w3.org/2000/svg";
+const LINE = 17;
+/** About how wide a letter is, of texts of 12 px. */
+const LETTER = 6.7;
+/** Px that a saved picture has at least, for what stands over it. */
+const SAVED_WIDTH = 400;
+
+function element(name, attributes, text = "") {
+    const node = document.createElementNS(NS, name);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    node.textContent = text;
+    return node;
+}
+
+const textAt = (x, y, fill, text, size = 12) =>
+    element("text", { x, y, fill, "font-family": "sans-serif", "font-size": size }, text);
+
+/** A text in lines of at most `width` px, cut between words. */
+function wrapped(text, width) {
+    const lines = [""],
+        most = Math.floor((width - 16) / LETTER);
+    for (const word of text.split(/\s+/)) {
+        if (lines[0] && `${lines[lines.length - 1]} ${word}`.length > most) lines.push("");
+        lines[lines.length - 1] = `${lines[lines.length - 1]} ${word}`.trim();
+    }
+    return lines;
+}
+
+/** A legend's parts, as [{svg (its own or null), text, width, height}]. */
+function legendParts(legends) {
+    return [...legends]
+        .flatMap((legend) => [...legend.children])
+        .map((part) => {
+            const svg = part.matches("svg") ? part : part.querySelector("svg"),
+                box = svg?.viewBox.baseVal ?? { width: 0, height: LINE - 6 },
+                text = part.matches("svg") ? "" : part.textContent;
+            return { svg, text, width: box.width + text.length * LETTER + 22, height: Math.max(LINE, box.height + 7) };
+        });
+}
+
+/** The legend as nodes below one another where they do not fit beside one another: {nodes, height}. */
+function laidOut(parts, { x: left, y, width }, ink) {
+    const nodes = [];
+    let x = left + 8,
+        top = y,
+        tall = 0;
+    for (const part of parts) {
+        if (x > left + 8 && x + part.width > left + width) [x, top, tall] = [left + 8, top + tall, 0];
+        tall = Math.max(tall, part.height);
+        const own = part.svg ? styled(part.svg) : null,
+            beside = part.svg ? part.svg.viewBox.baseVal.width + 5 : 0;
+        own?.setAttribute("x", x);
+        own?.setAttribute("y", top);
+        if (own) nodes.push(own);
+        if (part.text) nodes.push(textAt(x + beside, top + 10, ink, part.text, 11));
+        x += part.width;
+    }
+    return { nodes, height: parts.length ? top - y + tall + 4 : 0 };
+}
+
+/** The picture as the text of a file of its own, on the paper it stands on: under lines of text, above its legends. */
+export function svgText(svg, titles, legends = []) {
     const copy = styled(svg),
-        box = svg.viewBox.baseVal;
-    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-    copy.setAttribute("width", box.width);
-    copy.setAttribute("height", box.height + 22);
-    copy.setAttribute("viewBox", `${box.x} ${box.y - 22} ${box.width} ${box.height + 22}`);
-    const paper = getComputedStyle(svg.closest(".figure") ?? document.body);
-    const ns = "http://www.w3.org/2000/svg";
-    const ground = document.createElementNS(ns, "rect");
-    for (const [name, value] of [
-        ["x", box.x],
-        ["y", box.y - 22],
-        ["width", "100%"],
-        ["height", "100%"],
-        ["fill", paper.backgroundColor],
-    ]) {
-        ground.setAttribute(name, value);
-    }
-    const heading = document.createElementNS(ns, "text");
-    for (const [name, value] of [
-        ["x", box.x + 6],
-        ["y", box.y - 7],
-        ["fill", paper.color],
-        ["font-family", "sans-serif"],
-        ["font-size", "13"],
-    ]) {
-        heading.setAttribute(name, value);
-    }
-    heading.textContent = title;
-    copy.prepend(ground, heading);
+        box = svg.viewBox.baseVal,
+        paper = getComputedStyle(svg.closest(".figure") ?? document.body);
+    const width = Math.max(box.width, SAVED_WIDTH),
+        lines = titles.flatMap((title) => wrapped(title, width)),
+        head = lines.length * LINE + 5,
+        parts = legendParts(legends);
+    const legend = laidOut(parts, { x: box.x, y: box.y + box.height + 6, width }, paper.color),
+        height = box.height + head + legend.height + (parts.length ? 6 : 0);
+    const whole = { x: box.x, y: box.y - head, width, height };
+    copy.setAttribute("xmlns", NS);
+    copy.setAttribute("width", width);
+    copy.setAttribute("height", height);
+    copy.setAttribute("viewBox", `${whole.x} ${whole.y} ${width} ${height}`);
+    copy.prepend(
+        element("rect", { ...whole, fill: paper.backgroundColor }),
+        ...lines.map((line, i) => textAt(box.x + 6, whole.y + LINE * (i + 1) - 3, paper.color, line)),
+    );
+    copy.append(...legend.nodes);
     return new XMLSerializer().serializeToString(copy);
 }
 
@@ -86,40 +135,82 @@ function save(blob, name) {
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-const fileName = (title, ending) => `attnd-${title.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^-|-$/g, "")}.${ending}`;
+/** Which job and run the page shows: its header says so. */
+function subject() {
+    const of = (id) => document.getElementById(id)?.value ?? "";
+    return { job: of("job"), run: of("run").slice(0, 8) };
+}
 
-/** A figure: `title`, `sub` (a text or node), `class`. Draw into `.body`; call `.setTitle(title, sub)` when it changes. */
+/** attnd-JOB-RUN-WHERE-WHAT.png; what is not known is left out. */
+function fileName({ place, what }, ending) {
+    const { job, run } = subject(),
+        clean = (text) => text.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^-|-$/g, "");
+    return `${["attnd", job, run, place, what].map(clean).filter(Boolean).join("-")}.${ending}`;
+}
+
+/** What stands over a saved picture: of what it is, then its own title. */
+function titleLines({ place, moment }, title) {
+    const { job, run } = subject();
+    return [[job, run && `run ${run}`, place].filter(Boolean).join(" · "), title, moment].filter(Boolean);
+}
+
+/** The text of what a frame shows; a small picture is drawn whole for it, out of sight. */
+function savedText(frame) {
+    const shown = frame.body.querySelector("svg");
+    const box = h("div", { class: "unseen" });
+    frame.append(box);
+    try {
+        const lines = titleLines(frame.subject, frame.fullTitle());
+        return svgText(shown.whole?.(box) ?? shown, lines, frame.querySelectorAll(".legend"));
+    } finally {
+        box.remove();
+    }
+}
+
+async function savePicture(frame, ending) {
+    if (!frame.body.querySelector("svg")) return;
+    const text = savedText(frame),
+        subject = { ...frame.subject, what: frame.subject.what || frame.fullTitle() };
+    const blob = ending === "png" ? await pngBlob(text) : new Blob([text], { type: "image/svg+xml" });
+    save(blob, fileName(subject, ending));
+}
+
+/**
+ * A figure: `title`, `sub` (a text or node), `class`. Draw into `.body`; call `.setTitle(title, sub)` when it changes, and
+ * `.about(place, what, moment)` to say what its file is named after: a layer or head, and what is shown of it; `moment`
+ * stands over what is saved, where the title does not say of when it is.
+ */
 export function figure(title, sub = "", className = "") {
     const heading = h("h2", {}, title),
         under = h("span", { class: "sub" }, sub),
         body = h("div", { class: "body" });
-    const picture = () => body.querySelector("svg");
-    const button = (text, make) =>
+    const button = (text) =>
         h(
             "button",
-            { type: "button", title: `save as ${text}`, "aria-label": `save ${title} as ${text}`, onclick: make },
+            {
+                type: "button",
+                title: `save as ${text}`,
+                "aria-label": `save ${title} as ${text}`,
+                onclick: () => savePicture(frame, text.toLowerCase()),
+            },
             text,
         );
-    const full = () => `${heading.textContent} ${under.textContent}`.trim();
-    const tools = h(
-        "span",
-        { class: "tools" },
-        button(
-            "SVG",
-            () =>
-                picture() &&
-                save(new Blob([svgText(picture(), full())], { type: "image/svg+xml" }), fileName(full(), "svg")),
-        ),
-        button(
-            "PNG",
-            async () => picture() && save(await pngBlob(svgText(picture(), full())), fileName(full(), "png")),
-        ),
-    );
+    const tools = h("span", { class: "tools" }, button("SVG"), button("PNG"));
     const frame = h("section", { class: `figure ${className}`.trim() }, h("header", {}, heading, under, tools), body);
     frame.body = body;
+    frame.subject = { place: "", what: "", moment: "" };
+    frame.fullTitle = () =>
+        [heading, under]
+            .map((part) => part.textContent)
+            .filter(Boolean)
+            .join(" · ");
     frame.setTitle = (text, more = "") => {
         heading.textContent = text;
         under.replaceChildren(more);
+    };
+    frame.about = (place, what, moment = "") => {
+        frame.subject = { place, what, moment };
+        return frame;
     };
     frame.plain = () => {
         tools.remove();

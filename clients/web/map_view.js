@@ -1,64 +1,99 @@
 // SPDX-License-Identifier: MIT
 // A matrix as a picture: an image for the cells, axes, a colour bar, and a cursor that reads values out.
 /* global d3 */
-import { COLOR_MAPS, diverging, extent, table } from "./colors.js";
-import { hideTooltip, isolated, number, refill, say, showTooltip, visible } from "./dom.js";
+import { hiddenCells, RANGES, rangeOf, rowRanges } from "./cells.js";
+import { COLOR_MAPS, diverging, table } from "./colors.js";
+import { hideTooltip, isolated, number, refill, say, select, showTooltip, visible } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
-import { settings } from "./settings.js";
+import { set, settings } from "./settings.js";
 
 const LABELS_MAX = 64;
+/** Px of the longer side of a map that is saved. */
+const SAVED_SIZE = 380;
 let gradients = 0;
 
-/** The cells as a PNG: [rows][columns] numbers between `low` and `high`; what is not finite, or masked, is clear. */
-function paint(values, rows, columns, [low, high], colors, hidden) {
+/** What the colours of maps are spread over, in all views: "auto", "full" or "row". */
+export const colorRange = () => (RANGES.some(([name]) => name === settings.cells) ? settings.cells : "auto");
+
+export function rangePicker(onchange) {
+    return select("map colours", RANGES, colorRange(), (value) => {
+        set("cells", value);
+        onchange();
+    });
+}
+
+/** The cells as a PNG: each in the colour of its number in the range of its row; hidden ones are clear. */
+function paint({ values, rows, columns }, hidden, rangeOfRow, colors) {
     const canvas = document.createElement("canvas");
     canvas.width = columns;
     canvas.height = rows;
     const context = canvas.getContext("2d"),
         image = context.createImageData(columns, rows);
     for (let i = 0; i < rows * columns; i++) {
-        const x = values[i];
-        if (x === null || !Number.isFinite(x) || hidden?.(Math.floor(i / columns), i % columns)) continue;
-        const at = 4 * Math.max(0, Math.min(255, Math.floor((256 * (x - low)) / (high - low))));
+        if (hidden[i]) continue;
+        const [low, high] = rangeOfRow(Math.floor(i / columns));
+        const at = 4 * Math.max(0, Math.min(255, Math.floor((256 * (values[i] - low)) / (high - low))));
         image.data.set(colors.subarray(at, at + 4), 4 * i);
     }
     context.putImageData(image, 0, 0);
     return canvas.toDataURL();
 }
 
-function colorBar(root, x, y, height, range, interpolate) {
+function gradient(root, interpolate) {
     const id = `gradient-${++gradients}`;
-    const gradient = root
-        .append("defs")
-        .append("linearGradient")
-        .attr("id", id)
-        .attr("x1", 0)
-        .attr("x2", 0)
-        .attr("y1", 1)
-        .attr("y2", 0);
+    const stops = root.append("defs").append("linearGradient").attr("id", id);
+    stops.attr("x1", 0).attr("x2", 0).attr("y1", 1).attr("y2", 0);
     for (let i = 0; i <= 16; i++)
-        gradient
+        stops
             .append("stop")
             .attr("offset", i / 16)
             .attr("stop-color", interpolate(i / 16));
-    root.append("rect").attr("x", x).attr("y", y).attr("width", 10).attr("height", height).attr("fill", `url(#${id})`);
-    const scale = d3.scaleLinear(range, [y + height, y]);
-    root.append("g")
-        .attr("transform", `translate(${x + 10},0)`)
-        .call(
-            d3
-                .axisRight(scale)
-                .ticks(Math.max(2, height / 45))
-                .tickSize(3)
-                .tickFormat(number),
-        )
-        .call((g) => g.select(".domain").remove());
+    return `url(#${id})`;
 }
 
-/** Which cells a causal mask hides whole: the first key of the cell comes after its last query. */
-function causalMask({ causal, rows, columns, queries, keys, q_offset: offset = 0 }) {
-    if (!causal) return null;
-    return (r, c) => Math.floor((c * keys) / columns) > Math.floor(((r + 1) * queries) / rows) - 1 + offset;
+/** The scale beside a map: what its colours stand for, those of clipped cells and of hidden ones too. */
+function colorBar(root, { x, y, height, scale, interpolate, isHiding }) {
+    const bar = isHiding ? Math.max(24, height - 22) : height,
+        beside = (text, at) =>
+            root
+                .append("text")
+                .attr("class", "soft")
+                .attr("x", x + 14)
+                .attr("y", at)
+                .text(text);
+    const filled = root.append("rect").attr("x", x).attr("y", y).attr("width", 10).attr("height", bar);
+    filled.attr("fill", gradient(root, interpolate));
+    if (isHiding) {
+        const swatch = root.append("rect").attr("class", "missing").attr("x", x);
+        swatch
+            .attr("y", y + bar + 10)
+            .attr("width", 10)
+            .attr("height", 10);
+        beside("none", y + bar + 19)
+            .append("title")
+            .text("no weight: hidden by the mask, or padding");
+    }
+    if (scale.byRow) {
+        beside("most", y + 9);
+        beside("of row", y + 21);
+        return void beside("least", y + bar);
+    }
+    if (scale.most > scale.high) {
+        root.append("path")
+            .attr("d", `M${x},${y - 3}h10l-5,-7z`)
+            .attr("fill", interpolate(1))
+            .attr("stroke", "currentColor");
+        beside(`to ${number(Number(scale.most.toPrecision(2)))}`, y - 4).attr("data-clipped", "");
+    }
+    const ticks = d3
+        .axisRight(d3.scaleLinear([scale.low, scale.high], [y + bar, y]))
+        .ticks(Math.max(2, bar / 45))
+        .tickSize(3)
+        .tickFormat(number);
+    root.append("g")
+        .attr("transform", `translate(${x + 10},0)`)
+        .call(ticks)
+        .call((g) => g.select(".domain").remove());
 }
 
 const short = (text) => {
@@ -92,159 +127,213 @@ function axis(
     return named;
 }
 
-/**
- * Draws into `container`, instead of what is there. `map`: rows, columns, values (row by row; null or NaN: nothing
- * there), queries, keys (what rows and columns stand for), site, labels (texts of the keys or null; of the queries too, but
- * not of cross attention), causal, q_offset.
- * yNames (texts of the rows, instead of positions). Options: size (of the longer side in px), range ([low, high]; null: automatic), bar (colour bar, true), axes (true), diverges,
- * height (size is the width then), xText(column) (instead of positions), name (for readers), onPick(row, column), xName, yName, title of a value.
- */
-export function drawMap(container, map, options = {}) {
-    const { rows, columns, values } = map;
-    const {
-        size = 380,
-        bar = true,
-        axes = true,
-        diverges = false,
-        onPick = null,
-        name = "attention map",
-        xName = "key position",
-        yName = "query position",
-    } = options;
-    const offset = map.q_offset ?? 0;
-    const widest = options.yNames ? Math.max(...options.yNames.map((name) => name.length)) * 6.4 : 0;
-    const ratio = rows / columns,
-        width = ratio > 1 && !options.height ? size / ratio : size,
-        height = options.height ?? (ratio > 1 ? size : size * ratio);
-    const w = Math.max(width, 24),
-        hgt = Math.max(height, 24);
+const DEFAULTS = {
+    size: 380,
+    bar: true,
+    axes: true,
+    diverges: false,
+    name: "attention map",
+    xName: "key position",
+    yName: "query position",
+};
+
+/** Where the parts of the picture stand, and what its sides count. */
+function layoutOf(map, { size, height: given, axes, bar, yNames }) {
+    const { rows, columns } = map,
+        ratio = rows / columns,
+        w = Math.max(24, ratio > 1 && !given ? size / ratio : size),
+        tall = Math.max(24, given ?? (ratio > 1 ? size : size * ratio));
     const across = { count: columns, total: map.keys ?? columns, labels: map.labels, place: w, offset: 0 };
     const down = {
         count: rows,
         total: map.queries ?? rows,
         labels: map.site === "cross" ? null : map.labels,
-        place: hgt,
-        offset,
+        place: tall,
+        offset: map.q_offset ?? 0,
     };
+    const widest = yNames ? Math.max(...yNames.map((name) => name.length)) * 6.4 : 0;
     const room = (side) =>
-        axes && fits(side)
-            ? Math.min(9, Math.max(1, ...side.labels.map((text) => [...short(text)].length))) * 6.2 + 8
-            : 0;
-    const left = axes ? Math.max(46, room(down) + 20, widest + 26) : 2,
-        top = axes ? Math.max(34, room(across) + 22) : 2,
-        right = bar ? 58 : 2;
-    const range = options.range ?? extent(values),
-        interpolate = diverges ? diverging : COLOR_MAPS[settings.colorMap];
-    const root = newSvg(left + w + right, top + hgt + 6, `${name}, ${rows} by ${columns}`);
-    const plot = root.append("g").attr("transform", `translate(${left},${top})`);
-    plot.append("rect").attr("class", "missing").attr("width", w).attr("height", hgt);
+        fits(side) ? Math.min(9, Math.max(1, ...side.labels.map((text) => [...short(text)].length))) * 6.2 + 8 : 0;
+    return {
+        w,
+        tall,
+        across,
+        down,
+        left: axes ? Math.max(46, room(down) + 20, widest + 26) : 2,
+        top: axes ? Math.max(34, room(across) + 22) : 2,
+        right: bar ? 72 : 2,
+    };
+}
+
+/** How numbers become colours: {scale, rangeOfRow}. */
+function coloursOf(map, hidden, range) {
+    if (!range && colorRange() === "row") {
+        const ranges = rowRanges(map, hidden);
+        return { scale: { byRow: true }, rangeOfRow: (r) => ranges[r] };
+    }
+    const { low, high, most } = range
+        ? { low: range[0], high: range[1], most: range[2] ?? range[1] }
+        : rangeOf(map, hidden, colorRange());
+    return { scale: { low, high, most }, rangeOfRow: () => [low, high] };
+}
+
+function drawCells(plot, map, { w, tall }, hidden, { rangeOfRow }, interpolate) {
+    plot.append("rect").attr("class", "missing").attr("width", w).attr("height", tall);
     plot.append("image")
         .attr("width", w)
-        .attr("height", hgt)
+        .attr("height", tall)
         .attr("preserveAspectRatio", "none")
         .attr("image-rendering", "pixelated")
-        .attr("href", paint(values, rows, columns, range, table(interpolate), causalMask(map)));
-    if (axes) {
-        axis(plot, { ...across, across: true, textOf: options.xText });
-        if (options.yNames)
-            options.yNames.forEach((text, r) =>
-                plot
-                    .append("text")
-                    .attr("class", "soft")
-                    .attr("x", -4)
-                    .attr("y", ((r + 0.5) * hgt) / rows + 4)
-                    .attr("text-anchor", "end")
-                    .text(text),
-            );
-        else axis(plot, { ...down, across: false });
-        root.append("text")
-            .attr("class", "soft")
-            .attr("x", left + w / 2)
-            .attr("y", 11)
-            .attr("text-anchor", "middle")
-            .text(xName);
-        root.append("text")
-            .attr("class", "soft")
-            .attr("transform", `translate(11,${top + hgt / 2}) rotate(-90)`)
-            .attr("text-anchor", "middle")
-            .text(yName);
-    }
-    if (bar) colorBar(root, left + w + 10, top, hgt, range, interpolate);
-    const cursor = plot
-        .append("rect")
-        .attr("class", "cursor")
-        .attr("data-transient", "")
-        .attr("width", w / columns)
-        .attr("height", hgt / rows)
-        .attr("visibility", "hidden");
+        .attr("href", paint(map, hidden, rangeOfRow, table(interpolate)));
+}
 
+function drawRowNames(plot, names, step) {
+    names.forEach((text, r) =>
+        plot
+            .append("text")
+            .attr("class", "soft")
+            .attr("x", -4)
+            .attr("y", (r + 0.5) * step + 4)
+            .attr("text-anchor", "end")
+            .text(text),
+    );
+}
+
+function drawAxes(root, plot, { w, tall, left, top, across, down }, { xText, yNames, xName, yName }) {
+    axis(plot, { ...across, across: true, textOf: xText });
+    if (yNames) drawRowNames(plot, yNames, tall / down.count);
+    else axis(plot, { ...down, across: false });
+    root.append("text")
+        .attr("class", "soft")
+        .attr("x", left + w / 2)
+        .attr("y", 11)
+        .attr("text-anchor", "middle")
+        .text(xName);
+    root.append("text")
+        .attr("class", "soft")
+        .attr("transform", `translate(11,${top + tall / 2}) rotate(-90)`)
+        .attr("text-anchor", "middle")
+        .text(yName);
+}
+
+/** What a cell is, in words. */
+function describer(map, { across, down }, options) {
+    const { rows, columns, values } = map;
     const token = (index, side) =>
         side.count === side.total && side.labels?.[index] !== undefined
             ? ` “${isolated(visible(side.labels[index]))}”`
             : "";
-    function describe(r, c) {
-        const q = Math.floor((r * (map.queries ?? rows)) / rows) + offset,
-            k = Math.floor((c * (map.keys ?? columns)) / columns);
+    return (r, c) => {
         const x = values[r * columns + c];
         if (options.describe) return options.describe(r, c, x);
+        const q = Math.floor((r * down.total) / rows) + down.offset,
+            k = Math.floor((c * across.total) / columns);
         return `query ${q}${token(q, down)} → key ${k}${token(k, across)}: ${number(x)}`;
+    };
+}
+
+const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+/** The cell that is pointed at, by the pointer or by keys. */
+class Cursor {
+    constructor(root, plot, { rows, columns }, layout, describe) {
+        Object.assign(this, { root, rows, columns, layout, describe, at: null });
+        this.rect = plot
+            .append("rect")
+            .attr("class", "cursor")
+            .attr("data-transient", "")
+            .attr("width", layout.w / columns)
+            .attr("height", layout.tall / rows)
+            .attr("visibility", "hidden");
     }
-    const svgNode = root.node();
-    let at = null;
-    function point(event) {
-        const box = svgNode.getBoundingClientRect(),
+
+    cellAt(event) {
+        const { left, top, right, w, tall } = this.layout,
+            box = this.root.node().getBoundingClientRect(),
             scale = (left + w + right) / box.width;
-        const c = Math.floor((((event.clientX - box.left) * scale - left) / w) * columns),
-            r = Math.floor((((event.clientY - box.top) * scale - top) / hgt) * rows);
-        return r >= 0 && r < rows && c >= 0 && c < columns ? [r, c] : null;
+        const c = Math.floor((((event.clientX - box.left) * scale - left) / w) * this.columns),
+            r = Math.floor((((event.clientY - box.top) * scale - top) / tall) * this.rows);
+        return r >= 0 && r < this.rows && c >= 0 && c < this.columns ? [r, c] : null;
     }
-    function moveTo(cell) {
-        at = cell;
-        cursor.attr("visibility", cell ? "visible" : "hidden");
-        if (cell) cursor.attr("x", (cell[1] * w) / columns).attr("y", (cell[0] * hgt) / rows);
-    }
-    root.on("pointermove", () => {
-        const event = d3.event,
-            cell = point(event);
-        moveTo(cell);
-        if (cell) showTooltip(describe(...cell), event.clientX, event.clientY);
+
+    moveTo(cell) {
+        const { w, tall } = this.layout;
+        this.at = cell;
+        this.rect.attr("visibility", cell ? "visible" : "hidden");
+        if (cell) this.rect.attr("x", (cell[1] * w) / this.columns).attr("y", (cell[0] * tall) / this.rows);
         else hideTooltip();
-    })
-        .on("pointerleave", () => {
-            hideTooltip();
-            moveTo(null);
-        })
-        .on("click", () => {
-            const cell = point(d3.event);
-            if (cell && onPick) onPick(...cell);
-        });
-    if (axes) {
-        root.attr("tabindex", 0)
-            .on("keydown", () => {
-                const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[
-                    d3.event.key
-                ];
-                if (step) {
-                    d3.event.preventDefault();
-                    const [r, c] = at ?? [0, 0];
-                    moveTo([
-                        Math.max(0, Math.min(rows - 1, r + step[0])),
-                        Math.max(0, Math.min(columns - 1, c + step[1])),
-                    ]);
-                    const box = cursor.node().getBoundingClientRect();
-                    showTooltip(describe(...at), box.right, box.top);
-                    say(describe(...at));
-                } else if (d3.event.key === "Enter" && at && onPick) onPick(...at);
-                else if (d3.event.key === "Escape") {
-                    hideTooltip();
-                    moveTo(null);
-                }
-            })
-            .on("blur", () => {
-                hideTooltip();
-                moveTo(null);
-            });
     }
-    refill(container, svgNode);
-    return svgNode;
+
+    point(event) {
+        const cell = this.cellAt(event);
+        this.moveTo(cell);
+        if (cell) showTooltip(this.describe(...cell), event.clientX, event.clientY);
+    }
+
+    step([down, across]) {
+        const [r, c] = this.at ?? [0, 0];
+        this.moveTo([
+            Math.max(0, Math.min(this.rows - 1, r + down)),
+            Math.max(0, Math.min(this.columns - 1, c + across)),
+        ]);
+        const box = this.rect.node().getBoundingClientRect();
+        showTooltip(this.describe(...this.at), box.right, box.top);
+        say(this.describe(...this.at));
+    }
+}
+
+function listenToPointer(root, cursor, onPick) {
+    root.on("pointermove", () => cursor.point(d3.event))
+        .on("pointerleave", () => cursor.moveTo(null))
+        .on("click", () => {
+            const cell = cursor.cellAt(d3.event);
+            if (cell) onPick?.(...cell);
+        });
+}
+
+function listenToKeys(root, cursor, onPick) {
+    root.attr("tabindex", 0)
+        .on("keydown", () => {
+            const { key } = d3.event;
+            if (STEPS[key]) {
+                d3.event.preventDefault();
+                cursor.step(STEPS[key]);
+            } else if (key === "Enter" && cursor.at) onPick?.(...cursor.at);
+            else if (key === "Escape") cursor.moveTo(null);
+        })
+        .on("blur", () => cursor.moveTo(null));
+}
+
+/**
+ * Draws into `container`, instead of what is there. `map`: rows, columns, values (row by row; null or NaN: nothing
+ * there), queries, keys (what rows and columns stand for), stack and site (of attention), labels (texts of the keys or
+ * null; of the queries too, but not of cross attention), causal, q_offset. Options: size (of the longer side in px), height
+ * (size is the width then), range ([low, high] or [low, high, most]; left out: as rangePicker says), bar (colour bar,
+ * true), axes (true), diverges, yNames (texts of the rows, instead of positions), xText(column) (instead of positions),
+ * name (for readers), onPick(row, column), xName, yName, describe(row, column, value).
+ *
+ * The <svg> it returns has `.whole(box)`, which draws it with axes and scale into another box.
+ */
+export function drawMap(container, map, options = {}) {
+    const how = { ...DEFAULTS, ...options },
+        layout = layoutOf(map, how),
+        { left, top, right, w, tall } = layout;
+    const hidden = hiddenCells(map),
+        colours = coloursOf(map, hidden, how.range),
+        interpolate = how.diverges ? diverging : COLOR_MAPS[settings.colorMap];
+    const root = newSvg(left + w + right, top + tall + 6, `${how.name}, ${map.rows} by ${map.columns}`),
+        plot = root.append("g").attr("transform", `translate(${left},${top})`);
+    drawCells(plot, map, layout, hidden, colours, interpolate);
+    if (how.axes) drawAxes(root, plot, layout, how);
+    const isHiding = Boolean(map.stack) && hidden.includes(1);
+    if (how.bar)
+        colorBar(root, { x: left + w + 10, y: top, height: tall, scale: colours.scale, interpolate, isHiding });
+    const cursor = new Cursor(root, plot, map, layout, describer(map, layout, how));
+    listenToPointer(root, cursor, how.onPick);
+    if (how.axes) listenToKeys(root, cursor, how.onPick);
+    const node = root.node();
+    node.whole = (box) =>
+        drawMap(box, map, { ...options, axes: true, bar: true, size: Math.max(how.size, SAVED_SIZE) });
+    refill(container, node);
+    return node;
 }

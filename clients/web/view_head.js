@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: MIT
 // One head: a metric over the run with bands, baseline, changes and alerts; its spectrum, its map, its newest numbers.
 /* global d3 */
-import { find, doubles, floats, integers } from "./api.js";
+import { find, doubles, integers } from "./api.js";
 import { alertsList } from "./alerts_list.js";
 import { loadIntervals } from "./alerts_past.js";
+import { strongestPairs } from "./cells.js";
 import { drawChart } from "./chart.js";
-import { errorNote, h, headName, layerName, note, number, visible } from "./dom.js";
+import { h, headName, layerName, note, number, percent, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
-import { drawMap } from "./map_view.js";
+import { drawMap, rangePicker } from "./map_view.js";
 import { chosenLayer, facts, headCount, headPicker, layerPicker, metricPicker, unitOf } from "./pickers.js";
 import { go, link } from "./router.js";
+import { mapStep, NOT_KEPT, openRun } from "./run.js";
 import { liveValues, summaryValues } from "./store.js";
+import { kept, paced } from "./view_state.js";
 
 const WINDOWS = 5000;
-const MAP_MS = 1000;
 /** Alerts that are marked in the series, the newest of them. */
 const MARKS = 12;
+const PAIRS = 8;
+/** Windows that a baseline is made of where attnd's own is not in memory any more. */
+const FIRST = 5;
 
 async function loadSeries({ job, run, stack, layer, site, head, metric }) {
     const answer = await find("history", { job, run, stack, layer, site, head, metric, packed: 1, limit: WINDOWS });
@@ -34,6 +39,13 @@ function baselineOf(summary, metric, head) {
         z = drift?.z?.[head];
     if (mean === null || mean === undefined || delta === null || delta === undefined) return null;
     return { name: "baseline: first windows, ± 1 std", mean: mean - delta, std: z ? Math.abs(delta / z) : 0 };
+}
+
+/** Mean and spread of the first windows there are, of a run whose baseline is not in memory any more. */
+function firstWindows(series) {
+    const first = series.values.mean.slice(0, FIRST).filter(Number.isFinite);
+    if (series.more || first.length < FIRST || series.values.mean.length <= FIRST) return null;
+    return { name: `mean of the first ${FIRST} windows, ± 1 std`, mean: d3.mean(first), std: d3.deviation(first) };
 }
 
 /** Where on the axis a step is: at the window that holds it. */
@@ -63,7 +75,7 @@ function eventsOf(series, alerts, summary, metric, head) {
     return marks;
 }
 
-function drawSeries(frame, series, { metric, summary, head, alerts }) {
+function drawSeries(frame, series, { metric, summary, head, alerts, isPast }) {
     const v = series.values;
     drawChart(frame.body, {
         x: series.last,
@@ -79,7 +91,7 @@ function drawSeries(frame, series, { metric, summary, head, alerts }) {
             { name: "min to max", ends: ["min", "max"], low: v.min, high: v.max, class: "band light" },
             { name: "p10 to p90", ends: ["p10", "p90"], low: v.p10, high: v.p90, class: "band" },
         ],
-        baseline: baselineOf(summary, metric.name, head),
+        baseline: isPast ? firstWindows(series) : baselineOf(summary, metric.name, head),
         events: eventsOf(series, alerts, summary, metric.name, head),
     });
 }
@@ -118,213 +130,191 @@ function drawBars(container, values, yName) {
     container.replaceChildren(root.node());
 }
 
-function numbersTable(store, live, head) {
-    const rows = store.metrics
-        .map((metric) => [metric, liveValues(live, metric.name)?.[head]])
-        .filter(([, value]) => value !== undefined);
+function numbersTable(run, map, head) {
+    const rows = run.metrics
+        .map((metric) => [metric, liveValues(map, metric.name)?.[head]])
+        .filter(([, value]) => value !== undefined && (!map.past || Number.isFinite(value)));
+    const row = ([metric, value]) =>
+        h(
+            "tr",
+            {},
+            h("td", { title: metric.description }, metric.name),
+            h("td", {}, number(value)),
+            h("td", { class: "text" }, metric.unit),
+            h("td", { class: "text wrap about" }, metric.description),
+        );
+    const names = [
+        h("th", { class: "text" }, "metric"),
+        h("th", {}, map.past ? "last window" : "newest step"),
+        h("th", { class: "text" }, "unit"),
+        h("th", { class: "text about" }, "what it is"),
+    ];
     return h(
         "div",
         { class: "scroll" },
-        h(
-            "table",
-            {},
-            h(
-                "thead",
-                {},
-                h(
-                    "tr",
-                    {},
-                    h("th", { class: "text" }, "metric"),
-                    h("th", {}, "newest step"),
-                    h("th", { class: "text" }, "unit"),
-                    h("th", { class: "text about" }, "what it is"),
-                ),
-            ),
-            h(
-                "tbody",
-                {},
-                rows.map(([metric, value]) =>
-                    h(
-                        "tr",
-                        {},
-                        h("td", { title: metric.description }, metric.name),
-                        h("td", {}, number(value)),
-                        h("td", { class: "text" }, metric.unit),
-                        h("td", { class: "text wrap about" }, metric.description),
-                    ),
-                ),
-            ),
-        ),
+        h("table", {}, h("thead", {}, h("tr", {}, names)), h("tbody", {}, rows.map(row))),
     );
 }
 
-function pairsList(live, head, labels) {
-    const pairs = live?.head_top_pairs?.[head];
-    if (!pairs) return null;
-    const text = (i) => (labels?.[i] !== undefined ? `${i} “${visible(labels[i])}”` : i);
+/** The pairs of the map that stand out, by their weight over that of an even spread. */
+function pairsList(found, where) {
+    if (found.rows !== found.queries || found.columns !== found.keys) return null;
+    const offset = found.q_offset ?? 0,
+        text = (i, labels) => (labels?.[i] !== undefined ? `${i} “${visible(labels[i])}”` : i);
+    const item = ({ row, column, weight, times }) =>
+        h(
+            "li",
+            {},
+            `query ${text(row + offset, where.site === "self" ? found.labels : null)} → key ${text(column, found.labels)}: ${percent(weight)}, ${number(Number(times.toPrecision(2)))} × an even spread`,
+        );
+    return [h("h3", {}, "Pairs that stand out"), h("ol", { class: "pairs" }, strongestPairs(found, PAIRS).map(item))];
+}
+
+const hasMoved = (drift, head) => drift?.delta?.[head] !== undefined && drift.delta[head] !== null;
+
+/** What is said of a head beside its series. */
+function factsOf(live, summary, metric, head) {
+    const drift = summary?.drift?.[metric.name],
+        change = drift?.change?.[head] ?? null,
+        z = drift?.z?.[head];
+    return facts([
+        ["pattern", live?.heads?.pattern?.[head]],
+        ["tier", live?.tier],
+        ["shape", live?.shape?.join(" × ")],
+        [metric.name, liveValues(live, metric.name)?.[head]],
+        ["importance", live?.heads?.importance?.[head]],
+        [
+            "from baseline",
+            hasMoved(drift, head) ? `${number(drift.delta[head])}${z ? `, ${number(z)} std` : ""}` : null,
+        ],
+        ["lasting change", change === null ? null : `since ${summary.window.unit} ${change}`],
+    ]);
+}
+
+function headControls(run, params, { map, head, heads, metric }, onRange) {
+    const here = { ...params, stack: map.stack, layer: map.layer, site: map.site, head },
+        to = (other) => link("head", { ...here, head: other });
     return h(
-        "ol",
-        {},
-        pairs.map((pair) => h("li", {}, `query ${text(pair.query)} → key ${text(pair.key)}: ${number(pair.weight)}`)),
+        "div",
+        { class: "controls" },
+        layerPicker(run, map),
+        headPicker(map, head),
+        metricPicker(run, metric.name, (value) => go("head", { ...here, metric: value })),
+        rangePicker(onRange),
+        head > 0 ? h("a", { href: to(head - 1), rel: "prev" }, "‹ previous head") : null,
+        head < heads - 1 ? h("a", { href: to(head + 1), rel: "next" }, "next head ›") : null,
     );
 }
+
+const noWindow = (metric) =>
+    `No window has ${metric.name} yet. The first one is stored when it closes: an epoch by default (window.unit, window.length).`;
+const NO_MAP =
+    "There is no map of this layer: none has come yet, or queries and keys are longer than metrics.qk_maps_max_size.";
 
 export async function show(root, params, { store, isCurrent }) {
-    const map = chosenLayer(store, params);
+    const run = await openRun(store, params),
+        map = chosenLayer(run, params);
+    if (!isCurrent()) return null;
     if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
     const heads = headCount(map),
         head = Math.max(0, Math.min(heads - 1, Number(params.head ?? 0) || 0));
     const metric = store.metric(params.metric || "entropy_normalized"),
-        where = { stack: map.stack, layer: map.layer, site: map.site };
-    const run = params.run || store.runsOf(params.job)[0]?.run;
-    let intervals = await loadIntervals(params.job, run);
+        where = { stack: map.stack, layer: map.layer, site: map.site },
+        name = headName(map, head);
+    let intervals = await loadIntervals(params.job, run.run);
     if (!isCurrent()) return null;
     const alerts = () =>
-        intervals.filter(
-            (a) =>
-                a.stack === map.stack &&
-                a.layer === map.layer &&
-                a.site === map.site &&
-                (a.head === null || a.head === head),
-        );
-    const series = figure(metric.name, metric.description, "wide"),
-        spectrum = figure("Singular values of the map"),
-        picture = figure("Newest map", "", "picture");
-    const about = figure(headName(map, head)).plain(),
-        numbers = figure("Newest numbers").plain();
-    const to = (other) => link("head", { ...params, ...where, head: other });
+        intervals.filter((a) => layerName(a) === layerName(map) && (a.head === null || a.head === head));
+    const series = figure(metric.name, metric.description, "wide").about(name, metric.name),
+        spectrum = figure("Singular values of the map").about(name, "singular-values"),
+        picture = figure("Newest map", "", "picture").about(name, "map");
+    const about = figure(name).plain(),
+        numbers = figure("").plain();
     root.append(
-        h(
-            "div",
-            { class: "controls" },
-            layerPicker(store, map),
-            headPicker(map, head),
-            metricPicker(store, metric.name, (value) => go("head", { ...params, ...where, head, metric: value })),
-            head > 0 ? h("a", { href: to(head - 1), rel: "prev" }, "‹ previous head") : null,
-            head < heads - 1 ? h("a", { href: to(head + 1), rel: "next" }, "next head ›") : null,
-        ),
+        headControls(run, params, { map, head, heads, metric }, () => pictures.now()),
         h("div", { class: "grid head" }, series, h("div", { class: "stack" }, about, spectrum), picture, numbers),
     );
-    let mapTimer = null,
-        seriesTimer = null;
 
     const summaryOf = () => {
         const found = store.summaries.get(layerName(map));
-        return found?.run === run ? found : null;
+        return found?.run === run.run ? found : null;
     };
-    function drawNewest() {
-        const live = store.newest(map, run),
-            summary = summaryOf(),
-            drift = summary?.drift?.[metric.name],
-            newest = (name) => live?.spectrum?.[name]?.[head] ?? summary?.spectrum?.[name]?.last?.[head];
+    function drawSpectrum(live, summary) {
+        const newest = (key) => live?.spectrum?.[key]?.[head] ?? summary?.spectrum?.[key]?.last?.[head];
         const own = newest("singular_values"),
             values = own ?? newest("qk_singular_values");
+        spectrum.hidden = Boolean(run.past) && !values?.length;
         if (values?.length)
             drawBars(spectrum.body, values, own ? "singular value, by size" : "singular value of Q Kᵀ, by size");
         else if (!spectrum.body.firstChild)
             spectrum.body.replaceChildren(
                 note("No spectrum of this head yet: heads take turns under metrics.spectrum_budget."),
             );
-        about.setTitle(headName(map, head), `step ${live?.step ?? "–"}`);
-        about.body.replaceChildren(
-            facts([
-                ["pattern", live?.heads?.pattern?.[head]],
-                ["tier", live?.tier],
-                ["shape", live?.shape?.join(" × ")],
-                [metric.name, liveValues(live, metric.name)?.[head]],
-                ["importance", live?.heads?.importance?.[head]],
-                [
-                    "from baseline",
-                    drift?.delta?.[head] !== undefined && drift.delta[head] !== null
-                        ? `${number(drift.delta[head])}${drift.z?.[head] ? `, ${number(drift.z[head])} std` : ""}`
-                        : null,
-                ],
-                [
-                    "lasting change",
-                    drift?.change?.[head] !== undefined && drift.change[head] !== null
-                        ? `since ${summary.window.unit} ${drift.change[head]}`
-                        : null,
-                ],
-            ]),
-            h("h3", {}, "Alerts"),
-            alertsList(alerts()),
-        );
-        numbers.body.replaceChildren(
-            live
-                ? numbersTable(store, live, head)
-                : note(
-                      "Nothing of this run came since attnd was started. What its windows kept is in the history, above.",
-                  ),
-        );
     }
-    async function drawHistory() {
-        const found = await loadSeries({ job: params.job, run, ...where, head, metric: metric.name }).catch(
-            (error) => ({ error }),
-        );
-        if (!isCurrent()) return;
-        if (found?.error) series.body.replaceChildren(errorNote(found.error));
-        else if (!found)
-            series.body.replaceChildren(
-                note(
-                    `No window has ${metric.name} yet. The first one is stored when it closes: an epoch by default (window.unit, window.length).`,
-                ),
-            );
-        else drawSeries(series, found, { metric, summary: summaryOf(), head, alerts: alerts() });
+    function drawNewest() {
+        const live = run.newest(map),
+            summary = summaryOf();
+        drawSpectrum(live, summary);
+        about.setTitle(name, live ? run.when(live) : "");
+        about.body.replaceChildren(factsOf(live, summary, metric, head), h("h3", {}, "Alerts"), alertsList(alerts()));
+        if (live) numbers.body.replaceChildren(numbersTable(run, live, head));
+        numbers.setTitle(live?.past ? "Numbers of the last window" : "Newest numbers", live?.past ? live.when : "");
     }
-    async function drawPicture() {
-        const found = await find("maps", { job: params.job, run, ...where, head, packed: 1 }).catch((error) => ({
-            error,
-        }));
-        if (!isCurrent()) return;
-        if (!found || found.error)
-            return picture.body.replaceChildren(
-                found?.error
-                    ? errorNote(found.error)
-                    : note(
-                          "There is no map of this layer: none came since attnd was started, or it is longer than metrics.qk_maps_max_size.",
-                      ),
-            );
-        picture.setTitle("Newest map", `step ${found.step}, sample ${found.sample}`);
-        drawMap(
-            picture.body,
-            { ...found, values: floats(found.values) },
-            {
-                name: `map of ${headName(map, head)}`,
-                onPick: (row) =>
-                    go("tokens", { ...params, ...where, head, query: Math.floor((row * found.queries) / found.rows) }),
-            },
-        );
-        const pairs = pairsList(store.newest(map, run), head, found.labels);
-        if (pairs) picture.body.append(pairs);
+    function drawPicture(found) {
+        const live = run.newest(map);
+        picture.setTitle(found.ofWindow ? `Mean map of ${layerName(map)}` : "Newest map", mapStep(found, live));
+        picture.about(found.ofWindow ? layerName(map) : name, found.ofWindow ? "mean-map" : "map");
+        const toTokens = (row) => Math.floor((row * found.queries) / found.rows);
+        drawMap(picture.body, found, {
+            name: found.ofWindow ? `mean map of ${layerName(map)}` : `map of ${name}`,
+            onPick: (row) => go("tokens", { ...params, ...where, head, query: toTokens(row) }),
+        });
+        picture.body.append(...(found.ofWindow ? [note(NOT_KEPT)] : (pairsList(found, where) ?? [])));
     }
+    const history = kept({
+        body: series.body,
+        isCurrent,
+        load: () => loadSeries({ job: params.job, run: run.run, ...where, head, metric: metric.name }),
+        draw: (found) =>
+            drawSeries(series, found, {
+                metric,
+                summary: summaryOf(),
+                head,
+                alerts: alerts(),
+                isPast: Boolean(run.past),
+            }),
+        nothing: () => noWindow(metric),
+    });
+    const pictures = kept({
+        body: picture.body,
+        isCurrent,
+        load: () => run.map(where, { head }),
+        draw: drawPicture,
+        nothing: () => NO_MAP,
+    });
+    const drawWindow = paced(() => {
+        drawNewest();
+        history.now();
+    });
     drawNewest();
-    await Promise.all([drawHistory(), drawPicture()]);
+    const numbersOfPast = run.load(map.metrics ?? [], where).then(() => isCurrent() && drawNewest());
+    await Promise.all([history.now(), pictures.now(), numbersOfPast]);
     performance.mark("data");
+    const isOurs = (one) => layerName(one) === layerName(map) && one.run === run.run;
     const ends = [
         store.on("live", (live) => {
-            if (layerName(live) !== layerName(map)) return;
+            if (!isOurs(live)) return;
             drawNewest();
-            mapTimer ??= setTimeout(() => {
-                mapTimer = null;
-                drawPicture();
-            }, MAP_MS);
+            pictures.soon();
         }),
-        store.on("summary", (summary) => {
-            if (layerName(summary) === layerName(map))
-                seriesTimer ??= setTimeout(() => {
-                    seriesTimer = null;
-                    drawNewest();
-                    drawHistory();
-                }, MAP_MS);
-        }),
+        store.on("summary", (summary) => isOurs(summary) && drawWindow()),
         store.on("alerts", async () => {
-            intervals = await loadIntervals(params.job, run).catch(() => intervals);
+            intervals = await loadIntervals(params.job, run.run).catch(() => intervals);
             if (isCurrent()) drawNewest();
         }),
+        history.stop,
+        pictures.stop,
+        drawWindow.stop,
     ];
-    return () => {
-        clearTimeout(mapTimer);
-        clearTimeout(seriesTimer);
-        ends.forEach((end) => end());
-    };
+    return () => ends.forEach((end) => end());
 }

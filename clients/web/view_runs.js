@@ -32,15 +32,14 @@ async function loadSeries(job, run, head, metric) {
     );
 }
 
-/** Both series over the union of their windows. */
-function merge(a, b) {
-    const x = [...new Set([...(a?.last ?? []), ...(b?.last ?? [])])].sort((p, q) => p - q);
-    const on = (series) => {
-        const at = new Map(series?.last.map((last, i) => [last, series.mean[i]]));
-        return x.map((last) => at.get(last) ?? NaN);
-    };
-    return { x, a: on(a), b: on(b) };
-}
+/** What the axis counts; a warning where it is not the same in both runs. */
+const unitsOf = (a, b) =>
+    !a || !b || a.unit === b.unit
+        ? "mean of each window"
+        : `mean of each window; A counts in ${a.unit}s, B in ${b.unit}s: the two cannot be laid side by side`;
+
+/** A head's page, of this run, also when another one of the job is the newest. */
+const toHead = ({ job, run }, { stack, layer, site, head }) => link("head", { job, run, stack, layer, site, head });
 
 function drawDistances(frame, heads) {
     const names = [...new Set([...heads].sort(byLayer).map(layerName))],
@@ -55,6 +54,7 @@ function drawDistances(frame, heads) {
             height: Math.min(480, 24 * names.length),
             xName: "head",
             yName: "",
+            range: [0, Math.max(...heads.map((head) => head.distance)) || 1],
             name: "distance of the heads",
             yNames: names,
             describe: (r, c, x) => `${names[r]}.h${c}: distance ${number(x)} of at most ${number(Math.LN2)}`,
@@ -72,7 +72,8 @@ export async function show(root, params, { store, isCurrent }) {
         );
     const at = (text) => all.find((run) => key(run) === text),
         others = (one) => all.filter((run) => key(run) !== key(one));
-    const a = at(params.a) ?? all.find((run) => run.job === params.job) ?? all[0],
+    const ofJob = all.filter((run) => run.job === params.job);
+    const a = at(params.a) ?? ofJob.find((run) => run.run === params.run) ?? ofJob[0] ?? all[0],
         b = at(params.b) ?? others(a).find((run) => run.job === a.job) ?? others(a)[0];
     const metric = store.metric(params.metric || "entropy_normalized"),
         options = all.map((run) => [key(run), name(run)]),
@@ -111,19 +112,21 @@ export async function show(root, params, { store, isCurrent }) {
             loadSeries(b.job, b.run, chosen, metric.name),
         ]).catch(() => [null, null]);
         if (!isCurrent()) return;
-        series.setTitle(`${metric.name} of ${headName(chosen, chosen.head)}`, "mean of each window");
-        const both = merge(left, right);
-        if (both.x.length === 0) series.body.replaceChildren(note(`Neither run has ${metric.name} of this head.`));
+        series.setTitle(`${metric.name} of ${headName(chosen, chosen.head)}`, unitsOf(left, right));
+        series.about(headName(chosen, chosen.head), `${a.run.slice(0, 8)}-and-${b.run.slice(0, 8)}`);
+        const lines = [
+            { name: `A: ${name(a)}`, found: left, class: "line" },
+            { name: `B: ${name(b)}`, found: right, class: "line second" },
+        ]
+            .filter(({ found }) => found?.last.length)
+            .map(({ found, ...line }) => ({ ...line, x: found.last, values: found.mean }));
+        if (lines.length === 0) series.body.replaceChildren(note(`Neither run has ${metric.name} of this head.`));
         else
             drawChart(series.body, {
-                x: both.x,
                 unit: (left ?? right).unit,
                 yName: unitOf(metric),
                 domain: metric.domain,
-                lines: [
-                    { name: `A: ${name(a)}`, values: both.a, class: "line" },
-                    { name: `B: ${name(b)}`, values: both.b, class: "line second" },
-                ],
+                lines,
                 name: "both runs",
             });
     }
@@ -155,37 +158,7 @@ export async function show(root, params, { store, isCurrent }) {
                 h("td", { class: "text" }, which),
                 h("td", {}, number(numbers.mean_a)),
                 h("td", {}, number(numbers.mean_b)),
-                h(
-                    "td",
-                    {},
-                    h(
-                        "a",
-                        {
-                            href: link("head", {
-                                job: a.job,
-                                stack: head.stack,
-                                layer: head.layer,
-                                site: head.site,
-                                head: head.head,
-                            }),
-                        },
-                        "A",
-                    ),
-                    " ",
-                    h(
-                        "a",
-                        {
-                            href: link("head", {
-                                job: b.job,
-                                stack: head.stack,
-                                layer: head.layer,
-                                site: head.site,
-                                head: head.head,
-                            }),
-                        },
-                        "B",
-                    ),
-                ),
+                h("td", {}, h("a", { href: toHead(a, head) }, "A"), " ", h("a", { href: toHead(b, head) }, "B")),
             );
         };
         list.body.replaceChildren(

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 // One query: where its weight goes, as bars and as text coloured by weight; the strongest pairs of the map.
 /* global d3 */
-import { find, floats } from "./api.js";
+import { hiddenCells, lastQuery, strongestPairs } from "./cells.js";
 import { COLOR_MAPS } from "./colors.js";
-import { errorNote, h, headName, isolated, layerName, note, percent, say, visible } from "./dom.js";
+import { h, headName, isolated, layerName, note, number, percent, say, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { chosenLayer, headPicker, layerPicker } from "./pickers.js";
 import { keep } from "./router.js";
+import { mapStep, NOT_KEPT, openRun } from "./run.js";
 import { settings } from "./settings.js";
+import { kept } from "./view_state.js";
 
 const BARS = 64;
 const PAIRS = 15;
@@ -101,143 +103,151 @@ function drawStrip(frame, map, weights, query, onPick) {
     frame.body.replaceChildren(h("div", { class: "strip" }, tokens));
 }
 
-function drawPairs(frame, map, values, rowNames, keyNames, onPick) {
-    const cells = d3
-        .range(values.length)
-        .filter((i) => Number.isFinite(values[i]))
-        .sort((a, b) => values[b] - values[a])
-        .slice(0, PAIRS);
-    frame.body.replaceChildren(
+function drawPairs(frame, map, rowNames, keyNames, onPick) {
+    const row = ({ row, column, weight, times }) =>
         h(
-            "table",
+            "tr",
             {},
-            h(
-                "thead",
-                {},
-                h(
-                    "tr",
-                    {},
-                    h("th", { class: "text" }, "query"),
-                    h("th", { class: "text" }, "key"),
-                    h("th", {}, "weight"),
-                ),
-            ),
-            h(
-                "tbody",
-                {},
-                cells.map((i) => {
-                    const r = Math.floor(i / map.columns);
-                    return h(
-                        "tr",
-                        {},
-                        h("td", {}, h("button", { type: "button", onclick: () => onPick(r) }, rowNames[r])),
-                        h("td", { class: "text" }, keyNames[i % map.columns]),
-                        h("td", {}, percent(values[i])),
-                    );
-                }),
-            ),
-        ),
+            h("td", {}, h("button", { type: "button", onclick: () => onPick(row) }, rowNames[row])),
+            h("td", { class: "text" }, keyNames[column]),
+            h("td", {}, percent(weight)),
+            h("td", {}, `${number(Number(times.toPrecision(2)))} ×`),
+        );
+    const names = [
+        h("th", { class: "text" }, "query"),
+        h("th", { class: "text" }, "key"),
+        h("th", {}, "weight"),
+        h("th", { title: "the weight over that of an even spread over the keys the query may see" }, "over even"),
+    ];
+    frame.body.replaceChildren(
+        h("table", {}, h("thead", {}, h("tr", {}, names)), h("tbody", {}, strongestPairs(map, PAIRS).map(row))),
     );
 }
 
+/** The bars, the strip and the pairs of one map, of which one query is chosen. */
+class Tokens {
+    constructor(map, head) {
+        Object.assign(this, { layer: map, head, found: null, row: null });
+        this.place = head === "mean" ? layerName(map) : headName(map, head);
+        this.bars = figure("Where the query looks").about(this.place, "query");
+        this.strip = figure("The keys, coloured by weight", "", "wide").plain();
+        this.pairs = figure(
+            "Pairs that stand out",
+            "by weight over an even spread over the keys that the query may see",
+        ).plain();
+        this.pick = this.pick.bind(this);
+        this.slider = h("input", {
+            type: "range",
+            min: 0,
+            max: 0,
+            value: 0,
+            "aria-label": "query",
+            oninput: () => this.pick(Number(this.slider.value)),
+        });
+        this.chosen = h("b", {});
+        this.reason = h("div", {});
+        this.content = h(
+            "div",
+            { class: "stack" },
+            this.reason,
+            this.strip,
+            h("div", { class: "grid" }, this.bars, this.pairs),
+        );
+    }
+
+    /** Another map; `query`: what the address asks for. */
+    take(found, query) {
+        this.found = found;
+        this.hidden = hiddenCells(found);
+        this.slider.max = found.rows - 1;
+        const asked = Number(query ?? NaN);
+        this.row ??= Number.isFinite(asked) ? Math.max(0, asked) : lastQuery(found);
+        this.row = Math.min(Math.floor(this.row), found.rows - 1);
+        this.reason.replaceChildren(...(found.ofWindow ? [note(NOT_KEPT)] : []));
+        this.draw();
+    }
+
+    pick(next) {
+        this.row = Math.max(0, Math.min(this.found.rows - 1, next));
+        keep({ query: this.row });
+        this.draw();
+        say(this.bars.querySelector("h2").textContent);
+    }
+
+    /** Of a row the share of each column: all weights of the keys that it stands for; NaN where the query sees none. */
+    shares() {
+        const { columns, keys, values } = this.found,
+            from = this.row * columns;
+        return Array.from(values.subarray(from, from + columns), (x, i) =>
+            this.hidden[from + i] ? NaN : (x * keys) / columns,
+        );
+    }
+
+    draw() {
+        const { found, layer, row } = this,
+            offset = found.q_offset ?? 0,
+            isSelf = layer.site === "self";
+        const rowNames = names(isSelf ? found : { ...found, labels: null }, found.rows, found.queries, offset),
+            keyNames = names(found, found.columns, found.keys, 0),
+            shares = this.shares();
+        this.chosen.textContent = rowNames[row];
+        this.slider.value = row;
+        const of = found.ofWindow ? layerName(layer) : this.place;
+        this.bars.setTitle(`Query ${rowNames[row]}`, `${of}, ${mapStep(found, null)}`);
+        drawBars(this.bars, shares, keyNames);
+        const own = isSelf ? row + (found.rows === found.queries ? offset : 0) : -1;
+        drawStrip(this.strip, found, shares, own, (key) => {
+            if (isSelf && key - offset >= 0 && key - offset < found.rows) this.pick(key - offset);
+        });
+        this.strip.setTitle("The keys, coloured by weight", this.whyPositions());
+        drawPairs(this.pairs, found, rowNames, keyNames, this.pick);
+    }
+
+    whyPositions() {
+        if (this.found.labels) return "";
+        return this.found.ofWindow
+            ? "positions: token texts are not kept over a restart"
+            : "the job sends no token texts: positions (attnd.watch(..., labels=...))";
+    }
+}
+
 export async function show(root, params, { store, isCurrent }) {
-    const map = chosenLayer(store, params);
+    const run = await openRun(store, params),
+        map = chosenLayer(run, params);
+    if (!isCurrent()) return null;
     if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
     const head = params.head ?? "mean",
         where = { stack: map.stack, layer: map.layer, site: map.site };
-    const bars = figure("Where the query looks"),
-        strip = figure("The keys, coloured by weight", "", "wide").plain(),
-        pairs = figure("Strongest pairs of the map").plain();
-    const slider = h("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "query" }),
-        chosen = h("b", {});
+    const tokens = new Tokens(map, head),
+        box = h("div", {});
     root.append(
         h(
             "div",
             { class: "controls" },
-            layerPicker(store, map),
+            layerPicker(run, map),
             headPicker(map, head, [["mean", "mean of heads"]]),
-            h("div", { class: "time" }, "query", slider, chosen),
+            h("div", { class: "time" }, "query", tokens.slider, tokens.chosen),
         ),
-        h("div", { class: "stack" }, strip, h("div", { class: "grid" }, bars, pairs)),
+        box,
     );
-    let found = null,
-        values = null,
-        row = null,
-        timer = null;
-
-    function draw() {
-        const offset = found.q_offset ?? 0,
-            rowNames = names(
-                where.site === "cross" ? { ...found, labels: null } : found,
-                found.rows,
-                found.queries,
-                offset,
-            ),
-            keyNames = names(found, found.columns, found.keys, 0);
-        const weights = Array.from(values.subarray(row * found.columns, (row + 1) * found.columns)),
-            scale = found.columns < found.keys ? found.keys / found.columns : 1;
-        const shares = weights.map((weight) => weight * scale);
-        chosen.textContent = rowNames[row];
-        slider.value = row;
-        const title = head === "mean" ? layerName(map) : headName(map, head);
-        bars.setTitle(`Query ${rowNames[row]}`, `${title}, step ${found.step}`);
-        drawBars(bars, shares, keyNames);
-        drawStrip(
-            strip,
-            found,
-            shares,
-            where.site === "self" ? row + (found.rows === found.queries ? offset : 0) : -1,
-            (key) => {
-                if (where.site === "self" && key - offset >= 0 && key - offset < found.rows) pick(key - offset);
-            },
-        );
-        strip.setTitle(
-            "The keys, coloured by weight",
-            found.labels ? "" : "the job sends no token texts: positions (attnd.watch(..., labels=...))",
-        );
-        drawPairs(pairs, found, values, rowNames, keyNames, pick);
-    }
-    function pick(next) {
-        row = Math.max(0, Math.min(found.rows - 1, next));
-        keep({ query: row });
-        draw();
-        say(bars.querySelector("h2").textContent);
-    }
-    async function load() {
-        const answer = await find("maps", {
-            job: params.job,
-            run: params.run,
-            ...where,
-            packed: 1,
-            ...(head === "mean" ? { kind: "mean" } : { head }),
-        }).catch((error) => ({ error }));
-        if (!isCurrent()) return;
-        if (!answer || answer.error) {
-            root.replaceChildren(
-                root.firstChild,
-                answer?.error ? errorNote(answer.error) : note("There is no map of this layer yet."),
-            );
-            return;
-        }
-        found = answer;
-        values = floats(found.values);
-        slider.max = found.rows - 1;
-        row ??= Math.max(0, Math.min(found.rows - 1, Number(params.query ?? found.rows - 1) || 0));
-        row = Math.min(row, found.rows - 1);
-        draw();
-    }
-    slider.addEventListener("input", () => pick(Number(slider.value)));
-    await load();
+    const content = kept({
+        body: box,
+        isCurrent,
+        pause: REFRESH_MS,
+        load: () => run.map(where, head === "mean" ? { kind: "mean" } : { head }),
+        draw(found) {
+            if (!tokens.content.isConnected) box.replaceChildren(tokens.content);
+            tokens.take(found, params.query);
+        },
+        nothing: () => "There is no map of this layer yet.",
+    });
+    await content.now();
     performance.mark("data");
     const end = store.on("live", (live) => {
-        if (layerName(live) === layerName(map))
-            timer ??= setTimeout(() => {
-                timer = null;
-                load();
-            }, REFRESH_MS);
+        if (layerName(live) === layerName(map) && live.run === run.run) content.soon();
     });
     return () => {
-        clearTimeout(timer);
+        content.stop();
         end();
     };
 }

@@ -134,7 +134,8 @@ def test_the_model_has_flow_and_rollout(site, page):
 
 def test_tokens_show_where_a_query_looks(site, page):
     page.open(site, f"#/tokens?job={JOB}&stack=decoder&layer=0&site=self&head=1&query=7").ready()
-    row = site.api("maps", job=JOB, stack="decoder", layer=0, site="self", head=1)["values"][0][7]
+    values = np.array(site.api("maps", job=JOB, stack="decoder", layer=0, site="self", head=1)["values"][0], float)
+    row = values[7][:8][values.any(0)[:8]]  # the keys it may see
     lengths = np.array(page.js("return [...document.querySelectorAll('.bar[data-key]')].map((b) => b.width.baseVal.value)"))
     np.testing.assert_allclose(lengths / lengths.max(), np.maximum(row, 0.5 / lengths.max() * max(row)) / max(row), atol=0.01)
     page.keys(".time input", "ArrowRight")

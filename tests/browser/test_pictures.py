@@ -34,19 +34,37 @@ document.querySelector(arguments[0]).click();
 HEAD = f"#/head?job={JOB}&stack=decoder&layer=1&site=self&head=3"
 
 
-def test_each_cell_has_the_colour_of_its_weight(site, page):
+def most_cells(values):
+    """The range of the colours of all cells but the few with the largest weights."""
+    return np.nanmin(values), max(np.nanquantile(values, 0.99), np.nanmedian(np.nanmax(values, 1)))
+
+
+RANGES = {"auto": most_cells, "full": lambda values: (np.nanmin(values), np.nanmax(values)),
+          "row": lambda values: (np.nanmin(values[-1]), np.nanmax(values[-1]))}
+
+
+@pytest.mark.parametrize("mode", ["full", "row", "auto"])
+def test_each_cell_has_the_colour_of_its_weight(site, page, mode):
     page.open(site, HEAD).ready()
+    page.choose("map colours", mode)
+    scale = {"full": lambda texts: "of row" not in texts and not any(text.startswith("to ") for text in texts),
+             "row": lambda texts: "of row" in texts, "auto": lambda texts: "to 1" in texts}[mode]
+    wait_until(lambda: scale(page.texts(".picture svg text")), "the scale")
     rows, columns, data = page.driver.execute_async_script(PIXELS, ".picture")
     pixels = np.array(data).reshape(rows, columns, 4)
     values = np.array(site.api("maps", job=JOB, stack="decoder", layer=1, site="self", head=3)["values"][0], float)
-    assert values.shape == (rows, columns)
-    later = np.triu(np.ones_like(values, bool), 1)
-    assert (pixels[later][:, 3] == 0).all() and (pixels[~later][:, 3] == 255).all(), "a causal mask is left clear"
-    low, high = values.min(), values.max()
-    for r, c in ((0, 0), (rows - 1, 0), (rows - 1, columns - 1), (5, 3), (rows // 2, 1)):
+    assert values.shape == (rows, columns) and values[0, 0] == 1
+    visible = np.tril(np.ones_like(values, bool)) & values.any(0)
+    assert (pixels[..., 3] == 255 * visible).all(), "what a causal mask hides, and padding, is left clear"
+    low, high = RANGES[mode](np.where(visible, values, np.nan))
+    for r, c in ((rows - 1, 0), (rows - 1, 3)) + (() if mode == "row" else ((0, 0), (5, 3), (rows // 2, 1))):
         at = min(255, int(256 * (values[r, c] - low) / (high - low)))
         color = page.js("const {r, g, b} = d3.rgb(d3.interpolateViridis(arguments[0] / 255)); return [r, g, b]", at)
         assert np.abs(pixels[r, c, :3] - color).max() <= 4, (r, c)
+
+
+def texts_of(document):
+    return {node.firstChild.data for node in document.getElementsByTagName("text") if node.firstChild}
 
 
 @pytest.mark.parametrize("ending", ["SVG", "PNG"])
@@ -55,17 +73,50 @@ def test_a_map_is_saved_with_its_image_and_its_texts(site, page, ending):
     box = page.js("const b = document.querySelector('.picture svg').viewBox.baseVal; return [b.width, b.height]")
     name, data = page.driver.execute_async_script(SAVED, f".picture .tools button[title='save as {ending}']")
     data = base64.b64decode(data)
-    assert name.startswith("attnd-") and name.endswith(ending.lower())
+    run = site.api("runs", job=JOB)["runs"][0]["run"][:8]
+    assert name == f"attnd-{JOB}-{run}-decoder.1.self.h3-map.{ending.lower()}"
     if ending == "PNG":
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         size = struct.unpack(">II", data[16:24])
-        np.testing.assert_allclose(size, (2 * box[0], 2 * (box[1] + 22)), atol=2)
+        np.testing.assert_allclose(size, (2 * box[0], 2 * (box[1] + 39)), atol=2)  # under two lines
         return
     document = xml.dom.minidom.parseString(data)
-    texts = {node.firstChild.data for node in document.getElementsByTagName("text") if node.firstChild}
-    assert {"key position", "query position"} <= texts
+    texts = texts_of(document)
+    assert {"key position", "query position", f"{JOB} · run {run} · decoder.1.self.h3"} <= texts
+    assert any(text.startswith("Newest map · map of step ") for text in texts)
     assert [node.getAttribute("href")[:22] for node in document.getElementsByTagName("image")] == ["data:image/png;base64,"]
     assert b"http" not in data.replace(b"http://www.w3.org/", b""), "it needs nothing from elsewhere"
+
+
+@pytest.mark.parametrize("address, selector, what, parts", [
+    (f"#/layer?job={JOB}", ".grid.small .tools button", "encoder.0.self.h0-map", {"key position"}),
+    (HEAD, ".figure.wide .tools button", "decoder.1.self.h3-entropy_normalized", {"median", "p10 to p90"}),
+    (f"#/overview?job={JOB}", ".heat .tools button", None, {"● alert fires"})])
+def test_what_is_saved_can_be_read_alone(site, page, address, selector, what, parts):
+    page.open(site, address).ready()
+    name, data = page.driver.execute_async_script(SAVED, selector)
+    document = xml.dom.minidom.parseString(base64.b64decode(data))
+    run = site.api("runs", job=JOB)["runs"][0]["run"][:8]
+    assert name.startswith(f"attnd-{JOB}-{run}-") and (what is None or name.endswith(f"{run}-{what}.svg"))
+    assert parts <= texts_of(document), "what its colours are"
+    assert what != "encoder.0.self.h0-map" or any(text.startswith("map of step") for text in texts_of(document))
+    assert what and not what.endswith("map") or document.getElementsByTagName("linearGradient"), "a scale"
+    assert page.js("return document.querySelectorAll('.unseen').length") == 0
+
+
+def test_the_name_of_an_axis_stands_beside_its_ticks(site, page):
+    page.open(site, f"#/head?job={JOB}&metric=importance").ready()
+    gap = page.js("""const root = document.querySelector('.figure.wide svg'), box = (e) => e.getBoundingClientRect();
+        const name = [...root.querySelectorAll(':scope > text')].find((e) => e.textContent === 'importance');
+        return Math.min(...[...root.querySelectorAll('g:nth-of-type(2) .tick text')].map((e) => box(e).left)) - box(name).right""")
+    assert gap >= 0
+
+
+def test_kinds_of_attention_have_names_and_colours(site, page):
+    page.open(site, f"#/model?job={JOB}").ready()
+    assert page.texts("text.kind") == ["encoder self", "decoder self", "decoder cross"]
+    colors = page.js("return [...document.querySelectorAll('.figure.wide path.line')].map((e) => getComputedStyle(e).stroke)")
+    assert len(set(colors)) == len(colors) == 3
 
 
 def test_controls_of_a_layer_a_model_and_tokens_have_names(site, page):
@@ -109,3 +160,45 @@ def test_the_texts_of_cross_attention_are_those_of_its_keys(site, page):
         query, key = page.js("return document.getElementById('readout').textContent").split(" → ")
         assert query == ("query 1" + (f" “\u2068{labels[1]}\u2069”" if named else ""))
         assert key.startswith(f"key 4 “\u2068{labels[4]}\u2069”: ")
+
+
+def alone(page, module, script):
+    """What `script` returns of a module `m` of the page, and of a box of 320 px that it may draw into."""
+    return page.driver.execute_async_script(f"""
+        const done = arguments[0], box = document.createElement('div');
+        box.style.width = '320px';
+        document.querySelector('main').replaceChildren(box);
+        import('/assets/{module}').then((m) => {{ {script} }}).then(done, (error) => done(String(error)))""")
+
+
+def test_a_time_axis_has_its_ends_when_there_is_room_for_one_tick_only(site, page):
+    page.open(site, f"#/head?job={JOB}").ready()
+    ticks = alone(page, "chart.js", """m.drawChart(box, {x: [51, 146], lines: [{name: 'a', values: [0.25, 0.5], class: 'line'}]});
+        return [...box.querySelectorAll('g:first-of-type .tick text')].map((e) => e.textContent)""")
+    assert ticks == ["51", "146"]
+
+
+def test_a_number_with_none_before_and_after_is_a_ring(site, page):
+    page.open(site, f"#/head?job={JOB}").ready()
+    x = alone(page, "chart.js", """m.drawChart(box, {lines: [{name: 'a', x: [1, 3, 5, 7], values: [1, NaN, 2, null], class: 'line'},
+        {name: 'b', x: [2, 7], values: [1, 2], class: 'line second'}]});
+        return [...box.querySelectorAll('circle.alone')].map((e) => e.getAttribute('class'))""")
+    assert x == ["line alone", "line alone"]
+
+
+def test_pairs_stand_out_by_what_they_have_over_an_even_spread(site, page):
+    page.open(site, f"#/head?job={JOB}").ready()
+    weights = [1, 0, 0, 0, 0.65, 0.35, 0, 0, 0.3, 0.3, 0.4, 0, 0.1, 0.1, 0.1, 0.7]
+    pairs = alone(page, "cells.js", f"return m.strongestPairs({{stack: 'decoder', rows: 4, columns: 4, queries: 4, keys: 4, causal: true, values: {weights}}}, 3)")
+    assert [(pair["row"], pair["column"], round(pair["times"], 3)) for pair in pairs] == [(3, 3, 2.8), (1, 0, 1.3), (2, 2, 1.2)]
+    assert alone(page, "cells.js", f"return m.looksCausal({{rows: 4, columns: 4, values: {weights}}})")
+
+
+def test_a_head_that_looks_at_one_key_is_not_clipped(site, page):
+    """Of 256 queries each has one weight near 1: far fewer than one cell in a hundred."""
+    page.open(site, f"#/head?job={JOB}").ready()
+    high = alone(page, "cells.js", """const n = 256, values = new Float32Array(n * n).fill(1e-4);
+        for (let r = 0; r < n; r++) values[r * n + (r * 7) % n] = 0.9 + 0.1 * (r / n);
+        const map = {stack: 'encoder', rows: n, columns: n, values};
+        return m.rangeOf(map, m.hiddenCells(map), 'auto')""")
+    assert high["high"] == high["most"] > 0.99

@@ -66,7 +66,7 @@ def test_what_is_left_after_a_restart_and_the_run_that_follows(fallen, page):
     grid = fallen.api("grid", job=JOB)["layers"][0]["values"]
     wait_until(lambda: page.text(".big") == shown(grid[1][-1]), "the number of the last window")
     page.open(fallen, f"#/head?job={JOB}&layer=0&head=1").ready()
-    assert "since attnd was started" in page.text("main") and page.texts(".figure.wide svg .line")
+    assert "not kept over a restart" in page.text("main") and page.texts(".figure.wide svg .line")
     page.open(fallen, f"#/overview?job={JOB}").ready()
     trainer = Trainer(fallen.daemon, JOB)
     trainer.attention(np.full((1, 3, T, T), 1 / T, np.float32), layer=5, step=0)

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+// What the cells of a map of weights say: which of them stand for nothing, which range of weights the colours are spread
+// over, and which pairs of tokens stand out.
+/* global d3 */
+import { extent } from "./colors.js";
+
+/** What the colours can be spread over, as [value, text] of a picker. */
+export const RANGES = [
+    ["auto", "of most cells"],
+    ["full", "up to the largest"],
+    ["row", "of each row"],
+];
+/** Of the cells that are visible, as many as this have a colour of their own; those above share the brightest. */
+const SHARE = 0.99;
+
+/** Whether a square map has no weight after its queries, where an answer does not say that it is causal. */
+export function looksCausal({ rows, columns, values }) {
+    if (rows !== columns || rows < 2) return false;
+    for (let r = 0; r < rows; r++) for (let c = r + 1; c < columns; c++) if (values[r * columns + c] > 0) return false;
+    return true;
+}
+
+/** Whether a causal mask hides a cell whole: its first key comes after its last query. */
+function afterQuery({ causal, rows, columns, queries, keys, q_offset: offset = 0 }) {
+    if (!causal) return () => false;
+    return (r, c) => Math.floor((c * keys) / columns) > Math.floor(((r + 1) * queries) / rows) - 1 + offset;
+}
+
+/**
+ * Of each cell whether it stands for nothing (1) or for a weight (0): no number, after its query, or in a row or column
+ * without any weight, as those of padding are. Tables of other numbers have no cells but those without a number.
+ */
+export function hiddenCells(map) {
+    const { rows, columns, values } = map,
+        isLater = afterQuery(map),
+        hidden = new Uint8Array(rows * columns),
+        inRow = new Uint8Array(rows),
+        inColumn = new Uint8Array(columns);
+    const isWeights = Boolean(map.stack);
+    for (let i = 0; i < hidden.length; i++) {
+        const r = Math.floor(i / columns),
+            c = i % columns;
+        hidden[i] = values[i] === null || !Number.isFinite(values[i]) || isLater(r, c) ? 1 : 0;
+        if (!hidden[i] && values[i] !== 0) inRow[r] = inColumn[c] = 1;
+    }
+    if (isWeights)
+        for (let i = 0; i < hidden.length; i++)
+            if (!inRow[Math.floor(i / columns)] || !inColumn[i % columns]) hidden[i] = 1;
+    return hidden;
+}
+
+/** The largest weight of each row that has one. */
+function rowPeaks({ rows, columns, values }, hidden) {
+    return d3
+        .range(rows)
+        .map((r) => d3.max(d3.range(columns), (c) => (hidden[r * columns + c] ? undefined : values[r * columns + c])))
+        .filter((x) => x !== undefined);
+}
+
+/**
+ * The range of the colours: {low, high, most}; `most`, the largest weight, is above `high` where cells are clipped. The
+ * first queries of a causal map have few keys and so large weights: with "auto" they do not darken all others, but the
+ * largest weight of an ordinary row is always told apart.
+ */
+export function rangeOf(map, hidden, mode) {
+    const visible = Float64Array.from(map.values).filter((_, i) => !hidden[i]),
+        [low, high] = extent(visible);
+    if (mode !== "auto" || visible.length < 4) return { low, high, most: high };
+    const top = Math.max(d3.quantile(visible.sort(), SHARE), d3.median(rowPeaks(map, hidden)));
+    return { low, high: top > low && top < 0.8 * high ? top : high, most: high };
+}
+
+/** Least and largest weight of each row. */
+export function rowRanges({ rows, columns, values }, hidden) {
+    return d3.range(rows).map((r) => {
+        const from = r * columns;
+        return extent(Array.from(values.slice(from, from + columns)).filter((_, c) => !hidden[from + c]));
+    });
+}
+
+/**
+ * The pairs that stand out: [{row, column, weight, times}], those first whose weight is the most times that of an even
+ * spread over the keys which the query may see. A query that sees one key gives it everything, which says nothing.
+ */
+export function strongestPairs(map, count) {
+    const { rows, columns, keys = columns, values } = map,
+        hidden = hiddenCells(map),
+        seen = d3.range(rows).map((r) => columns - d3.sum(hidden.subarray(r * columns, (r + 1) * columns)));
+    const times = (i) => ((values[i] * keys) / columns) * seen[Math.floor(i / columns)];
+    return d3
+        .range(values.length)
+        .filter((i) => !hidden[i] && values[i] > 0)
+        .sort((a, b) => times(b) - times(a))
+        .slice(0, count)
+        .map((i) => ({
+            row: Math.floor(i / columns),
+            column: i % columns,
+            weight: (values[i] * keys) / columns,
+            times: times(i),
+        }));
+}
+
+/** The last query that looks anywhere, and is not padding itself where keys of padding have no weight. */
+export function lastQuery(map) {
+    const hidden = hiddenCells(map),
+        looks = (r) => d3.range(map.columns).some((c) => !hidden[r * map.columns + c]),
+        isKey = (c) => d3.range(map.rows).some((r) => !hidden[r * map.columns + c]);
+    const own = (r) => map.site !== "self" || map.rows !== map.columns || isKey(r);
+    const queries = d3.range(map.rows).filter(looks);
+    return d3.max(queries.filter(own)) ?? d3.max(queries) ?? map.rows - 1;
+}

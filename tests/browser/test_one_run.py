@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""A job that was started twice: each view shows one of the two runs, also when attnd has been started again since."""
+import numpy as np
+import pytest
+from conftest import Site
+from harness import Trainer, softmax_maps, wait_until
+from test_page import shown
+
+JOB, PADDED, HEADS, T = "twice", "padded", 4, 8
+OLD, NEW = "11" * 16, "22" * 16
+KEPT = 5  # keys that are not padding
+
+
+def windows(site, run):
+    grid = site.api("grid", job=JOB, run=run, or_null=1)
+    return grid["windows"]["last"] if grid else []
+
+
+def padded():
+    """The last keys have no weight, and the last query neither."""
+    weights = np.zeros((1, 2, T, T), np.float32)
+    weights[..., :-1, :KEPT] = softmax_maps(np.random.default_rng(3), 1, 2, T - 1, KEPT)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def twice():
+    """The older run has two layers and six windows, the newer one a layer and a window. A layer's first map is its newest."""
+    site = Site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "maps.every=1h")
+    rng = np.random.default_rng(7)
+    for run, layers, steps in ((OLD, (0, 1), 13), (NEW, (0,), 3)):
+        trainer = Trainer(site.daemon, JOB, run=bytes.fromhex(run))
+        for step in range(steps):
+            for layer in layers:
+                trainer.attention(softmax_maps(rng, 1, HEADS, T, T, causal=True), layer=layer, step=step, causal=True)
+            # Each message of a layer that is not known yet has a map, and the first one afterwards.
+            wait_until(lambda: site.api("maps", job=JOB, run=run, layer=layers[-1], or_null=1), "the first map")  # noqa: B023
+        wait_until(lambda: windows(site, run) == list(range(1, steps - 1, 2)), "the windows")  # noqa: B023
+    Trainer(site.daemon, PADDED).attention(padded(), step=0)
+    wait_until(lambda: site.api("maps", job=PADDED, or_null=1), "the map of the other job")
+    yield site
+    site.close()
+
+
+def layers_to_choose(page):
+    return page.js("return [...document.querySelector(\"select[aria-label='layer']\").options].map((o) => o.value)")
+
+
+def last_window(site, layer):
+    grid = site.api("grid", job=JOB, run=OLD, layer=layer, metric="entropy_normalized")
+    return [shown(float(np.float32(head[-1]))) for head in grid["layers"][0]["values"]]
+
+
+def column(page, name):
+    """What stands below a heading of the last table."""
+    return page.js("""const table = [...document.querySelectorAll('main table')].pop();
+        const at = [...table.querySelectorAll('th')].findIndex((th) => th.textContent === arguments[0]);
+        return [...table.querySelectorAll('tbody tr')].map((row) => row.children[at].textContent)""", name)
+
+
+def check_the_older_run(site, page, is_kept_no_more):
+    page.open(site, f"#/layer?job={JOB}&run={OLD}&stack=decoder&layer=0&site=self").ready()
+    assert layers_to_choose(page) == ["decoder.0.self", "decoder.1.self"]
+    assert column(page, "entropy_normalized") == last_window(site, 0)
+    assert f"Numbers of the last window last window, step {windows(site, OLD)[-1]}" in " ".join(page.text("main").split())
+    assert all(f"run={OLD}" in href for href in page.js("return [...document.querySelectorAll('tbody a')].map((a) => a.href)"))
+    page.open(site, f"#/model?job={JOB}&run={OLD}").ready()
+    assert page.js("return document.querySelectorAll('circle.dot').length") == 2 * HEADS
+    assert ("not kept over a restart" in page.text(".stack > .note:not([hidden])")) == is_kept_no_more
+
+
+def test_an_older_run_is_shown_alone(twice, page):
+    check_the_older_run(twice, page, False)
+    page.open(twice, f"#/layer?job={JOB}").ready()
+    assert layers_to_choose(page) == ["decoder.0.self"]
+    (live,) = twice.api("live", job=JOB)
+    assert live["run"] == NEW and column(page, "entropy_normalized") == [shown(x) for x in live["heads"]["entropy_normalized"]]
+
+
+def test_the_step_of_a_map_and_that_of_the_numbers_stand_together(twice, page):
+    page.open(twice, f"#/head?job={JOB}&head=1").ready()
+    step = twice.api("maps", job=JOB)["step"]
+    assert step < 2 and f"map of step {step}, sample 0; numbers are of step 2" in page.text(".picture header")
+
+
+def test_both_runs_have_their_own_windows_and_links(twice, page):
+    page.open(twice, f"#/runs?job={JOB}&a={JOB}/{OLD}&b={JOB}/{NEW}").ready()
+    steps = page.js("return document.querySelector('.figure.wide path.line').getAttribute('d').split('L').length")
+    assert steps == len(windows(twice, OLD)) == 6, "one line, not broken by windows of the other run"
+    assert page.js("return document.querySelectorAll('.figure.wide circle.line.second.alone').length") == 1
+    links = page.js("return [...document.querySelectorAll('tbody tr:first-child a')].map((a) => a.href)")
+    assert f"run={OLD}" in links[0] and f"run={NEW}" in links[1]
+    page.screenshot("two-runs-1440-light")
+
+
+def test_padding_is_grey_and_no_query_to_begin_with(twice, page):
+    page.open(twice, f"#/tokens?job={PADDED}").ready()
+    assert page.text(".time b") == str(KEPT - 1)
+    rows = page.js("return [...document.querySelectorAll('main table tbody tr')].map((row) => [...row.children].map((c) => c.textContent))")
+    assert all(int(query) < T - 1 and int(key) < KEPT and times.endswith("×") for query, key, _, times in rows)
+    page.open(twice, f"#/head?job={PADDED}&head=1").ready()
+    assert any(text.startswith("none") for text in page.texts(".picture svg text")), "the scale says what grey is"
+    page.screenshot("padding-1440-light")
+
+
+@pytest.mark.parametrize("view, part", [("layer", ".grid.small image"), ("tokens", ".bar[data-key]"), ("head", ".picture image")])
+def test_a_first_map_is_drawn_where_the_note_was(twice, page, view, part):
+    trainer, rng = Trainer(twice.daemon, f"later-{view}"), np.random.default_rng(1)
+    trainer.projections(wq=rng.normal(size=(8, 12)).astype(np.float32), heads=2, head_dim=4)
+    wait_until(lambda: twice.api("live", job=trainer.job, or_null=1), "the layer")
+    page.open(twice, f"#/{view}?job={trainer.job}").ready()
+    wait_until(lambda: "There is no map of this layer" in page.text("main"), "that there is no map yet")
+    trainer.attention(softmax_maps(rng, 1, 2, T, T), step=1)
+    wait_until(lambda: page.js("return document.querySelector(arguments[0])?.isConnected", part), "the map")
+    assert "There is no map of this layer" not in page.text("main")
+
+
+def test_what_is_left_of_both_runs_after_a_restart(twice, page):
+    twice.daemon.stop()
+    twice.daemon.start()
+    check_the_older_run(twice, page, True)
+    where = dict(job=JOB, run=OLD, stack="decoder", layer=1, site="self")
+    stored = twice.api("map", **where)
+    page.open(twice, "#/layer?" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
+    assert "not kept over a restart" in page.text("main") and "split over ranks" not in page.text("main")
+    seen = page.js("return [...document.querySelectorAll('.stack > .grid > .figure')].filter((f) => !f.hidden).map((f) => f.querySelector('h2').textContent)")
+    assert seen == ["mean over heads", "Importance of the heads"], "no empty cards"
+    page.keys(".stack > .grid .figure:not([hidden]) svg", "ArrowDown", "ArrowDown", "ArrowRight")
+    assert page.text("#tooltip") == f"query 2 → key 1: {shown(stored['values'][2][1])}"
+    page.screenshot("layer-restarted-1440-light")
+    page.open(twice, "#/head?head=2&" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
+    assert f"mean over heads, window of step {stored['first']} to {stored['last']}; numbers are of the last window, step 13" in page.text(".picture header")
+    assert page.texts(".picture image") == [""]
+    assert "mean of the first 5 windows" in page.text(".figure.wide .legend")
+    assert last_window(twice, 1)[2] in page.text("main table") and "heads take turns" not in page.text("main")
+    page.screenshot("head-restarted-1440-light")
+    page.open(twice, f"#/model?job={JOB}&run={OLD}").ready()
+    assert "No layer has" not in page.text("main") and "not kept over a restart" in page.text(".stack > .grid:last-child")
+    assert page.js("return document.querySelectorAll('main image').length") == 3, "two mean maps, and one in the flow"
+    page.screenshot("model-restarted-1440-light")
+    page.open(twice, f"#/tokens?job={JOB}&run={OLD}&layer=1&head=2", width=390, dark=True).ready()
+    assert page.text(".time b") == str(T - 1) and "not kept over a restart" in page.text("main")
+    page.screenshot("tokens-restarted-390-dark")
+    page.complaints()  # of the time without attnd
