@@ -217,7 +217,7 @@ const struct command commands[] = {
      .run_alone = cmd_show,
      .each_option = show_options_each,
      .print_before = show_options_print_words,
-     .examples = {"attnctl show maps.npz --layer 3 --head 2 --tokens 'the cat sat on the mat'",
+     .examples = {"attnctl show maps.npz --layer 3 --head 2 --token 40",
                   "attnctl show run.rec --step 500 --layer decoder.0.self --token 7",
                   "attnctl show gpt-small --only map,pairs"}},
     {.name = "plot",

@@ -52,7 +52,7 @@ class Run:
             self.publish(rng, bytes.fromhex(run), range(3), bye=True)
         self.trainer = self.publish(rng, bytes.fromhex("9d00" + 28 * "0"), range(3), bye=False)
         np.savez(directory / "maps.npz", **{"decoder.0.self": softmax_maps(rng, 2, 2, 128, 128, causal=True),
-                                            "decoder.3.self": softmax_maps(rng, 2, 4, 6, 6, causal=True)})
+                                            "decoder.3.self": softmax_maps(rng, 2, 4, 128, 128, causal=True)})
         np.save(directory / "probs.npy", softmax_maps(rng, 1, 2, 8, 8))
         (directory / "rules.yaml").write_text("rules: []\n")
         self.stopped = threading.Event()
