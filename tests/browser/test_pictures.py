@@ -47,16 +47,15 @@ RANGES = {"auto": most_cells, "full": lambda values: (np.nanmin(values), np.nanm
 def test_each_cell_has_the_colour_of_its_weight(site, page, mode):
     page.open(site, HEAD).ready()
     page.choose("map colours", mode)
-    scale = {"full": lambda texts: "of row" not in texts and not any(text.startswith("to ") for text in texts),
-             "row": lambda texts: "of row" in texts, "auto": lambda texts: "to 1" in texts}[mode]
-    wait_until(lambda: scale(page.texts(".picture svg text")), "the scale")
+    values = np.array(site.api("maps", job=JOB, stack="decoder", layer=1, site="self", head=3)["values"][0], float)
+    visible = np.tril(np.ones_like(values, bool)) & values.any(0)
+    low, high = RANGES[mode](np.where(visible, values, np.nan))
+    beside = {"full": set(), "row": {"of row"}, "auto": {"to 1"} if high < 1 else set()}[mode]
+    wait_until(lambda: {"of row", "to 1"} & set(page.texts(".picture svg text")) == beside, "the scale")
     rows, columns, data = page.driver.execute_async_script(PIXELS, ".picture")
     pixels = np.array(data).reshape(rows, columns, 4)
-    values = np.array(site.api("maps", job=JOB, stack="decoder", layer=1, site="self", head=3)["values"][0], float)
     assert values.shape == (rows, columns) and values[0, 0] == 1
-    visible = np.tril(np.ones_like(values, bool)) & values.any(0)
     assert (pixels[..., 3] == 255 * visible).all(), "what a causal mask hides, and padding, is left clear"
-    low, high = RANGES[mode](np.where(visible, values, np.nan))
     for r, c in ((rows - 1, 0), (rows - 1, 3)) + (() if mode == "row" else ((0, 0), (5, 3), (rows // 2, 1))):
         at = min(255, int(256 * (values[r, c] - low) / (high - low)))
         color = page.js("const {r, g, b} = d3.rgb(d3.interpolateViridis(arguments[0] / 255)); return [r, g, b]", at)

@@ -51,12 +51,20 @@ class Run:
         for run in ("3fa9" + 28 * "0", "7c01" + 28 * "0"):
             self.publish(rng, bytes.fromhex(run), range(3), bye=True)
         self.trainer = self.publish(rng, bytes.fromhex("9d00" + 28 * "0"), range(3), bye=False)
+        self.attnd.settled(3 * (1 + 3 * 5) + 2)
+        wait_until(lambda: all(len(self.layers(run)) == 4 for run in ("3fa9", "7c01", "9d00")), "three runs in the history")
         np.savez(directory / "maps.npz", **{"decoder.0.self": softmax_maps(rng, 2, 2, 128, 128, causal=True),
                                             "decoder.3.self": softmax_maps(rng, 2, 4, 128, 128, causal=True)})
         np.save(directory / "probs.npy", softmax_maps(rng, 1, 2, 8, 8))
         (directory / "rules.yaml").write_text("rules: []\n")
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.go_on, args=(rng,))
+
+    def layers(self, run):
+        try:
+            return self.attnd.call("windows", job="gpt-small", run=run)["layers"]
+        except RuntimeError:
+            return []
 
     def publish(self, rng, run, epochs, bye):
         trainer = Trainer(self.attnd, "gpt-small", run=run)
