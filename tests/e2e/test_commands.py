@@ -48,6 +48,7 @@ class Run:
         self.directory = directory
         self.attnd = Attnd(f"history.path={directory}/history.db")
         Attnd.all.remove(self.attnd)  # it is not one test's
+        self.trainers = []
         for run in ("3fa9" + 28 * "0", "7c01" + 28 * "0"):
             self.publish(rng, bytes.fromhex(run), range(3), bye=True)
         self.trainer = self.publish(rng, bytes.fromhex("9d00" + 28 * "0"), range(3), bye=False)
@@ -68,6 +69,7 @@ class Run:
 
     def publish(self, rng, run, epochs, bye):
         trainer = Trainer(self.attnd, "gpt-small", run=run)
+        self.trainers.append(trainer)  # one that is let go of closes its socket
         trainer.event("hello")
         for epoch in epochs:
             for layer in range(4):

@@ -245,7 +245,8 @@ def test_answers_have_the_keys_that_openapi_says(rng):
     for _ in range(2):
         train(web, rng, steps=2, layers=2).event("epoch_end")
     web.settled(10)
-    wait_until(lambda: web.get("/api/v1/map?job=job")[0].status == 200, "the stored map")
+    for path in ("map", "summary", "compare"):
+        wait_until(lambda: web.get(f"/api/v1/{path}?job=job")[0].status == 200, path)
     api, checked = web.json("/api/v1/openapi.json"), set()
     for path, item in api["paths"].items():
         schema = "application/json" in item["get"]["responses"]["200"]["content"] and schema_of(api, path)

@@ -125,8 +125,15 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; the usage is long."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _common() -> _Parser:
+    common = _Parser(add_help=False)
     add = common.add_argument
     default = os.environ.get("ATTND_ENDPOINT") or wire.CONTROL_ENDPOINT
     add("--endpoint", default=default,
@@ -152,13 +159,6 @@ def _common() -> argparse.ArgumentParser:
     add("--linger", type=float, default=30.0, metavar="SECONDS", help="for writing what is left at the end; default 30")
     add("--quiet", action="store_true", help="no tally at the end")
     return common
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong; the usage is long."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
