@@ -50,7 +50,7 @@ static const struct option_text options[] = {
     {"job", "JOB", "only this job; may be given again", "JOB"},
     {"metrics", "PATTERNS", "which metrics, with commas; * and ? are allowed", "METRIC,"},
     {"statistics", "PATTERNS", "which numbers of a window, with commas",
-     "mean|std|min|max|p50|p90|p99|last|count|drift.delta|drift.z|drift.js|drift.change,"},
+     "mean|std|min|max|p10|p50|p90|p99|last|count|drift.delta|drift.z|drift.js|drift.change,"},
     {"layers", "PATTERNS", "such as 'decoder.*.self' (default: all)", NULL},
     {"images", "PATTERNS", "metrics that get heat maps; '' = none", "METRIC,"},
     {"every", "N", "only every N-th window", NULL},

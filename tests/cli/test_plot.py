@@ -71,7 +71,8 @@ def history_rows():
                            last_unit=5 * window + 4, epoch=0, step=5 * window + 4, time_ns=1, partial=False,
                            stack="decoder", layer=layer, site="self", head=head, metric="entropy_normalized",
                            mean=None if (layer, head, window) == (1, 2, 3) else (1 + head) / 4 * 0.95 ** window,
-                           std=0.1, min=0, max=1, p50=0.5, p90=0.9, p99=1, last=0.5, count=10)
+                           std=0.1, min=0, max=1, p10=0.1 + head / 20, p50=0.5, p90=0.8 + head / 20, p99=1, last=0.5,
+                           count=10)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,8 @@ def test_the_same_bytes_twice(kind, ending, file, history, tmp_path):
     ("tokens", ["encoder.0.self, mean of 4 heads, query 7", "key position", "attention weight"]),
     ("entropy", ["gpt, heads over time", "decoder.0", "decoder.1", "step", "entropy normalized",
                  "not a number: 1 cell"]),
-    ("series", ["gpt, entropy_normalized", "decoder.0.self, median of heads", "10th to 90th percentile", "step"]),
+    ("series", ["gpt, entropy_normalized", "decoder.0.self, median of heads", "10th to 90th percentile of heads",
+                "step"]),
 ])
 def test_texts(kind, texts, file, history, tmp_path):
     plot(kind, source_of(kind, file, history), "-o", tmp_path / "a.svg")
@@ -347,8 +349,37 @@ def test_series_is_the_median_in_a_band(history, tmp_path):
     heights = -np.array([float(pair.split(",")[1]) for pair in points])
     expected = 0.5 * 0.95 ** np.arange(10)
     assert np.allclose(span(heights), span(expected), atol=3e-3)
-    plot("series", history, "--layer", "decoder.0", "--head", 1, "-o", tmp_path / "b.svg")
-    assert {"decoder.0.self, head 1", "one standard deviation"} <= set(Svg(tmp_path / "b.svg").texts)
+
+
+def band_of(svg, line):
+    """The least and the largest of a band, window by window, as shares of the way from the first to the last point of
+    a line; drawn from left to right below, or above, and back."""
+    (band,) = svg.root.iter("{http://www.w3.org/2000/svg}polygon")
+    points = np.array([[float(number) for number in pair.split(",")] for pair in band.get("points").split()])
+    edges = points[:10, 1], points[:9:-1, 1]
+    first, last = line[0], line[-1]
+    return sorted(((edge - first) / (last - first) for edge in edges), key=lambda edge: edge[0])
+
+
+def without_percentiles(history, path):
+    rows = [json.loads(row) for row in history.read_text().splitlines()]
+    path.write_text("".join(json.dumps({key: row[key] for key in row if key != "p10"}) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("percentiles", [True, False])
+def test_series_of_a_head_has_the_band_of_its_windows(percentiles, history, tmp_path):
+    source = history if percentiles else without_percentiles(history, tmp_path / "old.jsonl")
+    plot("series", source, "--layer", "decoder.0", "--head", 1, "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    points = max((line.get("points").split() for line in lines_of(svg, "#0072b2")), key=len)
+    line = np.array([float(pair.split(",")[1]) for pair in points])
+    mean = 0.5 * 0.95 ** np.arange(10)
+    low, high = (np.full(10, 0.15), np.full(10, 0.85)) if percentiles else (mean - 0.1, mean + 0.1)
+    wanted = sorted(((edge - mean[0]) / (mean[-1] - mean[0]) for edge in (low, high)), key=lambda edge: edge[0])
+    assert np.allclose(band_of(svg, line), wanted, atol=5e-3)
+    assert ("10th to 90th percentile" if percentiles else "one standard deviation") in svg.texts
+    assert "decoder.0.self, head 1" in svg.texts
 
 
 # Marks, texts

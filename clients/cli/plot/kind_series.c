@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* A metric over time. A line per layer is the median over its heads, with a band from the 10th to
  * the 90th percentile of them; of a single layer every head is drawn as well, thinly; of a single
- * head the line is the mean over the window, with a band of one standard deviation. Alerts are
+ * head the line is the mean over the window, with a band from the 10th to the 90th percentile of
+ * the window's values (of sources that do not say them: of one standard deviation). Alerts are
  * upright lines. */
 #include "chart.h"
 #include "timeline.h"
@@ -93,10 +94,11 @@ static void summarize(struct drawing *drawing, uint32_t layer, size_t begin, siz
     size_t steps = timeline->step_count;
     for (size_t step = 0; step < steps; step++) {
         size_t at = layer * steps + step, count = sort_heads(drawing, begin, end, step);
-        double spread = end - begin == 1 ? timeline->std[begin * steps + step] : 0;
+        bool single = end - begin == 1;
+        size_t own = begin * steps + step;
         drawing->middle[at] = percentile(drawing->sorted, count, 0.5);
-        drawing->low[at] = percentile(drawing->sorted, count, 0.1) - spread;
-        drawing->high[at] = percentile(drawing->sorted, count, 0.9) + spread;
+        drawing->low[at] = single ? timeline->low[own] : percentile(drawing->sorted, count, 0.1);
+        drawing->high[at] = single ? timeline->high[own] : percentile(drawing->sorted, count, 0.9);
     }
 }
 
@@ -134,6 +136,14 @@ static void add_heads(struct drawing *drawing, size_t begin, size_t end)
                                 .width = 0.4};
 }
 
+/* What the band is, in the legend. */
+static const char *name_band(const struct timeline *timeline, bool single)
+{
+    if (!single)
+        return "10th to 90th percentile of heads";
+    return timeline->has_percentiles ? "10th to 90th percentile" : "one standard deviation";
+}
+
 static void add_band(struct drawing *drawing, uint32_t layer, bool single)
 {
     size_t steps = drawing->timeline->step_count;
@@ -144,9 +154,7 @@ static void add_band(struct drawing *drawing, uint32_t layer, bool single)
                                 .count = (uint32_t)steps,
                                 .color = (color_of(drawing, layer) & 0xffffff) | 0x38000000};
     snprintf(band->name, CHART_NAME_MAX, "%s",
-             layer > 0 ? ""
-             : single  ? "one standard deviation"
-                       : "10th to 90th percentile");
+             layer > 0 ? "" : name_band(drawing->timeline, single));
 }
 
 static void add_layer(struct drawing *drawing, uint32_t layer, size_t begin, size_t end)

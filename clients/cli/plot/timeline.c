@@ -82,21 +82,38 @@ static void collect_steps(struct timeline *timeline)
     timeline->step_count = count;
 }
 
+/* Old histories and exports have no p10: then no band is of percentiles. */
+static bool has_percentiles(const struct timeline *timeline)
+{
+    for (size_t i = 0; i < timeline->record_count; i++) {
+        const struct timeline_record *record = &timeline->records[i];
+        if (isfinite(record->mean) && !(isfinite(record->p10) && isfinite(record->p90)))
+            return false;
+    }
+    return true;
+}
+
+static void put(struct timeline *timeline, size_t at, const struct timeline_record *record)
+{
+    bool percentiles = timeline->has_percentiles;
+    timeline->mean[at] = record->mean;
+    timeline->low[at] = percentiles ? record->p10 : record->mean - record->std;
+    timeline->high[at] = percentiles ? record->p90 : record->mean + record->std;
+}
+
 /* Records are in the order of rows and steps: one walk. */
 static void fill(struct timeline *timeline)
 {
     size_t row = 0, cells = timeline->row_count * timeline->step_count;
     for (size_t i = 0; i < cells; i++)
-        timeline->mean[i] = timeline->std[i] = NAN;
+        timeline->mean[i] = timeline->low[i] = timeline->high[i] = NAN;
     for (size_t i = 0; i < timeline->record_count; i++) {
         const struct timeline_record *record = &timeline->records[i];
         while (compare_rows(&record->row, &timeline->rows[row]) != 0)
             row++;
         const uint64_t *step = bsearch(&record->step, timeline->steps, timeline->step_count,
                                        sizeof(*timeline->steps), compare_steps);
-        size_t at = row * timeline->step_count + (size_t)(step - timeline->steps);
-        timeline->mean[at] = record->mean;
-        timeline->std[at] = record->std;
+        put(timeline, row * timeline->step_count + (size_t)(step - timeline->steps), record);
     }
 }
 
@@ -110,10 +127,13 @@ static int arrange(struct plot *plot, struct timeline *timeline)
         return plot_fail_memory(plot);
     collect_rows(timeline);
     collect_steps(timeline);
-    timeline->mean = calloc(timeline->row_count * timeline->step_count, sizeof(double));
-    timeline->std = calloc(timeline->row_count * timeline->step_count, sizeof(double));
-    if (!timeline->mean || !timeline->std)
+    size_t cells = timeline->row_count * timeline->step_count;
+    timeline->mean = calloc(cells, sizeof(double));
+    timeline->low = calloc(cells, sizeof(double));
+    timeline->high = calloc(cells, sizeof(double));
+    if (!timeline->mean || !timeline->low || !timeline->high)
         return plot_fail_memory(plot);
+    timeline->has_percentiles = has_percentiles(timeline);
     fill(timeline);
     return CLI_OK;
 }
@@ -169,6 +189,7 @@ void timeline_clear(struct timeline *timeline)
     free(timeline->rows);
     free(timeline->steps);
     free(timeline->mean);
-    free(timeline->std);
+    free(timeline->low);
+    free(timeline->high);
     *timeline = (struct timeline){.records = NULL};
 }

@@ -18,6 +18,7 @@ struct timeline_record {
     struct timeline_row row;
     uint64_t step; /* the window's last */
     double mean, std;
+    double p10, p90; /* NaN when the source does not say */
 };
 
 struct timeline_alert {
@@ -35,7 +36,9 @@ struct timeline {
     /* made of the records */
     struct timeline_row *rows; /* [row_count] */
     uint64_t *steps;           /* [step_count], ascending */
-    double *mean, *std;        /* [row_count][step_count], NaN where there is none */
+    double *mean;              /* [row_count][step_count], NaN where there is none */
+    double *low, *high;        /* [row_count][step_count]: where most of a window's values are */
+    bool has_percentiles;      /* low, high are p10, p90; otherwise mean - std, mean + std */
     size_t row_count, step_count;
 };
 

@@ -16,11 +16,13 @@
 #define COLUMNS_MAX 64
 #define TEXT_MAX    128
 
-enum field { JOB, RUN, LAST, STEP, STACK, LAYER, SITE, HEAD, METRIC, MEAN, STD, FIELDS };
+/* From P10 on: exports before attnd had them do without. */
+enum field { JOB, RUN, LAST, STEP, STACK, LAYER, SITE, HEAD, METRIC, MEAN, STD, P10, P90, FIELDS };
 static const char *const field_name[FIELDS] = {
     [JOB] = "job",       [LAST] = "last_unit", [RUN] = "run",   [STEP] = "step",
     [STACK] = "stack",   [LAYER] = "layer",    [SITE] = "site", [HEAD] = "head",
-    [METRIC] = "metric", [MEAN] = "mean",      [STD] = "std"};
+    [METRIC] = "metric", [MEAN] = "mean",      [STD] = "std",   [P10] = "p10",
+    [P90] = "p90"};
 
 /* One line, as texts. */
 struct line {
@@ -59,7 +61,7 @@ static int read_names(struct reading *reading, char *text)
         for (int i = 0; i < FIELDS; i++)
             if (strcmp(field_name[i], name) == 0)
                 reading->column[i] = column;
-    for (int i = 0; i < FIELDS; i++)
+    for (int i = 0; i < P10; i++)
         if (reading->column[i] < 0)
             return fail_line(reading, "not the names of an export's columns");
     return CLI_OK;
@@ -74,7 +76,8 @@ static int split(struct reading *reading, char *text, struct line *ret_line)
     for (int i = 0; i < FIELDS; i++) {
         if (reading->column[i] >= count)
             return fail_line(reading, "too few columns");
-        snprintf(ret_line->text[i], TEXT_MAX, "%s", value[reading->column[i]]);
+        snprintf(ret_line->text[i], TEXT_MAX, "%s",
+                 reading->column[i] < 0 ? "" : value[reading->column[i]]);
     }
     return CLI_OK;
 }
@@ -165,7 +168,9 @@ static int take_line(struct reading *reading, const struct line *line)
 {
     struct timeline *timeline = reading->timeline;
     struct timeline_record record = {.mean = number_of(line->text[MEAN]),
-                                     .std = number_of(line->text[STD])};
+                                     .std = number_of(line->text[STD]),
+                                     .p10 = number_of(line->text[P10]),
+                                     .p90 = number_of(line->text[P90])};
     double step = number_of(line->text[STEP]);
     if (!parse_row(line, &record.row) || !(step >= 0 && step < 1e15))
         return fail_line(reading, "no stack, layer, site and step of an export");

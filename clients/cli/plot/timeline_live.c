@@ -53,7 +53,9 @@ static int take_head(struct asking *asking, const struct series *series, uint32_
         struct timeline_record record = {.row = {asking->id, head},
                                          .step = series_window(series, "step", window),
                                          .mean = series_value(series, "mean", index, window),
-                                         .std = series_value(series, "std", index, window)};
+                                         .std = series_value(series, "std", index, window),
+                                         .p10 = series_value(series, "p10", index, window),
+                                         .p90 = series_value(series, "p90", index, window)};
         if (timeline_add(asking->timeline, &record) != 0)
             return plot_fail_memory(asking->plot);
     }
