@@ -5,8 +5,6 @@
 
 #include "header.h"
 
-#include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,13 +12,13 @@
 #define ENDPOINT_DEFAULT "tcp://127.0.0.1:5572"
 #define TIMEOUT_MS       2000
 
-/* Each setter returns NULL, or what would be valid. */
+/* NULL, or what is wrong, as option.h wants it. */
 typedef const char *setter(struct args *args, const char *text);
 
 static const char *set_endpoint(struct args *args, const char *text)
 {
     args->endpoint = text;
-    return *text ? NULL : "tcp://host:port or ipc://path";
+    return *text ? NULL : "valid: tcp://host:port or ipc://path";
 }
 
 static const char *set_timeout(struct args *args, const char *text)
@@ -32,54 +30,47 @@ static const char *set_timeout(struct args *args, const char *text)
     else if (end == text || (*end != '\0' && strcmp(end, "s") != 0))
         number = -1;
     if (!(number >= 0.001 && number <= 3600))
-        return "1ms to 3600s";
+        return "valid: 1ms to 3600s";
     args->timeout_ms = (int)(number * 1000 + 0.5);
     return NULL;
 }
 
 static const char *set_seconds(struct args *args, const char *text)
 {
-    char *end;
-    args->seconds = strtod(text, &end);
-    return end != text && *end == '\0' && args->seconds > 0 && args->seconds <= 1e9
+    return option_real(text, 0, 1e9, &args->seconds) && args->seconds > 0
                ? NULL
-               : "a number above 0";
+               : "valid: a number above 0";
 }
 
 static const char *set_ingest(struct args *args, const char *text)
 {
     args->ingest = text;
-    return *text ? NULL : "tcp://host:port or ipc://path";
+    return *text ? NULL : "valid: tcp://host:port or ipc://path";
 }
 
 static const char *set_rhythm(struct args *args, const char *text)
 {
-    char *end;
-    args->rhythm = strtod(text, &end);
-    return end != text && *end == '\0' && args->rhythm >= 1e-6 && args->rhythm <= 1e6
+    return option_real(text, 1e-6, 1e6, &args->rhythm)
                ? NULL
-               : "a number above 0; 1 = as recorded, 10 = ten times as fast";
+               : "valid: a number above 0; 1 = as recorded, 10 = ten times as fast";
 }
 
 static const char *set_sort(struct args *args, const char *text)
 {
     args->sort = text;
-    return *text && strcmp(text, "-") != 0 ? NULL : "urgency, drift, value, head or a metric";
+    return *text && strcmp(text, "-") != 0 ? NULL
+                                           : "valid: urgency, drift, value, head or a metric";
 }
 
 static const char *set_interval(struct args *args, const char *text)
 {
-    char *end;
-    args->interval = strtod(text, &end);
-    return end != text && *end == '\0' && args->interval >= 0.1 && args->interval <= 3600
-               ? NULL
-               : "0.1 to 3600 seconds";
+    return option_real(text, 0.1, 3600, &args->interval) ? NULL : "valid: 0.1 to 3600 seconds";
 }
 
 static const char *set_metric(struct args *args, const char *text)
 {
     if (args->metric_count == ARGS_METRICS_MAX)
-        return "at most 64 of them";
+        return "too many of these (at most 64)";
     args->metric = args->metrics[args->metric_count++] = text;
     return NULL;
 }
@@ -87,89 +78,64 @@ static const char *set_metric(struct args *args, const char *text)
 static const char *set_stack(struct args *args, const char *text)
 {
     args->stack = text;
-    return strcmp(text, "encoder") == 0 || strcmp(text, "decoder") == 0 ? NULL : "encoder, decoder";
+    return strcmp(text, "encoder") == 0 || strcmp(text, "decoder") == 0 ? NULL
+                                                                        : "valid: encoder, decoder";
 }
 
 static const char *set_site(struct args *args, const char *text)
 {
     args->site = text;
-    return strcmp(text, "self") == 0 || strcmp(text, "cross") == 0 ? NULL : "self, cross";
-}
-
-/* A whole number; false when the text is anything else. */
-static bool parse_number(const char *text, uint64_t *ret_number)
-{
-    char *end;
-    errno = 0;
-    unsigned long long number = strtoull(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0)
-        return false;
-    *ret_number = number;
-    return true;
+    return strcmp(text, "self") == 0 || strcmp(text, "cross") == 0 ? NULL : "valid: self, cross";
 }
 
 static const char *set_layer(struct args *args, const char *text)
 {
-    uint64_t number;
-    if (!parse_number(text, &number) || number > LAYER_MAX)
-        return "0 to 65535";
-    args->layer = (uint32_t)number;
-    return NULL;
+    return option_whole_u32(text, LAYER_MAX, &args->layer) ? NULL : "valid: 0 to 65535";
 }
 
 static const char *set_head(struct args *args, const char *text)
 {
-    uint64_t number;
-    if (!parse_number(text, &number) || number >= HEADS_TOTAL_MAX)
-        return "0 to 1048575";
-    args->head = (uint32_t)number;
-    return NULL;
+    return option_whole_u32(text, HEADS_TOTAL_MAX - 1, &args->head) ? NULL : "valid: 0 to 1048575";
 }
 
 static const char *set_run(struct args *args, const char *text)
 {
-    size_t length = strlen(text);
     args->run = text;
-    return length > 0 && length <= 2 * RUN_BYTES && text[strspn(text, "0123456789abcdef")] == '\0'
-               ? NULL
-               : "the first of its 32 hexadecimal digits";
+    return option_check_run(text);
 }
 
 static const char *set_window(struct args *args, const char *text)
 {
     args->window = text;
-    return *text ? NULL : "such as \"1 epoch\", \"100 steps every 10\"";
+    return *text ? NULL : "valid: such as \"1 epoch\", \"100 steps every 10\"";
 }
 
 static const char *set_from(struct args *args, const char *text)
 {
-    return parse_number(text, &args->from) ? NULL : "a whole number";
+    return option_whole(text, UINT64_MAX, &args->from) ? NULL : "valid: a whole number";
 }
 
 static const char *set_to(struct args *args, const char *text)
 {
-    return parse_number(text, &args->to) ? NULL : "a whole number";
+    return option_whole(text, UINT64_MAX, &args->to) ? NULL : "valid: a whole number";
 }
 
 static const char *set_count(struct args *args, const char *text)
 {
-    uint64_t number;
-    if (!parse_number(text, &number) || number == 0)
-        return "1 or more";
-    args->count = number;
-    return NULL;
+    return option_whole(text, UINT64_MAX, &args->count) && args->count > 0 ? NULL
+                                                                           : "valid: 1 or more";
 }
 
 static const char *set_rules(struct args *args, const char *text)
 {
     args->rules = text;
-    return *text ? NULL : "a file";
+    return *text ? NULL : "valid: a file";
 }
 
 static const char *set_summaries(struct args *args, const char *text)
 {
     args->summaries = text;
-    return *text ? NULL : "tcp://host:port or ipc://path";
+    return *text ? NULL : "valid: tcp://host:port or ipc://path";
 }
 
 struct option_info {
@@ -240,17 +206,7 @@ static const struct option_info option_info[] = {
     {{"help", NULL, "what a command does", NULL}, ARGS_HELP, NULL},
     {{"version", NULL, "the version of attnctl", NULL}, ARGS_VERSION, NULL},
 };
-enum { OPTION_COUNT = sizeof(option_info) / sizeof(option_info[0]) };
-
-static void fill_long_options(struct option long_options[OPTION_COUNT + 1])
-{
-    memset(long_options, 0, sizeof(struct option) * (OPTION_COUNT + 1));
-    for (int i = 0; i < OPTION_COUNT; i++) {
-        long_options[i].name = option_info[i].text.name;
-        long_options[i].has_arg = option_info[i].text.argument ? required_argument : no_argument;
-        long_options[i].val = i + 256; /* beyond any character */
-    }
-}
+static const struct option_table table = {OPTION_ROWS(option_info), .short_form = "hhelp"};
 
 static struct args default_args(void)
 {
@@ -261,25 +217,12 @@ static struct args default_args(void)
     };
 }
 
-/* getopt stands behind what it refuses. */
-static int refuse_option(int code, char *const *argv, struct args *ret_args, char *reterr)
+static const char *take(const void *row, char *value, void *data)
 {
-    const char *text = argv[optind > 0 ? optind - 1 : 0];
-    ret_args->unknown = code == ':' ? NULL : text;
-    snprintf(reterr, ARGS_ERROR_MAX, code == ':' ? "%.100s needs a value" : "no option %.100s",
-             text);
-    return -1;
-}
-
-static int apply(struct args *args, const struct option_info *info, const char *text, char *reterr)
-{
+    const struct option_info *info = row;
+    struct args *args = data;
     args->given |= (unsigned)info->bit;
-    const char *valid = info->set ? info->set(args, text) : NULL;
-    if (!valid)
-        return 0;
-    snprintf(reterr, ARGS_ERROR_MAX, "--%s: '%.80s': not accepted (valid: %s)", info->text.name,
-             text, valid);
-    return -1;
+    return info->set ? info->set(args, value) : NULL;
 }
 
 static int collect_words(struct args *args, int count, char *const *words, char *reterr)
@@ -297,24 +240,11 @@ static int collect_words(struct args *args, int count, char *const *words, char 
 
 int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
 {
-    struct option long_options[OPTION_COUNT + 1];
     struct args args = default_args();
-    fill_long_options(long_options);
-    ret_args->unknown = NULL;
-    optind = 0; /* start over: getopt keeps its state */
-    opterr = 0;
-    for (;;) {
-        int code = getopt_long(argc, argv, ":h", long_options, NULL);
-        if (code == -1)
-            break;
-        if (code == 'h')
-            args.given |= ARGS_HELP;
-        else if (code < 256)
-            return refuse_option(code, argv, ret_args, reterr);
-        else if (apply(&args, &option_info[code - 256], optarg, reterr) != 0)
-            return -1;
-    }
-    if (collect_words(&args, argc - optind, argv + optind, reterr) != 0)
+    struct option_rest rest;
+    int rc = option_parse(&table, argc, argv, take, &args, &rest, reterr, ARGS_ERROR_MAX);
+    ret_args->unknown = rest.unknown;
+    if (rc != 0 || collect_words(&args, rest.word_count, rest.words, reterr) != 0)
         return -1;
     *ret_args = args;
     return 0;
@@ -322,14 +252,14 @@ int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
 
 void args_each_option(unsigned options, option_visitor *visit, void *data)
 {
-    for (int i = 0; i < OPTION_COUNT; i++)
+    for (int i = 0; i < table.count; i++)
         if (options & (unsigned)option_info[i].bit)
             visit(&option_info[i].text, data);
 }
 
 const char *args_option_name(unsigned options)
 {
-    for (int i = 0; i < OPTION_COUNT; i++)
+    for (int i = 0; i < table.count; i++)
         if (options & (unsigned)option_info[i].bit)
             return option_info[i].text.name;
     return "";

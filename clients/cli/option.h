@@ -1,17 +1,70 @@
 /* SPDX-License-Identifier: MIT */
 /* option: an option as it is shown: by --help, in the man pages and to who presses Tab. Each is
- * described once, in the table that also drives its parser. Strings are static. */
+ * described once, in the table that also drives its parser. How a command line is walked, and in
+ * which words a value is refused, is the same for every command. Strings are static, or in argv.
+ * Pure but for getopt's own state; one thread. */
 #ifndef CLI_OPTION_H
 #define CLI_OPTION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 struct option_text {
     const char *name;
     const char *argument; /* NULL = none */
-    const char *help;     /* NULL: this is no option but the title of those that follow */
+    const char *help;     /* NULL: this is no option but the title of those that follow; "": shown
+                           * among those of every command */
     const char *values;   /* what its value may be, in the words of complete.h; NULL = anything */
 };
 
 /* Called once per option, in the order of the help. */
 typedef void option_visitor(const struct option_text *option, void *data);
+
+struct option_table {
+    const void *rows; /* [count] of `stride` bytes, each beginning with a struct option_text */
+    size_t stride;
+    int count;              /* up to OPTIONS_MAX */
+    const char *command;    /* whose --help lists them: "attnctl show"; NULL = nobody's */
+    const char *short_form; /* of one option: "ooutput" is -o for --output; NULL = none has one */
+};
+
+#define OPTIONS_MAX 64
+#define OPTION_ROWS(table)                                                                         \
+    .rows = (table), .stride = sizeof((table)[0]),                                                 \
+    .count = (int)(sizeof(table) / sizeof((table)[0]))
+
+/* The titles, and what is shown as the command's own. */
+void option_visit(const struct option_table *table, option_visitor *visit, void *data);
+
+/* Takes one option; `value` is NULL when it has none. Returns NULL; or what would be valid,
+ * beginning with "valid: "; or another sentence on what is wrong; or option_no_memory. May be in a
+ * buffer that the next call overwrites. */
+typedef const char *option_taker(const void *row, char *value, void *data);
+extern const char option_no_memory[];
+
+struct option_rest {
+    char *const *words; /* what is no option; in argv */
+    int word_count;
+    const char *unknown; /* the option that made it fail because there is none like it, or NULL */
+};
+
+/* argv[0] is skipped; the order of argv may change. Returns 0; or -1 or ERR_MEMORY with a sentence
+ * of at most `size` bytes. */
+int option_parse(const struct option_table *table, int argc, char **argv, option_taker *take,
+                 void *data, struct option_rest *ret_rest, char *reterr, size_t size);
+
+/* Values ----------------------------------------------------------------------------------------
+ */
+
+/* Digits alone, up to `most`. */
+bool option_whole(const char *text, uint64_t most, uint64_t *ret_number);
+bool option_whole_u32(const char *text, uint32_t most, uint32_t *ret_number);
+/* A number from `least` to `most`, and nothing around it. */
+bool option_real(const char *text, double least, double most, double *ret_number);
+/* The index of a word in words[count], or -1. */
+int option_word(const char *text, const char *const *words, int count);
+/* NULL, or what is wrong. */
+const char *option_check_run(const char *text);
 
 #endif

@@ -588,11 +588,11 @@ def test_output_that_cannot_be_written(good):
 
 
 @pytest.mark.parametrize("option, text, says", [
-    ("lengths", "3,x", "not numbers such as 12,9,16, one per sample"),
-    ("lengths", "3,", "not numbers such as 12,9,16, one per sample"),
-    ("lengths", "-3,4", "not numbers such as 12,9,16, one per sample"),
-    ("lengths", "99999999999,4", "not numbers such as 12,9,16, one per sample"),
-    ("head-weights", "1,nan,1,1", "not numbers such as 0.5,0.25,0.25, one per head"),
+    ("lengths", "3,x", "valid: numbers such as 12,9,16, one per sample"),
+    ("lengths", "3,", "valid: numbers such as 12,9,16, one per sample"),
+    ("lengths", "-3,4", "valid: numbers such as 12,9,16, one per sample"),
+    ("lengths", "99999999999,4", "valid: numbers such as 12,9,16, one per sample"),
+    ("head-weights", "1,nan,1,1", "valid: numbers such as 0.5,0.25,0.25, one per head"),
     ("window", "0", "valid: 1 to 2147483647"),
     ("window", "1.5", "valid: 1 to 2147483647"),
     ("top-pairs", "101", "valid: 1 to 100"),
@@ -605,7 +605,8 @@ def test_output_that_cannot_be_written(good):
     ("name", "probs", "not PATTERN=TARGET, such as 'h.{layer}.attn=decoder.{layer}.self'"),
 ])
 def test_bad_values_are_named(good, option, text, says):
-    assert refuse(good, f"--{option}", text) == f"--{option}: {text}: {says}"
+    reason = f"not accepted ({says})" if says.startswith("valid: ") else says
+    assert refuse(good, f"--{option}", text) == f"--{option}: '{text}': {reason}"
 
 
 def test_bad_command_lines(good):
@@ -703,7 +704,7 @@ def test_zip_bombs(tmp_path):
 
 def test_instruction_sets_that_are_not_here_are_answered_with_those_that_are(good):
     says = refuse(good, "--isa", "sse9")
-    assert says.startswith("--isa: sse9: not available here (valid: auto, scalar, portable")
+    assert says.startswith("--isa: 'sse9': not accepted (valid: auto, scalar, portable")
     for isa in says[says.index("valid: ") + 7:-1].split(", "):
         assert len(analyze(good, "--isa", isa, "--groups", "core")) == 1
 

@@ -4,11 +4,9 @@
  * setter. */
 #include "options.h"
 
-#include "err.h"
 #include "show.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <sched.h>
@@ -21,10 +19,7 @@
 #define SPECTRUM_MAX_DEFAULT 1024
 #define THREADS_MAX          256
 
-/* What a setter says when it is not the text that is wrong. */
-static const char no_memory[] = "out of memory";
-
-/* NULL, or what is wrong; may be in a buffer that the next call overwrites. */
+/* NULL, or what is wrong, as option.h wants it. */
 typedef const char *setter(struct options *options, const char *text);
 
 /* Lists -----------------------------------------------------------------------------------------
@@ -67,13 +62,13 @@ static bool next_item(const char **text, const char *end)
 
 static const char *set_int_list(struct int_list *list, const char *text)
 {
-    static const char *const wrong = "not numbers such as 12,9,16, one per sample";
+    static const char *const wrong = "valid: numbers such as 12,9,16, one per sample";
     uint32_t count = count_items(text);
     if (count > OPTIONS_LIST_MAX)
         return "too many numbers";
     int32_t *items = calloc(count, sizeof(*items));
     if (!items)
-        return no_memory;
+        return option_no_memory;
     free(list->items);
     *list = (struct int_list){items, count};
     for (uint32_t i = 0; i < count; i++) {
@@ -106,13 +101,13 @@ static const char *set_head_weights(struct options *options, const char *text)
         return "too many numbers";
     double *items = calloc(count, sizeof(*items));
     if (!items)
-        return no_memory;
+        return option_no_memory;
     free(options->head_weights.items);
     options->head_weights = (struct real_list){items, count};
     for (uint32_t i = 0; i < count; i++) {
         char *end;
         if (!parse_real(text, &end, &items[i]) || !next_item(&text, end))
-            return "not numbers such as 0.5,0.25,0.25, one per head";
+            return "valid: numbers such as 0.5,0.25,0.25, one per head";
     }
     return NULL;
 }
@@ -162,28 +157,17 @@ static const char *set_groups(struct options *options, const char *text)
     }
 }
 
-static const char *set_stack(struct options *options, const char *text)
-{
-    for (int i = 0; i < 2; i++)
-        if (strcmp(text, stack_name((enum stack)i)) == 0) {
-            options->naming.stack = (enum stack)i;
-            return NULL;
-        }
-    return "valid: encoder, decoder";
-}
-
 static const char *set_effort(struct options *options, const char *text)
 {
     static const char *const words[] = {[SPECTRUM_NORM] = "norm",
                                         [SPECTRUM_LEADING] = "leading",
                                         [SPECTRUM_FULL] = "full",
                                         [SPECTRUM_EIGENVALUES] = "eigenvalues"};
-    for (int i = 0; i <= SPECTRUM_EIGENVALUES; i++)
-        if (strcmp(text, words[i]) == 0) {
-            options->effort = (enum spectrum_effort)i;
-            return NULL;
-        }
-    return "valid: full, eigenvalues, leading, norm";
+    int word = option_word(text, words, SPECTRUM_EIGENVALUES + 1);
+    if (word < 0)
+        return "valid: full, eigenvalues, leading, norm";
+    options->effort = (enum spectrum_effort)word;
+    return NULL;
 }
 
 static const char *set_isa(struct options *options, const char *text)
@@ -191,67 +175,53 @@ static const char *set_isa(struct options *options, const char *text)
     static char wrong[96];
     if (isa_parse(text, strlen(text), &options->isa) == 0)
         return NULL;
-    size_t used = (size_t)snprintf(wrong, sizeof(wrong), "not available here (valid: auto");
+    size_t used = (size_t)snprintf(wrong, sizeof(wrong), "valid: auto");
     for (int isa = 0; isa < ISA_COUNT; isa++)
         if (isa_available((enum isa)isa))
             used += (size_t)snprintf(wrong + used, sizeof(wrong) - used, ", %s", isa_name[isa]);
-    snprintf(wrong + used, sizeof(wrong) - used, ")");
     return wrong;
 }
 
 static const char *add_rule(struct options *options, const char *text)
 {
-    struct naming *naming = &options->naming;
-    if (naming->rule_count == NAME_RULES_MAX)
-        return "too many of these (at most 64)";
-    const char *wrong = name_rule_parse(text, &naming->rules[naming->rule_count]);
-    naming->rule_count += !wrong;
-    return wrong;
+    return naming_add_rule(&options->naming, text);
 }
 
 static const char *add_ignored(struct options *options, const char *text)
 {
-    struct naming *naming = &options->naming;
-    if (naming->ignore_count == NAME_RULES_MAX)
-        return "too many of these (at most 64)";
-    const char *wrong = name_ignore_check(text);
-    if (!wrong)
-        naming->ignore[naming->ignore_count++] = text;
-    return wrong;
+    return naming_add_ignored(&options->naming, text);
+}
+
+static const char *set_stack(struct options *options, const char *text)
+{
+    return naming_set_stack(&options->naming, text);
 }
 
 /* The table -------------------------------------------------------------------------------------
  */
 
-enum option_kind {
-    OPTION_TITLE,
-    OPTION_FLAG,
-    OPTION_COUNT,
-    OPTION_REAL,
-    OPTION_SET,
-    OPTION_UNUSED
-};
+enum option_kind { OPTION_SET, OPTION_FLAG, OPTION_COUNT, OPTION_REAL, OPTION_UNUSED };
 
 struct option_info {
-    enum option_kind kind;
     struct option_text text;
+    enum option_kind kind;
     size_t offset; /* FLAG: bool, COUNT: uint32_t, REAL: double */
     double min, max;
     setter *set; /* SET */
 };
 
 /* clang-format off */
-#define TITLE(name) {OPTION_TITLE, {name, NULL, NULL, NULL}, 0, 0, 0, NULL}
+#define TITLE(name) {{name, NULL, NULL, NULL}, OPTION_SET, 0, 0, 0, NULL}
 #define FLAG(name, field, help)                                                                    \
-    {OPTION_FLAG, {name, NULL, help, NULL}, offsetof(struct options, field), 0, 0, NULL}
+    {{name, NULL, help, NULL}, OPTION_FLAG, offsetof(struct options, field), 0, 0, NULL}
 #define COUNT(name, field, min, max, help)                                                         \
-    {OPTION_COUNT, {name, "N", help, NULL}, offsetof(struct options, field), min, max, NULL}
+    {{name, "N", help, NULL}, OPTION_COUNT, offsetof(struct options, field), min, max, NULL}
 #define REAL(name, field, min, max, help)                                                          \
-    {OPTION_REAL, {name, "X", help, NULL}, offsetof(struct options, field), min, max, NULL}
+    {{name, "X", help, NULL}, OPTION_REAL, offsetof(struct options, field), min, max, NULL}
 #define SET(name, argument, set, values, help)                                                     \
-    {OPTION_SET, {name, argument, help, values}, 0, 0, 0, set}
+    {{name, argument, help, values}, OPTION_SET, 0, 0, 0, set}
 /* Of every other command: taken, so that "attnctl --endpoint ..." may be an alias. */
-#define UNUSED(name, argument) {OPTION_UNUSED, {name, argument, "", NULL}, 0, 0, 0, NULL}
+#define UNUSED(name, argument) {{name, argument, "", NULL}, OPTION_UNUSED, 0, 0, 0, NULL}
 
 static const struct option_info option_info[] = {
     UNUSED("endpoint", "ENDPOINT"),
@@ -299,38 +269,35 @@ static const struct option_info option_info[] = {
     COUNT("threads", threads, 1, THREADS_MAX, "(as many as there are cores)"),
 };
 /* clang-format on */
-enum { OPTIONS = sizeof(option_info) / sizeof(option_info[0]) };
+static const struct option_table table = {OPTION_ROWS(option_info), .command = "attnctl analyze"};
+
+void options_each(option_visitor *visit, void *data)
+{
+    option_visit(&table, visit, data);
+}
 
 static const char *set_count(const struct option_info *info, uint32_t *ret_number, const char *text)
 {
     static char wrong[64];
-    char *end = NULL;
-    errno = 0;
-    unsigned long long number = strtoull(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || (double)number < info->min ||
-        (double)number > info->max) {
-        snprintf(wrong, sizeof(wrong), "valid: %.0f to %.0f", info->min, info->max);
-        return wrong;
-    }
-    *ret_number = (uint32_t)number;
-    return NULL;
+    if (option_whole_u32(text, (uint32_t)info->max, ret_number) && *ret_number >= info->min)
+        return NULL;
+    snprintf(wrong, sizeof(wrong), "valid: %.0f to %.0f", info->min, info->max);
+    return wrong;
 }
 
 static const char *set_real(const struct option_info *info, double *ret_number, const char *text)
 {
     static char wrong[64];
-    char *end;
-    if (parse_real(text, &end, ret_number) && *end == '\0' && *ret_number >= info->min &&
-        *ret_number <= info->max)
+    if (option_real(text, info->min, info->max, ret_number))
         return NULL;
     snprintf(wrong, sizeof(wrong), "valid: a number from %g to %g", info->min, info->max);
     return wrong;
 }
 
-static const char *set_value(struct options *options, const struct option_info *info,
-                             const char *text)
+static const char *take(const void *row, char *text, void *data)
 {
-    char *field = (char *)options + info->offset;
+    const struct option_info *info = row;
+    char *field = (char *)data + info->offset;
     switch (info->kind) {
     case OPTION_FLAG:
         *(bool *)(void *)field = true;
@@ -342,7 +309,7 @@ static const char *set_value(struct options *options, const struct option_info *
     case OPTION_REAL:
         return set_real(info, (double *)(void *)field, text);
     default:
-        return info->set(options, text);
+        return info->set(data, text);
     }
 }
 
@@ -370,75 +337,19 @@ static struct options default_options(void)
     return options;
 }
 
-static void fill_long_options(struct option long_options[OPTIONS + 1])
-{
-    struct option *option = long_options;
-    memset(long_options, 0, sizeof(struct option) * (OPTIONS + 1));
-    for (int i = 0; i < OPTIONS; i++) {
-        if (option_info[i].kind == OPTION_TITLE)
-            continue;
-        option->name = option_info[i].text.name;
-        option->has_arg = option_info[i].text.argument ? required_argument : no_argument;
-        option->val = i + 256; /* beyond any character */
-        option++;
-    }
-}
-
-void options_each(option_visitor *visit, void *data)
-{
-    for (int i = 0; i < OPTIONS; i++)
-        if (option_info[i].kind != OPTION_UNUSED)
-            visit(&option_info[i].text, data);
-}
-
-static int refuse(int code, char *const *argv, char *reterr)
-{
-    const char *text = argv[optind > 0 ? optind - 1 : 0];
-    snprintf(reterr, OPTIONS_ERROR_MAX, "%s%.100s%s (see attnctl analyze --help)",
-             code == ':' ? "" : "no option ", text, code == ':' ? " needs a value" : "");
-    return -1;
-}
-
-static int apply(struct options *options, const struct option_info *info, const char *text,
-                 char *reterr)
-{
-    const char *wrong = set_value(options, info, text);
-    if (!wrong)
-        return 0;
-    snprintf(reterr, OPTIONS_ERROR_MAX, "--%s: %.80s: %s", info->text.name, text, wrong);
-    return wrong == no_memory ? ERR_MEMORY : -1;
-}
-
-static int parse_all(struct options *options, int argc, char **argv, char *reterr)
-{
-    struct option long_options[OPTIONS + 1];
-    int rc;
-    fill_long_options(long_options);
-    optind = 0; /* start over: getopt keeps its state */
-    opterr = 0;
-    for (;;) {
-        int code = getopt_long(argc, argv, ":", long_options, NULL);
-        if (code == -1)
-            break;
-        if (code < 256)
-            return refuse(code, argv, reterr);
-        else if ((rc = apply(options, &option_info[code - 256], optarg, reterr)) != 0)
-            return rc;
-    }
-    options->files = argv + optind;
-    options->file_count = argc - optind;
-    return 0;
-}
-
 int options_parse(int argc, char **argv, struct options *ret_options, char *reterr)
 {
     struct options options = default_options();
-    int rc = parse_all(&options, argc, argv, reterr);
-    if (rc != 0)
+    struct option_rest rest;
+    int rc = option_parse(&table, argc, argv, take, &options, &rest, reterr, OPTIONS_ERROR_MAX);
+    if (rc != 0) {
         options_clear(&options);
-    else
-        *ret_options = options;
-    return rc;
+        return rc;
+    }
+    options.files = rest.words;
+    options.file_count = rest.word_count;
+    *ret_options = options;
+    return 0;
 }
 
 void options_clear(struct options *options)

@@ -273,9 +273,35 @@ const char *name_rule_parse(const char *text, struct name_rule *ret_rule)
     return NULL;
 }
 
-const char *name_ignore_check(const char *pattern)
+static const char too_many[] = "too many of these (at most 64)";
+
+const char *naming_add_rule(struct naming *naming, const char *text)
 {
-    return *pattern ? NULL : "not a pattern, such as 'embed*'";
+    if (naming->rule_count == NAME_RULES_MAX)
+        return too_many;
+    const char *wrong = name_rule_parse(text, &naming->rules[naming->rule_count]);
+    naming->rule_count += !wrong;
+    return wrong;
+}
+
+const char *naming_add_ignored(struct naming *naming, const char *pattern)
+{
+    if (naming->ignore_count == NAME_RULES_MAX)
+        return too_many;
+    if (*pattern == '\0')
+        return "not a pattern, such as 'embed*'";
+    naming->ignore[naming->ignore_count++] = pattern;
+    return NULL;
+}
+
+const char *naming_set_stack(struct naming *naming, const char *text)
+{
+    for (int i = 0; i < 2; i++)
+        if (strcmp(text, stack_name((enum stack)i)) == 0) {
+            naming->stack = (enum stack)i;
+            return NULL;
+        }
+    return "valid: encoder, decoder";
 }
 
 bool name_rule_matches(const struct name_rule *rule, const char *name)

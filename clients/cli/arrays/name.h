@@ -52,8 +52,11 @@ struct naming {
 
 /* Checks PATTERN=TARGET, which is borrowed. Returns NULL, or what is wrong with it. */
 const char *name_rule_parse(const char *text, struct name_rule *ret_rule);
-/* Whether a pattern to ignore has any text in it at all. Returns NULL, or what is wrong with it. */
-const char *name_ignore_check(const char *pattern);
+/* What --name, --ignore and --stack say; the text is borrowed. Each returns NULL, or what is wrong
+ * with it, as option.h wants it. */
+const char *naming_add_rule(struct naming *naming, const char *text);
+const char *naming_add_ignored(struct naming *naming, const char *pattern);
+const char *naming_set_stack(struct naming *naming, const char *text);
 
 enum name_verdict { NAME_PLACED, NAME_IGNORED, NAME_UNKNOWN };
 

@@ -4,10 +4,6 @@
  * --metric, ...) is handed on to args.c, which knows those options already. */
 #include "plot_options.h"
 
-#include "err.h"
-
-#include <errno.h>
-#include <getopt.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,9 +14,7 @@
 /* Pixels of a PNG. */
 #define PIXELS_MAX 400e6
 
-static const char no_memory[] = "out of memory";
-
-/* NULL, or what is wrong; may be in a buffer that the next call overwrites. */
+/* NULL, or what is wrong, as option.h wants it. */
 typedef const char *setter(struct plot_options *options, const char *text);
 
 /* Kinds -----------------------------------------------------------------------------------------
@@ -87,24 +81,9 @@ static int find_kind(const char *name, enum plot_kind *ret_kind, char *reterr)
 /* Setters ---------------------------------------------------------------------------------------
  */
 
-static bool parse_whole(const char *text, uint64_t most, uint64_t *ret_number)
-{
-    char *end;
-    errno = 0;
-    unsigned long long number = strtoull(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number > most)
-        return false;
-    *ret_number = number;
-    return true;
-}
-
 static const char *set_index(const char *text, uint32_t *ret_index)
 {
-    uint64_t number;
-    if (!parse_whole(text, INT32_MAX, &number))
-        return "valid: 0, 1, 2, ...";
-    *ret_index = (uint32_t)number;
-    return NULL;
+    return option_whole_u32(text, INT32_MAX, ret_index) ? NULL : "valid: 0, 1, 2, ...";
 }
 
 static const char *set_output(struct plot_options *options, const char *text)
@@ -123,10 +102,8 @@ static const char *set_site(struct plot_options *options, const char *text)
 {
     static const char *const valid[] = {"encoder.self", "decoder.self", "decoder.cross"};
     options->site = text;
-    for (int i = 0; i < 3; i++)
-        if (strcmp(text, valid[i]) == 0)
-            return NULL;
-    return "valid: encoder.self, decoder.self, decoder.cross";
+    return option_word(text, valid, 3) >= 0 ? NULL
+                                            : "valid: encoder.self, decoder.self, decoder.cross";
 }
 
 static const char *set_head(struct plot_options *options, const char *text)
@@ -168,9 +145,7 @@ static const char *set_colormap(struct plot_options *options, const char *text)
 static const char *set_real(const char *text, double least, double most, double *ret_number)
 {
     static char wrong[64];
-    char *end;
-    *ret_number = strtod(text, &end);
-    if (end != text && *end == '\0' && *ret_number >= least && *ret_number <= most)
+    if (option_real(text, least, most, ret_number))
         return NULL;
     snprintf(wrong, sizeof(wrong), "valid: a number from %g to %g", least, most);
     return wrong;
@@ -263,38 +238,22 @@ static const char *set_every_head(struct plot_options *options, const char *text
 static const char *set_step(struct plot_options *options, const char *text)
 {
     options->at_step = true;
-    return parse_whole(text, UINT64_MAX, &options->step) ? NULL : "valid: a whole number";
+    return option_whole(text, UINT64_MAX, &options->step) ? NULL : "valid: a whole number";
 }
 
 static const char *add_rule(struct plot_options *options, const char *text)
 {
-    struct naming *naming = &options->naming;
-    if (naming->rule_count == NAME_RULES_MAX)
-        return "too many of these (at most 64)";
-    const char *wrong = name_rule_parse(text, &naming->rules[naming->rule_count]);
-    naming->rule_count += !wrong;
-    return wrong;
+    return naming_add_rule(&options->naming, text);
 }
 
 static const char *add_ignored(struct plot_options *options, const char *text)
 {
-    struct naming *naming = &options->naming;
-    if (naming->ignore_count == NAME_RULES_MAX)
-        return "too many of these (at most 64)";
-    const char *wrong = name_ignore_check(text);
-    if (!wrong)
-        naming->ignore[naming->ignore_count++] = text;
-    return wrong;
+    return naming_add_ignored(&options->naming, text);
 }
 
 static const char *set_stack(struct plot_options *options, const char *text)
 {
-    for (int i = 0; i < 2; i++)
-        if (strcmp(text, stack_name((enum stack)i)) == 0) {
-            options->naming.stack = (enum stack)i;
-            return NULL;
-        }
-    return "valid: encoder, decoder";
+    return naming_set_stack(&options->naming, text);
 }
 
 static const char *set_head_weights(struct plot_options *options, const char *text)
@@ -309,7 +268,7 @@ static const char *set_head_weights(struct plot_options *options, const char *te
     options->head_weight_count = 0;
     options->head_weights = calloc(room, sizeof(*options->head_weights));
     if (!options->head_weights)
-        return no_memory;
+        return option_no_memory;
     while (options->head_weight_count < room) {
         char *end;
         double number = strtod(text, &end);
@@ -324,19 +283,15 @@ static const char *set_head_weights(struct plot_options *options, const char *te
 /* The table -------------------------------------------------------------------------------------
  */
 
-/* ELSEWHERE: shown among those of every command. */
-enum option_kind { OPTION_TITLE, OPTION_OWN, OPTION_ELSEWHERE };
-
 struct option_info {
-    enum option_kind kind;
     struct option_text text;
     setter *set; /* NULL: handed on to args.c */
 };
 
 /* clang-format off */
-#define TITLE(title) {OPTION_TITLE, {title, NULL, NULL, NULL}, NULL}
-#define SET(name, argument, set, values, help) {OPTION_OWN, {name, argument, help, values}, set}
-#define ELSEWHERE(name, argument) {OPTION_ELSEWHERE, {name, argument, "", NULL}, NULL}
+#define TITLE(title) {{title, NULL, NULL, NULL}, NULL}
+#define SET(name, argument, set, values, help) {{name, argument, help, values}, set}
+#define ELSEWHERE(name, argument) {{name, argument, "", NULL}, NULL}
 #define SITES "encoder.self|decoder.self|decoder.cross"
 
 static const struct option_info option_info[] = {
@@ -382,7 +337,13 @@ static const struct option_info option_info[] = {
     SET("stack", "STACK", set_stack, "encoder|decoder", "of names without one (default decoder)"),
 };
 /* clang-format on */
-enum { OPTIONS = sizeof(option_info) / sizeof(option_info[0]) };
+static const struct option_table table = {OPTION_ROWS(option_info), .command = "attnctl plot",
+                                          .short_form = "ooutput"};
+
+void plot_options_each(option_visitor *visit, void *data)
+{
+    option_visit(&table, visit, data);
+}
 
 /* What is handed on. */
 struct handed {
@@ -402,64 +363,28 @@ static const char *hand_on(struct handed *handed, const char *name, char *text)
     return NULL;
 }
 
-static void fill_long_options(struct option long_options[OPTIONS + 1])
-{
-    struct option *option = long_options;
-    memset(long_options, 0, sizeof(struct option) * (OPTIONS + 1));
-    for (int i = 0; i < OPTIONS; i++) {
-        if (option_info[i].kind == OPTION_TITLE)
-            continue;
-        option->name = option_info[i].text.name;
-        option->has_arg = option_info[i].text.argument ? required_argument : no_argument;
-        option->val = i + 256; /* beyond any character */
-        option++;
-    }
-}
+struct parsing {
+    struct plot_options *options;
+    struct handed *handed;
+};
 
-static int refuse(int code, char *const *argv, char *reterr)
+static const char *take(const void *row, char *value, void *data)
 {
-    const char *text = argv[optind > 0 ? optind - 1 : 0];
-    snprintf(reterr, PLOT_ERROR_MAX,
-             code == ':' ? "%.100s needs a value (see attnctl plot --help)"
-                         : "no option %.100s (see attnctl plot --help)",
-             text);
-    return -1;
-}
-
-static int apply(struct plot_options *options, struct handed *handed,
-                 const struct option_info *info, char *text, char *reterr)
-{
-    const char *wrong =
-        info->set ? info->set(options, text) : hand_on(handed, info->text.name, text);
-    if (!wrong)
-        return 0;
-    snprintf(reterr, PLOT_ERROR_MAX, "--%s: %.80s: %s", info->text.name, text ? text : "", wrong);
-    return wrong == no_memory ? ERR_MEMORY : -1;
+    const struct option_info *info = row;
+    struct parsing *parsing = data;
+    return info->set ? info->set(parsing->options, value)
+                     : hand_on(parsing->handed, info->text.name, value);
 }
 
 static int parse_options(struct plot_options *options, struct handed *handed, int argc, char **argv,
                          char *reterr)
 {
-    struct option long_options[OPTIONS + 1];
-    fill_long_options(long_options);
-    optind = 0; /* start over: getopt keeps its state */
-    opterr = 0;
-    for (;;) {
-        int code = getopt_long(argc, argv, ":o:", long_options, NULL), rc = 0;
-        if (code == -1)
-            break;
-        if (code == 'o')
-            set_output(options, optarg);
-        else if (code < 256)
-            return refuse(code, argv, reterr);
-        else
-            rc = apply(options, handed, &option_info[code - 256], optarg, reterr);
-        if (rc != 0)
-            return rc;
-    }
-    options->words = argv + optind;
-    options->word_count = argc - optind;
-    return 0;
+    struct parsing parsing = {options, handed};
+    struct option_rest rest;
+    int rc = option_parse(&table, argc, argv, take, &parsing, &rest, reterr, PLOT_ERROR_MAX);
+    options->words = rest.words;
+    options->word_count = rest.word_count;
+    return rc;
 }
 
 /* The options that ask attnd, by args.c; its state of getopt is done with. */
@@ -616,13 +541,6 @@ static const char help_files[] =
     "as maps/heatmap-decoder.3.self-h07.png. In a name, {layer} becomes\n"
     "decoder.3.self and {head} becomes 07. The same input gives the same bytes;\n"
     "the date in a PDF is that of SOURCE_DATE_EPOCH.\n";
-
-void plot_options_each(option_visitor *visit, void *data)
-{
-    for (int i = 0; i < OPTIONS; i++)
-        if (option_info[i].kind != OPTION_ELSEWHERE)
-            visit(&option_info[i].text, data);
-}
 
 void plot_options_print_kinds(FILE *out)
 {

@@ -2,36 +2,13 @@
 /* show_options: one table drives getopt, the checks and the help. */
 #include "show_options.h"
 
-#include <errno.h>
-#include <getopt.h>
-#include <inttypes.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define PAIRS_DEFAULT 10
+#define NUMBER_MAX    (UINT32_MAX - 1)
 
-/* NULL, or what would be valid. */
+/* NULL, or what is wrong, as option.h wants it. */
 typedef const char *setter(struct show_options *options, const char *text);
-
-static bool parse_number(const char *text, uint64_t max, uint64_t *ret_number)
-{
-    char *end;
-    errno = 0;
-    unsigned long long number = strtoull(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number > max)
-        return false;
-    *ret_number = number;
-    return true;
-}
-
-static bool parse_u32(const char *text, uint32_t *ret_number)
-{
-    uint64_t number = 0;
-    bool good = parse_number(text, UINT32_MAX - 1, &number);
-    *ret_number = (uint32_t)number;
-    return good;
-}
 
 /* What is looked at -----------------------------------------------------------------------------
  */
@@ -39,7 +16,7 @@ static bool parse_u32(const char *text, uint32_t *ret_number)
 static const char *set_layer(struct show_options *options, const char *text)
 {
     options->layer = text;
-    return *text ? NULL : "a layer such as decoder.0.self";
+    return *text ? NULL : "valid: a layer such as decoder.0.self";
 }
 
 static const char *set_head(struct show_options *options, const char *text)
@@ -48,33 +25,33 @@ static const char *set_head(struct show_options *options, const char *text)
         options->head = HEAD_MEAN;
         return NULL;
     }
-    return parse_u32(text, &options->head) ? NULL : "a number from 0, or mean";
+    return option_whole_u32(text, NUMBER_MAX, &options->head) ? NULL
+                                                              : "valid: a number from 0, or mean";
 }
 
 static const char *set_sample(struct show_options *options, const char *text)
 {
     options->sample_given = true;
-    return parse_u32(text, &options->sample) ? NULL : "a number from 0";
+    return option_whole_u32(text, NUMBER_MAX, &options->sample) ? NULL : "valid: a number from 0";
 }
 
 static const char *set_token(struct show_options *options, const char *text)
 {
-    return parse_u32(text, &options->token) ? NULL : "a query's position, from 0";
+    return option_whole_u32(text, NUMBER_MAX, &options->token)
+               ? NULL
+               : "valid: a query's position, from 0";
 }
 
 static const char *set_run(struct show_options *options, const char *text)
 {
-    size_t length = strlen(text);
     options->run = text;
-    return length > 0 && length <= 2 * RUN_BYTES && text[strspn(text, "0123456789abcdef")] == '\0'
-               ? NULL
-               : "the first of its 32 hexadecimal digits";
+    return option_check_run(text);
 }
 
 static const char *set_step(struct show_options *options, const char *text)
 {
     options->at_step = true;
-    return parse_number(text, UINT64_MAX - 1, &options->step) ? NULL : "a number from 0";
+    return option_whole(text, UINT64_MAX - 1, &options->step) ? NULL : "valid: a number from 0";
 }
 
 /* What is printed -------------------------------------------------------------------------------
@@ -101,7 +78,7 @@ static const char *set_only(struct show_options *options, const char *text)
     for (;;) {
         size_t len = strcspn(text, ",");
         if (!add_part(options, text, len))
-            return "report, map, token, heads, pairs, with commas between them";
+            return "valid: report, map, token, heads, pairs, with commas between them";
         if (text[len] == '\0')
             return NULL;
         text += len + 1;
@@ -110,10 +87,9 @@ static const char *set_only(struct show_options *options, const char *text)
 
 static const char *set_pairs(struct show_options *options, const char *text)
 {
-    uint64_t number = 0;
-    bool good = parse_number(text, TOP_PAIRS_MOST, &number) && number > 0;
-    options->pairs = (uint32_t)number;
-    return good ? NULL : "1 to 100";
+    return option_whole_u32(text, TOP_PAIRS_MOST, &options->pairs) && options->pairs > 0
+               ? NULL
+               : "valid: 1 to 100";
 }
 
 static const char *set_ascii(struct show_options *options, const char *text)
@@ -127,19 +103,18 @@ static const char *set_color(struct show_options *options, const char *text)
 {
     static const char *const words[] = {
         [COLOR_AUTO] = "auto", [COLOR_ALWAYS] = "always", [COLOR_NEVER] = "never"};
-    for (int i = 0; i <= COLOR_NEVER; i++)
-        if (strcmp(text, words[i]) == 0) {
-            options->color = (enum color_choice)i;
-            return NULL;
-        }
-    return "auto, always, never";
+    int word = option_word(text, words, COLOR_NEVER + 1);
+    if (word < 0)
+        return "valid: auto, always, never";
+    options->color = (enum color_choice)word;
+    return NULL;
 }
 
 static const char *set_width(struct show_options *options, const char *text)
 {
-    bool good = parse_u32(text, &options->width);
-    return good && options->width >= SCREEN_WIDTH_MIN && options->width <= 1000 ? NULL
-                                                                                : "20 to 1000";
+    return option_whole_u32(text, 1000, &options->width) && options->width >= SCREEN_WIDTH_MIN
+               ? NULL
+               : "valid: 20 to 1000";
 }
 
 static const char *set_json(struct show_options *options, const char *text)
@@ -155,7 +130,7 @@ static const char *set_json(struct show_options *options, const char *text)
 static const char *set_labels(struct show_options *options, const char *text)
 {
     options->labels = text;
-    return *text ? NULL : "a file";
+    return *text ? NULL : "valid: a file";
 }
 
 static const char *set_tokens(struct show_options *options, const char *text)
@@ -166,33 +141,17 @@ static const char *set_tokens(struct show_options *options, const char *text)
 
 static const char *add_rule(struct show_options *options, const char *text)
 {
-    struct naming *naming = &options->naming;
-    if (naming->rule_count == NAME_RULES_MAX)
-        return "at most 64 of them";
-    const char *wrong = name_rule_parse(text, &naming->rules[naming->rule_count]);
-    naming->rule_count += !wrong;
-    return wrong;
+    return naming_add_rule(&options->naming, text);
 }
 
 static const char *add_ignored(struct show_options *options, const char *text)
 {
-    struct naming *naming = &options->naming;
-    if (naming->ignore_count == NAME_RULES_MAX)
-        return "at most 64 of them";
-    const char *wrong = name_ignore_check(text);
-    if (!wrong)
-        naming->ignore[naming->ignore_count++] = text;
-    return wrong;
+    return naming_add_ignored(&options->naming, text);
 }
 
 static const char *set_stack(struct show_options *options, const char *text)
 {
-    for (int i = 0; i < 2; i++)
-        if (strcmp(text, stack_name((enum stack)i)) == 0) {
-            options->naming.stack = (enum stack)i;
-            return NULL;
-        }
-    return "encoder, decoder";
+    return naming_set_stack(&options->naming, text);
 }
 
 static const char *set_causal(struct show_options *options, const char *text)
@@ -204,32 +163,27 @@ static const char *set_causal(struct show_options *options, const char *text)
 
 static const char *set_window(struct show_options *options, const char *text)
 {
-    return parse_u32(text, &options->window) && options->window > 0 && options->window <= INT32_MAX
+    return option_whole_u32(text, INT32_MAX, &options->window) && options->window > 0
                ? NULL
-               : "a number of keys from 1";
-}
-
-static bool parse_real(const char *text, double *ret_number)
-{
-    char *end;
-    *ret_number = strtod(text, &end);
-    return end != text && *end == '\0' && isfinite(*ret_number) && fabs(*ret_number) <= 1e30;
+               : "valid: a number of keys from 1";
 }
 
 static const char *set_scale(struct show_options *options, const char *text)
 {
-    return parse_real(text, &options->scale) && options->scale != 0 ? NULL : "a number but 0";
+    return option_real(text, -1e30, 1e30, &options->scale) && options->scale != 0
+               ? NULL
+               : "valid: a number but 0";
 }
 
 static const char *set_softcap(struct show_options *options, const char *text)
 {
-    return parse_real(text, &options->softcap) && options->softcap >= 0 ? NULL : "a number from 0";
+    return option_real(text, 0, 1e30, &options->softcap) ? NULL : "valid: a number from 0";
 }
 
 static const char *set_endpoint(struct show_options *options, const char *text)
 {
     options->endpoint = text;
-    return *text ? NULL : "tcp://host:port or ipc://path";
+    return *text ? NULL : "valid: tcp://host:port or ipc://path";
 }
 
 static const char *set_timeout(struct show_options *options, const char *text)
@@ -241,19 +195,15 @@ static const char *set_timeout(struct show_options *options, const char *text)
 /* The table -------------------------------------------------------------------------------------
  */
 
-enum option_kind { OPTION_TITLE, OPTION_SET, OPTION_ELSEWHERE };
-
-/* ELSEWHERE: shown among those of every command. */
 struct option_info {
-    enum option_kind kind;
     struct option_text text;
     setter *set;
 };
 
 /* clang-format off */
-#define TITLE(title) {OPTION_TITLE, {title, NULL, NULL, NULL}, NULL}
-#define SET(name, argument, set, values, help) {OPTION_SET, {name, argument, help, values}, set}
-#define ELSEWHERE(name, argument, set) {OPTION_ELSEWHERE, {name, argument, "", NULL}, set}
+#define TITLE(title) {{title, NULL, NULL, NULL}, NULL}
+#define SET(name, argument, set, values, help) {{name, argument, help, values}, set}
+#define ELSEWHERE(name, argument, set) {{name, argument, "", NULL}, set}
 
 static const struct option_info option_info[] = {
     ELSEWHERE("endpoint", "ENDPOINT", set_endpoint),
@@ -287,71 +237,31 @@ static const struct option_info option_info[] = {
     TITLE("a running attnd"),
 };
 /* clang-format on */
-enum { OPTIONS = sizeof(option_info) / sizeof(option_info[0]) };
-
-static void fill_long_options(struct option long_options[OPTIONS + 1])
-{
-    struct option *option = long_options;
-    memset(long_options, 0, sizeof(struct option) * (OPTIONS + 1));
-    for (int i = 0; i < OPTIONS; i++) {
-        if (option_info[i].kind == OPTION_TITLE)
-            continue;
-        option->name = option_info[i].text.name;
-        option->has_arg = option_info[i].text.argument ? required_argument : no_argument;
-        option->val = i + 256; /* beyond any character */
-        option++;
-    }
-}
+static const struct option_table table = {OPTION_ROWS(option_info), .command = "attnctl show"};
 
 void show_options_each(option_visitor *visit, void *data)
 {
-    for (int i = 0; i < OPTIONS; i++)
-        if (option_info[i].kind != OPTION_ELSEWHERE)
-            visit(&option_info[i].text, data);
+    option_visit(&table, visit, data);
 }
 
-static int refuse(int code, char *const *argv, char *reterr)
+static const char *take(const void *row, char *value, void *data)
 {
-    snprintf(reterr, SHOW_ERROR_MAX,
-             code == ':' ? "%.100s needs a value (see attnctl show --help)"
-                         : "no option %.100s (see attnctl show --help)",
-             argv[optind > 0 ? optind - 1 : 0]);
-    return -1;
-}
-
-static int apply(struct show_options *options, const struct option_info *info, const char *text,
-                 char *reterr)
-{
-    const char *valid = info->set(options, text);
-    if (!valid)
-        return 0;
-    snprintf(reterr, SHOW_ERROR_MAX, "--%s: '%.80s': not accepted (valid: %.250s)", info->text.name,
-             text, valid);
-    return -1;
+    const struct option_info *info = row;
+    return info->set(data, value);
 }
 
 int show_options_parse(int argc, char **argv, struct show_options *ret_options, char *reterr)
 {
-    struct option long_options[OPTIONS + 1];
     struct show_options options = {.head = HEAD_MEAN,
                                    .token = TOKEN_AUTO,
                                    .pairs = PAIRS_DEFAULT,
                                    .naming = {.stack = STACK_DECODER},
                                    .part = {true, true, true, true, true}};
-    fill_long_options(long_options);
-    optind = 0; /* start over: getopt keeps its state */
-    opterr = 0;
-    for (;;) {
-        int code = getopt_long(argc, argv, ":", long_options, NULL);
-        if (code == -1)
-            break;
-        if (code < 256)
-            return refuse(code, argv, reterr);
-        if (apply(&options, &option_info[code - 256], optarg, reterr) != 0)
-            return -1;
-    }
-    options.words = argv + optind;
-    options.word_count = argc - optind;
+    struct option_rest rest;
+    if (option_parse(&table, argc, argv, take, &options, &rest, reterr, SHOW_ERROR_MAX) != 0)
+        return -1;
+    options.words = rest.words;
+    options.word_count = rest.word_count;
     *ret_options = options;
     return 0;
 }

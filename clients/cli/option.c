@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+#include "option.h"
+
+#include "err.h"
+#include "header.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BEYOND_CHARACTERS 256
+
+const char option_no_memory[] = "out of memory";
+
+/* What getopt wants. */
+struct grammar {
+    char shorts[4];
+    struct option longs[OPTIONS_MAX + 1];
+};
+
+static const struct option_text *text_of(const struct option_table *table, int row)
+{
+    return (const void *)((const char *)table->rows + (size_t)row * table->stride);
+}
+
+static bool is_title(const struct option_text *text)
+{
+    return text->help == NULL;
+}
+
+void option_visit(const struct option_table *table, option_visitor *visit, void *data)
+{
+    for (int row = 0; row < table->count; row++) {
+        const struct option_text *text = text_of(table, row);
+        if (is_title(text) || *text->help)
+            visit(text, data);
+    }
+}
+
+/* The command line ------------------------------------------------------------------------------
+ */
+
+static struct grammar grammar_of(const struct option_table *table)
+{
+    struct grammar grammar = {.shorts = ":"};
+    struct option *option = grammar.longs;
+    for (int row = 0; row < table->count && row < OPTIONS_MAX; row++) {
+        const struct option_text *text = text_of(table, row);
+        bool is_short = table->short_form && strcmp(table->short_form + 1, text->name) == 0;
+        if (is_title(text))
+            continue;
+        if (is_short)
+            snprintf(grammar.shorts, sizeof(grammar.shorts), ":%c%s", *table->short_form,
+                     text->argument ? ":" : "");
+        *option++ = (struct option){.name = text->name,
+                                    .has_arg = text->argument ? required_argument : no_argument,
+                                    .val = row + BEYOND_CHARACTERS};
+    }
+    return grammar;
+}
+
+/* -1 = none has this short form. */
+static int find_short(const struct option_table *table, int letter)
+{
+    for (int row = 0; row < table->count; row++)
+        if (table->short_form && letter == *table->short_form &&
+            strcmp(table->short_form + 1, text_of(table, row)->name) == 0)
+            return row;
+    return -1;
+}
+
+/* getopt stands behind what it refuses. */
+static int refuse_option(const struct option_table *table, int code, char *const *argv,
+                         struct option_rest *ret_rest, char *reterr, size_t size)
+{
+    const char *text = argv[optind > 0 ? optind - 1 : 0], *command = table->command;
+    bool without_value = code == ':';
+    ret_rest->unknown = without_value ? NULL : text;
+    snprintf(reterr, size, "%s%.100s%s%s%s%s", without_value ? "" : "no option ", text,
+             without_value ? " needs a value" : "", command ? " (see " : "", command ? command : "",
+             command ? " --help)" : "");
+    return -1;
+}
+
+static int refuse_value(const struct option_text *text, const char *value, const char *wrong,
+                        char *reterr, size_t size)
+{
+    bool lists_valid = strncmp(wrong, "valid: ", 7) == 0;
+    snprintf(reterr, size, "--%s%s%.80s%s: %s%s%s", text->name, value ? ": '" : "",
+             value ? value : "", value ? "'" : "", lists_valid ? "not accepted (" : "", wrong,
+             lists_valid ? ")" : "");
+    return wrong == option_no_memory ? ERR_MEMORY : -1;
+}
+
+int option_parse(const struct option_table *table, int argc, char **argv, option_taker *take,
+                 void *data, struct option_rest *ret_rest, char *reterr, size_t size)
+{
+    struct grammar grammar = grammar_of(table);
+    *ret_rest = (struct option_rest){.words = NULL};
+    optind = 0; /* start over: getopt keeps its state */
+    opterr = 0;
+    for (int code; (code = getopt_long(argc, argv, grammar.shorts, grammar.longs, NULL)) != -1;) {
+        int row = code < BEYOND_CHARACTERS ? find_short(table, code) : code - BEYOND_CHARACTERS;
+        if (row < 0)
+            return refuse_option(table, code, argv, ret_rest, reterr, size);
+        const struct option_text *text = text_of(table, row);
+        const char *wrong = take(text, optarg, data);
+        if (wrong)
+            return refuse_value(text, optarg, wrong, reterr, size);
+    }
+    ret_rest->words = argv + optind;
+    ret_rest->word_count = argc - optind;
+    return 0;
+}
+
+/* Values ----------------------------------------------------------------------------------------
+ */
+
+bool option_whole(const char *text, uint64_t most, uint64_t *ret_number)
+{
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number > most)
+        return false;
+    *ret_number = number;
+    return true;
+}
+
+bool option_whole_u32(const char *text, uint32_t most, uint32_t *ret_number)
+{
+    uint64_t number;
+    if (!option_whole(text, most, &number))
+        return false;
+    *ret_number = (uint32_t)number;
+    return true;
+}
+
+bool option_real(const char *text, double least, double most, double *ret_number)
+{
+    char *end;
+    *ret_number = strtod(text, &end);
+    return end != text && *text != ' ' && *end == '\0' && *ret_number >= least &&
+           *ret_number <= most;
+}
+
+int option_word(const char *text, const char *const *words, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (strcmp(text, words[i]) == 0)
+            return i;
+    return -1;
+}
+
+const char *option_check_run(const char *text)
+{
+    size_t length = strlen(text);
+    return length > 0 && length <= 2 * RUN_BYTES && text[strspn(text, "0123456789abcdef")] == '\0'
+               ? NULL
+               : "valid: the first of its 32 hexadecimal digits";
+}
