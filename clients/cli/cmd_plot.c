@@ -122,28 +122,59 @@ static uint64_t count_figures(const struct plot *plot)
     return count;
 }
 
+struct batch {
+    struct plot *plot;
+    struct progress progress;
+    uint64_t done, all, empty;
+};
+
+/* A map without a number is told, and the others are drawn all the same. */
+static int make_next(struct batch *batch, const struct choice *choice)
+{
+    struct plot *plot = batch->plot;
+    int code = make_named(plot, choice);
+    if (code != CLI_OK && plot->empty) {
+        char layer[PLACE_TEXT_MAX], head[16];
+        name_choice(plot, choice, layer, head);
+        progress_end(&batch->progress);
+        fprintf(plot->cli->err, "attnctl: plot: %s, head %s: left out: %s\n", layer, head,
+                plot->error);
+        plot->empty = false;
+        batch->empty++;
+        code = CLI_OK;
+    }
+    progress_show(&batch->progress, ++batch->done, batch->all);
+    return code;
+}
+
+static int make_layer(struct batch *batch, struct choice choice)
+{
+    uint32_t heads = heads_of(batch->plot, choice.layer);
+    int code = CLI_OK;
+    for (uint32_t head = 0; head < heads && code == CLI_OK; head++) {
+        choice.head = batch->plot->options.every_head ? head : choice.head;
+        code = make_next(batch, &choice);
+    }
+    return code;
+}
+
 static int make_many(struct plot *plot, struct choice choice)
 {
-    struct progress progress;
     bool every_layer = plot->options.every_layer;
-    uint64_t all = every_layer ? count_figures(plot) : heads_of(plot, choice.layer), done = 0;
+    struct batch batch = {.plot = plot,
+                          .all = every_layer ? count_figures(plot) : heads_of(plot, choice.layer)};
     size_t end = every_layer ? plot->layer_count : choice.layer + 1;
     int code = CLI_OK;
-    progress_begin(&progress, plot->cli->err);
-    for (choice.layer = every_layer ? 0 : choice.layer; choice.layer < end; choice.layer++) {
-        if (!is_drawn(plot, choice.layer))
-            continue;
-        uint32_t heads = heads_of(plot, choice.layer);
-        for (uint32_t head = 0; head < heads && code == CLI_OK; head++) {
-            choice.head = plot->options.every_head ? head : choice.head;
-            code = make_named(plot, &choice);
-            progress_show(&progress, ++done, all);
-        }
-        if (code != CLI_OK)
-            break;
-    }
-    progress_end(&progress);
-    return code;
+    progress_begin(&batch.progress, plot->cli->err);
+    choice.layer = every_layer ? 0 : choice.layer;
+    for (; choice.layer < end && code == CLI_OK; choice.layer++)
+        if (is_drawn(plot, choice.layer))
+            code = make_layer(&batch, choice);
+    progress_end(&batch.progress);
+    if (code != CLI_OK || batch.empty == 0)
+        return code;
+    return plot_fail(plot, CLI_FINDING, "%" PRIu64 " of %" PRIu64 " figures were left out",
+                     batch.empty, batch.all);
 }
 
 /* Where from ------------------------------------------------------------------------------------

@@ -427,6 +427,22 @@ def test_texts_of_tokens(tmp_path):
     assert "a\u21b5b<c>" in Svg(tmp_path / "a.svg").texts
 
 
+@pytest.mark.parametrize("title, lines", [
+    ("all in one line", ["all in one line"]),
+    ("decoder.11.cross, mean of 16 heads, query 112 of the first, step 100000",
+     ["decoder.11.cross, mean of 16 heads,", "query 112 of the first, step 100000"]),
+    ("a title of many words that no comma divides into two " + "x" * 60,
+     ["a title of many words that no comma divides into two", "xxx"]),
+    ("y" * 200, ["yyy"]),
+])
+def test_a_long_title_has_two_lines(title, lines, tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, 1, 8, 8), 0.125, np.float32))
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "--title", title, "-o", tmp_path / "a.svg")
+    texts = Svg(tmp_path / "a.svg").texts
+    for line in lines:
+        assert line in texts or any(text.startswith(line) and text.endswith("\u2026") for text in texts)
+
+
 def test_ticks_of_many_tokens_are_thinned(tmp_path):
     np.save(tmp_path / "decoder.0.self.npy", np.full((1, 1, 200, 200), 1 / 200, np.float32))
     (tmp_path / "labels").write_text("".join(f"token{i}\n" for i in range(200)))
@@ -452,6 +468,19 @@ def test_every_layer_and_head(file, tmp_path):
     assert "decoder.1.cross" in Svg(tmp_path / "decoder.1.cross" / "a.svg").texts
     plot("heatmap", file, "--layer", "encoder.0", "--every-head", "-o", tmp_path / "{head}.svg")
     assert "encoder.0.self, head 3" in Svg(tmp_path / "03.svg").texts
+
+
+def test_a_map_without_a_number_does_not_stop_the_others(tmp_path):
+    weights = np.full((1, 3, 4, 4), 0.25, np.float32)
+    weights[0, 1] = np.nan
+    np.savez(tmp_path / "maps.npz", **{"decoder.0.self": weights, "decoder.1.self": weights})
+    done = run("heatmap", tmp_path / "maps.npz", "--every-layer", "--every-head", "-o", f"{tmp_path}/many/")
+    why = "left out: there is nothing to draw: no entry of the map is a number"
+    assert done.returncode == 1 and done.stderr.splitlines() == [
+        f"attnctl: plot: decoder.0.self, head 01: {why}", f"attnctl: plot: decoder.1.self, head 01: {why}",
+        "attnctl: plot: 2 of 6 figures were left out"]
+    assert set(os.listdir(tmp_path / "many")) == {f"heatmap-decoder.{layer}.self-h{head:02}.png"
+                                                  for layer in (0, 1) for head in (0, 2)}
 
 
 def test_one_of_many_is_the_same_as_alone(file, tmp_path):

@@ -87,6 +87,20 @@ def test_a_recording(rng, tmp_path):
     expect_map(svg, 0, steps[1][0, 0])
 
 
+def test_the_queries_of_cross_attention_are_the_tokens_of_their_stack(rng, tmp_path):
+    attnd = Attnd("maps.enabled=true")
+    trainer = Trainer(attnd, "gpt")
+    recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--until-end")
+    trainer.attention(softmax_maps(rng, 1, 2, 3, 3), labels=["ein", "alter", "Hut"])
+    trainer.attention(softmax_maps(rng, 1, 2, 3, 4), site="cross", labels=["an", "old", "grey", "hat"])
+    trainer.event("bye")
+    assert recorder.end()[0] == 0
+    for source in (tmp_path / "run.rec", "gpt"):
+        svg = plot(attnd, tmp_path / "a.svg", "heatmap", source, "--layer", "cross")
+        assert {"an", "old", "grey", "hat", "ein", "alter", "Hut"} <= set(svg.texts)
+    attnd.close()
+
+
 def sharpen(rng, step):
     """Attention that looks at everything alike, and from step 20 on at one key."""
     logits = rng.normal(size=(1, 3, 12, 12)) * (0.1 if step < 20 else 50)

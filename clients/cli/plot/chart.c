@@ -61,6 +61,10 @@ static bool entry_at(const struct chart *chart, uint32_t index, struct entry *re
             *ret_entry = (struct entry){chart->bands[i].name, chart->bands[i].color, 6, false};
             return true;
         }
+    if (chart->bars && *chart->bar_mark_name && index-- == 0) {
+        *ret_entry = (struct entry){chart->bar_mark_name, chart->bar_mark, 6, false};
+        return true;
+    }
     if (chart->mark_count > 0 && index == 0) {
         *ret_entry = (struct entry){chart->mark_name, chart->marks[0].color, 1, true};
         return true;

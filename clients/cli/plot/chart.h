@@ -40,6 +40,8 @@ struct chart {
     const char *mark_name; /* in the legend */
     const double *bars;    /* [cells.count], over cells instead of numbers; NULL = none */
     const uint32_t *bar_colors;
+    uint32_t bar_mark;         /* one of those colours */
+    const char *bar_mark_name; /* in the legend: what bars of that colour are; "" = not */
     struct cell_axis cells;
     const char *x_title, *y_title;
     bool from_zero;   /* y begins at 0 */

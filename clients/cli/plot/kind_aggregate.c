@@ -111,7 +111,7 @@ static int draw(struct plot *plot, const struct choice *choice, const struct ble
                                                         [AGGREGATE_IMPORTANCE] = "by importance"};
     struct panel panels[AGGREGATE_COUNT];
     struct panels all = {.items = panels, .bar_title = ""};
-    char title[TITLE_MAX], place[PLACE_TEXT_MAX];
+    char title[TITLE_MAX], place[PLACE_TEXT_MAX], details[DETAILS_MAX];
     for (int i = 0; i < AGGREGATE_COUNT; i++) {
         if (!aggregate->values[i])
             continue;
@@ -121,8 +121,9 @@ static int draw(struct plot *plot, const struct choice *choice, const struct ble
     }
     all.columns = plot->options.columns ? plot->options.columns : all.count > 4 ? 3 : 2;
     plot_maps_layer_text(&plot->layers[choice->layer], place);
-    snprintf(title, sizeof(title), "%s, %" PRIu32 " heads in one map", place,
-             aggregate->layer->heads);
+    plot_maps_details(plot, choice->layer, details);
+    snprintf(title, sizeof(title), "%s, %" PRIu32 " heads in one map%s", place,
+             aggregate->layer->heads, details);
     struct page page = plot_page(plot, all.columns > 2 ? WIDTH_TWO : 5, title);
     return plot_panels(plot, &all, &page, ret_file);
 }

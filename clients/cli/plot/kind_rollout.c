@@ -77,7 +77,7 @@ static int draw(struct plot *plot, const struct rolling *rolling, struct bytes *
     size_t cells = (size_t)rolling->n * rolling->n;
     float *values = malloc(cells * sizeof(*values));
     struct map_texts texts;
-    char title[TITLE_MAX];
+    char title[TITLE_MAX], details[DETAILS_MAX];
     if (!values)
         return plot_fail_memory(plot);
     for (size_t i = 0; i < cells; i++)
@@ -89,8 +89,10 @@ static int draw(struct plot *plot, const struct rolling *rolling, struct bytes *
             .items = &panel, .count = 1, .shared = true, .bar_title = "attention rollout"};
         panel.x.title = "input position";
         panel.y.title = "output position";
-        snprintf(title, sizeof(title), "%s, rollout through %" PRIu32 " layer%s",
-                 stack_name(rolling->stack), rolling->layers, rolling->layers == 1 ? "" : "s");
+        plot_maps_details(plot, rolling->layer, details);
+        snprintf(title, sizeof(title), "%s, rollout through %" PRIu32 " layer%s%s",
+                 stack_name(rolling->stack), rolling->layers, rolling->layers == 1 ? "" : "s",
+                 details);
         struct page page = plot_page(plot, WIDTH_ONE, title);
         code = plot_panels(plot, &panels, &page, ret_file);
         plot_maps_texts_clear(&texts);

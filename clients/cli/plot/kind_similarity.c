@@ -12,7 +12,7 @@ static int draw(struct plot *plot, const struct choice *choice, const double *ma
 {
     const struct source_layer *layer = &plot->layers[choice->layer];
     uint32_t heads = layer->heads;
-    char title[TITLE_MAX], place[PLACE_TEXT_MAX];
+    char title[TITLE_MAX], place[PLACE_TEXT_MAX], details[DETAILS_MAX];
     float *values = malloc((size_t)heads * heads * sizeof(*values));
     if (!values)
         return plot_fail_memory(plot);
@@ -28,7 +28,8 @@ static int draw(struct plot *plot, const struct choice *choice, const double *ma
                             .bar_title = plot->options.js ? "Jensen-Shannon divergence (nats)"
                                                           : "cosine similarity"};
     plot_maps_layer_text(layer, place);
-    snprintf(title, sizeof(title), "%s, similarity of heads", place);
+    plot_maps_details(plot, choice->layer, details);
+    snprintf(title, sizeof(title), "%s, similarity of heads%s", place, details);
     struct page page = plot_page(plot, WIDTH_ONE, title);
     int code = plot_panels(plot, &panels, &page, ret_file);
     free(values);

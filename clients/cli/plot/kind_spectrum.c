@@ -45,7 +45,7 @@ static int draw(struct plot *plot, const struct choice *choice, const double *va
 {
     const struct source_layer *layer = &plot->layers[choice->layer];
     double x[SINGULAR_VALUES_MAX];
-    char title[TITLE_MAX], place[PLACE_TEXT_MAX];
+    char title[TITLE_MAX], place[PLACE_TEXT_MAX], details[DETAILS_MAX];
     uint32_t shown = layer->rows < layer->columns ? layer->rows : layer->columns;
     struct chart_line *lines = calloc(layer->heads, sizeof(*lines));
     if (!lines)
@@ -56,7 +56,8 @@ static int draw(struct plot *plot, const struct choice *choice, const double *va
     for (uint32_t head = 0; head < layer->heads; head++)
         lines[head].count = shown < SINGULAR_VALUES_MAX ? shown : SINGULAR_VALUES_MAX;
     plot_maps_layer_text(layer, place);
-    snprintf(title, sizeof(title), "%s, singular values of the heads' maps", place);
+    plot_maps_details(plot, choice->layer, details);
+    snprintf(title, sizeof(title), "%s, singular values of the heads' maps%s", place, details);
     struct chart chart = {.lines = lines,
                           .line_count = layer->heads,
                           .x_title = "index",

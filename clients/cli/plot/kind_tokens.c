@@ -35,22 +35,28 @@ static void color_bars(const double *bars, uint32_t count, uint32_t *ret_colors)
     }
 }
 
+static const char *mark_name(const uint32_t *colors, uint32_t count)
+{
+    uint32_t marked = 0;
+    for (uint32_t i = 0; i < count; i++)
+        marked += colors[i] == COLOR_TOP;
+    return marked < MARKED ? "" : "the three largest";
+}
+
 static void make_title(const struct plot *plot, const struct choice *choice,
                        const struct map_texts *texts, char *ret_title)
 {
     const struct source_layer *layer = &plot->layers[choice->layer];
     uint32_t row = row_of(plot, layer);
     uint32_t query = plot->options.has_query ? plot->options.query : layer->queries - 1;
-    char place[PLACE_TEXT_MAX], head[48], token[LABEL_MAX] = "";
+    char place[PLACE_TEXT_MAX], head[48], details[DETAILS_MAX], token[LABEL_MAX] = "";
     plot_maps_layer_text(layer, place);
     plot_maps_head_text(plot, choice, head);
     if (texts->y && texts->y[row])
         label_clean(texts->y[row], token, sizeof(token));
-
-    snprintf(ret_title, TITLE_MAX,
-             *token ? "%s, %s, query %" PRIu32 " \xe2\x80\x9c%s\xe2\x80\x9d"
-                    : "%s, %s, query %" PRIu32,
-             place, head, query, token);
+    plot_maps_details(plot, choice->layer, details);
+    snprintf(ret_title, TITLE_MAX, "%s, %s, query %" PRIu32 "%s%s%s%s", place, head, query,
+             *token ? " \xe2\x80\x9c" : "", token, *token ? "\xe2\x80\x9d" : "", details);
 }
 
 static int draw(struct plot *plot, const struct choice *choice, const float *values,
@@ -65,16 +71,18 @@ static int draw(struct plot *plot, const struct choice *choice, const float *val
     for (uint32_t i = 0; code == CLI_OK && i < layer->columns; i++)
         bars[i] = row[i];
     if (code == CLI_OK) {
+        color_bars(bars, layer->columns, colors);
         struct panel panel = plot_maps_panel(layer, values, texts);
         struct chart chart = {.bars = bars,
                               .bar_colors = colors,
+                              .bar_mark = COLOR_TOP,
+                              .bar_mark_name = mark_name(colors, layer->columns),
                               .cells = panel.x,
                               .x_title = texts->x ? "key" : panel.x.title,
                               .y_title = "attention weight",
                               .from_zero = true,
                               .low = plot->options.vmin,
                               .high = plot->options.vmax};
-        color_bars(bars, layer->columns, colors);
         make_title(plot, choice, texts, title);
         code = plot_chart(plot, &chart, WIDTH_ONE, title, ret_file);
     }

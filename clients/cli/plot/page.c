@@ -7,18 +7,63 @@
 #include <stdio.h>
 #include <string.h>
 
+#define TITLE_LINE (SIZE_TITLE + 2)
+
+static double title_width(const struct page *page)
+{
+    return page->width - 2 * MARGIN;
+}
+
+static bool fits(const struct page *page, const char *words)
+{
+    return fonts_width(page->fonts, words, SIZE_TITLE, false) <= title_width(page);
+}
+
+/* Behind the last blank before which everything fits; 0 = there is none. */
+static size_t last_blank(const struct page *page, bool after_comma)
+{
+    char words[TITLE_MAX + 8];
+    snprintf(words, sizeof(words), "%s", page->title);
+    for (char *blank; (blank = strrchr(words, ' ')) != NULL;) {
+        *blank = '\0';
+        bool may_break = blank > words && (blank[-1] == ',' || !after_comma);
+        if (may_break && fits(page, words))
+            return (size_t)(blank - words) + 1;
+    }
+    return 0;
+}
+
+/* Where the second line of a title begins that is too long for one; 0 = it has one line. */
+static size_t title_break(const struct page *page)
+{
+    if (fits(page, page->title))
+        return 0;
+    size_t place = last_blank(page, true);
+    return place > 0 ? place : last_blank(page, false);
+}
+
 double page_title_room(const struct page *page)
 {
-    return *page->title ? SIZE_TITLE + 5 : 0;
+    return *page->title ? SIZE_TITLE + 5 + (title_break(page) > 0 ? TITLE_LINE : 0) : 0;
+}
+
+/* What is too long even so is cut. */
+static void title_line(const struct page *page, struct canvas *canvas, const char *text,
+                       size_t length, double y)
+{
+    char words[TITLE_MAX + 8];
+    snprintf(words, sizeof(words), "%.*s", (int)length, text);
+    fonts_shorten(page->fonts, SIZE_TITLE, title_width(page), words, sizeof(words));
+    page_text(canvas, words, page->width / 2, y, SIZE_TITLE, ANCHOR_MIDDLE, COLOR_TEXT);
 }
 
 void page_title(const struct page *page, struct canvas *canvas)
 {
-    char words[TITLE_MAX + 8];
-    snprintf(words, sizeof(words), "%s", page->title);
-    fonts_shorten(page->fonts, SIZE_TITLE, page->width - 2 * MARGIN, words, sizeof(words));
-    page_text(canvas, words, page->width / 2, MARGIN + SIZE_TITLE / 2, SIZE_TITLE, ANCHOR_MIDDLE,
-              COLOR_TEXT);
+    size_t second = title_break(page), all = strlen(page->title);
+    double y = MARGIN + SIZE_TITLE / 2;
+    title_line(page, canvas, page->title, second > 0 ? second - 1 : all, y);
+    if (second > 0)
+        title_line(page, canvas, page->title + second, all - second, y + TITLE_LINE);
 }
 
 void page_text(struct canvas *canvas, const char *words, double x, double y, double size,

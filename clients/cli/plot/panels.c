@@ -177,10 +177,12 @@ static void draw_axes(struct drawing *drawing, uint32_t index, struct box box)
 }
 
 /* Beside the ticks of a box, which is one panel's or goes around all of them. */
-static void draw_axis_titles(struct drawing *drawing, const struct panel *panel, struct box box)
+static void draw_axis_titles(struct drawing *drawing, uint32_t index, struct box box)
 {
+    const struct panel *panel = &drawing->panels->items[index];
+    uint32_t column = index % drawing->panels->columns;
     double below = box.y + box.height + drawing->layout.ticks_below + 4 + SIZE_NAME / 2;
-    double left = box.x - drawing->layout.ticks_left - 4 - SIZE_NAME / 2;
+    double left = box.x - drawing->layout.ticks_left[column] - 4 - SIZE_NAME / 2;
     page_text(drawing->canvas, panel->x.title, box.x + box.width / 2, below, SIZE_NAME,
               ANCHOR_MIDDLE, COLOR_TEXT);
     page_text_up(drawing->canvas, panel->y.title, left, box.y + box.height / 2, SIZE_NAME,
@@ -218,7 +220,7 @@ static void draw_panel(struct drawing *drawing, uint32_t index)
     if (panels->shared)
         return;
     bar_draw(bar, drawing->page->fonts, box, drawing->canvas);
-    draw_axis_titles(drawing, panel, box);
+    draw_axis_titles(drawing, index, box);
 }
 
 /* What goes around all maps. */
@@ -266,7 +268,7 @@ static void draw_all(struct drawing *drawing)
     if (drawing->panels->shared) {
         struct box all = outline(drawing);
         bar_draw(&drawing->bars[0], drawing->page->fonts, all, drawing->canvas);
-        draw_axis_titles(drawing, &drawing->panels->items[0], all);
+        draw_axis_titles(drawing, 0, all);
     }
     draw_legend(drawing);
 }

@@ -69,7 +69,8 @@ static void plan_axes(const struct panels *panels, const struct page *page, doub
                                       first ? NULL : &layout->x[i]);
         layout->y[i] = cell_axis_plan(&panel->y, page->fonts, false, height, text_max,
                                       first ? NULL : &layout->y[i]);
-        layout->ticks_left = fmax(layout->ticks_left, layout->y[i].room);
+        double *left = &layout->ticks_left[i % panels->columns];
+        *left = fmax(*left, layout->y[i].room);
         layout->ticks_below = fmax(layout->ticks_below, layout->x[i].room);
     }
 }
@@ -88,14 +89,19 @@ static double bars_width(const struct panels *panels, const struct bar *bars,
     return widest;
 }
 
-/* The width that is left for the maps of a row; sets left and beside. */
+/* The width that is left for the maps of a row; sets left, side and beside. Where maps share their
+ * axes, only the first column has texts to its left. */
 static double lay_across(const struct panels *panels, const struct page *page, double bar,
                          struct panels_layout *layout)
 {
-    double side = layout->ticks_left + title_room(panels->items[0].y.title);
-    layout->beside = panels->shared ? GAP_X : side + bar + GAP_X;
-    layout->left = MARGIN + side;
-    return page->width - 2 * MARGIN - side - bar - (panels->columns - 1) * layout->beside;
+    double sides = 0, title = title_room(panels->items[0].y.title);
+    for (uint32_t i = 0; i < panels->columns && (i == 0 || !panels->shared); i++) {
+        layout->side[i] = layout->ticks_left[i] + title;
+        sides += layout->side[i];
+    }
+    layout->beside = panels->shared ? GAP_X : bar + GAP_X;
+    layout->left = MARGIN + layout->side[0];
+    return page->width - 2 * MARGIN - sides - bar - (panels->columns - 1) * layout->beside;
 }
 
 /* What stands above, below and between the maps; sets top. */
@@ -177,6 +183,7 @@ struct box panels_layout_box(const struct panels_layout *layout, const struct pa
     struct box box = {layout->left, layout->top + index / panels->columns * layout->pitch_y,
                       layout->cell_height * shape, layout->cell_height};
     for (uint32_t column = 0; column < index % panels->columns; column++)
-        box.x += layout->cell_height * layout->shape[column] + layout->beside;
+        box.x +=
+            layout->cell_height * layout->shape[column] + layout->beside + layout->side[column + 1];
     return box;
 }

@@ -11,11 +11,13 @@ struct panels_layout {
     double left, top;                /* of the first map */
     double cell_height;              /* of the maps */
     double shape[PANEL_COLUMNS_MAX]; /* of each column: the width of its widest map by the height */
-    double beside;                   /* from the right of a map to the left of the next */
+    double side[PANEL_COLUMNS_MAX];  /* left of each column's maps: ticks, their texts, a title */
+    double beside;                   /* right of a map, up to what is left of the next */
     double pitch_y;                  /* from map to map */
-    double ticks_left, ticks_below;  /* room of ticks and their texts */
-    struct cell_axis_plan *x, *y;    /* [count]; owned */
-    struct heat_range range;         /* of all */
+    double ticks_below;              /* room of ticks and their texts */
+    double ticks_left[PANEL_COLUMNS_MAX];
+    struct cell_axis_plan *x, *y; /* [count]; owned */
+    struct heat_range range;      /* of all */
     bool legend;
 };
 

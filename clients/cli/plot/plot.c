@@ -26,6 +26,12 @@ int plot_fail_memory(struct plot *plot)
     return plot_fail(plot, CLI_FINDING, "out of memory");
 }
 
+int plot_fail_empty(struct plot *plot, const char *why)
+{
+    plot->empty = true;
+    return plot_fail(plot, CLI_FINDING, "there is nothing to draw: %s", why);
+}
+
 /* Whether a part of "decoder.3.self" is of this layer. */
 static bool is_part(const char *part, size_t length, struct layer_id id)
 {
@@ -84,7 +90,7 @@ int plot_chart(struct plot *plot, const struct chart *chart, double inches, cons
     page.title = clean;
     int rc = chart_draw(chart, &page, ret_file);
     if (rc == CHART_NO_NUMBER)
-        return plot_fail(plot, CLI_FINDING, "there is nothing to draw: no value is a number");
+        return plot_fail_empty(plot, "no value is a number");
     return rc == 0 ? CLI_OK : plot_fail_memory(plot);
 }
 
@@ -106,8 +112,7 @@ int plot_panels(struct plot *plot, struct panels *panels, const struct page *pag
     panels->columns = panels->columns > panels->count ? panels->count : panels->columns;
     int rc = panels_draw(panels, &clean, ret_file);
     if (rc == PANELS_NO_NUMBER)
-        return plot_fail(plot, CLI_FINDING,
-                         "there is nothing to draw: no entry of the map is a number%s",
-                         panels->count > 1 ? ", of no panel" : "");
+        return plot_fail_empty(plot, panels->count > 1 ? "no entry of the maps is a number"
+                                                       : "no entry of the map is a number");
     return rc == 0 ? CLI_OK : plot_fail_memory(plot);
 }

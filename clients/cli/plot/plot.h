@@ -17,6 +17,7 @@ struct plot {
     size_t layer_count;
     struct fonts *fonts;
     char error[PLOT_ERROR_MAX]; /* what went wrong, one sentence */
+    bool empty; /* ... and it was only that this figure has no number to show; others may have */
 };
 
 /* What one figure is about. */
@@ -35,6 +36,8 @@ kind_draw kind_heatmap, kind_heads, kind_layers, kind_flow, kind_aggregate, kind
 int plot_fail(struct plot *plot, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 int plot_fail_memory(struct plot *plot);
+/* There is nothing to draw: `why`. */
+int plot_fail_empty(struct plot *plot, const char *why);
 
 /* Whether a text such as "decoder.3.self", or a part of it, is about this layer. */
 bool plot_layer_matches(const char *text, struct layer_id id);

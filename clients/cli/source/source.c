@@ -276,13 +276,27 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
     return sample == 0 ? source->ops->label(source, layer, sample, key) : NULL;
 }
 
+/* The queries of cross-attention are the tokens that its stack attends to itself, in the same
+ * forward: what was given for the keys is not about them. */
+static const char *cross_query_label(struct source *source, const struct source_layer *cross,
+                                     uint32_t sample, uint32_t query)
+{
+    for (size_t i = 0; i < source->layer_count && sample == 0; i++) {
+        const struct source_layer *l = &source->layers[i];
+        if (l->id.stack == cross->id.stack && l->id.site == SITE_SELF && l->step == cross->step &&
+            l->keys == cross->queries && cross->q_offset == 0)
+            return source->ops->label(source, i, sample, query);
+    }
+    return NULL;
+}
+
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample, uint32_t query)
 {
     const struct source_layer *l = &source->layers[layer];
     uint64_t position = (uint64_t)l->q_offset + query;
-    if (l->id.site != SITE_SELF || position >= l->keys)
-        return NULL;
-    return source_label(source, layer, sample, (uint32_t)position);
+    if (l->id.site == SITE_CROSS)
+        return cross_query_label(source, l, sample, query);
+    return position < l->keys ? source_label(source, layer, sample, (uint32_t)position) : NULL;
 }
 
 int source_check_labels(const struct source *source, size_t layer, char *reterr)

@@ -98,7 +98,8 @@ int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret
 /* The text of a key's token, valid UTF-8 that may hold anything, control characters too; NULL when
  * there is none. Labels of the request are of every sample, those of a source of its first. */
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key);
-/* Of a query: in self-attention that of the key at its position; NULL in cross-attention. */
+/* Of a query: in self-attention that of the key at its position; in cross-attention the source's
+ * own of the tokens that its stack attends to itself. */
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample,
                                uint32_t query);
 /* Whether the labels of the request, if any, are no more than the layer has keys. */
