@@ -62,6 +62,7 @@ static const struct option_text options[] = {
     {"until-end", NULL, "end when the runs that were going on have ended", NULL},
     {"linger", "SECONDS", "for writing what is left at the end (default 30)", NULL},
     {"quiet", NULL, "no tally at the end", NULL},
+    {"json", NULL, "the tally as JSON", NULL},
     {"of wandb", NULL, NULL, NULL},
     {"project", "PROJECT", "default attnd", NULL},
     {"entity", "ENTITY", "team or user", NULL},

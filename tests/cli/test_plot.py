@@ -470,6 +470,16 @@ def test_every_layer_and_head(file, tmp_path):
     assert "encoder.0.self, head 3" in Svg(tmp_path / "03.svg").texts
 
 
+def test_the_format_of_figures_in_a_folder(file, tmp_path):
+    plot("heatmap", file, "--every-layer", "--format", "svg", "-o", f"{tmp_path}/many/")
+    assert set(os.listdir(tmp_path / "many")) == {f"heatmap-{layer}.svg" for layer in LAYERS}
+    plot("heatmap", file, "--format", "pdf", "-o", tmp_path / "a.pdf")
+    assert refuse(2, "heatmap", file, "--format", "pdf", "-o", "a.svg", cwd=tmp_path) == (
+        "--format pdf: but a.svg is to be svg")
+    assert refuse(2, "heatmap", file, "--format", "jpg", "-o", "many/", cwd=tmp_path) == (
+        "--format: 'jpg': not accepted (valid: png, svg, pdf)")
+
+
 def test_a_map_without_a_number_does_not_stop_the_others(tmp_path):
     weights = np.full((1, 3, 4, 4), 0.25, np.float32)
     weights[0, 1] = np.nan

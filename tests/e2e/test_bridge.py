@@ -123,6 +123,20 @@ def test_every_window_once_whatever_is_started_again(tmp_path, rng):
     attnd.close()
 
 
+def test_the_tally_as_json(tmp_path, rng):
+    attnd = Attnd()
+    trainer = Trainer(attnd, "gpt")
+    to_file = attnctl(attnd, "jsonl", str(tmp_path / "out.jsonl"), "--json", "--until-end")
+    to_stdout = attnctl(attnd, "jsonl", "--json", "--until-end")
+    epochs(trainer, rng, 0, 2)
+    trainer.event("bye", epoch=1)
+    in_file, out = to_file.communicate(timeout=60)[0], to_stdout.communicate(timeout=60)
+    expected = {"sink": "jsonl", "written": len(lines(tmp_path / "out.jsonl")), "skipped": 0, "lost": 0}
+    assert json.loads(in_file) == expected and expected["written"] > 0
+    assert json.loads(out[1]) == expected and len(out[0].splitlines()) == expected["written"]
+    attnd.close()
+
+
 def test_numbers_are_those_of_the_summaries(rng):
     attnd, kept = Attnd(), Kept()
     reader = Reader(attnd, "summary/gpt/")

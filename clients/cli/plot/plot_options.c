@@ -17,67 +17,6 @@
 /* NULL, or what is wrong, as option.h wants it. */
 typedef const char *setter(struct plot_options *options, const char *text);
 
-/* Kinds -----------------------------------------------------------------------------------------
- */
-
-static const struct {
-    const char *name, *help;
-    bool past, per_layer, per_head;
-} kinds[PLOT_KIND_COUNT] = {
-    [PLOT_HEATMAP] = {"heatmap", "one map: of a head, or the mean of all heads", .per_layer = true,
-                      .per_head = true},
-    [PLOT_HEADS] = {"heads", "all heads of a layer side by side", .per_layer = true},
-    [PLOT_LAYERS] = {"layers", "one site across the layers", .per_head = true},
-    [PLOT_FLOW] = {"flow", "encoder self, decoder self and cross attention of a layer",
-                   .per_layer = true},
-    [PLOT_AGGREGATE] = {"aggregate", "sum, mean, max, weighted, importance of a layer's heads",
-                        .per_layer = true},
-    [PLOT_ROLLOUT] = {"rollout", "attention rollout over the layers of a stack", .past = false},
-    [PLOT_SIMILARITY] = {"similarity", "how alike the heads of a layer are", .per_layer = true},
-    [PLOT_SPECTRUM] = {"spectrum", "singular values of a layer's heads", .per_layer = true},
-    [PLOT_TOKENS] = {"tokens", "what one query attends to, as bars", .per_layer = true,
-                     .per_head = true},
-    [PLOT_ENTROPY] = {"entropy", "a metric of all heads and layers over time, as a map",
-                      .past = true},
-    [PLOT_SERIES] = {"series", "a metric of a layer over time, with alerts", .past = true},
-};
-
-const char *plot_kind_name(enum plot_kind kind)
-{
-    return kinds[kind].name;
-}
-
-bool plot_kind_is_past(enum plot_kind kind)
-{
-    return kinds[kind].past;
-}
-
-bool plot_kind_per_layer(enum plot_kind kind)
-{
-    return kinds[kind].per_layer;
-}
-
-bool plot_kind_per_head(enum plot_kind kind)
-{
-    return kinds[kind].per_head;
-}
-
-static int find_kind(const char *name, enum plot_kind *ret_kind, char *reterr)
-{
-    size_t used;
-    for (int i = 0; i < PLOT_KIND_COUNT; i++)
-        if (strcmp(kinds[i].name, name) == 0) {
-            *ret_kind = (enum plot_kind)i;
-            return 0;
-        }
-    used = (size_t)snprintf(reterr, PLOT_ERROR_MAX, "no kind '%.80s' (valid:", name);
-    for (int i = 0; i < PLOT_KIND_COUNT; i++)
-        used += (size_t)snprintf(reterr + used, PLOT_ERROR_MAX - used, "%s %s", i > 0 ? "," : "",
-                                 kinds[i].name);
-    snprintf(reterr + used, PLOT_ERROR_MAX - used, ")");
-    return -1;
-}
-
 /* Setters ---------------------------------------------------------------------------------------
  */
 
@@ -90,6 +29,29 @@ static const char *set_output(struct plot_options *options, const char *text)
 {
     options->output = text;
     return *text ? NULL : "name a file";
+}
+
+static const struct {
+    const char *ending;
+    enum canvas_format format;
+} endings[] = {{"png", CANVAS_PNG}, {"svg", CANVAS_SVG}, {"pdf", CANVAS_PDF}};
+enum { ENDINGS = sizeof(endings) / sizeof(endings[0]) };
+
+/* false = there is no such format. */
+static bool find_format(const char *ending, enum canvas_format *ret_format)
+{
+    for (int i = 0; i < ENDINGS; i++)
+        if (strcasecmp(ending, endings[i].ending) == 0) {
+            *ret_format = endings[i].format;
+            return true;
+        }
+    return false;
+}
+
+static const char *set_format(struct plot_options *options, const char *text)
+{
+    options->has_format = true;
+    return find_format(text, &options->format) ? NULL : "valid: png, svg, pdf";
 }
 
 static const char *set_layer(struct plot_options *options, const char *text)
@@ -300,6 +262,7 @@ static const struct option_info option_info[] = {
     TITLE("where the figure goes"),
     SET("output", "FILE", set_output, "FILE", "or -o: .png, .svg or .pdf; of many figures a folder, with a / at the end, "
         "or a name with {layer} and {head} in it"),
+    SET("format", "FORMAT", set_format, "png|svg|pdf", "of the figures in a folder (default png)"),
     SET("every-layer", NULL, set_every_layer, NULL, "one figure per layer"),
     SET("every-head", NULL, set_every_head, NULL, "one figure per head"),
     TITLE("what is drawn"),
@@ -400,14 +363,9 @@ static int parse_handed(struct plot_options *options, struct handed *handed, cha
 /* Checks ----------------------------------------------------------------------------------------
  */
 
-static const struct {
-    const char *ending;
-    enum canvas_format format;
-} endings[] = {{"png", CANVAS_PNG}, {"svg", CANVAS_SVG}, {"pdf", CANVAS_PDF}};
-
 const char *plot_format_ending(enum canvas_format format)
 {
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < ENDINGS; i++)
         if (endings[i].format == format)
             return endings[i].ending;
     return "";
@@ -423,13 +381,18 @@ static int check_output(struct plot_options *options, char *reterr)
     options->folder = output[strlen(output) - 1] == '/';
     options->pattern = strstr(output, "{layer}") || strstr(output, "{head}");
     const char *dot = strrchr(output, '.');
-    for (int i = 0; dot && i < 3; i++)
-        if (strcasecmp(dot + 1, endings[i].ending) == 0) {
-            options->format = endings[i].format;
-            return 0;
-        }
+    enum canvas_format format;
     if (options->folder)
         return 0;
+    if (dot && find_format(dot + 1, &format)) {
+        if (options->has_format && options->format != format) {
+            snprintf(reterr, PLOT_ERROR_MAX, "--format %s: but %.200s is to be %s",
+                     plot_format_ending(options->format), output, plot_format_ending(format));
+            return -1;
+        }
+        options->format = format;
+        return 0;
+    }
     snprintf(reterr, PLOT_ERROR_MAX,
              "%.200s: not a name of a figure: it must end in .png, .svg or .pdf", output);
     return -1;
@@ -482,7 +445,7 @@ static int check(struct plot_options *options, char *reterr)
                  "draw what? attnctl plot KIND SOURCE -o FILE (see attnctl plot --help)");
         return -1;
     }
-    int rc = find_kind(options->words[0], &options->kind, reterr);
+    int rc = plot_kind_find(options->words[0], &options->kind, reterr);
     options->words++;
     options->word_count--;
     if (rc == 0 && options->word_count == 0) {
@@ -538,15 +501,16 @@ static const char help_sources[] =
 
 static const char help_files[] =
     "\n-o FOLDER/ writes FOLDER/KIND-LAYER.png and FOLDER/KIND-LAYER-hHEAD.png, such\n"
-    "as maps/heatmap-decoder.3.self-h07.png. In a name, {layer} becomes\n"
-    "decoder.3.self and {head} becomes 07. The same input gives the same bytes;\n"
-    "the date in a PDF is that of SOURCE_DATE_EPOCH.\n";
+    "as maps/heatmap-decoder.3.self-h07.png; with --format svg they end in .svg. In a\n"
+    "name, {layer} becomes decoder.3.self and {head} becomes 07. The same input gives\n"
+    "the same bytes; the date in a PDF is that of SOURCE_DATE_EPOCH.\n";
 
 void plot_options_print_kinds(FILE *out)
 {
     fputs(help_sources, out);
     for (int i = 0; i < PLOT_KIND_COUNT; i++)
-        fprintf(out, "  %-12s %s\n", kinds[i].name, kinds[i].help);
+        fprintf(out, "  %-12s %s\n", plot_kind_name((enum plot_kind)i),
+                plot_kind_help((enum plot_kind)i));
 }
 
 void plot_options_print_files(FILE *out)

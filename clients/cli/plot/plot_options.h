@@ -9,25 +9,10 @@
 #include "colormap.h"
 #include "name.h"
 #include "option.h"
+#include "plot_kind.h"
 
-#define PLOT_ERROR_MAX   1024
 #define PLOT_WEIGHTS_MAX 65536
 #define PLOT_ARGS_MAX    32
-
-enum plot_kind {
-    PLOT_HEATMAP,
-    PLOT_HEADS,
-    PLOT_LAYERS,
-    PLOT_FLOW,
-    PLOT_AGGREGATE,
-    PLOT_ROLLOUT,
-    PLOT_SIMILARITY,
-    PLOT_SPECTRUM,
-    PLOT_TOKENS,
-    PLOT_ENTROPY,
-    PLOT_SERIES,
-    PLOT_KIND_COUNT
-};
 
 /* Strings point into argv. */
 struct plot_options {
@@ -37,6 +22,7 @@ struct plot_options {
 
     const char *output;
     enum canvas_format format;
+    bool has_format;
     bool folder;  /* output is a folder: files in it are named after what they show */
     bool pattern; /* output has {layer} or {head} in it */
     bool every_layer, every_head;
@@ -78,12 +64,6 @@ void plot_options_each(option_visitor *visit, void *data);
 void plot_options_print_kinds(FILE *out);
 void plot_options_print_files(FILE *out);
 
-const char *plot_kind_name(enum plot_kind kind);
-/* Whether the kind shows the past, and not maps. */
-bool plot_kind_is_past(enum plot_kind kind);
-/* Whether there can be a figure per layer, per head. */
-bool plot_kind_per_layer(enum plot_kind kind);
-bool plot_kind_per_head(enum plot_kind kind);
 /* "png" */
 const char *plot_format_ending(enum canvas_format format);
 

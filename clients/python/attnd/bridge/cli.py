@@ -7,6 +7,7 @@ Exit status: 0 done; 1 something was not written; 2 wrong usage or a missing pac
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -55,10 +56,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def _report(bridge: Bridge, options: argparse.Namespace) -> int:
     sink = bridge.stats()[options.sink]
-    if not options.quiet:
-        print(f"attnd.bridge: {sink['written']} written, {sink['skipped']} already there, "
-              f"{sink['failed'] + sink['dropped']} lost", file=sys.stderr)
+    lost = sink["failed"] + sink["dropped"]
+    if options.json:
+        tally = {"sink": options.sink, "written": sink["written"], "skipped": sink["skipped"], "lost": lost}
+        print(json.dumps(tally), file=sys.stderr if _is_stdout_taken(options) else sys.stdout)
+    elif not options.quiet:
+        print(f"attnd.bridge: {sink['written']} written, {sink['skipped']} already there, {lost} lost", file=sys.stderr)
     return NOT_ALL if sink["failed"] or sink["dropped"] else DONE
+
+
+def _is_stdout_taken(options: argparse.Namespace) -> bool:
+    return options.sink == "jsonl" and options.file is None
 
 
 def _make(options: argparse.Namespace) -> Bridge:
@@ -66,8 +74,7 @@ def _make(options: argparse.Namespace) -> Bridge:
     selection = Selection(metrics=options.metrics, statistics=options.statistics, layers=options.layers, images=images,
                           every=options.every)
     summaries = options.summaries or _ask_summaries(options.endpoint, options.timeout)
-    to_stdout = options.sink == "jsonl" and options.file is None
-    past = not to_stdout if options.past is None else options.past
+    past = not _is_stdout_taken(options) if options.past is None else options.past
     return Bridge(_sink(options), summaries, control=options.endpoint, jobs=options.job, selection=selection,
                   window=options.window, live=options.live, past=past)
 
@@ -158,6 +165,8 @@ def _common() -> _Parser:
     add("--until-end", action="store_true", help="end when the runs that were going on have ended")
     add("--linger", type=float, default=30.0, metavar="SECONDS", help="for writing what is left at the end; default 30")
     add("--quiet", action="store_true", help="no tally at the end")
+    add("--json", action="store_true",
+        help="the tally as JSON, to standard output; of jsonl without FILE, to standard error")
     return common
 
 
