@@ -12,7 +12,6 @@
 #define PAST_PATIENCE_MS 60000
 /* Summaries are large: as many as this are taken in one interval, the others in the next ones. */
 #define SUMMARY_BYTES (1u << 20)
-#define ALERTS_ASKED  200
 
 void asker_init(struct asker *asker, struct rpc *rpc, int64_t now_ms)
 {
@@ -73,7 +72,7 @@ static void ask_job(struct asker *asker, enum asker_kind kind, const char *metho
     ask_init(&ask);
     ask_text(&ask, "job", model->job);
     if (kind == ASKER_ALERTS)
-        ask_number(&ask, "limit", ALERTS_ASKED);
+        ask_number(&ask, "limit", MODEL_ALERTS_ASKED);
     send_ask(asker, kind, method, &ask, model, now_ms);
 }
 

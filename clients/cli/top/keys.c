@@ -13,13 +13,17 @@ const struct key_help key_help[] = {
     {"m", "choose the metric"},
     {"s", "choose the order"},
     {"r", "reverse the order"},
-    {"/", "only names, patterns, alerts with these words"},
+    {"/", "only heads with this in name, pattern or rule"},
     {"t", "trends over windows, or since top looks"},
     {"a", "alerts"},
     {"J", "jobs"},
     {"p, Space", "pause"},
     {"?", "these keys"},
     {"q, Ctrl-C", "quit"},
+    {"", ""},
+    {"DRIFT z", "standard deviations from baseline; * is 6 up"},
+    {"PATTERN", "what the head does most"},
+    {"i, !, !!", "an alert: info, warning, critical"},
 };
 const int key_help_count = sizeof(key_help) / sizeof(key_help[0]);
 

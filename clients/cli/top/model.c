@@ -231,6 +231,15 @@ static bool make_heads(struct layer *layer)
     return false;
 }
 
+/* Rows name layers by their indices, from one arrangement to the next. */
+static void shift_rows(struct model *model, uint32_t from)
+{
+    for (uint32_t i = 0; i < model->row_count; i++)
+        model->rows[i].layer += model->rows[i].layer >= from;
+    for (uint32_t i = 0; i < model->layer_row_count; i++)
+        model->layer_rows[i] += model->layer_rows[i] >= from;
+}
+
 static struct layer *add_layer(struct model *model, const char *stack, uint32_t number,
                                const char *site, uint32_t heads)
 {
@@ -246,6 +255,7 @@ static struct layer *add_layer(struct model *model, const char *stack, uint32_t 
     memmove(&model->layers[at + 1], &model->layers[at],
             (model->layer_count - at) * sizeof(*model->layers));
     model->layers[at] = layer;
+    shift_rows(model, at);
     model->layer_count++;
     model->head_total += heads;
     model->needs.grid = true;

@@ -11,17 +11,18 @@
 #include "header.h"
 
 /* What is shown at most; the rest is counted and said so. */
-#define MODEL_JOBS_MAX    500
-#define MODEL_LAYERS_MAX  4096
-#define MODEL_HEADS_MAX   65536 /* of the whole job */
-#define MODEL_ALERTS_MAX  400
-#define MODEL_METRICS_MAX 96
-#define MODEL_PAST_MAX    120 /* windows of a trend: what a wide terminal has columns for */
-#define MODEL_SEEN_MAX    60  /* moments that top has seen itself */
-#define MODEL_FILTER_MAX  48
-#define MODEL_RULE_MAX    80
-#define MODEL_MESSAGE_MAX 512
-#define MODEL_PATTERN_MAX 24
+#define MODEL_JOBS_MAX     500
+#define MODEL_LAYERS_MAX   4096
+#define MODEL_HEADS_MAX    65536 /* of the whole job */
+#define MODEL_ALERTS_MAX   400
+#define MODEL_ALERTS_ASKED 200 /* of those that are over */
+#define MODEL_METRICS_MAX  96
+#define MODEL_PAST_MAX     120 /* windows of a trend: what a wide terminal has columns for */
+#define MODEL_SEEN_MAX     60  /* moments that top has seen itself */
+#define MODEL_FILTER_MAX   48
+#define MODEL_RULE_MAX     80
+#define MODEL_MESSAGE_MAX  512
+#define MODEL_PATTERN_MAX  24
 
 /* Jobs */
 
@@ -172,6 +173,7 @@ struct model {
 
     struct alert alerts[MODEL_ALERTS_MAX]; /* those that fire first */
     uint32_t alert_count, firing_count;
+    bool alerts_cut; /* there are older ones */
 
     char metrics[MODEL_METRICS_MAX][FIELD_NAME_MAX];
     uint32_t metric_count;
@@ -227,7 +229,7 @@ bool model_make_past(struct model *model, uint32_t windows);
 /* Says of each layer and head which alert fires there. */
 void model_place_alerts(struct model *model);
 
-/* Filters and sorts: `rows` and `layer_rows`. */
+/* Filters and sorts: `rows` and `layer_rows`. What is chosen below the first row stays chosen. */
 void model_arrange(struct model *model);
 
 /* The trend of a head as it is to be shown: its length, and the numbers through ret_values. */

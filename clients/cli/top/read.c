@@ -300,7 +300,9 @@ static void add_alert(struct model *model, const struct alert *alert)
     int64_t at = find_alert(model, alert);
     if (at < 0 && model->alert_count < MODEL_ALERTS_MAX)
         model->alerts[model->alert_count++] = *alert;
-    else if (at >= 0 && !model->alerts[at].firing)
+    else if (at < 0)
+        model->alerts_cut = true;
+    else if (!model->alerts[at].firing)
         model->alerts[at] = *alert;
 }
 
@@ -327,7 +329,9 @@ static int compare_alerts(const void *left, const void *right)
 
 void read_alerts(struct model *model, const msgpack_object *result)
 {
+    const msgpack_object *past;
     model->alert_count = 0;
+    model->alerts_cut = read_list(mpk_find(result, "alerts"), &past) >= MODEL_ALERTS_ASKED;
     add_alerts(model, mpk_find(result, "firing"), true);
     model->firing_count = model->alert_count;
     qsort(model->alerts, model->firing_count, sizeof(*model->alerts), compare_alerts);

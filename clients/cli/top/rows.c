@@ -161,7 +161,8 @@ static int compare_layer_rows(const void *left, const void *right, void *data)
     return model->sort == SORT_PLACE && model->reversed ? -order : order;
 }
 
-void model_arrange(struct model *model)
+/* The rows anew, in the model's order. */
+static void collect(struct model *model)
 {
     model->row_count = model->layer_row_count = 0;
     for (uint32_t i = 0; i < model->layer_count; i++) {
@@ -172,9 +173,45 @@ void model_arrange(struct model *model)
             if (shows_head(model, layer, head))
                 model->rows[model->row_count++] = (struct row){i, head};
     }
+}
+
+static void sort(struct model *model)
+{
     if (model->row_count > 0)
         qsort_r(model->rows, model->row_count, sizeof(*model->rows), compare_rows, model);
     if (model->layer_row_count > 0)
         qsort_r(model->layer_rows, model->layer_row_count, sizeof(*model->layer_rows),
                 compare_layer_rows, model);
+}
+
+/* Following: a row that the user went to is chosen wherever it goes. The first row is a place: who
+ * looks there wants to see what is on top. */
+
+static void follow_head(struct model *model, struct row chosen)
+{
+    for (uint32_t i = 0; i < model->row_count; i++)
+        if (model->rows[i].layer == chosen.layer && model->rows[i].head == chosen.head)
+            model->ui.heads.at = i;
+}
+
+static void follow_layer(struct model *model, uint32_t chosen)
+{
+    for (uint32_t i = 0; i < model->layer_row_count; i++)
+        if (model->layer_rows[i] == chosen)
+            model->ui.layers.at = i;
+}
+
+void model_arrange(struct model *model)
+{
+    uint32_t head = model->ui.heads.at, layer = model->ui.layers.at;
+    bool head_followed = head > 0 && head < model->row_count;
+    bool layer_followed = layer > 0 && layer < model->layer_row_count;
+    struct row chosen_head = head_followed ? model->rows[head] : (struct row){0, 0};
+    uint32_t chosen_layer = layer_followed ? model->layer_rows[layer] : 0;
+    collect(model);
+    sort(model);
+    if (head_followed)
+        follow_head(model, chosen_head);
+    if (layer_followed)
+        follow_layer(model, chosen_layer);
 }

@@ -231,6 +231,19 @@ static void put_alert_counts(struct line *line, const struct model *model)
     }
 }
 
+/* The gravest alert where its sentence has no room: what, where, how much. */
+static void draw_short(const struct model *model, struct screen *screen, int at, int room)
+{
+    const struct alert *alert = &model->alerts[0];
+    char place[MODEL_PLACE_MAX] = "the run", value[VIEW_NUMBER_MAX], bound[VIEW_NUMBER_MAX];
+    if (alert->has_layer)
+        model_place(alert->stack, alert->layer, alert->site, alert->head, place);
+    view_number(alert->value, value);
+    view_number(alert->bound, bound);
+    screen_print(screen, 2, at, room, STYLE_PLAIN, "%s %s, bound %s: %s", place, value, bound,
+                 alert->rule);
+}
+
 static void draw_firing(const struct model *model, struct screen *screen)
 {
     struct line line = {screen, 2, 1, screen->width};
@@ -241,7 +254,11 @@ static void draw_firing(const struct model *model, struct screen *screen)
         return;
     }
     put_alert_counts(&line, model);
-    screen_put(screen, 2, line.at, screen->width - line.at, STYLE_PLAIN, model->alerts[0].message);
+    int room = screen->width - line.at;
+    if (screen_columns(screen, model->alerts[0].message) <= room)
+        screen_put(screen, 2, line.at, room, STYLE_PLAIN, model->alerts[0].message);
+    else
+        draw_short(model, screen, line.at, room);
 }
 
 /* The last row */
@@ -302,9 +319,12 @@ static void draw_small(struct screen *screen)
 {
     int row = screen->height / 2;
     char text[96];
-    snprintf(text, sizeof(text), "attnctl top needs %d x %d", VIEW_WIDTH_MIN, VIEW_HEIGHT_MIN);
+    bool narrow = screen->width < 26;
+    snprintf(text, sizeof(text), narrow ? "needs %dx%d" : "attnctl top needs %d x %d",
+             VIEW_WIDTH_MIN, VIEW_HEIGHT_MIN);
     screen_put(screen, row > 0 ? row - 1 : 0, 0, screen->width, STYLE_STRONG, text);
-    snprintf(text, sizeof(text), "this is %d x %d", screen->width, screen->height);
+    snprintf(text, sizeof(text), narrow ? "is %dx%d" : "this is %d x %d", screen->width,
+             screen->height);
     screen_put(screen, row, 0, screen->width, STYLE_PLAIN, text);
 }
 

@@ -193,8 +193,9 @@ void page_alerts(struct frame *frame)
     struct list *list = &model->ui.alerts;
     struct column columns[ALERT_COLUMNS];
     screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_PLAIN,
-                 "%" PRIu32 " firing, %" PRIu32 " over", model->firing_count,
-                 model->alert_count - model->firing_count);
+                 "%" PRIu32 " firing, %" PRIu32 " over%s", model->firing_count,
+                 model->alert_count - model->firing_count,
+                 model->alerts_cut ? "; for older ones: attnctl alerts --all" : "");
     view_settle(frame, list, model->alert_count, frame->rows - 4);
     if (model->alert_count == 0) {
         screen_put(frame->screen, frame->top + 1, 2, frame->screen->width - 2, STYLE_PLAIN,
@@ -248,7 +249,7 @@ static void draw_box(struct frame *frame, int width, int height, const char *tit
 void view_help(struct frame *frame)
 {
     int row, column, height = key_help_count + 2;
-    int width = frame->screen->width < 74 ? frame->screen->width : 74;
+    int width = frame->screen->width < 78 ? frame->screen->width : 78;
     if (height > frame->screen->height - 1)
         height = frame->screen->height - 1;
     draw_box(frame, width, height, "keys", &row, &column);

@@ -39,6 +39,7 @@ static void test_enter_opens_the_head_and_escape_closes_it(void **state)
     (void)state;
     struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
+    model_arrange(model);
     PRESS(model, KEY_OF_END, KEY_OF_ENTER);
     assert_int_equal(model->ui.page, PAGE_HEAD);
     assert_int_equal(model->detail.layer, 1);
@@ -55,6 +56,7 @@ static void test_a_layer_leads_to_its_heads(void **state)
     (void)state;
     struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
+    model_arrange(model);
     PRESS(model, KEY_OF_TAB, KEY_OF_DOWN, KEY_OF_ENTER);
     assert_int_equal(model->ui.page, PAGE_HEADS);
     assert_string_equal(model->ui.filter, "decoder.1.self");

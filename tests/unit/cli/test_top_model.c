@@ -177,6 +177,45 @@ static void test_what_needs_a_look_comes_first(void **state)
     model_free(&model);
 }
 
+static void test_a_chosen_row_is_followed_where_it_goes(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    model_choose_sort(model, "head");
+    model_arrange(model);
+    model->ui.heads.at = 2;
+    model->ui.layers.at = 1;
+    model_choose_sort(model, "-head");
+    model_arrange(model);
+    assert_string_equal(place_of_row(model, model->ui.heads.at), "decoder.0.self.h2");
+    assert_int_equal(model->ui.heads.at, 5);
+    assert_int_equal(model->ui.layers.at, 0);
+    model->ui.heads.at = 0; /* the top of the list is a place */
+    model_choose_sort(model, "head");
+    model_arrange(model);
+    assert_string_equal(place_of_row(model, model->ui.heads.at), "decoder.0.self.h0");
+    model_free(&model);
+}
+
+static void test_a_chosen_row_is_followed_past_layers_that_come_later(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    model_choose_sort(model, "head");
+    model_arrange(model);
+    model->ui.heads.at = 6;
+    model->ui.layers.at = 1;
+    model_layer(model, "encoder", 0, "self", 3);
+    model_layer(model, "decoder", 2, "self", 3);
+    model_arrange(model);
+    assert_string_equal(place_of_row(model, model->ui.heads.at), "decoder.1.self.h2");
+    assert_int_equal(model->layers[model->layer_rows[model->ui.layers.at]].layer, 1);
+    strcpy(model->ui.filter, "encoder"); /* it is not there any more */
+    model_arrange(model);
+    assert_int_equal(model->row_count, 3);
+    model_free(&model);
+}
+
 static void test_what_has_no_number_is_last_either_way_round(void **state)
 {
     (void)state;
@@ -474,6 +513,8 @@ int main(void)
         cmocka_unit_test(test_trends_are_asked_for_as_often_as_attnd_can_bear),
         cmocka_unit_test(test_layers_and_heads_are_in_the_models_order),
         cmocka_unit_test(test_what_needs_a_look_comes_first),
+        cmocka_unit_test(test_a_chosen_row_is_followed_where_it_goes),
+        cmocka_unit_test(test_a_chosen_row_is_followed_past_layers_that_come_later),
         cmocka_unit_test(test_what_has_no_number_is_last_either_way_round),
         cmocka_unit_test(test_heads_are_sorted_by_a_metric_that_is_not_shown),
         cmocka_unit_test(test_a_filter_wants_all_of_its_words),

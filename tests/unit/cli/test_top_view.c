@@ -271,6 +271,8 @@ static void test_a_screen_that_is_too_small_says_so(void **state)
     assert_shows(&screen, "attnctl top needs 60 x 10\nthis is 59 x 24");
     draw(model, &screen, 80, 9);
     assert_shows(&screen, "this is 80 x 9");
+    draw(model, &screen, 12, 5);
+    assert_shows(&screen, "needs 60x10\nis 12x5");
     draw(model, &screen, 1, 1);
     draw(model, &screen, 60, 10);
     assert_shows(&screen, ">!! decoder.0.self.h2");
@@ -308,6 +310,38 @@ static void test_every_page_at_every_size(void **state)
     model_free(&model);
 }
 
+static void test_the_keys_are_whole_at_80_columns(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    model->ui.overlay = OVERLAY_HELP;
+    draw(model, &screen, 80, 24);
+    for (int i = 0; i < key_help_count; i++)
+        assert_shows(&screen, key_help[i].text);
+    assert_shows(&screen, "standard deviations from baseline");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_an_alert_whose_sentence_is_too_long_is_short(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    give_alert(
+        model, 1, 3, ALERT_CRITICAL,
+        "a sentence that does not fit beside the counts of what fires: it is cut at its end");
+    draw(model, &screen, 80, 24);
+    assert_shows(&screen, "decoder.1.self.h3 ");
+    assert_shows(&screen, "bound ");
+    assert_shows_not(&screen, "a sentence that");
+    draw(model, &screen, 160, 24);
+    assert_shows(&screen, "it is cut at its end");
+    screen_free(&screen);
+    model_free(&model);
+}
+
 static void test_what_was_cut_off_is_said(void **state)
 {
     (void)state;
@@ -320,6 +354,11 @@ static void test_what_was_cut_off_is_said(void **state)
     draw(model, &screen, 120, 24);
     assert_shows(&screen, "2 of 8 heads (there are more), alerts first, then drift  filter: h3");
     assert_shows(&screen, "PAUSED: p goes on");
+    model->alerts_cut = true;
+    model->ui.page = PAGE_ALERTS;
+    draw(model, &screen, 80, 24);
+    assert_shows(&screen, "; for older ones: attnctl alerts --all");
+    model->ui.page = PAGE_HEADS;
     strcpy(model->ui.filter, "nothing is called this");
     model_arrange(model);
     draw(model, &screen, 120, 24);
@@ -345,6 +384,8 @@ int main(void)
         cmocka_unit_test(test_without_a_job_it_says_how_to_attach),
         cmocka_unit_test(test_a_screen_that_is_too_small_says_so),
         cmocka_unit_test(test_every_page_at_every_size),
+        cmocka_unit_test(test_the_keys_are_whole_at_80_columns),
+        cmocka_unit_test(test_an_alert_whose_sentence_is_too_long_is_short),
         cmocka_unit_test(test_what_was_cut_off_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
