@@ -746,10 +746,26 @@ def test_names_that_have_no_place(tmp_path):
     layer, = analyze(tmp_path / "x.npz", "--name", "blocks.{layer}.probs=encoder.{layer}.self")
     assert (layer["stack"], layer["layer"]) == ("encoder", 7)
     np.save(tmp_path / "probs.npy", a)
-    assert "--name 'probs=decoder.0.self'" in refuse("probs.npy", cwd=tmp_path)
+    np.save(tmp_path / "more.npy", a)
+    assert "--name 'probs=decoder.0.self'" in refuse("probs.npy", "more.npy", cwd=tmp_path)
     assert len(analyze(tmp_path / "probs.npy", "--name", "probs=decoder.0.self")) == 1
     np.savez(tmp_path / "y.npz", **{"bad\x1b[31m": a})
     assert "'bad?[31m'" in refuse("y.npz", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("axes", [4, 3, 2])
+def test_a_map_that_is_alone_needs_no_name(axes, tmp_path):
+    a = attend(31, shape=(1, 1, 4, 4))
+    np.save(tmp_path / "decoder.0.self.npy", a)
+    np.save(tmp_path / "my attention.npy", a.reshape(a.shape[4 - axes:]))
+    assert analyze(tmp_path / "my attention.npy") == analyze(tmp_path / "decoder.0.self.npy")
+    np.save(tmp_path / "mask.npy", np.ones((1, 4), bool))
+    layer, = analyze(tmp_path / "my attention.npy", tmp_path / "mask.npy", "--stack", "encoder")
+    assert (layer["stack"], layer["layer"], layer["site"]) == ("encoder", 0, "self")
+    assert "cannot place array 'my attention'" in refuse("my attention.npy", "decoder.0.self.npy", cwd=tmp_path)
+    for other in (a[0, 0, 0], a.astype(int), a[None]):
+        np.save(tmp_path / "other.npy", other)
+        assert "cannot place array 'other'" in refuse("other.npy", cwd=tmp_path)
 
 
 def test_the_same_place_twice(tmp_path):
@@ -777,8 +793,8 @@ def test_shapes_that_do_not_fit(tmp_path):
     def says(**arrays):
         np.savez(tmp_path / "x.npz", **{f"decoder.0.self.{name}": array for name, array in arrays.items()})
         return refuse("x.npz", cwd=tmp_path)
-    assert says(weights=a[0, 0]).endswith("decoder.0.self.weights: its shape is [24, 24], not [B,H,Tq,Tk] or [H,Tq,Tk]")
-    assert says(weights=a[None]).endswith("its shape is [1, 2, 4, 24, 24], not [B,H,Tq,Tk] or [H,Tq,Tk]")
+    assert says(weights=a[0, 0, 0]).endswith("decoder.0.self.weights: its shape is [24], not [B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]")
+    assert says(weights=a[None]).endswith("its shape is [1, 2, 4, 24, 24], not [B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]")
     assert says(weights=a, mask=np.ones((T, 9), bool)).endswith(
         "decoder.0.self.mask: its shape is [24, 9], not [B,Tq,Tk] = [2, 24, 24], [Tq,Tk] or [B,Tk]")
     assert says(weights=a, mask=np.ones((3, T, T), bool)).endswith("not [B,Tq,Tk] = [2, 24, 24], [Tq,Tk] or [B,Tk]")

@@ -40,11 +40,12 @@ static uint32_t axis(const struct array *array, uint32_t from_end)
     return from_end < array->rank ? (uint32_t)array->shape[array->rank - 1 - from_end] : 1;
 }
 
-/* Whether the array has 3 or 4 axes of a size we can count, and is of one of the four dtypes. */
-static int check_map(const struct array *array, const char *wanted, enum dtype *ret_dtype,
-                     char *reterr)
+/* Whether the array has `axes` to 4 axes of a size we can count, and is of one of the four dtypes.
+ */
+static int check_map(const struct array *array, uint32_t axes, const char *wanted,
+                     enum dtype *ret_dtype, char *reterr)
 {
-    bool good = array->rank == 3 || array->rank == 4;
+    bool good = array->rank >= axes && array->rank <= 4;
     for (uint32_t i = 0; i < array->rank; i++)
         good = good && array->shape[i] <= AXIS_MAX;
     if (!good)
@@ -55,11 +56,13 @@ static int check_map(const struct array *array, const char *wanted, enum dtype *
     return 0;
 }
 
+#define WEIGHTS_SHAPES "[B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]"
+
 static int check_weights(struct input *input, char *reterr)
 {
     struct attention *a = &input->attention;
     const struct array *weights = input->array[TENSOR_WEIGHTS];
-    if (check_map(weights, "[B,H,Tq,Tk] or [H,Tq,Tk]", &a->dtype, reterr) != 0)
+    if (check_map(weights, 2, WEIGHTS_SHAPES, &a->dtype, reterr) != 0)
         return -1;
     a->batch = axis(weights, 3);
     a->heads = axis(weights, 2);
@@ -74,7 +77,7 @@ static int check_grad(struct input *input, char *reterr)
     const struct array *grad = input->array[TENSOR_GRAD];
     if (!grad)
         return 0;
-    if (check_map(grad, "[B,H,Tq,Tk] or [H,Tq,Tk]", &a->grad_dtype, reterr) != 0)
+    if (check_map(grad, 2, WEIGHTS_SHAPES, &a->grad_dtype, reterr) != 0)
         return -1;
     if (axis(grad, 3) != a->batch || axis(grad, 2) != a->heads || axis(grad, 1) != a->queries ||
         axis(grad, 0) != a->keys)
@@ -89,8 +92,8 @@ static int check_q_and_k(struct input *input, char *reterr)
     const struct array *q = input->array[TENSOR_Q], *k = input->array[TENSOR_K];
     if (!q || !k)
         return fail_layer(input, reterr, q ? "there is .q but no .k" : "there is .k but no .q");
-    if (check_map(q, wanted, &a->qk.q_dtype, reterr) != 0 ||
-        check_map(k, wanted, &a->qk.k_dtype, reterr) != 0)
+    if (check_map(q, 3, wanted, &a->qk.q_dtype, reterr) != 0 ||
+        check_map(k, 3, wanted, &a->qk.k_dtype, reterr) != 0)
         return -1;
     a->batch = axis(q, 3);
     a->heads = axis(q, 2);
@@ -113,7 +116,7 @@ static int check_v(struct input *input, char *reterr)
     const struct array *v = input->array[TENSOR_V];
     if (!v)
         return 0;
-    if (check_map(v, "[B,H,T,d] or [H,T,d]", &a->qk.v_dtype, reterr) != 0)
+    if (check_map(v, 3, "[B,H,T,d] or [H,T,d]", &a->qk.v_dtype, reterr) != 0)
         return -1;
     a->qk.value_dim = axis(v, 0);
     if (axis(v, 3) != a->batch || axis(v, 2) != a->qk.kv_heads || axis(v, 1) != a->keys)

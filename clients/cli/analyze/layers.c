@@ -147,6 +147,36 @@ static int check_contents(const struct array *array, char *reterr)
     return 0;
 }
 
+/* The name of a .npy file says where its array belongs only if it is one of ours. A map in such a
+ * file, when it is the only one that there is, can be nothing but the first layer's weights. */
+static bool is_alone(const struct array_list *list, const struct naming *naming, size_t index)
+{
+    const struct array *array = &list->items[index];
+    enum dtype dtype;
+    if (!npy_is(array->file->data, array->file->size) || array->rank < 2 || array->rank > 4 ||
+        !array_type_dtype(array->type, &dtype))
+        return false;
+    for (size_t i = 0; i < list->count; i++) {
+        struct place place;
+        enum name_verdict verdict = name_place(naming, list->items[i].name, &place);
+        if (i != index && (verdict == NAME_UNKNOWN || (verdict == NAME_PLACED && !place.shared)))
+            return false;
+    }
+    return true;
+}
+
+static enum name_verdict place_one(const struct array_list *list, const struct naming *naming,
+                                   size_t index, struct place *ret_place)
+{
+    enum name_verdict verdict = name_place(naming, list->items[index].name, ret_place);
+    size_t len;
+    if (verdict != NAME_UNKNOWN || name_large_layer(naming, list->items[index].name, &len) ||
+        !is_alone(list, naming, index))
+        return verdict;
+    *ret_place = (struct place){.id = {naming->stack, 0, SITE_SELF}, .role = TENSOR_WEIGHTS};
+    return NAME_PLACED;
+}
+
 /* Sets *ret_count to how many are not ignored. */
 static int place_all(const struct array_list *list, const struct naming *naming,
                      struct placed *placed, size_t *ret_count, char *reterr)
@@ -154,7 +184,7 @@ static int place_all(const struct array_list *list, const struct naming *naming,
     size_t count = 0;
     for (size_t i = 0; i < list->count; i++) {
         const struct array *array = &list->items[i];
-        enum name_verdict verdict = name_place(naming, array->name, &placed[count].place);
+        enum name_verdict verdict = place_one(list, naming, i, &placed[count].place);
         if (verdict == NAME_UNKNOWN)
             return fail_unknown(naming, array, reterr);
         if (verdict == NAME_IGNORED)

@@ -371,8 +371,8 @@ static const char names[] =
     "them. Maps in f32, f16, bf16 or f64; masks in bool or any integer, tokens and\n"
     "documents in any integer. An array is placed by its name, a .npy file's by the\n"
     "file's name:\n"
-    "  <stack>.<layer>.<site>  weights [B,H,Tq,Tk] or [H,Tq,Tk]; encoder or decoder,\n"
-    "                          a number, self or cross: decoder.0.self\n"
+    "  <stack>.<layer>.<site>  weights [B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]; encoder or\n"
+    "                          decoder, a number, self or cross: decoder.0.self\n"
     "    .q .k .v              instead of the weights, or besides them: a result of\n"
     "                          their own. [B,H,T,d] or [H,T,d], after the position\n"
     "                          encoding; k and v may have fewer heads\n"
@@ -393,6 +393,7 @@ static const char names[] =
     "  cross_attentions.<layer>    decoder.<layer>.cross\n"
     "  mask, tokens, documents, attention_mask, input_ids\n"
     "                          of every self-attention that has none of its own\n"
+    "A map that is alone, in a .npy file of any name, is STACK.0.self.\n"
     "An empty axis is no error: its layer has 0 rows, and its numbers are null.\n";
 
 static const char notes[] =
