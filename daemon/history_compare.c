@@ -436,6 +436,8 @@ static int read_sides(struct query *query, struct comparison *comparison)
     int code = find_run(query, params->job, params->run, &a->run);
     if (!code)
         code = find_run(query, job_b, params->run_b, &b->run);
+    if (code == ERR_JOB_UNKNOWN && *a->run.job) /* the second: a refusal names the first */
+        code = query_fail(query, ERR_NO_HISTORY, "the history has no run of %s", job_b);
     if (!code)
         code = read_layers(query, a);
     if (!code)

@@ -27,7 +27,8 @@ static int choose_heads(struct query *query, struct series *series)
         return query_fail(query, ERR_ARGUMENT, "%s is a number of the layer: head does not apply",
                           series->metric);
     if (asked && query->params.head >= series->layer.heads)
-        return query_fail(query, ERR_NO_HISTORY, "the layer has only heads 0 to %u",
+        return query_fail(query, ERR_ARGUMENT, "the layer has no head %llu (valid: 0 to %u)",
+                          (unsigned long long)query->params.head,
                           (unsigned)(series->layer.heads - 1));
     series->head_first = asked ? (uint32_t)query->params.head : 0;
     series->heads = asked || series->of_layer ? 1 : series->layer.heads;

@@ -77,20 +77,51 @@ static const char *set_metric(struct args *args, const char *text)
 
 static const char *set_stack(struct args *args, const char *text)
 {
-    args->stack = text;
-    return strcmp(text, "encoder") == 0 || strcmp(text, "decoder") == 0 ? NULL
-                                                                        : "valid: encoder, decoder";
+    for (int i = 0; i < 2; i++)
+        if (strcmp(text, stack_name((enum stack)i)) == 0) {
+            args->stack = stack_name((enum stack)i);
+            return NULL;
+        }
+    return "valid: encoder, decoder";
 }
 
 static const char *set_site(struct args *args, const char *text)
 {
-    args->site = text;
-    return strcmp(text, "self") == 0 || strcmp(text, "cross") == 0 ? NULL : "valid: self, cross";
+    for (int i = 0; i < 2; i++)
+        if (strcmp(text, site_name((enum site)i)) == 0) {
+            args->site = site_name((enum site)i);
+            return NULL;
+        }
+    return "valid: self, cross";
 }
 
+static const char layer_valid[] = "valid: 0 to 65535, or a part of decoder.3.self";
+
+/* A part of "decoder.3.self". */
+static bool set_layer_part(struct args *args, const char *part)
+{
+    if (!set_stack(args, part))
+        args->given |= ARGS_STACK;
+    else if (!set_site(args, part))
+        args->given |= ARGS_SITE;
+    else if (option_whole_u32(part, LAYER_MAX, &args->layer))
+        args->given |= ARGS_LAYER;
+    else
+        return false;
+    return true;
+}
+
+/* As tables print it, or as much of it as says enough. */
 static const char *set_layer(struct args *args, const char *text)
 {
-    return option_whole_u32(text, LAYER_MAX, &args->layer) ? NULL : "valid: 0 to 65535";
+    char parts[32];
+    args->given &= ~(unsigned)ARGS_LAYER;
+    if ((size_t)snprintf(parts, sizeof(parts), "%s", text) >= sizeof(parts))
+        return layer_valid;
+    for (char *at = parts, *part; (part = strsep(&at, ".")) != NULL;)
+        if (!set_layer_part(args, part))
+            return layer_valid;
+    return NULL;
 }
 
 static const char *set_head(struct args *args, const char *text)
@@ -151,7 +182,9 @@ static const struct option_info option_info[] = {
     {{"stack", "STACK", "only encoder or decoder layers", "encoder|decoder"},
      ARGS_STACK,
      set_stack},
-    {{"layer", "N", "only this layer", NULL}, ARGS_LAYER, set_layer},
+    {{"layer", "LAYER", "only this layer: 3, or decoder.3.self, or a part of it", NULL},
+     ARGS_LAYER,
+     set_layer},
     {{"site", "SITE", "only self or cross attention", "self|cross"}, ARGS_SITE, set_site},
     {{"drift", NULL, "how the metric differs from the baseline, and since when", NULL},
      ARGS_DRIFT,

@@ -41,7 +41,8 @@ static const char *hint_of(const char *code)
 /* Codes whose sentence is all there is to say. */
 static bool speaks_for_itself(const char *code)
 {
-    return *hint_of(code) || strcmp(code, err_slug(ERR_RUN_UNKNOWN)) == 0 ||
+    return *hint_of(code) || strcmp(code, err_slug(ERR_ARGUMENT)) == 0 ||
+           strcmp(code, err_slug(ERR_RUN_UNKNOWN)) == 0 ||
            strcmp(code, err_slug(ERR_NO_HISTORY)) == 0;
 }
 
@@ -54,7 +55,7 @@ static int explain_refusal(struct cli *cli, const struct rpc_reply *reply)
         fprintf(cli->err, "attnctl: %s%s\n", reply->message, hint_of(reply->code));
     else
         fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
-    return CLI_FINDING;
+    return strcmp(reply->code, err_slug(ERR_ARGUMENT)) == 0 ? CLI_USAGE : CLI_FINDING;
 }
 
 static int explain(struct cli *cli, enum rpc_status status)

@@ -36,7 +36,7 @@ static int fail(struct cli *cli, int code, const char *text)
     for (char *c = line; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             *c = '?';
-    fprintf(cli->err, "attnctl: analyze: %s\n", line);
+    fprintf(cli->err, "attnctl: %s\n", line);
     return code;
 }
 
@@ -205,7 +205,7 @@ static void print_notes(struct cli *cli, const struct analysis *analysis)
         skipped += engine_skips_spectrum(&analysis->inputs.items[i], &analysis->options);
     if (skipped > 0)
         fprintf(cli->err,
-                "attnctl: analyze: no spectrum of %zu layer%s with more than %" PRIu32
+                "attnctl: no spectrum of %zu layer%s with more than %" PRIu32
                 " queries or keys (--spectrum-max)\n",
                 skipped, out_plural(skipped), analysis->options.spectrum_max);
 }
@@ -242,8 +242,7 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
         return fail(cli, exit_of(rc), analysis.error);
     int code;
     if (analysis.options.file_count == 0) {
-        fputs("usage: attnctl analyze FILE... [OPTIONS] (see --help)\n", cli->err);
-        code = CLI_USAGE;
+        code = cli_usage(cli, "FILE is missing; usage: attnctl analyze FILE... [OPTIONS]");
     } else {
         code = prepare(cli, &analysis);
         if (code == CLI_OK)

@@ -48,7 +48,7 @@ struct checking {
 
 static int fail(struct cli *cli, int code, const char *text)
 {
-    fprintf(cli->err, "attnctl: check: %s\n", text);
+    fprintf(cli->err, "attnctl: %s\n", text);
     return code;
 }
 

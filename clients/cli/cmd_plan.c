@@ -155,8 +155,10 @@ int cmd_plan(struct cli *cli)
             continue;
         if (args->word_count >= verbs[i].words_min && args->word_count <= verbs[i].words_max)
             return verbs[i].run(cli);
-        fprintf(cli->err, "usage: attnctl plan %s [OPTIONS]\n", verbs[i].usage);
-        return CLI_USAGE;
+        return cli_usage(cli, "plan %s: %s; usage: attnctl plan %s [OPTIONS]", verbs[i].word,
+                         args->word_count < verbs[i].words_min ? "something is missing"
+                                                               : "that is too much",
+                         verbs[i].usage);
     }
     return cli_usage(cli, "plan '%.80s': no such thing to do (valid: get, set, reset)",
                      args->words[1]);

@@ -33,7 +33,7 @@ static int report(struct cli *cli, int code, const char *text)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             *c = '?';
     if (*line)
-        fprintf(cli->err, "attnctl: plot: %s\n", line);
+        fprintf(cli->err, "attnctl: %s\n", line);
     return code;
 }
 
@@ -137,8 +137,7 @@ static int make_next(struct batch *batch, const struct choice *choice)
         char layer[PLACE_TEXT_MAX], head[16];
         name_choice(plot, choice, layer, head);
         progress_end(&batch->progress);
-        fprintf(plot->cli->err, "attnctl: plot: %s, head %s: left out: %s\n", layer, head,
-                plot->error);
+        fprintf(plot->cli->err, "attnctl: %s, head %s: left out: %s\n", layer, head, plot->error);
         plot->empty = false;
         batch->empty++;
         code = CLI_OK;

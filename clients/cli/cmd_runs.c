@@ -43,7 +43,7 @@ static int show_runs(struct cli *cli, const msgpack_object *result)
     const msgpack_object *runs = mpk_find(result, "runs");
     struct out_table table;
     if (field_length(runs) == 0) {
-        fputs("the history has no such runs yet\n", cli->out);
+        fputs("the history has no run yet\n", cli->out);
         return CLI_OK;
     }
     out_init(&table, 7);
@@ -55,6 +55,12 @@ static int show_runs(struct cli *cli, const msgpack_object *result)
     if (field_bool(result, "more"))
         fputs("there are earlier ones: --count shows more\n", cli->out);
     return CLI_OK;
+}
+
+static int refuse_job(struct cli *cli, const char *job)
+{
+    fprintf(cli->err, "attnctl: the history has no run of '%.80s' (see attnctl runs)\n", job);
+    return CLI_FINDING;
 }
 
 int cmd_runs(struct cli *cli)
@@ -72,8 +78,11 @@ int cmd_runs(struct cli *cli)
     code = ask_call(cli, "runs", &ask, &reply);
     if (code != CLI_OK)
         return code;
-    code =
-        args->given & ARGS_JSON ? cli_print_json(cli, reply.result) : show_runs(cli, reply.result);
+    bool none = args->word_count > 1 && field_length(mpk_find(reply.result, "runs")) == 0;
+    if (args->given & ARGS_JSON)
+        code = cli_print_json(cli, reply.result);
+    else if (!none)
+        code = show_runs(cli, reply.result);
     rpc_reply_clear(&reply);
-    return code;
+    return none ? refuse_job(cli, args->words[1]) : code;
 }

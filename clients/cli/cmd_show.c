@@ -20,7 +20,7 @@ static int fail(struct cli *cli, int code, const char *text)
     for (char *c = line; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             *c = '?';
-    fprintf(cli->err, "attnctl: show: %s\n", line);
+    fprintf(cli->err, "attnctl: %s\n", line);
     return code;
 }
 
@@ -198,10 +198,9 @@ int cmd_show(struct cli *cli, int argc, char **argv)
     struct show_options options;
     if (show_options_parse(argc, argv, &options, error) != 0)
         return fail(cli, CLI_USAGE, error);
-    if (options.word_count == 0) {
-        fputs("usage: attnctl show FILE... | JOB [OPTIONS] (see --help)\n", cli->err);
-        return CLI_USAGE;
-    }
+    if (options.word_count == 0)
+        return cli_usage(cli,
+                         "FILE or JOB is missing; usage: attnctl show FILE... | JOB [OPTIONS]");
     char origin[ORIGIN_MAX];
     struct view view = {.origin = origin};
     int code = open_source(cli, &options, &view.source, error);

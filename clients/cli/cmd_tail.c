@@ -299,17 +299,34 @@ static void *subscribe(struct rpc *rpc, const char *endpoint, const char *prefix
     return NULL;
 }
 
+/* Whether a topic may begin like this. */
+static bool is_topic(const char *prefix)
+{
+    static const char *const kinds[] = {"alert/", "job/", "live/", "summary/"};
+    for (int i = 0; i < 4; i++) {
+        size_t length = strlen(prefix), kind = strlen(kinds[i]);
+        if (strncmp(prefix, kinds[i], length < kind ? length : kind) == 0)
+            return true;
+    }
+    return false;
+}
+
 int cmd_tail(struct cli *cli)
 {
     char endpoint[ENDPOINT_MAX];
+    const char *prefix = cli->args->word_count > 1 ? cli->args->words[1] : "";
     int code = CLI_OK;
+    if (!is_topic(prefix))
+        return cli_usage(cli,
+                         "no topic begins with '%.80s' (valid: alert/, job/, live/, summary/, such "
+                         "as summary/%.80s/)",
+                         prefix, prefix);
     if (cli->args->summaries)
         snprintf(endpoint, sizeof(endpoint), "%s", cli->args->summaries);
     else
         code = ask_endpoint(cli, endpoint);
     if (code != CLI_OK)
         return code;
-    const char *prefix = cli->args->word_count > 1 ? cli->args->words[1] : "";
     void *socket = subscribe(cli->rpc, endpoint, prefix);
     if (!socket)
         return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(errno));

@@ -100,10 +100,30 @@ int help_refuse_command(struct cli *cli, const char *name)
     return cli_usage(cli, "no command '%.80s' (see attnctl --help)", name);
 }
 
+/* "JOB FILE" and 1: "FILE"; the last one when there are fewer. Of alternatives nobody knows which.
+ */
+static int find_argument(const char *arguments, int index, const char **ret_argument)
+{
+    const char *blank;
+    if (strchr(arguments, '|'))
+        arguments = "something";
+    while (index-- > 0 && (blank = strchr(arguments, ' ')) != NULL)
+        arguments = blank + 1;
+    *ret_argument = arguments;
+    return (int)strcspn(arguments, " ");
+}
+
 int help_refuse_words(struct cli *cli, const struct command *command)
 {
-    print_usage(command, cli->err);
-    return CLI_USAGE;
+    int words = cli->args->word_count - 1;
+    const char *argument, *usage = *command->arguments ? " " : "";
+    if (words > command->words_max)
+        return cli_usage(cli, "'%.80s' is too much; usage: attnctl %s%s%s [OPTIONS]",
+                         cli->args->words[command->words_max + 1], command->name, usage,
+                         command->arguments);
+    int length = find_argument(command->arguments, words, &argument);
+    return cli_usage(cli, "%.*s is missing; usage: attnctl %s%s%s [OPTIONS]", length, argument,
+                     command->name, usage, command->arguments);
 }
 
 int cmd_help(struct cli *cli)

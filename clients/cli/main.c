@@ -72,8 +72,8 @@ static int check_options(struct cli *cli, const struct command *command, int arg
     const char *near = unknown ? command_nearest_option(command, unknown) : NULL;
     if (!unknown)
         return CLI_OK;
-    return cli_usage(cli, "%s: no option %.100s%s%s%s (see attnctl %s --help)", command->name,
-                     unknown, near ? ": did you mean --" : "", near ? near : "", near ? "?" : "",
+    return cli_usage(cli, "no option %.100s%s%s%s (see attnctl %s --help)", unknown,
+                     near ? ": did you mean --" : "", near ? near : "", near ? "?" : "",
                      command->name);
 }
 

@@ -42,8 +42,8 @@ def refuse(*arguments, cwd=None):
     """The sentence on standard error, which is all there is."""
     done = run(*arguments, cwd=cwd)
     assert done.returncode == 2 and done.stdout == "", done
-    assert done.stderr.startswith("attnctl: analyze: ") and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr[len("attnctl: analyze: "):-1]
+    assert done.stderr.startswith("attnctl: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr[len("attnctl: "):-1]
 
 
 def attend(seed, valid=None, shape=(B, H, T, T), sharpness=2.0):
@@ -611,7 +611,7 @@ def test_bad_values_are_named(good, option, text, says):
 
 def test_bad_command_lines(good):
     done = run()
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "usage: attnctl analyze FILE... [OPTIONS] (see --help)\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "attnctl: FILE is missing; usage: attnctl analyze FILE... [OPTIONS]\n")
     assert refuse(good, "--cuasal") == "no option --cuasal: did you mean --causal? (see attnctl analyze --help)"
     assert refuse(good, "--frobnicate") == "no option --frobnicate (see attnctl analyze --help)"
     assert refuse(good, "--lengths") == "--lengths needs a value (see attnctl analyze --help)"

@@ -36,8 +36,8 @@ def refuse(code, *arguments, cwd=None):
     """The sentence on standard error."""
     done = run(*arguments, cwd=cwd)
     assert done.returncode == code and done.stdout == "", done
-    assert done.stderr.startswith("attnctl: plot: ") and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr[len("attnctl: plot: "):-1]
+    assert done.stderr.startswith("attnctl: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr[len("attnctl: "):-1]
 
 
 def attend(seed, queries, keys, causal=False):
@@ -487,8 +487,8 @@ def test_a_map_without_a_number_does_not_stop_the_others(tmp_path):
     done = run("heatmap", tmp_path / "maps.npz", "--every-layer", "--every-head", "-o", f"{tmp_path}/many/")
     why = "left out: there is nothing to draw: no entry of the map is a number"
     assert done.returncode == 1 and done.stderr.splitlines() == [
-        f"attnctl: plot: decoder.0.self, head 01: {why}", f"attnctl: plot: decoder.1.self, head 01: {why}",
-        "attnctl: plot: 2 of 6 figures were left out"]
+        f"attnctl: decoder.0.self, head 01: {why}", f"attnctl: decoder.1.self, head 01: {why}",
+        "attnctl: 2 of 6 figures were left out"]
     assert set(os.listdir(tmp_path / "many")) == {f"heatmap-decoder.{layer}.self-h{head:02}.png"
                                                   for layer in (0, 1) for head in (0, 2)}
 

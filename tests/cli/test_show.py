@@ -37,8 +37,8 @@ def refuse(*arguments, code=2, cwd=None):
     """The sentence on standard error, which is all there is."""
     done = run(*arguments, cwd=cwd)
     assert done.returncode == code and done.stdout == "", done
-    assert done.stderr.startswith("attnctl: show: ") and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr[len("attnctl: show: "):-1]
+    assert done.stderr.startswith("attnctl: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr[len("attnctl: "):-1]
 
 
 def softmax(logits):
@@ -302,7 +302,7 @@ def test_maps_with_nothing_in_them_are_refused(tmp_path):
     np.savez(tmp_path / "nan.npz", **{"decoder.0.self": np.full((1, 2, 3, 3), np.nan, np.float32)})
     done = run(tmp_path / "nan.npz")
     assert done.returncode == 1 and "6 rows have entries that are no number" in done.stdout
-    assert done.stderr == ("attnctl: show: decoder.0.self, sample 0, the mean over 2 heads: no entry is a number: "
+    assert done.stderr == ("attnctl: decoder.0.self, sample 0, the mean over 2 heads: no entry is a number: "
                            "there is nothing to show\n")
     done = run(tmp_path / "nan.npz", "--json")
     assert done.returncode == 1 and json.loads(done.stdout)["token"]["weights"] == [None] * 3
@@ -320,7 +320,8 @@ def test_a_word_is_a_file_or_a_job(tmp_path):
 
 def test_without_words_there_is_the_usage():
     done = run()
-    assert done.returncode == 2 and done.stderr == "usage: attnctl show FILE... | JOB [OPTIONS] (see --help)\n"
+    assert done.returncode == 2 and done.stderr == (
+        "attnctl: FILE or JOB is missing; usage: attnctl show FILE... | JOB [OPTIONS]\n")
     assert "A word is a file when" in show("--help")
     assert max(map(len, show("--help").split("\n"))) <= 90
 

@@ -169,4 +169,4 @@ def test_an_error_is_one_line(screens, maps):
     screen = screens(80, 24, **UTF8)
     lines = screen.run(ATTNCTL, "show", maps, "--layer", 0, "--head", 9)
     assert screen.status == 2
-    assert lines == ["attnctl: show: --head: decoder.0.self has no head 9 (valid: 0 to 3)"]
+    assert lines == ["attnctl: --head: decoder.0.self has no head 9 (valid: 0 to 3)"]

@@ -476,13 +476,13 @@ def test_a_check_is_not_about_silence(tmp_path, rng):
 def test_a_check_that_cannot_judge_says_so(tmp_path, rng):
     result = check(tmp_path, [])
     assert result.returncode == 2
-    assert result.stderr == ("attnctl: check: the recording has no window to judge: it is empty, or ends too early\n")
+    assert result.stderr == ("attnctl: the recording has no window to judge: it is empty, or ends too early\n")
     result = check(tmp_path, training(rng), rules="window: {unit: second}\n")
     assert result.returncode == 2
-    assert result.stderr == (f"attnctl: check: {tmp_path}/rules.yaml: window.unit: 'second': a recording is judged "
+    assert result.stderr == (f"attnctl: {tmp_path}/rules.yaml: window.unit: 'second': a recording is judged "
                              "faster than it was recorded (valid: epoch, step)\n")
     result = check(tmp_path, training(rng), rules="rules:\n  mine: {metric: entropie, above: 1}\n")
-    assert result.returncode == 2 and result.stderr.startswith(f"attnctl: check: {tmp_path}/rules.yaml:2: ")
+    assert result.returncode == 2 and result.stderr.startswith(f"attnctl: {tmp_path}/rules.yaml:2: ")
     assert "entropie" in result.stderr
     result = attnctl("check", tmp_path / "run.rec", "--rules", tmp_path / "none.yaml")
     assert result.returncode == 2 and "none.yaml" in result.stderr

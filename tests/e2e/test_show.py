@@ -90,11 +90,11 @@ def test_a_pooled_map_is_shown_in_cells_and_says_so(attnd, rng):
 
 def test_what_a_job_has_not_is_refused(attnd, rng):
     trainer = Trainer(attnd, "gpt")
-    said = "attnctl: show: no such job: 'gpt' (see attnctl jobs); nor is there a file 'gpt'\n"
+    said = "attnctl: no such job: 'gpt' (see attnctl jobs); nor is there a file 'gpt'\n"
     assert show(attnd, "gpt", code=1) == said
     trainer.attention(softmax_maps(rng, 3, 2, 4, 4))
     attnd.settled(1)
-    said = "attnctl: show: --sample: decoder.0.self has no sample 1 (valid: 0)\n"
+    said = "attnctl: --sample: decoder.0.self has no sample 1 (valid: 0)\n"
     assert show(attnd, "gpt", "--sample", 1, code=2) == said
     assert "the newest maps only; attnctl record keeps all" in show(attnd, "gpt", "--step", 1, code=2)
     assert "knows no run ffff of a job 'gpt'" in show(attnd, "gpt", "--run", "ffff", code=1)

@@ -195,7 +195,7 @@ int view_json(const struct view *view, struct cli *cli)
         code = cli_print_json(cli, doc.root);
         mpk_doc_clear(&doc);
     } else {
-        fputs("attnctl: show: out of memory\n", cli->err);
+        fputs("attnctl: out of memory\n", cli->err);
     }
     mpk_writer_clear(&writer);
     return code;

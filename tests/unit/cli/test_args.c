@@ -123,6 +123,36 @@ static void test_top_has_an_order_and_an_interval(void **state)
                    "--sort", "-");
 }
 
+static void test_a_layer_may_be_named_as_tables_name_it(void **state)
+{
+    static const struct {
+        const char *text, *stack, *site;
+        int64_t layer;
+    } cases[] = {{"decoder.3.self", "decoder", "self", 3},
+                 {"3", NULL, NULL, 3},
+                 {"encoder.12", "encoder", NULL, 12},
+                 {"cross", NULL, "cross", -1},
+                 {"decoder.cross", "decoder", "cross", -1}};
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct args args;
+        char error[ARGS_ERROR_MAX];
+        assert_int_equal(PARSE(&args, error, "history", "gpt", "--layer", cases[i].text), 0);
+        assert_int_equal(args.given & ARGS_LAYER ? (int64_t)args.layer : -1, cases[i].layer);
+        assert_true(!args.stack == !cases[i].stack && !args.site == !cases[i].site);
+        assert_true(!args.stack || strcmp(args.stack, cases[i].stack) == 0);
+        assert_true(!args.site || strcmp(args.site, cases[i].site) == 0);
+    }
+    static const char *const wrong[] = {"",          ".",     "decoder.",
+                                        "decoder.x", "65536", "self.self.self.self.self.self.self"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        struct args args;
+        char error[ARGS_ERROR_MAX];
+        assert_int_equal(PARSE(&args, error, "history", "gpt", "--layer", wrong[i]), -1);
+        assert_non_null(strstr(error, "or a part of decoder.3.self"));
+    }
+}
+
 static void test_mistakes_are_named(void **state)
 {
     (void)state;
@@ -130,8 +160,11 @@ static void test_mistakes_are_named(void **state)
     ASSERT_REFUSED("--metric needs a value", "summary", "--metric");
     ASSERT_REFUSED("--stack: 'both': not accepted (valid: encoder, decoder)", "--stack", "both");
     ASSERT_REFUSED("--site: 'Self': not accepted (valid: self, cross)", "--site", "Self");
-    ASSERT_REFUSED("--layer: '-1': not accepted (valid: 0 to 65535)", "--layer", "-1");
-    ASSERT_REFUSED("--layer: '65536': not accepted (valid: 0 to 65535)", "--layer", "65536");
+    ASSERT_REFUSED("--layer: '-1': not accepted (valid: 0 to 65535, or a part of decoder.3.self)",
+                   "--layer", "-1");
+    ASSERT_REFUSED(
+        "--layer: '65536': not accepted (valid: 0 to 65535, or a part of decoder.3.self)",
+        "--layer", "65536");
     ASSERT_REFUSED("--count: '0': not accepted (valid: 1 or more)", "--count", "0");
     ASSERT_REFUSED("--count: '99999999999999999999': not accepted (valid: 1 or more)", "--count",
                    "99999999999999999999");
@@ -147,6 +180,7 @@ int main(void)
         cmocka_unit_test(test_timeouts_are_seconds_or_milliseconds),
         cmocka_unit_test(test_times_and_factors_are_above_0),
         cmocka_unit_test(test_top_has_an_order_and_an_interval),
+        cmocka_unit_test(test_a_layer_may_be_named_as_tables_name_it),
         cmocka_unit_test(test_mistakes_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

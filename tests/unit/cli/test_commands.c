@@ -356,7 +356,8 @@ static void test_top_needs_a_terminal(void **state)
                 "prints the same numbers once\n");
     assert_says(state, "top --json", 2,
                 "attnctl: top is for people; attnctl summary --json is for programs\n");
-    assert_says(state, "top one two", 2, "usage: attnctl top [JOB] [OPTIONS]\n");
+    assert_says(state, "top one two", 2,
+                "attnctl: 'two' is too much; usage: attnctl top [JOB] [OPTIONS]\n");
 }
 
 static void test_small_values_keep_their_digits(void **state)
@@ -747,8 +748,10 @@ static void test_wrong_usage_is_explained(void **state)
                 "attnctl: no option --jsno: did you mean --json? (see attnctl jobs --help)\n");
     assert_says(state, "jobs --frobnicate", 2,
                 "attnctl: no option --frobnicate (see attnctl jobs --help)\n");
-    assert_says(state, "summary", 2, "usage: attnctl summary JOB [OPTIONS]\n");
-    assert_says(state, "jobs extra", 2, "usage: attnctl jobs [OPTIONS]\n");
+    assert_says(state, "summary", 2,
+                "attnctl: JOB is missing; usage: attnctl summary JOB [OPTIONS]\n");
+    assert_says(state, "jobs extra", 2,
+                "attnctl: 'extra' is too much; usage: attnctl jobs [OPTIONS]\n");
     assert_says(state, "jobs --count 3", 2,
                 "attnctl: --count is not an option of jobs (see attnctl jobs --help)\n");
     assert_says(state, "jobs --endpoint nowhere", 2,
@@ -787,13 +790,20 @@ static void test_a_plan_is_not_set_by_halves(void **state)
     snprintf(expected, sizeof(expected), "attnctl: 'every': %s\n", form);
     assert_says(state, "plan set gpt every", 2, expected);
     assert_says(state, "plan set gpt every=3 every=4", 2, "attnctl: every: given twice\n");
-    assert_says(state, "plan set gpt", 2, "usage: attnctl plan set JOB KEY=VALUE... [OPTIONS]\n");
-    assert_says(state, "plan reset", 2, "usage: attnctl plan reset JOB [OPTIONS]\n");
-    assert_says(state, "plan get a b", 2, "usage: attnctl plan get [JOB] [OPTIONS]\n");
+    assert_says(state, "plan set gpt", 2,
+                "attnctl: plan set: something is missing; usage: attnctl plan set JOB KEY=VALUE... "
+                "[OPTIONS]\n");
+    assert_says(
+        state, "plan reset", 2,
+        "attnctl: plan reset: something is missing; usage: attnctl plan reset JOB [OPTIONS]\n");
+    assert_says(state, "plan get a b", 2,
+                "attnctl: plan get: that is too much; usage: attnctl plan get [JOB] [OPTIONS]\n");
     assert_says(state, "plan show", 2,
                 "attnctl: plan 'show': no such thing to do (valid: get, set, reset)\n");
-    assert_says(state, "plan", 2,
-                "usage: attnctl plan get [JOB] | set JOB KEY=VALUE... | reset JOB [OPTIONS]\n");
+    assert_says(
+        state, "plan", 2,
+        "attnctl: something is missing; usage: attnctl plan get [JOB] | set JOB KEY=VALUE... | "
+        "reset JOB [OPTIONS]\n");
 }
 
 static void test_output_that_cannot_be_written_is_a_finding(void **state)

@@ -432,7 +432,7 @@ static void test_a_limit_and_a_range_have_bounds(void **state)
     assert_string_equal(answer.detail, "encoder.4.cross has no window of 1 epoch in this range");
     past_forget(&answer);
     past_ask(*state, &answer, "history", "job:s head:u", "gpt", UINT64_C(3));
-    assert_string_equal(answer.detail, "the layer has only heads 0 to 2");
+    assert_string_equal(answer.detail, "the layer has no head 3 (valid: 0 to 2)");
     past_forget(&answer);
 }
 
