@@ -136,7 +136,24 @@ def test_a_first_query_with_one_key_gives_way_to_the_last(maps):
     got = numbers(path, "--layer", 1)
     assert got["token"]["query"] == T - 1
     assert numbers(path, "--layer", 1, "--token", 0)["token"]["weights"][0] == 1
-    assert "query 0 attends to one key only" in show(path, "--layer", 1)
+    assert "query 0 attends to one key at most" in show(path, "--layer", 1)
+
+
+@pytest.mark.parametrize("padding, query", [(slice(5, None), 4), (slice(0, 3), T - 1)])
+def test_padding_is_not_the_query_that_is_shown(padding, query, tmp_path):
+    weights = attend(6, (1, 2, T, T), causal=True)
+    weights[0, :, padding] = 0
+    np.save(tmp_path / "x.npy", weights)
+    got = numbers(tmp_path / "x.npy")["token"]
+    assert got["query"] == query and np.allclose(got["weights"], weights[0].mean(0)[query], atol=1e-6)
+
+
+def test_a_map_of_zeros_says_so(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((1, 2, 5, 5), np.float32))
+    text = show(tmp_path / "x.npy")
+    assert "no row of sample 0 attends to anything" in text and "10 rows are all 0" in text
+    assert "no entry is above 0" in text and "nothing: all of its weights are 0" in text
+    assert text.count("nothing: all 0") == 2 and "0.0 %" not in text
 
 
 def peak_memory(command):

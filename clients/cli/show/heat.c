@@ -380,7 +380,9 @@ static void put_legend(const struct view *view, double largest)
     double least[SHADES];
     for (int i = 0; i < SHADES; i++)
         least[i] = largest * i * i / (SHADES * SHADES);
-    if (screen->colors != COLORS_NONE)
+    if (!(largest > 0))
+        screen_say(screen, 2, "no entry is above 0");
+    else if (screen->colors != COLORS_NONE)
         put_color_legend(screen, largest);
     else if (screen->utf8)
         screen_say(screen, 2,

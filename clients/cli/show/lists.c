@@ -131,9 +131,11 @@ void view_token(const struct view *view)
         screen_say(&view->screen, 4, "  (where a cell has several keys: the mean of one)");
     if (found->moved)
         screen_say(&view->screen, 4,
-                   "  (query 0 attends to one key only; --token N shows any other)");
-    if (count == 0) {
-        screen_say(&view->screen, 4, "  none of its weights is a number");
+                   "  (query 0 attends to one key at most; --token N shows any other)");
+    if (count == 0 || largest <= 0) {
+        screen_say(&view->screen, 4,
+                   count == 0 ? "  none of its weights is a number"
+                              : "  nothing: all of its weights are 0 (padding?)");
         return;
     }
     if (columns <= BARS_MOST) {
@@ -178,6 +180,10 @@ static void put_head_line(const struct view *view, const struct widths *w, int d
     const struct entry *tops = view->found->tops + (size_t)head * view->found->top_count;
     bool one_line = w->bar > 0;
     fprintf(view->screen.out, "  %*" PRIu32, digits, head);
+    if (tops[0].weight <= 0) {
+        fputs("  nothing: all 0\n", view->screen.out);
+        return;
+    }
     for (uint32_t i = 0; i < view->found->top_count; i++) {
         if (i > 0 && !one_line)
             fprintf(view->screen.out, "\n  %*s", digits, "");

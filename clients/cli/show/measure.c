@@ -10,19 +10,21 @@
 #include <string.h>
 
 /* From here on a row has one key only. */
-#define ALONE 0.9995f
+#define ALONE    0.9995f
+#define ROW_NONE UINT32_MAX
 
 struct pass {
     const struct source_layer *layer;
     const struct wish *wish;
     struct findings *findings;
-    uint32_t head;          /* current */
-    uint32_t candidates[2]; /* rows that the query may be; may be one row */
-    float *kept[2];         /* [heads][columns] of each */
-    float *mean;            /* [rows][columns], the sum until all are there; NULL = one head */
-    uint32_t *count;        /* [picture_columns] numbers in the current row of the picture */
-    double *sum;            /* [picture_columns] */
-    uint32_t picture_row;   /* current */
+    uint32_t head; /* current */
+    uint32_t
+        candidates[2];    /* rows that the query may be; the second is ROW_NONE if there is none */
+    float *kept[2];       /* [heads][columns] of each */
+    float *mean;          /* [rows][columns], the sum until all are there; NULL = one head */
+    uint32_t *count;      /* [picture_columns] numbers in the current row of the picture */
+    double *sum;          /* [picture_columns] */
+    uint32_t picture_row; /* current */
 };
 
 /* Row sums --------------------------------------------------------------------------------------
@@ -52,7 +54,8 @@ static double sum_row(const struct source_layer *layer, const float *weights, bo
     return layer->columns == layer->keys ? sum : sum_cells(layer, weights);
 }
 
-static void check_sum(struct pass *pass, uint32_t row, const float *weights)
+/* Returns whether the row attends to anything. */
+static bool check_sum(struct pass *pass, uint32_t row, const float *weights)
 {
     struct row_sums *sums = &pass->findings->sums;
     bool zero;
@@ -60,11 +63,11 @@ static void check_sum(struct pass *pass, uint32_t row, const float *weights)
     sums->rows++;
     if (!isfinite(sum)) {
         sums->missing++;
-        return;
+        return false;
     }
     if (zero) {
         sums->zero++;
-        return;
+        return false;
     }
     sums->min = fmin(sums->min, sum);
     sums->max = fmax(sums->max, sum);
@@ -76,6 +79,7 @@ static void check_sum(struct pass *pass, uint32_t row, const float *weights)
         sums->other_row = row;
         sums->other_sum = sum;
     }
+    return true;
 }
 
 static void finish_sums(struct row_sums *sums)
@@ -159,7 +163,8 @@ static void visit(void *data, uint32_t row, const float *weights)
 {
     struct pass *pass = data;
     uint32_t columns = pass->layer->columns;
-    check_sum(pass, row, weights);
+    if (check_sum(pass, row, weights) && pass->head == 0)
+        pass->candidates[1] = row; /* in the end the last one: padding is behind it */
     for (int i = 0; i < 2; i++)
         if (row == pass->candidates[i])
             memcpy(pass->kept[i] + (size_t)pass->head * columns, weights,
@@ -223,12 +228,16 @@ static void choose_query(const struct pass *pass, const float *kept, float *ret_
     }
 }
 
-static bool has_one_key(const float *weights, uint32_t columns)
+/* One key only, or none at all. */
+static bool says_little(const float *weights, uint32_t columns)
 {
-    for (uint32_t c = 0; c < columns; c++)
+    bool any = false;
+    for (uint32_t c = 0; c < columns; c++) {
         if (weights[c] >= ALONE)
             return true;
-    return false;
+        any = any || weights[c] != 0;
+    }
+    return !any;
 }
 
 static void finish_query(const struct pass *pass)
@@ -237,7 +246,8 @@ static void finish_query(const struct pass *pass)
     const struct source_layer *l = pass->layer;
     int chosen = 0;
     choose_query(pass, pass->kept[0], f->query);
-    if (pass->wish->query == TOKEN_AUTO && l->rows > 1 && has_one_key(f->query, l->columns)) {
+    bool other = pass->candidates[1] != ROW_NONE && pass->candidates[1] != pass->candidates[0];
+    if (pass->wish->query == TOKEN_AUTO && other && says_little(f->query, l->columns)) {
         chosen = 1;
         f->moved = true;
         choose_query(pass, pass->kept[1], f->query);
@@ -286,7 +296,7 @@ int measure_map(struct source *source, const struct wish *wish, struct findings 
     struct pass pass = {.layer = layer, .wish = wish, .findings = &findings};
     uint32_t query = wish->query == TOKEN_AUTO ? 0 : wish->query;
     pass.candidates[0] = source_cell(query, layer->queries, layer->rows);
-    pass.candidates[1] = layer->rows - 1;
+    pass.candidates[1] = ROW_NONE;
     int code = CLI_FINDING;
     if (allocate(&pass))
         code = run_pass(source, &pass, reterr);

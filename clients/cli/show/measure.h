@@ -16,7 +16,8 @@ struct wish {
     size_t layer;
     uint32_t sample;
     uint32_t head;  /* HEAD_MEAN = of all */
-    uint32_t query; /* TOKEN_AUTO = the first; the last when the first has one key only */
+    uint32_t query; /* TOKEN_AUTO = the first; when it attends to one key at most, the last one that
+                     * attends to any */
     uint32_t picture_rows, picture_columns; /* at most */
     uint32_t pairs;                         /* at most TOP_PAIRS_MOST */
 };
@@ -42,7 +43,7 @@ struct findings {
     struct row_sums sums;
     uint64_t finite; /* entries of the map that are numbers */
     uint32_t row;    /* the query's cell */
-    bool moved;      /* it is the last, because the first has one key only */
+    bool moved;      /* it is not the first, because that attends to one key at most */
     float *query;    /* [columns] of the map; owned */
     /* [heads][top_count]: the largest of the query's weights in each head, descending; owned */
     struct entry *tops;

@@ -51,7 +51,7 @@ static void say_sums(const struct view *view)
     const struct screen *screen = &view->screen;
     const char *rows = view->layer->rows < view->layer->queries ? "rows of cells" : "rows";
     if (sums->sound + sums->other == 0)
-        screen_say(screen, 4, "  row sums: no row of sample %" PRIu32 " has any",
+        screen_say(screen, 4, "  row sums: no row of sample %" PRIu32 " attends to anything",
                    view->wish->sample);
     else if (isinf(view->layer->tolerance))
         screen_say(screen, 4,

@@ -213,8 +213,8 @@ static const struct option_info option_info[] = {
         "(default: the first)"),
     SET("head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
     SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
-    SET("token", "N", set_token, NULL, "the query whose attention is shown (default: the first; the last when the "
-        "first attends to one key only)"),
+    SET("token", "N", set_token, NULL, "the query whose attention is shown (default: the first; when that attends "
+        "to one key at most, the last one that attends to any)"),
     SET("step", "N", set_step, NULL, "recordings: this step, not the newest"),
     SET("run", "RUN", set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
     TITLE("what is printed"),
