@@ -182,7 +182,7 @@ static const struct option_info option_info[] = {
     {{"stack", "STACK", "only encoder or decoder layers", "encoder|decoder"},
      ARGS_STACK,
      set_stack},
-    {{"layer", "LAYER", "only this layer: 3, or decoder.3.self, or a part of it", NULL},
+    {{"layer", "LAYER", "only this layer: 3, or decoder.3.self, or a part of it", "LAYER"},
      ARGS_LAYER,
      set_layer},
     {{"site", "SITE", "only self or cross attention", "self|cross"}, ARGS_SITE, set_site},

@@ -8,6 +8,7 @@
 #include "header.h"
 #include "metric.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,16 +21,33 @@ struct completion {
     const char *endpoint; /* whom to ask for jobs; NULL = as without an option */
     const char *before;   /* goes before every candidate: of "--stack=dec" what is before "dec" */
     int before_length;
+    bool list;                     /* what is before it has items already */
     const struct command *command; /* NULL = none yet */
+    const char *subject;           /* its last argument so far: perhaps a job; NULL = none */
 };
 
 /* Candidates ------------------------------------------------------------------------------------
  */
 
+/* Whether an item of a list is in it before the cursor. */
+static bool is_listed(const struct completion *completion, const char *word, int length)
+{
+    const char *at = completion->before, *end = at + completion->before_length;
+    for (; completion->list && at < end; at++) {
+        const char *item = at;
+        at += strcspn(at, ",=");
+        if (at < end && *at == ',' && at - item == length &&
+            strncmp(item, word, (size_t)length) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void offer(const struct completion *completion, const char *word, int length,
                   const char *help)
 {
-    if (strncmp(word, completion->typed, strlen(completion->typed)) != 0)
+    if (strncmp(word, completion->typed, strlen(completion->typed)) != 0 ||
+        is_listed(completion, word, length))
         return;
     fprintf(completion->out, "%.*s%.*s%s%s\n", completion->before_length, completion->before,
             length, word, help ? "\t" : "", help ? help : "");
@@ -78,8 +96,30 @@ static void offer_answer(const struct completion *completion, const msgpack_obje
     }
 }
 
+/* The layers of the job that the line is about, in its newest run. */
+static void offer_layers_of(const struct completion *completion, const msgpack_object *jobs)
+{
+    char job[JOB_NAME_MAX + 1];
+    for (uint32_t i = 0; i < field_length(jobs); i++) {
+        const msgpack_object *layers = mpk_find(&jobs->via.array.ptr[i], "layers");
+        field_text(&jobs->via.array.ptr[i], "job", job, sizeof(job));
+        if (strcmp(job, completion->subject) != 0 || is_repeated(jobs, i, job))
+            continue;
+        for (uint32_t l = 0; l < field_length(layers); l++) {
+            const msgpack_object *layer = &layers->via.array.ptr[l];
+            char stack[16], site[16], place[64];
+            field_text(layer, "stack", stack, sizeof(stack));
+            field_text(layer, "site", site, sizeof(site));
+            snprintf(place, sizeof(place), "%s.%" PRIu64 ".%s", stack, field_u64(layer, "layer"),
+                     site);
+            offer_word(completion, place);
+        }
+    }
+}
+
 /* No attnd, no names: this is no place for complaints. */
-static void offer_jobs(const struct completion *completion)
+static void ask_jobs(const struct completion *completion,
+                     void (*take)(const struct completion *completion, const msgpack_object *jobs))
 {
     char *argv[] = {(char[]){"attnctl"}, NULL};
     char error[ARGS_ERROR_MAX];
@@ -91,10 +131,21 @@ static void offer_jobs(const struct completion *completion)
     if (rpc_open(endpoint, JOBS_MS, &rpc) != RPC_OK)
         return;
     if (rpc_call(&rpc, "jobs", NULL, &reply) == RPC_OK) {
-        offer_answer(completion, reply.result);
+        take(completion, reply.result);
         rpc_reply_clear(&reply);
     }
     rpc_close(&rpc);
+}
+
+static void offer_jobs(const struct completion *completion)
+{
+    ask_jobs(completion, offer_answer);
+}
+
+static void offer_layers(const struct completion *completion)
+{
+    if (completion->subject)
+        ask_jobs(completion, offer_layers_of);
 }
 
 static void offer_files(const struct completion *completion)
@@ -109,10 +160,8 @@ static const struct {
     const char *name;
     void (*offer)(const struct completion *completion);
 } kinds[] = {
-    {"FILE", offer_files},
-    {"JOB", offer_jobs},
-    {"METRIC", offer_metrics},
-    {"COMMAND", offer_commands},
+    {"FILE", offer_files},     {"JOB", offer_jobs},         {"LAYER", offer_layers},
+    {"METRIC", offer_metrics}, {"COMMAND", offer_commands},
 };
 
 static void offer_kind(const struct completion *completion, const char *text, int length)
@@ -136,6 +185,7 @@ static void skip_list(struct completion *completion)
         completion->before = completion->typed;
     completion->before_length = (int)(comma + 1 - completion->before);
     completion->typed = comma + 1;
+    completion->list = true;
 }
 
 static bool ends_with(const char *text, size_t length, const char *end)
@@ -238,6 +288,8 @@ static int read_words(int argc, char *const *argv, struct completion *completion
             completion->endpoint = word + 11;
         if (word[0] != '-' && words++ == 0)
             completion->command = command_find(word);
+        else if (word[0] != '-')
+            completion->subject = word;
         at += 1 + takes;
     }
     *ret_arguments = words - 1;

@@ -17,6 +17,7 @@
  *     core|pairs|all,      several of these with commas between them
  *     FILE                 the name of a file or directory
  *     JOB, METRIC, COMMAND a job that attnd knows, a metric, a command
+ *     LAYER                a layer of the job that is named before it
  *     FILE|JOB             either
  *     FILE...              the same for all that follow */
 #ifndef CLI_COMPLETE_H

@@ -114,13 +114,24 @@ def read_json(text):
         return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("name", [name for name in commands() if re.search(r"^  --json\b", help_of(name), re.M)])
+# A bridge goes on until Ctrl-C: test_bridge.py has its --json.
+@pytest.mark.parametrize("name", [name for name in commands() if name != "bridge" and
+                                  re.search(r"^  --json\b", help_of(name), re.M)])
 def test_json_is_what_every_command_speaks(going_on, name):
     line = shlex.join(shlex.split(examples_of(name)[0].partition(" > ")[0])) + " " + ENDINGS.get(name, "")
     for written in (f"{line} --json", line.replace("attnctl ", "attnctl --json ", 1)):
         done = shell(written, going_on.attnd, going_on.directory)
         assert done.returncode in (0, 1), (written, done.stderr)
         assert read_json(done.stdout), written
+
+
+def test_layers_are_completed(going_on):
+    def completed(line):
+        return shell(f"attnctl __complete {line}", going_on.attnd, going_on.directory).stdout.split()
+    assert completed("summary gpt-small --layer decoder.1") == ["decoder.1.self"]
+    assert completed("show gpt-small --layer ''") == [f"decoder.{layer}.self" for layer in range(4)]
+    assert completed("history gpt-small --layer=") == [f"--layer=decoder.{layer}.self" for layer in range(4)]
+    assert completed("summary nobody --layer ''") == [] and completed("summary --layer ''") == []
 
 
 @pytest.mark.parametrize("name", ["jobs", "summary", "history", "compare", "export", "runs", "alerts", "stats", "ping",

@@ -259,7 +259,8 @@ def test_an_attnd_that_goes_away_is_noticed_and_found_again(open_terminal, comma
     terminal.wait_for(r"^[#$] ?$")
 
 
-@pytest.mark.parametrize("end", ["q", "C-c", signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSEGV, signal.SIGABRT])
+@pytest.mark.parametrize("end", ["q", "C-c", signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSEGV, signal.SIGABRT,
+                                 signal.SIGUSR1])
 def test_the_terminal_is_as_before_however_top_ends(open_terminal, command, end):
     attnd, terminal = Attnd(*STEPS), open_terminal()
     collapsed(attnd)
@@ -271,7 +272,7 @@ def test_the_terminal_is_as_before_however_top_ends(open_terminal, command, end)
     else:
         os.kill(top_pid(terminal), end)
     code = int(terminal.wait_for(r"^ended with (\d+)").group(1))
-    fatal = end in (signal.SIGSEGV, signal.SIGABRT)
+    fatal = end in (signal.SIGSEGV, signal.SIGABRT, signal.SIGUSR1)
     assert code == (128 + end if fatal else 0)
     wait_until(lambda: not terminal.is_alternate(), "the screen of before")
     assert terminal.shows_cursor()

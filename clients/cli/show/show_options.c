@@ -209,7 +209,7 @@ static const struct option_info option_info[] = {
     ELSEWHERE("endpoint", "ENDPOINT", set_endpoint),
     ELSEWHERE("timeout", "SECONDS", set_timeout),
     TITLE("what is looked at"),
-    SET("layer", "LAYER", set_layer, NULL, "decoder.0.self, or as much of it as only one layer has: decoder.0, cross, 3 "
+    SET("layer", "LAYER", set_layer, "LAYER", "decoder.0.self, or as much of it as only one layer has: decoder.0, cross, 3 "
         "(default: the first)"),
     SET("head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
     SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* ncurses is this file's alone. Signals that end top are waited for by its loop (cmd_top.c), so
- * that only those that come from a mistake of the program are caught here. */
+ * that only those that come from a mistake, of the program or of who sends them, are caught here.
+ */
 #include "terminal.h"
 
 #include "keys.h"
@@ -85,7 +86,8 @@ static void give_back_and_die(int number)
 
 static void catch_crashes(void)
 {
-    static const int numbers[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    static const int numbers[] = {SIGSEGV, SIGBUS,  SIGFPE,  SIGILL,
+                                  SIGABRT, SIGUSR1, SIGUSR2, SIGALRM};
     static const char *const names[] = {"sgr0", "rmkx", "cnorm", "rmcup"};
     struct sigaction action = {.sa_handler = give_back_and_die};
     action.sa_flags = SA_NODEFER;

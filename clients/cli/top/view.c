@@ -247,7 +247,7 @@ static void draw_short(const struct model *model, struct screen *screen, int at,
 static void draw_firing(const struct model *model, struct screen *screen)
 {
     struct line line = {screen, 2, 1, screen->width};
-    if (model->job[0] == '\0')
+    if (!model->job_known)
         return;
     if (model->firing_count == 0) {
         put_piece(&line, STYLE_FAINT, "no alert is firing");

@@ -2,6 +2,8 @@
 /* The two tables of a job: heads, a row each, and layers with their heads side by side. */
 #include "view_part.h"
 
+#include "nearest.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -35,11 +37,41 @@ static void draw_nothing(struct frame *frame)
                           first, "It is asked to capture every 50th step by default:", hint, NULL});
 }
 
+static bool is_metric(const struct model *model, const char *name)
+{
+    for (uint32_t i = 0; i < model->metric_count; i++)
+        if (strcmp(model->metrics[i], name) == 0)
+            return true;
+    return false;
+}
+
+/* A name that the job has no numbers of: said instead of the caption. Returns whether there is one.
+ */
+static bool draw_wrong_metric(struct frame *frame)
+{
+    const struct model *model = frame->model;
+    bool sort = model->sort == SORT_METRIC && !is_metric(model, model->sort_metric);
+    const char *name = sort ? model->sort_metric : model->metric;
+    struct nearest nearest;
+    if (model->metric_count == 0 || *name == '\0' || is_metric(model, name))
+        return false;
+    nearest_init(&nearest, name);
+    for (uint32_t i = 0; i < model->metric_count; i++)
+        nearest_try(&nearest, model->metrics[i]);
+    screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_WARNING,
+                 "no metric '%s' here%s%s%s: %s chooses one", name,
+                 nearest.best ? "; did you mean '" : "", nearest.best ? nearest.best : "",
+                 nearest.best ? "'?" : "", sort ? "s" : "m");
+    return true;
+}
+
 /* "entropy_normalized of the newest step, 12 of 144 heads, greatest first" */
 static void draw_caption(struct frame *frame, uint32_t shown, uint32_t all, const char *what)
 {
     const struct model *model = frame->model;
     char order[MODEL_SORT_TEXT_MAX], counted[64];
+    if (draw_wrong_metric(frame))
+        return;
     model_sort_text(model, order);
     if (shown == all)
         snprintf(counted, sizeof(counted), "%" PRIu32 " %s", all, what);

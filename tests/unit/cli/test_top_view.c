@@ -255,6 +255,7 @@ static void test_without_a_job_it_says_how_to_attach(void **state)
     model_choose_job(model, "mine");
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "attnd knows no job 'mine' yet.");
+    assert_shows_not(&screen, "no alert is firing");
     give_monitor(model, &(struct monitor){.job = "mine"}, 0);
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "mine has sent nothing that was measured yet.");
@@ -306,6 +307,27 @@ static void test_every_page_at_every_size(void **state)
                     draw(model, &screen, width, height);
                     assert_true(is_ascii(&screen));
                 }
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_a_metric_that_there_is_not_is_named(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    model_choose_metric(model, "confidense");
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 3,
+               " no metric 'confidense' here; did you mean 'confidence'?: m chooses one");
+    model_choose_metric(model, "entropy_normalized");
+    model_choose_sort(model, "zzz");
+    model_arrange(model);
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 3, " no metric 'zzz' here: s chooses one");
+    model_choose_sort(model, "confidence");
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 3, " entropy_normalized, 8 heads, greatest confidence first");
     screen_free(&screen);
     model_free(&model);
 }
@@ -384,6 +406,7 @@ int main(void)
         cmocka_unit_test(test_without_a_job_it_says_how_to_attach),
         cmocka_unit_test(test_a_screen_that_is_too_small_says_so),
         cmocka_unit_test(test_every_page_at_every_size),
+        cmocka_unit_test(test_a_metric_that_there_is_not_is_named),
         cmocka_unit_test(test_the_keys_are_whole_at_80_columns),
         cmocka_unit_test(test_an_alert_whose_sentence_is_too_long_is_short),
         cmocka_unit_test(test_what_was_cut_off_is_said),
