@@ -22,7 +22,7 @@ static void on_event(void *data, const struct alert_result *event)
     mpk_writer_init(&writer);
     alert_encode(event, &writer);
     topic_job("alert", run->job, topic);
-    run->sink->put(run->sink->data, topic, 0, &writer, RESULT_ALERT);
+    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_ALERT);
     mpk_writer_clear(&writer);
     if (announcer->batch && batch_alert(announcer->batch, event) != 0)
         log_event(LOG_ERROR, "alert_not_kept", LOG_STR("rule", event->rule));

@@ -29,7 +29,7 @@ void closing_publish_job(struct run *run)
     mpk_writer_init(&writer);
     run_encode(run, &writer);
     topic_job("job", run->job, topic);
-    run->sink->put(run->sink->data, topic, 0, &writer, RESULT_OTHER);
+    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
     mpk_writer_clear(&writer);
 }
 
@@ -84,7 +84,7 @@ static int publish(struct closing *closing, const char *topic, const struct summ
     summary_encode(summary, &writer);
     int code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
     if (!code)
-        run->sink->put(run->sink->data, topic, closing->track->index, &writer, RESULT_SUMMARY);
+        run->sink->put(run->sink->data, run, topic, closing->track->index, &writer, RESULT_SUMMARY);
     mpk_writer_clear(&writer);
     return code;
 }

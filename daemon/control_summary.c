@@ -4,7 +4,6 @@
  * first of window.also, ...) or as the config does ("100 steps every 10"). */
 #include "control_request.h"
 
-#include "cursor.h"
 #include "history_params.h"
 
 #include <string.h>
@@ -13,7 +12,8 @@
 struct value_filter {
     const char *prefix; /* of the topics */
     char job[JOB_NAME_MAX + 1], stack[16], layer[16], site[16];
-    char run[2 * RUN_BYTES + 1];
+    char run[2 * RUN_BYTES + 1]; /* its first digits */
+    uint8_t run_id[RUN_BYTES];
     uint32_t track;
     uint32_t count;
     struct mpk_writer *result; /* NULL: only count */
@@ -28,33 +28,15 @@ static bool segment_matches(const char **topic, const char *wanted)
     return matches;
 }
 
-/* A topic keeps its last value when another run begins that has not come to this layer, or never
- * will. */
-static bool is_of_run(const void *value, size_t size, const char *hex)
-{
-    struct cursor cursor = cursor_of(value, size);
-    for (uint32_t pairs = cursor_map(&cursor); pairs > 0; pairs--) {
-        uint32_t length;
-        const char *key = cursor_text(&cursor, &length);
-        if (cursor_is(key, length, "run")) {
-            const char *run = cursor_text(&cursor, &length);
-            return cursor_is(run, length, hex);
-        }
-        cursor_skip(&cursor);
-    }
-    return false;
-}
-
-static void visit_value(void *data, const char *topic, uint32_t track, const void *value,
-                        size_t size)
+static void visit_value(void *data, const char *topic, const uint8_t *run, uint32_t track,
+                        const void *value, size_t size)
 {
     struct value_filter *filter = data;
     topic += strlen(filter->prefix);
-    if (track != filter->track)
+    if (track != filter->track || memcmp(run, filter->run_id, RUN_BYTES) != 0)
         return;
     if (!segment_matches(&topic, filter->job) || !segment_matches(&topic, filter->stack) ||
-        !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site) ||
-        !is_of_run(value, size, filter->run))
+        !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site))
         return;
     filter->count++;
     if (filter->result)
@@ -122,13 +104,12 @@ static bool read_filter(const struct request *request, struct value_filter *filt
            read_layer_number(request, filter) && read_track(request, filter);
 }
 
-/* The run's digits in full. */
-static int name_run(struct request *request, struct value_filter *filter)
+static int find_run_id(struct request *request, struct value_filter *filter)
 {
     struct run *run = NULL;
     int code = request_find_run(request, filter->job, filter->run, &run);
     if (!code)
-        run_hex(run->id, filter->run);
+        memcpy(filter->run_id, run->id, RUN_BYTES);
     return code;
 }
 
@@ -151,7 +132,7 @@ static int answer(struct request *request, const char *prefix, int key_count)
     struct value_filter filter = {.prefix = prefix};
     if (!request_takes(request, keys, key_count) || !read_filter(request, &filter))
         return ERR_ARGUMENT;
-    int code = name_run(request, &filter);
+    int code = find_run_id(request, &filter);
     return code ? code : put_values(request, &filter);
 }
 

@@ -90,8 +90,8 @@ struct daemon {
 
 /* Results */
 
-static void put_result(void *data, const char *topic, uint32_t track, struct mpk_writer *writer,
-                       enum result_kind kind)
+static void put_result(void *data, const struct run *run, const char *topic, uint32_t track,
+                       struct mpk_writer *writer, enum result_kind kind)
 {
     struct daemon *daemon = data;
     stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
@@ -101,7 +101,7 @@ static void put_result(void *data, const char *topic, uint32_t track, struct mpk
         publisher_send(daemon->publisher, topic, writer);
         notify_put(daemon->notify, writer->buffer.data, writer->buffer.size);
     } else
-        publisher_put(daemon->publisher, topic, track, writer, kind == RESULT_SUMMARY);
+        publisher_put(daemon->publisher, run->id, topic, track, writer, kind == RESULT_SUMMARY);
 }
 
 static void forget_job(void *data, const char *job)

@@ -25,17 +25,19 @@
 struct value_key {
     char topic[TOPIC_MAX];
     uint32_t track;
+    uint8_t run[RUN_BYTES]; /* of WORTH_OTHER_RUN; 0 for the value that the topic has now */
 };
 
 struct last_value {
     struct value_key key;
+    uint8_t run[RUN_BYTES];
     void *value;
     size_t size;
     UT_hash_handle hh; /* iteration order is the order of the last put: the head is the stalest */
 };
 
 /* What is forgotten first when there is no room. */
-enum worth { WORTH_LITTLE, WORTH_SUMMARY, WORTH_COUNT };
+enum worth { WORTH_OTHER_RUN, WORTH_LITTLE, WORTH_SUMMARY, WORTH_COUNT };
 
 struct publisher {
     struct zsock zsock;
@@ -98,16 +100,54 @@ static struct value_key make_key(const char *topic, uint32_t track)
     return key;
 }
 
-static void remove_old(struct publisher *publisher, enum worth worth, const struct value_key *key)
+static struct last_value *find_value(const struct publisher *publisher, enum worth worth,
+                                     const struct value_key *key)
 {
-    struct last_value *old = NULL;
-    HASH_FIND(hh, publisher->values[worth], key, sizeof *key, old);
-    if (old)
-        remove_value(publisher, worth, old);
+    struct last_value *found = NULL;
+    HASH_FIND(hh, publisher->values[worth], key, sizeof *key, found);
+    return found;
+}
+
+/* Without memory the value is gone. */
+static void add_value(struct publisher *publisher, enum worth worth, struct last_value *value)
+{
+    HASH_ADD(hh, publisher->values[worth], key, sizeof value->key, value);
+    if (value->hh.tbl) {
+        publisher->value_bytes += cost(value);
+        return;
+    }
+    free(value->value);
+    free(value);
+}
+
+/* The topic is another run's from now on. */
+static void set_aside(struct publisher *publisher, enum worth worth, struct last_value *value)
+{
+    HASH_DEL(publisher->values[worth], value);
+    publisher->value_bytes -= cost(value);
+    memcpy(value->key.run, value->run, RUN_BYTES);
+    add_value(publisher, WORTH_OTHER_RUN, value);
+}
+
+/* Makes the topic's place free for a value of the run. */
+static void make_place(struct publisher *publisher, enum worth worth, const struct value_key *key,
+                       const uint8_t *run)
+{
+    struct value_key own = *key;
+    memcpy(own.run, run, RUN_BYTES);
+    struct last_value *now = find_value(publisher, worth, key);
+    struct last_value *before = find_value(publisher, WORTH_OTHER_RUN, &own);
+    if (before)
+        remove_value(publisher, WORTH_OTHER_RUN, before);
+    if (now && memcmp(now->run, run, RUN_BYTES) == 0)
+        remove_value(publisher, worth, now);
+    else if (now)
+        set_aside(publisher, worth, now);
 }
 
 /* NULL when out of memory; the buffer is then freed. */
-static struct last_value *make_value(const struct value_key *key, void *buffer, size_t size)
+static struct last_value *make_value(const struct value_key *key, const uint8_t *run, void *buffer,
+                                     size_t size)
 {
     struct last_value *value = calloc(1, sizeof *value);
     if (!value) {
@@ -116,6 +156,7 @@ static struct last_value *make_value(const struct value_key *key, void *buffer, 
     }
     void *fitted = realloc(buffer, size); /* the writer's buffer doubles */
     memcpy(&value->key, key, sizeof *key);
+    memcpy(value->run, run, RUN_BYTES);
     value->value = fitted ? fitted : buffer;
     value->size = size;
     return value;
@@ -123,19 +164,13 @@ static struct last_value *make_value(const struct value_key *key, void *buffer, 
 
 /* Without memory late subscribers miss this topic; the others have had it. */
 static void keep_value(struct publisher *publisher, enum worth worth, const struct value_key *key,
-                       void *buffer, size_t size)
+                       const uint8_t *run, void *buffer, size_t size)
 {
-    remove_old(publisher, worth, key);
-    struct last_value *value = make_value(key, buffer, size);
+    make_place(publisher, worth, key, run);
+    struct last_value *value = make_value(key, run, buffer, size);
     if (!value)
         return;
-    HASH_ADD(hh, publisher->values[worth], key, sizeof value->key, value);
-    if (!value->hh.tbl) {
-        free(value->value);
-        free(value);
-        return;
-    }
-    publisher->value_bytes += cost(value);
+    add_value(publisher, worth, value);
     keep_within_limit(publisher);
 }
 
@@ -157,13 +192,13 @@ void publisher_send(struct publisher *publisher, const char *topic, const struct
     send_encoded(publisher, topic, writer);
 }
 
-void publisher_put(struct publisher *publisher, const char *topic, uint32_t track,
-                   struct mpk_writer *writer, bool is_summary)
+void publisher_put(struct publisher *publisher, const uint8_t *run, const char *topic,
+                   uint32_t track, struct mpk_writer *writer, bool is_summary)
 {
     size_t size = writer->buffer.size;
     struct value_key key = make_key(topic, track);
     if (send_encoded(publisher, topic, writer))
-        keep_value(publisher, is_summary ? WORTH_SUMMARY : WORTH_LITTLE, &key,
+        keep_value(publisher, is_summary ? WORTH_SUMMARY : WORTH_LITTLE, &key, run,
                    msgpack_sbuffer_release(&writer->buffer), size);
 }
 
@@ -188,7 +223,7 @@ static void send_snapshot(struct publisher *publisher, struct last_value *value)
 static void send_snapshots(struct publisher *publisher)
 {
     struct last_value *value, *next;
-    for (int worth = 0; worth < WORTH_COUNT; worth++)
+    for (int worth = WORTH_LITTLE; worth < WORTH_COUNT; worth++)
         HASH_ITER(hh, publisher->values[worth], value, next)
         {
             if (is_awaited(publisher, value->key.topic))
@@ -299,8 +334,8 @@ void publisher_forget_job(struct publisher *publisher, const char *job)
 }
 
 void publisher_each(const struct publisher *publisher, const char *prefix,
-                    void (*visit)(void *data, const char *topic, uint32_t track, const void *value,
-                                  size_t size),
+                    void (*visit)(void *data, const char *topic, const uint8_t *run, uint32_t track,
+                                  const void *value, size_t size),
                     void *data)
 {
     const struct last_value *value, *next;
@@ -308,7 +343,8 @@ void publisher_each(const struct publisher *publisher, const char *prefix,
         HASH_ITER(hh, publisher->values[worth], value, next)
         {
             if (strncmp(value->key.topic, prefix, strlen(prefix)) == 0)
-                visit(data, value->key.topic, value->key.track, value->value, value->size);
+                visit(data, value->key.topic, value->run, value->key.track, value->value,
+                      value->size);
         }
 }
 

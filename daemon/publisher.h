@@ -23,12 +23,13 @@ struct publisher;
 int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
                   struct publisher **ret_publisher, char *reterr);
 
-/* Sends an encoded result and keeps it as the last value of the topic and the track (the window
- * rule of a summary; else 0): a late subscriber gets the newest summary of every track. Takes the
- * writer's buffer: the writer is empty afterwards. When publish.last_values is used up, summaries
- * stay longer than other values. */
-void publisher_put(struct publisher *publisher, const char *topic, uint32_t track,
-                   struct mpk_writer *writer, bool is_summary);
+/* Sends an encoded result of a run[RUN_BYTES] and keeps it as the last value of the topic and the
+ * track (the window rule of a summary; else 0): a late subscriber gets the newest summary of every
+ * track. What another run of the job had there is kept for publisher_each alone: runs of one name
+ * may go on side by side. Takes the writer's buffer: the writer is empty afterwards. When
+ * publish.last_values is used up, those of other runs go first, and summaries stay longest. */
+void publisher_put(struct publisher *publisher, const uint8_t *run, const char *topic,
+                   uint32_t track, struct mpk_writer *writer, bool is_summary);
 /* Sends an encoded result, which is no last value: it says that something has happened. */
 void publisher_send(struct publisher *publisher, const char *topic,
                     const struct mpk_writer *writer);
@@ -36,10 +37,10 @@ void publisher_send(struct publisher *publisher, const char *topic,
 /* Forgets the last values of a job. */
 void publisher_forget_job(struct publisher *publisher, const char *job);
 
-/* Calls `visit` for each last value whose topic begins with `prefix`. */
+/* Calls `visit` for each last value, of every run, whose topic begins with `prefix`. */
 void publisher_each(const struct publisher *publisher, const char *prefix,
-                    void (*visit)(void *data, const char *topic, uint32_t track, const void *value,
-                                  size_t size),
+                    void (*visit)(void *data, const char *topic, const uint8_t *run, uint32_t track,
+                                  const void *value, size_t size),
                     void *data);
 
 /* Stops; the memory is freed once the loop has run the close callbacks. Accepts NULL. */

@@ -398,7 +398,7 @@ static void visit_searched(void *data, struct run *run)
     run_hex(run->id, hex);
     bool fits = strcmp(run->job, search->job) == 0 &&
                 strncmp(hex, search->prefix, strlen(search->prefix)) == 0;
-    if (fits && (!search->found || run->last_ns >= search->found->last_ns))
+    if (fits && !search->found)
         search->found = run;
 }
 

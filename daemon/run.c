@@ -249,7 +249,7 @@ static void publish_live(struct run *run, const struct message *message)
     mpk_writer_init(&writer);
     topic_layer("live", run->job, message->header.layer, topic);
     if (live_write(message, message->measured, &writer) == 0)
-        run->sink->put(run->sink->data, topic, 0, &writer, RESULT_OTHER);
+        run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
     mpk_writer_clear(&writer);
 }
 

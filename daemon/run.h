@@ -25,8 +25,8 @@
 struct run;
 enum result_kind { RESULT_OTHER, RESULT_SUMMARY, RESULT_ALERT };
 struct result_sink {
-    void (*put)(void *data, const char *topic, uint32_t track, struct mpk_writer *writer,
-                enum result_kind kind);
+    void (*put)(void *data, const struct run *run, const char *topic, uint32_t track,
+                struct mpk_writer *writer, enum result_kind kind);
     /* A layer has begun to learn a baseline; NULL: nobody wants to know. */
     void (*learning)(void *data, const struct run *run, const struct stream *stream,
                      uint32_t track);

@@ -96,6 +96,26 @@ def test_two_runs_of_one_job_are_kept_apart(attnd, rng):
     assert len(attnd.call("jobs")) == 2
 
 
+def test_runs_of_one_name_that_go_on_side_by_side_keep_their_last_values(attnd, rng):
+    runs = [bytes([number]) * 16 for number in (1, 2)]
+    trainers = [Trainer(attnd, "gpt", run=run) for run in runs]
+    reader = Reader(attnd, "summary/gpt/")
+    for epoch in range(2):
+        for trainer in trainers:
+            trainer.event("hello")
+            trainer.attention(softmax_maps(rng, 1, 2, 6, 6), epoch=epoch, step=epoch)
+        for trainer in reversed(trainers):  # the older run's window is published last
+            trainer.event("epoch_end", epoch=epoch, step=epoch)
+            reader.next()
+    for run in runs:
+        for method in ("summary", "live"):
+            value, = attnd.call(method, job="gpt", run=run.hex())
+            assert (value["run"], value["epoch"]) == (run.hex(), 1)
+    assert attnd.call("summary", job="gpt")[0]["run"] == attnd.call("jobs")[0]["run"] == runs[1].hex()
+    late = Reader(attnd, "summary/gpt/")
+    assert late.next()[1]["run"] == runs[0].hex() and late.silent(), "a topic has one last value"
+
+
 def test_tensor_parallel_slices_fill_one_model(attnd, rng):
     reader = Reader(attnd, "summary/")
     weights = softmax_maps(rng, 1, 4, 6, 6)

@@ -8,9 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void put(void *data, const char *topic, uint32_t track, struct mpk_writer *writer,
-                enum result_kind kind)
+static void put(void *data, const struct run *run, const char *topic, uint32_t track,
+                struct mpk_writer *writer, enum result_kind kind)
 {
+    (void)run;
     struct fixture *f = data;
     f->live += strncmp(topic, "live/", 5) == 0;
     f->alerts += kind == RESULT_ALERT;

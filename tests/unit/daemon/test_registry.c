@@ -19,9 +19,10 @@ struct fixture {
     char forgotten[JOB_NAME_MAX + 1];
 };
 
-static void put(void *data, const char *topic, uint32_t track, struct mpk_writer *writer,
-                enum result_kind kind)
+static void put(void *data, const struct run *run, const char *topic, uint32_t track,
+                struct mpk_writer *writer, enum result_kind kind)
 {
+    (void)run;
     struct fixture *f = data;
     (void)topic, (void)track, (void)writer;
     *(kind == RESULT_SUMMARY ? &f->summaries : &f->others) += 1;
