@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -284,3 +285,21 @@ def test_scripts_are_sound(command, script):
         pytest.skip(f"{command[0]} is not installed (deploy/deps test)")
     done = subprocess.run([*command, SCRIPTS / script], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_it_starts_no_thread_per_processor():
+    """What it is linked with would: main, and the two of ZeroMQ, are all; and it may run where its parent may."""
+    process = subprocess.Popen([ATTNCTL, "tail", "--summaries", "ipc:///tmp/attnd-nobody-is-here"])
+    status = Path(f"/proc/{process.pid}/status")
+    try:
+        deadline = time.monotonic() + 20
+        while "\nThreads:\t1\n" in status.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        allowed = re.search(r"Cpus_allowed:.*", status.read_text())[0]
+        assert allowed == re.search(r"Cpus_allowed:.*", Path("/proc/self/status").read_text())[0]
+        if "ATTND_TEST_SANITIZED" not in os.environ:
+            time.sleep(0.05)
+            assert "\nThreads:\t3\n" in status.read_text()
+    finally:
+        process.kill()
+        process.wait()

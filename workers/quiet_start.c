@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* OpenBLAS starts a thread per processor while it is loaded, before main and whatever is set later,
+ * and each of them keeps its processor busy for a tenth of a second: on a machine that trains, for
+ * every attnctl. It counts the processors that the process may use, so that is one until it has
+ * been loaded. Functions in .preinit_array run before the constructors of all libraries, those of
+ * the program after them.
+ *
+ * A source of the two programs, not of a library: only a program's .preinit_array counts. */
+#include <sched.h>
+#include <stdbool.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* The C library and what sanitizers put around it have not begun yet: raw calls of the kernel. */
+#define TOO_EARLY __attribute__((no_sanitize("address", "thread", "undefined")))
+
+static cpu_set_t allowed, one; /* all 0 */
+static bool narrowed;
+
+TOO_EARLY static void narrow(int argc, char **argv, char **environment)
+{
+    size_t cpu = 0;
+    (void)argc, (void)argv, (void)environment;
+    if (syscall(SYS_sched_getaffinity, 0, sizeof(allowed), &allowed) < 0)
+        return; /* more processors than the set has: as without this file */
+    while (cpu < CPU_SETSIZE && !CPU_ISSET(cpu, &allowed))
+        cpu++;
+    CPU_SET(cpu, &one);
+    narrowed = syscall(SYS_sched_setaffinity, 0, sizeof(one), &one) == 0;
+}
+
+__attribute__((constructor)) static void widen(void)
+{
+    if (narrowed)
+        syscall(SYS_sched_setaffinity, 0, sizeof(allowed), &allowed);
+}
+
+__attribute__((section(".preinit_array"),
+               used)) static void (*const before_libraries)(int, char **, char **) = narrow;
