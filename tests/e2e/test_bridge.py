@@ -123,6 +123,25 @@ def test_every_window_once_whatever_is_started_again(tmp_path, rng):
     attnd.close()
 
 
+def test_a_run_that_ends_as_the_bridge_begins_is_not_waited_for(rng):
+    """The first that the subscription brings may be that it has ended: that it went on was asked before."""
+    attnd, kept = Attnd(), Kept()
+    trainer = Trainer(attnd, "gpt")
+    epochs(trainer, rng, 0, 1)
+    wait_until(lambda: attnd.call("jobs"), "the job")
+    bridge = Bridge(kept, attnd.endpoint("publish"), control=attnd.endpoint("control"))
+    asked = bridge._ask_alive
+
+    def ask_and_end():
+        asked()
+        trainer.event("bye", epoch=0)
+        wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
+    bridge._ask_alive = ask_and_end
+    bridge.run(until_end=True)
+    bridge.close()
+    attnd.close()
+
+
 def test_the_tally_as_json(tmp_path, rng):
     attnd = Attnd()
     trainer = Trainer(attnd, "gpt")

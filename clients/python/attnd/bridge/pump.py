@@ -64,6 +64,7 @@ class Bridge:
         sinks = (sinks,) if isinstance(sinks, Sink) else tuple(sinks)
         if not sinks:
             raise ValueError("a bridge needs a sink")
+        self._jobs = jobs
         self._selection = selection or Selection()
         self._subscriber = Subscriber(endpoint, topics or _topics(jobs, live), high_water=HIGH_WATER)
         self._control = Control(control, ANSWER_S) if control else None
@@ -104,6 +105,8 @@ class Bridge:
     def run(self, until_end: bool = False) -> None:
         """Runs here: until stop(), until every sink is gone, or with `until_end` until the runs that it saw going on
         have ended. Then what has come is told; close() remains to be called."""
+        if until_end:
+            self._ask_alive()
         try:
             while not (self._stop.is_set() or all(worker.gone for worker in self._workers)):
                 self._step(IDLE_S)
@@ -114,6 +117,15 @@ class Bridge:
                 pass
         finally:
             self._done.set()
+
+    def _ask_alive(self) -> None:
+        """The runs that go on now. What has been subscribed to brings their ends, if they come before their maps do."""
+        try:
+            jobs: List[Dict[str, Any]] = self._control.jobs() if self._control is not None else []
+            self._alive.update(Run(str(job["job"]), str(job["run"])) for job in jobs
+                               if job["state"] != "ended" and (not self._jobs or job["job"] in self._jobs))
+        except (ControlError, TimeoutError, ConnectionError, *_NOT_OF_THIS_PROTOCOL) as error:
+            log.warning("the daemon does not say which runs go on: %s", error)
 
     def stop(self) -> None:
         """Makes run() return soon. From any thread, and from a signal handler."""
