@@ -60,11 +60,15 @@ static int make(struct plot *plot, const struct choice *choice, const char *path
 /* Many ------------------------------------------------------------------------------------------
  */
 
+/* What {layer} and {head} stand for: a flow is of a number, the others are of one layer. */
 static void name_choice(const struct plot *plot, const struct choice *choice,
                         char ret_layer[PLACE_TEXT_MAX], char ret_head[16])
 {
-    place_text(&(struct place){.id = plot->layers[choice->layer].id, .role = TENSOR_WEIGHTS},
-               ret_layer);
+    struct layer_id id = plot->layers[choice->layer].id;
+    if (plot->options.kind == PLOT_FLOW)
+        snprintf(ret_layer, PLACE_TEXT_MAX, "%" PRIu32, id.layer);
+    else
+        place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_layer);
     snprintf(ret_head, 16, choice->mean ? "mean" : "%02" PRIu32, choice->head);
 }
 
@@ -73,7 +77,7 @@ static int path_of(struct plot *plot, const struct choice *choice, char *ret_pat
 {
     const struct plot_options *options = &plot->options;
     char layer[PLACE_TEXT_MAX], head[16], pattern[OUTPUT_PATH_MAX];
-    bool per_head = options->every_head || (options->has_head && plot_kind_per_head(options->kind));
+    bool per_head = options->every_head || options->has_head;
     name_choice(plot, choice, layer, head);
     int length = snprintf(pattern, sizeof(pattern), "%s", options->output);
     if (options->folder)

@@ -169,8 +169,9 @@ def test_large_maps_are_pooled_in_pixels_and_whole_on_paper(tmp_path):
 @pytest.mark.parametrize("kind", [kind for kind in MAPS + PAST if kind not in ("spectrum", "tokens", "series")])
 def test_pixels_are_where_svg_has_its_cells(kind, file, history, tmp_path):
     """A little below and right of each cell's upper left corner, where no number is written into it."""
+    causal = ["--causal"] if kind in MAPS else []
     for ending in ("png", "svg"):
-        plot(kind, source_of(kind, file, history), "--causal", "--dpi", 288, "-o", tmp_path / f"a.{ending}")
+        plot(kind, source_of(kind, file, history), *causal, "--dpi", 288, "-o", tmp_path / f"a.{ending}")
     pixels, _ = read_png((tmp_path / "a.png").read_bytes())
     maps = Svg(tmp_path / "a.svg").maps
     assert maps
@@ -240,6 +241,16 @@ def test_layers_and_sample(file, maps, tmp_path):
     both = [maps[f"decoder.{layer}.cross"][1, 2] for layer in range(2)]
     for layer in range(2):
         check_map(svg, layer, both[layer], high=max(map(np.max, both)))
+
+
+@pytest.mark.parametrize("site", ["cross", "decoder.cross"])
+def test_a_site_is_as_much_of_its_name_as_only_one_has(site, file, maps, tmp_path):
+    plot("layers", file, "--site", site, "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    both = [maps[f"decoder.{layer}.cross"][0].mean(0) for layer in range(2)]
+    check_map(svg, 1, both[1], high=max(map(np.max, both)))
+    plot("rollout", file, "--site", "encoder", "-o", tmp_path / "b.svg")
+    assert "encoder, rollout through 2 layers" in Svg(tmp_path / "b.svg").texts
 
 
 def test_flow_has_three_sites_of_their_own_range(file, maps, tmp_path):
@@ -410,7 +421,8 @@ def test_what_is_no_number_is_hatched(tmp_path):
 def test_one_token(tmp_path):
     np.save(tmp_path / "decoder.0.self.npy", np.ones((1, 2, 1, 1), np.float32))
     for kind in MAPS:
-        plot(kind, tmp_path / "decoder.0.self.npy", "--tokens", "x", "-o", tmp_path / f"{kind}.png")
+        tokens = [] if kind in ("similarity", "spectrum") else ["--tokens", "x"]
+        plot(kind, tmp_path / "decoder.0.self.npy", *tokens, "-o", tmp_path / f"{kind}.png")
         read_png((tmp_path / f"{kind}.png").read_bytes())
 
 
@@ -468,6 +480,13 @@ def test_every_layer_and_head(file, tmp_path):
     assert "decoder.1.cross" in Svg(tmp_path / "decoder.1.cross" / "a.svg").texts
     plot("heatmap", file, "--layer", "encoder.0", "--every-head", "-o", tmp_path / "{head}.svg")
     assert "encoder.0.self, head 3" in Svg(tmp_path / "03.svg").texts
+
+
+def test_a_flow_is_of_a_number_and_not_of_one_layer(file, tmp_path):
+    plot("flow", file, "--every-layer", "-o", f"{tmp_path}/many/")
+    assert set(os.listdir(tmp_path / "many")) == {"flow-0.png", "flow-1.png"}
+    plot("flow", file, "--layer", 1, "-o", tmp_path / "{layer}.svg")
+    assert "layer 1, mean of 4 heads" in Svg(tmp_path / "1.svg").texts
 
 
 def test_the_format_of_figures_in_a_folder(file, tmp_path):
@@ -557,6 +576,14 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["heatmap", "FILE", "-o", "a"], "must end in .png, .svg or .pdf"),
     (["heatmap", "FILE"], "where to? give -o"),
     (["picture", "FILE", "-o", "a.png"], "no kind 'picture' (valid: heatmap, heads"),
+    (["heatmpa", "FILE", "-o", "a.png"], "no kind 'heatmpa': did you mean 'heatmap'?"),
+    (["heatmap", "FILE", "--query", "3", "-o", "a.png"], "--query is not an option of heatmap (it is of tokens)"),
+    (["heatmap", "FILE", "--head-weights", "1,2", "-o", "a.png"], "is not an option of heatmap (it is of aggregate)"),
+    (["similarity", "FILE", "--head", "3", "-o", "a.png"], "--head is not an option of similarity"),
+    (["layers", "FILE", "--layer", "1", "-o", "a.png"], "--layer is not an option of layers"),
+    (["entropy", "HISTORY", "--causal", "-o", "a.png"], "--causal is not an option of entropy"),
+    (["heatmap", "FILE", "--metric", "entropy", "-o", "a.png"], "of heatmap (it is of entropy, series)"),
+    (["spectrum", "FILE", "--tokens", "a", "-o", "a.png"], "--tokens is not an option of spectrum"),
     (["heatmap"], "heatmap of what"),
     ([], "draw what? attnctl plot KIND"),
     (["heatmap", "FILE", "--colormap", "jet", "-o", "a.png"], "valid: viridis, plasma"),
@@ -566,9 +593,13 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["heatmap", "FILE", "--dpi", "2400", "--size", "50x50", "-o", "a.png"], "million pixels"),
     (["heatmap", "FILE", "--every-head", "-o", "a.png"], "needs -o FOLDER/"),
     (["heatmap", "FILE", "--every-layer", "--every-head", "-o", "{layer}.png"], "needs {head}"),
-    (["similarity", "FILE", "--every-head", "-o", "x/"], "has no figure per head"),
+    (["similarity", "FILE", "--every-head", "-o", "x/"], "--every-head is not an option of similarity"),
     (["heatmap", "FILE", "--every-head", "--head", "1", "-o", "x/"], "either --head or --every-head"),
-    (["layers", "FILE", "--site", "encoder.cross", "-o", "a.png"], "valid: encoder.self"),
+    (["layers", "FILE", "--site", "encoder.cross", "-o", "a.png"],
+     "no 'encoder.cross' (valid: encoder.self, decoder.self, decoder.cross)"),
+    (["layers", "FILE", "--site", "self", "-o", "a.png"], "may be any of encoder.self, decoder.self: say which"),
+    (["layers", "FILE", "--site", "1", "-o", "a.png"], "--site: there is no '1' (valid: encoder.self"),
+    (["rollout", "FILE", "--site", "cross", "-o", "a.png"], "no 'cross' (valid: encoder.self, decoder.self)"),
     (["aggregate", "FILE", "--head-weights", "1,2", "-o", "a.png"], "2 of them, but 4 heads"),
     (["aggregate", "FILE", "--head-weights", "1,x", "-o", "a.png"], "one per head"),
     (["heatmap", "nothing.npz", "-o", "a.png"], "No such file"),
@@ -604,3 +635,24 @@ def test_what_attnd_is_asked_needs_attnd():
 def test_help_names_every_kind():
     done = run("--help")
     assert done.returncode == 0 and all(f"  {kind} " in done.stdout for kind in MAPS + PAST)
+
+
+def options_of(*words):
+    done = run(*words, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    return {line.split()[0][2:] for line in done.stdout.splitlines() if line.startswith("  --")}, done.stdout
+
+
+@pytest.mark.parametrize("kind", MAPS + PAST)
+def test_the_help_of_a_kind_is_of_its_options(kind):
+    every, _ = options_of()
+    own, text = options_of(kind)
+    assert own < every and {"output", "format", "title", "size", "run", "endpoint", "help"} <= own
+    assert ("query" in own) == (kind == "tokens") and ("metric" in own) == (kind in PAST)
+    assert f"usage: attnctl plot {kind} " in text and f"  attnctl plot {kind} " in text
+
+
+def test_completion_offers_the_options_of_a_kind():
+    done = subprocess.run([ATTNCTL, "__complete", "plot", "entropy", "gpt", "--"], capture_output=True, text=True)
+    offered = {line.split("\t")[0][2:] for line in done.stdout.splitlines()}
+    assert offered == options_of("entropy")[0]
