@@ -228,6 +228,9 @@ static int with_source(struct plot *plot)
         .causal = options->causal,
         .labels = options->labels,
         .tokens = options->tokens,
+        .query_labels = options->query_labels,
+        .query_tokens = options->query_tokens,
+        .together = options->kind == PLOT_FLOW,
     };
     int code = source_open(&request, &plot->source, plot->error);
     if (code != CLI_OK)

@@ -439,6 +439,17 @@ def test_texts_of_tokens(tmp_path):
     assert "a\u21b5b<c>" in Svg(tmp_path / "a.svg").texts
 
 
+def test_texts_of_the_queries_of_cross_attention(file, tmp_path):
+    encoder, decoder = [f"key{i}" for i in range(S)], [f"query{i}" for i in range(T)]
+    (tmp_path / "queries").write_text("\n".join(decoder) + "\n")
+    words = ["--tokens", " ".join(encoder), "--query-labels", tmp_path / "queries", "-o", tmp_path / "a.svg"]
+    plot("heatmap", file, "--layer", "decoder.0.cross", *words)
+    assert set(encoder) | set(decoder) <= set(Svg(tmp_path / "a.svg").texts)
+    plot("flow", file, "--size", "20x8", *words)
+    texts = Svg(tmp_path / "a.svg").texts
+    assert [texts.count(text) for text in ("key3", "query3")] == [3, 3], "of the decoder's self-attention too"
+
+
 @pytest.mark.parametrize("title, lines", [
     ("all in one line", ["all in one line"]),
     ("decoder.11.cross, mean of 16 heads, query 112 of the first, step 100000",
@@ -578,6 +589,9 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["picture", "FILE", "-o", "a.png"], "no kind 'picture' (valid: heatmap, heads"),
     (["heatmpa", "FILE", "-o", "a.png"], "no kind 'heatmpa': did you mean 'heatmap'?"),
     (["heatmap", "FILE", "--query", "3", "-o", "a.png"], "--query is not an option of heatmap (it is of tokens)"),
+    (["heatmap", "FILE", "--tokens", "a b c d e", "-o", "a.png"], "5 tokens were given, but encoder.0.self has 8 keys"),
+    (["heatmap", "FILE", "--query-tokens", "a", "-o", "a.png"], "in encoder.0.self the queries are the keys"),
+    (["rollout", "FILE", "--query-tokens", "a", "-o", "a.png"], "--query-tokens is not an option of rollout"),
     (["heatmap", "FILE", "--head-weights", "1,2", "-o", "a.png"], "is not an option of heatmap (it is of aggregate)"),
     (["similarity", "FILE", "--head", "3", "-o", "a.png"], "--head is not an option of similarity"),
     (["layers", "FILE", "--layer", "1", "-o", "a.png"], "--layer is not an option of layers"),

@@ -198,6 +198,9 @@ static const struct option_info option_info[] = {
     HANDED(ALL, "run", "RUN", NULL, "recordings, jobs: by its first digits (default: the newest)"),
     TEXT(LABELLED, "tokens", "TEXT", tokens, 0, NULL, "the tokens' texts, with blanks between them"),
     TEXT(LABELLED, "labels", "FILE", labels, 0, "FILE", "the same from a file, one on each line"),
+    TEXT(LABELLED & ~ONLY(ROLLOUT), "query-tokens", "TEXT", query_tokens, 0, NULL, "of cross-attention: the queries' "
+        "tokens; --tokens are the keys'"),
+    TEXT(LABELLED & ~ONLY(ROLLOUT), "query-labels", "FILE", query_labels, 0, "FILE", "the same from a file"),
     TITLE("entropy and series"),
     HANDED(PAST, "metric", "NAME", "METRIC", "what to show (default entropy_normalized)"),
     HANDED(PAST, "window", "WINDOW", NULL, "windows such as \"1 epoch\" (default: the primary ones)"),

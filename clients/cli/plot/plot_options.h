@@ -45,7 +45,7 @@ struct plot_options {
     uint32_t columns; /* of panels; 0 = as fits */
     const char *font;
 
-    const char *labels, *tokens;
+    const char *labels, *tokens, *query_labels, *query_tokens;
     struct naming naming;
     bool causal;
     bool at_step;
