@@ -619,16 +619,42 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["heatmap", "nothing.npz", "-o", "a.png"], "No such file"),
     (["heatmap", "FILE", "--nonsense", "-o", "a.png"], "no option --nonsense"),
     (["heatmap", "FILE", "-o"], "-o needs a value"),
-    (["series", "FILE", "-o", "a.png"], "not the names of an export's columns"),
+    (["series", "FILE", "-o", "a.png"],
+     "series needs a job, or a file of attnctl export; FILE is a file of arrays"),
+    (["series", "LABELS", "-o", "a.png"], "line 1: not the names of an export's columns"),
+    (["series", "HISTORY", "--metric", "entropy_normalised", "-o", "a.png"], "did you mean 'entropy_normalized'?"),
     (["series", "HISTORY", "--metric", "loss", "-o", "a.png"], "valid: entropy_normalized"),
     (["series", "HISTORY", "--layer", "9", "-o", "a.png"], "in layer 9"),
     (["entropy", "nothing.csv", "-o", "a.png"], "No such file"),
     (["entropy", "HISTORY", "-o", "x/"], "is one figure"),
 ])
 def test_bad_input(words, sentence, file, history, tmp_path):
-    names = {"FILE": file, "HISTORY": history}
+    names = {"FILE": file, "HISTORY": history, "LABELS": __file__}
+    sentence = sentence.replace("FILE", str(file))
     assert sentence in refuse(2, *[names.get(word, word) for word in words], cwd=tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_recording_has_no_history(tmp_path):
+    (tmp_path / "run.rec").write_bytes(b"\x89attnd\r\n")
+    assert refuse(2, "entropy", "run.rec", "-o", "a.png", cwd=tmp_path) == (
+        "entropy needs a job, or a file of attnctl export; run.rec is a recording")
+
+
+@pytest.mark.parametrize("words, asked", [(["--from", 99], " from 99"), (["--to", 3], " to 3"),
+                                          (["--from", 50, "--to", 60], " from 50 to 60")])
+def test_a_range_without_a_window_is_a_finding(words, asked, history, tmp_path):
+    said = refuse(1, "series", history, *words, "-o", tmp_path / "a.png")
+    assert said == f"{history} has no window of entropy_normalized{asked}: its windows end at 4 to 49"
+
+
+def test_a_long_list_of_metrics_is_cut_between_names(history, tmp_path):
+    row = json.loads(history.read_text().splitlines()[0])
+    names = [f"metric_number_{i}" for i in range(85)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(dict(row, metric=name)) + "\n" for name in names))
+    said = refuse(2, "series", "many.jsonl", "--metric", "loss", "-o", "a.png", cwd=tmp_path)
+    assert said == (f"--metric: 'loss': not in many.jsonl (valid: {', '.join(names[:10])}, ..., 85 in all: "
+                    "see its column metric)")
 
 
 def test_nothing_to_draw(tmp_path):

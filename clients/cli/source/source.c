@@ -33,16 +33,20 @@ int source_fail_memory(char *reterr)
 /* Opening ---------------------------------------------------------------------------------------
  */
 
+static bool ends_with(const char *word, const char *ending)
+{
+    size_t len = strlen(word), tail = strlen(ending);
+    return len > tail && strcmp(word + len - tail, ending) == 0;
+}
+
+static bool is_arrays(const char *path)
+{
+    return ends_with(path, ".npy") || ends_with(path, ".npz") || ends_with(path, ".safetensors");
+}
+
 bool source_is_file(const char *word)
 {
-    static const char *const endings[] = {".npy", ".npz", ".safetensors", ".rec"};
-    size_t len = strlen(word);
-    for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
-        size_t tail = strlen(endings[i]);
-        if (len > tail && strcmp(word + len - tail, endings[i]) == 0)
-            return true;
-    }
-    return access(word, F_OK) == 0;
+    return is_arrays(word) || ends_with(word, ".rec") || access(word, F_OK) == 0;
 }
 
 static bool is_recording(const char *path)
@@ -55,6 +59,11 @@ static bool is_recording(const char *path)
     if (file)
         fclose(file);
     return is;
+}
+
+const char *source_noun(const char *path)
+{
+    return is_recording(path) ? "a recording" : is_arrays(path) ? "a file of arrays" : NULL;
 }
 
 /* One pair of options: a file, or words. */
