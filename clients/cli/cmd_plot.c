@@ -11,6 +11,7 @@
 #include "err.h"
 #include "spectrum.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +43,12 @@ static int report(struct cli *cli, int code, const char *text)
 
 static int save(struct plot *plot, const char *path, const struct bytes *file)
 {
-    int rc = output_write(path, file);
+    const struct plot_options *options = &plot->options;
+    int rc = options->standard ? output_write_standard(file, options->format != CANVAS_SVG)
+                               : output_write(path, file);
+    if (rc == -ENOTSUP && options->standard)
+        return plot_fail(plot, CLI_USAGE, "-o -: %s is not for a terminal: name a file, or a pipe",
+                         plot_format_ending(options->format));
     return rc == 0 ? CLI_OK
                    : plot_fail(plot, CLI_FINDING, "cannot write %.500s: %s", path, strerror(-rc));
 }

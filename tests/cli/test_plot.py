@@ -562,6 +562,44 @@ def test_nothing_is_left_half_written(file, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "closed", "usual"]
 
 
+def pipe(data, *arguments):
+    return subprocess.run([ATTNCTL, "plot", *map(str, arguments)], input=data, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+@pytest.mark.parametrize("piped", [True, False])
+def test_standard_input_and_output(piped, ending, tmp_path):
+    weights = attend(3, T, T)
+    path = tmp_path / f"decoder.0.self.{ending}"
+    np.save(path, weights) if ending == "npy" else np.savez(path, **{"decoder.0.self": weights})
+    plot("heads", path, "-o", tmp_path / "a.svg")
+    words = ["heads", "-", "--format", "svg", "-o", "-"]
+    with open(path, "rb") as file:
+        done = pipe(path.read_bytes(), *words) if piped else subprocess.run([ATTNCTL, "plot", *words], stdin=file,
+                                                                           capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"") and done.stdout == (tmp_path / "a.svg").read_bytes()
+
+
+def test_an_export_from_standard_input(history, tmp_path):
+    plot("series", history, "-o", tmp_path / "a.png")
+    done = pipe(history.read_bytes(), "series", "-", "--format", "png", "-o", "-")
+    assert done.returncode == 0 and done.stdout == (tmp_path / "a.png").read_bytes()
+
+
+def test_what_is_wrong_with_standard_input_and_output(file):
+    said = pipe(b"nonsense", "heatmap", "-", "--format", "svg", "-o", "-")
+    assert (said.returncode, said.stderr) == (2, b"attnctl: -: not a .npy, .npz or .safetensors file\n")
+    assert refuse(2, "heatmap", file, "-o", "-") == "-o -: in which format? give --format png, svg or pdf"
+    assert "of many figures needs -o FOLDER/" in refuse(2, "heatmap", file, "--every-head", "--format", "png", "-o", "-")
+    main, other = pty.openpty()
+    for words, sentence in ((["heatmap", "-", "-o", "a.png"], b"-: standard input is a terminal: give a file or a pipe"),
+                            (["heatmap", file, "--format", "png", "-o", "-"], b"-o -: png is not for a terminal")):
+        done = subprocess.run([ATTNCTL, "plot", *words], stdin=other, stdout=other, stderr=subprocess.PIPE, timeout=120)
+        assert done.returncode == 2 and sentence in done.stderr
+    os.close(main)
+    os.close(other)
+
+
 def test_a_full_disk_is_said(file, tmp_path):
     (tmp_path / "full.png").symlink_to("/dev/full")
     assert "No space left" in refuse(1, "heatmap", file, "-o", tmp_path / "full.png")

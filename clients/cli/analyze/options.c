@@ -330,9 +330,9 @@ void options_clear(struct options *options)
 static const char names[] =
     "\nBy the same engine as the daemon.\n\n"
     "Files: .npy, .npz (np.savez, np.savez_compressed), .safetensors; any number of\n"
-    "them. Maps in f32, f16, bf16 or f64; masks in bool or any integer, tokens and\n"
-    "documents in any integer. An array is placed by its name, a .npy file's by the\n"
-    "file's name:\n"
+    "them; - is standard input. Maps in f32, f16, bf16 or f64; masks in bool or any\n"
+    "integer, tokens and documents in any integer. An array is placed by its name, a\n"
+    ".npy file's by the file's name:\n"
     "  <stack>.<layer>.<site>  weights [B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]; encoder or\n"
     "                          decoder, a number, self or cross: decoder.0.self\n"
     "    .q .k .v              instead of the weights, or besides them: a result of\n"

@@ -179,9 +179,9 @@ static const struct option_info option_info[] = {
     HANDED(ALL, "endpoint", "ENDPOINT", NULL, ""),
     HANDED(ALL, "timeout", "SECONDS", NULL, ""),
     TITLE("where the figure goes"),
-    TEXT(ALL, "output", "FILE", output, 1, "FILE", "or -o: .png, .svg or .pdf; of many figures a folder, with a / at "
-        "the end, or a name with {layer} and {head} in it"),
-    SET(ALL, "format", "FORMAT", set_format, "png|svg|pdf", "of the figures in a folder (default png)"),
+    TEXT(ALL, "output", "FILE", output, 1, "FILE", "or -o: .png, .svg or .pdf; - is standard output; of many figures a "
+        "folder, with a / at the end, or a name with {layer} and {head} in it"),
+    SET(ALL, "format", "FORMAT", set_format, "png|svg|pdf", "of figures in a folder (default png), and of -o -"),
     FLAG(OF_LAYER, "every-layer", every_layer, "one figure per layer"),
     FLAG(OF_HEAD, "every-head", every_head, "one figure per head"),
     TITLE("what is drawn"),
@@ -337,19 +337,11 @@ const char *plot_format_ending(enum canvas_format format)
     return "";
 }
 
-static int check_output(struct plot_options *options, char *reterr)
+/* The format by the ending of a name. */
+static int check_ending(struct plot_options *options, char *reterr)
 {
-    const char *output = options->output;
-    if (!output) {
-        snprintf(reterr, PLOT_ERROR_MAX, "where to? give -o FILE.png, .svg or .pdf");
-        return -1;
-    }
-    options->folder = output[strlen(output) - 1] == '/';
-    options->pattern = strstr(output, "{layer}") || strstr(output, "{head}");
-    const char *dot = strrchr(output, '.');
+    const char *output = options->output, *dot = strrchr(output, '.');
     enum canvas_format format;
-    if (options->folder)
-        return 0;
     if (dot && find_format(dot + 1, &format)) {
         if (options->has_format && options->format != format) {
             snprintf(reterr, PLOT_ERROR_MAX, "--format %s: but %.200s is to be %s",
@@ -362,6 +354,23 @@ static int check_output(struct plot_options *options, char *reterr)
     snprintf(reterr, PLOT_ERROR_MAX,
              "%.200s: not a name of a figure: it must end in .png, .svg or .pdf", output);
     return -1;
+}
+
+static int check_output(struct plot_options *options, char *reterr)
+{
+    const char *output = options->output;
+    if (!output) {
+        snprintf(reterr, PLOT_ERROR_MAX, "where to? give -o FILE.png, .svg or .pdf");
+        return -1;
+    }
+    options->standard = strcmp(output, "-") == 0;
+    options->folder = output[strlen(output) - 1] == '/';
+    options->pattern = strstr(output, "{layer}") || strstr(output, "{head}");
+    if (options->standard && !options->has_format) {
+        snprintf(reterr, PLOT_ERROR_MAX, "-o -: in which format? give --format png, svg or pdf");
+        return -1;
+    }
+    return options->standard || options->folder ? 0 : check_ending(options, reterr);
 }
 
 static int check_every(const struct plot_options *options, char *reterr)
@@ -450,7 +459,8 @@ static const char help_sources[] =
     "\nSOURCE: files of maps (.npy, .npz, .safetensors, named as for attnctl\n"
     "analyze), a recording (attnctl record), or a job of a running attnd. For\n"
     "entropy and series: a job, or a file that attnctl export wrote. A word is a file\n"
-    "if there is one, or if it ends as such files do.\n\nkinds:\n";
+    "if there is one, or if it ends as such files do; - is standard input, of arrays\n"
+    "or an export.\n\nkinds:\n";
 
 static const char help_files[] =
     "\n-o FOLDER/ writes FOLDER/KIND-LAYER.png and FOLDER/KIND-LAYER-hHEAD.png, such\n"

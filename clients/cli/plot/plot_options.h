@@ -23,8 +23,9 @@ struct plot_options {
     const char *output;
     enum canvas_format format;
     bool has_format;
-    bool folder;  /* output is a folder: files in it are named after what they show */
-    bool pattern; /* output has {layer} or {head} in it */
+    bool standard; /* output is standard output */
+    bool folder;   /* output is a folder: files in it are named after what they show */
+    bool pattern;  /* output has {layer} or {head} in it */
     bool every_layer, every_head;
 
     const char *layer; /* as source_find_layer takes it; NULL = the first */

@@ -240,7 +240,7 @@ int timeline_load_file(struct plot *plot, const char *path, struct timeline *tim
 {
     struct reading reading = {.plot = plot, .timeline = timeline, .path = path};
     const char *maps = source_noun(path);
-    FILE *in = fopen(path, "re");
+    FILE *in = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
     if (!in)
         return plot_fail(plot, CLI_USAGE, "%.300s: %s", path, strerror(errno));
     int code = maps ? plot_fail(plot, CLI_USAGE,

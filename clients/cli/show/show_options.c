@@ -207,7 +207,7 @@ static const char words[] =
     "FILE is an array file (.npy, .npz, .safetensors) or a recording (attnctl\n"
     "record); JOB is one of attnctl jobs. A word is a file when there is a file of\n"
     "that name, or when it ends in .npy, .npz, .safetensors or .rec, and otherwise a\n"
-    "job (./NAME is a file).\n";
+    "job (./NAME is a file). - is an array file on standard input.\n";
 
 void show_options_print_words(FILE *out)
 {

@@ -46,14 +46,15 @@ static bool is_arrays(const char *path)
 
 bool source_is_file(const char *word)
 {
-    return is_arrays(word) || ends_with(word, ".rec") || access(word, F_OK) == 0;
+    return strcmp(word, "-") == 0 || is_arrays(word) || ends_with(word, ".rec") ||
+           access(word, F_OK) == 0;
 }
 
 static bool is_recording(const char *path)
 {
     static const uint8_t magic[8] = {0x89, 'a', 't', 't', 'n', 'd', '\r', '\n'};
     uint8_t begin[sizeof(magic)];
-    FILE *file = fopen(path, "re");
+    FILE *file = strcmp(path, "-") == 0 ? NULL : fopen(path, "re");
     bool is = file && fread(begin, sizeof(begin), 1, file) == 1 &&
               memcmp(begin, magic, sizeof(magic)) == 0;
     if (file)

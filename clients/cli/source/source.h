@@ -62,7 +62,7 @@ struct source_request {
 struct source;
 
 /* Whether a word of a command line is a file rather than a job: it is there, or ends as files do
- * that can be read. */
+ * that can be read; "-" is standard input, which arrays are read from. */
 bool source_is_file(const char *word);
 /* "a recording", "a file of arrays"; NULL = neither, as far as its first bytes and its name say. */
 const char *source_noun(const char *path);
