@@ -39,7 +39,7 @@ const struct pulse *store_pulse(const struct store *store);
 /* Loop thread: asks for a turn. `data` is the store. */
 void store_ask(void *data);
 
-/* What was kept (batch_keep) for runs that had not ended, in the order of job, run and key: at
+/* What was kept (batch_keep) for runs that had not ended, by job, runs as they began, and key: at
  * start, before anything is submitted. */
 void store_each_kept(struct store *store,
                      void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,

@@ -66,8 +66,6 @@ static int open_files(struct cli *cli, struct analysis *analysis)
     for (int i = 0; i < options->file_count; i++) {
         const char *path = options->files[i];
         char error[ARRAY_ERROR_MAX], text[ARRAY_ERROR_MAX];
-        if (strcmp(path, "-") == 0)
-            return fail(cli, CLI_USAGE, "-: standard input cannot be analyzed: name a file");
         int rc = array_file_open(path, &analysis->files[i], &analysis->arrays, error);
         if (rc == 0)
             continue;

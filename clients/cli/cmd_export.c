@@ -4,6 +4,7 @@
 #include "ask.h"
 #include "field.h"
 #include "series.h"
+#include "unknown.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -99,20 +100,14 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct pie
     return code;
 }
 
-/* Says which there are: those of the first layer. */
+/* Says which there are. */
 static int refuse_metrics(struct cli *cli, const struct piece *piece, const msgpack_object *layers)
 {
-    const msgpack_object *metrics =
-        field_length(layers) > 0 ? mpk_find(&layers->via.array.ptr[0], "metrics") : NULL;
-    fprintf(cli->err, "attnctl: run %.8s of %.80s has none of these metrics; it has", piece->run,
-            piece->job);
-    for (uint32_t i = 0; i < field_length(metrics); i++) {
-        char name[FIELD_NAME_MAX];
-        field_show(&metrics->via.array.ptr[i], name, sizeof(name));
-        fprintf(cli->err, "%s %s", i > 0 ? "," : "", name);
-    }
-    putc('\n', cli->err);
-    return CLI_USAGE;
+    const char *metric = cli->args->metric ? cli->args->metric : "";
+    char text[UNKNOWN_TEXT_MAX] = "";
+    unknown_in_layers(layers, metric, piece->job, text);
+    return cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", metric, piece->run,
+                     piece->job, text);
 }
 
 static int export_layers(struct cli *cli, const msgpack_object *result)

@@ -5,6 +5,7 @@
 #include "out.h"
 #include "series.h"
 #include "spark.h"
+#include "unknown.h"
 
 #include "field.h"
 #include "header.h"
@@ -158,11 +159,40 @@ static int show_series(struct cli *cli, const msgpack_object *result)
     return CLI_OK;
 }
 
+/* Says that a metric is unknown, if it is; CLI_OK = it is not. */
+static int check_metric(struct cli *cli)
+{
+    const struct args *args = cli->args;
+    struct rpc_reply reply;
+    struct ask ask;
+    char text[UNKNOWN_TEXT_MAX], run[40];
+    ask_init(&ask);
+    ask_text(&ask, "job", args->words[1]);
+    ask_text(&ask, "run", args->run);
+    int code = ask_call(cli, "windows", &ask, &reply);
+    if (code != CLI_OK)
+        return code;
+    field_text(reply.result, "run", run, sizeof(run));
+    if (unknown_in_layers(mpk_find(reply.result, "layers"), args->metric, args->words[1], text))
+        code = cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", args->metric, run,
+                         args->words[1], text);
+    rpc_reply_clear(&reply);
+    return code;
+}
+
+/* attnd says what there is instead; metrics are too many for its sentence. */
+static int refuse_nothing(struct cli *cli, const struct rpc_reply *refusal)
+{
+    int code = cli->args->metric ? check_metric(cli) : CLI_OK;
+    return code == CLI_OK ? cli_explain(cli, RPC_REFUSED, refusal) : code;
+}
+
 int cmd_history(struct cli *cli)
 {
     const struct args *args = cli->args;
     struct rpc_reply reply;
     struct ask ask;
+    bool any;
     bool table = !(args->given & (ARGS_JSON | ARGS_CSV | ARGS_FROM));
     uint64_t count = args->count ? args->count : table ? WINDOWS_DEFAULT : WINDOWS_MAX;
     int code = ask_patiently(cli);
@@ -177,7 +207,9 @@ int cmd_history(struct cli *cli)
     ask_text(&ask, "metric", args->metric);
     ask_range(&ask, args);
     ask_number(&ask, "limit", count < WINDOWS_MAX ? count : WINDOWS_MAX);
-    code = ask_call(cli, "history", &ask, &reply);
+    code = ask_for_any(cli, "history", &ask, &reply, &any);
+    if (code == CLI_OK && !any)
+        return refuse_nothing(cli, &reply);
     if (code != CLI_OK)
         return code;
     code = show_series(cli, reply.result);

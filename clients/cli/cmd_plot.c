@@ -11,6 +11,7 @@
 #include "err.h"
 #include "spectrum.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +43,12 @@ static int report(struct cli *cli, int code, const char *text)
 
 static int save(struct plot *plot, const char *path, const struct bytes *file)
 {
-    int rc = output_write(path, file);
+    const struct plot_options *options = &plot->options;
+    int rc = options->standard ? output_write_standard(file, options->format != CANVAS_SVG)
+                               : output_write(path, file);
+    if (rc == -ENOTSUP && options->standard)
+        return plot_fail(plot, CLI_USAGE, "-o -: %s is not for a terminal: name a file, or a pipe",
+                         plot_format_ending(options->format));
     return rc == 0 ? CLI_OK
                    : plot_fail(plot, CLI_FINDING, "cannot write %.500s: %s", path, strerror(-rc));
 }
@@ -60,11 +66,15 @@ static int make(struct plot *plot, const struct choice *choice, const char *path
 /* Many ------------------------------------------------------------------------------------------
  */
 
+/* What {layer} and {head} stand for: a flow is of a number, the others are of one layer. */
 static void name_choice(const struct plot *plot, const struct choice *choice,
                         char ret_layer[PLACE_TEXT_MAX], char ret_head[16])
 {
-    place_text(&(struct place){.id = plot->layers[choice->layer].id, .role = TENSOR_WEIGHTS},
-               ret_layer);
+    struct layer_id id = plot->layers[choice->layer].id;
+    if (plot->options.kind == PLOT_FLOW)
+        snprintf(ret_layer, PLACE_TEXT_MAX, "%" PRIu32, id.layer);
+    else
+        place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_layer);
     snprintf(ret_head, 16, choice->mean ? "mean" : "%02" PRIu32, choice->head);
 }
 
@@ -73,7 +83,7 @@ static int path_of(struct plot *plot, const struct choice *choice, char *ret_pat
 {
     const struct plot_options *options = &plot->options;
     char layer[PLACE_TEXT_MAX], head[16], pattern[OUTPUT_PATH_MAX];
-    bool per_head = options->every_head || (options->has_head && plot_kind_per_head(options->kind));
+    bool per_head = options->every_head || options->has_head;
     name_choice(plot, choice, layer, head);
     int length = snprintf(pattern, sizeof(pattern), "%s", options->output);
     if (options->folder)
@@ -224,6 +234,9 @@ static int with_source(struct plot *plot)
         .causal = options->causal,
         .labels = options->labels,
         .tokens = options->tokens,
+        .query_labels = options->query_labels,
+        .query_tokens = options->query_tokens,
+        .together = options->kind == PLOT_FLOW,
     };
     int code = source_open(&request, &plot->source, plot->error);
     if (code != CLI_OK)

@@ -72,6 +72,8 @@ static int open_source(struct cli *cli, const struct show_options *options,
         .softcap = options->softcap,
         .labels = options->labels,
         .tokens = options->tokens,
+        .query_labels = options->query_labels,
+        .query_tokens = options->query_tokens,
     };
     if (is_job(options)) {
         request.job = options->words[0];

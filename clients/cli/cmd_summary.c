@@ -4,6 +4,7 @@
 #include "cli.h"
 #include "field.h"
 #include "out.h"
+#include "unknown.h"
 
 #include "header.h"
 
@@ -260,10 +261,9 @@ static void print_groups(struct cli *cli, const struct row *rows, uint32_t count
     }
 }
 
-/* A list of names so far: of the rows before this one, each name once. */
+/* The names of the rows before this one have been added, each name once. */
 struct names {
-    FILE *out;
-    const char *separator;
+    struct unknown unknown;
     const struct row *rows;
     uint32_t before;
     bool drift; /* only what has a baseline */
@@ -276,7 +276,7 @@ static bool has_metric(const struct names *names, uint32_t row, const char *name
                         : field_metric(map, name) != NULL;
 }
 
-static void print_name(void *data, const char *name)
+static void add_name(void *data, const char *name)
 {
     struct names *names = data;
     if (!has_metric(names, names->before, name))
@@ -284,21 +284,22 @@ static void print_name(void *data, const char *name)
     for (uint32_t i = 0; i < names->before; i++)
         if (has_metric(names, i, name))
             return;
-    fprintf(names->out, "%s%s", names->separator, name);
-    names->separator = ", ";
+    unknown_add(&names->unknown, name);
 }
 
 /* No layer has the metric: name those there are. */
 static int refuse_metric(struct cli *cli, const struct row *rows, uint32_t count)
 {
     bool drift = cli->args->given & ARGS_DRIFT;
-    struct names names = {cli->err, "", rows, 0, drift};
-    fprintf(cli->err, "attnctl: --metric: '%.80s': not in %s (valid: ", cli->args->metric,
-            drift ? "the drift of this summary" : "this summary");
+    struct names names = {.rows = rows, .drift = drift};
+    char text[UNKNOWN_TEXT_MAX], see[160];
+    unknown_init(&names.unknown, cli->args->metric);
     for (; names.before < count; names.before++)
-        field_each_metric(rows[names.before].map, print_name, &names);
-    fputs(")\n", cli->err);
-    return CLI_USAGE;
+        field_each_metric(rows[names.before].map, add_name, &names);
+    snprintf(see, sizeof(see), "attnctl summary %.128s --json", cli->args->words[1]);
+    unknown_text(&names.unknown, see, text);
+    return cli_usage(cli, "--metric: '%.80s': not in %s%s", cli->args->metric,
+                     drift ? "the drift of this summary" : "this summary", text);
 }
 
 static int show_rows(struct cli *cli, const msgpack_object *maps, uint32_t count)

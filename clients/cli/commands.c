@@ -232,6 +232,8 @@ const struct command commands[] = {
      .words_min = 2,
      .run_alone = cmd_plot,
      .each_option = plot_options_each,
+     .find_kind = plot_kind_described,
+     .takes = plot_options_takes,
      .print_before = plot_options_print_kinds,
      .print_after = plot_options_print_files,
      .examples = {"attnctl plot heads maps.npz --layer 3 --causal -o heads.pdf",
@@ -289,6 +291,46 @@ void command_each_option(const struct command *command, option_visitor *visit, v
 {
     if (command->each_option)
         command->each_option(visit, data);
+    args_each_option(shown_options(command), visit, data);
+}
+
+const struct option_kind *command_find_kind(const struct command *command, const char *word)
+{
+    return command->find_kind ? command->find_kind(word) : NULL;
+}
+
+struct narrowed {
+    const struct command *command;
+    const struct option_kind *kind;
+    const struct option_text *title; /* not shown yet; NULL = none */
+    option_visitor *visit;
+    void *data;
+};
+
+static void visit_taken(const struct option_text *option, void *data)
+{
+    struct narrowed *narrowed = data;
+    if (!option->help) {
+        narrowed->title = option;
+        return;
+    }
+    if (!narrowed->command->takes(narrowed->kind, option))
+        return;
+    if (narrowed->title)
+        narrowed->visit(narrowed->title, narrowed->data);
+    narrowed->title = NULL;
+    narrowed->visit(option, narrowed->data);
+}
+
+void command_each_option_of(const struct command *command, const struct option_kind *kind,
+                            option_visitor *visit, void *data)
+{
+    struct narrowed narrowed = {command, kind, NULL, visit, data};
+    if (!kind) {
+        command_each_option(command, visit, data);
+        return;
+    }
+    command->each_option(visit_taken, &narrowed);
     args_each_option(shown_options(command), visit, data);
 }
 

@@ -43,6 +43,10 @@ struct command {
      * otherwise NULL. --help and options that there are none are not theirs to answer. */
     int (*run_alone)(struct cli *cli, int argc, char **argv);
     void (*each_option)(option_visitor *visit, void *data); /* theirs */
+    /* Of those whose first argument says which of their options mean something: the kind of that
+     * name, NULL = none; and whether an option of each_option is one of its. */
+    const struct option_kind *(*find_kind)(const char *name);
+    bool (*takes)(const struct option_kind *kind, const struct option_text *option);
     bool passes_on; /* what its first argument is followed by is another program's, --help too */
     /* Text at most 80 columns wide, in front of and behind the options; NULL = none. */
     void (*print_before)(FILE *out), (*print_after)(FILE *out);
@@ -57,6 +61,13 @@ const struct command *command_find(const char *name);
 /* Every option that is shown of a command: its own, and those of every command that mean something
  * to it. */
 void command_each_option(const struct command *command, option_visitor *visit, void *data);
+
+/* What a command's first argument makes of it; NULL when that makes no difference. */
+const struct option_kind *command_find_kind(const struct command *command, const char *word);
+/* The options that are shown of a command when its kind is known; NULL = not yet. Titles without an
+ * option are left out. */
+void command_each_option_of(const struct command *command, const struct option_kind *kind,
+                            option_visitor *visit, void *data);
 
 /* What somebody may have meant by a name, or by an option ("--jsno") of a command; NULL as command:
  * of any. NULL = nothing is near. */

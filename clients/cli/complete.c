@@ -21,9 +21,10 @@ struct completion {
     const char *endpoint; /* whom to ask for jobs; NULL = as without an option */
     const char *before;   /* goes before every candidate: of "--stack=dec" what is before "dec" */
     int before_length;
-    bool list;                     /* what is before it has items already */
-    const struct command *command; /* NULL = none yet */
-    const char *subject;           /* its last argument so far: perhaps a job; NULL = none */
+    bool list;                      /* what is before it has items already */
+    const struct command *command;  /* NULL = none yet */
+    const struct option_kind *kind; /* of the command; NULL = none yet, or there are none */
+    const char *subject;            /* its last argument so far: perhaps a job; NULL = none */
 };
 
 /* Candidates ------------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ static void search_option(const struct option_text *option, void *data)
 static void each_option(const struct completion *completion, option_visitor *visit, void *data)
 {
     if (completion->command)
-        command_each_option(completion->command, visit, data);
+        command_each_option_of(completion->command, completion->kind, visit, data);
     else
         args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, visit, data);
 }
@@ -271,6 +272,16 @@ static void offer_option_values(const struct completion *completion, const char 
 /* The line ---------------------------------------------------------------------------------------
  */
 
+static void read_word(struct completion *completion, const char *word, int index)
+{
+    if (index == 0)
+        completion->command = command_find(word);
+    else
+        completion->subject = word;
+    if (index == 1 && completion->command)
+        completion->kind = command_find_kind(completion->command, word);
+}
+
 /* Reads the words before the last: the command, and how many of its arguments are there. The word
  * to complete is the value of the option whose place is returned, if it is not 0. */
 static int read_words(int argc, char *const *argv, struct completion *completion,
@@ -286,10 +297,8 @@ static int read_words(int argc, char *const *argv, struct completion *completion
             completion->endpoint = argv[at + 1];
         else if (strncmp(word, "--endpoint=", 11) == 0)
             completion->endpoint = word + 11;
-        if (word[0] != '-' && words++ == 0)
-            completion->command = command_find(word);
-        else if (word[0] != '-')
-            completion->subject = word;
+        if (word[0] != '-')
+            read_word(completion, word, words++);
         at += 1 + takes;
     }
     *ret_arguments = words - 1;

@@ -70,7 +70,7 @@ static void print_exit_status(const struct command *command, FILE *out)
     text_wrap(text, 23, 0, out);
 }
 
-void help_print_command(const struct command *command, FILE *out)
+static void print_whole(const struct command *command, FILE *out)
 {
     print_usage(command, out);
     text_wrap(command->help, 0, 0, out);
@@ -88,6 +88,23 @@ void help_print_command(const struct command *command, FILE *out)
     fprintf(out, "\nexample%s:\n", command->examples[1] ? "s" : "");
     for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++)
         fprintf(out, "  %s\n", command->examples[i]);
+}
+
+static void print_kind(const struct command *command, const struct option_kind *kind, FILE *out)
+{
+    fprintf(out, "usage: attnctl %s %s %s [OPTIONS]\n", command->name, kind->name, kind->arguments);
+    text_wrap(kind->help, 0, 0, out);
+    command_each_option_of(command, kind, print_option, out);
+    fprintf(out, "\nattnctl %s --help says what is common to all kinds.\n", command->name);
+    fprintf(out, "\nexample:\n  %s\n", kind->example);
+}
+
+void help_print_command(const struct command *command, const struct option_kind *kind, FILE *out)
+{
+    if (kind)
+        print_kind(command, kind, out);
+    else
+        print_whole(command, out);
     print_exit_status(command, out);
 }
 
@@ -135,7 +152,7 @@ int cmd_help(struct cli *cli)
     if (args->given & ARGS_JSON)
         return help_print_json(cli, command);
     if (command)
-        help_print_command(command, cli->out);
+        help_print_command(command, NULL, cli->out);
     else
         help_print(cli->out);
     return CLI_OK;

@@ -36,7 +36,7 @@ static int run_connected(struct cli *cli, const struct command *command)
 static int run(struct cli *cli, const struct command *command)
 {
     if (cli->args->given & ARGS_HELP) {
-        help_print_command(command, cli->out);
+        help_print_command(command, NULL, cli->out);
         return CLI_OK;
     }
     int code = check_usage(cli, command);
@@ -84,7 +84,9 @@ static int run_alone(struct cli *cli, const struct command *command, int argc, c
     argc--;
     int end = command->passes_on ? line_find_word(command, argc, argv) : argc;
     if (line_asks_help(command, end, argv)) {
-        help_print_command(command, cli->out);
+        int word = line_find_word(command, argc, argv);
+        help_print_command(command, word < argc ? command_find_kind(command, argv[word]) : NULL,
+                           cli->out);
         return CLI_OK;
     }
     int code = check_options(cli, command, argc, argv);

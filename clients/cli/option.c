@@ -115,6 +115,51 @@ int option_parse(const struct option_table *table, int argc, char **argv, option
     return 0;
 }
 
+/* Fields ----------------------------------------------------------------------------------------
+ */
+
+static const char *store_text(const struct option_field *field, const char *text, const char **to)
+{
+    *to = text;
+    return (double)strlen(text) >= field->min ? NULL : "valid: any text but an empty one";
+}
+
+static const char *store_count(const struct option_field *field, const char *text, uint32_t *to)
+{
+    static char wrong[64];
+    if (option_whole_u32(text, (uint32_t)field->max, to) && *to >= field->min)
+        return NULL;
+    snprintf(wrong, sizeof(wrong), "valid: %.0f to %.0f", field->min, field->max);
+    return wrong;
+}
+
+static const char *store_real(const struct option_field *field, const char *text, double *to)
+{
+    static char wrong[64];
+    if (option_real(text, field->min, field->max, to))
+        return NULL;
+    snprintf(wrong, sizeof(wrong), "valid: a number from %g to %g", field->min, field->max);
+    return wrong;
+}
+
+const char *option_store(const struct option_field *field, char *value, void *options)
+{
+    void *to = (char *)options + field->offset;
+    switch (field->form) {
+    case OPTION_FLAG:
+        *(bool *)to = true;
+        return NULL;
+    case OPTION_TEXT:
+        return store_text(field, value, to);
+    case OPTION_COUNT:
+        return store_count(field, value, to);
+    case OPTION_REAL:
+        return store_real(field, value, to);
+    default:
+        return NULL;
+    }
+}
+
 /* Values ----------------------------------------------------------------------------------------
  */
 

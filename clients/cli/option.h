@@ -34,6 +34,16 @@ struct option_table {
     .rows = (table), .stride = sizeof((table)[0]),                                                 \
     .count = (int)(sizeof(table) / sizeof((table)[0]))
 
+/* One of the things that a command does, when its first argument says which one and not all options
+ * are of every one. */
+struct option_kind {
+    const char *name;
+    const char *arguments; /* behind the name, as the usage shows them */
+    const char *help;      /* one line */
+    const char *example;   /* a shell's line */
+    unsigned bit;          /* in sets of kinds */
+};
+
 /* The titles, and what is shown as the command's own. */
 void option_visit(const struct option_table *table, option_visitor *visit, void *data);
 
@@ -53,6 +63,16 @@ struct option_rest {
  * of at most `size` bytes. */
 int option_parse(const struct option_table *table, int argc, char **argv, option_taker *take,
                  void *data, struct option_rest *ret_rest, char *reterr, size_t size);
+
+/* Where a plain value goes: into a field of the command's own struct. */
+enum option_form { OPTION_OTHER, OPTION_FLAG, OPTION_TEXT, OPTION_COUNT, OPTION_REAL };
+struct option_field {
+    enum option_form form;
+    size_t offset;   /* FLAG: a bool; TEXT: a const char *; COUNT: a uint32_t; REAL: a double */
+    double min, max; /* TEXT: bytes, COUNT: up to UINT32_MAX, REAL */
+};
+/* Checks a value, and stores it in `options`. Returns as an option_taker does; of OTHER, NULL. */
+const char *option_store(const struct option_field *field, char *value, void *options);
 
 /* Values ----------------------------------------------------------------------------------------
  */

@@ -619,7 +619,12 @@ def test_bad_command_lines(good):
     assert refuse(good, "--lengths", "3,25") == "decoder.0.self: --lengths: 25 is more than the 24 queries"
     assert refuse(good, "--k-lengths", "3,25") == "decoder.0.self: --k-lengths: 25 is more than the 24 keys"
     assert refuse(good, "--head-weights", "1,2") == "decoder.0.self: --head-weights: not one number per head"
-    assert refuse("-") == "-: standard input cannot be analyzed: name a file"
+
+
+def test_standard_input_is_a_file(good):
+    with open(good, "rb") as file:
+        done = subprocess.run(f"cat | {ATTNCTL} analyze - --json", shell=True, stdin=file, capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["layers"] == analyze(good)
 
 
 def test_files_that_cannot_be_opened(tmp_path):

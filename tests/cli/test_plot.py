@@ -169,8 +169,9 @@ def test_large_maps_are_pooled_in_pixels_and_whole_on_paper(tmp_path):
 @pytest.mark.parametrize("kind", [kind for kind in MAPS + PAST if kind not in ("spectrum", "tokens", "series")])
 def test_pixels_are_where_svg_has_its_cells(kind, file, history, tmp_path):
     """A little below and right of each cell's upper left corner, where no number is written into it."""
+    causal = ["--causal"] if kind in MAPS else []
     for ending in ("png", "svg"):
-        plot(kind, source_of(kind, file, history), "--causal", "--dpi", 288, "-o", tmp_path / f"a.{ending}")
+        plot(kind, source_of(kind, file, history), *causal, "--dpi", 288, "-o", tmp_path / f"a.{ending}")
     pixels, _ = read_png((tmp_path / "a.png").read_bytes())
     maps = Svg(tmp_path / "a.svg").maps
     assert maps
@@ -240,6 +241,16 @@ def test_layers_and_sample(file, maps, tmp_path):
     both = [maps[f"decoder.{layer}.cross"][1, 2] for layer in range(2)]
     for layer in range(2):
         check_map(svg, layer, both[layer], high=max(map(np.max, both)))
+
+
+@pytest.mark.parametrize("site", ["cross", "decoder.cross"])
+def test_a_site_is_as_much_of_its_name_as_only_one_has(site, file, maps, tmp_path):
+    plot("layers", file, "--site", site, "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    both = [maps[f"decoder.{layer}.cross"][0].mean(0) for layer in range(2)]
+    check_map(svg, 1, both[1], high=max(map(np.max, both)))
+    plot("rollout", file, "--site", "encoder", "-o", tmp_path / "b.svg")
+    assert "encoder, rollout through 2 layers" in Svg(tmp_path / "b.svg").texts
 
 
 def test_flow_has_three_sites_of_their_own_range(file, maps, tmp_path):
@@ -410,7 +421,8 @@ def test_what_is_no_number_is_hatched(tmp_path):
 def test_one_token(tmp_path):
     np.save(tmp_path / "decoder.0.self.npy", np.ones((1, 2, 1, 1), np.float32))
     for kind in MAPS:
-        plot(kind, tmp_path / "decoder.0.self.npy", "--tokens", "x", "-o", tmp_path / f"{kind}.png")
+        tokens = [] if kind in ("similarity", "spectrum") else ["--tokens", "x"]
+        plot(kind, tmp_path / "decoder.0.self.npy", *tokens, "-o", tmp_path / f"{kind}.png")
         read_png((tmp_path / f"{kind}.png").read_bytes())
 
 
@@ -425,6 +437,17 @@ def test_texts_of_tokens(tmp_path):
         assert any(text.startswith("aaa") and text.endswith("\u2026") and len(text) < 40 for text in svg.texts)
     plot("heatmap", tmp_path / "decoder.0.self.npy", "--title", "a\nb<c>", "-o", tmp_path / "a.svg")
     assert "a\u21b5b<c>" in Svg(tmp_path / "a.svg").texts
+
+
+def test_texts_of_the_queries_of_cross_attention(file, tmp_path):
+    encoder, decoder = [f"key{i}" for i in range(S)], [f"query{i}" for i in range(T)]
+    (tmp_path / "queries").write_text("\n".join(decoder) + "\n")
+    words = ["--tokens", " ".join(encoder), "--query-labels", tmp_path / "queries", "-o", tmp_path / "a.svg"]
+    plot("heatmap", file, "--layer", "decoder.0.cross", *words)
+    assert set(encoder) | set(decoder) <= set(Svg(tmp_path / "a.svg").texts)
+    plot("flow", file, "--size", "20x8", *words)
+    texts = Svg(tmp_path / "a.svg").texts
+    assert [texts.count(text) for text in ("key3", "query3")] == [3, 3], "of the decoder's self-attention too"
 
 
 @pytest.mark.parametrize("title, lines", [
@@ -468,6 +491,13 @@ def test_every_layer_and_head(file, tmp_path):
     assert "decoder.1.cross" in Svg(tmp_path / "decoder.1.cross" / "a.svg").texts
     plot("heatmap", file, "--layer", "encoder.0", "--every-head", "-o", tmp_path / "{head}.svg")
     assert "encoder.0.self, head 3" in Svg(tmp_path / "03.svg").texts
+
+
+def test_a_flow_is_of_a_number_and_not_of_one_layer(file, tmp_path):
+    plot("flow", file, "--every-layer", "-o", f"{tmp_path}/many/")
+    assert set(os.listdir(tmp_path / "many")) == {"flow-0.png", "flow-1.png"}
+    plot("flow", file, "--layer", 1, "-o", tmp_path / "{layer}.svg")
+    assert "layer 1, mean of 4 heads" in Svg(tmp_path / "1.svg").texts
 
 
 def test_the_format_of_figures_in_a_folder(file, tmp_path):
@@ -532,6 +562,44 @@ def test_nothing_is_left_half_written(file, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "closed", "usual"]
 
 
+def pipe(data, *arguments):
+    return subprocess.run([ATTNCTL, "plot", *map(str, arguments)], input=data, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+@pytest.mark.parametrize("piped", [True, False])
+def test_standard_input_and_output(piped, ending, tmp_path):
+    weights = attend(3, T, T)
+    path = tmp_path / f"decoder.0.self.{ending}"
+    np.save(path, weights) if ending == "npy" else np.savez(path, **{"decoder.0.self": weights})
+    plot("heads", path, "-o", tmp_path / "a.svg")
+    words = ["heads", "-", "--format", "svg", "-o", "-"]
+    with open(path, "rb") as file:
+        done = pipe(path.read_bytes(), *words) if piped else subprocess.run([ATTNCTL, "plot", *words], stdin=file,
+                                                                           capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"") and done.stdout == (tmp_path / "a.svg").read_bytes()
+
+
+def test_an_export_from_standard_input(history, tmp_path):
+    plot("series", history, "-o", tmp_path / "a.png")
+    done = pipe(history.read_bytes(), "series", "-", "--format", "png", "-o", "-")
+    assert done.returncode == 0 and done.stdout == (tmp_path / "a.png").read_bytes()
+
+
+def test_what_is_wrong_with_standard_input_and_output(file):
+    said = pipe(b"nonsense", "heatmap", "-", "--format", "svg", "-o", "-")
+    assert (said.returncode, said.stderr) == (2, b"attnctl: -: not a .npy, .npz or .safetensors file\n")
+    assert refuse(2, "heatmap", file, "-o", "-") == "-o -: in which format? give --format png, svg or pdf"
+    assert "of many figures needs -o FOLDER/" in refuse(2, "heatmap", file, "--every-head", "--format", "png", "-o", "-")
+    main, other = pty.openpty()
+    for words, sentence in ((["heatmap", "-", "-o", "a.png"], b"-: standard input is a terminal: give a file or a pipe"),
+                            (["heatmap", file, "--format", "png", "-o", "-"], b"-o -: png is not for a terminal")):
+        done = subprocess.run([ATTNCTL, "plot", *words], stdin=other, stdout=other, stderr=subprocess.PIPE, timeout=120)
+        assert done.returncode == 2 and sentence in done.stderr
+    os.close(main)
+    os.close(other)
+
+
 def test_a_full_disk_is_said(file, tmp_path):
     (tmp_path / "full.png").symlink_to("/dev/full")
     assert "No space left" in refuse(1, "heatmap", file, "-o", tmp_path / "full.png")
@@ -557,6 +625,17 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["heatmap", "FILE", "-o", "a"], "must end in .png, .svg or .pdf"),
     (["heatmap", "FILE"], "where to? give -o"),
     (["picture", "FILE", "-o", "a.png"], "no kind 'picture' (valid: heatmap, heads"),
+    (["heatmpa", "FILE", "-o", "a.png"], "no kind 'heatmpa': did you mean 'heatmap'?"),
+    (["heatmap", "FILE", "--query", "3", "-o", "a.png"], "--query is not an option of heatmap (it is of tokens)"),
+    (["heatmap", "FILE", "--tokens", "a b c d e", "-o", "a.png"], "5 tokens were given, but encoder.0.self has 8 keys"),
+    (["heatmap", "FILE", "--query-tokens", "a", "-o", "a.png"], "in encoder.0.self the queries are the keys"),
+    (["rollout", "FILE", "--query-tokens", "a", "-o", "a.png"], "--query-tokens is not an option of rollout"),
+    (["heatmap", "FILE", "--head-weights", "1,2", "-o", "a.png"], "is not an option of heatmap (it is of aggregate)"),
+    (["similarity", "FILE", "--head", "3", "-o", "a.png"], "--head is not an option of similarity"),
+    (["layers", "FILE", "--layer", "1", "-o", "a.png"], "--layer is not an option of layers"),
+    (["entropy", "HISTORY", "--causal", "-o", "a.png"], "--causal is not an option of entropy"),
+    (["heatmap", "FILE", "--metric", "entropy", "-o", "a.png"], "of heatmap (it is of entropy, series)"),
+    (["spectrum", "FILE", "--tokens", "a", "-o", "a.png"], "--tokens is not an option of spectrum"),
     (["heatmap"], "heatmap of what"),
     ([], "draw what? attnctl plot KIND"),
     (["heatmap", "FILE", "--colormap", "jet", "-o", "a.png"], "valid: viridis, plasma"),
@@ -566,24 +645,54 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["heatmap", "FILE", "--dpi", "2400", "--size", "50x50", "-o", "a.png"], "million pixels"),
     (["heatmap", "FILE", "--every-head", "-o", "a.png"], "needs -o FOLDER/"),
     (["heatmap", "FILE", "--every-layer", "--every-head", "-o", "{layer}.png"], "needs {head}"),
-    (["similarity", "FILE", "--every-head", "-o", "x/"], "has no figure per head"),
+    (["similarity", "FILE", "--every-head", "-o", "x/"], "--every-head is not an option of similarity"),
     (["heatmap", "FILE", "--every-head", "--head", "1", "-o", "x/"], "either --head or --every-head"),
-    (["layers", "FILE", "--site", "encoder.cross", "-o", "a.png"], "valid: encoder.self"),
+    (["layers", "FILE", "--site", "encoder.cross", "-o", "a.png"],
+     "no 'encoder.cross' (valid: encoder.self, decoder.self, decoder.cross)"),
+    (["layers", "FILE", "--site", "self", "-o", "a.png"], "may be any of encoder.self, decoder.self: say which"),
+    (["layers", "FILE", "--site", "1", "-o", "a.png"], "--site: there is no '1' (valid: encoder.self"),
+    (["rollout", "FILE", "--site", "cross", "-o", "a.png"], "no 'cross' (valid: encoder.self, decoder.self)"),
     (["aggregate", "FILE", "--head-weights", "1,2", "-o", "a.png"], "2 of them, but 4 heads"),
     (["aggregate", "FILE", "--head-weights", "1,x", "-o", "a.png"], "one per head"),
     (["heatmap", "nothing.npz", "-o", "a.png"], "No such file"),
     (["heatmap", "FILE", "--nonsense", "-o", "a.png"], "no option --nonsense"),
     (["heatmap", "FILE", "-o"], "-o needs a value"),
-    (["series", "FILE", "-o", "a.png"], "not the names of an export's columns"),
+    (["series", "FILE", "-o", "a.png"],
+     "series needs a job, or a file of attnctl export; FILE is a file of arrays"),
+    (["series", "LABELS", "-o", "a.png"], "line 1: not the names of an export's columns"),
+    (["series", "HISTORY", "--metric", "entropy_normalised", "-o", "a.png"], "did you mean 'entropy_normalized'?"),
     (["series", "HISTORY", "--metric", "loss", "-o", "a.png"], "valid: entropy_normalized"),
     (["series", "HISTORY", "--layer", "9", "-o", "a.png"], "in layer 9"),
     (["entropy", "nothing.csv", "-o", "a.png"], "No such file"),
     (["entropy", "HISTORY", "-o", "x/"], "is one figure"),
 ])
 def test_bad_input(words, sentence, file, history, tmp_path):
-    names = {"FILE": file, "HISTORY": history}
+    names = {"FILE": file, "HISTORY": history, "LABELS": __file__}
+    sentence = sentence.replace("FILE", str(file))
     assert sentence in refuse(2, *[names.get(word, word) for word in words], cwd=tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_recording_has_no_history(tmp_path):
+    (tmp_path / "run.rec").write_bytes(b"\x89attnd\r\n")
+    assert refuse(2, "entropy", "run.rec", "-o", "a.png", cwd=tmp_path) == (
+        "entropy needs a job, or a file of attnctl export; run.rec is a recording")
+
+
+@pytest.mark.parametrize("words, asked", [(["--from", 99], " from 99"), (["--to", 3], " to 3"),
+                                          (["--from", 50, "--to", 60], " from 50 to 60")])
+def test_a_range_without_a_window_is_a_finding(words, asked, history, tmp_path):
+    said = refuse(1, "series", history, *words, "-o", tmp_path / "a.png")
+    assert said == f"{history} has no window of entropy_normalized{asked}: its windows end at 4 to 49"
+
+
+def test_a_long_list_of_metrics_is_cut_between_names(history, tmp_path):
+    row = json.loads(history.read_text().splitlines()[0])
+    names = [f"metric_number_{i}" for i in range(85)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(dict(row, metric=name)) + "\n" for name in names))
+    said = refuse(2, "series", "many.jsonl", "--metric", "loss", "-o", "a.png", cwd=tmp_path)
+    assert said == (f"--metric: 'loss': not in many.jsonl (valid: {', '.join(names[:10])}, ..., 85 in all: "
+                    "see its column metric)")
 
 
 def test_nothing_to_draw(tmp_path):
@@ -604,3 +713,24 @@ def test_what_attnd_is_asked_needs_attnd():
 def test_help_names_every_kind():
     done = run("--help")
     assert done.returncode == 0 and all(f"  {kind} " in done.stdout for kind in MAPS + PAST)
+
+
+def options_of(*words):
+    done = run(*words, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    return {line.split()[0][2:] for line in done.stdout.splitlines() if line.startswith("  --")}, done.stdout
+
+
+@pytest.mark.parametrize("kind", MAPS + PAST)
+def test_the_help_of_a_kind_is_of_its_options(kind):
+    every, _ = options_of()
+    own, text = options_of(kind)
+    assert own < every and {"output", "format", "title", "size", "run", "endpoint", "help"} <= own
+    assert ("query" in own) == (kind == "tokens") and ("metric" in own) == (kind in PAST)
+    assert f"usage: attnctl plot {kind} " in text and f"  attnctl plot {kind} " in text
+
+
+def test_completion_offers_the_options_of_a_kind():
+    done = subprocess.run([ATTNCTL, "__complete", "plot", "entropy", "gpt", "--"], capture_output=True, text=True)
+    offered = {line.split("\t")[0][2:] for line in done.stdout.splitlines()}
+    assert offered == options_of("entropy")[0]

@@ -275,10 +275,17 @@ def test_parts_are_chosen(maps):
 
 def test_labels_come_with_every_token(maps):
     path, _ = maps
-    text = show(path, "--layer", 0, "--tokens", "the cat sat on", "--token", 1)
+    text = show(path, "--layer", 0, "--tokens", "the cat sat on a mat", "--token", 1)
     assert "query 1 'cat'" in text and re.search(r"^  2 sat +\d", text, re.M)
-    got = numbers(path, "--layer", 0, "--tokens", "the cat sat on")
-    assert got["labels"] == ["the", "cat", "sat", "on", None, None]
+    got = numbers(path, "--layer", 0, "--tokens", "the cat sat on a mat")
+    assert got["labels"] == ["the", "cat", "sat", "on", "a", "mat"]
+
+
+def test_queries_of_cross_attention_have_tokens_of_their_own(tmp_path):
+    np.save(tmp_path / "decoder.0.cross.npy", np.full((1, 2, 2, 3), 1 / 3, np.float32))
+    words = [tmp_path / "decoder.0.cross.npy", "--tokens", "the old hat", "--token", 1]
+    assert "of query 1 'Hut'" in show(*words, "--query-tokens", "der Hut")
+    assert refuse(*words, "--query-tokens", "Hut") == "1 token was given for queries, but decoder.0.cross has 2 queries"
 
 
 def test_one_token_is_enough(tmp_path):
@@ -298,6 +305,9 @@ def test_what_is_not_there_is_refused_with_what_is(maps):
     assert refuse(path, "--sample", 2) == "--sample: decoder.0.self has no sample 2 (valid: 0 to 1)"
     assert refuse(path, "--token", 6) == "--token: decoder.0.self has no query 6 (valid: 0 to 5)"
     assert refuse(path, "--tokens", "a b c d e f g") == "7 tokens were given, but decoder.0.self has 6 keys"
+    assert refuse(path, "--tokens", "a b c d e") == "5 tokens were given, but decoder.0.self has 6 keys"
+    assert refuse(path, "--query-tokens", "a") == ("--query-tokens, --query-labels: in decoder.0.self the queries are "
+                                                   "the keys: give --tokens or --labels")
     assert refuse(path, "--step", 1) == "--step: array files have no runs and steps"
     assert refuse(path, "--labels", path.parent / "none").endswith("none: No such file or directory")
 

@@ -139,7 +139,12 @@ def test_the_history_of_a_layer_with_alerts(collapsed, tmp_path):
     assert not any("alert" in text for text in svg.texts), "the alert is about another metric"
     svg = plot(collapsed, tmp_path / "b.svg", "series", "gpt", "--layer", "1", "--metric", "entropy_normalized")
     assert "alert (faint: resolved)" in svg.texts
-    assert "valid: " in attnctl(collapsed, "plot", "series", "gpt", "--metric", "loss", "-o", "x.svg", code=2)
+    said = attnctl(collapsed, "plot", "series", "gpt", "--metric", "loss", "-o", "x.svg", code=2)
+    assert ", ..., " in said and said.endswith(" in all: see attnctl summary gpt --json)\n")
+    for command in ("plot series gpt -o x.svg", "history gpt", "export gpt --csv", "summary gpt"):
+        assert "did you mean 'entropy'?" in attnctl(collapsed, *command.split(), "--metric", "entrpy", code=2)
+    said = attnctl(collapsed, "plot", "series", "gpt", "--from", 99999, "-o", "x.svg", code=1)
+    assert said == "attnctl: gpt has no window of entropy_normalized from 99999: its windows end at 3 to 39\n"
     said = attnctl(collapsed, "plot", "series", "gpt", "--layer", 7, "-o", "x.svg", code=2)
     assert "has nothing of entropy_normalized in layer 7" in said
 

@@ -200,28 +200,21 @@ static const char *set_stack(struct options *options, const char *text)
 /* The table -------------------------------------------------------------------------------------
  */
 
-enum option_kind { OPTION_SET, OPTION_FLAG, OPTION_COUNT, OPTION_REAL, OPTION_UNUSED };
-
 struct option_info {
     struct option_text text;
-    enum option_kind kind;
-    size_t offset; /* FLAG: bool, COUNT: uint32_t, REAL: double */
-    double min, max;
-    setter *set; /* SET */
+    setter *set;               /* NULL: the field says it all */
+    struct option_field field; /* of struct options */
 };
 
 /* clang-format off */
-#define TITLE(name) {{name, NULL, NULL, NULL}, OPTION_SET, 0, 0, 0, NULL}
-#define FLAG(name, field, help)                                                                    \
-    {{name, NULL, help, NULL}, OPTION_FLAG, offsetof(struct options, field), 0, 0, NULL}
-#define COUNT(name, field, min, max, help)                                                         \
-    {{name, "N", help, NULL}, OPTION_COUNT, offsetof(struct options, field), min, max, NULL}
-#define REAL(name, field, min, max, help)                                                          \
-    {{name, "X", help, NULL}, OPTION_REAL, offsetof(struct options, field), min, max, NULL}
-#define SET(name, argument, set, values, help)                                                     \
-    {{name, argument, help, values}, OPTION_SET, 0, 0, 0, set}
+#define TITLE(name) {{name, NULL, NULL, NULL}, NULL, {0}}
+#define FIELD(form, field, min, max) {form, offsetof(struct options, field), min, max}
+#define FLAG(name, field, help) {{name, NULL, help, NULL}, NULL, FIELD(OPTION_FLAG, field, 0, 0)}
+#define COUNT(name, field, min, max, help) {{name, "N", help, NULL}, NULL, FIELD(OPTION_COUNT, field, min, max)}
+#define REAL(name, field, min, max, help) {{name, "X", help, NULL}, NULL, FIELD(OPTION_REAL, field, min, max)}
+#define SET(name, argument, set, values, help) {{name, argument, help, values}, set, {0}}
 /* Of every other command: taken, so that "attnctl --endpoint ..." may be an alias. */
-#define UNUSED(name, argument) {{name, argument, "", NULL}, OPTION_UNUSED, 0, 0, 0, NULL}
+#define UNUSED(name, argument) {{name, argument, "", NULL}, NULL, {0}}
 
 static const struct option_info option_info[] = {
     UNUSED("endpoint", "ENDPOINT"),
@@ -276,41 +269,10 @@ void options_each(option_visitor *visit, void *data)
     option_visit(&table, visit, data);
 }
 
-static const char *set_count(const struct option_info *info, uint32_t *ret_number, const char *text)
-{
-    static char wrong[64];
-    if (option_whole_u32(text, (uint32_t)info->max, ret_number) && *ret_number >= info->min)
-        return NULL;
-    snprintf(wrong, sizeof(wrong), "valid: %.0f to %.0f", info->min, info->max);
-    return wrong;
-}
-
-static const char *set_real(const struct option_info *info, double *ret_number, const char *text)
-{
-    static char wrong[64];
-    if (option_real(text, info->min, info->max, ret_number))
-        return NULL;
-    snprintf(wrong, sizeof(wrong), "valid: a number from %g to %g", info->min, info->max);
-    return wrong;
-}
-
 static const char *take(const void *row, char *text, void *data)
 {
     const struct option_info *info = row;
-    char *field = (char *)data + info->offset;
-    switch (info->kind) {
-    case OPTION_FLAG:
-        *(bool *)(void *)field = true;
-        return NULL;
-    case OPTION_UNUSED:
-        return NULL;
-    case OPTION_COUNT:
-        return set_count(info, (uint32_t *)(void *)field, text);
-    case OPTION_REAL:
-        return set_real(info, (double *)(void *)field, text);
-    default:
-        return info->set(data, text);
-    }
+    return info->set ? info->set(data, text) : option_store(&info->field, text, data);
 }
 
 static uint32_t count_cores(void)
@@ -368,9 +330,9 @@ void options_clear(struct options *options)
 static const char names[] =
     "\nBy the same engine as the daemon.\n\n"
     "Files: .npy, .npz (np.savez, np.savez_compressed), .safetensors; any number of\n"
-    "them. Maps in f32, f16, bf16 or f64; masks in bool or any integer, tokens and\n"
-    "documents in any integer. An array is placed by its name, a .npy file's by the\n"
-    "file's name:\n"
+    "them; - is standard input. Maps in f32, f16, bf16 or f64; masks in bool or any\n"
+    "integer, tokens and documents in any integer. An array is placed by its name, a\n"
+    ".npy file's by the file's name:\n"
     "  <stack>.<layer>.<site>  weights [B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]; encoder or\n"
     "                          decoder, a number, self or cross: decoder.0.self\n"
     "    .q .k .v              instead of the weights, or besides them: a result of\n"

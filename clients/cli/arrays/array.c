@@ -5,6 +5,7 @@
  * file's ending. The mapping is private and read-only; a file that somebody shortens meanwhile ends
  * the program with a bus error, as it does any program that maps files. */
 #include "reader.h"
+#include "spool.h"
 
 #include "err.h"
 
@@ -215,14 +216,22 @@ static int map(int fd, struct array_file *file, char *reterr)
     return 0;
 }
 
+static int open_path(const char *path, int *ret_fd, char *reterr)
+{
+    if (strcmp(path, "-") == 0)
+        return spool_input(ret_fd, reterr);
+    /* O_NONBLOCK: a pipe is refused, not waited for. */
+    *ret_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    return *ret_fd < 0 ? array_fail(reterr, "%s", strerror(errno)) : 0;
+}
+
 int array_file_open(const char *path, struct array_file *ret_file, struct array_list *list,
                     char *reterr)
 {
+    int fd;
     *ret_file = (struct array_file){.path = path};
-    /* O_NONBLOCK: a pipe is refused, not waited for. */
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return array_fail(reterr, "%s", strerror(errno));
+    if (open_path(path, &fd, reterr) != 0)
+        return -1;
     int rc = map(fd, ret_file, reterr);
     close(fd);
     if (rc == 0)

@@ -76,8 +76,9 @@ struct array_list {
     size_t count, room;
 };
 
-/* Maps a file and appends what it holds to the list. The struct must not be moved and must outlive
- * the list. On failure *ret_file needs no array_file_close, and the list is as it was. */
+/* Maps a file, "-" is standard input (spool.h), and appends what it holds to the list. The struct
+ * must not be moved and must outlive the list. On failure *ret_file needs no array_file_close, and
+ * the list is as it was. */
 int array_file_open(const char *path, struct array_file *ret_file, struct array_list *list,
                     char *reterr);
 /* The same for a file in memory, which is borrowed; `path` only names it. */

@@ -2,6 +2,7 @@
 /* Figures of maps as they are: one, all heads of a layer, one site across layers, the three sites
  * of a layer. */
 #include "plot_maps.h"
+#include "plot_site.h"
 
 #include "label.h"
 
@@ -146,15 +147,7 @@ static bool is_alike(const struct gallery *gallery)
     return true;
 }
 
-/* "encoder.self" */
-static bool is_site(const struct source_layer *layer, const char *site)
-{
-    char text[PLACE_TEXT_MAX];
-    snprintf(text, sizeof(text), "%s.%s", stack_name(layer->id.stack), site_name(layer->id.site));
-    return strcmp(text, site) == 0;
-}
-
-static int draw_site(struct plot *plot, const struct choice *choice, const char *site,
+static int draw_site(struct plot *plot, const struct choice *choice, struct layer_id site,
                      struct gallery *gallery, struct bytes *ret_file)
 {
     struct choice each = *choice;
@@ -162,7 +155,7 @@ static int draw_site(struct plot *plot, const struct choice *choice, const char 
     int code = CLI_OK;
     for (each.layer = 0; each.layer < plot->layer_count && code == CLI_OK; each.layer++) {
         const struct source_layer *layer = &plot->layers[each.layer];
-        if (!is_site(layer, site))
+        if (!plot_site_is_same(layer->id, site))
             continue;
         snprintf(text, sizeof(text), "layer %" PRIu32, layer->id.layer);
         code = gallery_add(plot, gallery, &each, text);
@@ -171,23 +164,21 @@ static int draw_site(struct plot *plot, const struct choice *choice, const char 
     }
     if (code != CLI_OK)
         return code;
-    if (gallery->count == 0)
-        return plot_fail(plot, CLI_USAGE, "--site: there is no layer of %s", site);
-    snprintf(title, sizeof(title), "%s attention, %s%s", site, head, details);
+    snprintf(title, sizeof(title), "%s.%s attention, %s%s", stack_name(site.stack),
+             site_name(site.site), head, details);
     return out_of_panels(plot, gallery->panels, gallery->count, is_alike(gallery), WIDTH_TWO, title,
                          ret_file);
 }
 
 int kind_layers(struct plot *plot, const struct choice *choice, struct bytes *ret_file)
 {
-    const struct source_layer *of = &plot->layers[choice->layer];
-    char site[PLACE_TEXT_MAX];
+    struct layer_id site = plot->layers[choice->layer].id;
     struct gallery gallery;
-    snprintf(site, sizeof(site), "%s.%s", stack_name(of->id.stack), site_name(of->id.site));
     int code = gallery_new(plot, plot->layer_count, &gallery);
+    if (code == CLI_OK && plot->options.site)
+        code = plot_site_find(plot, false, &site);
     if (code == CLI_OK)
-        code = draw_site(plot, choice, plot->options.site ? plot->options.site : site, &gallery,
-                         ret_file);
+        code = draw_site(plot, choice, site, &gallery, ret_file);
     gallery_clear(&gallery);
     return code;
 }

@@ -2,6 +2,7 @@
 /* Attention rollout: what each position of a stack's last layer takes from each position of its
  * input, through all layers up to the one that is chosen. */
 #include "measures.h"
+#include "plot_site.h"
 
 #include "label.h"
 #include "rollout.h"
@@ -104,14 +105,12 @@ static int draw(struct plot *plot, const struct rolling *rolling, struct bytes *
 /* --site names the stack, --layer the last layer. */
 int kind_rollout(struct plot *plot, const struct choice *choice, struct bytes *ret_file)
 {
-    const struct layer_id *id = &plot->layers[choice->layer].id;
-    const char *site = plot->options.site;
-    struct rolling rolling = {.stack = id->stack, .last = UINT32_MAX};
-    if (site)
-        rolling.stack = strncmp(site, "encoder", 7) == 0 ? STACK_ENCODER : STACK_DECODER;
-    if (plot->options.layer)
-        rolling.last = id->layer;
-    int code = roll(plot, &rolling);
+    struct layer_id id = plot->layers[choice->layer].id;
+    struct rolling rolling = {.last = plot->options.layer ? id.layer : UINT32_MAX};
+    int code = plot->options.site ? plot_site_find(plot, true, &id) : CLI_OK;
+    rolling.stack = id.stack;
+    if (code == CLI_OK)
+        code = roll(plot, &rolling);
     if (code == CLI_OK)
         code = draw(plot, &rolling, ret_file);
     free(rolling.rollout);

@@ -68,6 +68,11 @@ int output_write(const char *path, const struct bytes *file)
     return write_beside(path, temporary, file);
 }
 
+int output_write_standard(const struct bytes *file, bool binary)
+{
+    return binary && isatty(STDOUT_FILENO) ? -ENOTSUP : write_all(STDOUT_FILENO, file);
+}
+
 int output_make_folders(const char *path)
 {
     char folder[OUTPUT_PATH_MAX];

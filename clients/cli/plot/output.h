@@ -11,6 +11,10 @@
  * was there is there still, and nothing else. */
 int output_write(const char *path, const struct bytes *file);
 
+/* Writes to standard output. Returns 0 or -errno; -ENOTSUP: it is a terminal, and `binary` is not
+ * for people to look at. */
+int output_write_standard(const struct bytes *file, bool binary);
+
 /* Makes the folders of a path. Returns 0 or -errno. */
 int output_make_folders(const char *path);
 

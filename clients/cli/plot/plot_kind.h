@@ -3,7 +3,7 @@
 #ifndef PLOT_KIND_H
 #define PLOT_KIND_H
 
-#include <stdbool.h>
+#include "option.h"
 
 #define PLOT_ERROR_MAX 1024
 
@@ -22,16 +22,25 @@ enum plot_kind {
     PLOT_KIND_COUNT
 };
 
-/* Returns 0; or -1 with a sentence that lists the kinds (PLOT_ERROR_MAX bytes). */
+/* Sets of kinds; those of the past do not show maps. */
+#define PLOT_BIT(kind)  (1u << (kind))
+#define PLOT_KINDS_ALL  (PLOT_BIT(PLOT_KIND_COUNT) - 1)
+#define PLOT_KINDS_PAST (PLOT_BIT(PLOT_ENTROPY) | PLOT_BIT(PLOT_SERIES))
+#define PLOT_KINDS_MAPS (PLOT_KINDS_ALL & ~PLOT_KINDS_PAST)
+
+/* Returns 0; or -1 with a sentence that names a near kind, or all of them (PLOT_ERROR_MAX bytes).
+ */
 int plot_kind_find(const char *name, enum plot_kind *ret_kind, char *reterr);
+/* NULL = there is none. */
+const struct option_kind *plot_kind_described(const char *name);
 
 const char *plot_kind_name(enum plot_kind kind);
 /* One line. */
 const char *plot_kind_help(enum plot_kind kind);
 /* Whether the kind shows the past, and not maps. */
 bool plot_kind_is_past(enum plot_kind kind);
-/* Whether there can be a figure per layer, per head. */
-bool plot_kind_per_layer(enum plot_kind kind);
-bool plot_kind_per_head(enum plot_kind kind);
+
+/* "heatmap, layers": the names of a set of kinds. */
+void plot_kind_list(unsigned kinds, char *ret_list, size_t size);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* plot_options: one table drives getopt, the checks and the help. What asks attnd (--endpoint,
- * --run,
- * --metric, ...) is handed on to args.c, which knows those options already. */
+/* plot_options: one table drives getopt, the checks, the help, and which kinds of figures take
+ * which option. What asks attnd (--endpoint, --run, --metric, ...) is handed on to args.c, which
+ * knows those options already. */
 #include "plot_options.h"
 
 #include <math.h>
@@ -23,12 +23,6 @@ typedef const char *setter(struct plot_options *options, const char *text);
 static const char *set_index(const char *text, uint32_t *ret_index)
 {
     return option_whole_u32(text, INT32_MAX, ret_index) ? NULL : "valid: 0, 1, 2, ...";
-}
-
-static const char *set_output(struct plot_options *options, const char *text)
-{
-    options->output = text;
-    return *text ? NULL : "name a file";
 }
 
 static const struct {
@@ -54,20 +48,6 @@ static const char *set_format(struct plot_options *options, const char *text)
     return find_format(text, &options->format) ? NULL : "valid: png, svg, pdf";
 }
 
-static const char *set_layer(struct plot_options *options, const char *text)
-{
-    options->layer = text;
-    return *text ? NULL : "valid: 3, decoder.3, decoder.3.self";
-}
-
-static const char *set_site(struct plot_options *options, const char *text)
-{
-    static const char *const valid[] = {"encoder.self", "decoder.self", "decoder.cross"};
-    options->site = text;
-    return option_word(text, valid, 3) >= 0 ? NULL
-                                            : "valid: encoder.self, decoder.self, decoder.cross";
-}
-
 static const char *set_head(struct plot_options *options, const char *text)
 {
     options->mean = strcmp(text, "mean") == 0;
@@ -87,45 +67,9 @@ static const char *set_query(struct plot_options *options, const char *text)
     return set_index(text, &options->query);
 }
 
-static const char *set_columns(struct plot_options *options, const char *text)
-{
-    const char *wrong = set_index(text, &options->columns);
-    return wrong || options->columns == 0 || options->columns > 64 ? "valid: 1 to 64" : NULL;
-}
-
-static const char *set_title(struct plot_options *options, const char *text)
-{
-    options->title = text;
-    return NULL;
-}
-
 static const char *set_colormap(struct plot_options *options, const char *text)
 {
     return colormap_find(text, &options->colors) == 0 ? NULL : "valid: " COLORMAP_NAMES;
-}
-
-static const char *set_real(const char *text, double least, double most, double *ret_number)
-{
-    static char wrong[64];
-    if (option_real(text, least, most, ret_number))
-        return NULL;
-    snprintf(wrong, sizeof(wrong), "valid: a number from %g to %g", least, most);
-    return wrong;
-}
-
-static const char *set_vmin(struct plot_options *options, const char *text)
-{
-    return set_real(text, -1e30, 1e30, &options->vmin);
-}
-
-static const char *set_vmax(struct plot_options *options, const char *text)
-{
-    return set_real(text, -1e30, 1e30, &options->vmax);
-}
-
-static const char *set_dpi(struct plot_options *options, const char *text)
-{
-    return set_real(text, 20, DPI_MAX, &options->dpi);
 }
 
 static bool is_side(double inches)
@@ -149,52 +93,6 @@ static const char *set_size(struct plot_options *options, const char *text)
         return wrong;
     options->height = strtod(text, &end);
     return end != text && *end == '\0' && is_side(options->height) ? NULL : wrong;
-}
-
-static const char *set_font(struct plot_options *options, const char *text)
-{
-    options->font = text;
-    return *text ? NULL : "name a font, such as \"DejaVu Sans\"";
-}
-
-static const char *set_labels(struct plot_options *options, const char *text)
-{
-    options->labels = text;
-    return NULL;
-}
-
-static const char *set_tokens(struct plot_options *options, const char *text)
-{
-    options->tokens = text;
-    return NULL;
-}
-
-static const char *set_causal(struct plot_options *options, const char *text)
-{
-    (void)text;
-    options->causal = true;
-    return NULL;
-}
-
-static const char *set_js(struct plot_options *options, const char *text)
-{
-    (void)text;
-    options->js = true;
-    return NULL;
-}
-
-static const char *set_every_layer(struct plot_options *options, const char *text)
-{
-    (void)text;
-    options->every_layer = true;
-    return NULL;
-}
-
-static const char *set_every_head(struct plot_options *options, const char *text)
-{
-    (void)text;
-    options->every_head = true;
-    return NULL;
 }
 
 static const char *set_step(struct plot_options *options, const char *text)
@@ -247,65 +145,97 @@ static const char *set_head_weights(struct plot_options *options, const char *te
 
 struct option_info {
     struct option_text text;
-    setter *set; /* NULL: handed on to args.c */
+    unsigned kinds; /* that take it */
+    setter *set;    /* NULL: the field says it all, or it is handed on to args.c */
+    struct option_field field;
 };
 
 /* clang-format off */
-#define TITLE(title) {{title, NULL, NULL, NULL}, NULL}
-#define SET(name, argument, set, values, help) {{name, argument, help, values}, set}
-#define ELSEWHERE(name, argument) {{name, argument, "", NULL}, NULL}
+#define ALL  PLOT_KINDS_ALL
+#define MAPS PLOT_KINDS_MAPS
+#define PAST PLOT_KINDS_PAST
+#define ONLY(kind) PLOT_BIT(PLOT_##kind)
+/* Figures of a layer, and of a head; panels side by side. */
+#define OF_LAYER (MAPS & ~ONLY(LAYERS) & ~ONLY(ROLLOUT))
+#define OF_HEAD  (ONLY(HEATMAP) | ONLY(LAYERS) | ONLY(TOKENS))
+#define PANELS   (ONLY(HEADS) | ONLY(LAYERS) | ONLY(FLOW) | ONLY(AGGREGATE))
+/* What has an axis of tokens. */
+#define LABELLED (MAPS & ~ONLY(SIMILARITY) & ~ONLY(SPECTRUM))
+
+#define TITLE(title) {{title, NULL, NULL, NULL}, ALL, NULL, {0}}
+#define SET(kinds, name, argument, set, values, help) {{name, argument, help, values}, kinds, set, {0}}
+#define FIELD(form, field, min, max) {form, offsetof(struct plot_options, field), min, max}
+#define FLAG(kinds, name, field, help) {{name, NULL, help, NULL}, kinds, NULL, FIELD(OPTION_FLAG, field, 0, 0)}
+#define TEXT(kinds, name, argument, field, bytes, values, help) \
+    {{name, argument, help, values}, kinds, NULL, FIELD(OPTION_TEXT, field, bytes, 0)}
+#define COUNT(kinds, name, field, min, max, help) \
+    {{name, "N", help, NULL}, kinds, NULL, FIELD(OPTION_COUNT, field, min, max)}
+#define REAL(kinds, name, argument, field, min, max, help) \
+    {{name, argument, help, NULL}, kinds, NULL, FIELD(OPTION_REAL, field, min, max)}
+#define HANDED(kinds, name, argument, values, help) {{name, argument, help, values}, kinds, NULL, {0}}
 #define SITES "encoder.self|decoder.self|decoder.cross"
 
 static const struct option_info option_info[] = {
-    ELSEWHERE("endpoint", "ENDPOINT"),
-    ELSEWHERE("timeout", "SECONDS"),
+    HANDED(ALL, "endpoint", "ENDPOINT", NULL, ""),
+    HANDED(ALL, "timeout", "SECONDS", NULL, ""),
     TITLE("where the figure goes"),
-    SET("output", "FILE", set_output, "FILE", "or -o: .png, .svg or .pdf; of many figures a folder, with a / at the end, "
-        "or a name with {layer} and {head} in it"),
-    SET("format", "FORMAT", set_format, "png|svg|pdf", "of the figures in a folder (default png)"),
-    SET("every-layer", NULL, set_every_layer, NULL, "one figure per layer"),
-    SET("every-head", NULL, set_every_head, NULL, "one figure per head"),
+    TEXT(ALL, "output", "FILE", output, 1, "FILE", "or -o: .png, .svg or .pdf; - is standard output; of many figures a "
+        "folder, with a / at the end, or a name with {layer} and {head} in it"),
+    SET(ALL, "format", "FORMAT", set_format, "png|svg|pdf", "of figures in a folder (default png), and of -o -"),
+    FLAG(OF_LAYER, "every-layer", every_layer, "one figure per layer"),
+    FLAG(OF_HEAD, "every-head", every_head, "one figure per head"),
     TITLE("what is drawn"),
-    SET("layer", "LAYER", set_layer, NULL, "decoder.3.self, or as much of it as only one layer has: decoder.3, cross, 3 "
-        "(default: the first)"),
-    SET("head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
-    SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
-    SET("query", "N", set_query, NULL, "tokens: whose attention (default: the last one's)"),
-    SET("site", "SITE", set_site, SITES, "layers, rollout: encoder.self, decoder.self or decoder.cross (default: the "
-        "first layer's)"),
-    SET("head-weights", "A,B,..", set_head_weights, NULL, "aggregate: the weights of the weighted map"),
-    SET("js", NULL, set_js, NULL, "similarity: Jensen-Shannon divergence, not cosine"),
-    SET("step", "N", set_step, NULL, "recordings: this step, not the newest"),
-    SET("run", "RUN", NULL, NULL, "recordings, jobs: by its first digits (default: the newest)"),
-    SET("tokens", "TEXT", set_tokens, NULL, "the tokens' texts, with blanks between them"),
-    SET("labels", "FILE", set_labels, "FILE", "the same from a file, one on each line"),
+    TEXT(ALL & ~ONLY(LAYERS), "layer", "LAYER", layer, 1, "LAYER", "decoder.3.self, or as much of it as only one layer "
+        "has: decoder.3, cross, 3 (default: the first)"),
+    SET(OF_HEAD | ONLY(FLOW) | PAST, "head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
+    SET(MAPS, "sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
+    SET(ONLY(TOKENS), "query", "N", set_query, NULL, "tokens: whose attention (default: the last one's)"),
+    TEXT(ONLY(LAYERS) | ONLY(ROLLOUT), "site", "SITE", site, 1, SITES, "layers, rollout: decoder.cross, or as much of "
+        "it as only one site has: cross (default: the first layer's)"),
+    SET(ONLY(AGGREGATE), "head-weights", "A,B,..", set_head_weights, NULL, "aggregate: the weights of the weighted map"),
+    FLAG(ONLY(SIMILARITY), "js", js, "similarity: Jensen-Shannon divergence, not cosine"),
+    SET(MAPS, "step", "N", set_step, NULL, "recordings: this step, not the newest"),
+    HANDED(ALL, "run", "RUN", NULL, "recordings, jobs: by its first digits (default: the newest)"),
+    TEXT(LABELLED, "tokens", "TEXT", tokens, 0, NULL, "the tokens' texts, with blanks between them"),
+    TEXT(LABELLED, "labels", "FILE", labels, 0, "FILE", "the same from a file, one on each line"),
+    TEXT(LABELLED & ~ONLY(ROLLOUT), "query-tokens", "TEXT", query_tokens, 0, NULL, "of cross-attention: the queries' "
+        "tokens; --tokens are the keys'"),
+    TEXT(LABELLED & ~ONLY(ROLLOUT), "query-labels", "FILE", query_labels, 0, "FILE", "the same from a file"),
     TITLE("entropy and series"),
-    SET("metric", "NAME", NULL, "METRIC", "what to show (default entropy_normalized)"),
-    SET("window", "WINDOW", NULL, NULL, "windows such as \"1 epoch\" (default: the primary ones)"),
-    SET("from", "N", NULL, NULL, "only what ends at this epoch, step or second, or later"),
-    SET("to", "N", NULL, NULL, "only what ends at this epoch, step or second, or earlier"),
+    HANDED(PAST, "metric", "NAME", "METRIC", "what to show (default entropy_normalized)"),
+    HANDED(PAST, "window", "WINDOW", NULL, "windows such as \"1 epoch\" (default: the primary ones)"),
+    HANDED(PAST, "from", "N", NULL, "only what ends at this epoch, step or second, or later"),
+    HANDED(PAST, "to", "N", NULL, "only what ends at this epoch, step or second, or earlier"),
     TITLE("how it looks"),
-    SET("title", "TEXT", set_title, NULL, "above the figure; '' = none (default: what it shows)"),
-    SET("colormap", "NAME", set_colormap, "viridis|plasma|inferno|magma|hot|cool", COLORMAP_NAMES " (default viridis)"),
-    SET("vmin", "X", set_vmin, NULL, "where the colours begin (default: 0, or the least value)"),
-    SET("vmax", "X", set_vmax, NULL, "where they end (default: the largest value)"),
-    SET("size", "WxH", set_size, NULL, "inches; or the width alone (default: 3.3 or 6.9 wide)"),
-    SET("dpi", "N", set_dpi, NULL, "pixels per inch of a PNG (default 300)"),
-    SET("columns", "N", set_columns, NULL, "panels side by side (default: as fits)"),
-    SET("font", "NAME", set_font, NULL, "as fontconfig knows it (default sans-serif)"),
+    TEXT(ALL, "title", "TEXT", title, 0, NULL, "above the figure; '' = none (default: what it shows)"),
+    SET(ALL & ~ONLY(TOKENS), "colormap", "NAME", set_colormap, "viridis|plasma|inferno|magma|hot|cool",
+        COLORMAP_NAMES " (default viridis)"),
+    REAL(ALL, "vmin", "X", vmin, -1e30, 1e30, "where the colours begin (default: 0, or the least value)"),
+    REAL(ALL, "vmax", "X", vmax, -1e30, 1e30, "where they end (default: the largest value)"),
+    SET(ALL, "size", "WxH", set_size, NULL, "inches; or the width alone (default: 3.3 or 6.9 wide)"),
+    REAL(ALL, "dpi", "N", dpi, 20, DPI_MAX, "pixels per inch of a PNG (default 300)"),
+    COUNT(PANELS, "columns", columns, 1, 64, "panels side by side (default: as fits)"),
+    TEXT(ALL, "font", "NAME", font, 1, NULL, "as fontconfig knows it (default sans-serif)"),
     TITLE("what files of arrays do not say"),
-    SET("causal", NULL, set_causal, NULL, "later keys are masked"),
-    SET("name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", set_stack, "encoder|decoder", "of names without one (default decoder)"),
+    FLAG(MAPS, "causal", causal, "later keys are masked"),
+    SET(MAPS, "name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET(MAPS, "ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET(MAPS, "stack", "STACK", set_stack, "encoder|decoder", "of names without one (default decoder)"),
 };
 /* clang-format on */
+enum { ROWS = sizeof(option_info) / sizeof(option_info[0]) };
+_Static_assert(ROWS <= 64, "a bit for each row");
 static const struct option_table table = {OPTION_ROWS(option_info), .command = "attnctl plot",
                                           .short_form = "ooutput"};
 
 void plot_options_each(option_visitor *visit, void *data)
 {
     option_visit(&table, visit, data);
+}
+
+bool plot_options_takes(const struct option_kind *kind, const struct option_text *option)
+{
+    return ((const struct option_info *)(const void *)option)->kinds & kind->bit;
 }
 
 /* What is handed on. */
@@ -329,25 +259,61 @@ static const char *hand_on(struct handed *handed, const char *name, char *text)
 struct parsing {
     struct plot_options *options;
     struct handed *handed;
+    uint64_t given; /* a bit per row */
 };
 
 static const char *take(const void *row, char *value, void *data)
 {
     const struct option_info *info = row;
     struct parsing *parsing = data;
-    return info->set ? info->set(parsing->options, value)
-                     : hand_on(parsing->handed, info->text.name, value);
+    parsing->given |= (uint64_t)1 << (info - option_info);
+    if (info->set)
+        return info->set(parsing->options, value);
+    return info->field.form == OPTION_OTHER ? hand_on(parsing->handed, info->text.name, value)
+                                            : option_store(&info->field, value, parsing->options);
+}
+
+/* The first word is the kind. */
+static int find_kind(struct plot_options *options, char *reterr)
+{
+    if (options->word_count == 0) {
+        snprintf(reterr, PLOT_ERROR_MAX,
+                 "draw what? attnctl plot KIND SOURCE -o FILE (see attnctl plot --help)");
+        return -1;
+    }
+    int rc = plot_kind_find(options->words[0], &options->kind, reterr);
+    options->words++;
+    options->word_count--;
+    return rc;
+}
+
+/* An option that has no effect is a mistake, and not to be passed over. */
+static int check_given(uint64_t given, enum plot_kind kind, char *reterr)
+{
+    char list[160];
+    for (int row = 0; row < ROWS; row++) {
+        const struct option_info *info = &option_info[row];
+        if (!(given >> row & 1) || info->kinds & PLOT_BIT(kind))
+            continue;
+        plot_kind_list(info->kinds, list, sizeof(list));
+        snprintf(reterr, PLOT_ERROR_MAX, "--%s is not an option of %s (it is of %s)",
+                 info->text.name, plot_kind_name(kind), list);
+        return -1;
+    }
+    return 0;
 }
 
 static int parse_options(struct plot_options *options, struct handed *handed, int argc, char **argv,
                          char *reterr)
 {
-    struct parsing parsing = {options, handed};
+    struct parsing parsing = {options, handed, 0};
     struct option_rest rest;
     int rc = option_parse(&table, argc, argv, take, &parsing, &rest, reterr, PLOT_ERROR_MAX);
     options->words = rest.words;
     options->word_count = rest.word_count;
-    return rc;
+    if (rc == 0)
+        rc = find_kind(options, reterr);
+    return rc == 0 ? check_given(parsing.given, options->kind, reterr) : rc;
 }
 
 /* The options that ask attnd, by args.c; its state of getopt is done with. */
@@ -371,19 +337,11 @@ const char *plot_format_ending(enum canvas_format format)
     return "";
 }
 
-static int check_output(struct plot_options *options, char *reterr)
+/* The format by the ending of a name. */
+static int check_ending(struct plot_options *options, char *reterr)
 {
-    const char *output = options->output;
-    if (!output) {
-        snprintf(reterr, PLOT_ERROR_MAX, "where to? give -o FILE.png, .svg or .pdf");
-        return -1;
-    }
-    options->folder = output[strlen(output) - 1] == '/';
-    options->pattern = strstr(output, "{layer}") || strstr(output, "{head}");
-    const char *dot = strrchr(output, '.');
+    const char *output = options->output, *dot = strrchr(output, '.');
     enum canvas_format format;
-    if (options->folder)
-        return 0;
     if (dot && find_format(dot + 1, &format)) {
         if (options->has_format && options->format != format) {
             snprintf(reterr, PLOT_ERROR_MAX, "--format %s: but %.200s is to be %s",
@@ -398,15 +356,28 @@ static int check_output(struct plot_options *options, char *reterr)
     return -1;
 }
 
+static int check_output(struct plot_options *options, char *reterr)
+{
+    const char *output = options->output;
+    if (!output) {
+        snprintf(reterr, PLOT_ERROR_MAX, "where to? give -o FILE.png, .svg or .pdf");
+        return -1;
+    }
+    options->standard = strcmp(output, "-") == 0;
+    options->folder = output[strlen(output) - 1] == '/';
+    options->pattern = strstr(output, "{layer}") || strstr(output, "{head}");
+    if (options->standard && !options->has_format) {
+        snprintf(reterr, PLOT_ERROR_MAX, "-o -: in which format? give --format png, svg or pdf");
+        return -1;
+    }
+    return options->standard || options->folder ? 0 : check_ending(options, reterr);
+}
+
 static int check_every(const struct plot_options *options, char *reterr)
 {
     const char *kind = plot_kind_name(options->kind), *wrong = NULL;
     bool every = options->every_layer || options->every_head;
-    if (options->every_layer && !plot_kind_per_layer(options->kind))
-        wrong = "has no figure per layer";
-    else if (options->every_head && !plot_kind_per_head(options->kind))
-        wrong = "has no figure per head";
-    else if (every && !options->folder && !options->pattern)
+    if (every && !options->folder && !options->pattern)
         wrong = "of many figures needs -o FOLDER/ or a name such as -o 'maps/{layer}-h{head}.png'";
     else if (options->every_layer && !options->folder && !strstr(options->output, "{layer}"))
         wrong = "--every-layer needs {layer} in the name, or one figure would replace another";
@@ -441,20 +412,11 @@ static int check_looks(const struct plot_options *options, char *reterr)
 static int check(struct plot_options *options, char *reterr)
 {
     if (options->word_count == 0) {
-        snprintf(reterr, PLOT_ERROR_MAX,
-                 "draw what? attnctl plot KIND SOURCE -o FILE (see attnctl plot --help)");
-        return -1;
-    }
-    int rc = plot_kind_find(options->words[0], &options->kind, reterr);
-    options->words++;
-    options->word_count--;
-    if (rc == 0 && options->word_count == 0) {
         snprintf(reterr, PLOT_ERROR_MAX, "%s of what? name a file or a job",
                  plot_kind_name(options->kind));
-        rc = -1;
+        return -1;
     }
-    if (rc == 0)
-        rc = check_output(options, reterr);
+    int rc = check_output(options, reterr);
     if (rc == 0)
         rc = check_every(options, reterr);
     return rc == 0 ? check_looks(options, reterr) : rc;
@@ -497,13 +459,15 @@ static const char help_sources[] =
     "\nSOURCE: files of maps (.npy, .npz, .safetensors, named as for attnctl\n"
     "analyze), a recording (attnctl record), or a job of a running attnd. For\n"
     "entropy and series: a job, or a file that attnctl export wrote. A word is a file\n"
-    "if there is one, or if it ends as such files do.\n\nkinds:\n";
+    "if there is one, or if it ends as such files do; - is standard input, of arrays\n"
+    "or an export.\n\nkinds:\n";
 
 static const char help_files[] =
     "\n-o FOLDER/ writes FOLDER/KIND-LAYER.png and FOLDER/KIND-LAYER-hHEAD.png, such\n"
     "as maps/heatmap-decoder.3.self-h07.png; with --format svg they end in .svg. In a\n"
-    "name, {layer} becomes decoder.3.self and {head} becomes 07. The same input gives\n"
-    "the same bytes; the date in a PDF is that of SOURCE_DATE_EPOCH.\n";
+    "name, {layer} becomes decoder.3.self (of flow: 3) and {head} becomes 07. The\n"
+    "same input gives the same bytes; the date in a PDF is that of SOURCE_DATE_EPOCH.\n\n"
+    "attnctl plot KIND --help shows the options of a kind.\n";
 
 void plot_options_print_kinds(FILE *out)
 {

@@ -23,12 +23,13 @@ struct plot_options {
     const char *output;
     enum canvas_format format;
     bool has_format;
-    bool folder;  /* output is a folder: files in it are named after what they show */
-    bool pattern; /* output has {layer} or {head} in it */
+    bool standard; /* output is standard output */
+    bool folder;   /* output is a folder: files in it are named after what they show */
+    bool pattern;  /* output has {layer} or {head} in it */
     bool every_layer, every_head;
 
     const char *layer; /* as source_find_layer takes it; NULL = the first */
-    const char *site;  /* layers, rollout: "decoder.self"; NULL = the first layer's */
+    const char *site;  /* layers, rollout: as plot_site_find takes it; NULL = the first layer's */
     bool mean;         /* over the heads */
     bool has_head;
     uint32_t head, sample, query;
@@ -45,7 +46,7 @@ struct plot_options {
     uint32_t columns; /* of panels; 0 = as fits */
     const char *font;
 
-    const char *labels, *tokens;
+    const char *labels, *tokens, *query_labels, *query_tokens;
     struct naming naming;
     bool causal;
     bool at_step;
@@ -61,6 +62,8 @@ void plot_options_clear(struct plot_options *options);
 /* What there is to say: every option but those of every command; in front of them the kinds and
  * their sources, behind them the names of files. */
 void plot_options_each(option_visitor *visit, void *data);
+/* Whether a kind takes an option that plot_options_each has shown. */
+bool plot_options_takes(const struct option_kind *kind, const struct option_text *option);
 void plot_options_print_kinds(FILE *out);
 void plot_options_print_files(FILE *out);
 

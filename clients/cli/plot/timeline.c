@@ -23,6 +23,15 @@ int timeline_add(struct timeline *timeline, const struct timeline_record *record
     return 0;
 }
 
+void timeline_leave_out(struct timeline *timeline, uint64_t last)
+{
+    bool first = timeline->left_out++ == 0;
+    if (first || last < timeline->left_first)
+        timeline->left_first = last;
+    if (first || last > timeline->left_last)
+        timeline->left_last = last;
+}
+
 /* Which layers ---------------------------------------------------------------------------------
  */
 
@@ -165,6 +174,33 @@ static bool is_file(const char *word)
     return strchr(word, '/') || source_is_file(word);
 }
 
+/* " from 40 to 50" */
+static void write_range(const struct args *args, char ret_text[64])
+{
+    char from[32] = "", to[32] = "";
+    if (args->given & ARGS_FROM)
+        snprintf(from, sizeof(from), " from %" PRIu64, args->from);
+    if (args->given & ARGS_TO)
+        snprintf(to, sizeof(to), " to %" PRIu64, args->to);
+    snprintf(ret_text, 64, "%s%s", from, to);
+}
+
+static int fail_nothing(struct plot *plot, const struct timeline *timeline)
+{
+    const struct plot_options *options = &plot->options;
+    char range[64];
+    write_range(&options->args, range);
+    if (timeline->left_out > 0)
+        return plot_fail(
+            plot, CLI_FINDING,
+            "%.200s has no window of %.80s%s: its windows end at %" PRIu64 " to %" PRIu64,
+            options->words[0], timeline->metric, range, timeline->left_first, timeline->left_last);
+    return plot_fail(plot, CLI_USAGE, "%.200s has nothing of %.80s%s%.80s%s", options->words[0],
+                     timeline->metric, options->layer ? " in layer " : "",
+                     options->layer ? options->layer : "",
+                     options->has_head ? " and this head" : "");
+}
+
 int timeline_load(struct plot *plot, struct timeline *ret_timeline)
 {
     const char *word = plot->options.words[0], *metric = plot->options.args.metric;
@@ -175,10 +211,7 @@ int timeline_load(struct plot *plot, struct timeline *ret_timeline)
     if (code != CLI_OK)
         return code;
     if (ret_timeline->record_count == 0)
-        return plot_fail(plot, CLI_USAGE, "%.200s has nothing of %.80s%s%.80s%s", word,
-                         ret_timeline->metric, plot->options.layer ? " in layer " : "",
-                         plot->options.layer ? plot->options.layer : "",
-                         plot->options.has_head ? " and this head" : "");
+        return fail_nothing(plot, ret_timeline);
     return arrange(plot, ret_timeline);
 }
 

@@ -40,6 +40,8 @@ struct timeline {
     double *low, *high;        /* [row_count][step_count]: where most of a window's values are */
     bool has_percentiles;      /* low, high are p10, p90; otherwise mean - std, mean + std */
     size_t row_count, step_count;
+    /* Without a record: what windows end at that --from and --to leave out; count 0 = none are. */
+    uint64_t left_out, left_first, left_last;
 };
 
 /* Reads what the command line asks for. Returns CLI_OK, or the exit code; the sentence is in
@@ -54,6 +56,8 @@ void timeline_axis_title(const char *metric, char *ret_title, size_t size);
 
 /* Returns 0 or ERR_MEMORY. */
 int timeline_add(struct timeline *timeline, const struct timeline_record *record);
+/* A window that is left out for what it ends at. */
+void timeline_leave_out(struct timeline *timeline, uint64_t last);
 /* Whether the command line asks for this layer and head. */
 bool timeline_wants(const struct plot *plot, struct layer_id id, int32_t head);
 int timeline_load_file(struct plot *plot, const char *path, struct timeline *timeline);

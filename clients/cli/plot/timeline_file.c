@@ -4,6 +4,9 @@
  * null. */
 #include "timeline.h"
 
+#include "labels.h"
+#include "unknown.h"
+
 #include "err.h"
 
 #include <errno.h>
@@ -34,10 +37,10 @@ struct reading {
     struct timeline *timeline;
     const char *path;
     bool json;
-    int column[FIELDS]; /* of comma-separated values; -1 = not there */
-    char run[TEXT_MAX]; /* the one that is read */
-    char metrics[512];  /* those that there are, with commas */
-    size_t number;      /* of the line */
+    int column[FIELDS];    /* of comma-separated values; -1 = not there */
+    char run[TEXT_MAX];    /* the one that is read */
+    struct labels metrics; /* those that there are */
+    size_t number;         /* of the line */
 };
 
 static int fail_line(struct reading *reading, const char *why)
@@ -131,16 +134,14 @@ static bool parse_row(const struct line *line, struct timeline_row *ret_row)
     return true;
 }
 
-/* Remembers a name that is not listed yet. */
-static void list_metric(struct reading *reading, const char *name)
+/* Remembers a name that is not listed yet; the newest is the likeliest. */
+static int list_metric(struct reading *reading, const char *name)
 {
-    char wanted[TEXT_MAX + 4], have[sizeof(reading->metrics) + 4];
-    size_t used = strlen(reading->metrics);
-    snprintf(wanted, sizeof(wanted), ", %s,", name);
-    snprintf(have, sizeof(have), ", %s,", reading->metrics);
-    if (!strstr(have, wanted) && used + strlen(name) + 3 < sizeof(reading->metrics))
-        snprintf(reading->metrics + used, sizeof(reading->metrics) - used, "%s%s", used ? ", " : "",
-                 name);
+    const struct labels *metrics = &reading->metrics;
+    for (uint32_t i = metrics->count; i-- > 0;)
+        if (strcmp(metrics->items[i], name) == 0)
+            return 0;
+    return labels_add(&reading->metrics, name, strlen(name));
 }
 
 /* Of several runs in one file the one that is asked for, or the first. */
@@ -155,13 +156,14 @@ static bool is_run(struct reading *reading, const char *run)
 }
 
 /* `last` is the last epoch, step or second of the window. */
-static bool is_wanted(const struct reading *reading, const struct timeline_record *record,
-                      double last)
+static bool is_in_range(const struct reading *reading, double last)
 {
     const struct args *args = &reading->plot->options.args;
-    return timeline_wants(reading->plot, record->row.id, record->row.head) &&
-           (!(args->given & ARGS_FROM) || last >= (double)args->from) &&
-           (!(args->given & ARGS_TO) || last <= (double)args->to);
+    bool in = (!(args->given & ARGS_FROM) || last >= (double)args->from) &&
+              (!(args->given & ARGS_TO) || last <= (double)args->to);
+    if (!in && last >= 0 && last < 1e15)
+        timeline_leave_out(reading->timeline, (uint64_t)last);
+    return in;
 }
 
 static int take_line(struct reading *reading, const struct line *line)
@@ -175,10 +177,12 @@ static int take_line(struct reading *reading, const struct line *line)
     if (!parse_row(line, &record.row) || !(step >= 0 && step < 1e15))
         return fail_line(reading, "no stack, layer, site and step of an export");
     record.step = (uint64_t)step;
-    list_metric(reading, line->text[METRIC]);
+    if (list_metric(reading, line->text[METRIC]) != 0)
+        return plot_fail_memory(reading->plot);
     snprintf(timeline->job, sizeof(timeline->job), "%s", line->text[JOB]);
     if (strcmp(line->text[METRIC], timeline->metric) != 0 || !is_run(reading, line->text[RUN]) ||
-        !is_wanted(reading, &record, number_of(line->text[LAST])))
+        !timeline_wants(reading->plot, record.row.id, record.row.head) ||
+        !is_in_range(reading, number_of(line->text[LAST])))
         return CLI_OK;
     return timeline_add(timeline, &record) == 0 ? CLI_OK : plot_fail_memory(reading->plot);
 }
@@ -199,24 +203,53 @@ static int read_line(struct reading *reading, char *text)
     return code == CLI_OK ? take_line(reading, &line) : code;
 }
 
-int timeline_load_file(struct plot *plot, const char *path, struct timeline *timeline)
+/* When there is none of what is asked for: whether the name is wrong. */
+static int check_metric(const struct reading *reading)
 {
-    struct reading reading = {.plot = plot, .timeline = timeline, .path = path};
+    const struct timeline *timeline = reading->timeline;
+    struct unknown unknown;
+    char text[UNKNOWN_TEXT_MAX], see[360];
+    unknown_init(&unknown, timeline->metric);
+    for (uint32_t i = 0; i < reading->metrics.count; i++) {
+        if (strcmp(reading->metrics.items[i], timeline->metric) == 0)
+            return CLI_OK;
+        unknown_add(&unknown, reading->metrics.items[i]);
+    }
+    if (unknown.count == 0)
+        return CLI_OK;
+    snprintf(see, sizeof(see), "its column %s", field_name[METRIC]);
+    unknown_text(&unknown, see, text);
+    return plot_fail(reading->plot, CLI_USAGE, "--metric: '%.80s': not in %.200s%s",
+                     timeline->metric, reading->path, text);
+}
+
+static int read_lines(struct reading *reading, FILE *in)
+{
     char *text = NULL;
     size_t room = 0;
     int code = CLI_OK;
-    FILE *in = fopen(path, "re");
+    while (code == CLI_OK && getline(&text, &room, in) >= 0)
+        code = read_line(reading, text);
+    if (code == CLI_OK && ferror(in))
+        code = plot_fail(reading->plot, CLI_USAGE, "%.300s: cannot be read", reading->path);
+    free(text);
+    return code;
+}
+
+int timeline_load_file(struct plot *plot, const char *path, struct timeline *timeline)
+{
+    struct reading reading = {.plot = plot, .timeline = timeline, .path = path};
+    const char *maps = source_noun(path);
+    FILE *in = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
     if (!in)
         return plot_fail(plot, CLI_USAGE, "%.300s: %s", path, strerror(errno));
-    while (code == CLI_OK && getline(&text, &room, in) >= 0)
-        code = read_line(&reading, text);
-    if (code == CLI_OK && ferror(in))
-        code = plot_fail(plot, CLI_USAGE, "%.300s: cannot be read", path);
+    int code = maps ? plot_fail(plot, CLI_USAGE,
+                                "%s needs a job, or a file of attnctl export; %.300s is %s",
+                                plot_kind_name(plot->options.kind), path, maps)
+                    : read_lines(&reading, in);
     fclose(in);
-    free(text);
-    if (code == CLI_OK && timeline->record_count == 0 && *reading.metrics && !plot->options.layer &&
-        !plot->options.has_head)
-        return plot_fail(plot, CLI_USAGE, "--metric: %.300s has nothing of %.80s (valid: %s)", path,
-                         timeline->metric, reading.metrics);
+    if (code == CLI_OK && timeline->record_count == 0)
+        code = check_metric(&reading);
+    labels_clear(&reading.metrics);
     return code;
 }

@@ -5,6 +5,7 @@
 
 #include "ask.h"
 #include "series.h"
+#include "unknown.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -62,8 +63,9 @@ static int take_head(struct asking *asking, const struct series *series, uint32_
     return CLI_OK;
 }
 
-static int ask_page(struct asking *asking, uint64_t from, struct rpc_reply *ret_reply,
-                    bool *ret_any)
+/* Windows from one on, as far as --to says; NULL: whatever --from and --to say. */
+static int ask_page(struct asking *asking, const uint64_t *from, uint64_t limit,
+                    struct rpc_reply *ret_reply, bool *ret_any)
 {
     const struct args *args = asking->plot->cli->args;
     struct ask ask;
@@ -75,10 +77,11 @@ static int ask_page(struct asking *asking, uint64_t from, struct rpc_reply *ret_
     ask_text(&ask, "site", site_name(asking->id.site));
     ask_text(&ask, "metric", asking->timeline->metric);
     ask_text(&ask, "window", args->window);
-    ask_number(&ask, "from", from);
-    if (args->given & ARGS_TO)
+    if (from)
+        ask_number(&ask, "from", *from);
+    if (from && args->given & ARGS_TO)
         ask_number(&ask, "to", args->to);
-    ask_number(&ask, "limit", PAGE);
+    ask_number(&ask, "limit", limit);
     return ask_for_any(asking->plot->cli, "history", &ask, ret_reply, ret_any);
 }
 
@@ -89,7 +92,7 @@ static int load_layer(struct asking *asking)
     bool more = true;
     while (more) {
         struct rpc_reply reply;
-        int code = ask_page(asking, from, &reply, &more);
+        int code = ask_page(asking, &from, PAGE, &reply, &more);
         if (code != CLI_OK || !more)
             return code;
         struct series series = series_of(reply.result);
@@ -105,6 +108,15 @@ static int load_layer(struct asking *asking)
     return CLI_OK;
 }
 
+static bool is_same_track(const msgpack_object *a, const msgpack_object *b)
+{
+    char unit_a[16], unit_b[16];
+    field_text(a, "unit", unit_a, sizeof(unit_a));
+    field_text(b, "unit", unit_b, sizeof(unit_b));
+    return strcmp(unit_a, unit_b) == 0 && field_u64(a, "length") == field_u64(b, "length") &&
+           field_u64(a, "every") == field_u64(b, "every");
+}
+
 static bool has_metric(const msgpack_object *layer, const char *metric)
 {
     const msgpack_object *metrics = mpk_find(layer, "metrics");
@@ -117,38 +129,49 @@ static bool has_metric(const msgpack_object *layer, const char *metric)
     return false;
 }
 
-static int fail_metric(struct asking *asking, const msgpack_object *layer)
+/* What there is of a layer when --from and --to have left nothing: a window without them says of
+ * which length those are that were meant, and the layer from where to where these are. */
+static int note_range(struct asking *asking, const msgpack_object *layer)
 {
-    const msgpack_object *metrics = mpk_find(layer, "metrics");
-    char list[700] = "";
-    for (uint32_t i = 0; i < field_length(metrics); i++) {
-        char name[FIELD_NAME_MAX];
-        size_t used = strlen(list);
-        field_show(&metrics->via.array.ptr[i], name, sizeof(name));
-        snprintf(list + used, sizeof(list) - used, "%s%s", i > 0 ? ", " : "", name);
+    const msgpack_object *tracks = mpk_find(layer, "tracks");
+    struct rpc_reply reply;
+    bool any;
+    int code = ask_page(asking, NULL, 1, &reply, &any);
+    if (code != CLI_OK || !any)
+        return code;
+    for (uint32_t i = 0; i < field_length(tracks); i++) {
+        const msgpack_object *track = &tracks->via.array.ptr[i];
+        if (!is_same_track(track, reply.result))
+            continue;
+        timeline_leave_out(asking->timeline,
+                           field_u64(track, "first") + field_u64(track, "length") - 1);
+        timeline_leave_out(asking->timeline, field_u64(track, "last"));
     }
-    return plot_fail(asking->plot, CLI_USAGE, "--metric: '%.80s': not in this run (valid: %s)",
-                     asking->timeline->metric, list);
+    rpc_reply_clear(&reply);
+    return CLI_OK;
 }
 
 static int load_layers(struct asking *asking, const msgpack_object *result)
 {
     const msgpack_object *layers = mpk_find(result, "layers");
-    bool any = false;
+    char unknown[UNKNOWN_TEXT_MAX];
     int code = CLI_OK;
     field_text(result, "run", asking->run, sizeof(asking->run));
+    if (field_length(layers) > 0 &&
+        unknown_in_layers(layers, asking->timeline->metric, asking->job, unknown))
+        return plot_fail(asking->plot, CLI_USAGE, "--metric: '%.80s': not in run %.8s of %.80s%s",
+                         asking->timeline->metric, asking->run, asking->job, unknown);
     for (uint32_t i = 0; i < field_length(layers) && code == CLI_OK; i++) {
         const msgpack_object *layer = &layers->via.array.ptr[i];
         int32_t head = asking->plot->options.has_head ? (int32_t)asking->plot->options.head : -1;
         asking->id = id_of(layer);
-        bool wanted = timeline_wants(asking->plot, asking->id, head);
-        bool has = has_metric(layer, asking->timeline->metric);
-        any = any || has;
-        if (wanted && has)
-            code = load_layer(asking);
+        if (!timeline_wants(asking->plot, asking->id, head) ||
+            !has_metric(layer, asking->timeline->metric))
+            continue;
+        code = load_layer(asking);
+        if (code == CLI_OK && asking->timeline->record_count == 0)
+            code = note_range(asking, layer);
     }
-    if (code == CLI_OK && !any && field_length(layers) > 0)
-        return fail_metric(asking, &layers->via.array.ptr[0]);
     return code;
 }
 

@@ -13,12 +13,6 @@ typedef const char *setter(struct show_options *options, const char *text);
 /* What is looked at -----------------------------------------------------------------------------
  */
 
-static const char *set_layer(struct show_options *options, const char *text)
-{
-    options->layer = text;
-    return *text ? NULL : "valid: a layer such as decoder.0.self";
-}
-
 static const char *set_head(struct show_options *options, const char *text)
 {
     if (strcmp(text, "mean") == 0) {
@@ -85,20 +79,6 @@ static const char *set_only(struct show_options *options, const char *text)
     }
 }
 
-static const char *set_pairs(struct show_options *options, const char *text)
-{
-    return option_whole_u32(text, TOP_PAIRS_MOST, &options->pairs) && options->pairs > 0
-               ? NULL
-               : "valid: 1 to 100";
-}
-
-static const char *set_ascii(struct show_options *options, const char *text)
-{
-    (void)text;
-    options->ascii = true;
-    return NULL;
-}
-
 static const char *set_color(struct show_options *options, const char *text)
 {
     static const char *const words[] = {
@@ -110,34 +90,8 @@ static const char *set_color(struct show_options *options, const char *text)
     return NULL;
 }
 
-static const char *set_width(struct show_options *options, const char *text)
-{
-    return option_whole_u32(text, 1000, &options->width) && options->width >= SCREEN_WIDTH_MIN
-               ? NULL
-               : "valid: 20 to 1000";
-}
-
-static const char *set_json(struct show_options *options, const char *text)
-{
-    (void)text;
-    options->json = true;
-    return NULL;
-}
-
 /* Tokens, names, rows ---------------------------------------------------------------------------
  */
-
-static const char *set_labels(struct show_options *options, const char *text)
-{
-    options->labels = text;
-    return *text ? NULL : "valid: a file";
-}
-
-static const char *set_tokens(struct show_options *options, const char *text)
-{
-    options->tokens = text;
-    return NULL;
-}
 
 static const char *add_rule(struct show_options *options, const char *text)
 {
@@ -154,20 +108,6 @@ static const char *set_stack(struct show_options *options, const char *text)
     return naming_set_stack(&options->naming, text);
 }
 
-static const char *set_causal(struct show_options *options, const char *text)
-{
-    (void)text;
-    options->causal = true;
-    return NULL;
-}
-
-static const char *set_window(struct show_options *options, const char *text)
-{
-    return option_whole_u32(text, INT32_MAX, &options->window) && options->window > 0
-               ? NULL
-               : "valid: a number of keys from 1";
-}
-
 static const char *set_scale(struct show_options *options, const char *text)
 {
     return option_real(text, -1e30, 1e30, &options->scale) && options->scale != 0
@@ -175,41 +115,30 @@ static const char *set_scale(struct show_options *options, const char *text)
                : "valid: a number but 0";
 }
 
-static const char *set_softcap(struct show_options *options, const char *text)
-{
-    return option_real(text, 0, 1e30, &options->softcap) ? NULL : "valid: a number from 0";
-}
-
-static const char *set_endpoint(struct show_options *options, const char *text)
-{
-    options->endpoint = text;
-    return *text ? NULL : "valid: tcp://host:port or ipc://path";
-}
-
-static const char *set_timeout(struct show_options *options, const char *text)
-{
-    options->timeout = text; /* checked with the endpoint */
-    return NULL;
-}
-
 /* The table -------------------------------------------------------------------------------------
  */
 
 struct option_info {
     struct option_text text;
-    setter *set;
+    setter *set;               /* NULL: the field says it all */
+    struct option_field field; /* of struct show_options */
 };
 
 /* clang-format off */
-#define TITLE(title) {{title, NULL, NULL, NULL}, NULL}
-#define SET(name, argument, set, values, help) {{name, argument, help, values}, set}
-#define ELSEWHERE(name, argument, set) {{name, argument, "", NULL}, set}
+#define TITLE(title) {{title, NULL, NULL, NULL}, NULL, {0}}
+#define SET(name, argument, set, values, help) {{name, argument, help, values}, set, {0}}
+#define FIELD(form, field, min, max) {form, offsetof(struct show_options, field), min, max}
+#define FLAG(name, field, help) {{name, NULL, help, NULL}, NULL, FIELD(OPTION_FLAG, field, 0, 0)}
+#define COUNT(name, field, min, max, help) {{name, "N", help, NULL}, NULL, FIELD(OPTION_COUNT, field, min, max)}
+#define REAL(name, field, min, max, help) {{name, "X", help, NULL}, NULL, FIELD(OPTION_REAL, field, min, max)}
+#define TEXT(name, argument, field, bytes, values, help) \
+    {{name, argument, help, values}, NULL, FIELD(OPTION_TEXT, field, bytes, 0)}
 
 static const struct option_info option_info[] = {
-    ELSEWHERE("endpoint", "ENDPOINT", set_endpoint),
-    ELSEWHERE("timeout", "SECONDS", set_timeout),
+    TEXT("endpoint", "ENDPOINT", endpoint, 1, NULL, ""),
+    TEXT("timeout", "SECONDS", timeout, 0, NULL, ""),
     TITLE("what is looked at"),
-    SET("layer", "LAYER", set_layer, "LAYER", "decoder.0.self, or as much of it as only one layer has: decoder.0, cross, 3 "
+    TEXT("layer", "LAYER", layer, 1, "LAYER", "decoder.0.self, or as much of it as only one layer has: decoder.0, cross, 3 "
         "(default: the first)"),
     SET("head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
     SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
@@ -219,21 +148,24 @@ static const struct option_info option_info[] = {
     SET("run", "RUN", set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
     TITLE("what is printed"),
     SET("only", "LIST", set_only, "report|map|token|heads|pairs,", "of report, map, token, heads, pairs (default: all)"),
-    SET("pairs", "N", set_pairs, NULL, "how many of the largest entries (10)"),
-    SET("tokens", "TEXT", set_tokens, NULL, "the tokens' texts, with blanks between them"),
-    SET("labels", "FILE", set_labels, "FILE", "the same from a file, one on each line"),
-    SET("ascii", NULL, set_ascii, NULL, "ASCII only (default: as the locale says)"),
+    COUNT("pairs", pairs, 1, TOP_PAIRS_MOST, "how many of the largest entries (10)"),
+    TEXT("tokens", "TEXT", tokens, 0, NULL, "the tokens' texts, with blanks between them"),
+    TEXT("labels", "FILE", labels, 1, "FILE", "the same from a file, one on each line"),
+    TEXT("query-tokens", "TEXT", query_tokens, 0, NULL, "of cross-attention: the queries' tokens; --tokens are the "
+        "keys'"),
+    TEXT("query-labels", "FILE", query_labels, 1, "FILE", "the same from a file"),
+    FLAG("ascii", ascii, "ASCII only (default: as the locale says)"),
     SET("color", "WHEN", set_color, "auto|always|never", "auto (in a terminal, without NO_COLOR), always, never"),
-    SET("width", "N", set_width, NULL, "columns (default: the terminal's, else 80)"),
-    SET("json", NULL, set_json, NULL, "the numbers, as JSON (attnd.show/1)"),
+    COUNT("width", width, SCREEN_WIDTH_MIN, 1000, "columns (default: the terminal's, else 80)"),
+    FLAG("json", json, "the numbers, as JSON (attnd.show/1)"),
     TITLE("array files: names, and what they do not say (see attnctl analyze --help)"),
     SET("name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
     SET("ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
     SET("stack", "STACK", set_stack, "encoder|decoder", "encoder or decoder: of names without one (decoder)"),
-    SET("causal", NULL, set_causal, NULL, "of queries and keys: key j only for queries i >= j"),
-    SET("window", "N", set_window, NULL, "of queries and keys: only keys j > i - N"),
+    FLAG("causal", causal, "of queries and keys: key j only for queries i >= j"),
+    COUNT("window", window, 1, INT32_MAX, "of queries and keys: only keys j > i - N"),
     SET("scale", "X", set_scale, NULL, "of their logits (default 1/sqrt(d))"),
-    SET("softcap", "X", set_softcap, NULL, "logits are X tanh(logit / X)"),
+    REAL("softcap", softcap, 0, 1e30, "logits are X tanh(logit / X)"),
     TITLE("a running attnd"),
 };
 /* clang-format on */
@@ -247,7 +179,7 @@ void show_options_each(option_visitor *visit, void *data)
 static const char *take(const void *row, char *value, void *data)
 {
     const struct option_info *info = row;
-    return info->set(data, value);
+    return info->set ? info->set(data, value) : option_store(&info->field, value, data);
 }
 
 int show_options_parse(int argc, char **argv, struct show_options *ret_options, char *reterr)
@@ -275,7 +207,7 @@ static const char words[] =
     "FILE is an array file (.npy, .npz, .safetensors) or a recording (attnctl\n"
     "record); JOB is one of attnctl jobs. A word is a file when there is a file of\n"
     "that name, or when it ends in .npy, .npz, .safetensors or .rec, and otherwise a\n"
-    "job (./NAME is a file).\n";
+    "job (./NAME is a file). - is an array file on standard input.\n";
 
 void show_options_print_words(FILE *out)
 {

@@ -32,7 +32,7 @@ struct show_options {
     bool causal;
     uint32_t window;
     double scale, softcap;
-    const char *labels, *tokens;
+    const char *labels, *tokens, *query_labels, *query_tokens;
     /* where attnd is; NULL = as other commands find it */
     const char *endpoint, *timeout;
     char *const *words; /* [word_count]; in argv: files, or a job */

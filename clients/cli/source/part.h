@@ -19,7 +19,8 @@ struct source {
     struct source_layer *layers; /* [layer_count]; owned; sorted by source_sort */
     size_t layer_count;
     char run[2 * RUN_BYTES + 1];
-    struct labels given; /* by the request */
+    struct labels given, given_queries; /* by the request */
+    bool together;                      /* as the request says */
     const struct source_ops *ops;
     void *own; /* of the kind; owned; NULL before it was opened */
 };

@@ -33,23 +33,28 @@ int source_fail_memory(char *reterr)
 /* Opening ---------------------------------------------------------------------------------------
  */
 
+static bool ends_with(const char *word, const char *ending)
+{
+    size_t len = strlen(word), tail = strlen(ending);
+    return len > tail && strcmp(word + len - tail, ending) == 0;
+}
+
+static bool is_arrays(const char *path)
+{
+    return ends_with(path, ".npy") || ends_with(path, ".npz") || ends_with(path, ".safetensors");
+}
+
 bool source_is_file(const char *word)
 {
-    static const char *const endings[] = {".npy", ".npz", ".safetensors", ".rec"};
-    size_t len = strlen(word);
-    for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
-        size_t tail = strlen(endings[i]);
-        if (len > tail && strcmp(word + len - tail, endings[i]) == 0)
-            return true;
-    }
-    return access(word, F_OK) == 0;
+    return strcmp(word, "-") == 0 || is_arrays(word) || ends_with(word, ".rec") ||
+           access(word, F_OK) == 0;
 }
 
 static bool is_recording(const char *path)
 {
     static const uint8_t magic[8] = {0x89, 'a', 't', 't', 'n', 'd', '\r', '\n'};
     uint8_t begin[sizeof(magic)];
-    FILE *file = fopen(path, "re");
+    FILE *file = strcmp(path, "-") == 0 ? NULL : fopen(path, "re");
     bool is = file && fread(begin, sizeof(begin), 1, file) == 1 &&
               memcmp(begin, magic, sizeof(magic)) == 0;
     if (file)
@@ -57,24 +62,45 @@ static bool is_recording(const char *path)
     return is;
 }
 
-static int read_labels(const struct source_request *request, struct labels *labels, char *reterr)
+const char *source_noun(const char *path)
+{
+    return is_recording(path) ? "a recording" : is_arrays(path) ? "a file of arrays" : NULL;
+}
+
+/* One pair of options: a file, or words. */
+struct given {
+    const char *file, *words;
+    const char *file_option, *words_option;
+};
+
+static int read_given(const struct given *given, struct labels *labels, char *reterr)
 {
     int rc = 0;
-    if (request->labels && request->tokens)
-        return source_fail(reterr, CLI_USAGE, "--labels and --tokens: give one of them");
-    if (request->labels)
-        rc = labels_add_file(labels, request->labels);
-    else if (request->tokens)
-        rc = labels_add_words(labels, request->tokens);
+    if (given->file && given->words)
+        return source_fail(reterr, CLI_USAGE, "%s and %s: give one of them", given->file_option,
+                           given->words_option);
+    if (given->file)
+        rc = labels_add_file(labels, given->file);
+    else if (given->words)
+        rc = labels_add_words(labels, given->words);
     if (rc == ERR_MEMORY)
         return source_fail_memory(reterr);
     if (rc != 0)
-        return source_fail(reterr, CLI_USAGE, "--labels: %.300s: %s", request->labels,
+        return source_fail(reterr, CLI_USAGE, "%s: %.300s: %s", given->file_option, given->file,
                            strerror(errno));
-    if ((request->labels || request->tokens) && labels->count == 0)
+    if ((given->file || given->words) && labels->count == 0)
         return source_fail(reterr, CLI_USAGE, "%s: there are no tokens in it",
-                           request->labels ? "--labels" : "--tokens");
+                           given->file ? given->file_option : given->words_option);
     return CLI_OK;
+}
+
+static int read_labels(const struct source_request *request, struct source *source, char *reterr)
+{
+    struct given keys = {request->labels, request->tokens, "--labels", "--tokens"};
+    struct given queries = {request->query_labels, request->query_tokens, "--query-labels",
+                            "--query-tokens"};
+    int code = read_given(&keys, &source->given, reterr);
+    return code == CLI_OK ? read_given(&queries, &source->given_queries, reterr) : code;
 }
 
 /* What the request says of files that other sources say themselves, or of those what files have
@@ -127,7 +153,8 @@ int source_open(const struct source_request *request, struct source **ret_source
     *ret_source = NULL;
     if (!source)
         return source_fail_memory(reterr);
-    int code = read_labels(request, &source->given, reterr);
+    source->together = request->together;
+    int code = read_labels(request, source, reterr);
     if (code == CLI_OK)
         code = open_kind(request, source, reterr);
     if (code != CLI_OK)
@@ -145,6 +172,7 @@ void source_free(struct source **source_p)
     if (source->own)
         source->ops->free(source->own);
     labels_clear(&source->given);
+    labels_clear(&source->given_queries);
     free(source->layers);
     free(source);
 }
@@ -269,10 +297,19 @@ int source_check(const struct source *source, size_t layer, uint32_t sample, uin
     return head < l->heads ? CLI_OK : fail_range("head", head, 0, l->heads, name, reterr);
 }
 
+/* What the request says of a layer's keys. */
+static const struct labels *given_keys(const struct source *source, const struct source_layer *l)
+{
+    bool theirs = source->together && source->given_queries.count > 0 && l->id.site == SITE_SELF &&
+                  l->id.stack == STACK_DECODER;
+    return theirs ? &source->given_queries : &source->given;
+}
+
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
 {
-    if (source->given.count > 0)
-        return labels_get(&source->given, key);
+    const struct labels *given = given_keys(source, &source->layers[layer]);
+    if (given->count > 0)
+        return labels_get(given, key);
     return sample == 0 ? source->ops->label(source, layer, sample, key) : NULL;
 }
 
@@ -281,6 +318,8 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
 static const char *cross_query_label(struct source *source, const struct source_layer *cross,
                                      uint32_t sample, uint32_t query)
 {
+    if (source->given_queries.count > 0)
+        return labels_get(&source->given_queries, query);
     for (size_t i = 0; i < source->layer_count && sample == 0; i++) {
         const struct source_layer *l = &source->layers[i];
         if (l->id.stack == cross->id.stack && l->id.site == SITE_SELF && l->step == cross->step &&
@@ -299,16 +338,35 @@ const char *source_query_label(struct source *source, size_t layer, uint32_t sam
     return position < l->keys ? source_label(source, layer, sample, (uint32_t)position) : NULL;
 }
 
+/* Fewer labels than tokens are most likely those of another text. Of a pooled map none is shown. */
+static int check_count(const struct labels *labels, const struct source_layer *l, bool keys,
+                       char *reterr)
+{
+    uint32_t there = keys ? l->keys : l->queries;
+    bool pooled = (keys ? l->columns : l->rows) < there;
+    char name[PLACE_TEXT_MAX];
+    write_name(l->id, name);
+    if (labels->count == 0 || labels->count == there || (pooled && labels->count < there))
+        return CLI_OK;
+    return source_fail(reterr, CLI_USAGE, "%" PRIu32 " token%s given%s, but %s has %" PRIu32 " %s",
+                       labels->count, labels->count == 1 ? " was" : "s were",
+                       keys ? "" : " for queries", name, there,
+                       keys ? (there == 1 ? "key" : "keys") : (there == 1 ? "query" : "queries"));
+}
+
 int source_check_labels(const struct source *source, size_t layer, char *reterr)
 {
     const struct source_layer *l = &source->layers[layer];
+    bool cross = l->id.site == SITE_CROSS;
     char name[PLACE_TEXT_MAX];
     write_name(l->id, name);
-    if (source->given.count <= l->keys)
-        return CLI_OK;
-    return source_fail(reterr, CLI_USAGE,
-                       "%" PRIu32 " tokens were given, but %s has %" PRIu32 " key%s",
-                       source->given.count, name, l->keys, l->keys == 1 ? "" : "s");
+    if (source->given_queries.count > 0 && !cross && !source->together)
+        return source_fail(reterr, CLI_USAGE,
+                           "--query-tokens, --query-labels: in %s the queries are the keys: give "
+                           "--tokens or --labels",
+                           name);
+    int code = check_count(given_keys(source, l), l, true, reterr);
+    return code == CLI_OK && cross ? check_count(&source->given_queries, l, false, reterr) : code;
 }
 
 /* Maps ------------------------------------------------------------------------------------------

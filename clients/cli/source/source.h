@@ -51,15 +51,21 @@ struct source_request {
     bool causal;
     uint32_t window;       /* keys a query may look back; 0 = all */
     double scale, softcap; /* of logits: scale 0 = 1 / sqrt(d), softcap 0 = none */
-    const char *labels;    /* a file of one token per line, or NULL */
-    const char *tokens;    /* tokens with blanks between them, or NULL */
+    const char *labels;    /* of keys: a file of one token per line, or NULL */
+    const char *tokens;    /* ... or tokens with blanks between them, or NULL */
+    const char *query_labels, *query_tokens; /* the same of the queries of cross-attention */
+    /* Layers of several sites are looked at together: the queries of cross-attention are the keys
+     * of its stack's self-attention. */
+    bool together;
 };
 
 struct source;
 
 /* Whether a word of a command line is a file rather than a job: it is there, or ends as files do
- * that can be read. */
+ * that can be read; "-" is standard input, which arrays are read from. */
 bool source_is_file(const char *word);
+/* "a recording", "a file of arrays"; NULL = neither, as far as its first bytes and its name say. */
+const char *source_noun(const char *path);
 
 /* On failure *ret_source is NULL. There is at least one layer. */
 int source_open(const struct source_request *request, struct source **ret_source, char *reterr);
@@ -98,11 +104,12 @@ int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret
 /* The text of a key's token, valid UTF-8 that may hold anything, control characters too; NULL when
  * there is none. Labels of the request are of every sample, those of a source of its first. */
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key);
-/* Of a query: in self-attention that of the key at its position; in cross-attention the source's
- * own of the tokens that its stack attends to itself. */
+/* Of a query: in self-attention that of the key at its position; in cross-attention that of the
+ * request, or the source's own of the tokens that its stack attends to itself. */
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample,
                                uint32_t query);
-/* Whether the labels of the request, if any, are no more than the layer has keys. */
+/* Whether the labels of the request, if any, are as many as the layer's keys and queries, or no
+ * more where it is pooled; and only those of cross-attention have queries of their own. */
 int source_check_labels(const struct source *source, size_t layer, char *reterr);
 
 /* The first of `length` queries or keys in cell `cell` of `cells`; of `cells` itself, `length`. */

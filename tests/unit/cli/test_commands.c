@@ -484,9 +484,11 @@ static void test_no_baseline_is_a_finding(void **state)
 
 static void test_an_unknown_metric_names_those_there_are(void **state)
 {
-    assert_says(state, "summary gpt-small --metric entropi", 2,
-                "attnctl: --metric: 'entropi': not in this summary (valid: "
+    assert_says(state, "summary gpt-small --metric loss", 2,
+                "attnctl: --metric: 'loss': not in this summary (valid: "
                 "entropy_normalized, pattern, sink_rate)\n");
+    assert_says(state, "summary gpt-small --metric patern", 2,
+                "attnctl: --metric: 'patern': not in this summary: did you mean 'pattern'?\n");
 }
 
 /* Several numbers per head are no table. */

@@ -126,6 +126,30 @@ static void numbers_are_whole_texts(void **state)
         assert_false(option_real(not_real[i], -1, 1, &real));
 }
 
+static void plain_values_go_into_their_fields(void **state)
+{
+    struct fields {
+        bool flag;
+        const char *text;
+        uint32_t count;
+        double real;
+    } fields = {.flag = false};
+    const struct option_field flag = {OPTION_FLAG, offsetof(struct fields, flag), 0, 0},
+                              text = {OPTION_TEXT, offsetof(struct fields, text), 1, 0},
+                              count = {OPTION_COUNT, offsetof(struct fields, count), 2, 9},
+                              real = {OPTION_REAL, offsetof(struct fields, real), 0, 0.5};
+    char word[] = "a", seven[] = "7", half[] = "0.5", one[] = "1", nothing[] = "";
+    (void)state;
+    assert_null(option_store(&flag, NULL, &fields));
+    assert_null(option_store(&text, word, &fields));
+    assert_null(option_store(&count, seven, &fields));
+    assert_null(option_store(&real, half, &fields));
+    assert_true(fields.flag && fields.text == word && fields.count == 7 && fields.real == 0.5);
+    assert_string_equal(option_store(&text, nothing, &fields), "valid: any text but an empty one");
+    assert_string_equal(option_store(&count, one, &fields), "valid: 2 to 9");
+    assert_string_equal(option_store(&real, one, &fields), "valid: a number from 0 to 0.5");
+}
+
 static void words_and_runs(void **state)
 {
     static const char *const words[] = {"auto", "never"};
@@ -145,6 +169,7 @@ int main(void)
         cmocka_unit_test(what_is_wrong_is_said),
         cmocka_unit_test(what_every_command_has_is_not_shown_again),
         cmocka_unit_test(numbers_are_whole_texts),
+        cmocka_unit_test(plain_values_go_into_their_fields),
         cmocka_unit_test(words_and_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

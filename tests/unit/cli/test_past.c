@@ -247,7 +247,7 @@ static void answer(const struct fake *fake, const char *method, uint64_t id,
     field_text(params, "metric", metric, sizeof(metric));
     if (refuse(job, id, reply))
         return;
-    if (strcmp(metric, "gone") == 0) {
+    if (strcmp(metric, "gone") == 0 || strcmp(metric, "entrpy") == 0) {
         fake_put_error(reply, id, "no_history", "decoder.3.self has no 'gone'");
         return;
     }
@@ -380,6 +380,9 @@ static void test_refusals_say_what_to_do(void **state)
                 "attnctl: no such job: 'job_unknown' (see attnctl jobs)\n");
     assert_says(state, "history argument", 2, "attnctl: from is greater than to\n");
     assert_says(state, "history gpt --metric gone", 1, "attnctl: decoder.3.self has no 'gone'\n");
+    assert_says(state, "history gpt --metric entrpy", 2,
+                "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
+                "'entropy'?\n");
 }
 
 static void test_options_of_the_past_are_checked(void **state)
@@ -501,8 +504,11 @@ static void test_export_needs_a_format_and_a_metric(void **state)
 {
     assert_says(state, "export gpt", 2, "attnctl: give --csv or --json (one object per line)\n");
     assert_says(state, "export gpt --json --metric nothing", 2,
-                "attnctl: run abcdef01 of gpt has none of these metrics; it has entropy, gone, "
-                "sink_rate\n");
+                "attnctl: --metric: 'nothing': not in run abcdef01 of gpt (valid: entropy, gone, "
+                "sink_rate)\n");
+    assert_says(state, "export gpt --json --metric entrpy", 2,
+                "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
+                "'entropy'?\n");
 }
 
 /* runs -------------------------------------------------------------------------------------------

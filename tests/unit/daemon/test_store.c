@@ -188,7 +188,7 @@ static void test_kept_values_come_back_in_order(void **state)
     keep(fixture, 7, "a", "3");
     keep(fixture, 7, "b", "4");
     keep(fixture, 9, "empty", "");
-    assert_kept(fixture, "j 7 a=3;j 7 b=4;j 9 b=1;j 9 empty=;");
+    assert_kept(fixture, "j 9 b=1;j 9 empty=;j 7 a=3;j 7 b=4;");
 }
 
 static void test_a_prefix_is_forgotten_of_one_run(void **state)

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/* Files of arrays are read where they are wanted, from the end too, which a pipe cannot do. The
+ * copy is a file and not memory: the kernel may write it out when memory is short. */
+#include "spool.h"
+
+#include "reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int open_nameless(char *reterr)
+{
+    const char *folder = getenv("TMPDIR");
+    char path[4096];
+    folder = folder && *folder ? folder : "/tmp";
+    snprintf(path, sizeof(path), "%.4000s/attnctl-XXXXXX", folder);
+    int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        return array_fail(reterr, "cannot make a file in %.200s: %s", folder, strerror(errno));
+    unlink(path);
+    return fd;
+}
+
+static int write_all(int fd, const char *data, size_t size)
+{
+    while (size > 0) {
+        ssize_t written = write(fd, data, size);
+        if (written < 0 && errno != EINTR)
+            return -1;
+        data += written > 0 ? written : 0;
+        size -= written > 0 ? (size_t)written : 0;
+    }
+    return 0;
+}
+
+static int copy(int fd, char *reterr)
+{
+    static char block[1 << 16];
+    uint64_t copied = 0;
+    for (ssize_t got; (got = read(STDIN_FILENO, block, sizeof(block))) != 0;) {
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return array_fail(reterr, "%s", strerror(errno));
+        copied += (uint64_t)got;
+        if (copied > SPOOL_MAX)
+            return array_fail(reterr, "larger than %d GiB: give a file", (int)(SPOOL_MAX >> 30));
+        if (write_all(fd, block, (size_t)got) != 0)
+            return array_fail(reterr, "cannot be kept in a temporary file: %s", strerror(errno));
+    }
+    return 0;
+}
+
+static int copy_input(int *ret_fd, char *reterr)
+{
+    int fd = open_nameless(reterr);
+    if (fd < 0)
+        return -1;
+    if (copy(fd, reterr) != 0) {
+        close(fd);
+        return -1;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+int spool_input(int *ret_fd, char *reterr)
+{
+    struct stat stat;
+    if (isatty(STDIN_FILENO))
+        return array_fail(reterr, "standard input is a terminal: give a file or a pipe");
+    if (fstat(STDIN_FILENO, &stat) != 0)
+        return array_fail(reterr, "%s", strerror(errno));
+    if (!S_ISREG(stat.st_mode))
+        return copy_input(ret_fd, reterr);
+    *ret_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
+    return *ret_fd < 0 ? array_fail(reterr, "%s", strerror(errno)) : 0;
+}

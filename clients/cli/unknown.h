@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* unknown: a name that is none of those there are: what to say of it. Pure; any thread. */
+#ifndef CLI_UNKNOWN_H
+#define CLI_UNKNOWN_H
+
+#include "field.h"
+#include "nearest.h"
+
+#include <stdbool.h>
+
+/* Names that a sentence lists at most. */
+#define UNKNOWN_LISTED 10
+
+struct unknown {
+    struct nearest nearest;
+    char best[FIELD_NAME_MAX];                        /* "" = nothing is near */
+    char list[UNKNOWN_LISTED * (FIELD_NAME_MAX + 2)]; /* of the first ones, with commas */
+    uint32_t count;
+};
+
+void unknown_init(struct unknown *unknown, const char *name);
+/* Adds one that there is; each once. */
+void unknown_add(struct unknown *unknown, const char *name);
+
+/* What goes behind the name: ": did you mean 'entropy'?"; or " (valid: entropy, variance, ..., 85
+ * in all: see attnctl summary gpt --json)", where `see` says who lists all of them. */
+#define UNKNOWN_TEXT_MAX 1280
+void unknown_text(const struct unknown *unknown, const char *see, char ret_text[UNKNOWN_TEXT_MAX]);
+
+/* Whether no layer of an answer of `windows` has a metric; if so, what goes behind its name. */
+bool unknown_in_layers(const msgpack_object *layers, const char *metric, const char *job,
+                       char ret_text[UNKNOWN_TEXT_MAX]);
+
+#endif
