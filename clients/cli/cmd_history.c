@@ -111,8 +111,9 @@ static void print_heading(struct cli *cli, const struct series *series)
     field_text(series->map, "metric", metric, sizeof(metric));
     field_text(series->map, "unit", unit, sizeof(unit));
     series_place(series, 0, place);
-    if (series->heads > 1) /* "decoder.3.self" */
-        *strrchr(place, '.') = '\0';
+    char *last = strrchr(place, '.');
+    if (series->heads > 1 && last) /* "decoder.3.self" */
+        *last = '\0';
     fprintf(cli->out, "%s, run %.8s, %s\n%s, ", job, run, place, metric);
     if (series->heads > 1)
         fputs("means, ", cli->out);

@@ -55,13 +55,12 @@ static int read_args(const struct show_options *options, struct args *ret_args, 
     return CLI_USAGE;
 }
 
-static int open_source(struct cli *cli, const struct show_options *options,
+/* `asking` and its args are borrowed as long as the source is there. */
+static int open_source(struct cli *asking, struct args *args, const struct show_options *options,
                        struct source **ret_source, char *reterr)
 {
-    struct args args;
-    struct cli asking = *cli;
     struct source_request request = {
-        .cli = &asking,
+        .cli = asking,
         .run = options->run,
         .at_step = options->at_step,
         .step = options->step,
@@ -77,10 +76,10 @@ static int open_source(struct cli *cli, const struct show_options *options,
     };
     if (is_job(options)) {
         request.job = options->words[0];
-        int code = read_args(options, &args, reterr);
+        int code = read_args(options, args, reterr);
         if (code != CLI_OK)
             return code;
-        asking.args = &args;
+        asking->args = args;
     } else {
         request.files = options->words;
         request.file_count = options->word_count;
@@ -205,7 +204,9 @@ int cmd_show(struct cli *cli, int argc, char **argv)
                          "FILE or JOB is missing; usage: attnctl show FILE... | JOB [OPTIONS]");
     char origin[ORIGIN_MAX];
     struct view view = {.origin = origin};
-    int code = open_source(cli, &options, &view.source, error);
+    struct args args;
+    struct cli asking = *cli;
+    int code = open_source(&asking, &args, &options, &view.source, error);
     if (code != CLI_OK)
         return fail_open(cli, &options, code, error);
     screen_detect(cli->out, options.ascii, options.color, (int)options.width, &view.screen);

@@ -42,7 +42,7 @@ static void add_others(struct out_table *table, const msgpack_object *result)
         char name[OUT_CELL_MAX / 2], value[OUT_CELL_MAX / 2];
         if (is_shown_above(&pair->key))
             continue;
-        field_show(&pair->key, name, sizeof(name));
+        field_show(&pair->key, name, sizeof(name) - 1); /* and a dot */
         if (pair->val.type == MSGPACK_OBJECT_MAP) {
             strcat(name, ".");
             add_pairs(table, name, &pair->val);

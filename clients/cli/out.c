@@ -51,20 +51,20 @@ static int text_width(const char *text)
     return width;
 }
 
-static int column_width(const struct out_table *table, int column)
+static void measure_columns(struct out_table *table)
 {
-    int width = 0;
-    for (int i = column; i < table->used; i += table->columns) {
-        int cell = text_width(table->cells[i]);
-        width = cell > width ? cell : width;
+    table->widths = calloc((size_t)table->columns, sizeof(*table->widths));
+    table->failed = table->failed || !table->widths;
+    for (int i = 0; i < table->used && table->widths; i++) {
+        int cell = text_width(table->cells[i]), *width = &table->widths[i % table->columns];
+        *width = cell > *width ? cell : *width;
     }
-    return width;
 }
 
 static void print_cell(const struct out_table *table, int row, int column, bool right, FILE *out)
 {
     const char *text = table->cells[row * table->columns + column];
-    int pad = column_width(table, column) - text_width(text);
+    int pad = table->widths[column] - text_width(text);
     if (right)
         fprintf(out, "%*s%s", pad, "", text);
     else
@@ -90,9 +90,9 @@ static void print_row(const struct out_table *table, int row, int from, int to, 
 /* The column behind the last one that fits beside the first when `from` starts the block. */
 static int block_end(const struct out_table *table, int from, int width)
 {
-    int used = column_width(table, 0), to = from;
+    int used = table->widths[0], to = from;
     while (to < table->columns) {
-        used += table->gap + column_width(table, to);
+        used += table->gap + table->widths[to];
         if (used > width && to > from)
             break;
         to++;
@@ -105,7 +105,7 @@ static int choose_gap(const struct out_table *table, int width)
 {
     int used = 0;
     for (int column = 0; column < table->columns; column++)
-        used += column_width(table, column);
+        used += table->widths[column];
     int gaps = table->columns - 1;
     return used + 2 * gaps > width && used + gaps <= width ? 1 : 2;
 }
@@ -125,14 +125,17 @@ static void print_blocks(const struct out_table *table, int width, bool text, FI
 
 void out_print(struct out_table *table, int width, bool text, FILE *out)
 {
-    table->gap = choose_gap(table, width);
-    if (table->failed)
+    measure_columns(table);
+    if (table->failed) {
         fputs("(out of memory)\n", out);
-    else
+    } else {
+        table->gap = choose_gap(table, width);
         print_blocks(table, width, text, out);
+    }
     for (int i = 0; i < table->used; i++)
         free(table->cells[i]);
     free(table->cells);
+    free(table->widths);
     *table = (struct out_table){0};
 }
 

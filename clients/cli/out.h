@@ -15,7 +15,8 @@ struct out_table {
     int columns;
     char **cells; /* [rows * columns]; the first row holds the names; owned */
     int used, room;
-    int gap;     /* blanks between columns; set when printing */
+    int gap;     /* blanks between columns; set when printing, as are the columns' widths */
+    int *widths; /* [columns]; owned */
     bool failed; /* out of memory: printing says so */
 };
 

@@ -125,7 +125,9 @@ static const void *find_values(const msgpack_object *result, const struct source
                                uint32_t heads, size_t *ret_bytes)
 {
     const msgpack_object *values = mpk_find(result, "values");
-    *ret_bytes = (size_t)heads * layer->rows * layer->columns * sizeof(float);
+    size_t cells = (size_t)layer->rows * layer->columns;
+    if (__builtin_mul_overflow(cells, heads * sizeof(float), ret_bytes))
+        return NULL;
     if (!values || values->type != MSGPACK_OBJECT_BIN || values->via.bin.size != *ret_bytes)
         return NULL;
     return values->via.bin.ptr;
@@ -221,25 +223,22 @@ static bool is_meant(const msgpack_object *map, const struct source_request *req
            (!request->run || strncmp(run, request->run, strlen(request->run)) == 0);
 }
 
-/* The newest run that is meant; NULL when there is none. */
+/* The first run that is meant: those of a job are newest first. NULL when there is none. */
 static const msgpack_object *find_run(const msgpack_object *jobs,
                                       const struct source_request *request)
 {
-    const msgpack_object *found = NULL;
-    for (uint32_t i = 0; i < field_length(jobs); i++) {
-        const msgpack_object *map = &jobs->via.array.ptr[i];
-        if (jobs->type == MSGPACK_OBJECT_ARRAY && is_meant(map, request) &&
-            (!found || field_u64(map, "time_ns") >= field_u64(found, "time_ns")))
-            found = map;
-    }
-    return found;
+    for (uint32_t i = 0; i < field_length(jobs) && jobs->type == MSGPACK_OBJECT_ARRAY; i++)
+        if (is_meant(&jobs->via.array.ptr[i], request))
+            return &jobs->via.array.ptr[i];
+    return NULL;
 }
 
 static bool read_id(const msgpack_object *map, struct layer_id *ret_id, uint32_t *ret_heads)
 {
     ret_id->stack = is_text(map, "stack", "encoder") ? STACK_ENCODER : STACK_DECODER;
     ret_id->site = is_text(map, "site", "cross") ? SITE_CROSS : SITE_SELF;
-    return read_u32(map, "layer", &ret_id->layer) && read_u32(map, "heads", ret_heads);
+    return read_u32(map, "layer", &ret_id->layer) && read_u32(map, "heads", ret_heads) &&
+           *ret_heads > 0 && *ret_heads <= HEADS_TOTAL_MAX;
 }
 
 /* At its place in the order; returns its labels, which are empty. */
