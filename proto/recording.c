@@ -16,7 +16,7 @@
 /* zlib counts in unsigned int: longer buffers go in pieces. */
 #define PIECE_MAX ((size_t)1 << 30)
 
-static const uint8_t magic[8] = {0x89, 'a', 't', 't', 'n', 'd', '\r', '\n'};
+static const uint8_t magic[RECORDING_MAGIC_BYTES] = {0x89, 'a', 't', 't', 'n', 'd', '\r', '\n'};
 
 static void put_u32(uint8_t *at, uint32_t number)
 {
@@ -45,6 +45,11 @@ static uint32_t checksum(uint32_t crc, const void *data, size_t size)
     return (uint32_t)crc32_z(crc, data, size);
 }
 
+bool recording_is(const uint8_t begin[RECORDING_MAGIC_BYTES])
+{
+    return memcmp(begin, magic, sizeof(magic)) == 0;
+}
+
 void recording_encode_header(uint64_t created_ns, uint8_t ret_header[RECORDING_HEADER_BYTES])
 {
     memset(ret_header, 0, RECORDING_HEADER_BYTES);
@@ -57,7 +62,7 @@ void recording_encode_header(uint64_t created_ns, uint8_t ret_header[RECORDING_H
 int recording_decode_header(const void *buf, size_t len, uint64_t *ret_created_ns)
 {
     const uint8_t *header = buf;
-    if (len < RECORDING_HEADER_BYTES || memcmp(header, magic, sizeof(magic)) != 0)
+    if (len < RECORDING_HEADER_BYTES || !recording_is(header))
         return ERR_RECORDING_FORMAT;
     if (get_u32(header + 28) != checksum(0, header, 28))
         return ERR_RECORDING_DAMAGED;

@@ -32,6 +32,7 @@
 #include <stdint.h>
 
 #define RECORDING_VERSION      1
+#define RECORDING_MAGIC_BYTES  8
 #define RECORDING_HEADER_BYTES 32
 #define RECORDING_RECORD_BYTES 32
 #define RECORDING_FRAMES_MAX   64
@@ -54,6 +55,9 @@ struct recording_record {
     uint32_t frame_count; /* 1..RECORDING_FRAMES_MAX */
     bool packed;
 };
+
+/* Whether a file that begins like this is a recording, of whichever version. */
+bool recording_is(const uint8_t begin[RECORDING_MAGIC_BYTES]);
 
 void recording_encode_header(uint64_t created_ns, uint8_t ret_header[RECORDING_HEADER_BYTES]);
 /* Returns 0, ERR_RECORDING_FORMAT, ERR_RECORDING_VERSION or ERR_RECORDING_DAMAGED. */

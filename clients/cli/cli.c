@@ -110,6 +110,17 @@ int cli_usage(struct cli *cli, const char *format, ...)
     return CLI_USAGE;
 }
 
+int cli_fail(struct cli *cli, int code, const char *sentence)
+{
+    if (*sentence == '\0')
+        return code;
+    fputs("attnctl: ", cli->err);
+    for (const char *c = sentence; *c; c++)
+        putc((unsigned char)*c < ' ' || *c == 0x7f ? '?' : *c, cli->err);
+    putc('\n', cli->err);
+    return code;
+}
+
 int cli_fail_output(struct cli *cli)
 {
     fputs("attnctl: cannot write the output\n", cli->err);

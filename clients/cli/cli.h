@@ -38,6 +38,10 @@ int cli_connect(struct cli *cli, struct rpc *ret_rpc);
 int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Explains on err that the output cannot be written; returns CLI_FINDING. */
+/* Prints a sentence on err, control characters as '?'; nothing when it is empty. Returns the code.
+ */
+int cli_fail(struct cli *cli, int code, const char *sentence);
+
 int cli_fail_output(struct cli *cli);
 
 /* The value as indented JSON on out. Returns CLI_OK, or CLI_FINDING when out of memory. */

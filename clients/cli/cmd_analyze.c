@@ -28,18 +28,6 @@ struct analysis {
     char error[ARRAY_ERROR_MAX];
 };
 
-/* A message, without what would disturb a terminal. */
-static int fail(struct cli *cli, int code, const char *text)
-{
-    char line[ARRAY_ERROR_MAX];
-    snprintf(line, sizeof(line), "%s", text);
-    for (char *c = line; *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
-            *c = '?';
-    fprintf(cli->err, "attnctl: %s\n", line);
-    return code;
-}
-
 /* What is short of memory may be as it should be. */
 static int exit_of(int rc)
 {
@@ -49,9 +37,9 @@ static int exit_of(int rc)
 static int fail_code(struct cli *cli, int code)
 {
     if (code == ERR_MEMORY)
-        return fail(cli, CLI_FINDING, "out of memory");
-    return fail(cli, CLI_FINDING,
-                code < 0 && err_index(code) < 0 ? strerror(-code) : err_text(code));
+        return cli_fail(cli, CLI_FINDING, "out of memory");
+    return cli_fail(cli, CLI_FINDING,
+                    code < 0 && err_index(code) < 0 ? strerror(-code) : err_text(code));
 }
 
 /* Files ----------------------------------------------------------------------------------------
@@ -70,7 +58,7 @@ static int open_files(struct cli *cli, struct analysis *analysis)
         if (rc == 0)
             continue;
         snprintf(text, sizeof(text), "%.300s: %.700s", path, error);
-        return fail(cli, exit_of(rc), text);
+        return cli_fail(cli, exit_of(rc), text);
     }
     return CLI_OK;
 }
@@ -85,7 +73,7 @@ static int prepare(struct cli *cli, struct analysis *analysis)
     if (rc == 0)
         rc =
             inputs_check(&analysis->layers, &analysis->options, &analysis->inputs, analysis->error);
-    return rc == 0 ? CLI_OK : fail(cli, exit_of(rc), analysis->error);
+    return rc == 0 ? CLI_OK : cli_fail(cli, exit_of(rc), analysis->error);
 }
 
 /* Measuring ------------------------------------------------------------------------------------
@@ -98,7 +86,7 @@ static int with_loaded(struct cli *cli, struct analysis *analysis, size_t index,
 {
     struct input *input = &analysis->inputs.items[index];
     int rc = input_load(input, analysis->error);
-    int code = rc == 0 ? CLI_OK : fail(cli, exit_of(rc), analysis->error);
+    int code = rc == 0 ? CLI_OK : cli_fail(cli, exit_of(rc), analysis->error);
     if (rc == 0 && (rc = measure(analysis, index, data)) != 0)
         code = fail_code(cli, rc);
     input_unload(input);
@@ -117,12 +105,12 @@ static int run_statistics(struct cli *cli, struct analysis *analysis)
     struct moments *entries = calloc(inputs->count, sizeof(*entries));
     int code = entries ? CLI_OK : fail_code(cli, ERR_MEMORY);
     for (size_t i = 0; i < inputs->count && code == CLI_OK; i++)
-        code =
-            inputs->items[i].tier == TIER_ATTENTION
-                ? with_loaded(cli, analysis, i, measure_statistics, entries)
-                : fail(cli, CLI_USAGE,
-                       "--statistics is of attention weights; queries, keys and projections have "
-                       "none (--ignore leaves arrays out)");
+        code = inputs->items[i].tier == TIER_ATTENTION
+                   ? with_loaded(cli, analysis, i, measure_statistics, entries)
+                   : cli_fail(
+                         cli, CLI_USAGE,
+                         "--statistics is of attention weights; queries, keys and projections have "
+                         "none (--ignore leaves arrays out)");
     if (code == CLI_OK)
         statistics_print(inputs, entries, cli->out);
     free(entries);
@@ -237,7 +225,7 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
     struct analysis analysis = {0};
     int rc = options_parse(argc, argv, &analysis.options, analysis.error);
     if (rc != 0)
-        return fail(cli, exit_of(rc), analysis.error);
+        return cli_fail(cli, exit_of(rc), analysis.error);
     int code;
     if (analysis.options.file_count == 0) {
         code = cli_usage(cli, "FILE is missing; usage: attnctl analyze FILE... [OPTIONS]");

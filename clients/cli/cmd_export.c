@@ -94,7 +94,8 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct pie
                     (strcmp(piece->metric, "sink_rate") != 0 && !strchr(piece->metric, '.'));
         if (!fits || !is_wanted(cli->args, piece->metric))
             continue;
-        ++*pieces;
+        if (++*pieces == 1 && (cli->args->given & ARGS_CSV))
+            series_print_header(cli->out);
         code = export_piece(cli, piece);
     }
     return code;
@@ -103,8 +104,11 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct pie
 /* Says which there are. */
 static int refuse_metrics(struct cli *cli, const struct piece *piece, const msgpack_object *layers)
 {
-    const char *metric = cli->args->metric ? cli->args->metric : "";
+    const char *metric = cli->args->metric;
     char text[UNKNOWN_TEXT_MAX] = "";
+    if (!metric)
+        return cli_usage(cli, "--head: run %.8s of %.80s has only numbers of whole layers here",
+                         piece->run, piece->job);
     unknown_in_layers(layers, metric, piece->job, text);
     return cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", metric, piece->run,
                      piece->job, text);
@@ -117,8 +121,6 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
     uint32_t pieces = 0;
     int code = CLI_OK;
     field_text(result, "run", piece.run, sizeof(piece.run));
-    if (cli->args->given & ARGS_CSV)
-        series_print_header(cli->out);
     for (uint32_t i = 0; code == CLI_OK && i < field_length(layers); i++)
         code = export_layer(cli, &layers->via.array.ptr[i], &piece, &pieces);
     if (code != CLI_OK || pieces > 0)

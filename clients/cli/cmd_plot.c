@@ -25,19 +25,6 @@ static kind_draw *const draw[PLOT_KIND_COUNT] = {
     [PLOT_SERIES] = kind_series,
 };
 
-/* A sentence, without what would disturb a terminal. */
-static int report(struct cli *cli, int code, const char *text)
-{
-    char line[PLOT_ERROR_MAX];
-    snprintf(line, sizeof(line), "%s", text);
-    for (char *c = line; *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
-            *c = '?';
-    if (*line)
-        fprintf(cli->err, "attnctl: %s\n", line);
-    return code;
-}
-
 /* One figure ------------------------------------------------------------------------------------
  */
 
@@ -275,11 +262,11 @@ int cmd_plot(struct cli *cli, int argc, char **argv)
     struct plot plot = {.cli = cli};
     int rc = plot_options_parse(argc, argv, &plot.options, plot.error);
     if (rc != 0)
-        return report(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, plot.error);
+        return cli_fail(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, plot.error);
     const struct args *before = cli->args;
     cli->args = &plot.options.args;
     int code = run(&plot);
     cli->args = before;
     plot_options_clear(&plot.options);
-    return code == CLI_OK ? CLI_OK : report(cli, code, plot.error);
+    return code == CLI_OK ? CLI_OK : cli_fail(cli, code, plot.error);
 }

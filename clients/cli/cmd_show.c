@@ -12,18 +12,6 @@
 /* Of a file's name, or several. */
 #define ORIGIN_MAX 1024
 
-/* A message, without what would disturb a terminal. */
-static int fail(struct cli *cli, int code, const char *text)
-{
-    char line[SOURCE_ERROR_MAX];
-    snprintf(line, sizeof(line), "%s", text);
-    for (char *c = line; *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
-            *c = '?';
-    fprintf(cli->err, "attnctl: %s\n", line);
-    return code;
-}
-
 /* Opening ---------------------------------------------------------------------------------------
  */
 
@@ -94,7 +82,7 @@ static int fail_open(struct cli *cli, const struct show_options *options, int co
     if (is_job(options) && code != CLI_USAGE)
         snprintf(error + used, SOURCE_ERROR_MAX - used, "; nor is there a file '%.80s'",
                  options->words[0]);
-    return fail(cli, code, error);
+    return cli_fail(cli, code, error);
 }
 
 /* Choosing --------------------------------------------------------------------------------------
@@ -146,7 +134,7 @@ static int fail_missing(struct cli *cli, const struct view *view)
     snprintf(text, sizeof(text),
              "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
              view->name, view->wish->sample, head);
-    return fail(cli, CLI_FINDING, text);
+    return cli_fail(cli, CLI_FINDING, text);
 }
 
 static int print(struct cli *cli, const struct show_options *options, const struct view *view)
@@ -177,7 +165,7 @@ static int show(struct cli *cli, const struct show_options *options, struct view
     if (code == CLI_OK)
         code = measure_map(view->source, &wish, &found, error);
     if (code != CLI_OK)
-        return fail(cli, code, error);
+        return cli_fail(cli, code, error);
     view->found = &found;
     code = print(cli, options, view);
     findings_clear(&found);
@@ -198,7 +186,7 @@ int cmd_show(struct cli *cli, int argc, char **argv)
     char error[SOURCE_ERROR_MAX];
     struct show_options options;
     if (show_options_parse(argc, argv, &options, error) != 0)
-        return fail(cli, CLI_USAGE, error);
+        return cli_fail(cli, CLI_USAGE, error);
     if (options.word_count == 0)
         return cli_usage(cli,
                          "FILE or JOB is missing; usage: attnctl show FILE... | JOB [OPTIONS]");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* summary: the newest window of a job as one table per window: a row per layer, a column per head,
  * of one metric; patterns are names. */
+#include "ask.h"
 #include "cli.h"
 #include "field.h"
 #include "out.h"
@@ -359,33 +360,16 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
     return show_rows(&shown, result->via.array.ptr, count);
 }
 
-static void put_text(struct mpk_writer *params, const char *key, const char *text)
-{
-    if (!text)
-        return;
-    mpk_put_str(params, key);
-    mpk_put_str(params, text);
-}
-
-static void put_params(struct mpk_writer *params, const struct args *args)
-{
-    bool has_layer = args->given & ARGS_LAYER;
-    mpk_put_map(params, 1u + (args->stack != NULL) + (args->site != NULL) + has_layer);
-    put_text(params, "job", args->words[1]);
-    put_text(params, "stack", args->stack);
-    put_text(params, "site", args->site);
-    if (has_layer) {
-        mpk_put_str(params, "layer");
-        mpk_put_u64(params, args->layer);
-    }
-}
-
 int cmd_summary(struct cli *cli)
 {
     struct rpc_reply reply;
     struct mpk_writer params;
-    mpk_writer_init(&params);
-    put_params(&params, cli->args);
+    struct ask ask;
+    ask_init(&ask);
+    ask_text(&ask, "job", cli->args->words[1]);
+    ask_text(&ask, "run", cli->args->run);
+    ask_layer(&ask, cli->args);
+    ask_write(&ask, &params);
     int code = cli_call(cli, "summary", &params, &reply);
     mpk_writer_clear(&params);
     if (code != CLI_OK)

@@ -71,16 +71,34 @@ static int find_short(const struct option_table *table, int letter)
     return -1;
 }
 
-/* getopt stands behind what it refuses. */
+/* How many options begin like "--name". */
+static int count_like(const struct option_table *table, const char *option)
+{
+    int count = 0;
+    for (int row = 0; row < table->count && strncmp(option, "--", 2) == 0; row++) {
+        const struct option_text *text = text_of(table, row);
+        count += !is_title(text) && strncmp(text->name, option + 2, strlen(option + 2)) == 0;
+    }
+    return count;
+}
+
+/* getopt stands behind what it refuses, and has in optopt which option has a value too many. */
 static int refuse_option(const struct option_table *table, int code, char *const *argv,
                          struct option_rest *ret_rest, char *reterr, size_t size)
 {
-    const char *text = argv[optind > 0 ? optind - 1 : 0], *command = table->command;
-    bool without_value = code == ':';
-    ret_rest->unknown = without_value ? NULL : text;
-    snprintf(reterr, size, "%s%.100s%s%s%s%s", without_value ? "" : "no option ", text,
-             without_value ? " needs a value" : "", command ? " (see " : "", command ? command : "",
-             command ? " --help)" : "");
+    const char *text = argv[optind > 0 ? optind - 1 : 0], *before = "", *behind = "";
+    if (code == ':')
+        behind = " needs a value";
+    else if (optopt >= BEYOND_CHARACTERS)
+        behind = ": takes no value";
+    else if (count_like(table, text) > 1)
+        behind = " may be any of several options";
+    else
+        before = "no option ";
+    ret_rest->unknown = *before ? text : NULL;
+    const char *command = table->command;
+    snprintf(reterr, size, "%s%.100s%s%s%s%s", before, text, behind, command ? " (see " : "",
+             command ? command : "", command ? " --help)" : "");
     return -1;
 }
 

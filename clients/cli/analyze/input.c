@@ -56,6 +56,15 @@ static int check_map(const struct array *array, uint32_t axes, const char *wante
     return 0;
 }
 
+/* As many as --heads takes. */
+static int check_heads(const struct array *array, uint32_t heads, char *reterr)
+{
+    if (heads <= HEADS_MOST)
+        return 0;
+    return array_fail(reterr, "%.200s: %.100s: has %" PRIu32 " heads, and at most %d can be read",
+                      array->file->path, array->name, heads, HEADS_MOST);
+}
+
 #define WEIGHTS_SHAPES "[B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]"
 
 static int check_weights(struct input *input, char *reterr)
@@ -68,7 +77,7 @@ static int check_weights(struct input *input, char *reterr)
     a->heads = axis(weights, 2);
     a->queries = axis(weights, 1);
     a->keys = axis(weights, 0);
-    return 0;
+    return check_heads(weights, a->heads, reterr);
 }
 
 static int check_grad(struct input *input, char *reterr)
@@ -103,6 +112,8 @@ static int check_q_and_k(struct input *input, char *reterr)
     a->keys = axis(k, 1);
     if (a->qk.head_dim == 0)
         return fail_array(q, reterr, "of a d of at least 1");
+    if (check_heads(q, a->heads, reterr) != 0 || check_heads(k, a->qk.kv_heads, reterr) != 0)
+        return -1;
     if (axis(k, 3) != a->batch || axis(k, 0) != a->qk.head_dim)
         return fail_array(k, reterr, "of the same B and d as .q");
     if (a->qk.kv_heads == 0 ? a->heads != 0 : a->heads % a->qk.kv_heads != 0)

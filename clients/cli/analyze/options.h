@@ -15,6 +15,8 @@
 #define OPTIONS_ERROR_MAX 512
 /* Most numbers in a list of lengths or head weights. */
 #define OPTIONS_LIST_MAX 65536
+/* Most heads of an attention. */
+#define HEADS_MOST 65536
 
 struct int_list {
     int32_t *items; /* owned; NULL = not given */

@@ -3,6 +3,8 @@
 #ifndef CLI_SPOOL_H
 #define CLI_SPOOL_H
 
+#include <stdint.h>
+
 /* Bytes of what a pipe gives at most. */
 #define SPOOL_MAX (UINT64_C(16) << 30)
 

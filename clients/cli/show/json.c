@@ -2,6 +2,8 @@
 /* json: the numbers, as JSON. Numbers that do not exist are null. */
 #include "view.h"
 
+#include "err.h"
+
 #include <inttypes.h>
 #include <math.h>
 
@@ -189,13 +191,15 @@ int view_json(const struct view *view, struct cli *cli)
     struct mpk_doc doc;
     mpk_writer_init(&writer);
     put_all(view, &writer);
-    int code = CLI_FINDING;
-    if (mpk_writer_ok(&writer) &&
-        mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc) == 0) {
+    int code = CLI_FINDING, rc = ERR_MEMORY;
+    if (mpk_writer_ok(&writer))
+        rc = mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc);
+    if (rc == 0) {
         code = cli_print_json(cli, doc.root);
         mpk_doc_clear(&doc);
     } else {
-        fputs("attnctl: out of memory\n", cli->err);
+        fprintf(cli->err, "attnctl: %s\n",
+                rc == ERR_MEMORY ? "out of memory" : "this is too much for one JSON document");
     }
     mpk_writer_clear(&writer);
     return code;

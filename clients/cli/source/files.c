@@ -151,8 +151,11 @@ static int load(struct files *files, struct input *input, char *reterr)
         return 0;
     if (files->loaded)
         input_unload(files->loaded);
-    files->loaded = input;
-    return input_load(input, reterr);
+    int rc = input_load(input, reterr);
+    files->loaded = rc == 0 ? input : NULL;
+    if (rc != 0)
+        input_unload(input);
+    return rc;
 }
 
 static int files_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,

@@ -9,20 +9,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* More are no text that somebody looks at. */
-#define LABELS_MAX 16777216u
-
-static bool reserve(struct labels *labels)
+static int reserve(struct labels *labels)
 {
     if (labels->count < labels->room)
-        return true;
+        return 0;
     uint32_t room = labels->room ? 2 * labels->room : 64;
-    char **items = room <= LABELS_MAX ? realloc(labels->items, room * sizeof(*items)) : NULL;
+    if (room > LABELS_MAX)
+        return ERR_TOO_LARGE;
+    char **items = realloc(labels->items, room * sizeof(*items));
     if (!items)
-        return false;
+        return ERR_MEMORY;
     labels->items = items;
     labels->room = room;
-    return true;
+    return 0;
 }
 
 /* A copy of valid UTF-8; a byte that is none takes three. */
@@ -44,8 +43,9 @@ static char *clean(const char *text, size_t len)
 int labels_add(struct labels *labels, const char *text, size_t len)
 {
     len = strnlen(text, len);
-    if (!reserve(labels))
-        return ERR_MEMORY;
+    int rc = reserve(labels);
+    if (rc != 0)
+        return rc;
     labels->items[labels->count] = clean(text, len);
     return labels->items[labels->count] ? (labels->count++, 0) : ERR_MEMORY;
 }

@@ -75,11 +75,7 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
     ask_flag(&ask, "packed", true);
     if (head != UINT32_MAX)
         ask_number(&ask, "head", head);
-    mpk_writer_init(&params);
-    mpk_put_map(&params, ask.count);
-    mpk_put_raw(&params, ask.pairs.buffer.data, ask.pairs.buffer.size);
-    params.failed = params.failed || !mpk_writer_ok(&ask.pairs);
-    mpk_writer_clear(&ask.pairs);
+    ask_write(&ask, &params);
     enum rpc_status status = rpc_call(&live->rpc, "maps", &params, ret_reply);
     mpk_writer_clear(&params);
     return status;

@@ -128,6 +128,8 @@ static struct attention describe_qk(const struct recording *recording)
     };
 }
 
+#define CHANGED "the recording was changed while it was read"
+
 static int load(struct recording *recording, uint64_t at, char *reterr)
 {
     char error[PLAYBACK_ERROR_MAX] = "";
@@ -141,8 +143,7 @@ static int load(struct recording *recording, uint64_t at, char *reterr)
         recording->loaded = at;
         return CLI_OK;
     }
-    return source_fail(reterr, CLI_USAGE, "%s",
-                       *error ? error : "the recording was changed while it was read");
+    return source_fail(reterr, CLI_USAGE, "%s", *error ? error : CHANGED);
 }
 
 /* Maps ------------------------------------------------------------------------------------------
@@ -163,6 +164,22 @@ static int give(struct recording *recording, uint32_t sample, uint32_t head,
                            h->keys, sink, reterr);
 }
 
+static bool is_alike(const struct header *header, const struct source_layer *layer)
+{
+    return header->type == layer->tier && header->batch == layer->batch &&
+           header->heads_total == layer->heads && header->queries == layer->queries &&
+           header->keys == layer->keys;
+}
+
+/* A file that is written again meanwhile may have another message at the same place. */
+static bool is_piece(const struct header *header, const struct recorded_layer *layer,
+                     const struct piece *piece)
+{
+    return source_compare_ids(header->layer, layer->layer.id) == 0 &&
+           is_alike(header, &layer->layer) && header->head_offset == piece->first_head &&
+           header->heads == piece->heads;
+}
+
 static int recording_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                           const struct sink *sink, char *reterr)
 {
@@ -174,6 +191,8 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
         if (head < piece->first_head || head - piece->first_head >= piece->heads)
             continue;
         int code = load(recording, piece->at, reterr);
+        if (code == CLI_OK && !is_piece(&recording->header, l, piece))
+            code = source_fail(reterr, CLI_USAGE, CHANGED);
         return code == CLI_OK ? give(recording, sample, head - piece->first_head, sink, reterr)
                               : code;
     }
@@ -235,6 +254,8 @@ static int choose_run(struct recording *recording, const struct header *header, 
     recording->runs = runs;
     memcpy(recording->runs[recording->run_count++], header->run, RUN_BYTES);
     clear_layers(recording);
+    recording->maps = 0;
+    recording->step_before = recording->step_behind = UINT64_MAX;
     *ret_chosen = true;
     return 0;
 }
@@ -269,13 +290,6 @@ static int compare_time(const struct header *header, const struct recorded_layer
     int order = compare_u64(header->epoch, layer->layer.epoch);
     order = order ? order : compare_u64(header->step, layer->layer.step);
     return order ? order : compare_u64(header->microbatch, layer->microbatch);
-}
-
-static bool is_alike(const struct header *header, const struct source_layer *layer)
-{
-    return header->type == layer->tier && header->batch == layer->batch &&
-           header->heads_total == layer->heads && header->queries == layer->queries &&
-           header->keys == layer->keys;
 }
 
 static struct source_layer describe(const struct header *header)

@@ -4,8 +4,10 @@
 #include "part.h"
 
 #include "err.h"
+#include "recording.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -52,14 +54,13 @@ bool source_is_file(const char *word)
 
 static bool is_recording(const char *path)
 {
-    static const uint8_t magic[8] = {0x89, 'a', 't', 't', 'n', 'd', '\r', '\n'};
-    uint8_t begin[sizeof(magic)];
-    FILE *file = strcmp(path, "-") == 0 ? NULL : fopen(path, "re");
-    bool is = file && fread(begin, sizeof(begin), 1, file) == 1 &&
-              memcmp(begin, magic, sizeof(magic)) == 0;
-    if (file)
-        fclose(file);
-    return is;
+    uint8_t begin[RECORDING_MAGIC_BYTES];
+    /* O_NONBLOCK: a pipe is no recording, and not waited for. */
+    int fd = strcmp(path, "-") == 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    ssize_t got = fd < 0 ? -1 : read(fd, begin, sizeof(begin));
+    if (fd >= 0)
+        close(fd);
+    return got == sizeof(begin) && recording_is(begin);
 }
 
 const char *source_noun(const char *path)
@@ -85,6 +86,9 @@ static int read_given(const struct given *given, struct labels *labels, char *re
         rc = labels_add_words(labels, given->words);
     if (rc == ERR_MEMORY)
         return source_fail_memory(reterr);
+    if (rc == ERR_TOO_LARGE)
+        return source_fail(reterr, CLI_USAGE, "%s: more than %d tokens",
+                           given->file ? given->file_option : given->words_option, LABELS_MAX);
     if (rc != 0)
         return source_fail(reterr, CLI_USAGE, "%s: %.300s: %s", given->file_option, given->file,
                            strerror(errno));
