@@ -134,11 +134,21 @@ def test_cells_have_the_colours_of_their_numbers(tmp_path):
 def test_colour_maps(file, tmp_path):
     ends = {"viridis": ((68, 1, 84), (253, 231, 37)), "plasma": ((13, 8, 135), (240, 249, 33)),
             "inferno": ((0, 0, 4), (252, 255, 164)), "magma": ((0, 0, 4), (252, 253, 191)),
-            "hot": ((0, 0, 0), (255, 255, 255)), "cool": ((0, 255, 255), (255, 0, 255))}
+            "hot": ((0, 0, 0), (255, 255, 255)), "cool": ((0, 255, 255), (255, 0, 255)),
+            "cividis": ((0, 34, 78), (254, 232, 56)), "gray_r": ((255, 255, 255), (0, 0, 0)),
+            "RdBu": ((103, 0, 31), (5, 48, 97)), "RdBu_r": ((5, 48, 97), (103, 0, 31))}
     for name, (low, high) in ends.items():
         plot("heatmap", file, "--colormap", name, "-o", tmp_path / "a.svg")
         table = bar_table(Svg(tmp_path / "a.svg"))
         assert (tuple(table[0]), tuple(table[-1])) == (low, high)
+
+
+@pytest.mark.parametrize("name", ["viridis", "cividis", "plasma", "inferno", "magma", "cool", "gray", "gray_r", "RdBu", "RdBu_r"])
+def test_colour_maps_are_those_of_matplotlib(name, file, tmp_path):
+    colormaps = pytest.importorskip("matplotlib").colormaps
+    plot("heatmap", file, "--colormap", name, "-o", tmp_path / "a.svg")
+    table = np.array(bar_table(Svg(tmp_path / "a.svg")), int)[:, :3]
+    assert np.abs(table - np.round(255 * colormaps[name](np.arange(256))[:, :3])).max() <= 1
 
 
 def test_range_that_is_given(file, maps, tmp_path):
@@ -638,7 +648,8 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["spectrum", "FILE", "--tokens", "a", "-o", "a.png"], "--tokens is not an option of spectrum"),
     (["heatmap"], "heatmap of what"),
     ([], "draw what? attnctl plot KIND"),
-    (["heatmap", "FILE", "--colormap", "jet", "-o", "a.png"], "valid: viridis, plasma"),
+    (["heatmap", "FILE", "--colormap", "jet", "-o", "a.png"], "valid: viridis, cividis"),
+    (["heatmap", "FILE", "--cmap", "hot", "-o", "a.png"], "no option --cmap: did you mean --colormap?"),
     (["heatmap", "FILE", "--vmin", "1", "--vmax", "1", "-o", "a.png"], "--vmin must be less"),
     (["heatmap", "FILE", "--size", "3.3x", "-o", "a.png"], "valid: inches such as 3.3x2.8"),
     (["heatmap", "FILE", "--dpi", "nan", "-o", "a.png"], "valid: a number from"),
