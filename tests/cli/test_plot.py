@@ -484,6 +484,16 @@ def test_ticks_of_many_tokens_are_thinned(tmp_path):
     assert not any(text.startswith("token") for text in texts) and "100" in texts
 
 
+def test_a_font_that_is_not_installed_is_said(file, tmp_path):
+    done = run("heatmap", file, "--font", "No Such Font", "-o", tmp_path / "a.svg")
+    assert done.returncode == 0 and (tmp_path / "a.svg").exists()
+    assert done.stderr.startswith("attnctl: font 'No Such Font' is not installed: ")
+    assert done.stderr.endswith(" is used\n")
+    used = done.stderr[:-1].split(": ")[-1].removesuffix(" is used")
+    for font in (used, used.upper(), f"No Such Font, {used}", "serif", "monospace"):
+        plot("heatmap", file, "--font", font, "-o", tmp_path / "a.svg")
+
+
 def test_a_size_that_is_given(file, tmp_path):
     for size, shape in (("3.3x2", (200, 330)), ("2x5", (500, 200))):
         plot("heads", file, "--size", size, "--dpi", 100, "-o", tmp_path / "a.png")
