@@ -5,9 +5,11 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import termios
+import time
 
 import numpy as np
 import pytest
@@ -564,6 +566,19 @@ def test_progress_is_for_terminals(file, tmp_path):
         pass
     assert done.returncode == 0
     assert b" of 24" in shown and shown.endswith(b"\r\x1b[K")
+
+
+def test_an_interrupted_batch_leaves_whole_figures(file, tmp_path):
+    """More figures than there is time for, each of many pixels."""
+    batch = subprocess.Popen([ATTNCTL, "plot", "heatmap", file, "--every-layer", "--every-head", "--dpi", "1500", "-o",
+                              f"{tmp_path}/"])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    batch.send_signal(signal.SIGINT)
+    assert batch.wait(60) == -signal.SIGINT, "130, as shells count"
+    for path in tmp_path.glob("*.png"):
+        read_png(path.read_bytes())
 
 
 def test_nothing_is_left_half_written(file, tmp_path):
