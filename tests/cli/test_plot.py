@@ -763,6 +763,7 @@ def test_the_help_of_a_kind_is_of_its_options(kind):
     own, text = options_of(kind)
     assert own < every and {"output", "format", "title", "size", "run", "endpoint", "help"} <= own
     assert ("query" in own) == (kind == "tokens") and ("metric" in own) == (kind in PAST)
+    assert max(map(len, text.splitlines())) <= 80
     assert f"usage: attnctl plot {kind} " in text and f"  attnctl plot {kind} " in text
 
 

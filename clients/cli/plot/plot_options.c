@@ -468,8 +468,9 @@ static const char help_sources[] =
 static const char help_files[] =
     "\n-o FOLDER/ writes FOLDER/KIND-LAYER.png and FOLDER/KIND-LAYER-hHEAD.png, such\n"
     "as maps/heatmap-decoder.3.self-h07.png; with --format svg they end in .svg. In a\n"
-    "name, {layer} becomes decoder.3.self (of flow: 3) and {head} becomes 07. The same\n"
-    "input gives the same bytes; the date in a PDF is that of SOURCE_DATE_EPOCH.\n"
+    "name, {layer} becomes decoder.3.self (of flow: 3) and {head} becomes 07. The\n"
+    "same input gives the same bytes; the date in a PDF is that of\n"
+    "SOURCE_DATE_EPOCH. Of an option that is given twice the last one counts.\n"
     "Ctrl-C leaves whole figures behind, and the shell says exit status 130.\n\n"
     "attnctl plot KIND --help shows the options of a kind.\n";
 
