@@ -247,10 +247,23 @@ static int make_past(struct plot *plot)
     return make(plot, &choice, options->output);
 }
 
+/* A figure in another font is a figure all the same. */
+static void warn_of_font(const struct plot *plot)
+{
+    char *instead = fonts_instead(plot->fonts), warning[PLOT_ERROR_MAX];
+    if (!instead)
+        return;
+    snprintf(warning, sizeof(warning), "font '%.200s' is not installed: %.200s is used",
+             plot->options.font, instead);
+    cli_fail(plot->cli, CLI_OK, warning);
+    free(instead);
+}
+
 static int run(struct plot *plot)
 {
     if (fonts_new(plot->options.font, &plot->fonts) != 0)
         return plot_fail_memory(plot);
+    warn_of_font(plot);
     spectrum_global_init();
     int code = plot_kind_is_past(plot->options.kind) ? make_past(plot) : with_source(plot);
     fonts_free(&plot->fonts);

@@ -6,6 +6,7 @@
 #include "interrupt.h"
 #include "out.h"
 #include "reach.h"
+#include "unknown.h"
 
 #include "header.h"
 
@@ -313,7 +314,8 @@ static bool is_topic(const char *prefix)
 
 int cmd_tail(struct cli *cli)
 {
-    char endpoint[ENDPOINT_MAX];
+    char endpoint[ENDPOINT_MAX], text[UNKNOWN_TEXT_MAX];
+    const char *metric = cli->args->metric;
     const char *prefix = cli->args->word_count > 1 ? cli->args->words[1] : "";
     int code = CLI_OK;
     if (!is_topic(prefix))
@@ -321,6 +323,8 @@ int cmd_tail(struct cli *cli)
                          "no topic begins with '%.80s' (valid: alert/, job/, live/, summary/, such "
                          "as summary/%.80s/)",
                          prefix, prefix);
+    if (metric && unknown_is_slip(metric, text))
+        return cli_usage(cli, "--metric: '%.80s': unknown%s", metric, text);
     if (cli->args->summaries)
         snprintf(endpoint, sizeof(endpoint), "%s", cli->args->summaries);
     else

@@ -6,6 +6,7 @@
 #include "asker.h"
 #include "keys.h"
 #include "terminal.h"
+#include "unknown.h"
 #include "view.h"
 
 #include <errno.h>
@@ -225,8 +226,11 @@ static int show_with_signals(struct top *top)
 static int check(struct cli *cli)
 {
     struct rpc_reply reply;
+    char text[UNKNOWN_TEXT_MAX];
     if (cli->args->given & ARGS_JSON)
         return cli_usage(cli, "top is for people; attnctl summary --json is for programs");
+    if (cli->args->metric && unknown_is_slip(cli->args->metric, text))
+        return cli_usage(cli, "--metric: '%.80s': unknown%s", cli->args->metric, text);
     int code = cli_call(cli, "ping", NULL, &reply);
     if (code != CLI_OK)
         return code;

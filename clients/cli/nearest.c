@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "nearest.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,16 +45,29 @@ void nearest_init_option(struct nearest *nearest, const char *option)
     nearest->text[strcspn(nearest->text, "=")] = '\0';
 }
 
+/* "cmap" of "colormap": the first letter, and others in their order as far as the last. */
+static bool is_abbreviation(const char *text, const char *word)
+{
+    size_t length = strlen(text), whole = strlen(word);
+    if (length < 3 || whole <= length || *text != *word || text[length - 1] != word[whole - 1])
+        return false;
+    for (; *text && *word; word++)
+        text += *text == *word;
+    return *text == '\0';
+}
+
 /* A beginning is nearer than any slip. Else a fifth of the letters may be wrong, and one always:
- * what is farther is another word. */
+ * what is farther is another word, unless it is abbreviated. */
 void nearest_try(struct nearest *nearest, const char *word)
 {
     size_t length = strlen(nearest->text);
     int distance = nearest_distance(nearest->text, word);
+    int most = min(1 + min((int)length, LENGTH_MAX) / 5, (int)strlen(word) - 1);
     if (length > 1 && strncmp(word, nearest->text, length) == 0)
         distance = 0;
-    if (distance > min(1 + min((int)length, LENGTH_MAX) / 5, (int)strlen(word) - 1) ||
-        distance >= nearest->distance)
+    else if (distance > most)
+        distance = is_abbreviation(nearest->text, word) ? NEAREST_FAR - 1 : NEAREST_FAR;
+    if (distance >= nearest->distance)
         return;
     nearest->best = word;
     nearest->distance = distance;

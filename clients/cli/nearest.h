@@ -15,7 +15,8 @@ void nearest_init(struct nearest *nearest, const char *text);
 /* Of "--name" or "--name=value" it is the name that counts. */
 void nearest_init_option(struct nearest *nearest, const char *option);
 
-/* Considers one that is valid. Of equally near ones the first stays. */
+/* Considers one that is valid: what was written may be its beginning, or differ by few letters, or
+ * abbreviate it. Of equally near ones the first stays. */
 void nearest_try(struct nearest *nearest, const char *word);
 
 /* Insertions, deletions, replacements and swaps of neighbours that make one text of the other; at

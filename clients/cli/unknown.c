@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "unknown.h"
 
+#include "metric.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -61,4 +63,23 @@ bool unknown_in_layers(const msgpack_object *layers, const char *metric, const c
     snprintf(see, sizeof(see), "attnctl summary %.128s --json", job);
     unknown_text(&unknown, see, ret_text);
     return true;
+}
+
+/* Those with a dot are numbers of a matrix or an aggregate: of these there are many. */
+bool unknown_is_slip(const char *metric, char ret_text[UNKNOWN_TEXT_MAX])
+{
+    static const char *const others[] = {"pattern", "sink_rate"};
+    enum { OTHERS = sizeof(others) / sizeof(others[0]) };
+    struct unknown unknown;
+    unknown_init(&unknown, metric);
+    if (strchr(metric, '.'))
+        return false;
+    for (int i = 0; i < METRIC_COUNT + OTHERS; i++) {
+        const char *name = i < METRIC_COUNT ? metric_info[i].name : others[i - METRIC_COUNT];
+        if (strcmp(name, metric) == 0)
+            return false;
+        unknown_add(&unknown, name);
+    }
+    unknown_text(&unknown, "", ret_text);
+    return *unknown.best != '\0';
 }

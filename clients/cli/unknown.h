@@ -31,4 +31,8 @@ void unknown_text(const struct unknown *unknown, const char *see, char ret_text[
 bool unknown_in_layers(const msgpack_object *layers, const char *metric, const char *job,
                        char ret_text[UNKNOWN_TEXT_MAX]);
 
+/* Where nobody can be asked which metrics there are: whether one is unknown, and near one that is
+ * known; if so, what goes behind its name. What is far from all may be of a newer attnd. */
+bool unknown_is_slip(const char *metric, char ret_text[UNKNOWN_TEXT_MAX]);
+
 #endif

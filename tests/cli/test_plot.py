@@ -5,9 +5,11 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import termios
+import time
 
 import numpy as np
 import pytest
@@ -134,11 +136,21 @@ def test_cells_have_the_colours_of_their_numbers(tmp_path):
 def test_colour_maps(file, tmp_path):
     ends = {"viridis": ((68, 1, 84), (253, 231, 37)), "plasma": ((13, 8, 135), (240, 249, 33)),
             "inferno": ((0, 0, 4), (252, 255, 164)), "magma": ((0, 0, 4), (252, 253, 191)),
-            "hot": ((0, 0, 0), (255, 255, 255)), "cool": ((0, 255, 255), (255, 0, 255))}
+            "hot": ((0, 0, 0), (255, 255, 255)), "cool": ((0, 255, 255), (255, 0, 255)),
+            "cividis": ((0, 34, 78), (254, 232, 56)), "gray_r": ((255, 255, 255), (0, 0, 0)),
+            "RdBu": ((103, 0, 31), (5, 48, 97)), "RdBu_r": ((5, 48, 97), (103, 0, 31))}
     for name, (low, high) in ends.items():
         plot("heatmap", file, "--colormap", name, "-o", tmp_path / "a.svg")
         table = bar_table(Svg(tmp_path / "a.svg"))
         assert (tuple(table[0]), tuple(table[-1])) == (low, high)
+
+
+@pytest.mark.parametrize("name", ["viridis", "cividis", "plasma", "inferno", "magma", "cool", "gray", "gray_r", "RdBu", "RdBu_r"])
+def test_colour_maps_are_those_of_matplotlib(name, file, tmp_path):
+    colormaps = pytest.importorskip("matplotlib").colormaps
+    plot("heatmap", file, "--colormap", name, "-o", tmp_path / "a.svg")
+    table = np.array(bar_table(Svg(tmp_path / "a.svg")), int)[:, :3]
+    assert np.abs(table - np.round(255 * colormaps[name](np.arange(256))[:, :3])).max() <= 1
 
 
 def test_range_that_is_given(file, maps, tmp_path):
@@ -474,6 +486,16 @@ def test_ticks_of_many_tokens_are_thinned(tmp_path):
     assert not any(text.startswith("token") for text in texts) and "100" in texts
 
 
+def test_a_font_that_is_not_installed_is_said(file, tmp_path):
+    done = run("heatmap", file, "--font", "No Such Font", "-o", tmp_path / "a.svg")
+    assert done.returncode == 0 and (tmp_path / "a.svg").exists()
+    assert done.stderr.startswith("attnctl: font 'No Such Font' is not installed: ")
+    assert done.stderr.endswith(" is used\n")
+    used = done.stderr[:-1].split(": ")[-1].removesuffix(" is used")
+    for font in (used, used.upper(), f"No Such Font, {used}", "serif", "monospace"):
+        plot("heatmap", file, "--font", font, "-o", tmp_path / "a.svg")
+
+
 def test_a_size_that_is_given(file, tmp_path):
     for size, shape in (("3.3x2", (200, 330)), ("2x5", (500, 200))):
         plot("heads", file, "--size", size, "--dpi", 100, "-o", tmp_path / "a.png")
@@ -544,6 +566,19 @@ def test_progress_is_for_terminals(file, tmp_path):
         pass
     assert done.returncode == 0
     assert b" of 24" in shown and shown.endswith(b"\r\x1b[K")
+
+
+def test_an_interrupted_batch_leaves_whole_figures(file, tmp_path):
+    """More figures than there is time for, each of many pixels."""
+    batch = subprocess.Popen([ATTNCTL, "plot", "heatmap", file, "--every-layer", "--every-head", "--dpi", "1500", "-o",
+                              f"{tmp_path}/"])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    batch.send_signal(signal.SIGINT)
+    assert batch.wait(60) == -signal.SIGINT, "130, as shells count"
+    for path in tmp_path.glob("*.png"):
+        read_png(path.read_bytes())
 
 
 def test_nothing_is_left_half_written(file, tmp_path):
@@ -638,7 +673,8 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["spectrum", "FILE", "--tokens", "a", "-o", "a.png"], "--tokens is not an option of spectrum"),
     (["heatmap"], "heatmap of what"),
     ([], "draw what? attnctl plot KIND"),
-    (["heatmap", "FILE", "--colormap", "jet", "-o", "a.png"], "valid: viridis, plasma"),
+    (["heatmap", "FILE", "--colormap", "jet", "-o", "a.png"], "valid: viridis, cividis"),
+    (["heatmap", "FILE", "--cmap", "hot", "-o", "a.png"], "no option --cmap: did you mean --colormap?"),
     (["heatmap", "FILE", "--vmin", "1", "--vmax", "1", "-o", "a.png"], "--vmin must be less"),
     (["heatmap", "FILE", "--size", "3.3x", "-o", "a.png"], "valid: inches such as 3.3x2.8"),
     (["heatmap", "FILE", "--dpi", "nan", "-o", "a.png"], "valid: a number from"),
@@ -727,6 +763,7 @@ def test_the_help_of_a_kind_is_of_its_options(kind):
     own, text = options_of(kind)
     assert own < every and {"output", "format", "title", "size", "run", "endpoint", "help"} <= own
     assert ("query" in own) == (kind == "tokens") and ("metric" in own) == (kind in PAST)
+    assert max(map(len, text.splitlines())) <= 80
     assert f"usage: attnctl plot {kind} " in text and f"  attnctl plot {kind} " in text
 
 

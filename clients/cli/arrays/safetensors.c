@@ -81,7 +81,7 @@ static int read_tensor(const char *name, const json_t *tensor, struct array_file
     snprintf(array.type_name, sizeof(array.type_name), "%s", type);
     array.type = parse_type(type);
     if (array_measure(&array, reterr) != 0)
-        return -1;
+        return array_fail(reterr, "%.200s: the declared shape is larger than any file", name);
     if (from > to || to > there)
         return array_fail(reterr,
                           "truncated or corrupt: %.200s is at %" PRIu64 " to %" PRIu64

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* colormap: colours of numbers from low to high; the same as on the page (clients/web/colors.js).
- * Pure; any thread. */
+/* colormap: colours of numbers from low to high, called as matplotlib calls them; the page has most
+ * of them, too (clients/web/colors.js). Pure; any thread. */
 #ifndef PLOT_COLORMAP_H
 #define PLOT_COLORMAP_H
 
@@ -10,7 +10,6 @@
 #define OPAQUE(rgb) (0xff000000u | (rgb))
 
 struct colormap {
-    const char *name;
     uint32_t color[256]; /* opaque */
 };
 
@@ -18,9 +17,11 @@ extern const uint32_t colormap_viridis[256], colormap_plasma[256], colormap_infe
     colormap_magma[256];
 
 /* The names, with commas, for messages. */
-#define COLORMAP_NAMES "viridis, plasma, inferno, magma, hot, cool"
+#define COLORMAP_NAMES "viridis, cividis, plasma, inferno, magma, hot, cool, gray, RdBu"
 
-/* Returns 0, or -1 when there is no such map. */
+/* One of the names; "_r" behind it: the other way round. Returns 0, or -1 when there is no such
+ * map.
+ */
 int colormap_find(const char *name, struct colormap *ret_map);
 
 /* The colour of a number: one of 256 steps from `low` to `high`, the first below and the last

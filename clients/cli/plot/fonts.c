@@ -3,6 +3,7 @@
 
 #include "err.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,6 +70,44 @@ void fonts_free(struct fonts **fonts)
 const char *fonts_family(const struct fonts *fonts)
 {
     return fonts->family;
+}
+
+static bool is_generic(const char *family)
+{
+    static const char *const names[] = {"sans-serif", "sans",    "serif",    "monospace",
+                                        "mono",       "cursive", "system-ui"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcasecmp(family, names[i]) == 0)
+            return true;
+    return false;
+}
+
+/* Of several families with commas the first that is there is taken. */
+static bool is_among(const char *family, const char *wanted)
+{
+    while (*wanted) {
+        char name[128];
+        wanted += strspn(wanted, ", ");
+        size_t length = strcspn(wanted, ",");
+        snprintf(name, sizeof(name), "%.*s", (int)length, wanted);
+        if (is_generic(name) || strcasecmp(name, family) == 0)
+            return true;
+        wanted += length;
+    }
+    return false;
+}
+
+char *fonts_instead(const struct fonts *fonts)
+{
+    PangoFont *font = pango_font_map_load_font(fonts->map, fonts->context, fonts->plain);
+    PangoFontDescription *loaded = font ? pango_font_describe(font) : NULL;
+    const char *family = loaded ? pango_font_description_get_family(loaded) : NULL;
+    char *instead = family && !is_among(family, fonts->family) ? strdup(family) : NULL;
+    if (loaded)
+        pango_font_description_free(loaded);
+    if (font)
+        g_object_unref(font);
+    return instead;
 }
 
 PangoLayout *fonts_layout(struct fonts *fonts, const char *text, double size, bool bold)

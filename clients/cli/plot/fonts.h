@@ -16,6 +16,10 @@ int fonts_new(const char *family, struct fonts **ret_fonts);
 void fonts_free(struct fonts **fonts);
 const char *fonts_family(const struct fonts *fonts);
 
+/* The family that is drawn when the one that was asked for is not installed, to be freed; NULL: it
+ * is, or is a generic name such as sans-serif, or memory is out. */
+char *fonts_instead(const struct fonts *fonts);
+
 /* Points. */
 double fonts_width(struct fonts *fonts, const char *text, double size, bool bold);
 

@@ -30,11 +30,11 @@ static const struct option_kind kinds[PLOT_KIND_COUNT] = {
     OF_MAPS(PLOT_SPECTRUM, "spectrum", "singular values of a layer's heads",
             "maps.npz --layer decoder.3.self -o spectrum.pdf"),
     OF_MAPS(PLOT_TOKENS, "tokens", "what one query attends to, as bars",
-            "maps.npz --head 2 --query 40 --labels tokens.txt -o tokens.pdf"),
+            "maps.npz --head 2 --query 40 --labels tokens -o bars.pdf"),
     OF_PAST(PLOT_ENTROPY, "entropy", "a metric of all heads and layers over time, as a map",
             "gpt-small --from 10 -o entropy.pdf"),
     OF_PAST(PLOT_SERIES, "series", "a metric of a layer over time, with alerts",
-            "gpt-small --layer decoder.3.self --metric max_logit -o series.pdf"),
+            "gpt-small --layer 3 --metric max_logit -o series.pdf"),
 };
 /* clang-format on */
 

@@ -69,7 +69,9 @@ static const char *set_query(struct plot_options *options, const char *text)
 
 static const char *set_colormap(struct plot_options *options, const char *text)
 {
-    return colormap_find(text, &options->colors) == 0 ? NULL : "valid: " COLORMAP_NAMES;
+    return colormap_find(text, &options->colors) == 0 ? NULL
+                                                      : "valid: " COLORMAP_NAMES
+                                                        "; or one of them and _r";
 }
 
 static bool is_side(double inches)
@@ -208,8 +210,9 @@ static const struct option_info option_info[] = {
     HANDED(PAST, "to", "N", NULL, "only what ends at this epoch, step or second, or earlier"),
     TITLE("how it looks"),
     TEXT(ALL, "title", "TEXT", title, 0, NULL, "above the figure; '' = none (default: what it shows)"),
-    SET(ALL & ~ONLY(TOKENS), "colormap", "NAME", set_colormap, "viridis|plasma|inferno|magma|hot|cool",
-        COLORMAP_NAMES " (default viridis)"),
+    SET(ALL & ~ONLY(TOKENS), "colormap", "NAME", set_colormap,
+        "viridis|cividis|plasma|inferno|magma|hot|cool|gray|gray_r|RdBu|RdBu_r", COLORMAP_NAMES " (default viridis); "
+        "the other way round with _r: gray_r for print, RdBu_r of what may be below 0"),
     REAL(ALL, "vmin", "X", vmin, -1e30, 1e30, "where the colours begin (default: 0, or the least value)"),
     REAL(ALL, "vmax", "X", vmax, -1e30, 1e30, "where they end (default: the largest value)"),
     SET(ALL, "size", "WxH", set_size, NULL, "inches; or the width alone (default: 3.3 or 6.9 wide)"),
@@ -466,7 +469,9 @@ static const char help_files[] =
     "\n-o FOLDER/ writes FOLDER/KIND-LAYER.png and FOLDER/KIND-LAYER-hHEAD.png, such\n"
     "as maps/heatmap-decoder.3.self-h07.png; with --format svg they end in .svg. In a\n"
     "name, {layer} becomes decoder.3.self (of flow: 3) and {head} becomes 07. The\n"
-    "same input gives the same bytes; the date in a PDF is that of SOURCE_DATE_EPOCH.\n\n"
+    "same input gives the same bytes; the date in a PDF is that of\n"
+    "SOURCE_DATE_EPOCH. Of an option that is given twice the last one counts.\n"
+    "Ctrl-C leaves whole figures behind, and the shell says exit status 130.\n\n"
     "attnctl plot KIND --help shows the options of a kind.\n";
 
 void plot_options_print_kinds(FILE *out)

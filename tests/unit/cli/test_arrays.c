@@ -220,7 +220,7 @@ static void test_bad_safetensors_are_refused(void **state)
         safetensors("{" TENSOR("x", "[1]", "[0,1]") "," TENSOR("x", "[1]", "[1,2]") "}", 2), path,
         "its header is not a JSON object: duplicate object key near '\"x\"'");
     assert_refused(safetensors("{" TENSOR("x", "[4294967296,4294967296]", "[0,1]") "}", 1), path,
-                   "the declared shape is larger than any file");
+                   "x: the declared shape is larger than any file");
 }
 
 static void test_what_is_no_array_file_is_refused(void **state)

@@ -356,6 +356,10 @@ static void test_top_needs_a_terminal(void **state)
                 "prints the same numbers once\n");
     assert_says(state, "top --json", 2,
                 "attnctl: top is for people; attnctl summary --json is for programs\n");
+    assert_says(state, "top --metric entrpy", 2,
+                "attnctl: --metric: 'entrpy': unknown: did you mean 'entropy'?\n");
+    assert_says(state, "tail --metric sinkrate", 2,
+                "attnctl: --metric: 'sinkrate': unknown: did you mean 'sink_rate'?\n");
     assert_says(state, "top one two", 2,
                 "attnctl: 'two' is too much; usage: attnctl top [JOB] [OPTIONS]\n");
 }

@@ -459,6 +459,8 @@ static void test_runs_that_are_alike_have_no_table(void **state)
 
 static void test_what_compare_asks(void **state)
 {
+    assert_says(state, "compare gpt/ab bert --metric entropi", 2,
+                "attnctl: --metric: 'entropi': unknown: did you mean 'entropy'?\n");
     assert_says(state, "compare gpt/ab bert --metric entropy", 1,
                 "attnctl: attnd refused: {\"job\":\"gpt\",\"run\":\"ab\",\"job_b\":\"bert\","
                 "\"metric\":\"entropy\",\"limit\":20} (echo)\n");

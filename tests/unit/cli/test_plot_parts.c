@@ -165,6 +165,18 @@ static void test_every_name_is_a_map(void **state)
         assert_int_equal(colormap_find(name + strspn(name, " "), &map), 0);
 }
 
+static void test_every_map_can_be_reversed(void **state)
+{
+    struct colormap map, reversed;
+    (void)state;
+    colormap_find("RdBu", &map);
+    assert_int_equal(colormap_find("RdBu_r", &reversed), 0);
+    for (int step = 0; step < 256; step++)
+        assert_int_equal(map.color[step], reversed.color[255 - step]);
+    assert_int_equal(colormap_find("RdBu_", &map), -1);
+    assert_int_equal(colormap_find("RdBu_r_r", &map), -1);
+}
+
 /* Maps ------------------------------------------------------------------------------------------
  */
 
@@ -279,6 +291,7 @@ int main(void)
         cmocka_unit_test(test_ticks_of_logarithms),
         cmocka_unit_test(test_colours_are_steps),
         cmocka_unit_test(test_every_name_is_a_map),
+        cmocka_unit_test(test_every_map_can_be_reversed),
         cmocka_unit_test(test_range_leaves_out_what_is_no_number),
         cmocka_unit_test(test_what_is_masked_does_not_count),
         cmocka_unit_test(test_pooling_is_the_mean_of_numbers),

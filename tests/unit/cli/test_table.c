@@ -93,6 +93,10 @@ static void test_the_nearest_is_what_was_meant(void **state)
     assert_null(command_nearest_option(jobs, "--windw=3"));
     assert_string_equal(command_nearest_option(command_find("analyze"), "--casual"), "causal");
     assert_string_equal(command_nearest_option(NULL, "--verson"), "version");
+    const struct command *plot = command_find("plot");
+    assert_string_equal(command_nearest_option(plot, "--cmap"), "colormap");
+    assert_string_equal(command_nearest_option(plot, "--titel"), "title");
+    assert_null(command_nearest_option(plot, "--cxap"));
 }
 
 static void test_long_text_is_wrapped(void **state)
