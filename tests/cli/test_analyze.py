@@ -773,6 +773,13 @@ def test_a_map_that_is_alone_needs_no_name(axes, tmp_path):
         assert "cannot place array 'other'" in refuse("other.npy", cwd=tmp_path)
 
 
+@pytest.mark.parametrize("shape", [(1, 1_000_000, 1, 0), (65537, 1, 1)])
+def test_more_heads_than_there_can_be(shape, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.float32))
+    assert refuse("x.npy", "--json", cwd=tmp_path) == (
+        f"x.npy: x: has {shape[-3]} heads, and at most 65536 can be read")
+
+
 def test_the_same_place_twice(tmp_path):
     a = attend(30, shape=(1, 1, 4, 4))
     np.savez(tmp_path / "x.npz", arr_0=a)

@@ -156,6 +156,11 @@ def test_a_map_of_zeros_says_so(tmp_path):
     assert text.count("nothing: all 0") == 2 and "0.0 %" not in text
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    assert refuse(tmp_path / "pipe.npz").endswith("pipe.npz: is not a regular file")
+
+
 def peak_memory(command):
     """In KiB. Linux counts what a process was forked from: it is started by a small one."""
     small = ("import resource, subprocess, sys\n"

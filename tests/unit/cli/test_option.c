@@ -86,6 +86,7 @@ static void what_is_wrong_is_said(void **state)
     refused("--other", NULL, "no option --other (see tool --help)", "--other");
     refused("-x", NULL, "no option -x (see tool --help)", "-x");
     refused("--value", NULL, "--value needs a value (see tool --help)", NULL);
+    refused("--flag=1", NULL, "--flag=1: takes no value (see tool --help)", NULL);
     refused("-v", NULL, "-v needs a value (see tool --help)", NULL);
     refused("-v x", "valid: 1, 2", "--value: 'x': not accepted (valid: 1, 2)", NULL);
     refused("--value x", "not a value", "--value: 'x': not a value", NULL);

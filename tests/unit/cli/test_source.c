@@ -592,6 +592,28 @@ static void test_the_newest_run_counts_unless_another_is_asked_for(void **state)
     expect_refusal(f, CLI_USAGE, "has no map of a run 03...");
 }
 
+static void test_the_nearest_steps_are_of_the_run_that_is_looked_at(void **state)
+{
+    struct fixture *f = *state;
+    WRITE(f, {.run = 1, .heads = 2, .step = 20}, {.run = 1, .heads = 2, .step = 40},
+          {.run = 2, .heads = 2, .step = 10}, {.run = 2, .heads = 2, .step = 90});
+    f->request.at_step = true;
+    f->request.step = 30;
+    expect_refusal(f, CLI_USAGE, "has no map of step 30 (the nearest: 10, 90)");
+}
+
+/* As attnctl record --force does it, while somebody reads. */
+static void test_a_recording_that_is_written_again_meanwhile_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    float map[2];
+    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25});
+    open_source(f);
+    WRITE(f, {.layer = 7, .heads = 2, .step = 1, .weight = 0.5});
+    assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_USAGE);
+    assert_string_equal(f->error, "the recording was changed while it was read");
+}
+
 static void test_labels_of_a_recording_are_of_its_first_sample(void **state)
 {
     static const char *const labels[] = {"the", "cat"};
@@ -785,6 +807,8 @@ int main(void)
         TEST(test_heads_in_slices_are_put_together),
         TEST(test_a_head_that_did_not_come_is_named),
         TEST(test_the_newest_run_counts_unless_another_is_asked_for),
+        TEST(test_the_nearest_steps_are_of_the_run_that_is_looked_at),
+        TEST(test_a_recording_that_is_written_again_meanwhile_is_refused),
         TEST(test_labels_of_a_recording_are_of_its_first_sample),
         TEST(test_an_attnd_gives_the_maps_it_keeps),
         TEST(test_an_attnd_without_the_job_says_so),
