@@ -264,6 +264,21 @@ static void answer_unbalanced(const struct fake *fake, const char *method, uint6
     put_stats(reply, 650);
 }
 
+/* A name that is longer than any of attnd's. */
+static void answer_long_name(const struct fake *fake, const char *method, uint64_t id,
+                             const msgpack_object *params, struct mpk_writer *reply)
+{
+    char name[201];
+    (void)fake, (void)method, (void)params;
+    memset(name, 'x', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    fake_put_ok(reply, id);
+    mpk_put_map(reply, 1);
+    mpk_put_str(reply, name);
+    mpk_put_map(reply, 1);
+    put_number(reply, "part", 1);
+}
+
 static void answer_any_port(const struct fake *fake, const char *method, uint64_t id,
                             const msgpack_object *params, struct mpk_writer *reply)
 {
@@ -292,6 +307,11 @@ static int start_fake(void **state, fake_answer *answering)
 static int set_up(void **state)
 {
     return start_fake(state, answer);
+}
+
+static int set_up_long_name(void **state)
+{
+    return start_fake(state, answer_long_name);
 }
 
 static int set_up_without_jobs(void **state)
@@ -744,6 +764,11 @@ static void test_an_absent_daemon_is_said_to_be_absent(void **state)
         "running? start it with `attnd` or give --endpoint\n");
 }
 
+static void test_names_are_cut_to_what_there_is_room_for(void **state)
+{
+    assert_says(state, "stats | grep part | tr -d x", 0, ".part  1\n");
+}
+
 static void test_wrong_usage_is_explained(void **state)
 {
     assert_says(state, "summry", 2,
@@ -861,6 +886,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         WITH_FAKE(test_jobs_fit_80_columns),
+        cmocka_unit_test_setup_teardown(test_names_are_cut_to_what_there_is_room_for,
+                                        set_up_long_name, tear_down),
         cmocka_unit_test_setup_teardown(test_no_jobs_say_how_to_get_one, set_up_without_jobs,
                                         tear_down),
         WITH_FAKE(test_a_summary_has_a_row_per_layer_and_wraps_by_heads),

@@ -710,6 +710,33 @@ static void answer(const struct fake *fake, const char *method, uint64_t id,
     }
 }
 
+/* Maps whose bytes, as a number of 64 bits, are none: heads * rows * columns * 4 = 2^64. */
+static void put_endless_map(struct mpk_writer *reply)
+{
+    mpk_put_map(reply, 9);
+    put_pair(reply, "queries", UINT64_C(1) << 31);
+    put_pair(reply, "keys", UINT64_C(1) << 30);
+    put_pair(reply, "rows", UINT64_C(1) << 31);
+    put_pair(reply, "columns", UINT64_C(1) << 30);
+    put_pair(reply, "sample", 0);
+    put_pair(reply, "q_offset", 0);
+    put_pair(reply, "epoch", 2);
+    put_pair(reply, "step", 7);
+    mpk_put_str(reply, "values");
+    mpk_put_bin(reply, "", 0);
+}
+
+static void answer_endless(const struct fake *fake, const char *method, uint64_t id,
+                           const msgpack_object *params, struct mpk_writer *reply)
+{
+    (void)fake, (void)params;
+    fake_put_ok(reply, id);
+    if (strcmp(method, "jobs") == 0)
+        put_jobs(reply);
+    else
+        put_endless_map(reply);
+}
+
 /* Opens the job of an attnd that answers so. */
 static int open_job(struct fixture *f, struct fake *fake, const char *job)
 {
@@ -743,6 +770,26 @@ static void test_an_attnd_gives_the_maps_it_keeps(void **state)
     assert_string_equal(f->error, "--sample: decoder.0.self has no sample 0 (valid: 1)");
     assert_null(source_label(f->source, 0, 1, 0)); /* labels are of the first sample */
     assert_string_equal(source_run(f->source), "aa000000000000000000000000000000");
+    source_free(&f->source);
+    fake_stop(&fake);
+}
+
+static void count_row(void *data, uint32_t row, const float *weights)
+{
+    (void)row, (void)weights;
+    ++*(uint64_t *)data;
+}
+
+static void test_sizes_that_attnd_makes_up_are_held_against_what_came(void **state)
+{
+    struct fixture *f = *state;
+    struct fake fake;
+    uint64_t rows = 0;
+    fake_start(&fake, answer_endless);
+    assert_int_equal(open_job(f, &fake, "gpt"), CLI_OK);
+    assert_int_equal(source_rows(f->source, 0, 0, 0, count_row, &rows, f->error), CLI_FINDING);
+    assert_int_equal(rows, 0);
+    assert_non_null(strstr(f->error, "changed their size"));
     source_free(&f->source);
     fake_stop(&fake);
 }
@@ -811,6 +858,7 @@ int main(void)
         TEST(test_a_recording_that_is_written_again_meanwhile_is_refused),
         TEST(test_labels_of_a_recording_are_of_its_first_sample),
         TEST(test_an_attnd_gives_the_maps_it_keeps),
+        TEST(test_sizes_that_attnd_makes_up_are_held_against_what_came),
         TEST(test_an_attnd_without_the_job_says_so),
         cmocka_unit_test(test_cells_are_found_again),
         cmocka_unit_test(test_words_are_files_or_jobs),
