@@ -318,6 +318,18 @@ def test_tokens(file, maps, tmp_path):
     assert marked == sorted(np.argsort(-row)[:3])
 
 
+def test_the_query_of_tokens_is_none_of_padding(maps, tmp_path):
+    padded = maps["encoder.0.self"].copy()
+    padded[:, :, 5] = np.nan
+    padded[:, :, 6:] = 0
+    np.savez(tmp_path / "maps.npz", **{"encoder.0.self": padded})
+    plot("tokens", tmp_path / "maps.npz", "-o", tmp_path / "a.svg")
+    assert "encoder.0.self, mean of 4 heads, query 4" in Svg(tmp_path / "a.svg").texts
+    assert refuse(1, "tokens", tmp_path / "maps.npz", "--query", 7, "-o", tmp_path / "b.svg") == (
+        "there is nothing to draw: query 7 attends to nothing (all 0: padding?)")
+    assert "no value is a number" in refuse(1, "tokens", tmp_path / "maps.npz", "--query", 5, "-o", tmp_path / "b.svg")
+
+
 @pytest.mark.parametrize("kind", PAST)
 def test_csv_and_json_of_export_are_alike(kind, history, history_csv, tmp_path):
     plot(kind, history, "-o", tmp_path / "a.svg")

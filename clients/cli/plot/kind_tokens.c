@@ -13,10 +13,62 @@
 #define COLOR_REST 0xffa9bcd0u
 #define COLOR_TOP  0xff0072b2u
 
-static uint32_t row_of(const struct plot *plot, const struct source_layer *layer)
+/* The query whose attention is drawn, and its row of the map. */
+struct asked {
+    uint32_t query, row;
+};
+
+/* Whether some number of a row is above 0. */
+static bool attends(const float *row, uint32_t columns)
 {
-    uint32_t query = plot->options.has_query ? plot->options.query : layer->queries - 1;
-    return source_cell(query, layer->queries, layer->rows);
+    for (uint32_t i = 0; i < columns; i++)
+        if (isfinite(row[i]) && row[i] > 0)
+            return true;
+    return false;
+}
+
+/* Whether its numbers, if there are any, are 0. */
+static bool is_nothing(const float *row, uint32_t columns)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < columns; i++) {
+        if (isfinite(row[i]) && row[i] != 0)
+            return false;
+        any = any || isfinite(row[i]);
+    }
+    return any;
+}
+
+/* The last query that attends to something: those of padding do not. Without one, the last. */
+static struct asked last_attending(const struct source_layer *layer, const float *values)
+{
+    uint32_t row = layer->rows;
+    while (row > 0 && !attends(values + (size_t)(row - 1) * layer->columns, layer->columns))
+        row--;
+    row = row > 0 ? row - 1 : layer->rows - 1;
+    return (struct asked){source_edge(row + 1, layer->queries, layer->rows) - 1, row};
+}
+
+static int find_query(struct plot *plot, const struct source_layer *layer, const float *values,
+                      struct asked *ret_asked)
+{
+    uint32_t query = plot->options.query;
+    char why[96];
+    if (plot->options.has_query && query >= layer->queries)
+        return plot_fail(plot, CLI_USAGE,
+                         "--query: there is no query %" PRIu32 ": they are 0 to %" PRIu32, query,
+                         layer->queries - 1);
+    struct asked asked = {query, 0};
+    if (plot->options.has_query)
+        asked.row = source_cell(query, layer->queries, layer->rows);
+    else
+        asked = last_attending(layer, values);
+    snprintf(why, sizeof(why), "query %" PRIu32 " attends to nothing (all 0: padding?)",
+             asked.query);
+    if (is_nothing(values + (size_t)asked.row * layer->columns, layer->columns))
+        return plot_fail_empty(plot, why);
+    *ret_asked = asked;
+    return CLI_OK;
 }
 
 /* The largest ones that are above 0; ties go to the lower key. */
@@ -44,27 +96,25 @@ static const char *mark_name(const uint32_t *colors, uint32_t count)
 }
 
 static void make_title(const struct plot *plot, const struct choice *choice,
-                       const struct map_texts *texts, char *ret_title)
+                       const struct asked *asked, const struct map_texts *texts, char *ret_title)
 {
     const struct source_layer *layer = &plot->layers[choice->layer];
-    uint32_t row = row_of(plot, layer);
-    uint32_t query = plot->options.has_query ? plot->options.query : layer->queries - 1;
     char place[PLACE_TEXT_MAX], head[48], details[DETAILS_MAX], token[LABEL_MAX] = "";
     plot_maps_layer_text(layer, place);
     plot_maps_head_text(plot, choice, head);
-    if (texts->y && texts->y[row])
-        label_clean(texts->y[row], token, sizeof(token));
+    if (texts->y && texts->y[asked->row])
+        label_clean(texts->y[asked->row], token, sizeof(token));
     plot_maps_details(plot, choice->layer, details);
-    snprintf(ret_title, TITLE_MAX, "%s, %s, query %" PRIu32 "%s%s%s%s", place, head, query,
+    snprintf(ret_title, TITLE_MAX, "%s, %s, query %" PRIu32 "%s%s%s%s", place, head, asked->query,
              *token ? " \xe2\x80\x9c" : "", token, *token ? "\xe2\x80\x9d" : "", details);
 }
 
-static int draw(struct plot *plot, const struct choice *choice, const float *values,
-                const struct map_texts *texts, struct bytes *ret_file)
+static int draw(struct plot *plot, const struct choice *choice, const struct asked *asked,
+                const float *values, const struct map_texts *texts, struct bytes *ret_file)
 {
     const struct source_layer *layer = &plot->layers[choice->layer];
     char title[TITLE_MAX];
-    const float *row = values + (size_t)row_of(plot, layer) * layer->columns;
+    const float *row = values + (size_t)asked->row * layer->columns;
     double *bars = malloc(layer->columns * sizeof(*bars));
     uint32_t *colors = malloc(layer->columns * sizeof(*colors));
     int code = bars && colors ? CLI_OK : plot_fail_memory(plot);
@@ -83,7 +133,7 @@ static int draw(struct plot *plot, const struct choice *choice, const float *val
                               .from_zero = true,
                               .low = plot->options.vmin,
                               .high = plot->options.vmax};
-        make_title(plot, choice, texts, title);
+        make_title(plot, choice, asked, texts, title);
         code = plot_chart(plot, &chart, WIDTH_ONE, title, ret_file);
     }
     free(bars);
@@ -95,16 +145,15 @@ int kind_tokens(struct plot *plot, const struct choice *choice, struct bytes *re
 {
     const struct source_layer *layer = &plot->layers[choice->layer];
     struct map_texts texts = {NULL, NULL};
+    struct asked asked;
     float *values = NULL;
     int code = plot_maps_read(plot, choice, &values);
-    if (code == CLI_OK && plot->options.has_query && plot->options.query >= layer->queries)
-        code = plot_fail(plot, CLI_USAGE,
-                         "--query: there is no query %" PRIu32 ": they are 0 to %" PRIu32,
-                         plot->options.query, layer->queries - 1);
+    if (code == CLI_OK)
+        code = find_query(plot, layer, values, &asked);
     if (code == CLI_OK)
         code = plot_maps_texts(plot, choice->layer, &texts);
     if (code == CLI_OK)
-        code = draw(plot, choice, values, &texts, ret_file);
+        code = draw(plot, choice, &asked, values, &texts, ret_file);
     plot_maps_texts_clear(&texts);
     free(values);
     return code;

@@ -270,7 +270,7 @@ static const struct option_info option_info[] = {
         "(default: the first)"),
     SET("head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
     SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
-    SET("query", "N", set_query, NULL, "tokens: whose attention (default: the last one's)"),
+    SET("query", "N", set_query, NULL, "tokens: whose attention (default: the last with any)"),
     SET("site", "SITE", set_site, SITES, "layers, rollout: encoder.self, decoder.self or decoder.cross (default: the "
         "first layer's)"),
     SET("head-weights", "A,B,..", set_head_weights, NULL, "aggregate: the weights of the weighted map"),
