@@ -62,9 +62,15 @@ class Svg:
 
     @staticmethod
     def _image(element):
-        """x, y, width, height in points, and u8 [rows, columns, 4]."""
+        """x, y, width, height in points, and u8 [rows, columns, 4], of an image that has each cell several times."""
         place = tuple(float(element.get(name)) for name in ("x", "y", "width", "height"))
-        return place, read_png(base64.b64decode(element.get(LINK).split(",")[1]))[0]
+        pixels = read_png(base64.b64decode(element.get(LINK).split(",")[1]))[0]
+        columns, rows = (int(side) for side in element.get("data-cells").split("x"))
+        times = pixels.shape[0] // rows
+        cells = pixels[::times, ::times]
+        assert cells.shape[:2] == (rows, columns) and max(pixels.shape) >= 512
+        assert np.array_equal(pixels, cells.repeat(times, 0).repeat(times, 1))
+        return place, cells
 
     def text_places(self):
         """(text, x, y) in points."""
@@ -76,16 +82,19 @@ class Svg:
                 x, y = float(element.get("x")), float(element.get("y"))
             yield element.text or "", x, y
 
-    def boxes(self):
-        """Of texts that are not turned: (text, left, top, right, bottom), by a generous guess at their width."""
+    def boxes(self, narrow=False):
+        """Of texts that are not turned: (text, left, top, right, bottom), by a generous guess at their width; or of all
+        texts, by a narrow one."""
         for element in self.root.iter(SVG + "text"):
-            if element.get("transform"):
-                continue
             size, text = float(element.get("font-size")), element.text or ""
-            wide = 0.5 * size * len(text)
-            left = float(element.get("x")) - {"start": 0, "middle": 0.5, "end": 1}[element.get("text-anchor")] * wide
-            base = float(element.get("y"))
-            yield text, left, base - 0.75 * size, left + wide, base
+            wide = (0.4 if narrow else 0.5) * size * len(text)
+            start = -{"start": 0, "middle": 0.5, "end": 1}[element.get("text-anchor")] * wide
+            if not element.get("transform"):
+                left, base = float(element.get("x")) + start, float(element.get("y"))
+                yield text, left, base - 0.75 * size, left + wide, base
+            elif narrow:
+                x, y = (float(number) for number in element.get("transform").split("(")[1].split(")")[0].split())
+                yield text, x - 0.38 * size, y - start - wide, x + 0.38 * size, y - start
 
 
 def steps_of(colors, table):

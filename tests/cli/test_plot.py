@@ -230,13 +230,34 @@ def test_texts(kind, texts, file, history, tmp_path):
         assert left >= -1 and top >= 0 and right <= width + 1 and bottom <= height, (text, "is cut off")
 
 
-@pytest.mark.parametrize("kind", MAPS + PAST)
-def test_texts_do_not_lie_on_one_another(kind, file, history, tmp_path):
-    plot(kind, source_of(kind, file, history), "-o", tmp_path / "a.svg")
-    boxes = list(Svg(tmp_path / "a.svg").boxes())
+def check_apart(boxes):
     for i, (one, l1, t1, r1, b1) in enumerate(boxes):
         for other, l2, t2, r2, b2 in boxes[:i]:
             assert r1 <= l2 or r2 <= l1 or b1 <= t2 or b2 <= t1, (one, other)
+
+
+@pytest.mark.parametrize("kind", MAPS + PAST)
+def test_texts_do_not_lie_on_one_another(kind, file, history, tmp_path):
+    plot(kind, source_of(kind, file, history), "-o", tmp_path / "a.svg")
+    check_apart(list(Svg(tmp_path / "a.svg").boxes()))
+
+
+@pytest.mark.parametrize("size", ["0.5", "1", "1x1", "3.3x1", "1.5x3", "0.6x0.6", "2x1.2"])
+@pytest.mark.parametrize("kind", MAPS + PAST)
+def test_a_small_figure_leaves_labels_out_or_is_refused(kind, size, file, history, tmp_path):
+    """What is refused names a size that then works."""
+    words = [kind, source_of(kind, file, history), "-o", tmp_path / "a.svg", "--size"]
+    done = run(*words, size)
+    if done.returncode == 2:
+        sentence, size = done.stderr.strip().split(": at least ")
+        assert sentence.startswith("attnctl: --size: ") and ": too small for " in sentence
+        plot(*words, size)
+    svg = Svg(tmp_path / "a.svg")
+    boxes = list(svg.boxes(narrow=True))
+    check_apart(boxes)
+    for text, left, top, right, bottom in boxes:
+        assert left >= -1 and top >= 0 and right <= svg.size[0] + 1 and bottom <= svg.size[1], (text, "is cut off")
+    assert all(min(place[2:]) >= 3 and max(place[2:]) >= 12 for place, _ in svg.maps)
 
 
 def test_heads_share_one_range(file, maps, tmp_path):
@@ -330,15 +351,69 @@ def test_spectrum(file, maps, tmp_path):
     assert np.allclose(span(heights), span(values), atol=2e-3)
 
 
+def test_the_spectrum_of_many_heads_has_their_median(tmp_path):
+    weights = attend(3, 24, 24)[:1].repeat(5, axis=1) ** np.linspace(1, 1.5, 20, dtype=np.float32)[:, None, None]
+    np.save(tmp_path / "decoder.0.self.npy", weights)
+    plot("spectrum", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    texts = {"head 0", "to head 19, in order", "median of the heads", "index, of the 16 largest of 24"}
+    assert texts <= set(svg.texts) and "head 10" not in svg.texts
+    points = max((line.get("points").split() for line in lines_of(svg, "#000000")), key=len)
+    heights = -np.array([float(pair.split(",")[1]) for pair in points])
+    values = np.median(np.linalg.svd(weights[0].astype(np.float64), compute_uv=False), axis=0)[:16]
+    assert np.allclose(span(heights), span(np.log(values)), atol=5e-3)
+
+
+def test_the_spectrum_of_one_token(tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.ones((1, 4, 1, 1), np.float32))
+    plot("spectrum", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert {"head 0", "head 3", "index", "1"} <= set(svg.texts) and not {"0.9", "1.1"} & set(svg.texts)
+
+
 def test_tokens(file, maps, tmp_path):
     plot("tokens", file, "--layer", "decoder.0.cross", "--head", 3, "--query", 4, "-o", tmp_path / "a.svg")
     svg = Svg(tmp_path / "a.svg")
     rects = list(svg.root.iter("{http://www.w3.org/2000/svg}rect"))[1:1 + S]
+    rects.sort(key=lambda rect: float(rect.get("x")))
     heights = np.array([float(rect.get("height")) for rect in rects])
     row = maps["decoder.0.cross"][0, 3, 4]
     assert np.allclose(heights / heights.max(), row / row.max(), atol=2e-3)
     marked = [i for i, rect in enumerate(rects) if rect.get("fill") == "#0072b2"]
     assert marked == sorted(np.argsort(-row)[:3])
+
+
+@pytest.mark.parametrize("tokens", [50, 200])
+def test_the_largest_of_tokens_are_told(tokens, tmp_path):
+    """At the axis, whatever is thinned out around them; of very many in the legend."""
+    weights = np.full((1, 1, tokens, tokens), 0.001, np.float32)
+    weights[..., [10, 11, 13]] = 0.2
+    np.save(tmp_path / "decoder.0.self.npy", weights)
+    (tmp_path / "labels").write_text("".join(f"word{i}\n" for i in range(tokens)))
+    plot("tokens", tmp_path / "decoder.0.self.npy", "--labels", tmp_path / "labels", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    words = {text: x for text, x, _ in svg.text_places() if text.startswith("word")}
+    if tokens == 50:
+        assert {"word10", "word11", "word13"} <= set(words) and 10 < len(words) < 30
+        assert np.diff(sorted(words.values())).min() > 6.9
+    else:
+        assert not words and "100" in svg.texts and "key position" in svg.texts
+        assert any(text.startswith("the three largest: 10 \u201cword10\u201d, 11") for text in svg.texts)
+    wide = [float(rect.get("width")) for rect in svg.root.iter("{http://www.w3.org/2000/svg}rect")
+            if rect.get("fill") == "#0072b2"]
+    assert len(wide) == 3 and min(wide) >= 1.5
+
+
+def test_the_query_of_tokens_is_none_of_padding(maps, tmp_path):
+    padded = maps["encoder.0.self"].copy()
+    padded[:, :, 5] = np.nan
+    padded[:, :, 6:] = 0
+    np.savez(tmp_path / "maps.npz", **{"encoder.0.self": padded})
+    plot("tokens", tmp_path / "maps.npz", "-o", tmp_path / "a.svg")
+    assert "encoder.0.self, mean of 4 heads, query 4" in Svg(tmp_path / "a.svg").texts
+    assert refuse(1, "tokens", tmp_path / "maps.npz", "--query", 7, "-o", tmp_path / "b.svg") == (
+        "there is nothing to draw: query 7 attends to nothing (all 0: padding?)")
+    assert "no value is a number" in refuse(1, "tokens", tmp_path / "maps.npz", "--query", 5, "-o", tmp_path / "b.svg")
 
 
 @pytest.mark.parametrize("kind", PAST)
@@ -500,6 +575,22 @@ def test_a_size_that_is_given(file, tmp_path):
     for size, shape in (("3.3x2", (200, 330)), ("2x5", (500, 200))):
         plot("heads", file, "--size", size, "--dpi", 100, "-o", tmp_path / "a.png")
         assert read_png((tmp_path / "a.png").read_bytes())[0].shape[:2] == shape
+
+
+@pytest.mark.parametrize("heads, columns", [(5, 5), (8, 4), (10, 5), (12, 4), (32, 8), (36, 6), (48, 8), (64, 8)])
+def test_rows_of_heads_are_full(heads, columns, tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, heads, 8, 8), 0.125, np.float32))
+    plot("heads", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert len({place[0] for place, _ in svg.maps}) == columns
+    assert svg.size[1] <= 9 * 72
+
+
+def test_a_figure_of_many_rows_fits_a_page(tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, 24, 8, 8), 0.125, np.float32))
+    plot("heads", tmp_path / "decoder.0.self.npy", "--columns", 3, "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert svg.size[1] == 9 * 72 and all(place[2] == place[3] for place, _ in svg.maps)
 
 
 # Files

@@ -191,7 +191,7 @@ static const struct option_info option_info[] = {
         "has: decoder.3, cross, 3 (default: the first)"),
     SET(OF_HEAD | ONLY(FLOW) | PAST, "head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
     SET(MAPS, "sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
-    SET(ONLY(TOKENS), "query", "N", set_query, NULL, "tokens: whose attention (default: the last one's)"),
+    SET(ONLY(TOKENS), "query", "N", set_query, NULL, "tokens: whose attention (default: the last with any)"),
     TEXT(ONLY(LAYERS) | ONLY(ROLLOUT), "site", "SITE", site, 1, SITES, "layers, rollout: decoder.cross, or as much of "
         "it as only one site has: cross (default: the first layer's)"),
     SET(ONLY(AGGREGATE), "head-weights", "A,B,..", set_head_weights, NULL, "aggregate: the weights of the weighted map"),
