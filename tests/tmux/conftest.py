@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from harness import Attnd, wait_until  # noqa: E402
 
+INTERVAL_S = 0.2  # between two looks of top
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 
 
@@ -92,6 +93,6 @@ def command():
     """The line that starts top on an attnd."""
     def make(attnd, *arguments):
         return " ".join([os.path.abspath(ATTNCTL), "top", *arguments, "--endpoint", attnd.endpoint("control"),
-                         "--interval", "0.2"])
+                         "--interval", str(INTERVAL_S)])
 
     return make

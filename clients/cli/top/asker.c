@@ -20,18 +20,21 @@ void asker_init(struct asker *asker, struct rpc *rpc, int64_t now_ms)
 
 /* Asking */
 
-static void send_ask(struct asker *asker, enum asker_kind kind, const char *method, struct ask *ask,
+/* Whether it is on its way: what could not be sent is still needed. */
+static bool send_ask(struct asker *asker, enum asker_kind kind, const char *method, struct ask *ask,
                      const struct model *model, int64_t now_ms)
 {
     struct mpk_writer params;
     uint64_t id;
     ask_write(ask, &params);
-    if (asker->rpc->socket && rpc_send(asker->rpc, method, &params, &id) == RPC_OK) {
+    bool sent = asker->rpc->socket && rpc_send(asker->rpc, method, &params, &id) == RPC_OK;
+    if (sent) {
         asker->asked[kind].id = id;
         asker->asked[kind].generation = model->generation;
         asker->asked[kind].sent_ms = now_ms;
     }
     mpk_writer_clear(&params);
+    return sent;
 }
 
 static bool is_free(const struct asker *asker, enum asker_kind kind)
@@ -39,12 +42,12 @@ static bool is_free(const struct asker *asker, enum asker_kind kind)
     return asker->asked[kind].id == 0;
 }
 
-static void ask_plain(struct asker *asker, enum asker_kind kind, const char *method,
+static bool ask_plain(struct asker *asker, enum asker_kind kind, const char *method,
                       const struct model *model, int64_t now_ms)
 {
     struct ask ask;
     ask_init(&ask);
-    send_ask(asker, kind, method, &ask, model, now_ms);
+    return send_ask(asker, kind, method, &ask, model, now_ms);
 }
 
 static void put_layer(struct ask *ask, const char *stack, uint32_t layer, const char *site)
@@ -65,7 +68,7 @@ static void put_grid(struct ask *ask, const struct model *model, const char *met
     ask_flag(ask, "packed", true);
 }
 
-static void ask_job(struct asker *asker, enum asker_kind kind, const char *method,
+static bool ask_job(struct asker *asker, enum asker_kind kind, const char *method,
                     const struct model *model, int64_t now_ms)
 {
     struct ask ask;
@@ -73,7 +76,7 @@ static void ask_job(struct asker *asker, enum asker_kind kind, const char *metho
     ask_text(&ask, "job", model->job);
     if (kind == ASKER_ALERTS)
         ask_number(&ask, "limit", MODEL_ALERTS_ASKED);
-    send_ask(asker, kind, method, &ask, model, now_ms);
+    return send_ask(asker, kind, method, &ask, model, now_ms);
 }
 
 static void ask_grid(struct asker *asker, struct model *model, int64_t now_ms)
@@ -81,7 +84,8 @@ static void ask_grid(struct asker *asker, struct model *model, int64_t now_ms)
     struct ask ask;
     ask_init(&ask);
     put_grid(&ask, model, model->metric);
-    send_ask(asker, ASKER_GRID, "grid", &ask, model, now_ms);
+    if (!send_ask(asker, ASKER_GRID, "grid", &ask, model, now_ms))
+        return;
     model->needs.grid = false;
     model->needs.grid_ms = now_ms;
 }
@@ -89,26 +93,23 @@ static void ask_grid(struct asker *asker, struct model *model, int64_t now_ms)
 /* One layer after the other. */
 static void ask_summary(struct asker *asker, struct model *model, int64_t now_ms)
 {
-    const struct layer *layer = &model->layers[model->needs.summary_next++];
+    const struct layer *layer = &model->layers[model->needs.summary_next];
     struct ask ask;
     ask_init(&ask);
     ask_text(&ask, "job", model->job);
     put_layer(&ask, layer->stack, layer->layer, layer->site);
-    send_ask(asker, ASKER_SUMMARY, "summary", &ask, model, now_ms);
+    model->needs.summary_next += send_ask(asker, ASKER_SUMMARY, "summary", &ask, model, now_ms);
 }
 
 static void ask_table(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
-    if (needs->live && is_free(asker, ASKER_LIVE)) {
-        ask_job(asker, ASKER_LIVE, "live", model, now_ms);
-        needs->live = false;
-    }
-    if (model->layer_count == 0 && needs->summary_next == 0 && is_free(asker, ASKER_SUMMARY)) {
-        /* Of a job that has sent nothing since attnd was started there are only windows. */
-        ask_job(asker, ASKER_SUMMARY, "summary", model, now_ms);
+    if (needs->live && is_free(asker, ASKER_LIVE))
+        needs->live = !ask_job(asker, ASKER_LIVE, "live", model, now_ms);
+    /* Of a job that has sent nothing since attnd was started there are only windows. */
+    if (model->layer_count == 0 && needs->summary_next == 0 && is_free(asker, ASKER_SUMMARY) &&
+        ask_job(asker, ASKER_SUMMARY, "summary", model, now_ms))
         needs->summary_next = UINT32_MAX;
-    }
     if (needs->grid && model->metric[0] != '\0' && is_free(asker, ASKER_GRID))
         ask_grid(asker, model, now_ms);
     if (needs->summary_next < model->layer_count && is_free(asker, ASKER_SUMMARY) &&
@@ -116,7 +117,7 @@ static void ask_table(struct asker *asker, struct model *model, int64_t now_ms)
         ask_summary(asker, model, now_ms);
 }
 
-static void ask_detail_layer(struct asker *asker, enum asker_kind kind, const char *method,
+static bool ask_detail_layer(struct asker *asker, enum asker_kind kind, const char *method,
                              const struct model *model, int64_t now_ms)
 {
     const struct detail *detail = &model->detail;
@@ -124,7 +125,7 @@ static void ask_detail_layer(struct asker *asker, enum asker_kind kind, const ch
     ask_init(&ask);
     ask_text(&ask, "job", model->job);
     put_layer(&ask, detail->stack, detail->layer, detail->site);
-    send_ask(asker, kind, method, &ask, model, now_ms);
+    return send_ask(asker, kind, method, &ask, model, now_ms);
 }
 
 /* The trend of one metric after the other, beginning with the chosen one. */
@@ -138,25 +139,22 @@ static void ask_series(struct asker *asker, struct model *model, int64_t now_ms)
         needs->series_ms = now_ms;
         return;
     }
-    uint32_t at = (model->ui.metrics.at + needs->series_next++) % detail->count;
+    uint32_t at = (model->ui.metrics.at + needs->series_next) % detail->count;
     struct ask ask;
     ask_init(&ask);
     put_grid(&ask, model, detail->metrics[at].name);
     put_layer(&ask, detail->stack, detail->layer, detail->site);
-    send_ask(asker, ASKER_DETAIL_GRID, "grid", &ask, model, now_ms);
+    needs->series_next += send_ask(asker, ASKER_DETAIL_GRID, "grid", &ask, model, now_ms);
 }
 
 static void ask_detail(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
-    if (needs->detail && is_free(asker, ASKER_DETAIL_LIVE)) {
-        ask_detail_layer(asker, ASKER_DETAIL_LIVE, "live", model, now_ms);
-        needs->detail = false;
-    }
-    if (needs->detail_window && is_free(asker, ASKER_DETAIL_SUMMARY)) {
-        ask_detail_layer(asker, ASKER_DETAIL_SUMMARY, "summary", model, now_ms);
-        needs->detail_window = false;
-    }
+    if (needs->detail && is_free(asker, ASKER_DETAIL_LIVE))
+        needs->detail = !ask_detail_layer(asker, ASKER_DETAIL_LIVE, "live", model, now_ms);
+    if (needs->detail_window && is_free(asker, ASKER_DETAIL_SUMMARY))
+        needs->detail_window =
+            !ask_detail_layer(asker, ASKER_DETAIL_SUMMARY, "summary", model, now_ms);
     if (needs->series && model->detail.count > 0 && is_free(asker, ASKER_DETAIL_GRID))
         ask_series(asker, model, now_ms);
 }
@@ -164,16 +162,12 @@ static void ask_detail(struct asker *asker, struct model *model, int64_t now_ms)
 static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
-    if (needs->config && is_free(asker, ASKER_CONFIG)) {
-        ask_plain(asker, ASKER_CONFIG, "config", model, now_ms);
-        needs->config = false;
-    }
+    if (needs->config && is_free(asker, ASKER_CONFIG))
+        needs->config = !ask_plain(asker, ASKER_CONFIG, "config", model, now_ms);
     if (!model->job_known || model->ui.page == PAGE_JOBS)
         return;
-    if (needs->alerts && is_free(asker, ASKER_ALERTS)) {
-        ask_job(asker, ASKER_ALERTS, "alerts", model, now_ms);
-        needs->alerts = false;
-    }
+    if (needs->alerts && is_free(asker, ASKER_ALERTS))
+        needs->alerts = !ask_job(asker, ASKER_ALERTS, "alerts", model, now_ms);
     if (model->ui.page == PAGE_HEAD)
         ask_detail(asker, model, now_ms);
     else
@@ -181,19 +175,6 @@ static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
 }
 
 /* Silence */
-
-static void reconnect(struct asker *asker)
-{
-    const char *endpoint = asker->rpc->endpoint;
-    int timeout_ms = asker->rpc->timeout_ms;
-    struct rpc fresh = {.endpoint = endpoint, .timeout_ms = timeout_ms};
-    rpc_close(asker->rpc);
-    if (rpc_open(endpoint, timeout_ms, &fresh) != RPC_OK)
-        fresh.context = fresh.socket = NULL; /* tried again at the next tick */
-    fresh.last_id = asker->rpc->last_id;
-    *asker->rpc = fresh;
-    memset(asker->asked, 0, sizeof(asker->asked));
-}
 
 /* What was asked and will not be answered is needed again. */
 static void give_up(struct asker *asker, struct model *model, enum asker_kind kind)
@@ -208,6 +189,25 @@ static void give_up(struct asker *asker, struct model *model, enum asker_kind ki
     needs->detail_window = needs->detail_window || kind == ASKER_DETAIL_SUMMARY;
     if (kind == ASKER_SUMMARY)
         needs->summary_next = 0;
+    if (kind == ASKER_DETAIL_GRID) {
+        needs->series = true;
+        needs->series_next = 0;
+    }
+}
+
+static void reconnect(struct asker *asker, struct model *model)
+{
+    const char *endpoint = asker->rpc->endpoint;
+    int timeout_ms = asker->rpc->timeout_ms;
+    struct rpc fresh = {.endpoint = endpoint, .timeout_ms = timeout_ms};
+    rpc_close(asker->rpc);
+    if (rpc_open(endpoint, timeout_ms, &fresh) != RPC_OK)
+        fresh.context = fresh.socket = NULL; /* tried again at the next tick */
+    fresh.last_id = asker->rpc->last_id;
+    *asker->rpc = fresh;
+    for (enum asker_kind kind = ASKER_MONITOR; kind < ASKER_KINDS; kind++)
+        if (!is_free(asker, kind))
+            give_up(asker, model, kind);
 }
 
 static bool is_of_past(enum asker_kind kind)
@@ -238,7 +238,7 @@ void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
     if (late && model->silent_since_ms < 0)
         model->silent_since_ms = asker->heard_ms;
     if (late || !asker->rpc->socket)
-        reconnect(asker);
+        reconnect(asker, model);
     give_up_late(asker, model, now_ms);
     if (is_free(asker, ASKER_MONITOR))
         ask_plain(asker, ASKER_MONITOR, "monitor", model, now_ms);

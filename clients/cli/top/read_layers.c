@@ -133,7 +133,11 @@ static void read_values(struct model *model, struct layer *layer, const msgpack_
     }
 }
 
-void read_live(struct model *model, const msgpack_object *result)
+/* Reads each map of a list into its layer, and marks the layers that are new by what fires there.
+ */
+static void read_each_layer(struct model *model, const msgpack_object *result,
+                            void (*read)(struct model *model, struct layer *layer,
+                                         const msgpack_object *map))
 {
     const msgpack_object *maps;
     uint32_t count = read_list(result, &maps), before = model->layer_count;
@@ -145,11 +149,16 @@ void read_live(struct model *model, const msgpack_object *result)
         if (read_is_run(model, &maps[i]) && read_place(&maps[i], &place))
             layer = model_layer(model, place.stack, place.layer, place.site, heads_of(&maps[i]));
         if (layer)
-            read_values(model, layer, &maps[i]);
+            read(model, layer, &maps[i]);
     }
-    model_see(model);
     if (model->layer_count != before)
         model_place_alerts(model);
+}
+
+void read_live(struct model *model, const msgpack_object *result)
+{
+    read_each_layer(model, result, read_values);
+    model_see(model);
 }
 
 /* Windows */
@@ -175,18 +184,7 @@ static void read_window(struct model *model, struct layer *layer, const msgpack_
 
 void read_summary(struct model *model, const msgpack_object *result)
 {
-    const msgpack_object *maps;
-    uint32_t count = read_list(result, &maps);
-    choose_metric(model, maps, count);
-    read_names(model, maps, count);
-    for (uint32_t i = 0; i < count; i++) {
-        struct read_place place;
-        struct layer *layer = NULL;
-        if (read_is_run(model, &maps[i]) && read_place(&maps[i], &place))
-            layer = model_layer(model, place.stack, place.layer, place.site, heads_of(&maps[i]));
-        if (layer)
-            read_window(model, layer, &maps[i]);
-    }
+    read_each_layer(model, result, read_window);
 }
 
 /* Trends */

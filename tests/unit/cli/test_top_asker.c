@@ -12,15 +12,18 @@
 /* Between the fake's thread and the test. */
 static atomic_int monitors, lives, silent, holds_live;
 
-/* Answers `monitor`, each with one more message than the one before, and `live`. */
+/* Answers `monitor`, each with one more message than the one before, and `live`; nothing at all
+ * while it is silent. */
 static void answer(const struct fake *fake, const char *method, uint64_t id,
                    const msgpack_object *params, struct mpk_writer *reply)
 {
+    int count = atomic_load(&monitors);
     (void)fake, (void)params;
+    if (strcmp(method, "monitor") == 0)
+        atomic_fetch_add(&monitors, 1);
+    if (atomic_load(&silent))
+        return;
     if (strcmp(method, "monitor") == 0) {
-        int count = atomic_fetch_add(&monitors, 1);
-        if (atomic_load(&silent))
-            return;
         fake_put_ok(reply, id);
         put_monitor(reply, &(struct monitor){.job = "gpt-small",
                                              .second = "other",
@@ -144,6 +147,68 @@ static void test_a_kind_is_asked_again_only_when_it_is_late(void **state)
     stop(world);
 }
 
+/* Asks what such a page needs of an attnd that is silent. */
+static struct world *ask_in_silence(struct needs needs)
+{
+    struct world *world = start(2000);
+    atomic_store(&silent, 1);
+    model_free(&world->model);
+    world->model = model_of_two_layers();
+    if (needs.detail) {
+        model_open_head(world->model, 0, 0);
+        give_live(world->model, 0, 4, 0.2, 30); /* its metrics */
+    }
+    world->model->needs = needs;
+    asker_tick(&world->asker, world->model, 1000);
+    asker_turn(&world->asker, world->model, 1000);
+    return world;
+}
+
+static void test_what_a_stall_left_unanswered_is_needed_again(void **state)
+{
+    (void)state;
+    struct world *world =
+        ask_in_silence((struct needs){.config = true, .live = true, .grid = true, .alerts = true});
+    struct needs *needs = &world->model->needs;
+    assert_false(needs->config || needs->live || needs->grid || needs->alerts);
+    assert_int_equal(needs->summary_next, 1);
+    asker_tick(&world->asker, world->model, 3000);
+    assert_true(needs->config && needs->live && needs->grid && needs->alerts);
+    assert_int_equal(needs->summary_next, 0);
+    stop(world);
+}
+
+static void test_what_a_stall_left_unanswered_of_a_head_is_needed_again(void **state)
+{
+    (void)state;
+    struct world *world =
+        ask_in_silence((struct needs){.detail = true, .detail_window = true, .series = true});
+    struct needs *needs = &world->model->needs;
+    assert_false(needs->detail || needs->detail_window);
+    assert_int_equal(needs->series_next, 1);
+    needs->series = false; /* it was the last one */
+    asker_tick(&world->asker, world->model, 3000);
+    assert_true(needs->detail && needs->detail_window && needs->series);
+    assert_int_equal(needs->series_next, 0);
+    stop(world);
+}
+
+static void test_what_cannot_be_sent_is_still_needed(void **state)
+{
+    (void)state;
+    struct world *world = start(2000);
+    void *socket = world->rpc.socket;
+    model_choose_job(world->model, "gpt-small");
+    world->model->job_known = true;
+    world->rpc.socket = NULL; /* the connection could not be made anew */
+    asker_turn(&world->asker, world->model, 1000);
+    world->rpc.socket = socket;
+    assert_true(world->model->needs.config && world->model->needs.live);
+    assert_true(world->model->needs.alerts);
+    assert_int_equal(world->model->needs.summary_next, 0);
+    stop(world);
+}
+
 static void test_an_answer_about_the_job_before_is_dropped(void **state)
 {
     (void)state;
@@ -168,6 +233,9 @@ int main(void)
         cmocka_unit_test(test_answers_fill_the_model),
         cmocka_unit_test(test_silence_is_noticed_and_ends),
         cmocka_unit_test(test_a_kind_is_asked_again_only_when_it_is_late),
+        cmocka_unit_test(test_what_a_stall_left_unanswered_is_needed_again),
+        cmocka_unit_test(test_what_a_stall_left_unanswered_of_a_head_is_needed_again),
+        cmocka_unit_test(test_what_cannot_be_sent_is_still_needed),
         cmocka_unit_test(test_an_answer_about_the_job_before_is_dropped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -283,6 +283,20 @@ static void test_an_alert_of_a_layer_marks_heads_that_have_none(void **state)
     model_free(&model);
 }
 
+static void test_a_layer_that_comes_by_its_window_is_marked(void **state)
+{
+    (void)state;
+    struct model *model = model_new();
+    give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 30, .uptime_s = 5}, 1000);
+    give_alert(model, 1, 2, ALERT_CRITICAL, "of a head that is not known yet");
+    give_summary(model, 0, 4, 0.25, 1);
+    give_summary(model, 1, 4, 0.55, 1);
+    assert_int_equal(model->layers[1].alert, 0);
+    assert_true(model->layers[1].heads[2].alert_own);
+    assert_string_equal(place_of_row(model, 0), "decoder.1.self.h2");
+    model_free(&model);
+}
+
 static void put_past(struct mpk_writer *writer, enum alert_state state, double value)
 {
     struct alert_result alert = {
@@ -519,6 +533,7 @@ int main(void)
         cmocka_unit_test(test_heads_are_sorted_by_a_metric_that_is_not_shown),
         cmocka_unit_test(test_a_filter_wants_all_of_its_words),
         cmocka_unit_test(test_an_alert_of_a_layer_marks_heads_that_have_none),
+        cmocka_unit_test(test_a_layer_that_comes_by_its_window_is_marked),
         cmocka_unit_test(test_of_an_alert_that_is_over_its_beginning_is_kept),
         cmocka_unit_test(test_results_of_another_run_are_not_taken),
         cmocka_unit_test(test_trends_are_of_the_metric_that_is_shown),
