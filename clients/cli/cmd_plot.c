@@ -134,7 +134,8 @@ static int make_next(struct batch *batch, const struct choice *choice)
         char layer[PLACE_TEXT_MAX], head[16];
         name_choice(plot, choice, layer, head);
         progress_end(&batch->progress);
-        fprintf(plot->cli->err, "attnctl: %s, head %s: left out: %s\n", layer, head, plot->error);
+        fprintf(plot->cli->err, "attnctl: %s%s, head %s: left out: %s\n",
+                plot->options.kind == PLOT_FLOW ? "layer " : "", layer, head, plot->error);
         plot->empty = false;
         batch->empty++;
         code = CLI_OK;

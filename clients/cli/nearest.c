@@ -45,15 +45,15 @@ void nearest_init_option(struct nearest *nearest, const char *option)
     nearest->text[strcspn(nearest->text, "=")] = '\0';
 }
 
-/* "cmap" of "colormap": the first letter, and others in their order as far as the last. */
+/* "cmap" of "colormap": how it begins, and at least three letters of how it ends. */
 static bool is_abbreviation(const char *text, const char *word)
 {
-    size_t length = strlen(text), whole = strlen(word);
-    if (length < 3 || whole <= length || *text != *word || text[length - 1] != word[whole - 1])
-        return false;
-    for (; *text && *word; word++)
-        text += *text == *word;
-    return *text == '\0';
+    size_t length = strlen(text), whole = strlen(word), begin = 0, end = 0;
+    while (begin < length && begin < whole && text[begin] == word[begin])
+        begin++;
+    while (end < length && end < whole && text[length - 1 - end] == word[whole - 1 - end])
+        end++;
+    return whole > length && begin > 0 && end >= 3 && begin + end >= length;
 }
 
 /* A beginning is nearer than any slip. Else a fifth of the letters may be wrong, and one always:

@@ -609,6 +609,9 @@ def test_every_layer_and_head(file, tmp_path):
 def test_a_flow_is_of_a_number_and_not_of_one_layer(file, tmp_path):
     plot("flow", file, "--every-layer", "-o", f"{tmp_path}/many/")
     assert set(os.listdir(tmp_path / "many")) == {"flow-0.png", "flow-1.png"}
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, 1, 2, 2), np.nan, np.float32))
+    done = run("flow", tmp_path / "decoder.0.self.npy", "--every-layer", "-o", f"{tmp_path}/many/")
+    assert done.returncode == 1 and done.stderr.startswith("attnctl: layer 0, head mean: left out: ")
     plot("flow", file, "--layer", 1, "-o", tmp_path / "{layer}.svg")
     assert "layer 1, mean of 4 heads" in Svg(tmp_path / "1.svg").texts
 

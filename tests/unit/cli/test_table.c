@@ -97,6 +97,7 @@ static void test_the_nearest_is_what_was_meant(void **state)
     assert_string_equal(command_nearest_option(plot, "--cmap"), "colormap");
     assert_string_equal(command_nearest_option(plot, "--titel"), "title");
     assert_null(command_nearest_option(plot, "--cxap"));
+    assert_null(command_nearest_option(plot, "--clrp"));
 }
 
 static void test_long_text_is_wrapped(void **state)
