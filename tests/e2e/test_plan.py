@@ -379,9 +379,9 @@ def test_attnctl_shows_sets_and_resets(attnd):
     assert attnctl(attnd, "plan", "get", "gpt-small")[1].endswith("\ngpt-*  10     decoder.*.self encoder.*  0-3,7  1"
                                                                  "        all   set\n")
     assert attnctl(attnd, "plan", "reset", "gpt-small") == (
-        1, "attnctl: attnd refused: no plan was set for 'gpt-small' (argument)\n")
+        2, "attnctl: no plan was set for 'gpt-small'\n")
     assert attnctl(attnd, "plan", "set", "gpt-small", "every=x") == (
-        1, "attnctl: attnd refused: plan.every: 'x': not a whole number (valid: 0 to 1000000000) (argument)\n")
+        2, "attnctl: plan.every: 'x': not a whole number (valid: 0 to 1000000000)\n")
 
 
 def test_python_shows_sets_and_resets(attnd):
