@@ -192,8 +192,12 @@ static int connect_tap(struct recording *recording)
                      zmq_strerror(errno));
 }
 
-static int fail_silent(struct recording *recording)
+static int fail_unheard(struct recording *recording)
 {
+    if (interrupt_came()) {
+        fputs("attnctl: interrupted\n", recording->cli->err);
+        return CLI_FINDING;
+    }
     fprintf(recording->cli->err,
             "attnctl: attnd does not answer at %s, its tap.endpoint, within %g s\n",
             recording->endpoint, recording->cli->args->timeout_ms / 1000.0);
@@ -214,7 +218,7 @@ static int begin(struct recording *recording)
             note_number(recording, &tapped);
     }
     if (!heard)
-        return fail_silent(recording);
+        return fail_unheard(recording);
     if (recorder_open(args->words[2], args->given & ARGS_FORCE, clock_ns(CLOCK_REALTIME),
                       &recording->recorder, recording->error) != 0) {
         fail_file(recording);
@@ -336,9 +340,9 @@ static int finish(struct recording *recording)
 static int record(struct recording *recording)
 {
     int code = ask_endpoint(recording);
+    interrupt_catch();
     if (code == CLI_OK)
         code = connect_tap(recording);
-    interrupt_catch();
     if (code == CLI_OK)
         code = begin(recording);
     if (code != CLI_OK)
