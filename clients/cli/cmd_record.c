@@ -12,6 +12,7 @@
 #include "ranks.h"
 #include "reach.h"
 #include "recorder.h"
+#include "sockopt.h"
 
 #include "err.h"
 
@@ -168,11 +169,6 @@ static int ask_endpoint(struct recording *recording)
     return code;
 }
 
-static int set_int(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof(value));
-}
-
 static int connect_tap(struct recording *recording)
 {
     void *socket = zmq_socket(recording->cli->rpc->context, ZMQ_SUB);
@@ -183,8 +179,9 @@ static int connect_tap(struct recording *recording)
     }
     recording->socket = socket;
     topic_job("tap", recording->job, recording->topic);
-    set_int(socket, ZMQ_LINGER, 0);
-    set_int(socket, ZMQ_RCVHWM, RECEIVE_QUEUE);
+    sockopt_int(socket, ZMQ_LINGER, 0);
+    sockopt_int(socket, ZMQ_RCVHWM, RECEIVE_QUEUE);
+    sockopt_frame_max(socket, RECORDING_MESSAGE_MAX);
     if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, recording->topic, strlen(recording->topic)) == 0 &&
         zmq_connect(socket, recording->endpoint) == 0)
         return CLI_OK;

@@ -7,6 +7,7 @@
 
 #include "header.h"
 #include "interrupt.h"
+#include "sockopt.h"
 
 #include <errno.h>
 #include <string.h>
@@ -29,11 +30,6 @@ static uint64_t now_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static int set_int(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof(value));
 }
 
 /* Takes one notice within the time; whether there was one, and whether it ended a subscription. */
@@ -68,19 +64,18 @@ static enum sender_status await_subscriptions(struct sender *sender, int timeout
 
 static enum sender_status open_socket(void *context, const char *endpoint, void **ret_socket)
 {
-    int64_t notice_max = NOTICE_BYTES_MAX;
     void *socket = zmq_socket(context, ZMQ_XPUB);
     if (!socket)
         return SENDER_MEMORY;
-    set_int(socket, ZMQ_IMMEDIATE, 1);
-    set_int(socket, ZMQ_XPUB_NODROP, 1);
-    set_int(socket, ZMQ_SNDHWM, SEND_QUEUE);
-    set_int(socket, ZMQ_SNDTIMEO, LOOK_MS);
-    set_int(socket, ZMQ_LINGER, 0);
-    set_int(socket, ZMQ_HEARTBEAT_IVL, 1000);
-    set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000);
-    set_int(socket, ZMQ_HANDSHAKE_IVL, 5000);
-    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &notice_max, sizeof(notice_max));
+    sockopt_int(socket, ZMQ_IMMEDIATE, 1);
+    sockopt_int(socket, ZMQ_XPUB_NODROP, 1);
+    sockopt_int(socket, ZMQ_SNDHWM, SEND_QUEUE);
+    sockopt_int(socket, ZMQ_SNDTIMEO, LOOK_MS);
+    sockopt_int(socket, ZMQ_LINGER, 0);
+    sockopt_int(socket, ZMQ_HEARTBEAT_IVL, 1000);
+    sockopt_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000);
+    sockopt_int(socket, ZMQ_HANDSHAKE_IVL, 5000);
+    sockopt_frame_max(socket, NOTICE_BYTES_MAX);
     if (zmq_connect(socket, endpoint) != 0) {
         zmq_close(socket);
         return SENDER_ENDPOINT;
