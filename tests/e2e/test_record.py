@@ -505,7 +505,6 @@ def test_a_check_leaves_nothing_behind(tmp_path, rng):
 def test_errors_name_the_file_and_the_reason(tmp_path):
     attnd = Attnd(*STEADY)
     for command in ("replay", "check"):
-        prefix = "attnctl: " + ("check: " if command == "check" else "")
         path = tmp_path / "run.rec"
         for content, reason in ((None, "No such file or directory"), (b"", "the file is not a recording of attnd"),
                                 (b"x" * 100, "the file is not a recording of attnd"),
@@ -514,9 +513,9 @@ def test_errors_name_the_file_and_the_reason(tmp_path):
             if content is not None:
                 path.write_bytes(content)
             result = attnctl(command, path, attnd=attnd)
-            assert (result.returncode, result.stderr) == (2, f"{prefix}{path}: {reason}\n")
+            assert (result.returncode, result.stderr) == (2, f"attnctl: {path}: {reason}\n")
         result = attnctl(command, tmp_path, attnd=attnd)
-        assert (result.returncode, result.stderr) == (2, f"{prefix}{tmp_path}: not a regular file\n")
+        assert (result.returncode, result.stderr) == (2, f"attnctl: {tmp_path}: not a regular file\n")
     result = attnctl("record", "a job", tmp_path / "run.rec", attnd=attnd)
     assert (result.returncode, result.stderr) == (
         2, "attnctl: 'a job' is no name of a job (valid: 1 to 128 of A-Z a-z 0-9 . _ -)\n")
