@@ -7,18 +7,11 @@
 #include "rpc.h"
 
 #include "field.h"
+#include "now.h"
 #include "sockopt.h"
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
-
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 enum rpc_status rpc_open(const char *endpoint, int timeout_ms, struct rpc *ret_rpc)
 {

@@ -3,12 +3,12 @@
 
 #include "field.h"
 #include "interrupt.h"
+#include "now.h"
 #include "out.h"
 
 #include <inttypes.h>
 #include <poll.h>
 #include <string.h>
-#include <time.h>
 
 /* How often attnd is asked how far it is. */
 #define ASK_MS 20
@@ -17,13 +17,6 @@
 #define STALL_NS UINT64_C(120000000000)
 /* The same when it has nothing in flight. */
 #define IDLE_NS UINT64_C(5000000000)
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* Counting -------------------------------------------------------------------------------------
  */

@@ -7,11 +7,11 @@
 
 #include "header.h"
 #include "interrupt.h"
+#include "now.h"
 #include "sockopt.h"
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 #include <zmq.h>
 
 /* Messages that wait in ZeroMQ; each is a copy. */
@@ -24,13 +24,6 @@
 #define STALL_S 600
 /* Larger than any subscription attnd makes: a plan has 1024 bytes. */
 #define NOTICE_BYTES_MAX 4096
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* Takes one notice within the time; whether there was one, and whether it ended a subscription. */
 static bool take_notice(struct sender *sender, int64_t wait_ms, bool *ret_ended)
