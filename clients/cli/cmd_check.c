@@ -10,6 +10,7 @@
 #include "interrupt.h"
 #include "judge.h"
 #include "out.h"
+#include "sockopt.h"
 
 #include "err.h"
 
@@ -117,13 +118,13 @@ static int take_alerts(struct checking *checking)
 
 static int subscribe(struct checking *checking)
 {
-    int unlimited = 0;
     void *socket = zmq_socket(checking->rpc.context, ZMQ_SUB);
     if (!socket)
         return fail(checking->cli, CLI_FINDING, zmq_strerror(errno));
     checking->alerts = socket;
-    zmq_setsockopt(socket, ZMQ_RCVHWM, &unlimited, sizeof(unlimited));
-    zmq_setsockopt(socket, ZMQ_LINGER, &unlimited, sizeof(unlimited));
+    sockopt_int(socket, ZMQ_RCVHWM, 0);
+    sockopt_int(socket, ZMQ_LINGER, 0);
+    sockopt_frame_max(socket, mpk_result_limits.bytes);
     if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "alert/", strlen("alert/")) == 0 &&
         zmq_connect(socket, checking->judge.config.publish_endpoint.text) == 0)
         return CLI_OK;

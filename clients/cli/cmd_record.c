@@ -8,17 +8,18 @@
 #include "cli.h"
 #include "field.h"
 #include "interrupt.h"
+#include "now.h"
 #include "out.h"
 #include "ranks.h"
 #include "reach.h"
 #include "recorder.h"
+#include "sockopt.h"
 
 #include "err.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 
 /* How often a wait looks at the clock. */
 #define LOOK_MS 100
@@ -48,13 +49,6 @@ struct tapped {
     uint32_t count;
     uint64_t n, dropped, received_ns;
 };
-
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* Receiving ------------------------------------------------------------------------------------
  */
@@ -168,11 +162,6 @@ static int ask_endpoint(struct recording *recording)
     return code;
 }
 
-static int set_int(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof(value));
-}
-
 static int connect_tap(struct recording *recording)
 {
     void *socket = zmq_socket(recording->cli->rpc->context, ZMQ_SUB);
@@ -183,8 +172,9 @@ static int connect_tap(struct recording *recording)
     }
     recording->socket = socket;
     topic_job("tap", recording->job, recording->topic);
-    set_int(socket, ZMQ_LINGER, 0);
-    set_int(socket, ZMQ_RCVHWM, RECEIVE_QUEUE);
+    sockopt_int(socket, ZMQ_LINGER, 0);
+    sockopt_int(socket, ZMQ_RCVHWM, RECEIVE_QUEUE);
+    sockopt_frame_max(socket, RECORDING_MESSAGE_MAX);
     if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, recording->topic, strlen(recording->topic)) == 0 &&
         zmq_connect(socket, recording->endpoint) == 0)
         return CLI_OK;
@@ -192,8 +182,12 @@ static int connect_tap(struct recording *recording)
                      zmq_strerror(errno));
 }
 
-static int fail_silent(struct recording *recording)
+static int fail_unheard(struct recording *recording)
 {
+    if (interrupt_came()) {
+        fputs("attnctl: interrupted\n", recording->cli->err);
+        return CLI_FINDING;
+    }
     fprintf(recording->cli->err,
             "attnctl: attnd does not answer at %s, its tap.endpoint, within %g s\n",
             recording->endpoint, recording->cli->args->timeout_ms / 1000.0);
@@ -204,19 +198,18 @@ static int fail_silent(struct recording *recording)
 static int begin(struct recording *recording)
 {
     const struct args *args = recording->cli->args;
-    uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + (uint64_t)args->timeout_ms * 1000000;
+    uint64_t deadline = now_ns() + (uint64_t)args->timeout_ms * 1000000;
     struct tapped tapped;
     bool heard = false;
-    for (; !heard && !interrupt_came() && clock_ns(CLOCK_MONOTONIC) < deadline;
-         clear_tapped(&tapped)) {
+    for (; !heard && !interrupt_came() && now_ns() < deadline; clear_tapped(&tapped)) {
         heard = receive(recording, &tapped);
         if (heard)
             note_number(recording, &tapped);
     }
     if (!heard)
-        return fail_silent(recording);
-    if (recorder_open(args->words[2], args->given & ARGS_FORCE, clock_ns(CLOCK_REALTIME),
-                      &recording->recorder, recording->error) != 0) {
+        return fail_unheard(recording);
+    if (recorder_open(args->words[2], args->given & ARGS_FORCE, now_wall_ns(), &recording->recorder,
+                      recording->error) != 0) {
         fail_file(recording);
         return CLI_USAGE;
     }
@@ -247,13 +240,12 @@ static bool is_complete(const struct recording *recording, uint64_t since_ns)
     const struct recorder *recorder = &recording->recorder;
     return interrupt_came() || ((args->given & ARGS_COUNT) && recorder->messages >= args->count) ||
            ((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks)) ||
-           ((args->given & ARGS_SECONDS) &&
-            (double)(clock_ns(CLOCK_MONOTONIC) - since_ns) >= args->seconds * 1e9);
+           ((args->given & ARGS_SECONDS) && (double)(now_ns() - since_ns) >= args->seconds * 1e9);
 }
 
 static int follow(struct recording *recording)
 {
-    uint64_t since_ns = clock_ns(CLOCK_MONOTONIC);
+    uint64_t since_ns = now_ns();
     int code = CLI_OK;
     bool came, greeting;
     while (code == CLI_OK && !is_complete(recording, since_ns))
@@ -267,15 +259,15 @@ static int catch_up(struct recording *recording)
 {
     void *last = recording->socket, *another = NULL;
     uint64_t patience_ns = (uint64_t)recording->cli->args->timeout_ms * 1000000;
-    uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + patience_ns;
+    uint64_t deadline = now_ns() + patience_ns;
     bool came, greeting = false;
     int code = connect_tap(recording);
     another = recording->socket;
     recording->socket = last;
-    while (code == CLI_OK && !greeting && clock_ns(CLOCK_MONOTONIC) < deadline) {
+    while (code == CLI_OK && !greeting && now_ns() < deadline) {
         code = take(recording, &came, &greeting);
         if (came)
-            deadline = clock_ns(CLOCK_MONOTONIC) + patience_ns;
+            deadline = now_ns() + patience_ns;
     }
     if (another && another != last)
         zmq_close(another);
@@ -336,9 +328,9 @@ static int finish(struct recording *recording)
 static int record(struct recording *recording)
 {
     int code = ask_endpoint(recording);
+    interrupt_catch();
     if (code == CLI_OK)
         code = connect_tap(recording);
-    interrupt_catch();
     if (code == CLI_OK)
         code = begin(recording);
     if (code != CLI_OK)

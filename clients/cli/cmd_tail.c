@@ -6,6 +6,7 @@
 #include "interrupt.h"
 #include "out.h"
 #include "reach.h"
+#include "sockopt.h"
 #include "unknown.h"
 
 #include "header.h"
@@ -286,13 +287,11 @@ static void follow(struct cli *cli, void *socket)
 
 static void *subscribe(struct rpc *rpc, const char *endpoint, const char *prefix)
 {
-    int no_linger = 0;
-    int64_t max_bytes = INT64_C(64) << 20;
     void *socket = zmq_socket(rpc->context, ZMQ_SUB);
     if (!socket)
         return NULL;
-    zmq_setsockopt(socket, ZMQ_LINGER, &no_linger, sizeof(no_linger));
-    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof(max_bytes));
+    sockopt_int(socket, ZMQ_LINGER, 0);
+    sockopt_frame_max(socket, mpk_result_limits.bytes);
     if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, prefix, strlen(prefix)) == 0 &&
         zmq_connect(socket, endpoint) == 0)
         return socket;

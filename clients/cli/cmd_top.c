@@ -5,6 +5,7 @@
 #include "cli.h"
 #include "asker.h"
 #include "keys.h"
+#include "now.h"
 #include "terminal.h"
 #include "unknown.h"
 #include "view.h"
@@ -31,13 +32,6 @@ struct top {
     int deaf;     /* times that standard input was ready and had no key */
     int end;      /* the signal that ends top; 0 = none */
 };
-
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 /* Signals are read in their turn, from a pipe, so that none ends the process while ncurses has the
  * terminal. A signalfd would not do: a library's threads do not block signals and would get them.

@@ -7,26 +7,15 @@
 #include "rpc.h"
 
 #include "field.h"
+#include "now.h"
+#include "sockopt.h"
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
-
-/* As much as a client is willing to hold: mpk_result_limits.bytes. */
-#define REPLY_BYTES_MAX (INT64_C(64) << 20)
-
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 enum rpc_status rpc_open(const char *endpoint, int timeout_ms, struct rpc *ret_rpc)
 {
     struct rpc rpc = {.endpoint = endpoint, .timeout_ms = timeout_ms, .context = zmq_ctx_new()};
-    int no_linger = 0;
-    int64_t max_bytes = REPLY_BYTES_MAX;
     if (!rpc.context)
         return RPC_MEMORY;
     rpc.socket = zmq_socket(rpc.context, ZMQ_DEALER);
@@ -34,8 +23,8 @@ enum rpc_status rpc_open(const char *endpoint, int timeout_ms, struct rpc *ret_r
         rpc_close(&rpc);
         return RPC_MEMORY;
     }
-    zmq_setsockopt(rpc.socket, ZMQ_LINGER, &no_linger, sizeof(no_linger));
-    zmq_setsockopt(rpc.socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof(max_bytes));
+    sockopt_int(rpc.socket, ZMQ_LINGER, 0);
+    sockopt_frame_max(rpc.socket, mpk_result_limits.bytes);
     if (zmq_connect(rpc.socket, endpoint) != 0) {
         rpc_close(&rpc);
         return RPC_ENDPOINT;

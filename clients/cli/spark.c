@@ -45,7 +45,7 @@ static double mean_of(const double *values, uint32_t from, uint32_t to)
     return count > 0 ? sum / count : NAN;
 }
 
-static double bar(const double *values, uint32_t count, uint32_t bars, uint32_t index)
+double spark_bar(const double *values, uint32_t count, uint32_t bars, uint32_t index)
 {
     uint32_t from = (uint32_t)((uint64_t)index * count / bars);
     uint32_t to = (uint32_t)((uint64_t)(index + 1) * count / bars);
@@ -57,11 +57,11 @@ void spark_line(const double *values, uint32_t count, uint32_t width, char *ret_
     uint32_t bars = count < width ? count : width;
     double least = INFINITY, greatest = -INFINITY;
     for (uint32_t i = 0; i < bars; i++) {
-        least = fmin(least, bar(values, count, bars, i));
-        greatest = fmax(greatest, bar(values, count, bars, i));
+        least = fmin(least, spark_bar(values, count, bars, i));
+        greatest = fmax(greatest, spark_bar(values, count, bars, i));
     }
     for (uint32_t i = 0; i < bars; i++) {
-        double value = bar(values, count, bars, i), range = greatest - least;
+        double value = spark_bar(values, count, bars, i), range = greatest - least;
         double level = range > 0 ? (value - least) / range * (LEVELS - 1) : 0;
         /* U+2581 and the seven after it. */
         char block[] = {'\xe2', '\x96', (char)(0x81 + (isnan(value) ? 0 : (int)(level + 0.5)))};

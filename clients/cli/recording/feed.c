@@ -3,12 +3,12 @@
 
 #include "field.h"
 #include "interrupt.h"
+#include "now.h"
 #include "out.h"
 
 #include <inttypes.h>
 #include <poll.h>
 #include <string.h>
-#include <time.h>
 
 /* How often attnd is asked how far it is. */
 #define ASK_MS 20
@@ -18,13 +18,6 @@
 /* The same when it has nothing in flight. */
 #define IDLE_NS UINT64_C(5000000000)
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* Counting -------------------------------------------------------------------------------------
  */
 
@@ -32,9 +25,11 @@ static void read_reasons(const msgpack_object *dropped, struct feed_counts *coun
 {
     uint32_t count = dropped && dropped->type == MSGPACK_OBJECT_MAP ? dropped->via.map.size : 0;
     for (uint32_t i = 0; i < count && i < FEED_REASONS_MAX; i++) {
-        char *name = counts->reasons[counts->reason_count].name;
-        field_show(&dropped->via.map.ptr[i].key, name, sizeof(counts->reasons[0].name));
-        counts->reasons[counts->reason_count++].count = field_u64(dropped, name);
+        const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
+        struct feed_reason *reason = &counts->reasons[counts->reason_count++];
+        field_show(&pair->key, reason->name, sizeof(reason->name));
+        if (mpk_get_u64(&pair->val, UINT64_MAX, &reason->count) != 0)
+            reason->count = 0;
     }
     counts->dropped = field_sum(dropped);
 }
@@ -76,14 +71,31 @@ void feed_subtract(struct feed_counts *counts, const struct feed_counts *before)
         counts->reasons[i].count -= feed_dropped(before, counts->reasons[i].name);
 }
 
+/* The names are printable ASCII, but attnd's: not all of it is the same in JSON. */
+static void print_quoted(const char *name, FILE *out)
+{
+    putc('"', out);
+    for (; *name; name++) {
+        if (*name == '"' || *name == '\\')
+            putc('\\', out);
+        putc(*name, out);
+    }
+    putc('"', out);
+}
+
 void feed_print_dropped(const struct feed_counts *counts, bool json, FILE *out)
 {
     const char *separator = "";
     for (uint32_t i = 0; i < counts->reason_count; i++) {
-        if (counts->reasons[i].count == 0)
+        const struct feed_reason *reason = &counts->reasons[i];
+        if (reason->count == 0)
             continue;
-        fprintf(out, json ? "%s\"%s\": %" PRIu64 : "%s%s %" PRIu64, separator,
-                counts->reasons[i].name, counts->reasons[i].count);
+        fputs(separator, out);
+        if (json)
+            print_quoted(reason->name, out);
+        else
+            fputs(reason->name, out);
+        fprintf(out, json ? ": %" PRIu64 : " %" PRIu64, reason->count);
         separator = ", ";
     }
 }

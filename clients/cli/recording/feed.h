@@ -12,15 +12,17 @@
 /* More reasons than attnd has. */
 #define FEED_REASONS_MAX 128
 
+struct feed_reason {
+    char name[64]; /* printable */
+    uint64_t count;
+};
+
 /* What attnd counts. */
 struct feed_counts {
     uint64_t received, processed, in_flight;
     uint64_t summaries, alerts;
     uint64_t dropped; /* for all reasons */
-    struct {
-        char name[64];
-        uint64_t count;
-    } reasons[FEED_REASONS_MAX];
+    struct feed_reason reasons[FEED_REASONS_MAX];
     uint32_t reason_count;
 };
 

@@ -7,10 +7,11 @@
 
 #include "header.h"
 #include "interrupt.h"
+#include "now.h"
+#include "sockopt.h"
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 #include <zmq.h>
 
 /* Messages that wait in ZeroMQ; each is a copy. */
@@ -23,18 +24,6 @@
 #define STALL_S 600
 /* Larger than any subscription attnd makes: a plan has 1024 bytes. */
 #define NOTICE_BYTES_MAX 4096
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static int set_int(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof(value));
-}
 
 /* Takes one notice within the time; whether there was one, and whether it ended a subscription. */
 static bool take_notice(struct sender *sender, int64_t wait_ms, bool *ret_ended)
@@ -68,19 +57,18 @@ static enum sender_status await_subscriptions(struct sender *sender, int timeout
 
 static enum sender_status open_socket(void *context, const char *endpoint, void **ret_socket)
 {
-    int64_t notice_max = NOTICE_BYTES_MAX;
     void *socket = zmq_socket(context, ZMQ_XPUB);
     if (!socket)
         return SENDER_MEMORY;
-    set_int(socket, ZMQ_IMMEDIATE, 1);
-    set_int(socket, ZMQ_XPUB_NODROP, 1);
-    set_int(socket, ZMQ_SNDHWM, SEND_QUEUE);
-    set_int(socket, ZMQ_SNDTIMEO, LOOK_MS);
-    set_int(socket, ZMQ_LINGER, 0);
-    set_int(socket, ZMQ_HEARTBEAT_IVL, 1000);
-    set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000);
-    set_int(socket, ZMQ_HANDSHAKE_IVL, 5000);
-    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &notice_max, sizeof(notice_max));
+    sockopt_int(socket, ZMQ_IMMEDIATE, 1);
+    sockopt_int(socket, ZMQ_XPUB_NODROP, 1);
+    sockopt_int(socket, ZMQ_SNDHWM, SEND_QUEUE);
+    sockopt_int(socket, ZMQ_SNDTIMEO, LOOK_MS);
+    sockopt_int(socket, ZMQ_LINGER, 0);
+    sockopt_int(socket, ZMQ_HEARTBEAT_IVL, 1000);
+    sockopt_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000);
+    sockopt_int(socket, ZMQ_HANDSHAKE_IVL, 5000);
+    sockopt_frame_max(socket, NOTICE_BYTES_MAX);
     if (zmq_connect(socket, endpoint) != 0) {
         zmq_close(socket);
         return SENDER_ENDPOINT;

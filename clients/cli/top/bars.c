@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "bars.h"
 
+#include "spark.h"
+
 #include <math.h>
 
 static const char *const blocks[BARS_LEVELS] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
@@ -47,25 +49,6 @@ const char *bars_glyph(int level, bool unicode)
     return unicode ? blocks[level] : letters[level];
 }
 
-static double mean_of(const double *values, uint32_t from, uint32_t to)
-{
-    double sum = 0;
-    uint32_t count = 0;
-    for (uint32_t i = from; i < to; i++)
-        if (isfinite(values[i])) {
-            sum += values[i];
-            count++;
-        }
-    return count > 0 ? sum / count : NAN;
-}
-
-/* What bar `index` of `bars` stands for. */
-static double bar_value(const double *values, uint32_t count, uint32_t bars, uint32_t index)
-{
-    return mean_of(values, (uint32_t)((uint64_t)index * count / bars),
-                   (uint32_t)((uint64_t)(index + 1) * count / bars));
-}
-
 static enum style style_of(double value, struct bars_color color)
 {
     int level = color.any ? bars_level(value, color.range) : -1;
@@ -77,7 +60,7 @@ int bars_line(struct screen *screen, int row, int column, int width, const doubl
 {
     uint32_t bars = width <= 0 ? 0 : count < (uint32_t)width ? count : (uint32_t)width;
     for (uint32_t i = 0; i < bars; i++) {
-        double value = bar_value(values, count, bars, i);
+        double value = spark_bar(values, count, bars, i);
         screen_put(screen, row, column + (int)i, 1, style_of(value, color),
                    bars_glyph(bars_level(value, range), screen->unicode));
     }
@@ -121,7 +104,7 @@ int bars_chart(struct screen *screen, int row, int column, int width, int height
     int thick;
     chart_shape(count, width, &bars, &thick);
     for (uint32_t i = 0; i < bars; i++) {
-        double place = place_in(bar_value(values, count, bars, i), range);
+        double place = place_in(spark_bar(values, count, bars, i), range);
         for (int x = 0; x < thick && !isnan(place); x++)
             draw_bar(screen, row, column + (int)i * thick + x, height, place);
     }

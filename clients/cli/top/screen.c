@@ -48,34 +48,20 @@ static bool is_one_column(uint32_t code)
            (code >= 0x2190 && code < 0x25fd);
 }
 
-/* Bytes of the UTF-8 character that begins with `first`; 0 = none does. */
-static int length_of(unsigned char first)
-{
-    if (first < 0x80)
-        return 1;
-    if (first < 0xc2 || first > 0xf4)
-        return 0;
-    return first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-}
-
 /* Takes one character off a text, as what a cell may hold. Returns the bytes that it had. */
-static int take(const char *text, bool unicode, char ret_cell[5])
+static size_t take(const char *text, bool unicode, char ret_cell[UTF8_MAX + 1])
 {
-    unsigned char first = (unsigned char)*text;
-    int length = length_of(first), taken = 1;
-    uint32_t code = length == 1 ? first : first & (0xffu >> (length + 1));
-    for (; taken < length && ((unsigned char)text[taken] & 0xc0) == 0x80; taken++)
-        code = code << 6 | ((unsigned char)text[taken] & 0x3f);
-    bool fits = taken == length && is_one_column(code) && (unicode || code < 0x80);
-    memcpy(ret_cell, fits ? text : "?", fits ? (size_t)length : 1);
-    ret_cell[fits ? length : 1] = '\0';
+    uint32_t code;
+    size_t taken = utf8_take(text, strnlen(text, UTF8_MAX), &code);
+    bool fits = is_one_column(code) && (unicode || code < 0x80);
+    ret_cell[utf8_put(fits ? code : '?', ret_cell)] = '\0';
     return taken;
 }
 
 int screen_columns(const struct screen *screen, const char *text)
 {
     int columns = 0;
-    char cell[5];
+    char cell[UTF8_MAX + 1];
     for (; *text; columns++)
         text += take(text, screen->unicode, cell);
     return columns;

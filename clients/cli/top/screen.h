@@ -5,6 +5,8 @@
 #ifndef CLI_TOP_SCREEN_H
 #define CLI_TOP_SCREEN_H
 
+#include "utf8.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,7 +27,7 @@ enum style {
 };
 
 struct cell {
-    char text[5]; /* one character, as UTF-8 with a NUL */
+    char text[UTF8_MAX + 1]; /* one character, as UTF-8 with a NUL */
     uint8_t style;
     bool chosen; /* shown in reverse */
 };

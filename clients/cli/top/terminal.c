@@ -5,6 +5,7 @@
 #include "terminal.h"
 
 #include "keys.h"
+#include "spark.h"
 
 #include <curses.h>
 #include <langinfo.h>
@@ -13,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/ioctl.h>
 #include <term.h>
 #include <termios.h>
@@ -32,24 +32,13 @@ bool terminal_is_there(void)
     return isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
 }
 
-static bool says_unicode(void)
-{
-    static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
-    for (int i = 0; i < 3; i++) {
-        const char *value = getenv(names[i]);
-        if (value && *value)
-            return strcasestr(value, "utf-8") || strcasestr(value, "utf8");
-    }
-    return false;
-}
-
 bool terminal_is_unicode(void)
 {
     setlocale(LC_CTYPE, "");
     if (strcmp(nl_langinfo(CODESET), "UTF-8") == 0)
         return true;
     /* A locale that came along with ssh and is not installed here. */
-    return says_unicode() && setlocale(LC_CTYPE, "C.UTF-8") != NULL;
+    return spark_charset_is_utf8() && setlocale(LC_CTYPE, "C.UTF-8") != NULL;
 }
 
 /* A crash */

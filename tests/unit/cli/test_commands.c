@@ -7,6 +7,7 @@
 #include "result.h"
 
 #include <math.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -159,8 +160,10 @@ static void put_stats(struct mpk_writer *reply, uint64_t received)
 
 static void put_config(struct mpk_writer *reply, const char *published)
 {
-    mpk_put_map(reply, 2);
+    mpk_put_map(reply, 3);
     mpk_put_str(reply, "publish.endpoint");
+    mpk_put_str(reply, published);
+    mpk_put_str(reply, "tap.endpoint");
     mpk_put_str(reply, published);
     mpk_put_str(reply, "window.unit");
     mpk_put_str(reply, "epoch");
@@ -561,9 +564,11 @@ static void test_ping_config_and_flush(void **state)
     snprintf(expected, sizeof(expected), "attnd 0.1.0 at %s, up 1 h 2 min\n",
              ((struct fake *)*state)->endpoint);
     assert_says(state, "ping", 0, expected);
-    snprintf(expected, sizeof(expected),
-             "KEY               VALUE\npublish.endpoint  %s\nwindow.unit       epoch\n",
-             ((struct fake *)*state)->published);
+    snprintf(
+        expected, sizeof(expected),
+        "KEY               VALUE\npublish.endpoint  %s\ntap.endpoint      %s\nwindow.unit       "
+        "epoch\n",
+        ((struct fake *)*state)->published, ((struct fake *)*state)->published);
     assert_says(state, "config", 0, expected);
     assert_says(state, "flush", 0, "published 3 windows\n");
     assert_says(state, "flush gpt-small", 0, "published 1 window\n");
@@ -749,6 +754,28 @@ static void test_tail_as_json_is_one_line_per_message(void **state)
         pipe, 0, "{\"v\":1,\"kind\":\"live\n{\"v\":1,\"kind\":\"summ\n{\"v\":1,\"kind\":\"job\"\n");
 }
 
+/* The only child of this process. */
+static pid_t child(void)
+{
+    char path[64];
+    int pid = 0;
+    snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+    FILE *children = fopen(path, "r");
+    assert_non_null(children);
+    assert_int_equal(fscanf(children, "%d", &pid), 1);
+    fclose(children);
+    return pid;
+}
+
+static void test_an_interrupted_record_does_not_blame_attnd(void **state)
+{
+    struct fake *fake = *state;
+    FILE *pipe = attnctl_start(fake->endpoint, "record gpt-small /dev/null/none --timeout 60");
+    await_subscription(fake, "tap/gpt-small/");
+    kill(child(), SIGINT);
+    attnctl_finish(pipe, 1, "attnctl: interrupted\n");
+}
+
 static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
 {
     assert_says(state, "tail", 2,
@@ -917,6 +944,7 @@ int main(void)
         WITH_FAKE(test_tail_shows_norms_and_ranks_of_matrices),
         WITH_FAKE(test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result),
         WITH_FAKE(test_tail_as_json_is_one_line_per_message),
+        WITH_FAKE(test_an_interrupted_record_does_not_blame_attnd),
         cmocka_unit_test_setup_teardown(test_a_port_of_the_daemons_choice_needs_summaries,
                                         set_up_any_port, tear_down),
         cmocka_unit_test(test_an_absent_daemon_is_said_to_be_absent),

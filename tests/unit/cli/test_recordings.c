@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "err.h"
+#include "feed.h"
 #include "header.h"
 #include "mpk.h"
 #include "playback.h"
@@ -361,6 +362,24 @@ static void test_what_has_no_sound_header_is_nobodys(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
+/* Counters ----------------------------------------------------------------------------------------
+ */
+
+static void test_reasons_of_any_name_are_json(void **state)
+{
+    struct feed_counts counts = {.reason_count = 3,
+                                 .reasons = {{"late", 2}, {"a\"b\\c", 1}, {"none", 0}}};
+    char text[64] = "";
+    (void)state;
+    for (int json = 0; json < 2; json++) {
+        FILE *out = fmemopen(text, sizeof(text), "w");
+        assert_non_null(out);
+        feed_print_dropped(&counts, json, out);
+        fclose(out);
+        assert_string_equal(text, json ? "\"late\": 2, \"a\\\"b\\\\c\": 1" : "late 2, a\"b\\c 1");
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -379,6 +398,7 @@ int main(void)
         cmocka_unit_test(test_the_end_is_when_every_rank_heard_of_has_said_bye),
         cmocka_unit_test(test_where_a_rank_is_is_known),
         cmocka_unit_test(test_what_has_no_sound_header_is_nobodys),
+        cmocka_unit_test(test_reasons_of_any_name_are_json),
     };
     signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit fails instead */
     return cmocka_run_group_tests(tests, NULL, NULL);

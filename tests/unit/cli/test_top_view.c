@@ -55,10 +55,11 @@ static void test_characters_that_a_terminal_would_act_on_become_question_marks(v
         {"\xc2\x9b", "?"},         {"caf\xc3\xa9", "café"},
         {"e\xcc\x81", "e?"},       {"\xe6\xbc\xa2", "?"},
         {"\xf0\x9f\x98\x80", "?"}, {"\xc3", "?"},
-        {"\xff\xfe", "??"},        {"\xe2\x96", "?"},
+        {"\xff\xfe", "??"},        {"\xe2\x96", "??"},
         {"\xe2\x80\xae", "?"},     {"\xc0\x80", "??"},
-        {"\xe2\x96\x83", "▃"},     {"\xf4\x90\x80\x80", "?"},
-        {"\xc2\xad", "?"},
+        {"\xe2\x96\x83", "▃"},     {"\xf4\x90\x80\x80", "????"},
+        {"\xc2\xad", "?"},         {"\xe0\x81\x81", "???"},
+        {"\xe0\x82\xa9", "???"},
     };
     struct screen screen = {.unicode = true};
     screen_resize(&screen, 12, 1);

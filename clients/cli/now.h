@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* now: what the clocks say. Any thread. */
+#ifndef CLI_NOW_H
+#define CLI_NOW_H
+
+#include <stdint.h>
+
+/* Since some start; never goes back. */
+uint64_t now_ns(void);
+int64_t now_ms(void);
+
+/* Since 1970; may jump. */
+uint64_t now_wall_ns(void);
+
+#endif

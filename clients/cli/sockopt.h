@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* sockopt: options of a ZeroMQ socket that is not connected yet. */
+#ifndef CLI_SOCKOPT_H
+#define CLI_SOCKOPT_H
+
+#include <stdint.h>
+
+/* `option` is one of ZeroMQ's that take an int, `value` one that it allows. */
+void sockopt_int(void *socket, int option, int value);
+
+/* No frame that comes in has more bytes: who sends one loses the connection. */
+void sockopt_frame_max(void *socket, uint64_t bytes);
+
+#endif
