@@ -76,16 +76,19 @@ class Svg:
                 x, y = float(element.get("x")), float(element.get("y"))
             yield element.text or "", x, y
 
-    def boxes(self):
-        """Of texts that are not turned: (text, left, top, right, bottom), by a generous guess at their width."""
+    def boxes(self, narrow=False):
+        """Of texts that are not turned: (text, left, top, right, bottom), by a generous guess at their width; or of all
+        texts, by a narrow one."""
         for element in self.root.iter(SVG + "text"):
-            if element.get("transform"):
-                continue
             size, text = float(element.get("font-size")), element.text or ""
-            wide = 0.5 * size * len(text)
-            left = float(element.get("x")) - {"start": 0, "middle": 0.5, "end": 1}[element.get("text-anchor")] * wide
-            base = float(element.get("y"))
-            yield text, left, base - 0.75 * size, left + wide, base
+            wide = (0.4 if narrow else 0.5) * size * len(text)
+            start = -{"start": 0, "middle": 0.5, "end": 1}[element.get("text-anchor")] * wide
+            if not element.get("transform"):
+                left, base = float(element.get("x")) + start, float(element.get("y"))
+                yield text, left, base - 0.75 * size, left + wide, base
+            elif narrow:
+                x, y = (float(number) for number in element.get("transform").split("(")[1].split(")")[0].split())
+                yield text, x - 0.38 * size, y - start - wide, x + 0.38 * size, y - start
 
 
 def steps_of(colors, table):

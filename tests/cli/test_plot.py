@@ -217,13 +217,34 @@ def test_texts(kind, texts, file, history, tmp_path):
         assert left >= -1 and top >= 0 and right <= width + 1 and bottom <= height, (text, "is cut off")
 
 
-@pytest.mark.parametrize("kind", MAPS + PAST)
-def test_texts_do_not_lie_on_one_another(kind, file, history, tmp_path):
-    plot(kind, source_of(kind, file, history), "-o", tmp_path / "a.svg")
-    boxes = list(Svg(tmp_path / "a.svg").boxes())
+def check_apart(boxes):
     for i, (one, l1, t1, r1, b1) in enumerate(boxes):
         for other, l2, t2, r2, b2 in boxes[:i]:
             assert r1 <= l2 or r2 <= l1 or b1 <= t2 or b2 <= t1, (one, other)
+
+
+@pytest.mark.parametrize("kind", MAPS + PAST)
+def test_texts_do_not_lie_on_one_another(kind, file, history, tmp_path):
+    plot(kind, source_of(kind, file, history), "-o", tmp_path / "a.svg")
+    check_apart(list(Svg(tmp_path / "a.svg").boxes()))
+
+
+@pytest.mark.parametrize("size", ["0.5", "1", "1x1", "3.3x1", "1.5x3", "0.6x0.6", "2x1.2"])
+@pytest.mark.parametrize("kind", MAPS + PAST)
+def test_a_small_figure_leaves_labels_out_or_is_refused(kind, size, file, history, tmp_path):
+    """What is refused names a size that then works."""
+    words = [kind, source_of(kind, file, history), "-o", tmp_path / "a.svg", "--size"]
+    done = run(*words, size)
+    if done.returncode == 2:
+        sentence, size = done.stderr.strip().split(": at least ")
+        assert sentence.startswith("attnctl: --size: ") and ": too small for " in sentence
+        plot(*words, size)
+    svg = Svg(tmp_path / "a.svg")
+    boxes = list(svg.boxes(narrow=True))
+    check_apart(boxes)
+    for text, left, top, right, bottom in boxes:
+        assert left >= -1 and top >= 0 and right <= svg.size[0] + 1 and bottom <= svg.size[1], (text, "is cut off")
+    assert all(min(place[2:]) >= 3 and max(place[2:]) >= 12 for place, _ in svg.maps)
 
 
 def test_heads_share_one_range(file, maps, tmp_path):
@@ -467,6 +488,22 @@ def test_a_size_that_is_given(file, tmp_path):
     for size, shape in (("3.3x2", (200, 330)), ("2x5", (500, 200))):
         plot("heads", file, "--size", size, "--dpi", 100, "-o", tmp_path / "a.png")
         assert read_png((tmp_path / "a.png").read_bytes())[0].shape[:2] == shape
+
+
+@pytest.mark.parametrize("heads, columns", [(5, 5), (8, 4), (10, 5), (12, 4), (32, 8), (36, 6), (48, 8), (64, 8)])
+def test_rows_of_heads_are_full(heads, columns, tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, heads, 8, 8), 0.125, np.float32))
+    plot("heads", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert len({place[0] for place, _ in svg.maps}) == columns
+    assert svg.size[1] <= 9 * 72
+
+
+def test_a_figure_of_many_rows_fits_a_page(tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, 24, 8, 8), 0.125, np.float32))
+    plot("heads", tmp_path / "decoder.0.self.npy", "--columns", 3, "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert svg.size[1] == 9 * 72 and all(place[2] == place[3] for place, _ in svg.maps)
 
 
 # Files

@@ -6,6 +6,7 @@
 #define GAP         5.0
 #define WIDTH       6.0
 #define EVERY       22.0 /* from number to number */
+#define EVERY_LEAST 9.0  /* where there would be fewer than three otherwise */
 #define HEIGHT_MOST 260.0
 
 static struct ticks ticks_of(const struct bar *bar, double height)
@@ -13,6 +14,9 @@ static struct ticks ticks_of(const struct bar *bar, double height)
     struct ticks ticks;
     double most = fmin(height, HEIGHT_MOST) / EVERY;
     ticks_linear(bar->low, bar->high, most < 8 ? (uint32_t)most : 8, 0, &ticks);
+    for (uint32_t more = 3; ticks.count < 3 && more * EVERY_LEAST < height && more < 8; more++)
+        ticks_linear(bar->low, bar->high, more, 0, &ticks);
+    ticks_thin(&ticks, (uint32_t)(height / EVERY_LEAST));
     return ticks;
 }
 

@@ -62,6 +62,8 @@ static struct ticks numbers(const struct cell_axis *axis, bool across, double le
     double first = first_number(axis), last = last_number(axis);
     double most = length / number_room(last, across);
     ticks_linear(first, fmax(last, first + 0.5), most < 9 ? (uint32_t)most : 9, 1, &ticks);
+    if (ticks.count > most + 1)
+        ticks_thin(&ticks, 1 + (uint32_t)most);
     return ticks;
 }
 
@@ -104,6 +106,8 @@ struct cell_axis_plan cell_axis_plan(const struct cell_axis *axis, struct fonts 
 {
     struct cell_axis_plan plan = {
         .every = 1, .size = SIZE_TICK, .room = TICK + TICK_GAP, .text_max = text_max};
+    if (axis->bare)
+        return (struct cell_axis_plan){.every = 1};
     if (axis->texts && !axis->all)
         choose_size(length / axis->count, &plan);
     plan.named = before ? before->named : axis->texts && plan.every <= THINNED_MOST;
@@ -166,6 +170,8 @@ static double keep_over(struct box box, double at, double width)
 void cell_axis_draw(const struct cell_axis *axis, const struct cell_axis_plan *plan,
                     struct fonts *fonts, bool across, struct box box, struct canvas *canvas)
 {
+    if (axis->bare)
+        return;
     if (plan->named) {
         draw_texts(axis, plan, fonts, across, box, canvas);
         return;

@@ -14,7 +14,8 @@ struct cell_axis {
     const uint64_t *numbers; /* [count] of the cells, ascending; NULL = one after another */
     /* [count], instead of numbers; NULL = none. A text that is NULL is left out */
     const char *const *texts;
-    bool all; /* no text is left out for want of room */
+    bool all;  /* no text is left out for want of room */
+    bool bare; /* neither ticks nor texts */
 };
 
 /* How an axis is drawn in a given length. */

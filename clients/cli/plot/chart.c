@@ -15,7 +15,12 @@
 #define LEGEND_LINE 9.5
 #define LEGEND_GAP  9.0
 #define TEXT_SHARE  0.25
-#define RIGHT       6.0 /* room of the last number of the x axis */
+#define RIGHT       6.0  /* room of the last number of the x axis */
+#define ENTRY_MAX   512  /* bytes of a text in the legend */
+#define SIDE_MIN    24.0 /* of the axes */
+
+/* What is left out where there is no room; each leaves out what those before it do, too. */
+enum without { WITHOUT_NOTHING, WITHOUT_TITLES, WITHOUT_LEGEND, WITHOUT_TICKS };
 
 /* One chart while it is drawn. */
 struct charting {
@@ -28,6 +33,7 @@ struct charting {
     struct axis_scale x, y;
     struct ticks x_ticks, y_ticks;
     struct cell_axis_plan cells;
+    enum without without;
 };
 
 uint32_t chart_color(uint32_t index)
@@ -81,6 +87,16 @@ static void draw_sample(const struct charting *charting, const struct entry *ent
                 entry->upright);
 }
 
+/* An entry's text, cut to so many points; returns its width. */
+static double entry_text(const struct charting *charting, const struct entry *entry, double room,
+                         char ret_text[ENTRY_MAX])
+{
+    struct fonts *fonts = charting->page->fonts;
+    snprintf(ret_text, ENTRY_MAX - 8, "%s", entry->name);
+    fonts_shorten(fonts, SIZE_TICK, room, ret_text, ENTRY_MAX);
+    return fonts_width(fonts, ret_text, SIZE_TICK, false);
+}
+
 /* Lays the entries out in lines; draws them from `top` on when there is a canvas. Returns the
  * height.
  */
@@ -88,9 +104,11 @@ static double legend(const struct charting *charting, double top)
 {
     double left = MARGIN + 4, right = charting->page->width - MARGIN, x = left, y = 0;
     struct entry entry;
+    if (charting->without >= WITHOUT_LEGEND)
+        return 0;
     for (uint32_t i = 0; entry_at(charting->chart, i, &entry); i++) {
-        double width =
-            SAMPLE + 3 + fonts_width(charting->page->fonts, entry.name, SIZE_TICK, false);
+        char name[ENTRY_MAX];
+        double width = SAMPLE + 3 + entry_text(charting, &entry, right - left - SAMPLE - 3, name);
         if (x > left && x + width > right) {
             x = left;
             y += LEGEND_LINE;
@@ -98,7 +116,7 @@ static double legend(const struct charting *charting, double top)
         if (charting->canvas) {
             double middle = top + y + LEGEND_LINE / 2;
             draw_sample(charting, &entry, x, middle);
-            page_text(charting->canvas, entry.name, x + SAMPLE + 3, middle, SIZE_TICK, ANCHOR_START,
+            page_text(charting->canvas, name, x + SAMPLE + 3, middle, SIZE_TICK, ANCHOR_START,
                       COLOR_TEXT);
         }
         x += width + LEGEND_GAP;
@@ -111,7 +129,7 @@ static double legend(const struct charting *charting, double top)
 
 static void choose_ticks(struct charting *charting)
 {
-    double across = charting->box.width / 34, down = charting->box.height / 16;
+    double across = charting->box.width / 34, down = fmax(0, charting->box.height) / 16;
     if (charting->chart->bars)
         charting->cells =
             cell_axis_plan(&charting->chart->cells, charting->page->fonts, true,
@@ -121,30 +139,85 @@ static void choose_ticks(struct charting *charting)
                      &charting->x_ticks);
     if (charting->y.powers)
         ticks_powers(charting->y.low, charting->y.high, 8, &charting->y_ticks);
+    if (charting->y.powers && charting->y_ticks.count > 0.9 * down)
+        ticks_thin(&charting->y_ticks, (uint32_t)(0.9 * down));
     if (charting->y.powers && charting->y_ticks.count >= 2)
         return;
     ticks_linear(charting->y.low, charting->y.high, down < 8 ? (uint32_t)down : 8, 0,
                  &charting->y_ticks);
 }
 
-static void lay_out(struct charting *charting)
+static double title_room(const struct charting *charting)
+{
+    return charting->without >= WITHOUT_TITLES ? 0 : SIZE_NAME + 4;
+}
+
+static double left_room(const struct charting *charting)
+{
+    double ticks = page_ticks_width(charting->page->fonts, &charting->y_ticks) + TICK + TICK_GAP;
+    return MARGIN + title_room(charting) + (charting->without >= WITHOUT_TICKS ? 0 : ticks);
+}
+
+static double ticks_room(const struct charting *charting)
+{
+    if (charting->without >= WITHOUT_TICKS)
+        return 0;
+    return charting->chart->bars ? charting->cells.room : TICK + TICK_GAP + SIZE_TICK;
+}
+
+/* Whether the axes are long enough to be looked at, and their titles no longer than they. */
+static bool fits(const struct charting *charting)
+{
+    struct fonts *fonts = charting->page->fonts;
+    struct box box = charting->box;
+    if (box.width < SIDE_MIN || box.height < SIDE_MIN)
+        return false;
+    return charting->without >= WITHOUT_TITLES ||
+           (fonts_width(fonts, charting->chart->y_title, SIZE_NAME, false) <= box.height + 8 &&
+            fonts_width(fonts, charting->chart->x_title, SIZE_NAME, false) <= box.width + 8);
+}
+
+/* Returns whether there is room for everything. */
+static bool lay_out(struct charting *charting)
 {
     const struct page *page = charting->page;
     double top = MARGIN + page_title_room(page) + 3;
     charting->box = (struct box){0, top, 0.8 * page->width, ASPECT * 0.8 * page->width};
     choose_ticks(charting);
-    double left = MARGIN + SIZE_NAME + 4 + page_ticks_width(page->fonts, &charting->y_ticks) +
-                  TICK + TICK_GAP;
+    double left = left_room(charting);
     charting->box.x = left;
-    charting->box.width = fmax(20, page->width - left - MARGIN - RIGHT);
+    charting->box.width = page->width - left - MARGIN - RIGHT;
     charting->box.height = ASPECT * charting->box.width;
+    if (charting->box.width < SIDE_MIN)
+        return false;
     choose_ticks(charting);
-    charting->ticks_below =
-        charting->chart->bars ? charting->cells.room : TICK + TICK_GAP + SIZE_TICK;
-    double below = charting->ticks_below + 4 + SIZE_NAME + legend(charting, 0) + MARGIN;
+    charting->ticks_below = ticks_room(charting);
+    double below = charting->ticks_below + title_room(charting) + legend(charting, 0) + MARGIN;
     charting->height = page->height > 0 ? page->height : top + charting->box.height + below;
-    charting->box.height = fmax(20, charting->height - top - below);
+    charting->box.height = charting->height - top - below;
     choose_ticks(charting);
+    return fits(charting);
+}
+
+static bool is_enough(void *data, const struct page *page)
+{
+    struct charting charting = *(const struct charting *)data;
+    charting.page = page;
+    return lay_out(&charting);
+}
+
+/* Leaves out what there is no room for. */
+static int fit(struct charting *charting, struct page *ret_least)
+{
+    while (!lay_out(charting)) {
+        if (charting->without == WITHOUT_TICKS) {
+            *ret_least = *charting->page;
+            page_grow(ret_least, is_enough, charting);
+            return PAGE_TOO_SMALL;
+        }
+        charting->without++;
+    }
+    return 0;
 }
 
 /* What is in the axes ---------------------------------------------------------------------------
@@ -265,23 +338,31 @@ static void draw_values(const struct charting *charting, struct point *points)
 /* Everything ------------------------------------------------------------------------------------
  */
 
+static void draw_ticks(const struct charting *charting)
+{
+    page_ticks_left(charting->canvas, charting->box, &charting->y_ticks, &charting->y);
+    if (charting->chart->bars)
+        cell_axis_draw(&charting->chart->cells, &charting->cells, charting->page->fonts, true,
+                       charting->box, charting->canvas);
+    else
+        page_ticks_below(charting->canvas, charting->box, &charting->x_ticks, &charting->x);
+}
+
 static void draw_axes(const struct charting *charting)
 {
     struct box box = charting->box;
-    double bottom = box.y + box.height, below = bottom + charting->ticks_below + 4;
+    double bottom = box.y + box.height, below = bottom + charting->ticks_below;
     struct point corner[3] = {{box.x, box.y}, {box.x, bottom}, {box.x + box.width, bottom}};
     canvas_line(charting->canvas, corner, 3, LINE_AXIS, COLOR_AXIS, false);
-    page_ticks_left(charting->canvas, box, &charting->y_ticks, &charting->y);
-    if (charting->chart->bars)
-        cell_axis_draw(&charting->chart->cells, &charting->cells, charting->page->fonts, true, box,
-                       charting->canvas);
-    else
-        page_ticks_below(charting->canvas, box, &charting->x_ticks, &charting->x);
-    page_text(charting->canvas, charting->chart->x_title, box.x + box.width / 2,
-              below + SIZE_NAME / 2, SIZE_NAME, ANCHOR_MIDDLE, COLOR_TEXT);
-    page_text_up(charting->canvas, charting->chart->y_title, MARGIN + SIZE_NAME / 2,
-                 box.y + box.height / 2, SIZE_NAME, ANCHOR_MIDDLE, COLOR_TEXT);
-    legend(charting, below + SIZE_NAME + 3);
+    if (charting->without < WITHOUT_TICKS)
+        draw_ticks(charting);
+    if (charting->without < WITHOUT_TITLES) {
+        page_text(charting->canvas, charting->chart->x_title, box.x + box.width / 2,
+                  below + 4 + SIZE_NAME / 2, SIZE_NAME, ANCHOR_MIDDLE, COLOR_TEXT);
+        page_text_up(charting->canvas, charting->chart->y_title, MARGIN + SIZE_NAME / 2,
+                     box.y + box.height / 2, SIZE_NAME, ANCHOR_MIDDLE, COLOR_TEXT);
+    }
+    legend(charting, below + title_room(charting) + 3);
 }
 
 static size_t most_points(const struct chart *chart)
@@ -307,13 +388,16 @@ static int draw(struct charting *charting, struct bytes *ret_file)
     return canvas_finish(charting->canvas, ret_file);
 }
 
-int chart_draw(const struct chart *chart, const struct page *page, struct bytes *ret_file)
+int chart_draw(const struct chart *chart, const struct page *page, struct bytes *ret_file,
+               struct page *ret_least)
 {
     struct charting charting = {.chart = chart, .page = page};
     int rc = chart_scales(chart, &charting.x, &charting.y);
     if (rc != 0)
         return rc;
-    lay_out(&charting);
+    rc = fit(&charting, ret_least);
+    if (rc != 0)
+        return rc;
     rc = canvas_new(page->format, page->width, charting.height, page->dpi, page->fonts,
                     &charting.canvas);
     if (rc != 0)

@@ -51,8 +51,11 @@ struct chart {
 
 #define CHART_NO_NUMBER 1
 
-/* Returns 0, ERR_MEMORY, or CHART_NO_NUMBER when there is nothing to draw. */
-int chart_draw(const struct chart *chart, const struct page *page, struct bytes *ret_file);
+/* Where there is no room, titles of axes, the legend and the ticks are left out. Returns 0,
+ * ERR_MEMORY, CHART_NO_NUMBER when there is nothing to draw, or PAGE_TOO_SMALL: *ret_least is then
+ * large enough. */
+int chart_draw(const struct chart *chart, const struct page *page, struct bytes *ret_file,
+               struct page *ret_least);
 
 /* Colours for lines that are told apart by name: eight of Okabe and Ito (2008), which people who
  * are colour-blind can tell apart; then again. */

@@ -8,6 +8,35 @@
 #include <string.h>
 
 #define TITLE_LINE (SIZE_TITLE + 2)
+#define GROWN_MOST (200 * INCH)
+
+static double tenths(double points)
+{
+    return ceil(points / PAGE_STEP - 1e-6) / 10;
+}
+
+void page_size_text(const struct page *page, char ret_text[PAGE_SIZE_MAX])
+{
+    if (page->height > 0)
+        snprintf(ret_text, PAGE_SIZE_MAX, "%gx%g", page->width / INCH, page->height / INCH);
+    else
+        snprintf(ret_text, PAGE_SIZE_MAX, "%g", page->width / INCH);
+}
+
+int page_grow(struct page *page, page_fits *fits, void *data)
+{
+    struct page wide = *page;
+    wide.height = 0;
+    wide.width = tenths(page->width) * INCH;
+    while (!fits(data, &wide) && wide.width < GROWN_MOST)
+        wide.width += PAGE_STEP;
+    page->width = tenths(wide.width) * INCH;
+    page->height = tenths(page->height) * INCH;
+    while (page->height > 0 && !fits(data, page) && page->height < GROWN_MOST)
+        page->height += PAGE_STEP;
+    page->height = tenths(page->height) * INCH;
+    return fits(data, page) ? 0 : -1;
+}
 
 static double title_width(const struct page *page)
 {

@@ -30,6 +30,18 @@ struct page {
     const char *title;   /* "" = none */
 };
 
+/* A figure cannot be drawn that small. */
+#define PAGE_TOO_SMALL 2
+
+/* What sizes to try grow by. */
+#define PAGE_STEP (INCH / 10)
+/* A page's size, as people say it: "3.3x2.8" inches, or "3.3" without a height. */
+#define PAGE_SIZE_MAX 32
+void page_size_text(const struct page *page, char ret_text[PAGE_SIZE_MAX]);
+/* Makes a page larger until `fits` says so, first in width. Returns 0, or -1 when none does. */
+typedef bool page_fits(void *data, const struct page *page);
+int page_grow(struct page *page, page_fits *fits, void *data);
+
 /* Room that the title takes. */
 double page_title_room(const struct page *page);
 /* Draws it, shortened to the page's width. */

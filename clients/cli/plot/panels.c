@@ -3,7 +3,7 @@
 
 #include "err.h"
 #include "label.h"
-#include "panels_layout.h"
+#include "panels_fit.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -17,7 +17,7 @@
 
 /* One figure while it is drawn. */
 struct drawing {
-    const struct panels *panels;
+    struct panels *panels;
     const struct page *page;
     struct canvas *canvas;
     struct panels_layout layout;
@@ -189,12 +189,31 @@ static void draw_axis_titles(struct drawing *drawing, uint32_t index, struct box
                  ANCHOR_MIDDLE, COLOR_TEXT);
 }
 
-static void draw_panel_title(struct drawing *drawing, const struct panel *panel, struct box box)
+/* "head 12" becomes "12" where there is no room for it. */
+static const char *short_title(const char *title, struct fonts *fonts, double room)
+{
+    const char *blank = strrchr(title, ' ');
+    bool is_long = fonts_width(fonts, title, SIZE_NAME, false) > room;
+    return is_long && blank && blank[1] >= '0' && blank[1] <= '9' ? blank + 1 : title;
+}
+
+/* Over a map's own width, and as much of what is beside it on both sides. */
+static double title_room(const struct drawing *drawing, uint32_t column, struct box box)
+{
+    const struct panels_layout *layout = &drawing->layout;
+    if (drawing->panels->shared)
+        return box.width + fmax(0, layout->beside - 3);
+    return box.width + 2 * fmin(MARGIN + layout->side[column], fmax(0, layout->beside - 4));
+}
+
+static void draw_panel_title(struct drawing *drawing, const struct panel *panel, uint32_t column,
+                             struct box box)
 {
     char words[PANEL_TITLE_MAX + 8];
-    snprintf(words, sizeof(words), "%s", panel->title);
-    fonts_shorten(drawing->page->fonts, SIZE_NAME, box.width + drawing->layout.beside, words,
-                  sizeof(words));
+    struct fonts *fonts = drawing->page->fonts;
+    double room = title_room(drawing, column, box);
+    snprintf(words, sizeof(words), "%s", short_title(panel->title, fonts, room));
+    fonts_shorten(fonts, SIZE_NAME, room, words, sizeof(words));
     page_text(drawing->canvas, words, box.x + box.width / 2, box.y - 3 - SIZE_NAME / 2, SIZE_NAME,
               ANCHOR_MIDDLE, COLOR_TEXT);
 }
@@ -216,34 +235,26 @@ static void draw_panel(struct drawing *drawing, uint32_t index)
         draw_numbers(drawing, &panel->heat, bar, box);
     canvas_frame(drawing->canvas, box, LINE_AXIS, COLOR_AXIS);
     draw_axes(drawing, index, box);
-    draw_panel_title(drawing, panel, box);
+    draw_panel_title(drawing, panel, index % panels->columns, box);
     if (panels->shared)
         return;
     bar_draw(bar, drawing->page->fonts, box, drawing->canvas);
     draw_axis_titles(drawing, index, box);
 }
 
-/* What goes around all maps. */
-static struct box outline(const struct drawing *drawing)
-{
-    const struct panels *panels = drawing->panels;
-    struct box first = panels_layout_box(&drawing->layout, panels, 0);
-    struct box right = panels_layout_box(&drawing->layout, panels, panels->columns - 1);
-    struct box low = panels_layout_box(&drawing->layout, panels, panels->count - 1);
-    first.width = right.x + right.width - first.x;
-    first.height = low.y + low.height - first.y;
-    return first;
-}
-
-static void draw_swatch(struct drawing *drawing, const char *words, bool hatched, double *x,
+static void draw_swatch(struct drawing *drawing, const char *text, bool hatched, double *x,
                         double y)
 {
+    char words[80];
     struct box swatch = {*x, y - SWATCH / 2, SWATCH, SWATCH};
     if (hatched)
         canvas_hatch(drawing->canvas, swatch);
     else
         canvas_fill(drawing->canvas, swatch, HEAT_MASKED);
     canvas_frame(drawing->canvas, swatch, LINE_AXIS / 2, COLOR_SOFT);
+    snprintf(words, sizeof(words) - 8, "%s", text);
+    fonts_shorten(drawing->page->fonts, SIZE_TICK, drawing->layout.width - MARGIN - *x - SWATCH - 3,
+                  words, sizeof(words));
     page_text(drawing->canvas, words, *x + SWATCH + 3, y, SIZE_TICK, ANCHOR_START, COLOR_TEXT);
     *x += SWATCH + 3 + fonts_width(drawing->page->fonts, words, SIZE_TICK, false) + 10;
 }
@@ -266,7 +277,7 @@ static void draw_all(struct drawing *drawing)
     for (uint32_t i = 0; i < drawing->panels->count; i++)
         draw_panel(drawing, i);
     if (drawing->panels->shared) {
-        struct box all = outline(drawing);
+        struct box all = panels_fit_outline(&drawing->layout, drawing->panels);
         bar_draw(&drawing->bars[0], drawing->page->fonts, all, drawing->canvas);
         draw_axis_titles(drawing, 0, all);
     }
@@ -286,25 +297,34 @@ static int draw_laid_out(struct drawing *drawing, struct bytes *ret_file)
     return rc;
 }
 
-static int measure_and_draw(struct drawing *drawing, struct bytes *ret_file)
+static int measure_and_draw(struct drawing *drawing, struct bytes *ret_file, struct page *ret_least)
 {
     measure_all(drawing);
     if (drawing->range.least > drawing->range.most)
         return PANELS_NO_NUMBER;
     bool legend = drawing->range.missing > 0 || drawing->masked;
-    int rc = panels_layout(drawing->panels, drawing->bars, drawing->page, legend, &drawing->layout);
+    int rc = panels_fit(drawing->panels, drawing->bars, drawing->page, legend, &drawing->layout,
+                        ret_least);
     if (rc == 0)
         rc = draw_laid_out(drawing, ret_file);
     panels_layout_clear(&drawing->layout);
     return rc;
 }
 
-int panels_draw(const struct panels *panels, const struct page *page, struct bytes *ret_file)
+int panels_draw(const struct panels *panels, const struct page *page, struct bytes *ret_file,
+                struct page *ret_least)
 {
-    struct drawing drawing = {.panels = panels, .page = page};
+    struct panels own = *panels;
+    struct drawing drawing = {.panels = &own, .page = page};
+    own.items = malloc(panels->count * sizeof(*own.items));
     drawing.bars = calloc(panels->count, sizeof(*drawing.bars));
     drawing.missing = calloc(panels->count, sizeof(*drawing.missing));
-    int rc = drawing.bars && drawing.missing ? measure_and_draw(&drawing, ret_file) : ERR_MEMORY;
+    int rc = ERR_MEMORY;
+    if (own.items && drawing.bars && drawing.missing) {
+        memcpy(own.items, panels->items, panels->count * sizeof(*own.items));
+        rc = measure_and_draw(&drawing, ret_file, ret_least);
+    }
+    free(own.items);
     free(drawing.bars);
     free(drawing.missing);
     return rc;

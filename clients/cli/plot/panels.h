@@ -35,7 +35,9 @@ struct panels {
 /* No panel has a number in it. */
 #define PANELS_NO_NUMBER 1
 
-/* Draws all of it. Returns 0, ERR_MEMORY or PANELS_NO_NUMBER. */
-int panels_draw(const struct panels *panels, const struct page *page, struct bytes *ret_file);
+/* Draws all of it; where there is no room, titles and ticks of axes are left out. Returns 0,
+ * ERR_MEMORY, PANELS_NO_NUMBER, or PAGE_TOO_SMALL: *ret_least is then large enough. */
+int panels_draw(const struct panels *panels, const struct page *page, struct bytes *ret_file,
+                struct page *ret_least);
 
 #endif

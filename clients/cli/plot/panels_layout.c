@@ -20,8 +20,12 @@
 #define SHARE_TOGETHER 0.7 /* of the width: the maps, as a guess */
 #define SHARE_APART    0.5 /* of maps with axes of their own */
 #define PASSES         3
-#define MAP_MIN        12.0 /* of a map's side */
-#define STRETCHED      1.6  /* width by height of what is stretched */
+#define MAP_MIN        12.0 /* of a map's longer side */
+#define MAP_MIN_TICKS  24.0 /* when there are ticks at it */
+#define MAP_THIN       3.0  /* of its shorter side */
+#define MAP_LOWERED    28.0 /* height of a map for which a figure may become higher */
+#define HEIGHT_MOST    (9 * INCH)
+#define STRETCHED      1.6 /* width by height of what is stretched */
 
 static uint32_t rows_of(const struct panels *panels)
 {
@@ -121,7 +125,7 @@ static double lay_down(const struct panels *panels, const struct page *page,
 static void fit_height(const struct panels *panels, const struct page *page, double around,
                        double shapes, struct panels_layout *layout)
 {
-    double high = fmax(MAP_MIN, (page->height - around) / rows_of(panels));
+    double high = fmax(MAP_THIN, (page->height - around) / rows_of(panels));
     double spare = layout->cell_height - high;
     if (panels->stretch)
         layout->shape[0] *= layout->cell_height / high;
@@ -132,26 +136,60 @@ static void fit_height(const struct panels *panels, const struct page *page, dou
     layout->cell_height = panels->stretch ? high : fmin(high, layout->cell_height);
 }
 
+static bool is_large_enough(const struct panels *panels, double height)
+{
+    double least = panels->items[0].x.bare ? MAP_MIN : MAP_MIN_TICKS;
+    for (uint32_t i = 0; i < panels->count; i++) {
+        double width = height * shape_of(panels, &panels->items[i]);
+        if (fmax(width, height) < least || fmin(width, height) < MAP_THIN)
+            return false;
+    }
+    return true;
+}
+
+static bool fits(const struct panels *panels, const struct page *page, double around, double wanted,
+                 const struct panels_layout *layout)
+{
+    double needs = around + layout->cell_height * rows_of(panels);
+    return is_large_enough(panels, fmin(wanted, layout->cell_height)) &&
+           (page->height == 0 || needs <= page->height + 0.01);
+}
+
 static void lay_out(const struct panels *panels, const struct bar *bars, const struct page *page,
                     struct panels_layout *layout)
 {
-    double shapes = find_shapes(panels, layout), between;
+    double shapes = find_shapes(panels, layout), between, wanted = 0;
     double guess = (panels->shared ? SHARE_TOGETHER : SHARE_APART) * page->width / shapes;
     if (page->height > 0)
         guess = fmin(guess, SHARE_TOGETHER * page->height / rows_of(panels));
     for (int pass = 0; pass < PASSES; pass++) {
         plan_axes(panels, page, guess, pass == 0, layout);
         double bar = bars_width(panels, bars, page, guess);
-        guess = fmax(MAP_MIN, lay_across(panels, page, bar, layout) / shapes);
+        wanted = lay_across(panels, page, bar, layout) / shapes;
+        guess = fmax(MAP_THIN, wanted);
     }
     layout->cell_height = guess;
     double around = lay_down(panels, page, layout, &between);
     if (page->height > 0)
         fit_height(panels, page, around, shapes, layout);
+    layout->fits = fits(panels, page, around, wanted, layout);
     layout->pitch_y = layout->cell_height + between;
     layout->width = page->width;
     layout->height =
         page->height > 0 ? page->height : around + layout->cell_height * rows_of(panels);
+}
+
+/* Where no height is given, and many rows would make more than a page: smaller maps. */
+static void lower(const struct panels *panels, const struct bar *bars, const struct page *page,
+                  struct panels_layout *layout)
+{
+    struct page given = *page;
+    double rows = rows_of(panels), maps = rows * layout->cell_height;
+    if (page->height > 0 || layout->height <= HEIGHT_MOST)
+        return;
+    given.height = fmax(HEIGHT_MOST, layout->height - maps + rows * MAP_LOWERED);
+    if (given.height < layout->height)
+        lay_out(panels, bars, &given, layout);
 }
 
 int panels_layout(const struct panels *panels, const struct bar *bars, const struct page *page,
@@ -165,6 +203,7 @@ int panels_layout(const struct panels *panels, const struct bar *bars, const str
         return ERR_MEMORY;
     }
     lay_out(panels, bars, page, &layout);
+    lower(panels, bars, page, &layout);
     *ret_layout = layout;
     return 0;
 }

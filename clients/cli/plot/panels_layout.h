@@ -17,8 +17,8 @@ struct panels_layout {
     double ticks_below;              /* room of ticks and their texts */
     double ticks_left[PANEL_COLUMNS_MAX];
     struct cell_axis_plan *x, *y; /* [count]; owned */
-    struct heat_range range;      /* of all */
     bool legend;
+    bool fits; /* everything is on the page, and the maps are large enough to be looked at */
 };
 
 /* `bars` has the bar of each panel, or one when they share it. Returns 0 or ERR_MEMORY. */

@@ -10,7 +10,9 @@
 #include <string.h>
 
 /* Points that a panel has at least, when there is a choice. */
-#define PANEL_MIN 64.0
+#define PANEL_MIN 62.0
+/* What stands around panels, about. */
+#define AROUND 36.0
 
 int plot_fail(struct plot *plot, int code, const char *format, ...)
 {
@@ -68,16 +70,60 @@ struct page plot_page(const struct plot *plot, double inches, const char *title)
     };
 }
 
-/* As many as fit, in rows that are alike: 12 are 3 rows of 4, 8 are 2 of 4, 5 are 1 of 5. */
+static uint32_t rows_of(uint32_t count, uint32_t columns)
+{
+    return (count + columns - 1) / columns;
+}
+
+/* Where the height is given: with which panels are largest. */
+static uint32_t largest_columns(uint32_t count, double width, double height)
+{
+    uint32_t best = 1;
+    double largest = 0;
+    for (uint32_t columns = 1; columns <= count && columns <= PANEL_COLUMNS_MAX; columns++) {
+        double side = fmin(width / columns, height / rows_of(count, columns));
+        best = side > largest ? columns : best;
+        largest = fmax(side, largest);
+    }
+    return best;
+}
+
+/* Otherwise a little wider than high, and with few places empty in the last row: 12 are 3 rows of
+ * 4, 10 are 2 of 5, 64 are 8 of 8. A few stand in one row. */
 static uint32_t choose_columns(uint32_t count, double width)
 {
-    uint32_t most = (uint32_t)fmax(1, floor(width / PANEL_MIN));
-    uint32_t columns = (uint32_t)ceil(sqrt(count * 1.4));
-    columns = columns > most ? most : columns < 1 ? 1 : columns;
+    uint32_t most = (uint32_t)fmax(1, floor(width / PANEL_MIN)), best = 1;
+    double wanted = fmin(most, sqrt(count * 1.4)), least = INFINITY;
     if (count <= most && count <= 5)
         return count;
-    uint32_t rows = (count + columns - 1) / columns;
-    return (count + rows - 1) / rows;
+    for (uint32_t columns = 1; columns <= most && columns <= PANEL_COLUMNS_MAX; columns++) {
+        uint32_t empty = rows_of(count, columns) * columns - count;
+        double cost = empty + 0.9 * fabs(columns - wanted);
+        best = cost < least ? columns : best;
+        least = fmin(cost, least);
+    }
+    return best;
+}
+
+static uint32_t columns_of(const struct plot *plot, const struct panels *panels,
+                           const struct page *page)
+{
+    uint32_t columns = panels->columns ? panels->columns : plot->options.columns;
+    if (columns == 0 && page->height > 0)
+        columns = largest_columns(panels->count, page->width - AROUND, page->height - AROUND);
+    else if (columns == 0)
+        columns = choose_columns(panels->count, page->width);
+    return columns > panels->count ? panels->count : columns;
+}
+
+/* `what` is "for 4 panels". */
+static int fail_small(struct plot *plot, const struct page *page, const struct page *least,
+                      const char *what)
+{
+    char given[PAGE_SIZE_MAX], enough[PAGE_SIZE_MAX];
+    page_size_text(page, given);
+    page_size_text(least, enough);
+    return plot_fail(plot, CLI_USAGE, "--size: %s: too small %s: at least %s", given, what, enough);
 }
 
 int plot_chart(struct plot *plot, const struct chart *chart, double inches, const char *title,
@@ -88,7 +134,10 @@ int plot_chart(struct plot *plot, const struct chart *chart, double inches, cons
     if (*page.title)
         label_clean(page.title, clean, sizeof(clean));
     page.title = clean;
-    int rc = chart_draw(chart, &page, ret_file);
+    struct page least;
+    int rc = chart_draw(chart, &page, ret_file, &least);
+    if (rc == PAGE_TOO_SMALL)
+        return fail_small(plot, &page, &least, "for a chart");
     if (rc == CHART_NO_NUMBER)
         return plot_fail_empty(plot, "no value is a number");
     return rc == 0 ? CLI_OK : plot_fail_memory(plot);
@@ -99,18 +148,20 @@ int plot_panels(struct plot *plot, struct panels *panels, const struct page *pag
 {
     const struct plot_options *options = &plot->options;
     char title[TITLE_MAX] = "";
-    struct page clean = *page;
+    char what[48];
+    struct page clean = *page, least;
     if (*page->title)
         label_clean(page->title, title, sizeof(title));
     clean.title = title;
     panels->colors = &options->colors;
     panels->low = options->vmin;
     panels->high = options->vmax;
-    if (panels->columns == 0)
-        panels->columns =
-            options->columns > 0 ? options->columns : choose_columns(panels->count, page->width);
-    panels->columns = panels->columns > panels->count ? panels->count : panels->columns;
-    int rc = panels_draw(panels, &clean, ret_file);
+    panels->columns = columns_of(plot, panels, page);
+    int rc = panels_draw(panels, &clean, ret_file, &least);
+    snprintf(what, sizeof(what), "for %" PRIu32 " panel%s", panels->count,
+             panels->count == 1 ? "" : "s");
+    if (rc == PAGE_TOO_SMALL)
+        return fail_small(plot, &clean, &least, what);
     if (rc == PANELS_NO_NUMBER)
         return plot_fail_empty(plot, panels->count > 1 ? "no entry of the maps is a number"
                                                        : "no entry of the map is a number");

@@ -35,6 +35,15 @@ void ticks_linear(double low, double high, uint32_t most, double least_step,
     *ret_ticks = ticks;
 }
 
+void ticks_thin(struct ticks *ticks, uint32_t most)
+{
+    while (ticks->count > 1 && ticks->count > most) {
+        ticks->count = (ticks->count + 1) / 2;
+        for (uint32_t i = 0; i < ticks->count; i++)
+            ticks->at[i] = ticks->at[2 * i];
+    }
+}
+
 /* Powers of ten apart of which 2 and 5 times are numbers, too. */
 #define DECADES_FEW 2.5
 

@@ -26,6 +26,9 @@ void ticks_linear(double low, double high, uint32_t most, double least_step,
  * them. */
 void ticks_powers(double low, double high, uint32_t most, struct ticks *ret_ticks);
 
+/* Leaves every second one out until there are at most so many, but one. */
+void ticks_thin(struct ticks *ticks, uint32_t most);
+
 void ticks_text(const struct ticks *ticks, uint32_t index, char ret_text[TICK_TEXT_MAX]);
 
 #endif
