@@ -62,9 +62,15 @@ class Svg:
 
     @staticmethod
     def _image(element):
-        """x, y, width, height in points, and u8 [rows, columns, 4]."""
+        """x, y, width, height in points, and u8 [rows, columns, 4], of an image that has each cell several times."""
         place = tuple(float(element.get(name)) for name in ("x", "y", "width", "height"))
-        return place, read_png(base64.b64decode(element.get(LINK).split(",")[1]))[0]
+        pixels = read_png(base64.b64decode(element.get(LINK).split(",")[1]))[0]
+        columns, rows = (int(side) for side in element.get("data-cells").split("x"))
+        times = pixels.shape[0] // rows
+        cells = pixels[::times, ::times]
+        assert cells.shape[:2] == (rows, columns) and max(pixels.shape) >= 512
+        assert np.array_equal(pixels, cells.repeat(times, 0).repeat(times, 1))
+        return place, cells
 
     def text_places(self):
         """(text, x, y) in points."""

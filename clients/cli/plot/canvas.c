@@ -3,6 +3,9 @@
 
 #include <math.h>
 
+/* Pixels that the longer side of a map's image has at least, in PDF and SVG. */
+#define IMAGE_MIN 512
+
 #define HATCH_GROUND 0xffe4e4e4u
 #define HATCH_LINE   0xffb4b4b4u
 #define HATCH_EVERY  4.0
@@ -30,6 +33,20 @@ void canvas_free(struct canvas **canvas)
 double canvas_pixels(const struct canvas *canvas)
 {
     return canvas->pixels;
+}
+
+uint32_t canvas_cell_times(uint32_t rows, uint32_t columns)
+{
+    uint32_t longer = rows > columns ? rows : columns;
+    return (IMAGE_MIN - 1) / longer + 1;
+}
+
+void canvas_repeat_cells(const uint32_t *colors, uint32_t rows, uint32_t columns, uint32_t times,
+                         uint32_t *ret_image, size_t stride)
+{
+    for (size_t y = 0; y < (size_t)rows * times; y++)
+        for (size_t x = 0; x < (size_t)columns * times; x++)
+            ret_image[y * stride + x] = colors[y / times * columns + x / times];
 }
 
 void canvas_fill(struct canvas *canvas, struct box box, uint32_t color)

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Pixels and PDF pages are both drawn by cairo, but for the cells of a map. In pixels these are
  * written straight into the surface, at whole pixels: nothing of one cell is in another. In PDF
- * they are an image without interpolation; since some viewers smooth images all the same, small
- * maps have each cell several times. */
+ * they are an image without interpolation. */
 #include "canvas_ops.h"
 
 #include "err.h"
@@ -12,9 +11,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Pixels that the longer side of a map's image has at least. */
-#define IMAGE_MIN 512
 
 struct cairo_canvas {
     struct canvas canvas; /* first */
@@ -237,27 +233,19 @@ static cairo_status_t append(void *data, const unsigned char *bytes, unsigned in
     return CAIRO_STATUS_SUCCESS;
 }
 
-static void copy_cells(const uint32_t *colors, uint32_t rows, uint32_t columns, uint32_t times,
-                       cairo_surface_t *image)
-{
-    size_t stride = (size_t)cairo_image_surface_get_stride(image) / sizeof(uint32_t);
-    uint32_t *to = (uint32_t *)(void *)cairo_image_surface_get_data(image);
-    for (size_t y = 0; y < (size_t)rows * times; y++)
-        for (size_t x = 0; x < (size_t)columns * times; x++)
-            to[y * stride + x] = colors[y / times * columns + x / times];
-}
-
 static void pdf_cells(struct canvas *canvas, struct box box, const uint32_t *colors, uint32_t rows,
                       uint32_t columns)
 {
     struct cairo_canvas *self = of(canvas);
     cairo_t *cairo = self->cairo;
-    uint32_t longer = rows > columns ? rows : columns, times = (IMAGE_MIN - 1) / longer + 1;
+    uint32_t times = canvas_cell_times(rows, columns);
     cairo_surface_t *image = cairo_image_surface_create(CAIRO_FORMAT_ARGB32, (int)(columns * times),
                                                         (int)(rows * times));
     self->failed = self->failed || cairo_surface_status(image) != CAIRO_STATUS_SUCCESS;
     if (!self->failed) {
-        copy_cells(colors, rows, columns, times, image);
+        canvas_repeat_cells(colors, rows, columns, times,
+                            (uint32_t *)(void *)cairo_image_surface_get_data(image),
+                            (size_t)cairo_image_surface_get_stride(image) / sizeof(uint32_t));
         cairo_surface_mark_dirty(image);
         cairo_save(cairo);
         cairo_translate(cairo, box.x, box.y);

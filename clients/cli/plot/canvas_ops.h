@@ -25,6 +25,13 @@ struct canvas {
     double pixels;       /* per point; 0 = none */
 };
 
+/* Viewers smooth images that they enlarge, whatever the file says: the image of a small map has
+ * each cell this many times, across and down. */
+uint32_t canvas_cell_times(uint32_t rows, uint32_t columns);
+/* Writes it: ret_image has rows * times rows, `stride` pixels from one to the next. */
+void canvas_repeat_cells(const uint32_t *colors, uint32_t rows, uint32_t columns, uint32_t times,
+                         uint32_t *ret_image, size_t stride);
+
 /* Each returns 0 or ERR_MEMORY; the canvas is then the caller's. */
 int canvas_new_png(double width, double height, double dpi, struct fonts *fonts,
                    struct canvas **ret_canvas);

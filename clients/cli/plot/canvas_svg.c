@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* SVG is written here and not by cairo, which draws the letters of a text one by one: here text
- * stays text, that can be searched, copied and edited. The cells of a map are one image. Numbers
+ * stays text, that can be searched, copied and edited. The cells of a map are one image, which says
+ * how many they are. Numbers
  * are written without printf, which would follow the locale. */
 #include "canvas_ops.h"
 
@@ -147,18 +148,39 @@ static void put_base64(FILE *out, const struct bytes *bytes)
     }
 }
 
+/* Returns 0 or ERR_MEMORY. */
+static int encode_cells(const uint32_t *colors, uint32_t rows, uint32_t columns,
+                        struct bytes *ret_file)
+{
+    uint32_t times = canvas_cell_times(rows, columns);
+    size_t stride = (size_t)columns * times;
+    uint32_t *image = malloc(stride * rows * times * sizeof(*image));
+    if (!image)
+        return ERR_MEMORY;
+    canvas_repeat_cells(colors, rows, columns, times, image, stride);
+    struct pixels pixels = {.data = image,
+                            .width = columns * times,
+                            .height = rows * times,
+                            .stride = stride,
+                            .alpha = true,
+                            .smaller = true};
+    int rc = png_encode(&pixels, ret_file);
+    free(image);
+    return rc;
+}
+
 static void cells(struct canvas *canvas, struct box box, const uint32_t *colors, uint32_t rows,
                   uint32_t columns)
 {
     FILE *out = out_of(canvas);
     struct bytes file;
-    struct pixels pixels = {colors, columns, rows, columns, .alpha = true, .smaller = true};
-    if (png_encode(&pixels, &file) != 0) {
+    if (encode_cells(colors, rows, columns, &file) != 0) {
         ((struct svg_canvas *)canvas)->failed = true;
         return;
     }
     fputs("<image", out);
     put_box(out, box);
+    fprintf(out, " data-cells=\"%" PRIu32 "x%" PRIu32 "\"", columns, rows);
     fputs(" preserveAspectRatio=\"none\" image-rendering=\"optimizeSpeed\""
           " style=\"image-rendering:pixelated\" xlink:href=\"data:image/png;base64,",
           out);
