@@ -332,11 +332,33 @@ def test_tokens(file, maps, tmp_path):
     plot("tokens", file, "--layer", "decoder.0.cross", "--head", 3, "--query", 4, "-o", tmp_path / "a.svg")
     svg = Svg(tmp_path / "a.svg")
     rects = list(svg.root.iter("{http://www.w3.org/2000/svg}rect"))[1:1 + S]
+    rects.sort(key=lambda rect: float(rect.get("x")))
     heights = np.array([float(rect.get("height")) for rect in rects])
     row = maps["decoder.0.cross"][0, 3, 4]
     assert np.allclose(heights / heights.max(), row / row.max(), atol=2e-3)
     marked = [i for i, rect in enumerate(rects) if rect.get("fill") == "#0072b2"]
     assert marked == sorted(np.argsort(-row)[:3])
+
+
+@pytest.mark.parametrize("tokens", [50, 200])
+def test_the_largest_of_tokens_are_told(tokens, tmp_path):
+    """At the axis, whatever is thinned out around them; of very many in the legend."""
+    weights = np.full((1, 1, tokens, tokens), 0.001, np.float32)
+    weights[..., [10, 11, 13]] = 0.2
+    np.save(tmp_path / "decoder.0.self.npy", weights)
+    (tmp_path / "labels").write_text("".join(f"word{i}\n" for i in range(tokens)))
+    plot("tokens", tmp_path / "decoder.0.self.npy", "--labels", tmp_path / "labels", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    words = {text: x for text, x, _ in svg.text_places() if text.startswith("word")}
+    if tokens == 50:
+        assert {"word10", "word11", "word13"} <= set(words) and 10 < len(words) < 30
+        assert np.diff(sorted(words.values())).min() > 6.9
+    else:
+        assert not words and "100" in svg.texts and "key position" in svg.texts
+        assert any(text.startswith("the three largest: 10 \u201cword10\u201d, 11") for text in svg.texts)
+    wide = [float(rect.get("width")) for rect in svg.root.iter("{http://www.w3.org/2000/svg}rect")
+            if rect.get("fill") == "#0072b2"]
+    assert len(wide) == 3 and min(wide) >= 1.5
 
 
 def test_the_query_of_tokens_is_none_of_padding(maps, tmp_path):

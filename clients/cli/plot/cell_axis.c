@@ -11,6 +11,7 @@
 /* Points from number to number. */
 /* From text to text when it is as small as can be read. */
 #define LINE_SMALL   5.2
+#define MARKED_APART 7.0 /* from text to text of marked cells */
 #define NUMBERS_DOWN 12
 #define NUMBER_OVER  1.5 /* beyond the ends of the axis, at most */
 #define NUMBER_GAP   9
@@ -25,12 +26,22 @@ static void text_at(const struct cell_axis *axis, const struct cell_axis_plan *p
     fonts_shorten(fonts, plan->size, plan->text_max, ret_text, LABEL_MAX + 8);
 }
 
+static bool is_marked(const struct cell_axis *axis, uint32_t index)
+{
+    for (uint32_t i = 0; i < axis->marked_count; i++)
+        if (axis->marked[i] == index)
+            return true;
+    return false;
+}
+
 static double widest_text(const struct cell_axis *axis, const struct cell_axis_plan *plan,
                           struct fonts *fonts)
 {
     double widest = 0;
-    for (uint32_t i = 0; i < axis->count; i += plan->every) {
+    for (uint32_t i = 0; i < axis->count; i++) {
         char text[LABEL_MAX + 8];
+        if (i % plan->every > 0 && !is_marked(axis, i))
+            continue;
         text_at(axis, plan, i, fonts, text);
         if (*text)
             widest = fmax(widest, fonts_width(fonts, text, plan->size, false));
@@ -110,7 +121,8 @@ struct cell_axis_plan cell_axis_plan(const struct cell_axis *axis, struct fonts 
         return (struct cell_axis_plan){.every = 1};
     if (axis->texts && !axis->all)
         choose_size(length / axis->count, &plan);
-    plan.named = before ? before->named : axis->texts && plan.every <= THINNED_MOST;
+    plan.named = before ? before->named
+                        : axis->texts && (axis->marked_count > 0 || plan.every <= THINNED_MOST);
     if (plan.named) {
         plan_texts(axis, fonts, across, length, &plan);
     } else {
@@ -120,11 +132,12 @@ struct cell_axis_plan cell_axis_plan(const struct cell_axis *axis, struct fonts 
     return plan;
 }
 
-static void draw_tick(bool across, struct box box, double at, struct canvas *canvas)
+/* From the place on the axis to that of its text. */
+static void draw_tick(bool across, struct box box, double from, double to, struct canvas *canvas)
 {
     double bottom = box.y + box.height;
-    struct point below[2] = {{at, bottom}, {at, bottom + TICK}};
-    struct point left[2] = {{box.x - TICK, at}, {box.x, at}};
+    struct point below[2] = {{from, bottom}, {to, bottom + TICK}};
+    struct point left[2] = {{box.x - TICK, to}, {box.x, from}};
     canvas_line(canvas, across ? below : left, 2, LINE_AXIS, COLOR_AXIS, false);
 }
 
@@ -145,19 +158,58 @@ static double place(bool across, struct box box, double share)
     return across ? box.x + share * box.width : box.y + share * box.height;
 }
 
+/* Where the texts of the marked cells stand: at their cells, but for what keeps them apart. */
+static void place_marked(const struct cell_axis *axis, bool across, struct box box,
+                         double ret_at[CELL_AXIS_MARKED])
+{
+    double moved = 0, end = across ? box.x + box.width : box.y + box.height;
+    for (uint32_t i = 0; i < axis->marked_count; i++) {
+        double at = place(across, box, (axis->marked[i] + 0.5) / axis->count);
+        ret_at[i] = i > 0 ? fmax(at, ret_at[i - 1] + MARKED_APART) : at;
+        moved += (ret_at[i] - at) / axis->marked_count;
+    }
+    for (uint32_t i = axis->marked_count; i-- > 0;) {
+        double most = i + 1 < axis->marked_count ? ret_at[i + 1] - MARKED_APART : end;
+        ret_at[i] = fmin(ret_at[i] - moved, most);
+    }
+}
+
+/* Whether a text that is thinned out may stand there: away from those of marked cells. */
+static bool is_free(const struct cell_axis *axis, const double *marked_at, double at)
+{
+    for (uint32_t i = 0; i < axis->marked_count; i++)
+        if (fabs(marked_at[i] - at) < LINE_TICK)
+            return false;
+    return true;
+}
+
+static void draw_one(const struct cell_axis *axis, const struct cell_axis_plan *plan,
+                     struct fonts *fonts, bool across, struct box box, uint32_t index, double at,
+                     struct canvas *canvas)
+{
+    char text[LABEL_MAX + 8];
+    text_at(axis, plan, index, fonts, text);
+    if (!*text)
+        return;
+    if (!axis->all)
+        draw_tick(across, box, place(across, box, (index + 0.5) / axis->count), at, canvas);
+    draw_text(text, across, plan->upright, plan->size, box, at, canvas);
+}
+
 static void draw_texts(const struct cell_axis *axis, const struct cell_axis_plan *plan,
                        struct fonts *fonts, bool across, struct box box, struct canvas *canvas)
 {
+    double marked_at[CELL_AXIS_MARKED];
+    bool thinned = plan->every > 1;
+    if (thinned)
+        place_marked(axis, across, box, marked_at);
     for (uint32_t i = 0; i < axis->count; i += plan->every) {
-        char text[LABEL_MAX + 8];
         double at = place(across, box, (i + 0.5) / axis->count);
-        text_at(axis, plan, i, fonts, text);
-        if (!*text)
-            continue;
-        if (!axis->all)
-            draw_tick(across, box, at, canvas);
-        draw_text(text, across, plan->upright, plan->size, box, at, canvas);
+        if (!thinned || is_free(axis, marked_at, at))
+            draw_one(axis, plan, fonts, across, box, i, at, canvas);
     }
+    for (uint32_t i = 0; thinned && i < axis->marked_count; i++)
+        draw_one(axis, plan, fonts, across, box, axis->marked[i], marked_at[i], canvas);
 }
 
 /* A number's middle such that it does not run into that of the next box. */
@@ -181,7 +233,7 @@ void cell_axis_draw(const struct cell_axis *axis, const struct cell_axis_plan *p
         char text[TICK_TEXT_MAX];
         double at = place(across, box, share_of(axis, ticks.at[i]));
         ticks_text(&ticks, i, text);
-        draw_tick(across, box, at, canvas);
+        draw_tick(across, box, at, at, canvas);
         if (across)
             at = keep_over(box, at, fonts_width(fonts, text, SIZE_TICK, false));
         draw_text(text, across, false, SIZE_TICK, box, at, canvas);

@@ -6,6 +6,8 @@
 
 #include "page.h"
 
+#define CELL_AXIS_MARKED 4
+
 struct cell_axis {
     const char *title;       /* "" = none */
     uint32_t count;          /* cells */
@@ -14,8 +16,10 @@ struct cell_axis {
     const uint64_t *numbers; /* [count] of the cells, ascending; NULL = one after another */
     /* [count], instead of numbers; NULL = none. A text that is NULL is left out */
     const char *const *texts;
-    bool all;  /* no text is left out for want of room */
-    bool bare; /* neither ticks nor texts */
+    const uint32_t *marked; /* [marked_count] cells, ascending, whose texts are never left out */
+    uint32_t marked_count;  /* at most CELL_AXIS_MARKED */
+    bool all;               /* no text is left out for want of room */
+    bool bare;              /* neither ticks nor texts */
 };
 
 /* How an axis is drawn in a given length. */

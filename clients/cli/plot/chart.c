@@ -16,6 +16,7 @@
 #define LEGEND_GAP  9.0
 #define TEXT_SHARE  0.25
 #define RIGHT       6.0  /* room of the last number of the x axis */
+#define MARK_WIDE   1.5  /* of a marked bar, at least */
 #define ENTRY_MAX   512  /* bytes of a text in the legend */
 #define SIDE_MIN    24.0 /* of the axes */
 
@@ -296,16 +297,19 @@ static void draw_band(const struct charting *charting, const struct chart_band *
     }
 }
 
-static void draw_bars(const struct charting *charting)
+/* Those of the marked colour, or the others. */
+static void draw_bars(const struct charting *charting, bool marks)
 {
     const struct chart *chart = charting->chart;
     double step = charting->box.width / chart->cells.count, wide = step * (step > 3 ? 0.8 : 1);
     double zero = at_y(charting, fmax(0, charting->y.low));
     for (uint32_t i = 0; i < chart->cells.count; i++) {
-        double x = charting->box.x + (i + 0.5) * step - wide / 2;
+        bool marked = chart->bar_colors[i] == chart->bar_mark;
+        double width = marked ? fmax(wide, MARK_WIDE) : wide;
+        double x = charting->box.x + (i + 0.5) * step - width / 2;
         double y = at_y(charting, chart->bars[i]);
-        if (is_shown(charting, chart->bars[i]))
-            canvas_fill(charting->canvas, (struct box){x, fmin(y, zero), wide, fabs(zero - y)},
+        if (marked == marks && is_shown(charting, chart->bars[i]))
+            canvas_fill(charting->canvas, (struct box){x, fmin(y, zero), width, fabs(zero - y)},
                         chart->bar_colors[i]);
     }
 }
@@ -328,8 +332,8 @@ static void draw_values(const struct charting *charting, struct point *points)
     const struct chart *chart = charting->chart;
     for (uint32_t i = 0; i < chart->band_count; i++)
         draw_band(charting, &chart->bands[i], points);
-    if (chart->bars)
-        draw_bars(charting);
+    for (int marks = 0; chart->bars && marks < 2; marks++)
+        draw_bars(charting, marks);
     draw_marks(charting);
     for (uint32_t i = 0; i < chart->line_count; i++)
         draw_line(charting, &chart->lines[i], points);

@@ -8,8 +8,12 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
-#define MARKED     3
+#define MARKED        3
+#define MARK_NAME_MAX 1024
+/* More keys than these are told by their positions. */
+#define TEXTS_MOST 120
 #define COLOR_REST 0xffa9bcd0u
 #define COLOR_TOP  0xff0072b2u
 
@@ -87,12 +91,39 @@ static void color_bars(const double *bars, uint32_t count, uint32_t *ret_colors)
     }
 }
 
-static const char *mark_name(const uint32_t *colors, uint32_t count)
+/* The keys of the bars in colour, ascending; returns how many. */
+static uint32_t find_marked(const uint32_t *colors, uint32_t count, uint32_t ret_marked[MARKED])
 {
     uint32_t marked = 0;
     for (uint32_t i = 0; i < count; i++)
-        marked += colors[i] == COLOR_TOP;
-    return marked < MARKED ? "" : "the three largest";
+        if (colors[i] == COLOR_TOP)
+            ret_marked[marked++] = i;
+    return marked;
+}
+
+/* A comma, the first key of a cell and its token. */
+static void add_key(const struct source_layer *layer, const char *const *texts, uint32_t cell,
+                    bool first, char *ret_name, size_t size)
+{
+    char token[LABEL_MAX] = "";
+    size_t length = strlen(ret_name);
+    if (texts && texts[cell])
+        label_clean(texts[cell], token, sizeof(token));
+    snprintf(ret_name + length, size - length, "%s %" PRIu32 "%s%s%s", first ? ":" : ",",
+             source_edge(cell, layer->keys, layer->columns), *token ? " \xe2\x80\x9c" : "", token,
+             *token ? "\xe2\x80\x9d" : "");
+}
+
+/* "the three largest: 3, 17, 40": which, unless the axis says it. */
+static void name_marked(const struct source_layer *layer, const struct cell_axis *axis,
+                        bool is_named, char ret_name[MARK_NAME_MAX])
+{
+    *ret_name = '\0';
+    if (axis->marked_count < MARKED)
+        return;
+    snprintf(ret_name, MARK_NAME_MAX, "the three largest");
+    for (uint32_t i = 0; !is_named && i < axis->marked_count; i++)
+        add_key(layer, axis->texts, axis->marked[i], i == 0, ret_name, MARK_NAME_MAX);
 }
 
 static void make_title(const struct plot *plot, const struct choice *choice,
@@ -113,7 +144,8 @@ static int draw(struct plot *plot, const struct choice *choice, const struct ask
                 const float *values, const struct map_texts *texts, struct bytes *ret_file)
 {
     const struct source_layer *layer = &plot->layers[choice->layer];
-    char title[TITLE_MAX];
+    char title[TITLE_MAX], name[MARK_NAME_MAX];
+    uint32_t marked[MARKED];
     const float *row = values + (size_t)asked->row * layer->columns;
     double *bars = malloc(layer->columns * sizeof(*bars));
     uint32_t *colors = malloc(layer->columns * sizeof(*colors));
@@ -123,12 +155,20 @@ static int draw(struct plot *plot, const struct choice *choice, const struct ask
     if (code == CLI_OK) {
         color_bars(bars, layer->columns, colors);
         struct panel panel = plot_maps_panel(layer, values, texts);
+        bool named = texts->x && layer->columns <= TEXTS_MOST;
+        panel.x.marked = marked;
+        panel.x.marked_count = find_marked(colors, layer->columns, marked);
+        name_marked(layer, &panel.x, named, name);
+        if (!named) {
+            panel.x.texts = NULL;
+            panel.x.marked_count = 0;
+        }
         struct chart chart = {.bars = bars,
                               .bar_colors = colors,
                               .bar_mark = COLOR_TOP,
-                              .bar_mark_name = mark_name(colors, layer->columns),
+                              .bar_mark_name = name,
                               .cells = panel.x,
-                              .x_title = texts->x ? "key" : panel.x.title,
+                              .x_title = named ? "key" : panel.x.title,
                               .y_title = "attention weight",
                               .from_zero = true,
                               .low = plot->options.vmin,
