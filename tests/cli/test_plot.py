@@ -328,6 +328,26 @@ def test_spectrum(file, maps, tmp_path):
     assert np.allclose(span(heights), span(values), atol=2e-3)
 
 
+def test_the_spectrum_of_many_heads_has_their_median(tmp_path):
+    weights = attend(3, 24, 24)[:1].repeat(5, axis=1) ** np.linspace(1, 1.5, 20, dtype=np.float32)[:, None, None]
+    np.save(tmp_path / "decoder.0.self.npy", weights)
+    plot("spectrum", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    texts = {"head 0", "to head 19, in order", "median of the heads", "index, of the 16 largest of 24"}
+    assert texts <= set(svg.texts) and "head 10" not in svg.texts
+    points = max((line.get("points").split() for line in lines_of(svg, "#000000")), key=len)
+    heights = -np.array([float(pair.split(",")[1]) for pair in points])
+    values = np.median(np.linalg.svd(weights[0].astype(np.float64), compute_uv=False), axis=0)[:16]
+    assert np.allclose(span(heights), span(np.log(values)), atol=5e-3)
+
+
+def test_the_spectrum_of_one_token(tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.ones((1, 4, 1, 1), np.float32))
+    plot("spectrum", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert {"head 0", "head 3", "index", "1"} <= set(svg.texts) and not {"0.9", "1.1"} & set(svg.texts)
+
+
 def test_tokens(file, maps, tmp_path):
     plot("tokens", file, "--layer", "decoder.0.cross", "--head", 3, "--query", 4, "-o", tmp_path / "a.svg")
     svg = Svg(tmp_path / "a.svg")

@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-#define HEADROOM 0.05 /* of the values' span, above and below */
+#define POWERS_APART 2.5
+#define HEADROOM     0.05 /* of the values' span, above and below */
 
 struct span {
     double low, high;
@@ -37,10 +38,12 @@ static void join_all(const struct chart *chart, struct span *x, struct span *y)
         join_y(chart, y, chart->bars[i]);
 }
 
+/* Numbers that are almost alike are not drawn as if they were far apart. */
 static void widen_powers(struct span *y)
 {
-    y->high *= 1.3;
-    y->low /= 1.3;
+    double times = y->high < POWERS_APART * y->low ? POWERS_APART : 1.3;
+    y->high *= times;
+    y->low /= times;
     if (y->low < y->high * 1e-8) /* rounding errors */
         y->low = y->high * 1e-8;
 }

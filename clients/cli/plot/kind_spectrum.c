@@ -9,8 +9,19 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* More heads than can be told apart by name are coloured in their order. */
-#define NAMED_MOST 8
+/* More heads than can be told apart by name are thin lines in the colours of their order, with
+ * their median over them. */
+#define NAMED_MOST   8
+#define COLOR_MEDIAN 0xff000000u
+
+/* What is drawn of a layer. */
+struct curves {
+    uint32_t heads;
+    uint32_t shown;       /* singular values of a head */
+    uint32_t all;         /* that it has */
+    const double *values; /* [heads][SINGULAR_VALUES_MAX] */
+    double x[SINGULAR_VALUES_MAX], median[SINGULAR_VALUES_MAX];
+};
 
 static uint32_t color_of(const struct plot *plot, uint32_t head, uint32_t heads)
 {
@@ -20,53 +31,97 @@ static uint32_t color_of(const struct plot *plot, uint32_t head, uint32_t heads)
 }
 
 /* Of many heads the first and the last are named: the colours go from one to the other. */
-static bool is_named(uint32_t head, uint32_t heads)
+static void name_line(const struct curves *curves, uint32_t head, char *ret_name)
 {
-    return heads <= NAMED_MOST || head == 0 || head == heads - 1 || head == heads / 2;
+    if (curves->heads <= NAMED_MOST || head == 0)
+        snprintf(ret_name, CHART_NAME_MAX, "head %" PRIu32, head);
+    else if (head == curves->heads - 1)
+        snprintf(ret_name, CHART_NAME_MAX, "to head %" PRIu32 ", in order", head);
 }
 
-static void make_lines(const struct plot *plot, uint32_t heads, const double *x,
-                       const double *values, struct chart_line *ret_lines)
+static void make_lines(const struct plot *plot, const struct curves *curves,
+                       struct chart_line *ret_lines)
 {
-    for (uint32_t head = 0; head < heads; head++) {
-        ret_lines[head] = (struct chart_line){.x = x,
-                                              .y = values + (size_t)head * SINGULAR_VALUES_MAX,
-                                              .count = SINGULAR_VALUES_MAX,
-                                              .color = color_of(plot, head, heads),
-                                              .width = 0.9,
-                                              .dots = true};
-        if (is_named(head, heads))
-            snprintf(ret_lines[head].name, CHART_NAME_MAX, "head %" PRIu32, head);
+    bool many = curves->heads > NAMED_MOST;
+    for (uint32_t head = 0; head < curves->heads; head++) {
+        ret_lines[head] =
+            (struct chart_line){.x = curves->x,
+                                .y = curves->values + (size_t)head * SINGULAR_VALUES_MAX,
+                                .count = curves->shown,
+                                .color = color_of(plot, head, curves->heads),
+                                .width = many ? 0.4 : 0.9,
+                                .dots = !many};
+        name_line(curves, head, ret_lines[head].name);
     }
+    if (many)
+        ret_lines[curves->heads] = (struct chart_line){.x = curves->x,
+                                                       .y = curves->median,
+                                                       .count = curves->shown,
+                                                       .color = COLOR_MEDIAN,
+                                                       .width = 1.4,
+                                                       .dots = true,
+                                                       .name = "median of the heads"};
+}
+
+static int compare(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+/* Of the finite ones; NaN without any. `work` has room for one per head. */
+static double median_at(const struct curves *curves, uint32_t index, double *work)
+{
+    uint32_t count = 0;
+    for (uint32_t head = 0; head < curves->heads; head++) {
+        double value = curves->values[(size_t)head * SINGULAR_VALUES_MAX + index];
+        if (isfinite(value))
+            work[count++] = value;
+    }
+    qsort(work, count, sizeof(*work), compare);
+    return count > 0 ? (work[(count - 1) / 2] + work[count / 2]) / 2 : NAN;
+}
+
+static int draw_lines(struct plot *plot, const struct choice *choice, const struct curves *curves,
+                      struct chart_line *lines, struct bytes *ret_file)
+{
+    const struct source_layer *layer = &plot->layers[choice->layer];
+    char title[TITLE_MAX], place[PLACE_TEXT_MAX], details[DETAILS_MAX], index[64] = "index";
+    make_lines(plot, curves, lines);
+    plot_maps_layer_text(layer, place);
+    plot_maps_details(plot, choice->layer, details);
+    snprintf(title, sizeof(title), "%s, singular values of the heads' maps%s", place, details);
+    if (curves->shown < curves->all)
+        snprintf(index, sizeof(index), "index, of the %" PRIu32 " largest of %" PRIu32,
+                 curves->shown, curves->all);
+    struct chart chart = {.lines = lines,
+                          .line_count = curves->heads + (curves->heads > NAMED_MOST),
+                          .x_title = index,
+                          .y_title = "singular value",
+                          .powers = true,
+                          .low = plot->options.vmin,
+                          .high = plot->options.vmax};
+    return plot_chart(plot, &chart, WIDTH_ONE, title, ret_file);
 }
 
 static int draw(struct plot *plot, const struct choice *choice, const double *values,
                 struct bytes *ret_file)
 {
     const struct source_layer *layer = &plot->layers[choice->layer];
-    double x[SINGULAR_VALUES_MAX];
-    char title[TITLE_MAX], place[PLACE_TEXT_MAX], details[DETAILS_MAX];
-    uint32_t shown = layer->rows < layer->columns ? layer->rows : layer->columns;
-    struct chart_line *lines = calloc(layer->heads, sizeof(*lines));
-    if (!lines)
-        return plot_fail_memory(plot);
-    for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++)
-        x[i] = i + 1;
-    make_lines(plot, layer->heads, x, values, lines);
-    for (uint32_t head = 0; head < layer->heads; head++)
-        lines[head].count = shown < SINGULAR_VALUES_MAX ? shown : SINGULAR_VALUES_MAX;
-    plot_maps_layer_text(layer, place);
-    plot_maps_details(plot, choice->layer, details);
-    snprintf(title, sizeof(title), "%s, singular values of the heads' maps%s", place, details);
-    struct chart chart = {.lines = lines,
-                          .line_count = layer->heads,
-                          .x_title = "index",
-                          .y_title = "singular value",
-                          .powers = true,
-                          .low = plot->options.vmin,
-                          .high = plot->options.vmax};
-    int code = plot_chart(plot, &chart, WIDTH_ONE, title, ret_file);
+    struct curves curves = {.heads = layer->heads, .values = values};
+    struct chart_line *lines = calloc((size_t)layer->heads + 1, sizeof(*lines));
+    double *work = calloc(layer->heads, sizeof(*work));
+    int code = lines && work ? CLI_OK : plot_fail_memory(plot);
+    curves.all = layer->rows < layer->columns ? layer->rows : layer->columns;
+    curves.shown = curves.all < SINGULAR_VALUES_MAX ? curves.all : SINGULAR_VALUES_MAX;
+    for (uint32_t i = 0; code == CLI_OK && i < curves.shown; i++) {
+        curves.x[i] = i + 1;
+        curves.median[i] = median_at(&curves, i, work);
+    }
+    if (code == CLI_OK)
+        code = draw_lines(plot, choice, &curves, lines, ret_file);
     free(lines);
+    free(work);
     return code;
 }
 
