@@ -116,8 +116,7 @@ static double lay_down(const struct panels *panels, const struct page *page,
     double below = layout->ticks_below + title_room(panels->items[0].x.title);
     *ret_between = panels->shared ? GAP_Y + title : below + GAP_Y + title;
     layout->top = MARGIN + page_title_room(page) + title;
-    return layout->top + below + MARGIN + (layout->legend ? LEGEND_ROOM : 0) +
-           (rows - 1) * *ret_between;
+    return layout->top + below + MARGIN + layout->legend + (rows - 1) * *ret_between;
 }
 
 /* A height that is given: what is stretched takes it, other maps become smaller when they would be
@@ -193,7 +192,7 @@ static void lower(const struct panels *panels, const struct bar *bars, const str
 }
 
 int panels_layout(const struct panels *panels, const struct bar *bars, const struct page *page,
-                  bool legend, struct panels_layout *ret_layout)
+                  double legend, struct panels_layout *ret_layout)
 {
     struct panels_layout layout = {.legend = legend};
     layout.x = calloc(panels->count, sizeof(*layout.x));

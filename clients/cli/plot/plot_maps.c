@@ -70,13 +70,15 @@ int plot_maps_read_heads(struct plot *plot, size_t layer, float **ret_values)
 
 struct heat plot_maps_heat(const struct source_layer *layer, const float *values)
 {
-    return (struct heat){.values = values,
-                         .rows = layer->rows,
-                         .columns = layer->columns,
-                         .queries = layer->queries,
-                         .keys = layer->keys,
-                         .causal = layer->causal,
-                         .q_offset = layer->q_offset};
+    struct heat heat = {.values = values,
+                        .rows = layer->rows,
+                        .columns = layer->columns,
+                        .queries = layer->queries,
+                        .keys = layer->keys,
+                        .causal = layer->causal,
+                        .q_offset = layer->q_offset};
+    heat_find_padding(&heat, layer->id.site == SITE_SELF);
+    return heat;
 }
 
 /* Texts ------------------------------------------------------------------------------------------

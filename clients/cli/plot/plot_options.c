@@ -288,7 +288,8 @@ static const struct option_info option_info[] = {
     SET("title", "TEXT", set_title, NULL, "above the figure; '' = none (default: what it shows)"),
     SET("colormap", "NAME", set_colormap, "viridis|plasma|inferno|magma|hot|cool", COLORMAP_NAMES " (default viridis)"),
     SET("vmin", "X", set_vmin, NULL, "where the colours begin (default: 0, or the least value)"),
-    SET("vmax", "X", set_vmax, NULL, "where they end (default: the largest value)"),
+    SET("vmax", "X", set_vmax, NULL, "where they end (default: the largest value, or the 99.5th "
+        "percentile when hardly any is near it)"),
     SET("size", "WxH", set_size, NULL, "inches; or the width alone (default: 3.3 or 6.9 wide)"),
     SET("dpi", "N", set_dpi, NULL, "pixels per inch of a PNG (default 300)"),
     SET("columns", "N", set_columns, NULL, "panels side by side (default: as fits)"),
