@@ -559,6 +559,7 @@ def test_texts_of_tokens(tmp_path):
         plot(kind, tmp_path / "decoder.0.self.npy", "--labels", tmp_path / "labels", "-o", tmp_path / "a.svg")
         svg = Svg(tmp_path / "a.svg")
         assert {words[0], words[1], "bell\u00b7", words[3], "\u2205", words[6], "\u2423\u2423\u2423"} <= set(svg.texts)
+        assert "key token" in svg.texts and "key position" not in svg.texts
         assert any(text.startswith("aaa") and text.endswith("\u2026") and len(text) < 40 for text in svg.texts)
     plot("heatmap", tmp_path / "decoder.0.self.npy", "--title", "a\nb<c>", "-o", tmp_path / "a.svg")
     assert "a\u21b5b<c>" in Svg(tmp_path / "a.svg").texts

@@ -216,10 +216,10 @@ static void draw_axis_titles(struct drawing *drawing, uint32_t index, struct box
     uint32_t column = index % drawing->panels->columns;
     double below = box.y + box.height + drawing->layout.ticks_below + 4 + SIZE_NAME / 2;
     double left = box.x - drawing->layout.ticks_left[column] - 4 - SIZE_NAME / 2;
-    page_text(drawing->canvas, panel->x.title, box.x + box.width / 2, below, SIZE_NAME,
-              ANCHOR_MIDDLE, COLOR_TEXT);
-    page_text_up(drawing->canvas, panel->y.title, left, box.y + box.height / 2, SIZE_NAME,
-                 ANCHOR_MIDDLE, COLOR_TEXT);
+    page_text(drawing->canvas, cell_axis_title(&panel->x, &drawing->layout.x[index]),
+              box.x + box.width / 2, below, SIZE_NAME, ANCHOR_MIDDLE, COLOR_TEXT);
+    page_text_up(drawing->canvas, cell_axis_title(&panel->y, &drawing->layout.y[index]), left,
+                 box.y + box.height / 2, SIZE_NAME, ANCHOR_MIDDLE, COLOR_TEXT);
 }
 
 /* "head 12" becomes "12" where there is no room for it. */

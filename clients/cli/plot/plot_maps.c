@@ -135,10 +135,12 @@ struct panel plot_maps_panel(const struct source_layer *layer, const float *valu
 {
     struct panel panel = {.heat = plot_maps_heat(layer, values)};
     panel.x = (struct cell_axis){.title = "key position",
+                                 .text_title = "key token",
                                  .count = layer->columns,
                                  .total = layer->keys,
                                  .texts = texts ? texts->x : NULL};
     panel.y = (struct cell_axis){.title = "query position",
+                                 .text_title = "query token",
                                  .count = layer->rows,
                                  .total = layer->queries,
                                  .first = layer->q_offset,
