@@ -266,7 +266,8 @@ def test_layers_and_sample(file, maps, tmp_path):
 def test_flow_has_three_sites_of_their_own_range(file, maps, tmp_path):
     plot("flow", file, "--layer", 1, "--head", 0, "-o", tmp_path / "a.svg")
     svg = Svg(tmp_path / "a.svg")
-    assert len(svg.bars) == 3
+    assert len(svg.bars) == 3 and svg.texts.count("attention weight") == 1
+    assert all(max(place[2:]) > 90 for place, _ in svg.maps)
     for index, name in enumerate(("encoder.1.self", "decoder.1.self", "decoder.1.cross")):
         check_map(svg, index, maps[name][0, 0])
 

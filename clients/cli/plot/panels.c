@@ -88,6 +88,12 @@ static void join(struct heat_range *range, const struct heat_range *other)
     range->infinite += other->infinite;
 }
 
+/* Bars of several maps mean the same: those of the last column say what. */
+static bool is_titled(const struct panels *panels, uint32_t index)
+{
+    return index % panels->columns == panels->columns - 1 || index + 1 == panels->count;
+}
+
 static void measure_all(struct drawing *drawing)
 {
     const struct panels *panels = drawing->panels;
@@ -98,8 +104,10 @@ static void measure_all(struct drawing *drawing)
         heat_measure(heat, &own);
         join(&drawing->range, &own);
         drawing->missing[i] = own.missing + own.infinite;
-        if (!panels->shared)
+        if (!panels->shared) {
             drawing->bars[i] = bar_of(drawing, &own, i, 1);
+            drawing->bars[i].title = is_titled(panels, i) ? panels->bar_title : "";
+        }
         drawing->masked =
             drawing->masked || (heat->causal && heat_is_masked(heat, 0, heat->columns - 1));
         drawing->padded = drawing->padded || heat->padded_queries > 0;
