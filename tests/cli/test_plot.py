@@ -289,7 +289,8 @@ def test_a_site_is_as_much_of_its_name_as_only_one_has(site, file, maps, tmp_pat
 def test_flow_has_three_sites_of_their_own_range(file, maps, tmp_path):
     plot("flow", file, "--layer", 1, "--head", 0, "-o", tmp_path / "a.svg")
     svg = Svg(tmp_path / "a.svg")
-    assert len(svg.bars) == 3
+    assert len(svg.bars) == 3 and svg.texts.count("attention weight") == 1
+    assert all(max(place[2:]) > 90 for place, _ in svg.maps)
     for index, name in enumerate(("encoder.1.self", "decoder.1.self", "decoder.1.cross")):
         check_map(svg, index, maps[name][0, 0])
 
@@ -500,9 +501,71 @@ def test_what_is_no_number_is_hatched(tmp_path):
     np.save(tmp_path / "decoder.0.self.npy", weights)
     plot("heads", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
     svg = Svg(tmp_path / "a.svg")
-    assert "not a number: 5 cells" in svg.texts
+    assert "not a number: 4 cells" in svg.texts and "infinite: 1 cell" in svg.texts
     assert np.all(svg.maps[0][1][2, :, 3] == 0) and svg.maps[1][1][0, 0, 3] == 0
     assert np.all(svg.maps[0][1][[0, 1, 3], :, 3] == 255)
+
+
+def pad(weights, queries, keys):
+    padded = np.zeros(weights.shape[:2] + (queries, keys), np.float32)
+    padded[..., :weights.shape[2], :weights.shape[3]] = weights
+    return padded
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_padding_is_not_a_weight_of_zero(causal, tmp_path):
+    weights = attend(5, 7, 7, causal)
+    np.save(tmp_path / "decoder.0.self.npy", pad(weights, 12, 12))
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "--head", 0, "-o", tmp_path / "a.svg",
+         *["--causal"] * causal)
+    svg = Svg(tmp_path / "a.svg")
+    cells = svg.maps[0][1]
+    behind = np.ones((12, 12), bool)
+    behind[:7, :7] = False
+    assert "padding" in svg.texts and ("masked (causal)" in svg.texts) == causal
+    assert np.all(cells[behind][:, :3] == (0xDD, 0xE3, 0xEB))
+    shown = np.tril(np.ones((7, 7), bool)) if causal else np.ones((7, 7), bool)
+    steps = steps_of(cells[:7, :7], bar_table(svg))
+    assert np.abs(steps - expected_steps(weights[0, 0], 0, weights[0, 0].max()))[shown].max() <= 1
+
+
+def test_zeros_of_keys_alone_are_no_padding(tmp_path):
+    """A model may look away from the last keys."""
+    np.save(tmp_path / "decoder.0.self.npy", pad(attend(5, 12, 7), 12, 12))
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    assert "padding" not in svg.texts and np.all(steps_of(svg.maps[0][1], bar_table(svg))[:, 7:] == 0)
+
+
+def triangles(svg):
+    return len(list(svg.root.iter("{http://www.w3.org/2000/svg}polygon")))
+
+
+def test_a_few_large_weights_do_not_hide_the_others(tmp_path):
+    """The colours end at the 99.5th percentile, and the colour bar says that there is more."""
+    values = np.random.default_rng(1).uniform(0.001, 0.05, (1, 1, 40, 40)).astype(np.float32)
+    values[..., 0, 0] = 1
+    np.save(tmp_path / "decoder.0.self.npy", values)
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg")
+    svg = Svg(tmp_path / "a.svg")
+    high = np.quantile(values, 0.995)
+    steps = steps_of(svg.maps[0][1], bar_table(svg))
+    assert triangles(svg) == 1
+    assert np.abs(steps - expected_steps(values[0, 0], 0, high)).max() <= 1 + 256 / 128
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "--vmax", 1, "-o", tmp_path / "b.svg")
+    assert triangles(Svg(tmp_path / "b.svg")) == 0
+    check_map(Svg(tmp_path / "b.svg"), 0, values[0, 0])
+    values[..., :2, :10] = 1
+    np.save(tmp_path / "decoder.0.self.npy", values)
+    plot("heatmap", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "c.svg")
+    assert triangles(Svg(tmp_path / "c.svg")) == 0
+    check_map(Svg(tmp_path / "c.svg"), 0, values[0, 0])
+
+
+def test_vmin_above_everything(tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.array([[[[0.25, 0.75], [0.5, 0.5]]]], np.float32))
+    assert refuse(2, "heatmap", tmp_path / "decoder.0.self.npy", "--vmin", 5, "-o", tmp_path / "a.svg") == (
+        "--vmin: 5: above all values, which are 0.25 to 0.75")
 
 
 def test_one_token(tmp_path):
@@ -521,6 +584,7 @@ def test_texts_of_tokens(tmp_path):
         plot(kind, tmp_path / "decoder.0.self.npy", "--labels", tmp_path / "labels", "-o", tmp_path / "a.svg")
         svg = Svg(tmp_path / "a.svg")
         assert {words[0], words[1], "bell\u00b7", words[3], "\u2205", words[6], "\u2423\u2423\u2423"} <= set(svg.texts)
+        assert "key token" in svg.texts and "key position" not in svg.texts
         assert any(text.startswith("aaa") and text.endswith("\u2026") and len(text) < 40 for text in svg.texts)
     plot("heatmap", tmp_path / "decoder.0.self.npy", "--title", "a\nb<c>", "-o", tmp_path / "a.svg")
     assert "a\u21b5b<c>" in Svg(tmp_path / "a.svg").texts

@@ -132,6 +132,11 @@ struct cell_axis_plan cell_axis_plan(const struct cell_axis *axis, struct fonts 
     return plan;
 }
 
+const char *cell_axis_title(const struct cell_axis *axis, const struct cell_axis_plan *plan)
+{
+    return plan->named && *axis->title && axis->text_title ? axis->text_title : axis->title;
+}
+
 /* From the place on the axis to that of its text. */
 static void draw_tick(bool across, struct box box, double from, double to, struct canvas *canvas)
 {

@@ -10,6 +10,7 @@
 
 struct cell_axis {
     const char *title;       /* "" = none */
+    const char *text_title;  /* instead, when cells are named by texts; NULL = the same */
     uint32_t count;          /* cells */
     uint32_t total;          /* numbers that they stand for: as many, or more when pooled */
     uint32_t first;          /* number of the first one */
@@ -37,6 +38,8 @@ struct cell_axis_plan {
 struct cell_axis_plan cell_axis_plan(const struct cell_axis *axis, struct fonts *fonts, bool across,
                                      double length, double text_max,
                                      const struct cell_axis_plan *before);
+/* The title that goes with it. */
+const char *cell_axis_title(const struct cell_axis *axis, const struct cell_axis_plan *plan);
 /* Below a box, or to the left of it. */
 void cell_axis_draw(const struct cell_axis *axis, const struct cell_axis_plan *plan,
                     struct fonts *fonts, bool across, struct box box, struct canvas *canvas);

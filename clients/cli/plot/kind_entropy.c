@@ -95,7 +95,11 @@ static struct panel make_panel(const struct timeline *timeline, const struct gro
                                const float *values)
 {
     uint32_t rows = (uint32_t)timeline->row_count, columns = (uint32_t)timeline->step_count;
-    struct panel panel = {.heat = {values, rows, columns, rows, columns, false, 0},
+    struct panel panel = {.heat = {.values = values,
+                                   .rows = rows,
+                                   .columns = columns,
+                                   .queries = rows,
+                                   .keys = columns},
                           .dividers = grouping->dividers,
                           .divider_count = grouping->groups - 1};
     panel.x = (struct cell_axis){

@@ -189,11 +189,14 @@ int kind_layers(struct plot *plot, const struct choice *choice, struct bytes *re
 static const struct {
     enum stack stack;
     enum site site;
-    const char *title, *x, *y;
+    const char *title, *x, *x_text, *y, *y_text;
 } flows[] = {
-    {STACK_ENCODER, SITE_SELF, "encoder self-attention", "encoder position", "encoder position"},
-    {STACK_DECODER, SITE_SELF, "decoder self-attention", "decoder position", "decoder position"},
-    {STACK_DECODER, SITE_CROSS, "cross-attention", "encoder position", "decoder position"},
+    {STACK_ENCODER, SITE_SELF, "encoder self-attention", "encoder position", "encoder token",
+     "encoder position", "encoder token"},
+    {STACK_DECODER, SITE_SELF, "decoder self-attention", "decoder position", "decoder token",
+     "decoder position", "decoder token"},
+    {STACK_DECODER, SITE_CROSS, "cross-attention", "encoder position", "encoder token",
+     "decoder position", "decoder token"},
 };
 enum { FLOWS = sizeof(flows) / sizeof(flows[0]) };
 
@@ -211,7 +214,9 @@ static int add_flow(struct plot *plot, const struct choice *choice, int flow,
             return code;
         struct panel *panel = &gallery->panels[gallery->count - 1];
         panel->x.title = flows[flow].x;
+        panel->x.text_title = flows[flow].x_text;
         panel->y.title = flows[flow].y;
+        panel->y.text_title = flows[flow].y_text;
     }
     return CLI_OK;
 }

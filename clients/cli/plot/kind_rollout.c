@@ -89,7 +89,9 @@ static int draw(struct plot *plot, const struct rolling *rolling, struct bytes *
         struct panels panels = {
             .items = &panel, .count = 1, .shared = true, .bar_title = "attention rollout"};
         panel.x.title = "input position";
+        panel.x.text_title = "input token";
         panel.y.title = "output position";
+        panel.y.text_title = "output token";
         plot_maps_details(plot, rolling->layer, details);
         snprintf(title, sizeof(title), "%s, rollout through %" PRIu32 " layer%s%s",
                  stack_name(rolling->stack), rolling->layers, rolling->layers == 1 ? "" : "s",

@@ -19,7 +19,9 @@ static int draw(struct plot *plot, const struct choice *choice, const double *ma
     for (uint32_t i = 0; i < heads * heads; i++)
         values[i] = (float)matrix[i];
     struct cell_axis axis = {.title = "head", .count = heads, .total = heads};
-    struct panel panel = {.heat = {values, heads, heads, heads, heads, false, 0}};
+    struct panel panel = {
+        .heat = {
+            .values = values, .rows = heads, .columns = heads, .queries = heads, .keys = heads}};
     panel.x = panel.y = axis;
     struct panels panels = {.items = &panel,
                             .count = 1,

@@ -168,7 +168,7 @@ static int draw(struct plot *plot, const struct choice *choice, const struct ask
                               .bar_mark = COLOR_TOP,
                               .bar_mark_name = name,
                               .cells = panel.x,
-                              .x_title = named ? "key" : panel.x.title,
+                              .x_title = named ? "key token" : panel.x.title,
                               .y_title = "attention weight",
                               .from_zero = true,
                               .low = plot->options.vmin,

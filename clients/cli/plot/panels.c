@@ -11,9 +11,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NUMBER_CELL   15.0 /* points of a cell that a number fits into */
-#define DIVIDER_WIDTH 1.2
-#define SWATCH        7.0
+#define NUMBER_CELL     15.0 /* points of a cell that a number fits into */
+#define DIVIDER_WIDTH   1.2
+#define SWATCH          7.0
+#define LEGEND_LINE     10.0
+#define LEGEND_MOST     4
+#define LEGEND_TEXT_MAX 72
+
+/* The colours end where so great a share of the values is below, if a greater one than FEW_SHARE is
+ * in the first tenth of the range. */
+#define HIGH_SHARE 0.995
+#define FEW_SHARE  0.99
+#define FEW_ABOVE  0.1
 
 /* One figure while it is drawn. */
 struct drawing {
@@ -24,21 +33,44 @@ struct drawing {
     struct bar *bars;        /* one, or one per panel */
     uint64_t *missing;       /* of each panel */
     struct heat_range range; /* of all */
-    bool masked;
+    bool masked, padded;
     bool failed;
 };
 
 /* Ranges ----------------------------------------------------------------------------------------
  */
 
-/* From 0 when nothing is below; never empty. */
-static struct bar bar_of(const struct panels *panels, const struct heat_range *range)
+/* Where the colours end: at the largest value, unless hardly any is near it. Then what is above the
+ * end is shown by the point of the colour bar. */
+static double high_of(const struct drawing *drawing, double low, const struct heat_range *range,
+                      uint32_t first, uint32_t count)
 {
+    struct heat_count *counts = heat_count_new();
+    double high = range->most;
+    if (!counts)
+        return high;
+    for (uint32_t i = first; i < first + count; i++)
+        heat_count_add(counts, &drawing->panels->items[i].heat);
+    if (heat_count_share(counts, low + FEW_ABOVE * (high - low)) > FEW_SHARE) {
+        double most = heat_count_value(counts, HIGH_SHARE);
+        high = most > low ? fmin(most, high) : high;
+    }
+    free(counts);
+    return high;
+}
+
+/* Of `count` panels; from 0 when nothing is below; never empty. */
+static struct bar bar_of(const struct drawing *drawing, const struct heat_range *range,
+                         uint32_t first, uint32_t count)
+{
+    const struct panels *panels = drawing->panels;
     bool any = range->least <= range->most;
-    double low = any ? fmin(0, range->least) : 0, high = any ? range->most : 1;
-    struct bar bar = {.colors = panels->colors, .title = panels->bar_title};
-    bar.low = isnan(panels->low) ? low : panels->low;
-    bar.high = isnan(panels->high) ? high : panels->high;
+    struct bar bar = {.colors = panels->colors, .title = panels->bar_title, .high = 1};
+    bar.low = !isnan(panels->low) ? panels->low : any ? fmin(0, range->least) : 0;
+    if (!isnan(panels->high))
+        bar.high = panels->high;
+    else if (any)
+        bar.high = high_of(drawing, bar.low, range, first, count);
     if (!(bar.high > bar.low)) { /* all alike, or below --vmin */
         double apart = fmax(fabs(bar.low), 1);
         bar.high = bar.low + apart;
@@ -53,6 +85,13 @@ static void join(struct heat_range *range, const struct heat_range *other)
     range->least = fmin(range->least, other->least);
     range->most = fmax(range->most, other->most);
     range->missing += other->missing;
+    range->infinite += other->infinite;
+}
+
+/* Bars of several maps mean the same: those of the last column say what. */
+static bool is_titled(const struct panels *panels, uint32_t index)
+{
+    return index % panels->columns == panels->columns - 1 || index + 1 == panels->count;
 }
 
 static void measure_all(struct drawing *drawing)
@@ -64,15 +103,17 @@ static void measure_all(struct drawing *drawing)
         struct heat_range own = heat_range_none();
         heat_measure(heat, &own);
         join(&drawing->range, &own);
-        drawing->missing[i] = own.missing;
-        if (!panels->shared)
-            drawing->bars[i] = bar_of(panels, &own);
-
+        drawing->missing[i] = own.missing + own.infinite;
+        if (!panels->shared) {
+            drawing->bars[i] = bar_of(drawing, &own, i, 1);
+            drawing->bars[i].title = is_titled(panels, i) ? panels->bar_title : "";
+        }
         drawing->masked =
             drawing->masked || (heat->causal && heat_is_masked(heat, 0, heat->columns - 1));
+        drawing->padded = drawing->padded || heat->padded_queries > 0;
     }
     if (panels->shared)
-        drawing->bars[0] = bar_of(panels, &drawing->range);
+        drawing->bars[0] = bar_of(drawing, &drawing->range, 0, panels->count);
 }
 
 /* Maps ------------------------------------------------------------------------------------------
@@ -183,10 +224,10 @@ static void draw_axis_titles(struct drawing *drawing, uint32_t index, struct box
     uint32_t column = index % drawing->panels->columns;
     double below = box.y + box.height + drawing->layout.ticks_below + 4 + SIZE_NAME / 2;
     double left = box.x - drawing->layout.ticks_left[column] - 4 - SIZE_NAME / 2;
-    page_text(drawing->canvas, panel->x.title, box.x + box.width / 2, below, SIZE_NAME,
-              ANCHOR_MIDDLE, COLOR_TEXT);
-    page_text_up(drawing->canvas, panel->y.title, left, box.y + box.height / 2, SIZE_NAME,
-                 ANCHOR_MIDDLE, COLOR_TEXT);
+    page_text(drawing->canvas, cell_axis_title(&panel->x, &drawing->layout.x[index]),
+              box.x + box.width / 2, below, SIZE_NAME, ANCHOR_MIDDLE, COLOR_TEXT);
+    page_text_up(drawing->canvas, cell_axis_title(&panel->y, &drawing->layout.y[index]), left,
+                 box.y + box.height / 2, SIZE_NAME, ANCHOR_MIDDLE, COLOR_TEXT);
 }
 
 /* "head 12" becomes "12" where there is no room for it. */
@@ -242,33 +283,74 @@ static void draw_panel(struct drawing *drawing, uint32_t index)
     draw_axis_titles(drawing, index, box);
 }
 
-static void draw_swatch(struct drawing *drawing, const char *text, bool hatched, double *x,
-                        double y)
+/* The legend ------------------------------------------------------------------------------------
+ */
+
+struct legend {
+    char words[LEGEND_MOST][LEGEND_TEXT_MAX];
+    uint32_t color[LEGEND_MOST]; /* 0 = hatched */
+    uint32_t count;
+};
+
+static void add_entry(struct legend *legend, const char *words, uint32_t color)
 {
-    char words[80];
-    struct box swatch = {*x, y - SWATCH / 2, SWATCH, SWATCH};
-    if (hatched)
-        canvas_hatch(drawing->canvas, swatch);
-    else
-        canvas_fill(drawing->canvas, swatch, HEAT_MASKED);
-    canvas_frame(drawing->canvas, swatch, LINE_AXIS / 2, COLOR_SOFT);
-    snprintf(words, sizeof(words) - 8, "%s", text);
-    fonts_shorten(drawing->page->fonts, SIZE_TICK, drawing->layout.width - MARGIN - *x - SWATCH - 3,
-                  words, sizeof(words));
-    page_text(drawing->canvas, words, *x + SWATCH + 3, y, SIZE_TICK, ANCHOR_START, COLOR_TEXT);
-    *x += SWATCH + 3 + fonts_width(drawing->page->fonts, words, SIZE_TICK, false) + 10;
+    snprintf(legend->words[legend->count], LEGEND_TEXT_MAX, "%s", words);
+    legend->color[legend->count++] = color;
 }
 
-static void draw_legend(struct drawing *drawing)
+static void add_count(struct legend *legend, const char *what, uint64_t count)
 {
-    double x = drawing->layout.left, y = drawing->layout.height - MARGIN - SWATCH / 2;
-    char words[64];
-    snprintf(words, sizeof(words), "not a number: %" PRIu64 " cell%s", drawing->range.missing,
-             drawing->range.missing == 1 ? "" : "s");
-    if (drawing->range.missing > 0)
-        draw_swatch(drawing, words, true, &x, y);
+    char words[LEGEND_TEXT_MAX];
+    snprintf(words, sizeof(words), "%s: %" PRIu64 " cell%s", what, count, count == 1 ? "" : "s");
+    if (count > 0)
+        add_entry(legend, words, 0);
+}
+
+static struct legend make_legend(const struct drawing *drawing)
+{
+    struct legend legend = {.count = 0};
+    add_count(&legend, "not a number", drawing->range.missing);
+    add_count(&legend, "infinite", drawing->range.infinite);
     if (drawing->masked)
-        draw_swatch(drawing, "masked (causal)", false, &x, y);
+        add_entry(&legend, "masked (causal)", HEAT_MASKED);
+    if (drawing->padded)
+        add_entry(&legend, "padding", HEAT_PADDED);
+    return legend;
+}
+
+static void draw_entry(struct drawing *drawing, const char *words, uint32_t color, double x,
+                       double y)
+{
+    struct box swatch = {x, y - SWATCH / 2, SWATCH, SWATCH};
+    if (color == 0)
+        canvas_hatch(drawing->canvas, swatch);
+    else
+        canvas_fill(drawing->canvas, swatch, color);
+    canvas_frame(drawing->canvas, swatch, LINE_AXIS / 2, COLOR_SOFT);
+    page_text(drawing->canvas, words, x + SWATCH + 3, y, SIZE_TICK, ANCHOR_START, COLOR_TEXT);
+}
+
+/* Lines of entries that end at the bottom of the figure, when there is a canvas; returns how many
+ * lines. */
+static uint32_t draw_legend(struct drawing *drawing, const struct legend *legend, double bottom)
+{
+    double right = drawing->page->width - MARGIN, x = MARGIN;
+    uint32_t line = 0;
+    for (uint32_t i = 0; i < legend->count; i++) {
+        char words[LEGEND_TEXT_MAX + 8];
+        snprintf(words, sizeof(words), "%s", legend->words[i]);
+        fonts_shorten(drawing->page->fonts, SIZE_TICK, right - MARGIN - SWATCH - 3, words,
+                      sizeof(words));
+        double width = SWATCH + 3 + fonts_width(drawing->page->fonts, words, SIZE_TICK, false);
+        if (x > MARGIN && x + width > right) {
+            x = MARGIN;
+            line++;
+        }
+        if (drawing->canvas)
+            draw_entry(drawing, words, legend->color[i], x, bottom + line * LEGEND_LINE);
+        x += width + 10;
+    }
+    return legend->count > 0 ? line + 1 : 0;
 }
 
 static void draw_all(struct drawing *drawing)
@@ -281,7 +363,9 @@ static void draw_all(struct drawing *drawing)
         bar_draw(&drawing->bars[0], drawing->page->fonts, all, drawing->canvas);
         draw_axis_titles(drawing, 0, all);
     }
-    draw_legend(drawing);
+    struct legend legend = make_legend(drawing);
+    draw_legend(drawing, &legend,
+                drawing->layout.height - MARGIN - drawing->layout.legend + LEGEND_LINE / 2 + 3);
 }
 
 static int draw_laid_out(struct drawing *drawing, struct bytes *ret_file)
@@ -297,14 +381,22 @@ static int draw_laid_out(struct drawing *drawing, struct bytes *ret_file)
     return rc;
 }
 
-static int measure_and_draw(struct drawing *drawing, struct bytes *ret_file, struct page *ret_least)
+static int measure_and_draw(struct drawing *drawing, struct bytes *ret_file,
+                            struct panels_trouble *ret_trouble)
 {
     measure_all(drawing);
     if (drawing->range.least > drawing->range.most)
         return PANELS_NO_NUMBER;
-    bool legend = drawing->range.missing > 0 || drawing->masked;
-    int rc = panels_fit(drawing->panels, drawing->bars, drawing->page, legend, &drawing->layout,
-                        ret_least);
+    if (drawing->range.most < drawing->panels->low) {
+        *ret_trouble =
+            (struct panels_trouble){.least = drawing->range.least, .most = drawing->range.most};
+        return PANELS_ALL_BELOW;
+    }
+    struct legend legend = make_legend(drawing);
+    uint32_t lines = draw_legend(drawing, &legend, 0);
+    int rc =
+        panels_fit(drawing->panels, drawing->bars, drawing->page,
+                   lines > 0 ? 3 + lines * LEGEND_LINE : 0, &drawing->layout, &ret_trouble->page);
     if (rc == 0)
         rc = draw_laid_out(drawing, ret_file);
     panels_layout_clear(&drawing->layout);
@@ -312,7 +404,7 @@ static int measure_and_draw(struct drawing *drawing, struct bytes *ret_file, str
 }
 
 int panels_draw(const struct panels *panels, const struct page *page, struct bytes *ret_file,
-                struct page *ret_least)
+                struct panels_trouble *ret_trouble)
 {
     struct panels own = *panels;
     struct drawing drawing = {.panels = &own, .page = page};
@@ -322,7 +414,7 @@ int panels_draw(const struct panels *panels, const struct page *page, struct byt
     int rc = ERR_MEMORY;
     if (own.items && drawing.bars && drawing.missing) {
         memcpy(own.items, panels->items, panels->count * sizeof(*own.items));
-        rc = measure_and_draw(&drawing, ret_file, ret_least);
+        rc = measure_and_draw(&drawing, ret_file, ret_trouble);
     }
     free(own.items);
     free(drawing.bars);

@@ -27,7 +27,8 @@ struct panels {
     bool shared;             /* one range, one colour bar, the axes of the first for all */
     bool stretch;            /* cells fill the width; otherwise they are square */
     bool numbers;            /* written into the cells, when they fit */
-    double low, high;        /* NaN = by the values: from 0, when none is below */
+    double low, high;        /* NaN = by the values: from 0, when none is below, to the largest, or
+                                to the 99.5th percentile when 99 % are within a tenth of that */
     const char *bar_title;   /* what the colours mean */
     const struct colormap *colors;
 };
@@ -35,9 +36,17 @@ struct panels {
 /* No panel has a number in it. */
 #define PANELS_NO_NUMBER 1
 
+/* Every number is below the low end that was given. */
+#define PANELS_ALL_BELOW 3
+
+struct panels_trouble {
+    struct page page;   /* PAGE_TOO_SMALL: one that is large enough */
+    double least, most; /* PANELS_ALL_BELOW: of the numbers */
+};
+
 /* Draws all of it; where there is no room, titles and ticks of axes are left out. Returns 0,
- * ERR_MEMORY, PANELS_NO_NUMBER, or PAGE_TOO_SMALL: *ret_least is then large enough. */
+ * ERR_MEMORY, PANELS_NO_NUMBER, PANELS_ALL_BELOW or PAGE_TOO_SMALL. */
 int panels_draw(const struct panels *panels, const struct page *page, struct bytes *ret_file,
-                struct page *ret_least);
+                struct panels_trouble *ret_trouble);
 
 #endif

@@ -64,7 +64,7 @@ static void shed_ticks(struct panels *panels)
 struct trial {
     const struct panels *panels;
     const struct bar *bars;
-    bool legend;
+    double legend;
 };
 
 static bool is_enough(void *data, const struct page *page)
@@ -78,7 +78,7 @@ static bool is_enough(void *data, const struct page *page)
 }
 
 static int find_least(const struct panels *panels, const struct bar *bars, const struct page *page,
-                      bool legend, struct page *ret_least)
+                      double legend, struct page *ret_least)
 {
     struct trial trial = {panels, bars, legend};
     *ret_least = *page;
@@ -86,7 +86,7 @@ static int find_least(const struct panels *panels, const struct bar *bars, const
     return PAGE_TOO_SMALL;
 }
 
-int panels_fit(struct panels *panels, struct bar *bars, const struct page *page, bool legend,
+int panels_fit(struct panels *panels, struct bar *bars, const struct page *page, double legend,
                struct panels_layout *ret_layout, struct page *ret_least)
 {
     for (int left_out = 0;;) {

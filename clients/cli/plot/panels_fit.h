@@ -8,7 +8,7 @@
 
 /* Lays the figure out; takes away from `panels` and `bars` what has no room. Returns 0, ERR_MEMORY,
  * or PAGE_TOO_SMALL: *ret_least is then large enough for what cannot be left out. */
-int panels_fit(struct panels *panels, struct bar *bars, const struct page *page, bool legend,
+int panels_fit(struct panels *panels, struct bar *bars, const struct page *page, double legend,
                struct panels_layout *ret_layout, struct page *ret_least);
 /* What goes around all maps. */
 struct box panels_fit_outline(const struct panels_layout *layout, const struct panels *panels);

@@ -84,26 +84,35 @@ static double title_room(const char *title)
     return *title ? SIZE_NAME + 4 : 0;
 }
 
-static double bars_width(const struct panels *panels, const struct bar *bars,
-                         const struct page *page, double height)
+static bool is_last_column(const struct panels *panels, uint32_t index)
 {
-    double widest = 0;
-    for (uint32_t i = 0; i < (panels->shared ? 1 : panels->count); i++)
-        widest = fmax(widest, bar_room(&bars[i], page->fonts, height));
-    return widest;
+    return index % panels->columns == panels->columns - 1;
+}
+
+/* The widest in the last column, and in the others. */
+static void bars_width(const struct panels *panels, const struct bar *bars, const struct page *page,
+                       double height, double *ret_last, double *ret_inner)
+{
+    double widest[2] = {0, 0};
+    for (uint32_t i = 0; i < (panels->shared ? 1 : panels->count); i++) {
+        double *of = &widest[!panels->shared && !is_last_column(panels, i)];
+        *of = fmax(*of, bar_room(&bars[i], page->fonts, height));
+    }
+    *ret_last = widest[0];
+    *ret_inner = widest[1];
 }
 
 /* The width that is left for the maps of a row; sets left, side and beside. Where maps share their
  * axes, only the first column has texts to its left. */
 static double lay_across(const struct panels *panels, const struct page *page, double bar,
-                         struct panels_layout *layout)
+                         double inner_bar, struct panels_layout *layout)
 {
     double sides = 0, title = title_room(panels->items[0].y.title);
     for (uint32_t i = 0; i < panels->columns && (i == 0 || !panels->shared); i++) {
         layout->side[i] = layout->ticks_left[i] + title;
         sides += layout->side[i];
     }
-    layout->beside = panels->shared ? GAP_X : bar + GAP_X;
+    layout->beside = panels->shared ? GAP_X : inner_bar + GAP_X;
     layout->left = MARGIN + layout->side[0];
     return page->width - 2 * MARGIN - sides - bar - (panels->columns - 1) * layout->beside;
 }
@@ -116,8 +125,7 @@ static double lay_down(const struct panels *panels, const struct page *page,
     double below = layout->ticks_below + title_room(panels->items[0].x.title);
     *ret_between = panels->shared ? GAP_Y + title : below + GAP_Y + title;
     layout->top = MARGIN + page_title_room(page) + title;
-    return layout->top + below + MARGIN + (layout->legend ? LEGEND_ROOM : 0) +
-           (rows - 1) * *ret_between;
+    return layout->top + below + MARGIN + layout->legend + (rows - 1) * *ret_between;
 }
 
 /* A height that is given: what is stretched takes it, other maps become smaller when they would be
@@ -164,8 +172,9 @@ static void lay_out(const struct panels *panels, const struct bar *bars, const s
         guess = fmin(guess, SHARE_TOGETHER * page->height / rows_of(panels));
     for (int pass = 0; pass < PASSES; pass++) {
         plan_axes(panels, page, guess, pass == 0, layout);
-        double bar = bars_width(panels, bars, page, guess);
-        wanted = lay_across(panels, page, bar, layout) / shapes;
+        double bar, inner_bar;
+        bars_width(panels, bars, page, guess, &bar, &inner_bar);
+        wanted = lay_across(panels, page, bar, inner_bar, layout) / shapes;
         guess = fmax(MAP_THIN, wanted);
     }
     layout->cell_height = guess;
@@ -193,7 +202,7 @@ static void lower(const struct panels *panels, const struct bar *bars, const str
 }
 
 int panels_layout(const struct panels *panels, const struct bar *bars, const struct page *page,
-                  bool legend, struct panels_layout *ret_layout)
+                  double legend, struct panels_layout *ret_layout)
 {
     struct panels_layout layout = {.legend = legend};
     layout.x = calloc(panels->count, sizeof(*layout.x));

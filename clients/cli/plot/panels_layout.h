@@ -17,18 +17,17 @@ struct panels_layout {
     double ticks_below;              /* room of ticks and their texts */
     double ticks_left[PANEL_COLUMNS_MAX];
     struct cell_axis_plan *x, *y; /* [count]; owned */
-    bool legend;
+    double legend;                /* its height, below everything; 0 = none */
     bool fits; /* everything is on the page, and the maps are large enough to be looked at */
 };
 
-/* `bars` has the bar of each panel, or one when they share it. Returns 0 or ERR_MEMORY. */
+/* `bars` has the bar of each panel, or one when they share it; `legend` is the room for one.
+ * Returns 0 or ERR_MEMORY. */
 int panels_layout(const struct panels *panels, const struct bar *bars, const struct page *page,
-                  bool legend, struct panels_layout *ret_layout);
+                  double legend, struct panels_layout *ret_layout);
 void panels_layout_clear(struct panels_layout *layout);
 /* The place of a map in it. */
 struct box panels_layout_box(const struct panels_layout *layout, const struct panels *panels,
                              uint32_t index);
-
-#define LEGEND_ROOM 13.0
 
 #endif

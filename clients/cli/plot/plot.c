@@ -149,7 +149,8 @@ int plot_panels(struct plot *plot, struct panels *panels, const struct page *pag
     const struct plot_options *options = &plot->options;
     char title[TITLE_MAX] = "";
     char what[48];
-    struct page clean = *page, least;
+    struct page clean = *page;
+    struct panels_trouble trouble;
     if (*page->title)
         label_clean(page->title, title, sizeof(title));
     clean.title = title;
@@ -157,11 +158,14 @@ int plot_panels(struct plot *plot, struct panels *panels, const struct page *pag
     panels->low = options->vmin;
     panels->high = options->vmax;
     panels->columns = columns_of(plot, panels, page);
-    int rc = panels_draw(panels, &clean, ret_file, &least);
+    int rc = panels_draw(panels, &clean, ret_file, &trouble);
     snprintf(what, sizeof(what), "for %" PRIu32 " panel%s", panels->count,
              panels->count == 1 ? "" : "s");
     if (rc == PAGE_TOO_SMALL)
-        return fail_small(plot, &clean, &least, what);
+        return fail_small(plot, &clean, &trouble.page, what);
+    if (rc == PANELS_ALL_BELOW)
+        return plot_fail(plot, CLI_USAGE, "--vmin: %g: above all values, which are %g to %g",
+                         options->vmin, trouble.least, trouble.most);
     if (rc == PANELS_NO_NUMBER)
         return plot_fail_empty(plot, panels->count > 1 ? "no entry of the maps is a number"
                                                        : "no entry of the map is a number");

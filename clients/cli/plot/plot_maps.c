@@ -70,13 +70,15 @@ int plot_maps_read_heads(struct plot *plot, size_t layer, float **ret_values)
 
 struct heat plot_maps_heat(const struct source_layer *layer, const float *values)
 {
-    return (struct heat){.values = values,
-                         .rows = layer->rows,
-                         .columns = layer->columns,
-                         .queries = layer->queries,
-                         .keys = layer->keys,
-                         .causal = layer->causal,
-                         .q_offset = layer->q_offset};
+    struct heat heat = {.values = values,
+                        .rows = layer->rows,
+                        .columns = layer->columns,
+                        .queries = layer->queries,
+                        .keys = layer->keys,
+                        .causal = layer->causal,
+                        .q_offset = layer->q_offset};
+    heat_find_padding(&heat, layer->id.site == SITE_SELF);
+    return heat;
 }
 
 /* Texts ------------------------------------------------------------------------------------------
@@ -133,10 +135,12 @@ struct panel plot_maps_panel(const struct source_layer *layer, const float *valu
 {
     struct panel panel = {.heat = plot_maps_heat(layer, values)};
     panel.x = (struct cell_axis){.title = "key position",
+                                 .text_title = "key token",
                                  .count = layer->columns,
                                  .total = layer->keys,
                                  .texts = texts ? texts->x : NULL};
     panel.y = (struct cell_axis){.title = "query position",
+                                 .text_title = "query token",
                                  .count = layer->rows,
                                  .total = layer->queries,
                                  .first = layer->q_offset,

@@ -214,7 +214,8 @@ static const struct option_info option_info[] = {
         "viridis|cividis|plasma|inferno|magma|hot|cool|gray|gray_r|RdBu|RdBu_r", COLORMAP_NAMES " (default viridis); "
         "the other way round with _r: gray_r for print, RdBu_r of what may be below 0"),
     REAL(ALL, "vmin", "X", vmin, -1e30, 1e30, "where the colours begin (default: 0, or the least value)"),
-    REAL(ALL, "vmax", "X", vmax, -1e30, 1e30, "where they end (default: the largest value)"),
+    REAL(ALL, "vmax", "X", vmax, -1e30, 1e30, "where they end (default: the largest value, or the 99.5th "
+        "percentile when hardly any is near it)"),
     SET(ALL, "size", "WxH", set_size, NULL, "inches; or the width alone (default: 3.3 or 6.9 wide)"),
     REAL(ALL, "dpi", "N", dpi, 20, DPI_MAX, "pixels per inch of a PNG (default 300)"),
     COUNT(PANELS, "columns", columns, 1, 64, "panels side by side (default: as fits)"),

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 LAYERS, HEADS, WIDTH, HALF, SYMBOLS, BATCH = 2, 4, 64, 8, 12, 32
 LEARNING_RATE = 1e-3
+LETTERS = "abcdefghijkl"  # the symbols, as figures name them
 
 
 class Block(nn.Module):
@@ -86,7 +87,7 @@ def train_epoch(model: Decoder, optimizer: torch.optim.Optimizer, steps: int) ->
 def save_figures(attnctl: str, maps: List[torch.Tensor], tokens: torch.Tensor, folder: pathlib.Path,
                  ending: str) -> None:
     """One figure per layer with all its heads: the maps go into a file, attnctl draws from that."""
-    names = "".join(f"{symbol}\n" for symbol in tokens.tolist())
+    names = "".join(f"{LETTERS[symbol]}\n" for symbol in tokens.tolist())
     with tempfile.TemporaryDirectory() as place:
         arrays, labels = pathlib.Path(place) / "maps.npz", pathlib.Path(place) / "labels"
         np.savez(arrays, **{f"decoder.{layer}.self": weights.detach().numpy() for layer, weights in enumerate(maps)})

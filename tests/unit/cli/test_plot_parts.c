@@ -183,19 +183,55 @@ static void test_every_map_can_be_reversed(void **state)
 static void test_range_leaves_out_what_is_no_number(void **state)
 {
     float values[6] = {1, NAN, -2, INFINITY, 3, 0};
-    struct heat heat = {values, 2, 3, 2, 3, false, 0};
+    struct heat heat = {values, 2, 3, 2, 3, false, 0, 0, 0};
     struct heat_range range = heat_range_none();
     (void)state;
     assert_true(range.least > range.most);
     heat_measure(&heat, &range);
     assert_true(range.least == -2 && range.most == 3);
-    assert_int_equal(range.missing, 2);
+    assert_int_equal(range.missing, 1);
+    assert_int_equal(range.infinite, 1);
+}
+
+static void test_padding_is_at_both_ends(void **state)
+{
+    float values[9] = {1, 2, 0, 3, 4, 0, 0, 0, 0}, none[4] = {0, 0, 0, 0};
+    struct heat heat = {values, 3, 3, 6, 6, false, 0, 0, 0};
+    struct heat zero = {none, 2, 2, 2, 2, false, 0, 0, 0};
+    struct heat_range range = heat_range_none();
+    (void)state;
+    heat_find_padding(&heat, true);
+    assert_true(heat.padded_queries == 4 && heat.padded_keys == 4);
+    heat_measure(&heat, &range);
+    assert_true(range.least == 1 && range.most == 4);
+    heat_find_padding(&zero, true);
+    assert_true(zero.padded_queries == 0 && zero.padded_keys == 0);
+    values[8] = NAN;
+    heat.padded_queries = heat.padded_keys = 0;
+    heat_find_padding(&heat, false);
+    assert_true(heat.padded_queries == 0 && heat.padded_keys == 0);
+}
+
+static void test_shares_of_values(void **state)
+{
+    float values[8] = {-1, 0, 0.25f, 0.25f, 0.5f, NAN, 2, 100};
+    struct heat heat = {values, 1, 8, 1, 8, false, 0, 0, 0};
+    struct heat_count *count = heat_count_new();
+    (void)state;
+    assert_non_null(count);
+    heat_count_add(count, &heat);
+    assert_true(heat_count_share(count, -2) == 0);
+    assert_true(heat_count_share(count, 0.25) == 4 / 7.0);
+    assert_true(heat_count_share(count, 200) == 1);
+    assert_true(fabs(heat_count_value(count, 6 / 7.0) - 2) <= 2 / 128.0);
+    assert_true(heat_count_value(count, 1) >= 100);
+    free(count);
 }
 
 static void test_what_is_masked_does_not_count(void **state)
 {
     float values[4] = {1, NAN, 2, 3};
-    struct heat heat = {values, 2, 2, 2, 2, true, 0};
+    struct heat heat = {values, 2, 2, 2, 2, true, 0, 0, 0};
     struct heat_range range = heat_range_none();
     (void)state;
     heat_measure(&heat, &range);
@@ -209,7 +245,7 @@ static void test_what_is_masked_does_not_count(void **state)
 static void test_pooling_is_the_mean_of_numbers(void **state)
 {
     float values[8] = {1, 3, NAN, NAN, 5, 7, NAN, 4}, pooled[2];
-    struct heat heat = {values, 2, 4, 2, 4, false, 0};
+    struct heat heat = {values, 2, 4, 2, 4, false, 0, 0, 0};
     (void)state;
     struct heat small = heat_pool(&heat, 1, 2, pooled);
     assert_int_equal(small.rows, 1);
@@ -222,7 +258,7 @@ static void test_colours_of_a_map(void **state)
 {
     float values[4] = {0, 9, NAN, 1};
     uint32_t colors[4];
-    struct heat heat = {values, 2, 2, 2, 2, true, 0};
+    struct heat heat = {values, 2, 2, 2, 2, true, 0, 0, 0};
     struct colormap map;
     (void)state;
     colormap_find("magma", &map);
@@ -293,6 +329,8 @@ int main(void)
         cmocka_unit_test(test_every_name_is_a_map),
         cmocka_unit_test(test_every_map_can_be_reversed),
         cmocka_unit_test(test_range_leaves_out_what_is_no_number),
+        cmocka_unit_test(test_padding_is_at_both_ends),
+        cmocka_unit_test(test_shares_of_values),
         cmocka_unit_test(test_what_is_masked_does_not_count),
         cmocka_unit_test(test_pooling_is_the_mean_of_numbers),
         cmocka_unit_test(test_colours_of_a_map),
