@@ -4,6 +4,7 @@
 
 #include "field.h"
 #include "rpc.h"
+#include "sockopt.h"
 
 /* The parameters come back as the result. */
 static void echo(const struct fake *fake, const char *method, uint64_t id,
@@ -228,6 +229,31 @@ static void test_an_endpoint_must_be_one(void **state)
     assert_int_equal(rpc_open("tcp://127.0.0.1:port", 50, &rpc), RPC_ENDPOINT);
 }
 
+static void test_a_frame_beyond_the_limit_is_not_taken(void **state)
+{
+    void *context = zmq_ctx_new();
+    void *pull = zmq_socket(context, ZMQ_PULL), *push = zmq_socket(context, ZMQ_PUSH);
+    char endpoint[64], frame[2000] = "";
+    size_t length = sizeof(endpoint);
+    int size = -1;
+    (void)state;
+    sockopt_frame_max(pull, 1000);
+    sockopt_int(pull, ZMQ_RCVTIMEO, 100);
+    sockopt_int(push, ZMQ_LINGER, 0);
+    assert_int_equal(zmq_bind(pull, "tcp://127.0.0.1:*"), 0);
+    assert_int_equal(zmq_getsockopt(pull, ZMQ_LAST_ENDPOINT, endpoint, &length), 0);
+    assert_int_equal(zmq_connect(push, endpoint), 0);
+    assert_int_equal(zmq_send(push, frame, 1001, 0), 1001);
+    for (int i = 0; i < 100 && size < 0; i++) { /* what the lost connection had is lost too */
+        zmq_send(push, frame, 1000, ZMQ_DONTWAIT);
+        size = zmq_recv(pull, frame, sizeof(frame), 0);
+    }
+    assert_int_equal(size, 1000);
+    zmq_close(pull);
+    zmq_close(push);
+    zmq_ctx_term(context);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -241,6 +267,7 @@ int main(void)
         cmocka_unit_test(test_an_answer_to_another_question_is_skipped),
         cmocka_unit_test(test_what_is_no_answer_is_broken),
         cmocka_unit_test(test_an_endpoint_must_be_one),
+        cmocka_unit_test(test_a_frame_beyond_the_limit_is_not_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
