@@ -47,12 +47,6 @@ struct checking {
     uint64_t events; /* alerts read, of any state */
 };
 
-static int fail(struct cli *cli, int code, const char *text)
-{
-    fprintf(cli->err, "attnctl: %s\n", text);
-    return code;
-}
-
 static bool is_json(const struct checking *checking)
 {
     return checking->asked->given & ARGS_JSON;
@@ -120,7 +114,7 @@ static int subscribe(struct checking *checking)
 {
     void *socket = zmq_socket(checking->rpc.context, ZMQ_SUB);
     if (!socket)
-        return fail(checking->cli, CLI_FINDING, zmq_strerror(errno));
+        return cli_fail(checking->cli, CLI_FINDING, zmq_strerror(errno));
     checking->alerts = socket;
     sockopt_int(socket, ZMQ_RCVHWM, 0);
     sockopt_int(socket, ZMQ_LINGER, 0);
@@ -128,7 +122,7 @@ static int subscribe(struct checking *checking)
     if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "alert/", strlen("alert/")) == 0 &&
         zmq_connect(socket, checking->judge.config.publish_endpoint.text) == 0)
         return CLI_OK;
-    return fail(checking->cli, CLI_FINDING, zmq_strerror(errno));
+    return cli_fail(checking->cli, CLI_FINDING, zmq_strerror(errno));
 }
 
 /* Ending ---------------------------------------------------------------------------------------
@@ -160,7 +154,7 @@ static int send_bye(struct checking *checking, const struct recorded_rank *rank)
     }
     mpk_writer_clear(&writer);
     return status == SENDER_OK ? CLI_OK
-                               : fail(checking->cli, CLI_FINDING, "a run could not be ended");
+                               : cli_fail(checking->cli, CLI_FINDING, "a run could not be ended");
 }
 
 static int end_runs(struct checking *checking)
@@ -197,7 +191,7 @@ static int look(struct checking *checking, bool *ret_done)
     if (code != CLI_OK)
         return code;
     if (take_alerts(checking) != 0)
-        return fail(checking->cli, CLI_FINDING, err_text(ERR_MEMORY));
+        return cli_fail(checking->cli, CLI_FINDING, err_text(ERR_MEMORY));
     *ret_done = *ret_done && checking->events >= now.alerts;
     checking->counts.summaries = now.summaries;
     return CLI_OK;
@@ -212,10 +206,10 @@ static int await_verdict(struct checking *checking)
         if (code != CLI_OK || done)
             return code;
         if (interrupt_came())
-            return fail(checking->cli, CLI_FINDING, "interrupted");
+            return cli_fail(checking->cli, CLI_FINDING, "interrupted");
         poll(NULL, 0, LOOK_MS);
     }
-    return fail(checking->cli, CLI_FINDING, "windows stay open: no verdict");
+    return cli_fail(checking->cli, CLI_FINDING, "windows stay open: no verdict");
 }
 
 static int feed(struct checking *checking)
@@ -255,14 +249,14 @@ static int print_fired(struct checking *checking, const struct fired *fired, boo
     struct cli *cli = checking->cli;
     char *text = NULL;
     if (mpk_parse(fired->data, fired->size, &mpk_result_limits, &doc) != 0)
-        return fail(cli, CLI_FINDING, err_text(ERR_MEMORY));
+        return cli_fail(cli, CLI_FINDING, err_text(ERR_MEMORY));
     if (!is_json(checking))
         print_alert(cli, doc.root);
     else if ((text = mpk_to_json(doc.root, 0)) != NULL)
         fprintf(cli->out, "%s%s\n", text, last ? "" : ",");
     mpk_doc_clear(&doc);
     if (is_json(checking) && !text)
-        return fail(cli, CLI_FINDING, err_text(ERR_MEMORY));
+        return cli_fail(cli, CLI_FINDING, err_text(ERR_MEMORY));
     free(text);
     return CLI_OK;
 }
@@ -293,8 +287,8 @@ static int print_verdict(struct checking *checking)
 {
     int code = CLI_OK;
     if (checking->counts.summaries == 0)
-        return fail(checking->cli, CLI_USAGE,
-                    "the recording has no window to judge: it is empty, or ends too early");
+        return cli_fail(checking->cli, CLI_USAGE,
+                        "the recording has no window to judge: it is empty, or ends too early");
     if (is_json(checking))
         fputs("{\"alerts\":[\n", checking->cli->out);
     for (size_t i = 0; i < checking->fired_count && code == CLI_OK; i++)
@@ -334,9 +328,9 @@ static int start_judge(struct checking *checking)
     struct config config;
     char error[CONFIG_ERROR_MAX];
     if (judge_configure(checking->asked->rules, &config, error) != 0)
-        return fail(checking->cli, CLI_USAGE, error);
+        return cli_fail(checking->cli, CLI_USAGE, error);
     if (judge_start(&config, &checking->judge, error) != 0)
-        return fail(checking->cli, CLI_FINDING, error);
+        return cli_fail(checking->cli, CLI_FINDING, error);
     interrupt_catch();
     return CLI_OK;
 }
@@ -345,7 +339,7 @@ static int check(struct checking *checking)
 {
     char error[PLAYBACK_ERROR_MAX];
     if (playback_open(checking->asked->words[1], &checking->playback, error) != 0)
-        return fail(checking->cli, CLI_USAGE, error);
+        return cli_fail(checking->cli, CLI_USAGE, error);
     int code = start_judge(checking);
     if (code == CLI_OK) {
         code = judge_recording(checking);

@@ -7,6 +7,7 @@
 #include "output.h"
 #include "plot.h"
 #include "progress.h"
+#include "receipt.h"
 
 #include "err.h"
 #include "spectrum.h"
@@ -47,7 +48,10 @@ static int make(struct plot *plot, const struct choice *choice, const char *path
     if (code == CLI_OK)
         code = save(plot, path, &file);
     free(file.data);
-    return code;
+    if (code != CLI_OK || !plot->options.json)
+        return code;
+    return receipt_print(plot, choice, path,
+                         plot->options.standard ? plot->cli->err : plot->cli->out);
 }
 
 /* Many ------------------------------------------------------------------------------------------

@@ -680,6 +680,25 @@ def test_a_flow_is_of_a_number_and_not_of_one_layer(file, tmp_path):
     assert "layer 1, mean of 4 heads" in Svg(tmp_path / "1.svg").texts
 
 
+def test_what_was_written_as_json(file, history, tmp_path):
+    def receipts(*arguments):
+        done = run(*arguments, "--json")
+        assert done.returncode == 0
+        return [json.loads(line) for line in (done.stderr if "-" in arguments else done.stdout).splitlines()]
+    folder = f"{tmp_path}/many/"
+    told = receipts("heatmap", file, "--every-layer", "--every-head", "-o", folder)
+    assert sorted(told, key=str) == sorted((
+        {"figure": f"{folder}heatmap-{layer}-h{head:02}.png", "kind": "heatmap", "layer": layer, "head": head}
+        for layer in LAYERS for head in range(H)), key=str)
+    assert all(os.path.exists(one["figure"]) for one in told)
+    one, = receipts("heads", file, "--layer", "decoder.1.self", "-o", tmp_path / "a \"b\".svg")
+    assert one == {"figure": str(tmp_path / "a \"b\".svg"), "kind": "heads", "layer": "decoder.1.self", "head": None}
+    one, = receipts("series", history, "--head", 1, "--layer", 0, "-o", tmp_path / "a.svg")
+    assert one == {"figure": str(tmp_path / "a.svg"), "kind": "series", "layer": None, "head": None}
+    one, = receipts("flow", file, "--format", "svg", "-o", "-")
+    assert (one["figure"], one["kind"], one["layer"]) == ("-", "flow", None)
+
+
 def test_the_format_of_figures_in_a_folder(file, tmp_path):
     plot("heatmap", file, "--every-layer", "--format", "svg", "-o", f"{tmp_path}/many/")
     assert set(os.listdir(tmp_path / "many")) == {f"heatmap-{layer}.svg" for layer in LAYERS}

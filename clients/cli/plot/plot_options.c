@@ -157,9 +157,9 @@ struct option_info {
 #define MAPS PLOT_KINDS_MAPS
 #define PAST PLOT_KINDS_PAST
 #define ONLY(kind) PLOT_BIT(PLOT_##kind)
-/* Figures of a layer, and of a head; panels side by side. */
-#define OF_LAYER (MAPS & ~ONLY(LAYERS) & ~ONLY(ROLLOUT))
-#define OF_HEAD  (ONLY(HEATMAP) | ONLY(LAYERS) | ONLY(TOKENS))
+#define OF_LAYER PLOT_KINDS_LAYER
+#define OF_HEAD  PLOT_KINDS_HEAD
+/* Panels side by side. */
 #define PANELS   (ONLY(HEADS) | ONLY(LAYERS) | ONLY(FLOW) | ONLY(AGGREGATE))
 /* What has an axis of tokens. */
 #define LABELLED (MAPS & ~ONLY(SIMILARITY) & ~ONLY(SPECTRUM))
@@ -186,6 +186,7 @@ static const struct option_info option_info[] = {
     SET(ALL, "format", "FORMAT", set_format, "png|svg|pdf", "of figures in a folder (default png), and of -o -"),
     FLAG(OF_LAYER, "every-layer", every_layer, "one figure per layer"),
     FLAG(OF_HEAD, "every-head", every_head, "one figure per head"),
+    FLAG(ALL, "json", json, "a JSON object per figure on standard output: its file, kind, layer and head"),
     TITLE("what is drawn"),
     TEXT(ALL & ~ONLY(LAYERS), "layer", "LAYER", layer, 1, "LAYER", "decoder.3.self, or as much of it as only one layer "
         "has: decoder.3, cross, 3 (default: the first)"),

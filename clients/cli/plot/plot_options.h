@@ -37,6 +37,7 @@ struct plot_options {
     double *head_weights; /* [head_weight_count]; owned */
     uint32_t head_weight_count;
     bool js;
+    bool json; /* a receipt of each figure */
 
     const char *title; /* NULL = what it shows */
     struct colormap colors;

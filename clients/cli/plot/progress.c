@@ -1,21 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "progress.h"
 
+#include "now.h"
+
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define PATIENCE_NS 500000000u
 #define EVERY_NS    100000000u
 #define WIDTH       30
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 void progress_begin(struct progress *progress, FILE *out)
 {

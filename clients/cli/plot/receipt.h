@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* receipt: what was written, for programs: a line of JSON per figure. */
+#ifndef PLOT_RECEIPT_H
+#define PLOT_RECEIPT_H
+
+#include "plot.h"
+
+/* {"figure": path, "kind": "heatmap", "layer": "decoder.3.self", "head": 7}: `layer` is null of
+ * figures that are not of one layer, `head` of those that are not of one head, and when the mean
+ * over all is shown. Returns CLI_OK, or the exit code with a sentence in plot->error. */
+int receipt_print(struct plot *plot, const struct choice *choice, const char *path, FILE *out);
+
+#endif
