@@ -650,6 +650,13 @@ def test_rows_of_heads_are_full(heads, columns, tmp_path):
     assert svg.size[1] <= 9 * 72
 
 
+@pytest.mark.parametrize("size", ["4.2x1", "2.7x4.5"])
+def test_the_least_size_is_enough_for_many_heads(size, tmp_path):
+    np.save(tmp_path / "decoder.0.self.npy", np.full((1, 64, 24, 24), 1 / 24, np.float32))
+    words = ["heads", tmp_path / "decoder.0.self.npy", "-o", tmp_path / "a.svg", "--size"]
+    plot(*words, refuse(2, *words, size).split(": at least ")[1])
+
+
 def test_a_figure_of_many_rows_fits_a_page(tmp_path):
     np.save(tmp_path / "decoder.0.self.npy", np.full((1, 24, 8, 8), 0.125, np.float32))
     plot("heads", tmp_path / "decoder.0.self.npy", "--columns", 3, "-o", tmp_path / "a.svg")

@@ -7,12 +7,15 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Points that a panel has at least, when there is a choice. */
 #define PANEL_MIN 62.0
 /* What stands around panels, about. */
 #define AROUND 36.0
+/* Sizes that are looked at to find one that is large enough. */
+#define TRIES_MOST 32
 
 int plot_fail(struct plot *plot, int code, const char *format, ...)
 {
@@ -143,6 +146,23 @@ int plot_chart(struct plot *plot, const struct chart *chart, double inches, cons
     return rc == 0 ? CLI_OK : plot_fail_memory(plot);
 }
 
+/* Makes a size that is enough for these columns enough for those that it would be drawn in. */
+static void settle_least(const struct plot *plot, struct panels panels, uint32_t asked,
+                         struct page *least)
+{
+    int rc = PAGE_TOO_SMALL;
+    for (int tries = 0; tries < TRIES_MOST && rc == PAGE_TOO_SMALL; tries++) {
+        struct panels_trouble trouble;
+        struct bytes file = {NULL, 0};
+        panels.columns = asked;
+        panels.columns = columns_of(plot, &panels, least);
+        rc = panels_draw(&panels, least, &file, &trouble);
+        free(file.data);
+        if (rc == PAGE_TOO_SMALL)
+            *least = trouble.page;
+    }
+}
+
 int plot_panels(struct plot *plot, struct panels *panels, const struct page *page,
                 struct bytes *ret_file)
 {
@@ -157,12 +177,15 @@ int plot_panels(struct plot *plot, struct panels *panels, const struct page *pag
     panels->colors = &options->colors;
     panels->low = options->vmin;
     panels->high = options->vmax;
+    uint32_t asked = panels->columns;
     panels->columns = columns_of(plot, panels, page);
     int rc = panels_draw(panels, &clean, ret_file, &trouble);
     snprintf(what, sizeof(what), "for %" PRIu32 " panel%s", panels->count,
              panels->count == 1 ? "" : "s");
-    if (rc == PAGE_TOO_SMALL)
+    if (rc == PAGE_TOO_SMALL) {
+        settle_least(plot, *panels, asked, &trouble.page);
         return fail_small(plot, &clean, &trouble.page, what);
+    }
     if (rc == PANELS_ALL_BELOW)
         return plot_fail(plot, CLI_USAGE, "--vmin: %g: above all values, which are %g to %g",
                          options->vmin, trouble.least, trouble.most);
