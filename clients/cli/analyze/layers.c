@@ -140,13 +140,6 @@ static int fail_type(const struct array *array, char *reterr)
                       array->file->path, array->name, array->type_name);
 }
 
-static int check_contents(const struct array *array, char *reterr)
-{
-    if (array->type == ARRAY_OTHER)
-        return fail_type(array, reterr);
-    return 0;
-}
-
 /* The name of a .npy file says where its array belongs only if it is one of ours. A map in such a
  * file, when it is the only one that there is, can be nothing but the first layer's weights. */
 static bool is_alone(const struct array_list *list, const struct naming *naming, size_t index)
@@ -189,8 +182,8 @@ static int place_all(const struct array_list *list, const struct naming *naming,
             return fail_unknown(naming, array, reterr);
         if (verdict == NAME_IGNORED)
             continue;
-        if (check_contents(array, reterr) != 0)
-            return -1;
+        if (array->type == ARRAY_OTHER)
+            return fail_type(array, reterr);
         placed[count++].array = array;
     }
     *ret_count = count;

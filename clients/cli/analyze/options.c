@@ -36,7 +36,6 @@ static uint32_t count_items(const char *text)
 
 static bool parse_real(const char *text, char **ret_end, double *ret_number)
 {
-    errno = 0;
     *ret_number = strtod(text, ret_end);
     return *ret_end != text && isfinite(*ret_number) && *text != ' ';
 }

@@ -59,8 +59,6 @@ static void put_shape(const struct view *view, struct mpk_writer *writer)
     put_number(writer, "heads", l->heads);
     put_number(writer, "query", l->queries);
     put_number(writer, "key", l->keys);
-    put_number(writer, "rows", l->rows);
-    put_number(writer, "columns", l->columns);
 }
 
 static void put_sums(const struct view *view, struct mpk_writer *writer)
@@ -172,6 +170,8 @@ static void put_all(const struct view *view, struct mpk_writer *writer)
         put_number(writer, "step", view->layer->step);
     }
     put_shape(view, writer);
+    put_number(writer, "rows", view->layer->rows);
+    put_number(writer, "columns", view->layer->columns);
     put_number(writer, "sample", view->wish->sample);
     mpk_put_str(writer, "head");
     if (view->wish->head == HEAD_MEAN)

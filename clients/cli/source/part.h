@@ -16,7 +16,7 @@ struct sink {
 
 struct source {
     enum source_kind kind;
-    struct source_layer *layers; /* [layer_count]; owned; sorted by source_sort */
+    struct source_layer *layers; /* [layer_count]; owned; in the order of source_compare_ids */
     size_t layer_count;
     char run[2 * RUN_BYTES + 1];
     struct labels given, given_queries; /* by the request */
