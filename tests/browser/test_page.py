@@ -57,7 +57,8 @@ def test_the_overview_colours_each_head_by_its_number(site, page):
     bright = page.js("return [...document.querySelectorAll('.heat .cell')].map((c) => d3.lab(c.getAttribute('fill')).l)")
     drawn = [values[f"{where(live)}.h{head}"] for live in order for head in range(4)]
     by_value = np.array(bright)[np.argsort(drawn)]
-    assert np.diff(by_value).min() > -0.5 and by_value[-1] > by_value[0] + 40, "viridis is the brighter the more"
+    span = max(drawn) - min(drawn)  # how far apart the heads are is the training's affair
+    assert np.diff(by_value).min() > -0.5 and by_value[-1] > by_value[0] + 60 * span, "viridis is the brighter the more"
     page.keys(".heat svg", "ArrowRight", "ArrowDown", "ArrowRight")
     name = page.text(".columns > .stack:last-child h2")
     assert name == "encoder.1.self.h1" and page.text(".big") == shown(values[name])
