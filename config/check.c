@@ -85,7 +85,7 @@ static bool is_wildcard_host(const char *host, size_t len)
 static bool endpoints_clash(const config_endpoint *a, const config_endpoint *b)
 {
     size_t scheme = strlen("tcp://");
-    if (strncmp(a->text, b->text, scheme) != 0)
+    if (!*a->text || strncmp(a->text, b->text, scheme) != 0)
         return false;
     const char *host_a = a->text + scheme, *host_b = b->text + scheme;
     if (strncmp(a->text, "ipc", 3) == 0)
@@ -158,18 +158,18 @@ static int check_drift(const struct config *config, char *reterr)
 static int check_alerts(const struct config *config, char *reterr)
 {
     const char *command = config->alerts_command.text, *webhook = config->alerts_webhook.text;
-    char quoted[QUOTE_MAX + 4];
+    char public[CONFIG_PUBLIC_MAX], quoted[QUOTE_MAX + 4];
     if (*command && *command != '/') {
         snprintf(reterr, CONFIG_ERROR_MAX,
                  "alerts.command: '%s': not an absolute path (valid: /path/to/program, and its "
                  "arguments between blanks)",
-                 config_quotable(command, quoted));
+                 config_quotable(config_public("alerts", "command", command, public), quoted));
         return -1;
     }
     if (*webhook && strncmp(webhook, "http://", 7) != 0 && strncmp(webhook, "https://", 8) != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX,
                  "alerts.webhook: '%s': not such a URL (valid: http://... or https://...)",
-                 config_quotable(webhook, quoted));
+                 config_quotable(config_public("alerts", "webhook", webhook, public), quoted));
         return -1;
     }
     return 0;

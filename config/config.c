@@ -23,6 +23,14 @@
 #define SECONDS(n) ((uint64_t)((n)*1000000000.0))
 
 const struct key config_keys[KEY_COUNT] = {
+#define TOP(name, type, text, minimum, maximum, help)                                              \
+    {"",                                                                                           \
+     #name,                                                                                        \
+     {VALUE_##type, minimum, maximum},                                                             \
+     text,                                                                                         \
+     help,                                                                                         \
+     offsetof(struct config, name),                                                                \
+     sizeof(CONFIG_TYPE_##type)},
 #define KEY(section, name, type, text, minimum, maximum, help)                                     \
     {#section,                                                                                     \
      #name,                                                                                        \
@@ -32,6 +40,7 @@ const struct key config_keys[KEY_COUNT] = {
      offsetof(struct config, section##_##name),                                                    \
      sizeof(CONFIG_TYPE_##type)},
 #include "keys.def"
+#undef TOP
 #undef KEY
 };
 
@@ -91,7 +100,9 @@ static int unknown_section(const char *section, struct origin origin, char *rete
     struct names names = {.wanted = section, .distance = 32};
     char guess[64], quoted[QUOTE_MAX + 4];
     for (int i = 0; i < KEY_COUNT; i++)
-        if (config_opens_section(i))
+        if (!*config_keys[i].section)
+            names_add(&names, config_keys[i].name);
+        else if (config_opens_section(i))
             names_add(&names, config_keys[i].section);
     names_add(&names, "jobs");
     names_add(&names, "rules");
@@ -115,10 +126,18 @@ static int unknown_key(const char *section, const char *label, const char *name,
 /* Table -----------------------------------------------------------------------------------------
  */
 
+int config_find_top(const char *name)
+{
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (!*config_keys[i].section && strcmp(config_keys[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
 int config_find_section(const char *section, struct origin origin, char *reterr)
 {
     for (int i = 0; i < KEY_COUNT; i++)
-        if (strcmp(config_keys[i].section, section) == 0)
+        if (*section && strcmp(config_keys[i].section, section) == 0)
             return i;
     return unknown_section(section, origin, reterr);
 }
@@ -136,10 +155,14 @@ int config_assign(struct config *config, int key, const char *label, const char 
                   struct origin origin, char *reterr)
 {
     const struct key *entry = &config_keys[key];
-    char reason[VALUE_REASON_MAX], quoted[QUOTE_MAX + 4];
-    if (value_parse(&entry->rule, text, field(config, entry), reason) == 0)
+    char reason[VALUE_REASON_MAX], public[CONFIG_PUBLIC_MAX], quoted[QUOTE_MAX + 4];
+    if (value_parse(&entry->rule, text, field(config, entry), reason) == 0) {
+        if (entry->rule.type == VALUE_ENDPOINT)
+            ((config_endpoint *)field(config, entry))->line = origin.line;
         return 0;
-    return config_error(reterr, origin, "%s.%s: '%s': %s", label, entry->name,
+    }
+    text = config_public(entry->section, entry->name, text, public);
+    return config_error(reterr, origin, "%s%s%s: '%s': %s", label, *label ? "." : "", entry->name,
                         config_quotable(text, quoted), reason);
 }
 
@@ -160,19 +183,24 @@ int config_set(struct config *config, const char *assignment, char *reterr)
 {
     struct origin origin = {"--set", 0};
     char section[64], name[64], quoted[QUOTE_MAX + 4];
-    int value_at = -1;
+    int value_at = -1, key = -1;
     if (strncmp(assignment, "jobs.", 5) == 0)
         return config_error(reterr, origin, "'%s': settings of some jobs belong into a file",
                             config_quotable(assignment, quoted));
     if (strncmp(assignment, "rules.", 6) == 0)
         return config_error(reterr, origin, "'%s': rules belong into a file",
                             config_quotable(assignment, quoted));
+    if (sscanf(assignment, "%63[^.=]=%n", name, &value_at) == 1 && value_at >= 0)
+        key = config_find_top(name);
+    if (key >= 0)
+        return config_assign(config, key, "", assignment + value_at, origin, reterr);
+    value_at = -1;
     if (sscanf(assignment, "%63[^.=].%63[^.=]=%n", section, name, &value_at) != 2 || value_at < 0)
         return config_error(reterr, origin, "'%s': not of the form section.key=value",
                             config_quotable(assignment, quoted));
     if (config_find_section(section, origin, reterr) < 0)
         return -1;
-    int key = config_find_key(section, section, name, origin, reterr);
+    key = config_find_key(section, section, name, origin, reterr);
     return key < 0 ? -1
                    : config_assign(config, key, section, assignment + value_at, origin, reterr);
 }

@@ -8,6 +8,8 @@
 #ifndef CONFIG_CONFIG_H
 #define CONFIG_CONFIG_H
 
+#include "address.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -40,7 +42,8 @@ enum config_isa {
 const char *config_isa_name(enum config_isa isa);
 
 typedef struct {
-    char text[ENDPOINT_MAX];
+    char text[ENDPOINT_MAX]; /* "" = by the address, until config_use_address */
+    size_t line;             /* of the file that says so; 0 = no file does */
 } config_endpoint;
 
 #define CONFIG_NUMBERS_MAX 256
@@ -111,11 +114,14 @@ struct config_rules;
 /* Fields are named section_key: config.window_length. A copy borrows `jobs` and `rules` of what it
  * was copied from; the one config that config_load filled owns them, until config_clear. */
 struct config {
+#define TOP(name, type, text, minimum, maximum, help)          CONFIG_TYPE_##type name;
 #define KEY(section, name, type, text, minimum, maximum, help) CONFIG_TYPE_##type section##_##name;
 #include "keys.def"
+#undef TOP
 #undef KEY
-    struct config_jobs *jobs;   /* NULL = none */
-    struct config_rules *rules; /* NULL = the defaults */
+    char directory[ADDRESS_MAX]; /* of the address, if a socket lies in it; else "" */
+    struct config_jobs *jobs;    /* NULL = none */
+    struct config_rules *rules;  /* NULL = the defaults */
 };
 
 /* A window is kept in parts of gcd(length, every) units; at most this many make one window, which
@@ -163,7 +169,7 @@ bool config_is_plan_key(const char *section, const char *name);
 bool config_is_pattern(const char *text);
 
 /* Calls `visit` for every key outside of plans that the two have different; for the sections `jobs`
- * and `rules` once each, with `name` NULL. */
+ * and `rules` once each, with `name` NULL, as for keys that are in no section. */
 void config_each_difference(const struct config *a, const struct config *b,
                             void (*visit)(void *data, const char *section, const char *name),
                             void *data);
@@ -176,6 +182,16 @@ int config_load(struct config *config, const char *path, char *reterr);
 
 /* Applies one "section.key=value", as --set gives it. Same errors, with "--set" for path:line. */
 int config_set(struct config *config, const char *assignment, char *reterr);
+
+/* Gives the endpoints that are empty those of an address: "/run/attnd", "tcp://127.0.0.1:5570". All
+ * four must then be Unix sockets, unless `insecure` is set. `origin` is who names the address, and
+ * `path` the file that was loaded, for messages; NULL = nobody, none. Returns 0, or -1 with a
+ * message. */
+int config_use_address(struct config *config, const char *address, const char *origin,
+                       const char *path, char *reterr);
+/* Puts the sockets that lie in config->directory, and it, elsewhere. Returns 0, or -1 with a
+ * message when the path is too long. */
+int config_move(struct config *config, const char *directory, char *reterr);
 
 /* Checks what no single key can tell (for instance that window.length and window.every need at most
  * 64 parts), for every job. Returns 0 or -1 with a message. */
@@ -193,11 +209,19 @@ void config_print_rule_metrics(FILE *out);
 void config_print_default_rules(FILE *out);
 
 /* Calls `visit` for every key in table order with its value as text: the control call `config`.
+ * Keys that are in no section have "" for it.
  * Then for every override, with "jobs.<pattern>" as its section (and a plan's key as "plan.every"),
  * and for the rules in force, with "rules.<name>". */
 void config_each(const struct config *config,
                  void (*visit)(void *data, const char *section, const char *name,
                                const char *value),
                  void *data);
+
+#define CONFIG_PUBLIC_MAX (CONFIG_TEXT_MAX + 8)
+/* A value as anybody may see it: of alerts.webhook scheme, host and port, of alerts.command the
+ * program's name, with "..." for what is left out; other values as they are. Returns `value` or
+ * `buffer`. */
+const char *config_public(const char *section, const char *name, const char *value,
+                          char buffer[CONFIG_PUBLIC_MAX]);
 
 #endif

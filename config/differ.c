@@ -88,8 +88,10 @@ static void visit_key(const struct config *a, const struct config *b, int key,
         return;
     value_print(&entry->rule, config_field(a, key), text_a);
     value_print(&entry->rule, config_field(b, key), text_b);
-    if (strcmp(text_a, text_b) != 0)
+    if (strcmp(text_a, text_b) != 0 && *entry->section)
         visit(data, entry->section, entry->name);
+    else if (strcmp(text_a, text_b) != 0)
+        visit(data, entry->name, NULL);
 }
 
 void config_each_difference(const struct config *a, const struct config *b,

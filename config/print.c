@@ -63,9 +63,11 @@ static void print_key(const struct config *config, int index, FILE *out)
     const struct key *key = &config_keys[index];
     char valid[VALUE_VALID_MAX];
     value_valid(&key->rule, valid);
-    fprintf(out, "  # %s\n", key->help);
-    fprintf(out, "  # %s: %s; default %s\n", value_type_name(key->rule.type), valid, key->text);
-    fputs("  ", out);
+    const char *indent = *key->section ? "  " : "";
+    fprintf(out, "%s# %s\n", indent, key->help);
+    fprintf(out, "%s# %s: %s; default %s\n", indent, value_type_name(key->rule.type), valid,
+            key->text);
+    fputs(indent, out);
     print_value(out, key->name, key, config_field(config, index));
 }
 
@@ -140,7 +142,7 @@ void config_print(const struct config *config, FILE *out)
         "# Endpoints: tcp://host:port (host or port may be *) or ipc://path.\n",
         out);
     for (int i = 0; i < KEY_COUNT; i++) {
-        if (config_opens_section(i))
+        if (*config_keys[i].section && config_opens_section(i))
             fprintf(out, "\n%s:\n", config_keys[i].section);
         else
             putc('\n', out);
@@ -157,8 +159,8 @@ void config_print_table(FILE *out)
         const struct key *key = &config_keys[i];
         char valid[VALUE_VALID_MAX];
         value_valid(&key->rule, valid);
-        fprintf(out, "| `%s.%s` | %s | `%s` | %s | %s |\n", key->section, key->name,
-                value_type_name(key->rule.type), key->text, valid, key->help);
+        fprintf(out, "| `%s%s%s` | %s | `%s` | %s | %s |\n", key->section, *key->section ? "." : "",
+                key->name, value_type_name(key->rule.type), key->text, valid, key->help);
     }
 }
 

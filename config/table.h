@@ -8,14 +8,16 @@
 #include "value.h"
 
 enum {
+#define TOP(name, type, text, minimum, maximum, help)          KEY_##name,
 #define KEY(section, name, type, text, minimum, maximum, help) KEY_##section##_##name,
 #include "keys.def"
+#undef TOP
 #undef KEY
     KEY_COUNT
 };
 
 struct key {
-    const char *section, *name;
+    const char *section, *name; /* section "": at the top */
     struct value_rule rule;
     const char *text; /* default */
     const char *help;
@@ -52,6 +54,9 @@ const char *config_quotable(const char *text, char ret_text[QUOTE_MAX + 4]);
 int config_find_section(const char *section, struct origin origin, char *reterr);
 int config_find_key(const char *section, const char *label, const char *name, struct origin origin,
                     char *reterr);
+
+/* The index of a key that is in no section, or -1. */
+int config_find_top(const char *name);
 
 /* Sets one key. Returns 0, or -1 with a message; *config is then unchanged. */
 int config_assign(struct config *config, int key, const char *label, const char *text,

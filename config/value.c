@@ -11,7 +11,7 @@
  *   LAYERS    patterns of layers: decoder.*.self encoder.0.cross
  *   HEADS     * or numbers and ranges: 0-3,7
  *   BOOL, UNIT, LEVEL, FORMAT, EFFORT, ISA  one word of a list
- *   ENDPOINT  tcp://host:port or ipc://path, as ZeroMQ binds them
+ *   ENDPOINT  tcp://host:port or ipc://path, as ZeroMQ binds them, or nothing
  *
  * Sizes and durations have no fractions: 1536MiB says what 1.5GiB would. Every value prints back
  * exactly. */
@@ -413,6 +413,8 @@ static const char *ipc_reason(const char *path)
 /* NULL when `text` is an endpoint, else what is wrong with it. */
 static const char *endpoint_reason(const char *text)
 {
+    if (!*text)
+        return NULL;
     if (strlen(text) >= ENDPOINT_MAX)
         return "longer than 255 bytes";
     if (strncmp(text, "tcp://", 6) == 0)

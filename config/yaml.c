@@ -221,20 +221,29 @@ static int read_value(struct reader *reader, const struct body *body, int key,
                    : -1;
     if (value.kind != NODE_SCALAR)
         return config_error(reader->reterr, at_line(reader, name->line),
-                            "%s.%s: expected one value, found a %s", body->label, name->text,
-                            kind_name(&value));
+                            "%s%s%s: expected one value, found a %s", body->label,
+                            *body->label ? "." : "", name->text, kind_name(&value));
     return assign(reader, body, key, name, value.text);
+}
+
+/* Keys that files of earlier versions may have and that mean nothing any more. */
+static bool is_gone(const char *section, const char *name)
+{
+    return strcmp(section, "ingest") == 0 && strcmp(name, "receive_queue") == 0;
 }
 
 static int read_plain_key(struct reader *reader, const struct body *body, const struct node *name)
 {
     struct origin origin = at_line(reader, name->line);
+    struct node ignored;
+    if (is_gone(body->section, name->text))
+        return next(reader, &ignored);
     int key = config_find_key(body->section, body->label, name->text, origin, reader->reterr);
     if (key < 0)
         return -1;
     if (body->key_line[key])
-        return config_error(reader->reterr, origin, "%s.%s: given twice (first on line %zu)",
-                            body->label, name->text, body->key_line[key]);
+        return config_error(reader->reterr, origin, "%s%s%s: given twice (first on line %zu)",
+                            body->label, *body->label ? "." : "", name->text, body->key_line[key]);
     return read_value(reader, body, key, name);
 }
 
@@ -386,11 +395,14 @@ static int read_rules(struct reader *reader, const struct node *section)
 static int read_section(struct reader *reader, const struct node *name)
 {
     struct origin origin = at_line(reader, name->line);
+    struct body top = {"", "", &reader->staged, reader->key_line, false};
     bool empty;
     if (strcmp(name->text, "jobs") == 0)
         return read_named(reader, name, &reader->jobs_line, read_job);
     if (strcmp(name->text, "rules") == 0)
         return read_rules(reader, name);
+    if (config_find_top(name->text) >= 0)
+        return read_plain_key(reader, &top, name);
     int first = config_find_section(name->text, origin, reader->reterr);
     if (first < 0)
         return -1;

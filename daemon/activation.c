@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <netdb.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,7 +115,7 @@ static bool is_known(const char *name)
 }
 
 /* Why this socket cannot be used, or NULL. */
-static const char *complaint(int fd, const char *name)
+static const char *complaint(int fd, const char *name, bool insecure)
 {
     char endpoint[ENDPOINT_MAX];
     if (!is_known(name))
@@ -127,8 +126,13 @@ static const char *complaint(int fd, const char *name)
         return "it is no socket that listens (ListenStream=, Accept=no)";
     if (!read_address(fd, endpoint))
         return "its address is neither TCP nor a path";
-    if (strcmp(name, "http") == 0 && strncmp(endpoint, "tcp://", strlen("tcp://")) != 0)
+    bool is_tcp = strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
+    bool is_http = strcmp(name, "http") == 0;
+    if (is_http && !is_tcp)
         return "HTTP needs TCP";
+    if (is_tcp && !is_http && !insecure)
+        return "over TCP anybody could speak to attnd: give its unit a path (ListenStream=), or "
+               "set insecure: true";
     return NULL;
 }
 
@@ -140,7 +144,7 @@ static int prepare(int fd)
     return fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-int activation_check(char *reterr)
+int activation_check(bool insecure, char *reterr)
 {
     char name[NAME_SIZE];
     int count = count_sockets();
@@ -151,7 +155,7 @@ int activation_check(char *reterr)
     }
     for (int i = 0; i < count; i++) {
         read_name(i, name);
-        const char *why = complaint(FIRST_FD + i, name);
+        const char *why = complaint(FIRST_FD + i, name, insecure);
         if (!why && prepare(FIRST_FD + i) != 0)
             why = strerror(errno);
         if (why) {

@@ -8,10 +8,13 @@
 #ifndef DAEMON_ACTIVATION_H
 #define DAEMON_ACTIVATION_H
 
+#include <stdbool.h>
+
 /* Whether what was handed over can be used: every socket listens, for TCP or for ipc, and has a
- * name, once. They are made non-blocking, and closed in programs that attnd starts. Once, at the
- * start. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). */
-int activation_check(char *reterr);
+ * name, once; TCP needs `insecure`, but for http. They are made non-blocking, and closed in
+ * programs that attnd starts. Once, at the start. Returns 0, or -1 with a sentence in reterr
+ * (CONFIG_ERROR_MAX bytes). */
+int activation_check(bool insecure, char *reterr);
 
 /* The socket of this name, whose address ("tcp://127.0.0.1:5570") replaces `endpoint`
  * (ENDPOINT_MAX bytes); the caller's to close. -1 when there is none. After activation_check. */

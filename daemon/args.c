@@ -4,17 +4,23 @@
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define SET_MAX 256
 
 static const char usage[] =
-    "usage: attnd [--config FILE] [--set SECTION.KEY=VALUE]...\n"
+    "usage: attnd [--address ADDRESS] [--config FILE] [--set SECTION.KEY=VALUE]...\n"
     "\n"
     "Receives attention tensors from training jobs and publishes per-head metrics.\n"
-    "Without a config file it listens on loopback with built-in defaults.\n"
+    "It needs no config file. It listens on Unix sockets in a directory of this user's, where\n"
+    "clients look for it.\n"
     "\n"
+    "  --address ADDRESS      listen in this directory, or at tcp://host:port and the three ports\n"
+    "                         above it (with --set insecure=true); default: $ATTND_ADDRESS, else\n"
+    "                         $XDG_RUNTIME_DIR/attnd, else /tmp/attnd-UID\n"
     "  --config FILE          read settings from a YAML file; SIGHUP reads its plans again\n"
     "  --set SECTION.KEY=VALUE  change one setting; wins over the file\n"
     "  --isa NAME             kernels to use: auto, scalar, portable, avx2 or avx512\n"
@@ -30,7 +36,7 @@ static const char usage[] =
     "exit status: 0 stopped or answered, 1 cannot start, 2 usage or config error\n";
 
 struct args {
-    const char *config_path, *check_path;
+    const char *config_path, *check_path, *address;
     const char *set[SET_MAX];
     int set_count;
     const char *isa;
@@ -38,6 +44,7 @@ struct args {
 };
 
 static const struct option options[] = {
+    {"address", required_argument, NULL, 'a'},
     {"config", required_argument, NULL, 'c'},
     {"set", required_argument, NULL, 's'},
     {"isa", required_argument, NULL, 'i'},
@@ -57,6 +64,9 @@ static int fail(char *reterr, const char *text, const char *what)
 static int take_option(struct args *args, int option, char **argv, char *reterr)
 {
     switch (option) {
+    case 'a':
+        args->address = optarg;
+        return 0;
     case 'c':
         args->config_path = optarg;
         return 0;
@@ -114,10 +124,22 @@ static int set_isa(struct config *config, const char *name, char *reterr)
     return config_set(config, assignment, reterr);
 }
 
-static int build_config(const struct args *args, struct config *config, char *reterr)
+static int choose_address(const struct args *args, const char *path, struct config *config,
+                          char *reterr)
+{
+    char place[ADDRESS_MAX];
+    const char *variable = getenv("ATTND_ADDRESS");
+    if (args->address)
+        return config_use_address(config, args->address, "--address", path, reterr);
+    if (variable && *variable)
+        return config_use_address(config, variable, "$ATTND_ADDRESS", path, reterr);
+    address_default(geteuid(), getenv("XDG_RUNTIME_DIR"), place);
+    return config_use_address(config, place, "$XDG_RUNTIME_DIR", path, reterr);
+}
+
+static int apply_settings(const struct args *args, struct config *config, char *reterr)
 {
     const char *path = args->check_path ? args->check_path : args->config_path;
-    config_defaults(config);
     if (path && config_load(config, path, reterr) != 0)
         return -1;
     for (int i = 0; i < args->set_count; i++)
@@ -125,7 +147,19 @@ static int build_config(const struct args *args, struct config *config, char *re
             return -1;
     if (args->isa && set_isa(config, args->isa, reterr) != 0)
         return -1;
+    if (choose_address(args, path, config, reterr) != 0)
+        return -1;
     return check_together(config, path, reterr);
+}
+
+/* On failure nothing is left to clear. */
+static int build_config(const struct args *args, struct config *config, char *reterr)
+{
+    config_defaults(config);
+    if (apply_settings(args, config, reterr) == 0)
+        return 0;
+    config_clear(config);
+    return -1;
 }
 
 int args_read(int argc, char **argv, struct config *config, struct args_result *ret_result,
@@ -145,12 +179,15 @@ int args_read(int argc, char **argv, struct config *config, struct args_result *
     }
     if (build_config(&args, config, reterr) != 0)
         return -1;
+    if (!args.check_path && !args.print_config) {
+        ret_result->answered = false;
+        return 0;
+    }
     if (args.check_path)
         printf("%s: ok\n", args.check_path);
-    else if (args.print_config)
-        config_print(config, stdout);
     else
-        ret_result->answered = false;
+        config_print(config, stdout);
+    config_clear(config);
     return 0;
 }
 
@@ -173,8 +210,5 @@ int args_read_again(int argc, char **argv, struct config *ret_config, char *rete
     optind = 0; /* from the start, with nothing left of the first time */
     if (parse(argc, argv, &args, reterr) != 0 || check_regular(args.config_path, reterr) != 0)
         return -1;
-    if (build_config(&args, ret_config, reterr) == 0)
-        return 0;
-    config_clear(ret_config);
-    return -1;
+    return build_config(&args, ret_config, reterr);
 }

@@ -10,9 +10,10 @@ struct args_result {
     bool has_file; /* --config was given */
 };
 
-/* Reads the command line over *config: --config FILE first, then each --set, then the cross-checks.
+/* Reads the command line over *config: --config FILE first, then each --set, then the address
+ * (--address, $ATTND_ADDRESS, or this user's directory), then the cross-checks.
  * Returns 0 with *ret_result, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes): a usage or
- * config error, exit status 2. */
+ * config error, exit status 2. Only a config that is to be used, not answered, is to be cleared. */
 int args_read(int argc, char **argv, struct config *config, struct args_result *ret_result,
               char *reterr);
 

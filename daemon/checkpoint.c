@@ -220,7 +220,7 @@ static void put_track(struct mpk_writer *writer, const struct track *track)
 static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t now_ns)
 {
     const struct window *window = &run->tracks[0].window;
-    mpk_put_map(writer, 13);
+    mpk_put_map(writer, 15);
     put_number(writer, "taken", run->taken);
     put_number(writer, "state", run->state);
     put_number(writer, "epoch", run->epoch);
@@ -231,6 +231,9 @@ static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t
     put_number(writer, "world", window->world);
     put_counts(writer, &run->counts);
     put_sequences(writer, &run->events);
+    put_number(writer, "found", run->found);
+    stored_put(writer, "drop_totals", run->drop_totals.of_rank, run->drop_totals.count,
+               sizeof *run->drop_totals.of_rank);
     mpk_put_str(writer, "tracks");
     mpk_put_array(writer, run->track_count);
     for (uint32_t t = 0; t < run->track_count; t++)

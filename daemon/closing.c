@@ -200,16 +200,29 @@ static void judge_run(struct closing *closing)
 {
     struct run *run = closing->run;
     struct counts counts = run_counts(run);
+    uint64_t lost = counts.tally.lost, judged = run->judged.tally.lost;
     struct alert_run said = {
         .common = announce_common(run),
         .processed = counts.processed - run->judged.processed,
-        .lost = counts.tally.lost - run->judged.tally.lost,
+        .lost = lost > judged ? lost - judged : 0, /* less when late messages came */
         .dropped = total_dropped(&counts.tally) - total_dropped(&run->judged.tally),
     };
     struct alert_sink sink = announce_sink(&closing->announcer);
     run->judged = counts;
     if (alerts_run(run->alerts, &said, &sink) != 0)
         log_event(LOG_ERROR, "run_not_judged", LOG_STR("job", run->job));
+}
+
+void closing_judge(struct run *run)
+{
+    struct closing closing = {.run = run, .announcer = {.run = run}};
+    if (!run->alerts)
+        return;
+    closing.announcer.batch = checkpoint_begin(run);
+    judge_run(&closing);
+    if (closing.announcer.batch && closing.announcer.events > 0)
+        store_submit(run->sink->store, &closing.announcer.batch);
+    batch_free(&closing.announcer.batch);
 }
 
 /* The window that ends with `last`, a summary per layer. Returns how many. */

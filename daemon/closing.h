@@ -17,5 +17,7 @@ uint32_t closing_show(struct run *run);
 /* Those that have gone quiet. */
 void closing_show_quiet(struct run *run, uint64_t now_ns);
 void closing_publish_job(struct run *run);
+/* Judges what the run has lost since it was last judged, without a window: none will close. */
+void closing_judge(struct run *run);
 
 #endif

@@ -42,6 +42,7 @@ struct flush {
 
 struct control {
     struct zsock zsock;
+    struct endpoint_file file;
     struct control_view view;
     struct pending *pending; /* all that are not answered */
     struct flush flushes[FLUSHES_MAX];
@@ -370,12 +371,12 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
         .key = "control.endpoint",
         .endpoint = view->config->control_endpoint.text,
         .type = ZMQ_ROUTER,
-        .receive_queue = 16,
         .send_queue = 4, /* answers can be large; who does not read them loses them */
         .max_message = REQUEST_BYTES_MAX,
         .linger_ms = 200,
     };
     struct control *control = calloc(1, sizeof *control);
+    options.ret_file = control ? &control->file : NULL;
     void *socket = control ? endpoint_bind(zmq_context, &options, reterr) : NULL;
     if (!socket)
         goto fail;
@@ -394,6 +395,13 @@ fail_socket:
 fail:
     free(control);
     return -1;
+}
+
+void control_keep(void *data)
+{
+    struct control *control = data;
+    endpoint_keep(control->zsock.socket, control->view.config->control_endpoint.text,
+                  &control->file);
 }
 
 static void on_zsock_closed(struct zsock *zsock)

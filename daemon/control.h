@@ -61,6 +61,8 @@ void control_call(struct control *control, const char *method, const void *param
                   control_answered *answered, void *data);
 /* Answers flushes that have been waiting, if none waits any more. */
 void control_settle(struct control *control);
+/* Binds again when clients no longer find the socket. `data` is the control. */
+void control_keep(void *data);
 /* Stops; freed once the loop has run the close callbacks. After history_close, which answers what
  * waits there. Accepts NULL. */
 void control_close(struct control **control);

@@ -54,11 +54,12 @@ static double uptime_s(const struct control_view *view)
 
 int method_ping(struct request *request)
 {
-    mpk_put_map(request->result, 2);
+    mpk_put_map(request->result, 3);
     mpk_put_str(request->result, "version");
     mpk_put_str(request->result, ATTND_VERSION);
     mpk_put_str(request->result, "uptime_s");
     mpk_put_f64(request->result, uptime_s(request->view));
+    put_string(request->result, "directory", request->view->config->directory);
     return 0;
 }
 
@@ -153,7 +154,7 @@ static void put_history(struct mpk_writer *result, struct store *store)
     mpk_put_str(result, "history");
     mpk_put_map(result, 4);
     put_text_or_nil(result, "path", path);
-    put_text_or_nil(result, "reason", path ? NULL : reason);
+    put_text_or_nil(result, "reason", path ? store_trouble(store) : reason);
     put_number(result, "size", path ? history_size(path) : 0);
     put_number(result, "waiting", store_waiting(store));
 }
@@ -162,13 +163,16 @@ int method_stats(struct request *request)
 {
     const struct control_view *view = request->view;
     struct mpk_writer *result = request->result;
-    mpk_put_map(result, COUNT_COUNT + 7);
+    mpk_put_map(result, COUNT_COUNT + 8);
     mpk_put_str(result, "uptime_s");
     mpk_put_f64(result, uptime_s(view));
     for (int i = 0; i < COUNT_COUNT; i++)
-        put_number(result, counter_name[i], stats_get(view->stats, (enum counter)i));
+        put_number(result, counter_name[i],
+                   i == COUNT_LOST ? stats_lost(view->stats)
+                                   : stats_get(view->stats, (enum counter)i));
     put_number(result, "in_flight", view->messages_in_flight(view->data));
     put_number(result, "in_flight_bytes", view->bytes_in_flight(view->data));
+    put_number(result, "budget_bytes", view->config->ingest_budget);
     put_number(result, "jobs", registry_jobs(view->registry));
     put_dropped(result, view->stats);
     put_pool(result, view->pool);
@@ -187,14 +191,15 @@ static void visit_key(void *data, const char *section, const char *name, const c
 {
     struct key_visit *visit = data;
     char key[JOB_NAME_MAX + 128]; /* jobs.<pattern>.<key> is the longest */
+    char public[CONFIG_PUBLIC_MAX];
     if (config_is_plan_key(section, name) != visit->plans)
         return;
     visit->count++;
     if (!visit->result)
         return;
-    snprintf(key, sizeof key, "%s.%s", section, name);
+    snprintf(key, sizeof key, "%s%s%s", section, *section ? "." : "", name);
     mpk_put_str(visit->result, key);
-    mpk_put_str(visit->result, value);
+    mpk_put_str(visit->result, config_public(section, name, value, public));
 }
 
 static uint32_t each_key(const struct control_view *view, struct mpk_writer *result)

@@ -58,6 +58,7 @@ static void put_counts(struct mpk_writer *result, const struct run *run)
     put_number(result, "received", counts.received + run->queued);
     put_number(result, "processed", counts.processed);
     put_number(result, "lost", counts.tally.lost);
+    put_number(result, "gaps", counts.tally.lost + run->found);
     mpk_put_str(result, "dropped");
     mpk_put_map(result, reasons);
     for (uint32_t i = 0; i < reasons; i++)
@@ -70,7 +71,7 @@ static void put_job(const struct jobs_visit *visit)
     struct mpk_writer *result = visit->result;
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
-    mpk_put_map(result, 15);
+    mpk_put_map(result, 16);
     put_string(result, "job", run->job);
     put_string(result, "run", hex);
     put_number(result, "runs", visit->runs);

@@ -5,7 +5,10 @@
 #include "control_request.h"
 
 #include "history_params.h"
+#include "plan.h"
 
+#include <fnmatch.h>
+#include <inttypes.h>
 #include <string.h>
 
 /* What a request asks for; empty = any. */
@@ -104,21 +107,100 @@ static bool read_filter(const struct request *request, struct value_filter *filt
            read_layer_number(request, filter) && read_track(request, filter);
 }
 
-static int find_run_id(struct request *request, struct value_filter *filter)
+/* Nothing captured */
+
+static bool summary_pattern_takes(const char *patterns, struct layer_id id)
 {
-    struct run *run = NULL;
-    int code = request_find_run(request, filter->job, filter->run, &run);
+    char name[64], pattern[CONFIG_LAYERS_MAX];
+    snprintf(name, sizeof name, "%s.%u.%s", stack_name(id.stack), id.layer, site_name(id.site));
+    while (*(patterns += strspn(patterns, " "))) {
+        size_t length = strcspn(patterns, " ");
+        snprintf(pattern, sizeof pattern, "%.*s", (int)length, patterns);
+        if (fnmatch(pattern, name, 0) == 0)
+            return true;
+        patterns += length;
+    }
+    return false;
+}
+
+static bool summary_plan_takes_any(const struct plan *plan, const struct run *run)
+{
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next)
+        if (summary_pattern_takes(plan->what.layers.text, stream->id))
+            return true;
+    return false;
+}
+
+/* Why, as far as attnd knows; "" when it does not. */
+static void summary_explain_nothing(const struct run *run, const struct plan *plan, char *ret_text,
+                                    size_t size)
+{
+    struct reason_count dropped[TALLY_REASONS_MAX];
+    struct counts counts = run_counts(run);
+    uint32_t reasons = tally_reasons(&counts.tally, dropped);
+    size_t used = 0;
+    *ret_text = '\0';
+    if (counts.tally.source > 0)
+        snprintf(ret_text, size,
+                 "the job dropped all %" PRIu64 " captures itself, because they are larger than "
+                 "attnd takes or come faster; its own log says which. What helps: attnctl plan set "
+                 "%s rows=512 (or still fewer), fewer samples, a fused kernel",
+                 counts.tally.source, run->job);
+    else if (reasons > 0) {
+        used = (size_t)snprintf(ret_text, size, "attnd refused what came:");
+        for (uint32_t i = 0; i < reasons && used < size; i++)
+            used += (size_t)snprintf(ret_text + used, size - used, "%s %" PRIu64 " %s",
+                                     i ? "," : "", dropped[i].count, dropped[i].reason);
+    } else if (counts.tally.lost > 0)
+        snprintf(ret_text, size, "%" PRIu64 " messages were lost on their way", counts.tally.lost);
+    else if (plan->what.every == 0)
+        snprintf(ret_text, size, "its plan captures no step (every=0)");
+    else if (run->streams && !summary_plan_takes_any(plan, run))
+        snprintf(ret_text, size, "its plan takes none of its layers (layers=%.200s)",
+                 plan->what.layers.text);
+}
+
+static bool summary_captured_anything(const struct run *run)
+{
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next)
+        if (stream->counts.processed > 0)
+            return true;
+    return false;
+}
+
+/* A run of which nothing can be shown, now or ever. Leaves the detail empty when there is nothing
+ * to say but that nothing has been published yet. */
+static void summary_describe_nothing(struct request *request, const struct run *run)
+{
+    char why[400];
+    bool ended = run->state == JOB_ENDED;
+    if (summary_captured_anything(run))
+        return;
+    summary_explain_nothing(run, plans_for(request->view->plans, run->job), why, sizeof why);
+    if (ended && !*why)
+        snprintf(why, sizeof why, "it sent no attention");
+    if (*why)
+        snprintf(request->detail, CONTROL_DETAIL_MAX, "%s: %s",
+                 ended ? "the run has ended and captured nothing" : "nothing is captured so far",
+                 why);
+}
+
+static int find_run_id(struct request *request, struct value_filter *filter, struct run **ret_run)
+{
+    int code = request_find_run(request, filter->job, filter->run, ret_run);
     if (!code)
-        memcpy(filter->run_id, run->id, RUN_BYTES);
+        memcpy(filter->run_id, (*ret_run)->id, RUN_BYTES);
     return code;
 }
 
-static int put_values(struct request *request, struct value_filter *filter)
+static int put_values(struct request *request, struct value_filter *filter, const struct run *run)
 {
     const struct publisher *publisher = request->view->publisher;
     publisher_each(publisher, filter->prefix, visit_value, filter);
-    if (filter->count == 0)
+    if (filter->count == 0) {
+        summary_describe_nothing(request, run);
         return ERR_NO_SUMMARY;
+    }
     mpk_put_array(request->result, filter->count);
     filter->result = request->result;
     publisher_each(publisher, filter->prefix, visit_value, filter);
@@ -132,8 +214,9 @@ static int answer(struct request *request, const char *prefix, int key_count)
     struct value_filter filter = {.prefix = prefix};
     if (!request_takes(request, keys, key_count) || !read_filter(request, &filter))
         return ERR_ARGUMENT;
-    int code = find_run_id(request, &filter);
-    return code ? code : put_values(request, &filter);
+    struct run *run = NULL;
+    int code = find_run_id(request, &filter, &run);
+    return code ? code : put_values(request, &filter, run);
 }
 
 int method_summary(struct request *request)

@@ -16,9 +16,11 @@
 #include "history.h"
 #include "http.h"
 #include "ingest.h"
+#include "keeper.h"
 #include "log.h"
 #include "maps.h"
 #include "notify.h"
+#include "page_url.h"
 #include "publisher.h"
 #include "registry.h"
 #include "reload.h"
@@ -65,6 +67,7 @@ struct daemon {
     struct ingest *ingest;
     struct publisher *publisher;
     struct control *control;
+    struct keeper *keeper;
     struct http *http; /* NULL: switched off */
     struct history *history;
     uint64_t unpinned;     /* layers that drift.baseline had nothing for */
@@ -147,9 +150,10 @@ static uint64_t now_ns(struct daemon *daemon)
 static void release(struct daemon *daemon, struct message *message)
 {
     uint64_t cost = message->cost;
+    bool reserved = message->reserved;
     work_free(&message->work);
     message_free(&message);
-    ingest_release(daemon->ingest, cost);
+    ingest_release(daemon->ingest, cost, reserved);
 }
 
 static void drop(struct daemon *daemon, struct message *message, int code)
@@ -183,14 +187,15 @@ static void lighten(struct daemon *daemon, struct message *message)
 {
     uint64_t bytes = message_free_tensors(message);
     message->cost -= bytes;
-    ingest_release(daemon->ingest, bytes);
+    ingest_release(daemon->ingest, bytes, message->reserved);
 }
 
 static void account_for(struct daemon *daemon, struct message *message)
 {
     bool is_event = message->header.type == MESSAGE_EVENT;
     stats_add(&daemon->stats, COUNT_LOST, message->losses.lost);
-    stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source);
+    stats_add(&daemon->stats, COUNT_FOUND, message->losses.found);
+    stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source - message->losses.known);
     if (message->code) {
         drop(daemon, message, message->code);
         return;
@@ -237,7 +242,8 @@ static void start_tick(struct daemon *daemon);
 static void on_arrived(struct daemon *daemon, struct message *message)
 {
     bool worth_it;
-    tap_message(daemon->tap, message);
+    if (!message->code) /* else its tensors are gone */
+        tap_message(daemon->tap, message);
     stats_received(&daemon->stats, message->bytes);
     start_tick(daemon);
     daemon->arrival_ns = message->received_ns;
@@ -277,7 +283,7 @@ static void on_refused(struct daemon *daemon, struct refusal *refusal)
     daemon->arrival_ns = refusal->received_ns;
     registry_refused(daemon->registry, refusal->job, refusal->code);
     free(refusal);
-    ingest_release(daemon->ingest, 0); /* it may be waiting for room in the inbox */
+    ingest_release(daemon->ingest, sizeof *refusal, true);
 }
 
 /* After the end: nobody is there to publish for. */
@@ -442,6 +448,7 @@ static void finish(struct daemon *daemon)
     control_close(&daemon->control);
     http_close(&daemon->http);
     tap_close(&daemon->tap);
+    keeper_close(daemon->keeper);
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
     close_handle(&daemon->sighup);
@@ -569,7 +576,8 @@ static int open_loop(struct daemon *daemon, char *reterr)
 static int open_service(struct daemon *daemon, char *reterr)
 {
     int code = service_new(&daemon->loop, &daemon->stats, &daemon->service);
-    return code ? fail(reterr, "start", err_text(code)) : activation_check(reterr);
+    return code ? fail(reterr, "start", err_text(code))
+                : activation_check(daemon->config.insecure, reterr);
 }
 
 /* The kernels that the config asks for must run here. */
@@ -649,6 +657,12 @@ static struct control_view make_view(struct daemon *daemon)
     };
 }
 
+/* Before everything that a second attnd should not even look at. */
+static int open_keeper(struct daemon *daemon, char *reterr)
+{
+    return keeper_new(&daemon->loop, &daemon->config, &daemon->keeper, reterr);
+}
+
 static int open_publisher(struct daemon *daemon, char *reterr)
 {
     daemon->zmq = endpoint_context_new();
@@ -708,13 +722,36 @@ static int open_http(struct daemon *daemon, char *reterr)
 
 static int start_http(struct daemon *daemon, char *reterr)
 {
-    return daemon->http ? http_start(daemon->http, daemon->control, reterr) : 0;
+    if (daemon->http)
+        return http_start(daemon->http, daemon->control, daemon->config.directory, reterr);
+    if (*daemon->config.directory)
+        page_url_remove(daemon->config.directory); /* of an attnd that was killed */
+    return 0;
 }
 
 /* Last: nothing may arrive before there is somebody to handle it. */
 static int start_ingest(struct daemon *daemon, char *reterr)
 {
     return ingest_start(daemon->ingest, reterr);
+}
+
+static void keep_ingest(void *data)
+{
+    struct daemon *daemon = data;
+    ingest_keep(daemon->ingest, daemon->config.ingest_endpoint.text);
+}
+
+static int start_keeper(struct daemon *daemon, char *reterr)
+{
+    (void)reterr;
+    keeper_add(daemon->keeper, keep_ingest, daemon);
+    keeper_add(daemon->keeper, publisher_keep, daemon->publisher);
+    keeper_add(daemon->keeper, control_keep, daemon->control);
+    keeper_add(daemon->keeper, tap_keep, daemon->tap);
+    if (daemon->http)
+        keeper_add(daemon->keeper, http_keep_page, daemon->http);
+    keeper_start(daemon->keeper);
+    return 0;
 }
 
 static int open_notify(struct daemon *daemon, char *reterr)
@@ -746,9 +783,9 @@ static int start_signals(struct daemon *daemon, char *reterr)
 
 /* Each returns 0, or -1 with a sentence; in this order. */
 static int (*const openers[])(struct daemon *daemon, char *reterr) = {
-    open_loop,    open_service,   open_workers, open_registry, start_signals,
-    open_notify,  open_publisher, open_tap,     open_ingest,   open_http,
-    open_history, open_control,   start_http,   start_ingest,
+    open_loop,    open_service,   open_keeper,  open_workers, open_registry, start_signals,
+    open_notify,  open_publisher, open_tap,     open_ingest,  open_http,     open_history,
+    open_control, start_http,     start_keeper, start_ingest,
 };
 
 int daemon_new(const struct config *config, const struct config_reader *reader,
@@ -783,6 +820,7 @@ static void log_started(struct daemon *daemon)
               LOG_STR("ingest", config->ingest_endpoint.text),
               LOG_STR("publish", config->publish_endpoint.text),
               LOG_STR("control", config->control_endpoint.text),
+              LOG_STR("tap", config->tap_endpoint.text),
               LOG_STR("http", config->http_enabled ? config->http_endpoint.text : "off"),
               LOG_NUM("workers", pool_stats(daemon->pool).threads),
               LOG_STR("isa", isa_name[daemon->machine.isa]), LOG_NUM("pid", (uint64_t)getpid()));
@@ -793,8 +831,7 @@ static void log_stopped(struct daemon *daemon)
     struct stats *stats = &daemon->stats;
     log_event(LOG_INFO, "stopped", LOG_NUM("received", stats_get(stats, COUNT_RECEIVED)),
               LOG_NUM("processed", stats_get(stats, COUNT_PROCESSED)),
-              LOG_NUM("dropped", stats_dropped_total(stats)),
-              LOG_NUM("lost", stats_get(stats, COUNT_LOST)),
+              LOG_NUM("dropped", stats_dropped_total(stats)), LOG_NUM("lost", stats_lost(stats)),
               LOG_NUM("summaries", stats_get(stats, COUNT_SUMMARIES)));
 }
 
@@ -814,6 +851,10 @@ static void begin_service(struct daemon *daemon)
 void daemon_run(struct daemon *daemon)
 {
     log_started(daemon);
+    if (daemon->config.insecure)
+        log_event(LOG_WARNING, "insecure",
+                  LOG_STR("detail", "whoever reaches its TCP sockets may send, read and change "
+                                    "plans; nobody is asked who they are"));
     start_tick(daemon); /* for runs that came back */
     begin_service(daemon);
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
@@ -836,6 +877,7 @@ static void close_loop(struct daemon *daemon)
     control_close(&daemon->control);
     http_close(&daemon->http);
     tap_close(&daemon->tap);
+    keeper_close(daemon->keeper);
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
@@ -878,6 +920,7 @@ void daemon_free(struct daemon **daemon_p)
     store_free(&daemon->store);
     if (daemon->zmq)
         zmq_ctx_term(daemon->zmq);
+    keeper_free(&daemon->keeper);
     service_free(&daemon->service);
     free(daemon);
     *daemon_p = NULL;

@@ -1,25 +1,32 @@
 /* SPDX-License-Identifier: MIT */
 /* An ipc:// path whose socket file is left over from a killed daemon is free to take: ZeroMQ
  * unlinks and binds. It would also do that to the socket of a daemon that runs, which would then
- * starve silently; therefore we try to connect first, and refuse when somebody answers. */
+ * starve silently; therefore we try to connect first, and refuse when somebody answers.
+ *
+ * A socket whose file has gone is bound once more, beside what it is bound to: ZeroMQ's unbinding
+ * is asynchronous and could take the new one away. */
 #include "endpoint.h"
 
 #include "activation.h"
 #include "config.h"
+#include "log.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <zmq.h>
 
-/* Peers that vanish without closing are noticed after VANISHED_MS, by the kernel's probes. Not by
- * ZeroMQ's heartbeats: when a connection breaks while its queue is full, libzmq 4.3.4 gives its
- * descriptor up and keeps the rest, and the next ping aborts the process (timer_event in its
- * stream_engine_base.cpp). */
+/* The receive queue has no limit. When a connection breaks while its queue is full, libzmq (4.3.4
+ * and 4.3.5) gives its descriptor up and keeps the rest, and the next ping, one that is due or one
+ * that is read from what is left, aborts the process (stream_engine_base.cpp). A queue without a
+ * limit is never full; memory is bounded by reading all the time. For the same reason there are no
+ * ZeroMQ heartbeats here: peers that vanish without closing are noticed after VANISHED_MS, by the
+ * kernel's probes. */
+#define NO_LIMIT         0
 #define PROBE_AFTER_S    5
 #define PROBE_INTERVAL_S 5
 #define PROBES           2
@@ -35,13 +42,76 @@ static bool ipc_answers(const char *endpoint)
     if (strncmp(endpoint, "ipc://", strlen("ipc://")) != 0 ||
         strlen(path) >= sizeof address.sun_path)
         return false;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return false;
     memcpy(address.sun_path, path, strlen(path) + 1);
-    bool answers = connect(fd, (const struct sockaddr *)&address, sizeof address) == 0;
+    bool answers = connect(fd, (const struct sockaddr *)&address, sizeof address) == 0 ||
+                   errno == EAGAIN; /* who listens there is busy */
     close(fd);
     return answers;
+}
+
+/* The path of an ipc:// endpoint in the file system, or NULL. */
+static const char *file_of(const char *endpoint)
+{
+    size_t scheme = strlen("ipc://");
+    return strncmp(endpoint, "ipc://", scheme) == 0 && endpoint[scheme] != '@' ? endpoint + scheme
+                                                                               : NULL;
+}
+
+/* For the group as well where nobody but the group gets as far as the file. */
+static mode_t mode_beside(const char *path)
+{
+    char directory[ENDPOINT_MAX];
+    struct stat status;
+    const char *slash = strrchr(path, '/');
+    snprintf(directory, sizeof directory, "%.*s", slash ? (int)(slash - path) : 1,
+             slash ? path : ".");
+    bool for_group =
+        stat(directory, &status) == 0 && (status.st_mode & S_IXGRP) && !(status.st_mode & S_IRWXO);
+    return for_group ? 0660 : 0600;
+}
+
+static void know_file(struct endpoint_file *file, const char *endpoint)
+{
+    const char *path = file_of(endpoint);
+    struct stat status;
+    if (!path)
+        return;
+    chmod(path, mode_beside(path)); /* it was made for this user alone: main has set the umask */
+    atomic_store(&file->inode, lstat(path, &status) == 0 ? (uint64_t)status.st_ino : UINT64_MAX);
+}
+
+static uint64_t inode_now(const char *endpoint)
+{
+    const char *path = file_of(endpoint);
+    struct stat status;
+    return path && lstat(path, &status) == 0 ? (uint64_t)status.st_ino : 0;
+}
+
+bool endpoint_is_lost(const char *endpoint, const struct endpoint_file *file)
+{
+    uint64_t inode = atomic_load(&file->inode);
+    return inode && inode_now(endpoint) != inode;
+}
+
+void endpoint_keep(void *socket, const char *endpoint, struct endpoint_file *file)
+{
+    if (!endpoint_is_lost(endpoint, file))
+        return;
+    int error = ipc_answers(endpoint) ? EADDRINUSE : 0;
+    if (!error && zmq_bind(socket, endpoint) != 0)
+        error = zmq_errno();
+    if (!error) {
+        know_file(file, endpoint);
+        file->failures = 0;
+        log_event(LOG_WARNING, "socket_bound_again", LOG_STR("key", file->key),
+                  LOG_STR("endpoint", endpoint));
+    } else if (log_is_round(file->failures++)) {
+        log_event(LOG_WARNING, "socket_lost", LOG_STR("key", file->key),
+                  LOG_STR("endpoint", endpoint), LOG_STR("reason", zmq_strerror(error)));
+    }
 }
 
 static const char *advice(int error)
@@ -102,8 +172,7 @@ static int set_limits(void *socket, const struct endpoint_options *options)
         zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->max_message, sizeof options->max_message);
     rc |= set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
     rc |= set_probes(socket);
-    if (options->receive_queue)
-        rc |= set_int(socket, ZMQ_RCVHWM, options->receive_queue);
+    rc |= set_int(socket, ZMQ_RCVHWM, NO_LIMIT);
     if (options->send_queue)
         rc |= set_int(socket, ZMQ_SNDHWM, options->send_queue);
     return rc;
@@ -152,5 +221,8 @@ void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, c
     if (set_limits(socket, options) != 0 || bind_socket(socket, options, fd) != 0)
         return fail(socket, options, zmq_errno(), reterr);
     read_bound(socket, options->endpoint);
+    options->ret_file->key = options->key;
+    if (fd < 0)
+        know_file(options->ret_file, options->endpoint);
     return socket;
 }

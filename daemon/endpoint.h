@@ -4,6 +4,8 @@
 #ifndef DAEMON_ENDPOINT_H
 #define DAEMON_ENDPOINT_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A context for endpoint_bind, or NULL with zmq_errno(). What comes in and what goes out have an
@@ -11,19 +13,34 @@
  * caller's. */
 void *endpoint_context_new(void);
 
+/* The file of an ipc:// socket, by which its loss is noticed. */
+struct endpoint_file {
+    const char *key;
+    _Atomic uint64_t inode; /* 0: TCP, or somebody else looks after it */
+    uint64_t failures;      /* to bind again; of the socket's thread */
+};
+
 struct endpoint_options {
-    const char *key;     /* the config key, for the message */
-    char *endpoint;      /* tcp://host:port or ipc://path; ENDPOINT_MAX bytes */
-    int type;            /* ZMQ_SUB, ... */
-    int receive_queue;   /* messages; 0 = ZeroMQ's default */
-    int send_queue;      /* messages; 0 = ZeroMQ's default */
-    int64_t max_message; /* bytes of one frame */
-    int linger_ms;       /* how long closing may go on sending */
+    const char *key;                /* the config key, for the message */
+    char *endpoint;                 /* tcp://host:port or ipc://path; ENDPOINT_MAX bytes */
+    int type;                       /* ZMQ_SUB, ... */
+    int send_queue;                 /* messages; 0 = ZeroMQ's default */
+    int64_t max_message;            /* bytes of one frame */
+    int linger_ms;                  /* how long closing may go on sending */
+    struct endpoint_file *ret_file; /* outlives the socket */
 };
 
 /* Returns the bound socket and replaces options->endpoint by the address it has
  * ("tcp://127.0.0.1:41234" for port *), or NULL with a sentence in reterr (CONFIG_ERROR_MAX bytes):
- * the key, the endpoint, the reason, and what to do. */
+ * the key, the endpoint, the reason, and what to do. The file of an ipc:// socket is for this user,
+ * and for the group if its directory is (0750), whatever the umask. */
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr);
+
+/* Any thread: whether clients no longer find the socket, because its file has gone, or the endpoint
+ * is another one than it was. */
+bool endpoint_is_lost(const char *endpoint, const struct endpoint_file *file);
+/* The socket's thread: binds a lost one once more, and logs that, or why not. Connections that
+ * exist go on. */
+void endpoint_keep(void *socket, const char *endpoint, struct endpoint_file *file);
 
 #endif

@@ -3,8 +3,8 @@
  *
  * First in, first out over all posters, which the closing of windows relies on: a message's arrival
  * is posted before its completion, and before any event that was received after it. Not bounded
- * itself; the ingest thread stops reading while inbox_depth is above its limit, and a message has
- * at most one note in here. */
+ * itself: what the ingest thread posts counts against its budget, and a message has at most one
+ * note in here. */
 #ifndef DAEMON_INBOX_H
 #define DAEMON_INBOX_H
 

@@ -17,11 +17,9 @@
 #include <unistd.h>
 #include <zmq.h>
 
-/* Notes the loop may be behind by before ingest stops reading: bounds a flood of tiny messages,
- * whose bytes alone would not reach the budget. */
-#define INBOX_DEPTH_MAX 8192
-/* How often a paused ingest services its socket. */
-#define PAUSE_MS 100
+/* Beyond the budget, for what is small and should not be missing: events, the numbers of messages
+ * that are dropped. */
+#define RESERVE_BYTES (UINT64_C(32) << 20)
 /* A stopping ingest has read everything when nothing has come for this long. */
 #define QUIET_MS 50
 /* Changes of subscriptions that wait per connection: a trainer that reads none of them for as long
@@ -32,7 +30,10 @@
 
 struct ingest {
     void *socket; /* the thread's, once it runs */
-    struct config *config;
+    struct endpoint_file file;
+    _Atomic(char *) next_endpoint; /* for the thread to bind again; NULL = nothing to do */
+    struct config own;             /* as it was at the start: the loop moves endpoints of its own */
+    const struct config *config;
     const struct machine *machine;
     struct inbox *inbox;
     struct stats *stats;
@@ -43,9 +44,10 @@ struct ingest {
     struct note stopped;
     struct plan_prefixes *plans;                /* subscribed to; the thread's, once it runs */
     _Atomic(struct plan_prefixes *) next_plans; /* for the thread to take; NULL = no change */
-    _Atomic uint64_t in_flight;
+    _Atomic uint64_t in_flight;                 /* of the budget */
+    _Atomic uint64_t scratch;  /* the most that a message needs of those since none was in flight */
+    _Atomic uint64_t reserved; /* of the reserve */
     _Atomic bool stop;
-    _Atomic bool paused;
     struct pulse pulse;
 };
 
@@ -56,10 +58,21 @@ static void wake(struct ingest *ingest)
                  sizeof one); /* fails only when already signalled 2^64 times */
 }
 
-static bool may_receive(struct ingest *ingest)
+static uint64_t budget_used(struct ingest *ingest)
 {
-    return atomic_load(&ingest->in_flight) < ingest->config->ingest_budget &&
-           inbox_depth(ingest->inbox) < INBOX_DEPTH_MAX;
+    uint64_t bytes = atomic_load(&ingest->in_flight);
+    return bytes > 0 ? bytes + atomic_load(&ingest->scratch) : 0;
+}
+
+uint64_t ingest_in_flight(struct ingest *ingest)
+{
+    return budget_used(ingest) + atomic_load(&ingest->reserved);
+}
+
+static bool has_room(struct ingest *ingest, bool reserved)
+{
+    return reserved ? atomic_load(&ingest->reserved) < RESERVE_BYTES
+                    : budget_used(ingest) < ingest->config->ingest_budget;
 }
 
 static void log_refusal(const struct message *message, int code, const char *key, uint64_t before)
@@ -79,9 +92,10 @@ static void log_refusal(const struct message *message, int code, const char *key
 
 static void post_refusal(struct ingest *ingest, const char *job, int code)
 {
-    struct refusal *refusal = *job ? calloc(1, sizeof *refusal) : NULL;
+    struct refusal *refusal = *job && has_room(ingest, true) ? calloc(1, sizeof *refusal) : NULL;
     if (!refusal)
         return; /* nobody to attribute it to; the global counter has it */
+    atomic_fetch_add(&ingest->reserved, sizeof *refusal);
     refusal->note.kind = NOTE_REFUSED;
     refusal->code = code;
     refusal->received_ns = clock_monotonic_ns();
@@ -105,20 +119,42 @@ static int price(const struct ingest *ingest, struct message *message)
     if (message->header.type != MESSAGE_EVENT) {
         struct config config;
         config_for_job(ingest->config, message->header.job, &config);
-        message->cost += work_cost(&message->header, &config, ingest->machine);
+        message->cost += work_cost(&message->header, &config, ingest->machine, &message->scratch);
     }
-    return message->cost <= ingest->config->ingest_budget ? 0 : ERR_TOO_LARGE;
+    bool fits = message->cost <= ingest->config->ingest_budget &&
+                message->scratch <= ingest->config->ingest_budget - message->cost;
+    return fits ? 0 : ERR_TOO_LARGE;
 }
 
 /* The loop counts it as received, when it reads the note: whoever sees the count and then asks for
  * a flush gets the message. */
-static void admit(struct ingest *ingest, struct message *message)
+static void ingest_admit(struct ingest *ingest, struct message *message)
 {
     message->note.kind = NOTE_ARRIVED;
     message->arrival = ++ingest->arrivals;
     message->received_ns = clock_monotonic_ns();
-    atomic_fetch_add(&ingest->in_flight, message->cost);
+    if (message->reserved)
+        atomic_fetch_add(&ingest->reserved, message->cost);
+    else if (atomic_fetch_add(&ingest->in_flight, message->cost) == 0 ||
+             atomic_load(&ingest->scratch) < message->scratch)
+        atomic_store(&ingest->scratch, message->scratch);
+    stats_add(ingest->stats, COUNT_ADMITTED, message->cost + message->scratch);
     inbox_post(ingest->inbox, &message->note);
+}
+
+/* Over the budget, or larger than is accepted: the tensors are thrown away. The numbers go on to
+ * the loop, which drops the message in its turn: thus it is counted by its reason, and not as lost
+ * as well. */
+static void ingest_shed(struct ingest *ingest, struct message *message, int code)
+{
+    message->cost = sizeof *message + message->bytes - message_free_tensors(message);
+    message->scratch = 0;
+    message->code = code;
+    message->reserved = true;
+    if (has_room(ingest, true))
+        ingest_admit(ingest, message);
+    else
+        refuse(ingest, message, code, NULL);
 }
 
 /* Receives and posts one message. Returns 0, ERR_AGAIN when there was none, ERR_CLOSED. */
@@ -138,10 +174,15 @@ static int receive_one(struct ingest *ingest)
     code = message_check(message, ingest->config, &key);
     if (!code)
         code = price(ingest, message);
-    if (code)
+    message->reserved = message->header.type == MESSAGE_EVENT;
+    if ((code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved)
+        ingest_shed(ingest, message, code);
+    else if (code)
         refuse(ingest, message, code, key);
+    else if (has_room(ingest, message->reserved))
+        ingest_admit(ingest, message);
     else
-        admit(ingest, message);
+        ingest_shed(ingest, message, ERR_OVER_BUDGET);
     return 0;
 }
 
@@ -151,29 +192,12 @@ static void consume_wake(struct ingest *ingest)
     (void)!read(ingest->wake_fd, &count, sizeof count);
 }
 
-/* Over budget: waits for a release, but looks at the socket now and then (see the header). */
-static void wait_paused(struct ingest *ingest)
-{
-    zmq_pollitem_t item = {.fd = ingest->wake_fd, .events = ZMQ_POLLIN};
-    int events = 0;
-    size_t size = sizeof events;
-    if (!atomic_exchange(&ingest->paused, true))
-        stats_add(ingest->stats, COUNT_PAUSES, 1);
-    if (may_receive(ingest)) /* released between the check and the flag */
-        return;
-    zmq_poll(&item, 1, PAUSE_MS);
-    if (item.revents)
-        consume_wake(ingest);
-    zmq_getsockopt(ingest->socket, ZMQ_EVENTS, &events, &size);
-}
-
 static void wait_message(struct ingest *ingest)
 {
     zmq_pollitem_t items[] = {
         {.socket = ingest->socket, .events = ZMQ_POLLIN},
         {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
     };
-    atomic_store(&ingest->paused, false);
     zmq_poll(items, 2, -1);
     if (items[1].revents)
         consume_wake(ingest);
@@ -219,32 +243,47 @@ void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans)
     wake(ingest);
 }
 
-/* Under a flood of messages it never ends but for a change of plans. */
+/* Where the socket is to be found */
+
+void ingest_keep(void *data, const char *endpoint)
+{
+    struct ingest *ingest = data;
+    char *next = NULL;
+    if (endpoint_is_lost(endpoint, &ingest->file))
+        next = strdup(endpoint); /* without memory it is tried the next time */
+    if (!next)
+        return;
+    free(atomic_exchange(&ingest->next_endpoint, next));
+    wake(ingest);
+}
+
+static void take_endpoint(struct ingest *ingest)
+{
+    char *next = atomic_exchange(&ingest->next_endpoint, NULL);
+    if (next)
+        endpoint_keep(ingest->socket, next, &ingest->file);
+    free(next);
+}
+
+/* Under a flood of messages it never ends but for a change of plans or of where it is found. */
 static void receive_available(struct ingest *ingest)
 {
     while (!atomic_load(&ingest->stop) && !atomic_load(&ingest->next_plans) &&
-           may_receive(ingest) && receive_one(ingest) == 0)
+           !atomic_load(&ingest->next_endpoint) && receive_one(ingest) == 0)
         ;
 }
 
-/* Reads what was sent before the stop: until nothing has come for QUIET_MS, or for DRAIN_NS of
- * reading time, so that trainers who go on sending do not keep us, or until the stop's own
- * deadline. (Unsubscribing first would throw away what is queued: a SUB filters when it receives.)
- */
+/* Reads what was sent before the stop: until nothing has come for QUIET_MS, or for DRAIN_NS, so
+ * that trainers who go on sending do not keep us, or until the stop's own deadline. (Unsubscribing
+ * first would throw away what is queued: a SUB filters when it receives.) */
 static void drain(struct ingest *ingest)
 {
-    uint64_t now = clock_monotonic_ns();
-    uint64_t reading_until = now + DRAIN_NS;
-    uint64_t deadline = now + ingest->config->shutdown_timeout;
+    uint64_t limit = ingest->config->shutdown_timeout;
+    uint64_t until = clock_monotonic_ns() + (limit < DRAIN_NS ? limit : DRAIN_NS);
     zmq_pollitem_t item = {.socket = ingest->socket, .events = ZMQ_POLLIN};
-    for (; now < deadline && now < reading_until; now = clock_monotonic_ns()) {
-        if (!may_receive(ingest)) {
-            wait_paused(ingest);
-            reading_until += clock_monotonic_ns() - now;
-        } else if (receive_one(ingest) != 0 && zmq_poll(&item, 1, QUIET_MS) <= 0) {
+    while (clock_monotonic_ns() < until)
+        if (receive_one(ingest) != 0 && zmq_poll(&item, 1, QUIET_MS) <= 0)
             break;
-        }
-    }
 }
 
 static void *ingest_main(void *data)
@@ -254,11 +293,9 @@ static void *ingest_main(void *data)
     while (!atomic_load(&ingest->stop)) {
         stall_point("ingest");
         pulse_beat(&ingest->pulse);
-        if (may_receive(ingest))
-            wait_message(ingest);
-        else
-            wait_paused(ingest);
+        wait_message(ingest);
         take_plans(ingest);
+        take_endpoint(ingest);
         receive_available(ingest);
     }
     drain(ingest);
@@ -273,16 +310,18 @@ static int subscribe(void *socket)
            zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "event/", strlen("event/"));
 }
 
-static int open_socket(struct ingest *ingest, void *zmq_context, char *reterr)
+static int open_socket(struct ingest *ingest, void *zmq_context, struct config *config,
+                       char *reterr)
 {
-    struct config *config = ingest->config;
     struct endpoint_options options = {
         .key = "ingest.endpoint",
         .endpoint = config->ingest_endpoint.text,
         .type = ZMQ_SUB,
-        .receive_queue = (int)config->ingest_receive_queue,
         .send_queue = SUBSCRIPTIONS_MAX,
-        .max_message = (int64_t)config->ingest_max_message,
+        /* ZeroMQ ends the connection of a larger frame, and nobody could say why: what trainers
+           that were not told send is read, and counted. */
+        .max_message = 2 * (int64_t)config->ingest_max_message,
+        .ret_file = &ingest->file,
     };
     ingest->socket = endpoint_bind(zmq_context, &options, reterr);
     if (!ingest->socket)
@@ -306,7 +345,7 @@ static int create_thread(struct ingest *ingest)
     return rc;
 }
 
-static int open_ends(struct ingest *ingest, void *zmq_context, char *reterr)
+static int open_ends(struct ingest *ingest, void *zmq_context, struct config *config, char *reterr)
 {
     ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (ingest->wake_fd < 0) {
@@ -314,7 +353,7 @@ static int open_ends(struct ingest *ingest, void *zmq_context, char *reterr)
                  strerror(errno));
         return -1;
     }
-    return open_socket(ingest, zmq_context, reterr);
+    return open_socket(ingest, zmq_context, config, reterr);
 }
 
 int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
@@ -327,14 +366,15 @@ int ingest_new(void *zmq_context, struct config *config, const struct machine *m
         snprintf(reterr, CONFIG_ERROR_MAX, "%s", err_text(ERR_MEMORY));
         return -1;
     }
-    ingest->config = config;
+    ingest->own = *config;
+    ingest->config = &ingest->own;
     ingest->machine = machine;
     ingest->inbox = inbox;
     ingest->stats = stats;
     ingest->wake_fd = -1;
     atomic_init(&ingest->next_plans, *plans);
     *plans = NULL;
-    if (open_ends(ingest, zmq_context, reterr) != 0) {
+    if (open_ends(ingest, zmq_context, config, reterr) != 0) {
         ingest_free(&ingest);
         return -1;
     }
@@ -351,11 +391,9 @@ int ingest_start(struct ingest *ingest, char *reterr)
     return rc == 0 ? 0 : -1;
 }
 
-void ingest_release(struct ingest *ingest, uint64_t cost)
+void ingest_release(struct ingest *ingest, uint64_t cost, bool reserved)
 {
-    atomic_fetch_sub(&ingest->in_flight, cost);
-    if (atomic_load(&ingest->paused) && may_receive(ingest))
-        wake(ingest);
+    atomic_fetch_sub(reserved ? &ingest->reserved : &ingest->in_flight, cost);
 }
 
 const struct pulse *ingest_pulse(const struct ingest *ingest)
@@ -366,11 +404,6 @@ const struct pulse *ingest_pulse(const struct ingest *ingest)
 void ingest_ask(void *data)
 {
     wake(data);
-}
-
-uint64_t ingest_in_flight(struct ingest *ingest)
-{
-    return atomic_load(&ingest->in_flight);
 }
 
 void ingest_stop(struct ingest *ingest)
@@ -399,6 +432,7 @@ void ingest_free(struct ingest **ingest_p)
         close(ingest->wake_fd);
     free(ingest->plans);
     free(atomic_load(&ingest->next_plans));
+    free(atomic_load(&ingest->next_endpoint));
     free(ingest);
     *ingest_p = NULL;
 }

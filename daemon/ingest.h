@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* ingest: the thread that owns the SUB socket: receives, validates, and posts to the loop.
  *
- * It blocks in zmq_poll; an idle daemon has no wake-ups here. While the bytes in flight exceed the
- * budget it stops reading, so that losses move to the publishers, where they are cheap and counted;
- * it goes on servicing the socket meanwhile, because a SUB passes its subscriptions on only while
- * somebody looks. What can be in memory: the budget (messages and what computing them takes), plus
- * one message, plus per connection ingest.receive_queue messages that ZeroMQ holds (its high-water
- * mark counts messages, not bytes).
+ * It blocks in zmq_poll; an idle daemon has no wake-ups here. It never stops reading: ZeroMQ may
+ * queue without a limit (endpoint.c says why), and a connection that nobody reads would break.
+ * While the bytes in flight exceed the budget, tensors are thrown away as they come, and their
+ * messages are dropped as over_budget. Memory may hold the budget (messages and what
+ * computing them takes), plus one message, plus a reserve of 32 MiB for events and for the numbers
+ * of what is dropped.
  */
 #ifndef DAEMON_INGEST_H
 #define DAEMON_INGEST_H
@@ -28,16 +28,21 @@ int ingest_new(void *zmq_context, struct config *config, const struct machine *m
                struct inbox *inbox, struct stats *stats, struct plan_prefixes **plans,
                struct ingest **ret_ingest, char *reterr);
 
-/* Starts the thread, which reads *config: nobody writes to it from here on. Returns as above. */
+/* Starts the thread, which has a copy of the config. Returns as above. */
 int ingest_start(struct ingest *ingest, char *reterr);
 
-/* Any thread: a message posted as NOTE_ARRIVED was freed, its `cost` may be admitted again. */
-void ingest_release(struct ingest *ingest, uint64_t cost);
+/* Any thread: a message posted as NOTE_ARRIVED, or a refusal, was freed; `cost` may be admitted
+ * again: from the reserve, which refusals are in, or from the budget. */
+void ingest_release(struct ingest *ingest, uint64_t cost, bool reserved);
 
 /* Any thread: from now on these are the plans that trainers are told, the new ones before the old
  * ones are taken back. Soon, by the thread; of several calls the last one counts. Takes *plans
  * over. */
 void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans);
+
+/* The loop: binds again, in the thread, when trainers no longer find the socket at its endpoint.
+ * `data` is the ingest. */
+void ingest_keep(void *data, const char *endpoint);
 
 /* The thread's turns: each time it wakes up, and with each message. Lives as long as the ingest. */
 const struct pulse *ingest_pulse(const struct ingest *ingest);

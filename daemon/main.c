@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 enum { EXIT_USAGE = 2 };
 
@@ -39,9 +40,12 @@ int main(int argc, char **argv)
         return complain(error, EXIT_USAGE);
     if (result.answered)
         return EXIT_SUCCESS;
+    umask(077); /* what attnd makes is for its user alone */
     log_setup((enum log_level)config.log_level, config.log_format == CONFIG_FORMAT_JSON);
-    if (daemon_new(&config, result.has_file ? &reader : NULL, &daemon, error) != 0)
+    if (daemon_new(&config, result.has_file ? &reader : NULL, &daemon, error) != 0) {
+        config_clear(&config);
         return complain(error, EXIT_FAILURE);
+    }
     daemon_run(daemon);
     daemon_free(&daemon);
     config_clear(&config);

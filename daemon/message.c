@@ -119,8 +119,6 @@ int message_check(struct message *message, const struct config *config, const ch
     struct header *header = &message->header;
     zmq_msg_t *frames = message->frames;
     *reterr_key = NULL;
-    if (message->bytes > config->ingest_max_message)
-        return ERR_TOO_LARGE;
     int code = check_frame_count(message);
     if (code)
         return code;
@@ -131,6 +129,8 @@ int message_check(struct message *message, const struct config *config, const ch
     if (code)
         return code;
     code = check_limits(header, config);
+    if (!code && message->bytes > config->ingest_max_message)
+        code = ERR_TOO_LARGE;
     return code ? code : check_tensor_frames(message);
 }
 

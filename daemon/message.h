@@ -30,6 +30,8 @@ struct message {
     uint32_t frames_seen; /* frames that came; those beyond MESSAGE_FRAMES_MAX were discarded */
     uint64_t bytes;       /* of all frames that came */
     uint64_t cost;        /* what it counts against the budget: bytes, bookkeeping, computation */
+    uint64_t scratch;     /* the same of what the largest of all messages counts for */
+    bool reserved;        /* its cost counts against the reserve instead (ingest.h) */
     uint64_t arrival;     /* position in the order of reception */
     uint64_t received_ns; /* monotonic clock */
     struct header header; /* valid when decoded */

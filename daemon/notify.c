@@ -207,7 +207,9 @@ static int make_ways(struct notify *notify, const struct config *config, char *r
     const char *command = config->alerts_command.text, *webhook = config->alerts_webhook.text;
     char reason[NOTIFY_REASON_MAX];
     if (*command && command_new(command, config->alerts_timeout, &notify->command, reason) != 0) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "alerts.command: '%.500s': %s", command, reason);
+        size_t program = strcspn(command, " "); /* arguments may be secrets */
+        snprintf(reterr, CONFIG_ERROR_MAX, "alerts.command: '%.*s': %s",
+                 (int)(program < 500 ? program : 500), command, reason);
         return -1;
     }
     if (*webhook && webhook_new(webhook, config->alerts_timeout, (uint32_t)config->alerts_retries,

@@ -13,7 +13,8 @@
 #include <string.h>
 
 struct plans {
-    struct plan set[PLANS_SET_MAX]; /* newest first */
+    char limits[PLAN_PREFIX_MAX + 1]; /* the prefix that tells them */
+    struct plan set[PLANS_SET_MAX];   /* newest first */
     uint32_t set_count;
     struct plan *config; /* owned; the last one is the default */
     uint32_t config_count;
@@ -40,9 +41,25 @@ static void name_plan(struct plan *plan, const char *pattern, enum plan_from fro
     plan->from = from;
 }
 
+/* A message counts against the budget with what computing it takes, so it never fits when it is as
+ * large by itself. */
+static void plan_write_limits(const struct config *config, char *ret_text)
+{
+    uint64_t max = config->ingest_max_message < config->ingest_budget ? config->ingest_max_message
+                                                                      : config->ingest_budget;
+    snprintf(ret_text, PLAN_PREFIX_MAX + 1,
+             "limits/accepts=%s,%s,%s,%s;header=%d;max_message=%" PRIu64 ";max_entries=%" PRIu64
+             ";max_heads=%" PRIu64,
+             message_type_name(MESSAGE_ATTENTION), message_type_name(MESSAGE_QK),
+             message_type_name(MESSAGE_WEIGHTS), message_type_name(MESSAGE_EVENT), HEADER_REVISION,
+             max, config->limits_entries, config->limits_heads);
+}
+
 struct plans *plans_new(const struct config *config)
 {
     struct plans *plans = calloc(1, sizeof *plans);
+    if (plans)
+        plan_write_limits(config, plans->limits);
     if (plans && plans_configure(plans, config) != 0)
         plans_free(&plans);
     return plans;
@@ -175,12 +192,14 @@ static void write_prefix(const struct plan *plan, uint32_t order, char *ret_text
 struct plan_prefixes *plans_prefixes(const struct plans *plans)
 {
     uint32_t count = plans_count(plans);
-    struct plan_prefixes *prefixes = malloc(sizeof *prefixes + count * sizeof prefixes->text[0]);
+    struct plan_prefixes *prefixes =
+        malloc(sizeof *prefixes + (1 + count) * sizeof prefixes->text[0]);
     if (!prefixes)
         return NULL;
-    prefixes->count = count;
+    prefixes->count = 1 + count;
+    strcpy(prefixes->text[0], plans->limits);
     for (uint32_t i = 0; i < count; i++)
-        write_prefix(plans_at(plans, i), order_of(plans, i), prefixes->text[i]);
+        write_prefix(plans_at(plans, i), order_of(plans, i), prefixes->text[1 + i]);
     return prefixes;
 }
 

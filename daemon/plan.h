@@ -28,7 +28,8 @@ struct plan {
 
 /* What a trainer accepts of a subscription is 1024 bytes, with what ZeroMQ adds to it. */
 #define PLAN_PREFIX_MAX 1000
-/* "plan/<order>/<pattern>/every=...;layers=...;heads=...;samples=...;rows=..." with its NUL. */
+/* "limits/accepts=...", then of each plan
+ * "plan/<order>/<pattern>/every=...;layers=...;heads=...;samples=...;rows=...", with their NULs. */
 struct plan_prefixes {
     uint32_t count;
     char text[][PLAN_PREFIX_MAX + 1];
@@ -36,7 +37,8 @@ struct plan_prefixes {
 
 struct plans;
 
-/* With the default and the plans of the config. NULL when out of memory. */
+/* With the default and the plans of the config, and its limits, which stay as they are from here
+ * on. NULL when out of memory. */
 struct plans *plans_new(const struct config *config);
 void plans_free(struct plans **plans);
 

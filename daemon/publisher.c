@@ -41,6 +41,7 @@ enum worth { WORTH_OTHER_RUN, WORTH_LITTLE, WORTH_SUMMARY, WORTH_COUNT };
 
 struct publisher {
     struct zsock zsock;
+    struct endpoint_file file;
     uv_timer_t snapshot_timer;
     int open; /* zsock and timer not closed yet */
     const struct config *config;
@@ -74,10 +75,15 @@ static uint64_t cost(const struct last_value *value)
     return value->size + sizeof *value;
 }
 
-static void remove_value(struct publisher *publisher, enum worth worth, struct last_value *value)
+static void take_out(struct publisher *publisher, enum worth worth, struct last_value *value)
 {
     HASH_DEL(publisher->values[worth], value);
     publisher->value_bytes -= cost(value);
+}
+
+static void remove_value(struct publisher *publisher, enum worth worth, struct last_value *value)
+{
+    take_out(publisher, worth, value);
     free(value->value);
     free(value);
 }
@@ -123,8 +129,7 @@ static void add_value(struct publisher *publisher, enum worth worth, struct last
 /* The topic is another run's from now on. */
 static void set_aside(struct publisher *publisher, enum worth worth, struct last_value *value)
 {
-    HASH_DEL(publisher->values[worth], value);
-    publisher->value_bytes -= cost(value);
+    take_out(publisher, worth, value);
     memcpy(value->key.run, value->run, RUN_BYTES);
     add_value(publisher, WORTH_OTHER_RUN, value);
 }
@@ -270,7 +275,8 @@ static void on_subscription(struct zsock *zsock)
         on_snapshot_timer(&publisher->snapshot_timer);
 }
 
-static void *open_socket(void *zmq_context, struct config *config, char *reterr)
+static void *open_socket(void *zmq_context, struct config *config, struct endpoint_file *ret_file,
+                         char *reterr)
 {
     struct endpoint_options options = {
         .key = "publish.endpoint",
@@ -279,6 +285,7 @@ static void *open_socket(void *zmq_context, struct config *config, char *reterr)
         .send_queue = (int)config->publish_send_queue,
         .max_message = SUBSCRIPTION_BYTES_MAX,
         .linger_ms = LINGER_MS,
+        .ret_file = ret_file,
     };
     int verbose = 1;
     void *socket = endpoint_bind(zmq_context, &options, reterr);
@@ -291,7 +298,7 @@ int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, str
                   struct publisher **ret_publisher, char *reterr)
 {
     struct publisher *publisher = calloc(1, sizeof *publisher);
-    void *socket = publisher ? open_socket(zmq_context, config, reterr) : NULL;
+    void *socket = publisher ? open_socket(zmq_context, config, &publisher->file, reterr) : NULL;
     if (!socket)
         goto fail;
     publisher->config = config;
@@ -320,6 +327,13 @@ static bool is_topic_of(const char *topic, const char *job)
     const char *second = strchr(topic, '/');
     size_t length = strlen(job);
     return second && strncmp(second + 1, job, length) == 0 && second[1 + length] == '/';
+}
+
+void publisher_keep(void *data)
+{
+    struct publisher *publisher = data;
+    endpoint_keep(publisher->zsock.socket, publisher->config->publish_endpoint.text,
+                  &publisher->file);
 }
 
 void publisher_forget_job(struct publisher *publisher, const char *job)

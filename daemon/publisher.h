@@ -43,6 +43,9 @@ void publisher_each(const struct publisher *publisher, const char *prefix,
                                   const void *value, size_t size),
                     void *data);
 
+/* Binds again when clients no longer find the socket. `data` is the publisher. */
+void publisher_keep(void *data);
+
 /* Stops; the memory is freed once the loop has run the close callbacks. Accepts NULL. */
 void publisher_close(struct publisher **publisher);
 

@@ -85,27 +85,74 @@ static bool job_at_rest(const struct job *job)
     return true;
 }
 
-static struct job *longest_at_rest(struct registry *registry)
+static bool registry_run_has_tensors(const struct run *run)
+{
+    bool any = false;
+    for (const struct stream *stream = run->streams; stream && !any; stream = stream->hh.next)
+        any = stream->measured;
+    return any;
+}
+
+/* Nothing of it would be missed: it has sent no tensors, and none wait to be measured. */
+static bool registry_run_is_empty(const struct run *run)
+{
+    return !run_busy(run) && !registry_run_has_tensors(run);
+}
+
+static bool registry_job_is_empty(const struct job *job)
+{
+    for (const struct run *run = job->runs; run; run = run->next)
+        if (!registry_run_is_empty(run))
+            return false;
+    return true;
+}
+
+static struct job *registry_longest_silent(struct registry *registry, const struct job *but,
+                                           bool (*may_go)(const struct job *))
 {
     struct job *longest = NULL;
     for (struct job *job = registry->jobs; job; job = job->hh.next)
-        if (job_at_rest(job) && (!longest || last_heard(job) < last_heard(longest)))
+        if (job != but && may_go(job) && (!longest || last_heard(job) < last_heard(longest)))
             longest = job;
     return longest;
 }
 
-static int make_room_for_job(struct registry *registry)
+static void registry_forget_job(struct registry *registry, struct job *job)
 {
-    if (HASH_COUNT(registry->jobs) < registry->config->limits_jobs)
-        return 0;
-    struct job *job = longest_at_rest(registry);
-    if (!job)
-        return ERR_JOB_LIMIT;
     log_event(LOG_INFO, "job_forgotten", LOG_STR("job", job->name));
     registry->forget(registry->data, job->name);
     for (struct run *run = job->runs; run; run = run->next)
         forget_kept(run);
     remove_job(registry, job);
+}
+
+/* What a message may ask for. A hello takes the one place beyond the limit: its tensors, which come
+ * next, are what others make room for. Other events of strangers have nothing to follow. */
+enum claim { CLAIM_NONE, CLAIM_ONE_BEYOND, CLAIM_ROOM };
+
+static enum claim claim_of(const struct header *header)
+{
+    if (header->type != MESSAGE_EVENT)
+        return CLAIM_ROOM;
+    return header->event == EVENT_HELLO ? CLAIM_ONE_BEYOND : CLAIM_NONE;
+}
+
+/* `known`: the job that the message is of; NULL when it is a new one. */
+static int make_room_for_job(struct registry *registry, const struct job *known, enum claim claim)
+{
+    uint64_t limit = registry->config->limits_jobs, count = HASH_COUNT(registry->jobs);
+    if (count + !known <= limit)
+        return 0;
+    if (known && (claim != CLAIM_ROOM || !registry_job_is_empty(known)))
+        return 0; /* it has its place, or stays in the one beyond the limit */
+    struct job *job = registry_longest_silent(registry, known, registry_job_is_empty);
+    if (!job && claim == CLAIM_ONE_BEYOND && count == limit)
+        return 0;
+    if (!job && claim == CLAIM_ROOM)
+        job = registry_longest_silent(registry, known, job_at_rest);
+    if (!job)
+        return ERR_JOB_LIMIT;
+    registry_forget_job(registry, job);
     return 0;
 }
 
@@ -125,20 +172,32 @@ static bool run_may_go(const struct registry *registry, const struct run *run, u
     return !run_busy(run) && (run->state != JOB_ACTIVE || silent);
 }
 
-static int make_room_for_run(struct registry *registry, struct job *job, uint64_t now_ns)
+/* `known`: the run that the message is of; NULL when it is a new one. */
+static int make_room_for_run(struct registry *registry, struct job *job, const struct run *known,
+                             enum claim claim, uint64_t now_ns)
 {
-    struct run *longest = NULL;
-    uint32_t count = 0;
-    for (struct run *run = job->runs; run; run = run->next, count++)
-        if (run_may_go(registry, run, now_ns) && (!longest || run->last_ns < longest->last_ns))
-            longest = run;
-    if (count < registry->config->limits_runs)
+    uint64_t limit = registry->config->limits_runs, count = 0;
+    struct run *empty = NULL, *longest = NULL;
+    for (struct run *run = job->runs; run; run = run->next)
+        count++;
+    if (count + !known <= limit ||
+        (known && (claim != CLAIM_ROOM || !registry_run_is_empty(known))))
         return 0;
-    if (!longest)
+    for (struct run *run = job->runs; run; run = run->next) {
+        if (run != known && registry_run_is_empty(run) && (!empty || run->last_ns < empty->last_ns))
+            empty = run;
+        if (run != known && run_may_go(registry, run, now_ns) &&
+            (!longest || run->last_ns < longest->last_ns))
+            longest = run;
+    }
+    if (!empty && claim == CLAIM_ONE_BEYOND && count == limit)
+        return 0;
+    struct run *run = empty ? empty : claim == CLAIM_ROOM ? longest : NULL;
+    if (!run)
         return ERR_RUN_LIMIT;
-    closing_show(longest);
-    forget_kept(longest);
-    remove_run(job, longest);
+    closing_show(run);
+    forget_kept(run);
+    remove_run(job, run);
     return 0;
 }
 
@@ -153,9 +212,6 @@ static struct job *find_job(const struct registry *registry, const char *name)
 
 static int add_job(struct registry *registry, const char *name, struct job **ret_job)
 {
-    int code = make_room_for_job(registry);
-    if (code)
-        return code;
     struct job *job = calloc(1, sizeof *job);
     if (!job)
         return ERR_MEMORY;
@@ -181,9 +237,6 @@ static int add_run(struct registry *registry, struct job *job, const struct head
                    uint64_t now_ns, struct run **ret_run)
 {
     char hex[2 * RUN_BYTES + 1];
-    int code = make_room_for_run(registry, job, now_ns);
-    if (code)
-        return code;
     struct run *run = run_new(job->name, header->run, registry->config, registry->sink,
                               &registry->budget, now_ns);
     if (!run)
@@ -200,12 +253,17 @@ static int add_run(struct registry *registry, struct job *job, const struct head
 static int find_or_add(struct registry *registry, const struct header *header, uint64_t now_ns,
                        struct run **ret_run)
 {
+    enum claim claim = claim_of(header);
     struct job *job = find_job(registry, header->job);
-    int code = job ? 0 : add_job(registry, header->job, &job);
+    int code = make_room_for_job(registry, job, claim);
+    if (!code && !job)
+        code = add_job(registry, header->job, &job);
     if (code)
         return code;
     *ret_run = find_run(job, header->run);
-    code = *ret_run ? 0 : add_run(registry, job, header, now_ns, ret_run);
+    code = make_room_for_run(registry, job, *ret_run, claim, now_ns);
+    if (!code && !*ret_run)
+        code = add_run(registry, job, header, now_ns, ret_run);
     if (code && !job->runs)
         remove_job(registry, job);
     return code;
@@ -246,6 +304,10 @@ static bool adopt_run(void *data, struct run *run)
 {
     struct registry *registry = data;
     struct job *job = find_job(registry, run->job);
+    if (!job &&
+        make_room_for_job(registry, NULL,
+                          registry_run_has_tensors(run) ? CLAIM_ROOM : CLAIM_ONE_BEYOND) != 0)
+        return false;
     if (!job && add_job(registry, run->job, &job) != 0)
         return false;
     run->next = job->runs;

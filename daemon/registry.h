@@ -4,7 +4,11 @@
  * A job comes to exist with its first message that passed ingest. When limits.runs is reached the
  * longest silent run makes room, if it is idle, ended, or silent for window.timeout; when
  * limits.jobs is reached the longest silent job does, if it is idle or ended; else the newcomer is
- * refused. */
+ * refused.
+ *
+ * Jobs and runs that have sent no tensors are nobody's loss: they make room first, whatever their
+ * state, and never take the place of one that has. When all have, a hello may make one more than
+ * the limit known, whose tensors then find room or not. */
 #ifndef DAEMON_REGISTRY_H
 #define DAEMON_REGISTRY_H
 

@@ -84,6 +84,28 @@ static int read_counts(const msgpack_object *map, struct counts *counts)
     return code ? code : read_tally(map, "tally", &counts->tally);
 }
 
+/* Earlier versions did not save them. */
+static int restore_read_drop_totals(const msgpack_object *map, struct run *run)
+{
+    const uint8_t *bytes;
+    size_t size;
+    if (!mpk_find(map, "drop_totals"))
+        return 0;
+    int code = stored_u64(map, "found", UINT64_MAX, &run->found);
+    if (!code)
+        code = stored_bytes(map, "drop_totals", &bytes, &size);
+    if (code || size == 0)
+        return code;
+    if (size % sizeof *run->drop_totals.of_rank != 0)
+        return ERR_STORE_FORMAT;
+    run->drop_totals.of_rank = malloc(size);
+    if (!run->drop_totals.of_rank)
+        return ERR_MEMORY;
+    memcpy(run->drop_totals.of_rank, bytes, size);
+    run->drop_totals.count = (uint32_t)(size / sizeof *run->drop_totals.of_rank);
+    return 0;
+}
+
 static bool is_array(const msgpack_object *value)
 {
     return value && value->type == MSGPACK_OBJECT_ARRAY;
@@ -237,6 +259,8 @@ static int read_about(struct restore *restore, const msgpack_object *root)
         code = read_counts(root, &run->counts);
     if (!code)
         code = read_sequences(root, &run->events);
+    if (!code)
+        code = restore_read_drop_totals(root, run);
     return code ? code : read_tracks(restore, world, root);
 }
 
@@ -419,6 +443,7 @@ static void adopt(struct restore *restore)
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
     restore->run = NULL;
+    run->judged = run_counts(run); /* before the stop */
     bool room = restore->adopt(restore->data, run);
     log_event(room ? LOG_INFO : LOG_WARNING, room ? "run_restored" : "run_not_restored",
               LOG_STR("job", run->job), LOG_STR("run", hex),

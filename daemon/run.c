@@ -18,6 +18,7 @@
 #include "closing.h"
 #include "live.h"
 #include "log.h"
+#include "run_events.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -81,6 +82,7 @@ void run_free(struct run **run_p)
     batch_free(&run->saving);
     stream_free_all(&run->streams, run->track_count);
     sequences_clear(&run->events);
+    drop_totals_clear(&run->drop_totals);
     free(run);
     *run_p = NULL;
 }
@@ -167,8 +169,6 @@ static int foresee(const struct run *run, const struct message *message)
         return ERR_RANK_LIMIT;
     if (!stream && HASH_COUNT(run->streams) >= run->config->limits_layers)
         return ERR_STREAM_LIMIT;
-    if (rank != UINT32_MAX && window->ranks[rank].bye)
-        return ERR_ENDED;
     if (stream && rank != UINT32_MAX && sequences_passed(&stream->sequences, rank, header->seq))
         return ERR_SEQ_ORDER;
     if (stream && stream->measured && stream->heads != header->heads_total)
@@ -228,7 +228,8 @@ bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
 {
     bool tensors = message->header.type != MESSAGE_EVENT;
     message->run = run;
-    message->code = tensors ? foresee(run, message) : 0;
+    if (tensors && !message->code)
+        message->code = foresee(run, message);
     message->finished = !tensors || message->code != 0;
     message->wants_map = !message->finished && wants_map(run, message);
     message->wants_head_maps = !message->finished && wants_head_maps(run, message, now_ns);
@@ -302,9 +303,13 @@ static int find_states(struct run *run, const struct stream *stream, struct plac
 
 static void note_losses(struct run *run, struct stream *stream, const struct message *message)
 {
+    struct losses later = message->losses; /* for the windows: one of them has counted it as lost */
+    later.found = 0;
+    run->found += message->losses.found;
+    tally_take_source(&run->counts.tally, message->losses.known); /* they belong to this layer */
     tally_losses(&stream->counts.tally, &message->losses);
     for (uint32_t t = 0; t < run->track_count; t++)
-        tally_losses(&stream->tracks[t].pending, &message->losses);
+        tally_losses(&stream->tracks[t].pending, &later);
 }
 
 /* Numbers first, so that a message that is refused for what it says is not taken for a lost one as
@@ -315,10 +320,14 @@ static int place(struct run *run, struct stream *stream, struct message *message
     const struct header *header = &message->header;
     int code = sequences_next(&stream->sequences, message->rank_index, header->seq, header->dropped,
                               &message->losses);
+    if (!code && message->losses.source > 0)
+        code = drop_totals_topic(&run->drop_totals, message->rank_index, message->losses.source,
+                                 &message->losses.known);
     if (code)
         return code;
     note_losses(run, stream, message);
-    code = settle_heads(run, stream, header->heads_total);
+    if (!message->code) /* else it says nothing about the layer */
+        code = settle_heads(run, stream, header->heads_total);
     if (!code)
         code = find_parts(run, stream, message, placed);
     if (!code)
@@ -334,6 +343,7 @@ static int add_numbers(struct run *run, struct stream *stream, const struct mess
         if (!placed->state[t])
             continue;
         tally_merge(&placed->state[t]->tally, &stream->tracks[t].pending);
+        placed->state[t]->tally.lost -= message->losses.found && placed->state[t]->tally.lost;
         stream->tracks[t].pending = (struct tally){0};
         code = layer_state_add(placed->state[t], message, message->measured);
         state_table_grown(placed->part[t]->data, stream->index);
@@ -341,10 +351,12 @@ static int add_numbers(struct run *run, struct stream *stream, const struct mess
     return code;
 }
 
-static void count_dropped(struct run *run, struct stream *stream, int code)
+/* One that was late and is refused after all: some window has counted it as lost. */
+static void count_dropped(struct run *run, struct stream *stream, const struct message *message,
+                          int code)
 {
     tally_drop(&stream->counts.tally, code);
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count && !message->losses.found; t++)
         tally_drop(&stream->tracks[t].pending, code);
 }
 
@@ -372,13 +384,14 @@ static int take_numbers(struct run *run, struct stream *stream, struct message *
     int code = place(run, stream, message, &placed);
     stream->counts.received++;
     stream->last_ns = message->received_ns;
+    run->judge_losses = false;
     mark_unsaved(run, stream);
     if (!code && message->detached)
         hold(message, &placed);
     else if (!code)
         code = add_numbers(run, stream, message, &placed);
     if (code)
-        count_dropped(run, stream, code);
+        count_dropped(run, stream, message, code);
     if (code || message->detached)
         return code;
     stream->counts.processed++;
@@ -390,48 +403,6 @@ static int take_numbers(struct run *run, struct stream *stream, struct message *
         stream_end_spectrum_turn(stream, message->header.head_offset,
                                  message->measured->spectrum_next);
     return 0;
-}
-
-/* Taking an event */
-
-static int handle_hello(struct run *run, const struct message *message)
-{
-    const struct header *header = &message->header;
-    struct stream *stream;
-    int code = 0;
-    for (uint32_t i = 0; i < header->layer_count && !code; i++)
-        code = header->layers[i].heads > run->config->limits_heads
-                   ? ERR_HEADS_LIMIT
-                   : run_stream(run, header->layers[i].id, header->layers[i].heads,
-                                message->received_ns, &stream);
-    return code;
-}
-
-static void tell_tracks(struct run *run, const struct message *message)
-{
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        struct window *window = &run->tracks[t].window;
-        if (message->header.event == EVENT_EPOCH_END)
-            window_epoch_end(window, message->rank_index, message->header.epoch);
-        else if (message->header.event == EVENT_BYE)
-            window_bye(window, message->rank_index);
-    }
-}
-
-static int take_event(struct run *run, struct message *message)
-{
-    const struct header *header = &message->header;
-    int code = sequences_next(&run->events, message->rank_index, header->seq, header->dropped,
-                              &message->losses);
-    if (code)
-        return code;
-    tally_losses(&run->counts.tally, &message->losses);
-    if (header->event == EVENT_HELLO)
-        code = handle_hello(run, message);
-    tell_tracks(run, message);
-    if (!code)
-        run->counts.processed++;
-    return code;
 }
 
 /* Taking */
@@ -487,8 +458,8 @@ static int take(struct run *run, struct message *message)
     int code = join(run, message);
     run->unsaved = true;
     message->arrival = ++run->taken;
-    if (!code && run->tracks[0].window.ranks[message->rank_index].bye)
-        code = ERR_ENDED;
+    if (!code)
+        code = run_heed_bye(run, message);
     if (code)
         return refuse(run, code);
     note_position(run, &message->header);
@@ -498,7 +469,7 @@ static int take(struct run *run, struct message *message)
                           message->received_ns, &stream);
         return code ? refuse(run, code) : take_numbers(run, stream, message);
     }
-    code = take_event(run, message);
+    code = run_take_event(run, message);
     if (code)
         return refuse(run, code);
     run->counts.received++;
@@ -594,7 +565,7 @@ static void join_numbers(struct run *run, struct message *message)
         code = add_numbers(run, stream, message, &placed);
     mark_unsaved(run, stream);
     if (code)
-        count_dropped(run, stream, code);
+        count_dropped(run, stream, message, code);
     else
         stream->counts.processed++;
     message->code = code;
@@ -687,6 +658,8 @@ bool run_wants_ticks(const struct run *run)
 void run_tick(struct run *run, uint64_t now_ns)
 {
     uint64_t time_ns = time_of(run, now_ns);
+    for (uint32_t t = 0; t < run->track_count; t++)
+        window_settle_byes(&run->tracks[t].window, time_ns);
     closing_settle(run, time_ns);
     closing_show_quiet(run, time_ns);
     if (run->state == JOB_ACTIVE && !run_busy(run) &&

@@ -13,6 +13,7 @@
 #include "header.h"
 #include "message.h"
 #include "result.h"
+#include "drop_totals.h"
 #include "stats.h"
 #include "store.h"
 #include "track.h"
@@ -53,8 +54,10 @@ struct run {
     uint32_t track_count;
     struct stream *streams; /* by key, in order of appearance */
     struct sequences events;
-    struct alerts *alerts;         /* NULL: none */
-    uint64_t last_ns;              /* when it was last heard of */
+    struct drop_totals drop_totals;
+    bool judge_losses;     /* no tensors came between two events: no window judges what is lost */
+    struct alerts *alerts; /* NULL: none */
+    uint64_t last_ns;      /* when it was last heard of */
     uint64_t epoch, step, time_ns; /* newest seen */
     uint64_t maps_epoch,
         maps_step; /* the step whose messages are asked for the maps of their heads */
@@ -62,6 +65,7 @@ struct run {
     uint64_t maps_ns;                   /* when that step began; 0 = there was none yet */
     struct counts counts; /* of what is no layer's: events, what ingest refused; see run_counts */
     struct counts judged; /* run_counts when the alerts were last asked about the run */
+    uint64_t found;       /* messages that were lost, and came after all */
     uint64_t taken;       /* messages: their order for the states */
     struct message *queue, **queue_last; /* received and not taken, oldest first */
     uint32_t queued;

@@ -21,30 +21,142 @@ static int reserve(struct sequences *sequences, uint32_t count)
     return 0;
 }
 
+/* Doubts are rare: there is memory for them from the first one of a topic on. */
+static struct sequence_doubt *sequence_reserve_doubt(struct sequences *sequences,
+                                                     uint32_t rank_index)
+{
+    if (rank_index >= sequences->doubt_count) {
+        uint32_t count = sequences->count;
+        struct sequence_doubt *grown = realloc(sequences->doubt, count * sizeof *grown);
+        if (!grown)
+            return NULL;
+        memset(grown + sequences->doubt_count, 0, (count - sequences->doubt_count) * sizeof *grown);
+        sequences->doubt = grown;
+        sequences->doubt_count = count;
+    }
+    return &sequences->doubt[rank_index];
+}
+
+static const struct sequence_doubt *sequence_find_doubt(const struct sequences *sequences,
+                                                        uint32_t rank_index)
+{
+    return rank_index < sequences->doubt_count ? &sequences->doubt[rank_index] : NULL;
+}
+
+static bool sequence_follows(uint64_t next, uint64_t seq)
+{
+    return seq >= next && seq - next <= SEQUENCE_GAP_MAX;
+}
+
+/* The gap that the number lies in; SEQUENCE_GAPS: in none. */
+static int sequence_find_gap(const struct sequence_doubt *doubt, uint64_t seq)
+{
+    int g = 0;
+    while (doubt && g < SEQUENCE_GAPS && !(doubt->gap[g].from <= seq && seq < doubt->gap[g].to))
+        g++;
+    return doubt ? g : SEQUENCE_GAPS;
+}
+
+/* Without memory the gap is forgotten: what comes of it late is refused. */
+static void sequence_remember_gap(struct sequences *sequences, uint32_t rank_index, uint64_t from,
+                                  uint64_t to)
+{
+    struct sequence_doubt *doubt = sequence_reserve_doubt(sequences, rank_index);
+    if (!doubt)
+        return;
+    memmove(&doubt->gap[1], &doubt->gap[0], (SEQUENCE_GAPS - 1) * sizeof doubt->gap[0]);
+    doubt->gap[0].from = from;
+    doubt->gap[0].to = to;
+}
+
+/* Connections keep their order, so what a late message skips does not come. */
+static void sequence_close_gap(struct sequence_doubt *doubt, int gap, uint64_t seq)
+{
+    doubt->gap[gap].from = seq + 1;
+}
+
+/* The publisher is at the other position. */
+static void sequence_change_position(struct sequence_doubt *doubt, struct sequence *sequence)
+{
+    uint64_t before = sequence->next;
+    memset(doubt->gap, 0, sizeof doubt->gap);
+    sequence->next = doubt->other;
+    doubt->other = before;
+}
+
+static uint64_t sequence_newly_dropped(const struct sequence *sequence, uint64_t dropped)
+{
+    bool grown = dropped > sequence->dropped;
+    return grown && dropped - sequence->dropped <= SEQUENCE_DROPPED_MAX
+               ? dropped - sequence->dropped
+               : 0;
+}
+
+/* A number that no position explains: the next one will tell. */
+static int sequence_doubt_position(struct sequences *sequences, uint32_t rank_index, uint64_t seq)
+{
+    struct sequence_doubt *doubt = sequence_reserve_doubt(sequences, rank_index);
+    if (!doubt)
+        return ERR_MEMORY;
+    doubt->other = seq + 1;
+    return ERR_SEQ_ORDER;
+}
+
 int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t seq, uint64_t dropped,
                    struct losses *ret_losses)
 {
     if (reserve(sequences, rank_index + 1) != 0)
         return ERR_MEMORY;
     struct sequence *sequence = &sequences->of_rank[rank_index];
-    if (sequences_passed(sequences, rank_index, seq))
+    struct sequence_doubt *doubt =
+        (struct sequence_doubt *)sequence_find_doubt(sequences, rank_index);
+    struct losses losses = {.joined_late = !sequence->seen && seq != 0};
+    int gap = sequence_find_gap(doubt, seq);
+    if (!sequence->seen) {
+        *sequence = (struct sequence){.seen = 1, .first = seq, .next = seq};
+        if (losses.joined_late)
+            sequence->dropped = dropped; /* before attnd was there */
+    } else if (gap < SEQUENCE_GAPS) {
+        sequence_close_gap(doubt, gap, seq);
+        ret_losses->found = 1;
+        return 0; /* its `dropped` is older than what is known */
+    } else if (!sequence_follows(sequence->next, seq) && doubt && doubt->other &&
+               sequence_follows(doubt->other, seq)) {
+        sequence_change_position(doubt, sequence);
+    } else if (sequences_passed(sequences, rank_index, seq)) {
         return seq + 1 == sequence->next ? ERR_SEQ_DUPLICATE : ERR_SEQ_ORDER;
-    bool from_start = sequence->seen || seq == 0;
-    ret_losses->joined_late = !from_start;
-    ret_losses->lost = sequence->seen ? seq - sequence->next : 0;
-    ret_losses->source =
-        from_start && dropped > sequence->dropped ? dropped - sequence->dropped : 0;
-    *sequence = (struct sequence){.seen = 1,
-                                  .first = sequence->seen ? sequence->first : seq,
-                                  .next = seq + 1,
-                                  .dropped = dropped};
+    } else if (!sequence_follows(sequence->next, seq)) {
+        return sequence_doubt_position(sequences, rank_index, seq);
+    }
+    losses.lost = seq - sequence->next;
+    losses.source = sequence_newly_dropped(sequence, dropped);
+    if (losses.lost > 0)
+        sequence_remember_gap(sequences, rank_index, sequence->next, seq);
+    if (losses.source > 0 || dropped < sequence->dropped)
+        sequence->dropped = dropped;
+    sequence->next = seq + 1;
+    *ret_losses = losses;
     return 0;
 }
 
 bool sequences_passed(const struct sequences *sequences, uint32_t rank_index, uint64_t seq)
 {
-    return rank_index < sequences->count && sequences->of_rank[rank_index].seen &&
-           seq < sequences->of_rank[rank_index].next;
+    if (rank_index >= sequences->count || !sequences->of_rank[rank_index].seen)
+        return false;
+    const struct sequence_doubt *doubt = sequence_find_doubt(sequences, rank_index);
+    uint64_t next = sequences->of_rank[rank_index].next;
+    return seq < next && next - seq <= SEQUENCE_GAP_MAX &&
+           sequence_find_gap(doubt, seq) == SEQUENCE_GAPS &&
+           !(doubt && doubt->other && sequence_follows(doubt->other, seq));
+}
+
+bool sequences_goes_on(const struct sequences *sequences, uint32_t rank_index, uint64_t seq)
+{
+    if (rank_index >= sequences->count || !sequences->of_rank[rank_index].seen)
+        return true;
+    const struct sequence_doubt *doubt = sequence_find_doubt(sequences, rank_index);
+    return sequence_follows(sequences->of_rank[rank_index].next, seq) ||
+           (doubt && doubt->other && sequence_follows(doubt->other, seq));
 }
 
 uint64_t sequences_since(const struct sequences *sequences, const struct sequences *older)
@@ -53,7 +165,8 @@ uint64_t sequences_since(const struct sequences *sequences, const struct sequenc
     for (uint32_t i = 0; i < sequences->count; i++) {
         const struct sequence *now = &sequences->of_rank[i];
         bool known = i < older->count && older->of_rank[i].seen;
-        count += now->next - (known ? older->of_rank[i].next : now->first);
+        uint64_t from = known ? older->of_rank[i].next : now->first;
+        count += sequence_follows(from, now->next) ? now->next - from : 0; /* else it jumped */
     }
     return count;
 }
@@ -71,5 +184,6 @@ int sequences_merge(struct sequences *into, const struct sequences *from)
 void sequences_clear(struct sequences *sequences)
 {
     free(sequences->of_rank);
+    free(sequences->doubt);
     *sequences = (struct sequences){0};
 }

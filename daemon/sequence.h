@@ -1,14 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /* sequence: what one publisher has sent on one topic, and what that says about losses. Pure.
  *
- * A gap in seq is a message that was sent and never arrived; `dropped` is what the publisher gave
+ * A gap in seq is a message that was sent and did not arrive; `dropped` is what the publisher gave
  * up itself and did not number. The first message seen may have any seq: attnd may have started in
- * the middle of a run, and what was sent before is nobody's loss. */
+ * the middle of a run, and what was sent before is nobody's loss.
+ *
+ * Numbers come from outside and may be forged, or come late:
+ *
+ *     next            taken
+ *     up to SEQUENCE_GAP_MAX beyond next   taken; what lies between is lost, until it comes
+ *     in one of the last SEQUENCE_GAPS gaps   taken, and no longer lost (`found`): it was late,
+ *                     because a broken connection is read out after its successor has begun
+ *     up to SEQUENCE_GAP_MAX below next    refused: it was taken before
+ *     any other       refused, and remembered: the next message that follows it shows that the
+ *                     publisher goes on there, and it is believed from then on. The position that
+ *                     it had is remembered in turn, so a forged number costs one message at most.
+ *
+ * A jump to another position counts no losses: nobody knows what lies between. */
 #ifndef DAEMON_SEQUENCE_H
 #define DAEMON_SEQUENCE_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+/* More than any connection and both its ends can hold of one topic, in messages of 1 KiB: 1 GiB. */
+#define SEQUENCE_GAP_MAX (UINT64_C(1) << 20)
+/* A publisher may give up more than that while nobody listens; beyond this it is not believed. */
+#define SEQUENCE_DROPPED_MAX (UINT64_C(1) << 32)
+#define SEQUENCE_GAPS        2
 
 struct sequence {
     uint64_t seen;    /* 0 or 1; whole numbers only: it is stored as it is */
@@ -17,24 +36,38 @@ struct sequence {
     uint64_t dropped; /* as last reported by the publisher */
 };
 
+/* Doubts about a rank. Not stored: no late message outlives a restart of attnd. */
+struct sequence_doubt {
+    struct {
+        uint64_t from, to; /* `to` excluded; empty: none */
+    } gap[SEQUENCE_GAPS];  /* newest first */
+    uint64_t other;        /* the seq to come if the publisher is elsewhere; 0: it is not */
+};
+
 /* One sequence per rank index of a topic, grown on demand. A zeroed struct is empty. */
 struct sequences {
-    struct sequence *of_rank; /* owned */
-    uint32_t count;
+    struct sequence *of_rank;     /* owned */
+    struct sequence_doubt *doubt; /* [doubt_count] of the first ranks; owned, NULL without doubts */
+    uint32_t count, doubt_count;
 };
 
 struct losses {
-    uint64_t lost;    /* sent, never arrived */
+    uint64_t lost;    /* sent, did not arrive */
+    uint64_t found;   /* 1: this message was counted as lost before */
     uint64_t source;  /* dropped by the publisher since its last message */
+    uint64_t known;   /* of these: an event has told of them before (drop_totals.h) */
     bool joined_late; /* the first message seen is not the first that was sent */
 };
 
-/* Takes the next message in. Returns 0, ERR_SEQ_DUPLICATE, ERR_SEQ_ORDER (both without effect) or
+/* Takes the next message in. Returns 0, ERR_SEQ_DUPLICATE, ERR_SEQ_ORDER (both count no losses) or
  * ERR_MEMORY. */
 int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t seq, uint64_t dropped,
                    struct losses *ret_losses);
-/* Whether sequences_next would refuse this number as one that was seen, or goes backwards. */
+/* Whether sequences_next would refuse this number as one that was taken before. */
 bool sequences_passed(const struct sequences *sequences, uint32_t rank_index, uint64_t seq);
+/* Whether this number begins the sequence or continues it: it is neither passed, nor late, nor
+ * in doubt. */
+bool sequences_goes_on(const struct sequences *sequences, uint32_t rank_index, uint64_t seq);
 /* For a copy `older` of these sequences: what came in between, of all ranks together. */
 uint64_t sequences_since(const struct sequences *sequences, const struct sequences *older);
 /* Takes over the newer numbers, rank by rank. Returns 0 or ERR_MEMORY. */

@@ -28,6 +28,12 @@ uint64_t stats_get(struct stats *stats, enum counter counter)
     return atomic_load_explicit(&stats->counter[counter], memory_order_relaxed);
 }
 
+uint64_t stats_lost(struct stats *stats)
+{
+    uint64_t found = stats_get(stats, COUNT_FOUND); /* first: it never exceeds the other */
+    return stats_get(stats, COUNT_LOST) - found;
+}
+
 uint64_t stats_dropped(struct stats *stats, int index)
 {
     return atomic_load_explicit(&stats->dropped[index], memory_order_relaxed);

@@ -32,6 +32,8 @@ void stats_received(struct stats *stats, uint64_t bytes);
 /* `code` is an error of err.def. Returns how often it was counted before. */
 uint64_t stats_drop(struct stats *stats, int code);
 uint64_t stats_get(struct stats *stats, enum counter counter);
+/* Messages that were lost: COUNT_LOST without those that came after all. */
+uint64_t stats_lost(struct stats *stats);
 uint64_t stats_dropped(struct stats *stats, int index);
 uint64_t stats_dropped_total(struct stats *stats);
 

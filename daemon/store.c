@@ -22,6 +22,7 @@
 #include "log.h"
 #include "store_batch.h"
 #include "store_chunk.h"
+#include "store_clock.h"
 #include "store_db.h"
 #include "store_retention.h"
 #include "store_write.h"
@@ -42,6 +43,9 @@
  * pages, or after this time: a power failure costs no more. */
 #define LOG_PAGES    4096
 #define LOG_EVERY_NS UINT64_C(10000000000)
+/* How often a disk that was full is tried, with so many bytes at most. */
+#define ROOM_EVERY_NS  UINT64_C(1000000000)
+#define ROOM_BYTES_MAX (UINT64_C(1) << 20)
 
 struct queue {
     struct store_batch *first, **last;
@@ -50,6 +54,7 @@ struct queue {
 struct store {
     uint64_t commit_ns, queue_bytes, keep_states;
     struct retention_rule rule;
+    bool trust_clock;
     struct stats *stats;
     uint64_t refused;              /* batches; the loop thread's */
     char reason[STORE_REASON_MAX]; /* why it is off; written once, before `off` is set */
@@ -70,8 +75,9 @@ struct store {
     size_t full_count, full_capacity;
     uint64_t age_next_ns, log_next_ns;
     bool size_due, age_due;
-    int trouble; /* SQLite's code of the last commit, if it failed */
-    uint64_t trouble_dropped;
+    struct store_clock clock;
+    atomic_int trouble; /* SQLite's code of the last commit, if it failed; read by any thread */
+    uint64_t trouble_dropped, trouble_bytes, room_next_ns;
 };
 
 /* Off */
@@ -82,12 +88,23 @@ static void set_off(struct store *store, const char *event)
     atomic_store_explicit(&store->off, true, memory_order_release);
 }
 
+static bool is_off(const struct store *store)
+{
+    return atomic_load_explicit(&store->off, memory_order_acquire);
+}
+
 const char *store_path(const struct store *store, const char **ret_reason)
 {
-    if (!atomic_load_explicit(&store->off, memory_order_acquire))
+    if (!is_off(store))
         return store->db.path;
     *ret_reason = store->reason;
     return NULL;
+}
+
+const char *store_trouble(const struct store *store)
+{
+    int code = atomic_load(&store->trouble);
+    return code == SQLITE_OK ? NULL : sqlite3_errstr(code);
 }
 
 /* Batches at their end */
@@ -132,29 +149,85 @@ static void on_full(void *data, struct layer_track which)
 
 static int write_all(struct store *store, const struct store_batch *batches)
 {
-    const struct store_writer writer = {&store->db.sql, time(NULL), on_full, store};
+    const struct store_writer writer = {&store->db.sql, store_clock_stamp(&store->clock), on_full,
+                                        store};
+    bool windows = false;
     int code = sql_begin(&store->db.sql);
     if (code != SQLITE_OK)
         return code;
     crash_point("store_begin");
-    for (const struct store_batch *b = batches; b && code == SQLITE_OK; b = b->next)
+    for (const struct store_batch *b = batches; b && code == SQLITE_OK; b = b->next) {
         code = write_batch(&writer, b);
+        windows = windows || b->precious;
+    }
+    if (code == SQLITE_OK)
+        code = store_clock_note(&store->clock, &store->db.sql, windows);
     crash_point("store_before_commit");
     code = sql_end(&store->db.sql, code);
     crash_point("store_after_commit");
     return code;
 }
 
-/* A new database, empty of what was to be chunked. Returns whether there is one. */
-static bool replace(struct store *store)
+/* Finds what was not chunked when attnd stopped; the rest comes again with more windows. */
+static void find_full(struct store *store)
+{
+    struct query query = query_begin(&store->db.sql, STATEMENT_EACH_RECENT);
+    query_u64(&query, chunk_windows(1));
+    while (query_row(&query) == SQLITE_ROW)
+        on_full(store, (struct layer_track){sqlite3_column_int64(query.statement, 0),
+                                            sqlite3_column_int64(query.statement, 1)});
+    query_end(&query);
+}
+
+/* After the database has been opened. */
+static void begin(struct store *store)
 {
     store->full_count = 0;
-    if (!db_replace(&store->db, store->reason)) {
-        stats_add(store->stats, COUNT_STORE_REPLACED, 1);
-        return true;
+    find_full(store);
+    int code = store_clock_open(&store->clock, &store->db.sql, store->trust_clock);
+    if (code != SQLITE_OK)
+        log_event(LOG_WARNING, "history_clock_unknown", LOG_STR("reason", sqlite3_errstr(code)));
+    store->size_due = true; /* the bound may have been lowered */
+}
+
+/* Runs that go on save everything anew: COUNT_STORE_REPLACED tells them. */
+static void begin_anew(struct store *store)
+{
+    stats_add(store->stats, COUNT_STORE_REPLACED, 1);
+    begin(store);
+}
+
+/* A new database in place of a corrupt one. Returns whether there is one. */
+static bool replace(struct store *store)
+{
+    if (db_replace(&store->db, store->reason)) {
+        set_off(store, "history_lost");
+        return false;
     }
-    set_off(store, "history_lost");
-    return false;
+    begin_anew(store);
+    return true;
+}
+
+/* Somebody removed the file, or put another one in its place: what is written to the old one nobody
+ * would see again. The file that is there now may be of no use, or there may be no room for a new
+ * one: then that is trouble, and it is tried again. Returns an SQLite code. */
+static int look_for_file(struct store *store)
+{
+    char reason[STORE_REASON_MAX];
+    bool is_open = store->db.sql.db;
+    if (is_open && !db_is_gone(&store->db))
+        return SQLITE_OK;
+    if (is_open)
+        log_event(LOG_ERROR, "history_gone", LOG_STR("path", store->db.path),
+                  LOG_STR("reason", "the file was removed or replaced; a new one is begun, or the "
+                                    "one that is there goes on"));
+    if (db_reopen(&store->db, reason)) {
+        if (is_open)
+            log_event(LOG_ERROR, "history_not_begun", LOG_STR("reason", reason));
+        return SQLITE_CANTOPEN;
+    }
+    begin_anew(store);
+    return SQLITE_OK;
 }
 
 static void count_written(struct store *store, uint64_t records)
@@ -168,7 +241,7 @@ static void count_written(struct store *store, uint64_t records)
     store->trouble_dropped = 0;
 }
 
-static void count_dropped(struct store *store, uint64_t records, int code)
+static void count_dropped(struct store *store, uint64_t records, uint64_t bytes, int code)
 {
     stats_add(store->stats, COUNT_STORE_DROPPED, records);
     store->trouble_dropped += records;
@@ -176,14 +249,21 @@ static void count_dropped(struct store *store, uint64_t records, int code)
         log_event(LOG_ERROR, "history_trouble", LOG_STR("path", store->db.path),
                   LOG_STR("reason", sqlite3_errstr(code)), LOG_NUM("code", (uint64_t)code));
     store->trouble = code;
+    store->trouble_bytes = bytes < ROOM_BYTES_MAX ? bytes : ROOM_BYTES_MAX;
+    store->room_next_ns = clock_monotonic_ns() + ROOM_EVERY_NS;
 }
 
 /* Returns an SQLite code. */
 static int commit(struct store *store, const struct store_batch *batches)
 {
-    int code = db_mark(&store->db);
+    bool believed = store_clock_is_believed(&store->clock);
+    int code = look_for_file(store);
+    if (code != SQLITE_OK)
+        return code;
+    code = db_mark(&store->db);
     if (code == SQLITE_OK)
         code = write_all(store, batches);
+    store->age_due = store->age_due || (!believed && store_clock_is_believed(&store->clock));
     if (code != store->trouble && db_is_corrupt(&store->db, code) && replace(store))
         code = write_all(store, batches);
     return code;
@@ -194,7 +274,7 @@ static int commit(struct store *store, const struct store_batch *batches)
 /* An error of what can wait is left to the next commit to report, unless the file is at fault. */
 static void heed(struct store *store, int code)
 {
-    if (db_is_corrupt(&store->db, code))
+    if (store->db.sql.db && db_is_corrupt(&store->db, code))
         replace(store);
 }
 
@@ -218,7 +298,7 @@ static int retain(struct store *store, bool *due,
                               struct retention_done *))
 {
     struct retention_done done;
-    int code = step(&store->db.sql, &store->rule, time(NULL), &done);
+    int code = step(&store->db.sql, &store->rule, store_clock_stamp(&store->clock), &done);
     *due = code == SQLITE_OK && done.more;
     if (code == SQLITE_OK)
         stats_add(store->stats, COUNT_STORE_REMOVED, done.windows);
@@ -237,13 +317,32 @@ static int move_log(struct store *store, uint64_t now)
     return db_checkpoint(&store->db);
 }
 
+static bool is_room_due(const struct store *store, uint64_t now)
+{
+    return store->trouble != SQLITE_OK && !is_off(store) && now >= store->room_next_ns;
+}
+
+/* The disk was full, or failed: is there room again? Nobody may have anything to write. */
+static int try_room(struct store *store, uint64_t now)
+{
+    store->room_next_ns = now + ROOM_EVERY_NS;
+    int code = look_for_file(store);
+    if (code == SQLITE_OK)
+        code = db_try_room(&store->db, (int64_t)store->trouble_bytes);
+    if (code == SQLITE_OK)
+        count_written(store, 0);
+    return code;
+}
+
 /* Returns whether there was something to do. */
 static bool do_one(struct store *store, uint64_t now)
 {
     int code;
-    if (!store->db.sql.db)
+    if (is_room_due(store, now))
+        code = try_room(store, now);
+    else if (!store->db.sql.db)
         return false;
-    if (is_log_due(store, now))
+    else if (is_log_due(store, now))
         code = move_log(store, now);
     else if (store->full_count > 0)
         code = make_chunk(store);
@@ -262,7 +361,7 @@ static bool do_rest(struct store *store)
 {
     uint64_t now = clock_monotonic_ns(), end = now + TURN_NS;
     if (now >= store->age_next_ns) {
-        store->age_due = true;
+        store->age_due = store_clock_is_believed(&store->clock);
         store->age_next_ns = now + AGE_EVERY_NS;
     }
     for (; do_one(store, now); now = clock_monotonic_ns()) {
@@ -313,7 +412,7 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
 static void finish(struct store *store, struct store_batch *taken)
 {
     uint64_t records = count_records(taken);
-    int code = store->db.sql.db ? commit(store, taken) : SQLITE_CANTOPEN;
+    int code = is_off(store) ? SQLITE_CANTOPEN : commit(store, taken);
     uint64_t bytes = free_all(taken);
     pthread_mutex_lock(&store->lock);
     store->held_bytes -= bytes;
@@ -321,7 +420,7 @@ static void finish(struct store *store, struct store_batch *taken)
     if (code == SQLITE_OK)
         count_written(store, records);
     else
-        count_dropped(store, records, code);
+        count_dropped(store, records, bytes, code);
 }
 
 /* Returns whether there is more to do than what is queued. */
@@ -339,9 +438,12 @@ static bool work(struct store *store, struct store_batch *taken)
  * something was written, so an idle attnd wakes up for its age alone. */
 static uint64_t next_time(const struct store *store)
 {
-    if (store->db.log_pages > 0 && store->log_next_ns < store->age_next_ns)
-        return store->log_next_ns;
-    return store->age_next_ns;
+    uint64_t next = store->age_next_ns;
+    if (store->db.log_pages > 0 && store->log_next_ns < next)
+        next = store->log_next_ns;
+    if (store->trouble != SQLITE_OK && !is_off(store) && store->room_next_ns < next)
+        next = store->room_next_ns;
+    return next;
 }
 
 /* Queue locked. */
@@ -378,17 +480,6 @@ static void *store_main(void *data)
 
 /* Start and end */
 
-/* What was not chunked when attnd stopped. What is missed here comes again with more windows. */
-static void find_full(struct store *store)
-{
-    struct query query = query_begin(&store->db.sql, STATEMENT_EACH_RECENT);
-    query_u64(&query, chunk_windows(1));
-    while (query_row(&query) == SQLITE_ROW)
-        on_full(store, (struct layer_track){sqlite3_column_int64(query.statement, 0),
-                                            sqlite3_column_int64(query.statement, 1)});
-    query_end(&query);
-}
-
 /* Returns 0 or -1 with a reason. */
 static int start_thread(struct store *store)
 {
@@ -409,8 +500,7 @@ static int start(struct store *store, const struct config *config)
     if (db_open(&store->db, config->history_path.text, store->reason))
         return -1;
     stats_add(store->stats, COUNT_STORE_REPLACED, store->db.corrupt);
-    find_full(store);
-    store->size_due = true; /* the bound may have been lowered */
+    begin(store);
     if (!start_thread(store))
         return 0;
     db_close(&store->db);
@@ -439,6 +529,7 @@ int store_new(const struct config *config, struct stats *stats, struct store **r
     store->keep_states = config->history_states;
     store->rule = (struct retention_rule){.age_s = config->history_max_age / 1000000000,
                                           .bytes = config->history_max_size};
+    store->trust_clock = config->history_trust_clock;
     store->stats = stats;
     store->queue.last = &store->queue.first;
     store->db.lock = -1;
@@ -552,7 +643,7 @@ bool store_submit(struct store *store, struct store_batch **batch_p)
 {
     struct store_batch *batch = *batch_p;
     *batch_p = NULL;
-    bool on = !atomic_load_explicit(&store->off, memory_order_acquire);
+    bool on = !is_off(store);
     pthread_mutex_lock(&store->lock);
     bool taken = on && has_room(store, batch);
     if (taken)
@@ -570,7 +661,7 @@ bool store_submit(struct store *store, struct store_batch **batch_p)
 bool store_has_room(struct store *store, size_t bytes)
 {
     struct store_batch checkpoint = {.bytes = bytes};
-    bool on = !atomic_load_explicit(&store->off, memory_order_acquire);
+    bool on = !is_off(store);
     pthread_mutex_lock(&store->lock);
     bool room = on && has_room(store, &checkpoint);
     pthread_mutex_unlock(&store->lock);

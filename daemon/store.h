@@ -9,7 +9,8 @@
  * History never keeps attnd from running: a database that cannot be opened, is of a newer version
  * or in use by another attnd is left alone, and history is off; one that is corrupt is renamed to
  * PATH.corrupt-<time> and a new one begun; when the disk is full, records are dropped and counted
- * until there is room. All of it is logged and shown by store_status. */
+ * until there is room; when the file is removed or replaced, a new one is begun, or the one that is
+ * there goes on. All of it is logged and shown by store_status. */
 #ifndef DAEMON_STORE_H
 #define DAEMON_STORE_H
 
@@ -30,6 +31,9 @@ struct store;
 int store_new(const struct config *config, struct stats *stats, struct store **ret_store);
 /* The file in use, or NULL when history is off; *ret_reason then says why. */
 const char *store_path(const struct store *store, const char **ret_reason);
+/* Why the history in use cannot be written at the moment, or NULL: the last commit failed. Any
+ * thread. */
+const char *store_trouble(const struct store *store);
 /* Commits what was submitted, closes cleanly and frees. Accepts NULL. */
 void store_free(struct store **store);
 

@@ -144,11 +144,14 @@ static int connect_to(struct store_db *db, char *reterr_reason, bool *ret_corrup
     sqlite3 *connection = NULL;
     const char *why = NULL;
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    store_file_close_to_others(db->path);
     int code = sqlite3_open_v2(db->path, &connection, flags, NULL);
     if (code == SQLITE_OK)
         code = prepare(db, connection, &why);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
+        db->log = store_file_log_id(db->path); /* it stays as long as the connection */
         return 0;
+    }
     refuse(db, reterr_reason, why ? why : sqlite3_errstr(code));
     *ret_corrupt = is_corrupt(connection, code);
     disconnect(db, connection);
@@ -166,11 +169,9 @@ static int replace(struct store_db *db, char *reterr_reason)
     return connect_to(db, reterr_reason, &corrupt);
 }
 
-int db_open(struct store_db *db, const char *configured_path, char reterr_reason[STORE_REASON_MAX])
+/* Locks and opens what is at the path. Returns 0, or -1 with a reason, then it is closed. */
+static int open_path(struct store_db *db, char *reterr_reason)
 {
-    *db = (struct store_db){.lock = -1};
-    if (store_file_path(configured_path, db->path, reterr_reason))
-        return -1;
     db->lock = store_file_lock(db->path, reterr_reason);
     if (db->lock < 0)
         return -1;
@@ -179,6 +180,33 @@ int db_open(struct store_db *db, const char *configured_path, char reterr_reason
         return 0;
     db_close(db);
     return -1;
+}
+
+int db_open(struct store_db *db, const char *configured_path, char reterr_reason[STORE_REASON_MAX])
+{
+    *db = (struct store_db){.lock = -1};
+    if (store_file_path(configured_path, db->path, reterr_reason))
+        return -1;
+    return open_path(db, reterr_reason);
+}
+
+bool db_is_gone(const struct store_db *db)
+{
+    int moved = 0;
+    return sqlite3_file_control(db->sql.db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK &&
+           moved;
+}
+
+/* SQLite leaves the files at the path alone when it closes one that is no longer there: also its
+ * own log, which would then be written into the file that took its place. The lock's file may be
+ * gone as well. */
+int db_reopen(struct store_db *db, char reterr_reason[STORE_REASON_MAX])
+{
+    db->marked = false;
+    if (db->sql.db)
+        store_file_drop_log(db->path, db->log);
+    db_close(db);
+    return open_path(db, reterr_reason);
 }
 
 int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX])
@@ -206,6 +234,17 @@ int db_mark(struct store_db *db)
     int code = db->marked ? SQLITE_OK : put_clean(&db->sql, false);
     db->marked = db->marked || code == SQLITE_OK;
     return code;
+}
+
+int db_try_room(struct store_db *db, int64_t bytes)
+{
+    struct query query = query_begin(&db->sql, STATEMENT_PUT_ROOM);
+    query_i64(&query, bytes);
+    int code = query_run(&query);
+    if (code != SQLITE_OK)
+        return code;
+    query = query_begin(&db->sql, STATEMENT_DROP_ROOM);
+    return query_run(&query);
 }
 
 int db_checkpoint(struct store_db *db)

@@ -10,8 +10,9 @@
 struct store_db {
     char path[STORE_PATH_MAX];
     int lock;
-    struct sql sql;   /* sql.db NULL: not open */
-    int log_pages;    /* in the write-ahead log after the last commit */
+    struct sql sql; /* sql.db NULL: not open */
+    int log_pages;  /* in the write-ahead log after the last commit */
+    struct store_log_id log;
     bool marked;      /* as not clean */
     uint64_t corrupt; /* databases set aside */
 };
@@ -25,11 +26,18 @@ bool db_is_corrupt(const struct store_db *db, int code);
 /* Sets the database aside and begins a new one. Returns 0, or -1 with a reason, then it is closed.
  */
 int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX]);
+/* Whether the path leads to another file than the open one, or to none. */
+bool db_is_gone(const struct store_db *db);
+/* Lets go of the file that is open, and opens what the path leads to now, as db_open does. Returns
+ * 0, or -1 with a reason, then it is closed. */
+int db_reopen(struct store_db *db, char reterr_reason[STORE_REASON_MAX]);
 /* Marks as clean and closes; without effect when it is closed. */
 void db_close(struct store_db *db);
 
 /* Marks as not clean: before the first change. Returns an SQLite code. */
 int db_mark(struct store_db *db);
+/* Whether so many bytes can be written: writes and forgets them. Returns an SQLite code. */
+int db_try_room(struct store_db *db, int64_t bytes);
 /* Writes the log's pages to the database. Returns an SQLite code. */
 int db_checkpoint(struct store_db *db);
 

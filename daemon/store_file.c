@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "store_file.h"
 
+#include "log.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -113,6 +115,25 @@ int store_file_lock(const char *path, char reterr_reason[STORE_REASON_MAX])
     return lock;
 }
 
+/* By names: a descriptor of the file that is closed would end SQLite's locks on it. */
+void store_file_close_to_others(const char *path)
+{
+    static const char *const suffixes[] = {"", "-wal", "-shm"};
+    int made = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (made >= 0)
+        close(made); /* SQLite gives the two others the mode of this one */
+    for (int i = 0; i < 3; i++) {
+        char name[PATH_MAX + 8];
+        struct stat file;
+        snprintf(name, sizeof name, "%s%s", path, suffixes[i]);
+        if (stat(name, &file) || !S_ISREG(file.st_mode) || !(file.st_mode & 077))
+            continue;
+        if (chmod(name, file.st_mode & 0700))
+            log_event(LOG_WARNING, "history_open_to_others", LOG_STR("path", name),
+                      LOG_STR("reason", strerror(errno)));
+    }
+}
+
 /* Aside */
 
 static int rename_if_any(const char *path, const char *to, const char *suffix)
@@ -143,4 +164,28 @@ int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
         rename_if_any(path, ret_path, "-shm"))
         return refuse(reterr_reason, path, "it is corrupt, and cannot be renamed");
     return 0;
+}
+
+/* A log whose database has gone */
+
+struct store_log_id store_file_log_id(const char *path)
+{
+    char name[PATH_MAX + 8];
+    struct stat file;
+    snprintf(name, sizeof name, "%s-wal", path);
+    if (lstat(name, &file))
+        return (struct store_log_id){0};
+    return (struct store_log_id){.device = file.st_dev, .inode = file.st_ino};
+}
+
+void store_file_drop_log(const char *path, struct store_log_id id)
+{
+    struct store_log_id here = store_file_log_id(path);
+    char name[PATH_MAX + 8];
+    if (id.inode == 0 || here.inode != id.inode || here.device != id.device)
+        return;
+    snprintf(name, sizeof name, "%s-wal", path);
+    unlink(name);
+    snprintf(name, sizeof name, "%s-shm", path);
+    unlink(name);
 }

@@ -6,6 +6,7 @@
 
 #include <limits.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 /* Room for a sentence why there is no history. */
 #define STORE_REASON_MAX (PATH_MAX + 256)
@@ -22,9 +23,24 @@ int store_file_path(const char *configured, char ret_path[STORE_PATH_MAX],
  * reason. */
 int store_file_lock(const char *path, char reterr_reason[STORE_REASON_MAX]);
 
+/* Makes PATH unless it is there, for its owner alone (0600) whatever the umask, and takes the
+ * rights of others from it and from PATH-wal and PATH-shm. A failure is logged. */
+void store_file_close_to_others(const char *path);
+
 /* Renames PATH, PATH-wal and PATH-shm to PATH.corrupt-<time> and so on; the time is UTC, and a
  * number follows when there is such a file. Returns 0 with the new path, or -1 with a reason. */
 int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
                          char reterr_reason[STORE_REASON_MAX]);
+
+/* Which file is PATH-wal; zeros when there is none. */
+struct store_log_id {
+    dev_t device;
+    ino_t inode;
+};
+struct store_log_id store_file_log_id(const char *path);
+
+/* Removes PATH-wal and PATH-shm when the former is still the one of `id`: beside another database
+ * SQLite would write that log's pages into it. */
+void store_file_drop_log(const char *path, struct store_log_id id);
 
 #endif

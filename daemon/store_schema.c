@@ -5,7 +5,8 @@
 #include <stdio.h>
 
 static const char version_1[] =
-    /* What the database knows of itself. clean: 1 after a clean close, 0 while attnd has it. */
+    /* The database about itself. clean: 1 after a clean close, 0 while attnd has it; clock:
+     * the newest time that is known to be right (store_clock.h). */
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
 
     /* A run of a job. run: RUN_BYTES bytes; state: enum job_state; first_ns, last_ns: least and

@@ -4,7 +4,13 @@
 void tally_losses(struct tally *tally, const struct losses *losses)
 {
     tally->lost += losses->lost;
+    tally->lost -= losses->found <= tally->lost ? losses->found : 0;
     tally->source += losses->source;
+}
+
+void tally_take_source(struct tally *tally, uint64_t count)
+{
+    tally->source -= count <= tally->source ? count : tally->source;
 }
 
 void tally_drop(struct tally *tally, int code)

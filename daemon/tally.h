@@ -11,12 +11,14 @@
 
 /* A zeroed struct is empty. */
 struct tally {
-    uint64_t lost;               /* sent, never arrived */
+    uint64_t lost;               /* sent, and not arrived */
     uint64_t source;             /* dropped by the publishers themselves */
     uint64_t dropped[ERR_COUNT]; /* arrived and not used, by err_index */
 };
 
 void tally_losses(struct tally *tally, const struct losses *losses);
+/* So many that the publishers have dropped count elsewhere now. */
+void tally_take_source(struct tally *tally, uint64_t count);
 /* `code` is an error of err.def. */
 void tally_drop(struct tally *tally, int code);
 void tally_merge(struct tally *into, const struct tally *from);

@@ -66,6 +66,7 @@ struct tapped_job {
 
 struct tap {
     struct zsock zsock;
+    struct endpoint_file file;
     const struct config *config;
     struct stats *stats;
     struct flight *flight;
@@ -358,7 +359,8 @@ static void on_subscription(struct zsock *zsock)
 
 /* Life ----------------------------------------------------------------------------------------- */
 
-static void *open_socket(void *zmq_context, struct config *config, char *reterr)
+static void *open_socket(void *zmq_context, struct config *config, struct endpoint_file *ret_file,
+                         char *reterr)
 {
     struct endpoint_options options = {
         .key = "tap.endpoint",
@@ -367,6 +369,7 @@ static void *open_socket(void *zmq_context, struct config *config, char *reterr)
         .send_queue = SEND_QUEUE,
         .max_message = SUBSCRIPTION_BYTES_MAX,
         .linger_ms = LINGER_MS,
+        .ret_file = ret_file,
     };
     void *socket = endpoint_bind(zmq_context, &options, reterr);
     int verbose = 1;
@@ -406,7 +409,7 @@ int tap_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct st
         snprintf(reterr, CONFIG_ERROR_MAX, "tap.endpoint: %s", err_text(ERR_MEMORY));
         return -1;
     }
-    void *socket = open_socket(zmq_context, config, reterr);
+    void *socket = open_socket(zmq_context, config, &tap->file, reterr);
     if (!socket)
         goto fail;
     int rc = zsock_init(&tap->zsock, loop, socket, on_subscription, tap);
@@ -422,6 +425,12 @@ fail_socket:
 fail:
     free_tap(tap);
     return -1;
+}
+
+void tap_keep(void *data)
+{
+    struct tap *tap = data;
+    endpoint_keep(tap->zsock.socket, tap->config->tap_endpoint.text, &tap->file);
 }
 
 static void on_zsock_closed(struct zsock *zsock)

@@ -25,6 +25,8 @@ int tap_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct st
             struct tap **ret_tap, char *reterr);
 /* A message that has just arrived, before anything else is done with it. */
 void tap_message(struct tap *tap, struct message *message);
+/* Binds again when recorders no longer find the socket. `data` is the tap. */
+void tap_keep(void *data);
 /* Stops; freed once the loop has run the close callbacks. Accepts NULL. */
 void tap_close(struct tap **tap);
 

@@ -234,9 +234,27 @@ void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch
         rank->finished = epoch + 1;
 }
 
-void window_bye(struct window *window, uint32_t rank_index)
+void window_bye(struct window *window, uint32_t rank_index, uint64_t now_ns)
 {
     window->ranks[rank_index].bye = true;
+    window->ranks[rank_index].bye_ns = now_ns;
+}
+
+void window_take_bye_back(struct window *window, uint32_t rank_index, uint64_t now_ns)
+{
+    struct window_rank *rank = &window->ranks[rank_index];
+    rank->bye = false;
+    if (now_ns - rank->bye_ns >= window->rule.timeout_ns)
+        rank->bye_ns = 0;
+}
+
+void window_settle_byes(struct window *window, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < window->rank_count; i++) {
+        struct window_rank *rank = &window->ranks[i];
+        if (rank->bye_ns && now_ns - rank->last_ns >= window->rule.timeout_ns)
+            rank->bye = true;
+    }
 }
 
 bool window_all_bye(const struct window *window)

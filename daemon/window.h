@@ -63,6 +63,7 @@ struct window_rank {
     uint32_t rank;
     bool seen; /* position is meaningful */
     bool bye;
+    uint64_t bye_ns;   /* when it said so; 0: it did not, or took it back for good */
     uint64_t last_ns;  /* when it was last heard of */
     uint64_t position; /* largest unit seen */
     uint64_t finished; /* units below this are finished by an epoch_end */
@@ -110,7 +111,13 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uin
 void window_joined_late(struct window *window, const struct window_part *part);
 /* This rank has ended this epoch; it has no effect unless units are epochs. */
 void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch);
-void window_bye(struct window *window, uint32_t rank_index);
+void window_bye(struct window *window, uint32_t rank_index, uint64_t now_ns);
+/* This rank goes on after its bye. Within `timeout` of the bye that may be what was on its way
+ * still: when nothing more is heard of the rank for `timeout`, the bye holds after all. Later it is
+ * taken back for good. */
+void window_take_bye_back(struct window *window, uint32_t rank_index, uint64_t now_ns);
+/* The byes that hold after all. On a timer. */
+void window_settle_byes(struct window *window, uint64_t now_ns);
 /* Whether every rank heard of has said bye. */
 bool window_all_bye(const struct window *window);
 

@@ -100,16 +100,18 @@ static struct measure_plan plan_of(const struct header *header, const struct con
     struct measure_plan plan = configured(header, config, machine);
     if (header->type == MESSAGE_QK) {
         struct attention shape = message_attention_shape(header);
-        if (measure_cost(&shape, &plan) > config->ingest_budget / MAPS_SHARE)
+        uint64_t cost = measure_cost(&shape, &plan), most = config->ingest_budget / MAPS_SHARE;
+        if (cost > most || measure_scratch(&shape, &plan) > most - cost)
             plan.qk_maps_max_size = 0;
     }
     return plan;
 }
 
 uint64_t work_cost(const struct header *header, const struct config *config,
-                   const struct machine *machine)
+                   const struct machine *machine, uint64_t *ret_scratch)
 {
     struct measure_plan plan = plan_of(header, config, machine);
+    *ret_scratch = 0;
     uint64_t cost = sizeof(struct work) + WORK_JOBS_MAX * sizeof(struct work_job);
     plan.pooled_map = config->history_enabled && config->history_maps; /* of any message */
     plan.head_maps_size = config->maps_enabled ? (uint32_t)config->maps_size : 0;
@@ -118,6 +120,7 @@ uint64_t work_cost(const struct header *header, const struct config *config,
         return cost + measure_weights_cost(&shape);
     }
     struct attention shape = message_attention_shape(header);
+    *ret_scratch = measure_scratch(&shape, &plan);
     return cost + measure_cost(&shape, &plan);
 }
 

@@ -26,10 +26,11 @@ struct machine {
 /* As the config asks for it. Returns 0 or ERR_ARGUMENT: workers.isa is not on this machine. */
 int machine_init(struct machine *machine, const struct config *config);
 
-/* Bytes that computing a message takes at most, besides its frames: what is admitted with it.
- * `config` is the job's own (config_for_job), here and below. */
+/* Bytes that computing a message takes at most, besides its frames: what is admitted with it, and
+ * scratch, of which the largest of all messages is needed (measure.h). `config` is the job's own
+ * (config_for_job), here and below. */
 uint64_t work_cost(const struct header *header, const struct config *config,
-                   const struct machine *machine);
+                   const struct machine *machine, uint64_t *ret_scratch);
 
 /* Prepares the jobs, whose spectra begin with head spectrum_first. Sets message->work. `config` is
  * not used after the call. Returns 0 or ERR_MEMORY. */

@@ -375,6 +375,7 @@ static int read_client(const struct rule *rule, const msgpack_object *value, str
     KEY(learned_sink, OPTIONAL, IN_MAPS, read_bool, FIELD(learned_sink, 0))                        \
     KEY(labels, OPTIONAL, IN_MAPS, read_labels, NO_FIELD)                                          \
     KEY(microbatch, OPTIONAL, IN_MAPS, read_u32, FIELD(microbatch, UINT32_MAX))                    \
+    KEY(dropped_total, OPTIONAL, IN_EVENTS, read_u64, FIELD(dropped_total, COUNT_MAX))             \
     KEY(layers, OPTIONAL, IN_HELLO, read_layers, NO_FIELD)                                         \
     KEY(client, OPTIONAL, IN_HELLO, read_client, NO_FIELD)
 

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #define PROTO_VERSION    1
+#define HEADER_REVISION  2 /* of the keys: PROTOCOL.md, "What the daemon takes" */
 #define HEADER_BYTES_MAX 65536
 #define JOB_NAME_MAX     128
 #define RUN_BYTES        16
@@ -59,6 +60,7 @@ struct header {
 
     /* events */
     enum event_type event;
+    uint64_t dropped_total;    /* tensor messages that this rank has dropped, of all topics */
     struct layer_info *layers; /* hello; owned, may be NULL */
     uint32_t layer_count;
     char client[CLIENT_NAME_MAX + 1]; /* hello; who publishes, printable ASCII; "" = not said */

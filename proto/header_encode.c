@@ -182,10 +182,13 @@ static void put_event(struct mpk_writer *writer, const struct header *header)
 {
     bool layers = header->event == EVENT_HELLO && header->layer_count > 0;
     bool client = header->event == EVENT_HELLO && header->client[0] != '\0';
+    bool dropped = header->dropped_total > 0;
 
-    mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)layers + (uint32_t)client);
+    mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)dropped + (uint32_t)layers + (uint32_t)client);
     put_common(writer, header);
     put_text(writer, "event", event_name(header->event));
+    if (dropped)
+        put_number(writer, "dropped_total", header->dropped_total);
     if (layers)
         put_layers(writer, header);
     if (client)

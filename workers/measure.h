@@ -96,9 +96,13 @@ struct measured {
 
 struct measure;
 
-/* Bytes that a measure, its results and the scratch of plan.threads take at most. Saturates. */
+/* Bytes that a measure and its results take at most; of weights also what is laid out meanwhile.
+ * Saturates. */
 uint64_t measure_cost(const struct attention *shape, const struct measure_plan *plan);
 uint64_t measure_weights_cost(const struct weights *shape);
+/* Bytes of scratch that plan.threads may need for it, beyond what threads keep anyway (pool.h). It
+ * counts once for all messages, because a thread works on one at a time. Saturates. */
+uint64_t measure_scratch(const struct attention *shape, const struct measure_plan *plan);
 
 /* Tiers attention and qk: `a` is copied, what it points to is borrowed until measure_free. B, H, Tq
  * and Tk must be at least 1. Returns 0 or ERR_MEMORY. */

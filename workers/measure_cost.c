@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* measure_cost: what measuring a message takes in memory, as an upper bound within reason. Sizes
- * come from a header: products are taken in f64, which does not wrap.
- *
- * Scratch counts once per thread that may work on the message, although threads keep some of it:
- * the sum over all messages in flight stays above what is really there. */
+ * come from a header: products are taken in f64, which does not wrap. */
 #include "measure_numbers.h"
 #include "measure_plan.h"
+#include "pool.h"
 #include "row_batch.h"
 #include <math.h>
 
@@ -72,13 +70,6 @@ static double spectrum_scratch(const struct attention *a, const struct measure_p
     return wants_qk_spectra(a, plan) ? 24.0 * ((double)a->queries + a->keys) * a->qk.head_dim : 0;
 }
 
-static double scratch_bytes(const struct attention *a, const struct measure_plan *plan)
-{
-    double jobs = measure_parts(a, plan) + (double)a->heads;
-    double threads = fmin(jobs, fmax(1, plan->threads));
-    return threads * fmax(row_scratch(a, plan), spectrum_scratch(a, plan));
-}
-
 /* The map made of queries and keys, and measured. */
 static double map_bytes(const struct attention *a, const struct measure_plan *plan)
 {
@@ -122,7 +113,7 @@ uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan
 {
     double parts = measure_parts(a, plan), heads = a->heads;
     double rows = a->batch * ceil(a->queries / parts);
-    double bytes = OWN_BYTES + parts * part_bytes(a, plan, rows) + scratch_bytes(a, plan);
+    double bytes = OWN_BYTES + parts * part_bytes(a, plan, rows);
     bytes += heads * (double)(sizeof(struct spectrum) + measure_numbers_bytes(1, false));
     if (measure_across(plan, METRIC_GROUP_SIMILARITY)) {
         bytes += heads * heads * 2 * sizeof(double);
@@ -132,6 +123,14 @@ uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan
     }
     bytes += pooled_bytes(a, plan) + head_maps_cost(a, plan);
     return saturated(bytes);
+}
+
+uint64_t measure_scratch(const struct attention *a, const struct measure_plan *plan)
+{
+    double jobs = measure_parts(a, plan) + (double)a->heads;
+    double threads = fmin(jobs, fmax(1, plan->threads));
+    double most = fmax(row_scratch(a, plan), spectrum_scratch(a, plan));
+    return saturated(threads * fmax(0, most - (double)POOL_SCRATCH_KEPT));
 }
 
 /* An f64 copy of one matrix at a time, twice more in scratch; the R factors of all. */

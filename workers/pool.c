@@ -26,8 +26,7 @@
 #include <stdlib.h>
 
 #define THREADS_MAX  256
-#define SCRATCH_KEPT ((size_t)16 << 20) /* bytes from job to job; more than most messages need */
-#define NAME_MAX_LEN 15                 /* Linux: without the NUL */
+#define NAME_MAX_LEN 15 /* Linux: without the NUL */
 
 struct queue {
     struct pool_job *first, **end; /* end: where the next job is linked */
@@ -165,7 +164,7 @@ static void *work_loop(void *argument)
         bool background = job->background; /* the job may be gone afterwards */
         unlock(pool);
         job->run(job, &scratch);
-        scratch_trim(&scratch, SCRATCH_KEPT);
+        scratch_trim(&scratch, POOL_SCRATCH_KEPT);
         lock(pool);
         pool->stats.completed++;
         if (background) {

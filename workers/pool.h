@@ -16,6 +16,9 @@
 /* So often a job that waits in the background is preferred. */
 #define POOL_BACKGROUND_TURN 64
 
+/* Bytes of scratch that a thread keeps from job to job; more than most messages need. */
+#define POOL_SCRATCH_KEPT ((size_t)16 << 20)
+
 struct pool;
 
 /* Embed as the first member, or use `container`. Caller-owned; must live until `run` has returned.

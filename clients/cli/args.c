@@ -9,11 +9,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENDPOINT_DEFAULT "tcp://127.0.0.1:5572"
-#define TIMEOUT_MS       2000
+#define TIMEOUT_MS 2000
 
 /* NULL, or what is wrong, as option.h wants it. */
 typedef const char *setter(struct args *args, const char *text);
+
+static const char *set_address(struct args *args, const char *text)
+{
+    args->address = text;
+    return *text ? NULL : "valid: a directory or tcp://host:port";
+}
 
 static const char *set_endpoint(struct args *args, const char *text)
 {
@@ -216,10 +221,10 @@ static const struct option_info option_info[] = {
      ARGS_SORT,
      set_sort},
     {{"interval", "SECONDS", "how often to look (default 1)", NULL}, ARGS_INTERVAL, set_interval},
-    {{"ingest", "ENDPOINT", "where attnd takes messages (default: ask attnd)", NULL},
+    {{"ingest", "ENDPOINT", "exactly the socket where attnd takes messages", NULL},
      ARGS_INGEST,
      set_ingest},
-    {{"summaries", "ENDPOINT", "where attnd publishes (default: ask attnd)", NULL},
+    {{"summaries", "ENDPOINT", "exactly the socket where attnd publishes", NULL},
      ARGS_SUMMARIES,
      set_summaries},
     {{"rules", "RULES",
@@ -232,7 +237,12 @@ static const struct option_info option_info[] = {
     {{"csv", NULL, "print comma-separated values, a line per window and head", NULL},
      ARGS_CSV,
      NULL},
-    {{"endpoint", "ENDPOINT", "where attnd answers", NULL}, ARGS_ENDPOINT, set_endpoint},
+    {{"address", "ADDRESS", "which attnd: a directory of sockets or tcp://host:port", "FILE"},
+     ARGS_ADDRESS,
+     set_address},
+    {{"endpoint", "ENDPOINT", "exactly the socket where it answers, instead of an address", NULL},
+     ARGS_ENDPOINT,
+     set_endpoint},
     {{"timeout", "SECONDS", "how long to wait for an answer (default 2)", NULL},
      ARGS_TIMEOUT,
      set_timeout},
@@ -243,11 +253,25 @@ static const struct option_table table = {OPTION_ROWS(option_info), .short_form 
 
 static struct args default_args(void)
 {
-    const char *endpoint = getenv("ATTND_ENDPOINT");
-    return (struct args){
-        .endpoint = endpoint && *endpoint ? endpoint : ENDPOINT_DEFAULT,
-        .timeout_ms = TIMEOUT_MS,
-    };
+    return (struct args){.timeout_ms = TIMEOUT_MS};
+}
+
+/* The environment says what the command line does not. */
+static int choose_attnd(struct args *args, char *reterr)
+{
+    if (args->address && args->endpoint) {
+        snprintf(reterr, ARGS_ERROR_MAX, "--address and --endpoint: give one of them");
+        return -1;
+    }
+    if (!args->address && !args->endpoint)
+        args->endpoint = getenv("ATTND_ENDPOINT");
+    if (args->endpoint && !*args->endpoint)
+        args->endpoint = NULL;
+    if (!args->address && !args->endpoint)
+        args->address = getenv("ATTND_ADDRESS");
+    if (args->address && !*args->address)
+        args->address = NULL;
+    return 0;
 }
 
 static const char *take(const void *row, char *value, void *data)
@@ -277,7 +301,8 @@ int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
     struct option_rest rest;
     int rc = option_parse(&table, argc, argv, take, &args, &rest, reterr, ARGS_ERROR_MAX);
     ret_args->unknown = rest.unknown;
-    if (rc != 0 || collect_words(&args, rest.word_count, rest.words, reterr) != 0)
+    if (rc != 0 || collect_words(&args, rest.word_count, rest.words, reterr) != 0 ||
+        choose_attnd(&args, reterr) != 0)
         return -1;
     *ret_args = args;
     return 0;

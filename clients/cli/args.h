@@ -39,7 +39,8 @@ enum args_option {
     ARGS_RHYTHM = 1 << 25,
     ARGS_SORT = 1 << 26,
     ARGS_INTERVAL = 1 << 27,
-    ARGS_EVERY_COMMAND = ARGS_ENDPOINT | ARGS_TIMEOUT | ARGS_JSON | ARGS_HELP,
+    ARGS_ADDRESS = 1 << 28,
+    ARGS_EVERY_COMMAND = ARGS_ADDRESS | ARGS_ENDPOINT | ARGS_TIMEOUT | ARGS_JSON | ARGS_HELP,
 };
 
 #define ARGS_WORDS_MAX   8 /* plan set JOB and its five keys */
@@ -49,7 +50,8 @@ enum args_option {
 /* Strings point into argv, the environment, or are static. */
 struct args {
     unsigned given; /* enum args_option, ored */
-    const char *endpoint;
+    /* Where attnd is: at most one of them is not NULL; neither: it is looked for. */
+    const char *address, *endpoint;
     int timeout_ms;
     const char *metric; /* NULL = what there is: field_choose_metric; the last one given */
     const char *metrics[ARGS_METRICS_MAX]; /* every one given */

@@ -2,18 +2,37 @@
 #include "cli.h"
 
 #include "err.h"
+#include "now.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-static int explain_unreachable(struct cli *cli)
+#define LOOK_EVERY_MS 50
+
+int cli_check_entry(struct cli *cli, const char *endpoint)
 {
-    fprintf(
-        cli->err,
-        "attnctl: cannot reach attnd at %s within %g s: is it running? start it with `attnd` or "
-        "give --endpoint\n",
-        cli->args->endpoint, cli->args->timeout_ms / 1000.0);
+    static const char ipc[] = "ipc://";
+    if (strncmp(endpoint, ipc, strlen(ipc)) != 0 || access(endpoint + strlen(ipc), W_OK) == 0 ||
+        errno != EACCES)
+        return CLI_OK;
+    fprintf(cli->err,
+            "attnctl: cannot reach attnd at %s: permission denied: it is for another user; join "
+            "group attnd if it runs as a service\n",
+            endpoint);
+    return CLI_UNREACHABLE;
+}
+
+static int explain_unreachable(struct cli *cli, const struct rpc *rpc)
+{
+    if (cli_check_entry(cli, rpc->endpoint) != CLI_OK)
+        return CLI_UNREACHABLE;
+    fprintf(cli->err,
+            "attnctl: cannot reach attnd at %s within %g s: is it running? start it with `attnd` "
+            "or give --address\n",
+            rpc->endpoint, cli->args->timeout_ms / 1000.0);
     return CLI_UNREACHABLE;
 }
 
@@ -38,6 +57,13 @@ static const char *hint_of(const char *code)
     return "";
 }
 
+/* A sentence of attnd's own says why there is no summary, and will not be. */
+static bool cli_needs_hint(const struct rpc_reply *reply)
+{
+    return strcmp(reply->code, err_slug(ERR_NO_SUMMARY)) != 0 ||
+           strcmp(reply->message, err_text(ERR_NO_SUMMARY)) == 0;
+}
+
 /* Codes whose sentence is all there is to say. */
 static bool speaks_for_itself(const char *code)
 {
@@ -52,25 +78,31 @@ static int explain_refusal(struct cli *cli, const struct rpc_reply *reply)
         fprintf(cli->err, "attnctl: no such job: '%.80s' (see attnctl jobs)\n",
                 cli->args->words[1]);
     else if (speaks_for_itself(reply->code))
-        fprintf(cli->err, "attnctl: %s%s\n", reply->message, hint_of(reply->code));
+        fprintf(cli->err, "attnctl: %s%s\n", reply->message,
+                cli_needs_hint(reply) ? hint_of(reply->code) : "");
     else
         fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
     return strcmp(reply->code, err_slug(ERR_ARGUMENT)) == 0 ? CLI_USAGE : CLI_FINDING;
 }
 
-static int explain(struct cli *cli, enum rpc_status status)
+static int explain(struct cli *cli, enum rpc_status status, const struct rpc *rpc)
 {
     switch (status) {
     case RPC_UNREACHABLE:
-        return explain_unreachable(cli);
+        return explain_unreachable(cli, rpc);
+    case RPC_NOBODY:
+        fprintf(cli->err, "attnctl: %s. " CLI_NOBODY_HINT "\n", rpc->reason);
+        return CLI_UNREACHABLE;
+    case RPC_ADDRESS:
+        return cli_usage(cli, "address %s", rpc->reason);
     case RPC_BROKEN:
-        fprintf(cli->err, "attnctl: what answers at %s is not attnd\n", cli->args->endpoint);
+        fprintf(cli->err, "attnctl: what answers at %s is not attnd\n", rpc->endpoint);
         return CLI_UNREACHABLE;
     case RPC_ENDPOINT:
         return cli_usage(cli,
                          "--endpoint: '%.200s': not an endpoint (valid: tcp://host:port, "
                          "ipc://path)",
-                         cli->args->endpoint);
+                         rpc->endpoint);
     case RPC_INTERRUPTED:
         fputs("attnctl: interrupted\n", cli->err);
         return CLI_FINDING;
@@ -80,17 +112,29 @@ static int explain(struct cli *cli, enum rpc_status status)
     }
 }
 
+enum rpc_status cli_open(const struct args *args, struct rpc *ret_rpc)
+{
+    int64_t deadline_ms = now_ms() + args->timeout_ms;
+    for (;;) {
+        enum rpc_status status = rpc_open(args->endpoint, args->address, args->timeout_ms, ret_rpc);
+        if (status != RPC_NOBODY || now_ms() >= deadline_ms)
+            return status;
+        if (zmq_poll(NULL, 0, LOOK_EVERY_MS) < 0)
+            return RPC_INTERRUPTED;
+    }
+}
+
 int cli_connect(struct cli *cli, struct rpc *ret_rpc)
 {
-    enum rpc_status status = rpc_open(cli->args->endpoint, cli->args->timeout_ms, ret_rpc);
-    return status == RPC_OK ? CLI_OK : explain(cli, status);
+    enum rpc_status status = cli_open(cli->args, ret_rpc);
+    return status == RPC_OK ? CLI_OK : explain(cli, status, ret_rpc);
 }
 
 int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)
 {
     if (status == RPC_REFUSED)
         return explain_refusal(cli, reply);
-    return status == RPC_OK ? CLI_OK : explain(cli, status);
+    return status == RPC_OK ? CLI_OK : explain(cli, status, cli->rpc);
 }
 
 int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
@@ -135,6 +179,26 @@ int cli_print_json(struct cli *cli, const msgpack_object *value)
         return CLI_FINDING;
     }
     fprintf(cli->out, "%s\n", text);
+    free(text);
+    return CLI_OK;
+}
+
+int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned indent, FILE *out)
+{
+    struct mpk_doc doc;
+    char *text = NULL;
+    int rc = ERR_MEMORY;
+    if (mpk_writer_ok(writer))
+        rc = mpk_parse(writer->buffer.data, writer->buffer.size, &mpk_result_limits, &doc);
+    if (rc == 0) {
+        text = mpk_to_json(doc.root, indent);
+        mpk_doc_clear(&doc);
+    } else if (rc != ERR_MEMORY) {
+        return cli_fail(cli, CLI_FINDING, "this is too much for one JSON document");
+    }
+    if (!text)
+        return cli_fail(cli, CLI_FINDING, "out of memory");
+    fprintf(out, "%s\n", text);
     free(text);
     return CLI_OK;
 }

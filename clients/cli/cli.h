@@ -23,6 +23,11 @@ struct cli {
     int width;
 };
 
+/* Said when no attnd is found in the places where one may be. */
+#define CLI_NOBODY_HINT                                                                            \
+    "Start it with `attnd`; join group attnd if it runs as a service; if it runs in a container "  \
+    "or elsewhere, name it with --address or $ATTND_ADDRESS"
+
 /* Calls attnd; a failure is explained on err. Returns CLI_OK (then rpc_reply_clear is the caller's)
  * or the exit code. */
 int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
@@ -30,6 +35,10 @@ int cli_call(struct cli *cli, const char *method, const struct mpk_writer *param
 
 /* Explains what rpc_call said, unless it was RPC_OK. Returns CLI_OK or the exit code. */
 int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply);
+
+/* rpc_open with what the command line names. When nobody is named and found, one that is just
+ * starting is waited for, as for an answer. */
+enum rpc_status cli_open(const struct args *args, struct rpc *ret_rpc);
 
 /* Connects, or explains on err. Returns CLI_OK or the exit code. */
 int cli_connect(struct cli *cli, struct rpc *ret_rpc);
@@ -44,8 +53,16 @@ int cli_fail(struct cli *cli, int code, const char *sentence);
 
 int cli_fail_output(struct cli *cli);
 
+/* Whether this user may connect to an endpoint, as far as a file's mode tells. Returns CLI_OK, or
+ * CLI_UNREACHABLE with a sentence on err. */
+int cli_check_entry(struct cli *cli, const char *endpoint);
+
 /* The value as indented JSON on out. Returns CLI_OK, or CLI_FINDING when out of memory. */
 int cli_print_json(struct cli *cli, const msgpack_object *value);
+/* Prints a writer's value as JSON on `out`, `indent` 0 for one line. Returns CLI_OK; or
+ * CLI_FINDING, when out of memory or when it is too much for one document: then that stands on err.
+ */
+int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned indent, FILE *out);
 
 /* Calls a method without parameters and prints its answer: as JSON with --json, else by `show`. */
 int cli_show(struct cli *cli, const char *method,
@@ -57,6 +74,7 @@ int cmd_jobs(struct cli *cli);
 int cmd_summary(struct cli *cli);
 int cmd_tail(struct cli *cli);
 int cmd_stats(struct cli *cli);
+int cmd_page(struct cli *cli);
 int cmd_config(struct cli *cli);
 int cmd_flush(struct cli *cli);
 int cmd_history(struct cli *cli);

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* ping, config, flush: the daemon itself. */
+/* ping, page, config, flush: the daemon itself. */
 #include "ask.h"
 #include "cli.h"
 #include "field.h"
 #include "out.h"
+#include "reach.h"
 
 #include <inttypes.h>
+#include <string.h>
+
+#define URL_MAX 320
 
 static int show_ping(struct cli *cli, const msgpack_object *result)
 {
@@ -16,13 +20,76 @@ static int show_ping(struct cli *cli, const msgpack_object *result)
         mpk_get_f64(value, &seconds);
     field_text(result, "version", version, sizeof(version));
     out_duration(seconds, uptime);
-    fprintf(cli->out, "attnd %s at %s, up %s\n", version, cli->args->endpoint, uptime);
+    fprintf(cli->out, "attnd %s at %s, up %s\n", version, cli->rpc->endpoint, uptime);
     return CLI_OK;
 }
 
 int cmd_ping(struct cli *cli)
 {
     return cli_show(cli, "ping", show_ping);
+}
+
+/* The first line of the file that attnd writes beside its sockets; "" when there is none. */
+static void read_page_file(const char *directory, char ret_url[URL_MAX])
+{
+    char path[ENDPOINT_MAX + 8];
+    snprintf(path, sizeof(path), "%s/page", directory);
+    FILE *file = *directory ? fopen(path, "re") : NULL;
+    if (!file || !fgets(ret_url, URL_MAX, file))
+        *ret_url = '\0';
+    if (file)
+        fclose(file);
+    ret_url[strcspn(ret_url, "\n")] = '\0';
+}
+
+/* Where attnd says that it binds HTTP. */
+static void read_page_setting(struct cli *cli, const msgpack_object *config, char ret_url[URL_MAX])
+{
+    char bound[ENDPOINT_MAX], endpoint[ENDPOINT_MAX];
+    field_text(config, "http.endpoint", bound, sizeof(bound));
+    reach_from_here(cli, bound, endpoint);
+    if (strncmp(endpoint, "tcp://", 6) == 0)
+        snprintf(ret_url, URL_MAX, "http://%s/", endpoint + 6);
+}
+
+static int print_page_json(struct cli *cli, const char *url)
+{
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 1);
+    mpk_put_str(&writer, "page");
+    if (*url)
+        mpk_put_str(&writer, url);
+    else
+        mpk_put_nil(&writer);
+    int code = cli_print_written(cli, &writer, 2, cli->out);
+    mpk_writer_clear(&writer);
+    return code;
+}
+
+/* The file is read only when attnd answers: one that was killed leaves it behind. */
+int cmd_page(struct cli *cli)
+{
+    struct rpc_reply reply;
+    char directory[ENDPOINT_MAX], url[URL_MAX] = "", setting[8];
+    int code = cli_call(cli, "config", NULL, &reply);
+    if (code != CLI_OK)
+        return code;
+    field_text(reply.result, "http.enabled", setting, sizeof(setting));
+    bool enabled = strcmp(setting, "true") == 0;
+    reach_directory(cli, directory);
+    if (enabled)
+        read_page_file(directory, url);
+    if (enabled && !*url)
+        read_page_setting(cli, reply.result, url);
+    rpc_reply_clear(&reply);
+    if (cli->args->given & ARGS_JSON)
+        code = print_page_json(cli, url);
+    else if (*url)
+        fprintf(cli->out, "%s\n", url);
+    return *url ? code
+                : cli_fail(cli, CLI_FINDING,
+                           "this attnd has no page: set http.enabled: true in its config");
 }
 
 static int show_config(struct cli *cli, const msgpack_object *result)
@@ -53,19 +120,13 @@ int cmd_config(struct cli *cli)
 int cmd_flush(struct cli *cli)
 {
     struct rpc_reply reply;
-    struct mpk_writer params;
-    const char *job = cli->args->word_count > 1 ? cli->args->words[1] : NULL;
+    struct ask ask;
     int code = ask_patiently(cli);
     if (code != CLI_OK)
         return code;
-    mpk_writer_init(&params);
-    mpk_put_map(&params, job ? 1 : 0);
-    if (job) {
-        mpk_put_str(&params, "job");
-        mpk_put_str(&params, job);
-    }
-    code = cli_call(cli, "flush", &params, &reply);
-    mpk_writer_clear(&params);
+    ask_init(&ask);
+    ask_text(&ask, "job", cli->args->word_count > 1 ? cli->args->words[1] : NULL);
+    code = ask_call(cli, "flush", &ask, &reply);
     if (code != CLI_OK)
         return code;
     uint64_t windows = field_u64(reply.result, "windows");

@@ -46,7 +46,7 @@ static const char start[] =
 /* What attnd.bridge takes, but for what attnctl knows anyway; tests/cli compares. */
 static const struct option_text options[] = {
     {"what is forwarded", NULL, NULL, NULL},
-    {"summaries", "ENDPOINT", "where attnd publishes (default: ask attnd)", NULL},
+    {"summaries", "ENDPOINT", "exactly the socket where attnd publishes", NULL},
     {"job", "JOB", "only this job; may be given again", "JOB"},
     {"metrics", "PATTERNS", "which metrics, with commas; * and ? are allowed", "METRIC,"},
     {"statistics", "PATTERNS", "which numbers of a window, with commas",

@@ -138,13 +138,12 @@ int cmd_compare(struct cli *cli)
     struct rpc_reply reply;
     struct ask ask;
     uint64_t count = args->count ? args->count : HEADS_DEFAULT;
-    char text[UNKNOWN_TEXT_MAX];
     if (!read_subject(args->words[1], &a))
         return refuse_subject(cli, args->words[1]);
     if (!read_subject(args->words[2], &b))
         return refuse_subject(cli, args->words[2]);
-    if (args->metric && unknown_is_slip(args->metric, text))
-        return cli_usage(cli, "--metric: '%.80s': unknown%s", args->metric, text);
+    if (unknown_check_metric(cli) != CLI_OK)
+        return CLI_USAGE;
     int code = ask_patiently(cli);
     if (code != CLI_OK)
         return code;

@@ -151,7 +151,7 @@ static int show_series(struct cli *cli, const msgpack_object *result)
         return CLI_OK;
     }
     if (series.heads == 0 || series.windows == 0)
-        return cli_usage(cli, "what answers at %s has no history", cli->args->endpoint);
+        return cli_usage(cli, "what answers at %s has no history", cli->rpc->endpoint);
     print_heading(cli, &series);
     if (series.heads == 1 && series.windows > 1 && spark_fits(cli->out))
         print_spark(cli, &series);

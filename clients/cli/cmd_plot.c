@@ -65,7 +65,7 @@ static void name_choice(const struct plot *plot, const struct choice *choice,
     if (plot->options.kind == PLOT_FLOW)
         snprintf(ret_layer, PLACE_TEXT_MAX, "%" PRIu32, id.layer);
     else
-        place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_layer);
+        place_layer(id, ret_layer);
     snprintf(ret_head, 16, choice->mean ? "mean" : "%02" PRIu32, choice->head);
 }
 

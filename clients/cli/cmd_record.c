@@ -6,6 +6,7 @@
  * comes at some time, like Ctrl-C, first takes what is on its way. The file is made when attnd has
  * said that it hears us, so that a failure leaves none. */
 #include "cli.h"
+#include "drain.h"
 #include "field.h"
 #include "interrupt.h"
 #include "now.h"
@@ -23,8 +24,8 @@
 
 /* How often a wait looks at the clock. */
 #define LOOK_MS 100
-/* Messages that ZeroMQ reads ahead, beside what attnd keeps for us (tap.budget). */
-#define RECEIVE_QUEUE 64
+/* Bytes that wait for the disk, beside what attnd keeps for us (tap.budget). */
+#define WAITING_BYTES_MAX (UINT64_C(256) << 20)
 /* Topic and map. */
 #define LEADING    2
 #define FRAMES_MAX (LEADING + RECORDING_FRAMES_MAX)
@@ -32,14 +33,16 @@
 struct recording {
     struct cli *cli;
     const char *job;
-    void *socket;
+    struct link link;
+    struct drain drain; /* reads the link's socket */
     char endpoint[ENDPOINT_MAX], topic[TOPIC_MAX];
     struct recorder recorder;
     struct ranks ranks;
     bool numbered; /* the next number is known */
     uint64_t next, dropped;
-    uint64_t lost;   /* dropped by attnd */
-    uint64_t breaks; /* connections that broke; what was lost then is not known */
+    uint64_t drained; /* dropped by our drain, of what is counted as lost */
+    uint64_t lost;    /* dropped by attnd or here */
+    uint64_t breaks;  /* connections that broke; what was lost then is not known */
     char error[RECORDER_ERROR_MAX];
 };
 
@@ -61,7 +64,7 @@ static void clear_tapped(struct tapped *tapped)
 }
 
 /* All frames of a message that is there; whether they are not too many. */
-static bool receive_frames(void *socket, struct tapped *tapped)
+static bool receive_frames(struct drain *drain, struct tapped *tapped)
 {
     bool fits = true;
     int more = 1;
@@ -69,10 +72,11 @@ static bool receive_frames(void *socket, struct tapped *tapped)
     while (more) {
         zmq_msg_t frame;
         zmq_msg_init(&frame);
-        if (zmq_msg_recv(&frame, socket, ZMQ_DONTWAIT) < 0) {
+        if (zmq_msg_recv(&frame, drain->socket, ZMQ_DONTWAIT) < 0) {
             zmq_msg_close(&frame);
             return false;
         }
+        drain_taken(drain, &frame);
         more = zmq_msg_more(&frame);
         fits = fits && tapped->count < FRAMES_MAX;
         if (fits) {
@@ -102,9 +106,9 @@ static bool read_map(struct tapped *tapped)
 /* Waits up to LOOK_MS for one; clear_tapped is the caller's in any case. */
 static bool receive(struct recording *recording, struct tapped *tapped)
 {
-    zmq_pollitem_t item = {.socket = recording->socket, .events = ZMQ_POLLIN};
+    zmq_pollitem_t item = {.socket = recording->drain.socket, .events = ZMQ_POLLIN};
     tapped->count = 0;
-    return zmq_poll(&item, 1, LOOK_MS) > 0 && receive_frames(recording->socket, tapped) &&
+    return zmq_poll(&item, 1, LOOK_MS) > 0 && receive_frames(&recording->drain, tapped) &&
            read_map(tapped);
 }
 
@@ -115,11 +119,14 @@ static bool receive(struct recording *recording, struct tapped *tapped)
 static void note_number(struct recording *recording, const struct tapped *tapped)
 {
     bool gap = recording->numbered && tapped->n != recording->next;
-    if (gap && tapped->n > recording->next &&
-        tapped->n - recording->next == tapped->dropped - recording->dropped)
-        recording->lost += tapped->n - recording->next;
-    else
+    uint64_t missing = tapped->n - recording->next, dropped = tapped->dropped - recording->dropped;
+    uint64_t here = atomic_load(&recording->drain.dropped) - recording->drained;
+    if (gap && tapped->n > recording->next && missing >= dropped && missing - dropped <= here) {
+        recording->lost += missing;
+        recording->drained += missing - dropped;
+    } else {
         recording->breaks += gap;
+    }
     recording->numbered = true;
     recording->next = tapped->n + (tapped->count > LEADING);
     recording->dropped = tapped->dropped;
@@ -154,7 +161,7 @@ static int write_tapped(struct recording *recording, struct tapped *tapped)
 
 static int ask_endpoint(struct recording *recording)
 {
-    int code = reach_endpoint(recording->cli, "tap.endpoint", recording->endpoint);
+    int code = reach_endpoint(recording->cli, ADDRESS_TAP, recording->endpoint);
     if (code == CLI_OK && !*recording->endpoint)
         return cli_usage(recording->cli,
                          "attnd does not say where recorders listen: its version has no "
@@ -162,7 +169,7 @@ static int ask_endpoint(struct recording *recording)
     return code;
 }
 
-static int connect_tap(struct recording *recording)
+static int connect_tap(struct recording *recording, void **ret_socket)
 {
     void *socket = zmq_socket(recording->cli->rpc->context, ZMQ_SUB);
     if (!socket) {
@@ -170,10 +177,10 @@ static int connect_tap(struct recording *recording)
                  zmq_strerror(errno));
         return fail_file(recording);
     }
-    recording->socket = socket;
+    *ret_socket = socket;
     topic_job("tap", recording->job, recording->topic);
     sockopt_int(socket, ZMQ_LINGER, 0);
-    sockopt_int(socket, ZMQ_RCVHWM, RECEIVE_QUEUE);
+    sockopt_int(socket, ZMQ_RCVHWM, 0);
     sockopt_frame_max(socket, RECORDING_MESSAGE_MAX);
     if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, recording->topic, strlen(recording->topic)) == 0 &&
         zmq_connect(socket, recording->endpoint) == 0)
@@ -257,19 +264,17 @@ static int follow(struct recording *recording)
  * makes it greet us once more, behind all that is on its way. */
 static int catch_up(struct recording *recording)
 {
-    void *last = recording->socket, *another = NULL;
+    void *another = NULL;
     uint64_t patience_ns = (uint64_t)recording->cli->args->timeout_ms * 1000000;
     uint64_t deadline = now_ns() + patience_ns;
     bool came, greeting = false;
-    int code = connect_tap(recording);
-    another = recording->socket;
-    recording->socket = last;
+    int code = connect_tap(recording, &another);
     while (code == CLI_OK && !greeting && now_ns() < deadline) {
         code = take(recording, &came, &greeting);
         if (came)
             deadline = now_ns() + patience_ns;
     }
-    if (another && another != last)
+    if (another)
         zmq_close(another);
     recording->breaks += !greeting;
     return code;
@@ -330,7 +335,10 @@ static int record(struct recording *recording)
     int code = ask_endpoint(recording);
     interrupt_catch();
     if (code == CLI_OK)
-        code = connect_tap(recording);
+        code = connect_tap(recording, &recording->link.socket);
+    if (code == CLI_OK && drain_start(&recording->drain, recording->cli->rpc->context,
+                                      &recording->link, 0, WAITING_BYTES_MAX) != 0)
+        code = cli_fail(recording->cli, CLI_FINDING, "cannot start a thread");
     if (code == CLI_OK)
         code = begin(recording);
     if (code != CLI_OK)
@@ -351,8 +359,9 @@ int cmd_record(struct cli *cli)
         return cli_usage(cli, "'%.80s' is no name of a job (valid: 1 to 128 of A-Z a-z 0-9 . _ -)",
                          recording.job);
     int code = record(&recording);
-    if (recording.socket)
-        zmq_close(recording.socket);
+    drain_stop(&recording.drain);
+    if (recording.link.socket)
+        zmq_close(recording.link.socket);
     ranks_clear(&recording.ranks);
     return code;
 }

@@ -20,7 +20,7 @@ static int find_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
         snprintf(ret_endpoint, ENDPOINT_MAX, "%s", cli->args->ingest);
         return CLI_OK;
     }
-    int code = reach_endpoint(cli, "ingest.endpoint", ret_endpoint);
+    int code = reach_endpoint(cli, ADDRESS_INGEST, ret_endpoint);
     if (code == CLI_OK && !*ret_endpoint)
         return cli_usage(cli, "attnd does not say where it takes messages: give --ingest ENDPOINT");
     return code;

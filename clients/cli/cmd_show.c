@@ -24,8 +24,12 @@ static bool is_job(const struct show_options *options)
 static int read_args(const struct show_options *options, struct args *ret_args, char *reterr)
 {
     char error[ARGS_ERROR_MAX];
-    char *argv[9] = {(char *)"attnctl"};
+    char *argv[11] = {(char *)"attnctl"};
     int argc = 1;
+    if (options->address) {
+        argv[argc++] = (char *)"--address";
+        argv[argc++] = (char *)options->address;
+    }
     if (options->endpoint) {
         argv[argc++] = (char *)"--endpoint";
         argv[argc++] = (char *)options->endpoint;
@@ -111,7 +115,7 @@ static int choose(const struct show_options *options, struct view *view, struct 
     source_layers(view->source, &layers);
     view->layer = &layers[wish->layer];
     view->wish = wish;
-    place_text(&(struct place){.id = view->layer->id, .role = TENSOR_WEIGHTS}, view->name);
+    place_layer(view->layer->id, view->name);
     wish->sample = options->sample_given ? options->sample : view->layer->first_sample;
     code = source_check(view->source, wish->layer, wish->sample,
                         wish->head == HEAD_MEAN ? 0 : wish->head, reterr);

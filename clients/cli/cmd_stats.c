@@ -80,7 +80,7 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
     struct out_table table;
     const msgpack_object *dropped = mpk_find(result, "dropped");
     if (result->type != MSGPACK_OBJECT_MAP)
-        return cli_usage(cli, "what answers at %s has no counters", cli->args->endpoint);
+        return cli_usage(cli, "what answers at %s has no counters", cli->rpc->endpoint);
     out_init(&table, 2);
     out_cell(&table, "COUNTER");
     out_cell(&table, "VALUE");

@@ -363,15 +363,12 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
 int cmd_summary(struct cli *cli)
 {
     struct rpc_reply reply;
-    struct mpk_writer params;
     struct ask ask;
     ask_init(&ask);
     ask_text(&ask, "job", cli->args->words[1]);
     ask_text(&ask, "run", cli->args->run);
     ask_layer(&ask, cli->args);
-    ask_write(&ask, &params);
-    int code = cli_call(cli, "summary", &params, &reply);
-    mpk_writer_clear(&params);
+    int code = ask_call(cli, "summary", &ask, &reply);
     if (code != CLI_OK)
         return code;
     if (cli->args->given & ARGS_JSON)

@@ -2,6 +2,7 @@
 /* tail: one line per message that attnd publishes, until Ctrl-C or --count. Where it publishes is
  * asked through the control endpoint. */
 #include "cli.h"
+#include "drain.h"
 #include "field.h"
 #include "interrupt.h"
 #include "out.h"
@@ -17,12 +18,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Results that wait to be printed. */
+#define RESULTS_MAX       1000
+#define RESULTS_BYTES_MAX (UINT64_C(256) << 20)
+
 /* Where to subscribe -----------------------------------------------------------------------------
  */
 
 static int ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
 {
-    int code = reach_endpoint(cli, "publish.endpoint", ret_endpoint);
+    int code = reach_endpoint(cli, ADDRESS_PUBLISH, ret_endpoint);
     if (code != CLI_OK)
         return code;
     if (!*ret_endpoint)
@@ -253,16 +258,17 @@ static bool print_message(struct cli *cli, zmq_msg_t *frame)
 
 /* Takes one message off the socket: topic, map. Frames beyond are ignored. Returns whether a line
  * was printed. */
-static bool take_message(struct cli *cli, void *socket)
+static bool take_message(struct cli *cli, struct drain *drain)
 {
     bool printed = false;
     int more = 1;
     for (int index = 0; more; index++) {
         zmq_msg_t frame;
         zmq_msg_init(&frame);
-        if (zmq_msg_recv(&frame, socket, ZMQ_DONTWAIT) < 0)
+        if (zmq_msg_recv(&frame, drain->socket, ZMQ_DONTWAIT) < 0)
             more = 0;
         else {
+            drain_taken(drain, &frame);
             more = zmq_msg_more(&frame);
             if (index == 1)
                 printed = print_message(cli, &frame);
@@ -273,30 +279,42 @@ static bool take_message(struct cli *cli, void *socket)
 }
 
 /* A reader that goes away ends it at once, and not with the next message. */
-static void follow(struct cli *cli, void *socket)
+static void follow(struct cli *cli, struct drain *drain)
 {
-    zmq_pollitem_t items[] = {{.socket = socket, .events = ZMQ_POLLIN}, {.fd = fileno(cli->out)}};
+    zmq_pollitem_t items[] = {{.socket = drain->socket, .events = ZMQ_POLLIN},
+                              {.fd = fileno(cli->out)}};
     uint64_t left = cli->args->count ? cli->args->count : UINT64_MAX;
     while (left > 0 && !interrupt_came() && !ferror(cli->out) && !items[1].revents) {
         if (zmq_poll(items, 2, -1) <= 0)
             continue;
         if (items[0].revents)
-            left -= take_message(cli, socket);
+            left -= take_message(cli, drain);
     }
 }
 
-static void *subscribe(struct rpc *rpc, const char *endpoint, const char *prefix)
+/* A pager may take none for as long as it likes: the drain does. */
+static int tail(struct cli *cli, const char *endpoint, const char *prefix)
 {
-    void *socket = zmq_socket(rpc->context, ZMQ_SUB);
-    if (!socket)
-        return NULL;
-    sockopt_int(socket, ZMQ_LINGER, 0);
-    sockopt_frame_max(socket, mpk_result_limits.bytes);
-    if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, prefix, strlen(prefix)) == 0 &&
-        zmq_connect(socket, endpoint) == 0)
-        return socket;
-    zmq_close(socket);
-    return NULL;
+    struct link link = {.socket = zmq_socket(cli->rpc->context, ZMQ_SUB)};
+    struct drain drain;
+    if (!link.socket)
+        return cli_fail(cli, CLI_FINDING, zmq_strerror(errno));
+    sockopt_int(link.socket, ZMQ_LINGER, 0);
+    sockopt_int(link.socket, ZMQ_RCVHWM, 0);
+    sockopt_frame_max(link.socket, mpk_result_limits.bytes);
+    bool connected = zmq_setsockopt(link.socket, ZMQ_SUBSCRIBE, prefix, strlen(prefix)) == 0 &&
+                     zmq_connect(link.socket, endpoint) == 0;
+    if (connected &&
+        drain_start(&drain, cli->rpc->context, &link, RESULTS_MAX, RESULTS_BYTES_MAX) == 0) {
+        interrupt_catch();
+        follow(cli, &drain);
+        drain_stop(&drain);
+        zmq_close(link.socket);
+        return CLI_OK;
+    }
+    int error = errno;
+    zmq_close(link.socket);
+    return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(error));
 }
 
 /* Whether a topic may begin like this. */
@@ -313,8 +331,7 @@ static bool is_topic(const char *prefix)
 
 int cmd_tail(struct cli *cli)
 {
-    char endpoint[ENDPOINT_MAX], text[UNKNOWN_TEXT_MAX];
-    const char *metric = cli->args->metric;
+    char endpoint[ENDPOINT_MAX];
     const char *prefix = cli->args->word_count > 1 ? cli->args->words[1] : "";
     int code = CLI_OK;
     if (!is_topic(prefix))
@@ -322,19 +339,11 @@ int cmd_tail(struct cli *cli)
                          "no topic begins with '%.80s' (valid: alert/, job/, live/, summary/, such "
                          "as summary/%.80s/)",
                          prefix, prefix);
-    if (metric && unknown_is_slip(metric, text))
-        return cli_usage(cli, "--metric: '%.80s': unknown%s", metric, text);
+    if (unknown_check_metric(cli) != CLI_OK)
+        return CLI_USAGE;
     if (cli->args->summaries)
         snprintf(endpoint, sizeof(endpoint), "%s", cli->args->summaries);
     else
         code = ask_endpoint(cli, endpoint);
-    if (code != CLI_OK)
-        return code;
-    void *socket = subscribe(cli->rpc, endpoint, prefix);
-    if (!socket)
-        return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(errno));
-    interrupt_catch();
-    follow(cli, socket);
-    zmq_close(socket);
-    return CLI_OK;
+    return code == CLI_OK ? tail(cli, endpoint, prefix) : code;
 }

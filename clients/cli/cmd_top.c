@@ -220,11 +220,10 @@ static int show_with_signals(struct top *top)
 static int check(struct cli *cli)
 {
     struct rpc_reply reply;
-    char text[UNKNOWN_TEXT_MAX];
     if (cli->args->given & ARGS_JSON)
         return cli_usage(cli, "top is for people; attnctl summary --json is for programs");
-    if (cli->args->metric && unknown_is_slip(cli->args->metric, text))
-        return cli_usage(cli, "--metric: '%.80s': unknown%s", cli->args->metric, text);
+    if (unknown_check_metric(cli) != CLI_OK)
+        return CLI_USAGE;
     int code = cli_call(cli, "ping", NULL, &reply);
     if (code != CLI_OK)
         return code;

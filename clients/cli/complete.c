@@ -8,7 +8,6 @@
 #include "header.h"
 #include "metric.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,9 +16,9 @@
 
 struct completion {
     FILE *out;
-    const char *typed;    /* what has been typed of the value; candidates begin like it */
-    const char *endpoint; /* whom to ask for jobs; NULL = as without an option */
-    const char *before;   /* goes before every candidate: of "--stack=dec" what is before "dec" */
+    const char *typed;              /* what has been typed of the value; candidates begin like it */
+    const char *address, *endpoint; /* whom to ask for jobs; NULL = as without an option */
+    const char *before; /* goes before every candidate: of "--stack=dec" what is before "dec" */
     int before_length;
     bool list;                      /* what is before it has items already */
     const struct command *command;  /* NULL = none yet */
@@ -107,12 +106,8 @@ static void offer_layers_of(const struct completion *completion, const msgpack_o
         if (strcmp(job, completion->subject) != 0 || is_repeated(jobs, i, job))
             continue;
         for (uint32_t l = 0; l < field_length(layers); l++) {
-            const msgpack_object *layer = &layers->via.array.ptr[l];
-            char stack[16], site[16], place[64];
-            field_text(layer, "stack", stack, sizeof(stack));
-            field_text(layer, "site", site, sizeof(site));
-            snprintf(place, sizeof(place), "%s.%" PRIu64 ".%s", stack, field_u64(layer, "layer"),
-                     site);
+            char place[LAYER_TEXT_MAX];
+            field_layer(&layers->via.array.ptr[l], place);
             offer_word(completion, place);
         }
     }
@@ -127,9 +122,12 @@ static void ask_jobs(const struct completion *completion,
     struct args args;
     struct rpc rpc;
     struct rpc_reply reply;
-    args_parse(1, argv, &args, error); /* for the endpoint */
-    const char *endpoint = completion->endpoint ? completion->endpoint : args.endpoint;
-    if (rpc_open(endpoint, JOBS_MS, &rpc) != RPC_OK)
+    args_parse(1, argv, &args, error); /* for the environment */
+    if (completion->endpoint || completion->address) {
+        args.endpoint = completion->endpoint;
+        args.address = completion->address;
+    }
+    if (rpc_open(args.endpoint, args.address, JOBS_MS, &rpc) != RPC_OK)
         return;
     if (rpc_call(&rpc, "jobs", NULL, &reply) == RPC_OK) {
         take(completion, reply.result);
@@ -297,6 +295,10 @@ static int read_words(int argc, char *const *argv, struct completion *completion
             completion->endpoint = argv[at + 1];
         else if (strncmp(word, "--endpoint=", 11) == 0)
             completion->endpoint = word + 11;
+        else if (takes && strcmp(word, "--address") == 0)
+            completion->address = argv[at + 1];
+        else if (strncmp(word, "--address=", 10) == 0)
+            completion->address = word + 10;
         if (word[0] != '-')
             read_word(completion, word, words++);
         at += 1 + takes;

@@ -45,7 +45,9 @@ void help_print(FILE *out)
     fputs("\noptions of every command:\n", out);
     args_each_option(ARGS_EVERY_COMMAND, print_option, out);
     fputs("\nattnctl help COMMAND shows a command's own options and examples.\n"
-          "Endpoint: --endpoint, else $ATTND_ENDPOINT, else tcp://127.0.0.1:5572.\n"
+          "Which attnd: --address or --endpoint, else $ATTND_ENDPOINT, else $ATTND_ADDRESS;\n"
+          "else the first that answers in $XDG_RUNTIME_DIR/attnd, /run/user/UID/attnd,\n"
+          "/tmp/attnd-UID or /run/attnd (the service: join group attnd).\n"
           "\nexamples:\n  attnctl jobs\n  attnctl summary gpt-small --metric entropy\n"
           "\nExit status: 0 done; 1 bad news, out of memory, or the output cannot be written;\n"
           "2 wrong usage; 3 attnd cannot be reached\n",

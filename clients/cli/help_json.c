@@ -61,19 +61,6 @@ static void put_command(struct mpk_writer *writer, const struct command *command
     put_examples(writer, command);
 }
 
-static int print(struct cli *cli, const struct mpk_writer *writer)
-{
-    struct mpk_doc doc;
-    if (!mpk_writer_ok(writer) ||
-        mpk_parse(writer->buffer.data, writer->buffer.size, &mpk_result_limits, &doc) != 0) {
-        fputs("attnctl: out of memory\n", cli->err);
-        return CLI_FINDING;
-    }
-    int code = cli_print_json(cli, doc.root);
-    mpk_doc_clear(&doc);
-    return code;
-}
-
 int help_print_json(struct cli *cli, const struct command *command)
 {
     struct mpk_writer writer;
@@ -84,7 +71,7 @@ int help_print_json(struct cli *cli, const struct command *command)
     for (int i = 0; i < command_count; i++)
         if (!command || command == &commands[i])
             put_command(&writer, &commands[i]);
-    int code = print(cli, &writer);
+    int code = cli_print_written(cli, &writer, 2, cli->out);
     mpk_writer_clear(&writer);
     return code;
 }

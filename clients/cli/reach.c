@@ -34,18 +34,45 @@ static void reachable(const char *bound, const char *control, char ret_endpoint[
         snprintf(ret_endpoint, ENDPOINT_MAX, "%s", bound);
 }
 
-int reach_endpoint(struct cli *cli, const char *key, char ret_endpoint[ENDPOINT_MAX])
+void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX])
+{
+    reachable(bound, cli->rpc->endpoint, ret_endpoint);
+}
+
+void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX])
+{
+    static const char ipc[] = "ipc://";
+    const char *path = cli->rpc->endpoint + strlen(ipc);
+    const char *end = strrchr(cli->rpc->endpoint, '/');
+    int length = strncmp(cli->rpc->endpoint, ipc, strlen(ipc)) == 0 ? (int)(end - path) : 0;
+    snprintf(ret_directory, ENDPOINT_MAX, "%.*s", length > 0 ? length : 0, path);
+}
+
+static int ask_endpoint(struct cli *cli, enum address_socket which, char *ret_endpoint)
 {
     struct rpc_reply reply;
-    char bound[ENDPOINT_MAX];
+    char key[32], bound[ENDPOINT_MAX];
     int code = cli_call(cli, "config", NULL, &reply);
     if (code != CLI_OK)
         return code;
+    snprintf(key, sizeof(key), "%s.endpoint", address_socket_name[which]);
     field_text(reply.result, key, bound, sizeof(bound));
     rpc_reply_clear(&reply);
     size_t length = strlen(bound);
     ret_endpoint[0] = '\0';
     if (length > 0 && bound[length - 1] != '*')
-        reachable(bound, cli->args->endpoint, ret_endpoint);
+        reach_from_here(cli, bound, ret_endpoint);
     return CLI_OK;
+}
+
+int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX])
+{
+    char directory[ENDPOINT_MAX], reason[ADDRESS_REASON_MAX];
+    if (cli->args->endpoint)
+        return ask_endpoint(cli, which, ret_endpoint);
+    reach_directory(cli, directory);
+    const char *address = *directory ? directory : cli->args->address;
+    if (address_endpoint(address, which, ret_endpoint, reason) != 0)
+        return cli_usage(cli, "address %s", reason);
+    return cli_check_entry(cli, ret_endpoint);
 }

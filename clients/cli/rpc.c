@@ -11,11 +11,30 @@
 #include "sockopt.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
-enum rpc_status rpc_open(const char *endpoint, int timeout_ms, struct rpc *ret_rpc)
+/* Writes rpc->endpoint. */
+static enum rpc_status choose_endpoint(const char *endpoint, const char *address, struct rpc *rpc)
 {
-    struct rpc rpc = {.endpoint = endpoint, .timeout_ms = timeout_ms, .context = zmq_ctx_new()};
+    if (!endpoint && address_find(address, ADDRESS_CONTROL, rpc->endpoint, rpc->reason) != 0)
+        return address ? RPC_ADDRESS : RPC_NOBODY;
+    rpc->found = !endpoint && !address;
+    if (endpoint && snprintf(rpc->endpoint, ADDRESS_MAX, "%s", endpoint) >= ADDRESS_MAX)
+        return RPC_ENDPOINT;
+    return RPC_OK;
+}
+
+enum rpc_status rpc_open(const char *endpoint, const char *address, int timeout_ms,
+                         struct rpc *ret_rpc)
+{
+    struct rpc rpc = {.timeout_ms = timeout_ms};
+    enum rpc_status status = choose_endpoint(endpoint, address, &rpc);
+    if (status != RPC_OK) {
+        *ret_rpc = rpc;
+        return status;
+    }
+    rpc.context = zmq_ctx_new();
     if (!rpc.context)
         return RPC_MEMORY;
     rpc.socket = zmq_socket(rpc.context, ZMQ_DEALER);
@@ -24,9 +43,11 @@ enum rpc_status rpc_open(const char *endpoint, int timeout_ms, struct rpc *ret_r
         return RPC_MEMORY;
     }
     sockopt_int(rpc.socket, ZMQ_LINGER, 0);
+    sockopt_int(rpc.socket, ZMQ_RCVHWM, 0);
     sockopt_frame_max(rpc.socket, mpk_result_limits.bytes);
-    if (zmq_connect(rpc.socket, endpoint) != 0) {
+    if (zmq_connect(rpc.socket, rpc.endpoint) != 0) {
         rpc_close(&rpc);
+        *ret_rpc = rpc;
         return RPC_ENDPOINT;
     }
     *ret_rpc = rpc;

@@ -10,6 +10,7 @@
 #ifndef CLI_RPC_H
 #define CLI_RPC_H
 
+#include "address.h"
 #include "mpk.h"
 
 #include <zmq.h>
@@ -19,21 +20,28 @@ enum rpc_status {
     RPC_REFUSED,     /* attnd answered with an error */
     RPC_UNREACHABLE, /* no answer in time */
     RPC_ENDPOINT,    /* the endpoint is not one */
+    RPC_ADDRESS,     /* the address is not one: see the reason */
+    RPC_NOBODY,      /* no attnd was found: see the reason */
     RPC_BROKEN,      /* something answered that is not attnd */
     RPC_INTERRUPTED, /* a signal came first */
     RPC_MEMORY,
 };
 
 struct rpc {
-    const char *endpoint;
     int timeout_ms;
     void *context, *socket;
     uint64_t last_id;
+    char endpoint[ADDRESS_MAX];      /* whom it asks */
+    bool found;                      /* nobody named it: it may be found elsewhere next time */
+    char reason[ADDRESS_REASON_MAX]; /* after RPC_ADDRESS and RPC_NOBODY */
 };
 
-/* Nothing is sent yet: an attnd that is not there shows at the first call. `endpoint` must outlive
- * the rpc. On failure *ret_rpc needs no rpc_close. Returns RPC_OK, RPC_ENDPOINT or RPC_MEMORY. */
-enum rpc_status rpc_open(const char *endpoint, int timeout_ms, struct rpc *ret_rpc);
+/* With an endpoint exactly that socket is asked; otherwise (NULL) that of the address, or (NULL) of
+ * the attnd that is found. Nothing is sent yet: an attnd that is named and not there shows at the
+ * first call. On failure *ret_rpc has a reason, and needs no rpc_close. Returns RPC_OK,
+ * RPC_ENDPOINT, RPC_ADDRESS, RPC_NOBODY or RPC_MEMORY. */
+enum rpc_status rpc_open(const char *endpoint, const char *address, int timeout_ms,
+                         struct rpc *ret_rpc);
 void rpc_close(struct rpc *rpc);
 
 #define RPC_TEXT_MAX 256

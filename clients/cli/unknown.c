@@ -66,7 +66,7 @@ bool unknown_in_layers(const msgpack_object *layers, const char *metric, const c
 }
 
 /* Those with a dot are numbers of a matrix or an aggregate: of these there are many. */
-bool unknown_is_slip(const char *metric, char ret_text[UNKNOWN_TEXT_MAX])
+static bool is_slip(const char *metric, char ret_text[UNKNOWN_TEXT_MAX])
 {
     static const char *const others[] = {"pattern", "sink_rate"};
     enum { OTHERS = sizeof(others) / sizeof(others[0]) };
@@ -82,4 +82,13 @@ bool unknown_is_slip(const char *metric, char ret_text[UNKNOWN_TEXT_MAX])
     }
     unknown_text(&unknown, "", ret_text);
     return *unknown.best != '\0';
+}
+
+int unknown_check_metric(struct cli *cli)
+{
+    const char *metric = cli->args->metric;
+    char text[UNKNOWN_TEXT_MAX];
+    if (!metric || !is_slip(metric, text))
+        return CLI_OK;
+    return cli_usage(cli, "--metric: '%.80s': unknown%s", metric, text);
 }

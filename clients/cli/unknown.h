@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* unknown: a name that is none of those there are: what to say of it. Pure; any thread. */
+/* unknown: a name that is none of those there are: what to say of it. One thread. */
 #ifndef CLI_UNKNOWN_H
 #define CLI_UNKNOWN_H
 
+#include "cli.h"
 #include "field.h"
 #include "nearest.h"
 
@@ -31,8 +32,8 @@ void unknown_text(const struct unknown *unknown, const char *see, char ret_text[
 bool unknown_in_layers(const msgpack_object *layers, const char *metric, const char *job,
                        char ret_text[UNKNOWN_TEXT_MAX]);
 
-/* Where nobody can be asked which metrics there are: whether one is unknown, and near one that is
- * known; if so, what goes behind its name. What is far from all may be of a newer attnd. */
-bool unknown_is_slip(const char *metric, char ret_text[UNKNOWN_TEXT_MAX]);
+/* Where nobody can be asked which metrics there are: refuses a --metric that is unknown and near
+ * one that is known. A name far from all may be of a newer attnd. Returns CLI_OK or CLI_USAGE. */
+int unknown_check_metric(struct cli *cli);
 
 #endif

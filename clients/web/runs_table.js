@@ -18,6 +18,7 @@ const COLUMNS = [
     ["layers"],
     ["messages"],
     ["lost"],
+    ["dropped"],
     ["alerts"],
 ];
 
@@ -34,11 +35,21 @@ function stateOf(store, run) {
     return [h("span", { class: `badge ${silence ? "silent" : run.state}` }, run.state), silence ? ` ${silence}` : ""];
 }
 
+/** All that was dropped, by attnd and by the job itself ("source"). */
+export const droppedCount = (run) => Object.values(run.dropped ?? {}).reduce((sum, count) => sum + count, 0);
+
+/** The reasons in its title. */
+function droppedOf(run) {
+    const reasons = Object.entries(run.dropped ?? {}).map(([reason, count]) => `${count} ${reason}`);
+    return h("td", { title: reasons.join(", ") || null }, droppedCount(run));
+}
+
 /** What attnd counts while it has a run in memory; of others the history knows the layers alone. */
 function countsOf(store, run) {
-    if (run.received !== undefined) return [cell(run.layers?.length ?? ""), cell(run.received), cell(run.lost ?? "")];
+    if (run.received !== undefined)
+        return [cell(run.layers?.length ?? ""), cell(run.received), cell(run.lost ?? ""), droppedOf(run)];
     const layers = run.run === store.run ? store.layers().length : 0,
-        rest = h("td", { class: "text gone", colspan: layers ? 2 : 3 }, "not kept over a restart");
+        rest = h("td", { class: "text gone", colspan: layers ? 3 : 4 }, "not kept over a restart");
     return layers ? [cell(layers), rest] : [rest];
 }
 

@@ -9,7 +9,7 @@ import { loadGrid, momentOf, seriesOf, valuesAt, windowAt } from "./grid.js";
 import { drawLegend, HeatMap, RECENT } from "./heat_map.js";
 import { facts, headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
 import { go, here, keep, link } from "./router.js";
-import { runsTable, silences } from "./runs_table.js";
+import { droppedCount, runsTable, silences } from "./runs_table.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 import { drawTimeMap, sparkline, whyNoTime } from "./time_map.js";
@@ -36,10 +36,14 @@ function layersOf(store, grid) {
 
 const samePlace = (a, b) => ["rule", "stack", "layer", "site", "head"].every((key) => a[key] === b[key]);
 
-const nothingYet = (job) =>
-    note(
-        `${job} has sent nothing that was measured yet. It is asked to capture every 50th step by default: attnctl plan get ${job} says what holds.`,
+function nothingYet(job, run) {
+    const refused = (run?.lost ?? 0) + (run ? droppedCount(run) : 0);
+    return note(
+        refused > 0
+            ? `${job} has sent nothing that was measured yet, and ${refused} of its messages were lost or dropped: attnctl summary ${job} says why.`
+            : `${job} has sent nothing that was measured yet. It is asked to capture every 50th step by default: attnctl plan get ${job} says what holds.`,
     );
+}
 
 const wrongMoment = (text) =>
     note(
@@ -266,10 +270,14 @@ class Overview {
         return { ...this.params, at: undefined, cell: undefined, stack, layer, site, head };
     }
 
+    drawNothing() {
+        this.heat.body.replaceChildren(nothingYet(this.params.job, this.store.shownRun()));
+    }
+
     drawAll() {
         this.layers = layersOf(this.store, this.grid);
         this.timeBox.hidden = this.layers.length === 0;
-        if (this.layers.length === 0) return this.heat.body.replaceChildren(nothingYet(this.params.job));
+        if (this.layers.length === 0) return this.drawNothing();
         this.map.cells.clear();
         this.map.draw(this.layers, this.heat.body.clientWidth || 900);
         this.recolor();
@@ -379,6 +387,7 @@ class Overview {
 
     drawRuns() {
         refill(this.runsBox.body, runsTable(this.store, this.params, this.endings));
+        if (this.layers.length === 0) this.drawNothing();
     }
 
     /* Time */

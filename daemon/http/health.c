@@ -3,7 +3,12 @@
  * that does not turn is noticed. */
 #include "http_part.h"
 
-#include <string.h>
+#include "err.h"
+#include "store_file.h"
+
+#include <stdio.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 /* A supervisor asks again soon. */
 #define PATIENCE_NS UINT64_C(2000000000)
@@ -22,28 +27,58 @@ void handle_health(struct request *request)
     request_ask(request, "ping", reply_health);
 }
 
-/* `history` of stats: {path, reason, size}; path is nil when there is none. */
-static bool history_works(const msgpack_object *stats)
+/* Less than so much on the disk is none. */
+#define ROOM_MIN (UINT64_C(1) << 20)
+
+/* Whether the disk of the history is full before anything has failed there. On this thread: a disk
+ * that does not answer keeps no trainer waiting. */
+static bool disk_is_full(const char *path)
 {
-    const msgpack_object *path = mpk_find(mpk_find(stats, "history"), "path");
-    return path && path->type == MSGPACK_OBJECT_STR;
+    struct statvfs disk;
+    if (statvfs(path, &disk) != 0 || disk.f_blocks == 0)
+        return false; /* it says so when it is written */
+    uint64_t blocks = geteuid() == 0 ? disk.f_bfree : disk.f_bavail;
+    return blocks * disk.f_frsize < ROOM_MIN;
+}
+
+static bool is_text(const msgpack_object *object)
+{
+    return object && object->type == MSGPACK_OBJECT_STR;
+}
+
+/* `history` of stats: {path, reason, size}; path is nil when there is none, reason when nothing is
+ * wrong. Returns why the history cannot be written, in a text that is kept in `room`, or NULL. */
+static const char *why_not_ready(const msgpack_object *stats, char *room, size_t size)
+{
+    const msgpack_object *history = mpk_find(stats, "history");
+    const msgpack_object *path = mpk_find(history, "path"), *reason = mpk_find(history, "reason");
+    if (is_text(reason)) {
+        snprintf(room, size, "the history cannot be written: %.*s", (int)reason->via.str.size,
+                 reason->via.str.ptr);
+        return room;
+    }
+    if (!is_text(path))
+        return err_text(ERR_HISTORY_OFF);
+    snprintf(room, size, "%.*s", (int)path->via.str.size, path->via.str.ptr);
+    return disk_is_full(room) ? "the history cannot be written: its disk is full" : NULL;
 }
 
 static void reply_ready(struct request *request, struct question *question)
 {
     struct mpk_doc doc;
-    bool works = !request->http->config->history_enabled;
+    char room[STORE_REASON_MAX];
     if (question->code ||
         mpk_parse(question->result, question->size, &mpk_result_limits, &doc) != 0) {
         reply_code(request, question->code ? question->code : ERR_MEMORY, question->detail);
         return;
     }
-    works = works || history_works(doc.root);
+    const char *why =
+        request->http->config->history_enabled ? why_not_ready(doc.root, room, sizeof room) : NULL;
     mpk_doc_clear(&doc);
-    if (works)
+    if (!why)
         reply_text(request, MHD_HTTP_OK, "text/plain", "ready\n");
     else
-        reply_code(request, ERR_HISTORY_OFF, NULL);
+        reply_code(request, ERR_HISTORY_OFF, why);
 }
 
 void handle_ready(struct request *request)

@@ -9,6 +9,8 @@
 #include "control.h"
 #include "err.h"
 #include "listen.h"
+#include "log.h"
+#include "page_url.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -265,6 +267,26 @@ static void on_closed(uv_handle_t *asked)
     free(asked->data);
 }
 
+/* The default port is the first attnd's on a machine that many share; the next one takes any, and
+ * says which. A port that somebody chose is that one or an error. */
+static int open_port(struct config *config, char *reterr)
+{
+    char *endpoint = config->http_endpoint.text;
+    struct config defaults;
+    int fd = activation_take("http", endpoint);
+    if (fd < 0)
+        fd = http_listen(endpoint, reterr);
+    config_defaults(&defaults);
+    if (fd >= 0 || errno != EADDRINUSE || strcmp(endpoint, defaults.http_endpoint.text) != 0)
+        return fd;
+    strcpy(endpoint, "tcp://127.0.0.1:*");
+    fd = http_listen(endpoint, reterr);
+    if (fd >= 0)
+        log_event(LOG_WARNING, "http_port_taken", LOG_STR("endpoint", defaults.http_endpoint.text),
+                  LOG_STR("instead", endpoint));
+    return fd;
+}
+
 int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct http **ret_http,
              char *reterr)
 {
@@ -287,15 +309,24 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     http->metrics = metrics_new(config, stats);
     if (!http->metrics)
         return fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
-    if (read_token(http, reterr) != 0 || open_loop(http, reterr) != 0)
+    if (read_token(http, reterr) != 0 ||
+        whose_init(&http->whose, config->http_users.text, reterr) != 0 ||
+        open_loop(http, reterr) != 0)
         return -1;
-    http->listen_fd = activation_take("http", config->http_endpoint.text);
-    if (http->listen_fd < 0)
-        http->listen_fd = http_listen(config->http_endpoint.text, reterr);
+    http->listen_fd = open_port(config, reterr);
     return http->listen_fd < 0 ? -1 : 0;
 }
 
-int http_start(struct http *http, struct control *control, char *reterr)
+static void http_show_page(struct http *http)
+{
+    if (*http->directory &&
+        page_url_write(http->directory, http->config->http_endpoint.text) != 0 &&
+        log_is_round(http->page_failures++))
+        log_event(LOG_WARNING, "page_not_told", LOG_STR("directory", http->directory),
+                  LOG_STR("reason", strerror(errno)));
+}
+
+int http_start(struct http *http, struct control *control, const char *directory, char *reterr)
 {
     http->control = control;
     if (server_start(http) != 0)
@@ -305,7 +336,16 @@ int http_start(struct http *http, struct control *control, char *reterr)
     if (rc != 0)
         return fail(reterr, "cannot start HTTP", uv_strerror(rc));
     http->started = true;
+    http->directory = directory;
+    http_show_page(http);
     return 0;
+}
+
+void http_keep_page(void *data)
+{
+    struct http *http = data;
+    if (*http->directory && !page_url_is_there(http->directory))
+        http_show_page(http);
 }
 
 /* Stop */
@@ -334,6 +374,8 @@ void http_close(struct http **http_p)
     *http_p = NULL;
     atomic_store(&http->closing, true);
     if (http->started) {
+        if (*http->directory)
+            page_url_remove(http->directory);
         uv_async_send(&http->wake);
         uv_thread_join(&http->thread);
     } else {
@@ -349,6 +391,7 @@ void http_close(struct http **http_p)
     feed_clear(&http->feed);
     events_clear(&http->events);
     metrics_free(&http->metrics);
+    whose_clear(&http->whose);
     uv_mutex_destroy(&http->lock);
     uv_close((uv_handle_t *)&http->asked, on_closed);
 }

@@ -16,14 +16,18 @@
 struct control;
 struct http;
 
-/* Binds http.endpoint, and writes the address it got back to *config. `loop` is the daemon's; it
- * and config and stats outlive the http. Returns 0, or -1 with a sentence in reterr
- * (CONFIG_ERROR_MAX bytes). */
+/* Binds http.endpoint, or a free port when that is the default and taken, and writes the address it
+ * got back to *config. `loop` is the daemon's; it and config and stats outlive the http. Returns 0,
+ * or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). */
 int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct http **ret_http,
              char *reterr);
 
-/* Starts the thread; questions are then put to `control`. Returns as http_new. */
-int http_start(struct http *http, struct control *control, char *reterr);
+/* Starts the thread; questions are then put to `control`. `directory` is attnd's, "" = none, and
+ * outlives the http. Returns as http_new. */
+int http_start(struct http *http, struct control *control, const char *directory, char *reterr);
+
+/* Writes the file `page` in the directory again when it has gone. `data` is the http. */
+void http_keep_page(void *data);
 
 /* Hands over one published result: a MessagePack map of `size` bytes, which is copied. Never waits;
  * what finds no room in http.queue is dropped and counted. Loop thread. Accepts NULL. */

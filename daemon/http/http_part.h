@@ -11,6 +11,7 @@
 #include "peer.h"
 #include "question.h"
 #include "route.h"
+#include "whose.h"
 
 #include <microhttpd.h>
 #include <stdatomic.h>
@@ -22,6 +23,8 @@ struct http {
     struct stats *stats;
     char token[HTTP_TOKEN_MAX]; /* "" = none is asked for */
     int listen_fd;
+    const char *directory; /* with the file `page`; "" = none */
+    uint64_t page_failures;
     /* Between the threads. */
     uv_async_t asked; /* of the daemon's loop */
     uv_async_t wake;  /* of the HTTP loop */
@@ -44,6 +47,7 @@ struct http {
     struct request *waiting;     /* suspended, for an answer of the loop thread */
     struct question_list to_ask; /* of those that wait, what has not gone to the loop thread yet */
     unsigned asked_count;        /* questions that have */
+    struct whose whose;
     struct peers peers;
     uint64_t answer_bytes; /* of answers that are being sent */
     bool stopping;         /* nobody waits any more */

@@ -83,8 +83,9 @@ int http_listen(char *endpoint, char *reterr)
     int rc = getaddrinfo(strcmp(host, "*") == 0 ? NULL : host, port, &hints, &address);
     if (rc != 0)
         return fail(endpoint, gai_strerror(rc), reterr);
-    int fd = open_socket(address);
+    int fd = open_socket(address), error = errno;
     freeaddrinfo(address);
+    errno = error;
     if (fd < 0)
         return fail(endpoint, strerror(errno), reterr);
     read_bound(fd, host, endpoint);

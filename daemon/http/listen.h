@@ -5,7 +5,7 @@
 
 /* Binds and listens, not blocking; host may be a name, an address, [address] or *, port may be *.
  * Returns the descriptor and replaces `endpoint` (ENDPOINT_MAX bytes) by the address it has, or -1
- * with a sentence in reterr (CONFIG_ERROR_MAX bytes). */
+ * with errno and a sentence in reterr (CONFIG_ERROR_MAX bytes). */
 int http_listen(char *endpoint, char *reterr);
 
 #endif

@@ -37,8 +37,8 @@ static const struct {
     {{"attnd_training_messages_processed", FAMILY_COUNTER, "Of these, those that were used."},
      "processed"},
     {{"attnd_training_messages_lost", FAMILY_COUNTER,
-      "Messages of the newest run that never arrived: gaps in sequence numbers."},
-     "lost"},
+      "Messages of the newest run that did not arrive in their order: gaps in sequence numbers."},
+     "gaps"},
 };
 
 static const char *key_of(const struct family *family)

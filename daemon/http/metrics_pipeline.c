@@ -93,7 +93,7 @@ static bool history_is_up(const msgpack_object *stats)
 static void put_limits(struct metrics_text *text, const struct config *config)
 {
     metrics_one_count(text, "attnd_in_flight_limit_bytes", FAMILY_GAUGE,
-                      "Beyond so many bytes in flight attnd stops reading: ingest.budget.",
+                      "Beyond so many bytes in flight messages are dropped: ingest.budget.",
                       config->ingest_budget);
     metrics_one_count(text, "attnd_worker_queue_limit", FAMILY_GAUGE,
                       "Room of the workers' queue: workers.queue.", config->workers_queue);

@@ -80,7 +80,7 @@ static json_t *describe_route(const struct route *route)
 {
     json_t *get = json_pack("{s:s, s:o, s:o}", "summary", route->help, "parameters",
                             describe_arguments(route), "responses", describe_responses(route));
-    if (route->open)
+    if (route->who != FOR_KNOWN)
         json_object_set_new(get, "security", json_array());
     return json_pack("{s:o}", "get", get);
 }

@@ -6,14 +6,15 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
-struct peer *peer_add(struct peers *peers, int fd, uint64_t timeout_ns, uint64_t now_ns)
+struct peer *peer_add(struct peers *peers, int fd, struct whose_peer whose, uint64_t timeout_ns,
+                      uint64_t now_ns)
 {
     unsigned timeout_ms = (unsigned)(timeout_ns / 1000000);
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
     struct peer *peer = malloc(sizeof *peer);
     if (!peer)
         return NULL;
-    *peer = (struct peer){.fd = fd, .since_ns = now_ns, .next = peers->first};
+    *peer = (struct peer){.fd = fd, .whose = whose, .since_ns = now_ns, .next = peers->first};
     if (peers->first)
         peers->first->previous = peer;
     peers->first = peer;

@@ -5,11 +5,15 @@
 #ifndef DAEMON_HTTP_PEER_H
 #define DAEMON_HTTP_PEER_H
 
+#include "whose.h"
+
 #include <stdint.h>
 
 struct peer {
     int fd;            /* of the server */
     uint64_t since_ns; /* when a request was last expected to begin; 0 = one is being answered */
+    struct whose_peer whose; /* at the other end, when it connected */
+    bool judged, may_ask;    /* whether that user may ask, once a request wanted to know */
     struct peer *next, *previous;
 };
 
@@ -21,7 +25,8 @@ struct peers {
 /* A new connection, which expects a request. One whose other side does not acknowledge, or does not
  * read, what is sent to it ends after timeout_ns: an event stream has nothing else to notice it by.
  * NULL when out of memory: then nobody counts its time. */
-struct peer *peer_add(struct peers *peers, int fd, uint64_t timeout_ns, uint64_t now_ns);
+struct peer *peer_add(struct peers *peers, int fd, struct whose_peer whose, uint64_t timeout_ns,
+                      uint64_t now_ns);
 /* Accepts NULL. */
 void peer_remove(struct peers *peers, struct peer *peer);
 /* A request is expected from now_ns on; 0: there is one. Accepts NULL. */

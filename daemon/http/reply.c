@@ -143,6 +143,6 @@ void reply_finish(struct request *request)
     reply_header(request, "Referrer-Policy", "no-referrer");
     reply_header(request, "Cross-Origin-Resource-Policy", "same-origin");
     reply_header(request, "X-Frame-Options", "DENY");
-    if (!request->route || !request->route->open)
+    if (!request->route || request->route->who == FOR_KNOWN)
         reply_header(request, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
 }

@@ -27,6 +27,13 @@ enum {
 };
 extern const struct argument arguments[ARG_COUNT];
 
+/* For whom the answer is. */
+enum route_for {
+    FOR_KNOWN,        /* attnd's users, and who brings the token */
+    FOR_TOKEN_HOLDER, /* these, and who could have the token: the page asks for it */
+    FOR_ALL,
+};
+
 struct route {
     const char *path; /* with a final '*': any that begin so */
     const char *type; /* of the answer */
@@ -34,7 +41,7 @@ struct route {
     const char *method; /* of control; NULL: the handler knows */
     unsigned arguments; /* bits of ARG_ */
     unsigned needed;    /* of these */
-    bool open;          /* without a token */
+    enum route_for who;
     const char *answer; /* of JSON: "{keys that it has}", "[keys that each of a list has]"; NULL:
                            told elsewhere */
     const char *help;

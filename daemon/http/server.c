@@ -59,8 +59,8 @@ static void on_connection(void *data, struct MHD_Connection *connection, void **
     if (http->peers.count >= crowd(http->config))
         peers_make_room(&http->peers);
     if (info)
-        *peer = peer_add(&http->peers, info->connect_fd, http->config->http_timeout,
-                         clock_monotonic_ns());
+        *peer = peer_add(&http->peers, info->connect_fd, whose_ask(&http->whose, info->connect_fd),
+                         http->config->http_timeout, clock_monotonic_ns());
 }
 
 /* Requests */
@@ -266,17 +266,81 @@ static void check_headers(struct request *request, const char *method)
     }
 }
 
-/* The token may be a parameter where headers cannot be sent. */
-static void check_token(struct request *request)
+static enum MHD_Result on_forwarding(void *data, enum MHD_ValueKind kind, const char *name,
+                                     const char *value)
 {
-    bool by_argument = request->route->arguments & 1u << ARG_access_token;
+    bool *forwarded = data;
+    (void)kind, (void)value;
+    *forwarded = *forwarded || whose_is_forwarding(name);
+    return MHD_YES;
+}
+
+static bool is_forwarded(struct request *request)
+{
+    bool forwarded = false;
+    MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_forwarding, &forwarded);
+    return forwarded;
+}
+
+/* Once per connection: who is at its other end does not change. */
+static bool server_knows(struct http *http, struct peer *peer)
+{
+    if (!peer->judged)
+        peer->may_ask =
+            peer->whose.kind == WHOSE_USER && whose_may_ask(&http->whose, peer->whose.uid);
+    peer->judged = true;
+    return peer->may_ask;
+}
+
+/* Why who asks is not known, and what helps. Returns false when nothing is wrong with it. */
+static bool is_stranger(struct request *request, char *ret_why, size_t size)
+{
+    struct peer *peer = peer_of(request->connection);
+    enum whose_kind kind = peer ? peer->whose.kind : WHOSE_UNKNOWN;
+    if (is_forwarded(request))
+        snprintf(ret_why, size, "a request that somebody forwards needs a token");
+    else if (kind == WHOSE_ELSEWHERE)
+        snprintf(ret_why, size, "a request from another machine needs a token");
+    else if (kind == WHOSE_UNKNOWN)
+        snprintf(ret_why, size,
+                 "the kernel does not say whose connection this is: it needs a token");
+    else if (!server_knows(request->http, peer))
+        snprintf(ret_why, size, "user %u needs a token unless http.users names it",
+                 (unsigned)peer->whose.uid);
+    else
+        return false;
+    return true;
+}
+
+/* A token that is brought has to be right, whoever brings it. It may be a parameter where headers
+ * cannot be sent. */
+static void check_user(struct request *request)
+{
+    const struct route *route = request->route;
+    const char *token = request->http->token;
+    bool by_argument = route->arguments & 1u << ARG_access_token;
     const char *argument = by_argument ? request_argument(request, "access_token") : NULL;
     const char *header = request_header(request, MHD_HTTP_HEADER_AUTHORIZATION);
-    if (request->route->open || guard_token(header, argument, request->http->token))
+    char why[160], message[320];
+    if (route->who == FOR_ALL || (*token && route->who == FOR_TOKEN_HOLDER))
         return;
-    refuse(request, MHD_HTTP_UNAUTHORIZED, "token",
-           "the token of http.token_file is needed: Authorization: Bearer TOKEN");
-    reply_header(request, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer realm=\"attnd\"");
+    if (*token && (header || argument)) {
+        if (guard_token(header, argument, token))
+            return;
+        snprintf(why, sizeof why, "the token is wrong");
+    } else if (!is_stranger(request, why, sizeof why)) {
+        return;
+    }
+    if (*token) {
+        snprintf(message, sizeof message,
+                 "%s; send the token of http.token_file: Authorization: Bearer TOKEN", why);
+        refuse(request, MHD_HTTP_UNAUTHORIZED, "token", message);
+        reply_header(request, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer realm=\"attnd\"");
+    } else {
+        snprintf(message, sizeof message, "%s; this attnd has none: start it with http.token_file",
+                 why);
+        refuse(request, MHD_HTTP_FORBIDDEN, "user", message);
+    }
 }
 
 /* A text with a NUL in it is none. */
@@ -309,7 +373,7 @@ static void handle(struct request *request, const char *path)
                     "no such path; /api/v1/openapi.json lists all");
         return;
     }
-    check_token(request);
+    check_user(request);
     if (!request->response)
         check_arguments(request);
     if (!request->response)

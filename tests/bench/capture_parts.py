@@ -186,7 +186,7 @@ def captured(device: str) -> List[Dict[str, Any]]:
             seen = calls.Queries(q, k, causal=True)
 
             def take() -> List[calls.Cut]:
-                return calls.cut(seen, Plan(samples=1), 0, calls.Share(), calls.Context())
+                return [part.copy() for part in calls.parts(seen, Plan(samples=1), 0, calls.Share(), calls.Context())]
 
             cuts = take()
             made = microseconds(lambda: cuts[0].make(("decoder", 0, "self")), 20)

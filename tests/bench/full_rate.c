@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Publishes attention maps as fast as attnd takes them, for a while, and prints how many.
  *
- *   full_rate ENDPOINT SECONDS [HEADS LENGTH LAYERS]      [1, HEADS, LENGTH, LENGTH] f32 */
+ *   full_rate INGEST CONTROL SECONDS [HEADS LENGTH LAYERS]      [1, HEADS, LENGTH, LENGTH] f32 */
+#include "attnd.h"
 #include "load.h"
 
 #include <stdio.h>
@@ -16,20 +17,24 @@ static uint32_t number(int argc, char **argv, int i, uint32_t fallback)
 int main(int argc, char **argv)
 {
     struct load load;
-    uint32_t layers = number(argc, argv, 5, 12);
-    if (argc < 3 || layers == 0) {
-        fputs("usage: full_rate ENDPOINT SECONDS [HEADS LENGTH LAYERS]\n", stderr);
+    uint32_t layers = number(argc, argv, 6, 12);
+    if (argc < 4 || layers == 0) {
+        fputs("usage: full_rate INGEST CONTROL SECONDS [HEADS LENGTH LAYERS]\n", stderr);
         return 2;
     }
-    load_init(&load, "bench", number(argc, argv, 3, 12), number(argc, argv, 4, 512), layers);
+    load_init(&load, "bench", number(argc, argv, 4, 12), number(argc, argv, 5, 512), layers);
     void *zmq = zmq_ctx_new();
-    void *socket = load_connect(zmq, argv[1]);
-    load_set(socket, ZMQ_LINGER, 10000);
-    double start = load_seconds(), end = start + strtod(argv[2], NULL);
-    while (load_seconds() < end)
+    void *socket = load_connect(zmq, argv[1]), *control = attnd_open_control(zmq, argv[2]);
+    uint64_t processed = 0;
+    double start = load_seconds(), end = start + strtod(argv[3], NULL);
+    while (load_seconds() < end) {
         load_publish(&load, socket);
+        attnd_pace(&load, control, &processed);
+    }
+    attnd_settle(&load, control);
     printf("{\"sent\": %llu, \"bytes_each\": %zu, \"seconds\": %.6f}\n",
            (unsigned long long)load.sent, load_bytes(&load), load_seconds() - start);
+    zmq_close(control);
     zmq_close(socket);
     zmq_ctx_term(zmq);
     load_clear(&load);

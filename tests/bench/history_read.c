@@ -60,6 +60,14 @@ static void pack_state(uint32_t heads, uint64_t number, struct mpk_writer *packe
     layer_state_free(&state);
 }
 
+static void wait_stored(struct bench *bench, uint64_t windows)
+{
+    while (stats_get(&bench->stats, COUNT_STORED) < windows) {
+        must(!stats_get(&bench->stats, COUNT_STORE_DROPPED), "a window could not be stored");
+        usleep(1000);
+    }
+}
+
 static void submit(struct bench *bench, uint64_t number)
 {
     static const uint8_t run_id[RUN_BYTES] = {1, 2, 3};
@@ -79,8 +87,7 @@ static void submit(struct bench *bench, uint64_t number)
     };
     struct store_batch *batch = batch_new(&run);
     must(batch && !batch_window(batch, &window), "out of memory");
-    while (stats_get(&bench->stats, COUNT_STORED) + 1000 < number)
-        usleep(1000);
+    wait_stored(bench, number < 1000 ? 0 : number - 1000);
     must(store_submit(bench->store, &batch), "a batch was refused");
 }
 
@@ -203,8 +210,7 @@ int main(int argc, char **argv)
     open_all(&bench);
     for (uint64_t i = 0; i < bench.windows; i++)
         submit(&bench, i);
-    while (stats_get(&bench.stats, COUNT_STORED) < bench.windows)
-        usleep(10000);
+    wait_stored(&bench, bench.windows);
     usleep(2000000); /* chunks that are still being made */
     measure_series(&bench, "one head, all windows, numbers", false, false, false, 200000);
     measure_series(&bench, "one head, all windows, packed", true, false, false, 200000);

@@ -64,8 +64,8 @@ def end_readers(process):
 
 
 def processed_per_s(arguments, daemon, seconds):
-    load = subprocess.run([f"{arguments.build}/tests/bench/full_rate", daemon.endpoint("ingest"), str(seconds)],
-                          stdout=subprocess.PIPE, check=True, text=True)
+    load = subprocess.run([f"{arguments.build}/tests/bench/full_rate", daemon.endpoint("ingest"), daemon.endpoint("control"),
+                           str(seconds)], stdout=subprocess.PIPE, check=True, text=True, timeout=seconds + 120)
     sent = json.loads(load.stdout)["sent"]
     daemon.settled(sent)
     return sent
@@ -115,7 +115,7 @@ def throughput(arguments):
         loss_beyond_readers=round(statistics.median(row["beyond"] for row in rows), 4),
         rss_mb_alone=round(alone["rss_mb"]), rss_mb_read=round(read["rss_mb"]),
         events=read["readers"]["events"], messages=read["readers"]["messages"],
-        lost=read["stats"]["lost"], source_dropped=read["stats"]["source_dropped"], pauses=read["stats"]["pauses"],
+        lost=read["stats"]["lost"], source_dropped=read["stats"]["source_dropped"],
         threads_alone=alone["threads"], threads_read=read["threads"])), flush=True)
 
 
@@ -263,8 +263,12 @@ def main():
     if unknown:
         parser.error(f"no part {unknown.pop()!r} (valid: {', '.join(PARTS)})")
     harness.ATTND = f"{arguments.build}/daemon/attnd"
-    for part in arguments.parts or PARTS:
-        PARTS[part](arguments)
+    try:
+        for part in arguments.parts or PARTS:
+            PARTS[part](arguments)
+    finally:
+        for daemon in harness.Attnd.all:
+            daemon.discard()
 
 
 if __name__ == "__main__":

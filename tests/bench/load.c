@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 #include <zmq.h>
 
@@ -50,7 +51,7 @@ void load_init(struct load *load, const char *job, uint32_t heads, uint32_t leng
     uint32_t random = 1;
     *load = (struct load){.job = job, .heads = heads, .length = length, .layers = layers};
     load->payload = malloc(load_bytes(load));
-    if (!load->payload)
+    if (!load->payload || getrandom(load->run, sizeof load->run, 0) != sizeof load->run)
         load_die("memory");
     for (size_t row = 0; row < (size_t)heads * length; row++)
         fill_row(load->payload + row * length, length, &random);
@@ -70,7 +71,10 @@ void *load_connect(void *zmq, const char *endpoint)
     load_set(socket, ZMQ_XPUB_NODROP, 1);
     load_set(socket, ZMQ_SNDHWM, 4);
     load_set(socket, ZMQ_LINGER, 0);
-    load_set(socket, ZMQ_RCVTIMEO, 10000); /* nobody subscribes: the receiver did not start */
+    load_set(socket, ZMQ_RCVHWM, 0);
+    load_set(socket, ZMQ_SNDTIMEO, LOAD_PATIENCE_MS);
+    load_set(socket, ZMQ_RCVTIMEO,
+             LOAD_PATIENCE_MS); /* nobody subscribes: the receiver did not start */
     if (zmq_connect(socket, endpoint) != 0 || zmq_recv(socket, frame, sizeof frame, 0) < 1)
         load_die("connect");
     return socket;
@@ -80,7 +84,6 @@ static void encode_header(const struct load *load, struct mpk_writer *writer)
 {
     struct header header = {
         .type = MESSAGE_ATTENTION,
-        .run = {1},
         .world = 1,
         .seq = load->sent / load->layers,
         .step = load->sent / load->layers,
@@ -93,6 +96,7 @@ static void encode_header(const struct load *load, struct mpk_writer *writer)
         .heads_total = load->heads,
     };
     snprintf(header.job, sizeof header.job, "%s", load->job);
+    memcpy(header.run, load->run, sizeof load->run);
     header.tensors[0] = (struct tensor){.role = TENSOR_WEIGHTS,
                                         .dtype = DTYPE_F32,
                                         .rank = 4,
@@ -117,9 +121,9 @@ void load_publish(struct load *load, void *socket)
              (unsigned)(load->sent % load->layers));
     encode_header(load, &writer);
     zmq_msg_init_data(&payload, load->payload, load_bytes(load), keep, NULL);
-    zmq_send(socket, topic, strlen(topic), ZMQ_SNDMORE);
-    zmq_send(socket, writer.buffer.data, writer.buffer.size, ZMQ_SNDMORE);
-    if (zmq_msg_send(&payload, socket, 0) < 0)
+    if (zmq_send(socket, topic, strlen(topic), ZMQ_SNDMORE) < 0 ||
+        zmq_send(socket, writer.buffer.data, writer.buffer.size, ZMQ_SNDMORE) < 0 ||
+        zmq_msg_send(&payload, socket, 0) < 0)
         load_die("send");
     mpk_writer_clear(&writer);
     load->sent++;

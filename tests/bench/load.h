@@ -7,8 +7,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Nothing is waited for longer. */
+#define LOAD_PATIENCE_MS 60000
+
 struct load {
     const char *job;
+    uint8_t run[16];                /* random: no daemon knows it */
     uint32_t heads, length, layers; /* [1, heads, length, length] f32, the layers in turn */
     float *payload;                 /* owned */
     uint64_t sent;
@@ -24,7 +28,7 @@ size_t load_bytes(const struct load *load);
 /* An XPUB connected to `endpoint` that has seen the subscription, with the settings of the wire
  * contract. */
 void *load_connect(void *zmq, const char *endpoint);
-/* Sends one message; waits for room. */
+/* Sends one message; waits for room, a minute at most. */
 void load_publish(struct load *load, void *socket);
 
 /* Ends the process, naming what failed and ZeroMQ's reason. */

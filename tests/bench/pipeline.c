@@ -8,61 +8,55 @@
  * line with the medians.
  *
  *   pipeline ATTND [PAIRS [SECTION.KEY=VALUE...]]      the settings go to attnd */
-#include "mpk.h"
+#include "attnd.h"
 #include "load.h"
 
 #include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
-enum { HEADS = 12, LENGTH = 512, RAW_MESSAGES = 200, PAIRS_MAX = 99, ARGUMENTS_MAX = 64 };
+enum { HEADS = 12, LENGTH = 512, RAW_MESSAGES = 200, PAIRS_MAX = 99 };
 #define PAYLOAD_BYTES ((double)HEADS * LENGTH * LENGTH * sizeof(float))
 /* attnd is given about this much work per pair. */
 #define ATTND_SECONDS 3.0
 
 struct bench {
-    char directory[64];
     const char *attnd;
     char **settings;
     int setting_count;
+    double cpu[PAIRS_MAX]; /* seconds of attnd per GB, its start and end included */
     struct load load;
     void *zmq;
 };
 
-static void endpoint(const struct bench *bench, const char *name, char ret_text[128])
+/* A run that no daemon has seen. */
+static void *open_publisher(struct bench *bench, const char *endpoint)
 {
-    snprintf(ret_text, 128, "ipc://%s/%s", bench->directory, name);
-}
-
-static void *open_publisher(struct bench *bench, const char *name)
-{
-    char text[128];
-    endpoint(bench, name, text);
-    bench->load.sent = 0;
-    return load_connect(bench->zmq, text);
+    load_init(&bench->load, "bench", HEADS, LENGTH, 1);
+    return load_connect(bench->zmq, endpoint);
 }
 
 /* The bare receiver, a process of its own: exits when it has all messages. */
-static void receive_all(const struct bench *bench)
+static _Noreturn void receive_all(const char *endpoint)
 {
-    char text[128];
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     void *zmq = zmq_ctx_new();
     void *socket = zmq_socket(zmq, ZMQ_SUB);
     load_set(socket, ZMQ_RCVHWM, 4);
+    load_set(socket, ZMQ_RCVTIMEO, LOAD_PATIENCE_MS);
     zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "", 0);
-    endpoint(bench, "raw", text);
-    if (zmq_bind(socket, text) != 0)
+    if (zmq_bind(socket, endpoint) != 0)
         load_die("bind");
     for (int frames = 0; frames < 3 * RAW_MESSAGES; frames++) {
         zmq_msg_t frame;
         zmq_msg_init(&frame);
-        zmq_msg_recv(&frame, socket, 0);
+        if (zmq_msg_recv(&frame, socket, 0) < 0)
+            load_die("receive");
         zmq_msg_close(&frame);
     }
     zmq_close(socket);
@@ -72,91 +66,55 @@ static void receive_all(const struct bench *bench)
 
 static double raw_rate(struct bench *bench)
 {
+    char text[128];
+    int status;
+    snprintf(text, sizeof text, "ipc://%s/raw", attnd_directory());
     pid_t receiver = fork();
     if (receiver == 0)
-        receive_all(bench);
-    void *socket = open_publisher(bench, "raw");
+        receive_all(text);
+    void *socket = open_publisher(bench, text);
     double start = load_seconds();
     while (bench->load.sent < RAW_MESSAGES)
         load_publish(&bench->load, socket);
-    waitpid(receiver, NULL, 0);
+    if (waitpid(receiver, &status, 0) != receiver || status != 0)
+        exit(1); /* it said why */
     double elapsed = load_seconds() - start;
     zmq_close(socket);
+    load_clear(&bench->load);
     return RAW_MESSAGES * PAYLOAD_BYTES / elapsed;
 }
 
-static pid_t start_attnd(const struct bench *bench)
+/* Processor time of the processes that have ended. */
+static double cpu_of_children(void)
 {
-    static const char *const names[] = {"ingest", "publish", "control", "tap"};
-    static char texts[4][192];
-    const char *arguments[ARGUMENTS_MAX] = {bench->attnd, "--set", "log.level=error", "--set",
-                                            "http.enabled=false"};
-    int count = 5;
-    for (int i = 0; i < 4; i++) {
-        snprintf(texts[i], sizeof texts[i], "%s.endpoint=ipc://%s/%s", names[i], bench->directory,
-                 names[i]);
-        arguments[count++] = "--set";
-        arguments[count++] = texts[i];
-    }
-    for (int i = 0; i < bench->setting_count; i++) {
-        arguments[count++] = "--set";
-        arguments[count++] = bench->settings[i];
-    }
-    pid_t pid = fork();
-    if (pid == 0) {
-        execv(bench->attnd, (char *const *)arguments);
-        _exit(127);
-    }
-    return pid;
+    struct rusage used;
+    getrusage(RUSAGE_CHILDREN, &used);
+    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+           1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
 }
 
-static uint64_t ask_processed(void *control)
+static double attnd_rate(struct bench *bench, double *ret_cpu)
 {
-    static const unsigned char request[] = {0x94, 0x00, 0x01, 0xa5, 's', 't', 'a', 't', 's', 0x80};
+    struct attnd attnd;
+    double cpu_before = cpu_of_children();
     uint64_t processed = 0;
-    zmq_msg_t reply;
-    struct mpk_doc doc;
-    zmq_msg_init(&reply);
-    zmq_send(control, request, sizeof request, 0);
-    if (zmq_msg_recv(&reply, control, 0) < 0)
-        load_die("attnd does not answer");
-    if (mpk_parse(zmq_msg_data(&reply), zmq_msg_size(&reply), &mpk_header_limits, &doc) == 0) {
-        mpk_get_u64(mpk_find(&doc.root->via.array.ptr[3], "processed"), UINT64_MAX, &processed);
-        mpk_doc_clear(&doc);
-    }
-    zmq_msg_close(&reply);
-    return processed;
-}
-
-static void *open_control(const struct bench *bench)
-{
     char text[128];
-    void *socket = zmq_socket(bench->zmq, ZMQ_DEALER);
-    load_set(socket, ZMQ_LINGER, 0);
-    load_set(socket, ZMQ_RCVTIMEO, 60000);
-    endpoint(bench, "control", text);
-    if (zmq_connect(socket, text) != 0)
-        load_die("connect");
-    return socket;
-}
-
-static double attnd_rate(struct bench *bench)
-{
-    const struct timespec nap = {.tv_nsec = 2000000};
-    pid_t pid = start_attnd(bench);
-    void *socket = open_publisher(bench, "ingest");
-    void *control = open_control(bench);
+    attnd_start(&attnd, bench->zmq, bench->attnd, bench->settings, bench->setting_count);
+    attnd_endpoint(&attnd, "ingest", text);
+    void *socket = open_publisher(bench, text);
     double start = load_seconds();
-    while (load_seconds() - start < ATTND_SECONDS)
+    while (load_seconds() - start < ATTND_SECONDS) {
         load_publish(&bench->load, socket);
-    while (ask_processed(control) < bench->load.sent)
-        nanosleep(&nap, NULL);
+        attnd_pace(&bench->load, attnd.control, &processed);
+    }
+    attnd_settle(&bench->load, attnd.control);
     double elapsed = load_seconds() - start;
-    kill(pid, SIGTERM);
-    waitpid(pid, NULL, 0);
-    zmq_close(control);
     zmq_close(socket);
-    return (double)bench->load.sent * PAYLOAD_BYTES / elapsed;
+    attnd_stop(&attnd);
+    load_clear(&bench->load);
+    double bytes = (double)bench->load.sent * PAYLOAD_BYTES;
+    *ret_cpu = (cpu_of_children() - cpu_before) / (bytes / 1e9);
+    return bytes / elapsed;
 }
 
 static int ascending(const void *a, const void *b)
@@ -171,14 +129,14 @@ static double median(double *numbers, int count)
     return count % 2 ? numbers[count / 2] : 0.5 * (numbers[count / 2 - 1] + numbers[count / 2]);
 }
 
-static void report(const struct bench *bench, double *raw, double *attnd, double *ratio, int pairs)
+static void report(struct bench *bench, double *raw, double *attnd, double *ratio, int pairs)
 {
     printf("{\"bench\": \"pipeline\", \"shape\": [1, %d, %d, %d], \"dtype\": \"f32\", "
            "\"transport\": \"ipc\", "
            "\"pairs\": %d, \"attnd_gb_per_s\": %.3f, \"raw_libzmq_gb_per_s\": %.3f, \"ratio\": "
-           "%.4f, \"settings\": [",
+           "%.4f, \"attnd_cpu_s_per_gb\": %.3f, \"settings\": [",
            HEADS, LENGTH, LENGTH, pairs, median(attnd, pairs) / 1e9, median(raw, pairs) / 1e9,
-           median(ratio, pairs));
+           median(ratio, pairs), median(bench->cpu, pairs));
     for (int i = 0; i < bench->setting_count; i++)
         printf("%s\"%s\"", i ? ", " : "", bench->settings[i]);
     puts("]}");
@@ -186,7 +144,7 @@ static void report(const struct bench *bench, double *raw, double *attnd, double
 
 int main(int argc, char **argv)
 {
-    struct bench bench = {.directory = "/tmp/attnd-bench-XXXXXX"};
+    struct bench bench = {0};
     double raw[PAIRS_MAX], attnd[PAIRS_MAX], ratio[PAIRS_MAX];
     int pairs = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 5;
     if (argc < 2 || pairs < 1 || pairs > PAIRS_MAX || argc > 3 + 20) {
@@ -196,17 +154,13 @@ int main(int argc, char **argv)
     bench.attnd = argv[1];
     bench.settings = argv + 3;
     bench.setting_count = argc > 3 ? argc - 3 : 0;
-    load_init(&bench.load, "bench", HEADS, LENGTH, 1);
-    if (!mkdtemp(bench.directory))
-        return 1;
     for (int i = 0; i < pairs; i++) {
         bench.zmq = zmq_ctx_new();
         raw[i] = raw_rate(&bench);
-        attnd[i] = attnd_rate(&bench);
+        attnd[i] = attnd_rate(&bench, &bench.cpu[i]);
         ratio[i] = attnd[i] / raw[i];
         zmq_ctx_term(bench.zmq);
     }
     report(&bench, raw, attnd, ratio, pairs);
-    load_clear(&bench.load);
     return 0;
 }

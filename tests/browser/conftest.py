@@ -129,6 +129,7 @@ def browser():
 @pytest.fixture
 def page(browser):
     one = Page(browser)
+    browser.get("about:blank")  # the page of the test before looks for its attnd, which has ended
     one.complaints()
     yield one
     assert one.complaints() == []

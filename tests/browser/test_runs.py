@@ -131,6 +131,18 @@ def test_views_heal_with_the_first_layer(place, page, view):
     assert "measured yet" not in page.text("main")
 
 
+def test_a_job_whose_captures_are_all_dropped_is_no_job_that_captures_nothing(place, page):
+    trainer = Trainer(place.daemon, "all-dropped")
+    trainer.event("hello", dropped_total=7)
+    wait_until(lambda: any(job["job"] == trainer.job and job["dropped"].get("source") for job in place.api("jobs")),
+               "the losses")
+    page.open(place, f"#/overview?job={trainer.job}")
+    wait_until(lambda: "measured yet" in page.text("main"), "that there is nothing yet")
+    said = page.text("main")
+    assert "and 7 of its messages were lost or dropped: attnctl summary all-dropped says why." in said
+    assert "every 50th step" not in said
+
+
 def test_the_skip_link_stays_in_the_view(place, twice, page):
     page.open(place, "#/head?job=twice&layer=1").ready()
     before = address(page)
@@ -152,6 +164,16 @@ def test_what_fires_at_the_end_is_what_had_not_been_resolved(place, page, job, l
     assert ("entropy_collapse" in rules) == firing
     wait_until(lambda: row_of(page, trainer.run.hex())["alerts"] != "", "the count")
     assert row_of(page, trainer.run.hex())["alerts"] == (str(len(rules)) if rules else "–")
+
+
+def test_what_a_job_dropped_itself_is_in_the_table(place, page):
+    trainer = Trainer(place.daemon, "dropping")
+    publish(trainer, [0])
+    trainer.event("hello", dropped_total=7)
+    wait_until(lambda: any(job["dropped"] == {"source": 7} for job in place.daemon.call("jobs")), "the total")
+    page.open(place, "#/overview?job=dropping").ready()
+    wait_until(lambda: row_of(page, trainer.run.hex())["dropped"] == "7", "the drops in the table")
+    assert "7 source" in page.js("return [...document.querySelectorAll('.all-runs td')].map((cell) => cell.title)")
 
 
 def test_a_silent_run_says_since_when(place, twice, page):
@@ -225,12 +247,21 @@ def test_a_run_without_epochs_is_told_what_to_do(page):
         site.close()
 
 
+def through_a_proxy(page, is_so):
+    """Requests of the browser have a header of those that forward; attnd's own user needs no token."""
+    page.driver.execute_cdp_cmd("Network.enable", {})
+    page.driver.execute_cdp_cmd("Network.setExtraHTTPHeaders", dict(headers={"X-Forwarded-For": "192.0.2.1"} if is_so else {}))
+
+
 def test_a_token_is_asked_for_on_the_page(page, tmp_path):
     (tmp_path / "token").write_text("0123456789abcdefXYZ\n")
     site = Site(f"http.token_file={tmp_path / 'token'}", *SETTINGS)
     field, use = "#token-text", "document.querySelector('#token button').click()"
     try:
         publish(Trainer(site.daemon, "guarded"), [0])
+        page.open(site)
+        wait_until(lambda: cells(page) == HEADS and page.text("#connection") == "live", "the job, without a token")
+        through_a_proxy(page, True)
         page.open(site)
         wait_until(lambda: page.text("#connection") == "token needed", "that a token is needed")
         assert page.js("return document.activeElement.id") == "token-text"
@@ -243,6 +274,7 @@ def test_a_token_is_asked_for_on_the_page(page, tmp_path):
         page.complaints()  # of what was refused
     finally:
         page.js("sessionStorage.clear()")
+        through_a_proxy(page, False)
         page.driver.get("about:blank")
         site.close()
 

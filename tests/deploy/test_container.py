@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 CONTAINER = Path(__file__).resolve().parents[2] / "deploy/container"
 TEXT = re.sub(r"\\\n *", "", (CONTAINER / "Containerfile").read_text())
 ATTND = os.environ["ATTND_BIN"]
-PORTS = dict(ingest=5570, publish=5571, control=5572, tap=5573, http=5580)
+ADDRESS = re.search(r"^ENV ATTND_ADDRESS=(.*)$", TEXT, re.M).group(1)
 
 
 def words(instruction):
@@ -19,13 +20,20 @@ def words(instruction):
     return json.loads(re.findall(rf"^{instruction} .*?(\[.*\])$", TEXT, re.M)[-1])
 
 
-def test_the_config_binds_the_ports_that_are_exposed():
-    check = subprocess.run([ATTND, "--check-config", CONTAINER / "attnd.yaml"], capture_output=True, text=True)
-    assert check.returncode == 0, check.stderr
-    shown = subprocess.run([ATTND, "--config", CONTAINER / "attnd.yaml", "--print-config"], capture_output=True, text=True)
-    bound = [int(port) for port in re.findall(r"^ +endpoint: tcp://\*:(\d+)$", shown.stdout, re.M)]
-    exposed = [int(port) for port in re.search(r"^EXPOSE (.*)$", TEXT, re.M).group(1).split()]
-    assert sorted(bound) == exposed == sorted(PORTS.values())
+def test_its_sockets_are_in_a_volume_and_nothing_listens_on_tcp_but_http():
+    config = ["--config", CONTAINER / "attnd.yaml"]
+    shown = subprocess.run([ATTND, *config, "--print-config"], capture_output=True, text=True,
+                           env=dict(os.environ, ATTND_ADDRESS=ADDRESS))
+    assert shown.returncode == 0, shown.stderr
+    assert ADDRESS in re.search(r"^VOLUME (.*)$", TEXT, re.M).group(1).split()
+    assert re.findall(r"^ +endpoint: (tcp:.*)$", shown.stdout, re.M) == ["tcp://127.0.0.1:5580"]
+    assert re.search(r"^EXPOSE (.*)$", TEXT, re.M).group(1) == "5580"
+
+
+def test_clients_in_other_containers_find_it_without_a_word():
+    sys.path.insert(0, str(CONTAINER.parents[1] / "clients/python"))
+    from attnd import address
+    assert ADDRESS in address.places(10001, None)
 
 
 def test_it_is_nobody_privileged():
@@ -35,18 +43,15 @@ def test_it_is_nobody_privileged():
 def test_the_health_check_tells_a_running_attnd_from_none():
     check = words("HEALTHCHECK")
     assert check[:2] == ["/usr/bin/attnctl", "ping"]
-    assert f"tcp://127.0.0.1:{PORTS['control']}" in check
     with tempfile.TemporaryDirectory() as directory:
-        endpoint = f"ipc://{directory}/control"
-        ping = [os.environ["ATTNCTL_BIN"]] + [endpoint if "5572" in word else word for word in check[1:]]
-        assert subprocess.run(ping, capture_output=True).returncode != 0
-        settings = [word for name in ("ingest", "publish", "control", "tap")
-                    for word in ("--set", f"{name}.endpoint=ipc://{directory}/{name}")]
-        attnd = subprocess.Popen([ATTND, *settings, "--set", "http.enabled=false", "--set", "history.enabled=false"],
-                                 stderr=subprocess.DEVNULL)
+        environment = dict(os.environ, ATTND_ADDRESS=directory)
+        ping = [os.environ["ATTNCTL_BIN"], *check[1:]]
+        assert subprocess.run(ping, capture_output=True, env=environment).returncode != 0
+        attnd = subprocess.Popen([ATTND, "--set", "http.enabled=false", "--set", "history.enabled=false"],
+                                 stderr=subprocess.DEVNULL, env=environment)
         try:
             deadline = time.monotonic() + 30
-            while subprocess.run(ping, capture_output=True).returncode != 0:
+            while subprocess.run(ping, capture_output=True, env=environment).returncode != 0:
                 assert time.monotonic() < deadline, "attnd does not answer"
         finally:
             attnd.terminate()

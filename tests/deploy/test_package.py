@@ -1,31 +1,48 @@
 # SPDX-License-Identifier: MIT
-"""The Debian packages: put together from this build, unpacked, and used from there."""
+"""The Debian packages: made by deploy/package in a clean clone, unpacked, and used from there."""
 import gzip
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from test_hardening import missing
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = os.environ["ATTND_BUILD"]
 NAMES = ("attnd", "libattn0", "libattn-dev", "python3-attnd")
 SCRIPTS = {"attnd": {"postinst", "prerm", "postrm"}, "python3-attnd": {"postinst", "prerm"}}
+BUILD_S = 900  # on two cores, when nothing is in a compiler's cache
+
+pytestmark = pytest.mark.skipif(not all(map(shutil.which, ("dpkg-deb", "dpkg-shlibdeps"))) or not (ROOT / ".git").exists(),
+                                reason="there is no dpkg-dev, or this is no clone")
 
 
-def run(*command, **options):
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
+def run(*command, timeout=300, **options):
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, **options)
     assert result.returncode == 0, f"{command}: {result.stderr[-2000:]}"
     return result.stdout
+
+
+def clone(to):
+    """The checkout as git knows it, with what is changed in it and not committed."""
+    run("git", "clone", "-q", ROOT, to)
+    changes = run("git", "-C", ROOT, "diff", "HEAD", "--binary")
+    if changes:
+        run("git", "-C", to, "apply", input=changes)
 
 
 class Packages:
     def __init__(self, directory):
         self.root = directory / "root"
-        printed = run(ROOT / "deploy/package", "--build", BUILD, directory / "packages").split()
+        self.command = directory / "clone/deploy/package"
+        self.build = directory / "clone/build-package"
+        clone(directory / "clone")
+        printed = run(self.command, directory / "packages", timeout=BUILD_S).split()
         self.path = {Path(path).name.split("_")[0]: path for path in printed}
         for path in printed:
             run("dpkg-deb", "-x", path, self.root)
@@ -51,6 +68,12 @@ def packages(tmp_path_factory):
     return Packages(tmp_path_factory.mktemp("package"))
 
 
+def test_no_test_is_built_for_them(packages):
+    sources = {entry["file"] for entry in json.loads((packages.build / "compile_commands.json").read_text())}
+    assert any(name.endswith("daemon/main.c") for name in sources)
+    assert [name for name in sources if "tests/" in name] == []
+
+
 def test_there_are_four(packages):
     assert set(packages.path) == set(NAMES)
 
@@ -66,12 +89,17 @@ def test_what_they_are_linked_with_they_depend_on(packages):
 
 def test_what_the_unit_starts_is_there_and_runs(packages):
     unit = packages.find("lib/systemd/system/attnd.service").read_text()
-    program, option, config = shlex.split(re.search(r"^ExecStart=(.*)$", unit, re.M).group(1))
-    assert option == "--config"
+    program, *options, config = shlex.split(re.search(r"^ExecStart=(.*)$", unit, re.M).group(1))
+    assert options == ["--address", "/run/attnd", "--config"]
     assert run(packages.root / program[1:], "--version").startswith("attnd ")
     assert "ok" in run(packages.root / program[1:], "--check-config", packages.root / config[1:])
     assert run(packages.root / "usr/bin/attnctl", "--version").startswith("attnctl ")
     assert packages.control("attnd")["conffiles"] == f"{config}\n"
+
+
+def test_what_is_packed_is_hardened(packages):
+    for pattern in ("usr/bin/attnd", "usr/bin/attnctl", "usr/lib/*/libattn.so.0.1.0"):
+        assert missing(packages.find(pattern)) == [], pattern
 
 
 def test_every_unit_is_in_it(packages):
@@ -142,7 +170,7 @@ def test_python_finds_the_client(packages):
 
 
 def test_it_is_packed_the_same_twice(packages, tmp_path):
-    run(ROOT / "deploy/package", "--build", BUILD, tmp_path)
+    run(packages.command, tmp_path, timeout=BUILD_S)
     for path in packages.path.values():
         assert Path(path).read_bytes() == (tmp_path / Path(path).name).read_bytes(), Path(path).name
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 import os
+import shutil
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -18,8 +20,13 @@ def nothing_left_behind():
 
 @pytest.fixture(autouse=True)
 def state_of_its_own(tmp_path, monkeypatch):
-    """A daemon that is not told where its history is keeps it here, and not in the user's home."""
+    """A daemon that is not told where its history and its sockets are has them here, and not where the user's are."""
+    runtime = tempfile.mkdtemp(prefix="attnd-")  # a socket's path is short
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    monkeypatch.delenv("ATTND_ADDRESS", raising=False)
+    yield
+    shutil.rmtree(runtime, ignore_errors=True)
 
 
 @pytest.fixture

@@ -204,7 +204,7 @@ def test_a_restart_tells_nothing_twice():
     ("rules:\n  mine:\n    metric: entropy\n",
      "{}:2: rules.mine: has no condition (valid: one of below, above, falls_by, rises_by, grows_by)"),
     ("alerts:\n  command: mail me\n",
-     "{}: alerts.command: 'mail me': not an absolute path (valid: /path/to/program, and its arguments between "
+     "{}: alerts.command: 'mail ...': not an absolute path (valid: /path/to/program, and its arguments between "
      "blanks)"),
     ("alerts:\n  webhook: ftp://example.org/\n",
      "{}: alerts.webhook: 'ftp://example.org/': not such a URL (valid: http://... or https://...)"),
@@ -224,6 +224,23 @@ def test_a_command_that_is_not_there_is_refused_at_the_start(tmp_path):
                             capture_output=True, text=True, timeout=30)
     assert result.returncode == 1
     assert "alerts.command: '/nowhere/notify': cannot be run: No such file or directory" in result.stderr
+
+
+def test_config_and_the_log_do_not_tell_secrets():
+    config = "alerts: {command: /bin/true --token secret, webhook: 'http://me:secret@127.0.0.1:1/secret?key=secret', retries: 0}\n"
+    attnd = Attnd(*STEPS, "log.level=debug", config=config)
+    told = attnd.call("config")
+    assert (told["alerts.command"], told["alerts.webhook"]) == ("true ...", "http://127.0.0.1:1/...")
+    trainer = Trainer(attnd, "gpt")
+    send_steps(trainer, 500, range(4))
+    send_steps(trainer, 1, range(4, 7))
+    wait_until(lambda: attnd.stats()["notify_failed"] >= 1, "a webhook that fails")
+    with open(os.path.join(attnd.directory, "attnd.yaml"), "w") as file:
+        file.write(config.replace("http:", "gopher:"))
+    attnd.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "event=config_refused" in attnd.log_text(), "the refusal")
+    attnd.close()
+    assert "secret" not in attnd.log_text() and "event=notify_failed" in attnd.log_text()
 
 
 def test_a_command_and_a_webhook_get_each_event(tmp_path):

@@ -138,7 +138,7 @@ def test_messages_after_bye(attnd, rng):
     trainer = Trainer(attnd, "job")
     trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
     trainer.event("bye")
-    trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
+    trainer.attention(softmax_maps(rng, 1, 2, 4, 4), seq=0)
     assert attnd.settled(3)["dropped"] == {"ended": 1}
 
 
@@ -152,7 +152,7 @@ def test_limits_refuse_and_count(rng):
         Trainer(attnd, "job", rank, world=3, run=trainer.run).event("hello")
     attnd.settled(6)
     for name in ("job2", "job3"):
-        Trainer(attnd, name).event("hello")
+        Trainer(attnd, name).attention(softmax_maps(rng, 1, 2, 4, 4))
         attnd.settled(7)
     wait_until(lambda: attnd.stats()["received"] == 8, "all messages")
     assert attnd.settled(8)["dropped"] == {"stream_limit": 1, "heads_limit": 1, "rank_limit": 1,

@@ -36,10 +36,11 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": str(PACKAGE), "ATTND_PYTHON": sys.executable, "PYTHONDONTWRITEBYTECODE": "1", **more}
 
 
-def attnctl(attnd, *arguments):
+def attnctl(attnd, *arguments, named=None):
     """attnctl bridge as a process, once it has subscribed."""
     before = attnd.stats()["subscriptions"]
-    process = subprocess.Popen([ATTNCTL, "bridge", *arguments, "--endpoint", attnd.endpoint("control")], env=environment(),
+    named = ["--endpoint", attnd.endpoint("control")] if named is None else named
+    process = subprocess.Popen([ATTNCTL, "bridge", *arguments, *named], env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: process.poll() is not None or attnd.stats()["subscriptions"] >= before + 3, "the subscriptions", 60)
     return process
@@ -265,10 +266,13 @@ def test_ctrl_c_ends_cleanly_and_flushes(rng):
     attnd.close()
 
 
-def test_a_reader_of_stdout_that_leaves_ends_it(rng):
-    attnd = Attnd()
+@pytest.mark.parametrize("how", ["endpoint", "address", "found"])
+def test_a_reader_of_stdout_that_leaves_ends_it(how, rng):
+    place = pathlib.Path(os.environ["XDG_RUNTIME_DIR"]) / "attnd"
+    place.mkdir(mode=0o700)
+    attnd = Attnd(directory=str(place))
     trainer = Trainer(attnd, "gpt")
-    process = attnctl(attnd, "jsonl")
+    process = attnctl(attnd, "jsonl", named={"address": ["--address", str(place)], "found": []}.get(how))
     process.stdout.close()
     epochs(trainer, rng, 0, 1)
     assert process.wait(60) == 0
@@ -279,6 +283,10 @@ def test_a_reader_of_stdout_that_leaves_ends_it(rng):
 def test_what_cannot_be_started_says_why(tmp_path):
     code, said = refused("jsonl", "--endpoint", f"ipc://{tmp_path}/nobody")
     assert code == 3 and "cannot reach attnd at" in said
+    code, said = refused("jsonl", "--address", "localhost:5570")
+    assert code == 2 and "write tcp://localhost:5570" in said
+    code, said = refused("jsonl", "--address", str(tmp_path), "--endpoint", f"ipc://{tmp_path}/nobody")
+    assert code == 2 and "give one of them" in said
     code, said = refused("jsonl", "--window", "sometimes", "--summaries", f"ipc://{tmp_path}/nobody")
     assert code == 2 and "window 'sometimes': must be such as" in said
     (tmp_path / "wandb.py").write_text("raise ImportError('not here')\n")

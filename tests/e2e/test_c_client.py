@@ -149,7 +149,7 @@ def test_matrices_from_c_are_those_from_python(rng, tmp_path):
 
 def test_the_example_is_measured_as_it_measures_itself(attnd):
     reader = Reader(attnd, "summary/example-c/")
-    done = subprocess.run([TRAIN, attnd.endpoint("ingest"), "20000", "4"], check=True, capture_output=True, text=True,
+    done = subprocess.run([TRAIN, "--address", attnd.directory, "20000", "4"], check=True, capture_output=True, text=True,
                           timeout=120)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines[0]["loss"] > 1 and lines[-1]["loss"] < 0.01, "it has learned"

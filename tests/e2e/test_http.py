@@ -11,8 +11,11 @@ import resource
 import socket
 import struct
 import subprocess
+import sys
+import tempfile
 import threading
 import time
+import urllib.request
 
 import pytest
 from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until
@@ -310,22 +313,28 @@ def test_names_of_the_config_are_known_hosts():
     daemon.close()
 
 
+# A proxy says so: the user that attnd runs as needs no token, and tests run as that user.
+FORWARDED = dict(X_Forwarded_For="192.0.2.1")
+
+
 def test_a_token_is_asked_for(tmp_path):
     token = "0123456789abcdefXYZ"
     (tmp_path / "token").write_text(token + "\n")
     daemon = Web(f"http.token_file={tmp_path / 'token'}")
     for path in ("/", "/healthz", "/readyz", "/assets/d3.min.js"):
-        assert daemon.get(path)[0].status == 200, path
+        assert daemon.get(path, **FORWARDED)[0].status == 200, path
     for path in ("/api/v1/jobs", "/metrics", "/api/v1/events", "/api/v1/openapi.json"):
-        response, body = daemon.get(path)
+        response, body = daemon.get(path, **FORWARDED)
         assert response.status == 401 and response.headers["WWW-Authenticate"].startswith("Bearer")
         for wrong in ("Bearer ", "Bearer x", "Bearer " + token[:-1], "Bearer " + token + "x", "Basic " + token, token):
-            assert daemon.get(path, Authorization=wrong)[0].status == 401, wrong
-    assert daemon.get("/api/v1/jobs", Authorization="Bearer " + token)[0].status == 200
-    assert daemon.get("/api/v1/jobs?access_token=" + token)[0].status == 401, "only the event stream takes it there"
-    stream = Stream(daemon, "?access_token=" + token)
+            assert daemon.get(path, Authorization=wrong, **FORWARDED)[0].status == 401, wrong
+            assert daemon.get(path, Authorization=wrong)[0].status == 401, "also of attnd's own user"
+    assert daemon.get("/api/v1/jobs", Authorization="Bearer " + token, **FORWARDED)[0].status == 200
+    assert daemon.get("/api/v1/jobs?access_token=" + token, **FORWARDED)[0].status == 401, "only the event stream takes it there"
+    stream = Stream(daemon, "?access_token=" + token, **FORWARDED)
     assert stream.next()[1] == "hello"
     stream.close()
+    assert daemon.get("/metrics")[0].status == 200, "who could read the token's file needs none"
     assert token not in daemon.log_text()
     daemon.close()
 
@@ -339,6 +348,230 @@ def test_a_bad_token_file_stops_the_start(tmp_path, text):
                                for name in ("ingest", "publish", "control", "tap"))],
                             capture_output=True, text=True, timeout=30)
     assert result.returncode == 1 and "http.token_file: its first line" in result.stderr
+
+
+# The user of a connection
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+STRANGER = 54321
+
+
+def ask_as(uid, port, path, *arguments, groups=("--clear-groups",)):
+    """Status and body of what this user gets."""
+    result = subprocess.run(["setpriv", f"--reuid={uid}", f"--regid={uid}", *groups, "curl", "-s", "-w", "\n%{http_code}",
+                             "-m", str(PATIENCE_S), *arguments, f"http://127.0.0.1:{port}{path}"],
+                            capture_output=True, text=True, timeout=2 * PATIENCE_S)
+    body, _, status = result.stdout.rpartition("\n")
+    return int(status), body
+
+
+@as_root
+def test_another_user_gets_nothing_but_healthz(attnd_web):
+    port = attnd_web.port
+    for path in ("/", "/assets/main.js", "/api/v1/jobs", "/api/v1/events", "/metrics"):
+        status, body = ask_as(STRANGER, port, path)
+        error = json.loads(body)["error"]
+        assert (status, error["code"]) == (403, "user"), path
+        assert str(STRANGER) in error["message"] and "http.users" in error["message"] and "http.token_file" in error["message"]
+        assert ask_as(0, port, path, "-I")[0] == 200, path
+    for path in ("/healthz", "/readyz"):
+        assert ask_as(STRANGER, port, path)[0] == 200
+    unshared = subprocess.run(["setpriv", f"--reuid={STRANGER}", "--clear-groups", "unshare", "-Ur", "true"], capture_output=True)
+    if unshared.returncode == 0:  # root of a user namespace of one's own is not root
+        result = subprocess.run(["setpriv", f"--reuid={STRANGER}", "--clear-groups", "unshare", "-Ur", "curl", "-s",
+                                 f"http://127.0.0.1:{port}/metrics"], capture_output=True, text=True)
+        assert json.loads(result.stdout)["error"]["code"] == "user"
+
+
+@as_root
+def test_the_page_is_for_the_user_who_started_attnd(tmp_path, monkeypatch):
+    """And for root, but not for another user."""
+    program = tmp_path / "attnd"
+    program.write_text(f"#!/bin/sh\nexec setpriv --reuid={STRANGER} --regid={STRANGER} --clear-groups {ATTND} \"$@\"\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("harness.ATTND", str(program))
+    directory = tempfile.mkdtemp(prefix="attnd-")
+    os.chown(directory, STRANGER, STRANGER)
+    daemon = Web(directory=directory)
+    for path in ("/", "/assets/main.js", "/api/v1/jobs", "/metrics"):
+        assert [ask_as(uid, daemon.port, path)[0] for uid in (STRANGER, 0, STRANGER + 1)] == [200, 200, 403], path
+    daemon.close()
+
+
+@as_root
+def test_users_without_a_number_are_nobody(tmp_path, monkeypatch):
+    """In a user namespace that has root only, everybody else is one and the same."""
+    program = tmp_path / "attnd"
+    program.write_text(f"#!/bin/sh\nexec unshare -U --map-root-user {ATTND} \"$@\"\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("harness.ATTND", str(program))
+    daemon = Web()
+    for uid in (STRANGER, 65534):
+        status, body = ask_as(uid, daemon.port, "/metrics")
+        assert status == 403 and "the kernel does not say whose" in json.loads(body)["error"]["message"]
+    assert ask_as(0, daemon.port, "/metrics")[0] == 200
+    daemon.close()
+
+
+@as_root
+def test_users_of_the_config_may_ask():
+    daemon = Web(f"http.users=daemon {STRANGER}")
+    assert ask_as(STRANGER, daemon.port, "/metrics")[0] == 200
+    assert ask_as("daemon", daemon.port, "/api/v1/jobs")[0] == 200
+    assert ask_as(STRANGER + 1, daemon.port, "/metrics")[0] == 403
+    daemon.close()
+
+
+@as_root
+def test_another_user_may_ask_with_the_token(tmp_path):
+    token = "0123456789abcdefXYZ"
+    (tmp_path / "token").write_text(token + "\n")
+    daemon = Web(f"http.token_file={tmp_path / 'token'}")
+    assert ask_as(STRANGER, daemon.port, "/")[0] == 200, "the page asks for the token"
+    status, body = ask_as(STRANGER, daemon.port, "/api/v1/jobs")
+    assert status == 401 and "Authorization: Bearer TOKEN" in json.loads(body)["error"]["message"]
+    assert ask_as(STRANGER, daemon.port, "/api/v1/jobs", "-H", f"Authorization: Bearer {token}")[0] == 200
+    assert ask_as(0, daemon.port, "/api/v1/jobs")[0] == 200
+    daemon.close()
+
+
+@as_root
+def test_members_of_the_group_attnd_may_ask_a_service(tmp_path, monkeypatch):
+    """One that runs as that group; the users are in files that only attnd sees in place of /etc's."""
+    (tmp_path / "passwd").write_text("root:x:0:0::/:/bin/sh\nann:x:54001:54001::/:/bin/sh\nbob:x:54002:54444::/:/bin/sh\n"
+                                     "eve:x:54003:54003::/:/bin/sh\n")
+    (tmp_path / "group").write_text("root:x:0:\nattnd:x:54444:ann\nothers:x:54555:eve\n")
+    for gid, members in ((54444, 200), (54555, 403)):
+        service = tmp_path / f"attnd-{gid}"
+        service.write_text(f"""#!/bin/sh
+exec unshare -m sh -c 'mount --bind {tmp_path}/passwd /etc/passwd && mount --bind {tmp_path}/group /etc/group &&
+exec setpriv --regid={gid} --clear-groups {ATTND} "$@"' sh "$@"
+""")
+        service.chmod(0o755)
+        monkeypatch.setattr("harness.ATTND", str(service))
+        daemon = Web()
+        assert [ask_as(uid, daemon.port, "/metrics")[0] for uid in (54001, 54002, 54003)] == [members, members, 403]
+        daemon.close()
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "Via", "X-Real-IP"])
+def test_what_is_forwarded_needs_a_token(attnd_web, header):
+    """The proxy's user is not who asks."""
+    response, body = attnd_web.get("/api/v1/jobs", **{header: "192.0.2.1"})
+    assert response.status == 403 and "forwards" in json.loads(body)["error"]["message"]
+    assert attnd_web.get("/healthz", **{header: "192.0.2.1"})[0].status == 200
+
+
+def test_from_elsewhere_a_token_is_needed():
+    """By an address of this machine that others reach it by."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("there is no address but loopback")
+        address = probe.getsockname()[0]
+    daemon = Web("http.endpoint=tcp://*:*")
+    connection = http.client.HTTPConnection(address, daemon.port, timeout=PATIENCE_S)
+    for path, status in (("/api/v1/jobs", 403), ("/", 403), ("/healthz", 200)):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert response.status == status
+        assert status == 200 or "from another machine" in json.loads(response.read())["error"]["message"]
+        response.read()
+    connection.close()
+    assert daemon.get("/api/v1/jobs")[0].status == 200
+    daemon.close()
+
+
+@as_root
+def test_a_stranger_that_hangs_up_is_never_let_in(attnd_web):
+    """A socket that its process has closed is nobody's, which some kernels report as root's."""
+    script = """if True:
+        import os, socket, struct, sys
+        os.setgroups([]); os.setgid(54321); os.setuid(54321)
+        for i in range(1500):
+            with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as client:
+                client.sendall(b"GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+                if i % 3 == 0:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                elif i % 3 == 1:
+                    client.shutdown(socket.SHUT_WR)
+                    answer = client.recv(100)
+                    assert answer[:12] == b"HTTP/1.1 403", answer
+        """
+    before = attnd_web.stats()
+    subprocess.run([sys.executable, "-c", script, str(attnd_web.port)], check=True, timeout=120)
+    after = attnd_web.stats()
+    assert after["http_refused"] - before["http_refused"] >= 500
+    assert after["http_refused"] - before["http_refused"] == after["http_requests"] - before["http_requests"]
+
+
+@as_root
+def test_users_that_do_not_exist_stop_the_start(tmp_path):
+    result = start("http.users=root nobody-of-this-name", directory=tmp_path)
+    assert result.returncode == 1
+    assert "http.users: 'nobody-of-this-name': there is no such user on this machine" in result.stderr
+
+
+def start(*settings, directory):
+    """An attnd that is expected not to start."""
+    return subprocess.run([ATTND, f"--set=history.path={directory}/history.db",
+                           *(f"--set={name}.endpoint=ipc://{directory}/{name}" for name in ("ingest", "publish", "control", "tap")),
+                           *(f"--set={setting}" for setting in settings)], capture_output=True, text=True, timeout=30)
+
+
+# Its port
+
+
+def test_a_taken_default_port_becomes_a_free_one(tmp_path):
+    holder = None
+    try:
+        holder = socket.create_server(("127.0.0.1", 5580))
+    except OSError:
+        pass  # somebody else holds it
+    daemon = Web("http.endpoint=tcp://127.0.0.1:5580")
+    assert daemon.port != 5580 and daemon.get("/api/v1/version")[0].status == 200
+    assert f"event=http_port_taken endpoint=tcp://127.0.0.1:5580 instead=tcp://127.0.0.1:{daemon.port}" in daemon.log_text()
+    chosen = start(f"http.endpoint=tcp://127.0.0.1:{daemon.port}", directory=tmp_path)
+    assert chosen.returncode == 1 and "Address already in use" in chosen.stderr, "a port that somebody chose is that one"
+    daemon.close()
+    if holder:
+        holder.close()
+
+
+def page_of(daemon):
+    """The file's line, and its mode."""
+    path = os.path.join(daemon.directory, "page")
+    with open(path) as file:
+        return file.read(), os.stat(path).st_mode & 0o777
+
+
+def test_the_directory_says_where_the_page_is():
+    daemons = [Web("http.endpoint=tcp://127.0.0.1:5580") for _ in range(2)]
+    urls = []
+    for daemon in daemons:
+        text, mode = page_of(daemon)
+        assert text == f"http://127.0.0.1:{daemon.port}/\n" and mode == 0o600
+        with urllib.request.urlopen(text.strip(), timeout=PATIENCE_S) as answer:
+            assert answer.read().startswith(b"<!doctype html>")
+        urls.append(text)
+    assert urls[0] != urls[1], "both began with the default port"
+    for daemon in daemons:
+        daemon.close()
+        assert not os.path.exists(os.path.join(daemon.directory, "page"))
+
+
+def test_a_page_that_is_no_longer_served_is_not_named():
+    daemon = Web()
+    os.remove(os.path.join(daemon.directory, "page"))
+    wait_until(lambda: os.path.exists(os.path.join(daemon.directory, "page")), "it is written again")
+    daemon.process.kill()
+    daemon.process.wait()
+    assert page_of(daemon)
+    daemon.settings += ("http.enabled=false",)
+    daemon.start()
+    assert not os.path.exists(os.path.join(daemon.directory, "page"))
+    daemon.close()
 
 
 # The event stream
@@ -493,6 +726,48 @@ def test_health_and_readiness(tmp_path):
     response, body = daemon.get("/readyz")
     assert response.status == 503 and json.loads(body)["error"]["code"] == "history_off"
     assert daemon.get("/healthz")[0].status == 200
+    daemon.close()
+
+
+def readiness(daemon):
+    response, body = daemon.get("/readyz")
+    return (200, "") if response.status == 200 else (response.status, json.loads(body)["error"]["message"])
+
+
+def test_a_history_that_cannot_be_written_is_not_ready(rng):
+    """And is ready again when there is room, though nobody sends anything any more."""
+    daemon = Web("history.commit=20ms", "history.checkpoint=100ms")
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    train(daemon, rng).event("bye")
+    daemon.settled(9)
+    status, why = wait_until(lambda: readiness(daemon)[1] and readiness(daemon), "the disk is full")
+    assert status == 503 and why.startswith("the history cannot be written: ")
+    assert daemon.stats()["history"]["reason"] in why and daemon.stats()["store_dropped"] > 0
+    assert daemon.get("/healthz")[0].status == 200
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    wait_until(lambda: readiness(daemon) == (200, ""), "room again")
+    assert "event=history_recovered" in daemon.log_text() and daemon.stats()["history"]["reason"] is None
+    daemon.close()
+
+
+@as_root
+def test_a_full_disk_is_not_ready_before_anything_fails(tmp_path, monkeypatch):
+    """The history's disk is one that only attnd sees, full to the brim and then not."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    alone = tmp_path / "attnd"
+    alone.write_text(f"#!/bin/sh\nexec unshare -m sh -c 'mount -t tmpfs -o size=4m none {disk} && exec {ATTND} \"$@\"' sh \"$@\"\n")
+    alone.chmod(0o755)
+    monkeypatch.setattr("harness.ATTND", str(alone))
+    daemon = Web(f"history.path={disk}/history.db")
+    assert readiness(daemon) == (200, "")
+    filler = f"/proc/{daemon.process.pid}/root{disk}/filler"
+    with open(filler, "wb") as file, pytest.raises(OSError):
+        while True:
+            os.write(file.fileno(), bytes(1 << 16))
+    assert readiness(daemon) == (503, "the history cannot be written: its disk is full")
+    os.remove(filler)
+    assert readiness(daemon) == (200, "")
     daemon.close()
 
 

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Starting, stopping, overload, and the control socket."""
 import os
+import resource
 import signal
 import socket
 import subprocess
 import time
 
 import msgpack
+import numpy as np
 import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until
+from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_until
 
 KEPT_BACK = "a sanitizer keeps freed memory back on purpose"
 
@@ -23,12 +25,16 @@ def ipc_settings(directory):
             for part in ("--set", f"{name}.endpoint=ipc://{directory}/{name}")] + ["--set", "http.enabled=false"]
 
 
+def tcp_settings(name, endpoint):
+    return ["--set", f"{name}.endpoint={endpoint}", "--set", "insecure=true"]
+
+
 def test_a_taken_port_is_one_clear_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        result = run_attnd("--set", f"publish.endpoint={endpoint}")
+        result = run_attnd(*tcp_settings("publish", endpoint))
     assert result.returncode == 1
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1
@@ -43,7 +49,7 @@ def test_the_ipc_socket_of_a_running_daemon_is_not_stolen(attnd):
 def test_a_missing_directory_and_a_privileged_path(tmp_path):
     result = run_attnd(*ipc_settings(tmp_path / "missing"))
     assert result.returncode == 1 and "No such file or directory" in result.stderr
-    result = run_attnd("--set", "ingest.endpoint=tcp://192.0.2.1:5570")
+    result = run_attnd(*tcp_settings("ingest", "tcp://192.0.2.1:5570"))
     assert result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1
 
 
@@ -97,14 +103,73 @@ def test_a_stop_does_not_wait_longer_than_its_timeout(rng):
     attnd.context.destroy(linger=0)
 
 
-def test_over_the_budget_attnd_stops_reading_and_goes_on_later(rng):
-    attnd = Attnd("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1")
+def test_over_the_budget_messages_are_dropped_counted_and_not_lost_as_well(rng):
+    """Events still come through, the job and its summary say what was dropped, and the next epoch is as ever."""
+    attnd = Attnd("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_budget=0")
+    reader = Reader(attnd, "summary/job/")
     trainer = Trainer(attnd, "job")
     weights = softmax_maps(rng, 1, 4, 256, 256)
-    for step in range(24):
+    for step in range(40):
         trainer.attention(weights, step=step)
-    stats = attnd.settled(24)
-    assert stats["processed"] == 24 and stats["pauses"] > 0
+    trainer.event("epoch_end", epoch=0)
+    stats = attnd.settled(41)
+    dropped = stats["dropped"]["over_budget"]
+    assert stats["dropped"] == {"over_budget": dropped} and 0 < dropped < 40 and stats["lost"] == 0
+    assert stats["processed"] == 41 - dropped
+    job, = attnd.call("jobs")
+    assert (job["received"], job["processed"], job["lost"], job["dropped"]) == (
+        41, 41 - dropped, 0, {"over_budget": dropped})
+    trainer.attention(weights, epoch=1)
+    trainer.event("epoch_end", epoch=1)
+    summaries = [reader.next()[1] for _ in range(2)]
+    assert sum(summary["messages"] for summary in summaries) == 41 - dropped
+    assert sum(summary["dropped"].get("over_budget", 0) for summary in summaries) == dropped
+    assert [summary["lost"] for summary in summaries] == [0, 0]
+    attnd.close()
+
+
+@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
+def test_what_waits_behind_a_heavy_message_is_bounded(rng):
+    """The numbers of dropped messages wait for their turn, as far as the reserve goes."""
+    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=16MiB", "workers.threads=1",
+                  "metrics.spectrum_max_size=4096", "metrics.spectrum_budget=0",
+                  "metrics.spectrum_effort=eigenvalues")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 1200, 1200), layer=1)  # whose eigenvalues take seconds
+    weights = softmax_maps(rng, 1, 1, 4, 4)
+    sent, full = 1, 95 << 20  # the budget and, but for a message, the reserve
+    while attnd.stats()["in_flight_bytes"] < full:
+        assert sent < 60000, "the reserve is never used up"
+        for _ in range(1000):
+            trainer.attention(weights, step=sent)
+            sent += 1
+    for _ in range(5000):  # for which there is no room at all
+        trainer.attention(weights, step=sent)
+        sent += 1
+    stats = attnd.settled(sent)
+    assert stats["dropped"]["over_budget"] > 8000
+    assert attnd.rss_kb() < 256 * 1024
+    attnd.close()
+
+
+@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
+def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rng):
+    """A large message is admitted while the budget is not used up. Beyond it events count, and numbers are known."""
+    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "workers.threads=1",
+                  "metrics.spectrum_max_size=1500", "metrics.spectrum_budget=0",
+                  "metrics.spectrum_effort=eigenvalues")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 1500, 1500), layer=1)  # 44 MiB with its scratch, for seconds
+    trainer.attention(np.full((1, 1, 3000, 4600), 1 / 4600, "f4"), layer=2)
+    small = softmax_maps(rng, 1, 1, 4, 4)
+    for step in range(20):
+        trainer.attention(small, step=step)
+    trainer.event("epoch_end")
+    assert wait_until(lambda: attnd.stats()["in_flight_bytes"] > 97 << 20, "more than the budget and the reserve")
+    stats = attnd.settled(23)
+    assert stats["dropped"] == {"over_budget": 20} and stats["events"] == 1
+    trainer.attention(small, step=20)
+    assert attnd.settled(24)["lost"] == 0
     attnd.close()
 
 
@@ -115,6 +180,18 @@ def test_an_oversized_message_is_refused(rng):
     frames = trainer.attention_frames(softmax_maps(rng, 1, 1, 120, 120, dtype="f4"))
     trainer.send(*frames, frames[2])  # each frame fits, the whole does not
     assert attnd.settled(2)["dropped"] == {"too_large": 1}
+    attnd.close()
+
+
+def test_an_oversized_message_of_too_many_heads_announces_no_layer(rng):
+    """limits.heads holds for what is too large by its bytes as well."""
+    attnd = Attnd("ingest.max_message=64KiB")
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 120, 160, dtype="f4"), heads_total=4096)
+    trainer.event("epoch_end")
+    assert attnd.settled(2)["dropped"] == {"heads_limit": 1}
+    job, = attnd.call("jobs")
+    assert job["layers"] == []
     attnd.close()
 
 
@@ -204,7 +281,7 @@ def terminated(process):
 
 
 def test_a_free_port_is_told_where_one_asks(tmp_path):
-    with subprocess.Popen([ATTND, "--set", "ingest.endpoint=tcp://127.0.0.1:*", "--set",
+    with subprocess.Popen([ATTND, *tcp_settings("ingest", "tcp://127.0.0.1:*"), "--set",
                            "publish.endpoint=ipc://" + str(tmp_path / "publish"), "--set",
                            "control.endpoint=ipc://" + str(tmp_path / "control"), "--set",
                            "tap.endpoint=ipc://" + str(tmp_path / "tap"), "--set",
@@ -271,3 +348,44 @@ def test_repeated_subscriptions_are_answered_together(attnd, rng):
     time.sleep(0.5)  # two rounds of snapshots
     assert attnd.stats()["snapshots"] <= 20 * 6
     reader.close()
+
+
+def test_connections_without_end_do_not_end_attnd(tmp_path, rng):
+    """Beyond the descriptors that it has they are refused; who is connected goes on, and others come in again."""
+    def with_few_descriptors():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (120, 120))
+
+    attnd = Attnd("workers.threads=1", preexec_fn=with_few_descriptors)
+    trainer, reader = Trainer(attnd, "job"), Reader(attnd, "live/")
+    flood = []
+
+    def full():
+        """Every connection more is closed by attnd."""
+        peer = socket.socket(socket.AF_UNIX)
+        flood.append(peer)
+        peer.settimeout(PATIENCE_S)
+        peer.connect(f"{attnd.directory}/ingest")
+        peer.settimeout(0.05)
+        try:
+            return peer.recv(1) == b""
+        except TimeoutError:
+            return False
+        except ConnectionResetError:
+            return True
+
+    for name in ("ingest", "publish", "control", "tap"):
+        for _ in range(40):
+            peer = socket.socket(socket.AF_UNIX)
+            peer.settimeout(PATIENCE_S)
+            peer.connect(f"{attnd.directory}/{name}")
+            flood.append(peer)
+    wait_until(full, "attnd has no descriptor left")
+    assert len(os.listdir(f"/proc/{attnd.process.pid}/fd")) >= 119
+    trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=7)
+    assert reader.next()[1]["step"] == 7
+    for peer in flood:
+        peer.close()
+    assert attnd.call("ping")
+    trainer.close()
+    reader.close()
+    attnd.close()

@@ -85,9 +85,10 @@ def refused(attnd, method, **params):
 
 def test_the_default_plan_is_there_before_what_is_asked_for(attnd):
     trainer = Listener(attnd, "gpt-small")
-    assert trainer.prefixes == {DEFAULT} | EVERYTHING
+    limits = next(prefix for prefix in trainer.prefixes if prefix.startswith(b"limits/"))
+    assert trainer.prefixes == {DEFAULT, limits} | EVERYTHING
     said = [prefix for added, prefix in trainer.notices]
-    assert said.index(DEFAULT) < said.index(b"tensor/")
+    assert said.index(limits) < said.index(b"tensor/") and said.index(DEFAULT) < said.index(b"tensor/")
     assert trainer.in_force() == (50, "*")
 
 
@@ -333,25 +334,25 @@ def test_plans_that_change_all_the_time_disturb_nothing(attnd, rng):
     trainer.event("epoch_end", step=count)
     stats = attnd.settled(count + 1)
     assert len(changes) >= 50
-    assert stats["received"] == stats["processed"] == count + 1 and stats["lost"] == 0
+    assert stats["received"] == count + 1 and stats["lost"] == 0
+    assert set(stats["dropped"]) <= {"over_budget"}  # nothing holds the flood up, so it may be too much
     _, summary = reader.next()
-    assert summary["messages"] == count and summary["lost"] == 0
+    assert summary["messages"] == stats["processed"] - 1 and summary["lost"] == 0
     trainer.wait_plans(plan(0, "gpt-*", len(changes)), THE_DEFAULT)
 
 
-def test_while_ingest_is_paused_plans_arrive(rng):
-    """Over the byte budget nothing is read; a plan that asks for less is what one wants then."""
+def test_over_the_budget_plans_arrive(rng):
+    """A plan that asks for less is what one wants then."""
     attnd = Attnd("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_budget=0")
     trainer = Listener(attnd, "gpt-small")
     weights = softmax_maps(rng, 1, 4, 256, 256)
     sent = 40
     for step in range(sent):
         trainer.attention(weights, step=step)
-    wait_until(lambda: attnd.stats()["pauses"] > 0, "a pause")
+    wait_until(lambda: attnd.stats()["dropped"].get("over_budget", 0) > 0, "a message that does not fit")
     attnd.call("plan.set", job="gpt-small", every=0)
     trainer.wait_plans(plan(0, "gpt-small", 0), THE_DEFAULT)
-    assert attnd.stats()["received"] < sent
-    assert attnd.settled(sent)["processed"] == sent
+    attnd.settled(sent)
     attnd.close()
 
 

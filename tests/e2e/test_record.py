@@ -2,6 +2,7 @@
 """What was recorded is what came, and replaying it gives the same summaries, byte for byte."""
 import json
 import os
+import pathlib
 import re
 import signal
 import struct
@@ -9,13 +10,17 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import msgpack
 import numpy as np
 import pytest
 import zmq
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "fuzz"))
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+RECORDINGS = TESTS / "golden" / "recordings"
+sys.path[:0] = [str(TESTS / "fuzz"), str(RECORDINGS)]
+import make_recording as golden  # noqa: E402
 from make_recordings import header, record  # noqa: E402
 from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
 
@@ -126,6 +131,28 @@ class Tap:
         return not self.socket.poll(100)
 
 
+
+def test_nobody_else_reads_what_is_written(tmp_path, rng):
+    """Whatever the umask: history, what SQLite puts beside it, the directories made for it, sockets and recordings."""
+    umask = os.umask(0)
+    try:
+        attnd = Attnd(f"history.path={tmp_path}/made/for/history.db", "history.commit=10ms")
+        recorder = Recorder(attnd, "gpt", tmp_path / "gpt.rec")
+        trainer = Trainer(attnd, "gpt")
+        trainer.attention(softmax_maps(rng, 1, 2, 8, 8))
+        trainer.event("epoch_end", epoch=0)
+        attnd.settled(2)
+        wait_until(lambda: attnd.stats()["stored"] > 0, "the window to be stored")
+        written = [*tmp_path.rglob("*"), *Path(attnd.directory).iterdir()]
+        assert {"history.db", "history.db-wal", "history.db-shm", "history.db.lock", "gpt.rec", "made", "for"} <= {
+            path.name for path in written}
+        assert [path for path in written if path.name != "log" and path.stat().st_mode & 0o077] == []
+        recorder.end(signal.SIGINT)
+        attnd.close()
+    finally:
+        os.umask(umask)
+
+
 def publish_run(attnd, rng, job="gpt", ranks=2, epochs=3, slowly=False):
     """Random messages of several ranks, layers and tiers, which begin and end as a run does; `slowly` waits for attnd
     after each step. Returns how many."""
@@ -222,6 +249,23 @@ def test_a_run_that_is_known_already_is_refused_and_said_to_be(recorded):
     assert f"attnd processed 0, dropped {messages}: " in again.stdout
     assert again.stdout.endswith("attnd had these runs already: restart it, or replay to another one\n")
     fresh.close()
+
+
+@pytest.mark.parametrize("path", sorted(RECORDINGS.glob("*.rec")), ids=lambda path: path.stem)
+def test_a_recording_of_an_earlier_version_says_what_it_always_said(path):
+    """None is ever edited: see its README."""
+    headers = [msgpack.unpackb(frames[1]) for _, frames in read_recording(path)]
+    assert {header["type"] for header in headers} == {"attention", "qk", "weights", "event"}
+    assert {header.get("event") for header in headers} == {None, "hello", "epoch_end", "bye"}
+    fresh = Attnd(*golden.SETTINGS)
+    assert attnctl("replay", path, attnd=fresh).returncode == 0
+    said, expected = golden.said(fresh, len(headers)), json.loads(path.with_suffix(".json").read_text())
+    for layer, known in zip(said["layers"], expected["layers"]):
+        assert layer.pop("entropy") == pytest.approx(known.pop("entropy"), abs=1e-5)
+    assert said == expected
+    fresh.close()
+    result = attnctl("check", path, "--json")
+    assert result.returncode in (0, 1) and json.loads(result.stdout)["messages"] == len(headers)
 
 
 def test_the_tap_passes_on_every_frame_as_it_came(attnd, rng):
@@ -465,6 +509,31 @@ def test_the_rules_of_a_file_decide(tmp_path, rng):
     assert result.returncode == 1 and result.stdout.startswith("warning  mine since epoch 0 step 0: ")
     assert check(tmp_path, training(rng), rules="window: {length: 6, every: 6}\n").stdout.endswith(
         " in 1 window of 13 messages\n")
+
+
+def larger_than_the_budget(rng):
+    """70 MB for a budget of 3 MiB. Shapes change, and some messages take more than half of it."""
+    weights = [softmax_maps(rng, 1, 4, size, size) for size in (8, 64, 128, 176, 256)]
+    messages = [(step, attention_frames(weights[step % 5], step, 0, step)) for step in range(200)]
+    return [*messages, (200, event_frames("bye", 0, 0, 199))]
+
+
+def test_a_recording_larger_than_the_budget_is_replayed_without_loss(tmp_path, rng):
+    path = tmp_path / "run.rec"
+    messages = larger_than_the_budget(rng)
+    write_recording(path, messages)
+    fresh = Attnd(*STEADY, "ingest.budget=3MiB", "ingest.max_message=2MiB", "workers.threads=1")
+    result = attnctl("replay", path, "--json", attnd=fresh)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["processed"] == len(messages) and json.loads(result.stdout)["dropped"] == {}
+    assert fresh.stats()["lost"] == 0
+    fresh.close()
+
+
+def test_a_recording_larger_than_the_budget_is_checked_without_loss(tmp_path, rng):
+    result = check(tmp_path, larger_than_the_budget(rng), "--json", rules="ingest: {budget: 3MiB, max_message: 2MiB}\n")
+    assert result.stderr == "" and json.loads(result.stdout)["dropped"] == {}
+    assert json.loads(result.stdout)["messages"] == len(larger_than_the_budget(rng))
 
 
 def test_a_check_is_not_about_silence(tmp_path, rng):

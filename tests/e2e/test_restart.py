@@ -293,6 +293,63 @@ def test_what_a_full_disk_swallowed_is_saved_again():
     assert full and all(row[4] + row[5] == 8 and row[5] == 0 for row in full if row[3] <= 17), full
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced", "with its directory"])
+def test_a_database_that_is_gone_is_written_again(tmp_path, how):
+    """Windows and checkpoints from then on, and what runs have open: a kill after that costs nothing."""
+    path = tmp_path / "state" / "attnd" / "history.db"
+    if how == "replaced":
+        older = Attnd(f"history.path={tmp_path}/older/history.db", "window.unit=step")
+        Trainer(older, "older").event("bye")
+        older.settled(1)
+        older.close()
+    attnd = Attnd("window.unit=step", "window.length=8", "window.every=2", "history.checkpoint=100ms",
+                  "history.commit=20ms", f"history.path={path}")
+    trainer = Trainer(attnd, "job")
+    steps = iter(range(100))
+
+    def send(count):
+        before = attnd.stats()["received"]
+        for _ in range(count):
+            trainer.attention(WEIGHTS, step=next(steps))
+        attnd.settled(before + count)
+
+    def kept():
+        """The parts of windows that are saved, by what units they begin with."""
+        try:
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+                return [2 * int(key.split("/")[2]) for key, in database.execute("SELECT key FROM kept WHERE key LIKE 'part/%'")]
+        except sqlite3.OperationalError:
+            return []
+
+    send(5)
+    wait_until(lambda: kept() == [0, 2, 4], "a checkpoint")
+    if how == "removed":
+        for name in path.parent.glob("history.db*"):
+            name.unlink()
+    else:
+        path.parent.rename(tmp_path / "away")
+    if how == "replaced":
+        (tmp_path / "older").rename(path.parent)
+    send(1)
+    wait_until(lambda: attnd.stats()["store_replaced"] == 1, "it is noticed")
+    wait_until(lambda: kept() == [0, 2, 4], "a checkpoint with all")
+    assert attnd.log_text().count("event=history_gone") == 1
+    assert {run["job"] for run in attnd.call("runs")["runs"]} == ({"job", "older"} if how == "replaced" else {"job"})
+    send(1)
+    wait_until(lambda: kept() == [0, 2, 4, 6], "one more round")
+    kill(attnd)
+    start_again(attnd, trainer)
+    send(7)
+    trainer.event("bye", step=14)
+    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end of the run")
+    assert attnd.stats()["lost"] == 0 and attnd.stats()["store_dropped"] == 0
+    assert attnd.stop() == 0
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+        full = database.execute("SELECT last, messages, lost FROM windows JOIN layers USING(layer_id) JOIN runs USING(run_id)"
+                                " WHERE job = 'job' AND last BETWEEN 7 AND 13").fetchall()
+    assert [(last, messages, lost) for last, messages, lost in sorted(full)] == [(last, 8, 0) for last in (7, 9, 11, 13)]
+
+
 def test_without_history_nothing_comes_back():
     attnd = Attnd("history.enabled=false")
     Trainer(attnd, "job").attention(WEIGHTS)

@@ -71,6 +71,7 @@ weights_slice = common("weights", seq=1, epoch=3, step=1250) | layer("encoder", 
 
 epoch_end = common("event", seq=2, epoch=3, step=1250) | {"event": "epoch_end"}
 bye = common("event", seq=3, epoch=3, step=1250) | {"event": "bye"}
+bye_dropped = common("event", seq=4, epoch=3, step=1250) | {"event": "bye", "dropped_total": 300}
 hello = common("event", seq=0, epoch=0, step=0) | {
     "event": "hello",
     "layers": [layer("decoder", 0, "self") | {"heads": 4}, layer("decoder", 0, "cross") | {"heads": 8}],
@@ -251,7 +252,7 @@ def readable(value):
 
 
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows", "qk",
-         "qk_full", "weights", "weights_slice", "epoch_end", "bye", "hello", "live", "live_bare",
+         "qk_full", "weights", "weights_slice", "epoch_end", "bye", "bye_dropped", "hello", "live", "live_bare",
          "summary", "job", "alert", "alert_run", "live_full", "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
 
 if __name__ == "__main__":

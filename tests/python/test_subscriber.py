@@ -241,3 +241,27 @@ def test_alerts_of_one_window_are_told_apart(source):
         source.send("alert/job/", alert(head=1, state="resolved", snapshot=True))
         told = [subscriber.next(timeout=10) for _ in range(3)]
     assert [(one["head"], one["state"]) for one in told] == [(0, "firing"), (1, "firing"), (1, "resolved")]
+
+
+def test_results_that_nobody_takes_are_kept_up_to_a_number(source):
+    source.socket.setsockopt(zmq.XPUB_NODROP, 1)  # none is lost on the way
+    with attnd.Subscriber(source.endpoint, timeout=0.1, high_water=100) as idle:
+        source.subscription()
+        for number in range(5000):
+            source.send(TOPIC, summary(first=number, last=number))
+        deadline = time.monotonic() + 10
+        while idle.dropped < 4900 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert 4900 <= idle.dropped < 4960
+        assert [result["window"]["first"] for result in idle] == list(range(5000 - idle.dropped))
+
+
+def test_one_that_its_own_thread_collects_ends_too(source, monkeypatch):
+    """Garbage is collected on whichever thread makes some."""
+    subscriber = attnd.Subscriber(source.endpoint)
+    drain = subscriber._drain
+    source.subscription()
+    monkeypatch.setattr(drain, "_pass_on", lambda frames: subscriber.close())
+    source.send(TOPIC, summary())
+    drain._thread.join(10)
+    assert drain.socket.closed and drain._link.context.closed

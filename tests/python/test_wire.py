@@ -55,10 +55,11 @@ def test_weights_header_encodes_to_the_golden_bytes(name):
     assert wire.pack_header({**common_of(twin), **wire.weights_keys(layer, tensors, **keys)}) == payload
 
 
-@pytest.mark.parametrize("name", ["epoch_end", "bye"])
+@pytest.mark.parametrize("name", ["epoch_end", "bye", "bye_dropped"])
 def test_event_header_encodes_to_the_golden_bytes(name):
     payload, twin = golden(name)
-    assert wire.pack_header({**common_of(twin), "event": twin["event"]}) == payload
+    assert wire.pack_header({**common_of(twin), **wire.event_keys({"event": twin["event"]},
+                                                                  twin.get("dropped_total", 0))}) == payload
 
 
 def test_hello_encodes_to_the_golden_bytes():

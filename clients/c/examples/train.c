@@ -2,7 +2,7 @@
 /* A one-layer attention model that learns by gradients written by hand to say which token came
  * before, with attnd attached: look for attn_. Its heads turn to the previous token meanwhile.
  *
- *   train [endpoint of attnd [milliseconds to wait for it [epochs]]]
+ *   train [--address ADDRESS] [milliseconds to wait for attnd [epochs]]
  *
  * Prints a line of JSON per epoch: the loss, and each head's mean entropy in nats over the steps
  * that the job asks to be looked at. Without attnd it trains all the same.
@@ -210,7 +210,7 @@ static double entropy(int head)
 
 /* ---- attnd ---- */
 
-static attn_publisher *attach(const char *endpoint, int wait_ms)
+static attn_publisher *attach(const char *address, int wait_ms)
 {
     static const attn_layer layers[] = {{ATTN_DECODER, 0, ATTN_SELF, HEADS}};
     attn_publisher_options options;
@@ -220,10 +220,10 @@ static attn_publisher *attach(const char *endpoint, int wait_ms)
     options.job = "example-c";
     options.every = EVERY; /* until attnd is told otherwise about this job */
     options.samples = 0;
-    if (endpoint)
-        options.endpoint = endpoint;
+    options.address = address; /* NULL: attnd is looked for */
     if (attn_publisher_new(&options, &publisher) != 0) {
-        fprintf(stderr, "train: not an endpoint: %s\n", options.endpoint);
+        fprintf(stderr, "train: no publisher: is %s an address?\n",
+                address ? address : "$ATTND_ADDRESS");
         exit(EXIT_FAILURE);
     }
     attn_hello(publisher, layers, 1);
@@ -270,11 +270,16 @@ static void train_epoch(attn_publisher *publisher, int epoch)
 
 int main(int argc, char **argv)
 {
-    attn_publisher *publisher = attach(argc > 1 ? argv[1] : NULL, argc > 2 ? atoi(argv[2]) : 2000);
+    bool named = argc > 2 && strcmp(argv[1], "--address") == 0;
+    attn_publisher *publisher;
+
+    argc -= named ? 2 : 0;
+    argv += named ? 2 : 0;
+    publisher = attach(named ? argv[0] : NULL, argc > 1 ? atoi(argv[1]) : 2000);
 
     for (size_t i = 0; i < sizeof(model) / sizeof(float); i++)
         ((float *)&model)[i] = ((float)random_bits() / (1 << 23) - 1) / 4;
-    for (int epoch = 0; epoch < (argc > 3 ? atoi(argv[3]) : 6); epoch++)
+    for (int epoch = 0; epoch < (argc > 2 ? atoi(argv[2]) : 6); epoch++)
         train_epoch(publisher, epoch);
     attn_publisher_free(&publisher);
     return EXIT_SUCCESS;

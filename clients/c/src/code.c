@@ -24,6 +24,8 @@ const char *attn_strerror(int code)
         return "the result has no such number";
     case ATTN_E_REFUSED:
         return "the daemon refused";
+    case ATTN_E_TOO_LARGE:
+        return "larger than the daemon takes: dropped";
     default:
         return "unknown error";
     }

@@ -4,6 +4,7 @@
  * deadline; an answer to an earlier call that came too late is skipped by its id. */
 #include "attn/attn.h"
 
+#include "link.h"
 #include "result.h"
 #include "series.h"
 #include "socket.h"
@@ -13,9 +14,12 @@
 #include <string.h>
 
 #define ERROR_MAX 512
+/* Somebody waits for an answer meanwhile. */
+#define LOOK_EVERY_MS 50
 
 struct attn_control {
-    void *context, *socket;
+    void *context;
+    struct link link;
     uint64_t last_id;
     int timeout_ms;
     char error[ERROR_MAX]; /* what the daemon said when it last refused */
@@ -32,25 +36,27 @@ void attn_question_default(attn_question *ret_question)
                                     .limit = 1000};
 }
 
-int attn_control_new(const char *endpoint, int timeout_ms, attn_control **ret_control)
+static int control_open(const char *endpoint, const char *address, int timeout_ms,
+                        attn_control **ret_control)
 {
+    struct link_target target;
     static const struct socket_option options[] = {
         {ZMQ_LINGER, 0}, {ZMQ_RECONNECT_IVL, 100}, {ZMQ_RECONNECT_IVL_MAX, 2000}};
     attn_control *control;
     int rc;
 
-    if (!ret_control || timeout_ms < 1)
+    if (!ret_control || timeout_ms < 1 ||
+        link_name(endpoint, address, ADDRESS_CONTROL, LOOK_EVERY_MS, &target) != 0)
         return ATTN_E_ARGUMENT;
     control = calloc(1, sizeof(*control));
     if (!control)
         return ATTN_E_MEMORY;
     control->timeout_ms = timeout_ms;
     control->context = zmq_ctx_new();
-    rc = control->context
-             ? socket_open(control->context, ZMQ_DEALER, options,
-                           sizeof(options) / sizeof(options[0]), (int64_t)mpk_result_limits.bytes,
-                           endpoint ? endpoint : "tcp://127.0.0.1:5572", &control->socket)
-             : ATTN_E_MEMORY;
+    rc = control->context ? link_open(&control->link, control->context, ZMQ_DEALER, options,
+                                      sizeof(options) / sizeof(options[0]),
+                                      (int64_t)mpk_result_limits.bytes, &target)
+                          : ATTN_E_MEMORY;
     if (rc)
         attn_control_free(&control);
     else
@@ -58,12 +64,21 @@ int attn_control_new(const char *endpoint, int timeout_ms, attn_control **ret_co
     return rc;
 }
 
+int attn_control_new(const char *endpoint, int timeout_ms, attn_control **ret_control)
+{
+    return control_open(endpoint, NULL, timeout_ms, ret_control);
+}
+
+int attn_control_new_at(const char *address, int timeout_ms, attn_control **ret_control)
+{
+    return control_open(NULL, address, timeout_ms, ret_control);
+}
+
 void attn_control_free(attn_control **control)
 {
     if (!control || !*control)
         return;
-    if ((*control)->socket)
-        zmq_close((*control)->socket);
+    link_close(&(*control)->link);
     if ((*control)->context)
         socket_context_free((*control)->context);
     free(*control);
@@ -144,7 +159,8 @@ static int send_request(attn_control *control, const char *method, struct pairs 
     if (pairs->count > 0)
         mpk_put_raw(&writer, pairs->writer.buffer.data, pairs->writer.buffer.size);
     rc = mpk_writer_ok(&writer) && mpk_writer_ok(&pairs->writer) ? 0 : ATTN_E_MEMORY;
-    if (!rc && zmq_send(control->socket, writer.buffer.data, writer.buffer.size, ZMQ_DONTWAIT) < 0)
+    if (!rc &&
+        zmq_send(control->link.socket, writer.buffer.data, writer.buffer.size, ZMQ_DONTWAIT) < 0)
         rc = errno == EAGAIN ? ATTN_E_TIMEOUT : ATTN_E_TRANSPORT;
     mpk_writer_clear(&writer);
     mpk_writer_clear(&pairs->writer);
@@ -203,7 +219,7 @@ static int take_answer(attn_control *control, attn_result **ret_result)
     int rc;
 
     zmq_msg_init(&frame);
-    rc = zmq_msg_recv(&frame, control->socket, ZMQ_DONTWAIT) < 0 ? ATTN_E_TIMEOUT : 0;
+    rc = zmq_msg_recv(&frame, control->link.socket, ZMQ_DONTWAIT) < 0 ? ATTN_E_TIMEOUT : 0;
     if (!rc)
         rc = result_new(NULL, 0, &frame, &result);
     zmq_msg_close(&frame);
@@ -216,18 +232,45 @@ static int take_answer(attn_control *control, attn_result **ret_result)
     return rc;
 }
 
+/* Until there is somebody to ask. Late answers to earlier calls are thrown away. */
+static int wait_for_daemon(attn_control *control, uint64_t deadline)
+{
+    attn_result *late;
+
+    for (;;) {
+        uint64_t now = socket_now_ms();
+        int rc;
+
+        link_tend(&control->link);
+        if (link_is_up(&control->link))
+            return 0;
+        if (now >= deadline)
+            return ATTN_E_TIMEOUT;
+        rc = link_wait(&control->link, (long)(deadline - now));
+        if (rc < 0)
+            return rc;
+        if (rc > 0 && take_answer(control, &late) == 0)
+            attn_result_free(&late);
+    }
+}
+
 static int ask(attn_control *control, const char *method, struct pairs *pairs,
                attn_result **ret_result)
 {
     uint64_t deadline = socket_now_ms() + (uint64_t)control->timeout_ms;
-    int rc = send_request(control, method, pairs);
+    int rc = wait_for_daemon(control, deadline);
 
+    if (rc) {
+        mpk_writer_clear(&pairs->writer);
+        return rc;
+    }
+    rc = send_request(control, method, pairs);
     if (rc)
         return rc;
     for (;;) {
         uint64_t now = socket_now_ms();
 
-        rc = socket_wait(control->socket, now < deadline ? (long)(deadline - now) : 0);
+        rc = link_wait(&control->link, now < deadline ? (long)(deadline - now) : 0);
         if (rc < 0)
             return rc;
         if (rc > 0) {

@@ -292,7 +292,7 @@ static int make_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_
     return rc;
 }
 
-int message_send(void *socket, struct message *message, bool *reterr_cut_short)
+int message_send(void *socket, struct message *message, uint64_t bytes_max, bool *reterr_cut_short)
 {
     uint32_t tensors = message->header.tensor_count, sent = 0;
     zmq_msg_t topic, header;
@@ -301,7 +301,9 @@ int message_send(void *socket, struct message *message, bool *reterr_cut_short)
 
     if (rc)
         return rc;
-    if (send_frame(socket, &topic, true) != 0) {
+    if (zmq_msg_size(&topic) + zmq_msg_size(&header) + message->bytes > bytes_max) {
+        rc = ATTN_E_TOO_LARGE;
+    } else if (send_frame(socket, &topic, true) != 0) {
         rc = errno == EAGAIN ? ATTN_E_DROPPED : ATTN_E_TRANSPORT;
     } else {
         begun = true;

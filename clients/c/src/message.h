@@ -30,9 +30,10 @@ void message_free(struct message *message);
 
 /* Sends, without waiting, under header.seq and .dropped. On success the tensors are ZeroMQ's;
  * message_free is still due. Returns 0, ATTN_E_DROPPED when there was no room (and may be called
- * again), ATTN_E_MEMORY or ATTN_E_TRANSPORT. *reterr_cut_short: whether frames went out that
+ * again), ATTN_E_TOO_LARGE when all frames together have more than bytes_max, ATTN_E_MEMORY or
+ * ATTN_E_TRANSPORT. *reterr_cut_short: whether frames went out that
  * nothing can follow any more, so that the socket must be replaced. */
-int message_send(void *socket, struct message *message, bool *reterr_cut_short);
+int message_send(void *socket, struct message *message, uint64_t bytes_max, bool *reterr_cut_short);
 
 /* The message's topic: TOPIC_MAX bytes. */
 void message_topic(const struct header *header, char *ret_name);

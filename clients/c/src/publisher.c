@@ -57,7 +57,6 @@ static void leave_behind(attn_publisher *publisher)
 void attn_publisher_options_default(attn_publisher_options *ret_options)
 {
     *ret_options = (attn_publisher_options){
-        .endpoint = "tcp://127.0.0.1:5570",
         .world = 1,
         .max_queued_bytes = (uint64_t)256 << 20,
         .max_queued_messages = 256,
@@ -76,8 +75,7 @@ static bool wish_valid(uint32_t number)
 
 static bool options_valid(const attn_publisher_options *options)
 {
-    return options && options->endpoint && strlen(options->endpoint) < ENDPOINT_MAX &&
-           options->job && job_name_valid(options->job, strlen(options->job)) &&
+    return options && options->job && job_name_valid(options->job, strlen(options->job)) &&
            options->world <= WORLD_MAX && options->rank < options->world &&
            options->linger_ms <= INT32_MAX && options->alive_ms <= INT32_MAX &&
            options->max_queued_messages >= 1 &&
@@ -110,9 +108,9 @@ static void init(attn_publisher *publisher, const attn_publisher_options *option
     const struct plan_wishes own = {options->every, options->samples, options->rows};
 
     publisher->options = *options;
-    publisher->options.endpoint = publisher->options.job = NULL; /* the caller's: copied below */
+    /* The caller's: copied below. */
+    publisher->options.endpoint = publisher->options.address = publisher->options.job = NULL;
     publisher->options.run = NULL;
-    strcpy(publisher->endpoint, options->endpoint);
     strcpy(publisher->identity.job, options->job);
     publisher->identity.rank = options->rank;
     publisher->identity.world = options->world;
@@ -120,6 +118,7 @@ static void init(attn_publisher *publisher, const attn_publisher_options *option
     publisher->wake = -1;
     publisher->last = &publisher->first;
     publisher->generation = 1;
+    publisher->bounds = bounds_of(&publisher->prefixes, &publisher->bad_bounds);
     publisher->look_ms = socket_now_ms() + options->alive_ms;
     (void)plans_choose(&publisher->plans, &own, &publisher->plan);
     init_lock(publisher);
@@ -144,6 +143,10 @@ static int set_up(attn_publisher *publisher, const attn_publisher_options *optio
     int rc;
 
     init(publisher, options);
+    rc = link_name(options->endpoint, options->address, ADDRESS_INGEST, LINK_LOOK_EVERY_MS,
+                   &publisher->target);
+    if (rc)
+        return rc;
     rc = fill_run(options->run, publisher->identity.run);
     if (rc)
         return rc;
@@ -244,8 +247,7 @@ static int put_event(attn_publisher *publisher, struct message **message, bool *
         return ATTN_SKIPPED;
     }
     if (!*message || publisher->counts.queued >= max) {
-        publisher->counts.dropped++;
-        publisher->events.dropped++;
+        (void)queue_drop(publisher, &publisher->events, ATTN_E_DROPPED);
         return *message ? ATTN_E_DROPPED : ATTN_E_MEMORY;
     }
     (*message)->topic = &publisher->events;
@@ -460,6 +462,7 @@ void attn_publisher_stats(attn_publisher *publisher, attn_publisher_counts *ret_
         return;
     pthread_mutex_lock(&publisher->lock);
     *ret_counts = publisher->counts;
+    ret_counts->bad_plans += publisher->bad_bounds;
     pthread_mutex_unlock(&publisher->lock);
     skipped = atomic_load(&publisher->skipped);
     ret_counts->published += skipped;

@@ -11,6 +11,8 @@
 #define ATTN_PUBLISHER_H
 
 #include "attn/attn.h"
+#include "bounds.h"
+#include "link.h"
 #include "message.h"
 #include "plan.h"
 #include "prefixes.h"
@@ -23,7 +25,7 @@
 struct attn_publisher {
     /* Fixed while there are several threads. */
     attn_publisher_options options; /* its numbers; the pointers are NULL */
-    char endpoint[ENDPOINT_MAX];
+    struct link_target target;
     struct header identity; /* what all headers have in common */
     unsigned fork_generation;
     void *context;
@@ -48,6 +50,8 @@ struct attn_publisher {
     uint64_t epoch, step;
     struct topics topics;
     struct topic events;
+    uint64_t tensors_dropped;       /* of all topics: what events tell */
+    bool untold;                    /* no event has told the newest of them yet */
     attn_publisher_counts counts;   /* without `skipped` above */
     struct layer_info *next_layers; /* owned; a hello that the sending thread has not seen yet */
     uint32_t next_layer_count;
@@ -57,22 +61,25 @@ struct attn_publisher {
     struct prefixes prefixes;
     bool has_event_reader, has_plan;
     attn_plan plan;
+    struct bounds bounds;
+    uint64_t bad_bounds;
     uint64_t generation; /* counts changes of the above, from 1 */
     uint64_t notice_ms;  /* when the last notice came */
 
     /* The sending thread's alone. */
-    void *socket;
+    struct link link;
     struct plans plans;
     struct layer_info *layers; /* owned; what hello says */
     uint32_t layer_count;
     uint64_t blocked_since_ms; /* 0: not */
     uint64_t look_ms;          /* when to see whether a sign of life is due */
     uint64_t said_epoch, said_step;
+    uint64_t told_ms; /* when an event last told, or was to tell, what was dropped */
 };
 
 /* ---- sender.c ---- */
 
-/* Both before the thread runs or after it has ended. Returns 0 or ATTN_E_TRANSPORT. */
+/* Both before the thread runs or after it has ended. Returns as link_open. */
 int sender_open(attn_publisher *publisher);
 void sender_close(attn_publisher *publisher, uint32_t linger_ms);
 
@@ -103,6 +110,9 @@ void queue_wake(attn_publisher *publisher, bool asleep);
 
 /* The rest under the lock. */
 
+/* Counts a message that is dropped, and why. A tensor's topic is NULL when there is no memory for
+ * it. Returns as queue_rouse when the sending thread is to tell of it. */
+bool queue_drop(attn_publisher *publisher, struct topic *topic, int rc);
 /* Refreshes what the subscriptions and the plan say of a layer. */
 void queue_look_up(attn_publisher *publisher, struct topic *topic);
 /* Takes a message that has been counted. Returns as queue_rouse. */

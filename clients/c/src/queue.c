@@ -52,38 +52,56 @@ void queue_look_up(attn_publisher *publisher, struct topic *topic)
     topic->generation = publisher->generation;
 }
 
+bool queue_drop(attn_publisher *publisher, struct topic *topic, int rc)
+{
+    bool first;
+
+    publisher->counts.dropped++;
+    publisher->counts.too_large += rc == ATTN_E_TOO_LARGE;
+    if (topic)
+        topic->dropped++;
+    if (topic == &publisher->events)
+        return false;
+    publisher->tensors_dropped++;
+    first = !publisher->untold;
+    publisher->untold = true;
+    return first && publisher->has_event_reader && publisher->bounds.header >= 2 &&
+           queue_rouse(publisher);
+}
+
 /* Counts a message that came, and reserves its place. Under the lock. Returns 0, ATTN_SKIPPED,
- * ATTN_E_DROPPED or ATTN_E_MEMORY. */
-static int take_place(attn_publisher *publisher, struct topic *topic, uint64_t bytes)
+ * ATTN_E_DROPPED, ATTN_E_TOO_LARGE or ATTN_E_MEMORY: these are for the caller to count. */
+static int take_place(attn_publisher *publisher, struct topic *topic, const struct parcel *parcel)
 {
     publisher->counts.published++;
-    if (!topic) {
-        publisher->counts.dropped++;
+    if (!topic)
         return ATTN_E_MEMORY;
-    }
     queue_look_up(publisher, topic);
     if (!topic->subscribed) {
         publisher->counts.skipped++;
         return ATTN_SKIPPED;
     }
-    if (!has_room(publisher, bytes)) {
-        publisher->counts.dropped++;
-        topic->dropped++;
+    if (!bounds_take(&publisher->bounds, &parcel->header, parcel->bytes))
+        return ATTN_E_TOO_LARGE;
+    if (!has_room(publisher, parcel->bytes))
         return ATTN_E_DROPPED;
-    }
     publisher->counts.queued++;
-    atomic_fetch_add(&publisher->queued_bytes, bytes);
+    atomic_fetch_add(&publisher->queued_bytes, parcel->bytes);
     return 0;
 }
 
 static int reserve(attn_publisher *publisher, const struct parcel *parcel, struct topic **ret_topic)
 {
+    bool asleep = false;
     int rc;
 
     pthread_mutex_lock(&publisher->lock);
     *ret_topic = topics_get(&publisher->topics, parcel->header.layer);
-    rc = take_place(publisher, *ret_topic, parcel->bytes);
+    rc = take_place(publisher, *ret_topic, parcel);
+    if (rc < 0)
+        asleep = queue_drop(publisher, *ret_topic, rc);
     pthread_mutex_unlock(&publisher->lock);
+    queue_wake(publisher, asleep);
     return rc;
 }
 
@@ -91,15 +109,17 @@ static int reserve(attn_publisher *publisher, const struct parcel *parcel, struc
  * out late, which is nobody's loss but not published. */
 static void give_back(attn_publisher *publisher, struct topic *topic, int rc)
 {
+    bool asleep = false;
+
     pthread_mutex_lock(&publisher->lock);
     publisher->counts.queued--;
     if (rc == ATTN_E_ARGUMENT) {
         publisher->counts.published--;
     } else {
-        publisher->counts.dropped++;
-        topic->dropped++;
+        asleep = queue_drop(publisher, topic, rc);
     }
     pthread_mutex_unlock(&publisher->lock);
+    queue_wake(publisher, asleep);
 }
 
 bool queue_append(attn_publisher *publisher, struct message *message)

@@ -30,6 +30,8 @@
 #define PAUSE_MIN_MS    1
 #define PAUSE_MAX_MS    50
 #define STALLED_MS      3000
+/* How often events tell what was dropped when there is nothing else to say. */
+#define TELL_MS 5000
 /* After which a socket that could not be made is tried again. */
 #define REOPEN_MS 1000
 /* How long the connection outlives what was sent last. */
@@ -51,19 +53,17 @@ int sender_open(attn_publisher *publisher)
         {ZMQ_RECONNECT_IVL_MAX, 2000},
     };
 
-    return socket_open(publisher->context, ZMQ_XPUB, options, sizeof(options) / sizeof(options[0]),
-                       NOTICE_BYTES_MAX, publisher->endpoint, &publisher->socket);
+    return link_open(&publisher->link, publisher->context, ZMQ_XPUB, options,
+                     sizeof(options) / sizeof(options[0]), NOTICE_BYTES_MAX, &publisher->target);
 }
 
 void sender_close(attn_publisher *publisher, uint32_t linger_ms)
 {
     int linger = (int)linger_ms;
 
-    if (publisher->socket) {
-        zmq_setsockopt(publisher->socket, ZMQ_LINGER, &linger, sizeof(linger));
-        zmq_close(publisher->socket);
-    }
-    publisher->socket = NULL;
+    if (publisher->link.socket)
+        zmq_setsockopt(publisher->link.socket, ZMQ_LINGER, &linger, sizeof(linger));
+    link_close(&publisher->link);
     prefixes_clear(&publisher->prefixes);
     plans_clear(&publisher->plans);
 }
@@ -90,6 +90,7 @@ static void note_readers(attn_publisher *publisher)
     topic_job("tensor", event.job, root);
     publisher->has_event_reader = wants_topic(publisher, &event);
     publisher->has_tensor_reader = prefixes_touch(&publisher->prefixes, root);
+    publisher->bounds = bounds_of(&publisher->prefixes, &publisher->bad_bounds);
     if (publisher->has_event_reader && !had)
         publisher->hello_due = publisher->has_hello;
     publisher->notice_ms = socket_now_ms();
@@ -142,10 +143,11 @@ static void take_notices(attn_publisher *publisher)
     zmq_msg_t notice;
     int taken = 0;
 
-    if (!publisher->socket)
+    if (!publisher->link.socket)
         return;
     zmq_msg_init(&notice);
-    while (taken < NOTICES_AT_ONCE && zmq_msg_recv(&notice, publisher->socket, ZMQ_DONTWAIT) >= 0) {
+    while (taken < NOTICES_AT_ONCE &&
+           zmq_msg_recv(&notice, publisher->link.socket, ZMQ_DONTWAIT) >= 0) {
         take_notice(publisher, zmq_msg_data(&notice), zmq_msg_size(&notice));
         taken++;
     }
@@ -197,6 +199,12 @@ static void add_layers(attn_publisher *publisher, struct header *header)
 
 static void note_said(attn_publisher *publisher, const struct header *header)
 {
+    if (header->type == MESSAGE_EVENT) {
+        publisher->told_ms = socket_now_ms();
+        pthread_mutex_lock(&publisher->lock);
+        publisher->untold = publisher->tensors_dropped != header->dropped_total;
+        pthread_mutex_unlock(&publisher->lock);
+    }
     publisher->said_epoch = header->epoch;
     publisher->said_step = header->step;
     publisher->look_ms = socket_now_ms() + publisher->options.alive_ms;
@@ -212,11 +220,12 @@ static int try_send(attn_publisher *publisher, struct message *message)
     pthread_mutex_lock(&publisher->lock);
     header->seq = message->topic->seq;
     header->dropped = message->topic->dropped;
+    header->dropped_total = publisher->bounds.header >= 2 ? publisher->tensors_dropped : 0;
     pthread_mutex_unlock(&publisher->lock);
     header->time_ns = realtime_ns();
     if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO)
         add_layers(publisher, header);
-    rc = message_send(publisher->socket, message, &cut_short);
+    rc = message_send(publisher->link.socket, message, publisher->bounds.max_message, &cut_short);
     if (cut_short)
         replace_socket(publisher);
     if (!rc) {
@@ -247,8 +256,7 @@ static void finish_head(attn_publisher *publisher, int rc)
     } else if (rc == ATTN_SKIPPED) {
         publisher->counts.skipped++;
     } else {
-        publisher->counts.dropped++;
-        message->topic->dropped++;
+        (void)queue_drop(publisher, message->topic, rc);
     }
     pthread_mutex_unlock(&publisher->lock);
     message_free(message);
@@ -277,7 +285,7 @@ static bool take_hello_due(attn_publisher *publisher)
     return due;
 }
 
-static void put_hello_off(attn_publisher *publisher)
+static void set_hello_due(attn_publisher *publisher)
 {
     pthread_mutex_lock(&publisher->lock);
     publisher->hello_due = true;
@@ -298,7 +306,7 @@ static struct message *head(attn_publisher *publisher)
  */
 static int deliver(attn_publisher *publisher, struct message *message)
 {
-    if (!publisher->socket || !wants_topic(publisher, &message->header))
+    if (!publisher->link.socket || !wants_topic(publisher, &message->header))
         return message->header.type == MESSAGE_EVENT ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
     return try_send(publisher, message);
 }
@@ -311,9 +319,9 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
         int rc;
 
         take_notices(publisher);
-        if (take_hello_due(publisher) && publisher->socket &&
+        if (take_hello_due(publisher) && publisher->link.socket &&
             repeat_hello(publisher) == ATTN_E_DROPPED) {
-            put_hello_off(publisher);
+            set_hello_due(publisher);
             return true;
         }
         message = head(publisher);
@@ -340,11 +348,27 @@ static void judge_stall(attn_publisher *publisher, bool blocked)
     publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
 }
 
+/* The next event tells what was dropped: a hello, if nothing else is said. */
+static bool sender_must_tell(attn_publisher *publisher)
+{
+    bool must;
+
+    pthread_mutex_lock(&publisher->lock);
+    must = publisher->untold && publisher->has_event_reader && publisher->bounds.header >= 2;
+    pthread_mutex_unlock(&publisher->lock);
+    return must;
+}
+
 /* The position may move on for long without anything being published. */
 static void look_for_life(attn_publisher *publisher)
 {
     uint64_t now = socket_now_ms();
 
+    if (sender_must_tell(publisher) &&
+        (publisher->told_ms == 0 || now >= publisher->told_ms + TELL_MS)) {
+        publisher->told_ms = now;
+        set_hello_due(publisher);
+    }
     if (publisher->options.alive_ms == 0 || now < publisher->look_ms)
         return;
     publisher->look_ms = now + publisher->options.alive_ms;
@@ -355,15 +379,23 @@ static void look_for_life(attn_publisher *publisher)
 }
 
 /* Milliseconds until there is something to do by itself; -1: never. */
-static long idle_ms(const attn_publisher *publisher)
+static long idle_ms(attn_publisher *publisher)
 {
-    uint64_t now = socket_now_ms();
+    uint64_t now = socket_now_ms(), until = UINT64_MAX;
+    long look_ms;
 
-    if (!publisher->socket)
+    if (!publisher->link.socket)
         return REOPEN_MS;
-    if (publisher->options.alive_ms == 0)
+    if (publisher->options.alive_ms > 0)
+        until = publisher->look_ms;
+    if (sender_must_tell(publisher) && publisher->told_ms + TELL_MS < until)
+        until = publisher->told_ms + TELL_MS;
+    look_ms = link_idle_ms(&publisher->link);
+    if (look_ms >= 0 && now + (uint64_t)look_ms < until)
+        until = now + (uint64_t)look_ms;
+    if (until == UINT64_MAX)
         return -1;
-    return publisher->look_ms > now ? (long)(publisher->look_ms - now) : 0;
+    return until > now ? (long)(until - now) : 0;
 }
 
 /* Whether there is nothing to do, so that `wake` will be written to when there is. */
@@ -392,12 +424,12 @@ static void wake_up(attn_publisher *publisher)
 /* Until something is put into the queue or a notice comes. */
 static void sleep_idle(attn_publisher *publisher)
 {
-    zmq_pollitem_t items[] = {{.fd = publisher->wake, .events = ZMQ_POLLIN},
-                              {.socket = publisher->socket, .events = ZMQ_POLLIN}};
+    zmq_pollitem_t items[3] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
+    int linked = publisher->link.socket ? link_items(&publisher->link, items + 1) : 0;
 
     if (!fall_asleep(publisher))
         return;
-    zmq_poll(items, publisher->socket ? 2 : 1, idle_ms(publisher));
+    zmq_poll(items, 1 + linked, idle_ms(publisher));
     wake_up(publisher);
 }
 
@@ -405,9 +437,9 @@ static void sleep_idle(attn_publisher *publisher)
  * before the head. */
 static void sleep_full(attn_publisher *publisher, long pause_ms)
 {
-    zmq_pollitem_t item = {.socket = publisher->socket, .events = ZMQ_POLLIN};
+    zmq_pollitem_t item = {.socket = publisher->link.socket, .events = ZMQ_POLLIN};
 
-    zmq_poll(&item, publisher->socket ? 1 : 0, pause_ms);
+    zmq_poll(&item, publisher->link.socket ? 1 : 0, pause_ms);
 }
 
 static bool finished(attn_publisher *publisher)
@@ -440,7 +472,9 @@ void *sender_run(void *argument)
     while (!finished(publisher)) {
         bool moved = false, full;
 
-        if (!publisher->socket)
+        if (publisher->link.socket)
+            link_tend(&publisher->link);
+        else
             (void)sender_open(publisher);
         look_for_life(publisher);
         full = flush(publisher, &moved);

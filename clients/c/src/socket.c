@@ -8,23 +8,24 @@
 #include <zmq.h>
 
 int socket_open(void *context, int type, const struct socket_option *options, size_t count,
-                int64_t frame_bytes_max, const char *endpoint, void **ret_socket)
+                int64_t frame_bytes_max, void **ret_socket)
 {
     void *socket = zmq_socket(context, type);
+    const int no_limit = 0;
 
     if (!socket)
         return ATTN_E_TRANSPORT;
-    if (zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &frame_bytes_max, sizeof(frame_bytes_max)) != 0)
+    if (zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &frame_bytes_max, sizeof(frame_bytes_max)) != 0 ||
+        zmq_setsockopt(socket, ZMQ_RCVHWM, &no_limit, sizeof(no_limit)) != 0)
         goto err_after_socket;
     for (size_t i = 0; i < count; i++) {
         if (zmq_setsockopt(socket, options[i].option, &options[i].value,
                            sizeof(options[i].value)) != 0)
             goto err_after_socket;
     }
-    if (zmq_connect(socket, endpoint) == 0) {
-        *ret_socket = socket;
-        return 0;
-    }
+    *ret_socket = socket;
+    return 0;
+
 err_after_socket:
     zmq_close(socket);
     return ATTN_E_TRANSPORT;
@@ -34,16 +35,6 @@ void socket_context_free(void *context)
 {
     while (zmq_ctx_term(context) != 0 && errno == EINTR)
         continue;
-}
-
-int socket_wait(void *socket, long timeout_ms)
-{
-    zmq_pollitem_t item = {.socket = socket, .events = ZMQ_POLLIN};
-    int rc = zmq_poll(&item, 1, timeout_ms);
-
-    if (rc < 0)
-        return errno == EINTR ? 0 : ATTN_E_TRANSPORT;
-    return rc > 0;
 }
 
 uint64_t socket_now_ms(void)

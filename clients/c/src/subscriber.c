@@ -2,6 +2,7 @@
 /* The reader's side: a SUB socket. */
 #include "attn/attn.h"
 
+#include "drain.h"
 #include "mpk.h"
 #include "result.h"
 #include "socket.h"
@@ -11,19 +12,23 @@
 #include <string.h>
 #include <zmq.h>
 
+/* Results that wait for attn_subscriber_next. */
+#define RESULTS_MAX       1000
+#define RESULTS_BYTES_MAX (UINT64_C(256) << 20)
+
 struct attn_subscriber {
-    void *context, *socket;
+    void *context;
+    struct link link; /* the drain's */
+    struct drain drain;
 };
 
 void attn_subscriber_options_default(attn_subscriber_options *ret_options)
 {
-    *ret_options = (attn_subscriber_options){"tcp://127.0.0.1:5571", "summary/"};
+    *ret_options = (attn_subscriber_options){.prefix = "summary/"};
 }
 
 static int set_up(attn_subscriber *subscriber, const attn_subscriber_options *options)
 {
-    /* No heartbeats: libzmq 4.3.4 aborts the process when one is due on a connection that broke
-     * while its queue was full. */
     static const struct socket_option socket_options[] = {
         {ZMQ_LINGER, 0},
         {ZMQ_TCP_KEEPALIVE, 1},
@@ -33,18 +38,24 @@ static int set_up(attn_subscriber *subscriber, const attn_subscriber_options *op
         {ZMQ_RECONNECT_IVL, 100},
         {ZMQ_RECONNECT_IVL_MAX, 2000},
     };
-    int rc;
+    struct link_target target;
+    int rc = link_name(options->endpoint, options->address, ADDRESS_PUBLISH, LINK_LOOK_EVERY_MS,
+                       &target);
 
+    if (rc)
+        return rc;
     subscriber->context = zmq_ctx_new();
     if (!subscriber->context)
         return ATTN_E_MEMORY;
-    rc = socket_open(subscriber->context, ZMQ_SUB, socket_options,
-                     sizeof(socket_options) / sizeof(socket_options[0]),
-                     (int64_t)mpk_result_limits.bytes, options->endpoint, &subscriber->socket);
-    if (!rc && zmq_setsockopt(subscriber->socket, ZMQ_SUBSCRIBE, options->prefix,
+    rc = link_open(&subscriber->link, subscriber->context, ZMQ_SUB, socket_options,
+                   sizeof(socket_options) / sizeof(socket_options[0]),
+                   (int64_t)mpk_result_limits.bytes, &target);
+    if (!rc && zmq_setsockopt(subscriber->link.socket, ZMQ_SUBSCRIBE, options->prefix,
                               strlen(options->prefix)) != 0)
         rc = ATTN_E_TRANSPORT;
-    return rc;
+    return rc ? rc
+              : drain_start(&subscriber->drain, subscriber->context, &subscriber->link, RESULTS_MAX,
+                            RESULTS_BYTES_MAX);
 }
 
 int attn_subscriber_new(const attn_subscriber_options *options, attn_subscriber **ret_subscriber)
@@ -56,7 +67,7 @@ int attn_subscriber_new(const attn_subscriber_options *options, attn_subscriber 
     attn_subscriber_options_default(&defaults);
     if (!options)
         options = &defaults;
-    if (!ret_subscriber || !options->endpoint || !options->prefix)
+    if (!ret_subscriber || !options->prefix)
         return ATTN_E_ARGUMENT;
     subscriber = calloc(1, sizeof(*subscriber));
     if (!subscriber)
@@ -73,8 +84,8 @@ void attn_subscriber_free(attn_subscriber **subscriber)
 {
     if (!subscriber || !*subscriber)
         return;
-    if ((*subscriber)->socket)
-        zmq_close((*subscriber)->socket);
+    drain_stop(&(*subscriber)->drain);
+    link_close(&(*subscriber)->link);
     if ((*subscriber)->context)
         socket_context_free((*subscriber)->context);
     free(*subscriber);
@@ -84,35 +95,39 @@ void attn_subscriber_free(attn_subscriber **subscriber)
 /* Waits until something can be received. Returns 0, ATTN_E_TIMEOUT or ATTN_E_TRANSPORT. */
 static int wait_until(void *socket, int timeout_ms)
 {
+    zmq_pollitem_t item = {.socket = socket, .events = ZMQ_POLLIN};
     uint64_t deadline = socket_now_ms() + (timeout_ms > 0 ? (uint64_t)timeout_ms : 0);
 
     for (;;) {
         uint64_t now = socket_now_ms();
         long left = timeout_ms < 0 ? -1 : now < deadline ? (long)(deadline - now) : 0;
-        int rc = socket_wait(socket, left);
+        int rc = zmq_poll(&item, 1, left);
 
-        if (rc)
-            return rc > 0 ? 0 : rc;
+        if (rc > 0 || (rc < 0 && errno != EINTR))
+            return rc > 0 ? 0 : ATTN_E_TRANSPORT;
         if (left == 0)
             return ATTN_E_TIMEOUT;
     }
 }
 
-static int receive_frame(void *socket, zmq_msg_t *frame)
+static int receive_frame(struct drain *drain, zmq_msg_t *frame)
 {
     int rc;
 
     do
-        rc = zmq_msg_recv(frame, socket, ZMQ_DONTWAIT);
+        rc = zmq_msg_recv(frame, drain->socket, ZMQ_DONTWAIT);
     while (rc < 0 && errno == EINTR);
-    return rc < 0 ? ATTN_E_TRANSPORT : 0;
+    if (rc < 0)
+        return ATTN_E_TRANSPORT;
+    drain_taken(drain, frame);
+    return 0;
 }
 
 /* Receives a whole message: its first two frames, and the number of all. */
-static int receive(void *socket, zmq_msg_t *topic, zmq_msg_t *body, unsigned *ret_frames)
+static int receive(struct drain *drain, zmq_msg_t *topic, zmq_msg_t *body, unsigned *ret_frames)
 {
     zmq_msg_t extra;
-    int rc = receive_frame(socket, topic);
+    int rc = receive_frame(drain, topic);
     bool more = !rc && zmq_msg_more(topic);
 
     *ret_frames = 1;
@@ -120,7 +135,7 @@ static int receive(void *socket, zmq_msg_t *topic, zmq_msg_t *body, unsigned *re
     while (!rc && more) {
         zmq_msg_t *frame = ++*ret_frames == 2 ? body : &extra;
 
-        rc = receive_frame(socket, frame);
+        rc = receive_frame(drain, frame);
         more = !rc && zmq_msg_more(frame);
     }
     zmq_msg_close(&extra);
@@ -131,13 +146,13 @@ int attn_subscriber_next(attn_subscriber *subscriber, int timeout_ms, attn_resul
 {
     zmq_msg_t topic, body;
     unsigned frames;
-    int rc = wait_until(subscriber->socket, timeout_ms);
+    int rc = wait_until(subscriber->drain.socket, timeout_ms);
 
     if (rc)
         return rc;
     zmq_msg_init(&topic);
     zmq_msg_init(&body);
-    rc = receive(subscriber->socket, &topic, &body, &frames);
+    rc = receive(&subscriber->drain, &topic, &body, &frames);
     if (!rc)
         rc = frames == 2 ? result_new(zmq_msg_data(&topic), zmq_msg_size(&topic), &body, ret_result)
                          : ATTN_E_MESSAGE;

@@ -27,7 +27,7 @@ static int fail_array(const struct array *array, char *reterr, const char *wante
 static int fail_layer(const struct input *input, char *reterr, const char *sentence)
 {
     char text[PLACE_TEXT_MAX];
-    layers_text(input->id, text);
+    place_layer(input->id, text);
     return array_fail(reterr, "%s: %s", text, sentence);
 }
 
@@ -208,7 +208,7 @@ static int check_lengths(const struct input *input, const struct int_list *own,
 {
     const struct int_list *list = own->items ? own : &options->lengths;
     char text[PLACE_TEXT_MAX];
-    layers_text(input->id, text);
+    place_layer(input->id, text);
     *ret_lengths = list->items;
     if (!list->items)
         return 0;

@@ -14,11 +14,6 @@ struct placed {
     const struct array *array;
 };
 
-void layers_text(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
-{
-    place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
-}
-
 /* Names that no place has -----------------------------------------------------------------------
  */
 

@@ -25,7 +25,4 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
                    struct layers *ret_layers, char *reterr);
 void layers_clear(struct layers *layers);
 
-/* "decoder.3.self" */
-void layers_text(struct layer_id id, char ret_text[PLACE_TEXT_MAX]);
-
 #endif

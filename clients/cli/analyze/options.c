@@ -216,6 +216,7 @@ struct option_info {
 #define UNUSED(name, argument) {{name, argument, "", NULL}, NULL, {0}}
 
 static const struct option_info option_info[] = {
+    UNUSED("address", "ADDRESS"),
     UNUSED("endpoint", "ENDPOINT"),
     UNUSED("timeout", "SECONDS"),
     TITLE("what is printed"),

@@ -349,3 +349,8 @@ const char *name_large_layer(const struct naming *naming, const char *name, size
     }
     return NULL;
 }
+
+void place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
+{
+    place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
+}

@@ -75,5 +75,7 @@ const char *name_large_layer(const struct naming *naming, const char *name, size
 /* "decoder.3.self", "decoder.3.self.q"; "mask" when shared. */
 #define PLACE_TEXT_MAX 64
 void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX]);
+/* "decoder.3.self" */
+void place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX]);
 
 #endif

@@ -4,6 +4,7 @@
 #include "spool.h"
 
 #include "reader.h"
+#include "write_all.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,18 +27,6 @@ static int open_nameless(char *reterr)
     return fd;
 }
 
-static int write_all(int fd, const char *data, size_t size)
-{
-    while (size > 0) {
-        ssize_t written = write(fd, data, size);
-        if (written < 0 && errno != EINTR)
-            return -1;
-        data += written > 0 ? written : 0;
-        size -= written > 0 ? (size_t)written : 0;
-    }
-    return 0;
-}
-
 static int copy(int fd, char *reterr)
 {
     static char block[1 << 16];
@@ -50,8 +39,9 @@ static int copy(int fd, char *reterr)
         copied += (uint64_t)got;
         if (copied > SPOOL_MAX)
             return array_fail(reterr, "larger than %d GiB: give a file", (int)(SPOOL_MAX >> 30));
-        if (write_all(fd, block, (size_t)got) != 0)
-            return array_fail(reterr, "cannot be kept in a temporary file: %s", strerror(errno));
+        int rc = write_all(fd, block, (size_t)got);
+        if (rc != 0)
+            return array_fail(reterr, "cannot be kept in a temporary file: %s", strerror(-rc));
     }
     return 0;
 }

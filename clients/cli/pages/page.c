@@ -59,8 +59,16 @@ static void print_exit_status(const char *finding, bool offline, FILE *out)
 static void print_environment(FILE *out)
 {
     fputs(".SH ENVIRONMENT\n", out);
+    roff_term("ATTND_ADDRESS", NULL, out);
+    roff_line(
+        "Which attnd, unless --address says so: a directory of its sockets, or tcp://host:port. "
+        "Without it, the first that answers in $XDG_RUNTIME_DIR/attnd, /run/user/UID/attnd, "
+        "/tmp/attnd-UID or /run/attnd, which is the service's: it lets in members of group "
+        "attnd. A directory that others can write to is passed over.",
+        out);
     roff_term("ATTND_ENDPOINT", NULL, out);
-    roff_line("Where attnd answers, unless --endpoint says so; without it, tcp://127.0.0.1:5572.",
+    roff_line("Exactly the socket where attnd answers, unless --endpoint says so; goes before "
+              "ATTND_ADDRESS.",
               out);
 }
 

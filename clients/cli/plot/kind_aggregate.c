@@ -120,7 +120,7 @@ static int draw(struct plot *plot, const struct choice *choice, const struct ble
         all.count++;
     }
     all.columns = plot->options.columns ? plot->options.columns : all.count > 4 ? 3 : 2;
-    plot_maps_layer_text(&plot->layers[choice->layer], place);
+    place_layer(plot->layers[choice->layer].id, place);
     plot_maps_details(plot, choice->layer, details);
     snprintf(title, sizeof(title), "%s, %" PRIu32 " heads in one map%s", place,
              aggregate->layer->heads, details);

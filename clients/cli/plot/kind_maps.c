@@ -55,7 +55,7 @@ static int draw_heads(struct plot *plot, size_t layer, const float *values,
         panels[head] = plot_maps_panel(of, values + head * cells, texts);
         snprintf(panels[head].title, PANEL_TITLE_MAX, "head %" PRIu32, head);
     }
-    plot_maps_layer_text(of, place);
+    place_layer(of->id, place);
     plot_maps_details(plot, layer, details);
     snprintf(title, sizeof(title), "%s%s", place, details);
     int code = out_of_panels(plot, panels, of->heads, true, WIDTH_TWO, title, ret_file);

@@ -5,6 +5,7 @@
  * the window's values (of sources that do not say them: of one standard deviation). Alerts are
  * upright lines. */
 #include "chart.h"
+#include "percentile.h"
 #include "timeline.h"
 
 #include "label.h"
@@ -58,22 +59,6 @@ static uint32_t count_layers(const struct timeline *timeline)
 /* Numbers --------------------------------------------------------------------------------------
  */
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-/* Between the two nearest, in proportion; NaN of nothing. */
-static double percentile(const double *sorted, size_t count, double share)
-{
-    if (count == 0)
-        return NAN;
-    double place = share * (double)(count - 1);
-    size_t below = (size_t)floor(place), above = below + 1 < count ? below + 1 : below;
-    return sorted[below] + (place - (double)below) * (sorted[above] - sorted[below]);
-}
-
 static size_t sort_heads(struct drawing *drawing, size_t begin, size_t end, size_t step)
 {
     const struct timeline *timeline = drawing->timeline;
@@ -83,7 +68,7 @@ static size_t sort_heads(struct drawing *drawing, size_t begin, size_t end, size
         if (isfinite(value))
             drawing->sorted[count++] = value;
     }
-    qsort(drawing->sorted, count, sizeof(double), compare_doubles);
+    percentile_sort(drawing->sorted, count);
     return count;
 }
 
@@ -116,7 +101,7 @@ static void name_line(const struct drawing *drawing, const struct timeline_row *
                       char ret_name[CHART_NAME_MAX])
 {
     char place[PLACE_TEXT_MAX];
-    place_text(&(struct place){.id = row->id, .role = TENSOR_WEIGHTS}, place);
+    place_layer(row->id, place);
     if (single && row->head >= 0)
         snprintf(ret_name, CHART_NAME_MAX, "%.30s, head %" PRId32, place, row->head);
     else

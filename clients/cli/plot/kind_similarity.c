@@ -29,7 +29,7 @@ static int draw(struct plot *plot, const struct choice *choice, const double *ma
                             .numbers = true,
                             .bar_title = plot->options.js ? "Jensen-Shannon divergence (nats)"
                                                           : "cosine similarity"};
-    plot_maps_layer_text(layer, place);
+    place_layer(layer->id, place);
     plot_maps_details(plot, choice->layer, details);
     snprintf(title, sizeof(title), "%s, similarity of heads%s", place, details);
     struct page page = plot_page(plot, WIDTH_ONE, title);

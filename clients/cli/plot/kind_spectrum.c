@@ -2,6 +2,7 @@
 /* The singular values of each head's map, largest first, as far as the engine lists them. */
 #include "chart.h"
 #include "measures.h"
+#include "percentile.h"
 
 #include "label.h"
 
@@ -63,12 +64,6 @@ static void make_lines(const struct plot *plot, const struct curves *curves,
                                                        .name = "median of the heads"};
 }
 
-static int compare(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 /* Of the finite ones; NaN without any. `work` has room for one per head. */
 static double median_at(const struct curves *curves, uint32_t index, double *work)
 {
@@ -78,8 +73,8 @@ static double median_at(const struct curves *curves, uint32_t index, double *wor
         if (isfinite(value))
             work[count++] = value;
     }
-    qsort(work, count, sizeof(*work), compare);
-    return count > 0 ? (work[(count - 1) / 2] + work[count / 2]) / 2 : NAN;
+    percentile_sort(work, count);
+    return percentile(work, count, 0.5);
 }
 
 static int draw_lines(struct plot *plot, const struct choice *choice, const struct curves *curves,
@@ -88,7 +83,7 @@ static int draw_lines(struct plot *plot, const struct choice *choice, const stru
     const struct source_layer *layer = &plot->layers[choice->layer];
     char title[TITLE_MAX], place[PLACE_TEXT_MAX], details[DETAILS_MAX], index[64] = "index";
     make_lines(plot, curves, lines);
-    plot_maps_layer_text(layer, place);
+    place_layer(layer->id, place);
     plot_maps_details(plot, choice->layer, details);
     snprintf(title, sizeof(title), "%s, singular values of the heads' maps%s", place, details);
     if (curves->shown < curves->all)

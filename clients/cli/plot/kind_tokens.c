@@ -131,7 +131,7 @@ static void make_title(const struct plot *plot, const struct choice *choice,
 {
     const struct source_layer *layer = &plot->layers[choice->layer];
     char place[PLACE_TEXT_MAX], head[48], details[DETAILS_MAX], token[LABEL_MAX] = "";
-    plot_maps_layer_text(layer, place);
+    place_layer(layer->id, place);
     plot_maps_head_text(plot, choice, head);
     if (texts->y && texts->y[asked->row])
         label_clean(texts->y[asked->row], token, sizeof(token));

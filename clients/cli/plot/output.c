@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "output.h"
 
+#include "write_all.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -8,17 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static int write_all(int fd, const struct bytes *file)
-{
-    for (size_t done = 0; done < file->size;) {
-        ssize_t written = write(fd, file->data + done, file->size - done);
-        if (written < 0 && errno != EINTR)
-            return -errno;
-        done += written > 0 ? (size_t)written : 0;
-    }
-    return 0;
-}
 
 /* As a file that is made by open() would have. */
 static mode_t usual_mode(void)
@@ -34,7 +25,7 @@ static int write_directly(const char *path, const struct bytes *file)
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int rc = write_all(fd, file);
+    int rc = write_all(fd, file->data, file->size);
     return close(fd) != 0 && rc == 0 ? -errno : rc;
 }
 
@@ -43,7 +34,7 @@ static int write_beside(const char *path, char *temporary, const struct bytes *f
     int fd = mkostemp(temporary, O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int rc = write_all(fd, file);
+    int rc = write_all(fd, file->data, file->size);
     if (rc == 0 && fchmod(fd, usual_mode()) != 0)
         rc = -errno;
     if (close(fd) != 0 && rc == 0)
@@ -70,7 +61,8 @@ int output_write(const char *path, const struct bytes *file)
 
 int output_write_standard(const struct bytes *file, bool binary)
 {
-    return binary && isatty(STDOUT_FILENO) ? -ENOTSUP : write_all(STDOUT_FILENO, file);
+    return binary && isatty(STDOUT_FILENO) ? -ENOTSUP
+                                           : write_all(STDOUT_FILENO, file->data, file->size);
 }
 
 int output_make_folders(const char *path)

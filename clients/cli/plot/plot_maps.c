@@ -148,11 +148,6 @@ struct panel plot_maps_panel(const struct source_layer *layer, const float *valu
     return panel;
 }
 
-void plot_maps_layer_text(const struct source_layer *layer, char ret_text[PLACE_TEXT_MAX])
-{
-    place_text(&(struct place){.id = layer->id, .role = TENSOR_WEIGHTS}, ret_text);
-}
-
 void plot_maps_head_text(const struct plot *plot, const struct choice *choice, char ret_text[48])
 {
     uint32_t heads = plot->layers[choice->layer].heads;
@@ -179,7 +174,7 @@ void plot_maps_details(const struct plot *plot, size_t layer, char ret_text[DETA
 void plot_maps_title(const struct plot *plot, const struct choice *choice, char *ret_title)
 {
     char place[PLACE_TEXT_MAX], head[48], details[DETAILS_MAX];
-    plot_maps_layer_text(&plot->layers[choice->layer], place);
+    place_layer(plot->layers[choice->layer].id, place);
     plot_maps_head_text(plot, choice, head);
     plot_maps_details(plot, choice->layer, details);
     snprintf(ret_title, TITLE_MAX, "%s, %s%s", place, head, details);

@@ -28,8 +28,6 @@ void plot_maps_texts_clear(struct map_texts *texts);
 struct panel plot_maps_panel(const struct source_layer *layer, const float *values,
                              const struct map_texts *texts);
 
-/* "decoder.3.self" */
-void plot_maps_layer_text(const struct source_layer *layer, char ret_text[PLACE_TEXT_MAX]);
 /* ", sample 1, step 1200, pooled to 128 x 128": what there is to say. */
 #define DETAILS_MAX 136
 void plot_maps_details(const struct plot *plot, size_t layer, char ret_text[DETAILS_MAX]);

@@ -178,6 +178,7 @@ struct option_info {
 #define SITES "encoder.self|decoder.self|decoder.cross"
 
 static const struct option_info option_info[] = {
+    HANDED(ALL, "address", "ADDRESS", "FILE", ""),
     HANDED(ALL, "endpoint", "ENDPOINT", NULL, ""),
     HANDED(ALL, "timeout", "SECONDS", NULL, ""),
     TITLE("where the figure goes"),

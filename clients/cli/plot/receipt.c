@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "receipt.h"
 
-#include <stdlib.h>
-
 static void put_layer(const struct plot *plot, const struct choice *choice,
                       struct mpk_writer *writer)
 {
@@ -13,8 +11,7 @@ static void put_layer(const struct plot *plot, const struct choice *choice,
         mpk_put_nil(writer);
         return;
     }
-    place_text(&(struct place){.id = plot->layers[choice->layer].id, .role = TENSOR_WEIGHTS},
-               layer);
+    place_layer(plot->layers[choice->layer].id, layer);
     mpk_put_str(writer, layer);
 }
 
@@ -31,8 +28,6 @@ static void put_head(const struct plot *plot, const struct choice *choice,
 int receipt_print(struct plot *plot, const struct choice *choice, const char *path, FILE *out)
 {
     struct mpk_writer writer;
-    struct mpk_doc doc;
-    char *text = NULL;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 4);
     mpk_put_str(&writer, "figure");
@@ -41,15 +36,7 @@ int receipt_print(struct plot *plot, const struct choice *choice, const char *pa
     mpk_put_str(&writer, plot_kind_name(plot->options.kind));
     put_layer(plot, choice, &writer);
     put_head(plot, choice, &writer);
-    if (mpk_writer_ok(&writer) &&
-        mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc) == 0) {
-        text = mpk_to_json(doc.root, 0);
-        mpk_doc_clear(&doc);
-    }
+    int code = cli_print_written(plot->cli, &writer, 0, out);
     mpk_writer_clear(&writer);
-    if (!text)
-        return plot_fail_memory(plot);
-    fprintf(out, "%s\n", text);
-    free(text);
-    return CLI_OK;
+    return code;
 }

@@ -7,7 +7,7 @@
 
 /* {"figure": path, "kind": "heatmap", "layer": "decoder.3.self", "head": 7}: `layer` is null of
  * figures that are not of one layer, `head` of those that are not of one head, and when the mean
- * over all is shown. Returns CLI_OK, or the exit code with a sentence in plot->error. */
+ * over all is shown. Returns CLI_OK, or the exit code when the sentence stands on err. */
 int receipt_print(struct plot *plot, const struct choice *choice, const char *path, FILE *out);
 
 #endif

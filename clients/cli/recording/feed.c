@@ -2,6 +2,7 @@
 #include "feed.h"
 
 #include "field.h"
+#include "header.h"
 #include "interrupt.h"
 #include "now.h"
 #include "out.h"
@@ -10,13 +11,18 @@
 #include <poll.h>
 #include <string.h>
 
-/* How often attnd is asked how far it is. */
-#define ASK_MS 20
+/* How often attnd is asked how far it is: soon at first. */
+#define ASK_FIRST_MS 1
+#define ASK_LAST_MS  20
 /* attnd whose counters do not change for this long has not got everything, or hangs: a message may
  * take it a minute. */
 #define STALL_NS UINT64_C(120000000000)
 /* The same when it has nothing in flight. */
 #define IDLE_NS UINT64_C(5000000000)
+/* More than an event counts against the budget, beside its bytes. */
+#define EVENT_COST 8192
+/* Shapes of messages whose cost is kept. */
+#define SHAPES 4096
 
 /* Counting -------------------------------------------------------------------------------------
  */
@@ -44,6 +50,9 @@ int feed_count(struct cli *cli, struct feed_counts *ret_counts)
         .received = field_u64(reply.result, "received"),
         .processed = field_u64(reply.result, "processed"),
         .in_flight = field_u64(reply.result, "in_flight"),
+        .in_flight_bytes = field_u64(reply.result, "in_flight_bytes"),
+        .admitted_bytes = field_u64(reply.result, "admitted_bytes"),
+        .budget_bytes = field_u64(reply.result, "budget_bytes"),
         .summaries = field_u64(reply.result, "summaries"),
         .alerts = field_u64(reply.result, "alerts"),
     };
@@ -100,7 +109,7 @@ void feed_print_dropped(const struct feed_counts *counts, bool json, FILE *out)
     }
 }
 
-/* Sending --------------------------------------------------------------------------------------
+/* Explaining -----------------------------------------------------------------------------------
  */
 
 static int explain(struct cli *cli, enum sender_status status, const char *endpoint, uint64_t sent)
@@ -127,6 +136,155 @@ static int explain(struct cli *cli, enum sender_status status, const char *endpo
         return CLI_FINDING;
     }
 }
+
+/* Waiting --------------------------------------------------------------------------------------
+ */
+
+static bool is_same(const struct feed_counts *a, const struct feed_counts *b)
+{
+    return a->received == b->received && a->processed == b->processed &&
+           a->in_flight == b->in_flight;
+}
+
+static int give_up(struct cli *cli, const struct feed_counts *before,
+                   const struct feed_counts *after, uint64_t messages)
+{
+    fprintf(cli->err,
+            "attnctl: attnd has received %" PRIu64 " of %" PRIu64
+            " messages, and is computing %" PRIu64 "; nothing moves any more\n",
+            after->received - before->received, messages, after->in_flight);
+    return CLI_FINDING;
+}
+
+/* Until attnd has received `messages` more than `before`, and less than `bytes` are in flight.
+ * Gives up when nothing changes for long. */
+static int feed_await(struct cli *cli, const struct feed_counts *before, uint64_t messages,
+                      uint64_t bytes, struct feed_counts *ret_now)
+{
+    struct feed_counts last = {0}, *now = ret_now;
+    uint64_t changed_ns = now_ns();
+    for (int wait_ms = ASK_FIRST_MS;; wait_ms *= wait_ms < ASK_LAST_MS ? 2 : 1) {
+        int code = feed_count(cli, now);
+        if (code != CLI_OK)
+            return code;
+        if (now->received - before->received >= messages && now->in_flight_bytes < bytes)
+            return CLI_OK;
+        if (interrupt_came())
+            return explain(cli, SENDER_INTERRUPTED, "", messages);
+        if (!is_same(&last, now))
+            changed_ns = now_ns();
+        else if (now_ns() - changed_ns > (now->in_flight ? STALL_NS : IDLE_NS))
+            return give_up(cli, before, now, messages);
+        last = *now;
+        poll(NULL, 0, wait_ms);
+    }
+}
+
+int feed_settle(struct cli *cli, const struct feed_counts *before, uint64_t messages,
+                struct feed_counts *ret_since)
+{
+    int code = feed_await(cli, before, messages, 1, ret_since);
+    if (code == CLI_OK)
+        feed_subtract(ret_since, before);
+    return code;
+}
+
+/* Pacing ---------------------------------------------------------------------------------------
+ */
+
+/* A message's cost against the budget depends on its shape and on attnd's settings. So the
+ * first of each shape goes alone, when everything before it has arrived, and attnd's counter tells
+ * its cost; others of the shape need no question as long as they fit what was free at the last one.
+ * attnd admits a message of any cost while the budget is not used up: one alone is always safe. */
+struct pace {
+    struct feed_counts before, now;
+    uint64_t credit; /* may still be sent without asking */
+    struct feed_cost {
+        uint64_t shape, cost;
+    } known[SHAPES], *learning; /* NULL, or the one whose message was sent last */
+};
+
+/* One number for everything that the cost depends on; never 0. */
+static uint64_t shape_of(const struct header *header)
+{
+    uint64_t parts[10 + TENSORS_MAX] = {
+        header->type,     header->batch,       header->heads,    header->queries,
+        header->keys,     header->kv_heads,    header->head_dim, header->value_dim,
+        header->q_offset, header->heads_total,
+    };
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (uint32_t i = 0; i < header->tensor_count; i++)
+        parts[10 + i] = header->tensors[i].bytes << 16 | (uint64_t)header->tensors[i].role << 8 |
+                        (uint64_t)header->tensors[i].dtype;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+        hash = (hash ^ parts[i]) * UINT64_C(0x9e3779b97f4a7c15) + (hash >> 29);
+    for (const char *job = header->job; *job; job++)
+        hash = (hash ^ (unsigned char)*job) * UINT64_C(0x100000001b3);
+    return hash ? hash : 1;
+}
+
+/* Where the cost of a message is kept; `small` when it has none worth keeping: an event, or one
+ * that is refused as it comes. */
+static struct feed_cost *find_cost(struct pace *pace, const struct recorded *recorded,
+                                   struct feed_cost *small)
+{
+    struct header header;
+    const char *key;
+    bool has_tensors =
+        recorded->frame_count > 1 &&
+        header_decode(recorded->frames[1].data, recorded->frames[1].size, &header, &key) == 0;
+    *small = (struct feed_cost){.cost = EVENT_COST};
+    for (uint32_t i = 0; i < recorded->frame_count; i++)
+        small->cost += recorded->frames[i].size;
+    if (!has_tensors)
+        return small;
+    uint64_t shape = header.type == MESSAGE_EVENT ? 0 : shape_of(&header);
+    header_clear(&header);
+    if (shape == 0)
+        return small;
+    struct feed_cost *cost = &pace->known[shape % SHAPES];
+    if (cost->shape != shape)
+        *cost = (struct feed_cost){.shape = shape};
+    return cost;
+}
+
+/* Until all that was sent is there and attnd has room. */
+static int ask_room(struct cli *cli, struct pace *pace, const struct sender *sender)
+{
+    uint64_t limit = pace->before.budget_bytes / 2, admitted = pace->now.admitted_bytes;
+    int code = feed_await(cli, &pace->before, sender->sent, limit, &pace->now);
+    if (code != CLI_OK)
+        return code;
+    if (pace->learning)
+        pace->learning->cost = pace->now.admitted_bytes - admitted;
+    pace->learning = NULL;
+    pace->credit = limit - pace->now.in_flight_bytes;
+    return CLI_OK;
+}
+
+/* Waits until the message may be sent. */
+static int await_room(struct cli *cli, struct pace *pace, const struct sender *sender,
+                      const struct recorded *recorded)
+{
+    struct feed_cost small;
+    bool asked = pace->learning != NULL;
+    if (pace->before.budget_bytes == 0)
+        return CLI_OK;
+    int code = asked ? ask_room(cli, pace, sender) : CLI_OK;
+    if (code != CLI_OK)
+        return code;
+    struct feed_cost *cost = find_cost(pace, recorded, &small);
+    bool fits = cost->cost > 0 && cost->cost <= pace->credit;
+    if (!fits && !asked)
+        code = ask_room(cli, pace, sender);
+    pace->learning = cost->cost == 0 ? cost : NULL;
+    fits = cost->cost > 0 && cost->cost <= pace->credit;
+    pace->credit -= fits ? cost->cost : pace->credit;
+    return code;
+}
+
+/* Sending --------------------------------------------------------------------------------------
+ */
 
 int feed_open(struct cli *cli, void *context, const char *endpoint, struct sender *ret_sender)
 {
@@ -172,10 +330,18 @@ int feed_send(struct cli *cli, struct playback *playback, struct sender *sender,
               struct ranks *ranks)
 {
     struct rhythm rhythm = {.factor = factor};
+    struct pace pace = {.credit = 0};
     struct recorded recorded;
     enum playback_status status;
     char error[PLAYBACK_ERROR_MAX];
+    int code = feed_count(cli, &pace.before);
+    if (code != CLI_OK)
+        return code;
+    pace.now = pace.before;
     while ((status = playback_next(playback, &recorded, error)) == PLAYBACK_MESSAGE) {
+        code = await_room(cli, &pace, sender, &recorded);
+        if (code != CLI_OK)
+            return code;
         enum sender_status sent = send_one(sender, &rhythm, &recorded, ranks);
         if (sent != SENDER_OK)
             return explain(cli, sent, "", sender->sent);
@@ -186,48 +352,4 @@ int feed_send(struct cli *cli, struct playback *playback, struct sender *sender,
         return CLI_OK;
     fprintf(cli->err, "attnctl: %s\n", error);
     return status == PLAYBACK_CUT ? CLI_OK : CLI_USAGE;
-}
-
-/* Settling -------------------------------------------------------------------------------------
- */
-
-static bool is_same(const struct feed_counts *a, const struct feed_counts *b)
-{
-    return a->received == b->received && a->processed == b->processed &&
-           a->in_flight == b->in_flight;
-}
-
-static int give_up(struct cli *cli, const struct feed_counts *before,
-                   const struct feed_counts *after, uint64_t messages)
-{
-    fprintf(cli->err,
-            "attnctl: attnd has received %" PRIu64 " of %" PRIu64
-            " messages, and is computing %" PRIu64 "; nothing moves any more\n",
-            after->received - before->received, messages, after->in_flight);
-    return CLI_FINDING;
-}
-
-int feed_settle(struct cli *cli, const struct feed_counts *before, uint64_t messages,
-                struct feed_counts *ret_since)
-{
-    struct feed_counts last = {0}, now;
-    uint64_t changed_ns = now_ns();
-    for (;;) {
-        int code = feed_count(cli, &now);
-        if (code != CLI_OK)
-            return code;
-        if (now.received - before->received >= messages && now.in_flight == 0)
-            break;
-        if (interrupt_came())
-            return explain(cli, SENDER_INTERRUPTED, "", messages);
-        if (!is_same(&last, &now))
-            changed_ns = now_ns();
-        else if (now_ns() - changed_ns > (now.in_flight ? STALL_NS : IDLE_NS))
-            return give_up(cli, before, &now, messages);
-        last = now;
-        poll(NULL, 0, ASK_MS);
-    }
-    feed_subtract(&now, before);
-    *ret_since = now;
-    return CLI_OK;
 }

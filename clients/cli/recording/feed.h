@@ -20,6 +20,8 @@ struct feed_reason {
 /* What attnd counts. */
 struct feed_counts {
     uint64_t received, processed, in_flight;
+    uint64_t in_flight_bytes, admitted_bytes;
+    uint64_t budget_bytes; /* 0: attnd is of a version that stops reading instead of dropping */
     uint64_t summaries, alerts;
     uint64_t dropped; /* for all reasons */
     struct feed_reason reasons[FEED_REASONS_MAX];
@@ -38,7 +40,8 @@ void feed_print_dropped(const struct feed_counts *counts, bool json, FILE *out);
 /* Opens the sender; a failure is explained on err. Returns CLI_OK or the exit code. */
 int feed_open(struct cli *cli, void *context, const char *endpoint, struct sender *ret_sender);
 
-/* Sends every message that can be read: `rhythm` times as fast as recorded, or at once with 0.
+/* Sends every message that can be read: `rhythm` times as fast as recorded, or at once with 0; but
+ * never so fast that more than half of attnd's budget is in flight, beyond which it would drop.
  * `ranks` may be NULL. A last record that is cut short is only mentioned on err. Returns CLI_OK, or
  * the exit code after explaining on err. */
 int feed_send(struct cli *cli, struct playback *playback, struct sender *sender, double rhythm,

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -77,9 +78,18 @@ int recorder_open(const char *path, bool replace, uint64_t now_ns, struct record
 {
     uint8_t header[RECORDING_HEADER_BYTES];
     int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | (replace ? O_TRUNC : O_EXCL);
-    int fd = open(path, flags, 0666);
+    int fd = open(path, flags, 0600);
     if (fd < 0)
         return fail_system(path, reterr);
+    /* It tells what was trained on: not for others, not in a file that was theirs to read either.
+     */
+    struct stat file;
+    if (fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && file.st_mode & 077 &&
+        fchmod(fd, file.st_mode & 0700) != 0) {
+        fail_system(path, reterr);
+        close(fd);
+        return -1;
+    }
     recording_encode_header(now_ns, header);
     struct iovec parts[] = {part(header, sizeof(header))};
     if (write_all(fd, parts, 1) != 0) {

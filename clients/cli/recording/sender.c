@@ -62,6 +62,7 @@ static enum sender_status open_socket(void *context, const char *endpoint, void 
         return SENDER_MEMORY;
     sockopt_int(socket, ZMQ_IMMEDIATE, 1);
     sockopt_int(socket, ZMQ_XPUB_NODROP, 1);
+    sockopt_int(socket, ZMQ_RCVHWM, 0);
     sockopt_int(socket, ZMQ_SNDHWM, SEND_QUEUE);
     sockopt_int(socket, ZMQ_SNDTIMEO, LOOK_MS);
     sockopt_int(socket, ZMQ_LINGER, 0);

@@ -2,8 +2,6 @@
 /* json: the numbers, as JSON. Numbers that do not exist are null. */
 #include "view.h"
 
-#include "err.h"
-
 #include <inttypes.h>
 #include <math.h>
 
@@ -45,7 +43,7 @@ static void put_layers(const struct view *view, struct mpk_writer *writer)
     mpk_put_array(writer, (uint32_t)count);
     for (size_t i = 0; i < count; i++) {
         char name[PLACE_TEXT_MAX];
-        place_text(&(struct place){.id = layers[i].id, .role = TENSOR_WEIGHTS}, name);
+        place_layer(layers[i].id, name);
         mpk_put_str(writer, name);
     }
 }
@@ -188,19 +186,9 @@ static void put_all(const struct view *view, struct mpk_writer *writer)
 int view_json(const struct view *view, struct cli *cli)
 {
     struct mpk_writer writer;
-    struct mpk_doc doc;
     mpk_writer_init(&writer);
     put_all(view, &writer);
-    int code = CLI_FINDING, rc = ERR_MEMORY;
-    if (mpk_writer_ok(&writer))
-        rc = mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc);
-    if (rc == 0) {
-        code = cli_print_json(cli, doc.root);
-        mpk_doc_clear(&doc);
-    } else {
-        fprintf(cli->err, "attnctl: %s\n",
-                rc == ERR_MEMORY ? "out of memory" : "this is too much for one JSON document");
-    }
+    int code = cli_print_written(cli, &writer, 2, cli->out);
     mpk_writer_clear(&writer);
     return code;
 }

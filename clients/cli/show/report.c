@@ -86,8 +86,8 @@ static void say_others(const struct view *view)
     char first[PLACE_TEXT_MAX], last[PLACE_TEXT_MAX];
     if (count < 2)
         return;
-    place_text(&(struct place){.id = layers[0].id, .role = TENSOR_WEIGHTS}, first);
-    place_text(&(struct place){.id = layers[count - 1].id, .role = TENSOR_WEIGHTS}, last);
+    place_layer(layers[0].id, first);
+    place_layer(layers[count - 1].id, last);
     screen_say(&view->screen, 4, "  %zu layers, %s to %s: --layer chooses another", count, first,
                last);
 }

@@ -135,6 +135,7 @@ struct option_info {
     {{name, argument, help, values}, NULL, FIELD(OPTION_TEXT, field, bytes, 0)}
 
 static const struct option_info option_info[] = {
+    TEXT("address", "ADDRESS", address, 1, "FILE", ""),
     TEXT("endpoint", "ENDPOINT", endpoint, 1, NULL, ""),
     TEXT("timeout", "SECONDS", timeout, 0, NULL, ""),
     TITLE("what is looked at"),

@@ -34,7 +34,7 @@ struct show_options {
     double scale, softcap;
     const char *labels, *tokens, *query_labels, *query_tokens;
     /* where attnd is; NULL = as other commands find it */
-    const char *endpoint, *timeout;
+    const char *address, *endpoint, *timeout;
     char *const *words; /* [word_count]; in argv: files, or a job */
     int word_count;
 };

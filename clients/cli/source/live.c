@@ -135,7 +135,7 @@ static const void *find_values(const msgpack_object *result, const struct source
 static int fail_changed(const struct source_layer *layer, char *reterr)
 {
     char name[PLACE_TEXT_MAX];
-    place_text(&(struct place){.id = layer->id, .role = TENSOR_WEIGHTS}, name);
+    place_layer(layer->id, name);
     return source_fail(reterr, CLI_FINDING,
                        "the maps of %s changed their size while they were read: ask again", name);
 }
@@ -325,7 +325,6 @@ static int find_layers(struct live *live, struct source *source,
 int source_open_daemon(const struct source_request *request, struct source *source, char *reterr)
 {
     static const struct source_ops ops = {live_rows, live_label, free_live};
-    const struct args *args = request->cli->args;
     struct rpc_reply reply;
     if (request->at_step)
         return source_fail(reterr, CLI_USAGE,
@@ -337,13 +336,13 @@ int source_open_daemon(const struct source_request *request, struct source *sour
     live->cli = *request->cli;
     live->job = request->job;
     live->layer = SIZE_MAX;
-    enum rpc_status status = rpc_open(args->endpoint, args->timeout_ms, &live->rpc);
+    live->cli.rpc = &live->rpc;
+    enum rpc_status status = cli_open(request->cli->args, &live->rpc);
     if (status != RPC_OK) {
         int code = explain(live, status, &reply, reterr);
         free(live);
         return code;
     }
-    live->cli.rpc = &live->rpc;
     source->kind = SOURCE_DAEMON;
     source->ops = &ops;
     source->own = live;

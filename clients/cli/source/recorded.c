@@ -196,7 +196,7 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
         return code == CLI_OK ? give(recording, sample, head - piece->first_head, sink, reterr)
                               : code;
     }
-    place_text(&(struct place){.id = l->layer.id, .role = TENSOR_WEIGHTS}, name);
+    place_layer(l->layer.id, name);
     return source_fail(reterr, CLI_USAGE,
                        "the recording has no head %" PRIu32 " of %s at step %" PRIu64
                        ": heads come in slices over ranks",

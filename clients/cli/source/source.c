@@ -209,11 +209,6 @@ int source_compare_ids(struct layer_id a, struct layer_id b)
     return (a.site > b.site) - (a.site < b.site);
 }
 
-static void write_name(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
-{
-    place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
-}
-
 /* Whether all words between the dots of `text` are, in their order, words of the name. */
 static bool means(const char *text, struct layer_id id)
 {
@@ -240,7 +235,7 @@ static void list_names(const struct source *source, const char *text, size_t cou
         char name[PLACE_TEXT_MAX];
         if (text && !means(text, source->layers[i].id))
             continue;
-        write_name(source->layers[i].id, name);
+        place_layer(source->layers[i].id, name);
         if (at < NAMED_MAX - 1 || at == count - 1 || count <= NAMED_MAX)
             used += (size_t)snprintf(ret_list + used, size - used, "%s%s", at ? ", " : "", name);
         else if (at == NAMED_MAX - 1)
@@ -290,7 +285,7 @@ int source_check(const struct source *source, size_t layer, uint32_t sample, uin
 {
     const struct source_layer *l = &source->layers[layer];
     char name[PLACE_TEXT_MAX];
-    write_name(l->id, name);
+    place_layer(l->id, name);
     if (l->batch == 0 || l->heads == 0 || l->queries == 0 || l->keys == 0)
         return source_fail(reterr, CLI_USAGE,
                            "%s is empty: its shape is [%" PRIu32 ", %" PRIu32 ", %" PRIu32
@@ -349,7 +344,7 @@ static int check_count(const struct labels *labels, const struct source_layer *l
     uint32_t there = keys ? l->keys : l->queries;
     bool pooled = (keys ? l->columns : l->rows) < there;
     char name[PLACE_TEXT_MAX];
-    write_name(l->id, name);
+    place_layer(l->id, name);
     if (labels->count == 0 || labels->count == there || (pooled && labels->count < there))
         return CLI_OK;
     return source_fail(reterr, CLI_USAGE, "%" PRIu32 " token%s given%s, but %s has %" PRIu32 " %s",
@@ -363,7 +358,7 @@ int source_check_labels(const struct source *source, size_t layer, char *reterr)
     const struct source_layer *l = &source->layers[layer];
     bool cross = l->id.site == SITE_CROSS;
     char name[PLACE_TEXT_MAX];
-    write_name(l->id, name);
+    place_layer(l->id, name);
     if (source->given_queries.count > 0 && !cross && !source->together)
         return source_fail(reterr, CLI_USAGE,
                            "--query-tokens, --query-labels: in %s the queries are the keys: give "

@@ -197,14 +197,12 @@ static void give_up(struct asker *asker, struct model *model, enum asker_kind ki
 
 static void reconnect(struct asker *asker, struct model *model)
 {
-    const char *endpoint = asker->rpc->endpoint;
-    int timeout_ms = asker->rpc->timeout_ms;
-    struct rpc fresh = {.endpoint = endpoint, .timeout_ms = timeout_ms};
-    rpc_close(asker->rpc);
-    if (rpc_open(endpoint, timeout_ms, &fresh) != RPC_OK)
-        fresh.context = fresh.socket = NULL; /* tried again at the next tick */
-    fresh.last_id = asker->rpc->last_id;
-    *asker->rpc = fresh;
+    struct rpc *rpc = asker->rpc, fresh;
+    rpc_close(rpc); /* without a socket it is tried again at the next tick */
+    if (rpc_open(rpc->found ? NULL : rpc->endpoint, NULL, rpc->timeout_ms, &fresh) == RPC_OK) {
+        fresh.last_id = rpc->last_id;
+        *rpc = fresh;
+    }
     for (enum asker_kind kind = ASKER_MONITOR; kind < ASKER_KINDS; kind++)
         if (!is_free(asker, kind))
             give_up(asker, model, kind);

@@ -36,7 +36,7 @@ struct job_entry {
 struct health {
     bool known;
     double rate, bytes_rate; /* per second since the last look; NaN at the first */
-    uint64_t received, bytes, lost, dropped, source_dropped, pauses;
+    uint64_t received, bytes, lost, dropped, source_dropped;
     uint64_t new_losses; /* what came to lost, dropped and source_dropped since the last look */
     char reason[48];     /* the most frequent one of `dropped`; "" = none */
     uint64_t in_flight_bytes, budget_bytes; /* budget 0 = not known */

@@ -80,7 +80,6 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
         .lost = field_u64(stats, "lost"),
         .dropped = field_sum(mpk_find(stats, "dropped")),
         .source_dropped = field_u64(stats, "source_dropped"),
-        .pauses = field_u64(stats, "pauses"),
         .in_flight_bytes = field_u64(stats, "in_flight_bytes"),
         .threads = field_u64(pool, "threads"),
         .queued = field_u64(pool, "queued"),

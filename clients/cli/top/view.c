@@ -193,8 +193,6 @@ static void put_budget(struct line *line, const struct health *health)
     }
     snprintf(text, sizeof(text), "queue %" PRIu64, health->queued);
     put_piece(line, STYLE_PLAIN, text);
-    snprintf(text, sizeof(text), "pauses %" PRIu64, health->pauses);
-    put_piece(line, STYLE_PLAIN, text);
     snprintf(text, sizeof(text), "%" PRIu64 " worker%s", health->threads,
              out_plural(health->threads));
     put_piece(line, STYLE_PLAIN, text);

@@ -34,6 +34,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 import torch
 
 from . import wire
+from .address import NOBODY, AddressError
 from .calls import Context, Cut, Part, Seen, Share, heads_of, parts
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
 from .labels import Labels, Texts, check_labels
@@ -54,7 +55,7 @@ CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
 
 
-def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT, *, every: Optional[int] = None,
+def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, address: Any = None, every: Optional[int] = None,
           samples: Optional[int] = None, rows: Optional[int] = None, optimizer: Any = None, steps: str = "auto",
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
@@ -66,7 +67,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
 
     model        any torch.nn.Module, compiled, wrapped (DDP, FSDP) or neither
     job          the job's name: 1 to 128 of A-Z a-z 0-9 . _ -
-    endpoint     where the daemon listens
+    address      the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
+                 answers on this machine, now or later. A bad one is told in a warning, and nothing is captured
+    endpoint     exactly its socket for tensors, instead of an address
     every        capture every n-th step; samples: of each batch, 0 = all; rows: query rows per call, 0 = all. They
                  go before the daemon's default plan (every 50th step, 1 sample, all rows), and a plan that is made
                  for the job (attnctl plan set, or the daemon's config) before them
@@ -105,21 +108,28 @@ def watch(model: torch.nn.Module, job: str, endpoint: str = wire.INGEST_ENDPOINT
     own = publisher is None
     if publisher is None:
         rank, world = rank_and_world(rank, world)
-        publisher = Publisher(job, endpoint, rank, world, queue_bytes,
-                              run=run if run is not None else shared_run(rank, world), **options)
+        run = run if run is not None else shared_run(rank, world)
+        try:
+            publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, address=address, **options)
+        except AddressError as error:
+            if endpoint is not None:
+                raise
+            log.warning("job %s: %s; training goes on, and nothing of it is captured", job, error)
+            endpoint, address, wait = NOBODY, None, 0
+            publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, **options)
     elif publisher.job != job:
         raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
     if wait > 0:
         if not publisher.wait_for_subscriber(wait) and own:
-            log.warning("job %s: nobody takes tensors at %s yet; training goes on, and is captured once attnd listens "
-                        "there", job, endpoint)
+            log.warning("job %s: nobody takes tensors yet (%s); training goes on, and is captured once attnd listens "
+                        "there", job, publisher.where)
     made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
                  texts)
     if passive:
         return made
     made.follow_steps(optimizer, steps)
     if probe is not None:
-        made.follow_probe(probe, probe_every, endpoint)
+        made.follow_probe(probe, probe_every, endpoint, address)
     made.open()
     return made
 
@@ -279,9 +289,9 @@ class Watch:
         elif optimizer is None and register_optimizer_hook is not None:
             self._handles.append(register_optimizer_hook(OptimizerHook(self, self._root)))
 
-    def follow_probe(self, inputs: Any, every: int, endpoint: str) -> None:
+    def follow_probe(self, inputs: Any, every: int, endpoint: Optional[str], address: Any) -> None:
         """Runs a probe every so many steps; called once, by watch()."""
-        self._probe = Probe(self._root, inputs, every, self, endpoint)
+        self._probe = Probe(self._root, inputs, every, self, endpoint, address)
 
     def optimizer_stepped(self) -> None:
         """An optimizer of the model has stepped."""
@@ -452,7 +462,8 @@ class Watch:
     def _keep(self, path: str, part: Part) -> None:
         """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
         copied: Optional[Cut] = None
-        if self._pending_bytes + part.nbytes <= self.publisher.queue_bytes:
+        if self._pending_bytes + part.nbytes <= self.publisher.queue_bytes and \
+                part.nbytes <= self.publisher.message_bytes:
             self._pending_bytes += part.nbytes
             try:
                 copied = part.copy()

@@ -18,8 +18,10 @@ import msgpack
 import zmq
 
 from . import past, wire
+from .link import Link
 
 DEFAULT_TIMEOUT_S = 5.0
+LOOK_EVERY_S = 0.05  # somebody waits for an answer meanwhile
 PLAN_KEYS = ("every", "layers", "heads", "samples", "rows")
 
 
@@ -33,28 +35,25 @@ class ControlError(Exception):
 
 
 class Control:
-    """A connection to the daemon's control endpoint; `timeout` seconds per call.
+    """A connection to the daemon's control socket.
+
+    timeout   seconds per call
+    address   the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
+              answers on this machine when something is asked
+    endpoint  exactly its control socket, instead of an address
 
     Every method raises TimeoutError when no answer came in time, ControlError when the daemon refused, and
     ConnectionError when something answered that is not attnd. One thread at a time. ValueError for a bad
-    endpoint.
+    address or endpoint.
     """
 
-    def __init__(self, endpoint: str = wire.CONTROL_ENDPOINT, timeout: float = DEFAULT_TIMEOUT_S):
-        self._endpoint = endpoint
+    def __init__(self, endpoint: Optional[str] = None, timeout: float = DEFAULT_TIMEOUT_S, *, address: Any = None):
         self._timeout = timeout
         self._last_id = 0
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
+        self._link = Link(zmq.DEALER, "control", endpoint, address, _set_options, LOOK_EVERY_S)
+        self._socket = self._link.socket
         # Holds the socket: collected in a cycle with its context it could make the context wait for ever.
-        self._finalizer = weakref.finalize(self, _close_socket, self._context, self._socket)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.RESULT_BYTES_MAX)
-        try:
-            self._socket.connect(endpoint)
-        except (zmq.ZMQError, TypeError, AttributeError) as error:
-            self.close()
-            raise ValueError(f"endpoint {endpoint!r}: {error}") from None
+        self._finalizer = weakref.finalize(self, self._link.close)
 
     def ping(self) -> Any:
         """The daemon's version and uptime."""
@@ -181,36 +180,52 @@ class Control:
 
     def call(self, method: str, params: Optional[Dict[str, Any]] = None) -> Any:
         """Calls any method with a map of parameters; its result as decoded MessagePack."""
+        deadline = time.monotonic() + self._timeout
+        self._reach(deadline)
         self._last_id += 1
         request = msgpack.packb([0, self._last_id, method, params or {}], use_bin_type=True)
         try:
             self._socket.send(request, zmq.DONTWAIT)
         except zmq.Again:  # as many requests are queued as ZeroMQ takes: nobody answered for long
             raise self._no_answer(method) from None
-        error, result = self._reply(method)
+        error, result = self._reply(method, deadline)
         if error is None:
             return result
         if isinstance(error, dict):
             raise ControlError(str(error.get("code", "error")), str(error.get("message", "")))
         raise ControlError("error", str(error))
 
-    def _reply(self, method: str) -> Tuple[Any, Any]:
+    def _reach(self, deadline: float) -> None:
+        """Waits until there is somebody to ask. Late answers to earlier calls are thrown away."""
+        self._link.tend()
+        while not self._link.up:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(self._link.where)
+            if self._link.wait(left):
+                self._socket.recv_multipart()
+            self._link.tend()
+
+    def _reply(self, method: str, deadline: float) -> Tuple[Any, Any]:
         """(error, result) of the newest request; late answers to earlier ones are skipped."""
-        deadline = time.monotonic() + self._timeout
-        while self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            if not self._link.wait(left):
+                if left == 0.0:
+                    raise self._no_answer(method)
+                continue
             frames = self._socket.recv_multipart()
             try:
                 kind, number, error, result = msgpack.unpackb(frames[0], raw=False, strict_map_key=False)
             except Exception as cause:
-                raise ConnectionError(f"{self._endpoint}: not an answer of attnd") from cause
+                raise ConnectionError(f"{self._link.endpoint}: not an answer of attnd") from cause
             if len(frames) != 1 or kind != 1:
-                raise ConnectionError(f"{self._endpoint}: not an answer of attnd")
+                raise ConnectionError(f"{self._link.endpoint}: not an answer of attnd")
             if number == self._last_id:
                 return error, result
-        raise self._no_answer(method)
 
     def _no_answer(self, method: str) -> TimeoutError:
-        return TimeoutError(f"{self._endpoint}: no answer to {method} within {self._timeout:g} s")
+        return TimeoutError(f"{self._link.endpoint}: no answer to {method} within {self._timeout:g} s")
 
     def close(self) -> None:
         """Disconnects. Idempotent."""
@@ -223,6 +238,6 @@ class Control:
         self.close()
 
 
-def _close_socket(context: zmq.Context[Any], socket: zmq.Socket[Any]) -> None:
-    socket.close(linger=0)
-    context.term()
+def _set_options(socket: "zmq.Socket[Any]") -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, wire.RESULT_BYTES_MAX)

@@ -232,8 +232,8 @@ def _notebook_display() -> Any:
 
 
 def live_plot(job: str, metric: str = "entropy_normalized", *, stack: Optional[str] = None, layer: Optional[int] = None,
-              site: Optional[str] = None, statistic: str = "mean", endpoint: str = wire.SUMMARY_ENDPOINT,
-              window: Optional[str] = None,
+              site: Optional[str] = None, statistic: str = "mean", address: Any = None,
+              endpoint: Optional[str] = None, window: Optional[str] = None,
               live: bool = False, seconds: Optional[float] = None, size: Tuple[float, float] = (11.0, 4.2)) -> Any:
     """Follows a job until its run ends, Ctrl-C (a notebook's stop button), or `seconds` have passed; the figure.
 
@@ -242,14 +242,15 @@ def live_plot(job: str, metric: str = "entropy_normalized", *, stack: Optional[s
     window               "1 epoch", "100 steps every 10"; default: the kind that comes first
     live                 the numbers of rank 0's single messages instead of windows
     size                 inches
+    address, endpoint    as for Subscriber
 
     Memory is bounded: POINTS_MAX points per line, LAYERS_MAX layers. A run that has ended before is shown, and the next
-    one waited for. ImportError when matplotlib is missing, ValueError for a bad job or endpoint.
+    one waited for. ImportError when matplotlib is missing, ValueError for a bad job or address.
     """
     _need_matplotlib()
     wire.check_job(job)
     deadline = None if seconds is None else time.monotonic() + seconds
-    with Subscriber(endpoint, (f"{'live' if live else 'summary'}/{job}/", f"job/{job}/")) as subscriber:
+    with Subscriber(endpoint, (f"{'live' if live else 'summary'}/{job}/", f"job/{job}/"), address=address) as subscriber:
         cell = _Cell(size)
         plot = LivePlot(job, metric, statistic, checked_window(window), cell.figure)
         try:

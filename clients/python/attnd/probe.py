@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -62,12 +62,13 @@ class Probe:
     inputs   a tensor, or a tuple or dict of them: the model's arguments; kept, and brought to the model's device
     """
 
-    def __init__(self, model: torch.nn.Module, inputs: Any, every: int, training: "Watch", endpoint: str):
+    def __init__(self, model: torch.nn.Module, inputs: Any, every: int, training: "Watch",
+                 endpoint: Optional[str], address: Any):
         self._every = every
         self._model = model
         self._args, self._kwargs = _arguments(inputs)
         self._training = training
-        self._watch = _watch_probe(model, training, endpoint)
+        self._watch = _watch_probe(model, training, endpoint, address)
 
     def after_step(self, step: int) -> None:
         """A step of the training is done, and the next one is `step`."""
@@ -89,10 +90,10 @@ class Probe:
         self._watch.close()
 
 
-def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: str) -> "Watch":
+def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[str], address: Any) -> "Watch":
     from .capture import watch
     publisher = training.publisher
-    return watch(model, f"{publisher.job}.probe", endpoint, every=1, samples=0, steps="manual", tokens=True, wait=0,
+    return watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", tokens=True, wait=0,
                  rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True)
 
 

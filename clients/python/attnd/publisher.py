@@ -49,7 +49,9 @@ class Publisher:
     """Publishes the attention of one rank of one training job.
 
     job          1 to 128 of A-Z a-z 0-9 . _ -
-    endpoint     where the daemon listens
+    address      the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
+                 answers on this machine, now or later
+    endpoint     exactly this socket of it, instead of an address
     rank, world  this process and how many there are; 0 <= rank < world
     queue_bytes  payload bytes that may wait here; above it the newest message is dropped and counted.
                  ZeroMQ holds up to `high_water` messages more.
@@ -62,9 +64,9 @@ class Publisher:
     the program closes what is still open, within `linger`. ValueError for bad arguments.
     """
 
-    def __init__(self, job: str, endpoint: str = wire.INGEST_ENDPOINT, rank: int = 0, world: int = 1,
+    def __init__(self, job: str, endpoint: Optional[str] = None, rank: int = 0, world: int = 1,
                  queue_bytes: int = DEFAULT_QUEUE_BYTES, *, run: Optional[Union[bytes, str]] = None,
-                 linger: float = DEFAULT_LINGER_S, high_water: int = DEFAULT_HIGH_WATER,
+                 linger: float = DEFAULT_LINGER_S, high_water: int = DEFAULT_HIGH_WATER, address: Any = None,
                  on_publish: Optional[Callable[[Message], None]] = None):
         wire.check_job(job)
         world = wire.check_int("world", world, wire.WORLD_MAX, 1)
@@ -81,7 +83,7 @@ class Publisher:
         self._step = 0
         self._warned = False
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, int], Plan] = ((), {}, EVERYTHING)
-        self._sender = Sender(self._identity, endpoint, queue_bytes, linger, high_water)
+        self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water)
         self._finalizer = weakref.finalize(self, Sender.close, self._sender)
         self._finalizer.atexit = False  # sender closes what is open then, in the right order
 
@@ -140,9 +142,19 @@ class Publisher:
         return self._queue_bytes
 
     @property
+    def message_bytes(self) -> float:
+        """Payload bytes of the largest message that is worth copying."""
+        return min(self._queue_bytes, self._sender.limits.max_message)
+
+    @property
     def stalled(self) -> bool:
         """Whether the daemon has taken nothing for some seconds."""
         return self._sender.stalled
+
+    @property
+    def where(self) -> str:
+        """The daemon's endpoint ("at ipc:///run/attnd/ingest"), or why there is none."""
+        return self._sender.where
 
     @property
     def listened_to(self) -> bool:
@@ -183,8 +195,8 @@ class Publisher:
         tokens        [B, Tk] integers: token numbers
         documents     [B, Tk] integers: which document of a packed sequence; site 'self' only
 
-        False, and no work, when nobody is subscribed (counted as skipped), or when the queue is full or
-        there is no memory for the copy (counted as dropped). ValueError for arguments that contradict
+        False, and no work, when nobody is subscribed (counted as skipped), or when it is larger than attnd
+        takes, the queue is full or there is no memory for the copy (counted as dropped). ValueError for arguments that contradict
         this; never another exception.
         """
         where = self._where(stack, layer, site, epoch, step)
@@ -312,7 +324,7 @@ class Publisher:
             self._sender.skip()
             return False
         keys = make_keys()
-        if not self._sender.reserve(where.topic, frames.nbytes):
+        if not self._sender.reserve(where.topic, frames.nbytes, kind, keys):
             return False
         try:
             message = Message(where.topic, kind, keys, where.epoch, where.step, frames.copies(), frames.nbytes)
@@ -356,7 +368,7 @@ class Publisher:
 
     def _event(self, keys: Dict[str, Any], epoch: int, step: int = 0) -> None:
         message = Message(self._event_topic, "event", keys, epoch, step, (), 0)
-        if self._sender.reserve(self._event_topic, 0):
+        if self._sender.reserve(self._event_topic, 0, "event"):
             self._sender.put(message)
 
     # ---------------------------------------------------------------------------------------- lifecycle
@@ -374,7 +386,7 @@ class Publisher:
 
         published = sent + dropped + skipped + queued. `skipped`: nobody was subscribed. `sent_bytes` and
         `queued_bytes` count payload; `subscribed` tells whether anybody listens now; `dropped_by_topic`
-        maps a topic to its share of `dropped`.
+        maps a topic to its share of `dropped`; `too_large`, of `dropped`: what attnd does not take.
         """
         return self._sender.stats()
 

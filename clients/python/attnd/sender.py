@@ -6,14 +6,17 @@ writes one byte to a pipe. Everything that can wait happens here.
 
     training thread                    sender thread
     reserve -> copy -> put ── queue ──► take subscriptions, send the head, or wait
-                                        idle:  poll(XPUB, wake pipe), no timeout
+                                        idle:  poll(XPUB, wake pipe), no timeout; without a daemon it looks for
+                                               one about once a second (link.py)
                                         full:  the same with a growing pause of 1 to 50 ms, and to 1 s once
                                                the daemon counts as stalled; XPUB claims to
                                                be writable even when its pipe is full, so POLLOUT cannot
                                                tell when to go on
     Drop points, each counted per topic and told to the daemon in the topic's next header:
-        the queue is over its bytes (newest dropped), the copy failed, nobody is subscribed any more when
-        the message's turn comes, the queue is not empty when close() runs out of time.
+        the message is larger than the daemon takes (limits.py), the queue is over its bytes (newest
+        dropped), the copy failed, nobody is subscribed any more when the message's turn comes, the queue
+        is not empty when close() runs out of time.
+    Events tell the total of all topics; when nothing else is to be said, a hello does, within TELL_AFTER_S.
 
 A heartbeat does not find a daemon that stopped with the connection full: the ping waits behind the data. So a
 pipe that takes nothing for STALLED_AFTER_S makes `stalled` true, and whoever asks spares itself the capture.
@@ -33,24 +36,34 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import zmq
 import zmq.utils.garbage  # its exit handler must be registered before ours: see _close_all
 
-from . import wire
+from . import limits, wire
+from .link import Link, milliseconds
 
 log = logging.getLogger("attnd")
 
 HEARTBEAT_INTERVAL_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 SUBSCRIPTION_BYTES_MAX = 4096  # larger than any: a plan has 1024
+SUBSCRIPTIONS_MAX = 4096  # a daemon has some hundred; what is beyond them is not wanted
+SUBSCRIPTIONS_AT_ONCE = 1024  # so that a flood of them cannot hold up sending
 FAREWELL_S = 0.1  # how long the connection outlives what was sent last
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
+TELL_AFTER_S = 5.0  # how often what was dropped is told when nothing else is
+REMEDIES = ("What helps: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set %s rows=512; or still fewer; "
+            "what is published by hand is cut by hand), fewer samples (samples=1), or a fused kernel, of which queries "
+            "and keys are sent instead of weights")
 PATIENT_PART = 4  # messages wait for the last of their forward while they fill no more than this part of the queue
+
+
+NO_KEYS: Mapping[str, Any] = {}
 
 
 class Message(NamedTuple):
@@ -89,7 +102,7 @@ class Identity(NamedTuple):
 class Sender:
     """Queue and thread. Every method may be called from any thread; none blocks unless it says so."""
 
-    def __init__(self, identity: Identity, endpoint: str, queue_bytes: int, linger_s: float,
+    def __init__(self, identity: Identity, endpoint: Optional[str], address: Any, queue_bytes: int, linger_s: float,
                  high_water: int):
         self.identity = identity
         self.prefixes: Tuple[bytes, ...] = ()  # what is subscribed; replaced as a whole, never changed
@@ -105,8 +118,12 @@ class Sender:
         self._hello_due = False
         self._deadline: Optional[float] = None  # set by close(): when to stop trying
         self._warned_drop = False
+        self._warned_large = False
         self._warned_made = False
-        self._context, self._socket = _open_socket(endpoint, high_water)
+        self.limits = limits.VERSION_1  # what the daemon takes; replaced as a whole
+        self._told_at = -TELL_AFTER_S  # when an event last told what was dropped
+        self._link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water))
+        self._socket = self._link.socket
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -118,11 +135,13 @@ class Sender:
         self._changed = threading.Condition(threading.Lock())
         self._queue: Deque[Union[Message, Later]] = deque()
         self._queued_bytes = 0  # reserved ones included
-        self._count = {"published": 0, "sent": 0, "dropped": 0, "skipped": 0, "sent_bytes": 0}
+        self._count = {"published": 0, "sent": 0, "dropped": 0, "skipped": 0, "sent_bytes": 0, "too_large": 0}
         self._position = (0, 0)  # epoch and step of the newest message
         self._pending = 0  # published, and neither sent, dropped nor skipped yet
         self._seq: Dict[bytes, int] = {}
         self._dropped: Dict[bytes, int] = {}
+        self._dropped_tensors = 0  # of all topics but that of events
+        self._untold = False  # no event has told the newest of them
         self._wake_sent = False
         self._open = True
 
@@ -144,28 +163,38 @@ class Sender:
             self._count["published"] += 1
             self._count_drop(topic)
 
-    def reserve(self, topic: bytes, nbytes: int) -> bool:
+    def reserve(self, topic: bytes, nbytes: int, kind: Optional[str] = None, keys: Mapping[str, Any] = NO_KEYS) -> bool:
         """Takes `nbytes` of the queue before they are copied. False: the message was counted as dropped.
 
-        After True comes exactly one put() or cancel().
+        `kind` and `keys` as far as they are known. After True comes exactly one put() or cancel().
         """
+        refusal = self.limits.refusal(kind, nbytes + len(topic), keys)
         with self._changed:
             self._count["published"] += 1
             if not self._open:
                 self._count["skipped"] += 1
                 return False
-            if nbytes and self._queued_bytes + nbytes > self._queue_bytes:
-                self._count_drop(topic)
-                warn = not self._warned_drop
-                self._warned_drop = True
-            else:
+            full = refusal is None and nbytes and self._queued_bytes + nbytes > self._queue_bytes
+            if refusal is None and not full:
                 self._queued_bytes += nbytes
                 self._pending += 1
                 return True
-        if warn:
-            log.warning("job %s: a message of %d bytes was dropped, the queue of %d bytes is full; further "
-                        "drops are only counted", self.identity.job, nbytes, self._queue_bytes)
+            self._count_drop(topic, too_large=not full)
+            warn = bool(full) and not self._warned_drop
+            self._warned_drop = self._warned_drop or warn
+        if refusal is not None:
+            self._warn_large(refusal)
+        elif warn:
+            log.warning("job %s: a message of %d bytes was dropped: the queue of %d bytes is full, more is captured than "
+                        f"attnd takes. Further drops are only counted. {REMEDIES}", self.identity.job, nbytes,
+                        self._queue_bytes, self.identity.job)
         return False
+
+    def _warn_large(self, refusal: str) -> None:
+        if not self._warned_large:
+            self._warned_large = True
+            log.warning(f"job %s: %s: dropped, and so is all that follows like it. {REMEDIES}; or larger limits in "
+                        "attnd's config", self.identity.job, refusal, self.identity.job)
 
     def cancel(self, topic: bytes, nbytes: int) -> None:
         """Gives a reservation back and counts the message as dropped."""
@@ -198,6 +227,11 @@ class Sender:
         with self._changed:
             if self._queue:
                 self._wake_once()
+
+    @property
+    def where(self) -> str:
+        """As Publisher.where."""
+        return self._link.where
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Blocks until tensors of this job are subscribed to, at most `timeout_s`; whether they are."""
@@ -245,10 +279,18 @@ class Sender:
         mine = self._tensor_prefix
         return any(p.startswith(mine) or mine.startswith(p) for p in self.prefixes)
 
-    def _count_drop(self, topic: bytes) -> None:
+    def _count_drop(self, topic: bytes, too_large: bool = False) -> None:
         """The caller holds the lock."""
         self._count["dropped"] += 1
+        self._count["too_large"] += too_large
         self._dropped[topic] = self._dropped.get(topic, 0) + 1
+        if topic == self._event_topic:
+            return
+        self._dropped_tensors += 1
+        if not self._untold:
+            self._untold = True
+            if self.limits.header >= 2:
+                self._wake_once()
 
     def _wake_once(self) -> None:
         """Unless a wake-up is under way. The caller holds the lock."""
@@ -269,7 +311,7 @@ class Sender:
         self.prefixes = ()
         self._reset_queue()
         self._open = False
-        _orphans.append((self._context, self._socket))
+        _orphans.append(self._link)
 
     # ---------------------------------------------------------------------------- on the sender thread
 
@@ -283,10 +325,11 @@ class Sender:
 
     def _loop(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
+        self._link.register(poller)
         poller.register(self._wake_read, zmq.POLLIN)
         pause_s = PAUSE_MIN_S
         while True:
+            self._link.tend()
             sent, full = self._flush()
             with self._changed:
                 deadline = self._deadline
@@ -295,8 +338,28 @@ class Sender:
             self._judge_stall(full and not sent)
             longest_s = PAUSE_STALLED_S if self.stalled else PAUSE_MAX_S
             pause_s = min(2 * pause_s, longest_s) if full and not sent else PAUSE_MIN_S
-            poller.poll(int(1000 * _until(deadline, pause_s)) if full else None)
+            poller.poll(milliseconds(_until(deadline, pause_s) if full else self._idle_s()))
             self._clear_wake()
+
+    def _idle_s(self) -> Optional[float]:
+        """Seconds until there is something to do by itself; None: until a poll wakes."""
+        return min((at for at in (self._link.idle_s(), self._tell_in_s()) if at is not None), default=None)
+
+    def _tell_in_s(self) -> Optional[float]:
+        """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
+        with self._changed:
+            untold = self._untold
+        if not untold or self.limits.header < 2 or not self.wanted(self._event_topic):
+            return None
+        return max(0.0, self._told_at + TELL_AFTER_S - time.monotonic())
+
+    def _due_hello(self) -> Optional[Message]:
+        """What is to be said before anything else."""
+        if self._tell_in_s() == 0:
+            hello = self._hello or Message(self._event_topic, "event", {"event": "hello"}, 0, 0, (), 0)
+            with self._changed:
+                return hello._replace(epoch=self._position[0], step=self._position[1])
+        return self._hello if self._hello_due else None
 
     def _judge_stall(self, blocked: bool) -> None:
         now = time.monotonic()
@@ -322,10 +385,10 @@ class Sender:
         sent = 0
         while not self._is_late():  # messages that are slow to make would else outlive close()
             self._take_subscriptions()
-            if self._hello_due:
-                if self._hello is not None and not self._send(self._hello, False):
-                    return sent, True
-                self._hello_due = False
+            hello = self._due_hello()
+            if hello is not None and not self._send(hello, False):
+                return sent, True
+            self._hello_due = False
             with self._changed:
                 if not self._queue:
                     return sent, False
@@ -357,16 +420,20 @@ class Sender:
             if not self._queue or self._queue[0] is not head:  # shut meanwhile
                 return None
             grown = message.nbytes - head.nbytes if message is not None else 0
-            if message is None or (grown > 0 and self._queued_bytes + grown > self._queue_bytes):
-                self._queue.popleft()
-                self._queued_bytes -= head.nbytes
-                self._pending -= 1
-                self._count_drop(head.topic)
-                self._changed.notify_all()
-                return None
-            self._queued_bytes += grown
-            self._queue[0] = message
-            return message
+            refusal = None if message is None else self.limits.refusal(message.kind, message.nbytes, message.keys)
+            if message is not None and refusal is None and not (
+                    grown > 0 and self._queued_bytes + grown > self._queue_bytes):
+                self._queued_bytes += grown
+                self._queue[0] = message
+                return message
+            self._queue.popleft()
+            self._queued_bytes -= head.nbytes
+            self._pending -= 1
+            self._count_drop(head.topic, too_large=refusal is not None)
+            self._changed.notify_all()
+        if refusal is not None:
+            self._warn_large(refusal)
+        return None
 
     def _send(self, message: Message, queued: bool) -> bool:
         """Sends, or drops for lack of a subscriber. False: the pipe is full, try again later.
@@ -381,23 +448,36 @@ class Sender:
             return True
         with self._changed:
             seq, dropped = self._seq.get(message.topic, 0), self._dropped.get(message.topic, 0)
+            total = self._dropped_tensors if self.limits.header >= 2 else 0
         header = wire.common_keys(message.kind, *self.identity, seq=seq, dropped=dropped,
                                   time_ns=time.time_ns(), epoch=message.epoch, step=message.step)
-        header.update(message.keys)
+        header.update(wire.event_keys(message.keys, total) if message.kind == "event" else message.keys)
         # Made before anything is sent: an error here must not leave half a message in the socket.
         parts: List[Any] = [message.topic, wire.pack_header(header),
                             *(zmq.Frame(frame, copy=False) for frame in message.frames)]
+        nbytes = len(parts[0]) + len(parts[1]) + message.nbytes
+        if nbytes > self.limits.max_message:
+            if queued:
+                self._done(message, None, too_large=True)
+            else:
+                self._told_at = time.monotonic()  # not at once again
+            self._warn_large(self.limits.too_large(nbytes))
+            return True
         try:
             self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
         except zmq.Again:
             return False
         self._seq[message.topic] = seq + 1
+        if message.kind == "event":
+            self._told_at = time.monotonic()
+            with self._changed:
+                self._untold = self._dropped_tensors != total
         if queued:
             self._done(message, seq)
         return True
 
-    def _done(self, message: Message, seq: Optional[int]) -> None:
-        """Takes the head off the queue: sent with `seq`, or unwanted (None).
+    def _done(self, message: Message, seq: Optional[int], too_large: bool = False) -> None:
+        """Takes the head off the queue: sent with `seq`, or unwanted or too large (None).
 
         An unwanted tensor had been captured for a subscriber who left: dropped. An unwanted event is
         skipped; a daemon that is not there misses nothing.
@@ -410,18 +490,20 @@ class Sender:
             if seq is not None:
                 self._count["sent"] += 1
                 self._count["sent_bytes"] += message.nbytes
-            elif message.kind == "event":
+            elif message.kind == "event" and not too_large:
                 self._count["skipped"] += 1
             else:
-                self._count_drop(message.topic)
+                self._count_drop(message.topic, too_large)
             self._changed.notify_all()
 
     def _take_subscriptions(self) -> None:
         changed = False
         prefixes = set(self.prefixes)
-        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        for _ in range(SUBSCRIPTIONS_AT_ONCE):
+            if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                break
             frame = self._socket.recv(zmq.DONTWAIT)
-            if frame[:1] == b"\x01":
+            if frame[:1] == b"\x01" and len(prefixes) < SUBSCRIPTIONS_MAX:
                 prefixes.add(frame[1:])
                 if self._hello is not None and self._event_topic.startswith(frame[1:]):
                     self._hello_due = True
@@ -431,6 +513,7 @@ class Sender:
         if changed:
             with self._changed:
                 self.prefixes = tuple(sorted(prefixes))
+                self.limits = limits.strictest(self.prefixes)
                 self._changed.notify_all()
 
     def _shut(self) -> None:
@@ -449,8 +532,7 @@ class Sender:
         left_s = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
         # A peer whose queue is full stops reading, and what it has not read is gone when the connection ends.
         time.sleep(min(left_s, FAREWELL_S))
-        self._socket.close(linger=int(left_s * 1000))
-        self._context.term()  # returns after the linger time at the latest
+        self._link.close(linger_ms=int(left_s * 1000))
 
 
 def _until(deadline: Optional[float], pause_s: float) -> float:
@@ -458,10 +540,7 @@ def _until(deadline: Optional[float], pause_s: float) -> float:
     return pause_s if deadline is None else min(pause_s, max(PAUSE_MIN_S, deadline - time.monotonic()))
 
 
-def _open_socket(endpoint: str, high_water: int) -> Tuple["zmq.Context[Any]", "zmq.Socket[Any]"]:
-    """A connected XPUB in a context of its own; ValueError when ZeroMQ does not take the endpoint."""
-    context = zmq.Context()
-    socket = context.socket(zmq.XPUB)
+def _set_options(socket: "zmq.Socket[Any]", high_water: int) -> None:
     socket.setsockopt(zmq.IMMEDIATE, 1)  # else the pipe, and its subscriptions, outlive the daemon
     socket.setsockopt(zmq.XPUB_NODROP, 1)  # a full pipe is EAGAIN instead of a silent loss
     socket.setsockopt(zmq.SNDHWM, high_water)
@@ -471,13 +550,6 @@ def _open_socket(endpoint: str, high_water: int) -> Tuple["zmq.Context[Any]", "z
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
-    try:
-        socket.connect(endpoint)
-    except (zmq.ZMQError, TypeError, AttributeError) as error:
-        socket.close()
-        context.term()
-        raise ValueError(f"endpoint {endpoint!r}: {error}") from None
-    return context, socket
 
 
 # Forking: the child has the parent's memory but not its threads. Every sender in it goes quiet, and its

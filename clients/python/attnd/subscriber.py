@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 import weakref
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -15,6 +14,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 import zmq
 
 from . import wire
+from .drain import Drain
+from .link import Link, milliseconds
 
 log = logging.getLogger("attnd")
 
@@ -24,33 +25,43 @@ DEFAULT_HIGH_WATER = 1000
 class Subscriber:
     """An iterator over the daemon's results, each a plain dict (see wire.decode_result) with its `topic` added.
 
-    endpoint  where the daemon publishes
     topics    prefixes: "summary/", "live/<job>/", "summary/<job>/decoder/5/self/", "alert/", "job/"
     timeout   seconds of silence after which iteration ends; None: it never does
+    address   the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
+              answers on this machine, now or later
+    endpoint  exactly this socket of it, instead of an address
+    high_water  results that may wait to be taken; further ones are dropped, and counted in `dropped`
 
     On subscription the daemon sends the last value of every matching topic, with `snapshot` true. A snapshot
     that says nothing new about its topic (same run, same window or step) is skipped. One thread at a time;
-    fork: do not use the parent's in the child. ValueError for a bad endpoint or topic.
+    fork: do not use the parent's in the child. ValueError for a bad address, endpoint or topic.
     """
 
-    def __init__(self, endpoint: str = wire.SUMMARY_ENDPOINT, topics: Union[str, Sequence[str]] = ("summary/",),
-                 timeout: Optional[float] = None, high_water: int = DEFAULT_HIGH_WATER):
+    def __init__(self, endpoint: Optional[str] = None, topics: Union[str, Sequence[str]] = ("summary/",),
+                 timeout: Optional[float] = None, high_water: int = DEFAULT_HIGH_WATER, *, address: Any = None):
         topics = (topics,) if isinstance(topics, str) else tuple(topics)
         if not all(isinstance(topic, str) and topic.isascii() for topic in topics):
             raise ValueError(f"topics {topics!r}: must be ASCII texts")
         self._timeout = timeout
         self._known: Dict[str, Tuple[Any, ...]] = {}  # by topic: what the newest result was about
         self.malformed = 0  # messages that were not results
-        self._context, self._socket = _open_socket(endpoint, topics, high_water)
+        self._drain = Drain(Link(zmq.SUB, "publish", endpoint, address, lambda socket: _set_options(socket, topics)),
+                            high_water)
+        self._socket = self._drain.socket
         # Holds the socket: collected in a cycle with its context it could make the context wait for ever.
-        self._finalizer = weakref.finalize(self, _close_socket, self._context, self._socket)
+        self._finalizer = weakref.finalize(self, self._drain.close)
+
+    @property
+    def dropped(self) -> int:
+        """Results that came while `high_water` others waited to be taken, and were thrown away."""
+        return self._drain.dropped
 
     def next(self, timeout: Optional[float] = None) -> Optional[Dict[str, Any]]:
         """The next result, or None when none came within `timeout` seconds (None: wait for ever)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left_ms = None if deadline is None else max(0, math.ceil((deadline - time.monotonic()) * 1000))
-            if not self._socket.poll(left_ms):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._socket.poll(milliseconds(left)):
                 return None
             result = self._take(self._socket.recv_multipart())
             if result is not None:
@@ -118,28 +129,12 @@ def _subject(result: Dict[str, Any]) -> Tuple[Any, ...]:
             result.get("time_ns"))
 
 
-def _close_socket(context: "zmq.Context[Any]", socket: "zmq.Socket[Any]") -> None:
-    socket.close(linger=0)
-    context.term()
-
-
-def _open_socket(endpoint: str, topics: Sequence[str], high_water: int) -> Tuple["zmq.Context[Any]", "zmq.Socket[Any]"]:
-    context = zmq.Context()
-    socket = context.socket(zmq.SUB)
+def _set_options(socket: "zmq.Socket[Any]", topics: Sequence[str]) -> None:
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RCVHWM, high_water)
     socket.setsockopt(zmq.MAXMSGSIZE, wire.RESULT_BYTES_MAX)
-    # No heartbeats: libzmq 4.3.4 aborts the process when one is due on a connection that broke while its queue was full.
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 5)
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
     for topic in topics:
         socket.setsockopt(zmq.SUBSCRIBE, topic.encode("ascii"))
-    try:
-        socket.connect(endpoint)
-    except (zmq.ZMQError, TypeError, AttributeError) as error:
-        socket.close()
-        context.term()
-        raise ValueError(f"endpoint {endpoint!r}: {error}") from None
-    return context, socket

@@ -30,10 +30,6 @@ HELLO_LAYERS_MAX = 4096
 STACKS = ("encoder", "decoder")
 SITES = ("self", "cross")
 
-INGEST_ENDPOINT = "tcp://127.0.0.1:5570"
-SUMMARY_ENDPOINT = "tcp://127.0.0.1:5571"
-CONTROL_ENDPOINT = "tcp://127.0.0.1:5572"
-
 # Bytes of one element of every dtype that travels.
 DTYPE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "u8": 1, "i32": 4}
 WEIGHT_DTYPES = ("f32", "f64", "f16", "bf16")
@@ -167,6 +163,11 @@ def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: in
     if labels is not None:
         keys["labels"] = list(labels)
     return keys
+
+
+def event_keys(keys: Dict[str, Any], dropped_total: int) -> Dict[str, Any]:
+    """The keys of an event, and how many tensor messages were dropped so far: left out when none were."""
+    return {"event": keys["event"], "dropped_total": dropped_total, **keys} if dropped_total else keys
 
 
 def hello_keys(layers: Sequence[Tuple[str, int, str, int]], client: str) -> Dict[str, Any]:

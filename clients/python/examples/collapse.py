@@ -32,7 +32,6 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 import attnd
 import collapse_text
-from attnd import wire
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 96, 64, 16
 TEXT_SIZE = 300_000
@@ -149,8 +148,9 @@ def parse_arguments(words: Optional[List[str]] = None) -> argparse.Namespace:
     add("--seed", type=int, default=1)
     add("--tier", choices=("qk", "attention"), default="qk", help="what is published")
     add("--job", default="collapse", help="name at attnd")
-    add("--endpoint", default=wire.INGEST_ENDPOINT, help="where attnd takes tensors")
-    add("--alerts", default=wire.SUMMARY_ENDPOINT, help="where attnd publishes")
+    add("--address", help="which attnd: a directory of sockets or tcp://host:port; default: the one on this machine")
+    add("--endpoint", help="exactly the socket where it takes tensors, instead of an address")
+    add("--alerts", metavar="ENDPOINT", help="exactly the socket where it publishes")
     arguments = parser.parse_args(words)
     if not 0 < arguments.lr < math.inf or arguments.steps < 1:
         parser.error("--lr and --steps: more than 0")
@@ -160,10 +160,10 @@ def parse_arguments(words: Optional[List[str]] = None) -> argparse.Namespace:
 def main() -> int:
     """Trains, publishes, and prints what comes back."""
     a = parse_arguments()
-    with attnd.Subscriber(a.alerts, topics=(f"alert/{a.job}/",)) as alerts, \
-            attnd.Publisher(a.job, a.endpoint) as publisher:
+    with attnd.Subscriber(a.alerts, (f"alert/{a.job}/",), address=None if a.alerts else a.address) as alerts, \
+            attnd.Publisher(a.job, a.endpoint, address=a.address) as publisher:
         if not publisher.wait_for_subscriber(SUBSCRIBER_WAIT_S):
-            print(f"attnd does not listen at {a.endpoint}: training goes on, unwatched", file=sys.stderr)
+            print(f"attnd does not listen ({publisher.where}): training goes on, unwatched", file=sys.stderr)
         publisher.hello([("decoder", layer, "self", HEADS) for layer in range(LAYERS)])
         for step, loss, model in train(a.lr, a.steps, a.seed):
             publish(publisher, model, step, a.tier)

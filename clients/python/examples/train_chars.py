@@ -33,7 +33,6 @@ import attnd
 import chars_data
 import chars_report
 import reference
-from attnd import wire
 from chars_model import MODELS, TASKS
 
 SUBSCRIBER_WAIT_S = 5.0
@@ -63,8 +62,9 @@ def parse_arguments(words: Optional[List[str]] = None) -> argparse.Namespace:
     add("--seed", type=int, default=1)
     add("--text", type=pathlib.Path, default=HERE.parents[3], metavar="DIRECTORY",
         help="where to read source from")
-    add("--endpoint", default=wire.INGEST_ENDPOINT, help="where attnd takes tensors")
-    add("--summaries", default=wire.SUMMARY_ENDPOINT, help="where attnd publishes")
+    add("--address", help="which attnd: a directory of sockets or tcp://host:port; default: the one on this machine")
+    add("--endpoint", help="exactly the socket where it takes tensors, instead of an address")
+    add("--summaries", metavar="ENDPOINT", help="exactly the socket where it publishes")
     add("--wait", type=float, default=SUMMARY_WAIT_S, metavar="SECONDS", help="for the summaries of an epoch")
     add("--verify", action="store_true", help="check every number that comes back")
     arguments = parser.parse_args(words)
@@ -134,11 +134,13 @@ class Trainer:
         """Trains; whether all summaries came, and in verify mode were right."""
         a = self.arguments
         # Said here, `every` and `samples` go before the daemon's default plan: one sample of every 50th step.
-        with attnd.Subscriber(a.summaries, topics=(f"summary/{a.job}/",)) as self.results, attnd.watch(
-                self.model, job=a.job, endpoint=a.endpoint, every=a.every, samples=0, wait=SUBSCRIBER_WAIT_S,
-                labels=self.corpus.texts, on_publish=self.verifier.take if self.verifier else None) as self.watch:
+        summaries = attnd.Subscriber(a.summaries, (f"summary/{a.job}/",), address=None if a.summaries else a.address)
+        with summaries as self.results, attnd.watch(
+                self.model, job=a.job, address=a.address, endpoint=a.endpoint, every=a.every, samples=0,
+                wait=SUBSCRIBER_WAIT_S, labels=self.corpus.texts,
+                on_publish=self.verifier.take if self.verifier else None) as self.watch:
             if not self.watch.stats()["subscribed"]:
-                print(f"attnd does not listen at {a.endpoint}: training goes on, without numbers")
+                print(f"attnd does not listen ({self.watch.publisher.where}): training goes on, without numbers")
             for epoch in range(a.epochs):
                 loss = self.train_epoch()
                 self.watch.epoch_end()

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fake.h"
 
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -72,8 +73,10 @@ static void *serve(void *data)
 void fake_start(struct fake *fake, fake_answer *answer)
 {
     int linger_ms = 1000;
-    *fake = (struct fake){.directory = "/tmp/attnd-cli-XXXXXX", .answer = answer};
-    assert_non_null(mkdtemp(fake->directory));
+    *fake = (struct fake){.runtime = "/tmp/attnd-cli-XXXXXX", .answer = answer};
+    assert_non_null(mkdtemp(fake->runtime));
+    snprintf(fake->directory, sizeof(fake->directory), "%s/attnd", fake->runtime);
+    assert_int_equal(mkdir(fake->directory, 0700), 0);
     snprintf(fake->endpoint, sizeof(fake->endpoint), "ipc://%s/control", fake->directory);
     snprintf(fake->published, sizeof(fake->published), "ipc://%s/publish", fake->directory);
     fake->context = zmq_ctx_new();
@@ -96,6 +99,7 @@ void fake_stop(struct fake *fake)
     unlink(fake->endpoint + strlen("ipc://"));
     unlink(fake->published + strlen("ipc://"));
     rmdir(fake->directory);
+    rmdir(fake->runtime);
 }
 
 FILE *attnctl_start(const char *endpoint, const char *arguments)

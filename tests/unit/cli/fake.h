@@ -26,7 +26,7 @@ typedef void fake_answer(const struct fake *fake, const char *method, uint64_t i
                          const msgpack_object *params, struct mpk_writer *reply);
 
 struct fake {
-    char directory[32], endpoint[64], published[64];
+    char runtime[32], directory[48], endpoint[64], published[64]; /* directory: runtime/attnd */
     void *context, *router, *pub;
     fake_answer *answer;
     pthread_t thread;

@@ -160,7 +160,11 @@ static void put_stats(struct mpk_writer *reply, uint64_t received)
 
 static void put_config(struct mpk_writer *reply, const char *published)
 {
-    mpk_put_map(reply, 3);
+    mpk_put_map(reply, 5);
+    mpk_put_str(reply, "http.enabled");
+    mpk_put_str(reply, "true");
+    mpk_put_str(reply, "http.endpoint");
+    mpk_put_str(reply, "tcp://0.0.0.0:5580");
     mpk_put_str(reply, "publish.endpoint");
     mpk_put_str(reply, published);
     mpk_put_str(reply, "tap.endpoint");
@@ -560,14 +564,14 @@ static void test_stats_that_do_not_add_up_are_a_finding(void **state)
 
 static void test_ping_config_and_flush(void **state)
 {
-    char expected[256];
+    char expected[384];
     snprintf(expected, sizeof(expected), "attnd 0.1.0 at %s, up 1 h 2 min\n",
              ((struct fake *)*state)->endpoint);
     assert_says(state, "ping", 0, expected);
     snprintf(
         expected, sizeof(expected),
-        "KEY               VALUE\npublish.endpoint  %s\ntap.endpoint      %s\nwindow.unit       "
-        "epoch\n",
+        "KEY               VALUE\nhttp.enabled      true\nhttp.endpoint     tcp://0.0.0.0:5580\n"
+        "publish.endpoint  %s\ntap.endpoint      %s\nwindow.unit       epoch\n",
         ((struct fake *)*state)->published, ((struct fake *)*state)->published);
     assert_says(state, "config", 0, expected);
     assert_says(state, "flush", 0, "published 3 windows\n");
@@ -788,7 +792,60 @@ static void test_an_absent_daemon_is_said_to_be_absent(void **state)
     attnctl_finish(
         attnctl_start("ipc:///tmp/attnd-nobody-is-here", "jobs --timeout 0.1"), 3,
         "attnctl: cannot reach attnd at ipc:///tmp/attnd-nobody-is-here within 0.1 s: is it "
-        "running? start it with `attnd` or give --endpoint\n");
+        "running? start it with `attnd` or give --address\n");
+}
+
+static void test_an_address_names_all_sockets(void **state)
+{
+    struct fake *fake = *state;
+    char arguments[128];
+    snprintf(arguments, sizeof(arguments), "flush --address %s/", fake->directory);
+    attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "published 3 windows\n");
+    snprintf(arguments, sizeof(arguments),
+             "tail summary/ --count 1 --metric sink_rate --address=%s", fake->directory);
+    FILE *pipe = attnctl_start("ipc:///nobody", arguments);
+    await_subscription(fake, "summary/");
+    publish_all(fake);
+    attnctl_finish(pipe, 0,
+                   "summary gpt-small decoder.2.cross epoch 2 to 3: sink_rate 0.25, 40 messages, 1 "
+                   "lost, 0 dropped (last value)\n");
+}
+
+static void test_an_attnd_that_nobody_named_is_found(void **state)
+{
+    struct fake *fake = *state;
+    char expected[128];
+    setenv("XDG_RUNTIME_DIR", fake->runtime, 1);
+    snprintf(expected, sizeof(expected), "attnd 0.1.0 at %s, up 1 h 2 min\n", fake->endpoint);
+    attnctl_finish(attnctl_start("", "ping"), 0, expected);
+    attnctl_finish(attnctl_start("", "__complete summary ''"), 0, "gpt-small\n");
+    unsetenv("XDG_RUNTIME_DIR");
+}
+
+static void test_what_is_no_address_is_told_what_to_write(void **state)
+{
+    assert_says(state, "jobs --address localhost:5570", 2,
+                "attnctl: address 'localhost:5570': write tcp://localhost:5570\n");
+    assert_says(state, "jobs --address ''", 2,
+                "attnctl: --address: '': not accepted (valid: a directory or tcp://host:port) (see "
+                "attnctl jobs --help)\n");
+    assert_says(state, "jobs --address /run/attnd --endpoint ipc:///run/attnd/control", 2,
+                "attnctl: --address and --endpoint: give one of them (see attnctl jobs --help)\n");
+}
+
+static void test_the_page_is_where_attnd_says(void **state)
+{
+    struct fake *fake = *state;
+    char path[64];
+    assert_says(state, "page", 0, "http://127.0.0.1:5580/\n");
+    snprintf(path, sizeof(path), "%s/page", fake->directory);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("http://127.0.0.1:39017/\nmore\n", file);
+    fclose(file);
+    assert_says(state, "page", 0, "http://127.0.0.1:39017/\n");
+    assert_says(state, "page --json", 0, "{\n  \"page\": \"http://127.0.0.1:39017/\"\n}\n");
+    unlink(path);
 }
 
 static void test_names_are_cut_to_what_there_is_room_for(void **state)
@@ -886,6 +943,9 @@ static void test_the_jobs_complete_a_word(void **state)
     snprintf(arguments, sizeof(arguments), "__complete --endpoint %s summary ''", endpoint);
     attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "gpt-small\n");
     attnctl_finish(attnctl_start("ipc:///nobody", "__complete summary ''"), 0, "");
+    snprintf(arguments, sizeof(arguments), "__complete summary --address=%s ''",
+             ((struct fake *)*state)->directory);
+    attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "gpt-small\n");
 }
 
 static void test_version_and_help(void **state)
@@ -896,7 +956,9 @@ static void test_version_and_help(void **state)
                 "publish what open windows hold now, as partial\n"
                 "\n"
                 "  --json                 print the answer as JSON\n"
-                "  --endpoint ENDPOINT    where attnd answers\n"
+                "  --address ADDRESS      which attnd: a directory of sockets or tcp://host:port\n"
+                "  --endpoint ENDPOINT    exactly the socket where it answers, instead of an\n"
+                "                         address\n"
                 "  --timeout SECONDS      how long to wait for an answer (default 2)\n"
                 "  --help                 what a command does\n"
                 "\n"
@@ -948,6 +1010,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_port_of_the_daemons_choice_needs_summaries,
                                         set_up_any_port, tear_down),
         cmocka_unit_test(test_an_absent_daemon_is_said_to_be_absent),
+        WITH_FAKE(test_an_address_names_all_sockets),
+        WITH_FAKE(test_an_attnd_that_nobody_named_is_found),
+        WITH_FAKE(test_what_is_no_address_is_told_what_to_write),
+        WITH_FAKE(test_the_page_is_where_attnd_says),
         WITH_FAKE(test_wrong_usage_is_explained),
         WITH_FAKE(test_plans_are_shown_and_set),
         WITH_FAKE(test_a_plan_is_not_set_by_halves),

@@ -267,6 +267,26 @@ static void test_a_file_that_is_there_is_refused_unless_replaced(void **state)
     assert_int_equal(file_size(f), RECORDING_HEADER_BYTES);
 }
 
+static mode_t rights_of(const struct fixture *f)
+{
+    struct stat file;
+    assert_int_equal(stat(f->path, &file), 0);
+    return file.st_mode & 0777;
+}
+
+static void test_nobody_else_reads_a_recording(void **state)
+{
+    struct fixture *f = *state;
+    mode_t mask = umask(0);
+    write_three(f, false);
+    assert_int_equal(rights_of(f), 0600);
+    assert_int_equal(chmod(f->path, 0644), 0);
+    assert_int_equal(recorder_open(f->path, true, 1, &f->recorder, f->error), 0);
+    assert_int_equal(recorder_close(&f->recorder, f->error), 0);
+    assert_int_equal(rights_of(f), 0600);
+    umask(mask);
+}
+
 static void test_a_directory_that_is_not_there_is_said(void **state)
 {
     struct fixture *f = *state;
@@ -392,6 +412,8 @@ int main(void)
         TEST(test_a_file_that_grows_meanwhile),
         TEST(test_a_file_that_shrinks_meanwhile),
         TEST(test_a_file_that_is_there_is_refused_unless_replaced),
+        TEST(test_nobody_else_reads_a_recording),
+        TEST(test_nobody_else_reads_a_recording),
         TEST(test_a_failed_write_leaves_whole_messages),
         cmocka_unit_test_setup_teardown(test_a_directory_that_is_not_there_is_said, set_up,
                                         tear_down),

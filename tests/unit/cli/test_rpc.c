@@ -63,7 +63,7 @@ static void answer_bytes(const struct fake *fake, const char *method, uint64_t i
 static void open_to(struct fake *fake, fake_answer *answer, int timeout_ms, struct rpc *ret_rpc)
 {
     fake_start(fake, answer);
-    assert_int_equal(rpc_open(fake->endpoint, timeout_ms, ret_rpc), RPC_OK);
+    assert_int_equal(rpc_open(fake->endpoint, NULL, timeout_ms, ret_rpc), RPC_OK);
 }
 
 static void close_both(struct fake *fake, struct rpc *rpc)
@@ -192,7 +192,7 @@ static void test_nobody_there_ends_at_the_deadline(void **state)
     (void)state;
     struct rpc rpc;
     struct rpc_reply reply;
-    assert_int_equal(rpc_open("ipc:///tmp/attnd-nobody-is-here", 50, &rpc), RPC_OK);
+    assert_int_equal(rpc_open("ipc:///tmp/attnd-nobody-is-here", NULL, 50, &rpc), RPC_OK);
     assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_UNREACHABLE);
     rpc_close(&rpc);
 }
@@ -225,8 +225,8 @@ static void test_an_endpoint_must_be_one(void **state)
 {
     (void)state;
     struct rpc rpc;
-    assert_int_equal(rpc_open("localhost", 50, &rpc), RPC_ENDPOINT);
-    assert_int_equal(rpc_open("tcp://127.0.0.1:port", 50, &rpc), RPC_ENDPOINT);
+    assert_int_equal(rpc_open("localhost", NULL, 50, &rpc), RPC_ENDPOINT);
+    assert_int_equal(rpc_open("tcp://127.0.0.1:port", NULL, 50, &rpc), RPC_ENDPOINT);
 }
 
 static void test_a_frame_beyond_the_limit_is_not_taken(void **state)

@@ -57,7 +57,7 @@ static struct world *start(int timeout_ms)
     atomic_store(&silent, 0);
     atomic_store(&holds_live, 0);
     fake_start(&world.fake, answer);
-    assert_int_equal(rpc_open(world.fake.endpoint, timeout_ms, &world.rpc), RPC_OK);
+    assert_int_equal(rpc_open(world.fake.endpoint, NULL, timeout_ms, &world.rpc), RPC_OK);
     asker_init(&world.asker, &world.rpc, 0);
     world.model = model_new();
     return &world;
@@ -127,6 +127,26 @@ static void test_silence_is_noticed_and_ends(void **state)
     assert_true(world->model->health.known);
     assert_int_equal(world->asker.heard_ms, 5100);
     assert_true(asker_late_ms(&world->asker) == INT64_MAX);
+    stop(world);
+}
+
+/* Nobody named it, it was gone, and another one came elsewhere. */
+static void test_another_attnd_is_found(void **state)
+{
+    (void)state;
+    struct world *world = start(2000);
+    rpc_close(&world->rpc);
+    setenv("XDG_RUNTIME_DIR", world->fake.runtime, 1);
+    unsetenv("ATTND_ADDRESS");
+    assert_int_equal(rpc_open(NULL, NULL, 2000, &world->rpc), RPC_OK);
+    fake_stop(&world->fake);
+    fake_start(&world->fake, answer);
+    setenv("XDG_RUNTIME_DIR", world->fake.runtime, 1);
+    asker_tick(&world->asker, world->model, 1000);
+    asker_tick(&world->asker, world->model, 3000);
+    turn_until(world, 3000, &monitors, 1);
+    assert_string_equal(world->rpc.endpoint, world->fake.endpoint);
+    unsetenv("XDG_RUNTIME_DIR");
     stop(world);
 }
 
@@ -232,6 +252,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers_fill_the_model),
         cmocka_unit_test(test_silence_is_noticed_and_ends),
+        cmocka_unit_test(test_another_attnd_is_found),
         cmocka_unit_test(test_a_kind_is_asked_again_only_when_it_is_late),
         cmocka_unit_test(test_what_a_stall_left_unanswered_is_needed_again),
         cmocka_unit_test(test_what_a_stall_left_unanswered_of_a_head_is_needed_again),

@@ -156,7 +156,7 @@ static void test_heads_at_80_columns(void **state)
                "           14:02:31");
     assert_row(&screen, 1,
                " 10.0 messages/s  2.0 KiB/s  lost 2  dropped 1 (late)  +3 NOW  queue 5"
-               "  pauses 0");
+               "  up 9.0 s");
     assert_row(&screen, 2, " !! 1 critical  entropy of decoder.0.self head 2 is 0.05, below 0.1");
     assert_row(&screen, 3, " entropy_normalized, 8 heads, alerts first, then drift");
     assert_row(&screen, 4,

@@ -43,14 +43,13 @@ static void put_text(struct mpk_writer *writer, const char *key, const char *tex
 
 static void put_stats(struct mpk_writer *writer, const struct monitor *monitor)
 {
-    mpk_put_map(writer, 10);
+    mpk_put_map(writer, 9);
     put_number(writer, "received", monitor->received);
     put_number(writer, "bytes", monitor->bytes);
     put_number(writer, "lost", monitor->lost);
     put_number(writer, "in_flight_bytes", monitor->in_flight_bytes);
     put_number(writer, "summaries", monitor->summaries);
     put_number(writer, "alerts", monitor->alerts);
-    put_number(writer, "pauses", 0);
     mpk_put_str(writer, "dropped");
     mpk_put_map(writer, 2);
     put_number(writer, "late", monitor->dropped);

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* A daemon that answers one request. */
 struct daemon {
@@ -368,9 +370,46 @@ static void test_arguments_are_checked(void **state)
     attn_control_free(&control);
 }
 
+/* Nobody named it: it is found when something is asked, and again after it was gone. */
+static void test_questions_go_to_the_daemon_that_is_there(void **state)
+{
+    char runtime[] = "/tmp/attn-control-XXXXXX", place[64], endpoint[80];
+    int wait_ms = PEER_WAIT_MS;
+    attn_control *control;
+    attn_question question;
+    attn_result *result;
+
+    (void)state;
+    assert_non_null(mkdtemp(runtime));
+    snprintf(place, sizeof(place), "%s/attnd", runtime);
+    snprintf(endpoint, sizeof(endpoint), "ipc://%s/control", place);
+    assert_int_equal(mkdir(place, 0700), 0);
+    setenv("XDG_RUNTIME_DIR", runtime, 1);
+    unsetenv("ATTND_ADDRESS");
+    attn_question_default(&question);
+    assert_int_equal(attn_control_new(NULL, 20, &control), 0);
+    assert_int_equal(attn_alerts(control, &question, &result), ATTN_E_TIMEOUT);
+    attn_control_free(&control);
+
+    assert_int_equal(attn_control_new(NULL, PEER_WAIT_MS, &control), 0);
+    for (int life = 0; life < 3; life++) {
+        struct daemon daemon = {.peer = peer_open(ZMQ_ROUTER, endpoint, 0)};
+
+        zmq_setsockopt(daemon.peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof(wait_ms));
+        go(&daemon);
+        assert_int_equal(attn_alerts(control, &question, &result), ATTN_E_REFUSED);
+        stop(&daemon, NULL);
+    }
+    attn_control_free(&control);
+    unlink(endpoint + strlen("ipc://"));
+    rmdir(place);
+    rmdir(runtime);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_questions_go_to_the_daemon_that_is_there),
         cmocka_unit_test(test_a_series_of_one_head),
         cmocka_unit_test(test_a_series_of_all_heads),
         cmocka_unit_test(test_a_map),

@@ -19,7 +19,7 @@ static struct bytes golden(const char *name)
 /* A subscriber whose subscription has reached the peer (an XPUB). */
 static attn_subscriber *subscriber_for(const struct peer *peer, const char *prefix)
 {
-    attn_subscriber_options options = {peer->endpoint, prefix};
+    attn_subscriber_options options = {.endpoint = peer->endpoint, .prefix = prefix};
     attn_subscriber *subscriber;
     char notice[64];
     int wait_ms = PEER_WAIT_MS;
@@ -143,7 +143,7 @@ static void test_what_is_no_result_is_reported_and_passed_over(void **state)
 
 static void test_waiting_has_an_end(void **state)
 {
-    attn_subscriber_options options = {"tcp://127.0.0.1:1", "summary/"};
+    attn_subscriber_options options = {.endpoint = "tcp://127.0.0.1:1", .prefix = "summary/"};
     attn_subscriber *subscriber;
     attn_result *result;
 
@@ -158,12 +158,12 @@ static void test_waiting_has_an_end(void **state)
 
 static void test_bad_options_are_refused(void **state)
 {
-    attn_subscriber_options options = {"nonsense", "summary/"};
+    attn_subscriber_options options = {.endpoint = "nonsense", .prefix = "summary/"};
     attn_subscriber *subscriber = NULL;
 
     (void)state;
     assert_int_equal(attn_subscriber_new(&options, &subscriber), ATTN_E_TRANSPORT);
-    options = (attn_subscriber_options){NULL, ""};
+    options = (attn_subscriber_options){.prefix = NULL};
     assert_int_equal(attn_subscriber_new(&options, &subscriber), ATTN_E_ARGUMENT);
     assert_null(subscriber);
 }

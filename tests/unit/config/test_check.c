@@ -68,9 +68,10 @@ static void test_a_window_has_at_most_64_parts(void **state)
 static void test_endpoints_differ(void **state)
 {
     (void)state;
-    assert_clashes(WITH("publish.endpoint=tcp://127.0.0.1:5570"),
-                   "publish.endpoint: 'tcp://127.0.0.1:5570': taken by ingest.endpoint (valid: "
-                   "another port or path)");
+    assert_clashes(
+        WITH("ingest.endpoint=tcp://127.0.0.1:5570", "publish.endpoint=tcp://127.0.0.1:5570"),
+        "publish.endpoint: 'tcp://127.0.0.1:5570': taken by ingest.endpoint (valid: "
+        "another port or path)");
     assert_clashes(
         WITH("control.endpoint=ipc:///a", "publish.endpoint=ipc:///a"),
         "control.endpoint: 'ipc:///a': taken by publish.endpoint (valid: another port or "
@@ -81,14 +82,17 @@ static void test_a_wildcard_host_takes_the_port_on_every_address(void **state)
 {
     (void)state;
     assert_clashes(
-        WITH("control.endpoint=tcp://*:5570"),
+        WITH("ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://*:5570"),
         "control.endpoint: 'tcp://*:5570': taken by ingest.endpoint (valid: another port "
         "or path)");
-    assert_clashes(WITH("ingest.endpoint=tcp://0.0.0.0:5572"),
-                   "control.endpoint: 'tcp://127.0.0.1:5572': taken by ingest.endpoint (valid: "
-                   "another port or path)");
-    assert_fits(WITH("control.endpoint=tcp://127.0.0.2:5570"));
-    assert_fits(WITH("control.endpoint=tcp://localhost:15570"));
+    assert_clashes(
+        WITH("ingest.endpoint=tcp://0.0.0.0:5572", "control.endpoint=tcp://127.0.0.1:5572"),
+        "control.endpoint: 'tcp://127.0.0.1:5572': taken by ingest.endpoint (valid: "
+        "another port or path)");
+    assert_fits(
+        WITH("ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://127.0.0.2:5570"));
+    assert_fits(
+        WITH("ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://localhost:15570"));
 }
 
 static void test_chosen_ports_never_clash(void **state)
@@ -132,12 +136,56 @@ static void test_a_command_is_a_path_and_a_webhook_a_url(void **state)
     assert_int_equal(config_check(&config, error), 0);
     set(&config, "alerts.webhook=example.org/hook");
     assert_int_equal(config_check(&config, error), -1);
-    assert_string_equal(error, "alerts.webhook: 'example.org/hook': not such a URL (valid: "
+    assert_string_equal(error, "alerts.webhook: '...': not such a URL (valid: "
                                "http://... or https://...)");
     set(&config, "alerts.command=logger -t attnd");
     assert_int_equal(config_check(&config, error), -1);
-    assert_string_equal(error, "alerts.command: 'logger -t attnd': not an absolute path (valid: "
+    assert_string_equal(error, "alerts.command: 'logger ...': not an absolute path (valid: "
                                "/path/to/program, and its arguments between blanks)");
+}
+
+static void assert_public(const char *name, const char *value, const char *expected)
+{
+    char buffer[CONFIG_PUBLIC_MAX];
+    assert_string_equal(config_public("alerts", name, value, buffer), expected);
+}
+
+static void test_nobody_is_shown_a_webhook_or_arguments(void **state)
+{
+    char buffer[CONFIG_PUBLIC_MAX];
+    (void)state;
+    assert_public("webhook", "https://hooks.example.org/services/T0/B0/secret",
+                  "https://hooks.example.org/...");
+    assert_public("webhook", "http://me:secret@10.0.0.7:8080/?key=secret#x",
+                  "http://10.0.0.7:8080/...");
+    assert_public("webhook", "http://me:secret@example.org", "http://example.org/...");
+    assert_public("webhook", "http://example.org?key=secret", "http://example.org/...");
+    assert_public("webhook", "http://[::1]:5580/", "http://[::1]:5580/");
+    assert_public("webhook", "https://example.org", "https://example.org");
+    assert_public("webhook", "http://me:secret/@example.org/", "http://...");
+    assert_public("webhook", "http://a@secret b/", "http://...");
+    assert_public("webhook", "secret http://example.org", "...");
+    assert_public("webhook", "", "");
+    assert_public("command", "/opt/hooks/page --token secret", "page ...");
+    assert_public("command", "/opt/hooks/page", "page");
+    assert_public("command", "/opt/dir/ secret", " ...");
+    assert_public("timeout", "10s", "10s");
+    assert_string_equal(config_public("history", "command", "as it is", buffer), "as it is");
+}
+
+static void test_no_error_shows_a_webhook_or_arguments(void **state)
+{
+    char error[CONFIG_ERROR_MAX] = "", text[CONFIG_TEXT_MAX + 64];
+    struct config config = defaults();
+    (void)state;
+    assert_int_equal(config_set(&config, "alerts.webhook=https://example.org/secret\n", error), -1);
+    assert_null(strstr(error, "secret"));
+    memset(text, 'x', sizeof text);
+    memcpy(text, "alerts.command=/bin/page secret", 31);
+    text[sizeof text - 1] = '\0';
+    assert_int_equal(config_set(&config, text, error), -1);
+    assert_null(strstr(error, "secret"));
+    assert_non_null(strstr(error, "alerts.command: 'page ...': "));
 }
 
 int main(void)
@@ -152,6 +200,8 @@ int main(void)
         cmocka_unit_test(test_a_baseline_is_the_first_windows_or_a_run),
         cmocka_unit_test(test_something_is_measured),
         cmocka_unit_test(test_a_command_is_a_path_and_a_webhook_a_url),
+        cmocka_unit_test(test_nobody_is_shown_a_webhook_or_arguments),
+        cmocka_unit_test(test_no_error_shows_a_webhook_or_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

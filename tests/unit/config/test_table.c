@@ -4,17 +4,29 @@
 
 #include <inttypes.h>
 
+/* "section.name=text", or the same as lines of a file, after `before`. */
+static void write_key(const struct key *key, const char *text, const char *before, char *ret_set,
+                      char *ret_file)
+{
+    if (*key->section) {
+        sprintf(ret_set, "%s.%s=%s", key->section, key->name, text);
+        sprintf(ret_file, "%s%s:\n\n  %s: '%s'\n", before, key->section, key->name, text);
+    } else {
+        sprintf(ret_set, "%s=%s", key->name, text);
+        sprintf(ret_file, "%s\n\n%s: '%s'\n", before, key->name, text);
+    }
+}
+
 /* Sets key `index` to `text` by --set and by file, expecting the same success, and that the value
  * reads back as `expected`. */
 static void accept(int index, const char *text, const char *expected)
 {
     const struct key *key = &config_keys[index];
-    char line[1024], error[CONFIG_ERROR_MAX] = "", shown[VALUE_TEXT_MAX];
+    char assignment[1024], lines[1024], error[CONFIG_ERROR_MAX] = "", shown[VALUE_TEXT_MAX];
     struct config by_set = defaults(), by_file = defaults();
-    snprintf(line, sizeof(line), "%s.%s=%s", key->section, key->name, text);
-    set(&by_set, line);
-    snprintf(line, sizeof(line), "%s:\n  %s: '%s'\n", key->section, key->name, text);
-    assert_int_equal(load_text(&by_file, line, error), 0);
+    write_key(key, text, "", assignment, lines);
+    set(&by_set, assignment);
+    assert_int_equal(load_text(&by_file, lines, error), 0);
     value_print(&key->rule, config_field(&by_set, index), shown);
     assert_string_equal(shown, expected);
     assert_same_config(&by_set, &by_file);
@@ -24,17 +36,16 @@ static void accept(int index, const char *text, const char *expected)
 static void refuse(int index, const char *text, const char *reason)
 {
     const struct key *key = &config_keys[index];
-    char valid[VALUE_VALID_MAX], input[1024], message[CONFIG_ERROR_MAX];
+    const char *dot = *key->section ? "." : "";
+    char valid[VALUE_VALID_MAX], assignment[1024], lines[1024], message[CONFIG_ERROR_MAX];
     value_valid(&key->rule, valid);
-    snprintf(input, sizeof(input), "%s.%s=%s", key->section, key->name, text);
-    snprintf(message, sizeof(message), "--set: %s.%s: '%s': %s (valid: %s)", key->section,
+    write_key(key, text, "# a comment\n", assignment, lines);
+    snprintf(message, sizeof(message), "--set: %s%s%s: '%s': %s (valid: %s)", key->section, dot,
              key->name, text, reason, valid);
-    assert_set_refused(input, message);
-    snprintf(input, sizeof(input), "# a comment\n%s:\n\n  %s: '%s'\n", key->section, key->name,
-             text);
-    snprintf(message, sizeof(message), "attnd.yaml:4: %s.%s: '%s': %s (valid: %s)", key->section,
-             key->name, text, reason, valid);
-    assert_refused(input, message);
+    assert_set_refused(assignment, message);
+    snprintf(message, sizeof(message), "attnd.yaml:4: %s%s%s: '%s': %s (valid: %s)", key->section,
+             dot, key->name, text, reason, valid);
+    assert_refused(lines, message);
 }
 
 static void check_bounds(int index, const char *unit, const char *syntax)
@@ -69,6 +80,7 @@ static void check_endpoint(int index)
 {
     accept(index, "tcp://*:7000", "tcp://*:7000");
     accept(index, "ipc:///tmp/a b", "ipc:///tmp/a b");
+    accept(index, "", "");
     refuse(index, "7000", "not an endpoint");
     refuse(index, "tcp://127.0.0.1:70000", "the port is not 1 to 65535 or *");
 }
@@ -235,7 +247,7 @@ static void test_fields_carry_the_types_units(void **state)
 {
     (void)state;
     struct config config = defaults();
-    assert_string_equal(config.ingest_endpoint.text, "tcp://127.0.0.1:5570");
+    assert_string_equal(config.http_endpoint.text, "tcp://127.0.0.1:5580");
     assert_int_equal(config.ingest_budget, UINT64_C(512) << 20);
     assert_int_equal(config.window_timeout, UINT64_C(60000000000));
     assert_int_equal(config.window_unit, CONFIG_UNIT_EPOCH);
@@ -290,8 +302,8 @@ static void test_set_names_unknown_keys_and_guesses(void **state)
                        "buckets)");
     assert_set_refused(
         "windows.unit=epoch",
-        "--set: windows: unknown section (valid: ingest, publish, control, http, workers, "
-        "window, drift, metrics, maps, plan, limits, alerts, "
+        "--set: windows: unknown section (valid: insecure, ingest, publish, control, http, "
+        "workers, window, drift, metrics, maps, plan, limits, alerts, "
         "history, tap, shutdown, log, jobs, rules; did you mean window?)");
 }
 
@@ -340,7 +352,7 @@ static void test_each_visits_every_key_in_table_order(void **state)
     set(&config, "log.format=json");
     config_each(&config, visit, &visited);
     assert_int_equal(visited.count, KEY_COUNT);
-    assert_string_equal(visited.first, "ingest.endpoint=tcp://127.0.0.1:5570");
+    assert_string_equal(visited.first, ".insecure=false");
     assert_string_equal(visited.last, "log.format=json");
 }
 

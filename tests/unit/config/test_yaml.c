@@ -40,6 +40,16 @@ static void test_files_that_say_nothing_change_nothing(void **state)
     }
 }
 
+static void test_a_key_of_before_is_read_over(void **state)
+{
+    (void)state;
+    struct config config = loaded("ingest:\n  receive_queue: 4\n  budget: 1GiB\n");
+    assert_int_equal(config.ingest_budget, UINT64_C(1) << 30);
+    assert_set_refused("ingest.receive_queue=4",
+                       "--set: ingest.receive_queue: unknown key (valid in ingest: endpoint, "
+                       "budget, max_message)");
+}
+
 static void test_what_is_printed_loads_to_the_same(void **state)
 {
     (void)state;
@@ -63,14 +73,39 @@ static void test_unknown_names_are_refused(void **state)
     (void)state;
     assert_refused("log:\n  level: info\ningest:\n  budgt: 1GiB\n",
                    "attnd.yaml:4: ingest.budgt: unknown key (valid in ingest: endpoint, budget, "
-                   "max_message, receive_queue; did you mean budget?)");
-    assert_refused("\ningset:\n  budget: 1GiB\n",
-                   "attnd.yaml:2: ingset: unknown section (valid: ingest, publish, control, http, "
-                   "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
-                   "tap, shutdown, log, jobs, rules; did you mean ingest?)");
-    assert_refused("budget: 1GiB\n",
-                   "attnd.yaml:1: budget: unknown section (valid: ingest, publish, control, http, "
-                   "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
+                   "max_message; did you mean budget?)");
+    assert_refused(
+        "\ningset:\n  budget: 1GiB\n",
+        "attnd.yaml:2: ingset: unknown section (valid: insecure, ingest, publish, control, http, "
+        "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
+        "tap, shutdown, log, jobs, rules; did you mean ingest?)");
+    assert_refused(
+        "budget: 1GiB\n",
+        "attnd.yaml:1: budget: unknown section (valid: insecure, ingest, publish, control, http, "
+        "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
+        "tap, shutdown, log, jobs, rules)");
+}
+
+static void test_a_key_may_be_in_no_section(void **state)
+{
+    (void)state;
+    struct config config = loaded("log:\n  level: debug\ninsecure: true\n");
+    assert_true(config.insecure);
+    assert_refused("insecure: yes\n", "attnd.yaml:1: insecure: 'yes': not one of the choices "
+                                      "(valid: false, true)");
+    assert_refused("insecure: true\n\ninsecure: true\n",
+                   "attnd.yaml:3: insecure: given twice (first on line 1)");
+    assert_refused("insecure: {a: b}\n",
+                   "attnd.yaml:1: insecure: expected one value, found a mapping");
+    assert_refused("insecur: true\n",
+                   "attnd.yaml:1: insecur: unknown section (valid: insecure, ingest, publish, "
+                   "control, http, workers, window, drift, metrics, maps, plan, limits, alerts, "
+                   "history, tap, shutdown, log, jobs, rules; did you mean insecure?)");
+    assert_refused("log:\n  insecure: true\n",
+                   "attnd.yaml:2: log.insecure: unknown key (valid in log: level, format)");
+    assert_refused("'': {insecure: true}\n",
+                   "attnd.yaml:1: : unknown section (valid: insecure, ingest, publish, control, "
+                   "http, workers, window, drift, metrics, maps, plan, limits, alerts, history, "
                    "tap, shutdown, log, jobs, rules)");
 }
 
@@ -256,8 +291,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_file_replaces_only_what_it_names),
         cmocka_unit_test(test_files_that_say_nothing_change_nothing),
+        cmocka_unit_test(test_a_key_of_before_is_read_over),
         cmocka_unit_test(test_what_is_printed_loads_to_the_same),
         cmocka_unit_test(test_unknown_names_are_refused),
+        cmocka_unit_test(test_a_key_may_be_in_no_section),
         cmocka_unit_test(test_bad_values_name_the_line_of_their_key),
         cmocka_unit_test(test_a_name_may_be_given_once),
         cmocka_unit_test(test_wrong_kinds_of_nodes_are_refused),

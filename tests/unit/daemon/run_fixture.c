@@ -114,7 +114,7 @@ int fixture_send(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step
 }
 
 static int send_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch,
-                      uint64_t step)
+                      uint64_t step, uint64_t dropped_total)
 {
     struct message *message = calloc(1, sizeof *message);
     assert_non_null(message);
@@ -126,6 +126,7 @@ static int send_event(struct fixture *f, uint32_t rank, enum event_type event, u
                                       .world = 1,
                                       .epoch = epoch,
                                       .step = step,
+                                      .dropped_total = dropped_total,
                                       .seq = f->event_seq[rank]++};
     strcpy(message->header.job, "job");
     run_queue(f->run, message, f->now);
@@ -134,12 +135,17 @@ static int send_event(struct fixture *f, uint32_t rank, enum event_type event, u
 
 int fixture_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch)
 {
-    return send_event(f, rank, event, epoch, 0);
+    return send_event(f, rank, event, epoch, 0, 0);
 }
 
 int fixture_hello(struct fixture *f, uint32_t rank, uint64_t step)
 {
-    return send_event(f, rank, EVENT_HELLO, 0, step);
+    return send_event(f, rank, EVENT_HELLO, 0, step, 0);
+}
+
+int fixture_total(struct fixture *f, uint32_t rank, uint64_t dropped)
+{
+    return send_event(f, rank, EVENT_HELLO, 0, 0, dropped);
 }
 
 uint64_t fixture_number(const struct fixture *f, int summary, const char *map, const char *key)

@@ -51,6 +51,8 @@ int fixture_send(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step
 int fixture_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch);
 /* "I am alive, and so far." */
 int fixture_hello(struct fixture *f, uint32_t rank, uint64_t step);
+/* "I am alive, and have dropped so many so far." */
+int fixture_total(struct fixture *f, uint32_t rank, uint64_t dropped);
 
 /* A number of a summary's map, or of the map `map` in it; UINT64_MAX when there is none. */
 uint64_t fixture_number(const struct fixture *f, int summary, const char *map, const char *key);

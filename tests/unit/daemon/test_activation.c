@@ -72,7 +72,7 @@ static void put_unix(int index, int type, const char *path)
 static void refuse(const char *part)
 {
     char error[CONFIG_ERROR_MAX];
-    assert_int_equal(activation_check(error), -1);
+    assert_int_equal(activation_check(true, error), -1);
     if (!strstr(error, part))
         fail_msg("'%s' does not say '%s'", error, part);
 }
@@ -92,7 +92,7 @@ static void test_without_it_nothing_is_taken(void **state)
 {
     char error[CONFIG_ERROR_MAX], endpoint[ENDPOINT_MAX] = "as it was";
     (void)state;
-    assert_int_equal(activation_check(error), 0);
+    assert_int_equal(activation_check(true, error), 0);
     assert_int_equal(activation_take("ingest", endpoint), -1);
     assert_string_equal(endpoint, "as it was");
 }
@@ -105,7 +105,7 @@ static void test_sockets_are_found_by_name_with_their_address(void **state)
     put_unix(1, SOCK_STREAM, "/tmp/attnd-test-activation");
     put_unix(2, SOCK_STREAM, "@attnd-test-activation");
     hand_over("3", "http:control:ingest");
-    assert_int_equal(activation_check(error), 0);
+    assert_int_equal(activation_check(true, error), 0);
     assert_int_equal(activation_take("http", endpoint), FIRST);
     snprintf(expected, sizeof expected, "tcp://127.0.0.1:%d", port);
     assert_string_equal(endpoint, expected);
@@ -123,7 +123,7 @@ static void test_they_do_not_block_and_are_not_inherited(void **state)
     (void)state;
     put_tcp(0, true);
     hand_over("1", "ingest");
-    assert_int_equal(activation_check(error), 0);
+    assert_int_equal(activation_check(true, error), 0);
     assert_true(fcntl(FIRST, F_GETFL) & O_NONBLOCK);
     assert_true(fcntl(FIRST, F_GETFD) & FD_CLOEXEC);
 }
@@ -135,7 +135,7 @@ static void test_those_of_another_process_are_left_alone(void **state)
     put_tcp(0, true);
     hand_over("1", "ingest");
     setenv("LISTEN_PID", "1", 1);
-    assert_int_equal(activation_check(error), 0);
+    assert_int_equal(activation_check(true, error), 0);
     assert_int_equal(activation_take("ingest", endpoint), -1);
     assert_false(fcntl(FIRST, F_GETFD) & FD_CLOEXEC);
 }

@@ -345,6 +345,23 @@ static void test_seconds_that_attnd_was_away_count(void **state)
     end(&f);
 }
 
+static void test_what_was_dropped_at_the_source_goes_on(void **state)
+{
+    struct fixture f;
+    (void)state;
+    begin(&f, "[]");
+    fixture_total(&f, 0, 0);
+    fixture_send(&f, 0, 0, 0);
+    fixture_total(&f, 0, 5);
+    save(&f);
+    die_and_come_back(&f);
+    assert_int_equal(run_counts(f.run).tally.source, 5);
+    assert_int_equal(f.run->judged.tally.source, 5);
+    fixture_total(&f, 0, 7);
+    assert_int_equal(run_counts(f.run).tally.source, 7);
+    end(&f);
+}
+
 static void test_without_about_a_run_does_not_come_back(void **state)
 {
     struct fixture f;
@@ -402,6 +419,7 @@ int main(void)
         cmocka_unit_test(test_a_baseline_idle_for_long_is_freed_and_stays_kept),
         cmocka_unit_test(test_rules_may_change_while_attnd_is_away),
         cmocka_unit_test(test_seconds_that_attnd_was_away_count),
+        cmocka_unit_test(test_what_was_dropped_at_the_source_goes_on),
         cmocka_unit_test(test_without_about_a_run_does_not_come_back),
         cmocka_unit_test(test_damaged_values_are_left_out),
     };

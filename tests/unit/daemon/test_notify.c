@@ -266,13 +266,13 @@ static void test_a_command_that_cannot_be_run_is_refused_at_the_start(void **sta
     start(&f);
     set(&f, "alerts.command=/nowhere/at/all now");
     assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
-    assert_string_equal(error, "alerts.command: '/nowhere/at/all now': cannot be run: No such file "
+    assert_string_equal(error, "alerts.command: '/nowhere/at/all': cannot be run: No such file "
                                "or directory");
     assert_null(f.notify);
     set_script(&f, "exit 0");
     chmod(path_of(&f, "script"), 0644);
     snprintf(expected, sizeof expected,
-             "alerts.command: '%s one two': cannot be run: Permission "
+             "alerts.command: '%s': cannot be run: Permission "
              "denied",
              path_of(&f, "script"));
     assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);

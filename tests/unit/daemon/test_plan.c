@@ -68,9 +68,9 @@ static void assert_prefixes(const char *const *expected, uint32_t count)
 {
     struct plan_prefixes *prefixes = plans_prefixes(plans);
     assert_non_null(prefixes);
-    assert_int_equal(prefixes->count, count);
+    assert_int_equal(prefixes->count, 1 + count); /* after the limits */
     for (uint32_t i = 0; i < count; i++)
-        assert_string_equal(prefixes->text[i], expected[i]);
+        assert_string_equal(prefixes->text[1 + i], expected[i]);
     free(prefixes);
 }
 
@@ -190,11 +190,40 @@ static void test_the_longest_plan_fits_a_prefix(void **state)
     memset(plan.heads.text, '1', CONFIG_HEADS_MAX - 1);
     assert_int_equal(plans_set(plans, pattern, &plan), 0);
     struct plan_prefixes *prefixes = plans_prefixes(plans);
-    const char *end = strstr(prefixes->text[0], ";samples=");
+    const char *end = strstr(prefixes->text[1], ";samples=");
     assert_string_equal(end, ";samples=2147483647;rows=2147483647");
-    assert_true(strlen(prefixes->text[0]) <= PLAN_PREFIX_MAX);
-    assert_true(plan_prefixes_have(prefixes, prefixes->text[1]));
+    assert_true(strlen(prefixes->text[1]) <= PLAN_PREFIX_MAX);
+    assert_true(plan_prefixes_have(prefixes, prefixes->text[2]));
     assert_false(plan_prefixes_have(prefixes, "plan/0/*/"));
+    free(prefixes);
+}
+
+static void test_limits_are_told_before_all_plans(void **state)
+{
+    char error[CONFIG_ERROR_MAX];
+    (void)state;
+    config_defaults(&config);
+    assert_int_equal(config_set(&config, "ingest.max_message=1MiB", error), 0);
+    assert_int_equal(config_set(&config, "limits.heads=32", error), 0);
+    plans = plans_new(&config);
+    config.limits_heads = 5; /* read again: what is in force stays */
+    assert_int_equal(plans_configure(plans, &config), 0);
+    struct plan_prefixes *prefixes = plans_prefixes(plans);
+    assert_string_equal(prefixes->text[0],
+                        "limits/accepts=attention,qk,weights,event;header=2;max_message=1048576;"
+                        "max_entries=34359738368;max_heads=32");
+    free(prefixes);
+}
+
+static void test_a_message_larger_than_the_budget_never_fits(void **state)
+{
+    char error[CONFIG_ERROR_MAX];
+    (void)state;
+    config_defaults(&config);
+    assert_int_equal(config_set(&config, "ingest.budget=2MiB", error), 0);
+    plans = plans_new(&config);
+    struct plan_prefixes *prefixes = plans_prefixes(plans);
+    assert_non_null(strstr(prefixes->text[0], ";max_message=2097152;"));
     free(prefixes);
 }
 
@@ -210,6 +239,8 @@ int main(void)
         cmocka_unit_test_teardown(test_what_a_plan_begins_as, stop),
         cmocka_unit_test_teardown(test_what_is_set_survives_a_new_config, stop),
         cmocka_unit_test_teardown(test_the_longest_plan_fits_a_prefix, stop),
+        cmocka_unit_test_teardown(test_limits_are_told_before_all_plans, stop),
+        cmocka_unit_test_teardown(test_a_message_larger_than_the_budget_never_fits, stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,6 +79,29 @@ static int event(struct fixture *f, const char *job, uint8_t run, enum event_typ
     return arrive(f, &message);
 }
 
+static int tensors(struct fixture *f, const char *job, uint8_t run, uint64_t seq)
+{
+    struct message message = {.arrival = ++f->arrivals, .received_ns = f->now};
+    bool compute = false;
+    message.header = (struct header){.type = MESSAGE_ATTENTION,
+                                     .world = 1,
+                                     .seq = seq,
+                                     .run = {run},
+                                     .heads = 1,
+                                     .heads_total = 1};
+    strcpy(message.header.job, job);
+    int code = registry_arrive(f->registry, &message, f->now, &compute);
+    if (code)
+        return code;
+    assert_true(compute);
+    struct head_block head = {0};
+    struct measured measured = {.heads = 1, .rows = 1, .head = &head};
+    message.measured = &measured;
+    run_finish(message.run, &message);
+    assert_ptr_equal(run_take(message.run), &message);
+    return message.code;
+}
+
 static void count(void *data, struct run *run)
 {
     (void)run;
@@ -105,35 +128,103 @@ static void test_jobs_and_runs_appear_with_their_first_message(void **state)
 static void test_an_active_job_is_not_pushed_out(void **state)
 {
     struct fixture *f = *state;
-    event(f, "a", 1, EVENT_HELLO, 0);
-    event(f, "b", 1, EVENT_HELLO, 0);
-    assert_int_equal(event(f, "c", 1, EVENT_HELLO, 0), ERR_JOB_LIMIT);
+    tensors(f, "a", 1, 0);
+    tensors(f, "b", 1, 0);
+    assert_int_equal(tensors(f, "c", 1, 0), ERR_JOB_LIMIT);
     assert_int_equal(registry_jobs(f->registry), 2);
 }
 
 static void test_the_longest_idle_job_makes_room(void **state)
 {
     struct fixture *f = *state;
-    event(f, "a", 1, EVENT_HELLO, 0);
+    tensors(f, "a", 1, 0);
     f->now += 5 * S;
-    event(f, "b", 1, EVENT_HELLO, 0);
+    tensors(f, "b", 1, 0);
     f->now += 20 * S;
     assert_false(registry_tick(f->registry, f->now));
-    assert_int_equal(event(f, "c", 1, EVENT_HELLO, 0), 0);
+    assert_int_equal(tensors(f, "c", 1, 0), 0);
     assert_string_equal(f->forgotten, "a");
+}
+
+static void test_jobs_without_tensors_push_out_each_other_only(void **state)
+{
+    struct fixture *f = *state;
+    tensors(f, "a", 1, 0);
+    tensors(f, "b", 1, 0);
+    f->now += 20 * S;
+    registry_tick(f->registry, f->now); /* both are idle */
+    char name[2] = "c";
+    for (; *name <= 'z'; ++*name, f->now += S)
+        assert_int_equal(event(f, name, 1, EVENT_HELLO, 0), 0);
+    assert_int_equal(registry_jobs(f->registry), 3);
+    assert_true(registry_knows(f->registry, "a") && registry_knows(f->registry, "b") &&
+                registry_knows(f->registry, "z"));
+}
+
+static void test_a_job_without_tensors_makes_room_though_it_is_active(void **state)
+{
+    struct fixture *f = *state;
+    tensors(f, "a", 1, 0);
+    event(f, "b", 1, EVENT_HELLO, 0);
+    assert_int_equal(tensors(f, "c", 1, 0), 0);
+    assert_string_equal(f->forgotten, "b");
+    assert_int_equal(registry_jobs(f->registry), 2);
+}
+
+static void test_the_one_beyond_the_limit_needs_a_place_for_its_tensors(void **state)
+{
+    struct fixture *f = *state;
+    tensors(f, "a", 1, 0);
+    tensors(f, "b", 1, 0);
+    assert_int_equal(event(f, "c", 1, EVENT_HELLO, 0), 0);
+    assert_int_equal(tensors(f, "c", 1, 0), ERR_JOB_LIMIT);
+    f->now += 20 * S;
+    registry_tick(f->registry, f->now);
+    assert_int_equal(tensors(f, "c", 1, 0), 0);
+    assert_string_equal(f->forgotten, "a");
+    assert_int_equal(registry_jobs(f->registry), 2);
+}
+
+static void test_only_a_hello_goes_beyond_the_limit(void **state)
+{
+    struct fixture *f = *state;
+    tensors(f, "a", 1, 0);
+    tensors(f, "b", 1, 0);
+    assert_int_equal(event(f, "c", 1, EVENT_BYE, 0), ERR_JOB_LIMIT);
+    assert_int_equal(event(f, "c", 1, EVENT_EPOCH_END, 0), ERR_JOB_LIMIT);
+    assert_int_equal(registry_jobs(f->registry), 2);
+    tensors(f, "a", 2, 0);
+    assert_int_equal(event(f, "a", 3, EVENT_BYE, 0), ERR_RUN_LIMIT);
+    assert_int_equal(runs(f), 3); /* of both jobs */
 }
 
 static void test_the_longest_silent_run_makes_room(void **state)
 {
     struct fixture *f = *state;
-    event(f, "a", 1, EVENT_HELLO, 0);
+    tensors(f, "a", 1, 0);
     f->now += S;
-    event(f, "a", 2, EVENT_HELLO, 0);
-    assert_int_equal(event(f, "a", 3, EVENT_HELLO, 0), ERR_RUN_LIMIT); /* both may still train */
+    tensors(f, "a", 2, 0);
+    assert_int_equal(tensors(f, "a", 3, 0), ERR_RUN_LIMIT); /* both may still train */
     f->now += f->config.window_timeout - S;
-    assert_int_equal(event(f, "a", 3, EVENT_HELLO, 0), 0);
+    assert_int_equal(tensors(f, "a", 3, 0), 0);
     assert_int_equal(runs(f), 2);
+    assert_int_equal(event(f, "a", 3, EVENT_HELLO, 0), 0);
     assert_int_equal(event(f, "a", 3, EVENT_HELLO, 0), ERR_SEQ_DUPLICATE);
+}
+
+static void test_runs_without_tensors_push_out_each_other_only(void **state)
+{
+    struct fixture *f = *state;
+    tensors(f, "a", 1, 0);
+    tensors(f, "a", 2, 0);
+    f->now += f->config.window_timeout;
+    for (uint8_t run = 3; run < 40; run++)
+        assert_int_equal(event(f, "a", run, EVENT_HELLO, 0), 0);
+    assert_int_equal(runs(f), 3);
+    assert_int_equal(tensors(f, "a", 1, 1), 0);
+    assert_int_equal(tensors(f, "a", 2, 1), 0);
+    assert_int_equal(tensors(f, "a", 40, 0), 0); /* in the place of the last one */
+    assert_int_equal(tensors(f, "a", 41, 0), ERR_RUN_LIMIT);
 }
 
 static void test_ticks_are_needed_while_a_run_is_active(void **state)
@@ -143,7 +234,7 @@ static void test_ticks_are_needed_while_a_run_is_active(void **state)
     assert_true(registry_tick(f->registry, f->now));
     event(f, "a", 1, EVENT_BYE, 1);
     assert_false(registry_tick(f->registry, f->now));
-    assert_int_equal(event(f, "a", 1, EVENT_EPOCH_END, 2), ERR_ENDED);
+    assert_int_equal(event(f, "a", 1, EVENT_EPOCH_END, 1), ERR_ENDED);
 }
 
 static void test_a_rank_that_comes_after_the_end_revives_the_run(void **state)
@@ -182,7 +273,12 @@ int main(void)
         TEST(test_jobs_and_runs_appear_with_their_first_message),
         TEST(test_an_active_job_is_not_pushed_out),
         TEST(test_the_longest_idle_job_makes_room),
+        TEST(test_jobs_without_tensors_push_out_each_other_only),
+        TEST(test_a_job_without_tensors_makes_room_though_it_is_active),
+        TEST(test_the_one_beyond_the_limit_needs_a_place_for_its_tensors),
+        TEST(test_only_a_hello_goes_beyond_the_limit),
         TEST(test_the_longest_silent_run_makes_room),
+        TEST(test_runs_without_tensors_push_out_each_other_only),
         TEST(test_ticks_are_needed_while_a_run_is_active),
         TEST(test_a_rank_that_comes_after_the_end_revives_the_run),
         TEST(test_refusals_of_unknown_jobs_make_no_job),

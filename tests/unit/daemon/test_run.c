@@ -362,9 +362,133 @@ static void test_who_only_says_hello_holds_up_no_window(void **state)
     fixture_stop(&f);
 }
 
+static void test_a_message_that_comes_late_is_counted_once(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    f.seq[0][0] = 3; /* the new connection is read first */
+    fixture_send(&f, 0, 0, 2);
+    assert_int_equal(run_counts(f.run).tally.lost, 2);
+    f.seq[0][0] = 1;
+    assert_int_equal(fixture_send(&f, 0, 0, 1), 0);
+    f.seq[0][0] = 4;
+    fixture_send(&f, 0, 0, 4); /* closes the window */
+    struct counts counts = run_counts(f.run);
+    assert_int_equal(counts.processed, 4);
+    assert_int_equal(counts.tally.lost, 1);
+    assert_int_equal(f.run->found, 1);
+    assert_int_equal(fixture_number(&f, 0, NULL, "messages"), 3);
+    assert_int_equal(fixture_number(&f, 0, NULL, "lost"), 1);
+    fixture_stop(&f);
+}
+
+/* Its window has closed, and has said that it is lost. */
+static void test_a_late_message_that_is_too_late_is_counted_once(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    f.seq[0][0] = 1;
+    fixture_send(&f, 0, 0, 0);
+    f.seq[0][0] = 3;
+    fixture_send(&f, 0, 0, 2);
+    fixture_send(&f, 0, 0, 4);
+    f.seq[0][0] = 2;
+    assert_int_equal(fixture_send(&f, 0, 0, 1), ERR_LATE);
+    f.seq[0][0] = 5;
+    fixture_send(&f, 0, 0, 8);
+    struct counts counts = run_counts(f.run);
+    assert_int_equal(counts.received, counts.processed + 1);
+    assert_int_equal(counts.tally.dropped[err_index(ERR_LATE)], 1);
+    assert_int_equal(counts.tally.lost, 0);
+    assert_int_equal(fixture_number(&f, 0, NULL, "lost"), 1);
+    assert_int_equal(fixture_number(&f, 1, NULL, "lost"), 0);
+    assert_int_equal(fixture_number(&f, 1, "dropped", "late"), UINT64_MAX);
+    fixture_stop(&f);
+}
+
+static void test_totals_are_judged_when_no_window_will(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    fixture_total(&f, 0, 0);
+    fixture_total(&f, 0, 9);
+    assert_int_equal(f.alerts, 1); /* losses */
+    assert_int_equal(run_counts(f.run).tally.source, 9);
+    assert_true(f.run->dirty); /* the job map says it */
+    fixture_stop(&f);
+
+    fixture_start(&f, "[]");
+    fixture_total(&f, 0, 0);
+    fixture_send(&f, 0, 0, 0); /* its window will */
+    fixture_total(&f, 0, 9);
+    assert_int_equal(f.alerts, 0);
+    fixture_send(&f, 0, 0, 4);
+    assert_int_equal(f.alerts, 1);
+    fixture_stop(&f);
+}
+
+static void test_a_forged_bye_ends_nothing(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    fixture_event(&f, 0, EVENT_BYE, 0);
+    assert_int_equal(f.run->state, JOB_ENDED);
+    assert_int_equal(fixture_send(&f, 0, 0, 4), 0);
+    assert_int_equal(f.run->state, JOB_ACTIVE);
+    f.now += 70 * S;
+    assert_int_equal(fixture_send(&f, 0, 0, 8), 0);
+    f.now += 70 * S;
+    run_tick(f.run, f.now);
+    assert_int_equal(f.run->state, JOB_ACTIVE);
+    assert_int_equal(fixture_number(&f, 1, "window", "last"), 7);
+    fixture_stop(&f);
+}
+
+static void test_what_was_on_its_way_at_the_bye_does_not_keep_the_run(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    fixture_event(&f, 0, EVENT_BYE, 0);
+    f.now += S;
+    assert_int_equal(fixture_send(&f, 0, 0, 4), 0);
+    f.now += f.config.window_timeout;
+    run_tick(f.run, f.now);
+    assert_int_equal(f.run->state, JOB_ENDED);
+    assert_int_equal(run_counts(f.run).processed, 3);
+    fixture_stop(&f);
+}
+
+static void test_a_run_id_that_is_used_again_has_ended(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    fixture_send(&f, 0, 0, 0);
+    fixture_event(&f, 0, EVENT_BYE, 0);
+    f.seq[0][0] = f.event_seq[0] = 0;
+    assert_int_equal(fixture_send(&f, 0, 0, 0), ERR_ENDED);
+    assert_int_equal(fixture_event(&f, 0, EVENT_HELLO, 0), ERR_ENDED);
+    assert_int_equal(f.run->state, JOB_ENDED);
+    fixture_stop(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_message_that_comes_late_is_counted_once),
+        cmocka_unit_test(test_a_late_message_that_is_too_late_is_counted_once),
+        cmocka_unit_test(test_totals_are_judged_when_no_window_will),
+        cmocka_unit_test(test_a_forged_bye_ends_nothing),
+        cmocka_unit_test(test_what_was_on_its_way_at_the_bye_does_not_keep_the_run),
+        cmocka_unit_test(test_a_run_id_that_is_used_again_has_ended),
         cmocka_unit_test(test_live_values_come_in_the_order_of_their_messages),
         cmocka_unit_test(test_a_message_waits_for_the_older_ones),
         cmocka_unit_test(test_a_message_without_numbers_lets_the_queue_go_on),

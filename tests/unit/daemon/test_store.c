@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void test_a_window_is_stored(void **state)
@@ -331,6 +332,45 @@ static void test_room_comes_back_after_a_commit(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
+static mode_t rights_of(const struct fixture *fixture, const char *suffix)
+{
+    char path[160];
+    struct stat file;
+    snprintf(path, sizeof path, "%s%s", fixture->path, suffix);
+    assert_int_equal(stat(path, &file), 0);
+    return file.st_mode & 0777;
+}
+
+/* With a window in the log, so that all files are there. */
+static void assert_closed_to_others(struct fixture *fixture)
+{
+    static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
+    fixture_open(fixture);
+    submit_window(fixture, 3, "state", 5);
+    wait_count(fixture, COUNT_STORED, 1);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(rights_of(fixture, suffixes[i]), 0600);
+    fixture_close(fixture);
+}
+
+static void test_nobody_else_reads_the_files(void **state)
+{
+    mode_t mask = umask(0);
+    assert_closed_to_others(*state);
+    umask(mask);
+}
+
+static void test_files_that_others_could_read_are_closed_to_them(void **state)
+{
+    struct fixture *fixture = *state;
+    mode_t mask = umask(0);
+    fixture_open(fixture);
+    fixture_close(fixture);
+    assert_int_equal(chmod(fixture->path, 0666), 0);
+    assert_closed_to_others(fixture);
+    umask(mask);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -348,6 +388,8 @@ int main(void)
         TEST(test_a_full_queue_drops_checkpoints_first),
         TEST(test_a_batch_larger_than_the_queue_is_taken_alone),
         TEST(test_room_comes_back_after_a_commit),
+        TEST(test_nobody_else_reads_the_files),
+        TEST(test_files_that_others_could_read_are_closed_to_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

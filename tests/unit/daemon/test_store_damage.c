@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -116,6 +117,114 @@ static void test_files_set_aside_in_one_second_have_names_of_their_own(void **st
     assert_int_equal(count_files(fixture, "corrupt-"), 3);
 }
 
+/* Files that go */
+
+static void remove_database(struct fixture *fixture)
+{
+    static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
+    char path[160];
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s%s", fixture->path, suffixes[i]);
+        unlink(path);
+    }
+}
+
+static void test_a_file_that_is_removed_is_written_again(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture_open(fixture);
+    submit_window(fixture, 1, NULL, 0);
+    wait_count(fixture, COUNT_STORED, 1);
+    remove_database(fixture);
+    log_capture();
+    submit_window(fixture, 2, NULL, 0);
+    submit_window(fixture, 3, NULL, 0);
+    wait_count(fixture, COUNT_STORED, 3);
+    assert_int_equal(log_release("event=history_gone"), 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last IN (2, 3)"), 2);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 2);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), 1);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT value FROM meta WHERE key = 'clean'"), 1);
+    assert_sound(fixture);
+}
+
+static void test_a_file_in_its_place_goes_on(void **state)
+{
+    struct fixture *fixture = *state;
+    char other[160];
+    snprintf(other, sizeof other, "%s.other", fixture->path);
+    store_some(fixture, 0, 10);
+    assert_int_equal(rename(fixture->path, other), 0);
+    fixture_open(fixture);
+    submit_window(fixture, 20, NULL, 0);
+    wait_count(fixture, COUNT_STORED, 11);
+    remove_database(fixture);
+    assert_int_equal(rename(other, fixture->path), 0);
+    log_capture();
+    submit_window(fixture, 10, NULL, 0);
+    wait_count(fixture, COUNT_STORED, 12);
+    assert_int_equal(log_release("event=history_gone"), 1);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last <= 10"), 11);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 11);
+    assert_sound(fixture);
+}
+
+/* A copy put back with `mv`: the log of the file before it stays beside it, and is none of it. */
+static void test_a_copy_in_its_place_is_as_it_was(void **state)
+{
+    struct fixture *fixture = *state;
+    char copy[160], statement[200];
+    snprintf(copy, sizeof copy, "%s.copy", fixture->path);
+    store_some(fixture, 0, 10);
+    snprintf(statement, sizeof statement, "VACUUM INTO '%s'", copy);
+    change(fixture, statement);
+    fixture_open(fixture);
+    submit_window(fixture, 20, NULL, 0);
+    wait_count(fixture, COUNT_STORED, 11);
+    assert_int_equal(rename(copy, fixture->path), 0);
+    log_capture();
+    submit_window(fixture, 10, NULL, 0);
+    wait_count(fixture, COUNT_STORED, 12);
+    assert_int_equal(log_release("event=history_gone"), 1);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last <= 10"), 11);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 11);
+    assert_int_equal(count_files(fixture, "corrupt"), 0);
+    assert_sound(fixture);
+}
+
+static void test_a_file_of_somebody_else_in_its_place_is_left_alone(void **state)
+{
+    struct fixture *fixture = *state;
+    const char *reason = "";
+    fixture_open(fixture);
+    submit_window(fixture, 1, NULL, 0);
+    wait_count(fixture, COUNT_STORED, 1);
+    remove_database(fixture);
+    change(fixture, "CREATE TABLE mine(x)");
+    log_capture();
+    submit_window(fixture, 2, NULL, 0);
+    submit_window(fixture, 3, NULL, 0);
+    wait_count(fixture, COUNT_STORE_DROPPED, 2);
+    assert_int_equal(log_release("it is a database of another program"), 1);
+    assert_non_null(store_path(fixture->store, &reason));
+    assert_non_null(store_trouble(fixture->store));
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM sqlite_schema"), 1);
+    remove_database(fixture); /* within a second there is a history again, though nothing comes */
+    log_capture();
+    wait_count(fixture, COUNT_STORE_REPLACED, 1);
+    submit_window(fixture, 4, NULL, 0);
+    wait_count(fixture, COUNT_STORED, 2);
+    assert_int_equal(log_release("event=history_recovered"), 1);
+    assert_null(store_trouble(fixture->store));
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), 1);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT last FROM windows"), 4);
+}
+
 /* Any byte anywhere may be wrong: history goes on, in this file or another one. */
 static void test_random_damage_never_stops_the_history(void **state)
 {
@@ -181,6 +290,10 @@ int main(void)
         TEST(test_a_history_whose_header_is_gone_is_set_aside),
         TEST(test_an_empty_file_is_a_new_history),
         TEST(test_files_set_aside_in_one_second_have_names_of_their_own),
+        TEST(test_a_file_that_is_removed_is_written_again),
+        TEST(test_a_file_in_its_place_goes_on),
+        TEST(test_a_copy_in_its_place_is_as_it_was),
+        TEST(test_a_file_of_somebody_else_in_its_place_is_left_alone),
         TEST(test_random_damage_never_stops_the_history),
         TEST(test_a_full_disk_costs_records_until_there_is_room),
     };

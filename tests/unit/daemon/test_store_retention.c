@@ -4,6 +4,7 @@
 
 #include "unit.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -22,6 +23,7 @@ static void store_windows(struct fixture *fixture, uint64_t count)
 static void test_windows_go_with_their_age(void **state)
 {
     struct fixture *fixture = *state;
+    fixture->config.history_trust_clock = true;
     fixture->config.history_max_age = 1000000000000;
     store_windows(fixture, 200);
     change(fixture, "UPDATE windows SET stored = stored - 2000 WHERE last < 64 OR last IN (198);"
@@ -55,6 +57,7 @@ static void add_map_and_alert(struct fixture *fixture, uint64_t last)
 static void test_maps_and_alerts_go_with_their_age(void **state)
 {
     struct fixture *fixture = *state;
+    fixture->config.history_trust_clock = true;
     fixture_open(fixture);
     add_map_and_alert(fixture, 1);
     add_map_and_alert(fixture, 2);
@@ -70,6 +73,7 @@ static void test_maps_and_alerts_go_with_their_age(void **state)
 static void test_a_map_goes_with_its_window(void **state)
 {
     struct fixture *fixture = *state;
+    fixture->config.history_trust_clock = true;
     fixture_open(fixture);
     submit_window(fixture, 1, NULL, 0);
     add_map_and_alert(fixture, 1);
@@ -85,6 +89,7 @@ static void test_a_map_goes_with_its_window(void **state)
 static void test_an_old_run_goes_as_a_whole(void **state)
 {
     struct fixture *fixture = *state;
+    fixture->config.history_trust_clock = true;
     store_windows(fixture, 70);
     fixture_open(fixture);
     add_map_and_alert(fixture, 1);
@@ -104,6 +109,108 @@ static void test_an_old_run_goes_as_a_whole(void **state)
                                   " + (SELECT count(*) FROM alerts) + (SELECT count(*) FROM kept)"
                                   " + (SELECT count(*) FROM chunks)"),
                      0);
+}
+
+/* The clock */
+
+#define YEAR "31536000"
+
+/* Everything is so many seconds older: as if this machine's clock were ahead. */
+static void make_older(struct fixture *fixture, const char *seconds)
+{
+    static const char *const tables[] = {"runs", "windows", "chunks", "maps", "alerts"};
+    char sql[200];
+    for (int i = 0; i < 5; i++) {
+        snprintf(sql, sizeof sql, "UPDATE %s SET stored = stored - (%s)", tables[i], seconds);
+        change(fixture, sql);
+    }
+    snprintf(sql, sizeof sql, "UPDATE meta SET value = value - (%s) WHERE key = 'clock'", seconds);
+    change(fixture, sql);
+}
+
+/* Stores a window, and closes the store once it has had time for retention. */
+static void store_one(struct fixture *fixture, uint64_t last)
+{
+    fixture_open(fixture);
+    submit_window(fixture, last, NULL, 0);
+    fixture_close(fixture);
+    fixture_open(fixture); /* its first turn is for what is too old */
+    fixture_close(fixture);
+}
+
+static void test_a_clock_that_is_a_year_ahead_removes_nothing(void **state)
+{
+    struct fixture *fixture = *state;
+    store_windows(fixture, 100);
+    make_older(fixture, YEAR);
+    log_capture();
+    for (uint64_t last = 100; last < 104; last++)
+        store_one(fixture, last); /* however often it is started */
+    assert_int_equal(log_release("event=history_clock_doubted"), 4);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 104);
+    make_older(fixture, "-" YEAR); /* it is right again */
+    store_one(fixture, 104);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 105);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 0);
+}
+
+static void test_a_database_that_never_wrote_the_time_down_is_as_safe(void **state)
+{
+    struct fixture *fixture = *state;
+    store_windows(fixture, 10);
+    make_older(fixture, YEAR);
+    change(fixture, "DELETE FROM meta WHERE key = 'clock'");
+    store_one(fixture, 10);
+    store_one(fixture, 11);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 12);
+}
+
+static void test_a_clock_that_is_behind_makes_nothing_old(void **state)
+{
+    struct fixture *fixture = *state;
+    store_windows(fixture, 10);
+    make_older(fixture, "-" YEAR);
+    store_one(fixture, 10);
+    make_older(fixture, YEAR); /* it is right again */
+    fixture_open(fixture);
+    submit_window(fixture, 11, NULL, 0);
+    wait_count(fixture, COUNT_STORED, 12);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 12);
+    assert_int_equal(
+        ask(fixture, "SELECT max(stored) - min(stored) < 3600 FROM windows WHERE last >= 9"), 1);
+}
+
+static void test_windows_of_a_few_weeks_ago_go_when_a_new_one_comes(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->config.history_max_age = UINT64_C(86400000000000);
+    store_windows(fixture, 100);
+    make_older(fixture, "20 * 86400");
+    fixture_open(fixture);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 100);
+    fixture_open(fixture);
+    submit_window(fixture, 100, NULL, 0);
+    wait_answer(fixture, "SELECT count(*) FROM windows", 1);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT last FROM windows"), 100);
+}
+
+static void test_a_clock_that_is_trusted_removes_at_once(void **state)
+{
+    struct fixture *fixture = *state;
+    store_windows(fixture, 100);
+    make_older(fixture, YEAR);
+    fixture->config.history_trust_clock = true;
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) FROM windows", 0);
+    submit_window(fixture, 100, NULL, 0);
+    fixture_close(fixture);
+    fixture->config.history_trust_clock = false; /* what it was needed for is over */
+    log_capture();
+    store_one(fixture, 101);
+    assert_int_equal(log_release("event=history_clock_doubted"), 0);
 }
 
 /* Size */
@@ -197,6 +304,11 @@ int main(void)
         TEST(test_maps_and_alerts_go_with_their_age),
         TEST(test_a_map_goes_with_its_window),
         TEST(test_an_old_run_goes_as_a_whole),
+        TEST(test_a_clock_that_is_a_year_ahead_removes_nothing),
+        TEST(test_a_database_that_never_wrote_the_time_down_is_as_safe),
+        TEST(test_a_clock_that_is_behind_makes_nothing_old),
+        TEST(test_windows_of_a_few_weeks_ago_go_when_a_new_one_comes),
+        TEST(test_a_clock_that_is_trusted_removes_at_once),
         TEST(test_states_make_room_before_windows),
         TEST(test_the_oldest_windows_make_room),
         TEST(test_the_file_shrinks_when_the_bound_is_lowered),

@@ -150,11 +150,44 @@ static void test_bye_closes_and_cuts_what_was_not_ended(void **state)
     start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = join(&f, 0, 1);
     message(&f, a, 0);
-    window_bye(&f.window, a);
+    window_bye(&f.window, a, f.now);
     struct window_part *part = window_close_next(&f.window, f.now);
     assert_non_null(part);
     assert_true(part->cut);
     assert_true(window_all_bye(&f.window));
+    stop(&f);
+}
+
+static void test_a_bye_is_taken_back_and_holds_when_nothing_follows(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    window_bye(&f.window, a, f.now);
+    f.now += 10 * S; /* what was still on its way */
+    join(&f, 0, 1);
+    window_take_bye_back(&f.window, a, f.now);
+    assert_false(window_all_bye(&f.window));
+    window_settle_byes(&f.window, f.now + 59 * S);
+    assert_false(window_all_bye(&f.window));
+    window_settle_byes(&f.window, f.now + 60 * S);
+    assert_true(window_all_bye(&f.window));
+    stop(&f);
+}
+
+static void test_a_bye_that_is_followed_for_long_is_taken_back_for_good(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = join(&f, 0, 1);
+    window_bye(&f.window, a, f.now);
+    f.now += 61 * S;
+    join(&f, 0, 1);
+    window_take_bye_back(&f.window, a, f.now);
+    window_settle_byes(&f.window, f.now + 1000 * S);
+    assert_false(window_all_bye(&f.window));
     stop(&f);
 }
 
@@ -281,7 +314,7 @@ static void test_the_last_step_before_a_bye_completes_its_window(void **state)
     uint32_t a = join(&f, 0, 1);
     for (uint64_t step = 0; step < 10; step++)
         message(&f, a, step);
-    window_bye(&f.window, a);
+    window_bye(&f.window, a, f.now);
     assert_false(window_close_next(&f.window, f.now)->cut);
     assert_false(window_close_next(&f.window, f.now)->cut);
     stop(&f);
@@ -490,6 +523,8 @@ int main(void)
         cmocka_unit_test(test_unknown_ranks_hold_up_the_first_part_for_the_grace_only),
         cmocka_unit_test(test_silence_shows_once_and_keeps_open),
         cmocka_unit_test(test_bye_closes_and_cuts_what_was_not_ended),
+        cmocka_unit_test(test_a_bye_is_taken_back_and_holds_when_nothing_follows),
+        cmocka_unit_test(test_a_bye_that_is_followed_for_long_is_taken_back_for_good),
         cmocka_unit_test(test_rolling_windows_keep_what_later_ones_need),
         cmocka_unit_test(test_a_window_is_due_even_if_its_last_unit_was_skipped),
         cmocka_unit_test(test_a_longer_stride_opens_its_boundary),

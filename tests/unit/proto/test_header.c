@@ -185,7 +185,7 @@ static void test_encoding_gives_the_golden_bytes(void **state)
     static const char *const names[] = {
         "attention", "attention_full", "attention_documents", "attention_rows", "qk",
         "qk_full",   "weights",        "weights_slice",       "hello",          "epoch_end",
-        "bye"};
+        "bye",       "bye_dropped"};
 
     (void)state;
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {

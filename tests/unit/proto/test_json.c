@@ -34,6 +34,7 @@ static void test_golden_files_convert_to_their_twins(void **state)
                                         "attention_unknown_keys",
                                         "epoch_end",
                                         "bye",
+                                        "bye_dropped",
                                         "hello",
                                         "live",
                                         "live_bare",

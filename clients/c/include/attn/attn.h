@@ -15,7 +15,12 @@
  * Memory: what is passed in is copied before the call returns, and stays the caller's. Objects are
  * freed by their _free function, which takes the address of the pointer, sets it to NULL, and
  * accepts NULL. Errors: functions that can fail return 0 or more on success and a negative
- * attn_code on failure, and write their ret_ parameters only on success. */
+ * attn_code on failure, and write their ret_ parameters only on success.
+ * Addresses: one text names a daemon with all its sockets: a directory of Unix sockets
+ * ("/run/user/1000/attnd"), or "tcp://host:5570", from which the other ports follow. Without one
+ * (NULL or "") it is $ATTND_ADDRESS; without that the first of $XDG_RUNTIME_DIR/attnd,
+ * /run/user/UID/attnd, /tmp/attnd-UID and /run/attnd in which a daemon answers and nobody else can
+ * write. It is looked for about once a second, and again after its connection has ended. */
 #ifndef ATTN_ATTN_H
 #define ATTN_ATTN_H
 
@@ -44,6 +49,7 @@ typedef enum attn_code {
     ATTN_E_MESSAGE = -6,   /* something arrived that is no result; it was thrown away */
     ATTN_E_NOT_FOUND = -7, /* the result has no such number */
     ATTN_E_REFUSED = -8,   /* the daemon refused: see attn_control_error */
+    ATTN_E_TOO_LARGE = -9, /* the daemon does not take such a message: dropped and counted */
 } attn_code;
 
 /* The sentence of a code; a static string, also for unknown codes. */
@@ -100,7 +106,7 @@ ATTN_API uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t 
 typedef struct attn_publisher attn_publisher;
 
 typedef struct attn_publisher_options {
-    const char *endpoint; /* the daemon's ingest (default "tcp://127.0.0.1:5570") */
+    const char *endpoint; /* exactly this socket, the daemon's ingest (default NULL: see address) */
     const char *job;      /* 1..128 of [A-Za-z0-9._-]; required (default NULL) */
     /* 16 bytes that tell this start of the trainer from others; all ranks of one start must give
        the same (default NULL: random, right for one rank) */
@@ -117,13 +123,15 @@ typedef struct attn_publisher_options {
     /* While the position moves on and nothing is published, a hello is sent as a sign of life, at
        most so often: what attn_hello said, or one without layers; 0 = never (default 30000) */
     uint32_t alive_ms;
+    const char *address; /* the daemon, unless by endpoint; both are refused (default NULL) */
 } attn_publisher_options;
 
 /* Fills in the defaults above. */
 ATTN_API void attn_publisher_options_default(attn_publisher_options *ret_options);
 
 /* Makes a publisher and starts connecting in the background; the daemon need not be there, now or
- * ever. Returns 0, ATTN_E_ARGUMENT, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
+ * ever, and may be found in another place after it was gone. Returns 0, ATTN_E_ARGUMENT,
+ * ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
 ATTN_API int attn_publisher_new(const attn_publisher_options *options,
                                 attn_publisher **ret_publisher);
 
@@ -164,13 +172,18 @@ ATTN_API int attn_publisher_plan(attn_publisher *publisher, attn_plan *ret_plan)
 ATTN_API int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count);
 
 /* What the publishing calls below return; a training loop may ignore all of it.
- *     0                queued
- *     ATTN_SKIPPED     nobody has subscribed to this layer
- *     ATTN_E_DROPPED   the queue is full, or the daemon has taken nothing for three seconds; told
- *                      to it with the layer's next message
- *     ATTN_E_ARGUMENT  a field is out of range or contradicts another (found out whether or not
- *                      anybody listens), or q_len and k_len do not fit the 64 KiB header
- *     ATTN_E_MEMORY    no memory for the copy; counted as dropped
+ *     0                 queued
+ *     ATTN_SKIPPED      nobody has subscribed to this layer
+ *     ATTN_E_DROPPED    the queue is full, or the daemon has taken nothing for three seconds; told
+ *                       to it with the layer's next message, and with an event within 5 s
+ *     ATTN_E_TOO_LARGE  it is larger than the daemon takes (its config: ingest.max_message,
+ *                       limits.entries, limits.heads), or of a type that it does not know: not
+ *                       copied, told like the above. Fewer rows or samples per message help
+ *                       (`plan`, or attnctl plan set JOB rows=512), queries and keys instead of
+ *                       weights (attn_publish_qk), or a larger ingest.max_message
+ *     ATTN_E_ARGUMENT   a field is out of range or contradicts another (found out whether or not
+ *                       anybody listens), or q_len and k_len do not fit the 64 KiB header
+ *     ATTN_E_MEMORY     no memory for the copy; counted as dropped
  * Each copies once and returns; none waits. Arrays are C-contiguous, last dimension fastest, and
  * numbers little-endian; dimensions are 1..INT32_MAX.
  *
@@ -291,11 +304,12 @@ typedef struct attn_publisher_counts {
     uint64_t published;    /* messages that were to be sent */
     uint64_t sent;         /* handed to ZeroMQ; only a lost connection can still lose them */
     uint64_t skipped;      /* nobody wanted them */
-    uint64_t dropped;      /* found the queue full or no memory, or their reader gone */
+    uint64_t dropped;      /* too large, found the queue full or no memory, or their reader gone */
     uint64_t queued;       /* copied, and waiting to be handed to ZeroMQ */
     uint64_t bytes;        /* tensor bytes of the messages sent */
     uint64_t queued_bytes; /* copies that are waiting to be sent now, in ZeroMQ included */
-    uint64_t bad_plans;    /* plans that were ignored, because malformed or too many */
+    uint64_t bad_plans;    /* plans and limits that were ignored: malformed, or too many */
+    uint64_t too_large;    /* of `dropped`: ATTN_E_TOO_LARGE */
 } attn_publisher_counts;
 
 ATTN_API void attn_publisher_stats(attn_publisher *publisher, attn_publisher_counts *ret_counts);
@@ -306,9 +320,10 @@ typedef struct attn_subscriber attn_subscriber;
 typedef struct attn_result attn_result;
 
 typedef struct attn_subscriber_options {
-    const char *endpoint; /* the daemon's results (default "tcp://127.0.0.1:5571") */
+    const char *endpoint; /* exactly this socket, the daemon's results (default NULL) */
     const char *prefix;   /* of the topics wanted: "summary/", "live/my-job/", "" = all (default
                              "summary/") */
+    const char *address;  /* the daemon, unless by endpoint; both are refused (default NULL) */
 } attn_subscriber_options;
 
 /* Fills in the defaults above. */
@@ -323,8 +338,8 @@ ATTN_API int attn_subscriber_new(const attn_subscriber_options *options,
 ATTN_API void attn_subscriber_free(attn_subscriber **subscriber);
 
 /* Waits for the next result; timeout_ms 0 = only look, < 0 = for ever. The caller owns *ret_result.
- * The daemon drops results of readers that are too slow. Returns 0, ATTN_E_TIMEOUT, ATTN_E_MESSAGE,
- * ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
+ * While some 1000 wait to be taken, further ones are dropped. Returns 0, ATTN_E_TIMEOUT,
+ * ATTN_E_MESSAGE, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
 ATTN_API int attn_subscriber_next(attn_subscriber *subscriber, int timeout_ms,
                                   attn_result **ret_result);
 
@@ -362,10 +377,12 @@ ATTN_API void attn_result_free(attn_result **result);
 /* A connection to the daemon's control socket. Calls wait for their answer, up to the timeout. */
 typedef struct attn_control attn_control;
 
-/* endpoint NULL: "tcp://127.0.0.1:5572". Connects in the background; whether anybody is there shows
- * with the first call. timeout_ms, of each call: 1 or more; attnd itself allows a question 5 s.
- * Returns 0, ATTN_E_ARGUMENT, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
+/* Exactly this socket (endpoint NULL: whom the rule of addresses finds), or the daemon of an
+ * address. Connects in the background; whether anybody is there shows with the first call.
+ * timeout_ms, of each call: 1 or more; attnd itself allows a question 5 s. Returns 0,
+ * ATTN_E_ARGUMENT, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
 ATTN_API int attn_control_new(const char *endpoint, int timeout_ms, attn_control **ret_control);
+ATTN_API int attn_control_new_at(const char *address, int timeout_ms, attn_control **ret_control);
 ATTN_API void attn_control_free(attn_control **control);
 
 /* What the daemon said when it last refused: "no_history: decoder.0.self has no ...". The

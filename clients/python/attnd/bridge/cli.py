@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """cli: the bridge as a program.
 
-Endpoints are found as attnctl finds them: --endpoint is where attnd answers, and it is asked where it publishes.
+attnd is found as attnctl finds it: by an address, or by --endpoint, the one where it answers, which is asked where it
+publishes.
 Exit status: 0 done; 1 something was not written; 2 wrong usage or a missing package; 3 attnd cannot be reached.
 """
 from __future__ import annotations
@@ -14,7 +15,6 @@ import signal
 import sys
 from typing import List, NoReturn, Optional, Sequence
 
-from .. import wire
 from ..control import Control, ControlError
 from .jsonl import JsonLinesSink
 from .mlflow import MlflowSink
@@ -73,9 +73,13 @@ def _make(options: argparse.Namespace) -> Bridge:
     images = () if options.sink == "jsonl" else options.images
     selection = Selection(metrics=options.metrics, statistics=options.statistics, layers=options.layers, images=images,
                           every=options.every)
-    summaries = options.summaries or _ask_summaries(options.endpoint, options.timeout)
+    endpoint = options.endpoint or (None if options.address else os.environ.get("ATTND_ENDPOINT") or None)
+    address = options.address or None
+    if endpoint and address:
+        raise ValueError("--address and --endpoint: give one of them")
+    summaries = options.summaries or _summaries(endpoint, address, options.timeout)
     past = not _is_stdout_taken(options) if options.past is None else options.past
-    return Bridge(_sink(options), summaries, control=options.endpoint, jobs=options.job, selection=selection,
+    return Bridge(_sink(options), summaries, address=address, control=endpoint or "", jobs=options.job, selection=selection,
                   window=options.window, live=options.live, past=past)
 
 
@@ -89,15 +93,16 @@ def _sink(options: argparse.Namespace) -> Sink:
     return JsonLinesSink(options.file)
 
 
-def _ask_summaries(endpoint: str, timeout: float) -> str:
-    """Where attnd publishes; Unreachable when it does not say."""
+def _summaries(endpoint: Optional[str], address: Optional[str], timeout: float) -> Optional[str]:
+    """Where attnd publishes; None: that follows from its address. Unreachable when nobody answers."""
     try:
-        with Control(endpoint, timeout) as control:
-            bound = str(control.config()["publish.endpoint"])
+        with Control(endpoint, timeout, address=address) as control:
+            config = control.config()
+            return _reachable(str(config["publish.endpoint"]), endpoint) if endpoint else None
     except (TimeoutError, ConnectionError, ControlError, KeyError) as error:
-        raise Unreachable(f"cannot reach attnd at {endpoint}: is it running? start it with `attnd`, or give"
-                          f" --endpoint, or --summaries to wait for it ({error})") from None
-    return _reachable(bound, endpoint)
+        where = f" at {endpoint or address}" if endpoint or address else ""
+        raise Unreachable(f"cannot reach attnd{where}: is it running? start it with `attnd`; join group attnd if it runs"
+                          f" as a service; or name it with --address, or --summaries to wait for it ({error})") from None
 
 
 def _reachable(bound: str, control: str) -> str:
@@ -142,11 +147,11 @@ class _Parser(argparse.ArgumentParser):
 def _common() -> _Parser:
     common = _Parser(add_help=False)
     add = common.add_argument
-    default = os.environ.get("ATTND_ENDPOINT") or wire.CONTROL_ENDPOINT
-    add("--endpoint", default=default,
-        help=f"where attnd answers; default $ATTND_ENDPOINT, else {wire.CONTROL_ENDPOINT}")
+    add("--address", help="which attnd: a directory of sockets or tcp://host:port; default $ATTND_ADDRESS, else the"
+        " one that answers on this machine")
+    add("--endpoint", help="exactly the socket where it answers, instead of an address; default $ATTND_ENDPOINT")
     add("--timeout", type=_seconds, default=2.0, metavar="SECONDS", help="how long to wait for an answer; default 2")
-    add("--summaries", metavar="ENDPOINT", help="where it publishes; default: it is asked")
+    add("--summaries", metavar="ENDPOINT", help="exactly the socket where it publishes")
     add("--job", action="append", default=[], help="only this job; may be repeated")
     add("--metrics", type=_patterns, default=METRICS, metavar="PATTERNS",
         help=f"comma-separated, * and ? allowed; default {','.join(METRICS)}")

@@ -42,8 +42,11 @@ class Bridge:
             train()
         attnd.bridge.Bridge(TensorBoardSink("runs")).run()      # or here, until it is interrupted
 
-    endpoint   where the daemon publishes
-    control    where it answers: asked for the primary window and for the past; None: neither
+    address    the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
+               answers on this machine, now or later
+    endpoint   exactly the socket where it publishes, instead of an address
+    control    exactly the one where it answers, "" for that of the address: asked for the primary window and for the
+               past; None: neither
     jobs       names; () = all
     topics     instead of jobs: prefixes as for Subscriber
     selection  what goes
@@ -56,8 +59,8 @@ class Bridge:
     counted. ValueError for bad arguments. Threads: any for stats() and close(), else one.
     """
 
-    def __init__(self, sinks: Union[Sink, Sequence[Sink]], endpoint: str = wire.SUMMARY_ENDPOINT, *,
-                 control: Optional[str] = wire.CONTROL_ENDPOINT, jobs: Sequence[str] = (),
+    def __init__(self, sinks: Union[Sink, Sequence[Sink]], endpoint: Optional[str] = None, *,
+                 address: Any = None, control: Optional[str] = "", jobs: Sequence[str] = (),
                  topics: Optional[Sequence[str]] = None, selection: Optional[Selection] = None,
                  window: Optional[str] = None, live: bool = False, past: bool = True, queue_items: int = QUEUE_ITEMS):
         jobs = (jobs,) if isinstance(jobs, str) else tuple(jobs)
@@ -66,8 +69,10 @@ class Bridge:
             raise ValueError("a bridge needs a sink")
         self._jobs = jobs
         self._selection = selection or Selection()
-        self._subscriber = Subscriber(endpoint, topics or _topics(jobs, live), high_water=HIGH_WATER)
-        self._control = Control(control, ANSWER_S) if control else None
+        self._subscriber = Subscriber(endpoint, topics or _topics(jobs, live), high_water=HIGH_WATER,
+                                      address=None if endpoint else address)
+        self._control = None if control is None else Control(control or None, ANSWER_S,
+                                                             address=None if control else address)
         self._window = checked_window(window)
         self._primary: Optional[str] = self._window
         self._others: Set[str] = set()  # kinds of windows that were asked about

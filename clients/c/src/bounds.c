@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+#include "bounds.h"
+
+#include <string.h>
+
+#define BOUNDS_PREFIX    "limits/"
+#define BOUNDS_BYTES_MAX 1024
+#define NUMBER_DIGITS    19
+
+/* Part of a text, not terminated. */
+struct piece {
+    const char *at;
+    size_t len;
+};
+
+static bool bounds_is(const struct prefix *prefix)
+{
+    return strncmp(prefix->text, BOUNDS_PREFIX, strlen(BOUNDS_PREFIX)) == 0;
+}
+
+/* Takes what comes before the separator, or all there is; false when there is none left. */
+static bool bounds_next(struct piece *rest, char separator, struct piece *ret_piece)
+{
+    const char *end;
+
+    if (!rest->at)
+        return false;
+    end = memchr(rest->at, separator, rest->len);
+    *ret_piece = (struct piece){rest->at, end ? (size_t)(end - rest->at) : rest->len};
+    rest->len -= end ? ret_piece->len + 1 : rest->len;
+    rest->at = end ? end + 1 : NULL;
+    return true;
+}
+
+static bool bounds_word(struct piece piece, const char *word)
+{
+    return piece.len == strlen(word) && memcmp(piece.at, word, piece.len) == 0;
+}
+
+/* Keeps the smaller number. */
+static bool bounds_number(struct piece text, uint64_t *number)
+{
+    uint64_t value = 0;
+
+    if (text.len < 1 || text.len > NUMBER_DIGITS)
+        return false;
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.at[i] < '0' || text.at[i] > '9')
+            return false;
+        value = 10 * value + (uint64_t)(text.at[i] - '0');
+    }
+    if (value < *number)
+        *number = value;
+    return true;
+}
+
+static unsigned bounds_types(struct piece text)
+{
+    struct piece type;
+    unsigned types = 0;
+
+    while (bounds_next(&text, ',', &type)) {
+        for (unsigned i = MESSAGE_ATTENTION; i <= MESSAGE_EVENT; i++) {
+            if (bounds_word(type, message_type_name((enum message_type)i)))
+                types |= 1u << i;
+        }
+    }
+    return types;
+}
+
+/* Keys that are not known say something to newer clients. */
+static bool bounds_setting(struct piece setting, struct bounds *bounds, uint64_t *revision)
+{
+    struct piece key;
+
+    if (setting.len == 0)
+        return true;
+    if (!memchr(setting.at, '=', setting.len) || !bounds_next(&setting, '=', &key))
+        return false;
+    if (bounds_word(key, "accepts"))
+        bounds->accepts &= bounds_types(setting);
+    else if (bounds_word(key, "header"))
+        return bounds_number(setting, revision);
+    else if (bounds_word(key, "max_message"))
+        return bounds_number(setting, &bounds->max_message);
+    else if (bounds_word(key, "max_entries"))
+        return bounds_number(setting, &bounds->max_entries);
+    else if (bounds_word(key, "max_heads"))
+        return bounds_number(setting, &bounds->max_heads);
+    return true;
+}
+
+static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
+{
+    struct piece rest = {prefix->text + strlen(BOUNDS_PREFIX), prefix->len - strlen(BOUNDS_PREFIX)};
+    struct piece setting;
+    struct bounds read = *bounds;
+    uint64_t revision = UINT32_MAX;
+
+    if (prefix->len > BOUNDS_BYTES_MAX)
+        return false;
+    while (bounds_next(&rest, ';', &setting)) {
+        if (!bounds_setting(setting, &read, &revision))
+            return false;
+    }
+    if (revision == UINT32_MAX) /* not said */
+        revision = 1;
+    if (revision < read.header)
+        read.header = (uint32_t)revision;
+    *bounds = read;
+    return true;
+}
+
+struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed)
+{
+    struct bounds bounds = {~0u, HEADER_REVISION, UINT64_MAX, UINT64_MAX, UINT64_MAX};
+    bool any = false;
+
+    *ret_malformed = 0;
+    for (size_t i = 0; i < prefixes->count; i++) {
+        const struct prefix *prefix = &prefixes->items[i];
+
+        if (!bounds_is(prefix))
+            continue;
+        if (bounds_read(prefix, &bounds))
+            any = true;
+        else
+            ++*ret_malformed;
+    }
+    if (!any)
+        bounds.header = 1;
+    return bounds;
+}
+
+bool bounds_take(const struct bounds *bounds, const struct header *header, uint64_t bytes)
+{
+    double entries = (double)header->batch * header->heads * header->queries * header->keys;
+
+    return bounds->accepts & 1u << header->type && bytes <= bounds->max_message &&
+           (header->type == MESSAGE_EVENT ||
+            (header->heads_total <= bounds->max_heads && entries <= (double)bounds->max_entries));
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* bounds: what daemons take, as they say it by what they subscribe to (PROTOCOL.md):
+ *
+ *     limits/<key=value;...>
+ *
+ * Pure. */
+#ifndef ATTN_BOUNDS_H
+#define ATTN_BOUNDS_H
+
+#include "header.h"
+#include "prefixes.h"
+
+struct bounds {
+    unsigned accepts; /* a bit per message type */
+    uint32_t header;  /* revision of its keys */
+    uint64_t max_message, max_entries, max_heads;
+};
+
+/* The strictest of all that is said; what version 1 has, without bounds, when nothing is. Sets
+ * *ret_malformed to how many prefixes were ignored. */
+struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed);
+
+/* Whether they take a message with so many bytes, its topic and header included as far as they are
+ * known. */
+bool bounds_take(const struct bounds *bounds, const struct header *header, uint64_t bytes);
+
+#endif

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+/* write_all: a write that is not done by halves. Any thread. */
+#ifndef CLI_WRITE_ALL_H
+#define CLI_WRITE_ALL_H
+
+#include <stddef.h>
+
+/* Goes on after signals and short writes. Returns 0, or -errno. */
+int write_all(int fd, const void *data, size_t size);
+
+#endif

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""limits: what the daemon takes, as it says so by what it subscribes to (PROTOCOL.md, "What the daemon takes"):
+
+    limits/accepts=attention,qk,weights,event;header=2;max_message=268435456;max_entries=34359738368;max_heads=1024
+"""
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional
+
+PREFIX = b"limits/"
+PREFIX_BYTES_MAX = 1024
+HEADER_REVISION = 2  # of the keys that this client knows
+TYPES = frozenset(("attention", "qk", "weights", "event"))
+
+
+class Limits(NamedTuple):
+    """The message types that are accepted, the newest revision of header keys, and bounds of a message: its bytes with
+    topic and header, its pairs of queries and keys, the heads of its layer."""
+    accepts: FrozenSet[str] = TYPES
+    header: int = 1
+    max_message: float = math.inf
+    max_entries: float = math.inf
+    max_heads: float = math.inf
+
+    def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
+        """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""
+        if kind is not None and kind not in self.accepts:
+            return f"the attnd that listens does not know messages of type {kind}"
+        if nbytes > self.max_message:
+            return self.too_large(nbytes)
+        shape = next((t["shape"] for t in keys.get("tensors", ()) if t["name"] in ("weights", "q")), (1, 1, 1, 1))
+        pairs = math.prod(shape) // shape[3] * _keys_of(keys, shape)
+        if pairs > self.max_entries:
+            return f"a message has {pairs} pairs of queries and keys, attnd takes {self.max_entries} (limits.entries)"
+        heads = keys.get("heads_total", keys.get("heads", shape[1]))
+        if heads > self.max_heads:
+            return f"a layer has {heads} heads, attnd takes {self.max_heads} (limits.heads)"
+        return None
+
+    def too_large(self, nbytes: int) -> str:
+        """The clause for a message of so many bytes."""
+        return f"a message of {nbytes} bytes is larger than the {self.max_message} that attnd takes (ingest.max_message)"
+
+
+def _keys_of(keys: Mapping[str, Any], shape: Any) -> int:
+    """Tk, which q's shape does not have."""
+    k = next((t["shape"] for t in keys.get("tensors", ()) if t["name"] == "k"), None)
+    return int(shape[3] if k is None else k[2])
+
+
+VERSION_1 = Limits()
+
+
+def strictest(prefixes: Iterable[bytes]) -> Limits:
+    """What holds, given what is subscribed to. A prefix with a malformed value counts for nothing."""
+    said = [limits for limits in (_read(p) for p in prefixes if p.startswith(PREFIX)) if limits is not None]
+    if not said:
+        return VERSION_1
+    return Limits(frozenset.intersection(*(limits.accepts for limits in said)),
+                  min(HEADER_REVISION, *(limits.header for limits in said)),
+                  *(min(numbers) for numbers in zip(*(limits[2:] for limits in said))))
+
+
+def _read(prefix: bytes) -> Optional[Limits]:
+    if len(prefix) > PREFIX_BYTES_MAX:
+        return None
+    values: Dict[str, Any] = {}
+    try:
+        for setting in filter(None, prefix[len(PREFIX):].decode("ascii").split(";")):
+            key, equals, value = setting.partition("=")
+            if not equals:
+                return None
+            if key == "accepts":
+                values[key] = TYPES.intersection(value.split(","))
+            elif key in Limits._fields:
+                values[key] = _number(value)
+    except ValueError:
+        return None
+    return Limits(**values)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 19):
+        raise ValueError(text)
+    return int(text)

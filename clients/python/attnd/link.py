@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+"""link: a ZeroMQ socket and its one daemon.
+
+A daemon that was named is connected to once, and ZeroMQ connects again by itself. One that nobody named is looked for
+(address.py), about once a second until it is found, and again when its connection has ended: then in all places, since
+it may come back in another one, and a place may have become somebody else's. ZeroMQ is kept from connecting there by
+itself.
+"""
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Callable, Optional
+
+import zmq
+
+from . import address as addresses
+
+LOOK_EVERY_S = 1.0
+SETTLE_S = 0.1  # between the end of a connection and the next look: what came before the end has come by then
+NEVER_MS = 1 << 29  # days; not -1: then ZeroMQ takes the connection away with all that was not read yet
+MONITOR = "inproc://attnd-link"  # in this context
+
+
+class Link:
+    """The socket, in a context of its own. One thread at a time.
+
+    which            its name in the address: "ingest", "publish", "control"
+    endpoint         exactly this socket, or None: that of the address, or of whoever is found
+    set_options      is called with the socket before anything is connected
+
+    AddressError when one of them is none.
+    """
+
+    def __init__(self, kind: int, which: str, endpoint: Optional[str], address: Any,
+                 set_options: Callable[["zmq.Socket[Any]"], None], look_every: float = LOOK_EVERY_S):
+        self._named = addresses.named(which, endpoint, address)
+        self._which = which
+        self._look_every = look_every
+        self._look_at = 0.0
+        self._ended = False
+        self.endpoint = self._named  # connected to, or on the way; None: nobody was found
+        self.context = zmq.Context()
+        self.socket = self.context.socket(kind)
+        # No limit: libzmq (4.3.4, 4.3.5) aborts the process when a ping is read, or is due, on a connection that broke
+        # while its receive queue was full. So whoever owns the link reads all the time.
+        self.socket.setsockopt(zmq.RCVHWM, 0)
+        self.monitor: Optional["zmq.Socket[Any]"] = None
+        set_options(self.socket)
+        if self._named is None:
+            self._watch_connections()
+            self.tend()
+            return
+        try:
+            self.socket.connect(self._named)
+        except (zmq.ZMQError, TypeError, AttributeError) as error:
+            self.close()
+            raise addresses.AddressError(f"endpoint {self._named!r}: {error}") from None
+
+    def _watch_connections(self) -> None:
+        """From now on ZeroMQ says when a connection ends, and begins none."""
+        self.socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
+        self.socket.monitor(MONITOR, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED)
+        self.monitor = self.context.socket(zmq.PAIR)
+        self.monitor.setsockopt(zmq.RCVHWM, 0)
+        self.monitor.connect(MONITOR)
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a connection, or an attempt at one."""
+        return self.endpoint is not None and not self._ended
+
+    @property
+    def where(self) -> str:
+        """The daemon's endpoint, as "at ipc://...", or why there is none."""
+        return addresses.why_nobody(self._which) if self.endpoint is None else f"at {self.endpoint}"
+
+    def tend(self) -> None:
+        """Takes in that the connection has ended, and looks for a daemon when that is due and nothing is left to be
+        received. Does not block."""
+        if self.monitor is None:
+            return
+        now = time.monotonic()
+        self._take_events(now)
+        if self.up or now < self._look_at or int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            return
+        if self.endpoint is not None:
+            self.socket.disconnect(self.endpoint)
+        self._ended = False
+        self.endpoint = None
+        self._look_at = now + self._look_every
+        found = addresses.find(self._which)
+        if found is not None:
+            self.socket.connect(found)
+            self.endpoint = found
+
+    def _take_events(self, now: float) -> None:
+        """Events are told for one connection at a time, and each is the end of it."""
+        assert self.monitor is not None
+        while int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self.monitor.recv_multipart(zmq.DONTWAIT)
+            if not self._ended:
+                self._look_at = max(self._look_at, now + SETTLE_S)
+            self._ended = True
+
+    def idle_s(self) -> Optional[float]:
+        """Seconds until tend() has something to do by itself; None: until a poll wakes."""
+        return None if self.monitor is None or self.up else max(0.0, self._look_at - time.monotonic())
+
+    def wait(self, timeout: Optional[float]) -> bool:
+        """Waits at most `timeout` seconds (None: for ever) for something to receive, tending itself; whether there is.
+        May return early."""
+        self.tend()
+        idle = self.idle_s()
+        if idle is not None:
+            timeout = idle if timeout is None else min(timeout, idle)
+        poller = zmq.Poller()
+        self.register(poller)
+        return any(ready is self.socket for ready, _ in poller.poll(milliseconds(timeout)))
+
+    def register(self, poller: "zmq.Poller") -> None:
+        """Has both sockets polled."""
+        poller.register(self.socket, zmq.POLLIN)
+        if self.monitor is not None:
+            poller.register(self.monitor, zmq.POLLIN)
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Disconnects; returns after the linger time at the latest. Idempotent."""
+        if self.monitor is not None and not self.monitor.closed:
+            self.socket.disable_monitor()
+            self.monitor.close(linger=0)
+        self.socket.close(linger=linger_ms)
+        self.context.term()
+
+
+def milliseconds(seconds: Optional[float]) -> Optional[int]:
+    """For a poll, which must not wake before the time."""
+    return None if seconds is None else math.ceil(1000 * max(0.0, seconds))

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/* endpoints: where attnd's four sockets are, by its address or by keys of their own, and that
+ * nobody else reaches them unless the user says so. */
+#include "table.h"
+
+#include <string.h>
+
+static const int endpoint_keys[ADDRESS_COUNT] = {
+    [ADDRESS_INGEST] = KEY_ingest_endpoint,
+    [ADDRESS_PUBLISH] = KEY_publish_endpoint,
+    [ADDRESS_CONTROL] = KEY_control_endpoint,
+    [ADDRESS_TAP] = KEY_tap_endpoint,
+};
+
+static config_endpoint *endpoint_of(struct config *config, int which)
+{
+    return (config_endpoint *)((char *)config + config_keys[endpoint_keys[which]].offset);
+}
+
+static bool is_tcp(const char *text)
+{
+    return strncmp(text, "tcp://", strlen("tcp://")) == 0;
+}
+
+/* Both remedies in one sentence. */
+static int refuse_tcp(struct origin origin, const char *label, const char *text, char *reterr)
+{
+    return config_error(
+        reterr, origin,
+        "%s: '%s': over TCP any user of this machine, and any web page, could speak "
+        "to attnd: leave it out, and attnd listens on Unix sockets that only its "
+        "user reaches, or set insecure: true (--set insecure=true)",
+        label, text);
+}
+
+static int check_tcp(const struct config *config, int which, const char *path, char *reterr)
+{
+    const config_endpoint *endpoint = config_field(config, endpoint_keys[which]);
+    struct origin origin = {endpoint->line ? path : NULL, endpoint->line};
+    char label[32];
+    snprintf(label, sizeof(label), "%s.endpoint", address_socket_name[which]);
+    return is_tcp(endpoint->text) ? refuse_tcp(origin, label, endpoint->text, reterr) : 0;
+}
+
+/* The directory counts when one of its sockets is in use, named or not. */
+static void set_directory(struct config *config, const char *endpoint, int which)
+{
+    size_t scheme = strlen("ipc://"), name = 1 + strlen(address_socket_name[which]);
+    if (!is_tcp(endpoint) && strcmp(endpoint, endpoint_of(config, which)->text) == 0)
+        snprintf(config->directory, sizeof(config->directory), "%.*s",
+                 (int)(strlen(endpoint) - scheme - name), endpoint + scheme);
+}
+
+int config_use_address(struct config *config, const char *address, const char *origin,
+                       const char *path, char *reterr)
+{
+    char reason[ADDRESS_REASON_MAX];
+    struct origin nowhere = {NULL, 0};
+    bool uses_tcp = false;
+    *config->directory = '\0';
+    for (int i = 0; i < ADDRESS_COUNT; i++) {
+        config_endpoint *endpoint = endpoint_of(config, i);
+        char text[ADDRESS_MAX];
+        if (!config->insecure && check_tcp(config, i, path, reterr) != 0)
+            return -1;
+        if (address_endpoint(address, (enum address_socket)i, text, reason) != 0)
+            return config_error(reterr, nowhere, "%s: %s", origin, reason);
+        if (!*endpoint->text) {
+            snprintf(endpoint->text, sizeof(endpoint->text), "%s", text);
+            uses_tcp = uses_tcp || is_tcp(text);
+        }
+        set_directory(config, text, i);
+    }
+    return uses_tcp && !config->insecure ? refuse_tcp(nowhere, origin, address, reterr) : 0;
+}
+
+int config_move(struct config *config, const char *directory, char *reterr)
+{
+    char reason[ADDRESS_REASON_MAX], from[ADDRESS_MAX], to[ADDRESS_COUNT][ADDRESS_MAX];
+    for (int i = 0; i < ADDRESS_COUNT; i++)
+        if (address_endpoint(directory, (enum address_socket)i, to[i], reason) != 0)
+            return config_error(reterr, (struct origin){NULL, 0}, "%s", reason);
+    for (int i = 0; i < ADDRESS_COUNT; i++)
+        if (address_endpoint(config->directory, (enum address_socket)i, from, reason) == 0 &&
+            strcmp(endpoint_of(config, i)->text, from) == 0)
+            strcpy(endpoint_of(config, i)->text, to[i]);
+    snprintf(config->directory, sizeof(config->directory), "%s", directory);
+    return 0;
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+#include "keeper.h"
+
+#include "directory.h"
+#include "log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct keeper {
+    struct config *config;
+    uv_timer_t timer;
+    int fd;            /* the directory, locked; -1 = none */
+    uint64_t failures; /* to have it again */
+    struct {
+        keeper_look *look;
+        void *owner;
+    } files[KEEPER_FILES_MAX];
+    int file_count;
+};
+
+/* The last place of this user's that clients look at. */
+static void keeper_last_place(char ret_directory[ADDRESS_MAX])
+{
+    address_default(geteuid(), NULL, ret_directory);
+}
+
+static bool keeper_chose(const char *directory)
+{
+    char first[ADDRESS_MAX], last[ADDRESS_MAX];
+    address_default(geteuid(), getenv("XDG_RUNTIME_DIR"), first);
+    keeper_last_place(last);
+    return strcmp(directory, first) == 0 || strcmp(directory, last) == 0;
+}
+
+/* Takes the directory of the config; where it cannot be made, the last place. The sentence is about
+ * the first of them. */
+static int keeper_take(struct config *config, char *reterr)
+{
+    char last[ADDRESS_MAX], error[CONFIG_ERROR_MAX];
+    bool chosen = keeper_chose(config->directory);
+    int fd = directory_take(config->directory, chosen, reterr);
+    keeper_last_place(last);
+    if (fd != -ENOENT || !chosen || strcmp(config->directory, last) == 0)
+        return fd;
+    fd = directory_take(last, true, error);
+    if (fd < 0)
+        return -1;
+    log_event(LOG_WARNING, "directory_moved", LOG_STR("directory", last),
+              LOG_STR("reason", reterr));
+    config_move(config, last, error); /* it is short enough */
+    return fd;
+}
+
+static bool keeper_has_directory(struct keeper *keeper)
+{
+    char error[CONFIG_ERROR_MAX];
+    if (keeper->fd < 0 || directory_is_here(keeper->config->directory, keeper->fd))
+        return true;
+    int fd = keeper_take(keeper->config, error);
+    if (fd < 0) {
+        if (log_is_round(keeper->failures++))
+            log_event(LOG_WARNING, "directory_lost", LOG_STR("reason", error));
+        return false;
+    }
+    close(keeper->fd);
+    keeper->fd = fd;
+    keeper->failures = 0;
+    log_event(LOG_WARNING, "directory_taken", LOG_STR("directory", keeper->config->directory));
+    return true;
+}
+
+static void keeper_on_timer(uv_timer_t *timer)
+{
+    struct keeper *keeper = timer->data;
+    if (!keeper_has_directory(keeper))
+        return;
+    for (int i = 0; i < keeper->file_count; i++)
+        keeper->files[i].look(keeper->files[i].owner);
+}
+
+int keeper_new(uv_loop_t *loop, struct config *config, struct keeper **ret_keeper, char *reterr)
+{
+    int fd = *config->directory ? keeper_take(config, reterr) : -1;
+    if (*config->directory && fd < 0)
+        return -1;
+    struct keeper *keeper = calloc(1, sizeof *keeper);
+    if (!keeper) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "cannot start: out of memory");
+        close(fd);
+        return -1;
+    }
+    keeper->config = config;
+    keeper->fd = fd;
+    uv_timer_init(loop, &keeper->timer);
+    keeper->timer.data = keeper;
+    *ret_keeper = keeper;
+    return 0;
+}
+
+void keeper_add(struct keeper *keeper, keeper_look *look, void *owner)
+{
+    keeper->files[keeper->file_count].look = look;
+    keeper->files[keeper->file_count++].owner = owner;
+}
+
+void keeper_start(struct keeper *keeper)
+{
+    uv_timer_start(&keeper->timer, keeper_on_timer, KEEPER_MS, KEEPER_MS);
+}
+
+void keeper_close(struct keeper *keeper)
+{
+    if (keeper && !uv_is_closing((uv_handle_t *)&keeper->timer))
+        uv_close((uv_handle_t *)&keeper->timer, NULL);
+}
+
+void keeper_free(struct keeper **keeper)
+{
+    if (!*keeper)
+        return;
+    if ((*keeper)->fd >= 0)
+        close((*keeper)->fd);
+    free(*keeper);
+    *keeper = NULL;
+}

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""Benches that start attnd end, and touch nothing that the user has."""
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+PIPELINE, PUBLISH = os.environ["BENCH_PIPELINE"], os.environ["BENCH_PUBLISH"]
+ATTND = os.environ["ATTND_BIN"]
+TIMEOUT_S = 200
+
+
+@pytest.fixture
+def home():
+    """A user whose files would be seen to change. Its path is short, for sockets."""
+    with tempfile.TemporaryDirectory(prefix="ab", dir="/tmp") as folder:
+        for name in ("home", "state", "runtime", "tmp"):
+            (Path(folder) / name).mkdir()
+        yield Path(folder)
+
+
+def run(home, *command):
+    """Runs a bench; it leaves nothing."""
+    environment = {**os.environ, "HOME": str(home / "home"), "XDG_STATE_HOME": str(home / "state"),
+                   "XDG_RUNTIME_DIR": str(home / "runtime"), "TMPDIR": str(home / "tmp")}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert [path for path in home.rglob("*") if path.parent != home] == []
+    return result
+
+
+def test_pipeline_ends_after_its_second_pair(home):
+    result = run(home, PIPELINE, ATTND, "2", "metrics.spectrum=false")
+    line = json.loads(result.stdout)
+    assert result.returncode == 0 and line["pairs"] == 2 and line["ratio"] > 0, result.stderr
+
+
+@pytest.mark.parametrize("setting, said", [("limits.heads=1", "bench: attnd dropped messages: heads_limit\n"),
+                                           ("limits.heads=none", "attnd: --set: limits.heads: ")])
+def test_pipeline_says_what_went_wrong_and_ends(home, setting, said):
+    result = run(home, PIPELINE, ATTND, "1", setting)
+    assert (result.returncode, result.stdout) == (1, "") and result.stderr.startswith(said), result
+
+
+def test_publish_ends(home):
+    result = run(home, PUBLISH, "pairs=1")
+    assert result.returncode == 0 and len(result.stdout.splitlines()) == 5, result

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: MIT
+"""Peers that speak ZMTP by hand and mean harm: attnd stays, and so do the trainings of both clients.
+
+Without ZMQ_RCVHWM = 0 the first attacks end the process: libzmq aborts when a ping is read on a connection that
+broke while its receive queue was full.
+"""
+import contextlib
+import http.client
+import json
+import os
+import random
+import resource
+import select
+import socket
+import subprocess
+import sys
+import threading
+
+import msgpack
+import pytest
+import zmtp
+from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
+CLIENT = os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python")
+CONNECTIONS = int(os.environ.get("ATTND_TEST_CONNECTIONS", "300"))
+NOBODY = 65534
+# By socket of attnd: who may connect to it, and a message of such a peer.
+PEERS = {
+    "ingest": (b"PUB", zmtp.frame(b"tensor/x/decoder/0/self/", zmtp.MORE) + zmtp.frame(b"\xc1")),
+    "publish": (b"SUB", zmtp.subscription(b"job/")),
+    "control": (b"DEALER", zmtp.frame(msgpack.packb([0, 1, "ping", {}]))),
+    "tap": (b"SUB", zmtp.subscription(b"tap/x/")),
+}
+
+
+class TcpAttnd(Attnd):
+    """On ports of loopback."""
+
+    def __init__(self, *settings):
+        self.ports = {}
+        super().__init__(*settings, "insecure=true", *(f"{name}.endpoint={self.endpoint(name)}" for name in PEERS))
+
+    def endpoint(self, name):
+        if name not in self.ports:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self.ports[name] = free.getsockname()[1]
+        return f"tcp://127.0.0.1:{self.ports[name]}"
+
+
+class Healthy:
+    """A trainer whose messages come through, whatever happens beside it."""
+
+    def __init__(self, attnd, rng):
+        self.attnd, self.step = attnd, 0
+        self.trainer = Trainer(attnd, "healthy")
+        self.weights = softmax_maps(rng, 1, 2, 8, 8)
+
+    def go_on(self):
+        self.step += 1
+        self.trainer.attention(self.weights, step=self.step)
+
+    def is_whole(self):
+        def done():
+            jobs = [job for job in self.attnd.call("jobs") if job["job"] == "healthy"]
+            return jobs and jobs[0]["processed"] == self.step and jobs[0]
+
+        job = wait_until(done, "the healthy job's messages")
+        return job["lost"] == 0 and not job["dropped"]
+
+
+def assert_alive(attnd, healthy=None):
+    assert attnd.process.poll() is None, attnd.log_text()
+    assert attnd.call("ping")["version"]
+    assert healthy is None or healthy.is_whole()
+
+
+def attacks(name):
+    """Said before the connection closes: more than fits a queue that has a limit, then pings, wherever the
+    reading goes on."""
+    _, message = PEERS[name]
+    for count in (5, 20, 80):
+        yield count * message + 10 * (message + zmtp.PING)
+        yield count * (message + zmtp.PING)
+    yield 1001 * message + 50 * (message + zmtp.PING)
+    yield 1300 * message + zmtp.PING
+
+
+@pytest.fixture(params=[Attnd, TcpAttnd], ids=["ipc", "tcp"])
+def attacked(request):
+    daemon = request.param("log.level=error")
+    yield daemon
+    daemon.close()
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_connections_that_break_behind_a_full_queue_and_a_ping(attacked, rng, name):
+    healthy = Healthy(attacked, rng)
+    said = list(attacks(name))
+    for number in range(CONNECTIONS):
+        data = said[number % len(said)]
+        peer = zmtp.introduce(zmtp.connect(attacked.endpoint(name)), PEERS[name][0])
+        zmtp.say(peer, data, reset=number % 3 == 0)
+        healthy.go_on()
+    assert_alive(attacked, healthy)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_bytes_that_are_no_zmtp(attacked, rng, name):
+    kind, message = PEERS[name]
+    randomly = random.Random(1)
+    whole = zmtp.opening(kind) + 3 * message + zmtp.PING
+    healthy = Healthy(attacked, rng)
+    said = [
+        b"", b"\0", b"\xff", zmtp.greeting()[:40], zmtp.greeting(mechanism=b"PLAIN"), zmtp.greeting(version=(9, 9)),
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\n\r\n" + message, b"\x01\0" + 20 * message,  # ZMTP/1.0
+        zmtp.greeting() + message, zmtp.opening(b"NOSUCH") + message, zmtp.opening(kind) + zmtp.ready(kind),
+        zmtp.opening(kind) + zmtp.frame(b"", zmtp.COMMAND), zmtp.opening(kind) + zmtp.frame(b"\xffPING", zmtp.COMMAND),
+        zmtp.opening(kind) + zmtp.command(b"PING"), zmtp.opening(kind) + zmtp.command(b"PONG", bytes(300)),
+        zmtp.opening(kind) + b"\x02" + (2**62).to_bytes(8, "big"), zmtp.opening(kind) + b"\x02" + 8 * b"\xff",
+        zmtp.opening(kind) + b"\xf8\x01x",
+    ] + [whole[:cut] for cut in range(0, len(whole), 7)] + [
+        bytes(byte ^ (randomly.random() < 0.02) * randomly.randrange(256) for byte in whole) for _ in range(200)]
+    for data in said:
+        zmtp.say(zmtp.connect(attacked.endpoint(name)), data)
+        healthy.go_on()
+    assert_alive(attacked, healthy)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_what_is_never_finished_is_freed_with_its_connection(attnd, rng, name):
+    """ZeroMQ bounds neither parts of a message, nor empty frames, nor subscriptions: only the own user gets so far."""
+    parts = 200 * zmtp.frame(bytes(1 << 16), zmtp.MORE)
+    empty = 100_000 * zmtp.frame(b"", zmtp.MORE)
+    distinct = b"".join(zmtp.subscription(b"job/%x/" % number) for number in range(50_000))
+    healthy = Healthy(attnd, rng)
+    before = attnd.rss_kb()
+    for data in (parts, empty, distinct):
+        for _ in range(10):
+            zmtp.say(zmtp.introduce(zmtp.connect(attnd.endpoint(name)), PEERS[name][0]), data)
+            healthy.go_on()
+    assert_alive(attnd, healthy)
+    if not SANITIZED:  # a sanitizer keeps freed memory back on purpose
+        wait_until(lambda: attnd.rss_kb() < before + 128 * 1024, "the memory to come back")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("name", PEERS)
+def test_another_user_does_not_get_in(attnd, name):
+    path = attnd.endpoint(name).removeprefix("ipc://")
+    said = subprocess.run(["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", sys.executable, "-c",
+                           f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"], capture_output=True,
+                          text=True, cwd="/")
+    assert said.returncode != 0 and "PermissionError" in said.stderr
+    assert_alive(attnd)
+
+
+def test_idle_connections_leave_control_and_http_reachable(rng):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    attnd = Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
+    healthy = Healthy(attnd, rng)
+    page = attnd.call("config")["http.endpoint"]
+    idle = []
+    try:
+        for name in ("control", "ingest", "http"):
+            endpoint = page if name == "http" else attnd.endpoint(name)
+            for number in range(1000):
+                idle.append(zmtp.connect(endpoint))
+                if name != "http" and number % 2:
+                    idle[-1].sendall(zmtp.opening(PEERS[name][0]))
+        healthy.go_on()
+        assert_alive(attnd, healthy)
+        connection = http.client.HTTPConnection("127.0.0.1", int(page.rsplit(":", 1)[1]), timeout=PATIENCE_S)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
+    finally:
+        for peer in idle:
+            peer.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert_alive(attnd, healthy)
+    attnd.close()
+
+
+# ------------------------------------------------------------------------------------------------------- trainers
+
+# Trains until its input ends, then prints its losses.
+PYTHON_TRAINING = """
+import json, os, select, sys
+import torch
+import attnd
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(16, 16)
+        self.attention = torch.nn.MultiheadAttention(16, 2, batch_first=True)
+        self.out = torch.nn.Linear(16, 16)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return self.out(self.attention(x, x, x)[0])
+
+torch.manual_seed(1)
+torch.set_num_threads(1)
+model = Model()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+losses = []
+with attnd.watch(model, job="attacked", address=sys.argv[1], every=1):
+    while len(losses) < int(sys.argv[2]) and not select.select([sys.stdin], [], [], 0)[0]:
+        tokens = torch.randint(16, (4, 12))
+        loss = torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.roll(1, 1).flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+json.dump(losses, sys.stdout)
+"""
+ENDLESS = 10**9
+
+
+class PythonTraining:
+    """Two in one: what it says while it is attacked, and what the same training says alone."""
+
+    def __init__(self, address):
+        pytest.importorskip("torch")
+        self.process = self.start(address, ENDLESS)
+
+    @staticmethod
+    def start(address, steps):
+        return subprocess.Popen([sys.executable, "-c", PYTHON_TRAINING, address, str(steps)], stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=CLIENT))
+
+    def results(self, alone):
+        out, _ = self.process.communicate(timeout=4 * PATIENCE_S)
+        assert self.process.returncode == 0
+        losses = json.loads(out)
+        with self.start(alone, len(losses)) as reference:  # its input stays open until it has said everything
+            return losses, json.load(reference.stdout)
+
+
+class CTraining:
+    """A line per epoch, written at once because it goes to a terminal."""
+
+    def __init__(self, address):
+        self.terminal, output = os.openpty()
+        self.process = subprocess.Popen([TRAIN, "--address", address, "30000", str(ENDLESS)], stdout=output)
+        os.close(output)
+        self.said = b""
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
+
+    def read(self):
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while True:
+                self.said += os.read(self.terminal, 1 << 16)
+
+    def results(self, alone):
+        wait_until(lambda: self.said.count(b"\n") > 12, "some epochs")
+        self.process.kill()
+        self.reader.join()
+        os.close(self.terminal)
+        lines = self.said.decode().splitlines()[:-1]  # the last one may be cut
+        alone = subprocess.run([TRAIN, "--address", alone, "0", str(len(lines))], capture_output=True, text=True).stdout
+        return lines, alone.splitlines()
+
+
+def next_connection(listener, process, number, socket_type):
+    def comes():
+        assert process.poll() is None, f"ended with {process.returncode} after attack {number}"
+        return select.select([listener], [], [], 0.1)[0]
+
+    wait_until(comes, "it to connect again")
+    return zmtp.introduce(listener.accept()[0], socket_type)
+
+
+def publishes(listener, trainer, wanted):
+    """Whether a tensor comes on the next connection. Its pings are not answered, so it may end that before."""
+    peer = next_connection(listener, trainer.process, 25, b"SUB")
+    peer.sendall(wanted)
+    received = b""
+    try:
+        while b"tensor/" not in received:
+            received = received[-16:] + zmtp.receive(peer, 1)
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+@pytest.mark.parametrize("training", [PythonTraining, CTraining])
+def test_who_listens_in_the_place_of_attnd_does_not_end_a_training(tmp_path, training, transport):
+    """Subscriptions without end, then a ping: this ended every training that was attached."""
+    address, endpoint = str(tmp_path), f"ipc://{tmp_path}/ingest"
+    if transport == "tcp":
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    listener = zmtp.listen(endpoint)
+    wanted = zmtp.subscription(b"tensor/") + zmtp.subscription(b"event/")
+    many = b"".join(zmtp.subscription(b"%d" % number) for number in range(1300))
+    endless = b"".join(zmtp.subscription(b"tensor/%d/" % number) for number in range(20_000))
+    said = [wanted + 1300 * zmtp.subscription(b"") + zmtp.PING,
+            wanted + many + 200 * (zmtp.subscription(b"") + zmtp.PING),
+            wanted + many,  # the trainer's own heartbeat becomes due
+            wanted + endless + zmtp.PING, wanted + 100 * zmtp.frame(b"\x01plan/1/x", zmtp.MORE)]
+    trainer = training(address)
+    try:
+        for number in range(25):
+            peer = next_connection(listener, trainer.process, number, b"SUB")
+            zmtp.say(peer, said[number % len(said)], reset=number % 2 == 0)
+        assert any(publishes(listener, trainer, wanted) for _ in range(10)), "it still publishes"
+        attacked, alone = trainer.results(str(tmp_path / "nobody"))
+    finally:
+        trainer.process.kill()
+        trainer.process.wait()
+        listener.close()
+    assert len(attacked) > 10 and attacked == alone
+
+
+# -------------------------------------------------------------------------------------------------------- readers
+
+RESULT = zmtp.frame(b"job/x/", zmtp.MORE) + zmtp.frame(b"\xc1")
+PYTHON_READER = "import attnd, sys\nfor result in attnd.Subscriber(sys.argv[1], topics='job/'): pass"
+READERS = {
+    "attnctl": [ATTNCTL, "tail", "job/", "--summaries"],
+    "Subscriber": [sys.executable, "-c", PYTHON_READER],
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_who_publishes_in_the_place_of_attnd_does_not_end_a_reader(tmp_path, reader):
+    endpoint = f"ipc://{tmp_path}/publish"
+    said = [count * RESULT + 50 * (RESULT + zmtp.PING) for count in (1000, 1001, 1100, 2001)]
+    listener = zmtp.listen(endpoint)
+    process = subprocess.Popen([*READERS[reader], endpoint], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env=dict(os.environ, PYTHONPATH=CLIENT, ATTND_ADDRESS=str(tmp_path)))
+    try:
+        for number in range(20):
+            peer = next_connection(listener, process, number, b"PUB")
+            zmtp.say(peer, said[number % len(said)], reset=number % 2 == 0)
+        next_connection(listener, process, 20, b"PUB").close()
+    finally:
+        process.kill()
+        process.wait()
+        listener.close()

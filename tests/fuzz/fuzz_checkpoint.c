@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/* Any keys and values as what was kept of a run: it comes back or does not; a run that does can be
+ * shown, goes on for a while and leaves no memory charged.
+ *
+ * The input is a list: u8 length of a key, the key, u16 length of its value (little-endian), the
+ * value. */
+#include "fuzz.h"
+
+#include "log.h"
+#include "restore.h"
+#include "trained.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define S UINT64_C(1000000000)
+
+static struct config config;
+static struct stats stats;
+static struct run *runs[4];
+static uint32_t run_count;
+
+static void put(void *data, const struct run *run, const char *topic, uint32_t track,
+                struct mpk_writer *writer, enum result_kind kind)
+{
+    (void)data, (void)run, (void)track, (void)kind;
+    REQUIRE(*topic && mpk_writer_ok(writer));
+    REQUIRE(mpk_check(writer->buffer.data, writer->buffer.size, &mpk_result_limits) == 0);
+}
+
+static bool adopt(void *data, struct run *run)
+{
+    (void)data;
+    if (run_count == sizeof runs / sizeof runs[0])
+        return false;
+    runs[run_count++] = run;
+    return true;
+}
+
+static void clear(void)
+{
+    config_clear(&config);
+}
+
+static void prepare(void)
+{
+    trained_config(&config);
+    log_setup(LOG_ERROR, false);
+    atexit(clear);
+}
+
+static void read_all(struct restore *restore, const uint8_t *data, size_t len)
+{
+    static const uint8_t id[RUN_BYTES] = {1};
+    char key[256];
+    while (len > 0) {
+        size_t key_length = data[0];
+        if (len < 1 + key_length + 2)
+            return;
+        memcpy(key, data + 1, key_length);
+        key[key_length] = '\0';
+        data += 1 + key_length;
+        len -= 1 + key_length + 2;
+        size_t size = data[0] | (size_t)data[1] << 8;
+        size = size < len ? size : len;
+        restore_value(restore, "job", id, key, data + 2, size);
+        data += 2 + size;
+        len -= size;
+    }
+}
+
+static void go_on(struct run *run)
+{
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    run_encode(run, &writer);
+    REQUIRE(mpk_writer_ok(&writer));
+    mpk_writer_clear(&writer);
+    REQUIRE(!run_flush(run));
+    run_tick(run, 1001 * S);
+    run_tick(run, 100000 * S);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    struct result_sink sink = {.put = put, .stats = &stats, .wall_offset_ns = S};
+    struct state_budget budget = {.limit = UINT64_C(1) << 30};
+    if (!config.window_length)
+        prepare();
+    run_count = 0;
+    struct restore *restore = restore_new(&config, &sink, &budget, adopt, NULL, 1000 * S);
+    REQUIRE(restore);
+    read_all(restore, data, len);
+    REQUIRE(restore_finish(&restore) == run_count);
+    for (uint32_t i = 0; i < run_count; i++) {
+        go_on(runs[i]);
+        run_free(&runs[i]);
+    }
+    REQUIRE(budget.used == 0);
+    return 0;
+}

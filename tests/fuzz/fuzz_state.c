@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* Any bytes as the packed state of a layer: what is accepted is packed into what gives the same
+ * again, can be added to another and summed up. */
+#include "fuzz.h"
+
+#include "layer_state.h"
+
+#include <string.h>
+
+/* Larger ones are only read: time. */
+#define HEADS_MOST 8
+
+static void pack(const struct layer_state *state, struct mpk_writer *ret_packed)
+{
+    mpk_writer_init(ret_packed);
+    REQUIRE(layer_state_pack(state, ret_packed) == 0);
+}
+
+static void use(struct layer_state *state, struct layer_state *other)
+{
+    static const uint8_t run[RUN_BYTES] = {1};
+    const struct result_window window = {WINDOW_EPOCH, 1, 1, 1, 1, false};
+    const struct layer_id layer = {STACK_DECODER, 0, SITE_SELF};
+    struct summary_view view;
+    struct mpk_writer writer;
+    REQUIRE(layer_state_merge(state, other) == 0);
+    REQUIRE(summary_view_init(&view, state, layer, "job", run, &window) == 0);
+    mpk_writer_init(&writer);
+    summary_encode(&view.result, &writer);
+    REQUIRE(mpk_writer_ok(&writer));
+    REQUIRE(mpk_check(writer.buffer.data, writer.buffer.size, &mpk_result_limits) == 0);
+    mpk_writer_clear(&writer);
+    summary_view_clear(&view);
+    REQUIRE(layer_state_bytes(state) > 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    struct layer_state *state, *again;
+    struct mpk_writer packed, packed_again;
+    if (layer_state_unpack(data, len, &state) != 0)
+        return 0;
+    pack(state, &packed);
+    REQUIRE(layer_state_unpack(packed.buffer.data, packed.buffer.size, &again) == 0);
+    pack(again, &packed_again);
+    REQUIRE(packed.buffer.size == packed_again.buffer.size);
+    REQUIRE(memcmp(packed.buffer.data, packed_again.buffer.data, packed.buffer.size) == 0);
+    if (state->heads <= HEADS_MOST)
+        use(state, again);
+    mpk_writer_clear(&packed);
+    mpk_writer_clear(&packed_again);
+    layer_state_free(&state);
+    layer_state_free(&again);
+    return 0;
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/* make_kept FOLDER: writes the corpus of fuzz_checkpoint, fuzz_state, fuzz_drift and fuzz_alerts,
+ * each into its folder below FOLDER: what a real run keeps. */
+#include "fuzz.h"
+
+#include "trained.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *folder;
+static FILE *whole, *about;
+
+static void write_file(const char *kind, const char *name, const void *data, size_t size)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s/%s", folder, kind, name);
+    FILE *file = fopen(path, "wb");
+    REQUIRE(file && fwrite(data, 1, size, file) == size && fclose(file) == 0);
+}
+
+static void append(FILE *file, const char *key, const void *value, size_t size)
+{
+    REQUIRE(size < 65536);
+    putc((int)strlen(key), file);
+    fputs(key, file);
+    putc((int)(size & 255), file);
+    putc((int)(size >> 8), file);
+    REQUIRE(fwrite(value, 1, size, file) == size);
+}
+
+static void on_kept(void *data, const char *job, const uint8_t *run, const char *key,
+                    const void *value, size_t size)
+{
+    static const struct {
+        const char *prefix, *folder;
+    } kinds[] = {{"alerts", "alerts"}, {"drift/", "drift"}, {"part/", "state"}};
+    static char last[128];
+    char name[128];
+    (void)data, (void)job, (void)run;
+    append(whole, key, value, size);
+    if (strncmp(key, "part/", 5) != 0 && strncmp(key, "drift/", 6) != 0)
+        append(about, key, value, size);
+    snprintf(name, sizeof name, "%s", key);
+    for (char *at = name; *at; at++)
+        if (strchr("/ []", *at))
+            *at = '_';
+    /* One of each kind and window is enough: layers and parts are alike. */
+    if (strncmp(name, last, strcspn(name, "0123456789") + 3) == 0)
+        return;
+    strcpy(last, name);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (strncmp(key, kinds[i].prefix, strlen(kinds[i].prefix)) == 0)
+            write_file(kinds[i].folder, name, value, size);
+}
+
+static void put(void *data, const struct run *run, const char *topic, uint32_t track,
+                struct mpk_writer *writer, enum result_kind kind)
+{
+    (void)data, (void)run, (void)topic, (void)track, (void)writer, (void)kind;
+}
+
+static struct store *open_store(const struct config *config, struct stats *stats)
+{
+    struct store *store;
+    REQUIRE(store_new(config, stats, &store) == 0);
+    return store;
+}
+
+/* As attnd does before it is killed. */
+static void keep(const struct config *config)
+{
+    struct stats stats = {0};
+    struct store *store = open_store(config, &stats);
+    struct result_sink sink = {.put = put, .store = store, .stats = &stats};
+    struct registry *registry = registry_new(config, &sink, NULL, NULL);
+    REQUIRE(registry);
+    trained_fill(registry, "job");
+    registry_begin_round(registry);
+    while (registry_step(registry))
+        ;
+    registry_submit(registry, UINT64_C(1020000000000));
+    registry_free(&registry);
+    store_free(&store);
+}
+
+int main(int argc, char **argv)
+{
+    char path[512], directory[] = "/tmp/attnd-kept-XXXXXX", command[64];
+    struct stats stats = {0};
+    struct config config;
+    if (argc != 2 || !mkdtemp(directory)) {
+        fputs("usage: make_kept FOLDER\n", stderr);
+        return 2;
+    }
+    folder = argv[1];
+    trained_config(&config);
+    snprintf(config.history_path.text, sizeof config.history_path.text, "%s/history.db", directory);
+    keep(&config);
+    snprintf(path, sizeof path, "%s/checkpoint/whole", folder);
+    whole = fopen(path, "wb");
+    snprintf(path, sizeof path, "%s/checkpoint/about", folder);
+    about = fopen(path, "wb");
+    REQUIRE(whole && about);
+    struct store *store = open_store(&config, &stats);
+    store_each_kept(store, on_kept, NULL);
+    store_free(&store);
+    fclose(whole);
+    fclose(about);
+    snprintf(command, sizeof command, "rm -r %s", directory);
+    config_clear(&config);
+    return system(command) == 0 ? 0 : 1;
+}

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Records one training of every message type, event and header key of this version, through a real attnd:
+
+    make_recording.py NAME     writes NAME.rec, and NAME.json: what attnd says of it
+
+Run once per revision of header keys, to add files. See README.md: files that are there are never written again.
+"""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE / ".." / ".." / "e2e"))
+from harness import Attnd, Trainer, softmax_maps, wait_until  # noqa: E402
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+SETTINGS = ("metrics.spectrum_budget=0",)
+JOB = "golden"
+LAYERS = [dict(stack="decoder", layer=0, site="self", heads=2), dict(stack="encoder", layer=1, site="cross", heads=4)]
+
+
+def publish(trainer, rng):
+    """One epoch, of which three messages were dropped at the source."""
+    queries = rng.normal(size=(2, 2, 6, 4)).astype(np.float32)
+    keys = rng.normal(size=(2, 1, 6, 4)).astype(np.float16)
+    trainer.event("hello", layers=LAYERS, client="golden/1")
+    trainer.attention(softmax_maps(rng, 2, 2, 6, 6), mask=np.ones((2, 6, 6), np.uint8),
+                      tokens=np.arange(12, dtype=np.int32).reshape(2, 6), grad=rng.normal(size=(2, 2, 6, 6)),
+                      labels=["the", "cat", "sat", "on", "a", "mat"], microbatch=1)
+    trainer.attention(softmax_maps(rng, 2, 2, 6, 6, causal=True, dtype=np.float16), step=1, causal=True, window=6,
+                      documents=np.zeros((2, 6), np.int32), dropout=True)
+    trainer.qk(queries, keys, v=keys, step=2, scale=0.5, softcap=30.0, causal=True, q_len=[6, 4], k_len=[6, 4])
+    trainer.qk(queries[:, :, 2:4], keys, step=3, scale=0.5, causal=True, q_offset=2)
+    for offset in (0, 2):  # a slice of the heads each
+        trainer.attention(softmax_maps(rng, 1, 2, 3, 5), stack="encoder", layer=1, site="cross", step=3, head_offset=offset,
+                          heads_total=4, learned_sink=True)
+    trainer.projections(wq=rng.normal(size=(8, 6)).astype(np.float32), wk=rng.normal(size=(4, 6)).astype(np.float32),
+                        wo=rng.normal(size=(6, 8)), heads=2, kv_heads=1, head_dim=4, step=3)
+    trainer.event("hello", step=4, layers=LAYERS, client="golden/1", dropped_total=3)
+    trainer.attention(softmax_maps(rng, 2, 2, 6, 6), step=5, dropped=2)
+    trainer.event("epoch_end", step=5, dropped_total=3)
+    trainer.event("bye", step=5, dropped_total=3)
+    return 12
+
+
+def said(attnd, messages):
+    """Later versions have to say the same of the recording."""
+    attnd.settled(messages)
+    wait_until(lambda: attnd.call("jobs") and attnd.call("jobs")[0]["state"] == "ended", "the end of the run")
+    job, = attnd.call("jobs")
+    layers = []
+    for summary in sorted(attnd.call("summary", job=JOB), key=lambda s: (s["stack"], s["layer"])):
+        entropy = summary["heads"].get("entropy")
+        layers.append({**{key: summary[key] for key in ("stack", "layer", "site", "messages", "rows", "invalid_rows", "lost",
+                                                        "dropped", "epoch", "step", "causal", "tier", "shape")},
+                       "last": summary["window"]["last"], "entropy": entropy and [round(x, 6) for x in entropy["mean"]]})
+    return {"job": {key: job[key] for key in ("state", "world", "layers", "received", "processed", "lost", "dropped", "epoch",
+                                              "step")},
+            "layers": layers}
+
+
+def main(name):
+    path = HERE / f"{name}.rec"
+    if path.exists():
+        sys.exit(f"{path} is there: it is never written again")
+    attnd = Attnd(*SETTINGS)
+    recorder = subprocess.Popen([ATTNCTL, "--endpoint", attnd.endpoint("control"), "record", JOB, str(path)],
+                                stderr=subprocess.PIPE, text=True)
+    recorder.stderr.readline()
+    messages = publish(Trainer(attnd, JOB, run=bytes(range(16))), np.random.default_rng(1))
+    answer = said(attnd, messages)
+    recorder.send_signal(signal.SIGINT)
+    recorder.wait()
+    attnd.close()
+    (HERE / f"{name}.json").write_text(json.dumps(answer, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

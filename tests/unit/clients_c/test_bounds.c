@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* Bounds that daemons tell, alone and through a publisher whose daemon is a bare SUB. */
+#include "support.h"
+
+#include "bounds.h"
+#include "publishing.h"
+
+#include <string.h>
+#include <time.h>
+
+static uint64_t malformed;
+
+/* The bounds when these are subscribed to; the last one NULL. */
+static struct bounds bounds_said(const char *const *texts)
+{
+    struct prefixes prefixes = {0};
+    struct bounds bounds;
+    char notice[1200] = {1};
+
+    for (; *texts; texts++) {
+        strcpy(notice + 1, *texts);
+        prefixes_apply(&prefixes, notice, 1 + strlen(*texts));
+    }
+    bounds = bounds_of(&prefixes, &malformed);
+    prefixes_clear(&prefixes);
+    return bounds;
+}
+
+#define SAID(...) bounds_said((const char *const[]){__VA_ARGS__, NULL})
+
+static struct header header_of(enum message_type type, uint32_t heads, uint32_t keys)
+{
+    return (struct header){.type = type,
+                           .batch = 1,
+                           .heads = heads,
+                           .heads_total = heads,
+                           .queries = 10,
+                           .keys = keys};
+}
+
+static bool takes(const struct bounds *bounds, enum message_type type, uint32_t heads,
+                  uint32_t keys, uint64_t bytes)
+{
+    struct header header = header_of(type, heads, keys);
+
+    return bounds_take(bounds, &header, bytes);
+}
+
+static void test_a_daemon_that_says_nothing_takes_version_1(void **state)
+{
+    struct bounds bounds = SAID("tensor/", "plan/0/*/every=1");
+
+    (void)state;
+    assert_int_equal(bounds.header, 1);
+    assert_true(takes(&bounds, MESSAGE_QK, 1000000, 1000000, UINT64_MAX));
+}
+
+static void test_each_bound_holds(void **state)
+{
+    struct bounds bounds =
+        SAID("limits/accepts=attention,event,smell;header=2;max_message=100;max_entries=200;"
+             "max_heads=2;max_smell=3");
+
+    (void)state;
+    assert_int_equal(malformed, 0);
+    assert_int_equal(bounds.header, 2);
+    assert_true(takes(&bounds, MESSAGE_ATTENTION, 2, 10, 100));
+    assert_false(takes(&bounds, MESSAGE_ATTENTION, 2, 10, 101));
+    assert_false(takes(&bounds, MESSAGE_ATTENTION, 2, 11, 100));
+    assert_false(takes(&bounds, MESSAGE_ATTENTION, 3, 1, 100));
+    assert_false(takes(&bounds, MESSAGE_QK, 1, 1, 1));
+    assert_true(takes(&bounds, MESSAGE_EVENT, 0, 0, 1));
+}
+
+static void test_what_is_left_out_is_that_of_version_1(void **state)
+{
+    struct bounds bounds = SAID("limits/max_heads=5");
+
+    (void)state;
+    assert_int_equal(bounds.header, 1);
+    assert_true(takes(&bounds, MESSAGE_WEIGHTS, 5, 1 << 30, UINT64_MAX));
+}
+
+static void test_of_several_the_strictest_holds(void **state)
+{
+    struct bounds bounds = SAID("limits/accepts=attention,qk;header=7;max_message=50;max_heads=9",
+                                "limits/accepts=qk,event;header=2;max_message=70;max_heads=3");
+
+    (void)state;
+    assert_int_equal(bounds.header, 2);
+    assert_true(takes(&bounds, MESSAGE_QK, 3, 1, 50));
+    assert_false(takes(&bounds, MESSAGE_QK, 3, 1, 51) || takes(&bounds, MESSAGE_QK, 4, 1, 50) ||
+                 takes(&bounds, MESSAGE_ATTENTION, 1, 1, 1));
+}
+
+static void test_a_newer_revision_than_ours_changes_nothing(void **state)
+{
+    (void)state;
+    assert_int_equal(SAID("limits/header=99").header, HEADER_REVISION);
+}
+
+static void test_a_malformed_prefix_counts_for_nothing(void **state)
+{
+    static const char *const texts[] = {
+        "limits/max_message=1;max_heads=x",  "limits/max_message=1;header=",
+        "limits/max_message=1;header",       "limits/max_message=99999999999999999999",
+        "limits/max_message=1;max_heads=-1", "limits/max_message=1;=;header=1x"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        struct bounds bounds = SAID(texts[i]);
+
+        assert_int_equal(malformed, 1);
+        assert_int_equal(bounds.max_message, UINT64_MAX);
+    }
+}
+
+static void test_a_message_that_is_too_large_is_not_copied_and_is_told(void **state)
+{
+    static const float weights[1024];
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+    attn_attention large = attention_of(1, weights, 1024), header = attention_of(0, weights, 990);
+    attn_publisher_counts counts;
+    struct received received;
+
+    (void)state;
+    peer_subscribe(&peer, "limits/header=2;max_message=4000");
+    peer_subscribe(&peer, "event/");
+    peer_subscribe(&peer, "tensor/");
+    meet(publisher, &peer);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(attn_publish_attention(publisher, &large), ATTN_E_TOO_LARGE);
+    counts = settled(publisher);
+    assert_int_equal(counts.dropped, 3);
+    assert_int_equal(counts.too_large, 3);
+    assert_int_equal(counts.queued_bytes, 0);
+    received = expect(&peer); /* nothing else is said: a hello tells */
+    assert_int_equal(received.header.event, EVENT_HELLO);
+    assert_true(received.header.dropped_total >= 1);
+    received_free(&received);
+    assert_int_equal(attn_publish_attention(publisher, &header), 0); /* too large with its header */
+    counts = settled(publisher);
+    assert_int_equal(counts.too_large, 4);
+    assert_int_equal(publish(publisher, 0), 0);
+    received = expect(&peer);
+    assert_int_equal(received.header.type, MESSAGE_ATTENTION);
+    assert_int_equal(received.header.seq, 0);
+    assert_int_equal(received.header.dropped, 1);
+    received_free(&received);
+    attn_publisher_free(&publisher);
+    received = expect(&peer);
+    assert_int_equal(received.header.event, EVENT_BYE);
+    assert_int_equal(received.header.dropped_total, 4);
+    received_free(&received);
+    peer_close(&peer);
+}
+
+static void test_a_hello_that_is_too_large_is_not_tried_without_end(void **state)
+{
+    static const float weights[1024];
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+    attn_attention large = attention_of(1, weights, 1024);
+    struct received received;
+    clock_t begin;
+
+    (void)state;
+    peer_subscribe(&peer, "limits/header=2;max_message=40");
+    peer_subscribe(&peer, "event/");
+    peer_subscribe(&peer, "tensor/");
+    meet(publisher, &peer);
+    assert_int_equal(attn_publish_attention(publisher, &large), ATTN_E_TOO_LARGE);
+    begin = clock();
+    assert_false(peer_receive(&peer, 300, &received));
+    assert_true(clock() - begin < CLOCKS_PER_SEC / 10);
+    attn_publisher_free(&publisher);
+    peer_close(&peer);
+}
+
+static void test_a_daemon_of_version_1_is_told_no_totals(void **state)
+{
+    static const float weights[1024];
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+    attn_attention large = attention_of(1, weights, 1024);
+    struct received received;
+
+    (void)state;
+    peer_subscribe(&peer, "limits/max_message=4000");
+    peer_subscribe(&peer, "event/");
+    peer_subscribe(&peer, "tensor/");
+    meet(publisher, &peer);
+    assert_int_equal(attn_publish_attention(publisher, &large), ATTN_E_TOO_LARGE);
+    attn_publisher_free(&publisher);
+    received = expect(&peer);
+    assert_int_equal(received.header.event, EVENT_BYE);
+    assert_int_equal(received.header.dropped_total, 0);
+    received_free(&received);
+    peer_close(&peer);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_daemon_that_says_nothing_takes_version_1),
+        cmocka_unit_test(test_each_bound_holds),
+        cmocka_unit_test(test_what_is_left_out_is_that_of_version_1),
+        cmocka_unit_test(test_of_several_the_strictest_holds),
+        cmocka_unit_test(test_a_newer_revision_than_ours_changes_nothing),
+        cmocka_unit_test(test_a_malformed_prefix_counts_for_nothing),
+        cmocka_unit_test(test_a_message_that_is_too_large_is_not_copied_and_is_told),
+        cmocka_unit_test(test_a_hello_that_is_too_large_is_not_tried_without_end),
+        cmocka_unit_test(test_a_daemon_of_version_1_is_told_no_totals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

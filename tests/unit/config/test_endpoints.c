@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/* Where the four sockets are, and that TCP is refused. */
+#include "helpers.h"
+
+#define REASON                                                                                     \
+    "over TCP any user of this machine, and any web page, could speak to attnd: leave it out, "    \
+    "and attnd listens on Unix sockets that only its user reaches, or set insecure: true (--set "  \
+    "insecure=true)"
+
+static struct config at(const char *address, const char *first, const char *second)
+{
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX] = "";
+    if (first)
+        set(&config, first);
+    if (second)
+        set(&config, second);
+    int result = config_use_address(&config, address, "--address", NULL, error);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
+    return config;
+}
+
+static void assert_at(const struct config *config, const char *ingest, const char *publish,
+                      const char *control, const char *tap, const char *directory)
+{
+    assert_string_equal(config->ingest_endpoint.text, ingest);
+    assert_string_equal(config->publish_endpoint.text, publish);
+    assert_string_equal(config->control_endpoint.text, control);
+    assert_string_equal(config->tap_endpoint.text, tap);
+    assert_string_equal(config->directory, directory);
+}
+
+static void test_an_address_is_where_all_four_are(void **state)
+{
+    (void)state;
+    struct config config = at("/run/attnd/", NULL, NULL);
+    assert_at(&config, "ipc:///run/attnd/ingest", "ipc:///run/attnd/publish",
+              "ipc:///run/attnd/control", "ipc:///run/attnd/tap", "/run/attnd");
+    config = at("tcp://node:7000", "insecure=true", NULL);
+    assert_at(&config, "tcp://node:7000", "tcp://node:7001", "tcp://node:7002", "tcp://node:7003",
+              "");
+}
+
+static void test_an_endpoint_that_is_named_stays(void **state)
+{
+    (void)state;
+    struct config config = at("/a", "control.endpoint=ipc:///b/control", NULL);
+    assert_at(&config, "ipc:///a/ingest", "ipc:///a/publish", "ipc:///b/control", "ipc:///a/tap",
+              "/a");
+    config = at("/a", "insecure=true", "control.endpoint=tcp://127.0.0.1:*");
+    assert_at(&config, "ipc:///a/ingest", "ipc:///a/publish", "tcp://127.0.0.1:*", "ipc:///a/tap",
+              "/a");
+}
+
+/* A directory in which no socket lies is none of attnd's. */
+static void test_the_directory_counts_by_what_lies_in_it(void **state)
+{
+    (void)state;
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX] = "";
+    set(&config, "ingest.endpoint=ipc:///b/ingest");
+    set(&config, "publish.endpoint=ipc:///b/publish");
+    set(&config, "control.endpoint=ipc:///b/control");
+    set(&config, "tap.endpoint=ipc:///b/tap");
+    assert_int_equal(config_use_address(&config, "/a", "--address", NULL, error), 0);
+    assert_string_equal(config.directory, "");
+    assert_int_equal(config_use_address(&config, "/b", "--address", NULL, error), 0);
+    assert_string_equal(config.directory, "/b");
+}
+
+static void assert_address_refused(const char *address, const char *message)
+{
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX] = "";
+    assert_int_equal(config_use_address(&config, address, "--address", NULL, error), -1);
+    assert_string_equal(error, message);
+}
+
+static void test_a_wrong_address_names_who_gave_it(void **state)
+{
+    (void)state;
+    assert_address_refused("localhost:5570",
+                           "--address: 'localhost:5570': write tcp://localhost:5570");
+    assert_address_refused("", "--address: '': a directory is written in full, from /");
+    assert_address_refused("tcp://localhost:5570", "--address: 'tcp://localhost:5570': " REASON);
+}
+
+/* The line of the file; none when it was not the file that said it. */
+static void test_tcp_is_refused_where_it_is_said(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"ingest", "publish", "control", "tap"};
+    for (int i = 0; i < 4; i++) {
+        char text[128], message[CONFIG_ERROR_MAX], error[CONFIG_ERROR_MAX] = "";
+        struct config config = defaults();
+        snprintf(text, sizeof(text), "%s.endpoint=tcp://127.0.0.1:1", names[i]);
+        set(&config, text);
+        assert_int_equal(config_use_address(&config, "/a", "--address", "attnd.yaml", error), -1);
+        snprintf(message, sizeof(message), "%s.endpoint: 'tcp://127.0.0.1:1': " REASON, names[i]);
+        assert_string_equal(error, message);
+        config = defaults();
+        snprintf(text, sizeof(text), "log:\n%s:\n  endpoint: tcp://127.0.0.1:1\n", names[i]);
+        assert_int_equal(load_text(&config, text, error), 0);
+        assert_int_equal(config_use_address(&config, "/a", "--address", "attnd.yaml", error), -1);
+        snprintf(message, sizeof(message),
+                 "attnd.yaml:3: %s.endpoint: 'tcp://127.0.0.1:1': " REASON, names[i]);
+        assert_string_equal(error, message);
+        set(&config, "insecure=true");
+        assert_int_equal(config_use_address(&config, "/a", "--address", "attnd.yaml", error), 0);
+    }
+    struct config config = at("/a", "http.endpoint=tcp://127.0.0.1:5580", NULL); /* not HTTP */
+    assert_string_equal(config.directory, "/a");
+}
+
+static void test_what_lies_in_the_directory_moves_with_it(void **state)
+{
+    (void)state;
+    char error[CONFIG_ERROR_MAX] = "", path[200] = "/";
+    struct config config = at("/a", "control.endpoint=ipc:///b/control", NULL);
+    assert_int_equal(config_move(&config, "/c", error), 0);
+    assert_at(&config, "ipc:///c/ingest", "ipc:///c/publish", "ipc:///b/control", "ipc:///c/tap",
+              "/c");
+    memset(path + 1, 'x', 150);
+    assert_int_equal(config_move(&config, path, error), -1);
+    assert_at(&config, "ipc:///c/ingest", "ipc:///c/publish", "ipc:///b/control", "ipc:///c/tap",
+              "/c");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_an_address_is_where_all_four_are),
+        cmocka_unit_test(test_an_endpoint_that_is_named_stays),
+        cmocka_unit_test(test_the_directory_counts_by_what_lies_in_it),
+        cmocka_unit_test(test_a_wrong_address_names_who_gave_it),
+        cmocka_unit_test(test_tcp_is_refused_where_it_is_said),
+        cmocka_unit_test(test_what_lies_in_the_directory_moves_with_it),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

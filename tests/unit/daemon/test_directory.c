@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/* The directory's owner and mode, and that one attnd at a time has it. */
+#include "unit.h"
+
+#include "config.h"
+#include "directory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char parent[32], path[64];
+
+static int setup(void **state)
+{
+    (void)state;
+    strcpy(parent, "/tmp/attnd-test-XXXXXX");
+    assert_non_null(mkdtemp(parent));
+    snprintf(path, sizeof path, "%s/attnd", parent);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    if (rmdir(path) != 0)
+        unlink(path);
+    return rmdir(parent);
+}
+
+static int take(bool is_default)
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    int fd = directory_take(path, is_default, error);
+    assert_string_equal(error, "");
+    assert_true(fd >= 0);
+    return fd;
+}
+
+static void refuse(bool is_default, int code, const char *part)
+{
+    char error[CONFIG_ERROR_MAX] = "", expected[CONFIG_ERROR_MAX];
+    assert_int_equal(directory_take(path, is_default, error), code);
+    snprintf(expected, sizeof expected, "%s: %s", path, part);
+    assert_string_equal(error, expected);
+}
+
+static mode_t mode_of(const char *of)
+{
+    struct stat status;
+    assert_int_equal(lstat(of, &status), 0);
+    return status.st_mode & 07777;
+}
+
+static void test_it_is_made_for_this_user_alone(void **state)
+{
+    (void)state;
+    int fd = take(true);
+    assert_int_equal(mode_of(path), 0700);
+    assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+    assert_true(directory_is_here(path, fd));
+    close(fd);
+}
+
+static void test_one_at_a_time_has_it(void **state)
+{
+    (void)state;
+    int fd = take(true);
+    refuse(true, -1, "another attnd runs here: stop it, or give this one another --address");
+    close(fd);
+    close(take(true));
+}
+
+static void test_one_that_is_made_again_is_another(void **state)
+{
+    (void)state;
+    int fd = take(true);
+    assert_int_equal(rmdir(path), 0);
+    assert_false(directory_is_here(path, fd));
+    int next = take(true); /* the lock of the one that has gone is in nobody's way */
+    assert_false(directory_is_here(path, fd));
+    assert_true(directory_is_here(path, next));
+    close(fd);
+    close(next);
+}
+
+static void test_links_and_files_are_none(void **state)
+{
+    (void)state;
+    assert_int_equal(symlink(parent, path), 0);
+    refuse(false, -1, "not a directory: give another --address");
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(symlink("nowhere", path), 0);
+    refuse(false, -1, "not a directory: give another --address");
+    assert_int_equal(unlink(path), 0);
+    close(open(path, O_CREAT | O_WRONLY, 0600));
+    refuse(true, -1, "not a directory: remove it, or give another --address");
+}
+
+static void test_others_write_to_none_and_look_into_no_default(void **state)
+{
+    (void)state;
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(chmod(path, 0720), 0);
+    refuse(false, -1, "others can write to it (mode 0720): give another --address");
+    assert_int_equal(chmod(path, 0750), 0);
+    refuse(true, -1,
+           "others can look into it (mode 0750): chmod 700 it, or give another --address");
+    close(take(false));
+    assert_int_equal(mode_of(path), 0750);
+}
+
+static void test_a_parent_that_is_missing_or_closed(void **state)
+{
+    (void)state;
+    snprintf(path, sizeof path, "%s/missing/attnd", parent);
+    refuse(true, -ENOENT,
+           "cannot make this directory: No such file or directory (its parent is missing)");
+    snprintf(path, sizeof path, "/proc/attnd");
+    refuse(true, -ENOENT,
+           "cannot make this directory: No such file or directory (its parent is missing)");
+    snprintf(path, sizeof path, "%s/attnd", parent);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_it_is_made_for_this_user_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_at_a_time_has_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_that_is_made_again_is_another, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_links_and_files_are_none, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_others_write_to_none_and_look_into_no_default, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_a_parent_that_is_missing_or_closed, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

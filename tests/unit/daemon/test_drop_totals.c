@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+
+#include "sequence.h"
+#include "drop_totals.h"
+
+static struct drop_totals totals;
+
+static uint64_t event(uint64_t total)
+{
+    uint64_t new;
+    assert_int_equal(drop_totals_event(&totals, 0, total, true, &new), 0);
+    return new;
+}
+
+static uint64_t topic(uint64_t dropped)
+{
+    uint64_t known;
+    assert_int_equal(drop_totals_topic(&totals, 0, dropped, &known), 0);
+    return known;
+}
+
+static int stop(void **state)
+{
+    (void)state;
+    drop_totals_clear(&totals);
+    return 0;
+}
+
+static void test_what_an_event_told_first_is_not_counted_again(void **state)
+{
+    (void)state;
+    assert_int_equal(event(0), 0);
+    assert_int_equal(event(5), 5);
+    assert_int_equal(event(5), 0);
+    assert_int_equal(topic(3), 3);
+    assert_int_equal(topic(4), 2); /* two are newer than the event */
+    assert_int_equal(event(7), 0);
+    assert_int_equal(event(8), 1);
+}
+
+static void test_what_topics_told_first_is_not_counted_again(void **state)
+{
+    (void)state;
+    assert_int_equal(topic(4), 0);
+    assert_int_equal(topic(1), 0);
+    assert_int_equal(event(6), 1);
+    assert_int_equal(topic(1), 1);
+}
+
+static void test_what_was_dropped_before_attnd_came_is_nobodys_loss(void **state)
+{
+    uint64_t new;
+    (void)state;
+    assert_int_equal(drop_totals_event(&totals, 3, 1000, false, &new), 0);
+    assert_int_equal(new, 0);
+    assert_int_equal(drop_totals_event(&totals, 3, 1002, false, &new), 0);
+    assert_int_equal(new, 2);
+    assert_int_equal(event(1), 1); /* another rank */
+}
+
+static void test_forged_totals_are_not_believed(void **state)
+{
+    (void)state;
+    assert_int_equal(event(2), 2);
+    assert_int_equal(event(2 + SEQUENCE_DROPPED_MAX + 1), 0);
+    assert_int_equal(event(3), 1);
+    assert_int_equal(event(1), 0); /* from there on */
+    assert_int_equal(event(2), 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_what_an_event_told_first_is_not_counted_again, stop),
+        cmocka_unit_test_teardown(test_what_topics_told_first_is_not_counted_again, stop),
+        cmocka_unit_test_teardown(test_what_was_dropped_before_attnd_came_is_nobodys_loss, stop),
+        cmocka_unit_test_teardown(test_forged_totals_are_not_believed, stop),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+#include "support.h"
+
+#include "address.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static char directory[] = "/tmp/attnd-address-XXXXXX", place[64], endpoint[ADDRESS_MAX],
+            reason[ADDRESS_REASON_MAX];
+
+/* $XDG_RUNTIME_DIR is a fresh directory, and `place` the first place below it. */
+static int set_up(void **state)
+{
+    (void)state;
+    strcpy(directory + strlen(directory) - 6, "XXXXXX");
+    assert_non_null(mkdtemp(directory));
+    snprintf(place, sizeof place, "%s/attnd", directory);
+    assert_int_equal(mkdir(place, 0700), 0);
+    setenv("XDG_RUNTIME_DIR", directory, 1);
+    unsetenv("ATTND_ADDRESS");
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    char path[128];
+    snprintf(path, sizeof path, "%s/control", place);
+    unlink(path);
+    rmdir(place);
+    rmdir(directory);
+    return 0;
+}
+
+/* A socket file at place/control; closing the result leaves it behind, as a kill does. */
+static int listen_there(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/control", place);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    return fd;
+}
+
+/* The next part of a line of the table. */
+static char *next_field(char **line)
+{
+    char *field = strsep(line, "|\n");
+    assert_non_null(field);
+    return field;
+}
+
+static void check_endpoint(const char *address, enum address_socket which, const char *expected)
+{
+    assert_int_equal(address_endpoint(address, which, endpoint, reason), 0);
+    assert_string_equal(endpoint, expected);
+}
+
+static void check_places(uid_t uid, const char *runtime_dir, char *expected)
+{
+    struct address_places places;
+    address_places(uid, runtime_dir, &places);
+    for (int i = 0; i < places.count; i++)
+        assert_string_equal(places.directory[i], strsep(&expected, " "));
+    assert_null(expected);
+}
+
+/* The Python client goes by the same table. */
+static void test_the_table_of_addresses(void **state)
+{
+    char text[1024];
+    int lines = 0;
+    FILE *table = fopen(GOLDEN_DIR "/addresses.txt", "r");
+    (void)state;
+    assert_non_null(table);
+    for (; fgets(text, sizeof text, table); lines++) {
+        char *line = text, *kind = next_field(&line);
+        if (*kind == '#')
+            continue;
+        char *first = next_field(&line), *second = next_field(&line);
+        if (strcmp(kind, "ok") == 0) {
+            check_endpoint(first, ADDRESS_INGEST, second);
+            check_endpoint(first, ADDRESS_TAP, next_field(&line));
+        } else if (strcmp(kind, "places") == 0) {
+            check_places((uid_t)strtoul(first, NULL, 10), second, next_field(&line));
+        } else {
+            assert_string_equal(kind, "bad");
+            assert_int_equal(address_endpoint(first, ADDRESS_INGEST, endpoint, reason), -1);
+            assert_string_equal(reason, second);
+        }
+    }
+    fclose(table);
+    assert_true(lines > 20);
+}
+
+static void test_the_daemon_binds_where_its_clients_look(void **state)
+{
+    (void)state;
+    address_default(1000, "/run/user/1000", endpoint);
+    assert_string_equal(endpoint, "/run/user/1000/attnd");
+    address_default(1000, NULL, endpoint);
+    assert_string_equal(endpoint, "/tmp/attnd-1000");
+    address_default(1000, "relative", endpoint);
+    assert_string_equal(endpoint, "/tmp/attnd-1000");
+}
+
+static void test_only_a_directory_that_nobody_else_writes_is_trusted(void **state)
+{
+    char other[96];
+    (void)state;
+    assert_int_equal(address_is_trusted(place, getuid(), reason), 0);
+    chmod(place, 0750);
+    assert_int_equal(address_is_trusted(place, getuid(), reason), 0);
+    chmod(place, 0770);
+    assert_int_equal(address_is_trusted(place, getuid(), reason), -1);
+    assert_non_null(strstr(reason, "others can write to it (mode 0770)"));
+    chmod(place, 0700);
+    snprintf(other, sizeof other, "%s/link", directory);
+    assert_int_equal(symlink(place, other), 0);
+    assert_int_equal(address_is_trusted(other, getuid(), reason), -1);
+    assert_non_null(strstr(reason, "not a directory"));
+    unlink(other);
+    assert_int_equal(address_is_trusted(other, getuid(), reason), -ENOENT);
+    if (getuid() != 0)
+        return; /* only root can give a directory away */
+    assert_int_equal(chown(place, 12345, 12345), 0);
+    assert_int_equal(address_is_trusted(place, 1000, reason), -1);
+    assert_non_null(strstr(reason, "belongs to user 12345"));
+}
+
+static void test_an_address_that_is_given_is_not_looked_for(void **state)
+{
+    (void)state;
+    setenv("ATTND_ADDRESS", "tcp://there:7000", 1);
+    assert_int_equal(address_find(NULL, ADDRESS_CONTROL, endpoint, reason), 0);
+    assert_string_equal(endpoint, "tcp://there:7002");
+    assert_int_equal(address_find("/nowhere", ADDRESS_CONTROL, endpoint, reason), 0);
+    assert_string_equal(endpoint, "ipc:///nowhere/control");
+}
+
+static void test_the_place_that_answers_is_found_and_a_stale_socket_is_not(void **state)
+{
+    char expected[ADDRESS_MAX];
+    (void)state;
+    int fd = listen_there();
+    snprintf(expected, sizeof expected, "ipc://%s/control", place);
+    assert_int_equal(address_find(NULL, ADDRESS_CONTROL, endpoint, reason), 0);
+    assert_string_equal(endpoint, expected);
+    close(fd);
+    if (address_find(NULL, ADDRESS_CONTROL, endpoint, reason) == 0)
+        assert_string_not_equal(endpoint, expected); /* an attnd of the person who runs the tests */
+    else
+        assert_non_null(strstr(reason, place));
+}
+
+static void test_a_place_that_is_not_trusted_is_named_and_passed_over(void **state)
+{
+    char expected[ADDRESS_MAX];
+    (void)state;
+    int fd = listen_there();
+    chmod(place, 0777);
+    snprintf(expected, sizeof expected, "%s: others can write to it (mode 0777)", place);
+    if (address_find(NULL, ADDRESS_CONTROL, endpoint, reason) != 0)
+        assert_non_null(strstr(reason, expected));
+    else
+        assert_null(strstr(endpoint, place));
+    close(fd);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    static const struct CMUnitTest tests[] = {
+        TEST(test_the_table_of_addresses),
+        TEST(test_the_daemon_binds_where_its_clients_look),
+        TEST(test_only_a_directory_that_nobody_else_writes_is_trusted),
+        TEST(test_an_address_that_is_given_is_not_looked_for),
+        TEST(test_the_place_that_answers_is_found_and_a_stale_socket_is_not),
+        TEST(test_a_place_that_is_not_trusted_is_named_and_passed_over),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
