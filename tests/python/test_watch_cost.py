@@ -129,11 +129,16 @@ def test_the_sender_wakes_after_a_captured_forward_not_in_it(daemon, monkeypatch
         training.step()  # names the layers
         assert training.publisher.drain(10)
         woken = []
-        monkeypatch.setattr(training.publisher._sender, "_wake_once", lambda: woken.append(0))
-        training.model(training.x)
+        # A sender that wakes by itself may have made room: then another forward is looked at.
+        for _ in range(10 if wakes > 1 else 1):
+            woken.clear()
+            with monkeypatch.context() as patched:
+                patched.setattr(training.publisher._sender, "_wake_once", lambda: woken.append(0))
+                training.model(training.x)
+            assert training.publisher.drain(10) and training.publisher.stats()["dropped"] == 0
+            if len(woken) > 1:
+                break
         assert len(woken) == 1 if wakes == 1 else 1 < len(woken) <= wakes
-        monkeypatch.undo()
-        assert training.publisher.drain(10) and training.publisher.stats()["dropped"] == 0
 
 
 def test_the_first_captured_forward_holds_no_more_than_the_queue(daemon, monkeypatch):
