@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What is refused here would be found out by a trainer, who can only warn: that a pattern without
  * wildcards is no layer, so that nothing would ever be captured, is told now. */
-#include "capture.h"
+#include "config/capture.h"
 
-#include "config.h"
-#include "header.h"
+#include "config/config.h"
+#include "proto/header.h"
 
 #include <stdbool.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* check: what no single key can tell. Each check names the key to change and what would do. */
-#include "jobs.h"
+#include "config/jobs.h"
 
 #include <inttypes.h>
 #include <string.h>

@@ -4,11 +4,11 @@
  * A key's bytes live in struct config at the offset the table names, so that defaults, --set, the
  * YAML reader, the dump and the documentation are loops over the table. Defaults are text and pass
  * through the same parser as a user's value. */
-#include "config.h"
+#include "config/config.h"
 
-#include "jobs.h"
-#include "names.h"
-#include "rule_list.h"
+#include "config/jobs.h"
+#include "config/names.h"
+#include "config/rule_list.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -39,7 +39,7 @@ const struct key config_keys[KEY_COUNT] = {
      help,                                                                                         \
      offsetof(struct config, section##_##name),                                                    \
      sizeof(CONFIG_TYPE_##type)},
-#include "keys.def"
+#include "config/keys.def"
 #undef TOP
 #undef KEY
 };

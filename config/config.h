@@ -8,7 +8,7 @@
 #ifndef CONFIG_CONFIG_H
 #define CONFIG_CONFIG_H
 
-#include "address.h"
+#include "proto/address.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -73,7 +73,7 @@ typedef struct {
 } config_windows;
 
 /* Bytes of a plan's texts with their NUL: with the longest of everything else a plan still fits a
- * subscription (daemon/plan.h). */
+ * subscription (daemon/ingest/plan.h). */
 #define CONFIG_LAYERS_MAX 512
 #define CONFIG_HEADS_MAX  256
 
@@ -116,7 +116,7 @@ struct config_rules;
 struct config {
 #define TOP(name, type, text, minimum, maximum, help)          CONFIG_TYPE_##type name;
 #define KEY(section, name, type, text, minimum, maximum, help) CONFIG_TYPE_##type section##_##name;
-#include "keys.def"
+#include "config/keys.def"
 #undef TOP
 #undef KEY
     char directory[ADDRESS_MAX]; /* of the address, if a socket lies in it; else "" */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* differ: what two configurations say differently. The order of the sections `jobs` and `rules` has
  * a meaning of its own, so each of them is compared as one text. */
-#include "jobs.h"
-#include "rule_list.h"
+#include "config/jobs.h"
+#include "config/rule_list.h"
 
 #include <stdlib.h>
 #include <string.h>

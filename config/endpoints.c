@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* endpoints: where attnd's four sockets are, by its address or by keys of their own, and that
  * nobody else reaches them unless the user says so. */
-#include "table.h"
+#include "config/table.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "jobs.h"
+#include "config/jobs.h"
 
 #include <fnmatch.h>
 #include <stdlib.h>

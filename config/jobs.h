@@ -5,7 +5,7 @@
 #ifndef CONFIG_JOBS_H
 #define CONFIG_JOBS_H
 
-#include "table.h"
+#include "config/table.h"
 
 /* Patterns in one file, and the longest one: as long as a job's name. */
 #define JOBS_MAX        256

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "names.h"
+#include "config/names.h"
 
 #include <assert.h>
 #include <string.h>

@@ -4,7 +4,7 @@
 #ifndef CONFIG_NAMES_H
 #define CONFIG_NAMES_H
 
-#include "config.h"
+#include "config/config.h"
 
 /* Number of single-character edits between two names; names beyond 31 bytes count as far away. */
 unsigned names_distance(const char *a, const char *b);

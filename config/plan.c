@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* plan: what of the settings says what trainers should capture. One of them by itself is a key of
  * the section `plan` like any other, so it is read and refused where all keys are. */
-#include "jobs.h"
+#include "config/jobs.h"
 
 #include <string.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* print: a configuration as a commented YAML file, and the key table as Markdown. */
-#include "jobs.h"
-#include "rule_list.h"
+#include "config/jobs.h"
+#include "config/rule_list.h"
 
-#include "result.h"
+#include "proto/result.h"
 
 #include <string.h>
 
@@ -178,7 +178,7 @@ void config_print_rule_metrics(FILE *out)
     fputs("| metric | of a | meaning |\n|---|---|---|\n", out);
 #define RULE_METRIC(symbol, name, finest, minimum, maximum, help)                                  \
     fprintf(out, "| `%s` | %s | %s |\n", name, rule_each_names[RULE_EACH_##finest], help);
-#include "rules.def"
+#include "config/rules.def"
 #undef RULE_METRIC
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* public: values of settings without the secrets in them. An address of a webhook is a password by
  * itself, and so can be any argument of a command. */
-#include "config.h"
+#include "config/config.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* rule_check: whether what a rule says can ever be true, and ever be false. */
-#include "rule_list.h"
+#include "config/rule_list.h"
 
 #include <math.h>
 #include <string.h>

@@ -4,12 +4,12 @@
 #ifndef CONFIG_RULE_LIST_H
 #define CONFIG_RULE_LIST_H
 
-#include "rules.h"
-#include "table.h"
+#include "config/rules.h"
+#include "config/table.h"
 
 enum rule_key {
 #define RULE_KEY(symbol, name, text, valid, help) RULE_KEY_##symbol,
-#include "rules.def"
+#include "config/rules.def"
 #undef RULE_KEY
     RULE_KEY_COUNT
 };
@@ -22,7 +22,7 @@ extern const struct rule_key_info rule_keys[RULE_KEY_COUNT];
 
 enum {
 #define RULE(name, ...) RULE_DEFAULT_##name,
-#include "rules.def"
+#include "config/rules.def"
 #undef RULE
     RULE_DEFAULT_COUNT
 };

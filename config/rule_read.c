@@ -4,10 +4,10 @@
  *
  * A condition takes the place of the one before, and what belongs to that goes with it: `clear`,
  * unless it is given too, follows from the new bound, and `within` is 1 again. */
-#include "names.h"
-#include "rule_list.h"
+#include "config/names.h"
+#include "config/rule_list.h"
 
-#include "result.h"
+#include "proto/result.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* rules: the tables of rules.def, and rules as text. Reading them from a file: rule_read.c; whether
  * what is read makes sense: rule_check.c. */
-#include "rule_list.h"
+#include "config/rule_list.h"
 
-#include "result.h"
+#include "proto/result.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -12,7 +12,7 @@
 
 const struct rule_key_info rule_keys[RULE_KEY_COUNT] = {
 #define RULE_KEY(symbol, name, text, valid, help) {#name, text, valid, help},
-#include "rules.def"
+#include "config/rules.def"
 #undef RULE_KEY
 };
 
@@ -34,7 +34,7 @@ const struct rule rule_defaults[RULE_DEFAULT_COUNT] = {
      .windows = rule_for,                                                                          \
      .after_clear = rule_after_clear,                                                              \
      .severity = ALERT_##rule_severity},
-#include "rules.def"
+#include "config/rules.def"
 #undef RULE
 };
 
@@ -42,7 +42,7 @@ const char *const rule_default_help[RULE_DEFAULT_COUNT] = {
 #define RULE(name, metric, statistic, per_key, each, condition, bound, clear, within, windows,     \
              after_clear, severity, help)                                                          \
     help,
-#include "rules.def"
+#include "config/rules.def"
 #undef RULE
 };
 
@@ -105,14 +105,14 @@ struct range {
 static const struct range ranges[METRIC_COUNT] = {
 #define RULE_RANGE(symbol, minimum, maximum, per_key)                                              \
     [METRIC_##symbol] = {true, per_key, minimum, maximum},
-#include "rules.def"
+#include "config/rules.def"
 #undef RULE_RANGE
 };
 
 static const struct rule_metric_info others[] = {
 #define RULE_METRIC(symbol, name, finest, minimum, maximum, help)                                  \
     {name, RULE_EACH_##finest, minimum, maximum, false},
-#include "rules.def"
+#include "config/rules.def"
 #undef RULE_METRIC
 };
 

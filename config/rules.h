@@ -16,7 +16,7 @@
 #ifndef CONFIG_RULES_H
 #define CONFIG_RULES_H
 
-#include "metric.h"
+#include "proto/metric.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -63,7 +63,7 @@ enum rule_each { RULE_EACH_HEAD, RULE_EACH_LAYER, RULE_EACH_RUN, RULE_EACH_COUNT
 enum rule_metric {
     RULE_METRIC_FIRST = METRIC_COUNT - 1,
 #define RULE_METRIC(symbol, name, finest, minimum, maximum, help) RULE_##symbol,
-#include "rules.def"
+#include "config/rules.def"
 #undef RULE_METRIC
     RULE_METRIC_COUNT
 };

@@ -4,13 +4,13 @@
 #ifndef CONFIG_TABLE_H
 #define CONFIG_TABLE_H
 
-#include "config.h"
-#include "value.h"
+#include "config/config.h"
+#include "config/value.h"
 
 enum {
 #define TOP(name, type, text, minimum, maximum, help)          KEY_##name,
 #define KEY(section, name, type, text, minimum, maximum, help) KEY_##section##_##name,
-#include "keys.def"
+#include "config/keys.def"
 #undef TOP
 #undef KEY
     KEY_COUNT

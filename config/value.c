@@ -15,10 +15,10 @@
  *
  * Sizes and durations have no fractions: 1536MiB says what 1.5GiB would. Every value prints back
  * exactly. */
-#include "value.h"
+#include "config/value.h"
 
-#include "capture.h"
-#include "config.h"
+#include "config/capture.h"
+#include "config/config.h"
 
 #include <assert.h>
 #include <inttypes.h>

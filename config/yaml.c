@@ -7,8 +7,8 @@
  * file needs is accepted: mappings and scalars, lists of numbers, one document; no anchors, aliases
  * or tags. Values go into a copy of the configuration, which replaces the caller's when the whole
  * file was read. */
-#include "jobs.h"
-#include "rule_list.h"
+#include "config/jobs.h"
+#include "config/rule_list.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "args.h"
+#include "daemon/args.h"
 
 #include <errno.h>
 #include <getopt.h>

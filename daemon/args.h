@@ -3,7 +3,7 @@
 #ifndef DAEMON_ARGS_H
 #define DAEMON_ARGS_H
 
-#include "config.h"
+#include "config/config.h"
 
 struct args_result {
     bool answered; /* --help, --version, --print-config or --check-config was, on stdout */

@@ -3,7 +3,7 @@
 #ifndef DAEMON_DAEMON_H
 #define DAEMON_DAEMON_H
 
-#include "config.h"
+#include "config/config.h"
 
 struct daemon;
 

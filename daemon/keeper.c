@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "keeper.h"
+#include "daemon/keeper.h"
 
-#include "directory.h"
-#include "log.h"
+#include "daemon/base/directory.h"
+#include "daemon/base/log.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -7,7 +7,7 @@
 #ifndef DAEMON_KEEPER_H
 #define DAEMON_KEEPER_H
 
-#include "config.h"
+#include "config/config.h"
 
 #include <uv.h>
 

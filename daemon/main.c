@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* attnd: args, config, daemon, run. */
-#include "args.h"
-#include "daemon.h"
-#include "log.h"
+#include "daemon/args.h"
+#include "daemon/daemon.h"
+#include "daemon/base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "reload.h"
+#include "daemon/reload.h"
 
-#include "log.h"
+#include "daemon/base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,8 +5,8 @@
 #ifndef DAEMON_RELOAD_H
 #define DAEMON_RELOAD_H
 
-#include "daemon.h"
-#include "plan.h"
+#include "daemon/daemon.h"
+#include "daemon/ingest/plan.h"
 
 struct reload {
     const struct config_reader *reader; /* NULL: there is no file */

@@ -3,13 +3,13 @@
  * time later, WATCHDOG=1 is sent if all of them turned, and they are asked again. Else nothing is
  * sent and nobody is asked: a thread that is late has the rest of the time. The loop's own turn
  * goes the way of everything that other threads hand it, by uv_async. */
-#include "service.h"
+#include "daemon/service.h"
 
-#include "clock.h"
-#include "crash.h"
-#include "err.h"
-#include "log.h"
-#include "service_notify.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/crash.h"
+#include "proto/err.h"
+#include "daemon/base/log.h"
+#include "daemon/service_notify.h"
 
 #include <inttypes.h>
 #include <stdio.h>

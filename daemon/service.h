@@ -9,8 +9,8 @@
 #ifndef DAEMON_SERVICE_H
 #define DAEMON_SERVICE_H
 
-#include "pulse.h"
-#include "stats.h"
+#include "daemon/base/pulse.h"
+#include "daemon/base/stats.h"
 
 #include <uv.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "service_notify.h"
+#include "daemon/service_notify.h"
 
 #include <errno.h>
 #include <stddef.h>

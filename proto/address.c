@@ -2,7 +2,7 @@
 /* Several attnd may run on one machine, and a killed one leaves its socket files behind. So a place
  * counts only when a connection is accepted there; it is closed at once, which ZeroMQ takes for a
  * peer that changed its mind. */
-#include "address.h"
+#include "proto/address.h"
 
 #include <errno.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One list, err.def, gives the codes (err.h) and the two texts below; nothing else names an error.
  */
-#include "err.h"
+#include "proto/err.h"
 
 #include <stddef.h>
 
@@ -9,7 +9,7 @@ static const struct {
     const char *slug, *text;
 } errors[ERR_COUNT] = {
 #define ERR(symbol, slug, text) {slug, text},
-#include "err.def"
+#include "proto/err.def"
 #undef ERR
 };
 

@@ -9,7 +9,7 @@
 /* Position of each error in err.def; ERR_COUNT sizes tables of counters by reason. */
 enum err_index {
 #define ERR(symbol, slug, text) ERR_INDEX_##symbol,
-#include "err.def"
+#include "proto/err.def"
 #undef ERR
     ERR_COUNT
 };
@@ -19,7 +19,7 @@ enum err_index {
 enum err {
     ERR_OK = 0,
 #define ERR(symbol, slug, text) ERR_##symbol = ERR_BASE - ERR_INDEX_##symbol,
-#include "err.def"
+#include "proto/err.def"
 #undef ERR
 };
 

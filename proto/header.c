@@ -6,10 +6,10 @@
  * Lengths of arrays are known to be sound when they are reached here: mpk_check has counted the
  * elements, so an array is never longer than the header's bytes, and allocating from its size is
  * safe. */
-#include "header.h"
+#include "proto/header.h"
 
-#include "err.h"
-#include "header_tensors.h"
+#include "proto/err.h"
+#include "proto/header_tensors.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -9,7 +9,7 @@
 #ifndef PROTO_HEADER_H
 #define PROTO_HEADER_H
 
-#include "tensor.h"
+#include "proto/tensor.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

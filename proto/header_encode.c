@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The encoder writes what header_decode reads, keys in PROTOCOL.md's order. Optional keys are left
  * out while they say what their absence says, so that equal headers have equal bytes. */
-#include "header.h"
+#include "proto/header.h"
 
-#include "err.h"
-#include "mpk.h"
+#include "proto/err.h"
+#include "proto/mpk.h"
 
 static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {

@@ -4,8 +4,8 @@
 #ifndef PROTO_HEADER_TENSORS_H
 #define PROTO_HEADER_TENSORS_H
 
-#include "header.h"
-#include "mpk.h"
+#include "proto/header.h"
+#include "proto/mpk.h"
 
 /* Reads the list under `tensors` of a message of header->type, and from the shapes B, H, Tq, Tk and
  * the like. Returns 0 or an error of err.def. */

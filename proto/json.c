@@ -2,7 +2,7 @@
 /* MessagePack to JSON by way of jansson. A document must never fail as a whole because of one odd
  * value, so everything JSON cannot say has a stand-in (see mpk.h); only memory can run out. The
  * recursion is as deep as the document, and mpk_check bounds that. */
-#include "mpk.h"
+#include "proto/mpk.h"
 
 #include <inttypes.h>
 #include <jansson.h>

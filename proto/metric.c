@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include "metric.h"
+#include "proto/metric.h"
 
 const struct metric_info metric_info[METRIC_COUNT] = {
 #define METRIC(symbol, name, kind, group, unit)                                                    \
     {name, METRIC_KIND_##kind, METRIC_GROUP_##group, unit},
-#include "metric.def"
+#include "proto/metric.def"
 #undef METRIC
 };
 

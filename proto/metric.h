@@ -9,7 +9,7 @@
 
 enum metric {
 #define METRIC(symbol, name, kind, group, unit) METRIC_##symbol,
-#include "metric.def"
+#include "proto/metric.def"
 #undef METRIC
     METRIC_COUNT
 };

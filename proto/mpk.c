@@ -8,9 +8,9 @@
  * that nesting cannot multiply counts that are each small enough.
  *
  * After it the parser's own memory is bounded too: one object per element. */
-#include "mpk.h"
+#include "proto/mpk.h"
 
-#include "err.h"
+#include "proto/err.h"
 #include <math.h>
 #include <string.h>
 

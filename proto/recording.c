@@ -2,9 +2,9 @@
 /* Every length is compared with what there is before anything is computed from it. What a packed
  * record says of its size is believed as far as zlib can go: it packs 1032 bytes into one at most,
  * so memory stays in proportion to the file. */
-#include "recording.h"
+#include "proto/recording.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -8,9 +8,9 @@
 #ifndef PROTO_RESULT_H
 #define PROTO_RESULT_H
 
-#include "header.h"
-#include "metric.h"
-#include "mpk.h"
+#include "proto/header.h"
+#include "proto/metric.h"
+#include "proto/mpk.h"
 
 /* The statistics of one number over a window. */
 struct result_stat {

@@ -4,7 +4,7 @@
 #ifndef PROTO_RESULT_PART_H
 #define PROTO_RESULT_PART_H
 
-#include "result.h"
+#include "proto/result.h"
 
 enum { PART_COMMON_PAIRS = 7, PART_LAYER_ID_PAIRS = 3, PART_LAYER_PAIRS = 9 };
 

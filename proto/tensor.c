@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "tensor.h"
+#include "proto/tensor.h"
 
-#include "err.h"
+#include "proto/err.h"
 #include <stdbool.h>
 #include <string.h>
 

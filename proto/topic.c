@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Topics, and the words they are made of. Topics end in a slash so that a prefix subscription to
  * one job or layer never catches another whose name begins alike. */
-#include "header.h"
+#include "proto/header.h"
 
-#include "err.h"
+#include "proto/err.h"
 #include <stdio.h>
 #include <string.h>
 

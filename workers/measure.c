@@ -9,11 +9,11 @@
  * who ran when. Two things are its own: the map weighted by importance, since the importance is
  * only known then, and for tier qk the map: the weights are made and measured as tier attention
  * (`maps`), without repeating the row metrics. */
-#include "measure.h"
+#include "workers/measure.h"
 
-#include "err.h"
-#include "measure_numbers.h"
-#include "measure_plan.h"
+#include "proto/err.h"
+#include "workers/measure_numbers.h"
+#include "workers/measure_plan.h"
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>

@@ -9,16 +9,16 @@
 #ifndef WORKERS_MEASURE_H
 #define WORKERS_MEASURE_H
 
-#include "across.h"
-#include "block.h"
-#include "head_maps.h"
-#include "map_pool.h"
-#include "pattern.h"
-#include "qk.h"
-#include "result.h"
-#include "similarity.h"
-#include "spectrum.h"
-#include "weights.h"
+#include "workers/across/across.h"
+#include "workers/rows/block.h"
+#include "workers/maps/head_maps.h"
+#include "workers/rows/map_pool.h"
+#include "workers/rows/pattern.h"
+#include "workers/qk/qk.h"
+#include "proto/result.h"
+#include "workers/across/similarity.h"
+#include "workers/linear/spectrum.h"
+#include "workers/linear/weights.h"
 
 /* What a message carries. */
 enum tier { TIER_ATTENTION, TIER_QK, TIER_WEIGHTS, TIER_COUNT };

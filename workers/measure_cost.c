@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* measure_cost: what measuring a message takes in memory, as an upper bound within reason. Sizes
  * come from a header: products are taken in f64, which does not wrap. */
-#include "measure_numbers.h"
-#include "measure_plan.h"
-#include "pool.h"
-#include "row_batch.h"
+#include "workers/measure_numbers.h"
+#include "workers/measure_plan.h"
+#include "workers/base/pool.h"
+#include "workers/rows/row_batch.h"
 #include <math.h>
 
 /* A part keeps a few KiB per head: it should have at least so many entries for them. */

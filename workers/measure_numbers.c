@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "measure_numbers.h"
+#include "workers/measure_numbers.h"
 
-#include "err.h"
+#include "proto/err.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -3,8 +3,8 @@
 #ifndef WORKERS_MEASURE_NUMBERS_H
 #define WORKERS_MEASURE_NUMBERS_H
 
-#include "measure.h"
-#include "spectra.h"
+#include "workers/measure.h"
+#include "workers/linear/spectra.h"
 
 /* What there is after all jobs, merged; NULL = off. */
 struct measure_state {

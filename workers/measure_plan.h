@@ -4,7 +4,7 @@
 #ifndef WORKERS_MEASURE_PLAN_H
 #define WORKERS_MEASURE_PLAN_H
 
-#include "measure.h"
+#include "workers/measure.h"
 
 /* A group that needs all heads of the layer. */
 static inline bool measure_across(const struct measure_plan *plan, enum metric_group group)

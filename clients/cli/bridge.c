@@ -5,9 +5,9 @@
  * A package that is installed goes before the one of a source tree that attnctl was built in: what
  * is run is what the user's own programs import. One Python is started, not two: it looks for the
  * package itself and says what is missing. */
-#include "bridge.h"
-#include "commands.h"
-#include "line.h"
+#include "clients/cli/bridge.h"
+#include "clients/cli/commands.h"
+#include "clients/cli/line.h"
 
 #include <errno.h>
 #include <stdint.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "commands.h"
+#include "clients/cli/commands.h"
 
-#include "analyze/options.h"
-#include "bridge.h"
-#include "help.h"
-#include "plot_options.h"
-#include "show_options.h"
+#include "clients/cli/analyze/options.h"
+#include "clients/cli/bridge.h"
+#include "clients/cli/help/help.h"
+#include "clients/cli/plot/plot_options.h"
+#include "clients/cli/show/show_options.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "line.h"
+#include "clients/cli/line.h"
 
 #include <string.h>
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* attnctl: asks a running attnd, or measures files without one. The commands are in commands.c. */
-#include "commands.h"
-#include "complete.h"
-#include "help.h"
-#include "line.h"
-#include "out.h"
+#include "clients/cli/commands.h"
+#include "clients/cli/help/complete.h"
+#include "clients/cli/help/help.h"
+#include "clients/cli/line.h"
+#include "clients/cli/base/out.h"
 
 #include <string.h>
 

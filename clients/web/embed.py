@@ -30,7 +30,7 @@ def main(output, *files):
         arrays.append(array(f"file_{i}", packed))
         entries.append(f'    {{"{path.name}", "{TYPES[path.suffix]}", "\\"{hashlib.sha256(content).hexdigest()[:16]}\\"", '
                        f"file_{i}, {len(packed)}, {len(content)}}},\n")
-    pathlib.Path(output).write_text('#include "asset.h"\n\n' + "\n".join(arrays) +
+    pathlib.Path(output).write_text('#include "daemon/http/asset.h"\n\n' + "\n".join(arrays) +
                                     "\nconst struct asset assets[] = {\n" + "".join(entries) + "};\n"
                                     "const size_t asset_count = sizeof assets / sizeof assets[0];\n")
 

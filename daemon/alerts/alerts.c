@@ -14,9 +14,9 @@
  *
  * Cells are made when a layer first has what a rule judges, and are found by position: alerts have
  * an array per rule and layer, and a hash of layers. */
-#include "alert_cell.h"
+#include "daemon/alerts/internal.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <fnmatch.h>
 #include <math.h>

@@ -8,12 +8,12 @@
  *
  * Memory: about 40 bytes per head for each rule that judges heads one by one, and 8 bytes per
  * window of `within` where it compares with earlier ones (alerts_bytes). */
-#ifndef DAEMON_ALERTS_H
-#define DAEMON_ALERTS_H
+#ifndef DAEMON_ALERTS_ALERTS_H
+#define DAEMON_ALERTS_ALERTS_H
 
-#include "config.h"
-#include "mpk.h"
-#include "result.h"
+#include "config/config.h"
+#include "proto/mpk.h"
+#include "proto/result.h"
 
 struct alerts;
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* alert_cell: what alerts keep, for alerts.c and alerts_pack.c, and the numbers and sentences of
  * one judgement. Private to alerts. */
-#ifndef DAEMON_ALERT_CELL_H
-#define DAEMON_ALERT_CELL_H
+#ifndef DAEMON_ALERTS_INTERNAL_H
+#define DAEMON_ALERTS_INTERNAL_H
 
-#include "alerts.h"
-#include "hash.h"
-#include "rules.h"
+#include "daemon/alerts/alerts.h"
+#include "daemon/base/hash.h"
+#include "config/rules.h"
 
 /* What a rule knows of one head, layer or run. */
 struct alert_cell {

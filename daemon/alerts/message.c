@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* alert_message: what is told, as a sentence with its numbers. */
-#include "alert_cell.h"
+#include "daemon/alerts/internal.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -6,12 +6,12 @@
  *
  * Stopping sets a time to give up. Until then the thread goes on as before; from then on nothing is
  * begun, what is running is ended, and what waits is dropped. */
-#include "notify.h"
+#include "daemon/alerts/notify.h"
 
-#include "clock.h"
-#include "log.h"
-#include "mpk.h"
-#include "notify_out.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "proto/mpk.h"
+#include "daemon/alerts/notify_internal.h"
 
 #include <errno.h>
 #include <inttypes.h>

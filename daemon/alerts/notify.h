@@ -5,11 +5,11 @@
  * alerts.webhook gets it as an HTTP POST, and again after 1 s, 2 s, 4 s, ... when that fails. Both
  * have alerts.timeout. At most alerts.queue events wait; later ones are dropped. Every outcome is
  * counted (NOTIFIED, NOTIFY_FAILED: one for each of the two), and failures are logged. */
-#ifndef DAEMON_NOTIFY_H
-#define DAEMON_NOTIFY_H
+#ifndef DAEMON_ALERTS_NOTIFY_H
+#define DAEMON_ALERTS_NOTIFY_H
 
-#include "config.h"
-#include "stats.h"
+#include "config/config.h"
+#include "daemon/base/stats.h"
 
 #include <stddef.h>
 

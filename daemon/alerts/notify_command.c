@@ -5,9 +5,9 @@
  * and none of the daemon's descriptors and signal settings. The pipe is written without blocking: a
  * command need not read what it is told. That a process has ended is asked for every few
  * milliseconds: waiting for SIGCHLD in a library's thread would take it from whoever else waits. */
-#include "notify_out.h"
+#include "daemon/alerts/notify_internal.h"
 
-#include "clock.h"
+#include "daemon/base/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>

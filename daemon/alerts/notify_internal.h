@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* notify_out: the two ways out of notify, a command and a webhook. Private to notify; its thread.
  */
-#ifndef DAEMON_NOTIFY_OUT_H
-#define DAEMON_NOTIFY_OUT_H
+#ifndef DAEMON_ALERTS_NOTIFY_INTERNAL_H
+#define DAEMON_ALERTS_NOTIFY_INTERNAL_H
 
 #include <pthread.h>
 #include <stdbool.h>

@@ -2,9 +2,9 @@
 /* A webhook: one libcurl transfer at a time, driven by a multi handle, because that is what another
  * thread can wake. Nothing is written to the log but what curl says of errors: URLs of webhooks
  * hold secrets. */
-#include "notify_out.h"
+#include "daemon/alerts/notify_internal.h"
 
-#include "clock.h"
+#include "daemon/base/clock.h"
 
 #include <curl/curl.h>
 #include <stdio.h>

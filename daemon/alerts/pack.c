@@ -8,9 +8,9 @@
  * that hold or fire or were told [index, held, flags, epoch, step, value]; `past` of rates, per
  * cell, a byte with the number of values and room for `within` of them, oldest first,
  * little-endian. So a run that is well costs a bit per head. */
-#include "alert_cell.h"
+#include "daemon/alerts/internal.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* alert_value: the number of a window that a rule judges. */
-#include "alert_cell.h"
+#include "daemon/alerts/internal.h"
 
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "activation.h"
+#include "daemon/base/activation.h"
 
-#include "config.h"
+#include "config/config.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -5,8 +5,8 @@
  * They are told apart by name: that of the section whose endpoint they stand for. What is not
  * handed over attnd binds itself. Nothing is kept here: the environment is read each time, and each
  * socket belongs to who takes it. */
-#ifndef DAEMON_ACTIVATION_H
-#define DAEMON_ACTIVATION_H
+#ifndef DAEMON_BASE_ACTIVATION_H
+#define DAEMON_BASE_ACTIVATION_H
 
 #include <stdbool.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* clock: time in nanoseconds. State machines never ask; their callers pass the time in. */
-#ifndef DAEMON_CLOCK_H
-#define DAEMON_CLOCK_H
+#ifndef DAEMON_BASE_CLOCK_H
+#define DAEMON_BASE_CLOCK_H
 
 #include <stdint.h>
 

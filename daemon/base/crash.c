@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "crash.h"
+#include "daemon/base/crash.h"
 
 #include <signal.h>
 #include <stdatomic.h>

@@ -17,8 +17,8 @@
  *   loop    at each tick of the timer that there is for a service manager
  *   ingest  at each turn of the thread
  *   store   each time that something is written, and once at the start */
-#ifndef DAEMON_CRASH_H
-#define DAEMON_CRASH_H
+#ifndef DAEMON_BASE_CRASH_H
+#define DAEMON_BASE_CRASH_H
 
 /* Any thread. */
 void crash_point(const char *name);

@@ -2,10 +2,10 @@
 /* The lock is on the directory itself: it ends with the process, however that ends, and a directory
  * that is made again is another one. A start that locks one that has meanwhile been removed begins
  * anew. */
-#include "directory.h"
+#include "daemon/base/directory.h"
 
-#include "address.h"
-#include "config.h"
+#include "proto/address.h"
+#include "config/config.h"
 
 #include <errno.h>
 #include <fcntl.h>

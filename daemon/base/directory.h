@@ -3,8 +3,8 @@
  *
  * Others who may write to it could put sockets of their own there, so it must be a directory, no
  * link, of this user or root, and writable by nobody else. Any thread; no state. */
-#ifndef DAEMON_DIRECTORY_H
-#define DAEMON_DIRECTORY_H
+#ifndef DAEMON_BASE_DIRECTORY_H
+#define DAEMON_BASE_DIRECTORY_H
 
 #include <stdbool.h>
 

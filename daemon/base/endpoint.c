@@ -5,11 +5,11 @@
  *
  * A socket whose file has gone is bound once more, beside what it is bound to: ZeroMQ's unbinding
  * is asynchronous and could take the new one away. */
-#include "endpoint.h"
+#include "daemon/base/endpoint.h"
 
-#include "activation.h"
-#include "config.h"
-#include "log.h"
+#include "daemon/base/activation.h"
+#include "config/config.h"
+#include "daemon/base/log.h"
 
 #include <errno.h>
 #include <stdio.h>

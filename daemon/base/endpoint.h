@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* endpoint: opens and binds a ZeroMQ socket with limits on everything, or says why not in one line.
  * A socket that a service manager handed over (activation.h) is taken instead of bound. */
-#ifndef DAEMON_ENDPOINT_H
-#define DAEMON_ENDPOINT_H
+#ifndef DAEMON_BASE_ENDPOINT_H
+#define DAEMON_BASE_ENDPOINT_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

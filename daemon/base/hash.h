@@ -2,8 +2,8 @@
 /* hash: uthash, set up for the daemon: running out of memory leaves the element out (its hh.tbl is
  * then NULL) instead of ending the process, and FNV instead of a hash whose macro falls through
  * switch labels. */
-#ifndef DAEMON_HASH_H
-#define DAEMON_HASH_H
+#ifndef DAEMON_BASE_HASH_H
+#define DAEMON_BASE_HASH_H
 
 #define HASH_NONFATAL_OOM 1
 #define HASH_FUNCTION     HASH_FNV

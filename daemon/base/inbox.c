@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The reader takes the whole list under the lock and works it off unlocked, so that a poster waits
  * for a pointer swap at most. uv_async_send coalesces: one wake-up may stand for many notes. */
-#include "inbox.h"
+#include "daemon/base/inbox.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>

@@ -5,8 +5,8 @@
  * is posted before its completion, and before any event that was received after it. Not bounded
  * itself: what the ingest thread posts counts against its budget, and a message has at most one
  * note in here. */
-#ifndef DAEMON_INBOX_H
-#define DAEMON_INBOX_H
+#ifndef DAEMON_BASE_INBOX_H
+#define DAEMON_BASE_INBOX_H
 
 #include <pthread.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "latency.h"
+#include "daemon/base/latency.h"
 
 const uint64_t latency_bound_ns[LATENCY_BOUNDS] = {
     100000,   250000,    500000,    1000000,   2500000,    5000000,    10000000,   25000000,
@@ -8,13 +8,13 @@ const uint64_t latency_bound_ns[LATENCY_BOUNDS] = {
 
 const char *const latency_name[LATENCY_COUNT] = {
 #define LATENCY(symbol, name, help) [LATENCY_##symbol] = name,
-#include "latency.def"
+#include "daemon/base/latency.def"
 #undef LATENCY
 };
 
 const char *const latency_help[LATENCY_COUNT] = {
 #define LATENCY(symbol, name, help) [LATENCY_##symbol] = help,
-#include "latency.def"
+#include "daemon/base/latency.def"
 #undef LATENCY
 };
 

@@ -2,8 +2,8 @@
 /* latency: how long things took, counted by classes from 100 us to 10 s. Any thread adds, without
  * a lock, for some nanoseconds; a reader sees each class whole, and the newest addition perhaps in
  * its class and not yet in the sum. */
-#ifndef DAEMON_LATENCY_H
-#define DAEMON_LATENCY_H
+#ifndef DAEMON_BASE_LATENCY_H
+#define DAEMON_BASE_LATENCY_H
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@ extern const uint64_t latency_bound_ns[LATENCY_BOUNDS]; /* inclusive, ascending 
 
 enum latency_kind {
 #define LATENCY(symbol, name, help) LATENCY_##symbol,
-#include "latency.def"
+#include "daemon/base/latency.def"
 #undef LATENCY
     LATENCY_COUNT
 };

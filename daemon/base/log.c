@@ -2,7 +2,7 @@
 /* A line is built in a buffer on the stack and written at once, so that lines of different threads
  * never mix and logging never allocates. Values are escaped: a hostile topic cannot forge a line.
  */
-#include "log.h"
+#include "daemon/base/log.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -5,8 +5,8 @@
  *
  * The event's name is stable and greppable; details are fields. The level and format are set once,
  * before the first thread starts. */
-#ifndef DAEMON_LOG_H
-#define DAEMON_LOG_H
+#ifndef DAEMON_BASE_LOG_H
+#define DAEMON_BASE_LOG_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "pulse.h"
+#include "daemon/base/pulse.h"
 
 #include <stddef.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* pulse: whether threads turn. Each counts its turns; one that waits for work is asked for a turn,
  * so that waiting is not taken for hanging. */
-#ifndef DAEMON_PULSE_H
-#define DAEMON_PULSE_H
+#ifndef DAEMON_BASE_PULSE_H
+#define DAEMON_BASE_PULSE_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

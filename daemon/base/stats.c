@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "stats.h"
+#include "daemon/base/stats.h"
 
 const char *const counter_name[COUNT_COUNT] = {
 #define COUNTER(symbol, name, unit, help) [COUNT_##symbol] = name,
-#include "stats.def"
+#include "daemon/base/stats.def"
 #undef COUNTER
 };
 

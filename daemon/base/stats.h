@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* stats: the daemon's counters, drops by reason, and how long things took. Any thread adds;
  * readers see each counter whole. */
-#ifndef DAEMON_STATS_H
-#define DAEMON_STATS_H
+#ifndef DAEMON_BASE_STATS_H
+#define DAEMON_BASE_STATS_H
 
-#include "err.h"
-#include "latency.h"
+#include "proto/err.h"
+#include "daemon/base/latency.h"
 #include <stdatomic.h>
 #include <stdint.h>
 
 enum counter {
 #define COUNTER(symbol, name, unit, help) COUNT_##symbol,
-#include "stats.def"
+#include "daemon/base/stats.def"
 #undef COUNTER
     COUNT_COUNT
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "zsock.h"
+#include "daemon/base/zsock.h"
 
 #include <zmq.h>
 

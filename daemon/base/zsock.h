@@ -10,8 +10,8 @@
  * The descriptor is polled only to wake up.
  *
  * Loop thread only. */
-#ifndef DAEMON_ZSOCK_H
-#define DAEMON_ZSOCK_H
+#ifndef DAEMON_BASE_ZSOCK_H
+#define DAEMON_BASE_ZSOCK_H
 
 #include <stdbool.h>
 #include <uv.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "baseline.h"
+#include "daemon/control/baseline.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* baseline: gives a layer's drift the windows of the history that it is to be compared with,
  * instead of the first ones it has seen itself. Loop thread. */
-#ifndef DAEMON_BASELINE_H
-#define DAEMON_BASELINE_H
+#ifndef DAEMON_CONTROL_BASELINE_H
+#define DAEMON_CONTROL_BASELINE_H
 
-#include "history.h"
-#include "registry.h"
+#include "daemon/history/history.h"
+#include "daemon/run/registry.h"
 
 /* Which windows. */
 struct baseline_source {

@@ -3,8 +3,8 @@
  * those of another run of the job (its digits), or the one that ends with a unit ({"last": unit}).
  * Primary windows. Layers are pinned one after the other, as their states are large; those of which
  * the history has no such window keep the baseline that they have. */
-#include "baseline.h"
-#include "control_request.h"
+#include "daemon/control/baseline.h"
+#include "daemon/control/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,11 +3,11 @@
  * whoever knows the answer later gives back (pending_answer). Flushes wait here for what was
  * received before them, questions about the past in history.c, maps and rollouts in
  * control_maps_part.c. Every pending is answered before the socket is closed. */
-#include "control_request.h"
+#include "daemon/control/internal.h"
 
-#include "endpoint.h"
-#include "history.h"
-#include "zsock.h"
+#include "daemon/base/endpoint.h"
+#include "daemon/history/history.h"
+#include "daemon/base/zsock.h"
 
 #include <stdlib.h>
 #include <string.h>

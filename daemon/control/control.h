@@ -10,13 +10,13 @@
  * plan.set, plan.reset, and those about the past (history.h). A flush is answered once everything
  * received before it has been shown, a question about the past when the history's thread has looked
  * it up; everything else at once. */
-#ifndef DAEMON_CONTROL_H
-#define DAEMON_CONTROL_H
+#ifndef DAEMON_CONTROL_CONTROL_H
+#define DAEMON_CONTROL_CONTROL_H
 
-#include "config.h"
-#include "publisher.h"
-#include "registry.h"
-#include "stats.h"
+#include "config/config.h"
+#include "daemon/publish/publisher.h"
+#include "daemon/run/registry.h"
+#include "daemon/base/stats.h"
 
 #include <uv.h>
 

@@ -2,9 +2,9 @@
 /* Methods about the past: passed on to the history, whose answer is the answer, with two additions.
  * A job that attnd knows and the history does not is not unknown: it has no history yet. And
  * `alerts` begins with what is firing now, which is known here, also without a history. */
-#include "control_request.h"
+#include "daemon/control/internal.h"
 
-#include "history.h"
+#include "daemon/history/history.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* control_request: a request being answered, now or later. Between control.c, which has the socket,
  * and the methods. Loop thread only. */
-#ifndef DAEMON_CONTROL_REQUEST_H
-#define DAEMON_CONTROL_REQUEST_H
+#ifndef DAEMON_CONTROL_INTERNAL_H
+#define DAEMON_CONTROL_INTERNAL_H
 
-#include "control.h"
+#include "daemon/control/control.h"
 
 #include <stdbool.h>
 

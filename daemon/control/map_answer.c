@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "control_maps_part.h"
+#include "daemon/control/map_answer.h"
 
 #include <endian.h>
 #include <math.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* control_maps_part: what `maps` and `rollout` share: what is asked for, which run and layers are
  * meant, and the answer's cells, which are written on a thread of libuv's pool. Loop thread. */
-#ifndef DAEMON_CONTROL_MAPS_PART_H
-#define DAEMON_CONTROL_MAPS_PART_H
+#ifndef DAEMON_CONTROL_MAP_ANSWER_H
+#define DAEMON_CONTROL_MAP_ANSWER_H
 
-#include "control_request.h"
-#include "maps.h"
+#include "daemon/control/internal.h"
+#include "daemon/state/maps.h"
 
 enum maps_kind {
     MAPS_HEADS,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* maps: the newest maps of the heads of a layer (maps.h), or one map of all of them. Kinds that are
  * linear in the heads are worked out here, of the cells. */
-#include "control_maps_part.h"
+#include "daemon/control/map_answer.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The methods that are about the daemon itself. */
-#include "control_request.h"
+#include "daemon/control/internal.h"
 
-#include "clock.h"
-#include "history_params.h"
-#include "pool.h"
-#include "store.h"
+#include "daemon/base/clock.h"
+#include "daemon/history/params.h"
+#include "workers/base/pool.h"
+#include "daemon/store/store.h"
 
 #include <string.h>
 #include <sys/stat.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What a monitoring system asks for every few seconds, in one answer that does not grow with the
  * layers: the counters, and of each job its newest run and how many alerts fire, by rule. */
-#include "control_request.h"
+#include "daemon/control/internal.h"
 
-#include "rules.h"
+#include "config/rules.h"
 
 #include <string.h>
 

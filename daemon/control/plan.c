@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* plan.get, plan.set, plan.reset: what trainers are asked to capture. A value may be a number or
  * its text: both go through the reader of the config, so that the words of a refusal are its. */
-#include "control_request.h"
+#include "daemon/control/internal.h"
 
-#include "config.h"
-#include "plan.h"
+#include "config/config.h"
+#include "daemon/ingest/plan.h"
 
 #include <inttypes.h>
 #include <string.h>

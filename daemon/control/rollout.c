@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* rollout: attention rollout over the layers of a stack, of their newest maps. The mean maps are
  * copied here, and multiplied on a thread of libuv's pool: n^3 operations a layer. */
-#include "control_maps_part.h"
+#include "daemon/control/map_answer.h"
 
-#include "rollout.h"
+#include "workers/maps/rollout.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "control_request.h"
+#include "daemon/control/internal.h"
 
 #include <stdio.h>
 

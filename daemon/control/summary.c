@@ -2,10 +2,10 @@
 /* The last values of a run's layers: of `live`, and of `summary`, that of one of the windows the
  * job is cut into: the primary one unless `window` names another, by its number (0: primary, 1: the
  * first of window.also, ...) or as the config does ("100 steps every 10"). */
-#include "control_request.h"
+#include "daemon/control/internal.h"
 
-#include "history_params.h"
-#include "plan.h"
+#include "daemon/history/params.h"
+#include "daemon/ingest/plan.h"
 
 #include <fnmatch.h>
 #include <inttypes.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* alerts: what began to fire and was resolved, newest first, as the maps that were published. */
-#include "history_find.h"
+#include "daemon/history/find.h"
 
 #include <math.h>
 #include <string.h>

@@ -13,7 +13,7 @@
  * sorted by distance, then by layer and head; what only one run has is listed apart.
  *
  * One layer of either run is in memory at a time, and TOGETHER_MAX of its windows. */
-#include "history_windows.h"
+#include "daemon/history/windows.h"
 
 #include <math.h>
 #include <stdlib.h>

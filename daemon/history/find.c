@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "history_find.h"
+#include "daemon/history/find.h"
 
 #include <inttypes.h>
 #include <stdio.h>

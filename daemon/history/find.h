@@ -4,7 +4,7 @@
 #ifndef DAEMON_HISTORY_FIND_H
 #define DAEMON_HISTORY_FIND_H
 
-#include "history_query.h"
+#include "daemon/history/internal.h"
 
 struct found_run {
     uint64_t id;

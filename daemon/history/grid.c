@@ -5,7 +5,7 @@
  * The windows are the union over the layers. When there are more than `points`, evenly chosen ones
  * are meant, first and last included; the others' numbers are not read. An answer has at most
  * VALUES_MAX values. */
-#include "history_values.h"
+#include "daemon/history/values.h"
 
 #include <endian.h>
 #include <math.h>

@@ -10,10 +10,10 @@
  *
  * SQLite asks every PROGRESS_STEPS instructions whether to go on (query_check), and the methods ask
  * between rows; so a question ends soon after history.query_time, and soon after history_close. */
-#include "history.h"
+#include "daemon/history/history.h"
 
-#include "clock.h"
-#include "history_query.h"
+#include "daemon/base/clock.h"
+#include "daemon/history/internal.h"
 
 #include <stdarg.h>
 #include <stdio.h>

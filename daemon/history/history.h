@@ -3,11 +3,11 @@
  *
  * Methods and their parameters are those of ../proto/PROTOCOL.md, section 4. A question may take
  * history.query_time; at most HISTORY_WAITING_MAX wait. Loop thread. */
-#ifndef DAEMON_HISTORY_H
-#define DAEMON_HISTORY_H
+#ifndef DAEMON_HISTORY_HISTORY_H
+#define DAEMON_HISTORY_HISTORY_H
 
-#include "config.h"
-#include "mpk.h"
+#include "config/config.h"
+#include "proto/mpk.h"
 
 #include <stdbool.h>
 #include <uv.h>

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* history_query: one question while it is being answered: parameters, connection, time, result; and
  * how to read rows without saying everything three times. Reader thread. */
-#ifndef DAEMON_HISTORY_QUERY_H
-#define DAEMON_HISTORY_QUERY_H
+#ifndef DAEMON_HISTORY_INTERNAL_H
+#define DAEMON_HISTORY_INTERNAL_H
 
-#include "config.h"
-#include "err.h"
-#include "history_params.h"
-#include "mpk.h"
+#include "config/config.h"
+#include "proto/err.h"
+#include "daemon/history/params.h"
+#include "proto/mpk.h"
 
 #include <sqlite3.h>
 #include <stdatomic.h>

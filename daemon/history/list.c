@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* runs, windows: what is in the history. */
-#include "history_number.h"
-#include "history_windows.h"
+#include "daemon/history/number.h"
+#include "daemon/history/windows.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* map: a layer's head-mean map as it was kept, of the newest window or of one that is named. */
-#include "history_find.h"
-#include "store_series.h"
+#include "daemon/history/find.h"
+#include "daemon/store/series.h"
 
 #include <math.h>
 #include <stdlib.h>

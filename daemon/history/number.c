@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "history_number.h"
+#include "daemon/history/number.h"
 
 #include <stdio.h>
 #include <string.h>

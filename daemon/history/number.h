@@ -5,7 +5,7 @@
 #ifndef DAEMON_HISTORY_NUMBER_H
 #define DAEMON_HISTORY_NUMBER_H
 
-#include "layer_state.h"
+#include "daemon/state/layer_state.h"
 
 #define NUMBER_SINK_RATE METRIC_COUNT
 #define NUMBER_AGGREGATE (METRIC_COUNT + 1)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "history_params.h"
+#include "daemon/history/params.h"
 
-#include "config.h"
-#include "err.h"
-#include "value.h"
+#include "config/config.h"
+#include "proto/err.h"
+#include "config/value.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -4,9 +4,9 @@
 #ifndef DAEMON_HISTORY_PARAMS_H
 #define DAEMON_HISTORY_PARAMS_H
 
-#include "header.h"
-#include "mpk.h"
-#include "result.h"
+#include "proto/header.h"
+#include "proto/mpk.h"
+#include "proto/result.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -5,7 +5,7 @@
  * only, then written column by column. What a window does not have is NaN, with a count of 0. An
  * answer has at most VALUES_MAX values, so that a client's limits on elements and bytes hold;
  * `more` says that windows were left out. */
-#include "history_values.h"
+#include "daemon/history/values.h"
 
 #include <endian.h>
 #include <math.h>

@@ -2,8 +2,8 @@
 /* states: the states of some windows of a layer, for a baseline: not for clients. Of the window
  * that ends with `last`, else of the first `windows` that are whole and share nothing with one
  * another. What does not fit STATES_BYTES_MAX is left out. */
-#include "history_find.h"
-#include "store_series.h"
+#include "daemon/history/find.h"
+#include "daemon/store/series.h"
 
 #include <stdlib.h>
 

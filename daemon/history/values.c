@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Collected as [head][statistic][window]. Chunks are read once each, for the windows in them that
  * are wanted. */
-#include "history_values.h"
+#include "daemon/history/values.h"
 
 #include <endian.h>
 #include <math.h>

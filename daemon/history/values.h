@@ -4,8 +4,8 @@
 #ifndef DAEMON_HISTORY_VALUES_H
 #define DAEMON_HISTORY_VALUES_H
 
-#include "history_number.h"
-#include "history_windows.h"
+#include "daemon/history/number.h"
+#include "daemon/history/windows.h"
 
 /* Columns of `windows` in an answer. */
 enum { WINDOW_COLUMNS = 6 };

@@ -4,9 +4,9 @@
  * so the list is sorted as it comes; only a window that came again makes sorting and choosing
  * necessary: the row without a chunk is right, else the later chunk. Where one source was not read
  * to its end nothing of the other is shown either (`low`, `high`): there would be gaps. */
-#include "history_windows.h"
+#include "daemon/history/windows.h"
 
-#include "history_number.h"
+#include "daemon/history/number.h"
 
 #include <stdlib.h>
 #include <string.h>

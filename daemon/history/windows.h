@@ -4,9 +4,9 @@
 #ifndef DAEMON_HISTORY_WINDOWS_H
 #define DAEMON_HISTORY_WINDOWS_H
 
-#include "history_find.h"
-#include "layer_state.h"
-#include "store_series.h"
+#include "daemon/history/find.h"
+#include "daemon/state/layer_state.h"
+#include "daemon/store/series.h"
 
 struct window_row {
     struct series_window window;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Methods of control as JSON, and the event stream. */
-#include "http_part.h"
+#include "daemon/http/internal.h"
 
-#include "clock.h"
+#include "daemon/base/clock.h"
 
 #include <stdlib.h>
 #include <string.h>

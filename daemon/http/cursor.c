@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "cursor.h"
+#include "daemon/http/cursor.h"
 
 #include <endian.h>
 #include <math.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "events.h"
+#include "daemon/http/events.h"
 
-#include "clock.h"
-#include "hash.h"
-#include "mpk.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/hash.h"
+#include "proto/mpk.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -8,9 +8,9 @@
 #ifndef DAEMON_HTTP_EVENTS_H
 #define DAEMON_HTTP_EVENTS_H
 
-#include "feed.h"
-#include "ring.h"
-#include "stats.h"
+#include "daemon/http/feed.h"
+#include "daemon/http/ring.h"
+#include "daemon/base/stats.h"
 
 #include <microhttpd.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "feed.h"
+#include "daemon/http/feed.h"
 
 #include <stdlib.h>
 #include <string.h>

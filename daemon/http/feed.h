@@ -3,7 +3,7 @@
 #ifndef DAEMON_HTTP_FEED_H
 #define DAEMON_HTTP_FEED_H
 
-#include "header.h"
+#include "proto/header.h"
 
 #include <pthread.h>
 #include <stdbool.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "guard.h"
+#include "daemon/http/guard.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What a supervisor asks: is it alive, is it ready. Both are answered by the loop thread, so one
  * that does not turn is noticed. */
-#include "http_part.h"
+#include "daemon/http/internal.h"
 
-#include "err.h"
-#include "store_file.h"
+#include "proto/err.h"
+#include "daemon/store/file.h"
 
 #include <stdio.h>
 #include <sys/statvfs.h>

@@ -2,15 +2,15 @@
 /* Two threads meet here. The loop thread: http_put fills the feed, on_asked puts questions to
  * control, whose answers go back by answer_question. The HTTP thread: on_wake takes both. Nothing
  * is done under the lock but moving pointers. */
-#include "http_part.h"
+#include "daemon/http/internal.h"
 
-#include "activation.h"
-#include "clock.h"
-#include "control.h"
-#include "err.h"
-#include "listen.h"
-#include "log.h"
-#include "page_url.h"
+#include "daemon/base/activation.h"
+#include "daemon/base/clock.h"
+#include "daemon/control/control.h"
+#include "proto/err.h"
+#include "daemon/http/listen.h"
+#include "daemon/base/log.h"
+#include "daemon/http/page_url.h"
 
 #include <errno.h>
 #include <stdlib.h>

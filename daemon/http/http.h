@@ -4,12 +4,12 @@
  * Nothing of it is made on the loop thread. Questions go there by a queue, are answered by the
  * methods of control, and come back as MessagePack; results are copied to a bounded queue as they
  * are published. What a reader does, or does not, is felt by this thread alone. */
-#ifndef DAEMON_HTTP_H
-#define DAEMON_HTTP_H
+#ifndef DAEMON_HTTP_HTTP_H
+#define DAEMON_HTTP_HTTP_H
 
-#include "config.h"
-#include "run.h"
-#include "stats.h"
+#include "config/config.h"
+#include "daemon/run/run.h"
+#include "daemon/base/stats.h"
 
 #include <uv.h>
 

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* http_part: what the files of the HTTP thread share: its state, and one request being answered.
  * HTTP thread only, but for what is said otherwise. */
-#ifndef DAEMON_HTTP_PART_H
-#define DAEMON_HTTP_PART_H
+#ifndef DAEMON_HTTP_INTERNAL_H
+#define DAEMON_HTTP_INTERNAL_H
 
-#include "events.h"
-#include "feed.h"
-#include "http.h"
-#include "metrics.h"
-#include "peer.h"
-#include "question.h"
-#include "route.h"
-#include "whose.h"
+#include "daemon/http/events.h"
+#include "daemon/http/feed.h"
+#include "daemon/http/http.h"
+#include "daemon/http/metrics/metrics.h"
+#include "daemon/http/peer.h"
+#include "daemon/http/question.h"
+#include "daemon/http/route.h"
+#include "daemon/http/whose.h"
 
 #include <microhttpd.h>
 #include <stdatomic.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "listen.h"
+#include "daemon/http/listen.h"
 
-#include "config.h"
+#include "config/config.h"
 
 #include <errno.h>
 #include <netdb.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The metrics that a reader can choose from, with what they mean in one line. */
-#include "http_part.h"
+#include "daemon/http/internal.h"
 
-#include "metric.h"
+#include "proto/metric.h"
 
 #include <jansson.h>
 #include <string.h>

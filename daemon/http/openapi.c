@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The OpenAPI description, made from the tables that requests are checked by; and the list of
  * metrics. */
-#include "http_part.h"
+#include "daemon/http/internal.h"
 
-#include "metric.h"
+#include "proto/metric.h"
 
 #include <jansson.h>
 #include <stdlib.h>

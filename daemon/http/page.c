@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The page and its files, from memory. Kept compressed: who does not take gzip has them unpacked.
  */
-#include "asset.h"
-#include "http_part.h"
+#include "daemon/http/asset.h"
+#include "daemon/http/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

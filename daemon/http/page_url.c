@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "page_url.h"
+#include "daemon/http/page_url.h"
 
 #include <errno.h>
 #include <fcntl.h>

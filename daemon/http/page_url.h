@@ -4,7 +4,7 @@
 #ifndef DAEMON_HTTP_PAGE_URL_H
 #define DAEMON_HTTP_PAGE_URL_H
 
-#include "config.h"
+#include "config/config.h"
 
 #define PAGE_URL_MAX (ENDPOINT_MAX + 16)
 

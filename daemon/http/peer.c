@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "peer.h"
+#include "daemon/http/peer.h"
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>

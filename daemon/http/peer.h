@@ -5,7 +5,7 @@
 #ifndef DAEMON_HTTP_PEER_H
 #define DAEMON_HTTP_PEER_H
 
-#include "whose.h"
+#include "daemon/http/whose.h"
 
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "question.h"
+#include "daemon/http/question.h"
 
 #include <stdlib.h>
 

@@ -4,7 +4,7 @@
 #ifndef DAEMON_HTTP_QUESTION_H
 #define DAEMON_HTTP_QUESTION_H
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 #define QUESTION_DETAIL_MAX 512
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "http_part.h"
+#include "daemon/http/internal.h"
 
-#include "err.h"
-#include "header.h"
+#include "proto/err.h"
+#include "proto/header.h"
 
 #include <jansson.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "ring.h"
+#include "daemon/http/ring.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -7,7 +7,7 @@
 #ifndef DAEMON_HTTP_RING_H
 #define DAEMON_HTTP_RING_H
 
-#include "header.h"
+#include "proto/header.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "route.h"
+#include "daemon/http/route.h"
 
-#include "http_part.h"
+#include "daemon/http/internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -14,7 +14,7 @@
 
 const struct argument arguments[ARG_COUNT] = {
 #define ARGUMENT(name, type, help) {#name, ARGUMENT_##type, help},
-#include "argument.def"
+#include "daemon/http/argument.def"
 #undef ARGUMENT
 };
 

@@ -4,7 +4,7 @@
 #ifndef DAEMON_HTTP_ROUTE_H
 #define DAEMON_HTTP_ROUTE_H
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,7 +21,7 @@ struct argument {
 
 enum {
 #define ARGUMENT(name, type, help) ARG_##name,
-#include "argument.def"
+#include "daemon/http/argument.def"
 #undef ARGUMENT
     ARG_COUNT
 };

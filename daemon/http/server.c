@@ -4,11 +4,11 @@
  * loop thread has answered; the server then calls on_request again, which sends the response.
  * on_completed ends it. A question that is still on its way then is nobody's any more, and freed
  * when it comes back. */
-#include "http_part.h"
+#include "daemon/http/internal.h"
 
-#include "clock.h"
-#include "guard.h"
-#include "log.h"
+#include "daemon/base/clock.h"
+#include "daemon/http/guard.h"
+#include "daemon/base/log.h"
 
 #include <stdlib.h>
 #include <string.h>

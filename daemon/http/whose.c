@@ -3,10 +3,10 @@
  * IPv4 addresses that are mapped into IPv6 are asked about as IPv4, which finds sockets of both
  * families. That our own end is still established afterwards proves that the other one was the
  * same socket all the time: its port cannot have been given to anybody else. */
-#include "whose.h"
+#include "daemon/http/whose.h"
 
-#include "config.h"
-#include "log.h"
+#include "config/config.h"
+#include "daemon/base/log.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "drop_totals.h"
+#include "daemon/ingest/drop_totals.h"
 
-#include "err.h"
-#include "sequence.h"
+#include "proto/err.h"
+#include "daemon/ingest/sequence.h"
 
 #include <stdlib.h>
 #include <string.h>

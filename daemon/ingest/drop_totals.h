@@ -3,8 +3,8 @@
  * topic has dropped so far, and with each event what the rank has, of all topics together. Here
  * both become one truth: what an event tells first counts for the run alone, until messages of the
  * layers tell where it belongs. Pure. */
-#ifndef DAEMON_DROP_TOTALS_H
-#define DAEMON_DROP_TOTALS_H
+#ifndef DAEMON_INGEST_DROP_TOTALS_H
+#define DAEMON_INGEST_DROP_TOTALS_H
 
 #include <stdbool.h>
 #include <stdint.h>

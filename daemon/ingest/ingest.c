@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "ingest.h"
+#include "daemon/ingest/ingest.h"
 
-#include "clock.h"
-#include "crash.h"
-#include "endpoint.h"
-#include "err.h"
-#include "log.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/crash.h"
+#include "daemon/base/endpoint.h"
+#include "proto/err.h"
+#include "daemon/base/log.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -8,16 +8,16 @@
  * computing them takes), plus one message, plus a reserve of 32 MiB for events and for the numbers
  * of what is dropped.
  */
-#ifndef DAEMON_INGEST_H
-#define DAEMON_INGEST_H
+#ifndef DAEMON_INGEST_INGEST_H
+#define DAEMON_INGEST_INGEST_H
 
-#include "config.h"
-#include "inbox.h"
-#include "message.h"
-#include "plan.h"
-#include "pulse.h"
-#include "stats.h"
-#include "work.h"
+#include "config/config.h"
+#include "daemon/base/inbox.h"
+#include "daemon/ingest/message.h"
+#include "daemon/ingest/plan.h"
+#include "daemon/base/pulse.h"
+#include "daemon/base/stats.h"
+#include "daemon/run/work.h"
 
 struct ingest;
 

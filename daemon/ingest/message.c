@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "message.h"
+#include "daemon/ingest/message.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -4,16 +4,16 @@
  * The ZeroMQ frames are moved in, the header is decoded once, the tensors are read in place. Owned
  * by one thread at a time: ingest until it is posted, then the loop; while `work` runs, workers
  * read the frames. */
-#ifndef DAEMON_MESSAGE_H
-#define DAEMON_MESSAGE_H
+#ifndef DAEMON_INGEST_MESSAGE_H
+#define DAEMON_INGEST_MESSAGE_H
 
-#include "attention.h"
-#include "config.h"
-#include "head_maps.h"
-#include "header.h"
-#include "inbox.h"
-#include "sequence.h"
-#include "weights.h"
+#include "workers/base/attention.h"
+#include "config/config.h"
+#include "workers/maps/head_maps.h"
+#include "proto/header.h"
+#include "daemon/base/inbox.h"
+#include "daemon/ingest/sequence.h"
+#include "workers/linear/weights.h"
 #include <stdint.h>
 #include <zmq.h>
 
@@ -40,7 +40,7 @@ struct message {
     struct run *run;
     uint32_t rank_index;
     /* Set before work_new when history.maps is on, on the first message of a layer in a primary
-     * window: its map is pooled (workers/map_pool.h), and is layer_state.map afterwards. */
+     * window: its map is pooled (workers/rows/map_pool.h), and is layer_state.map afterwards. */
     bool wants_map;
     /* Set before work_new: the maps of its heads are made (maps.h), and its labels copied. */
     bool wants_head_maps;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* An order is a place: a plan that is set takes 0, and moves those before it on by one. So the
  * prefixes alone tell which plan is newer, and a trainer needs no memory of how they came about. */
-#include "plan.h"
+#include "daemon/ingest/plan.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <assert.h>
 #include <fnmatch.h>

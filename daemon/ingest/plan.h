@@ -4,11 +4,11 @@
  * prefixes that say so when they are subscribed to.
  *
  * Pure; one thread. */
-#ifndef DAEMON_PLAN_H
-#define DAEMON_PLAN_H
+#ifndef DAEMON_INGEST_PLAN_H
+#define DAEMON_INGEST_PLAN_H
 
-#include "config.h"
-#include "header.h"
+#include "config/config.h"
+#include "proto/header.h"
 
 /* Plans that can be set at run time. */
 #define PLANS_SET_MAX 64

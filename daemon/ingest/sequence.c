@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "sequence.h"
+#include "daemon/ingest/sequence.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -17,8 +17,8 @@
  *                     it had is remembered in turn, so a forged number costs one message at most.
  *
  * A jump to another position counts no losses: nobody knows what lies between. */
-#ifndef DAEMON_SEQUENCE_H
-#define DAEMON_SEQUENCE_H
+#ifndef DAEMON_INGEST_SEQUENCE_H
+#define DAEMON_INGEST_SEQUENCE_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -12,14 +12,14 @@
  *
  * Prefixes are kept as a set. ZeroMQ reports every subscription (ZMQ_XPUB_VERBOSE), so that each
  * recorder is greeted, but of the unsubscriptions only the last one of a prefix. */
-#include "tap.h"
+#include "daemon/ingest/tap.h"
 
-#include "clock.h"
-#include "endpoint.h"
-#include "hash.h"
-#include "header.h"
-#include "mpk.h"
-#include "zsock.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/endpoint.h"
+#include "daemon/base/hash.h"
+#include "proto/header.h"
+#include "proto/mpk.h"
+#include "daemon/base/zsock.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>

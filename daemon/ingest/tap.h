@@ -8,12 +8,12 @@
  * with the n of the message that comes next; other recorders of the job see them too. While nobody
  * listens it costs nothing; at most tap.budget bytes are on their way, and an eighth of that for
  * events; beyond it messages are dropped there and counted. Never blocks. Loop thread. */
-#ifndef DAEMON_TAP_H
-#define DAEMON_TAP_H
+#ifndef DAEMON_INGEST_TAP_H
+#define DAEMON_INGEST_TAP_H
 
-#include "config.h"
-#include "message.h"
-#include "stats.h"
+#include "config/config.h"
+#include "daemon/ingest/message.h"
+#include "daemon/base/stats.h"
 
 #include <uv.h>
 

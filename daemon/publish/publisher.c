@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#include "publisher.h"
+#include "daemon/publish/publisher.h"
 
-#include "endpoint.h"
-#include "hash.h"
-#include "header.h"
-#include "log.h"
-#include "result.h"
-#include "zsock.h"
+#include "daemon/base/endpoint.h"
+#include "daemon/base/hash.h"
+#include "proto/header.h"
+#include "daemon/base/log.h"
+#include "proto/result.h"
+#include "daemon/base/zsock.h"
 
 #include <stdlib.h>
 #include <string.h>

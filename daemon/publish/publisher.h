@@ -7,12 +7,12 @@
  * repeat too and skip it by the mark. Subscriptions that come faster than SNAPSHOT_MS are answered
  * together, each value once. A subscriber that is too slow loses messages once publish.send_queue
  * of them are waiting for it; ZeroMQ does not tell how many. Never blocks. Loop thread only. */
-#ifndef DAEMON_PUBLISHER_H
-#define DAEMON_PUBLISHER_H
+#ifndef DAEMON_PUBLISH_PUBLISHER_H
+#define DAEMON_PUBLISH_PUBLISHER_H
 
-#include "config.h"
-#include "mpk.h"
-#include "stats.h"
+#include "config/config.h"
+#include "proto/mpk.h"
+#include "daemon/base/stats.h"
 
 #include <uv.h>
 

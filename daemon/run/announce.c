@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "announce.h"
+#include "daemon/run/announce.h"
 
-#include "checkpoint.h"
-#include "log.h"
+#include "daemon/run/checkpoint.h"
+#include "daemon/base/log.h"
 
 static void log_alert(const struct run *run, const struct alert_result *event)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* announce: what becomes of the events that alerts.h finds: published on alert/<job>/, passed on to
  * a command or a webhook, kept in the history, counted and logged. Loop thread only. */
-#ifndef DAEMON_ANNOUNCE_H
-#define DAEMON_ANNOUNCE_H
+#ifndef DAEMON_RUN_ANNOUNCE_H
+#define DAEMON_RUN_ANNOUNCE_H
 
-#include "run.h"
+#include "daemon/run/run.h"
 
 /* One round of judging; `batch` takes the events too, NULL: none. */
 struct announcer {

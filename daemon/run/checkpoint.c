@@ -2,11 +2,11 @@
 /* What is saved is marked as saved while it is packed. When a batch does not get through, because
  * memory or the store's queue is used up, everything counts as not saved again and the next round
  * makes up for it. */
-#include "checkpoint.h"
+#include "daemon/run/checkpoint.h"
 
-#include "crash.h"
-#include "log.h"
-#include "stored.h"
+#include "daemon/base/crash.h"
+#include "daemon/base/log.h"
+#include "daemon/state/stored.h"
 
 #include <inttypes.h>
 #include <stdio.h>

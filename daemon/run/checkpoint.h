@@ -17,10 +17,10 @@
  * messages up to its numbers, and the gap to the next one that comes is what was lost. That is why
  * a round may take its time and save layer by layer, between other work. `about` may be newer than
  * a layer: ranks that have moved on since only let its parts close. */
-#ifndef DAEMON_CHECKPOINT_H
-#define DAEMON_CHECKPOINT_H
+#ifndef DAEMON_RUN_CHECKPOINT_H
+#define DAEMON_RUN_CHECKPOINT_H
 
-#include "run.h"
+#include "daemon/run/run.h"
 
 /* Room for any key. */
 #define CHECKPOINT_KEY_MAX 96

@@ -2,12 +2,12 @@
 /* Drift learns from windows that are closed for good, full, and newer than all before; any other
  * one is only compared. The rules judge closed windows of the primary track only: one that is shown
  * will come again. */
-#include "closing.h"
+#include "daemon/run/closing.h"
 
-#include "announce.h"
-#include "checkpoint.h"
-#include "crash.h"
-#include "log.h"
+#include "daemon/run/announce.h"
+#include "daemon/run/checkpoint.h"
+#include "daemon/base/crash.h"
+#include "daemon/base/log.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -4,10 +4,10 @@
  * Then the run is judged, and everything that has become known is submitted as one batch: the
  * windows, the alerts, the end of the checkpoints of what has closed, and the new position.
  * Loop thread only. */
-#ifndef DAEMON_CLOSING_H
-#define DAEMON_CLOSING_H
+#ifndef DAEMON_RUN_CLOSING_H
+#define DAEMON_RUN_CLOSING_H
 
-#include "run.h"
+#include "daemon/run/run.h"
 
 /* Closes and publishes what may be, and ends the run when all its ranks have said bye. After every
  * message, and on a timer. */

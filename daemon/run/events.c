@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "run_events.h"
+#include "daemon/run/events.h"
 
-#include "closing.h"
+#include "daemon/run/closing.h"
 
 static int run_handle_hello(struct run *run, const struct message *message)
 {

@@ -3,7 +3,7 @@
 #ifndef DAEMON_RUN_EVENTS_H
 #define DAEMON_RUN_EVENTS_H
 
-#include "run.h"
+#include "daemon/run/run.h"
 
 /* Takes an event of a rank that is known. The drops that it tells of show at once; without
  * tensors no window would judge it. Returns 0, or why it is refused. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "live.h"
+#include "daemon/run/live.h"
 
-#include "err.h"
-#include "result.h"
+#include "proto/err.h"
+#include "proto/result.h"
 
 #include <math.h>
 #include <stdlib.h>

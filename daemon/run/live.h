@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* live: one message's numbers as a `live` result, in the model's order of heads. */
-#ifndef DAEMON_LIVE_H
-#define DAEMON_LIVE_H
+#ifndef DAEMON_RUN_LIVE_H
+#define DAEMON_RUN_LIVE_H
 
-#include "message.h"
-#include "work.h"
+#include "daemon/ingest/message.h"
+#include "daemon/run/work.h"
 
 /* Writes the map into an empty writer. A message with a slice of the heads gives arrays of
  * heads_total with null for the heads it does not have. Returns 0 or ERR_MEMORY. */

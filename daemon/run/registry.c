@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include "registry.h"
+#include "daemon/run/registry.h"
 
-#include "checkpoint.h"
-#include "closing.h"
-#include "log.h"
-#include "restore.h"
+#include "daemon/run/checkpoint.h"
+#include "daemon/run/closing.h"
+#include "daemon/base/log.h"
+#include "daemon/run/restore.h"
 
 #include <stdlib.h>
 #include <string.h>

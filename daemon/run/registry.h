@@ -9,10 +9,10 @@
  * Jobs and runs that have sent no tensors are nobody's loss: they make room first, whatever their
  * state, and never take the place of one that has. When all have, a hello may make one more than
  * the limit known, whose tensors then find room or not. */
-#ifndef DAEMON_REGISTRY_H
-#define DAEMON_REGISTRY_H
+#ifndef DAEMON_RUN_REGISTRY_H
+#define DAEMON_RUN_REGISTRY_H
 
-#include "run.h"
+#include "daemon/run/run.h"
 
 struct registry;
 

@@ -4,10 +4,10 @@
  *
  * Tracks of a layer were saved at different times. The newest numbers count for the layer; what a
  * track lacks up to there was lost for it, and is counted in its next window. */
-#include "restore.h"
+#include "daemon/run/restore.h"
 
-#include "log.h"
-#include "stored.h"
+#include "daemon/base/log.h"
+#include "daemon/state/stored.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -4,10 +4,10 @@
  * What cannot be used is left out, and said in the log: a track whose rule is no longer in the
  * config, a value that cannot be read. A run that is left without its `about` does not come back.
  */
-#ifndef DAEMON_RESTORE_H
-#define DAEMON_RESTORE_H
+#ifndef DAEMON_RUN_RESTORE_H
+#define DAEMON_RUN_RESTORE_H
 
-#include "run.h"
+#include "daemon/run/run.h"
 
 struct restore;
 

@@ -11,14 +11,14 @@
  *
  * What was lost or refused waits in `pending` for the layer's next message, and is counted in that
  * one's window: a refused message itself may belong to a window that is long closed. */
-#include "run.h"
+#include "daemon/run/run.h"
 
-#include "announce.h"
-#include "checkpoint.h"
-#include "closing.h"
-#include "live.h"
-#include "log.h"
-#include "run_events.h"
+#include "daemon/run/announce.h"
+#include "daemon/run/checkpoint.h"
+#include "daemon/run/closing.h"
+#include "daemon/run/live.h"
+#include "daemon/base/log.h"
+#include "daemon/run/events.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -4,19 +4,19 @@
  * Messages queue here in the order in which they were received, and are taken one by one once they
  * are computed; everything the run knows follows from the messages taken so far. Time comes in as
  * an argument. Loop thread only. */
-#ifndef DAEMON_RUN_H
-#define DAEMON_RUN_H
+#ifndef DAEMON_RUN_RUN_H
+#define DAEMON_RUN_RUN_H
 
-#include "alerts.h"
-#include "config.h"
-#include "err.h"
-#include "header.h"
-#include "message.h"
-#include "result.h"
-#include "drop_totals.h"
-#include "stats.h"
-#include "store.h"
-#include "track.h"
+#include "daemon/alerts/alerts.h"
+#include "config/config.h"
+#include "proto/err.h"
+#include "proto/header.h"
+#include "daemon/ingest/message.h"
+#include "proto/result.h"
+#include "daemon/ingest/drop_totals.h"
+#include "daemon/base/stats.h"
+#include "daemon/store/store.h"
+#include "daemon/run/track.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "stream.h"
+#include "daemon/run/stream.h"
 
 #include <stdlib.h>
 

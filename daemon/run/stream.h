@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* stream: one attention layer of a run: what identifies it, what it has sent, and what each window
  * rule of the run (track.h) knows of it besides its states. Loop thread only. */
-#ifndef DAEMON_STREAM_H
-#define DAEMON_STREAM_H
+#ifndef DAEMON_RUN_STREAM_H
+#define DAEMON_RUN_STREAM_H
 
-#include "drift.h"
-#include "hash.h"
-#include "header.h"
-#include "maps.h"
-#include "sequence.h"
-#include "tally.h"
+#include "daemon/state/drift.h"
+#include "daemon/base/hash.h"
+#include "proto/header.h"
+#include "daemon/state/maps.h"
+#include "daemon/ingest/sequence.h"
+#include "daemon/state/tally.h"
 
 #include <stdbool.h>
 #include <stdint.h>

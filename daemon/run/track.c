@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "track.h"
+#include "daemon/run/track.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* track: one window rule of a run, and the states of its layers per part. A run has one for
  * window.unit, length and every, the primary, and one for each of window.also. Loop thread only. */
-#ifndef DAEMON_TRACK_H
-#define DAEMON_TRACK_H
+#ifndef DAEMON_RUN_TRACK_H
+#define DAEMON_RUN_TRACK_H
 
-#include "config.h"
-#include "layer_state.h"
-#include "state_table.h"
-#include "stream.h"
-#include "window.h"
+#include "config/config.h"
+#include "daemon/state/layer_state.h"
+#include "daemon/state/state_table.h"
+#include "daemon/run/stream.h"
+#include "daemon/run/window.h"
 
 #define TRACKS_MAX (1 + CONFIG_WINDOWS_MAX)
 /* "second-1000000-1000000" */

@@ -9,9 +9,9 @@
  * stragglers. "Finished" is judged per rank from what the rank itself said: a larger unit, an
  * epoch_end, a bye. Ranks of `world` that were never heard of hold up only the first part, and only
  * for rank_grace: often one rank of many is watched. */
-#include "window.h"
+#include "daemon/run/window.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 

@@ -25,11 +25,11 @@
  * (run.c), so a part never closes over one that was received in time. Later messages for a closed
  * part are refused as late. A part that is merely silent is not closed, because a slow trainer is
  * not an error: see window_quiet. */
-#ifndef DAEMON_WINDOW_H
-#define DAEMON_WINDOW_H
+#ifndef DAEMON_RUN_WINDOW_H
+#define DAEMON_RUN_WINDOW_H
 
-#include "config.h"
-#include "result.h"
+#include "config/config.h"
+#include "proto/result.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -8,11 +8,11 @@
  * ever; but a spectrum under a budget gives way as soon as other jobs are waiting (`hurry`): under
  * load spectra get rarer, and row metrics are late by one head's spectrum at most. Messages of tier
  * weights, which may take seconds, stay in the background. */
-#include "work.h"
+#include "daemon/run/work.h"
 
-#include "clock.h"
-#include "err.h"
-#include "maps.h"
+#include "daemon/base/clock.h"
+#include "proto/err.h"
+#include "daemon/state/maps.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>

@@ -3,14 +3,14 @@
  *
  * Jobs share nothing. The last one to finish brings their results together and posts the message to
  * the loop. */
-#ifndef DAEMON_WORK_H
-#define DAEMON_WORK_H
+#ifndef DAEMON_RUN_WORK_H
+#define DAEMON_RUN_WORK_H
 
-#include "config.h"
-#include "inbox.h"
-#include "measure.h"
-#include "message.h"
-#include "pool.h"
+#include "config/config.h"
+#include "daemon/base/inbox.h"
+#include "workers/measure.h"
+#include "daemon/ingest/message.h"
+#include "workers/base/pool.h"
 
 /* The smallest `workers.queue`: so every message fits an empty queue. */
 #define WORK_JOBS_MAX (MEASURE_ROW_JOBS_MAX + MEASURE_SPECTRUM_JOBS_MAX)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "detail.h"
+#include "daemon/state/detail.h"
 
-#include "block_bytes.h"
+#include "daemon/base/block_bytes.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -4,12 +4,12 @@
  *
  * Immutable and shared by counting references: parts of a rolling window merge without copying.
  * Loop thread only. */
-#ifndef DAEMON_DETAIL_H
-#define DAEMON_DETAIL_H
+#ifndef DAEMON_STATE_DETAIL_H
+#define DAEMON_STATE_DETAIL_H
 
-#include "measure.h"
-#include "mpk.h"
-#include "result.h"
+#include "workers/measure.h"
+#include "proto/mpk.h"
+#include "proto/result.h"
 
 struct detail {
     uint32_t references;

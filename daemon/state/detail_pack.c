@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* A detail as a MessagePack map: lists and matrices as binaries, in the layout of their structs. */
-#include "detail.h"
+#include "daemon/state/detail.h"
 
-#include "block_bytes.h"
-#include "err.h"
-#include "stored.h"
+#include "daemon/base/block_bytes.h"
+#include "proto/err.h"
+#include "daemon/state/stored.h"
 
 #include <stdlib.h>
 #include <string.h>

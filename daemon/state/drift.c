@@ -7,10 +7,10 @@
  *
  * The baseline's histograms of a metric are kept packed (packed_hists.h), all heads in one piece: a
  * new baseline is written once, after that the piece is only read. */
-#include "drift.h"
+#include "daemon/state/drift.h"
 
-#include "drift_part.h"
-#include "err.h"
+#include "daemon/state/drift_internal.h"
+#include "proto/err.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -33,12 +33,12 @@
  *
  * Memory: 64 bytes per head and metric, and about 3 per used histogram bucket of row metrics.
  * Pure; no clock; one owner at a time. */
-#ifndef DAEMON_DRIFT_H
-#define DAEMON_DRIFT_H
+#ifndef DAEMON_STATE_DRIFT_H
+#define DAEMON_STATE_DRIFT_H
 
-#include "layer_state.h"
-#include "mpk.h"
-#include "result.h"
+#include "daemon/state/layer_state.h"
+#include "proto/mpk.h"
+#include "proto/result.h"
 
 struct drift_rule {
     uint32_t windows;            /* that make a baseline, >= 1 */

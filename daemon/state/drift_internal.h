@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* drift_part: what a drift consists of; for drift.c, and for drift_pack.c, which keeps it. */
-#ifndef DAEMON_DRIFT_PART_H
-#define DAEMON_DRIFT_PART_H
+#ifndef DAEMON_STATE_DRIFT_INTERNAL_H
+#define DAEMON_STATE_DRIFT_INTERNAL_H
 
-#include "drift.h"
-#include "packed_hists.h"
+#include "daemon/state/drift.h"
+#include "daemon/state/packed_hists.h"
 
 enum drift_side { DRIFT_UP, DRIFT_DOWN, DRIFT_SIDES };
 

@@ -9,8 +9,8 @@
  *
  * Metrics go by name, and those of a newer attnd are skipped. What is read is not trusted: a list
  * has a value for each head, every number is one that a drift can have. */
-#include "drift_part.h"
-#include "err.h"
+#include "daemon/state/drift_internal.h"
+#include "proto/err.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* layer_state_part: what the files of layer_state share. */
-#ifndef DAEMON_LAYER_STATE_PART_H
-#define DAEMON_LAYER_STATE_PART_H
+#ifndef DAEMON_STATE_INTERNAL_H
+#define DAEMON_STATE_INTERNAL_H
 
-#include "layer_state.h"
+#include "daemon/state/layer_state.h"
 
 /* Slots of a head: a metric's is its number. */
 _Static_assert(METRIC_COUNT <= STAT_HISTS, "metrics have histograms");

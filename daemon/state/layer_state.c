@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "block_bytes.h"
-#include "layer_state_part.h"
+#include "daemon/base/block_bytes.h"
+#include "daemon/state/internal.h"
 
 #include <math.h>
 #include <stdlib.h>

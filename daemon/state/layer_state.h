@@ -11,19 +11,19 @@
  *
  * Quantiles are off by at most half a bucket, summary_result.quantile_error: 1.1 % where a metric's
  * values of a head lie within a factor of 2.8 (48 buckets of 2.2 %), 2.2 % within 8, 4.4 % within
- * 64, else 9.1 %; below 2^-11.5 of the largest they count as zero then (workers/hist.h). */
-#ifndef DAEMON_LAYER_STATE_H
-#define DAEMON_LAYER_STATE_H
+ * 64, else 9.1 %; below 2^-11.5 of the largest they count as zero then (workers/stats/hist.h). */
+#ifndef DAEMON_STATE_LAYER_STATE_H
+#define DAEMON_STATE_LAYER_STATE_H
 
-#include "detail.h"
-#include "dist.h"
-#include "err.h"
-#include "header.h"
-#include "message.h"
-#include "result.h"
-#include "stat_set.h"
-#include "tally.h"
-#include "work.h"
+#include "daemon/state/detail.h"
+#include "workers/stats/dist.h"
+#include "proto/err.h"
+#include "proto/header.h"
+#include "daemon/ingest/message.h"
+#include "proto/result.h"
+#include "daemon/state/stat_set.h"
+#include "daemon/state/tally.h"
+#include "daemon/run/work.h"
 
 #include <stdbool.h>
 #include <stdint.h>

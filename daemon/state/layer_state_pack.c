@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A state as one MessagePack map: counts and names as such, numbers of heads as binaries. */
-#include "layer_state_part.h"
-#include "stored.h"
+#include "daemon/state/internal.h"
+#include "daemon/state/stored.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "maps.h"
+#include "daemon/state/maps.h"
 
-#include "block_bytes.h"
-#include "measure.h"
-#include "mpk.h"
+#include "daemon/base/block_bytes.h"
+#include "workers/measure.h"
+#include "proto/mpk.h"
 
 #include <stdlib.h>
 #include <string.h>

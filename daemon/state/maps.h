@@ -7,11 +7,11 @@
  * ranks each message is a slice of one. Slices of one step belong together: `coming` collects them,
  * and becomes what is shown once it is complete, once the next step's begin to come, or at once
  * when there is nothing else to show. */
-#ifndef DAEMON_MAPS_H
-#define DAEMON_MAPS_H
+#ifndef DAEMON_STATE_MAPS_H
+#define DAEMON_STATE_MAPS_H
 
-#include "head_maps.h"
-#include "message.h"
+#include "workers/maps/head_maps.h"
+#include "daemon/ingest/message.h"
 
 struct map_shelf;
 

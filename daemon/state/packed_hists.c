@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "packed_hists.h"
+#include "daemon/state/packed_hists.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 #include <string.h>

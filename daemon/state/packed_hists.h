@@ -7,10 +7,10 @@
  *
  * `used` 0 is an empty histogram and ends there. The first key is zigzag-coded. Counts are exact.
  * Pure; one owner at a time. */
-#ifndef DAEMON_PACKED_HISTS_H
-#define DAEMON_PACKED_HISTS_H
+#ifndef DAEMON_STATE_PACKED_HISTS_H
+#define DAEMON_STATE_PACKED_HISTS_H
 
-#include "dist.h"
+#include "workers/stats/dist.h"
 
 #include <stdbool.h>
 #include <stddef.h>

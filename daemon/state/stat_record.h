@@ -10,16 +10,16 @@
  *     8           M2, unless all values are the same
  *     8 or 16     min and max, unless all values are the same
  *     0, 4, 8     the newest value
- *     1 or 2      size of the histogram, and the histogram (workers/hist_sum.h), unless all values
- *                 are the same: its one bucket is then that of the mean
+ *     1 or 2      size of the histogram, and the histogram (workers/stats/hist_sum.h), unless all
+ * values are the same: its one bucket is then that of the mean
  *
  * Numbers are little-endian, and f32 where that is the same number. Everything is a function of the
  * numbers, so equal statistics have equal bytes. */
-#ifndef DAEMON_STAT_RECORD_H
-#define DAEMON_STAT_RECORD_H
+#ifndef DAEMON_STATE_STAT_RECORD_H
+#define DAEMON_STATE_STAT_RECORD_H
 
-#include "hist_sum.h"
-#include "stat_set.h"
+#include "workers/stats/hist_sum.h"
+#include "daemon/state/stat_set.h"
 
 #include <float.h>
 #include <math.h>

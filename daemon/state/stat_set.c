@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "stat_set.h"
-#include "block_bytes.h"
-#include "err.h"
-#include "stat_record.h"
+#include "daemon/state/stat_set.h"
+#include "daemon/base/block_bytes.h"
+#include "proto/err.h"
+#include "daemon/state/stat_record.h"
 
 #include <stdlib.h>
 

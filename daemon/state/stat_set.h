@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* stat_set: the statistics of many numbers of one thing (the metrics of a head), as few bytes as
  * they take: moments, the newest value, a histogram. Merging sets and splitting values over them
- * obeys workers/dist.h: counts, min, max and histograms bit for bit.
+ * obeys workers/stats/dist.h: counts, min, max and histograms bit for bit.
  *
  * A number has a slot; those from STAT_HISTS on have no histogram. A set is for reading: it is
  * changed by writing it anew, with the memory of a stat_writer or of a stat_sums. One owner at a
  * time. */
-#ifndef DAEMON_STAT_SET_H
-#define DAEMON_STAT_SET_H
+#ifndef DAEMON_STATE_STAT_SET_H
+#define DAEMON_STATE_STAT_SET_H
 
-#include "dist.h"
+#include "workers/stats/dist.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Many sets added up: everything is unpacked once, at the first set, and packed once, at the end.
  */
-#include "err.h"
-#include "stat_record.h"
+#include "proto/err.h"
+#include "daemon/state/stat_record.h"
 
 #include <stdlib.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Writing a set anew: slot by slot, what was there and what is added, with one sum for all
  * histograms in turn. */
-#include "err.h"
-#include "stat_record.h"
+#include "proto/err.h"
+#include "daemon/state/stat_record.h"
 
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "state_table.h"
+#include "daemon/state/state_table.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* state_table: the layer states of one part of a window, by stream index, made on first use, within
  * a budget of bytes. */
-#ifndef DAEMON_STATE_TABLE_H
-#define DAEMON_STATE_TABLE_H
+#ifndef DAEMON_STATE_STATE_TABLE_H
+#define DAEMON_STATE_STATE_TABLE_H
 
-#include "layer_state.h"
+#include "daemon/state/layer_state.h"
 
 #include <stdint.h>
 

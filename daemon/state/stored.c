@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "stored.h"
+#include "daemon/state/stored.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,10 +2,10 @@
 /* stored: reads what pack functions wrote, by name: a value that is missing, of another type or of
  * another size is ERR_STORE_FORMAT. Numbers travel in binaries as memory has them, little-endian,
  * so that they come back bit for bit. Any thread. */
-#ifndef DAEMON_STORED_H
-#define DAEMON_STORED_H
+#ifndef DAEMON_STATE_STORED_H
+#define DAEMON_STATE_STORED_H
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 /* What a stored document may be: its memory is bounded by its size. */
 extern const struct mpk_limits stored_limits;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "tally.h"
+#include "daemon/state/tally.h"
 
 void tally_losses(struct tally *tally, const struct losses *losses)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* tally: what did not make it into the numbers, of one layer, one window or one run. */
-#ifndef DAEMON_TALLY_H
-#define DAEMON_TALLY_H
+#ifndef DAEMON_STATE_TALLY_H
+#define DAEMON_STATE_TALLY_H
 
-#include "err.h"
-#include "result.h"
-#include "sequence.h"
+#include "proto/err.h"
+#include "proto/result.h"
+#include "daemon/ingest/sequence.h"
 
 #include <stdint.h>
 

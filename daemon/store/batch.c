@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "store_batch.h"
+#include "daemon/store/batch.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 #ifndef DAEMON_STORE_BATCH_H
 #define DAEMON_STORE_BATCH_H
 
-#include "store.h"
+#include "daemon/store/store.h"
 
 enum record_kind { RECORD_WINDOW, RECORD_MAP, RECORD_ALERT, RECORD_KEEP, RECORD_FORGET };
 

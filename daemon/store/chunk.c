@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* A state is unpacked once, and what a summary would say of it is spread over the columns: one per
  * head and metric. Only metrics that some window has take memory. */
-#include "store_chunk.h"
+#include "daemon/store/chunk.h"
 
-#include "crash.h"
-#include "layer_state.h"
-#include "store_series.h"
+#include "daemon/base/crash.h"
+#include "daemon/state/layer_state.h"
+#include "daemon/store/series.h"
 
 #include <math.h>
 #include <stdio.h>

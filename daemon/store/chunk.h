@@ -4,7 +4,7 @@
 #ifndef DAEMON_STORE_CHUNK_H
 #define DAEMON_STORE_CHUNK_H
 
-#include "store_sql.h"
+#include "daemon/store/sql.h"
 
 #include <stdbool.h>
 #include <stdint.h>

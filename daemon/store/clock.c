@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "store_clock.h"
+#include "daemon/store/clock.h"
 
-#include "log.h"
+#include "daemon/base/log.h"
 
 #include <stdlib.h>
 #include <time.h>

@@ -9,7 +9,7 @@
 #ifndef DAEMON_STORE_CLOCK_H
 #define DAEMON_STORE_CLOCK_H
 
-#include "store_sql.h"
+#include "daemon/store/sql.h"
 
 #define STORE_CLOCK_GAP_S (30 * 86400)
 

@@ -7,10 +7,10 @@
  * database (store.c: every 10 s at the latest), so a power failure may cost the commits since; a
  * kill costs none. This connection alone writes and
  * checkpoints; readers open read-only. No memory mapping: an I/O error would be a SIGBUS. */
-#include "store_db.h"
+#include "daemon/store/db.h"
 
-#include "log.h"
-#include "store_schema.h"
+#include "daemon/base/log.h"
+#include "daemon/store/schema.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -4,8 +4,8 @@
 #ifndef DAEMON_STORE_DB_H
 #define DAEMON_STORE_DB_H
 
-#include "store_file.h"
-#include "store_sql.h"
+#include "daemon/store/file.h"
+#include "daemon/store/sql.h"
 
 struct store_db {
     char path[STORE_PATH_MAX];

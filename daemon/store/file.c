@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "store_file.h"
+#include "daemon/store/file.h"
 
-#include "log.h"
+#include "daemon/base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Chunks are made in the order in which their windows were stored, so the least chunk_id is the
  * oldest. Windows that are in a chunk go with it. */
-#include "store_retention.h"
+#include "daemon/store/retention.h"
 
-#include "crash.h"
-#include "store_chunk.h"
+#include "daemon/base/crash.h"
+#include "daemon/store/chunk.h"
 
 #include <stdio.h>
 

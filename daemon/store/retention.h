@@ -11,7 +11,7 @@
 #ifndef DAEMON_STORE_RETENTION_H
 #define DAEMON_STORE_RETENTION_H
 
-#include "store_sql.h"
+#include "daemon/store/sql.h"
 
 struct retention_rule {
     uint64_t age_s, bytes;

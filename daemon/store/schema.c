@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "store_schema.h"
+#include "daemon/store/schema.h"
 
 #include <stdbool.h>
 #include <stdio.h>

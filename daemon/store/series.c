@@ -2,9 +2,9 @@
 /* Columns are copied, not compressed: a question about one head reads thousands of them, and
  * inflating would take longer than everything else. What is cheap to find is left out: columns that
  * do not change, count up (units, counts), or repeat the mean (windows of one message). */
-#include "store_series.h"
+#include "daemon/store/series.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <math.h>
 #include <string.h>

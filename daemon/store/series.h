@@ -14,7 +14,7 @@
 #ifndef DAEMON_STORE_SERIES_H
 #define DAEMON_STORE_SERIES_H
 
-#include "result.h"
+#include "proto/result.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "store_sql.h"
+#include "daemon/store/sql.h"
 
 #include <math.h>
 
 static const char *const text_of[STATEMENT_COUNT] = {
 #define STATEMENT(symbol, text) [STATEMENT_##symbol] = text,
-#include "store_sql.def"
+#include "daemon/store/sql.def"
 #undef STATEMENT
 };
 

@@ -18,7 +18,7 @@
 
 enum statement {
 #define STATEMENT(symbol, text) STATEMENT_##symbol,
-#include "store_sql.def"
+#include "daemon/store/sql.def"
 #undef STATEMENT
     STATEMENT_COUNT
 };

@@ -14,18 +14,18 @@
  *
  * crash_point: store_begin, store_before_commit, store_after_commit; store_chunk and
  * store_retention before their commits. */
-#include "store.h"
+#include "daemon/store/store.h"
 
-#include "clock.h"
-#include "crash.h"
-#include "err.h"
-#include "log.h"
-#include "store_batch.h"
-#include "store_chunk.h"
-#include "store_clock.h"
-#include "store_db.h"
-#include "store_retention.h"
-#include "store_write.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/crash.h"
+#include "proto/err.h"
+#include "daemon/base/log.h"
+#include "daemon/store/batch.h"
+#include "daemon/store/chunk.h"
+#include "daemon/store/clock.h"
+#include "daemon/store/db.h"
+#include "daemon/store/retention.h"
+#include "daemon/store/write.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -11,14 +11,14 @@
  * PATH.corrupt-<time> and a new one begun; when the disk is full, records are dropped and counted
  * until there is room; when the file is removed or replaced, a new one is begun, or the one that is
  * there goes on. All of it is logged and shown by store_status. */
-#ifndef DAEMON_STORE_H
-#define DAEMON_STORE_H
+#ifndef DAEMON_STORE_STORE_H
+#define DAEMON_STORE_STORE_H
 
-#include "config.h"
-#include "header.h"
-#include "pulse.h"
-#include "result.h"
-#include "stats.h"
+#include "config/config.h"
+#include "proto/header.h"
+#include "daemon/base/pulse.h"
+#include "proto/result.h"
+#include "daemon/base/stats.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "store_write.h"
+#include "daemon/store/write.h"
 
-#include "store_chunk.h"
-#include "store_series.h"
+#include "daemon/store/chunk.h"
+#include "daemon/store/series.h"
 
 #include <stdlib.h>
 

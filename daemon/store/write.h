@@ -3,9 +3,9 @@
 #ifndef DAEMON_STORE_WRITE_H
 #define DAEMON_STORE_WRITE_H
 
-#include "store_batch.h"
-#include "store_chunk.h"
-#include "store_sql.h"
+#include "daemon/store/batch.h"
+#include "daemon/store/chunk.h"
+#include "daemon/store/sql.h"
 
 struct store_writer {
     const struct sql *sql;

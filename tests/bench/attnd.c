@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "attnd.h"
+#include "tests/bench/attnd.h"
 
-#include "load.h"
-#include "mpk.h"
+#include "tests/bench/load.h"
+#include "proto/mpk.h"
 
 #include <errno.h>
 #include <ftw.h>

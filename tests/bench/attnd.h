@@ -2,8 +2,8 @@
 /* attnd: the daemon that a bench starts, on ipc sockets and with a history in a temporary
  * directory, so that it meets nothing that the user has and leaves nothing behind. For benches:
  * what goes wrong, or takes longer than a minute, ends the process with a line on stderr. */
-#ifndef BENCH_ATTND_H
-#define BENCH_ATTND_H
+#ifndef TESTS_BENCH_ATTND_H
+#define TESTS_BENCH_ATTND_H
 
 #include <stdint.h>
 #include <sys/types.h>

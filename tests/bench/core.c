@@ -10,8 +10,8 @@
  * without what others take from it, on a machine that is not idle; caches and memory are then
  * shared still. --map: the reads give way to the same kernels with a pooled map as well, and
  * `ratio` is what is left of the speed with it. */
-#include "block.h"
-#include "pool.h"
+#include "workers/rows/block.h"
+#include "workers/base/pool.h"
 
 #include <math.h>
 #include <semaphore.h>

@@ -4,8 +4,8 @@
  *
  * One JSON line: memory per head, without and with the numbers of the last window; time per window
  * of the baseline and afterwards (medians, of the layer); time and size of a checkpoint. */
-#include "drift.h"
-#include "measured.h"
+#include "daemon/state/drift.h"
+#include "tests/unit/daemon/state/measured.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,8 +2,8 @@
 /* Publishes attention maps as fast as attnd takes them, for a while, and prints how many.
  *
  *   full_rate INGEST CONTROL SECONDS [HEADS LENGTH LAYERS]      [1, HEADS, LENGTH, LENGTH] f32 */
-#include "attnd.h"
-#include "load.h"
+#include "tests/bench/attnd.h"
+#include "tests/bench/load.h"
 
 #include <stdio.h>
 #include <stdlib.h>

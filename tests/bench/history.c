@@ -6,9 +6,9 @@
  * to having it committed, bytes in the file per value.
  *
  *     history write [LAYERS HEADS WINDOWS STATES MAX_MIB] */
-#include "layer_state.h"
-#include "measured.h"
-#include "store.h"
+#include "daemon/state/layer_state.h"
+#include "tests/unit/daemon/state/measured.h"
+#include "daemon/store/store.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,10 +4,10 @@
  * median and the slowest of REPEAT answers, the processor time of one, and the bytes of the answer.
  *
  *     history_read [WINDOWS HEADS REPEAT] */
-#include "history.h"
-#include "layer_state.h"
-#include "measured.h"
-#include "store.h"
+#include "daemon/history/history.h"
+#include "daemon/state/layer_state.h"
+#include "tests/unit/daemon/state/measured.h"
+#include "daemon/store/store.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "load.h"
+#include "tests/bench/load.h"
 
-#include "header.h"
-#include "mpk.h"
+#include "proto/header.h"
+#include "proto/mpk.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* load: sends one attention map again and again, as fast as attnd takes it, from one buffer
  * that is never copied. For benches: what goes wrong ends the process with a line on stderr. */
-#ifndef BENCH_LOAD_H
-#define BENCH_LOAD_H
+#ifndef TESTS_BENCH_LOAD_H
+#define TESTS_BENCH_LOAD_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -7,7 +7,7 @@
  * One thread, causal, [1,12,SIZE,64] f32, every group that is on by default, spectra for 20 ms.
  * All alternate; prints a JSON line per size with the medians of processor time, without spectra
  * where the maps of heads are compared, and of the last one's share that is spectra. */
-#include "measure.h"
+#include "workers/measure.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -5,9 +5,9 @@
  * One JSON object per line. The default is 100,352 head streams in 3,136 layers, all of them on the
  * page. A page is the time from the answer of the loop thread to the text; the transport is not in
  * it. `live` and `latency` are per result and per addition. */
-#include "clock.h"
-#include "metrics.h"
-#include "result.h"
+#include "daemon/base/clock.h"
+#include "daemon/http/metrics/metrics.h"
+#include "proto/result.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -8,8 +8,8 @@
  * line with the medians.
  *
  *   pipeline ATTND [PAIRS [SECTION.KEY=VALUE...]]      the settings go to attnd */
-#include "attnd.h"
-#include "load.h"
+#include "tests/bench/attnd.h"
+#include "tests/bench/load.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -8,9 +8,9 @@
  * size for a message that is queued: the call, a memcpy of the same bytes into memory that is in
  * use, and the median of their ratio, pair by pair. Between two pairs the message is taken by a
  * receiver, outside the measured time. */
-#include "attn/attn.h"
-#include "attnd.h"
-#include "load.h"
+#include "clients/c/include/attn/attn.h"
+#include "tests/bench/attnd.h"
+#include "tests/bench/load.h"
 
 #include <stdio.h>
 #include <stdlib.h>

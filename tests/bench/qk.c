@@ -9,9 +9,9 @@
  * alternates between qk_compute and the same sequence of sgemm calls alone, and prints a JSON line
  * with the medians of both and of their ratio, pair by pair. The second prints how much the process
  * grew at most while one head of so many keys was computed. */
-#include "err.h"
-#include "isa.h"
-#include "qk_work.h"
+#include "proto/err.h"
+#include "workers/base/isa.h"
+#include "workers/qk/work.h"
 
 #include <cblas.h>
 #include <math.h>

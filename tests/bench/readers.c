@@ -3,7 +3,7 @@
  * everything. Reads until SIGTERM, then prints what came and what it cost this process.
  *
  *   readers PORT STREAMS ENDPOINT SUBSCRIBERS */
-#include "load.h"
+#include "tests/bench/load.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -4,8 +4,8 @@
  * time to the pass's (1 = as fast as reading).
  *
  *     similarity [PAIRS] [ISA] */
-#include "across.h"
-#include "similarity.h"
+#include "workers/across/across.h"
+#include "workers/across/similarity.h"
 
 #include <stdio.h>
 #include <stdlib.h>

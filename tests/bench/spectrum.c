@@ -6,8 +6,8 @@
  * spectral_norm, stable_rank and the leading values, with "full" also of every value above 0.01 s1.
  *
  *   spectrum [PAIRS [N...]] */
-#include "spectrum.h"
-#include "spectrum_bidiagonal.h"
+#include "workers/linear/spectrum.h"
+#include "workers/linear/spectrum_bidiagonal.h"
 
 #include <lapacke.h>
 #include <math.h>

@@ -6,8 +6,8 @@
  *
  * Random softmax maps of many temperatures go through the kernels; their results are what is added.
  * Times are processor time of this thread. */
-#include "layer_state.h"
-#include "measured.h"
+#include "daemon/state/layer_state.h"
+#include "tests/unit/daemon/state/measured.h"
 
 #include <malloc.h>
 #include <stdio.h>

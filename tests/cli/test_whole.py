@@ -19,7 +19,7 @@ from shells import Shell  # noqa: E402
 
 ATTNCTL = str(Path(os.environ["ATTNCTL"]).resolve())
 PAGES = Path(os.environ["ATTNCTL_PAGES"])
-SCRIPTS = ROOT / "clients/cli/completion"
+SCRIPTS = ROOT / "clients/cli/help/completion"
 TIMEOUT_S = 60
 
 

@@ -278,7 +278,7 @@ def test_windows_go_on_when_the_memory_for_states_is_used_up(rng):
 
 
 def test_a_connection_that_breaks_behind_a_full_queue_is_survived(monkeypatch, rng):
-    """libzmq 4.3.4 aborts the process when a heartbeat is due on such a connection; see daemon/endpoint.c."""
+    """libzmq 4.3.4 aborts the process when a heartbeat is due on such a connection; see daemon/base/endpoint.c."""
     monkeypatch.setenv("ATTND_STALL_AT", "ingest:2")
     attnd = Attnd()
     trainer = Trainer(attnd, "job")

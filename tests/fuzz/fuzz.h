@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* fuzz: what every fuzz_<name>.c defines; libFuzzer or replay.c calls it. */
-#ifndef TEST_FUZZ_H
-#define TEST_FUZZ_H
+#ifndef TESTS_FUZZ_FUZZ_H
+#define TESTS_FUZZ_FUZZ_H
 
 #include <stddef.h>
 #include <stdint.h>

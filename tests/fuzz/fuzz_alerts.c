@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as packed alerts of the rules that there are by default: what is accepted is packed
  * into what gives the same again, says what fires, judges a window and resolves. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "alerts.h"
-#include "layer_state.h"
-#include "measured.h"
+#include "daemon/alerts/alerts.h"
+#include "daemon/state/layer_state.h"
+#include "tests/unit/daemon/state/measured.h"
 
 #include <string.h>
 

@@ -3,10 +3,10 @@
  * and they can be loaded, or there is a sentence that says why not. Piece by piece they are the
  * same.
  */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "array.h"
-#include "stream.h"
+#include "clients/cli/arrays/array.h"
+#include "clients/cli/arrays/stream.h"
 
 #include <stdlib.h>
 #include <string.h>

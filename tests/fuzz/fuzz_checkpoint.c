@@ -4,11 +4,11 @@
  *
  * The input is a list: u8 length of a key, the key, u16 length of its value (little-endian), the
  * value. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "log.h"
-#include "restore.h"
-#include "trained.h"
+#include "daemon/base/log.h"
+#include "daemon/run/restore.h"
+#include "tests/fuzz/trained.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as a config file, and its lines as --set: an error is a sentence that names the file;
  * a configuration that was read is printed as a file that gives the same configuration. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "config.h"
+#include "config/config.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -2,17 +2,17 @@
 /* Any bytes as a request on the control socket, to the real methods over a registry, last values
  * and a history with a run in them: each gets one answer, which is a map or an error, and the id
  * that it came with. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "control.h"
-#include "endpoint.h"
-#include "history.h"
-#include "log.h"
-#include "maps.h"
-#include "plan.h"
-#include "pool.h"
-#include "store.h"
-#include "trained.h"
+#include "daemon/control/control.h"
+#include "daemon/base/endpoint.h"
+#include "daemon/history/history.h"
+#include "daemon/base/log.h"
+#include "daemon/state/maps.h"
+#include "daemon/ingest/plan.h"
+#include "workers/base/pool.h"
+#include "daemon/store/store.h"
+#include "tests/fuzz/trained.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as a packed drift: what is accepted is packed into what gives the same again, and
  * judges a window. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "drift.h"
-#include "measured.h"
+#include "daemon/state/drift.h"
+#include "tests/unit/daemon/state/measured.h"
 
 #include <math.h>
 #include <string.h>

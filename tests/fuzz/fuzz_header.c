@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as a header. Refused: nothing is held. Accepted: within its limits, encodable, and what
  * was encoded decodes and encodes to the same bytes. The input's tail also serves as a topic. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "err.h"
-#include "header.h"
-#include "mpk.h"
+#include "proto/err.h"
+#include "proto/header.h"
+#include "proto/mpk.h"
 #include <math.h>
 #include <string.h>
 

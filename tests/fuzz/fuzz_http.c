@@ -4,13 +4,13 @@
  * HTTP, no reply but 4xx to what is not GET or HEAD, nothing left when the connection is gone. The
  * same bytes are also read as a query, as headers that say who asks, and as an id of the event
  * stream. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "config.h"
-#include "control.h"
-#include "err.h"
-#include "guard.h"
-#include "http_part.h"
+#include "config/config.h"
+#include "daemon/control/control.h"
+#include "proto/err.h"
+#include "daemon/http/guard.h"
+#include "daemon/http/internal.h"
 
 #include <string.h>
 #include <sys/socket.h>

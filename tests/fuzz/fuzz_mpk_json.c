@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as a document. What mpk_check accepts, the parser accepts, and it becomes JSON that a
  * JSON parser accepts. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "err.h"
-#include "mpk.h"
+#include "proto/err.h"
+#include "proto/mpk.h"
 #include <jansson.h>
 
 static void check_json(const msgpack_object *root, unsigned indent)

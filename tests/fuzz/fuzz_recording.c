@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as a file of recorded messages. What is read has the sizes it says, lies within the
  * file or within what was unpacked, and is written again as a record that is read the same. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "err.h"
-#include "recording.h"
+#include "proto/err.h"
+#include "proto/recording.h"
 
 #include <string.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as the packed state of a layer: what is accepted is packed into what gives the same
  * again, can be added to another and summed up. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "layer_state.h"
+#include "daemon/state/layer_state.h"
 
 #include <string.h>
 

@@ -3,10 +3,10 @@
  * one, or says that there is no history.
  *
  * The input is a list of damages: u24 where (little-endian), u8 how many bytes, and the bytes. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "layer_state.h"
-#include "store.h"
+#include "daemon/state/layer_state.h"
+#include "daemon/store/store.h"
 
 #include <dirent.h>
 #include <stdio.h>

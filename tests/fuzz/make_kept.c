@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* make_kept FOLDER: writes the corpus of fuzz_checkpoint, fuzz_state, fuzz_drift and fuzz_alerts,
  * each into its folder below FOLDER: what a real run keeps. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
-#include "trained.h"
+#include "tests/fuzz/trained.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* replay directory...: runs every file of the directories through LLVMFuzzerTestOneInput, whole and
  * cut at every byte, without libFuzzer. Each input has a heap block of its exact size. */
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <dirent.h>
 #include <stdio.h>

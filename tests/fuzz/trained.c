@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "trained.h"
+#include "tests/fuzz/trained.h"
 
-#include "fuzz.h"
-#include "measured.h"
+#include "tests/fuzz/fuzz.h"
+#include "tests/unit/daemon/state/measured.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* trained: a run in a registry that has seen some steps of measured attention: two layers of two
  * heads, whose maps become sharp at the end, so that alerts fire. */
-#ifndef TEST_FUZZ_TRAINED_H
-#define TEST_FUZZ_TRAINED_H
+#ifndef TESTS_FUZZ_TRAINED_H
+#define TESTS_FUZZ_TRAINED_H
 
-#include "registry.h"
+#include "daemon/run/registry.h"
 
 #define TRAINED_STEPS 16
 

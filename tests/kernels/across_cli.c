@@ -10,9 +10,9 @@
  * cuts: the rows where a new block begins; blocks are merged in the order of their rows. offset:
  * misalignment of the tensors in memory. Numbers have 17 digits; NaN and Infinity in Python's
  * spelling. */
-#include "cli.h"
-#include "across.h"
-#include "similarity.h"
+#include "tests/kernels/cli.h"
+#include "workers/across/across.h"
+#include "workers/across/similarity.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* bench_ref: single-thread time of the scalar reference on [1, 12, 512, 512] f32, all groups and
  * each, full and causal; and of one spectrum at n = 512. Best of five. */
-#include "block.h"
-#include "spectrum.h"
+#include "workers/rows/block.h"
+#include "workers/linear/spectrum.h"
 
 #include <stdio.h>
 #include <stdlib.h>

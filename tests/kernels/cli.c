@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "cli.h"
+#include "tests/kernels/cli.h"
 
 #include <errno.h>
 #include <math.h>

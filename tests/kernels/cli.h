@@ -4,8 +4,8 @@
 #ifndef TESTS_KERNELS_CLI_H
 #define TESTS_KERNELS_CLI_H
 
-#include "isa.h"
-#include "tensor.h"
+#include "workers/base/isa.h"
+#include "proto/tensor.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

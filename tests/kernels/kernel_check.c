@@ -8,7 +8,7 @@
  * block and in several that are merged. On failure all parameters are printed, with the seed that
  * makes the same case again; at the end, the largest differences seen. Needs nothing but workers/,
  * so that it is easily built for another machine. */
-#include "block.h"
+#include "workers/rows/block.h"
 
 #include <inttypes.h>
 #include <math.h>

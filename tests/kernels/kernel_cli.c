@@ -14,13 +14,13 @@
  * weights of sample 0, head 0, as they were loaded. isa: which kernels; `list` prints those that
  * can be asked for here. Numbers are printed with 17 digits; NaN and Infinity in Python's spelling.
  */
-#include "cli.h"
-#include "attention.h"
-#include "block.h"
-#include "dist.h"
-#include "metric.h"
-#include "pattern.h"
-#include "spectrum.h"
+#include "tests/kernels/cli.h"
+#include "workers/base/attention.h"
+#include "workers/rows/block.h"
+#include "workers/stats/dist.h"
+#include "proto/metric.h"
+#include "workers/rows/pattern.h"
+#include "workers/linear/spectrum.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -12,11 +12,11 @@
  *
  * cuts: the rows where a new block begins. offset: misalignment of all tensors in memory. Numbers
  * are printed with 17 digits; NaN and Infinity in Python's spelling. */
-#include "cli.h"
-#include "err.h"
-#include "isa.h"
-#include "metric.h"
-#include "qk.h"
+#include "tests/kernels/cli.h"
+#include "proto/err.h"
+#include "workers/base/isa.h"
+#include "proto/metric.h"
+#include "workers/qk/qk.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -8,8 +8,8 @@
  * The file holds matrices of ROWS x STRIDE one after the other, the heads of one sample; columns
  * from COLUMNS on are padding. Prints a list with, per matrix, {"ref":{...},"norm":{...},
  * "leading":{...},"full":{...}}; numbers have 17 digits, NaN and Infinity in Python's spelling. */
-#include "cli.h"
-#include "spectrum.h"
+#include "tests/kernels/cli.h"
+#include "workers/linear/spectrum.h"
 
 #include <math.h>
 #include <stdio.h>

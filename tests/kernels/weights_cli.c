@@ -6,8 +6,8 @@
  *                 [wv=...] [wo=...]
  *
  * offset: misalignment of the matrices in memory. Shapes that do not fit print {"error":CODE}. */
-#include "cli.h"
-#include "weights.h"
+#include "tests/kernels/cli.h"
+#include "workers/linear/weights.h"
 
 #include <math.h>
 #include <stdio.h>

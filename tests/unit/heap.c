@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* heap: see heap.h. The names are the linker's: --wrap=f sends calls of f to __wrap_f. */
-#include "heap.h"
+#include "tests/unit/heap.h"
 
 #include <stddef.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* unit: cmocka with the headers it wants first, and a small deterministic random number. */
-#ifndef TESTS_UNIT_H
-#define TESTS_UNIT_H
+#ifndef TESTS_UNIT_UNIT_H
+#define TESTS_UNIT_UNIT_H
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* across: the passes in f32 lanes, and what is left to do once their blocks are merged. What f32
  * cannot do, entries and rows out of the ordinary, goes through the reference. */
-#include "across.h"
-#include "across_kernel.h"
-#include "across_ref.h"
-#include "across_row.h"
-#include "err.h"
-#include "pairs.h"
+#include "workers/across/across.h"
+#include "workers/across/kernel.h"
+#include "workers/across/ref.h"
+#include "workers/across/row.h"
+#include "proto/err.h"
+#include "workers/rows/pairs.h"
 
 #include <assert.h>
 #include <math.h>

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* across: numbers that need a pass of their own over the weights: weighted maps over the heads, the
  * gradient score, the largest entries of each head. Each is off unless asked for. */
-#ifndef WORKERS_ACROSS_H
-#define WORKERS_ACROSS_H
+#ifndef WORKERS_ACROSS_ACROSS_H
+#define WORKERS_ACROSS_ACROSS_H
 
-#include "attention.h"
-#include "dist.h"
-#include "isa.h"
-#include "metric.h"
-#include "scratch.h"
+#include "workers/base/attention.h"
+#include "workers/stats/dist.h"
+#include "workers/base/isa.h"
+#include "proto/metric.h"
+#include "workers/base/scratch.h"
 
 /* Adds the entries of the map sum_h weight[h] A_h, as sent, rows [row_begin, row_end) of every
  * sample, to *map; entries that are not finite are left out. A head whose weight is 0 or NaN takes

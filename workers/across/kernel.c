@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* across_kernel: which set of passes an instruction set runs. */
-#include "across_kernel.h"
+#include "workers/across/kernel.h"
 
 const struct across_kernel *across_kernel_of(enum isa isa)
 {

@@ -8,8 +8,8 @@
 #ifndef WORKERS_ACROSS_KERNEL_H
 #define WORKERS_ACROSS_KERNEL_H
 
-#include "isa.h"
-#include "tensor.h"
+#include "workers/base/isa.h"
+#include "proto/tensor.h"
 
 #include <stdbool.h>
 #include <stddef.h>

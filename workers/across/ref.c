@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* across_ref: one small function per formula, in f64, entry after entry; part of the reference
  * library. */
-#include "across_ref.h"
-#include "err.h"
-#include "pairs.h"
-#include "row.h"
+#include "workers/across/ref.h"
+#include "proto/err.h"
+#include "workers/rows/pairs.h"
+#include "workers/rows/row.h"
 
 #include <math.h>
 #include <string.h>

@@ -4,7 +4,7 @@
 #ifndef WORKERS_ACROSS_REF_H
 #define WORKERS_ACROSS_REF_H
 
-#include "across.h"
+#include "workers/across/across.h"
 
 /* The gradient as weights: what attention_load_row reads. a->grad must be there. */
 struct attention across_grad(const struct attention *a);

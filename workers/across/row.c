@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* across_row: a row is read in one stretch from its first valid key to its last; holes are closed
  * afterwards, where it lies in the cache. */
-#include "across_row.h"
+#include "workers/across/row.h"
 
 #include <math.h>
 

@@ -4,8 +4,8 @@
 #ifndef WORKERS_ACROSS_ROW_H
 #define WORKERS_ACROSS_ROW_H
 
-#include "across_kernel.h"
-#include "attention.h"
+#include "workers/across/kernel.h"
+#include "workers/base/attention.h"
 
 /* The valid keys of one row (b, i), ascending. */
 struct across_keys {

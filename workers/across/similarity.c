@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* similarity: life, merging and reading out. The sums of a pair are kept in both halves of the
  * square; only `square` differs between them: [g][h] is of head g, over the rows sound in both. */
-#include "similarity.h"
-#include "err.h"
-#include "similarity_fast.h"
-#include "similarity_ref.h"
+#include "workers/across/similarity.h"
+#include "proto/err.h"
+#include "workers/across/similarity_fast.h"
+#include "workers/across/similarity_ref.h"
 
 #include <assert.h>
 #include <math.h>

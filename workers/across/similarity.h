@@ -6,13 +6,13 @@
  *
  * Sums per pair of heads, mergeable over blocks of rows. A pass of its own over the weights: it
  * costs nothing when it is off. One owner at a time. */
-#ifndef WORKERS_SIMILARITY_H
-#define WORKERS_SIMILARITY_H
+#ifndef WORKERS_ACROSS_SIMILARITY_H
+#define WORKERS_ACROSS_SIMILARITY_H
 
-#include "attention.h"
-#include "isa.h"
-#include "metric.h"
-#include "scratch.h"
+#include "workers/base/attention.h"
+#include "workers/base/isa.h"
+#include "proto/metric.h"
+#include "workers/base/scratch.h"
 
 struct similarity {
     uint32_t heads;

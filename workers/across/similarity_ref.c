@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* similarity_ref: one small function per formula, in f64, entry after entry; part of the reference
  * library. */
-#include "similarity_ref.h"
-#include "err.h"
-#include "row.h"
+#include "workers/across/similarity_ref.h"
+#include "proto/err.h"
+#include "workers/rows/row.h"
 
 #include <math.h>
 

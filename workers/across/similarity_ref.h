@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* similarity_ref: the scalar reference of similarity, compiled without vectorising, and what the
  * fast path shares with it. */
-#ifndef WORKERS_SIMILARITY_REF_H
-#define WORKERS_SIMILARITY_REF_H
+#ifndef WORKERS_ACROSS_SIMILARITY_REF_H
+#define WORKERS_ACROSS_SIMILARITY_REF_H
 
-#include "similarity.h"
+#include "workers/across/similarity.h"
 
 /* What one row adds to a pair of heads that are both sound in it. */
 struct similarity_share {

@@ -15,7 +15,7 @@
  *
  * Frames are little-endian, and so are the hosts attnd is built for; an element is read by memcpy,
  * since a frame inside a message may start at any address. Every conversion to f64 is exact. */
-#include "attention.h"
+#include "workers/base/attention.h"
 
 #include <math.h>
 #include <string.h>

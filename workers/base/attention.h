@@ -3,10 +3,10 @@
  * keys, and what its rows may attend to.
  *
  * Rule 1 of workers/KERNELS.md: the mask comes from here, never from the weights. */
-#ifndef WORKERS_ATTENTION_H
-#define WORKERS_ATTENTION_H
+#ifndef WORKERS_BASE_ATTENTION_H
+#define WORKERS_BASE_ATTENTION_H
 
-#include "tensor.h"
+#include "proto/tensor.h"
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>

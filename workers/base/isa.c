@@ -2,10 +2,10 @@
 /* isa: the ladder. __builtin_cpu_supports asks the processor and, by xgetbv, whether the system
  * saves the wide registers; its state is set up before main, and asking for it again is harmless.
  */
-#include "isa.h"
+#include "workers/base/isa.h"
 
-#include "err.h"
-#include "row_kernels.h"
+#include "proto/err.h"
+#include "workers/rows/row_kernels.h"
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>

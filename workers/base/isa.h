@@ -2,8 +2,8 @@
 /* isa: the instruction sets that kernels are built for, and which of them this machine has.
  *
  * Pure after the first call of isa_best; any thread. */
-#ifndef WORKERS_ISA_H
-#define WORKERS_ISA_H
+#ifndef WORKERS_BASE_ISA_H
+#define WORKERS_BASE_ISA_H
 
 #include <stdbool.h>
 #include <stddef.h>

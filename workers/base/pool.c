@@ -15,8 +15,8 @@
  *
  * A failing pthread call on an initialised mutex or condition is a bug, not a run-time condition:
  * `must` stops the process. What can fail at run time (starting threads, memory) is returned. */
-#include "pool.h"
-#include "err.h"
+#include "workers/base/pool.h"
+#include "proto/err.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -6,10 +6,10 @@
  *
  * Overflow policy: reject; the submitter keeps the job and decides. Counters: pool_stats.
  * Shutdown: pool_free finishes every queued job first. */
-#ifndef WORKERS_POOL_H
-#define WORKERS_POOL_H
+#ifndef WORKERS_BASE_POOL_H
+#define WORKERS_BASE_POOL_H
 
-#include "scratch.h"
+#include "workers/base/scratch.h"
 #include <stdbool.h>
 #include <stdint.h>
 

@@ -3,7 +3,7 @@
  *
  * A job takes all it needs in one call and carves it up itself; the next job overwrites it. The old
  * buffer is given back before the larger one is asked for, since nothing in it is worth keeping. */
-#include "scratch.h"
+#include "workers/base/scratch.h"
 
 #include <stdint.h>
 #include <stdlib.h>

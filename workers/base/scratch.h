@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* scratch: memory of one worker thread, kept from job to job. */
-#ifndef WORKERS_SCRATCH_H
-#define WORKERS_SCRATCH_H
+#ifndef WORKERS_BASE_SCRATCH_H
+#define WORKERS_BASE_SCRATCH_H
 
 #include <stddef.h>
 

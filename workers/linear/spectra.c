@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "spectra.h"
+#include "workers/linear/spectra.h"
 
-#include "err.h"
+#include "proto/err.h"
 #include <stdlib.h>
 #include <time.h>
 

@@ -4,10 +4,10 @@
  * Threads take heads in turn, beginning with `first`. Under a budget nothing new is begun once it
  * is used up or others wait for the thread, and the next message goes on with the head that this
  * one ended at: so heads take turns, and row metrics are late by one head's spectrum at most. */
-#ifndef WORKERS_SPECTRA_H
-#define WORKERS_SPECTRA_H
+#ifndef WORKERS_LINEAR_SPECTRA_H
+#define WORKERS_LINEAR_SPECTRA_H
 
-#include "spectrum.h"
+#include "workers/linear/spectrum.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>

@@ -9,11 +9,11 @@
  * "Else" is when Lanczos has not converged. Small matrices go to LAPACK in f64: nothing is gained
  * by anything else, and their rank is judged with a bound that f32 rounding comes near. Beyond that
  * size the bound, s1 max(m, n) eps, was never seen below 5 times the error of the f32 method. */
-#include "spectrum.h"
-#include "spectrum_bidiagonal.h"
-#include "spectrum_lanczos.h"
-#include "spectrum_lapack.h"
-#include "spectrum_matrix.h"
+#include "workers/linear/spectrum.h"
+#include "workers/linear/spectrum_bidiagonal.h"
+#include "workers/linear/spectrum_lanczos.h"
+#include "workers/linear/spectrum_lapack.h"
+#include "workers/linear/spectrum_matrix.h"
 
 #include <cblas.h>
 #include <math.h>

@@ -4,13 +4,13 @@
  * Of one head's attention map: the valid rectangle [q_len x k_len] of one sample, as sent; or of
  * any matrix. Ranks are judged with spectrum_eps of the dtype that was sent. Any thread; OpenBLAS
  * must have been set to one thread. */
-#ifndef WORKERS_SPECTRUM_H
-#define WORKERS_SPECTRUM_H
+#ifndef WORKERS_LINEAR_SPECTRUM_H
+#define WORKERS_LINEAR_SPECTRUM_H
 
-#include "attention.h"
-#include "isa.h"
-#include "metric.h"
-#include "scratch.h"
+#include "workers/base/attention.h"
+#include "workers/base/isa.h"
+#include "proto/metric.h"
+#include "workers/base/scratch.h"
 
 enum spectrum_effort {
     SPECTRUM_NORM,    /* spectral_norm and stable_rank only: relative error <= 1e-4 */

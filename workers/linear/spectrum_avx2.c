@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The passes of spectrum_kernel.h by AVX2 and FMA. */
-#include "spectrum_kernel.h"
+#include "workers/linear/spectrum_kernel.h"
 
 #include <immintrin.h>
 
@@ -22,4 +22,4 @@ static inline float sum_lanes(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-#include "spectrum_kernel.inc"
+#include "workers/linear/spectrum_kernel.inc"

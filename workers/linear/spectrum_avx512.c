@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The passes of spectrum_kernel.h by AVX-512 F. */
-#include "spectrum_kernel.h"
+#include "workers/linear/spectrum_kernel.h"
 
 #include <immintrin.h>
 
@@ -16,4 +16,4 @@
 #define sum_lanes(v)  _mm512_reduce_add_ps(v)
 #define KERNEL        spectrum_kernel_avx512
 
-#include "spectrum_kernel.inc"
+#include "workers/linear/spectrum_kernel.inc"

@@ -20,9 +20,9 @@
  * operators".) It is backward stable as LAPACK's: a singular value is off by a few 2^-24 of the
  * largest. That is what decides against the Gram matrix, which costs the same and loses half of the
  * digits. Norms and scalar products of vectors are summed in f64. */
-#include "spectrum_bidiagonal.h"
-#include "spectrum_matrix.h"
-#include "err.h"
+#include "workers/linear/spectrum_bidiagonal.h"
+#include "workers/linear/spectrum_matrix.h"
+#include "proto/err.h"
 
 #include <lapacke.h>
 #include <math.h>

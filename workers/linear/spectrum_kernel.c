@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* spectrum_kernel: which set of passes runs, and what all of them share. */
-#include "spectrum_kernel.h"
+#include "workers/linear/spectrum_kernel.h"
 
 const struct spectrum_kernel *spectrum_kernel_of(enum isa isa)
 {

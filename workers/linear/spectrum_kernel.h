@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* spectrum_kernel: the two passes over a matrix in f32 that the spectrum spends its time in, one
  * set per instruction set. Any thread; nothing is allocated. */
-#ifndef WORKERS_SPECTRUM_KERNEL_H
-#define WORKERS_SPECTRUM_KERNEL_H
+#ifndef WORKERS_LINEAR_SPECTRUM_KERNEL_H
+#define WORKERS_LINEAR_SPECTRUM_KERNEL_H
 
-#include "isa.h"
+#include "workers/base/isa.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -22,9 +22,9 @@
  *     not converged, and the caller computes all values.
  * No result depends on time or on other threads. Parlett 1998, The symmetric eigenvalue problem;
  * for the start and the complement: Halko, Martinsson and Tropp 2011. */
-#include "spectrum_lanczos.h"
-#include "spectrum_matrix.h"
-#include "err.h"
+#include "workers/linear/spectrum_lanczos.h"
+#include "workers/linear/spectrum_matrix.h"
+#include "proto/err.h"
 
 #include <cblas.h>
 #include <lapacke.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* spectrum_lanczos: the leading singular values alone, in f32. Any thread. */
-#ifndef WORKERS_SPECTRUM_LANCZOS_H
-#define WORKERS_SPECTRUM_LANCZOS_H
+#ifndef WORKERS_LINEAR_SPECTRUM_LANCZOS_H
+#define WORKERS_LINEAR_SPECTRUM_LANCZOS_H
 
-#include "metric.h"
-#include "scratch.h"
-#include "spectrum.h"
-#include "spectrum_kernel.h"
+#include "proto/metric.h"
+#include "workers/base/scratch.h"
+#include "workers/linear/spectrum.h"
+#include "workers/linear/spectrum_kernel.h"
 
 struct leading_values {
     bool converged; /* else nothing below is set: compute them all */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* spectrum_lapack: singular values and eigenvalues in f64 by LAPACK. Any thread. */
-#ifndef WORKERS_SPECTRUM_LAPACK_H
-#define WORKERS_SPECTRUM_LAPACK_H
+#ifndef WORKERS_LINEAR_SPECTRUM_LAPACK_H
+#define WORKERS_LINEAR_SPECTRUM_LAPACK_H
 
-#include "spectrum.h"
+#include "workers/linear/spectrum.h"
 
 /* Descending, in the scratch they were computed in. */
 struct singular_values {

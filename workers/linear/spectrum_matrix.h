@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* spectrum_matrix: reads a matrix of any dtype, which may be unaligned. Any thread. */
-#ifndef WORKERS_SPECTRUM_MATRIX_H
-#define WORKERS_SPECTRUM_MATRIX_H
+#ifndef WORKERS_LINEAR_SPECTRUM_MATRIX_H
+#define WORKERS_LINEAR_SPECTRUM_MATRIX_H
 
-#include "spectrum.h"
-#include "spectrum_kernel.h"
+#include "workers/linear/spectrum.h"
+#include "workers/linear/spectrum_kernel.h"
 
 /* Largest magnitude; NaN when an entry is not finite. */
 double matrix_peak(const struct matrix *m);

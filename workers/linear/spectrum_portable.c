@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The passes of spectrum_kernel.h by the compiler's vector extensions: any machine with vectors of
  * four floats. */
-#include "spectrum_kernel.h"
+#include "workers/linear/spectrum_kernel.h"
 
 typedef float v4 __attribute__((vector_size(16), may_alias));
 
@@ -17,4 +17,4 @@ typedef float v4 __attribute__((vector_size(16), may_alias));
 #define sum_lanes(v)  (((v)[0] + (v)[1]) + ((v)[2] + (v)[3]))
 #define KERNEL        spectrum_kernel_portable
 
-#include "spectrum_kernel.inc"
+#include "workers/linear/spectrum_kernel.inc"

@@ -20,9 +20,9 @@
  * by the ratio of their sizes.
  *
  * LAPACK's integers are 32 bits wide: what does not fit them is reported as out of memory. */
-#include "weights.h"
-#include "err.h"
-#include "spectrum_lapack.h"
+#include "workers/linear/weights.h"
+#include "proto/err.h"
+#include "workers/linear/spectrum_lapack.h"
 
 #include <cblas.h>
 #include <lapacke.h>

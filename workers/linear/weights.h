@@ -10,11 +10,11 @@
  *
  * The products are of rank <= head_dim; their spectra come from the factors, never from the in x in
  * matrix. Any thread. */
-#ifndef WORKERS_WEIGHTS_H
-#define WORKERS_WEIGHTS_H
+#ifndef WORKERS_LINEAR_WEIGHTS_H
+#define WORKERS_LINEAR_WEIGHTS_H
 
-#include "scratch.h"
-#include "spectrum.h"
+#include "workers/base/scratch.h"
+#include "workers/linear/spectrum.h"
 
 struct projection_matrix {
     const void *data; /* [out, in], C-contiguous, may be unaligned; NULL = not sent */

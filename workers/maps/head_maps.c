@@ -3,11 +3,11 @@
  * entries of these queries. Of a head, the rows of a few queries are added up key by key in f32
  * (across_kernel.h), and then the keys of each cell in f64. What is not finite, or too large for
  * f32, shows in the sums; such a row of cells is made again by the reference, entry by entry. */
-#include "head_maps.h"
+#include "workers/maps/head_maps.h"
 
-#include "across_kernel.h"
-#include "err.h"
-#include "head_maps_ref.h"
+#include "workers/across/kernel.h"
+#include "proto/err.h"
+#include "workers/maps/head_maps_ref.h"
 
 #include <float.h>
 #include <math.h>

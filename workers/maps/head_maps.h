@@ -7,12 +7,12 @@
  * in it, as they were sent, NaN without any, or when f32 cannot hold it. With T <= size that is the
  * map itself. The maximum over the heads is taken of the entries, before it is pooled; of those
  * that are NaN nothing is taken. Any thread. */
-#ifndef WORKERS_HEAD_MAPS_H
-#define WORKERS_HEAD_MAPS_H
+#ifndef WORKERS_MAPS_HEAD_MAPS_H
+#define WORKERS_MAPS_HEAD_MAPS_H
 
-#include "attention.h"
-#include "isa.h"
-#include "scratch.h"
+#include "workers/base/attention.h"
+#include "workers/base/isa.h"
+#include "workers/base/scratch.h"
 
 #include <stddef.h>
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* head_maps_ref: the scalar reference of head_maps, compiled without vectorising: each entry is
  * looked at in f64. What is not finite is left to it by the fast path, too. */
-#ifndef WORKERS_HEAD_MAPS_REF_H
-#define WORKERS_HEAD_MAPS_REF_H
+#ifndef WORKERS_MAPS_HEAD_MAPS_REF_H
+#define WORKERS_MAPS_HEAD_MAPS_REF_H
 
-#include "head_maps.h"
+#include "workers/maps/head_maps.h"
 
 /* The first of the T queries or keys in cell c of n. */
 uint32_t head_maps_edge(uint32_t c, uint32_t T, uint32_t n);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "rollout.h"
+#include "workers/maps/rollout.h"
 
-#include "head_maps_ref.h"
+#include "workers/maps/head_maps_ref.h"
 
 #include <math.h>
 #include <string.h>

@@ -5,8 +5,8 @@
  *
  * where A_l is the mean map over heads of layer l, and norm divides each row by its sum. The scalar
  * reference, and all there is: f64, n^3 operations a layer. Any thread. */
-#ifndef WORKERS_ROLLOUT_H
-#define WORKERS_ROLLOUT_H
+#ifndef WORKERS_MAPS_ROLLOUT_H
+#define WORKERS_MAPS_ROLLOUT_H
 
 #include <stdint.h>
 

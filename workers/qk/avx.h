@@ -4,7 +4,7 @@
 #ifndef WORKERS_QK_AVX_H
 #define WORKERS_QK_AVX_H
 
-#include "qk_kernel.h"
+#include "workers/qk/kernel.h"
 #include <immintrin.h>
 
 SIMD_INLINE float sum_8(__m256 v)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* qk_avx2: the kernels of tier `qk` by AVX2 and FMA. */
-#include "qk_kernel.h"
+#include "workers/qk/kernel.h"
 
-#include "simd_avx2.h"
+#include "workers/simd/avx2.h"
 
-#include "qk_avx.h"
+#include "workers/qk/avx.h"
 
 SIMD_INLINE float v_sum(vf v)
 {
@@ -35,4 +35,4 @@ SIMD_INLINE uint32_t collect(float *out, vf v, vf bound, uint32_t n)
 }
 
 #define QK_KERNEL qk_kernel_avx2
-#include "qk_kernel.inc"
+#include "workers/qk/kernel.inc"

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* qk_avx512: the kernels of tier `qk` by AVX-512. */
-#include "qk_kernel.h"
+#include "workers/qk/kernel.h"
 
-#include "simd_avx512.h"
+#include "workers/simd/avx512.h"
 
-#include "qk_avx.h"
+#include "workers/qk/avx.h"
 
 SIMD_INLINE float v_sum(vf v)
 {
@@ -46,4 +46,4 @@ SIMD_INLINE vf exp2_finite(vf x)
 }
 
 #define QK_KERNEL qk_kernel_avx512
-#include "qk_kernel.inc"
+#include "workers/qk/kernel.inc"

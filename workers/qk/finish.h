@@ -3,9 +3,9 @@
 #ifndef WORKERS_QK_FINISH_H
 #define WORKERS_QK_FINISH_H
 
-#include "block.h"
-#include "qk_kernel.h"
-#include "row_batch.h"
+#include "workers/rows/block.h"
+#include "workers/qk/kernel.h"
+#include "workers/rows/row_batch.h"
 
 /* What the rows of a head have in common, and what of theirs is still to be added to it. */
 struct qk_finish {

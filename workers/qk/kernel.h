@@ -11,8 +11,8 @@
 #ifndef WORKERS_QK_KERNEL_H
 #define WORKERS_QK_KERNEL_H
 
-#include "attention.h"
-#include "isa.h"
+#include "workers/base/attention.h"
+#include "workers/base/isa.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* qk_portable: the kernels of tier `qk` by the compiler's vector extensions. */
-#include "qk_kernel.h"
+#include "workers/qk/kernel.h"
 
-#include "simd_portable.h"
+#include "workers/simd/portable.h"
 
 /* By halves. */
 SIMD_INLINE float v_sum(vf v)
@@ -60,4 +60,4 @@ static void insert_top(float top[QK_TOP], const float *x, uint32_t n)
 }
 
 #define QK_KERNEL qk_kernel_portable
-#include "qk_kernel.inc"
+#include "workers/qk/kernel.inc"

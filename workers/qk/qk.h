@@ -6,11 +6,11 @@
  * A row's soundness: its logits at valid keys are finite (-infinity at a valid key is weight 0) and
  * at least one key is left. Fills the same struct block as block_compute, without importance, maps
  * and pairs, plus the logit, cosine, norm and output statistics. Any thread. */
-#ifndef WORKERS_QK_H
-#define WORKERS_QK_H
+#ifndef WORKERS_QK_QK_H
+#define WORKERS_QK_QK_H
 
-#include "block.h"
-#include "spectrum.h"
+#include "workers/rows/block.h"
+#include "workers/linear/spectrum.h"
 
 /* The scalar reference, f64, row by row with the whole row in memory. Returns 0 or ERR_MEMORY. */
 int qk_compute_ref(struct block *block, const struct attention *a, uint32_t row_begin,

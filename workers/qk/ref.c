@@ -3,12 +3,12 @@
  * compiled without vectorising. A row's logits are laid out side by side, its softmax is taken, and
  * the weights go through the formulas of the attention tier (row_metrics.c): both tiers agree on
  * the same data because there is one set of formulas. */
-#include "qk_ref.h"
+#include "workers/qk/ref.h"
 
-#include "err.h"
-#include "occurrence.h"
-#include "qk.h"
-#include "row_metrics.h"
+#include "proto/err.h"
+#include "workers/rows/occurrence.h"
+#include "workers/qk/qk.h"
+#include "workers/rows/row_metrics.h"
 #include <assert.h>
 #include <math.h>
 

@@ -4,7 +4,7 @@
 #ifndef WORKERS_QK_REF_H
 #define WORKERS_QK_REF_H
 
-#include "block.h"
+#include "workers/rows/block.h"
 
 /* Room for one row; carved from memory the caller owns. */
 struct qk_ref {

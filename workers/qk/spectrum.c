@@ -5,9 +5,9 @@
  *
  * LAPACK is column-major: read without moving anything, Q [queries][d] is Q^T, and its LQ
  * factorisation Q^T = L W is the QR factorisation of Q, R_q = L^T. */
-#include "qk.h"
+#include "workers/qk/qk.h"
 
-#include "err.h"
+#include "proto/err.h"
 #include <cblas.h>
 #include <lapacke.h>
 #include <math.h>

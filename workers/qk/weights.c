@@ -4,9 +4,9 @@
  * softcap, by passes that vectorise. Rows that are not ordinary (qk_work.c) go through the
  * reference, those that are not sound too: they are NaN at their keys, so that whoever measures the
  * map counts them. */
-#include "qk.h"
+#include "workers/qk/qk.h"
 
-#include "qk_work.h"
+#include "workers/qk/work.h"
 #include <cblas.h>
 #include <math.h>
 #include <string.h>

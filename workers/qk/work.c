@@ -8,11 +8,11 @@
  *                                                           the row goes through the reference
  * so the tiles need no checks: their products are finite, and f32 neither over- nor underflows.
  * Keys are counted by kind from the left, so a row asks about its range by two subtractions. */
-#include "qk_work.h"
+#include "workers/qk/work.h"
 
-#include "err.h"
-#include "occurrence.h"
-#include "row.h"
+#include "proto/err.h"
+#include "workers/rows/occurrence.h"
+#include "workers/rows/row.h"
 #include <math.h>
 #include <string.h>
 

@@ -4,10 +4,10 @@
 #ifndef WORKERS_QK_WORK_H
 #define WORKERS_QK_WORK_H
 
-#include "qk.h"
-#include "qk_finish.h"
-#include "qk_kernel.h"
-#include "qk_ref.h"
+#include "workers/qk/qk.h"
+#include "workers/qk/finish.h"
+#include "workers/qk/kernel.h"
+#include "workers/qk/ref.h"
 
 #define QK_TILE_ROWS   128
 #define QK_TILE_KEYS   512

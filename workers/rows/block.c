@@ -4,9 +4,9 @@
  * Everything a block holds is a sum, a set of moments, a histogram or a list of best entries, so
  * merging is member by member. Only two numbers are worked out at the end, from the merged state:
  * locality (a quotient) and importance (a softmax over heads). */
-#include "block.h"
-#include "err.h"
-#include "pairs.h"
+#include "workers/rows/block.h"
+#include "proto/err.h"
+#include "workers/rows/pairs.h"
 
 #include <assert.h>
 #include <math.h>

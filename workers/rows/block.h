@@ -6,15 +6,15 @@
  * and samples of its rows, so the across-head maps need no locks. The formulas are in KERNELS.md.
  *
  * Owned by one thread at a time: a worker fills it, the loop thread merges it. */
-#ifndef WORKERS_BLOCK_H
-#define WORKERS_BLOCK_H
+#ifndef WORKERS_ROWS_BLOCK_H
+#define WORKERS_ROWS_BLOCK_H
 
-#include "attention.h"
-#include "dist.h"
-#include "isa.h"
-#include "map_pool.h"
-#include "metric.h"
-#include "scratch.h"
+#include "workers/base/attention.h"
+#include "workers/stats/dist.h"
+#include "workers/base/isa.h"
+#include "workers/rows/map_pool.h"
+#include "proto/metric.h"
+#include "workers/base/scratch.h"
 
 /* What to compute. */
 struct block_plan {

@@ -16,10 +16,10 @@
  * importance of weights outside [-1/16, 2]. A row is so counted once, by the one or by the other.
  *
  * What the scratch holds is carved in `carve`; nothing else is allocated here. */
-#include "block_ref.h"
-#include "err.h"
-#include "occurrence.h"
-#include "row_batch.h"
+#include "workers/rows/block_ref.h"
+#include "proto/err.h"
+#include "workers/rows/occurrence.h"
+#include "workers/rows/row_batch.h"
 
 #include <assert.h>
 #include <math.h>

@@ -13,10 +13,10 @@
  *     pairs       the mean map, averaged over samples, finished when the last sample is in
  *     pool        the sum map in cells (map_pool.h), with the maps
  */
-#include "block_ref.h"
-#include "err.h"
-#include "occurrence.h"
-#include "row_metrics.h"
+#include "workers/rows/block_ref.h"
+#include "proto/err.h"
+#include "workers/rows/occurrence.h"
+#include "workers/rows/row_metrics.h"
 
 #include <assert.h>
 #include <math.h>

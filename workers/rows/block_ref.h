@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* block_ref: the parts of the scalar reference by themselves, for kernels that leave it what is out
  * of the ordinary. */
-#ifndef WORKERS_BLOCK_REF_H
-#define WORKERS_BLOCK_REF_H
+#ifndef WORKERS_ROWS_BLOCK_REF_H
+#define WORKERS_ROWS_BLOCK_REF_H
 
-#include "block.h"
+#include "workers/rows/block.h"
 
 /* Each holds `keys` elements, but for `previous`. */
 struct block_work {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "map_pool.h"
+#include "workers/rows/map_pool.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <assert.h>
 #include <math.h>

@@ -7,10 +7,10 @@
  * of every sample; NaN without any.
  *
  * Owned by one thread at a time: each part of a message fills one of its own, for its rows. */
-#ifndef WORKERS_MAP_POOL_H
-#define WORKERS_MAP_POOL_H
+#ifndef WORKERS_ROWS_MAP_POOL_H
+#define WORKERS_ROWS_MAP_POOL_H
 
-#include "attention.h"
+#include "workers/base/attention.h"
 
 #include <stddef.h>
 #include <stdint.h>

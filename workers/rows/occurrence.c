@@ -5,7 +5,7 @@
  * A hash table would be as fast on text, but the tokens come from the network, and a sort has no
  * worst case. Four passes of a byte each, fewer for small vocabularies: a byte that is the same
  * everywhere is skipped. */
-#include "occurrence.h"
+#include "workers/rows/occurrence.h"
 
 #include <stdbool.h>
 #include <string.h>

@@ -3,8 +3,8 @@
  *
  * Following the chain p, previous[p], previous[previous[p]], ... visits all earlier occurrences.
  * Pure; any thread. */
-#ifndef WORKERS_OCCURRENCE_H
-#define WORKERS_OCCURRENCE_H
+#ifndef WORKERS_ROWS_OCCURRENCE_H
+#define WORKERS_ROWS_OCCURRENCE_H
 
 #include <stdint.h>
 

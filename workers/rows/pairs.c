@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "pairs.h"
+#include "workers/rows/pairs.h"
 
 #include <stdbool.h>
 

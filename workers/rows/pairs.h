@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* pairs: a list of the best entries of attention maps, descending. Pure; any thread. */
-#ifndef WORKERS_PAIRS_H
-#define WORKERS_PAIRS_H
+#ifndef WORKERS_ROWS_PAIRS_H
+#define WORKERS_ROWS_PAIRS_H
 
-#include "metric.h"
+#include "proto/metric.h"
 
 /* Puts an entry in its place among the `limit` best: larger weight first, ties by lower query, then
  * lower key. Returns the new count. */

@@ -3,7 +3,7 @@
  *
  * The thresholds are conventions, written down in KERNELS.md with their reasons. A comparison with
  * a number that does not exist (NaN) is false, so a missing number never decides anything. */
-#include "pattern.h"
+#include "workers/rows/pattern.h"
 
 #include <math.h>
 #include <stddef.h>

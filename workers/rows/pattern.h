@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* pattern: the name of what a head does, by thresholds on its numbers (KERNELS.md). */
-#ifndef WORKERS_PATTERN_H
-#define WORKERS_PATTERN_H
+#ifndef WORKERS_ROWS_PATTERN_H
+#define WORKERS_ROWS_PATTERN_H
 
-#include "metric.h"
+#include "proto/metric.h"
 
 /* `value` holds one head's numbers; NaN = does not exist. */
 enum pattern pattern_of(const double value[METRIC_COUNT]);

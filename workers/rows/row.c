@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* row: part of the scalar reference, compiled without vectorising. */
-#include "row.h"
+#include "workers/rows/row.h"
 
 #include <math.h>
 

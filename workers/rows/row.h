@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* row: one attention row as it counts: its valid keys and their weights; what is excluded is not in
  * it. For the scalar references, which share here how a row is gathered and judged. */
-#ifndef WORKERS_ROW_H
-#define WORKERS_ROW_H
+#ifndef WORKERS_ROWS_ROW_H
+#define WORKERS_ROWS_ROW_H
 
-#include "attention.h"
-#include "dist.h"
+#include "workers/base/attention.h"
+#include "workers/stats/dist.h"
 
 struct row {
     uint64_t position;    /* where the query stands: attention_position */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* row_batch: columns of row values on their way into distributions. */
-#include "row_batch.h"
+#include "workers/rows/row_batch.h"
 
 #include <math.h>
 #include <string.h>

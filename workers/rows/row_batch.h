@@ -9,11 +9,11 @@
  *     row_values_begin -> { fill a batch, row_values_add } ... -> row_values_flush
  *
  * Owned by one thread. */
-#ifndef WORKERS_ROW_BATCH_H
-#define WORKERS_ROW_BATCH_H
+#ifndef WORKERS_ROWS_ROW_BATCH_H
+#define WORKERS_ROWS_ROW_BATCH_H
 
-#include "block.h"
-#include "row_kernels.h"
+#include "workers/rows/block.h"
+#include "workers/rows/row_kernels.h"
 
 #define ROW_BATCH 16
 

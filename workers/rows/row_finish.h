@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* row_finish: the kernels of row_batch, a template over simd_*.h. */
-#ifndef WORKERS_ROW_FINISH_H
-#define WORKERS_ROW_FINISH_H
+#ifndef WORKERS_ROWS_ROW_FINISH_H
+#define WORKERS_ROWS_ROW_FINISH_H
 
-#include "row_batch.h"
-#include "simd_math.h"
+#include "workers/rows/row_batch.h"
+#include "workers/simd/math.h"
 
 #include <float.h>
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* row_kernels: the table of kernels that an instruction set fills; one file row_kernels_NAME.c
  * each, compiled with its own flags from the same templates. Immutable; any thread. */
-#ifndef WORKERS_ROW_KERNELS_H
-#define WORKERS_ROW_KERNELS_H
+#ifndef WORKERS_ROWS_ROW_KERNELS_H
+#define WORKERS_ROWS_ROW_KERNELS_H
 
-#include "attention.h"
-#include "dist.h"
-#include "isa.h"
-#include "metric.h"
-#include "tensor.h"
+#include "workers/base/attention.h"
+#include "workers/stats/dist.h"
+#include "workers/base/isa.h"
+#include "proto/metric.h"
+#include "proto/tensor.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* row_kernels_avx2: the kernels of ISA_AVX2. */
-#include "simd_avx2.h"
+#include "workers/simd/avx2.h"
 
-#include "row_table.h"
+#include "workers/rows/row_table.h"
 
 const struct row_kernels row_kernels_avx2 = ROW_TABLE;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* row_kernels_avx512: the kernels of ISA_AVX512. */
-#include "simd_avx512.h"
+#include "workers/simd/avx512.h"
 
-#include "row_table.h"
+#include "workers/rows/row_table.h"
 
 const struct row_kernels row_kernels_avx512 = ROW_TABLE;

@@ -2,9 +2,9 @@
 /* row_metrics: one small function per formula, entry after entry, compiled without vectorising:
  * written to be checked against KERNELS.md by eye. A formula returns NaN where its number does not
  * exist; a distribution ignores that. */
-#include "row_metrics.h"
+#include "workers/rows/row_metrics.h"
 
-#include "occurrence.h"
+#include "workers/rows/occurrence.h"
 #include <math.h>
 
 /* The keys whose weight is not tail. */

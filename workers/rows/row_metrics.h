@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* row_metrics: the formulas of all row metrics of KERNELS.md, in f64, for one sound row. Part of
  * the scalar reference, and shared by those of weights and of queries and keys. */
-#ifndef WORKERS_ROW_METRICS_H
-#define WORKERS_ROW_METRICS_H
+#ifndef WORKERS_ROWS_ROW_METRICS_H
+#define WORKERS_ROWS_ROW_METRICS_H
 
-#include "block.h"
-#include "row.h"
+#include "workers/rows/block.h"
+#include "workers/rows/row.h"
 
 /* Where the row is from. */
 struct row_context {

@@ -21,11 +21,11 @@
  *
  * Sums are f32 lanes for at most SEGMENT vectors, then folded: an error of at most 4e-6 of a sum.
  */
-#ifndef WORKERS_ROW_PASS_H
-#define WORKERS_ROW_PASS_H
+#ifndef WORKERS_ROWS_ROW_PASS_H
+#define WORKERS_ROWS_ROW_PASS_H
 
-#include "row_batch.h"
-#include "simd_math.h"
+#include "workers/rows/row_batch.h"
+#include "workers/simd/math.h"
 
 #include <float.h>
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* row_table: the table of kernels of one instruction set, from the templates. Included last. */
-#ifndef WORKERS_ROW_TABLE_H
-#define WORKERS_ROW_TABLE_H
+#ifndef WORKERS_ROWS_ROW_TABLE_H
+#define WORKERS_ROWS_ROW_TABLE_H
 
-#include "map_kernels.h"
-#include "row_finish.h"
-#include "row_reduce.h"
+#include "workers/rows/map_kernels.h"
+#include "workers/rows/row_finish.h"
+#include "workers/rows/row_reduce.h"
 
 #define BY_DTYPE(kernel)                                                                           \
     {                                                                                              \

@@ -4,7 +4,7 @@
 #ifndef WORKERS_SIMD_AVX512_H
 #define WORKERS_SIMD_AVX512_H
 
-#include "tensor.h"
+#include "proto/tensor.h"
 
 #include <immintrin.h>
 #include <math.h>

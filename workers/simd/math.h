@@ -7,7 +7,7 @@
 #ifndef WORKERS_SIMD_MATH_H
 #define WORKERS_SIMD_MATH_H
 
-#include "dist.h"
+#include "workers/stats/dist.h"
 
 /* Of entropies: log2 m on [1, 2] by a polynomial of degree 5 that is exact at both ends, so that
  * log2 is continuous and log2 1 = 0; elsewhere at most 1.6e-5 away (1.1e-5 nats), and since weights

@@ -23,7 +23,7 @@
 #ifndef WORKERS_SIMD_PORTABLE_H
 #define WORKERS_SIMD_PORTABLE_H
 
-#include "tensor.h"
+#include "proto/tensor.h"
 
 #include <math.h>
 #include <stdbool.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* One value at a time by Welford (1962); two sets by the pairwise update of Chan, Golub and LeVeque
  * (1983). Both keep the sum of squared deviations itself, never a difference of two large sums. */
-#include "dist.h"
-#include "err.h"
+#include "workers/stats/dist.h"
+#include "proto/err.h"
 
 #include <math.h>
 #include <string.h>

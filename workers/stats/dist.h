@@ -4,10 +4,10 @@
  * Mergeable: any split of the values over blocks, samples, ranks or windows, merged in any order,
  * has the same count, min, max and histogram bit for bit, and the same mean and variance up to f64
  * rounding (Chan, Golub and LeVeque 1983). Not locked: one owner at a time. */
-#ifndef WORKERS_DIST_H
-#define WORKERS_DIST_H
+#ifndef WORKERS_STATS_DIST_H
+#define WORKERS_STATS_DIST_H
 
-#include "hist.h"
+#include "workers/stats/hist.h"
 
 /* Running moments; no allocation. A zeroed struct is empty. */
 struct moments {

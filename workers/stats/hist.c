@@ -37,8 +37,8 @@
  * The list of used buckets is sorted by key and grows by doubling. A merge first counts the keys
  * that are new, reserves room for them, and then fills from the back in place: it either has its
  * whole effect or, out of memory, none. */
-#include "hist.h"
-#include "err.h"
+#include "workers/stats/hist.h"
+#include "proto/err.h"
 
 #include <math.h>
 #include <stdbool.h>

@@ -11,8 +11,8 @@
  *
  * Mergeable: any split of the values, merged and limited in any order, ends in the same histogram,
  * bit for bit. Not locked: one owner at a time. */
-#ifndef WORKERS_HIST_H
-#define WORKERS_HIST_H
+#ifndef WORKERS_STATS_HIST_H
+#define WORKERS_STATS_HIST_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -12,10 +12,10 @@
  * Used keys lie side by side for the most part, so a block's 8 counts are added to 8 counters in a
  * few vector instructions. Keys are counted from the lowest one of the resolution. A width for each
  * block, since the ends of a distribution have small counts. */
-#ifndef WORKERS_HIST_BLOCK_H
-#define WORKERS_HIST_BLOCK_H
+#ifndef WORKERS_STATS_HIST_BLOCK_H
+#define WORKERS_STATS_HIST_BLOCK_H
 
-#include "hist_sum.h"
+#include "workers/stats/hist_sum.h"
 
 #define HIST_BLOCK_FULL 0xffu /* used */
 #define HIST_BLOCK_LONG 48u   /* skipped */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "err.h"
-#include "hist_block.h"
+#include "proto/err.h"
+#include "workers/stats/hist_block.h"
 
 #include <stdlib.h>
 

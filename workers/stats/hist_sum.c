@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* There are counters for every resolution, and what is added is added at its own: no key is
  * converted until all are added up, and then each key once. */
-#include "hist_sum.h"
-#include "hist_block.h"
+#include "workers/stats/hist_sum.h"
+#include "workers/stats/hist_block.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,10 +3,10 @@
  *
  * Bytes are what is kept: a histogram of 48 buckets takes about 65 of them while its counts are
  * below 256, and some 90 when they are in the thousands. One owner at a time. */
-#ifndef WORKERS_HIST_SUM_H
-#define WORKERS_HIST_SUM_H
+#ifndef WORKERS_STATS_HIST_SUM_H
+#define WORKERS_STATS_HIST_SUM_H
 
-#include "hist.h"
+#include "workers/stats/hist.h"
 
 #include <stdbool.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "bounds.h"
+#include "clients/c/src/bounds.h"
 
 #include <string.h>
 

@@ -4,11 +4,11 @@
  *     limits/<key=value;...>
  *
  * Pure. */
-#ifndef ATTN_BOUNDS_H
-#define ATTN_BOUNDS_H
+#ifndef CLIENTS_C_SRC_BOUNDS_H
+#define CLIENTS_C_SRC_BOUNDS_H
 
-#include "header.h"
-#include "prefixes.h"
+#include "proto/header.h"
+#include "clients/c/src/prefixes.h"
 
 struct bounds {
     unsigned accepts; /* a bit per message type */

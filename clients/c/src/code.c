@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "attn/attn.h"
+#include "clients/c/include/attn/attn.h"
 
 const char *attn_strerror(int code)
 {

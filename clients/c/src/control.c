@@ -2,12 +2,12 @@
 /* Questions to the daemon: a DEALER that asks one thing at a time, [0, id, method, params], and
  * waits for [1, id, error, result]. ZeroMQ never says that nobody is there, so every call has a
  * deadline; an answer to an earlier call that came too late is skipped by its id. */
-#include "attn/attn.h"
+#include "clients/c/include/attn/attn.h"
 
-#include "link.h"
-#include "result.h"
-#include "series.h"
-#include "socket.h"
+#include "clients/c/src/link.h"
+#include "clients/c/src/result.h"
+#include "clients/c/src/series.h"
+#include "clients/c/src/socket.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "drain.h"
+#include "clients/c/src/drain.h"
 
-#include "attn/attn.h"
+#include "clients/c/include/attn/attn.h"
 
 #include <errno.h>
 #include <signal.h>

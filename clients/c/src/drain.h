@@ -4,10 +4,10 @@
  * A receive queue without a limit (socket.h says why it has none) must always be read, but who uses
  * the messages may take its time. So the thread hands them over through a queue within the process,
  * which may have a limit: no connection ends there. Beyond it messages are dropped and counted. */
-#ifndef ATTN_DRAIN_H
-#define ATTN_DRAIN_H
+#ifndef CLIENTS_C_SRC_DRAIN_H
+#define CLIENTS_C_SRC_DRAIN_H
 
-#include "link.h"
+#include "clients/c/src/link.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "link.h"
+#include "clients/c/src/link.h"
 
-#include "attn/attn.h"
+#include "clients/c/include/attn/attn.h"
 
 #include <errno.h>
 #include <stdatomic.h>

@@ -8,11 +8,11 @@
  * by itself.
  *
  * One thread. */
-#ifndef ATTN_LINK_H
-#define ATTN_LINK_H
+#ifndef CLIENTS_C_SRC_LINK_H
+#define CLIENTS_C_SRC_LINK_H
 
-#include "address.h"
-#include "socket.h"
+#include "proto/address.h"
+#include "clients/c/src/socket.h"
 
 #include <stdbool.h>
 #include <zmq.h>

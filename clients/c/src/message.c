@@ -4,9 +4,9 @@
  * the socket is replaced: closing it discards the half message.
  *
  * All tensors of a message are one piece of memory, which its frames share. */
-#include "message.h"
+#include "clients/c/src/message.h"
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 #include <errno.h>
 #include <stddef.h>

@@ -3,11 +3,11 @@
  *
  * Made by the thread that publishes and from then on the sender's; the tensors' memory is freed by
  * ZeroMQ's thread. */
-#ifndef ATTN_MESSAGE_H
-#define ATTN_MESSAGE_H
+#ifndef CLIENTS_C_SRC_MESSAGE_H
+#define CLIENTS_C_SRC_MESSAGE_H
 
-#include "parcel.h"
-#include "topics.h"
+#include "clients/c/src/parcel.h"
+#include "clients/c/src/topics.h"
 
 #include <stdatomic.h>
 #include <zmq.h>

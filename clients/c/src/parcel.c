@@ -7,7 +7,7 @@
  * Key heads are shared: h query heads read one. A range that begins and ends with whole groups
  * takes the key heads of these groups; any other takes one key head for each query head, copied as
  * often as it is read. */
-#include "parcel.h"
+#include "clients/c/src/parcel.h"
 
 #include <string.h>
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* parcel: what a publishing call was given, described and not copied: a header and where its
  * tensors are. Borrowed from the caller until the call returns. Pure. */
-#ifndef ATTN_PARCEL_H
-#define ATTN_PARCEL_H
+#ifndef CLIENTS_C_SRC_PARCEL_H
+#define CLIENTS_C_SRC_PARCEL_H
 
-#include "attn/attn.h"
-#include "header.h"
+#include "clients/c/include/attn/attn.h"
+#include "proto/header.h"
 
 /* A block of the caller's array [samples][heads][rows] of row_bytes each; arrays with fewer
  * dimensions have 1 there. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A prefix is read once, when it comes. One that cannot be read as a whole counts for nothing: half
  * a plan might capture what nobody meant. */
-#include "plan.h"
+#include "clients/c/src/plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,11 +5,11 @@
  *
  * No message has such a topic: it is the only way a SUB can say something to an XPUB. One thread,
  * but for the pure plan_*. */
-#ifndef ATTN_PLAN_H
-#define ATTN_PLAN_H
+#ifndef CLIENTS_C_SRC_PLAN_H
+#define CLIENTS_C_SRC_PLAN_H
 
-#include "attn/attn.h"
-#include "header.h"
+#include "clients/c/include/attn/attn.h"
+#include "proto/header.h"
 
 #define PLAN_PREFIX        "plan/"
 #define PLAN_PREFIX_MAX    1024 /* bytes of a whole prefix */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "prefixes.h"
+#include "clients/c/src/prefixes.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* prefixes: the set of topic prefixes somebody has subscribed to. One thread. */
-#ifndef ATTN_PREFIXES_H
-#define ATTN_PREFIXES_H
+#ifndef CLIENTS_C_SRC_PREFIXES_H
+#define CLIENTS_C_SRC_PREFIXES_H
 
 #include <stdbool.h>
 #include <stddef.h>

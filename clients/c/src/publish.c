@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The publishing calls: what they are given is checked and described as a parcel. */
-#include "publisher.h"
+#include "clients/c/src/publisher.h"
 
 #include <math.h>
 #include <string.h>

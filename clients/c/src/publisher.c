@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The trainer's side of a publisher: life, events, position, and what is wanted. */
-#include "publisher.h"
+#include "clients/c/src/publisher.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -7,17 +7,17 @@
  * The lock is held for a few instructions, never while anything is copied, encoded, sent or waited
  * for (attn_publisher_wait waits without it). Who only finds that nobody wants anything takes no
  * lock at all. */
-#ifndef ATTN_PUBLISHER_H
-#define ATTN_PUBLISHER_H
+#ifndef CLIENTS_C_SRC_PUBLISHER_H
+#define CLIENTS_C_SRC_PUBLISHER_H
 
-#include "attn/attn.h"
-#include "bounds.h"
-#include "link.h"
-#include "message.h"
-#include "plan.h"
-#include "prefixes.h"
-#include "socket.h"
-#include "topics.h"
+#include "clients/c/include/attn/attn.h"
+#include "clients/c/src/bounds.h"
+#include "clients/c/src/link.h"
+#include "clients/c/src/message.h"
+#include "clients/c/src/plan.h"
+#include "clients/c/src/prefixes.h"
+#include "clients/c/src/socket.h"
+#include "clients/c/src/topics.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -4,7 +4,7 @@
  * It is counted as published when it comes, and leaves in exactly one of four ways: it is skipped,
  * dropped, sent, or still queued. Bytes are reserved before they are copied, so that threads that
  * copy at the same time cannot overrun the bound together. */
-#include "publisher.h"
+#include "clients/c/src/publisher.h"
 
 #include <unistd.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Results keep the frame they came in, because their strings point into it. */
-#include "result.h"
+#include "clients/c/src/result.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 #include <string.h>

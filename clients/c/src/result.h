@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* result: a map that the daemon sent, in the frame it came in. */
-#ifndef ATTN_RESULT_H
-#define ATTN_RESULT_H
+#ifndef CLIENTS_C_SRC_RESULT_H
+#define CLIENTS_C_SRC_RESULT_H
 
-#include "attn/attn.h"
-#include "mpk.h"
+#include "clients/c/include/attn/attn.h"
+#include "proto/mpk.h"
 
 #include <zmq.h>
 

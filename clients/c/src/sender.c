@@ -13,7 +13,7 @@
  * slow reader (dropped).
  *
  * Nobody else writes the prefixes and the plan, so they are read here without the lock. */
-#include "publisher.h"
+#include "clients/c/src/publisher.h"
 
 #include <stdlib.h>
 #include <string.h>

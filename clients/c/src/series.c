@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Numbers come as binaries of little-endian values, which have no alignment in the frame: they are
  * copied. */
-#include "series.h"
+#include "clients/c/src/series.h"
 
 #include <endian.h>
 #include <math.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "socket.h"
+#include "clients/c/src/socket.h"
 
-#include "attn/attn.h"
+#include "clients/c/include/attn/attn.h"
 
 #include <errno.h>
 #include <time.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* socket: what both sides of libattn need of ZeroMQ. */
-#ifndef ATTN_SOCKET_H
-#define ATTN_SOCKET_H
+#ifndef CLIENTS_C_SRC_SOCKET_H
+#define CLIENTS_C_SRC_SOCKET_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The reader's side: a SUB socket. */
-#include "attn/attn.h"
+#include "clients/c/include/attn/attn.h"
 
-#include "drain.h"
-#include "mpk.h"
-#include "result.h"
-#include "socket.h"
+#include "clients/c/src/drain.h"
+#include "proto/mpk.h"
+#include "clients/c/src/result.h"
+#include "clients/c/src/socket.h"
 
 #include <errno.h>
 #include <stdlib.h>

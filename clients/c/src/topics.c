@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "topics.h"
+#include "clients/c/src/topics.h"
 
 #include <stdlib.h>
 

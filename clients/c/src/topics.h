@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* topics: the counters of every layer that was ever asked about. One thread at a time. */
-#ifndef ATTN_TOPICS_H
-#define ATTN_TOPICS_H
+#ifndef CLIENTS_C_SRC_TOPICS_H
+#define CLIENTS_C_SRC_TOPICS_H
 
-#include "header.h"
+#include "proto/header.h"
 
 struct topic {
     struct layer_id id;

@@ -2,16 +2,16 @@
 /* analyze: the engine on files. Everything is read and measured before anything is printed, so that
  * a failure leaves nothing on the output that could be taken for a result. Layers are loaded one at
  * a time: memory holds the largest one, not all of them. */
-#include "cli.h"
+#include "clients/cli/base/cli.h"
 
-#include "engine.h"
-#include "err.h"
-#include "input.h"
-#include "layers.h"
-#include "options.h"
-#include "out.h"
-#include "show.h"
-#include "statistics.h"
+#include "clients/cli/analyze/engine.h"
+#include "proto/err.h"
+#include "clients/cli/analyze/input.h"
+#include "clients/cli/analyze/layers.h"
+#include "clients/cli/analyze/options.h"
+#include "clients/cli/base/out.h"
+#include "clients/cli/analyze/show.h"
+#include "clients/cli/analyze/statistics.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* engine: the jobs of one measure on a pool of its own, which is gone when they are done: a layer
  * takes longer than its threads take to start. */
-#include "engine.h"
+#include "clients/cli/analyze/engine.h"
 
-#include "err.h"
-#include "pool.h"
-#include "result.h"
+#include "proto/err.h"
+#include "workers/base/pool.h"
+#include "proto/result.h"
 
 #include <math.h>
 #include <stdlib.h>

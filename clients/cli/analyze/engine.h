@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* engine: measures one loaded input and writes its numbers as the map of a layer. */
-#ifndef CLI_ENGINE_H
-#define CLI_ENGINE_H
+#ifndef CLIENTS_CLI_ANALYZE_ENGINE_H
+#define CLIENTS_CLI_ANALYZE_ENGINE_H
 
-#include "input.h"
+#include "clients/cli/analyze/input.h"
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 /* Appends one map of `attnd.analysis/1` to an empty writer. Returns 0 or an error of err.def, or
  * -errno of a thread that could not start. */

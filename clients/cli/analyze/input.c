@@ -2,10 +2,10 @@
 /* input: a layer may come in up to three tiers at once; each is one input. First all shapes of all
  * layers are checked, which costs nothing, and only then is anything read: a mistake in the last
  * layer shows at once. */
-#include "input.h"
+#include "clients/cli/analyze/input.h"
 
-#include "err.h"
-#include "reader.h"
+#include "proto/err.h"
+#include "clients/cli/arrays/reader.h"
 
 #include <inttypes.h>
 #include <math.h>

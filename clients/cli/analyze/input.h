@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* input: what the engine is given for one layer: shapes that were checked against each other, then
  * the contents. One thread. */
-#ifndef CLI_INPUT_H
-#define CLI_INPUT_H
+#ifndef CLIENTS_CLI_ANALYZE_INPUT_H
+#define CLIENTS_CLI_ANALYZE_INPUT_H
 
-#include "layers.h"
-#include "options.h"
+#include "clients/cli/analyze/layers.h"
+#include "clients/cli/analyze/options.h"
 
-#include "measure.h"
+#include "workers/measure.h"
 
 struct input {
     struct layer_id id;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* layers: every array gets its place; sorted by place, the arrays of a layer stand side by side,
  * and so do two with the same name. What is shared by all layers is filled in at the end. */
-#include "layers.h"
+#include "clients/cli/analyze/layers.h"
 
-#include "reader.h"
+#include "clients/cli/arrays/reader.h"
 
 #include <stdio.h>
 #include <stdlib.h>

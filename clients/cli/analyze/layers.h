@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* layers: the arrays of all files, sorted into the layers they belong to. One thread. */
-#ifndef CLI_LAYERS_H
-#define CLI_LAYERS_H
+#ifndef CLIENTS_CLI_ANALYZE_LAYERS_H
+#define CLIENTS_CLI_ANALYZE_LAYERS_H
 
-#include "array.h"
-#include "name.h"
+#include "clients/cli/arrays/array.h"
+#include "clients/cli/arrays/name.h"
 
 /* One attention of the model; its arrays are borrowed from the list. */
 struct layer_arrays {

@@ -2,9 +2,9 @@
 /* options: one table drives getopt, the checks and all that is said of them. Most options are a
  * flag, a whole number or a real number with bounds, stored where the table says; the others have a
  * setter. */
-#include "options.h"
+#include "clients/cli/analyze/options.h"
 
-#include "show.h"
+#include "clients/cli/analyze/show.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* options: the command line of attnctl analyze as a struct. Pure but for getopt's own state; one
  * thread. */
-#ifndef CLI_OPTIONS_H
-#define CLI_OPTIONS_H
+#ifndef CLIENTS_CLI_ANALYZE_OPTIONS_H
+#define CLIENTS_CLI_ANALYZE_OPTIONS_H
 
-#include "isa.h"
-#include "metric.h"
-#include "name.h"
-#include "option.h"
-#include "spectrum.h"
+#include "workers/base/isa.h"
+#include "proto/metric.h"
+#include "clients/cli/arrays/name.h"
+#include "clients/cli/base/option.h"
+#include "workers/linear/spectrum.h"
 
 #include <stdio.h>
 

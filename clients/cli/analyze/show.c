@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* show: what fits a terminal of 80 columns; --json has everything. Columns that a layer has no
  * number for are left out. */
-#include "show.h"
+#include "clients/cli/analyze/show.h"
 
-#include "field.h"
-#include "out.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 #include <math.h>

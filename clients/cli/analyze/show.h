@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* show: one layer of an analysis as a table for people. */
-#ifndef CLI_SHOW_H
-#define CLI_SHOW_H
+#ifndef CLIENTS_CLI_ANALYZE_SHOW_H
+#define CLIENTS_CLI_ANALYZE_SHOW_H
 
 #include <msgpack.h>
 #include <stdio.h>

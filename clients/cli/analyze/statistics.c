@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "statistics.h"
+#include "clients/cli/analyze/statistics.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* statistics: the plain statistics of attention maps: mean, std, min, max over all entries as sent,
  * masked ones included. */
-#ifndef CLI_STATISTICS_H
-#define CLI_STATISTICS_H
+#ifndef CLIENTS_CLI_ANALYZE_STATISTICS_H
+#define CLIENTS_CLI_ANALYZE_STATISTICS_H
 
-#include "input.h"
+#include "clients/cli/analyze/input.h"
 
-#include "dist.h"
+#include "workers/stats/dist.h"
 
 /* Entries that are not finite are left out. Accurate to about 1e-15 of the largest entry: within a
  * row in two passes, rows merged (Chan, Golub and LeVeque 1983), all in f64. Returns 0 or

@@ -4,10 +4,10 @@
  * The format is told by the first bytes, and only where they say nothing (a file cut short) by the
  * file's ending. The mapping is private and read-only; a file that somebody shortens meanwhile ends
  * the program with a bus error, as it does any program that maps files. */
-#include "reader.h"
-#include "spool.h"
+#include "clients/cli/arrays/reader.h"
+#include "clients/cli/arrays/spool.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <errno.h>
 #include <fcntl.h>

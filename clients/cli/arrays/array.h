@@ -9,10 +9,10 @@
  * believed: sizes that are declared must be the sizes that are there. No logging; a failure is -1,
  * or ERR_MEMORY, with one sentence (ARRAY_ERROR_MAX bytes) that does not name the file. One thread.
  */
-#ifndef CLI_ARRAY_H
-#define CLI_ARRAY_H
+#ifndef CLIENTS_CLI_ARRAYS_ARRAY_H
+#define CLIENTS_CLI_ARRAYS_ARRAY_H
 
-#include "tensor.h"
+#include "proto/tensor.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -2,7 +2,7 @@
 /* name: a name is read from left to right by small takers, each of which moves on only when it
  * found what it wanted. A pattern with a number in it is two patterns, before and behind; each run
  * of digits in the name is tried in turn. */
-#include "name.h"
+#include "clients/cli/arrays/name.h"
 
 #include <ctype.h>
 #include <inttypes.h>

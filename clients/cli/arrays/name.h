@@ -11,10 +11,10 @@
  *     attention_mask, input_ids   the same as mask, tokens
  *
  * STACK is `naming.stack`. Further names are mapped by rules PATTERN=TARGET. Pure; any thread. */
-#ifndef CLI_NAME_H
-#define CLI_NAME_H
+#ifndef CLIENTS_CLI_ARRAYS_NAME_H
+#define CLIENTS_CLI_ARRAYS_NAME_H
 
-#include "header.h"
+#include "proto/header.h"
 
 /* Words for roles that others use: decoder.3.self.attention_mask is its mask, input_ids are its
  * tokens; alone they are of every self-attention, as `mask` and `tokens`. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* reader: what the readers of the formats and array.c need of each other. */
-#ifndef CLI_READER_H
-#define CLI_READER_H
+#ifndef CLIENTS_CLI_ARRAYS_READER_H
+#define CLIENTS_CLI_ARRAYS_READER_H
 
-#include "array.h"
+#include "clients/cli/arrays/array.h"
 
 /* Everything that can fail returns 0, or -1, or ERR_MEMORY, with a sentence. */
 

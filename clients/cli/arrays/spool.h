@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* spool: standard input as a file that can be mapped. */
-#ifndef CLI_SPOOL_H
-#define CLI_SPOOL_H
+#ifndef CLIENTS_CLI_ARRAYS_SPOOL_H
+#define CLIENTS_CLI_ARRAYS_SPOOL_H
 
 #include <stdint.h>
 

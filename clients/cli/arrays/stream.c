@@ -2,10 +2,10 @@
 /* A plain file is copied from its mapping; an entry of an archive comes from libzip, which reads
  * the mapping, too. Of an entry whose last byte is read in one go from the front, libzip compares
  * the checksum: it is at the end that it does so, hence the one byte more. */
-#include "stream.h"
+#include "clients/cli/arrays/stream.h"
 
-#include "err.h"
-#include "reader.h"
+#include "proto/err.h"
+#include "clients/cli/arrays/reader.h"
 
 #include <string.h>
 #include <sys/mman.h>

@@ -3,10 +3,10 @@
  * not asked for is not kept. What was read of a mapped file is given back to the system as it goes,
  * so that memory does not grow with the file. A step back in a packed entry begins it anew. One
  * thread. */
-#ifndef CLI_STREAM_H
-#define CLI_STREAM_H
+#ifndef CLIENTS_CLI_ARRAYS_STREAM_H
+#define CLIENTS_CLI_ARRAYS_STREAM_H
 
-#include "array.h"
+#include "clients/cli/arrays/array.h"
 
 /* A zeroed struct is closed. Fields are private. */
 struct array_stream {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "write_all.h"
+#include "clients/cli/arrays/write_all.h"
 
 #include <errno.h>
 #include <unistd.h>

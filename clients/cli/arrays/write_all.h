@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* write_all: a write that is not done by halves. Any thread. */
-#ifndef CLI_WRITE_ALL_H
-#define CLI_WRITE_ALL_H
+#ifndef CLIENTS_CLI_ARRAYS_WRITE_ALL_H
+#define CLIENTS_CLI_ARRAYS_WRITE_ALL_H
 
 #include <stddef.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* args: one table of options drives getopt, the checks and all that is said of them. Options may
  * stand before or after the command; which command takes which is in commands.c. */
-#include "args.h"
+#include "clients/cli/base/args.h"
 
-#include "header.h"
+#include "proto/header.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

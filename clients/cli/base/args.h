@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* args: attnctl's command line as a struct. Pure but for getopt's own state; one thread. */
-#ifndef CLI_ARGS_H
-#define CLI_ARGS_H
+#ifndef CLIENTS_CLI_BASE_ARGS_H
+#define CLIENTS_CLI_BASE_ARGS_H
 
-#include "option.h"
+#include "clients/cli/base/option.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "ask.h"
+#include "clients/cli/base/ask.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <string.h>
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* ask: a question about the past: parameters collected one by one, and an answer that may take its
  * time. */
-#ifndef CLI_ASK_H
-#define CLI_ASK_H
+#ifndef CLIENTS_CLI_BASE_ASK_H
+#define CLIENTS_CLI_BASE_ASK_H
 
-#include "cli.h"
+#include "clients/cli/base/cli.h"
 
 struct ask {
     struct mpk_writer pairs;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "cli.h"
+#include "clients/cli/base/cli.h"
 
-#include "err.h"
-#include "now.h"
+#include "proto/err.h"
+#include "clients/cli/base/now.h"
 
 #include <errno.h>
 #include <stdarg.h>

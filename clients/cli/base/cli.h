@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* cli: what every attnctl command works with, and the commands themselves. */
-#ifndef CLI_CLI_H
-#define CLI_CLI_H
+#ifndef CLIENTS_CLI_BASE_CLI_H
+#define CLIENTS_CLI_BASE_CLI_H
 
-#include "args.h"
-#include "rpc.h"
+#include "clients/cli/base/args.h"
+#include "clients/cli/base/rpc.h"
 
 #include <stdio.h>
 

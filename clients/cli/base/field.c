@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "field.h"
+#include "clients/cli/base/field.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -2,10 +2,10 @@
 /* field: reading a result map by name, with an answer for what is not there, and text that is safe
  * to print. A newer attnd may add keys and an older one lack some; neither is an error. Pure; any
  * thread. */
-#ifndef CLI_FIELD_H
-#define CLI_FIELD_H
+#ifndef CLIENTS_CLI_BASE_FIELD_H
+#define CLIENTS_CLI_BASE_FIELD_H
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 /* The number of a key; 0 when it is not there or no whole number. */
 uint64_t field_u64(const msgpack_object *map, const char *key);

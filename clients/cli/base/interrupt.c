@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "interrupt.h"
+#include "clients/cli/base/interrupt.h"
 
 #include <signal.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* interrupt: Ctrl-C and SIGTERM as a question, for commands that go on until then. */
-#ifndef CLI_INTERRUPT_H
-#define CLI_INTERRUPT_H
+#ifndef CLIENTS_CLI_BASE_INTERRUPT_H
+#define CLIENTS_CLI_BASE_INTERRUPT_H
 
 #include <stdbool.h>
 

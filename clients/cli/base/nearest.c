@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "nearest.h"
+#include "clients/cli/base/nearest.h"
 
 #include <stdbool.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* nearest: which of several words somebody may have meant. Pure; any thread. */
-#ifndef CLI_NEAREST_H
-#define CLI_NEAREST_H
+#ifndef CLIENTS_CLI_BASE_NEAREST_H
+#define CLIENTS_CLI_BASE_NEAREST_H
 
 #define NEAREST_FAR 64
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "now.h"
+#include "clients/cli/base/now.h"
 
 #include <time.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* now: what the clocks say. Any thread. */
-#ifndef CLI_NOW_H
-#define CLI_NOW_H
+#ifndef CLIENTS_CLI_BASE_NOW_H
+#define CLIENTS_CLI_BASE_NOW_H
 
 #include <stdint.h>
 

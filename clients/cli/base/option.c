@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "option.h"
+#include "clients/cli/base/option.h"
 
-#include "err.h"
-#include "header.h"
+#include "proto/err.h"
+#include "proto/header.h"
 
 #include <errno.h>
 #include <getopt.h>

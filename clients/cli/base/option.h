@@ -3,8 +3,8 @@
  * described once, in the table that also drives its parser. How a command line is walked, and in
  * which words a value is refused, is the same for every command. Strings are static, or in argv.
  * Pure but for getopt's own state; one thread. */
-#ifndef CLI_OPTION_H
-#define CLI_OPTION_H
+#ifndef CLIENTS_CLI_BASE_OPTION_H
+#define CLIENTS_CLI_BASE_OPTION_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "out.h"
+#include "clients/cli/base/out.h"
 
 #include <fcntl.h>
 #include <poll.h>

@@ -2,8 +2,8 @@
 /* out: tables for a terminal. Cells are collected, then printed in columns as wide as they need;
  * what does not fit the width goes on in further blocks below, each with the first column again.
  * One thread per table. */
-#ifndef CLI_OUT_H
-#define CLI_OUT_H
+#ifndef CLIENTS_CLI_BASE_OUT_H
+#define CLIENTS_CLI_BASE_OUT_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "reach.h"
+#include "clients/cli/base/reach.h"
 
-#include "field.h"
+#include "clients/cli/base/field.h"
 
 #include <string.h>
 

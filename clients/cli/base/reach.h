@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* reach: where the sockets of the attnd that answers are, as seen from here. */
-#ifndef CLI_REACH_H
-#define CLI_REACH_H
+#ifndef CLIENTS_CLI_BASE_REACH_H
+#define CLIENTS_CLI_BASE_REACH_H
 
-#include "cli.h"
+#include "clients/cli/base/cli.h"
 
 #define ENDPOINT_MAX ADDRESS_MAX
 

@@ -4,11 +4,11 @@
  * ZeroMQ connects in the background and never reports that nobody is there; therefore every call
  * has a deadline, and only the deadline tells. A reply with another id is a late answer to an
  * earlier call and is skipped. */
-#include "rpc.h"
+#include "clients/cli/base/rpc.h"
 
-#include "field.h"
-#include "now.h"
-#include "sockopt.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/now.h"
+#include "clients/cli/base/sockopt.h"
 
 #include <errno.h>
 #include <stdio.h>

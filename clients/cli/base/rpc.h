@@ -7,11 +7,11 @@
  * their way and look at rpc.socket with zmq_poll.
  *
  * One thread per struct rpc. */
-#ifndef CLI_RPC_H
-#define CLI_RPC_H
+#ifndef CLIENTS_CLI_BASE_RPC_H
+#define CLIENTS_CLI_BASE_RPC_H
 
-#include "address.h"
-#include "mpk.h"
+#include "proto/address.h"
+#include "proto/mpk.h"
 
 #include <zmq.h>
 

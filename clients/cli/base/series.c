@@ -2,10 +2,10 @@
 /* A row has where and when it is, then every statistic. Text comes from names that attnd has
  * checked ([A-Za-z0-9._-]), so that neither commas nor quotes need care; other characters, which an
  * answer of something else could hold, are replaced by field_text or here. */
-#include "series.h"
+#include "clients/cli/base/series.h"
 
-#include "field.h"
-#include "header.h"
+#include "clients/cli/base/field.h"
+#include "proto/header.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* series: an answer of `history` read by head, statistic and window; and as rows for other
  * programs. Pure; borrows the answer. */
-#ifndef CLI_SERIES_H
-#define CLI_SERIES_H
+#ifndef CLIENTS_CLI_BASE_SERIES_H
+#define CLIENTS_CLI_BASE_SERIES_H
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "sockopt.h"
+#include "clients/cli/base/sockopt.h"
 
 #include <zmq.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* sockopt: options of a ZeroMQ socket that is not connected yet. */
-#ifndef CLI_SOCKOPT_H
-#define CLI_SOCKOPT_H
+#ifndef CLIENTS_CLI_BASE_SOCKOPT_H
+#define CLIENTS_CLI_BASE_SOCKOPT_H
 
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "spark.h"
+#include "clients/cli/base/spark.h"
 
 #include <math.h>
 #include <stdlib.h>

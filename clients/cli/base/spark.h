@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* spark: a line of small bars, for terminals that can show them. Pure. */
-#ifndef CLI_SPARK_H
-#define CLI_SPARK_H
+#ifndef CLIENTS_CLI_BASE_SPARK_H
+#define CLIENTS_CLI_BASE_SPARK_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "text.h"
+#include "clients/cli/base/text.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* text: sentences in lines of 80 columns. Pure but for what is written; any thread. */
-#ifndef CLI_TEXT_H
-#define CLI_TEXT_H
+#ifndef CLIENTS_CLI_BASE_TEXT_H
+#define CLIENTS_CLI_BASE_TEXT_H
 
 #include <stdio.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "unknown.h"
+#include "clients/cli/base/unknown.h"
 
-#include "metric.h"
+#include "proto/metric.h"
 
 #include <inttypes.h>
 #include <stdio.h>

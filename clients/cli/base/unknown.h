@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* unknown: a name that is none of those there are: what to say of it. One thread. */
-#ifndef CLI_UNKNOWN_H
-#define CLI_UNKNOWN_H
+#ifndef CLIENTS_CLI_BASE_UNKNOWN_H
+#define CLIENTS_CLI_BASE_UNKNOWN_H
 
-#include "cli.h"
-#include "field.h"
-#include "nearest.h"
+#include "clients/cli/base/cli.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/nearest.h"
 
 #include <stdbool.h>
 

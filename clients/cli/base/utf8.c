@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "utf8.h"
+#include "clients/cli/base/utf8.h"
 
 /* By the first byte: how many bytes, and the bits of it that count; 0 = none begins like that. */
 static size_t length_of(unsigned char first, uint32_t *ret_bits)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* utf8: text that comes from elsewhere, character by character. Pure; any thread. */
-#ifndef CLI_UTF8_H
-#define CLI_UTF8_H
+#ifndef CLIENTS_CLI_BASE_UTF8_H
+#define CLIENTS_CLI_BASE_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#include "complete.h"
+#include "clients/cli/help/complete.h"
 
-#include "commands.h"
-#include "field.h"
-#include "line.h"
+#include "clients/cli/commands.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/line.h"
 
-#include "header.h"
-#include "metric.h"
+#include "proto/header.h"
+#include "proto/metric.h"
 
 #include <stdlib.h>
 #include <string.h>

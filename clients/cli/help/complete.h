@@ -20,8 +20,8 @@
  *     LAYER                a layer of the job that is named before it
  *     FILE|JOB             either
  *     FILE...              the same for all that follow */
-#ifndef CLI_COMPLETE_H
-#define CLI_COMPLETE_H
+#ifndef CLIENTS_CLI_HELP_COMPLETE_H
+#define CLIENTS_CLI_HELP_COMPLETE_H
 
 #include <stdio.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "help.h"
+#include "clients/cli/help/help.h"
 
-#include "text.h"
+#include "clients/cli/base/text.h"
 
 /* Columns of the names of commands and of options, with the blanks around them. */
 enum { NAME_COLUMN = 12, OPTION_COLUMN = 25 };

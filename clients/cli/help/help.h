@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* help: the table of commands as text for people. */
-#ifndef CLI_HELP_H
-#define CLI_HELP_H
+#ifndef CLIENTS_CLI_HELP_HELP_H
+#define CLIENTS_CLI_HELP_HELP_H
 
-#include "commands.h"
+#include "clients/cli/commands.h"
 
 /* All commands. */
 void help_print(FILE *out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* help_json: the table of commands for programs: {"commands": [{name, arguments, help, exit_1,
  * options: [{name, argument, help}], examples: [...]}]}; null where there is nothing. */
-#include "help.h"
+#include "clients/cli/help/help.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "bar.h"
+#include "clients/cli/plot/bar.h"
 
 #include <math.h>
 

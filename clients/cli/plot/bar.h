@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* bar: the colour bar beside a map. */
-#ifndef PLOT_BAR_H
-#define PLOT_BAR_H
+#ifndef CLIENTS_CLI_PLOT_BAR_H
+#define CLIENTS_CLI_PLOT_BAR_H
 
-#include "heat.h"
-#include "page.h"
+#include "clients/cli/plot/heat.h"
+#include "clients/cli/plot/page.h"
 
 struct bar {
     const struct colormap *colors;

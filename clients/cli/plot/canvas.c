@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "canvas_ops.h"
+#include "clients/cli/plot/canvas_ops.h"
 
 #include <math.h>
 

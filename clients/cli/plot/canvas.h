@@ -3,10 +3,10 @@
  *
  * Units are points of 1/72 in, the origin is at the top left. Drawing cannot fail; a shortage of
  * memory shows in canvas_finish. The same calls give the same bytes. One thread. */
-#ifndef PLOT_CANVAS_H
-#define PLOT_CANVAS_H
+#ifndef CLIENTS_CLI_PLOT_CANVAS_H
+#define CLIENTS_CLI_PLOT_CANVAS_H
 
-#include "fonts.h"
+#include "clients/cli/plot/fonts.h"
 
 #include <stdbool.h>
 #include <stddef.h>

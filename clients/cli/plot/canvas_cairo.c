@@ -2,10 +2,10 @@
 /* Pixels and PDF pages are both drawn by cairo, but for the cells of a map. In pixels these are
  * written straight into the surface, at whole pixels: nothing of one cell is in another. In PDF
  * they are an image without interpolation. */
-#include "canvas_ops.h"
+#include "clients/cli/plot/canvas_ops.h"
 
-#include "err.h"
-#include "png_file.h"
+#include "proto/err.h"
+#include "clients/cli/plot/png_file.h"
 
 #include <cairo-pdf.h>
 #include <math.h>

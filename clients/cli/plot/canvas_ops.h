@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* canvas_ops: what a kind of canvas does; see canvas.h. */
-#ifndef PLOT_CANVAS_OPS_H
-#define PLOT_CANVAS_OPS_H
+#ifndef CLIENTS_CLI_PLOT_CANVAS_OPS_H
+#define CLIENTS_CLI_PLOT_CANVAS_OPS_H
 
-#include "canvas.h"
+#include "clients/cli/plot/canvas.h"
 
 struct canvas_ops {
     void (*fill)(struct canvas *canvas, struct box box, uint32_t color);

@@ -3,10 +3,10 @@
  * stays text, that can be searched, copied and edited. The cells of a map are one image, which says
  * how many they are. Numbers
  * are written without printf, which would follow the locale. */
-#include "canvas_ops.h"
+#include "clients/cli/plot/canvas_ops.h"
 
-#include "err.h"
-#include "png_file.h"
+#include "proto/err.h"
+#include "clients/cli/plot/png_file.h"
 
 #include <inttypes.h>
 #include <math.h>

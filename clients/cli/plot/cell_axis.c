@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "cell_axis.h"
+#include "clients/cli/plot/cell_axis.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* cell_axis: the axis of a matrix: a tick in the middle of a cell, with its number or its text.
  * Pure but for the fonts. */
-#ifndef PLOT_CELL_AXIS_H
-#define PLOT_CELL_AXIS_H
+#ifndef CLIENTS_CLI_PLOT_CELL_AXIS_H
+#define CLIENTS_CLI_PLOT_CELL_AXIS_H
 
-#include "page.h"
+#include "clients/cli/plot/page.h"
 
 #define CELL_AXIS_MARKED 4
 

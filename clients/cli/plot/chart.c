@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "chart.h"
+#include "clients/cli/plot/chart.h"
 
-#include "chart_scale.h"
-#include "err.h"
+#include "clients/cli/plot/chart_scale.h"
+#include "proto/err.h"
 
 #include <math.h>
 #include <stdio.h>

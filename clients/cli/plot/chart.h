@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* chart: a figure of lines, bands and bars over one pair of axes, with a legend below. */
-#ifndef PLOT_CHART_H
-#define PLOT_CHART_H
+#ifndef CLIENTS_CLI_PLOT_CHART_H
+#define CLIENTS_CLI_PLOT_CHART_H
 
-#include "cell_axis.h"
+#include "clients/cli/plot/cell_axis.h"
 
 #define CHART_NAME_MAX 64
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "chart_scale.h"
+#include "clients/cli/plot/chart_scale.h"
 
 #include <math.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "colormap.h"
+#include "clients/cli/plot/colormap.h"
 
 #include <math.h>
 #include <stdbool.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* colormap: colours of numbers from low to high, called as matplotlib calls them; the page has most
  * of them, too (clients/web/colors.js). Pure; any thread. */
-#ifndef PLOT_COLORMAP_H
-#define PLOT_COLORMAP_H
+#ifndef CLIENTS_CLI_PLOT_COLORMAP_H
+#define CLIENTS_CLI_PLOT_COLORMAP_H
 
 #include <stdint.h>
 

@@ -2,7 +2,7 @@
 /* The four perceptually uniform maps of Nathaniel Smith, Stefan van der Walt and Eric Firing
  * (2015), in the public domain (CC0), as matplotlib's _cm_listed.py and d3-scale-chromatic list
  * them: 0xRRGGBB, from low to high. */
-#include "colormap.h"
+#include "clients/cli/plot/colormap.h"
 
 const uint32_t colormap_viridis[256] = {
     0x440154, 0x440256, 0x450457, 0x450559, 0x46075a, 0x46085c, 0x460a5d, 0x460b5e, 0x470d60,

@@ -2,15 +2,15 @@
 /* plot: figures of attention for papers. One kind of figure is one function (plot/kind_*.c), called
  * once, or for every layer and head that is asked for. A figure is finished in memory before its
  * file is touched. */
-#include "cli.h"
+#include "clients/cli/base/cli.h"
 
-#include "output.h"
-#include "plot.h"
-#include "progress.h"
-#include "receipt.h"
+#include "clients/cli/plot/output.h"
+#include "clients/cli/plot/plot.h"
+#include "clients/cli/plot/progress.h"
+#include "clients/cli/plot/receipt.h"
 
-#include "err.h"
-#include "spectrum.h"
+#include "proto/err.h"
+#include "workers/linear/spectrum.h"
 
 #include <errno.h>
 #include <inttypes.h>

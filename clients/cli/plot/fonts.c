@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "fonts.h"
+#include "clients/cli/plot/fonts.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <stdio.h>
 #include <stdlib.h>

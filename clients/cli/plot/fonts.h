@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* fonts: the one font of a figure, and how wide text in it is. Measured without hinting, so that a
  * text is as wide on paper as in pixels. One thread. */
-#ifndef PLOT_FONTS_H
-#define PLOT_FONTS_H
+#ifndef CLIENTS_CLI_PLOT_FONTS_H
+#define CLIENTS_CLI_PLOT_FONTS_H
 
 #include <pango/pangocairo.h>
 #include <stdbool.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "heat.h"
+#include "clients/cli/plot/heat.h"
 
 #include <float.h>
 #include <math.h>

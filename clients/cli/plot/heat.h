@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* heat: a matrix as cells of colour. Pure. */
-#ifndef PLOT_HEAT_H
-#define PLOT_HEAT_H
+#ifndef CLIENTS_CLI_PLOT_HEAT_H
+#define CLIENTS_CLI_PLOT_HEAT_H
 
-#include "colormap.h"
+#include "clients/cli/plot/colormap.h"
 
 #include <stdbool.h>
 #include <stddef.h>

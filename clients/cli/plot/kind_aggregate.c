@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* One map of all heads of a layer, in each of the ways that attnd knows: their sum, mean and
  * largest weights, and sums weighted by what the user gives or by the heads' importance. */
-#include "measures.h"
+#include "clients/cli/plot/measures.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

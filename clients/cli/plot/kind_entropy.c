@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* A metric of every head over time: a row per head, layer below layer, a column per window. */
-#include "timeline.h"
+#include "clients/cli/plot/timeline.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <inttypes.h>
 #include <math.h>

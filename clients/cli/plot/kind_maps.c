@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Figures of maps as they are: one, all heads of a layer, one site across layers, the three sites
  * of a layer. */
-#include "plot_maps.h"
-#include "plot_site.h"
+#include "clients/cli/plot/plot_maps.h"
+#include "clients/cli/plot/plot_site.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <inttypes.h>
 #include <math.h>

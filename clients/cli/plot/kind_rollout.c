@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Attention rollout: what each position of a stack's last layer takes from each position of its
  * input, through all layers up to the one that is chosen. */
-#include "measures.h"
-#include "plot_site.h"
+#include "clients/cli/plot/measures.h"
+#include "clients/cli/plot/plot_site.h"
 
-#include "label.h"
-#include "rollout.h"
+#include "clients/cli/plot/label.h"
+#include "workers/maps/rollout.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

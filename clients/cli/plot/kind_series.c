@@ -4,11 +4,11 @@
  * head the line is the mean over the window, with a band from the 10th to the 90th percentile of
  * the window's values (of sources that do not say them: of one standard deviation). Alerts are
  * upright lines. */
-#include "chart.h"
-#include "percentile.h"
-#include "timeline.h"
+#include "clients/cli/plot/chart.h"
+#include "clients/cli/plot/percentile.h"
+#include "clients/cli/plot/timeline.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <inttypes.h>
 #include <math.h>

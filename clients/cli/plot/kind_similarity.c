@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* How alike the heads of a layer are, head by head. */
-#include "measures.h"
+#include "clients/cli/plot/measures.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The singular values of each head's map, largest first, as far as the engine lists them. */
-#include "chart.h"
-#include "measures.h"
-#include "percentile.h"
+#include "clients/cli/plot/chart.h"
+#include "clients/cli/plot/measures.h"
+#include "clients/cli/plot/percentile.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What one query attends to: a bar per key, the largest ones in colour. */
-#include "chart.h"
-#include "plot_maps.h"
+#include "clients/cli/plot/chart.h"
+#include "clients/cli/plot/plot_maps.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <inttypes.h>
 #include <math.h>

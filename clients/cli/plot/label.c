@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <stdbool.h>
 #include <stdint.h>

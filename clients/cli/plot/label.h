@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* label: texts of tokens and titles as they may stand in a figure. Pure. */
-#ifndef PLOT_LABEL_H
-#define PLOT_LABEL_H
+#ifndef CLIENTS_CLI_PLOT_LABEL_H
+#define CLIENTS_CLI_PLOT_LABEL_H
 
 #include <stddef.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "measures.h"
+#include "clients/cli/plot/measures.h"
 
 #include <inttypes.h>
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* measures: what the engine says of one layer's maps, of one sample. */
-#ifndef PLOT_MEASURES_H
-#define PLOT_MEASURES_H
+#ifndef CLIENTS_CLI_PLOT_MEASURES_H
+#define CLIENTS_CLI_PLOT_MEASURES_H
 
-#include "plot_maps.h"
+#include "clients/cli/plot/plot_maps.h"
 
-#include "measure.h"
+#include "workers/measure.h"
 
 /* The maps of all heads, [heads][queries][keys], as the engine takes them: borrowed. */
 struct attention measures_attention(const struct source_layer *layer, const float *values);

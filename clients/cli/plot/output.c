@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "output.h"
+#include "clients/cli/plot/output.h"
 
-#include "write_all.h"
+#include "clients/cli/arrays/write_all.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* output: figures as files: whole, or not at all. */
-#ifndef PLOT_OUTPUT_H
-#define PLOT_OUTPUT_H
+#ifndef CLIENTS_CLI_PLOT_OUTPUT_H
+#define CLIENTS_CLI_PLOT_OUTPUT_H
 
-#include "canvas.h"
+#include "clients/cli/plot/canvas.h"
 
 #define OUTPUT_PATH_MAX 4096
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "page.h"
+#include "clients/cli/plot/page.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* page: what all figures have in common: size, fonts, title, and what lines and text look like. */
-#ifndef PLOT_PAGE_H
-#define PLOT_PAGE_H
+#ifndef CLIENTS_CLI_PLOT_PAGE_H
+#define CLIENTS_CLI_PLOT_PAGE_H
 
-#include "canvas.h"
-#include "ticks.h"
+#include "clients/cli/plot/canvas.h"
+#include "clients/cli/plot/ticks.h"
 
 /* Points. Made for a column of 3.3 in, where figures are not made smaller any more. */
 #define SIZE_TITLE 8.0

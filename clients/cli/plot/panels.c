@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "panels.h"
+#include "clients/cli/plot/panels.h"
 
-#include "err.h"
-#include "label.h"
-#include "panels_fit.h"
+#include "proto/err.h"
+#include "clients/cli/plot/label.h"
+#include "clients/cli/plot/panels_fit.h"
 
 #include <inttypes.h>
 #include <math.h>

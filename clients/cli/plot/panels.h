@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* panels: a figure of one or more maps side by side, with axes, colour bars and a legend of what is
  * no number. */
-#ifndef PLOT_PANELS_H
-#define PLOT_PANELS_H
+#ifndef CLIENTS_CLI_PLOT_PANELS_H
+#define CLIENTS_CLI_PLOT_PANELS_H
 
-#include "cell_axis.h"
-#include "heat.h"
+#include "clients/cli/plot/cell_axis.h"
+#include "clients/cli/plot/heat.h"
 
 #define PANEL_TITLE_MAX 96
 /* Rows and columns of a map in PDF and SVG; larger ones are pooled. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "panels_fit.h"
+#include "clients/cli/plot/panels_fit.h"
 
 #include <math.h>
 

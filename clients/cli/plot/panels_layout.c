@@ -5,9 +5,9 @@
  *
  * What the texts at the axes need depends on how long the axes are, which depends on the room that
  * texts need: the axes' length is first guessed, then worked out. */
-#include "panels_layout.h"
+#include "clients/cli/plot/panels_layout.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <math.h>
 #include <stdlib.h>

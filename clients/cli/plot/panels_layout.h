@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* panels_layout: where everything of a figure of maps goes. */
-#ifndef PLOT_PANELS_LAYOUT_H
-#define PLOT_PANELS_LAYOUT_H
+#ifndef CLIENTS_CLI_PLOT_PANELS_LAYOUT_H
+#define CLIENTS_CLI_PLOT_PANELS_LAYOUT_H
 
-#include "bar.h"
-#include "panels.h"
+#include "clients/cli/plot/bar.h"
+#include "clients/cli/plot/panels.h"
 
 struct panels_layout {
     double width, height;            /* of the figure */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "percentile.h"
+#include "clients/cli/plot/percentile.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* percentile: of the numbers of several heads. Pure; any thread. */
-#ifndef PLOT_PERCENTILE_H
-#define PLOT_PERCENTILE_H
+#ifndef CLIENTS_CLI_PLOT_PERCENTILE_H
+#define CLIENTS_CLI_PLOT_PERCENTILE_H
 
 #include <stddef.h>
 

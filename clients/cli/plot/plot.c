@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "plot.h"
+#include "clients/cli/plot/plot.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* plot: one run of attnctl plot, and what the kinds of figures share. One thread. */
-#ifndef PLOT_PLOT_H
-#define PLOT_PLOT_H
+#ifndef CLIENTS_CLI_PLOT_PLOT_H
+#define CLIENTS_CLI_PLOT_PLOT_H
 
-#include "chart.h"
-#include "page.h"
-#include "panels.h"
-#include "plot_options.h"
-#include "source.h"
+#include "clients/cli/plot/chart.h"
+#include "clients/cli/plot/page.h"
+#include "clients/cli/plot/panels.h"
+#include "clients/cli/plot/plot_options.h"
+#include "clients/cli/source/source.h"
 
 struct plot {
     struct cli *cli;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* plot_kind: the kinds of figures that attnctl plot draws. Pure; any thread. */
-#ifndef PLOT_KIND_H
-#define PLOT_KIND_H
+#ifndef CLIENTS_CLI_PLOT_PLOT_KIND_H
+#define CLIENTS_CLI_PLOT_PLOT_KIND_H
 
-#include "option.h"
+#include "clients/cli/base/option.h"
 
 #define PLOT_ERROR_MAX 1024
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "plot_maps.h"
+#include "clients/cli/plot/plot_maps.h"
 
-#include "label.h"
+#include "clients/cli/plot/label.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* plot_maps: what figures take from a source: maps, their axes, and what to call them. */
-#ifndef PLOT_PLOT_MAPS_H
-#define PLOT_PLOT_MAPS_H
+#ifndef CLIENTS_CLI_PLOT_PLOT_MAPS_H
+#define CLIENTS_CLI_PLOT_PLOT_MAPS_H
 
-#include "plot.h"
+#include "clients/cli/plot/plot.h"
 
 /* The sample to draw: what the command line says, or the layer's first. */
 uint32_t plot_maps_sample(const struct plot *plot, size_t layer);

@@ -2,7 +2,7 @@
 /* plot_options: one table drives getopt, the checks, the help, and which kinds of figures take
  * which option. What asks attnd (--endpoint, --run, --metric, ...) is handed on to args.c, which
  * knows those options already. */
-#include "plot_options.h"
+#include "clients/cli/plot/plot_options.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* plot_options: the command line of attnctl plot as a struct. Pure but for getopt's own state; one
  * thread. */
-#ifndef PLOT_OPTIONS_H
-#define PLOT_OPTIONS_H
+#ifndef CLIENTS_CLI_PLOT_PLOT_OPTIONS_H
+#define CLIENTS_CLI_PLOT_PLOT_OPTIONS_H
 
-#include "args.h"
-#include "canvas.h"
-#include "colormap.h"
-#include "name.h"
-#include "option.h"
-#include "plot_kind.h"
+#include "clients/cli/base/args.h"
+#include "clients/cli/plot/canvas.h"
+#include "clients/cli/plot/colormap.h"
+#include "clients/cli/arrays/name.h"
+#include "clients/cli/base/option.h"
+#include "clients/cli/plot/plot_kind.h"
 
 #define PLOT_WEIGHTS_MAX 65536
 #define PLOT_ARGS_MAX    32

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "plot_site.h"
+#include "clients/cli/plot/plot_site.h"
 
 #include <stdio.h>
 

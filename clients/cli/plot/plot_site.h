@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* plot_site: which of the attentions of a layer --site means. */
-#ifndef PLOT_PLOT_SITE_H
-#define PLOT_PLOT_SITE_H
+#ifndef CLIENTS_CLI_PLOT_PLOT_SITE_H
+#define CLIENTS_CLI_PLOT_PLOT_SITE_H
 
-#include "plot.h"
+#include "clients/cli/plot/plot.h"
 
 /* Finds the stack and site of "decoder.cross", or of a part of it that only one has of those that
  * the source has; `self_only`: of self-attention. ret_id->layer is 0. Returns CLI_OK, or CLI_USAGE

@@ -4,9 +4,9 @@
  * found as well as in differences, and are shorter. zlib's fastest level then takes a third of the
  * time that its default takes, for four tenths more bytes (a map of 512 x 512 at 300 dots per
  * inch). */
-#include "png_file.h"
+#include "clients/cli/plot/png_file.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <png.h>
 #include <setjmp.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* png_file: pixels as a PNG file in memory. */
-#ifndef PLOT_PNG_FILE_H
-#define PLOT_PNG_FILE_H
+#ifndef CLIENTS_CLI_PLOT_PNG_FILE_H
+#define CLIENTS_CLI_PLOT_PNG_FILE_H
 
-#include "canvas.h"
+#include "clients/cli/plot/canvas.h"
 
 /* Pixels 0xAARRGGBB (not premultiplied), `stride` of them from row to row. */
 struct pixels {

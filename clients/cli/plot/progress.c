@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "progress.h"
+#include "clients/cli/plot/progress.h"
 
-#include "now.h"
+#include "clients/cli/base/now.h"
 
 #include <inttypes.h>
 #include <string.h>

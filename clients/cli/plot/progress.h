@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* progress: how far long work has come, on a terminal. */
-#ifndef PLOT_PROGRESS_H
-#define PLOT_PROGRESS_H
+#ifndef CLIENTS_CLI_PLOT_PROGRESS_H
+#define CLIENTS_CLI_PLOT_PROGRESS_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "receipt.h"
+#include "clients/cli/plot/receipt.h"
 
 static void put_layer(const struct plot *plot, const struct choice *choice,
                       struct mpk_writer *writer)

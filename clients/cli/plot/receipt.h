@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* receipt: what was written, for programs: a line of JSON per figure. */
-#ifndef PLOT_RECEIPT_H
-#define PLOT_RECEIPT_H
+#ifndef CLIENTS_CLI_PLOT_RECEIPT_H
+#define CLIENTS_CLI_PLOT_RECEIPT_H
 
-#include "plot.h"
+#include "clients/cli/plot/plot.h"
 
 /* {"figure": path, "kind": "heatmap", "layer": "decoder.3.self", "head": 7}: `layer` is null of
  * figures that are not of one layer, `head` of those that are not of one head, and when the mean

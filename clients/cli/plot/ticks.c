@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "ticks.h"
+#include "clients/cli/plot/ticks.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* ticks: round numbers along an axis. Pure. */
-#ifndef PLOT_TICKS_H
-#define PLOT_TICKS_H
+#ifndef CLIENTS_CLI_PLOT_TICKS_H
+#define CLIENTS_CLI_PLOT_TICKS_H
 
 #include <stdbool.h>
 #include <stdint.h>

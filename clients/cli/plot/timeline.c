@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "timeline.h"
+#include "clients/cli/plot/timeline.h"
 
-#include "err.h"
-#include "metric.h"
+#include "proto/err.h"
+#include "proto/metric.h"
 
 #include <inttypes.h>
 #include <math.h>

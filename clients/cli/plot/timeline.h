@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* timeline: how one metric of the heads of a run went, window by window: of a running attnd, or of
  * a file that attnctl export wrote. One thread. */
-#ifndef PLOT_TIMELINE_H
-#define PLOT_TIMELINE_H
+#ifndef CLIENTS_CLI_PLOT_TIMELINE_H
+#define CLIENTS_CLI_PLOT_TIMELINE_H
 
-#include "field.h"
-#include "plot.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/plot/plot.h"
 
 /* A head, or a number of a whole layer (head -1). */
 struct timeline_row {

@@ -2,12 +2,12 @@
 /* A file of attnctl export: comma-separated values under a line of names, or a JSON object per
  * line. Both are read line by line into the same fields; numbers that do not exist are empty, or
  * null. */
-#include "timeline.h"
+#include "clients/cli/plot/timeline.h"
 
-#include "labels.h"
-#include "unknown.h"
+#include "clients/cli/source/labels.h"
+#include "clients/cli/base/unknown.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <errno.h>
 #include <inttypes.h>

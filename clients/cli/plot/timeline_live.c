@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The history of a running attnd: which layers there are, then layer by layer what is asked for,
  * page by page; and its alerts. */
-#include "timeline.h"
+#include "clients/cli/plot/timeline.h"
 
-#include "ask.h"
-#include "series.h"
-#include "unknown.h"
+#include "clients/cli/base/ask.h"
+#include "clients/cli/base/series.h"
+#include "clients/cli/base/unknown.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* ping, page, config, flush: the daemon itself. */
-#include "ask.h"
-#include "cli.h"
-#include "field.h"
-#include "out.h"
-#include "reach.h"
+#include "clients/cli/base/ask.h"
+#include "clients/cli/base/cli.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
+#include "clients/cli/base/reach.h"
 
 #include <inttypes.h>
 #include <string.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* alerts: what is firing now, and with --all what began to fire and was resolved before. Something
  * that fires is bad news: exit status 1. */
-#include "ask.h"
-#include "field.h"
-#include "out.h"
+#include "clients/cli/base/ask.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
 
-#include "header.h"
+#include "proto/header.h"
 
 #include <inttypes.h>
 #include <math.h>

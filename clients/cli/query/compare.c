@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* compare: the heads that behave most differently in two runs, and by which metric. */
-#include "ask.h"
-#include "field.h"
-#include "out.h"
-#include "unknown.h"
+#include "clients/cli/base/ask.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
+#include "clients/cli/base/unknown.h"
 
-#include "header.h"
+#include "proto/header.h"
 
 #include <inttypes.h>
 #include <math.h>

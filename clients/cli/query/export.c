@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* export: all numbers of a run, a row per window, head and metric, as they come: layer by layer,
  * metric by metric, PAGE windows at a time, so that nothing grows with the length of the run. */
-#include "ask.h"
-#include "field.h"
-#include "series.h"
-#include "unknown.h"
+#include "clients/cli/base/ask.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/series.h"
+#include "clients/cli/base/unknown.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* history: how a metric went from window to window. Of one head every statistic that fits, of all
  * heads of a layer their means. */
-#include "ask.h"
-#include "out.h"
-#include "series.h"
-#include "spark.h"
-#include "unknown.h"
+#include "clients/cli/base/ask.h"
+#include "clients/cli/base/out.h"
+#include "clients/cli/base/series.h"
+#include "clients/cli/base/spark.h"
+#include "clients/cli/base/unknown.h"
 
-#include "field.h"
-#include "header.h"
+#include "clients/cli/base/field.h"
+#include "proto/header.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* jobs: one row per run that attnd knows. */
-#include "cli.h"
-#include "field.h"
-#include "out.h"
+#include "clients/cli/base/cli.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 

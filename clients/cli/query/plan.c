@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* plan: what training jobs are asked to capture; shown, set and reset while they run. A value goes
  * to attnd as it was written: what is one is the business of its config. */
-#include "ask.h"
-#include "field.h"
-#include "out.h"
+#include "clients/cli/base/ask.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 #include <string.h>

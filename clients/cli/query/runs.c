@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* runs: what the history has, newest first. */
-#include "ask.h"
-#include "field.h"
-#include "out.h"
+#include "clients/cli/base/ask.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 #include <time.h>

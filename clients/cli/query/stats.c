@@ -3,9 +3,9 @@
  *
  * The identity comes first, the other counters follow as they come: a newer attnd's are shown too.
  */
-#include "cli.h"
-#include "field.h"
-#include "out.h"
+#include "clients/cli/base/cli.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 #include <string.h>

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* summary: the newest window of a job as one table per window: a row per layer, a column per head,
  * of one metric; patterns are names. */
-#include "ask.h"
-#include "cli.h"
-#include "field.h"
-#include "out.h"
-#include "unknown.h"
+#include "clients/cli/base/ask.h"
+#include "clients/cli/base/cli.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
+#include "clients/cli/base/unknown.h"
 
-#include "header.h"
+#include "proto/header.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* tail: one line per message that attnd publishes, until Ctrl-C or --count. Where it publishes is
  * asked through the control endpoint. */
-#include "cli.h"
-#include "drain.h"
-#include "field.h"
-#include "interrupt.h"
-#include "out.h"
-#include "reach.h"
-#include "sockopt.h"
-#include "unknown.h"
+#include "clients/cli/base/cli.h"
+#include "clients/c/src/drain.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/interrupt.h"
+#include "clients/cli/base/out.h"
+#include "clients/cli/base/reach.h"
+#include "clients/cli/base/sockopt.h"
+#include "clients/cli/base/unknown.h"
 
-#include "header.h"
+#include "proto/header.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -4,15 +4,15 @@
  * The recording is replayed to an attnd within this process (judge.h), and its alerts are read.
  * Runs that do not end in the recording are ended after it, so that their last window is judged
  * too. How long nothing came says nothing at this speed: alerts about silence are left out. */
-#include "cli.h"
-#include "feed.h"
-#include "field.h"
-#include "interrupt.h"
-#include "judge.h"
-#include "out.h"
-#include "sockopt.h"
+#include "clients/cli/base/cli.h"
+#include "clients/cli/recording/feed.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/interrupt.h"
+#include "clients/cli/recording/judge.h"
+#include "clients/cli/base/out.h"
+#include "clients/cli/base/sockopt.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "feed.h"
+#include "clients/cli/recording/feed.h"
 
-#include "field.h"
-#include "header.h"
-#include "interrupt.h"
-#include "now.h"
-#include "out.h"
+#include "clients/cli/base/field.h"
+#include "proto/header.h"
+#include "clients/cli/base/interrupt.h"
+#include "clients/cli/base/now.h"
+#include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 #include <poll.h>

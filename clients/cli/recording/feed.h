@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* feed: sends a recording to attnd and waits until attnd is through with it; what replay and check
  * have in common. One thread. */
-#ifndef CLI_FEED_H
-#define CLI_FEED_H
+#ifndef CLIENTS_CLI_RECORDING_FEED_H
+#define CLIENTS_CLI_RECORDING_FEED_H
 
-#include "cli.h"
-#include "playback.h"
-#include "ranks.h"
-#include "sender.h"
+#include "clients/cli/base/cli.h"
+#include "clients/cli/recording/playback.h"
+#include "clients/cli/recording/ranks.h"
+#include "clients/cli/recording/sender.h"
 
 /* More reasons than attnd has. */
 #define FEED_REASONS_MAX 128

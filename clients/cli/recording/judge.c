@@ -2,10 +2,10 @@
 /* What a judge decides itself: where its sockets are, and all that would make the verdict depend on
  * the machine, or reach beyond it. Spectra have no budget unless the file gives them one, so that
  * the same recording gets the same verdict everywhere. */
-#include "judge.h"
+#include "clients/cli/recording/judge.h"
 
-#include "daemon.h"
-#include "log.h"
+#include "daemon/daemon.h"
+#include "daemon/base/log.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* judge: an attnd of our own, within this process, on sockets in a directory that nobody else can
  * enter. It keeps no history and notifies nobody. One at a time; one thread. */
-#ifndef CLI_JUDGE_H
-#define CLI_JUDGE_H
+#ifndef CLIENTS_CLI_RECORDING_JUDGE_H
+#define CLIENTS_CLI_RECORDING_JUDGE_H
 
-#include "config.h"
+#include "config/config.h"
 
 #include <pthread.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The file's size is taken once: of one that is still being written, what was there is read. What a
  * record says it has is compared with what is left before memory is asked for. */
-#include "playback.h"
+#include "clients/cli/recording/playback.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <errno.h>
 #include <fcntl.h>

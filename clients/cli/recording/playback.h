@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* playback: reads a file of recorded messages (proto/recording.h), one after the other. Memory
  * holds one message. One thread. */
-#ifndef CLI_PLAYBACK_H
-#define CLI_PLAYBACK_H
+#ifndef CLIENTS_CLI_RECORDING_PLAYBACK_H
+#define CLIENTS_CLI_RECORDING_PLAYBACK_H
 
-#include "recording.h"
+#include "proto/recording.h"
 
 #define PLAYBACK_ERROR_MAX 512
 

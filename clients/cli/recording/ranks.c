@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "ranks.h"
+#include "clients/cli/recording/ranks.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* ranks: who publishes in a recording, and who has said bye. One thread. */
-#ifndef CLI_RANKS_H
-#define CLI_RANKS_H
+#ifndef CLIENTS_CLI_RECORDING_RANKS_H
+#define CLIENTS_CLI_RECORDING_RANKS_H
 
-#include "header.h"
-#include "recording.h"
+#include "proto/header.h"
+#include "proto/recording.h"
 
 struct recorded_rank {
     char job[JOB_NAME_MAX + 1];

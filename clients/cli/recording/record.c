@@ -5,18 +5,18 @@
  * says how many; a number that fits neither means that the connection broke in between. An end that
  * comes at some time, like Ctrl-C, first takes what is on its way. The file is made when attnd has
  * said that it hears us, so that a failure leaves none. */
-#include "cli.h"
-#include "drain.h"
-#include "field.h"
-#include "interrupt.h"
-#include "now.h"
-#include "out.h"
-#include "ranks.h"
-#include "reach.h"
-#include "recorder.h"
-#include "sockopt.h"
+#include "clients/cli/base/cli.h"
+#include "clients/c/src/drain.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/interrupt.h"
+#include "clients/cli/base/now.h"
+#include "clients/cli/base/out.h"
+#include "clients/cli/recording/ranks.h"
+#include "clients/cli/base/reach.h"
+#include "clients/cli/recording/recorder.h"
+#include "clients/cli/base/sockopt.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <errno.h>
 #include <inttypes.h>

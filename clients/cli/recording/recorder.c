@@ -2,9 +2,9 @@
 /* One writev per message, straight from ZeroMQ's frames to the page cache. A thread of its own for
  * writing was decided against: ZeroMQ's thread reads on while this one writes, and behind it the
  * daemon keeps up to tap.budget bytes. */
-#include "recorder.h"
+#include "clients/cli/recording/recorder.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* recorder: appends messages to a file of recorded messages (proto/recording.h). One thread. */
-#ifndef CLI_RECORDER_H
-#define CLI_RECORDER_H
+#ifndef CLIENTS_CLI_RECORDING_RECORDER_H
+#define CLIENTS_CLI_RECORDING_RECORDER_H
 
-#include "recording.h"
+#include "proto/recording.h"
 
 #define RECORDER_ERROR_MAX 512
 

@@ -2,11 +2,11 @@
 /* replay: sends a recording to attnd byte for byte, in its order, over one connection. attnd then
  * sees what it saw: of the same runs with the same sequence numbers. One that still knows a run
  * refuses what it has had, which is said at the end. */
-#include "cli.h"
-#include "feed.h"
-#include "interrupt.h"
-#include "out.h"
-#include "reach.h"
+#include "clients/cli/base/cli.h"
+#include "clients/cli/recording/feed.h"
+#include "clients/cli/base/interrupt.h"
+#include "clients/cli/base/out.h"
+#include "clients/cli/base/reach.h"
 
 #include <inttypes.h>
 #include <stdio.h>

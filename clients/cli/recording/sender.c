@@ -3,12 +3,12 @@
  * makes a message wait, and a time-out makes it look for Ctrl-C now and then. An XPUB drops what
  * nobody has subscribed to, so when a subscription ends, how much came through is not known: that
  * is the end. */
-#include "sender.h"
+#include "clients/cli/recording/sender.h"
 
-#include "header.h"
-#include "interrupt.h"
-#include "now.h"
-#include "sockopt.h"
+#include "proto/header.h"
+#include "clients/cli/base/interrupt.h"
+#include "clients/cli/base/now.h"
+#include "clients/cli/base/sockopt.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* sender: gives recorded messages to attnd as a training job does, but waits for room instead of
  * dropping. Gives way to Ctrl-C (interrupt.h). One thread. */
-#ifndef CLI_SENDER_H
-#define CLI_SENDER_H
+#ifndef CLIENTS_CLI_RECORDING_SENDER_H
+#define CLIENTS_CLI_RECORDING_SENDER_H
 
-#include "prefixes.h"
-#include "recording.h"
+#include "clients/c/src/prefixes.h"
+#include "proto/recording.h"
 
 struct sender {
     void *socket;

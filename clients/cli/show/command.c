@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* show: a layer's attention in the terminal: of files, a recording, or a running attnd. */
-#include "cli.h"
+#include "clients/cli/base/cli.h"
 
-#include "show_options.h"
-#include "view.h"
+#include "clients/cli/show/show_options.h"
+#include "clients/cli/show/view.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -5,7 +5,7 @@
  *
  * Weights are spread over several orders of magnitude, so shades and colours go by the square root
  * of a cell's share of the largest. */
-#include "view.h"
+#include "clients/cli/show/view.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* lists: bars of one query, the first keys of each head, the largest entries. */
-#include "view.h"
+#include "clients/cli/show/view.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -3,7 +3,7 @@
  * the query, the weights are kept: which of them is shown depends on what is in the first. A head's
  * own rows go straight into the picture; the mean over heads is added up first, and is the only map
  * that is ever in memory. */
-#include "measure.h"
+#include "clients/cli/show/measure.h"
 
 #include <math.h>
 #include <stdlib.h>

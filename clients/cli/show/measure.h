@@ -2,10 +2,10 @@
 /* measure: what is shown of one sample of a layer, found in one pass over its heads: row sums, one
  * query's weights, a small picture, the largest entries. Numbers are of the map that was asked for,
  * one head's or the mean over the heads. One thread. */
-#ifndef CLI_SHOW_MEASURE_H
-#define CLI_SHOW_MEASURE_H
+#ifndef CLIENTS_CLI_SHOW_MEASURE_H
+#define CLIENTS_CLI_SHOW_MEASURE_H
 
-#include "source.h"
+#include "clients/cli/source/source.h"
 
 #define HEAD_MEAN      UINT32_MAX
 #define TOKEN_AUTO     UINT32_MAX

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "screen.h"
+#include "clients/cli/show/screen.h"
 
-#include "spark.h"
-#include "token.h"
+#include "clients/cli/base/spark.h"
+#include "clients/cli/show/token.h"
 
 #include <stdarg.h>
 #include <stdlib.h>

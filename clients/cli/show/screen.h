@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* screen: what the output can show: how much room there is, which characters and colours. One
  * thread. */
-#ifndef CLI_SCREEN_H
-#define CLI_SCREEN_H
+#ifndef CLIENTS_CLI_SHOW_SCREEN_H
+#define CLIENTS_CLI_SHOW_SCREEN_H
 
 #include <stdbool.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* show_options: one table drives getopt, the checks and the help. */
-#include "show_options.h"
+#include "clients/cli/show/show_options.h"
 
 #include <string.h>
 

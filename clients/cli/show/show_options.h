@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* show_options: the command line of attnctl show as a struct. Pure but for getopt's own state; one
  * thread. */
-#ifndef CLI_SHOW_OPTIONS_H
-#define CLI_SHOW_OPTIONS_H
+#ifndef CLIENTS_CLI_SHOW_SHOW_OPTIONS_H
+#define CLIENTS_CLI_SHOW_SHOW_OPTIONS_H
 
-#include "measure.h"
-#include "name.h"
-#include "option.h"
-#include "screen.h"
+#include "clients/cli/show/measure.h"
+#include "clients/cli/arrays/name.h"
+#include "clients/cli/base/option.h"
+#include "clients/cli/show/screen.h"
 
 #define SHOW_ERROR_MAX 512
 

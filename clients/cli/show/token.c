@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* How many columns a character takes is asked of the C library, in a locale of ours: the program's
  * own stays as it is. */
-#include "token.h"
+#include "clients/cli/show/token.h"
 
-#include "utf8.h"
+#include "clients/cli/base/utf8.h"
 
 #include <locale.h>
 #include <stdint.h>

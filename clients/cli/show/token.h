@@ -3,8 +3,8 @@
  * format characters, and without UTF-8 all that is not ASCII, are escaped ("\n", "\x1b", "\u200d");
  * blanks at its ends are shown; wide characters take two columns; text that runs from right to left
  * is isolated, so that the line keeps its order. One thread. */
-#ifndef CLI_TOKEN_H
-#define CLI_TOKEN_H
+#ifndef CLIENTS_CLI_SHOW_TOKEN_H
+#define CLIENTS_CLI_SHOW_TOKEN_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "view.h"
+#include "clients/cli/show/view.h"
 
 #include <inttypes.h>
 #include <string.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* view: the parts of what attnctl show prints, each a function. One thread. */
-#ifndef CLI_VIEW_H
-#define CLI_VIEW_H
+#ifndef CLIENTS_CLI_SHOW_VIEW_H
+#define CLIENTS_CLI_SHOW_VIEW_H
 
-#include "measure.h"
-#include "screen.h"
-#include "token.h"
+#include "clients/cli/show/measure.h"
+#include "clients/cli/show/screen.h"
+#include "clients/cli/show/token.h"
 
 struct view {
     struct screen screen;

@@ -3,12 +3,12 @@
  * row by row through a stream that stays open from head to head, so that a packed entry is unpacked
  * once while heads are asked for in their order. Queries and keys are small: those of one layer are
  * in memory at a time. */
-#include "part.h"
+#include "clients/cli/source/part.h"
 
-#include "err.h"
-#include "input.h"
-#include "spectrum.h"
-#include "stream.h"
+#include "proto/err.h"
+#include "clients/cli/analyze/input.h"
+#include "workers/linear/spectrum.h"
+#include "clients/cli/arrays/stream.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "labels.h"
+#include "clients/cli/source/labels.h"
 
-#include "err.h"
-#include "utf8.h"
+#include "proto/err.h"
+#include "clients/cli/base/utf8.h"
 
 #include <errno.h>
 #include <stdio.h>

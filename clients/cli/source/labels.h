@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* labels: the texts of tokens, as valid UTF-8: bytes that are not become U+FFFD. One thread. */
-#ifndef CLI_LABELS_H
-#define CLI_LABELS_H
+#ifndef CLIENTS_CLI_SOURCE_LABELS_H
+#define CLIENTS_CLI_SOURCE_LABELS_H
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 /* More are no text that somebody looks at. */
 #define LABELS_MAX 16777216

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* part: what the kinds of sources and source.c need of each other. */
-#ifndef CLI_SOURCE_PART_H
-#define CLI_SOURCE_PART_H
+#ifndef CLIENTS_CLI_SOURCE_PART_H
+#define CLIENTS_CLI_SOURCE_PART_H
 
-#include "labels.h"
-#include "source.h"
+#include "clients/cli/source/labels.h"
+#include "clients/cli/source/source.h"
 
-#include "attention.h"
+#include "workers/base/attention.h"
 
 /* What the rows of a map are given to. */
 struct sink {

@@ -5,11 +5,11 @@
  *
  * Heads that are split over ranks come in several messages of one step: all are pieces of the
  * layer. Where ranks have the same heads of other data, the lowest rank counts. */
-#include "part.h"
+#include "clients/cli/source/part.h"
 
-#include "err.h"
-#include "playback.h"
-#include "spectrum.h"
+#include "proto/err.h"
+#include "clients/cli/recording/playback.h"
+#include "workers/linear/spectrum.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* rows: weights as they are stored, or queries and keys, as rows of f32. */
-#include "part.h"
+#include "clients/cli/source/part.h"
 
-#include "isa.h"
-#include "qk.h"
+#include "workers/base/isa.h"
+#include "workers/qk/qk.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* source: what all kinds have in common: the request's labels, finding a layer, checking, and maps
  * from rows. */
-#include "part.h"
+#include "clients/cli/source/part.h"
 
-#include "err.h"
-#include "recording.h"
+#include "proto/err.h"
+#include "proto/recording.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,16 +6,16 @@
  * Opening reads names and shapes; a map is read when it is asked for, and little else: of a file of
  * arrays that are not packed the pages of that map, which are given back at once; packed ones are
  * unpacked as a stream of which the map is kept. Of a recording memory holds one message. Maps of
- * queries and keys are made by the engine (workers/qk.h).
+ * queries and keys are made by the engine (workers/qk/qk.h).
  *
  * Functions return CLI_OK, or the exit code and one sentence in reterr (SOURCE_ERROR_MAX bytes).
  * One thread per source. */
-#ifndef CLI_SOURCE_H
-#define CLI_SOURCE_H
+#ifndef CLIENTS_CLI_SOURCE_SOURCE_H
+#define CLIENTS_CLI_SOURCE_SOURCE_H
 
-#include "cli.h"
-#include "header.h"
-#include "name.h"
+#include "clients/cli/base/cli.h"
+#include "proto/header.h"
+#include "clients/cli/arrays/name.h"
 
 #define SOURCE_ERROR_MAX 1024
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "asker.h"
+#include "clients/cli/top/asker.h"
 
-#include "ask.h"
-#include "err.h"
-#include "read.h"
+#include "clients/cli/base/ask.h"
+#include "proto/err.h"
+#include "clients/cli/top/read.h"
 
 #include <stdio.h>
 #include <string.h>

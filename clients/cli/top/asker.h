@@ -2,11 +2,11 @@
 /* asker: asks attnd what the model needs, and gives it the answers. Several questions are on their
  * way at once, at most one of each kind, and nothing here waits. One that goes unanswered is given
  * up; when attnd says nothing at all the connection is made anew, until it does. One thread. */
-#ifndef CLI_TOP_ASKER_H
-#define CLI_TOP_ASKER_H
+#ifndef CLIENTS_CLI_TOP_ASKER_H
+#define CLIENTS_CLI_TOP_ASKER_H
 
-#include "model.h"
-#include "rpc.h"
+#include "clients/cli/top/model.h"
+#include "clients/cli/base/rpc.h"
 
 enum asker_kind {
     ASKER_MONITOR,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "bars.h"
+#include "clients/cli/top/bars.h"
 
-#include "spark.h"
+#include "clients/cli/base/spark.h"
 
 #include <math.h>
 

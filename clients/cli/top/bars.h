@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* bars: numbers as small bars on a screen: a line of them, or a chart of several rows. Where there
  * are no block characters, ASCII characters of growing weight stand for them. Pure. */
-#ifndef CLI_TOP_BARS_H
-#define CLI_TOP_BARS_H
+#ifndef CLIENTS_CLI_TOP_BARS_H
+#define CLIENTS_CLI_TOP_BARS_H
 
-#include "screen.h"
+#include "clients/cli/top/screen.h"
 
 #define BARS_LEVELS 8
 

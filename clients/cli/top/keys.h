@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* keys: what a key does. Pure: a key is a number, the model changes. */
-#ifndef CLI_TOP_KEYS_H
-#define CLI_TOP_KEYS_H
+#ifndef CLIENTS_CLI_TOP_KEYS_H
+#define CLIENTS_CLI_TOP_KEYS_H
 
-#include "model.h"
+#include "clients/cli/top/model.h"
 
 /* Keys that are no characters; others are their ASCII code. */
 enum key {

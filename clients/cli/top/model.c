@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "model.h"
+#include "clients/cli/top/model.h"
 
 #include <inttypes.h>
 #include <math.h>

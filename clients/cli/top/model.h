@@ -3,12 +3,12 @@
  * alerts, how attnd is; and where the user is. Answers of attnd go in (read.h), keys go in
  * (keys.h), pictures come out (view.h), and what should be asked next (`needs`). Pure: the time is
  * told, in milliseconds that never go back. One thread. */
-#ifndef CLI_TOP_MODEL_H
-#define CLI_TOP_MODEL_H
+#ifndef CLIENTS_CLI_TOP_MODEL_H
+#define CLIENTS_CLI_TOP_MODEL_H
 
-#include "bars.h"
-#include "field.h"
-#include "header.h"
+#include "clients/cli/top/bars.h"
+#include "clients/cli/base/field.h"
+#include "proto/header.h"
 
 /* What is shown at most; the rest is counted and said so. */
 #define MODEL_JOBS_MAX     500

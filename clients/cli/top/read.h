@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* read: answers of attnd into the model. What an answer lacks, or has of another type, is left as
  * it was or counts as missing: answers may come from a newer attnd. Pure; one thread. */
-#ifndef CLI_TOP_READ_H
-#define CLI_TOP_READ_H
+#ifndef CLIENTS_CLI_TOP_READ_H
+#define CLIENTS_CLI_TOP_READ_H
 
-#include "model.h"
+#include "clients/cli/top/model.h"
 
 /* Each takes the `result` of the method of its name. */
 

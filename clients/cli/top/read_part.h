@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* read_part: what the parts of read share. */
-#ifndef CLI_TOP_READ_PART_H
-#define CLI_TOP_READ_PART_H
+#ifndef CLIENTS_CLI_TOP_READ_PART_H
+#define CLIENTS_CLI_TOP_READ_PART_H
 
-#include "read.h"
+#include "clients/cli/top/read.h"
 
 /* The maps of an answer that is a list; 0 for anything else. */
 uint32_t read_list(const msgpack_object *result, const msgpack_object **ret_maps);

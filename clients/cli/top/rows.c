@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Which heads and layers are shown, and in which order. What has no number comes last either way
  * round; heads that are equal keep the model's order, so that the list does not dance. */
-#include "model.h"
+#include "clients/cli/top/model.h"
 
 #include <math.h>
 #include <stdlib.h>

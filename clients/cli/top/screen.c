@@ -2,7 +2,7 @@
 /* Which characters are one column wide is decided here and not by the locale, so that a drawing is
  * the same everywhere: letters of alphabets that are written from left to right without combining
  * marks, punctuation, arrows, mathematics, boxes and blocks. */
-#include "screen.h"
+#include "clients/cli/top/screen.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -2,10 +2,10 @@
 /* screen: a rectangle of characters with styles, in memory. What is drawn outside of it is cut off.
  * Text may come from anywhere: what could move a terminal's cursor, or is not one column wide, is
  * replaced by '?'. Pure; one thread. */
-#ifndef CLI_TOP_SCREEN_H
-#define CLI_TOP_SCREEN_H
+#ifndef CLIENTS_CLI_TOP_SCREEN_H
+#define CLIENTS_CLI_TOP_SCREEN_H
 
-#include "utf8.h"
+#include "clients/cli/base/utf8.h"
 
 #include <stdbool.h>
 #include <stddef.h>

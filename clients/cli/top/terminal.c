@@ -2,10 +2,10 @@
 /* ncurses is this file's alone. Signals that end top are waited for by its loop (cmd_top.c), so
  * that only those that come from a mistake, of the program or of who sends them, are caught here.
  */
-#include "terminal.h"
+#include "clients/cli/top/terminal.h"
 
-#include "keys.h"
-#include "spark.h"
+#include "clients/cli/top/keys.h"
+#include "clients/cli/base/spark.h"
 
 #include <curses.h>
 #include <langinfo.h>

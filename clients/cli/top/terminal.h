@@ -2,10 +2,10 @@
 /* terminal: the user's terminal, by ncurses, which knows one per process. Whatever happens between
  * terminal_open and terminal_close, the terminal is as it was afterwards: also after a fatal
  * signal. One thread. */
-#ifndef CLI_TOP_TERMINAL_H
-#define CLI_TOP_TERMINAL_H
+#ifndef CLIENTS_CLI_TOP_TERMINAL_H
+#define CLIENTS_CLI_TOP_TERMINAL_H
 
-#include "screen.h"
+#include "clients/cli/top/screen.h"
 
 #include <stdbool.h>
 

@@ -2,13 +2,13 @@
 /* top: a job on the whole terminal. The loop waits for keys, signals, answers and the next moment
  * to look, whichever comes first, and for nothing else; what is known is in the model, what is
  * asked in the asker. */
-#include "cli.h"
-#include "asker.h"
-#include "keys.h"
-#include "now.h"
-#include "terminal.h"
-#include "unknown.h"
-#include "view.h"
+#include "clients/cli/base/cli.h"
+#include "clients/cli/top/asker.h"
+#include "clients/cli/top/keys.h"
+#include "clients/cli/base/now.h"
+#include "clients/cli/top/terminal.h"
+#include "clients/cli/base/unknown.h"
+#include "clients/cli/top/view.h"
 
 #include <errno.h>
 #include <fcntl.h>

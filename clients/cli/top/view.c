@@ -4,10 +4,10 @@
  *   0  what is looked at, and the time        3  which numbers, in which order
  *   1  how attnd is                           4  the page: headings, then rows
  *   2  what fires                             last: keys */
-#include "view_part.h"
+#include "clients/cli/top/view_part.h"
 
-#include "keys.h"
-#include "out.h"
+#include "clients/cli/top/keys.h"
+#include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 #include <math.h>

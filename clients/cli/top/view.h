@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* view: draws the model on a screen. Pure but for the lists in model->ui, which are scrolled so
  * that what is chosen can be seen. One thread. */
-#ifndef CLI_TOP_VIEW_H
-#define CLI_TOP_VIEW_H
+#ifndef CLIENTS_CLI_TOP_VIEW_H
+#define CLIENTS_CLI_TOP_VIEW_H
 
-#include "model.h"
+#include "clients/cli/top/model.h"
 
 /* Less than this is too small for anything. */
 #define VIEW_WIDTH_MIN  60

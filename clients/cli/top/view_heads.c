@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The two tables of a job: heads, a row each, and layers with their heads side by side. */
-#include "view_part.h"
+#include "clients/cli/top/view_part.h"
 
-#include "nearest.h"
+#include "clients/cli/base/nearest.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Jobs, alerts, and what lies on top of a page: the keys, and lists to choose from. */
-#include "view_part.h"
+#include "clients/cli/top/view_part.h"
 
-#include "keys.h"
-#include "out.h"
+#include "clients/cli/top/keys.h"
+#include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* view_part: what the parts of view share. A page draws the rows from `top` on, `rows` of them. */
-#ifndef CLI_TOP_VIEW_PART_H
-#define CLI_TOP_VIEW_PART_H
+#ifndef CLIENTS_CLI_TOP_VIEW_PART_H
+#define CLIENTS_CLI_TOP_VIEW_PART_H
 
-#include "view.h"
+#include "clients/cli/top/view.h"
 
 struct frame {
     struct model *model;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Of each layer: one line per family. Of heads, with http.metrics_heads: those that drift most. */
-#include "metrics_part.h"
+#include "daemon/http/metrics/internal.h"
 
 #include <math.h>
 #include <stddef.h>

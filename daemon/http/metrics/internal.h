@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* metrics_part: what the files that make /metrics share. */
-#ifndef DAEMON_HTTP_METRICS_PART_H
-#define DAEMON_HTTP_METRICS_PART_H
+#ifndef DAEMON_HTTP_METRICS_INTERNAL_H
+#define DAEMON_HTTP_METRICS_INTERNAL_H
 
-#include "metrics.h"
-#include "metrics_layer.h"
-#include "metrics_text.h"
+#include "daemon/http/metrics/metrics.h"
+#include "daemon/http/metrics/layer.h"
+#include "daemon/http/metrics/text.h"
 
 struct metrics {
     const struct config *config;

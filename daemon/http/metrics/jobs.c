@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Of each job its newest run, as `monitor` answers it. */
-#include "metrics_part.h"
+#include "daemon/http/metrics/internal.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "metrics_layer.h"
+#include "daemon/http/metrics/layer.h"
 
-#include "cursor.h"
-#include "metrics_text.h"
+#include "daemon/http/cursor.h"
+#include "daemon/http/metrics/text.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -15,7 +15,7 @@
 const struct attention_info attention_info[ATTENTION_COUNT] = {
 #define ATTENTION(metric, name, unit, parts, help)                                                 \
     [ATTENTION_##metric] = {METRIC_##metric, name, unit, help, parts},
-#include "attention.def"
+#include "daemon/http/metrics/attention.def"
 #undef ATTENTION
 };
 #undef MEAN

@@ -8,14 +8,14 @@
 #ifndef DAEMON_HTTP_METRICS_LAYER_H
 #define DAEMON_HTTP_METRICS_LAYER_H
 
-#include "feed.h"
-#include "hash.h"
-#include "header.h"
-#include "metric.h"
+#include "daemon/http/feed.h"
+#include "daemon/base/hash.h"
+#include "proto/header.h"
+#include "proto/metric.h"
 
 enum attention_metric {
 #define ATTENTION(metric, name, unit, parts, help) ATTENTION_##metric,
-#include "attention.def"
+#include "daemon/http/metrics/attention.def"
 #undef ATTENTION
     ATTENTION_COUNT
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "metrics_part.h"
+#include "daemon/http/metrics/internal.h"
 
-#include "result.h"
+#include "proto/result.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -6,13 +6,13 @@
  * Which jobs there are is said by the loop thread's answer to `monitor`: the layers of a job's
  * newest run are shown while that run is active, and what is no such run's is forgotten. At most
  * http.metrics_layers are kept, first come first served; who scrapes makes room. */
-#ifndef DAEMON_HTTP_METRICS_H
-#define DAEMON_HTTP_METRICS_H
+#ifndef DAEMON_HTTP_METRICS_METRICS_H
+#define DAEMON_HTTP_METRICS_METRICS_H
 
-#include "config.h"
-#include "feed.h"
-#include "mpk.h"
-#include "stats.h"
+#include "config/config.h"
+#include "daemon/http/feed.h"
+#include "proto/mpk.h"
+#include "daemon/base/stats.h"
 
 struct metrics;
 

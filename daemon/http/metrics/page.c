@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "http_part.h"
+#include "daemon/http/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

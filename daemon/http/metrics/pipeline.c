@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Of attnd itself: counters, queues, latencies; and of each job. */
-#include "metrics_part.h"
+#include "daemon/http/metrics/internal.h"
 
-#include "err.h"
+#include "proto/err.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,14 +13,14 @@ static const struct {
     const char *name;
 } exposed[] = {
 #define EXPOSED(symbol, name) {COUNT_##symbol, "attnd_" name},
-#include "counter.def"
+#include "daemon/http/metrics/counter.def"
 #undef EXPOSED
 };
 _Static_assert(sizeof exposed / sizeof exposed[0] == COUNT_COUNT, "each counter has a name");
 
 static const char *const counter_help[COUNT_COUNT] = {
 #define COUNTER(symbol, name, unit, help) [COUNT_##symbol] = help,
-#include "stats.def"
+#include "daemon/base/stats.def"
 #undef COUNTER
 };
 

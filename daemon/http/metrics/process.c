@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The process, by the names that all who are scraped use. What cannot be read is left out. */
-#include "metrics_part.h"
+#include "daemon/http/metrics/internal.h"
 
 #include <dirent.h>
 #include <stdio.h>

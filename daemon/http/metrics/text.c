@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A page may have 100,000 lines, of which printf would take 60 ms: numbers between 1e-5 and 1e9,
  * which nearly all are, are written by integer arithmetic. */
-#include "metrics_text.h"
+#include "daemon/http/metrics/text.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
 #include <sys/stat.h>
 #include <sys/wait.h>

@@ -2,8 +2,8 @@
 /* fake: an attnd for the tests of its command line: a ROUTER that answers as it is told, and a PUB.
  * The answering function runs on the fake's own thread: it reads nothing that a test changes
  * meanwhile. */
-#ifndef TESTS_CLI_FAKE_H
-#define TESTS_CLI_FAKE_H
+#ifndef TESTS_UNIT_CLI_FAKE_H
+#define TESTS_UNIT_CLI_FAKE_H
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 #include <pthread.h>
 #include <stdio.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* attnctl as a user sees it: the program itself, its text and its exit status, against a fake attnd
  * that answers with maps of proto/result.h. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "field.h"
-#include "result.h"
+#include "clients/cli/base/field.h"
+#include "proto/result.h"
 
 #include <math.h>
 #include <signal.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* What figures are made of; tests/cli/test_plot.py has the figures themselves. */
-#include "colormap.h"
-#include "fonts.h"
-#include "heat.h"
-#include "label.h"
-#include "output.h"
-#include "png_file.h"
-#include "ticks.h"
+#include "clients/cli/plot/colormap.h"
+#include "clients/cli/plot/fonts.h"
+#include "clients/cli/plot/heat.h"
+#include "clients/cli/plot/label.h"
+#include "clients/cli/plot/output.h"
+#include "clients/cli/plot/png_file.h"
+#include "clients/cli/plot/ticks.h"
 
 #include <errno.h>
 #include <math.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* The table of commands, and what is made of it: words that are found in a line, what was meant by
  * a slip, and what completes a word. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "commands.h"
-#include "complete.h"
-#include "line.h"
-#include "text.h"
+#include "clients/cli/commands.h"
+#include "clients/cli/help/complete.h"
+#include "clients/cli/line.h"
+#include "clients/cli/base/text.h"
 
 #define WORDS_MAX 12
 

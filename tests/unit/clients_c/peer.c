@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "peer.h"
+#include "tests/unit/clients_c/peer.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* peer: a socket that plays the daemon. Endpoints are ephemeral; every wait has a bound. */
-#ifndef TEST_PEER_H
-#define TEST_PEER_H
+#ifndef TESTS_UNIT_CLIENTS_C_PEER_H
+#define TESTS_UNIT_CLIENTS_C_PEER_H
 
-#include "header.h"
+#include "proto/header.h"
 #include <stddef.h>
 #include <zmq.h>
 

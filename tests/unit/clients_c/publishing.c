@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "publishing.h"
+#include "tests/unit/clients_c/publishing.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

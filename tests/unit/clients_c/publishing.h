@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* publishing: what the tests of a publisher have in common. Every wait has a bound. */
-#ifndef TEST_PUBLISHING_H
-#define TEST_PUBLISHING_H
+#ifndef TESTS_UNIT_CLIENTS_C_PUBLISHING_H
+#define TESTS_UNIT_CLIENTS_C_PUBLISHING_H
 
-#include "attn/attn.h"
-#include "peer.h"
+#include "clients/c/include/attn/attn.h"
+#include "tests/unit/clients_c/peer.h"
 
 uint64_t now_ms(void);
 /* A millisecond between two looks at a condition. */

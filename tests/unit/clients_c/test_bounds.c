@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Bounds that daemons tell, alone and through a publisher whose daemon is a bare SUB. */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "bounds.h"
-#include "publishing.h"
+#include "clients/c/src/bounds.h"
+#include "tests/unit/clients_c/publishing.h"
 
 #include <string.h>
 #include <time.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Questions about the past: what is asked, what becomes of the answers, and of none. */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "attn/attn.h"
-#include "mpk.h"
-#include "peer.h"
+#include "clients/c/include/attn/attn.h"
+#include "proto/mpk.h"
+#include "tests/unit/clients_c/peer.h"
 
 #include <math.h>
 #include <pthread.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "drain.h"
-#include "peer.h"
+#include "clients/c/src/drain.h"
+#include "tests/unit/clients_c/peer.h"
 
 #include <poll.h>
 

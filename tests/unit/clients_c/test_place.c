@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Daemons that nobody named: they are looked for, come late, go, and come back. */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "publishing.h"
+#include "tests/unit/clients_c/publishing.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What plans say, alone and through a publisher whose daemon is a bare SUB. */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "plan.h"
-#include "publishing.h"
+#include "clients/c/src/plan.h"
+#include "tests/unit/clients_c/publishing.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "prefixes.h"
+#include "clients/c/src/prefixes.h"
 #include <stdio.h>
 #include <string.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Every tier: what arrives, what a plan leaves of it, and what is refused. */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "publishing.h"
+#include "tests/unit/clients_c/publishing.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "publishing.h"
+#include "tests/unit/clients_c/publishing.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "attn/attn.h"
-#include "peer.h"
+#include "clients/c/include/attn/attn.h"
+#include "tests/unit/clients_c/peer.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * goes on, is killed and comes back. No call waits for it, and nothing is lost uncounted.
  *
  *   test_attn_threads ATTND */
-#include "attn/attn.h"
+#include <attn/attn.h>
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* helpers: what every config test needs. Includes cmocka with its prerequisites. */
-#ifndef TESTS_CONFIG_HELPERS_H
-#define TESTS_CONFIG_HELPERS_H
+#ifndef TESTS_UNIT_CONFIG_HELPERS_H
+#define TESTS_UNIT_CONFIG_HELPERS_H
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,8 +10,8 @@
 
 #include <cmocka.h>
 
-#include "config.h"
-#include "table.h"
+#include "config/config.h"
+#include "config/table.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Rules between keys. */
-#include "helpers.h"
+#include "tests/unit/config/helpers.h"
 
 /* The defaults with some keys changed; the list ends with NULL. */
 static struct config with(const char *const *assignments)

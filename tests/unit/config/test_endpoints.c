@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Where the four sockets are, and that TCP is refused. */
-#include "helpers.h"
+#include "tests/unit/config/helpers.h"
 
 #define REASON                                                                                     \
     "over TCP any user of this machine, and any web page, could speak to attnd: leave it out, "    \

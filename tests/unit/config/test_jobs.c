@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What some jobs have different: the section `jobs`. */
-#include "helpers.h"
+#include "tests/unit/config/helpers.h"
 
 static struct config load(const char *text)
 {

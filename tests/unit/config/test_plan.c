@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What trainers should capture: the section `plan`, what patterns of jobs have different, and which
  * other keys differ between two files. */
-#include "helpers.h"
+#include "tests/unit/config/helpers.h"
 
 static struct config load(const char *text)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What is worth an alert: the section `rules`. */
-#include "helpers.h"
+#include "tests/unit/config/helpers.h"
 
-#include "result.h"
-#include "rule_list.h"
+#include "proto/result.h"
+#include "config/rule_list.h"
 
 #include <math.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The table: every key takes what its type takes, through --set and through a file. */
-#include "helpers.h"
+#include "tests/unit/config/helpers.h"
 
 #include <inttypes.h>
 

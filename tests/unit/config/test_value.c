@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Each type: what is read, how it is printed, and the words of every refusal. */
-#include "helpers.h"
+#include "tests/unit/config/helpers.h"
 
 static const struct value_rule bytes = {VALUE_BYTES, 0, UINT64_MAX};
 static const struct value_rule count = {VALUE_COUNT, 1, 100};

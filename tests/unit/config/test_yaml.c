@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Files: what is read, and the words and the line of every refusal. */
-#include "helpers.h"
+#include "tests/unit/config/helpers.h"
 
 #include <sys/stat.h>
 

@@ -3,7 +3,7 @@
 #ifndef TESTS_UNIT_DAEMON_MANAGER_H
 #define TESTS_UNIT_DAEMON_MANAGER_H
 
-#include "unit.h"
+#include "tests/unit/unit.h"
 
 #include <stddef.h>
 #include <stdio.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include "manager.h"
+#include "tests/unit/daemon/manager.h"
 
-#include "service.h"
+#include "daemon/service.h"
 
-#include "clock.h"
-#include "err.h"
+#include "daemon/base/clock.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "manager.h"
+#include "tests/unit/daemon/manager.h"
 
-#include "service_notify.h"
+#include "daemon/service_notify.h"
 
 #include <errno.h>
 

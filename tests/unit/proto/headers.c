@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "headers.h"
+#include "tests/unit/proto/headers.h"
 
 #include <stdio.h>
 

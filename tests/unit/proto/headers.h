@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* headers: golden headers with one thing changed, and what the decoder says of them. */
-#ifndef TEST_PROTO_HEADERS_H
-#define TEST_PROTO_HEADERS_H
+#ifndef TESTS_UNIT_PROTO_HEADERS_H
+#define TESTS_UNIT_PROTO_HEADERS_H
 
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "header.h"
+#include "proto/header.h"
 
 struct bytes headers_golden(const char *name);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* support: bytes on the heap, exactly as long as they are, so that ASan sees the first byte read
  * beyond. */
-#ifndef TEST_PROTO_SUPPORT_H
-#define TEST_PROTO_SUPPORT_H
+#ifndef TESTS_UNIT_PROTO_SUPPORT_H
+#define TESTS_UNIT_PROTO_SUPPORT_H
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "mpk.h"
+#include "proto/mpk.h"
 
 struct bytes {
     unsigned char *data;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "address.h"
+#include "proto/address.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "err.h"
+#include "proto/err.h"
 #include <string.h>
 
 static void test_every_error_has_its_own_slug_and_a_text(void **state)

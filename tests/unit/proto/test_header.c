@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "headers.h"
+#include "tests/unit/proto/headers.h"
 
-#include "err.h"
-#include "header.h"
+#include "proto/err.h"
+#include "proto/header.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

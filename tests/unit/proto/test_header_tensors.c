@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "headers.h"
+#include "tests/unit/proto/headers.h"
 
-#include "err.h"
+#include "proto/err.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Every allocation of the codecs fails once; leaks and wild frees are ASan's and valgrind's to
  * find. */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "../workers/heap.h"
-#include "err.h"
-#include "header.h"
+#include "tests/unit/heap.h"
+#include "proto/err.h"
+#include "proto/header.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "err.h"
+#include "proto/err.h"
 #include <math.h>
 #include <string.h>
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* PROTOCOL.md is the contract, so it must not lag behind the lists it describes. */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "err.h"
-#include "header.h"
-#include "metric.h"
+#include "proto/err.h"
+#include "proto/header.h"
+#include "proto/metric.h"
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>

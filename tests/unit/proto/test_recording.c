@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The bytes of recordings. The examples were made with Python's struct and zlib. */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "../workers/heap.h"
-#include "err.h"
-#include "recording.h"
+#include "tests/unit/heap.h"
+#include "proto/err.h"
+#include "proto/recording.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The structs here and tests/golden/make.py say the same; the encoders must agree to the byte. */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "result.h"
+#include "proto/result.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "err.h"
-#include "metric.h"
-#include "tensor.h"
+#include "proto/err.h"
+#include "proto/metric.h"
+#include "proto/tensor.h"
 #include <string.h>
 
 static void test_names_come_back_as_themselves(void **state)

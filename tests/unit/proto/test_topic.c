@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "support.h"
+#include "tests/unit/proto/support.h"
 
-#include "err.h"
-#include "header.h"
+#include "proto/err.h"
+#include "proto/header.h"
 #include <string.h>
 
 static struct header tensor_header(void)

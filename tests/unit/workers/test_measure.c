@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* A message cut into jobs gives the same numbers as in one piece, whatever is on or off. */
-#include "unit.h"
-#include "err.h"
-#include "heap.h"
-#include "measure.h"
+#include "tests/unit/unit.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "workers/measure.h"
 
 #include <stdlib.h>
 #include <string.h>

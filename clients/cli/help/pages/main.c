@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* pages: writes the manual, for the build. Every page is replaced, which changes its directory, and
  * so tells the build that it is new. */
-#include "page.h"
+#include "clients/cli/help/pages/page.h"
 
 #include <errno.h>
 #include <stdlib.h>

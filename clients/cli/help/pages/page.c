@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "page.h"
+#include "clients/cli/help/pages/page.h"
 
-#include "roff.h"
+#include "clients/cli/help/pages/roff.h"
 
 #include <ctype.h>
 #include <stdlib.h>

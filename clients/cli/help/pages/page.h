@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* page: the manual pages of attnctl and its commands, from the table of commands; and one of a
  * program's --help. */
-#ifndef CLI_PAGES_PAGE_H
-#define CLI_PAGES_PAGE_H
+#ifndef CLIENTS_CLI_HELP_PAGES_PAGE_H
+#define CLIENTS_CLI_HELP_PAGES_PAGE_H
 
-#include "commands.h"
+#include "clients/cli/commands.h"
 
 /* attnctl(1) */
 void page_of_attnctl(FILE *out);

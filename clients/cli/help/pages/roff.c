@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "roff.h"
+#include "clients/cli/help/pages/roff.h"
 
 #include <ctype.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* roff: text as the man(7) macros take it. Pure but for what is written. */
-#ifndef CLI_PAGES_ROFF_H
-#define CLI_PAGES_ROFF_H
+#ifndef CLIENTS_CLI_HELP_PAGES_ROFF_H
+#define CLIENTS_CLI_HELP_PAGES_ROFF_H
 
 #include <stdbool.h>
 #include <stdio.h>

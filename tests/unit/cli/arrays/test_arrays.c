@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The readers of .npy and .safetensors, on files in memory. Files that numpy writes, and .npz, are
  * read in tests/cli. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "array.h"
+#include "clients/cli/arrays/array.h"
 
 /* A file in memory, and what was read of it. */
 struct sample {

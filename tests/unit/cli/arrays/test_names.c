@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Where attnctl analyze places an array by its name. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "name.h"
+#include "clients/cli/arrays/name.h"
 
 /* "unknown", "ignored", or the place as text. */
 static const char *placed(const struct naming *naming, const char *name)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The command line: defaults, order, and the words of every refusal. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "args.h"
+#include "clients/cli/base/args.h"
 
 /* Parses "attnctl" and up to nine more words. */
 static int parse(struct args *args, char *error, const char *const *words)

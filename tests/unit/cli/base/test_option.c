@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* A command line against a table of options. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "err.h"
-#include "option.h"
+#include "proto/err.h"
+#include "clients/cli/base/option.h"
 
 struct row {
     struct option_text text;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Tables, as text. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "out.h"
+#include "clients/cli/base/out.h"
 
 /* A table of the given cells (NULL ends them) prints as `expected`. */
 static void assert_table(int columns, int width, bool text, const char *const *cells,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Questions and answers, with a daemon that answers well, badly, late or not at all. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "field.h"
-#include "rpc.h"
-#include "sockopt.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/rpc.h"
+#include "clients/cli/base/sockopt.h"
 
 /* The parameters come back as the result. */
 static void echo(const struct fake *fake, const char *method, uint64_t id,

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The commands about the past: their text and exit status, and what they ask, against a fake attnd
  * that answers as PROTOCOL.md says. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "field.h"
-#include "result.h"
-#include "spark.h"
+#include "clients/cli/base/field.h"
+#include "proto/result.h"
+#include "clients/cli/base/spark.h"
 
 #include <math.h>
 

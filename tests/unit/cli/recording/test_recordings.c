@@ -8,13 +8,13 @@
 
 #include <cmocka.h>
 
-#include "err.h"
-#include "feed.h"
-#include "header.h"
-#include "mpk.h"
-#include "playback.h"
-#include "ranks.h"
-#include "recorder.h"
+#include "proto/err.h"
+#include "clients/cli/recording/feed.h"
+#include "proto/header.h"
+#include "proto/mpk.h"
+#include "clients/cli/recording/playback.h"
+#include "clients/cli/recording/ranks.h"
+#include "clients/cli/recording/recorder.h"
 
 #include <signal.h>
 #include <stdio.h>

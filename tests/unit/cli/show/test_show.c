@@ -7,10 +7,10 @@
 
 #include <cmocka.h>
 
-#include "measure.h"
-#include "screen.h"
-#include "token.h"
-#include "utf8.h"
+#include "clients/cli/show/measure.h"
+#include "clients/cli/show/screen.h"
+#include "clients/cli/show/token.h"
+#include "clients/cli/base/utf8.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Where maps come from: array files of every kind, recordings, an attnd; what is not there is
  * refused with what is. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "header.h"
-#include "recorder.h"
-#include "source.h"
+#include "proto/header.h"
+#include "clients/cli/recording/recorder.h"
+#include "clients/cli/source/source.h"
 
 #include <math.h>
 #include <unistd.h>

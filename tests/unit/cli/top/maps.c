@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "top_maps.h"
+#include "tests/unit/cli/top/maps.h"
 
-#include "view.h"
+#include "clients/cli/top/view.h"
 
 #include <math.h>
 #include <stdio.h>

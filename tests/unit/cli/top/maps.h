@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* top_maps: answers of attnd for the tests of attnctl top, made by the encoders that attnd has; and
  * what is on a screen, as text. */
-#ifndef TESTS_CLI_TOP_MAPS_H
-#define TESTS_CLI_TOP_MAPS_H
+#ifndef TESTS_UNIT_CLI_TOP_MAPS_H
+#define TESTS_UNIT_CLI_TOP_MAPS_H
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
-#include "read.h"
-#include "result.h"
+#include "clients/cli/top/read.h"
+#include "proto/result.h"
 
 /* An answer that is parsed as it would be; must not be moved. */
 struct answer {

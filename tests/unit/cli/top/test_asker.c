@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* How attnctl top asks: nothing waits, nothing is asked twice, and an attnd that is silent is
  * noticed and found again. */
-#include "fake.h"
+#include "tests/unit/cli/fake.h"
 
-#include "asker.h"
-#include "top_maps.h"
+#include "clients/cli/top/asker.h"
+#include "tests/unit/cli/top/maps.h"
 
 #include <stdatomic.h>
 #include <unistd.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* What keys of attnctl top do. */
-#include "top_maps.h"
+#include "tests/unit/cli/top/maps.h"
 
-#include "keys.h"
+#include "clients/cli/top/keys.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What attnctl top makes of attnd's answers: heads in their order, what is needed next, and what
  * becomes of answers that are late, short or of something else. */
-#include "top_maps.h"
+#include "tests/unit/cli/top/maps.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What attnctl top draws, on screens of several sizes, with and without block characters. */
-#include "top_maps.h"
+#include "tests/unit/cli/top/maps.h"
 
-#include "keys.h"
-#include "view_part.h"
+#include "clients/cli/top/keys.h"
+#include "clients/cli/top/view_part.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Rules against windows: each test loads the rules it is about, with all defaults off unless it
  * says otherwise, and gives windows by their numbers. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "alerts.h"
-#include "err.h"
-#include "heap.h"
-#include "rules.h"
+#include "daemon/alerts/alerts.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "config/rules.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -780,7 +780,7 @@ static bool oracle_fires(const struct oracle *o, const double *history, uint32_t
     return firing;
 }
 
-static double random_unit(void)
+static double random_thousandth(void)
 {
     return (double)(rand() % 1001) / 1000;
 }
@@ -848,7 +848,7 @@ static void test_random_histories_agree_with_an_oracle_across_restarts(void **st
         for (uint32_t w = 0; w < WINDOWS; w++) {
             double entropies[HEADS];
             for (int h = 0; h < HEADS; h++)
-                entropies[h] = history[h][w] = rand() % 8 == 0 ? NONE : random_unit();
+                entropies[h] = history[h][w] = rand() % 8 == 0 ? NONE : random_thousandth();
             give_entropies(f, HEADS, entropies);
             for (int h = 0; h < HEADS; h++)
                 assert_int_equal(was_told(f, h), oracle_fires(&o, history[h], w + 1));

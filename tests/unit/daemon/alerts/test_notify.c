@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Real commands in a directory of their own, and a real HTTP server that does what it is told. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "log.h"
-#include "notify.h"
-#include "result.h"
+#include "daemon/base/log.h"
+#include "daemon/alerts/notify.h"
+#include "proto/result.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "activation.h"
-#include "config.h"
+#include "daemon/base/activation.h"
+#include "config/config.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>

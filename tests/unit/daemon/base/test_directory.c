@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The directory's owner and mode, and that one attnd at a time has it. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "config.h"
-#include "directory.h"
+#include "config/config.h"
+#include "daemon/base/directory.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "inbox.h"
+#include "daemon/base/inbox.h"
 
 #include <pthread.h>
 #include <stdbool.h>

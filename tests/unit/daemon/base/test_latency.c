@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "latency.h"
+#include "daemon/base/latency.h"
 
 #include <pthread.h>
 

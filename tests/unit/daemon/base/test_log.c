@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "log.h"
+#include "daemon/base/log.h"
 
 #include <string.h>
 #include <unistd.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "pulse.h"
+#include "daemon/base/pulse.h"
 
 struct thread {
     struct pulse pulse;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The regression that zsock exists for: many messages behind one wake-up. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "zsock.h"
+#include "daemon/base/zsock.h"
 
 #include <pthread.h>
 #include <stdbool.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "past.h"
+#include "tests/unit/daemon/history/past.h"
 
-#include "clock.h"
+#include "daemon/base/clock.h"
 
 #include <math.h>
 #include <sqlite3.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* past: a history on disk, made by the store from states with known values, and questions to it. */
-#ifndef TESTS_UNIT_DAEMON_PAST_H
-#define TESTS_UNIT_DAEMON_PAST_H
+#ifndef TESTS_UNIT_DAEMON_HISTORY_PAST_H
+#define TESTS_UNIT_DAEMON_HISTORY_PAST_H
 
-#include "history.h"
-#include "layer_state.h"
-#include "stats.h"
-#include "store.h"
+#include "daemon/history/history.h"
+#include "daemon/state/layer_state.h"
+#include "daemon/base/stats.h"
+#include "daemon/store/store.h"
 
 #include <stdbool.h>
 #include <stdint.h>

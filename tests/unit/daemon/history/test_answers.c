@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Maps, alerts, comparisons; and how questions wait, end and fail. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "past.h"
+#include "tests/unit/daemon/history/past.h"
 
-#include "clock.h"
-#include "history_params.h"
+#include "daemon/base/clock.h"
+#include "daemon/history/params.h"
 
 #include <math.h>
 #include <stdio.h>

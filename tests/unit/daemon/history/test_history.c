@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Questions about numbers: what the store was given is what the history answers, bit for bit,
  * whether it is in a chunk or still in a state. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "past.h"
+#include "tests/unit/daemon/history/past.h"
 
-#include "history_params.h"
+#include "daemon/history/params.h"
 
 #include <math.h>
 #include <stdlib.h>

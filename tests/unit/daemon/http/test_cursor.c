@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The cursor reads what the writer wrote, passes over anything, and survives any bytes. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "cursor.h"
-#include "mpk.h"
+#include "daemon/http/cursor.h"
+#include "proto/mpk.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Who may ask over HTTP, and what. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "events.h"
-#include "guard.h"
-#include "route.h"
+#include "daemon/http/events.h"
+#include "daemon/http/guard.h"
+#include "daemon/http/route.h"
 
 #include <stdio.h>
 #include <stdlib.h>

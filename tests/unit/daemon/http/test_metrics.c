@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What becomes of results on /metrics: which layers are there, and their numbers. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "metrics.h"
-#include "metrics_text.h"
-#include "result.h"
+#include "daemon/http/metrics/metrics.h"
+#include "daemon/http/metrics/text.h"
+#include "proto/result.h"
 
 #include <math.h>
 #include <stdio.h>

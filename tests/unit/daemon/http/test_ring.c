@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What the event stream keeps, and how results come to it. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "feed.h"
-#include "ring.h"
+#include "daemon/http/feed.h"
+#include "daemon/http/ring.h"
 
 #include <pthread.h>
 #include <stdio.h>

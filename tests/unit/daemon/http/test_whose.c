@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The user of a connection, and where the page is said to be. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "page_url.h"
-#include "whose.h"
+#include "daemon/http/page_url.h"
+#include "daemon/http/whose.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

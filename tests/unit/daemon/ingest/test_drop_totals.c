@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "sequence.h"
-#include "drop_totals.h"
+#include "daemon/ingest/sequence.h"
+#include "daemon/ingest/drop_totals.h"
 
 static struct drop_totals totals;
 

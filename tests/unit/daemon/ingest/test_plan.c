@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Which plan holds for which job, in which order, and the prefixes that say so. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "err.h"
-#include "plan.h"
+#include "proto/err.h"
+#include "daemon/ingest/plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>

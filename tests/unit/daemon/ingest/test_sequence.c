@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "err.h"
-#include "sequence.h"
+#include "proto/err.h"
+#include "daemon/ingest/sequence.h"
 
 static int next(struct sequences *s, uint64_t seq, uint64_t dropped, struct losses *losses)
 {

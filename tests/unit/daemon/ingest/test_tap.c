@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The tap over inproc: what a recorder does not read stays in the pipe, so that bytes on their way
  * can be counted, and whether bytes were copied can be told by their address. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "mpk.h"
-#include "clock.h"
-#include "tap.h"
+#include "proto/mpk.h"
+#include "daemon/base/clock.h"
+#include "daemon/ingest/tap.h"
 
 #include <stdbool.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "fake_store.h"
+#include "tests/unit/daemon/run/fake_store.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* fake_store: store.h in memory, in place of the real one: what a batch says is there as soon as it
  * was submitted. */
-#ifndef TESTS_UNIT_DAEMON_FAKE_STORE_H
-#define TESTS_UNIT_DAEMON_FAKE_STORE_H
+#ifndef TESTS_UNIT_DAEMON_RUN_FAKE_STORE_H
+#define TESTS_UNIT_DAEMON_RUN_FAKE_STORE_H
 
-#include "store.h"
+#include "daemon/store/store.h"
 
 #define FAKE_ROWS_MAX 4096
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "run_fixture.h"
+#include "tests/unit/daemon/run/fixture.h"
 
 #include <math.h>
 #include <stdio.h>

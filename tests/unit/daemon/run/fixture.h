@@ -3,7 +3,7 @@
 #ifndef TESTS_UNIT_DAEMON_RUN_FIXTURE_H
 #define TESTS_UNIT_DAEMON_RUN_FIXTURE_H
 
-#include "run.h"
+#include "daemon/run/run.h"
 
 #define S         UINT64_C(1000000000)
 #define HEADS     2

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Runs that are killed and come back from what was kept of them. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "checkpoint.h"
-#include "closing.h"
-#include "fake_store.h"
-#include "restore.h"
-#include "run_fixture.h"
+#include "daemon/run/checkpoint.h"
+#include "daemon/run/closing.h"
+#include "tests/unit/daemon/run/fake_store.h"
+#include "daemon/run/restore.h"
+#include "tests/unit/daemon/run/fixture.h"
 
 #include <stdio.h>
 #include <stdlib.h>

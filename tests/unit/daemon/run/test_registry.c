@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Jobs and runs under a clock that the test turns; results go to a sink that counts. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "registry.h"
+#include "daemon/run/registry.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Messages of one run, computed in an order that the test chooses. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "run_fixture.h"
+#include "tests/unit/daemon/run/fixture.h"
 
 #include <stdlib.h>
 

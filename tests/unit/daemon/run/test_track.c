@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Rules of the config as tracks, and the states of their parts. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "track.h"
+#include "daemon/run/track.h"
 
 #include <string.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Windows under a clock that the test turns. Times are in seconds here. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "err.h"
-#include "window.h"
+#include "proto/err.h"
+#include "daemon/run/window.h"
 
 #include <stdlib.h>
 

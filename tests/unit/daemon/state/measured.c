@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "measured.h"
+#include "tests/unit/daemon/state/measured.h"
 
 #include <math.h>
 #include <stdlib.h>

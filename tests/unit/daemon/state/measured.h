@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* measured: messages with random attention maps, measured by the real kernels. */
-#ifndef TESTS_UNIT_DAEMON_MEASURED_H
-#define TESTS_UNIT_DAEMON_MEASURED_H
+#ifndef TESTS_UNIT_DAEMON_STATE_MEASURED_H
+#define TESTS_UNIT_DAEMON_STATE_MEASURED_H
 
-#include "measure.h"
-#include "message.h"
+#include "workers/measure.h"
+#include "daemon/ingest/message.h"
 
 struct measured_options {
     uint32_t batch, heads, size; /* [batch, heads, size, size] */

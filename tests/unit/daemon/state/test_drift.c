@@ -2,10 +2,10 @@
 /* Drift against brute force: what it says of a window is worked out again from all values of all
  * windows so far, by the definitions (two passes for a std, the cumulative sum and its extremes for
  * Page-Hinkley, a list of all keys for js). */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "drift.h"
-#include "heap.h"
+#include "daemon/state/drift.h"
+#include "tests/unit/heap.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -24,12 +24,6 @@ struct sample {
     double row[HEADS][ROWS];
     double message[HEADS];
 };
-
-static double random_unit(uint64_t *seed)
-{
-    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (double)(*seed >> 11) * 0x1p-53;
-}
 
 /* About normal. */
 static double random_normal(uint64_t *seed)
@@ -113,7 +107,7 @@ static void give_all(struct drift *drift, const double *values, int count, int f
         give_flat(drift, values[i], 10 * (uint64_t)(first + i));
 }
 
-static void assert_close(double got, double want, double tolerance)
+static void assert_near(double got, double want, double tolerance)
 {
     if (isnan(got) != isnan(want) || fabs(got - want) > tolerance * fmax(1, fabs(want)))
         fail_msg("got %.17g, want %.17g", got, want);
@@ -270,10 +264,10 @@ static void assert_brute(const struct drift *drift, const struct sample *samples
                 continue;
             }
             assert_non_null(got);
-            assert_close(got[h].delta, s.mean[t] - mean, 1e-12);
-            assert_close(got[h].z, (s.mean[t] - mean) / std, 1e-9);
-            assert_close(got[h].js, rows ? brute_js(samples, t, h) : NAN, 1e-12);
-            assert_close(got[h].change, change_of(&s, t), 0);
+            assert_near(got[h].delta, s.mean[t] - mean, 1e-12);
+            assert_near(got[h].z, (s.mean[t] - mean) / std, 1e-9);
+            assert_near(got[h].js, rows ? brute_js(samples, t, h) : NAN, 1e-12);
+            assert_near(got[h].change, change_of(&s, t), 0);
         }
     }
 }
@@ -328,7 +322,7 @@ static void test_limited_histograms_are_those_of_one_pass(void **unused)
             assert_int_equal(dist_add(learning ? &pooled : &window, samples[t].row[0][r]), 0);
         if (window.moments.n > 0) {
             dist_limit(&pooled, narrow.buckets);
-            assert_close(drift_result(drift, METRIC_ENTROPY)[0].js, dist_js(&pooled, &window), 0);
+            assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, dist_js(&pooled, &window), 0);
         }
         dist_clear(&window);
     }
@@ -352,10 +346,10 @@ static void test_windows_of_the_baseline_have_no_drift(void **unused)
     }
     give_flat(drift, 12, 60);
     assert_int_equal(drift_learned(drift), 5);
-    assert_close(drift_result(drift, METRIC_MEAN)[0].delta, 2, 1e-15);
-    assert_close(drift_result(drift, METRIC_MEAN)[0].z, 2, 1e-15);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].delta, 2, 1e-15);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].z, 2, 1e-15);
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].js));
-    assert_close(drift_result(drift, METRIC_ENTROPY)[0].js, log(2), 1e-15);
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, log(2), 1e-15);
     assert_null(drift_result(drift, METRIC_MAX));
     drift_free(&drift);
 }
@@ -370,10 +364,10 @@ static void test_partial_windows_are_compared_and_not_learned(void **unused)
     give_all(drift, around_ten, 5, 0);
     for (int i = 0; i < 20; i++)
         give(drift, &far, 60, false);
-    assert_close(drift_result(drift, METRIC_MEAN)[0].delta, 990, 1e-15);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].delta, 990, 1e-15);
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].change));
     give_flat(drift, 10, 60);
-    assert_close(drift_result(drift, METRIC_MEAN)[0].delta, 0, 0);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].delta, 0, 0);
     drift_free(&drift);
 }
 
@@ -402,10 +396,10 @@ static void test_a_baseline_of_one_window_has_no_z_and_no_change(void **unused)
     struct drift *drift = new_drift(&one);
     give_flat(drift, 1, 0);
     give_flat(drift, 1, 1);
-    assert_close(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
     for (uint64_t t = 2; t < 40; t++)
         give_flat(drift, 2, t);
-    assert_close(drift_result(drift, METRIC_ENTROPY)[0].delta, 1, 0);
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].delta, 1, 0);
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].z));
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
     drift_free(&drift);
@@ -420,12 +414,12 @@ static void test_what_never_moved_does_not_drift_by_rounding(void **unused)
         struct drift *drift = new_drift(&rule);
         for (uint64_t t = 0; t < 1000; t++)
             give_flat(drift, level[i] * (1 + (double)(t % 3) * 0x1p-23), t);
-        assert_close(drift_result(drift, METRIC_MEAN)[0].z, 0, 0);
+        assert_near(drift_result(drift, METRIC_MEAN)[0].z, 0, 0);
         assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].change));
         for (uint64_t t = 1000; t < 1010; t++)
             give_flat(drift, level[i] + fmax(0.01, fabs(level[i]) / 100), t);
         assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].z));
-        assert_close(drift_result(drift, METRIC_MEAN)[0].change, 1000, 0);
+        assert_near(drift_result(drift, METRIC_MEAN)[0].change, 1000, 0);
         drift_free(&drift);
     }
 }
@@ -436,9 +430,9 @@ static void test_a_constant_series_never_changes(void **unused)
     struct drift *drift = new_drift(&rule);
     for (uint64_t t = 0; t < 2000; t++)
         give_flat(drift, 0.1, t);
-    assert_close(drift_result(drift, METRIC_ENTROPY)[0].delta, 0, 1e-15);
-    assert_close(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
-    assert_close(drift_result(drift, METRIC_ENTROPY)[0].js, 0, 0);
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].delta, 0, 1e-15);
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, 0, 0);
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
     drift_free(&drift);
 }
@@ -469,8 +463,8 @@ static void test_a_step_of_three_stds_is_found_and_named(void **unused)
             give_all(drift, around_ten, 5, 5 * i);
         give_flat(drift, 10 - 0.4 * sign, 200); /* ends what the noise began */
         assert_int_equal(windows_to_change(drift, 10 + 3 * sign, 21, 20), 5);
-        assert_close(drift_result(drift, METRIC_MEAN)[0].change, 210, 0);
-        assert_close(drift_result(drift, METRIC_ENTROPY)[2].change, 210, 0);
+        assert_near(drift_result(drift, METRIC_MEAN)[0].change, 210, 0);
+        assert_near(drift_result(drift, METRIC_ENTROPY)[2].change, 210, 0);
         drift_free(&drift);
     }
 }
@@ -483,12 +477,12 @@ static void test_two_shifts_are_two_changes_and_the_newest_is_kept(void **unused
         give_all(drift, around_ten, 5, 5 * i);
     int found = windows_to_change(drift, 15, 20, 20);
     assert_in_range(found, 1, 4);
-    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 200, 0);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].change, 200, 0);
     assert_int_equal(windows_to_change(drift, 15, 20 + found, 100), -1);
-    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 200, 0);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].change, 200, 0);
     found = windows_to_change(drift, 8, 200, 20);
     assert_in_range(found, 1, 4);
-    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 2000, 0);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].change, 2000, 0);
     drift_free(&drift);
 }
 
@@ -500,9 +494,9 @@ static void test_huge_values_neither_overflow_nor_stick(void **unused)
     give_flat(drift, 1e300, 50); /* beyond what squares can hold: taken for none */
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].delta));
     give_flat(drift, 1e140, 60);
-    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 60, 0);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].change, 60, 0);
     give_flat(drift, 10, 70);
-    assert_close(drift_result(drift, METRIC_MEAN)[0].change, 70, 0);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].change, 70, 0);
     assert_int_equal(windows_to_change(drift, 10, 8, 50), -1);
     drift_free(&drift);
 }
@@ -549,8 +543,8 @@ static void test_pinned_windows_replace_what_was_learned(void **unused)
     for (int i = 6; i < 20; i++)
         give_flat(drift, 22, 10 * (uint64_t)i);
     const struct result_drift *got = drift_result(drift, METRIC_MEAN);
-    assert_close(got[0].delta, 2, 1e-15);
-    assert_close(got[0].z, sqrt(2), 1e-15);
+    assert_near(got[0].delta, 2, 1e-15);
+    assert_near(got[0].z, sqrt(2), 1e-15);
     assert_true(isnan(got[2].delta)); /* not in the baseline, and not learned later */
     assert_int_equal(drift_learned(drift), 2);
     drift_free(&drift);

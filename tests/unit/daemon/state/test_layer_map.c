@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* A layer's pooled map stays with its state until another comes. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "heap.h"
-#include "layer_state.h"
+#include "tests/unit/heap.h"
+#include "daemon/state/layer_state.h"
 
 #include <math.h>
 #include <string.h>

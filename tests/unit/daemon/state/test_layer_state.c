@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "heap.h"
-#include "layer_state.h"
-#include "layer_state_part.h"
-#include "measured.h"
+#include "tests/unit/heap.h"
+#include "daemon/state/layer_state.h"
+#include "daemon/state/internal.h"
+#include "tests/unit/daemon/state/measured.h"
 
 #include <malloc.h>
 #include <math.h>
@@ -68,18 +68,12 @@ static void assert_same_bytes(const struct mpk_writer *a, const struct mpk_write
     assert_memory_equal(a->buffer.data, b->buffer.data, a->buffer.size);
 }
 
-static double random_unit(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (double)(*state >> 11) * 0x1p-53;
-}
-
 static bool same_number(double a, double b)
 {
     return a == b || (isnan(a) && isnan(b));
 }
 
-static void assert_close(double got, double want, double relative)
+static void assert_relative(double got, double want, double relative)
 {
     if (!same_number(got, want) && !(fabs(got - want) <= relative * fabs(want) + 1e-300))
         fail_msg("got %.17g, want %.17g", got, want);
@@ -121,7 +115,7 @@ static void assert_same_sets(const struct stat_set *a, const struct stat_set *b)
     for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
         struct stat_record x = stat_find(a, slot), y = stat_find(b, slot);
         struct dist dx = {0}, dy = {0};
-        assert_close(x.last, y.last, 0);
+        assert_relative(x.last, y.last, 0);
         assert_int_equal(stat_dist(&x, &dx), 0);
         assert_int_equal(stat_dist(&y, &dy), 0);
         if (slot < STAT_HISTS)
@@ -242,13 +236,13 @@ static void test_last_is_of_the_newest_message_that_has_it(void **unused)
         for (uint32_t m = 0; m < METRIC_COUNT; m++) {
             bool in_turn = metric_info[m].group == METRIC_GROUP_SPECTRUM;
             const struct measured *of = in_turn ? spectra : newest;
-            assert_close(stat_find(set, m).last, of->value[m] ? of->value[m][h] : NAN, 0);
+            assert_relative(stat_find(set, m).last, of->value[m] ? of->value[m][h] : NAN, 0);
         }
         for (uint32_t i = 0; i < vector_info[VECTOR_SINGULAR_VALUES].width; i++)
-            assert_close(stat_find(set, layer_vector_slot(VECTOR_SINGULAR_VALUES, i)).last,
-                         spectra->vector[VECTOR_SINGULAR_VALUES]
-                                        [h * vector_info[VECTOR_SINGULAR_VALUES].width + i],
-                         0);
+            assert_relative(stat_find(set, layer_vector_slot(VECTOR_SINGULAR_VALUES, i)).last,
+                            spectra->vector[VECTOR_SINGULAR_VALUES]
+                                           [h * vector_info[VECTOR_SINGULAR_VALUES].width + i],
+                            0);
     }
     layer_state_free(&state);
 }
@@ -261,8 +255,8 @@ static void test_order_of_arrival_tells_the_newest(void **unused)
     for (int i = STREAM - 1; i >= 0; i--)
         assert_int_equal(add_from_stream(state, i), 0);
     for (uint32_t h = 0; h < HEADS; h++) {
-        assert_close(stat_find(&state->head[h].stats, METRIC_ENTROPY).last,
-                     stat_find(&whole->head[h].stats, METRIC_ENTROPY).last, 0);
+        assert_relative(stat_find(&state->head[h].stats, METRIC_ENTROPY).last,
+                        stat_find(&whole->head[h].stats, METRIC_ENTROPY).last, 0);
         assert_int_equal(state->head[h].pattern, whole->head[h].pattern);
     }
     assert_int_equal(state->step, whole->step);
@@ -408,10 +402,10 @@ static void test_summaries_state_the_error_of_the_coarsest_histogram(void **unus
     for (uint32_t h = 0; h < HEADS; h++) {
         struct dist dist = dist_of(state, METRIC_ENTROPY, h);
         const struct result_stat *stat = &view.result.stat[METRIC_ENTROPY][h];
-        assert_close(stat->p10, dist_quantile(&dist, 0.1), 0);
-        assert_close(stat->p50, dist_quantile(&dist, 0.5), 0);
-        assert_close(stat->p99, dist_quantile(&dist, 0.99), 0);
-        assert_close(stat->std, moments_std(&dist.moments), 0);
+        assert_relative(stat->p10, dist_quantile(&dist, 0.1), 0);
+        assert_relative(stat->p50, dist_quantile(&dist, 0.5), 0);
+        assert_relative(stat->p99, dist_quantile(&dist, 0.99), 0);
+        assert_relative(stat->std, moments_std(&dist.moments), 0);
         assert_int_equal(stat->count, dist.moments.n);
         dist_clear(&dist);
     }

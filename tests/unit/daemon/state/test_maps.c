@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Which messages are asked for maps, how slices of heads become one picture, what makes room, and
  * that nothing is left of what was removed (under a sanitizer). */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "heap.h"
-#include "maps.h"
-#include "measure.h"
-#include "mpk.h"
+#include "tests/unit/heap.h"
+#include "daemon/state/maps.h"
+#include "workers/measure.h"
+#include "proto/mpk.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "err.h"
-#include "heap.h"
-#include "packed_hists.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "daemon/state/packed_hists.h"
 
 #include <math.h>
 #include <stdlib.h>

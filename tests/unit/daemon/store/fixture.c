@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include "store_fixture.h"
+#include "tests/unit/daemon/store/fixture.h"
 
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "clock.h"
-#include "measured.h"
+#include "daemon/base/clock.h"
+#include "tests/unit/daemon/state/measured.h"
 
 #include <dirent.h>
 #include <fcntl.h>

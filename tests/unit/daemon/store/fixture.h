@@ -3,8 +3,8 @@
 #ifndef TESTS_UNIT_DAEMON_STORE_FIXTURE_H
 #define TESTS_UNIT_DAEMON_STORE_FIXTURE_H
 
-#include "layer_state.h"
-#include "store.h"
+#include "daemon/state/layer_state.h"
+#include "daemon/store/store.h"
 
 #include <sqlite3.h>
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Batches are copies, and out of memory is an error. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "err.h"
-#include "heap.h"
-#include "store_batch.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "daemon/store/batch.h"
 
 #include <string.h>
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* States become series, and are thinned out. */
-#include "store_fixture.h"
+#include "tests/unit/daemon/store/fixture.h"
 
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "store_series.h"
+#include "daemon/store/series.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Corrupt files, and a full disk. */
-#include "store_fixture.h"
+#include "tests/unit/daemon/store/fixture.h"
 
-#include "unit.h"
+#include "tests/unit/unit.h"
 
 #include <fcntl.h>
 #include <signal.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Being killed: what is there is what the first so many batches said. */
-#include "store_fixture.h"
+#include "tests/unit/daemon/store/fixture.h"
 
-#include "unit.h"
+#include "tests/unit/unit.h"
 
 #include <signal.h>
 #include <stdio.h>

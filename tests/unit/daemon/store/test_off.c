@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What cannot be a history is left alone, and attnd runs without. */
-#include "store_fixture.h"
+#include "tests/unit/daemon/store/fixture.h"
 
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "store_file.h"
+#include "daemon/store/file.h"
 
 #include <grp.h>
 #include <stdio.h>

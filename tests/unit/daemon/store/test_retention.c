@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* What goes by age and by size. */
-#include "store_fixture.h"
+#include "tests/unit/daemon/store/fixture.h"
 
-#include "unit.h"
+#include "tests/unit/unit.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "store_fixture.h"
+#include "tests/unit/daemon/store/fixture.h"
 
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "store_schema.h"
+#include "daemon/store/schema.h"
 
 static sqlite3 *open_file(struct fixture *fixture)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "err.h"
-#include "store_series.h"
+#include "proto/err.h"
+#include "daemon/store/series.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* What is submitted is in the database, and how batches are taken. */
-#include "store_fixture.h"
+#include "tests/unit/daemon/store/fixture.h"
 
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "err.h"
-#include "store_series.h"
+#include "proto/err.h"
+#include "daemon/store/series.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
-#include "err.h"
-#include "heap.h"
-#include "similarity.h"
+#include "tests/unit/unit.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "workers/across/similarity.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
-#include "attention.h"
+#include "tests/unit/unit.h"
+#include "workers/base/attention.h"
 
 #include <string.h>
 

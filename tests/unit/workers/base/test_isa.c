@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
-#include "err.h"
-#include "isa.h"
-#include "row_kernels.h"
+#include "tests/unit/unit.h"
+#include "proto/err.h"
+#include "workers/base/isa.h"
+#include "workers/rows/row_kernels.h"
 
 #include <string.h>
 

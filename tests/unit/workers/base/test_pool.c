@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Nothing sleeps here: a gate (semaphore) holds the workers where a test wants them, and every wait
  * ends because something happened. The build's test timeout is the bound. */
-#include "unit.h"
-#include "err.h"
-#include "heap.h"
-#include "pool.h"
+#include "tests/unit/unit.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "workers/base/pool.h"
 
 #include <pthread.h>
 #include <semaphore.h>

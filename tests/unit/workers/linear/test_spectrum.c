@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
-#include "err.h"
-#include "heap.h"
-#include "spectrum.h"
-#include "spectrum_kernel.h"
+#include "tests/unit/unit.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "workers/linear/spectrum.h"
+#include "workers/linear/spectrum_kernel.h"
 
 #include <pthread.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
-#include "err.h"
-#include "heap.h"
-#include "weights.h"
+#include "tests/unit/unit.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "workers/linear/weights.h"
 
 #include <string.h>
 

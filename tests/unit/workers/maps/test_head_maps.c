@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Cells against sums over all entries, by every instruction set, of every dtype, at any address. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "err.h"
-#include "head_maps.h"
-#include "heap.h"
+#include "proto/err.h"
+#include "workers/maps/head_maps.h"
+#include "tests/unit/heap.h"
 
 #include <float.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Rollout against the formula, worked by hand and written out. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "rollout.h"
+#include "workers/maps/rollout.h"
 
 #include <string.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Tier `qk`: known cases, the same numbers as the attention tier's, blocks, memory. */
-#include "unit.h"
-#include "err.h"
-#include "heap.h"
-#include "qk.h"
+#include "tests/unit/unit.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "workers/qk/qk.h"
 
 #include <stdlib.h>
 #include <string.h>

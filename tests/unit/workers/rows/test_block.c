@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Analytic cases: maps whose numbers are known without computing them. */
-#include "unit.h"
-#include "block.h"
-#include "err.h"
-#include "heap.h"
+#include "tests/unit/unit.h"
+#include "workers/rows/block.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
 
 #include <stdlib.h>
 #include <string.h>

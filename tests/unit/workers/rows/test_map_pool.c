@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Cells against sums over all entries, by every instruction set; halves against all there are. */
-#include "unit.h"
+#include "tests/unit/unit.h"
 
-#include "block.h"
-#include "err.h"
-#include "heap.h"
-#include "map_pool.h"
+#include "workers/rows/block.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "workers/rows/map_pool.h"
 
 #include <stdlib.h>
 #include <string.h>

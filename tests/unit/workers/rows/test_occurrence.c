@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
-#include "occurrence.h"
+#include "tests/unit/unit.h"
+#include "workers/rows/occurrence.h"
 
 #include <string.h>
 

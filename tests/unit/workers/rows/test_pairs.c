@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
-#include "pairs.h"
+#include "tests/unit/unit.h"
+#include "workers/rows/pairs.h"
 
 #define LIMIT 5
 #define COUNT 200

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
-#include "pattern.h"
+#include "tests/unit/unit.h"
+#include "workers/rows/pattern.h"
 
 struct set {
     enum metric metric;

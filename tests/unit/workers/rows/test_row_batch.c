@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Rows whose metrics are known, through the columns of every instruction set; and the kernels that
  * count against the histogram's own keys. */
-#include "unit.h"
-#include "err.h"
-#include "heap.h"
-#include "row_batch.h"
+#include "tests/unit/unit.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "workers/rows/row_batch.h"
 
 #include <stdlib.h>
 #include <string.h>

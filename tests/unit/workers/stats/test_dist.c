@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "unit.h"
-#include "dist.h"
-#include "err.h"
-#include "heap.h"
+#include "tests/unit/unit.h"
+#include "workers/stats/dist.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Histograms as bytes, and their sums, against lists of buckets. */
-#include "unit.h"
-#include "err.h"
-#include "heap.h"
-#include "hist_sum.h"
+#include "tests/unit/unit.h"
+#include "proto/err.h"
+#include "tests/unit/heap.h"
+#include "workers/stats/hist_sum.h"
 
 #include <stdlib.h>
 #include <string.h>
