@@ -144,25 +144,21 @@ static void put_range(struct pairs *pairs, const attn_question *question)
     put_number(pairs, "limit", question->limit, true);
 }
 
-/* Consumes the pairs. */
-static int send_request(attn_control *control, const char *method, struct pairs *pairs)
+/* Consumes the pairs. The writer is for mpk_writer_clear in any case. */
+static int pack_request(attn_control *control, const char *method, struct pairs *pairs,
+                        struct mpk_writer *ret_request)
 {
-    struct mpk_writer writer;
     int rc;
 
-    mpk_writer_init(&writer);
-    mpk_put_array(&writer, 4);
-    mpk_put_u64(&writer, 0);
-    mpk_put_u64(&writer, ++control->last_id);
-    mpk_put_str(&writer, method);
-    mpk_put_map(&writer, pairs->count);
+    mpk_writer_init(ret_request);
+    mpk_put_array(ret_request, 4);
+    mpk_put_u64(ret_request, 0);
+    mpk_put_u64(ret_request, ++control->last_id);
+    mpk_put_str(ret_request, method);
+    mpk_put_map(ret_request, pairs->count);
     if (pairs->count > 0)
-        mpk_put_raw(&writer, pairs->writer.buffer.data, pairs->writer.buffer.size);
-    rc = mpk_writer_ok(&writer) && mpk_writer_ok(&pairs->writer) ? 0 : ATTN_E_MEMORY;
-    if (!rc &&
-        zmq_send(control->link.socket, writer.buffer.data, writer.buffer.size, ZMQ_DONTWAIT) < 0)
-        rc = errno == EAGAIN ? ATTN_E_TIMEOUT : ATTN_E_TRANSPORT;
-    mpk_writer_clear(&writer);
+        mpk_put_raw(ret_request, pairs->writer.buffer.data, pairs->writer.buffer.size);
+    rc = mpk_writer_ok(ret_request) && mpk_writer_ok(&pairs->writer) ? 0 : ATTN_E_MEMORY;
     mpk_writer_clear(&pairs->writer);
     return rc;
 }
@@ -232,55 +228,44 @@ static int take_answer(attn_control *control, attn_result **ret_result)
     return rc;
 }
 
-/* Until there is somebody to ask. Late answers to earlier calls are thrown away. */
-static int wait_for_daemon(attn_control *control, uint64_t deadline)
+/* Sends the request once somebody is there, and again on each new connection: an attnd that ended
+ * took it along. A question changes nothing; answers to earlier calls are skipped. */
+static int exchange(attn_control *control, const struct mpk_writer *request,
+                    attn_result **ret_result)
 {
-    attn_result *late;
+    struct link *link = &control->link;
+    uint64_t deadline = socket_now_ms() + (uint64_t)control->timeout_ms;
+    uint64_t asked_on = 0, now;
+    int rc;
 
-    for (;;) {
-        uint64_t now = socket_now_ms();
-        int rc;
-
-        link_tend(&control->link);
-        if (link_is_up(&control->link))
-            return 0;
-        if (now >= deadline)
-            return ATTN_E_TIMEOUT;
-        rc = link_wait(&control->link, (long)(deadline - now));
-        if (rc < 0)
-            return rc;
-        if (rc > 0 && take_answer(control, &late) == 0)
-            attn_result_free(&late);
-    }
+    do {
+        now = socket_now_ms();
+        link_tend(link);
+        if (link_is_up(link) && link->connections != asked_on) {
+            asked_on = link->connections;
+            if (zmq_send(link->socket, request->buffer.data, request->buffer.size, ZMQ_DONTWAIT) <
+                0)
+                return errno == EAGAIN ? ATTN_E_TIMEOUT : ATTN_E_TRANSPORT;
+        }
+        rc = link_wait(link, now < deadline ? (long)(deadline - now) : 0);
+        if (rc > 0)
+            rc = take_answer(control, ret_result);
+        else if (rc == 0)
+            rc = ATTN_E_TIMEOUT;
+    } while (rc == ATTN_E_TIMEOUT && now < deadline);
+    return rc;
 }
 
 static int ask(attn_control *control, const char *method, struct pairs *pairs,
                attn_result **ret_result)
 {
-    uint64_t deadline = socket_now_ms() + (uint64_t)control->timeout_ms;
-    int rc = wait_for_daemon(control, deadline);
+    struct mpk_writer request;
+    int rc = pack_request(control, method, pairs, &request);
 
-    if (rc) {
-        mpk_writer_clear(&pairs->writer);
-        return rc;
-    }
-    rc = send_request(control, method, pairs);
-    if (rc)
-        return rc;
-    for (;;) {
-        uint64_t now = socket_now_ms();
-
-        rc = link_wait(&control->link, now < deadline ? (long)(deadline - now) : 0);
-        if (rc < 0)
-            return rc;
-        if (rc > 0) {
-            rc = take_answer(control, ret_result);
-            if (rc != ATTN_E_TIMEOUT)
-                return rc;
-        }
-        if (now >= deadline)
-            return ATTN_E_TIMEOUT;
-    }
+    if (!rc)
+        rc = exchange(control, &request, ret_result);
+    mpk_writer_clear(&request);
+    return rc;
 }
 
 static bool is_sound(const attn_control *control, const attn_question *question, const void *ret)

@@ -56,7 +56,7 @@ static int watch_connections(struct link *link, void *context)
 int link_open(struct link *ret_link, void *context, int type, const struct socket_option *options,
               size_t count, int64_t frame_bytes_max, const struct link_target *target)
 {
-    struct link link = {.target = *target};
+    struct link link = {.target = *target, .connections = 1};
     int rc = socket_open(context, type, options, count, frame_bytes_max, &link.socket);
 
     if (rc)
@@ -124,6 +124,7 @@ void link_tend(struct link *link)
     if (address_search(link->target.runtime_dir, link->target.which, link->endpoint, reason) != 0 ||
         zmq_connect(link->socket, link->endpoint) != 0)
         *link->endpoint = '\0';
+    link->connections++;
 }
 
 bool link_is_up(const struct link *link)

@@ -39,6 +39,7 @@ struct link {
     struct link_target target;
     char endpoint[ADDRESS_MAX]; /* connected to, or on the way; "" = nobody was found */
     bool ended;                 /* that connection, or the attempt */
+    uint64_t connections;       /* begun: a request that was sent on an earlier one may be lost */
     uint64_t look_ms;           /* not to be looked for before */
 };
 
