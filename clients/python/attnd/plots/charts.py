@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: MIT
+"""charts: a figure of lines, bands and bars over one pair of axes, with a legend below. Where there is no room, titles of
+axes, the legend and the ticks are left out, in this order; then TooSmall is raised."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, List, Optional, Sequence, Set, Tuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from . import labels, layout as layouts, scale
+from .output import Figure
+from .panels import Look, axes_of, draw_title, legend_lines, place_axes, place_legend
+from .style import (ALERT, AXIS, CYCLE, GRID, INCH, LINE, MARGIN, NAME, REST, TICK, TICK_GAP, TICK_LONG, WIDTH_ONE,
+                    NothingToDraw, TooSmall, width)
+from . import style
+
+Array = npt.NDArray[Any]
+
+ASPECT = 0.62  # height by width of the axes
+_SAMPLE, _LEGEND_LINE = 12.0, 10.0
+_RIGHT, _SIDE_LEAST = 6.0, 24.0
+_TITLES, _LEGEND, _TICKS = 1, 2, 3  # what is left out, each with those before it
+
+
+@dataclass
+class Line:
+    """A y that is not finite leaves a gap."""
+
+    x: Any
+    y: Any
+    color: Any
+    width: float = 1.2
+    dots: bool = False
+    name: str = ""  # in the legend; "" = not
+    alpha: Optional[float] = None
+
+
+@dataclass
+class Band:
+    x: Any
+    low: Any
+    high: Any
+    color: Any
+    name: str = ""
+
+
+@dataclass
+class Bars:
+    """Over cells instead of numbers, the marked ones in colour."""
+
+    values: Array
+    marked: Set[int]
+    name: str  # of the marked ones, in the legend
+    axis: labels.CellAxis
+
+
+@dataclass
+class Chart:
+    """What a figure consists of."""
+
+    title: str
+    x_title: str
+    y_title: str
+    lines: List[Line] = field(default_factory=list)
+    bands: List[Band] = field(default_factory=list)
+    bars: Optional[Bars] = None
+    alerts: Sequence[Tuple[float, bool]] = ()  # x, whether it is over
+    from_zero: bool = False
+    powers: bool = False  # y by logarithms; what is not above 0 is left out
+
+    def shown(self, y: Any) -> Array:
+        y = np.asarray(y, np.float64)
+        return np.where(np.isfinite(y) & ((y > 0) | (not self.powers)), y, np.nan)
+
+    def limits(self, look: Look) -> Tuple[Tuple[float, float], Tuple[float, float]]:
+        """Of x and y. Numbers that are almost alike are not drawn as if they were far apart."""
+        ys = [self.shown(y) for line in self.lines for y in [line.y]]
+        ys += [self.shown(y) for band in self.bands for y in (band.low, band.high)]
+        ys += [self.shown(self.bars.values)] if self.bars else []
+        flat = np.concatenate([y[~np.isnan(y)] for y in ys] or [np.zeros(0)])
+        if not flat.size:
+            raise NothingToDraw("there is nothing to draw: no value is a number")
+        low, high = float(flat.min()), float(flat.max())
+        if self.powers:
+            times = 2.5 if high < 2.5 * low else 1.3
+            low, high = max(low / times, high * times * 1e-8), high * times
+        else:
+            room = 0.05 * (high - low) or max(abs(low) * 0.1, 0.05)
+            low, high = 0.0 if self.from_zero and low >= 0 else low - room, high + room
+        low = look.vmin if look.vmin is not None and (look.vmin > 0 or not self.powers) else low
+        high = look.vmax if look.vmax is not None else high
+        high = high if high > low else low + max(abs(low), 1.0)
+        if self.bars:
+            return self.bars.axis.span, (low, high)
+        x = np.concatenate([np.asarray(line.x, np.float64) for line in self.lines])
+        left, right = float(x.min()), float(x.max())
+        return (left, right) if right > left else (left - 0.5, right + 0.5), (low, high)
+
+    def handles(self) -> List[Any]:
+        """Of the legend."""
+        found: List[Any] = [Line2D([], [], color=line.color, linewidth=max(1, line.width), label=line.name, alpha=line.alpha)
+                            for line in self.lines if line.name]
+        found += [Patch(facecolor=band.color, alpha=0.22, linewidth=0, label=band.name) for band in self.bands if band.name]
+        if self.bars and self.bars.name:
+            found.append(Patch(facecolor=CYCLE[0], linewidth=0, label=self.bars.name))
+        if self.alerts:
+            found.append(Line2D([], [], color=ALERT, linewidth=1, linestyle=(0, (3, 2)), label="alert (faint: resolved)"))
+        return found
+
+
+@dataclass
+class _Place:
+    """Where the axes are, in points from the top left, and what is at them."""
+
+    box: Tuple[float, float, float, float]
+    height: float
+    x_ticks: List[float]
+    y_ticks: List[float]
+    y_texts: List[str]
+    cells: Optional[labels.AxisPlan]
+    without: int
+    fits: bool
+
+
+def _ticks(chart: Chart, limits: Any, wide: float, high: float, page_width: float) -> Any:
+    (left, right), (low, top) = limits
+    cells = labels.plan(chart.bars.axis, True, wide, 0.25 * page_width) if chart.bars else None
+    x = [] if chart.bars else scale.ticks(left, right, min(10, int(wide / 34)), 1)
+    down = int(max(0.0, high) / 16)
+    if chart.powers:
+        y = scale.powers(low, top, 8)
+        if len(y) > 0.9 * down:
+            y = scale.thin(y, int(0.9 * down))
+        if len(y) >= 2:
+            return x, y, scale.power_texts(y), cells
+    y = scale.ticks(low, top, min(8, down))
+    return x, y, scale.texts(y), cells
+
+
+def _place(chart: Chart, limits: Any, page: layouts.Page, legend: float, without: int) -> _Place:
+    top = MARGIN + page.title_room() + 3
+    title = 0.0 if without >= _TITLES else NAME + 4
+    wide = 0.8 * page.width
+    high = ASPECT * wide
+    left, below = MARGIN, 0.0
+    x, y, texts, cells = _ticks(chart, limits, wide, high, page.width)
+    height = page.height
+    for _ in range(2):
+        ticks = max((width(text, TICK) for text in texts), default=0.0) + TICK_LONG + TICK_GAP
+        left = MARGIN + title + (0 if without >= _TICKS else ticks)
+        wide = page.width - left - MARGIN - _RIGHT
+        if wide < _SIDE_LEAST:
+            return _Place((left, top, wide, 0), page.height, x, y, texts, cells, without, False)
+        x, y, texts, cells = _ticks(chart, limits, wide, high, page.width)
+        room = cells.room if cells else TICK_LONG + TICK_GAP + TICK
+        below = (0 if without >= _TICKS else room) + title + (0 if without >= _LEGEND else legend) + MARGIN
+        height = page.height or float(np.ceil(top + ASPECT * wide + below))
+        high = height - top - below
+        x, y, texts, cells = _ticks(chart, limits, wide, high, page.width)
+    x_title = cells.title if cells else chart.x_title
+    fits = high >= _SIDE_LEAST and (without >= _TITLES or width(chart.y_title, NAME) <= high + 8 and
+                                    width(x_title, NAME) <= wide + 8)
+    return _Place((left, top, wide, high), height, x, y, texts, cells, without, fits)
+
+
+def draw(chart: Chart, look: Look, inches: float = WIDTH_ONE) -> Any:
+    """The Figure."""
+    with style.context(look.font):
+        limits = chart.limits(look)
+        if look.ax is not None:
+            return _draw_into(chart, look, limits)
+        page = look.page(inches, chart.title)
+        handles = chart.handles()
+        names = [handle.get_label() for handle in handles]
+
+        def place(page_: layouts.Page, without: int) -> _Place:
+            lines = legend_lines(names, page_.width, _SAMPLE)[0]
+            return _place(chart, limits, page_, lines * _LEGEND_LINE + 3 if lines else 0.0, without)
+
+        found = next((one for one in (place(page, without) for without in range(4)) if one.fits), None)
+        if found is None:
+            least = layouts.grow(page, lambda larger: place(larger, _TICKS).fits)
+            raise TooSmall((page.width / INCH, page.height / INCH or None), least, "for a chart")
+        figure = Figure(figsize=(page.width / INCH, found.height / INCH))
+        ax = place_axes(figure, found.box)
+        _draw_values(ax, chart, limits, found.box[2])
+        _draw_axes(ax, chart, found)
+        draw_title(figure, page)
+        if handles and found.without < _LEGEND:
+            place_legend(figure, handles, legend_lines(names, page.width, _SAMPLE)[1], _SAMPLE)
+        return figure
+
+
+def _draw_into(chart: Chart, look: Look, limits: Any) -> Any:
+    ax = axes_of(look.ax, 1)[0]
+    box = ax.get_window_extent()
+    wide, high = (side * INCH / ax.figure.dpi for side in (box.width, box.height))
+    _draw_values(ax, chart, limits, wide)
+    _draw_axes(ax, chart, _Place((0, 0, wide, high), high, *_ticks(chart, limits, wide, high, wide), 0, True))
+    title = chart.title if look.title is None else look.title
+    ax.set_title(labels.clean(title) if title else "")
+    if chart.handles():
+        ax.legend(handles=chart.handles())
+    return ax.figure
+
+
+def _draw_values(ax: Any, chart: Chart, limits: Any, wide: float) -> None:
+    if chart.powers:
+        ax.set_yscale("log")
+    ax.set_xlim(*limits[0])
+    ax.set_ylim(*limits[1])
+    for band in chart.bands:
+        low, high = chart.shown(band.low), chart.shown(band.high)
+        ax.fill_between(band.x, low, high, where=np.isfinite(low) & np.isfinite(high), color=band.color, alpha=0.22,
+                        linewidth=0)
+    if chart.bars:
+        _draw_bars(ax, chart, chart.bars, wide)
+    for x, over in chart.alerts:
+        ax.axvline(x, color=ALERT, alpha=0.38 if over else 1.0, linewidth=1, linestyle=(0, (3, 2)))
+    for line in chart.lines:
+        y = chart.shown(line.y)
+        alone = ~np.isnan(y) & np.isnan(np.append(y[1:], np.nan)) & np.isnan(np.append(np.nan, y[:-1]))
+        ax.plot(line.x, y, color=line.color, linewidth=line.width, alpha=line.alpha, solid_joinstyle="round", marker="o",
+                markersize=2.6 if line.dots else 2.0, markeredgewidth=0,
+                markevery=None if line.dots else np.flatnonzero(alone).tolist() or [False] * len(y))
+
+
+def _draw_bars(ax: Any, chart: Chart, bars: Bars, wide: float) -> None:
+    """A bar per key; of so many that they touch, one area, and those in colour at least as wide as can be seen."""
+    low, high = bars.axis.span
+    step = (high - low) / len(bars.values)
+    middles = np.array([bars.axis.middle(cell) for cell in range(len(bars.values))])
+    heights = np.nan_to_num(chart.shown(bars.values))
+    points = wide / len(bars.values)
+    marked = np.array(sorted(bars.marked), int)
+    if points > 3:
+        ax.bar(middles, heights, 0.8 * step, color=[CYCLE[0] if i in bars.marked else REST for i in range(len(heights))])
+        return
+    ax.stairs(heights, low + step * np.arange(len(heights) + 1), fill=True, color=REST)
+    ax.bar(middles[marked], heights[marked], max(1.0, 1.5 / points) * step, color=CYCLE[0])
+
+
+def _draw_axes(ax: Any, chart: Chart, place: _Place) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_axisbelow(True)
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_locator(FixedLocator(place.y_ticks))
+    ax.yaxis.set_major_formatter(FixedFormatter(place.y_texts))
+    ax.grid(axis="y", color=GRID, linewidth=0.5)
+    ax.tick_params(axis="both", color=AXIS, width=LINE)
+    if chart.bars and place.cells:
+        labels.draw(ax, chart.bars.axis, place.cells, True, place.box[2])
+    else:
+        ax.xaxis.set_major_locator(FixedLocator(place.x_ticks))
+        ax.xaxis.set_major_formatter(FixedFormatter(scale.texts(place.x_ticks)))
+    if place.without >= _TICKS:
+        ax.tick_params(axis="both", length=0, labelbottom=False, labelleft=False)
+    if place.without < _TITLES:
+        ax.set_xlabel(place.cells.title if place.cells else chart.x_title)
+        ax.set_ylabel(chart.y_title)

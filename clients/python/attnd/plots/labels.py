@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""labels: the axis of a matrix. A tick in the middle of a cell, with its number or its token's text; which of them have
+room, and how they stand.
+
+Texts that are a little too large for their cells are made smaller; where cells are much too small some are left out, and
+where that would be most of them, positions are shown instead.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+from matplotlib.ticker import FixedFormatter, FixedLocator
+from matplotlib.transforms import ScaledTranslation
+
+from . import scale
+from .style import AXIS, INCH, LINE, LINE_TICK, TICK, TICK_GAP, TICK_LONG, shorten, width
+
+THINNED_MOST = 3  # texts that stand further apart than this are told by their numbers instead
+LINE_SMALL = 5.2  # from text to text when it is as small as can be read
+MARKED_APART = 7.0  # of marked cells
+
+_SIGNS = {"\n": "↵", "\t": "⇥"}
+
+
+def clean(text: str) -> str:
+    """A token's text as people can see it: signs for lines, tabs, blanks alone, what is invisible, and no text at all."""
+    if not text.strip(" "):
+        return "␣" * len(text) or "∅"
+    return "".join(_SIGNS.get(char, "·") if _is_invisible(char) else "\ufffd" if "\ud800" <= char <= "\udfff" else char
+                   for char in text)
+
+
+def _is_invisible(char: str) -> bool:
+    code = ord(char)
+    return (code < 0x20 or 0x7f <= code <= 0x9f or code in (0xad, 0xfeff, 0xfffe, 0xffff) or 0x200b <= code <= 0x200c
+            or code in (0x200e, 0x200f) or 0x2028 <= code <= 0x202e or 0x2060 <= code <= 0x206f)
+
+
+@dataclass
+class CellAxis:
+    """What there is to say at the cells of an axis, from left to right or from top to bottom."""
+
+    title: str
+    count: int  # cells
+    total: int  # numbers that they stand for: as many, or more when the map is pooled
+    first: int = 0  # number of the first one
+    numbers: Optional[Sequence[int]] = None  # [count] of the cells, ascending; None: one after another
+    texts: Optional[Sequence[Optional[str]]] = None  # [count], instead of numbers; None in it: it is left out
+    text_title: str = ""  # the title when texts are shown
+    marked: Sequence[int] = ()  # cells, ascending, whose texts are never left out
+    all: bool = False  # no text is left out, nor has a tick
+
+    @property
+    def span(self) -> Tuple[float, float]:
+        """The ends of the axis in the numbers of its tokens; with `numbers` in cells."""
+        if self.numbers is not None:
+            return -0.5, self.count - 0.5
+        return self.first - 0.5, self.first + self.total - 0.5
+
+    def place(self, number: float) -> float:
+        """Where a number stands on the axis: between the middles of the cells around it."""
+        if self.numbers is None:
+            return number
+        return float(np.interp(number, self.numbers, np.arange(self.count)))
+
+    def middle(self, cell: int) -> float:
+        low, high = self.span
+        return low + (cell + 0.5) / self.count * (high - low)
+
+
+@dataclass
+class AxisPlan:
+    """How an axis is drawn in a given length."""
+
+    title: str
+    named: bool = False  # by texts
+    upright: bool = False  # texts of columns stand upright
+    size: float = TICK
+    room: float = 0.0  # points that ticks and texts need beside the box
+    labels: List[Tuple[float, str]] = field(default_factory=list)  # place on the axis, text
+    moved: Dict[float, float] = field(default_factory=dict)  # from the place of a tick to that of its text
+
+    def __bool__(self) -> bool:
+        return bool(self.labels)
+
+
+def plan(axis: CellAxis, across: bool, length: float, text_max: float, bare: bool = False,
+         named: Optional[bool] = None) -> AxisPlan:
+    """For a box of so many points along the axis. `named` is what an earlier plan for about the same length decided."""
+    if bare:
+        return AxisPlan("")
+    result = AxisPlan(axis.title, room=TICK_LONG + TICK_GAP)
+    step, every = length / axis.count, 1
+    if axis.texts is not None and not axis.all:
+        if LINE_SMALL <= step < LINE_TICK:
+            result.size = TICK * step / LINE_TICK
+        elif step < LINE_SMALL:
+            every = math.ceil(LINE_TICK / max(step, 0.01))
+    result.named = named if named is not None else (
+        axis.texts is not None and (bool(axis.marked) or every <= THINNED_MOST))
+    if result.named:
+        _plan_texts(axis, result, across, length, text_max, every)
+    else:
+        result.size = TICK
+        _plan_numbers(axis, result, across, length)
+    return result
+
+
+def _plan_numbers(axis: CellAxis, result: AxisPlan, across: bool, length: float) -> None:
+    first = axis.numbers[0] if axis.numbers is not None else axis.first
+    last = axis.numbers[-1] if axis.numbers is not None else axis.first + axis.total - 1
+    room = 9 + 0.64 * TICK * len(str(int(last))) if across else 12
+    most = length / room
+    numbers = scale.ticks(first, max(last, first + 0.5), min(9, int(most)), 1)
+    if len(numbers) > most + 1:
+        numbers = scale.thin(numbers, 1 + int(most))
+    texts = scale.texts(numbers)
+    result.labels = [(axis.place(number), text) for number, text in zip(numbers, texts)]
+    result.room += TICK if across else max((width(text, TICK) for text in texts), default=0.0)
+
+
+def _plan_texts(axis: CellAxis, result: AxisPlan, across: bool, length: float, text_max: float, every: int) -> None:
+    assert axis.texts is not None
+    low, high = axis.span
+    a_point = (high - low) / length
+    marked = _apart([axis.middle(cell) for cell in axis.marked], MARKED_APART * a_point, high) if every > 1 else []
+    cells = [cell for cell in range(0, axis.count, every)
+             if not marked or min(abs(axis.middle(cell) - at) for at in marked) >= LINE_TICK * a_point]
+    places = [(axis.middle(cell), axis.middle(cell), axis.texts[cell]) for cell in cells]
+    places += [(axis.middle(cell), at, axis.texts[cell]) for cell, at in zip(axis.marked, marked)]
+    shown = [(tick, at, shorten(clean(text), result.size, text_max)) for tick, at, text in sorted(places, key=lambda p: p[1])
+             if text is not None]
+    widest = max((width(text, result.size) for _, _, text in shown), default=0.0)
+    result.upright = across and not axis.all and widest + 3 > length / axis.count * every
+    result.room += widest if not across or result.upright else TICK
+    result.labels = [(at, text) for _, at, text in shown]
+    result.moved = {tick: at for tick, at, _ in shown if tick != at}
+    if axis.text_title and axis.title:
+        result.title = axis.text_title
+
+
+def _apart(places: Sequence[float], apart: float, end: float) -> List[float]:
+    """Near where they are, but so far apart, and before the end."""
+    result: List[float] = []
+    for at in places:
+        result.append(max(at, result[-1] + apart) if result else at)
+    moved = sum(after - before for after, before in zip(result, places)) / max(1, len(places))
+    for index in reversed(range(len(result))):
+        most = result[index + 1] - apart if index + 1 < len(result) else end
+        result[index] = min(result[index] - moved, most)
+    return result
+
+
+def draw(ax: Any, axis: CellAxis, plan_: AxisPlan, across: bool, length: float) -> None:
+    """Ticks and texts below the axes, or to the left of them."""
+    to = ax.xaxis if across else ax.yaxis
+    to.set_major_locator(FixedLocator([at for at, _ in plan_.labels]))
+    to.set_major_formatter(FixedFormatter([text for _, text in plan_.labels]))
+    bare = not plan_.labels or axis.all
+    to.set_tick_params(length=0 if bare or plan_.moved else TICK_LONG, pad=TICK_GAP + (TICK_LONG if bare or plan_.moved else 0),
+                       labelsize=plan_.size, rotation=90 if plan_.upright else 0)
+    low, high = axis.span
+    for (at, text), label in zip(plan_.labels, to.get_ticklabels()):
+        label.set_parse_math(False)
+        if not across:
+            label.set_va("center_baseline" if plan_.named else "center")
+        elif plan_.upright:
+            label.set_va("top")
+        elif not plan_.named:
+            _keep_over(ax, label, (at - low) / (high - low) * length, width(text, TICK), length)
+    if plan_.moved:
+        _draw_moved(ax, plan_, across)
+
+
+def _keep_over(ax: Any, label: Any, at: float, wide: float, length: float) -> None:
+    """A number does not run into that of the next box."""
+    over = max(-wide / 2, min(length + 1.5 - wide / 2, at)) - at
+    if over:
+        label.set_transform(label.get_transform() + ScaledTranslation(over / INCH, 0, ax.figure.dpi_scale_trans))
+
+
+def _draw_moved(ax: Any, plan_: AxisPlan, across: bool) -> None:
+    """Ticks that lead from a cell to its text, a little outside of the axes."""
+    ticks = {at: at for at, _ in plan_.labels}
+    ticks.update({at: tick for tick, at in plan_.moved.items()})
+    out = TICK_LONG / INCH
+    base = ax.get_xaxis_transform() if across else ax.get_yaxis_transform()
+    outside = base + ScaledTranslation(*((0, -out) if across else (-out, 0)), ax.figure.dpi_scale_trans)
+    for at, tick in ticks.items():
+        ends = ((tick, 0), (at, 0)) if across else ((0, tick), (0, at))
+        ax.annotate("", ends[0], ends[1], xycoords=base, textcoords=outside, annotation_clip=False,
+                    arrowprops={"arrowstyle": "-", "color": AXIS, "linewidth": LINE, "shrinkA": 0, "shrinkB": 0})

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""output: figures as files. The same input gives the same bytes: neither dates nor versions nor random ids are in them; the
+date of a PDF is that of SOURCE_DATE_EPOCH.
+"""
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+
+import matplotlib.figure
+
+from . import style
+from .style import NothingToDraw, PlotError
+
+FORMATS = ("png", "svg", "pdf")
+DPI = 300.0
+PIXELS_MOST = 400e6
+_BAR = 30  # characters of a progress bar
+_PATIENCE_S, _EVERY_S = 0.5, 0.1
+_METADATA: Dict[str, Dict[str, Optional[str]]] = {
+    "png": {"Software": None}, "svg": {"Date": None, "Creator": "attnd"}, "pdf": {"Producer": None, "Creator": "attnd"}}
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure of matplotlib that pyplot knows nothing of. It shows itself in a notebook, and savefig() writes the same
+    bytes each time."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """As matplotlib's, in this package's style; 300 dots per inch unless `dpi` says otherwise."""
+        _save_figure(self, fname, **options)
+
+    def _repr_png_(self) -> Tuple[bytes, Dict[str, int]]:
+        """For notebooks: sharp on dense screens, and as large as other figures are."""
+        wide, high = (int(side * 110) for side in self.get_size_inches())
+        return render(self, dpi=220), {"width": wide, "height": high}
+
+
+def _save_figure(figure: Any, target: Any, **options: Any) -> None:
+    ending = options.get("format") or str(getattr(target, "name", target)).rpartition(".")[2].lower()
+    known = dict(_METADATA.get(ending, {}))
+    if ending == "pdf" and "SOURCE_DATE_EPOCH" not in os.environ:
+        known["CreationDate"] = None
+    with style.context():
+        matplotlib.figure.Figure.savefig(figure, target, **{"dpi": DPI, **options,
+                                                            "metadata": {**known, **(options.get("metadata") or {})}})
+
+
+def render(figure: Any, format: str = "png", dpi: float = DPI) -> bytes:  # noqa: A002
+    """A figure as the bytes of a PNG, SVG or PDF; dots per inch are those of a PNG."""
+    if format not in FORMATS:
+        raise PlotError(f"there is no format {format!r} (valid: png, svg, pdf)")
+    wide, high = figure.get_size_inches()
+    if format == "png" and wide * high * dpi * dpi > PIXELS_MOST:
+        raise PlotError(f"size and dpi make {wide * high * dpi * dpi / 1e6:.0f} million pixels; at most "
+                        f"{PIXELS_MOST / 1e6:.0f} million")
+    buffer = io.BytesIO()
+    _save_figure(figure, buffer, format=format, dpi=dpi)
+    return buffer.getvalue()
+
+
+def format_of(name: Any) -> str:
+    """By the ending of a file's name."""
+    ending = str(name).rpartition(".")[2].lower()
+    if ending not in FORMATS:
+        raise PlotError(f"{name}: not a name of a figure: it must end in .png, .svg or .pdf")
+    return ending
+
+
+def write(figure: Any, target: Union[str, "os.PathLike[str]", BinaryIO], *, format: Optional[str] = None,  # noqa: A002
+          dpi: float = DPI) -> None:
+    """Writes a figure to a file, whole or not at all, in folders that are made; or to a binary stream (needs `format`)."""
+    if hasattr(target, "write"):
+        target.write(render(figure, format or "png", dpi))
+        return
+    path = os.fspath(target)
+    data = render(figure, format or format_of(path), dpi)
+    write_bytes(path, data)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Beside and renamed; what is no regular file, such as a pipe, is written to and not replaced."""
+    folder = os.path.dirname(path)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as there:  # a folder is an error here
+            there.write(data)
+        return
+    handle, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=folder or ".")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+# ------------------------------------------------------------------------------------------------ many figures
+
+def name_of(kind: str, layer: Optional[str] = None, head: Optional[int] = None, format: str = "png") -> str:  # noqa: A002
+    """'heatmap-decoder.3.self-h07.png': a figure's name in a folder."""
+    return "-".join([kind] + [layer] * (layer is not None) + [f"h{head:02}"] * (head is not None)) + "." + format  # type: ignore[list-item]
+
+
+def expand(pattern: str, layer: Optional[str], head: Optional[int]) -> str:
+    """{layer} and {head} in a name; a mean over heads is 'mean'."""
+    return pattern.replace("{layer}", layer or "").replace("{head}", "mean" if head is None else f"{head:02}")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A figure that was written."""
+
+    figure: str
+    kind: str
+    layer: Optional[str] = None
+    head: Optional[int] = None
+
+    def json(self) -> str:
+        return json.dumps(vars(self), ensure_ascii=False)
+
+
+class Progress:
+    """A bar on a terminal, when it takes longer than a moment: '[####......] 12 of 96'."""
+
+    def __init__(self, out: Any = None):
+        self._out = out if out is not None else sys.stderr
+        self._on = self._out.isatty()
+        self._begun, self._shown_at, self._shown = time.monotonic(), 0.0, False
+
+    def show(self, done: int, all_: int) -> None:
+        now = time.monotonic()
+        if self._on and now - self._begun >= _PATIENCE_S and now - self._shown_at >= _EVERY_S:
+            full = done * _BAR // max(1, all_)
+            self._out.write(f"\r[{'#' * full}{'.' * (_BAR - full)}] {done} of {all_}")
+            self._out.flush()
+            self._shown_at, self._shown = now, True
+
+    def end(self) -> None:
+        if self._shown:
+            self._out.write("\r\033[K")
+            self._out.flush()
+        self._shown = False
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.end()
+
+
+def save(target: Any, kind: str, data: Any, *, every_layer: bool = False, every_head: bool = False,
+         format: Optional[str] = None, dpi: float = DPI, progress: Any = None, **options: Any) -> List[Receipt]:  # noqa: A002
+    """Draws a kind and writes it: one figure, one a layer of `data` (a list of Maps, or {name: maps}), or one a head.
+
+    target      a file; a folder, with / at its end ('figures/': KIND-LAYER-hHEAD.png); or a name with {layer}, {head} in it
+    progress    something with show(done, all) and end(); None: a bar on a terminal
+    options     those of the kind
+
+    Layers without a number in them are left out. Returns what was written.
+    """
+    from . import KINDS, draw
+
+    if kind not in KINDS:
+        raise PlotError(f"no kind {kind!r} (valid: {', '.join(KINDS)})")
+    path = os.fspath(target)
+    is_folder, many = path.endswith(("/", os.sep)), every_layer or every_head
+    for every, word in ((every_layer, "{layer}"), (every_head, "{head}")):
+        if every and not is_folder and word not in path:
+            raise PlotError(f"{path}: one figure would replace another: give a folder, with / at its end, or {word} in the name")
+    ending = format or ("png" if is_folder else format_of(path))
+    receipts: List[Receipt] = []
+    with (progress_of(progress)) as bar:
+        jobs = list(_jobs(data, every_layer, every_head, options))
+        for done, (one, layer, more) in enumerate(jobs):
+            bar.show(done, len(jobs))
+            head = more.get("head")
+            try:
+                figure = draw(kind, one, **{**options, **more})
+            except NothingToDraw:
+                if not many:
+                    raise
+                continue
+            place = path + name_of(kind, layer or None, head, ending) if is_folder else expand(path, layer, head)
+            write(figure, place, format=ending, dpi=dpi)
+            receipts.append(Receipt(place, kind, layer or None, head))
+    return receipts
+
+
+def progress_of(progress: Any) -> Any:
+    """With show(), and as a context."""
+    if progress is None or hasattr(progress, "__enter__"):
+        return Progress() if progress is None else progress
+    shown = Progress()
+    shown.show, shown.end = progress.show, progress.end  # type: ignore[method-assign]
+    return shown
+
+
+def _jobs(data: Any, every_layer: bool, every_head: bool,
+          options: Mapping[str, Any]) -> Iterator[Tuple[Any, Optional[str], Dict[str, Any]]]:
+    """(what to draw, its layer's name, options that it has besides)"""
+    from .data import Maps, take, take_all
+
+    about = {name: options[name] for name in Maps.__dataclass_fields__ if name in options and name != "head"}
+    sample = about.pop("sample", None)
+    if not every_layer and not every_head:
+        yield data, getattr(data, "name", None), {name: options[name] for name in ("head",) if options.get(name) is not None}
+        return
+    for layer in take_all(data, sample, **about) if every_layer else [take(data, sample, **about)]:
+        heads: List[Dict[str, Any]] = [{"head": head} for head in range(layer.count)] if every_head else [{}]
+        for more in heads:
+            yield layer, layer.name, more

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""scale: where colours and axes begin and end, and the round numbers at them."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, List, Optional, Sequence, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .style import AllBelow, NothingToDraw
+
+Array = npt.NDArray[Any]
+
+# The colours end where so great a share of the values is below, if a greater one than FEW is in the first tenth of the
+# range: a few large weights do not hide all others.
+HIGH, FEW, FEW_ABOVE = 0.995, 0.99, 0.1
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where colours begin and end, and whether values are beyond."""
+
+    low: float
+    high: float
+    below: bool = False
+    above: bool = False
+
+    @property
+    def extend(self) -> str:
+        """As matplotlib calls it."""
+        return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[int(self.below), int(self.above)]
+
+
+def range_of(parts: Sequence[Array], vmin: Optional[float], vmax: Optional[float], what: str = "the map") -> Range:
+    """The range of the finite values of all parts: from 0, when none is below, to the largest, or to the 99.5th percentile
+    when more than 99 % are within a tenth of that. NothingToDraw without a number, AllBelow when vmin is above all."""
+    parts = [part[np.isfinite(part)] for part in parts]
+    parts = [part for part in parts if part.size]
+    if not parts:
+        raise NothingToDraw(f"there is nothing to draw: no entry of {what} is a number")
+    least, most = (float(pick(pick(part) for part in parts)) for pick in (min_of, max_of))
+    if vmin is not None and most < vmin:
+        raise AllBelow(f"{vmin:g}: above all values, which are {least:g} to {most:g}")
+    low = vmin if vmin is not None else min(0.0, least)
+    high = vmax if vmax is not None else _high(parts, low, most)
+    if not high > low:
+        high = low + max(abs(low), 1.0)
+    return Range(low, high, least < low, most > high)
+
+
+def min_of(values: Any) -> Any:
+    return values.min() if isinstance(values, np.ndarray) else min(values)
+
+
+def max_of(values: Any) -> Any:
+    return values.max() if isinstance(values, np.ndarray) else max(values)
+
+
+def _high(parts: Sequence[Array], low: float, most: float) -> float:
+    tenth = low + FEW_ABOVE * (most - low)
+    few = sum(int(np.count_nonzero(part <= tenth)) for part in parts)
+    if few <= FEW * sum(part.size for part in parts):
+        return most
+    high = float(np.quantile(np.concatenate(parts), HIGH))
+    return min(high, most) if high > low else most
+
+
+# ------------------------------------------------------------------------------------------------ round numbers
+
+def _round_up(step: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is at least this."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return power * next(nice for nice in (1, 2, 5, 10) if step / power <= nice + 1e-7)
+
+
+def ticks(low: float, high: float, most: int, least_step: float = 0.0) -> List[float]:
+    """About as many round numbers from low to high, at least `least_step` apart."""
+    step = _round_up(max((high - low) / max(2, most), least_step))
+    first = math.ceil(low / step - 1e-6)
+    last = math.floor((high + 1e-6 * (high - low)) / step)
+    return [0.0 if index == 0 else index * step for index in range(first, last + 1)]
+
+
+def powers(low: float, high: float, most: int) -> List[float]:
+    """The same by logarithms, of 0 < low < high: powers of ten, and 2 and 5 times those when there are few."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    if math.log10(high / low) < 2.5:
+        all_ = [times * 10.0 ** power for power in range(first - 1, last + 1) for times in (1, 2, 5)]
+        return [at for at in all_ if low <= at <= high]
+    step = max(1, math.ceil((last - first + 1) / max(2, most)))
+    return [10.0 ** power for power in range(last, first - 1, -step)][::-1]
+
+
+def thin(numbers: List[float], most: int) -> List[float]:
+    """Every second one, until they are no more than `most`."""
+    while len(numbers) > max(1, most):
+        numbers = numbers[::2]
+    return numbers
+
+
+def texts(numbers: Sequence[float]) -> List[str]:
+    """Of round numbers that are equally far apart, with as many digits as tell them apart."""
+    if not len(numbers):
+        return []
+    largest = max(abs(number) for number in numbers)
+    if largest > 0 and (largest < 1e-3 or largest >= 1e6):
+        return [_minus(f"{number:.3g}") for number in numbers]
+    step = min((abs(b - a) for a, b in zip(numbers, numbers[1:])), default=largest or 1.0)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [_minus(f"{number:.{digits}f}") for number in numbers]
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power_texts(numbers: Sequence[float]) -> List[str]:
+    """Of powers(): 10⁻³, or plain numbers when there are others than powers of ten."""
+    exponents = [math.log10(number) for number in numbers]
+    if any(abs(exponent - round(exponent)) > 1e-9 for exponent in exponents) or len(numbers) < 2:
+        return [f"{number:g}" for number in numbers]
+    return ["10" + str(round(exponent)).translate(_RAISED) for exponent in exponents]
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\u2212")
+
+
+def percentiles(values: Array, shares: Tuple[float, ...]) -> List[Array]:
+    """Along the first axis, of the finite ones; NaN where there are none. values [n, points] -> one [points] a share."""
+    values = np.where(np.isfinite(values), values, np.nan)
+    result = np.full((len(shares), values.shape[1]), np.nan)
+    some = ~np.isnan(values).all(0)
+    if some.any():
+        result[:, some] = np.nanquantile(values[:, some], shares, axis=0)
+    return list(result)
