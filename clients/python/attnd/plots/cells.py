@@ -38,8 +38,7 @@ def pool(values: Array, classes: Array, rows: int, columns: int) -> Tuple[Array,
     down, across = _edges(values.shape[0], rows), _edges(values.shape[1], columns)
 
     def total(x: Array) -> Array:
-        in_rows = np.add.reduceat(x, down, 0, dtype=np.float64)
-        return np.add.reduceat(in_rows, across, 1)  # type: ignore[no-any-return]
+        return np.asarray(np.add.reduceat(np.add.reduceat(x, down, 0, dtype=np.float64), across, 1))
 
     shown = classes == SHOWN
     good = shown & np.isfinite(values)
@@ -60,7 +59,8 @@ class CellImage(AxesImage):
 
     def colours(self, rows: int = CELLS_MOST, columns: int = CELLS_MOST) -> Array:
         """u8 [rows, columns, 4], pooled to at most so many; transparent where there is no number."""
-        values, classes = np.ma.filled(self.get_array(), np.nan), self.classes
+        values: Array = np.ma.filled(np.ma.asarray(self.get_array()), np.nan)
+        classes = self.classes
         if values.shape[0] > rows or values.shape[1] > columns:
             values, classes = pool(values, classes, rows, columns)
         colours = np.array(self.to_rgba(np.ma.masked_invalid(values), bytes=True))

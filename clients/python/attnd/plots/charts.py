@@ -201,7 +201,8 @@ def _draw_into(chart: Chart, look: Look, limits: Any) -> Any:
     box = ax.get_window_extent()
     wide, high = (side * INCH / ax.figure.dpi for side in (box.width, box.height))
     _draw_values(ax, chart, limits, wide)
-    _draw_axes(ax, chart, _Place((0, 0, wide, high), high, *_ticks(chart, limits, wide, high, wide), 0, True))
+    x, y, texts, cells = _ticks(chart, limits, wide, high, wide)
+    _draw_axes(ax, chart, _Place((0, 0, wide, high), high, x, y, texts, cells, 0, True))
     title = chart.title if look.title is None else look.title
     ax.set_title(labels.clean(title) if title else "")
     if chart.handles():

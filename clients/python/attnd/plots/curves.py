@@ -18,7 +18,9 @@ from .style import WIDTH_TWO, NothingToDraw, NotWhole, PlotError, colors
 
 Array = npt.NDArray[Any]
 
-UNITS = {"entropy": "nats", "mean_distance": "tokens", "norm_weighted_entropy": "nats"}  # as proto/metric.def has them
+# As proto/metric.def has them.
+UNITS = {"entropy": "nats", "effective_keys": "keys", "mean_distance": "tokens", "norm_weighted_entropy": "nats",
+         "condition_number": "log10", "qk_condition_number": "log10"}
 BANDS_MOST = 3  # layers whose bands can be told apart
 HEADS_MOST = 64  # thin lines of a layer
 NAMED_MOST = 8
@@ -118,7 +120,7 @@ def spectrum(maps: Any, *, values: Any = None, sample: Optional[int] = None, **o
 def _attended(values: Array) -> Array:
     """bool [rows]: whether some number of a row is above 0."""
     with np.errstate(invalid="ignore"):
-        return (np.isfinite(values) & (values > 0)).any(1)  # type: ignore[no-any-return]
+        return np.asarray((np.isfinite(values) & (values > 0)).any(1))
 
 
 def _find_query(layer: Maps, values: Array, query: Optional[int]) -> Tuple[int, int]:

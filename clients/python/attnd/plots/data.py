@@ -82,10 +82,10 @@ class Maps:
     def map(self, head: Optional[int] = None) -> Array:
         """A head's map, or the mean over the heads: float32 [rows, columns]."""
         if head is None or self.count == 1 and self.head == head:
-            return np.asarray(self.weights.mean(0, dtype=np.float64), np.float32) if self.count > 1 else self.weights[0]  # type: ignore[no-any-return]
+            return np.asarray(self.weights.mean(0, dtype=np.float64) if self.count > 1 else self.weights[0], np.float32)
         if not 0 <= head < self.count:
             raise PlotError(f"there is no head {head}: they are 0 to {self.count - 1}")
-        return self.weights[head]  # type: ignore[no-any-return]
+        return np.asarray(self.weights[head])
 
     def tokens(self) -> Tuple[Texts, Texts]:
         """Of keys and queries; a pooled cell stands for several tokens, and no text is its own."""

@@ -33,7 +33,7 @@ def importance(weights: Array) -> Array:
     return scores
 
 
-def weighted(weights: Array, by: Sequence[float]) -> Array:
+def weighted(weights: Array, by: Any) -> Array:
     """sum_h by[h] A_h, float64 [queries, keys]; a head whose weight is 0 or NaN takes no part, whatever it holds."""
     result = np.zeros(weights.shape[1:])
     for map_, share in zip(weights, by):
@@ -60,7 +60,7 @@ def _rows(weights: Array, classes: Optional[Array]) -> Tuple[Array, Array]:
     """float64 weights at valid keys, and bool [heads, queries]: the rows that are sound."""
     valid = np.ones(weights.shape[1:], bool) if classes is None else classes == 0
     seen = np.where(valid, weights, 0).astype(np.float64)
-    finite = np.isfinite(seen).all(-1)
+    finite = np.asarray(np.isfinite(seen).all(-1))
     seen = np.where(finite[..., None], seen, 0)
     return seen, finite & valid.any(-1) & (seen.min(-1) >= -1e-3) & (np.abs(seen.sum(-1) - 1) <= _SUM_ERROR)
 
@@ -73,7 +73,7 @@ def cosine(weights: Array, classes: Optional[Array] = None) -> Array:
     squares = np.einsum("hqk,hqk->hq", seen, seen)
     both = np.where(sound, squares, 0) @ sound.T.astype(np.float64)  # [g, h]: |g|^2 where h is sound, too
     with np.errstate(invalid="ignore", divide="ignore"):
-        result = np.clip(dots / np.sqrt(both * both.T), -1, 1)
+        result: Array = np.clip(dots / np.sqrt(both * both.T), -1, 1)
     np.fill_diagonal(result, np.where(np.isfinite(np.diag(result)), 1, np.nan))
     return result
 

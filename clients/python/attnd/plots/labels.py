@@ -188,7 +188,7 @@ def _draw_moved(ax: Any, plan_: AxisPlan, across: bool) -> None:
     ticks.update({at: tick for tick, at in plan_.moved.items()})
     out = TICK_LONG / INCH
     base = ax.get_xaxis_transform() if across else ax.get_yaxis_transform()
-    outside = base + ScaledTranslation(*((0, -out) if across else (-out, 0)), ax.figure.dpi_scale_trans)
+    outside = base + ScaledTranslation(0 if across else -out, -out if across else 0, ax.figure.dpi_scale_trans)
     for at, tick in ticks.items():
         ends = ((tick, 0), (at, 0)) if across else ((0, tick), (0, at))
         ax.annotate("", ends[0], ends[1], xycoords=base, textcoords=outside, annotation_clip=False,

@@ -152,21 +152,22 @@ def _lay_out(frame: Frame, page: Page) -> Layout:
     titled = NAME + 4 if any(panel.titled for panel in frame.panels) else 0.0
     x: List[Optional[labels.AxisPlan]] = [None] * count
     y: List[Optional[labels.AxisPlan]] = [None] * count
-    left, below, wanted = [0.0] * columns, 0.0, guess
+    left, below, between, wanted = [0.0] * columns, 0.0, 0.0, guess
     for _ in range(3):  # the room that texts need only grows, so that the passes end where everything fits
         for i, panel in enumerate(frame.panels):
             before_x, before_y = x[i], y[i]
-            x[i] = labels.plan(panel.x, True, guess * frame.shape_of(i), text_max, frame.bare, before_x and before_x.named)
-            y[i] = labels.plan(panel.y, False, guess, text_max, frame.bare, before_y and before_y.named)
+            x[i] = labels.plan(panel.x, True, guess * frame.shape_of(i), text_max, frame.bare, before_x.named if before_x else None)
+            y[i] = labels.plan(panel.y, False, guess, text_max, frame.bare, before_y.named if before_y else None)
             left[i % columns], below = max(left[i % columns], y[i].room), max(below, x[i].room)  # type: ignore[union-attr]
-        rooms = [bar_room(range_, frame.bar_title_of(i), guess) for i, range_ in enumerate(frame.ranges)]
+        between = GAP + titled + (0 if frame.shared else below + title)
+        bar = guess * frame.rows + between * (frame.rows - 1) if frame.shared else guess
+        rooms = [bar_room(range_, frame.bar_title_of(i), bar) for i, range_ in enumerate(frame.ranges)]
         last = max(room for i, room in enumerate(rooms) if frame.shared or i % columns == columns - 1 or i + 1 == count)
         inner = max((room for i, room in enumerate(rooms) if not frame.shared and i % columns < columns - 1), default=0.0)
         side = [room + title for room in (left[:1] if frame.shared else left)]
         beside = GAP + (0 if frame.shared else inner)
         wanted = (page.width - 2 * MARGIN - sum(side) - last - (columns - 1) * beside) / sum(shapes)
         guess = max(THIN, wanted)
-    between = GAP + titled + (0 if frame.shared else below + title)
     top = MARGIN + page.title_room() + titled
     around = top + below + title + MARGIN + frame.legend + (frame.rows - 1) * between
     height, start, high = page.height or around + guess * frame.rows, MARGIN + side[0], guess
@@ -185,6 +186,9 @@ def _lay_out(frame: Frame, page: Page) -> Layout:
         before = sum(shapes[c] * high + beside + (0 if frame.shared else side[c + 1]) for c in range(column))
         shape = shapes[0] if frame.stretch else frame.shape_of(i)
         boxes.append((start + before, top + row * (high + between), high * shape, high))
+        if page.height:  # which may have made them smaller
+            x[i] = labels.plan(frame.panels[i].x, True, high * shape, text_max, frame.bare, x[i].named)  # type: ignore[union-attr]
+            y[i] = labels.plan(frame.panels[i].y, False, high, text_max, frame.bare, y[i].named)  # type: ignore[union-attr]
     sides = [(min(wanted, high) * frame.shape_of(i), min(wanted, high)) for i in range(count)]
     least = LEAST if frame.bare else LEAST_TICKS
     fits = (all(max(one) >= least and min(one) >= THIN for one in sides)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import matplotlib.figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from . import style
 from .style import NothingToDraw, PlotError
@@ -30,6 +31,10 @@ _METADATA: Dict[str, Dict[str, Optional[str]]] = {
 class Figure(matplotlib.figure.Figure):
     """A figure of matplotlib that pyplot knows nothing of. It shows itself in a notebook, and savefig() writes the same
     bytes each time."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        FigureCanvasAgg(self)
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """As matplotlib's, in this package's style; 300 dots per inch unless `dpi` says otherwise."""
@@ -109,7 +114,8 @@ def write_bytes(path: str, data: bytes) -> None:
 
 def name_of(kind: str, layer: Optional[str] = None, head: Optional[int] = None, format: str = "png") -> str:  # noqa: A002
     """'heatmap-decoder.3.self-h07.png': a figure's name in a folder."""
-    return "-".join([kind] + [layer] * (layer is not None) + [f"h{head:02}"] * (head is not None)) + "." + format  # type: ignore[list-item]
+    parts = [kind, layer, None if head is None else f"h{head:02}"]
+    return "-".join(part for part in parts if part) + "." + format
 
 
 def expand(pattern: str, layer: Optional[str], head: Optional[int]) -> str:

@@ -65,7 +65,7 @@ class Panel:
     dividers: Sequence[int] = field(default=())  # rows before which a line is drawn
 
     def shown(self) -> Array:
-        return self.values[self.classes == SHOWN]
+        return np.asarray(self.values[self.classes == SHOWN])
 
     def extent(self) -> Tuple[float, float, float, float]:
         (left, right), (top, bottom) = self.x.span, self.y.span

@@ -126,7 +126,8 @@ _MEASURE = 10  # hinting rounds to pixels: tenths of a point
 
 @functools.lru_cache(maxsize=1)
 def _renderer() -> Any:
-    return RendererAgg(1, 1, INCH * _MEASURE)
+    renderer: Any = RendererAgg
+    return renderer(1, 1, INCH * _MEASURE)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -173,8 +174,8 @@ def shorten(text: str, size: float, room: float) -> str:
 def _hot() -> Colormap:
     """From black on; matplotlib's begins at a dark red."""
     ends = (0.0, 0.365079), (0.365079, 0.746032), (0.746032, 1.0)
-    ramps = {name: [(0, 0, 0)] * (low > 0) + [(low, 0, 0), (high, 1, 1)] + [(1, 1, 1)] * (high < 1)
-             for name, (low, high) in zip(("red", "green", "blue"), ends)}
+    ramps: Any = {name: [(0, 0, 0)] * (low > 0) + [(low, 0, 0), (high, 1, 1)] + [(1, 1, 1)] * (high < 1)
+                  for name, (low, high) in zip(("red", "green", "blue"), ends)}
     return LinearSegmentedColormap("hot", ramps, 256)
 
 
@@ -198,7 +199,7 @@ def colors(count: int, cmap: Union[str, Colormap], named: int = 8) -> Sequence[A
     return [colormap(cmap)((20 + 200 * index // (count - 1)) / 255) for index in range(count)]
 
 
-def ink_on(color: Sequence[float]) -> str:
+def ink_on(color: Any) -> str:
     """Black on light colours, white on dark ones; of RGB(A) in [0, 1]."""
     light = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return TEXT if light > 140 / 255 else "#ffffff"
